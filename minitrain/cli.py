@@ -1,0 +1,103 @@
+"""The command line: python -m minitrain train | sample | doctor. Its options are the dataclasses' fields."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from .comm.doctor import examine
+from .comm.launch import launch, launched
+from .errors import UserError
+from .train.config import TrainConfig
+from .train.sample import generate, load_model
+from .train.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Write text with a trained model."""
+
+    checkpoint: Path = Path("build/run/model.safetensors")
+    """The model, as `train` saved it."""
+    prompt: str = "\n"
+    """The text to go on from."""
+    length: int = 400
+    """Characters to write."""
+    temperature: float = 0.8
+    """Below 1: more careful; above: bolder; 0: always the most probable character."""
+    seed: int = 1
+    """Another seed writes another text."""
+
+    def run(self) -> int:
+        """Prints the prompt and what the model makes of it."""
+        model, config, tokenizer = load_model(self.checkpoint)
+        prompt = tokenizer.encode(self.prompt)
+        ids = generate(model, config.context, prompt, self.length, self.temperature, self.seed)
+        print(self.prompt + tokenizer.decode(ids))
+        return 0
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Look at this machine: will `mpirun` work, and if not, what helps?"""
+
+    seconds: float = 30.0
+    """Time limit of the two-rank run."""
+
+    def run(self) -> int:
+        """Status 0 when all is well."""
+        return examine(self.seconds)
+
+
+@dataclass(frozen=True)
+class Train(TrainConfig):
+    """Train a GPT on text: `mpirun -n 2 python -m minitrain train`, or without mpirun on one process."""
+
+    def run(self) -> int:
+        """Trains, saves, and shows a sample."""
+        with launch() as world:
+            trainer = Trainer(self, world)
+            trainer.fit()
+            if world.rank == 0 and self.report.sample:
+                rule = "-" * 80
+                trainer.say(f"{rule}\n{trainer.sample(self.report.sample)}\n{rule}")
+        return 0
+
+
+Command = (
+    Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Sample, tyro.conf.subcommand("sample")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; the exit status is 0, or 2 for a mistake in what was asked."""
+    with _only_rank_0_speaks():
+        command = tyro.cli(
+            Command,  # type: ignore[arg-type]
+            prog="python -m minitrain",
+            description="The training strategies behind large models, in plain code.",
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+        )
+    try:
+        return command.run()
+    except UserError as error:
+        print(f"minitrain: error: {error}", file=sys.stderr)
+        return 2
+
+
+@contextlib.contextmanager
+def _only_rank_0_speaks() -> Iterator[None]:
+    """Under mpirun every rank reads the same command line; one message about it is enough."""
+    if launched()[1] == 0:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield

@@ -1,0 +1,1 @@
+"""How ranks talk: communicators, meshes, and the start and end of a parallel program."""

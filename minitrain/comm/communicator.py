@@ -1,0 +1,124 @@
+"""What a strategy sees of the other ranks: collectives, point to point, groups.
+
+Every array operation works in place on a contiguous array, so that nothing is allocated behind the reader's back, and
+names a `tag`, (axis, purpose), such as ("dp", "gradients"). With x_r the array of rank r and N ranks,
+
+    all_reduce        every rank ends with  sum_r x_r
+    reduce_scatter    rank r ends with its share of  sum_r x_r          (the rest of its array is then undefined)
+    all_gather        every rank ends with the shares of all            (all_reduce = reduce_scatter, all_gather)
+    broadcast         every rank ends with the root's array
+
+A rank's share of n elements is `shares.share(n, N, rank)`, uneven when N does not divide n. Half precision is summed
+in float32 and rounded once.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from ..backend import Array, wide
+from ..shares import share
+
+Tag = tuple[str, str]  # (axis of the mesh, purpose)
+
+
+class Communicator(ABC):
+    """A group of ranks, numbered from 0. Subclasses move the bytes: mpi.py, threads.py."""
+
+    rank: int
+    size: int
+
+    # Collectives ------------------------------------------------------------------------------------------------------
+
+    def all_reduce(self, x: Array, tag: Tag, op: str = "sum") -> None:
+        """x becomes the sum over ranks (or the maximum: op="max")."""
+        self._check(x)
+        if op not in ("sum", "max"):
+            raise ValueError(f"all_reduce: op is {op!r}; allowed: 'sum', 'max'")
+        if self.size == 1 or x.size == 0:
+            return
+        widened = x.astype(wide(x.dtype), copy=False)
+        self._all_reduce(widened, op)
+        if widened is not x:
+            x[...] = widened
+
+    def reduce_scatter(self, x: Array, tag: Tag) -> Array:
+        """Returns this rank's share of the flat array x, a view, in which the sum over ranks now stands."""
+        self._check(x)
+        mine = x[share(len(x), self.size, self.rank)]
+        if self.size > 1 and x.size:
+            mine[...] = self._reduce_scatter(x.astype(wide(x.dtype), copy=False))
+        return mine
+
+    def all_gather(self, x: Array, tag: Tag) -> None:
+        """Fills the flat array x from the shares of all ranks; this rank's share must stand in it."""
+        self._check(x)
+        if self.size > 1 and x.size:
+            self._all_gather(x)
+
+    def broadcast(self, x: Array, root: int, tag: Tag) -> None:
+        """x becomes the root's x."""
+        self._check(x)
+        self._check_peer(root)
+        if self.size > 1 and x.size:
+            self._broadcast(x, root)
+
+    @abstractmethod
+    def barrier(self) -> None:
+        """Returns when every rank of the group has called it."""
+
+    # Point to point ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def send(self, x: Array, to: int, tag: Tag, number: int = 0) -> Any:
+        """Starts sending x and returns a handle; x must not change before `handle.wait()` has returned.
+
+        number tells messages between the same two ranks apart: the receiver asks for one by its number.
+        """
+
+    @abstractmethod
+    def receive(self, x: Array, source: int, tag: Tag, number: int = 0) -> None:
+        """Fills x with the message of that number from `source`; waits for it."""
+
+    # Small Python objects, for set-up and reports, never inside a training step ---------------------------------------
+
+    @abstractmethod
+    def gather_objects(self, value: Any) -> list[Any]:
+        """The values of all ranks, in order, on every rank."""
+
+    # Groups -----------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def subgroup(self, ranks: Sequence[int]) -> "Communicator":
+        """A communicator of these ranks, in this order. To be called by its members only, by all of them."""
+
+    @abstractmethod
+    def duplicate(self) -> "Communicator":
+        """The same ranks with a message space of their own, for another thread. Called by all ranks."""
+
+    # What a subclass implements: contiguous arrays, more than one rank, at least one element -----------------------------
+
+    @abstractmethod
+    def _all_reduce(self, x: Array, op: str) -> None: ...
+
+    @abstractmethod
+    def _reduce_scatter(self, x: Array) -> Array: ...
+
+    @abstractmethod
+    def _all_gather(self, x: Array) -> None: ...
+
+    @abstractmethod
+    def _broadcast(self, x: Array, root: int) -> None: ...
+
+    def _check(self, x: Array) -> None:
+        if not x.flags.c_contiguous:
+            raise ValueError(f"collectives need a contiguous array; this one has shape {x.shape}, strides {x.strides}")
+
+    def _check_peer(self, rank: int) -> None:
+        if not 0 <= rank < self.size:
+            raise ValueError(f"rank {rank} does not exist: the group has ranks 0 to {self.size - 1}")
+
+
+def counts(n: int, parts: int) -> list[int]:
+    """The lengths of all shares of n elements."""
+    return [cut.stop - cut.start for cut in (share(n, parts, i) for i in range(parts))]

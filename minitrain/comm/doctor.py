@@ -1,0 +1,175 @@
+"""`python -m minitrain doctor`: will mpirun work on this machine, and if not, what helps?
+
+Every check gives what was found and, when something is wrong, the cure. MPI is only touched in child processes with a
+time limit, since a broken MPI may hang or abort.
+"""
+
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. A finding with a cure is a problem; `fatal` says whether training cannot start."""
+
+    what: str
+    found: str
+    cure: str = ""
+    fatal: bool = True
+
+
+def examine(seconds: float) -> int:
+    """Prints the report. Status 0 when every check that matters is passed, otherwise 1."""
+    print(f"Looking at this machine; the two-rank run may take up to {seconds:.0f} s.", flush=True)
+    findings = [check() for check in (_python, _library, _mpirun, _root, _cores, _threads, _host)]
+    findings.append(_two_ranks(seconds))
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "check", "found"):
+        table.add_column(heading)
+    for f in findings:
+        table.add_row("ok" if not f.cure else "FAIL" if f.fatal else "note", f.what, f.found)
+    console = Console(width=100 if shutil.get_terminal_size().columns >= 100 else 80, highlight=False, markup=False)
+    console.print(table)
+    for f in findings:
+        if f.cure:
+            console.print(f"\n{f.what}: {f.cure}")
+    return int(any(f.cure and f.fatal for f in findings))
+
+
+def _python() -> Finding:
+    found = f"Python {platform.python_version()}, NumPy {np.__version__}, {sys.executable}"
+    return Finding("Python", found, "" if sys.version_info >= (3, 10) else "minitrain needs Python 3.10 or newer")
+
+
+def _library() -> Finding:
+    """The MPI that mpi4py loads, asked in a child process."""
+    status, output = _child([sys.executable, "-c", "from mpi4py import MPI; print(MPI.Get_library_version())"], 20)
+    if status == 0:
+        return Finding("MPI library", family(output) or output.strip()[:60])
+    lines = output.strip().splitlines()
+    return Finding(
+        "MPI library",
+        lines[-1][:60] if lines else "mpi4py cannot be loaded",
+        f"install an MPI into this environment: {sys.executable} -m pip install 'mpich>=5,<6'",
+    )
+
+
+def _mpirun() -> Finding:
+    """Whether mpirun is the one that belongs to this Python, and of the library's family."""
+    beside = Path(sys.executable).parent / "mpirun"
+    first = shutil.which("mpirun")
+    if first is None and not beside.exists():
+        return Finding("mpirun", "none", f"{sys.executable} -m pip install 'mpich>=5,<6'")
+    if beside.exists() and (first is None or not Path(first).samefile(beside)):
+        cure = f"type {beside}, or activate the environment first: source {beside.parent}/activate"
+        return Finding("mpirun", f"{first or 'not on the PATH'}; this Python's own is {beside}", cure, fatal=False)
+    _, version = _child([first or str(beside), "--version"], 20)
+    launcher, library = family(version), family(_library().found)
+    if launcher and library and launcher != library:
+        cure = f"{launcher}'s mpirun cannot start programs that use {library}: use the mpirun of the same MPI"
+        return Finding("mpirun", f"{first} ({launcher}), but the library is {library}", cure)
+    return Finding("mpirun", f"{first or beside} ({launcher or 'unknown'})")
+
+
+def family(text: str) -> str:
+    """'MPICH' or 'Open MPI', from what a version command prints; '' when it is neither."""
+    low = text.lower()
+    return "Open MPI" if "open mpi" in low or "openmpi" in low or "prte" in low else "MPICH" if "mpich" in low or "hydra" in low else ""
+
+
+def _root() -> Finding:
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return Finding("user", "not root")
+    allowed = {"OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"} <= set(os.environ)
+    if "Open MPI" not in _library().found or allowed:
+        return Finding("user", "root")
+    cure = "Open MPI refuses root: export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
+    return Finding("user", "root", cure)
+
+
+def _cores() -> Finding:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cure = "" if cores > 1 else "two ranks will share one core: everything works, nothing gets faster"
+    return Finding("cores", str(cores), cure, fatal=False)
+
+
+def _threads() -> Finding:
+    """minitrain sets one thread per rank unless the environment says otherwise."""
+    many = [f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if os.environ.get(name, "1") != "1"]
+    if not many:
+        return Finding("threads", "1 per rank")
+    cure = f"the ranks will compete for the cores: unset {' '.join(item.split('=')[0] for item in many)}"
+    return Finding("threads", ", ".join(many), cure, fatal=False)
+
+
+def _host() -> Finding:
+    """MPI asks for its own host's address; on some networks that fails or takes minutes."""
+    name = socket.gethostname()
+    if _within(5, lambda: socket.getaddrinfo(name, None)):
+        return Finding("host name", f"{name} resolves")
+    cure = "if mpirun hangs at the start: export MPICH_INTERFACE_HOSTNAME=localhost, or add the name to /etc/hosts"
+    return Finding("host name", f"{name} does not resolve", cure, fatal=False)
+
+
+def _two_ranks(seconds: float) -> Finding:
+    """A sum over two ranks under mpirun."""
+    beside = Path(sys.executable).parent / "mpirun"
+    mpirun = str(beside) if beside.exists() else shutil.which("mpirun")
+    if mpirun is None:
+        return Finding("two ranks", "not tried", "there is no mpirun")
+    program = (
+        "import minitrain.comm.launch as m, numpy as np\n"
+        "with m.launch() as world:\n"
+        "    x = np.full(3, world.rank + 1.0); world.all_reduce(x, ('dp', 'doctor'))\n"
+        "    assert world.size == 2 and x[0] == 3, (world.size, x)\n"
+        "    print('the sum is right' if world.rank == 0 else '', end='')"
+    )
+    status, output = _child([mpirun, "-n", "2", sys.executable, "-c", program], seconds)
+    if status == 0 and "the sum is right" in output:
+        return Finding("two ranks", "mpirun -n 2 works")
+    if status is None:
+        return Finding("two ranks", f"nothing after {seconds:.0f} s", "see the host name above, and firewalls")
+    return Finding("two ranks", f"status {status}", "mpirun -n 2 failed with:\n" + output.strip()[-800:])
+
+
+def _child(command: list[str], seconds: float) -> tuple[int | None, str]:
+    """(status, output) of a command; status None when it had to be stopped."""
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=seconds, text=True
+        )
+    except subprocess.TimeoutExpired as late:
+        output = late.stdout or b""
+        return None, output.decode(errors="replace") if isinstance(output, bytes) else output
+    except OSError as error:
+        return 127, str(error)
+    return done.returncode, done.stdout
+
+
+def _within(seconds: float, question: Callable[[], object]) -> bool:
+    """Whether the question is answered in time; a resolver may hang for minutes."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            question()
+        except OSError:
+            return
+        answered.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    return answered.wait(seconds)

@@ -1,0 +1,129 @@
+"""Starting and ending as one of N ranks.
+
+    with minitrain.launch() as world:
+        ...
+
+Under mpirun `world` has N ranks; without it, one. MPI by itself hangs when a rank raises or leaves: the others wait for
+it for ever. So any unclean end of a rank (an exception here or in another thread, sys.exit) prints which rank it was and
+why, and ends the whole job with a status that is not 0.
+"""
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import UserError
+from .communicator import Communicator
+from .threads import world_of_one
+
+PATIENCE = 2.0  # seconds: how long a rank that leaves early waits for the others to leave as well
+
+# What the launchers tell their processes: (family, variable of the rank, variable of the size).
+LAUNCHERS = (
+    ("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("MPICH", "PMI_RANK", "PMI_SIZE"),
+)
+
+
+def launched() -> tuple[str, int, int]:
+    """(launcher's family, this process's rank, number of processes), from the environment; ("", 0, 1) without mpirun."""
+    for family, rank, size in LAUNCHERS:
+        if rank in os.environ and size in os.environ:
+            return family, int(os.environ[rank]), int(os.environ[size])
+    return "", 0, 1
+
+
+@contextmanager
+def launch() -> Iterator[Communicator]:
+    """Gives the communicator of all ranks, and ends the job when one of them fails."""
+    world = _world()
+    before = threading.excepthook
+    threading.excepthook = lambda args: _fail(world, args.exc_value, f" in thread {args.thread and args.thread.name}")
+    try:
+        yield world
+    except BaseException as error:
+        _leave(world, error)
+    else:
+        world.barrier()
+    finally:
+        threading.excepthook = before
+
+
+def _world() -> Communicator:
+    """MPI's world; a world of one where neither MPI nor mpirun is at hand."""
+    family, _, size = launched()
+    try:
+        from mpi4py import MPI
+
+        from .mpi import MPICommunicator
+    except (ImportError, RuntimeError) as error:
+        if size > 1:
+            raise UserError(f"started by mpirun, but mpi4py cannot be used: {error}. Run: python -m minitrain doctor") from error
+        return world_of_one()
+    check_world_size(family, size, MPI.COMM_WORLD.Get_size(), MPI.Get_library_version())
+    return MPICommunicator(MPI.COMM_WORLD)
+
+
+def check_world_size(family: str, started: int, seen: int, library: str) -> None:
+    """Raises UserError when mpirun and the MPI library belong to different MPIs: N worlds of one rank, silently."""
+    if started != seen and family:
+        name = library.splitlines()[0].split(",")[0].strip("\x00 ")
+        raise UserError(
+            f"mpirun ({family}) started {started} ranks, but the MPI library in use ({name}) sees {seen}. "
+            "The two belong to different MPIs. Use the mpirun that stands beside this Python: "
+            f"{os.path.join(os.path.dirname(sys.executable), 'mpirun')}; see python -m minitrain doctor"
+        )
+
+
+def _leave(world: Communicator, error: BaseException) -> None:
+    """A rank leaves before the end. It may do so quietly only if all ranks do."""
+    if isinstance(error, SystemExit) and error.code in (None, 0):
+        if _all_leave(world):
+            raise error
+        _fail(world, error, " (the others are still at work)")
+    elif isinstance(error, UserError):
+        if world.rank != 0:
+            time.sleep(PATIENCE)  # the same mistake is seen on every rank: one message is enough
+        _end(world, f"minitrain: error: {error}\n", 2, error)
+    else:
+        _fail(world, error)
+
+
+def _all_leave(world: Communicator) -> bool:
+    """Whether every rank comes to this point within PATIENCE."""
+    comm: Any = getattr(world, "comm", None)
+    if comm is None:
+        return True
+    request, deadline = comm.Ibarrier(), time.monotonic() + PATIENCE
+    while not request.Test():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _fail(world: Communicator, error: BaseException | None, where: str = "") -> None:
+    what, status = "raised", 1
+    if isinstance(error, SystemExit):
+        what = f"called sys.exit({error.code!r})"
+        status = error.code if isinstance(error.code, int) and error.code else 1
+    report = "".join(traceback.format_exception(error)) if error is not None else ""
+    _end(world, f"minitrain: rank {world.rank} of {world.size} {what}{where}; the job ends here\n{report}", status, error)
+
+
+def _end(world: Communicator, message: str, status: int, error: BaseException | None) -> None:
+    """Prints the message in one piece and ends the job: all ranks, whatever they are waiting for."""
+    sys.stdout.flush()
+    sys.stderr.write(message)
+    sys.stderr.flush()
+    comm: Any = getattr(world, "comm", None)
+    if comm is not None and world.size > 1:
+        comm.Abort(status)
+    if threading.current_thread() is threading.main_thread():
+        raise SystemExit(status) from error
+    os._exit(status)

@@ -1,0 +1,47 @@
+"""The mesh: the world's ranks as an array with named axes.
+
+    Mesh(world, dp=2, tp=2).ranks          tp ->        tp is innermost: its groups talk most and get neighbours
+        [[0, 1],                        dp  0 1
+         [2, 3]]                         |  2 3
+
+The group of an axis is a slice along it: rank 2's dp group is its column [0, 2], its tp group the row [2, 3].
+"""
+
+import numpy as np
+
+from ..errors import UserError
+from .communicator import Communicator
+
+AXES = ("dp", "pp", "tp")  # outermost first
+
+
+class Mesh:
+    """The world cut into axes. Raises UserError when the sizes do not multiply to the number of ranks."""
+
+    def __init__(self, world: Communicator, **sizes: int) -> None:
+        unknown = set(sizes) - set(AXES)
+        if unknown:
+            raise UserError(f"unknown mesh axis {', '.join(sorted(unknown))}; there are {', '.join(AXES)}")
+        for axis, n in sizes.items():
+            if n < 1:
+                raise UserError(f"{axis} is {n}; it must be at least 1")
+        self.world = world
+        self.sizes = {axis: sizes.get(axis, 1) for axis in AXES}
+        product = int(np.prod(list(self.sizes.values())))
+        if product != world.size:
+            cut = " x ".join(f"{axis} {n}" for axis, n in self.sizes.items() if axis in sizes)
+            raise UserError(f"{cut} makes {product} ranks, but there are {world.size}: run mpirun -n {product}")
+        self.ranks = np.arange(world.size).reshape(list(self.sizes.values()))
+        here = np.argwhere(self.ranks == world.rank)[0].tolist()
+        self.coordinates = dict(zip(AXES, here, strict=True))
+
+        self._groups: dict[tuple[str, ...], Communicator] = {}
+
+    def group(self, *axes: str) -> Communicator:
+        """The ranks that differ from this one only along these axes; first called by all of them together."""
+        if axes not in self._groups:
+            cut = tuple(slice(None) if axis in axes else self.coordinates[axis] for axis in AXES)
+            members = self.ranks[cut].reshape(-1).tolist()
+            everybody = len(members) == self.world.size
+            self._groups[axes] = self.world if everybody else self.world.subgroup(members)
+        return self._groups[axes]

@@ -1,0 +1,179 @@
+"""Ranks as threads of one process: for a debugger, a notebook, a quick test.
+
+    results = threads.run(3, lambda world: train(world))
+
+A collective is: everybody shows its array, a barrier, everybody computes its own result from all of them, a barrier,
+everybody writes. Sums go in rank order, so all ranks get the same bits. Messages are copied when sent.
+"""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import reduce
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from ..backend import Array, xp
+from ..shares import share
+from .communicator import Communicator, Tag
+
+
+class RankFailed(RuntimeError):
+    """Another rank raised; this one was stopped where it waited."""
+
+
+class _Group:
+    """What the threads of one group share."""
+
+    def __init__(self, size: int, failed: threading.Event) -> None:
+        self.size = size
+        self.failed = failed  # one for all groups of a run
+        self.barrier = threading.Barrier(size)
+        self.shown: list[Any] = [None] * size
+        self.mail: dict[tuple, SimpleQueue] = defaultdict(SimpleQueue)
+        self.lock = threading.Lock()
+        self.children: dict[tuple, _Group] = {}
+
+    def child(self, key: tuple, size: int) -> "_Group":
+        """The group made under this key; the first member to ask makes it."""
+        with self.lock:
+            if key not in self.children:
+                self.children[key] = _Group(size, self.failed)
+            return self.children[key]
+
+    def mailbox(self, key: tuple) -> SimpleQueue:
+        with self.lock:
+            return self.mail[key]
+
+
+class ThreadCommunicator(Communicator):
+    """A group of threads."""
+
+    def __init__(self, group: _Group, rank: int) -> None:
+        self.group, self.rank, self.size = group, rank, group.size
+        self.made: dict[tuple, int] = defaultdict(int)
+
+    def barrier(self) -> None:
+        """Waits in steps, so that a failure elsewhere ends the wait."""
+        self._meet()
+
+    def _meet(self) -> None:
+        if self.group.failed.is_set():
+            self.group.barrier.abort()
+        try:
+            self.group.barrier.wait()
+        except threading.BrokenBarrierError:
+            raise RankFailed("another rank failed") from None
+
+    def _exchange(self, value: Any, compute: Callable[[list[Any]], Any]) -> Any:
+        """compute(the values of all ranks), done while they all hold still."""
+        self.group.shown[self.rank] = value
+        self._meet()
+        result = compute(self.group.shown)
+        self._meet()
+        return result
+
+    def _all_reduce(self, x: Array, op: str) -> None:
+        join = xp.add if op == "sum" else xp.maximum
+        x[...] = self._exchange(x, lambda all_x: reduce(join, all_x))
+
+    def _reduce_scatter(self, x: Array) -> Array:
+        mine = share(len(x), self.size, self.rank)
+        return self._exchange(x, lambda all_x: reduce(xp.add, [other[mine] for other in all_x]))
+
+    def _all_gather(self, x: Array) -> None:
+        def collect(all_x: list[Array]) -> Array:
+            return xp.concatenate([other[share(len(x), self.size, r)] for r, other in enumerate(all_x)])
+
+        x[...] = self._exchange(x, collect)
+
+    def _broadcast(self, x: Array, root: int) -> None:
+        x[...] = self._exchange(x, lambda all_x: all_x[root].copy())
+
+    def send(self, x: Array, to: int, tag: Tag, number: int = 0) -> Any:
+        self._check(x)
+        self._check_peer(to)
+        self.group.mailbox((self.rank, to, number)).put(x.copy())
+        return _Sent()
+
+    def receive(self, x: Array, source: int, tag: Tag, number: int = 0) -> None:
+        self._check(x)
+        self._check_peer(source)
+        box = self.group.mailbox((source, self.rank, number))
+        while not self.group.failed.is_set():
+            try:
+                x[...] = box.get(timeout=0.05)
+                return
+            except Empty:
+                continue
+        raise RankFailed("another rank failed")
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        return self._exchange(value, list)
+
+    def subgroup(self, ranks: Sequence[int]) -> "ThreadCommunicator":
+        return self._child(("subgroup", *ranks), list(ranks))
+
+    def duplicate(self) -> "ThreadCommunicator":
+        return self._child(("duplicate",), list(range(self.size)))
+
+    def _child(self, name: tuple, members: list[int]) -> "ThreadCommunicator":
+        """Members find each other by the group's name and by how many times they have asked for it."""
+        self.made[name] += 1
+        child = self.group.child((*name, self.made[name]), len(members))
+        return ThreadCommunicator(child, members.index(self.rank))
+
+
+class _Sent:
+    """The handle of a message that was copied: there is nothing to wait for."""
+
+    def wait(self) -> None:
+        return
+
+
+def world_of_one() -> ThreadCommunicator:
+    """The communicator of a single process."""
+    return ThreadCommunicator(_Group(1, threading.Event()), 0)
+
+
+def run(size: int, program: Callable[[Communicator], Any], timeout: float = 120.0) -> list[Any]:
+    """Calls program(world) in `size` threads and returns the results in rank order.
+
+    Raises the first exception of a rank, with its rank in a note, after stopping the others where they wait; raises
+    TimeoutError when they do not end within `timeout` seconds.
+    """
+    group = _Group(size, threading.Event())
+    results: list[Any] = [None] * size
+    errors: list[tuple[int, BaseException]] = []
+
+    def body(rank: int) -> None:
+        try:
+            results[rank] = program(ThreadCommunicator(group, rank))
+        except BaseException as error:
+            errors.append((rank, error))
+            _stop(group)
+
+    threads = [threading.Thread(target=body, args=(rank,), daemon=True, name=f"rank {rank}") for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout)
+    late = [thread.name for thread in threads if thread.is_alive()]
+    _stop(group) if late else None
+    causes = [pair for pair in errors if not isinstance(pair[1], RankFailed)] or errors
+    if causes:
+        rank, error = causes[0]
+        raise RuntimeError(f"rank {rank} of {size} raised {type(error).__name__}: {error}") from error
+    if late:
+        raise TimeoutError(f"after {timeout} s these had not ended: {', '.join(late)}")
+    return results
+
+
+def _stop(group: _Group) -> None:
+    """Ends every wait in this group and the groups made from it."""
+    group.failed.set()
+    group.barrier.abort()
+    with group.lock:
+        children = list(group.children.values())
+    for child in children:
+        _stop(child)

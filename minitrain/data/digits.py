@@ -1,0 +1,31 @@
+"""Images of handwritten digits, 8 x 8 pixels: small enough to ship, large enough to learn from."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ..rng import key, permutation
+from .text import count_held_out
+
+BUNDLED = Path(__file__).with_name("digits.npz")
+
+Examples = tuple[np.ndarray, np.ndarray]
+
+
+def load_digits() -> Examples:
+    """Images, float64 (1797, 64), 8 rows of 8 pixels from 0 to 1, one after the other; labels, int64 (1797,)."""
+    with np.load(BUNDLED) as file:
+        return file["images"] / 16.0, file["labels"].astype(np.int64)
+
+
+def split_digits(
+    images: np.ndarray, labels: np.ndarray, seed: int, validation: float = 0.2
+) -> tuple[Examples, Examples]:
+    """((images, labels) to train on, (images, labels) held out), by a permutation that only the seed decides.
+
+    Raises UserError when the fraction leaves either side empty.
+    """
+    order = permutation(key(seed, "digits split"), len(images))
+    border = len(images) - count_held_out(len(images), validation)
+    train, held_out = order[:border], order[border:]
+    return (images[train], labels[train]), (images[held_out], labels[held_out])

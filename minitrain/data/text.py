@@ -1,0 +1,130 @@
+"""Text as numbers: the bundled plays or a file of one's own, a token per character, a validation split."""
+
+import lzma
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+
+BUNDLED = Path(__file__).with_name("shakespeare.txt.xz")
+
+
+def load_text(path: str | Path | None = None) -> str:
+    """The bundled text (eight plays by Shakespeare), or the UTF-8 file at `path`.
+
+    Lines end in one newline whatever the file has, and a byte order mark at its start is dropped. Raises
+    UserError when the file is missing, is a folder, cannot be read, is not UTF-8, or holds only blanks.
+    """
+    if path is None:
+        return lzma.decompress(BUNDLED.read_bytes()).decode("ascii")
+    name = f"text file {str(path)!r}"
+    data = _read(Path(path), name)
+    try:
+        text = data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        where = f"byte {data[error.start]:#04x} at position {error.start}, in line {line}"
+        raise UserError(f"{name} is not UTF-8 ({where}): save it as UTF-8") from error
+    if not text.strip():
+        raise UserError(f"{name} is empty: give a file with text to train on")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _read(path: Path, name: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        advice = "check the path, or name no file to use the bundled text"
+        raise UserError(f"{name} does not exist in {str(Path.cwd())!r}: {advice}") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{name} is a folder: name one text file in it") from error
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror}; name a file that you may read") from error
+
+
+class CharTokenizer:
+    """One token per character: the id of a character is its place in the vocabulary."""
+
+    def __init__(self, vocabulary: str) -> None:
+        if not vocabulary:
+            raise UserError("the vocabulary is empty: it needs at least one character")
+        codes = _codes(vocabulary)
+        distinct, counts = np.unique(codes, return_counts=True)
+        if len(distinct) < len(codes):
+            repeated = chr(distinct[counts > 1][0])
+            raise UserError(
+                f"the vocabulary {_shown(vocabulary)} repeats {repeated!r}: give each character once"
+            )
+        self.vocabulary = vocabulary
+        self._codes = codes
+        # Code point -> id, or -1 for what is not in the vocabulary; the last entry stands for all beyond it.
+        self._ids = np.full(int(codes.max()) + 2, -1, np.int32)
+        self._ids[codes] = np.arange(len(codes), dtype=np.int32)
+
+    @classmethod
+    def of(cls, text: str) -> "CharTokenizer":
+        """The tokenizer whose vocabulary is the distinct characters of the text, sorted."""
+        return cls("".join(sorted(set(text))))
+
+    @property
+    def size(self) -> int:
+        """Characters in the vocabulary, V."""
+        return len(self.vocabulary)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Ids, int32, (len(text),). Raises UserError for a character that is not in the vocabulary."""
+        ids = self._ids[np.minimum(_codes(text), len(self._ids) - 1)]
+        unknown = ids < 0
+        if unknown.any():
+            position = int(unknown.argmax())
+            raise UserError(
+                f"character {text[position]!r} at position {position} is not in the vocabulary: allowed are the "
+                f"{self.size} characters {_shown(self.vocabulary)}; leave it out, or train on text that has it"
+            )
+        return ids
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of the ids. Raises UserError for an id that is none."""
+        ids = np.asarray(ids, np.int64).reshape(-1)
+        wrong = (ids < 0) | (ids >= self.size)
+        if wrong.any():
+            position = int(wrong.argmax())
+            raise UserError(
+                f"id {ids[position]} at position {position} is not in the vocabulary: allowed are 0 to "
+                f"{self.size - 1}; decode with the tokenizer that the ids were made with"
+            )
+        return self._codes[ids].tobytes().decode("utf-32-le", "surrogatepass")
+
+
+def split(ids: np.ndarray, validation: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+    """(train, validation): the last part of the ids is held out, and training sees only what comes before it.
+
+    A random choice of passages would not do: neighbours of each would be in training.
+    """
+    held_out = count_held_out(len(ids), validation)
+    return ids[: len(ids) - held_out], ids[len(ids) - held_out :]
+
+
+def count_held_out(n: int, validation: float) -> int:
+    """How many of n things are held out for validation; UserError when that leaves either side empty."""
+    if not 0 < validation < 1:
+        raise UserError(f"validation fraction {validation} is not between 0 and 1: 0.1 holds a tenth out")
+    held_out = round(n * validation)
+    if not 0 < held_out < n:
+        raise UserError(
+            f"validation fraction {validation} of {n} leaves {n - held_out} for training and {held_out} for "
+            "validation: both need some; give more data or another fraction"
+        )
+    return held_out
+
+
+def _codes(text: str) -> np.ndarray:
+    """The characters' code points, uint32. Surrogates, which a command line may hold, are let through."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
+def _shown(vocabulary: str, most: int = 200) -> str:
+    """The vocabulary for a message, cut where it would fill the screen."""
+    return repr(vocabulary) if len(vocabulary) <= most else f"{vocabulary[:most]!r}..."

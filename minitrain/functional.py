@@ -1,0 +1,289 @@
+"""Arithmetic, shapes and reductions, each beside its derivative.
+
+In every docstring y is the result, g = dL/dy is the gradient that arrives, and gx = dL/dx is what is passed on.
+Every operation returns the dtype it was given; two tensors of different dtypes are refused: write `cast`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import backend
+from .autograd import Tensor, apply
+from .backend import Array, xp
+
+Axis = int | tuple[int, ...] | None
+
+
+# Arithmetic, with broadcasting ----------------------------------------------------------------------------------------
+
+
+def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
+    """The gradient of an operand of shape `shape` that was broadcast to g's shape.
+
+    Broadcasting repeats x along an axis; each copy gets its part of g, and the parts add up: gx = sum over the copies.
+    """
+    if g.shape == shape:
+        return g
+    added = tuple(range(g.ndim - len(shape)))
+    stretched = tuple(len(added) + axis for axis, n in enumerate(shape) if n == 1 and g.shape[len(added) + axis] != 1)
+    return backend.total(g, axis=added + stretched, keepdims=True).reshape(shape)
+
+
+def operands(a: Any, b: Any) -> tuple[Tensor, Tensor]:
+    """Both as tensors of one dtype: a number takes the dtype of the other operand.
+
+    Raises TypeError when two arrays differ in dtype: NumPy would silently compute in the wider one.
+    """
+    like = a if isinstance(a, Tensor) else b
+    a, b = (x if isinstance(x, Tensor) else _constant(x, like.dtype) for x in (a, b))
+    if a.dtype != b.dtype:
+        raise TypeError(f"operands are {a.dtype} and {b.dtype}; cast one of them: minitrain.functional.cast(x, dtype)")
+    return a, b
+
+
+def _constant(x: Any, dtype: np.dtype) -> Tensor:
+    return Tensor(x) if getattr(x, "ndim", 0) else Tensor(x, dtype=dtype)
+
+
+def add(a: Any, b: Any) -> Tensor:
+    """y = a + b; ga = g, gb = g."""
+    a, b = operands(a, b)
+    a_shape, b_shape = a.shape, b.shape
+    return apply(a.data + b.data, (a, b), lambda g: (unbroadcast(g, a_shape), unbroadcast(g, b_shape)))
+
+
+def subtract(a: Any, b: Any) -> Tensor:
+    """y = a - b; ga = g, gb = -g."""
+    a, b = operands(a, b)
+    a_shape, b_shape = a.shape, b.shape
+    return apply(a.data - b.data, (a, b), lambda g: (unbroadcast(g, a_shape), unbroadcast(-g, b_shape)))
+
+
+def multiply(a: Any, b: Any) -> Tensor:
+    """y = a b; ga = g b, gb = g a."""
+    a, b = operands(a, b)
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        return unbroadcast(g * b.data, a.shape), unbroadcast(g * a.data, b.shape)
+
+    return apply(a.data * b.data, (a, b), vjp, saved=(a, b))
+
+
+def divide(a: Any, b: Any) -> Tensor:
+    """y = a / b; ga = g / b, gb = -g a / b^2."""
+    a, b = operands(a, b)
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        ga = g / b.data
+        return unbroadcast(ga, a.shape), unbroadcast(-ga * a.data / b.data, b.shape)
+
+    return apply(a.data / b.data, (a, b), vjp, saved=(a, b))
+
+
+def negative(x: Tensor) -> Tensor:
+    """y = -x; gx = -g."""
+    return apply(-x.data, (x,), lambda g: (-g,))
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """y = a b, (..., n, k) (..., k, m) -> (..., n, m); leading axes broadcast.
+
+    y_nm = sum_k a_nk b_km, so dL/da_nk = sum_m g_nm b_km: ga = g b^T, and likewise gb = a^T g.
+    Raises ValueError for operands of fewer than two axes.
+    """
+    a, b = operands(a, b)
+    if a.ndim < 2 or b.ndim < 2:
+        raise ValueError(f"matmul needs at least two axes, got shapes {a.shape} and {b.shape}; reshape first")
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        ga = backend.matmul(g, b.data.swapaxes(-1, -2))
+        gb = backend.matmul(a.data.swapaxes(-1, -2), g)
+        return unbroadcast(ga, a.shape), unbroadcast(gb, b.shape)
+
+    return apply(backend.matmul(a.data, b.data), (a, b), vjp, saved=(a, b))
+
+
+# One element at a time ------------------------------------------------------------------------------------------------
+
+
+def relu(x: Tensor) -> Tensor:
+    """y = max(x, 0); gx = g where x > 0, otherwise 0."""
+    y = xp.maximum(x.data, 0)
+    return apply(y, (x,), lambda g: (g * (y > 0),), saved=(y,))
+
+
+def tanh(x: Tensor) -> Tensor:
+    """y = tanh(x); gx = g (1 - y^2)."""
+    y = xp.tanh(x.data)
+    return apply(y, (x,), lambda g: (g * (1 - y * y),), saved=(y,))
+
+
+def exp(x: Tensor) -> Tensor:
+    """y = e^x; gx = g y."""
+    y = xp.exp(x.data)
+    return apply(y, (x,), lambda g: (g * y,), saved=(y,))
+
+
+def log(x: Tensor) -> Tensor:
+    """y = ln x; gx = g / x."""
+    return apply(xp.log(x.data), (x,), lambda g: (g / x.data,), saved=(x,))
+
+
+def cast(x: Tensor, dtype: Any) -> Tensor:
+    """y = x in another dtype; gx = g in x's dtype."""
+    before = x.dtype
+    return apply(x.data.astype(dtype), (x,), lambda g: (g.astype(before),))
+
+
+# Shapes ---------------------------------------------------------------------------------------------------------------
+
+
+def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The same elements in another shape; gx is g in the old one."""
+    before = x.shape
+    return apply(x.data.reshape(shape), (x,), lambda g: (g.reshape(before),))
+
+
+def transpose(x: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
+    """Axis i of y is axis axes[i] of x (reversed order by default); gx is g with the axes put back."""
+    axes = tuple(reversed(range(x.ndim))) if axes is None else axes
+    back = tuple(int(i) for i in np.argsort([axis % x.ndim for axis in axes]))
+    return apply(x.data.transpose(axes), (x,), lambda g: (g.transpose(back),))
+
+
+def index(x: Tensor, item: Any) -> Tensor:
+    """y = x[item]; gx is zero but for gx[item] += g (an element that was taken twice gets two parts)."""
+    shape, dtype = x.shape, x.dtype
+    parts = item if isinstance(item, tuple) else (item,)
+    basic = all(isinstance(part, (int, slice, type(None), type(Ellipsis))) for part in parts)
+
+    def vjp(g: Array) -> tuple[Array]:
+        gx = xp.zeros(shape, dtype)
+        if basic:
+            gx[item] = g
+        else:
+            xp.add.at(gx, item, g)
+        return (gx,)
+
+    return apply(x.data[item], (x,), vjp)
+
+
+def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """The tensors one behind the other along `axis`; each gets its own piece of g.
+
+    Raises ValueError for an empty list, TypeError for different dtypes.
+    """
+    if not tensors:
+        raise ValueError("concatenate needs at least one tensor")
+    if len({x.dtype for x in tensors}) > 1:
+        raise TypeError(f"concatenate: dtypes differ: {[str(x.dtype) for x in tensors]}")
+    borders = np.cumsum([x.shape[axis] for x in tensors])[:-1].tolist()
+    y = xp.concatenate([x.data for x in tensors], axis=axis)
+    return apply(y, tensors, lambda g: tuple(xp.split(g, borders, axis=axis)))
+
+
+# Reductions -----------------------------------------------------------------------------------------------------------
+
+
+def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """y = sum of x over `axis` (all axes by default); every element of x gets the g of its sum."""
+    shape = x.shape
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (xp.array(xp.broadcast_to(_keep(g, shape, axis), shape)),)
+
+    return apply(backend.total(x.data, axis, keepdims), (x,), vjp)
+
+
+def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """y = sum of x / n over `axis`; gx = g / n. Raises ValueError for the mean of nothing."""
+    n = int(np.prod([x.shape[i] for i in _axes(axis, x.ndim)], dtype=np.int64))
+    if n == 0:
+        raise ValueError(f"mean of no elements: shape {x.shape}, axis {axis}")
+    return sum(x, axis, keepdims) / n
+
+
+def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """y = the largest of x over `axis`; g goes to the element that won, in equal parts to equal winners.
+
+    Raises ValueError for the largest of nothing.
+    """
+    if 0 in [x.shape[i] for i in _axes(axis, x.ndim)]:
+        raise ValueError(f"max of no elements: shape {x.shape}, axis {axis}")
+    shape = x.shape
+    y = x.data.max(axis=axis, keepdims=True)
+    won = x.data == y
+    reduced = [i % x.ndim for i in _axes(axis, x.ndim)]
+    out = y if keepdims else y.reshape(tuple(n for i, n in enumerate(shape) if i not in reduced))
+
+    def vjp(g: Array) -> tuple[Array]:
+        winners = won.sum(axis=axis, keepdims=True).astype(g.dtype)
+        return (won * (_keep(g, shape, axis) / winners),)
+
+    return apply(out, (x,), vjp, saved=(won,))
+
+
+def softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """y_i = e^x_i / sum_j e^x_j along `axis`.
+
+    dy_i/dx_j = y_i (1[i = j] - y_j), so gx = y (g - sum_j g_j y_j). The maximum of each row is subtracted first: it
+    cancels in the quotient, and no exponent is above 0. (The maximum of the whole tensor would not do: rows far
+    below it would underflow to 0 / 0.)
+    """
+    y = softmax_rows(x.data, axis)
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (y * (g - backend.total(g * y, axis, keepdims=True)),)
+
+    return apply(y, (x,), vjp, saved=(y,))
+
+
+def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """y_i = x_i - ln sum_j e^x_j along `axis`; gx = g - softmax(x) sum_j g_j."""
+    shifted = x.data - row_max(x.data, axis)
+    y = shifted - xp.log(backend.total(xp.exp(shifted), axis, keepdims=True))
+    return apply(y, (x,), lambda g: (g - xp.exp(y) * backend.total(g, axis, keepdims=True),), saved=(y,))
+
+
+def row_max(x: Array, axis: int = -1) -> Array:
+    """The maximum along `axis`, kept as an axis of length 1; 0 where there is nothing to compare."""
+    if x.shape[axis] == 0:
+        return backend.total(x, axis, keepdims=True)
+    return x.max(axis=axis, keepdims=True)
+
+
+def softmax_rows(x: Array, axis: int = -1) -> Array:
+    """softmax on plain arrays."""
+    e = xp.exp(x - row_max(x, axis))
+    e /= backend.total(e, axis, keepdims=True)
+    return e
+
+
+def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
+    if axis is None:
+        return tuple(range(ndim))
+    return (axis,) if isinstance(axis, int) else axis
+
+
+def _keep(g: Array, shape: tuple[int, ...], axis: Axis) -> Array:
+    """g with the axes that were reduced away put back, of length 1."""
+    reduced = {i % len(shape) for i in _axes(axis, len(shape))} if shape else set()
+    return g.reshape(tuple(1 if i in reduced else n for i, n in enumerate(shape)))
+
+
+for _name, _operation in {
+    "__add__": add,
+    "__radd__": lambda a, b: add(b, a),
+    "__sub__": subtract,
+    "__rsub__": lambda a, b: subtract(b, a),
+    "__mul__": multiply,
+    "__rmul__": lambda a, b: multiply(b, a),
+    "__truediv__": divide,
+    "__rtruediv__": lambda a, b: divide(b, a),
+    "__matmul__": matmul,
+    "__neg__": negative,
+    "__getitem__": index,
+}.items():
+    setattr(Tensor, _name, _operation)

@@ -1,0 +1,275 @@
+"""The layers of a GPT, each one operation with a backward derived by hand.
+
+Composed from functional.py they would be right as well, with more arrays kept and more passes over memory. In the
+docstrings y is the result, g = dL/dy, gx = dL/dx. Parameters are read through their Tensor, in forward and in
+backward, and never kept: under ZeRO-3 the array of the forward is gone by then.
+"""
+
+import math
+
+import numpy as np
+
+from . import backend
+from .autograd import Tensor, apply
+from .backend import Array, xp
+from .functional import row_max, softmax_rows
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """y = x W + b.  x (..., I), W (I, *O), b (*O) -> y (..., *O); O may be several axes, such as (3, H, D/H).
+
+    With x and y as matrices of one row per token, y_no = sum_i x_ni W_io + b_o, so
+
+        gx = g W^T        gW = x^T g        gb = sum over tokens n of g_n .
+    """
+    fan_in, out_shape = weight.shape[0], weight.shape[1:]
+    if x.shape[-1] != fan_in:
+        raise ValueError(f"linear: x has shape {x.shape}, W {weight.shape}: x's last axis must be {fan_in}")
+    lead = x.shape[:-1]
+    rows, fan_out = math.prod(lead), math.prod(out_shape)
+    x2 = x.data.reshape(rows, fan_in)
+    y = backend.matmul(x2, weight.data.reshape(fan_in, fan_out))
+    if bias is not None:
+        y += bias.data.reshape(fan_out)
+
+    def vjp(g: Array) -> tuple[Array]:
+        gx = backend.matmul(g.reshape(rows, fan_out), weight.data.reshape(fan_in, fan_out).T)
+        return (gx.reshape(*lead, fan_in),)
+
+    def weight_vjp(g: Array, out: Array | None = None) -> Array:
+        out = xp.empty(weight.shape, g.dtype) if out is None else out
+        backend.matmul(x2.T, g.reshape(rows, fan_out), out=out.reshape(fan_in, fan_out))
+        return out
+
+    def bias_vjp(g: Array, out: Array | None = None) -> Array:
+        return _into(out, backend.total(g.reshape(rows, fan_out), axis=0).reshape(out_shape))
+
+    weights = [(weight, weight_vjp)] + ([(bias, bias_vjp)] if bias is not None else [])
+    return apply(y.reshape(*lead, *out_shape), (x,), vjp, weights, saved=(x2,) if weight.requires_grad else ())
+
+
+def linear_transposed(x: Tensor, weight: Tensor) -> Tensor:
+    """y = x W^T.  x (..., D), W (V, D) -> y (..., V): a classifier whose weight has the layout of the token table.
+
+        gx = g W        gW = g^T x
+    """
+    V, D = weight.shape
+    if x.shape[-1] != D:
+        raise ValueError(f"linear_transposed: x has shape {x.shape}, W {weight.shape}: x's last axis must be {D}")
+    lead = x.shape[:-1]
+    rows = math.prod(lead)
+    x2 = x.data.reshape(rows, D)
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (backend.matmul(g.reshape(rows, V), weight.data).reshape(*lead, D),)
+
+    def weight_vjp(g: Array, out: Array | None = None) -> Array:
+        return backend.matmul(g.reshape(rows, V).T, x2, out=out)
+
+    y = backend.matmul(x2, weight.data.T).reshape(*lead, V)
+    return apply(y, (x,), vjp, [(weight, weight_vjp)], saved=(x2,) if weight.requires_grad else ())
+
+
+def embedding(ids: Array, table: Tensor) -> Tensor:
+    """y = table[ids].  ids (...) of integers, table (V, D) -> y (..., D).
+
+    Row v is used by every token whose id is v, so its gradient is the sum of their g. Raises IndexError for an id
+    outside 0..V-1 (a negative one would silently count from the end).
+    """
+    if ids.size and not (0 <= int(ids.min()) and int(ids.max()) < table.shape[0]):
+        raise IndexError(f"ids reach from {ids.min()} to {ids.max()}; the table has rows 0 to {table.shape[0] - 1}")
+
+    def table_vjp(g: Array, out: Array | None = None) -> Array:
+        out = xp.empty(table.shape, g.dtype) if out is None else out
+        out[...] = 0  # a sum is scattered into it: the one gradient that has to start from zero
+        xp.add.at(out, ids, g)
+        return out
+
+    return apply(table.data[ids], weights=[(table, table_vjp)], saved=(ids,))
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """y = n w + b with n = (x - mean(x)) r, r = 1/sqrt(var(x) + epsilon), over the last axis.  x, y (..., D); w, b (D).
+
+    With h = g w, the gradient of n: the mean and the variance depend on every element of the row, and each takes
+    one direction out of h (the constant one and n itself):
+
+        gx = r (h - mean(h) - n mean(h n))        gw = sum over rows of g n        gb = sum over rows of g .
+
+    Ba, Kiros, Hinton, "Layer Normalization", arXiv:1607.06450.
+    """
+    width, dtype = x.shape[-1], x.dtype
+    if weight.shape != (width,):
+        raise ValueError(f"layer_norm: x has shape {x.shape}, so w must have shape ({width},), not {weight.shape}")
+    centred = x.data - _row_mean(x.data)
+    r = (1 / xp.sqrt(_row_mean(centred * centred) + epsilon)).astype(dtype)
+    n = xp.multiply(centred, r, out=centred)
+    y = n * weight.data
+    y += bias.data
+
+    def vjp(g: Array) -> tuple[Array]:
+        h = g * weight.data
+        gx = h - _row_mean(h)
+        gx -= n * _row_mean(h * n)
+        gx *= r
+        return (gx,)
+
+    def weight_vjp(g: Array, out: Array | None = None) -> Array:
+        return _into(out, _over_rows(g * n))
+
+    def bias_vjp(g: Array, out: Array | None = None) -> Array:
+        return _into(out, _over_rows(g))
+
+    return apply(y, (x,), vjp, [(weight, weight_vjp), (bias, bias_vjp)], saved=(n, r))
+
+
+def gelu(x: Tensor) -> Tensor:
+    """y = x/2 (1 + t), t = tanh(u), u = c (x + 0.044715 x^3), c = sqrt(2/pi).  Any shape.
+
+        dy/dx = (1 + t)/2 + x/2 (1 - t^2) c (1 + 0.134145 x^2)
+
+    The derivative is computed in the forward, while t is at hand, and is all that is kept. This is GPT-2's form of
+    x P(normal < x): Hendrycks, Gimpel, "Gaussian Error Linear Units", arXiv:1606.08415.
+    """
+    c = math.sqrt(2 / math.pi)
+    square = x.data * x.data
+    t = xp.tanh(c * x.data * (1 + 0.044715 * square))
+    half = 0.5 * x.data
+    y = half * (1 + t)
+    slope = 0.5 * (1 + t) + half * (1 - t * t) * (c * (1 + 0.134145 * square))
+    return apply(y, (x,), lambda g: (g * slope,), saved=(slope,))
+
+
+def causal_attention(qkv: Tensor, start: int = 0, scale: float | None = None) -> Tensor:
+    """Each position looks at itself and the positions before it.  qkv (B, T, 3, H, D/H) -> y (B, T, H D/H).
+
+    H is the number of heads that are held here. See `attend` for the equation; `start` is the logical time of the
+    first position in qkv, scale is 1/sqrt(D/H) unless given.
+    Vaswani et al., "Attention Is All You Need", arXiv:1706.03762, equation 1.
+    """
+    if qkv.ndim != 5 or qkv.shape[2] != 3:
+        raise ValueError(f"causal_attention: qkv must have shape (B, T, 3, H, D/H), not {qkv.shape}")
+    B, T, _, H, d = qkv.shape
+    scale = d**-0.5 if scale is None and d else scale or 1.0
+    q, k, v = (xp.ascontiguousarray(qkv.data[:, :, i].transpose(0, 2, 1, 3)) for i in range(3))
+    y, p = attend(q, k, v, scale, start, start)
+
+    def vjp(g: Array) -> tuple[Array]:
+        gy = g.reshape(B, T, H, d).transpose(0, 2, 1, 3)
+        out = xp.empty((B, T, 3, H, d), g.dtype)
+        for i, part in enumerate(attend_vjp(gy, q, k, v, p, scale)):
+            out[:, :, i] = part.transpose(0, 2, 1, 3)
+        return (out,)
+
+    return apply(y.transpose(0, 2, 1, 3).reshape(B, T, H * d), (qkv,), vjp, saved=(q, k, v, p))
+
+
+def attend(q: Array, k: Array, v: Array, scale: float, q_start: int, k_start: int) -> tuple[Array, Array]:
+    """y = p v with p = softmax(scale q k^T) over the keys no later than the query.  On plain arrays.
+
+    q (B, H, Tq, D/H), k and v (B, H, Tk, D/H) -> y like q, p (B, H, Tq, Tk). Query i stands at logical time
+    q_start + i, key j at k_start + j: the two differ when time is divided over ranks.
+    """
+    scores = backend.matmul(q, k.swapaxes(-1, -2))
+    scores *= scale
+    q_time = q_start + np.arange(q.shape[2])[:, None]
+    k_time = k_start + np.arange(k.shape[2])
+    scores += xp.asarray(np.where(k_time <= q_time, 0.0, -np.inf).astype(scores.dtype))
+    p = softmax_rows(scores)
+    return backend.matmul(p, v), p
+
+
+def attend_vjp(
+    g: Array, q: Array, k: Array, v: Array, p: Array, scale: float
+) -> tuple[Array, Array, Array]:
+    """The gradients of q, k, v for `attend`: with s = scale q k^T,
+
+        gv = p^T g      gp = g v^T      gs = p (gp - sum_keys gp p)      gq = scale gs k      gk = scale gs^T q .
+    """
+    gp = backend.matmul(g, v.swapaxes(-1, -2))
+    gs = gp - backend.total(gp * p, axis=-1, keepdims=True)
+    gs *= p
+    gs *= scale
+    gv = backend.matmul(p.swapaxes(-1, -2), g)
+    return backend.matmul(gs, k), backend.matmul(gs.swapaxes(-1, -2), q), gv
+
+
+def cross_entropy(logits: Tensor, labels: Array, denominator: float) -> Tensor:
+    """L = sum over tokens n of (ln sum_v e^x_nv - x_n,label(n)) / denominator.  logits x (..., V), labels (...).
+
+        gx_nv = g (softmax(x_n)_v - 1[v = label(n)]) / denominator
+
+    The denominator is the number of tokens of the *global* batch, over all micro-batches and ranks, so that partial
+    losses and partial gradients only ever have to be added. The loss is float32 for half-precision logits.
+    Raises IndexError for a label outside 0..V-1, ValueError for a denominator that is not positive.
+    """
+    denominator = _positive(denominator)
+    V = logits.shape[-1]
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(f"cross_entropy: logits {logits.shape} need labels of shape {logits.shape[:-1]}, not {labels.shape}")
+    if labels.size and not (0 <= int(labels.min()) and int(labels.max()) < V):
+        raise IndexError(f"labels reach from {labels.min()} to {labels.max()}; there are {V} classes, counted from 0")
+    x = logits.data.reshape(labels.size, V).astype(backend.wide(logits.dtype), copy=False)
+    tokens, flat = xp.arange(labels.size), labels.reshape(-1)
+    p = xp.exp(shifted := x - row_max(x))
+    z = backend.total(p, axis=-1, keepdims=True)
+    loss = (xp.log(z)[:, 0] - shifted[tokens, flat]).sum() / denominator
+    p /= z
+
+    def vjp(g: Array) -> tuple[Array]:
+        p[tokens, flat] -= 1  # in place: the tape is walked once, and p serves nothing else
+        return ((p * (g / denominator)).astype(logits_dtype, copy=False).reshape(*labels.shape, V),)
+
+    logits_dtype = logits.dtype
+    return apply(loss.astype(x.dtype), (logits,), vjp, saved=(p, flat))
+
+
+def mean_squared_error(prediction: Tensor, target: Array, denominator: float) -> Tensor:
+    """L = sum over all elements of (y - target)^2 / denominator.  gy = 2 g (y - target) / denominator.
+
+    prediction and target of one shape; the loss is float32 for half precision.
+    Raises ValueError for different shapes or a denominator that is not positive.
+    """
+    denominator = _positive(denominator)
+    if prediction.shape != target.shape:
+        raise ValueError(f"mean_squared_error: prediction {prediction.shape} against target {target.shape}")
+    dtype = prediction.dtype
+    e = prediction.data.astype(backend.wide(dtype)) - target
+    return apply(
+        ((e * e).sum() / denominator).astype(e.dtype),
+        (prediction,),
+        lambda g: ((e * (2 * g / denominator)).astype(dtype, copy=False),),
+        saved=(e,),
+    )
+
+
+def dropout(x: Tensor, keep: Array, p: float) -> Tensor:
+    """y = x / (1 - p) where `keep`, otherwise 0; gx likewise.  keep: booleans of x's shape, False with probability p.
+
+    The mask is an argument: nn.Dropout draws it from (seed, batch number, layer, position), the same on any mesh.
+    Srivastava et al., "Dropout", JMLR 15, 2014.
+    """
+    factor = 1 / (1 - p)
+    return apply(x.data * keep * factor, (x,), lambda g: (g * keep * factor,), saved=(keep,))
+
+
+def _into(out: Array | None, value: Array) -> Array:
+    if out is None:
+        return value
+    out[...] = value
+    return out
+
+
+def _over_rows(x: Array) -> Array:
+    """The sum over all axes but the last."""
+    return backend.total(x, axis=tuple(range(x.ndim - 1)))
+
+
+def _row_mean(x: Array) -> Array:
+    return backend.total(x, axis=-1, keepdims=True) / x.shape[-1]
+
+
+def _positive(denominator: float) -> float:
+    if not denominator > 0:
+        raise ValueError(f"the denominator is the global number of tokens or samples, not {denominator}")
+    return float(denominator)  # a NumPy scalar would turn float32 into float64

@@ -1,0 +1,328 @@
+"""Parameters that know their place in the logical model, and the layers that hold them.
+
+Every layer is written for one process. It takes its path ("blocks.0.mlp.up") from the function that builds the model,
+and reads sizes from the parameters that it holds, never from the config: so a transformation can cut a parameter, or
+put another class in a layer's place, without any layer knowing.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from . import functional as F
+from . import fused, rng
+from .autograd import Tensor, WeightVjp
+from .backend import Array, to_device, xp
+from .data.batch import Batch
+
+Coordinates = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a parameter lies in the logical model. Initialisation, gradient reduction, norms, gathering and
+    checkpoints read this and nothing else.
+
+    copies: axis of the mesh -> its coordinates that hold this same slice.
+    partial: axis -> its coordinates over which the gradient is a partial sum, so that it has to be added up.
+    """
+
+    path: str
+    shape: tuple[int, ...]  # of the logical parameter
+    index: tuple[slice, ...]  # the slice that is held here
+    copies: Coordinates = field(default_factory=dict)
+    partial: Coordinates = field(default_factory=dict)
+
+    @property
+    def local(self) -> tuple[int, ...]:
+        """The shape of the slice that is held here."""
+        return tuple(cut.stop - cut.start for cut in self.index)
+
+    def split(self, dim: int, lo: int, hi: int) -> "Placement":
+        """Only lo..hi of dimension dim, counted within what is held here."""
+        if not 0 <= lo <= hi <= self.local[dim]:
+            raise ValueError(f"{self.path}: cannot hold {lo}..{hi} of dimension {dim}, which has {self.local[dim]}")
+        start = self.index[dim].start
+        index = (*self.index[:dim], slice(start + lo, start + hi), *self.index[dim + 1 :])
+        return replace(self, index=index)
+
+    def replicate(self, axis: str, coordinates: tuple[int, ...]) -> "Placement":
+        """Held whole at each of the coordinates, each of which contributes a part of the gradient (data parallel)."""
+        return replace(
+            self, copies={**self.copies, axis: coordinates}, partial={**self.partial, axis: coordinates}
+        )
+
+
+class Parameter(Tensor):
+    """A trained array with a path. Its values start as mean + std x normal, keyed by (seed, path).
+
+    It is declared first and gets its values later: from a bucket, which also gives its gradient a place, or from
+    `Module.draw`. `decay` says whether weight decay applies (not to biases and norms).
+    """
+
+    def __init__(
+        self,
+        path: str,
+        shape: tuple[int, ...],
+        mean: float = 0.0,
+        std: float = 0.0,
+        dtype: Any = np.float32,
+        decay: bool = True,
+    ) -> None:
+        super().__init__(np.empty(0), requires_grad=True)
+        self.placement = Placement(path, shape, tuple(slice(0, n) for n in shape))
+        self.mean, self.std, self.decay = mean, std, decay
+        self.bucket: Any = None  # parallel.flat.Bucket, when one holds this parameter
+        self._data: Array | None = None
+        self._dtype = np.dtype(dtype)
+
+    @property
+    def data(self) -> Array:  # type: ignore[override]
+        if self._data is None:
+            raise RuntimeError(f"parameter {self.placement.path} has no values here yet (draw, attach or gather them first)")
+        return self._data
+
+    @data.setter
+    def data(self, value: Array | None) -> None:
+        self._data = value
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.placement.local
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._dtype
+
+    def draw(self, seed: int) -> np.ndarray:
+        """The initial values of the slice held here, on the host: the same numbers whatever the mesh."""
+        where = self.placement
+        if self.std == 0:
+            return np.full(where.local, self.mean, self._dtype)
+        values = rng.normal(rng.key(seed, where.path), where.shape, where.index)
+        values *= self.std
+        values += self.mean
+        return values.astype(self._dtype)
+
+    def accumulate(self, vjp: WeightVjp, g: Array) -> None:
+        """Adds vjp(g) to the gradient: the first contribution of a step is written to its place in the bucket."""
+        if self.bucket is None:
+            super().accumulate(vjp, g)
+            return
+        place, first = self.bucket.take(self)
+        if first:
+            vjp(g, out=place)
+        else:
+            place += vjp(g)
+
+    def __repr__(self) -> str:
+        return f"Parameter({self.placement.path}, {self.placement.local} of {self.placement.shape}, {self._dtype})"
+
+
+class Module:
+    """Something with parameters, found by looking through its attributes in the order they were set."""
+
+    path: str = ""
+
+    def children(self) -> Iterator[tuple[str, "Module"]]:
+        """(attribute, module) for the modules that are attributes of this one."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+
+    def modules(self) -> Iterator["Module"]:
+        """This module and all below it."""
+        yield self
+        for _, child in self.children():
+            yield from child.modules()
+
+    def parameters(self) -> list[Parameter]:
+        """In the order of first use in the forward, a shared one once."""
+        found: dict[Parameter, None] = {}
+        for value in vars(self).values():
+            if isinstance(value, Parameter):
+                found[value] = None
+            elif isinstance(value, Module):
+                found.update(dict.fromkeys(value.parameters()))
+        return list(found)
+
+    def draw(self, seed: int) -> None:
+        """Gives every parameter its initial values, without buckets."""
+        for p in self.parameters():
+            p.data = to_device(p.draw(seed))
+
+
+class Linear(Module):
+    """y = x W + b, W (I, *O), b (*O)."""
+
+    def __init__(
+        self, path: str, fan_in: int, fan_out: int | tuple[int, ...], std: float = 0.02, dtype: Any = np.float32
+    ) -> None:
+        self.path = path
+        out = (fan_out,) if isinstance(fan_out, int) else fan_out
+        self.weight = Parameter(f"{path}.weight", (fan_in, *out), std=std, dtype=dtype)
+        self.bias = Parameter(f"{path}.bias", out, dtype=dtype, decay=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (..., I) -> (..., *O)."""
+        return fused.linear(x, self.weight, self.bias)
+
+
+class LayerNorm(Module):
+    """See fused.layer_norm."""
+
+    def __init__(self, path: str, width: int, dtype: Any = np.float32) -> None:
+        self.path = path
+        self.weight = Parameter(f"{path}.weight", (width,), mean=1.0, dtype=dtype, decay=False)
+        self.bias = Parameter(f"{path}.bias", (width,), dtype=dtype, decay=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (..., D) -> (..., D)."""
+        return fused.layer_norm(x, self.weight, self.bias)
+
+
+class Embedding(Module):
+    """A table with one row per id, weight (V, D)."""
+
+    def __init__(self, path: str, rows: int, width: int, std: float = 0.02, dtype: Any = np.float32) -> None:
+        self.path = path
+        self.weight = Parameter(f"{path}.weight", (rows, width), std=std, dtype=dtype)
+
+    def __call__(self, ids: Array) -> Tensor:
+        """ids (...) -> (..., D)."""
+        return fused.embedding(ids, self.weight)
+
+
+class Dropout(Module):
+    """Zeroes elements with probability p in training, by a mask that depends on seed, batch number, path and the
+    logical position of the element: the same on any mesh, and again in a replay."""
+
+    def __init__(self, path: str, p: float) -> None:
+        self.path, self.p = path, p
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        """x (B, T, D) -> (B, T, D)."""
+        where = batch.where
+        if self.p == 0 or not where.training:
+            return x
+        width = x.shape[-1]
+        shape, index = (where.B, where.T, width), (where.samples, where.time, slice(0, width))
+        keep = rng.mask(rng.key(where.seed, "dropout", where.number, self.path), shape, index, self.p)
+        return fused.dropout(x, to_device(keep), self.p)
+
+
+class Attention(Module):
+    """Causal self-attention with H heads: qkv.weight (D, 3, H, D/H), proj.weight (D, D)."""
+
+    def __init__(self, path: str, width: int, heads: int, std: float, out_std: float, dtype: Any) -> None:
+        self.path = path
+        self.qkv = Linear(f"{path}.qkv", width, (3, heads, width // heads), std, dtype)
+        self.proj = Linear(f"{path}.proj", width, width, out_std, dtype)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        """x (B, T, D) -> (B, T, D)."""
+        return self.proj(fused.causal_attention(self.qkv(x), batch.where.time.start))
+
+
+class FeedForward(Module):
+    """y = W_down gelu(W_up x), F = 4 D wide inside."""
+
+    def __init__(self, path: str, width: int, std: float, out_std: float, dtype: Any) -> None:
+        self.path = path
+        self.up = Linear(f"{path}.up", width, 4 * width, std, dtype)
+        self.down = Linear(f"{path}.down", 4 * width, width, out_std, dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (B, T, D) -> (B, T, D)."""
+        return self.down(fused.gelu(self.up(x)))
+
+
+class Classifier(Module):
+    """logits = x W^T, and their cross-entropy. W (V, D) has the layout of the token table, so that it may be the table."""
+
+    def __init__(self, path: str, weight: Parameter) -> None:
+        self.path = path
+        self.weight = weight
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        """x (B, T, D) -> the loss, or the logits (B, T, V) of a batch without labels."""
+        logits = fused.linear_transposed(x, self.weight)
+        return logits if batch.labels is None else fused.cross_entropy(logits, batch.labels, batch.where.count)
+
+
+class Block(Module):
+    """One layer of a GPT, normalised before each half: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.3.
+    """
+
+    def __init__(
+        self, path: str, width: int, heads: int, dropout: float, std: float, out_std: float, dtype: Any
+    ) -> None:
+        self.path = path
+        self.norm1 = LayerNorm(f"{path}.norm1", width, dtype)
+        self.attn = Attention(f"{path}.attn", width, heads, std, out_std, dtype)
+        self.drop1 = Dropout(f"{path}.drop1", dropout)
+        self.norm2 = LayerNorm(f"{path}.norm2", width, dtype)
+        self.mlp = FeedForward(f"{path}.mlp", width, std, out_std, dtype)
+        self.drop2 = Dropout(f"{path}.drop2", dropout)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        """x (B, T, D) -> (B, T, D)."""
+        x = x + self.drop1(self.attn(self.norm1(x), batch), batch)
+        return x + self.drop2(self.mlp(self.norm2(x)), batch)
+
+
+class Embed(Module):
+    """The first unit of a GPT: a row for the token plus a row for its position."""
+
+    def __init__(self, vocabulary: int, context: int, width: int, dropout: float, std: float, dtype: Any) -> None:
+        self.path = "embed"
+        self.tokens = Embedding("embed.tokens", vocabulary, width, std, dtype)
+        self.positions = Embedding("embed.positions", context, width, std, dtype)
+        self.drop = Dropout("embed.drop", dropout)
+
+    def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
+        """x is nothing; batch.inputs (B, T) -> (B, T, D)."""
+        time = xp.arange(batch.where.time.start, batch.where.time.stop)
+        return self.drop(self.tokens(batch.inputs) + self.positions(time), batch)
+
+
+class Head(Module):
+    """The last unit of a GPT: a norm and the classifier. `weight` is the token table when the two are tied."""
+
+    def __init__(self, weight: Parameter, width: int, dtype: Any) -> None:
+        self.path = "head"
+        self.norm = LayerNorm("head.norm", width, dtype)
+        self.classifier = Classifier("head.classifier", weight)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        """x (B, T, D) -> the loss, or the logits (B, T, V) of a batch without labels."""
+        return self.classifier(self.norm(x), batch)
+
+
+class Dense(Module):
+    """A unit of the MLP: relu(x W + b)."""
+
+    def __init__(self, path: str, fan_in: int, fan_out: int, dtype: Any) -> None:
+        self.path = path
+        self.linear = Linear(f"{path}.linear", fan_in, fan_out, (2 / fan_in) ** 0.5, dtype)  # He et al., 1502.01852
+
+    def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
+        """x (B, I), or nothing in the first unit, which reads batch.inputs -> (B, O)."""
+        return F.relu(self.linear(Tensor(batch.inputs) if x is None else x))
+
+
+class DenseHead(Module):
+    """The last unit of the MLP: one logit a class."""
+
+    def __init__(self, path: str, fan_in: int, classes: int, dtype: Any) -> None:
+        self.path = path
+        self.linear = Linear(f"{path}.linear", fan_in, classes, (1 / fan_in) ** 0.5, dtype)
+
+    def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
+        """x (B, I) -> the loss, or the logits (B, classes) of a batch without labels."""
+        logits = self.linear(Tensor(batch.inputs) if x is None else x)
+        return logits if batch.labels is None else fused.cross_entropy(logits, batch.labels, batch.where.count)

@@ -1,0 +1,135 @@
+"""Optimizers on flat slices, and clipping by the global norm.
+
+An optimizer sees no parameters, only pairs of flat arrays (data, grad) that it `owned`: the whole model under data
+parallel, this rank's shards under ZeRO. The update rules are element by element, so it makes no difference.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from .backend import Array, xp
+
+BLOCK = 32 * 1024  # elements: a block of w, g, m, v and two temporaries stays in the cache
+
+
+class Slices(Protocol):
+    """Whatever holds the gradients: parallel.reducer.Reducer."""
+
+    def owned(self) -> list: ...
+
+    def norm(self) -> float: ...
+
+
+class Optimizer:
+    """`step(lr)` updates every owned slice. States are made at the first step, one list of arrays a slice."""
+
+    states = 0  # arrays of the size of the parameters that the rule remembers
+
+    def __init__(self, gradients: Slices) -> None:
+        self.gradients = gradients
+        self.updates = 0
+        self.state: list[list[Array]] = []
+
+    def step(self, lr: float) -> None:
+        """One update with this learning rate."""
+        self.updates += 1
+        for i, (data, grad, decay) in enumerate(self.gradients.owned()):
+            if i == len(self.state):
+                self.state.append([xp.zeros_like(data) for _ in range(self.states)])
+            for lo in range(0, len(data), BLOCK):
+                block = slice(lo, lo + BLOCK)
+                self.update(data[block], grad[block], [state[block] for state in self.state[i]], lr, decay)
+
+    def update(self, w: Array, g: Array, state: list[Array], lr: float, decay: bool) -> None:
+        """The rule, in place on w and state."""
+        raise NotImplementedError
+
+
+class SGD(Optimizer):
+    """w -= lr v with v = momentum v + g (without momentum, v is g)."""
+
+    def __init__(self, gradients: Slices, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
+        super().__init__(gradients)
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self.states = 1 if momentum else 0
+
+    def update(self, w: Array, g: Array, state: list[Array], lr: float, decay: bool) -> None:
+        if decay and self.weight_decay:
+            g = g + self.weight_decay * w
+        if self.momentum:
+            (v,) = state
+            v *= self.momentum
+            v += g
+            g = v
+        w -= lr * g
+
+
+def adam_step(
+    w: Array, g: Array, m: Array, v: Array, t: int, lr: float, beta1: float, beta2: float, epsilon: float
+) -> None:
+    """Adam's update number t (from 1), in place on w, m and v, all of shape (n).
+
+        m = beta1 m + (1 - beta1) g        m_hat = m / (1 - beta1^t)
+        v = beta2 v + (1 - beta2) g^2      v_hat = v / (1 - beta2^t)
+        w = w - lr m_hat / (sqrt(v_hat) + epsilon)
+
+    m and v start at 0 and are too small at first; the two divisors mend that. The corrections and lr are numbers, so
+    they are joined before they meet an array. Kingma, Ba, "Adam", arXiv:1412.6980, algorithm 1.
+    """
+    m *= beta1
+    m += (1 - beta1) * g
+    v *= beta2
+    v += (1 - beta2) * (g * g)
+    denominator = xp.sqrt(v)
+    denominator *= (1 - beta2**t) ** -0.5
+    denominator += epsilon
+    w -= (lr / (1 - beta1**t)) * m / denominator
+
+
+class Adam(Optimizer):
+    """See adam_step. 8 bytes a parameter in fp32."""
+
+    states = 2
+
+    def __init__(
+        self,
+        gradients: Slices,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        rule: Callable[..., None] = adam_step,
+    ) -> None:
+        super().__init__(gradients)
+        self.beta1, self.beta2, self.epsilon, self.rule = beta1, beta2, epsilon, rule
+
+    def update(self, w: Array, g: Array, state: list[Array], lr: float, decay: bool) -> None:
+        self.rule(w, g, *state, self.updates, lr, self.beta1, self.beta2, self.epsilon)
+
+
+class AdamW(Adam):
+    """Adam, and weights shrink by lr x weight_decay beside it, not through the gradient.
+
+    Loshchilov, Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101.
+    """
+
+    def __init__(self, gradients: Slices, weight_decay: float = 0.1, **adam) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(gradients, **adam)
+        self.weight_decay = weight_decay
+
+    def update(self, w: Array, g: Array, state: list[Array], lr: float, decay: bool) -> None:
+        if decay:
+            w *= 1 - lr * self.weight_decay
+        super().update(w, g, state, lr, decay)
+
+
+def clip_grad_norm(gradients: Slices, limit: float) -> float:
+    """Shortens the gradient of the whole logical model to `limit` if it is longer: g = g min(1, limit / |g|).
+
+    Returns the length it had. One factor for all, so the direction stays.
+    Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", arXiv:1211.5063.
+    """
+    norm = gradients.norm()
+    if norm > limit:
+        for owned in gradients.owned():
+            owned.grad[...] *= limit / norm
+    return norm

@@ -1,0 +1,1 @@
+"""Ways of dividing the work: buckets, reducers, and the strategies."""

@@ -1,0 +1,124 @@
+"""What all ways of reducing gradients share: when a bucket is complete, and that buckets leave in one order everywhere.
+
+    gradients.begin(backwards=k)       a bucket is complete when each of its parameters has fired k times
+    loss.backward()                    a parameter fires when its gradient is complete, once per backward
+    gradients.end_backward()           a parameter that was not reached counts as fired
+    gradients.finish()                 every bucket has left and come back
+    gradients.after_step()             the parameters are the same on all ranks again (ZeRO)
+
+A collective works only if all ranks call it in the same order. Gradients may become ready in another order on another
+rank (an unused parameter, an empty micro-batch), so a bucket that is complete waits until those before it have left.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+from ..backend import Array, xp
+from ..nn import Parameter
+from ..shares import share
+from .flat import Bucket
+
+
+class Owned(NamedTuple):
+    """A flat piece of the parameters that this rank's optimizer updates."""
+
+    data: Array
+    grad: Array
+    decay: bool
+
+
+class Reducer:
+    """Base of data parallel and the ZeRO stages, and by itself the reducer of a single process: nothing to add up."""
+
+    def __init__(self, buckets: Sequence[Bucket], seed: int) -> None:
+        self.buckets = list(buckets)
+        self.trained = [bucket for bucket in self.buckets if bucket.trained]
+        for bucket in self.buckets:
+            bucket.attach(bucket.draw(seed))
+            if bucket.trained:
+                bucket.open(xp.empty(bucket.size, bucket.dtype))
+            for p in bucket.parameters:
+                p.on_ready = partial(self.ready, bucket)
+        self.begin()
+
+    early = True  # buckets leave during backward, as they are completed; otherwise all in finish()
+
+    # What the strategies override ---------------------------------------------------------------------------------------
+
+    def reduce(self, bucket: Bucket) -> None:
+        """The bucket's gradients are complete here: add them up over its group."""
+
+    def after_step(self) -> None:
+        """The optimizer has updated what `owned` returned."""
+
+    def owned(self) -> list[Owned]:
+        """What this rank's optimizer updates, always in the same order."""
+        return [Owned(_there(b.data), _there(b.grad), b.decay) for b in self.trained]
+
+    # The step -----------------------------------------------------------------------------------------------------------
+
+    def begin(self, backwards: int = 1) -> None:
+        """A step of this many backwards begins: the gradients of the last one are forgotten."""
+        self.backwards = backwards
+        self.ended = 0
+        self.left = 0  # buckets that have left
+        self.fired = {p: 0 for bucket in self.trained for p in bucket.parameters}
+        for bucket in self.trained:
+            bucket.written.clear()
+
+    def ready(self, bucket: Bucket, p: Parameter) -> None:
+        """p's gradient is complete as far as one backward goes."""
+        self.fired[p] += 1
+        if self.fired[p] > self.backwards:
+            raise RuntimeError(f"{p.placement.path} is ready for the {self.fired[p]}th time in a step of {self.backwards} backwards")
+        if self.early and self.fired[p] == self.backwards:
+            self._leave(all_complete=False)
+
+    def end_backward(self) -> None:
+        """A backward is over: what it did not reach counts as fired."""
+        self.ended += 1
+        for bucket in self.trained:
+            for p in bucket.parameters:
+                if self.fired[p] < self.ended:
+                    self.ready(bucket, p)
+
+    def finish(self) -> None:
+        """Returns when the gradients of all buckets are sums over all ranks."""
+        late = [p.placement.path for p, n in self.fired.items() if n != self.backwards]
+        if late:
+            raise RuntimeError(f"finish() before {self.backwards} backwards have ended; waiting for {', '.join(late[:3])}")
+        self._leave(all_complete=True)
+
+    def _leave(self, all_complete: bool) -> None:
+        """Sends off the next buckets, in order, as far as they are complete."""
+        while self.left < len(self.trained):
+            bucket = self.trained[self.left]
+            complete = all(self.fired[p] == self.backwards for p in bucket.parameters)
+            if not complete or (bucket.spans_stages and not all_complete):
+                return
+            self.left += 1
+            bucket.fill()
+            self.reduce(bucket)
+
+    # The norm -----------------------------------------------------------------------------------------------------------
+
+    def norm(self) -> float:
+        """The length of the gradient of the logical model, each element counted once.
+
+        Squares are added up per share of each bucket, and then in the order of the shares, at every ZeRO stage: so
+        the stages agree to the last bit.
+        """
+        total = 0.0
+        for bucket in self.trained:
+            n = bucket.group.size
+            for i in range(n):
+                piece = _there(bucket.grad)[share(bucket.size, n, i)]
+                total += float(xp.dot(piece, piece))
+        return total**0.5
+
+
+def _there(array: Array | None) -> Array:
+    if array is None:
+        raise RuntimeError("the bucket has no values at the moment")
+    return array

@@ -1,0 +1,98 @@
+"""Random numbers that depend on a key and a position, and on nothing else.
+
+A usual generator is a stream: to get the millionth number one draws the 999,999 before it, and two ranks that
+draw in another order get other numbers. A counter-based generator (Salmon, Moraes, Dror, Shaw, "Parallel Random
+Numbers: As Easy as 1, 2, 3", SC 2011) is a hash instead: number i of key k is philox(k, i). So a rank that holds
+rows 100 to 200 of a matrix draws exactly these, and they are what one process would have drawn.
+
+Numbers are made on the host, so NumPy and CuPy see the same ones.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from numbers import Integral
+
+import numpy as np
+
+Index = tuple[slice, ...]
+
+
+def key(*parts: int | str) -> int:
+    """A 128-bit key from any mixture of numbers and names: key(seed, "blocks.0.mlp.up.weight")."""
+    plain = repr(tuple(int(part) if isinstance(part, Integral) else str(part) for part in parts))
+    return int.from_bytes(hashlib.blake2b(plain.encode(), digest_size=16).digest(), "little")
+
+
+def words(k: int, lo: int, hi: int) -> np.ndarray:
+    """The 64-bit words number lo..hi of key k. Philox makes four at a time: word i is in block i // 4."""
+    first = lo // 4
+    blocks = -(-hi // 4) - first
+    raw = np.random.Philox(key=k, counter=first).random_raw(4 * max(blocks, 0))
+    return raw[lo - 4 * first : hi - 4 * first]
+
+
+def halfwords(k: int, lo: int, hi: int) -> np.ndarray:
+    """The 32-bit halves of the words, low half first, number lo..hi."""
+    first = lo // 2
+    halves = words(k, first, -(-hi // 2)).astype("<u8").view("<u4")
+    return halves[lo - 2 * first : hi - 2 * first]
+
+
+def normal(k: int, shape: tuple[int, ...], index: Index | None = None) -> np.ndarray:
+    """The slice `index` of a standard normal float64 tensor of logical shape `shape`.
+
+    Box and Muller (1958): z = sqrt(-2 ln u) cos(2 pi v), where u and v are the halves of one 64-bit word.
+    """
+
+    def draw(lo: int, hi: int) -> np.ndarray:
+        word = words(k, lo, hi)
+        u = ((word >> np.uint64(32)).astype(np.float64) + 1.0) / 2**32  # in (0, 1]: the logarithm is finite
+        v = (word & np.uint64(0xFFFFFFFF)).astype(np.float64) / 2**32
+        return np.sqrt(-2.0 * np.log(u)) * np.cos(2.0 * np.pi * v)
+
+    return _collect(draw, shape, index, np.float64)
+
+
+def mask(k: int, shape: tuple[int, ...], index: Index | None, p: float) -> np.ndarray:
+    """The slice `index` of a boolean tensor of logical shape `shape` that is False with probability p."""
+    threshold = np.uint32(min(round(p * 2**32), 2**32 - 1))
+    return _collect(lambda lo, hi: halfwords(k, lo, hi) >= threshold, shape, index, np.bool_)
+
+
+def integers(k: int, count: int, bound: int) -> np.ndarray:
+    """`count` int64 numbers in 0..bound-1."""
+    high = words(k, 0, count) >> np.uint64(32)
+    return ((high * np.uint64(bound)) >> np.uint64(32)).astype(np.int64)
+
+
+def permutation(k: int, n: int) -> np.ndarray:
+    """The numbers 0..n-1 in random order, int64."""
+    return np.argsort(words(k, 0, n), kind="stable")
+
+
+def _collect(
+    draw: Callable[[int, int], np.ndarray], shape: tuple[int, ...], index: Index | None, dtype: type
+) -> np.ndarray:
+    """draw(lo, hi) for every contiguous run of the slice, put together."""
+    index = tuple(slice(0, n) for n in shape) if index is None else index
+    borders = [s.indices(n)[:2] for s, n in zip(index, shape, strict=True)]
+    local = tuple(max(hi - lo, 0) for lo, hi in borders)
+    if 0 in local:
+        return np.empty(local, dtype)
+    pieces = [draw(lo, hi) for lo, hi in _runs(shape, borders)]
+    return (pieces[0] if len(pieces) == 1 else np.concatenate(pieces)).reshape(local)
+
+
+def _runs(shape: tuple[int, ...], borders: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The slice as runs [lo, hi) of the flattened tensor: one run per position on the axes before the last cut."""
+    cut = max((axis for axis, n in enumerate(shape) if borders[axis] != (0, n)), default=0)
+    if not shape:
+        yield 0, 1
+        return
+    behind = int(np.prod(shape[cut + 1 :], dtype=np.int64))
+    starts = np.zeros(1, np.int64)
+    for axis in range(cut):
+        starts = (starts[:, None] * shape[axis] + np.arange(*borders[axis])).reshape(-1)
+    lo, hi = borders[cut]
+    for start in starts.tolist():
+        yield (start * shape[cut] + lo) * behind, (start * shape[cut] + hi) * behind

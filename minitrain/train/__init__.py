@@ -1,0 +1,1 @@
+"""Putting it all together: configuration, the step, the trainer, checkpoints, samples."""

@@ -1,0 +1,62 @@
+"""The logical model in one file, whatever mesh trained it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ..backend import to_device, to_host
+from ..comm.communicator import Communicator
+from ..errors import UserError
+from ..models import Model
+
+
+def gather(model: Model, world: Communicator, what: str = "data") -> dict[str, np.ndarray]:
+    """path -> the logical array (what: "data" or "grad"), put together from the slices that the ranks hold.
+
+    On every rank; for checkpoints and comparisons, not for a training step.
+    """
+    held = [(p.placement, to_host(getattr(p, what))) for p in model.parameters() if getattr(p, what) is not None]
+    whole: dict[str, np.ndarray] = {}
+    for pieces in world.gather_objects(held):
+        for placement, array in pieces:
+            logical = whole.setdefault(placement.path, np.empty(placement.shape, array.dtype))
+            logical[placement.index] = array
+    return whole
+
+
+def save(path: Path, tensors: dict[str, np.ndarray], about: dict[str, Any]) -> None:
+    """Writes a safetensors file; `about` is kept beside the tensors as JSON. The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"minitrain": json.dumps(about)})
+    partial.replace(path)
+
+
+def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What `save` wrote. Raises UserError for a file that is missing or something else."""
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}; train one first: python -m minitrain train")
+    try:
+        with safe_open(path, framework="np") as file:
+            about = (file.metadata() or {}).get("minitrain")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read as a checkpoint: {error}") from error
+    if about is None:
+        raise UserError(f"{path} is a safetensors file, but not one that minitrain wrote")
+    return tensors, json.loads(about)
+
+
+def restore(model: Model, tensors: dict[str, np.ndarray]) -> None:
+    """Gives each parameter its slice of the logical tensors. Raises UserError when one is missing or of another shape."""
+    for p in model.parameters():
+        where = p.placement
+        found = tensors.get(where.path)
+        if found is None or found.shape != where.shape:
+            got = "nothing" if found is None else f"shape {found.shape}"
+            raise UserError(f"the checkpoint has {got} for {where.path}; the model needs shape {where.shape}")
+        p.data = to_device(np.ascontiguousarray(found[where.index], p.dtype))

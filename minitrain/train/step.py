@@ -1,0 +1,40 @@
+"""The training step: the same lines for every strategy."""
+
+from ..data.batch import Batch
+from ..models import Model
+from ..optim import Optimizer, clip_grad_norm
+from ..parallel.reducer import Reducer
+
+
+def train_step(
+    model: Model,
+    batch: Batch,
+    gradients: Reducer,
+    optimizer: Optimizer,
+    lr: float,
+    accumulate: int = 1,
+    clip: float | None = None,
+) -> tuple[float, float]:
+    """One update from this rank's part of a global batch, in `accumulate` micro-batches.
+
+    Returns this rank's part of the loss (the parts of all ranks add up to the loss of the global batch) and the norm of
+    the gradient before clipping, which is the same on all ranks.
+    """
+    loss = compute_gradients(model, batch, gradients, accumulate)
+    norm = clip_grad_norm(gradients, clip) if clip else gradients.norm()
+    optimizer.step(lr)
+    gradients.after_step()
+    return loss, norm
+
+
+def compute_gradients(model: Model, batch: Batch, gradients: Reducer, accumulate: int = 1) -> float:
+    """The first half of a step: afterwards `gradients` holds those of the global batch."""
+    loss = 0.0
+    gradients.begin(backwards=accumulate)  # a bucket is complete when each parameter has fired that often
+    for micro in batch.split(accumulate):
+        part = model(micro)
+        part.backward()  # buckets leave as they fill
+        gradients.end_backward()  # what was not reached counts as fired
+        loss += part.item()
+    gradients.finish()
+    return loss

@@ -1,0 +1,160 @@
+"""A whole run: data, model, steps, validation, progress, log, checkpoint, sample."""
+
+import json
+import math
+import time
+from dataclasses import asdict
+from typing import Any, TextIO
+
+import numpy as np
+
+from ..autograd import no_grad
+from ..comm.communicator import Communicator
+from ..comm.mesh import Mesh
+from ..data.loader import TextLoader
+from ..data.text import CharTokenizer, load_text, split
+from ..errors import UserError
+from ..lr_schedules import warmup_cosine
+from ..models import gpt
+from ..optim import AdamW
+from . import checkpoint
+from .build import reduce
+from .config import TrainConfig
+from .sample import generate
+from .step import train_step
+
+QUICK_VALIDATION = 200  # windows, while training
+
+
+class Trainer:
+    """Trains a GPT on text as `config` says, as one of the ranks of `world`."""
+
+    def __init__(self, config: TrainConfig, world: Communicator) -> None:
+        self.config, self.world = config, world
+        self.mesh = Mesh(world, dp=world.size if config.parallel.dp is None else config.parallel.dp)
+        config.check(self.mesh.sizes["dp"])
+        text = load_text(config.data.text)
+        self.tokenizer = CharTokenizer.of(text)
+        train, validation = split(self.tokenizer.encode(text), config.data.validation)
+        seed, context, batch = config.report.seed, config.model.context, config.data.batch
+        self.train_data = TextLoader(train, context, batch, seed)
+        self.val_data = TextLoader(validation, context, batch, seed)
+        self.gpt_config = config.gpt(self.tokenizer.size)
+        self.model = gpt(self.gpt_config)
+        p, o = config.parallel, config.optimizer
+        self.gradients = reduce(self.model, self.mesh, p.reduce, p.bucket_mb, seed)
+        self.optimizer = AdamW(self.gradients, o.weight_decay, beta2=o.beta2)
+        self.batches = self.updates = 0
+
+    def fit(self) -> float:
+        """All updates, then the loss on the whole validation text, which is returned; in nats a character."""
+        self.say(self.describe())
+        log = self.open_log()
+        progress = Progress(self.config.optimizer.steps, self.train_data.B * self.train_data.T)
+        steps = self.config.optimizer.steps
+        while self.updates < steps:
+            row = self.step()
+            if self.updates % self.config.report.val_every == 0 and self.updates < steps:
+                row["val_loss"] = self.validate(QUICK_VALIDATION)
+            last = self.updates == steps
+            if self.updates % self.config.report.log_every == 0 or "val_loss" in row or last:
+                self.say(progress.line(row))
+            self.record(log, row)
+        final = self.validate()
+        self.record(log, {"step": self.updates, "final_val_loss": final})
+        self.say(f"validation loss {final:.4f} nats a character")
+        self.save()
+        return final
+
+    def step(self) -> dict[str, Any]:
+        """One update; what the log shows of it."""
+        o = self.config.optimizer
+        lr = warmup_cosine(self.updates, o.lr, o.warmup, o.steps, min(o.lr_floor, o.lr))
+        mine = self.train_data.batch(self.batches).part(self.mesh.coordinates["dp"], self.mesh.sizes["dp"])
+        loss, norm = train_step(
+            self.model, mine, self.gradients, self.optimizer, lr, self.config.parallel.accumulate, o.clip or None
+        )
+        self.batches += 1
+        self.updates += 1
+        loss = self.total(loss)
+        if not math.isfinite(loss):
+            raise UserError(f"the loss is {loss} at update {self.updates}; try a smaller --lr than {o.lr} or a longer --warmup")
+        return {"step": self.updates, "loss": loss, "lr": lr, "norm": norm}
+
+    def validate(self, most: int | None = None) -> float:
+        """The mean loss over the validation text (or `most` windows of it), each rank on its part of each batch."""
+        with no_grad():
+            n, i = self.mesh.sizes["dp"], self.mesh.coordinates["dp"]
+            return self.total(sum(self.model(batch.part(i, n)).item() for batch in self.val_data.validation(most)))
+
+    def total(self, part: float) -> float:
+        """The sum over the ranks that divide the batch."""
+        x = np.array([part])
+        self.mesh.group("dp").all_reduce(x, ("dp", "loss"))
+        return float(x[0])
+
+    def sample(self, length: int, temperature: float = 0.8) -> str:
+        """Text that the model writes, beginning with a newline."""
+        prompt = self.tokenizer.encode(self.tokenizer.vocabulary[0])
+        ids = generate(self.model, self.config.model.context, prompt, length, temperature, self.config.report.seed)
+        return self.tokenizer.decode(ids)
+
+    def save(self) -> None:
+        """Writes the logical model to out/model.safetensors."""
+        tensors = checkpoint.gather(self.model, self.world)
+        if self.world.rank == 0:
+            about = {"gpt": asdict(self.gpt_config), "vocabulary": self.tokenizer.vocabulary, "run": self.config.plain()}
+            path = self.config.report.out / "model.safetensors"
+            checkpoint.save(path, tensors, about)
+            self.say(f"saved {path}")
+
+    def describe(self) -> str:
+        """What is about to be trained, in two lines."""
+        size = sum(math.prod(p.placement.shape) for p in self.model.parameters())
+        c, d = self.config, self.train_data
+        return (
+            f"GPT of {size:,} parameters, {c.model.layers} layers of width {c.model.width}, {self.tokenizer.size} characters\n"
+            f"{len(d.ids):,} characters to learn from; {d.B} windows of {d.T} an update, on {self.world.size} rank(s)"
+        )
+
+    def say(self, text: str) -> None:
+        """Prints on rank 0, whole lines, at once: under mpirun the terminal is not ours."""
+        if self.world.rank == 0:
+            print(text, flush=True)
+
+    def open_log(self) -> TextIO | None:
+        """out/log.jsonl on rank 0. Raises UserError when it cannot be written."""
+        if self.world.rank != 0:
+            return None
+        path = self.config.report.out / "log.jsonl"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}; choose another folder with --out") from error
+
+    def record(self, log: TextIO | None, row: dict[str, Any]) -> None:
+        """Adds a row to the log."""
+        if log is not None:
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+
+
+class Progress:
+    """Lines that tell how far a run is, and how fast."""
+
+    def __init__(self, steps: int, tokens: int) -> None:
+        self.steps, self.tokens = steps, tokens
+        self.start = time.monotonic()
+
+    def line(self, row: dict[str, Any]) -> str:
+        """Fits in 80 columns."""
+        step = row["step"]
+        seconds = max(time.monotonic() - self.start, 1e-9)
+        left = round(seconds / step * (self.steps - step))
+        bar = "#" * (10 * step // self.steps)
+        val = f"  val {row['val_loss']:.3f}" if "val_loss" in row else ""
+        return (
+            f"[{bar:<10}] {step:>{len(str(self.steps))}}/{self.steps}  loss {row['loss']:.3f}  lr {row['lr']:.1e}  "
+            f"{self.tokens * step / seconds:,.0f} tokens/s  {left // 60}:{left % 60:02} left{val}"
+        )
