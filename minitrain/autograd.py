@@ -112,7 +112,11 @@ class Node:
     __slots__ = ("edges", "order", "saved", "spent", "vjp", "weights")
 
     def __init__(
-        self, edges: tuple[Edge, ...], vjp: Vjp | None, weights: tuple[tuple[Tensor, WeightVjp], ...], saved: tuple
+        self,
+        edges: tuple[Edge, ...],
+        vjp: Vjp | None,
+        weights: tuple[tuple[Tensor, WeightVjp], ...],
+        saved: tuple,
     ) -> None:
         self.order = next(_births)
         self.edges = edges

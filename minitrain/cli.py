@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command; the exit status is 0, or 2 for a mistake in what was asked."""
     with _only_rank_0_speaks():
         command = tyro.cli(
-            Command,  # type: ignore[arg-type]
+            Command,
             prog="python -m minitrain",
             description="The training strategies behind large models, in plain code.",
             args=arguments,
@@ -99,5 +99,9 @@ def _only_rank_0_speaks() -> Iterator[None]:
     if launched()[1] == 0:
         yield
         return
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         yield

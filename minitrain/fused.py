@@ -51,7 +51,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def linear_transposed(x: Tensor, weight: Tensor) -> Tensor:
     """y = x W^T.  x (..., D), W (V, D) -> y (..., V): a classifier whose weight has the layout of the token table.
 
-        gx = g W        gW = g^T x
+    gx = g W        gW = g^T x
     """
     V, D = weight.shape
     if x.shape[-1] != D:
@@ -179,12 +179,10 @@ def attend(q: Array, k: Array, v: Array, scale: float, q_start: int, k_start: in
     return backend.matmul(p, v), p
 
 
-def attend_vjp(
-    g: Array, q: Array, k: Array, v: Array, p: Array, scale: float
-) -> tuple[Array, Array, Array]:
+def attend_vjp(g: Array, q: Array, k: Array, v: Array, p: Array, scale: float) -> tuple[Array, Array, Array]:
     """The gradients of q, k, v for `attend`: with s = scale q k^T,
 
-        gv = p^T g      gp = g v^T      gs = p (gp - sum_keys gp p)      gq = scale gs k      gk = scale gs^T q .
+    gv = p^T g      gp = g v^T      gs = p (gp - sum_keys gp p)      gq = scale gs k      gk = scale gs^T q .
     """
     gp = backend.matmul(g, v.swapaxes(-1, -2))
     gs = gp - backend.total(gp * p, axis=-1, keepdims=True)
@@ -206,7 +204,9 @@ def cross_entropy(logits: Tensor, labels: Array, denominator: float) -> Tensor:
     denominator = _positive(denominator)
     V = logits.shape[-1]
     if logits.shape[:-1] != labels.shape:
-        raise ValueError(f"cross_entropy: logits {logits.shape} need labels of shape {logits.shape[:-1]}, not {labels.shape}")
+        raise ValueError(
+            f"cross_entropy: logits {logits.shape} need labels of shape {logits.shape[:-1]}, not {labels.shape}"
+        )
     if labels.size and not (0 <= int(labels.min()) and int(labels.max()) < V):
         raise IndexError(f"labels reach from {labels.min()} to {labels.max()}; there are {V} classes, counted from 0")
     x = logits.data.reshape(labels.size, V).astype(backend.wide(logits.dtype), copy=False)

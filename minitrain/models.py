@@ -7,6 +7,7 @@ stage is a slice of the list, and the other transformations replace layers insid
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -76,9 +77,7 @@ def gpt(config: GPTConfig) -> Model:
     c, dtype = config, np.dtype(config.dtype)
     out_std = c.std / (2 * c.layers) ** 0.5
     embed = Embed(c.vocabulary, c.context, c.width, c.dropout, c.std, dtype)
-    blocks = [
-        Block(f"blocks.{i}", c.width, c.heads, c.dropout, c.std, out_std, dtype) for i in range(c.layers)
-    ]
+    blocks = [Block(f"blocks.{i}", c.width, c.heads, c.dropout, c.std, out_std, dtype) for i in range(c.layers)]
     weight = embed.tokens.weight
     if not c.tied:
         weight = Parameter("head.classifier.weight", (c.vocabulary, c.width), std=c.std, dtype=dtype)
@@ -97,7 +96,9 @@ class MLPConfig:
     def check(self) -> None:
         """Raises UserError for sizes that make no model."""
         if min(self.inputs, self.classes, *self.hidden) < 1:
-            raise UserError(f"all sizes must be at least 1: inputs {self.inputs}, hidden {self.hidden}, classes {self.classes}")
+            raise UserError(
+                f"all sizes must be at least 1: inputs {self.inputs}, hidden {self.hidden}, classes {self.classes}"
+            )
         check_dtype(self.dtype)
 
 
@@ -106,7 +107,7 @@ def mlp(config: MLPConfig | None = None) -> Model:
     c = config or MLPConfig()
     c.check()
     dtype, sizes = np.dtype(c.dtype), (c.inputs, *c.hidden)
-    units: list[Module] = [Dense(f"dense.{i}", n, m, dtype) for i, (n, m) in enumerate(zip(sizes, sizes[1:]))]
+    units: list[Module] = [Dense(f"dense.{i}", n, m, dtype) for i, (n, m) in enumerate(pairwise(sizes))]
     return Model([*units, DenseHead("head", sizes[-1], c.classes, dtype)])
 
 

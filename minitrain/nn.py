@@ -50,9 +50,7 @@ class Placement:
 
     def replicate(self, axis: str, coordinates: tuple[int, ...]) -> "Placement":
         """Held whole at each of the coordinates, each of which contributes a part of the gradient (data parallel)."""
-        return replace(
-            self, copies={**self.copies, axis: coordinates}, partial={**self.partial, axis: coordinates}
-        )
+        return replace(self, copies={**self.copies, axis: coordinates}, partial={**self.partial, axis: coordinates})
 
 
 class Parameter(Tensor):
@@ -79,9 +77,11 @@ class Parameter(Tensor):
         self._dtype = np.dtype(dtype)
 
     @property
-    def data(self) -> Array:  # type: ignore[override]
+    def data(self) -> Array:
         if self._data is None:
-            raise RuntimeError(f"parameter {self.placement.path} has no values here yet (draw, attach or gather them first)")
+            raise RuntimeError(
+                f"parameter {self.placement.path} has no values here yet (draw, attach or gather them first)"
+            )
         return self._data
 
     @data.setter
@@ -158,7 +158,12 @@ class Linear(Module):
     """y = x W + b, W (I, *O), b (*O)."""
 
     def __init__(
-        self, path: str, fan_in: int, fan_out: int | tuple[int, ...], std: float = 0.02, dtype: Any = np.float32
+        self,
+        path: str,
+        fan_in: int,
+        fan_out: int | tuple[int, ...],
+        std: float = 0.02,
+        dtype: Any = np.float32,
     ) -> None:
         self.path = path
         out = (fan_out,) if isinstance(fan_out, int) else fan_out
@@ -240,7 +245,7 @@ class FeedForward(Module):
 
 
 class Classifier(Module):
-    """logits = x W^T, and their cross-entropy. W (V, D) has the layout of the token table, so that it may be the table."""
+    """logits = x W^T, and their cross-entropy. W (V, D) has the layout of the token table, and may be that table."""
 
     def __init__(self, path: str, weight: Parameter) -> None:
         self.path = path

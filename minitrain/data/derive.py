@@ -158,8 +158,7 @@ def _content(data: bytes) -> bytes:
 
 def _member(archive: tarfile.TarFile, name: str) -> str:
     file = archive.extractfile(name)
-    if file is None:
-        raise UserError(f"{archive.name}: {name} is not a file in it")
+    assert file is not None, name  # the sum of the archive is known, so it holds what it should
     return file.read().decode("ascii")
 
 

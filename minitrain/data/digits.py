@@ -13,7 +13,7 @@ Examples = tuple[np.ndarray, np.ndarray]
 
 
 def load_digits() -> Examples:
-    """Images, float64 (1797, 64), 8 rows of 8 pixels from 0 to 1, one after the other; labels, int64 (1797,)."""
+    """Images, float64 (1797, 64), 8 rows of 8 pixels with values 0 to 1; and labels, int64 (1797,)."""
     with np.load(BUNDLED) as file:
         return file["images"] / 16.0, file["labels"].astype(np.int64)
 

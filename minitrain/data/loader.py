@@ -60,7 +60,9 @@ class ArrayLoader:
 
     def __init__(self, inputs: np.ndarray, labels: np.ndarray, batch: int, seed: int) -> None:
         if len(inputs) != len(labels) or not len(inputs):
-            raise UserError(f"there are {len(inputs)} inputs and {len(labels)} labels; the numbers must be equal and above 0")
+            raise UserError(
+                f"there are {len(inputs)} inputs and {len(labels)} labels; the numbers must be equal and above 0"
+            )
         self.inputs, self.labels, self.B, self.seed = inputs, labels, batch, seed
         self.batches = -(-len(inputs) // batch)  # in an epoch
 

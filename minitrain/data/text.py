@@ -37,7 +37,7 @@ def _read(path: Path, name: str) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         advice = "check the path, or name no file to use the bundled text"
-        raise UserError(f"{name} does not exist in {str(Path.cwd())!r}: {advice}") from error
+        raise UserError(f"{name} does not exist (seen from {str(Path.cwd())!r}): {advice}") from error
     except IsADirectoryError as error:
         raise UserError(f"{name} is a folder: name one text file in it") from error
     except OSError as error:
@@ -54,9 +54,7 @@ class CharTokenizer:
         distinct, counts = np.unique(codes, return_counts=True)
         if len(distinct) < len(codes):
             repeated = chr(distinct[counts > 1][0])
-            raise UserError(
-                f"the vocabulary {_shown(vocabulary)} repeats {repeated!r}: give each character once"
-            )
+            raise UserError(f"the vocabulary {_shown(vocabulary)} repeats {repeated!r}: give each character once")
         self.vocabulary = vocabulary
         self._codes = codes
         # Code point -> id, or -1 for what is not in the vocabulary; the last entry stands for all beyond it.
@@ -80,8 +78,8 @@ class CharTokenizer:
         if unknown.any():
             position = int(unknown.argmax())
             raise UserError(
-                f"character {text[position]!r} at position {position} is not in the vocabulary: allowed are the "
-                f"{self.size} characters {_shown(self.vocabulary)}; leave it out, or train on text that has it"
+                f"character {text[position]!r} at position {position} is not in the vocabulary: allowed are "
+                f"the {self.size} characters {_shown(self.vocabulary)}; omit it, or train on text with it"
             )
         return ids
 

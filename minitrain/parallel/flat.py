@@ -62,7 +62,9 @@ class Bucket:
     def take(self, p: Parameter) -> tuple[Array, bool]:
         """The place of p's gradient, and whether this is the first contribution to it."""
         if p.grad is None:
-            raise RuntimeError(f"{p.placement.path} got a gradient outside of a step: call gradients.begin() before backward")
+            raise RuntimeError(
+                f"{p.placement.path} got a gradient outside of a step: call gradients.begin() before backward"
+            )
         first = p not in self.written
         self.written.add(p)
         return p.grad, first
@@ -101,7 +103,13 @@ def make_buckets(parameters: Sequence[Parameter], megabytes: float, mesh: Mesh) 
 
 def _kind(p: Parameter) -> tuple:
     where = p.placement
-    return p.dtype, p.decay, p.requires_grad, tuple(sorted(where.copies.items())), tuple(sorted(where.partial.items()))
+    return (
+        p.dtype,
+        p.decay,
+        p.requires_grad,
+        tuple(sorted(where.copies.items())),
+        tuple(sorted(where.partial.items())),
+    )
 
 
 def _bytes(p: Parameter) -> int:

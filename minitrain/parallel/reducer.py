@@ -44,7 +44,7 @@ class Reducer:
 
     early = True  # buckets leave during backward, as they are completed; otherwise all in finish()
 
-    # What the strategies override ---------------------------------------------------------------------------------------
+    # What the strategies override -------------------------------------------------------------------------------------
 
     def reduce(self, bucket: Bucket) -> None:
         """The bucket's gradients are complete here: add them up over its group."""
@@ -56,7 +56,7 @@ class Reducer:
         """What this rank's optimizer updates, always in the same order."""
         return [Owned(_there(b.data), _there(b.grad), b.decay) for b in self.trained]
 
-    # The step -----------------------------------------------------------------------------------------------------------
+    # The step ---------------------------------------------------------------------------------------------------------
 
     def begin(self, backwards: int = 1) -> None:
         """A step of this many backwards begins: the gradients of the last one are forgotten."""
@@ -71,7 +71,9 @@ class Reducer:
         """p's gradient is complete as far as one backward goes."""
         self.fired[p] += 1
         if self.fired[p] > self.backwards:
-            raise RuntimeError(f"{p.placement.path} is ready for the {self.fired[p]}th time in a step of {self.backwards} backwards")
+            raise RuntimeError(
+                f"{p.placement.path} fired {self.fired[p]} times in a step of {self.backwards} backwards"
+            )
         if self.early and self.fired[p] == self.backwards:
             self._leave(all_complete=False)
 
@@ -87,7 +89,9 @@ class Reducer:
         """Returns when the gradients of all buckets are sums over all ranks."""
         late = [p.placement.path for p, n in self.fired.items() if n != self.backwards]
         if late:
-            raise RuntimeError(f"finish() before {self.backwards} backwards have ended; waiting for {', '.join(late[:3])}")
+            raise RuntimeError(
+                f"finish() before {self.backwards} backwards have ended; waiting for {', '.join(late[:3])}"
+            )
         self._leave(all_complete=True)
 
     def _leave(self, all_complete: bool) -> None:
@@ -101,7 +105,7 @@ class Reducer:
             bucket.fill()
             self.reduce(bucket)
 
-    # The norm -----------------------------------------------------------------------------------------------------------
+    # The norm ---------------------------------------------------------------------------------------------------------
 
     def norm(self) -> float:
         """The length of the gradient of the logical model, each element counted once.

@@ -52,7 +52,7 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def restore(model: Model, tensors: dict[str, np.ndarray]) -> None:
-    """Gives each parameter its slice of the logical tensors. Raises UserError when one is missing or of another shape."""
+    """Gives each parameter its slice of the logical tensors. Raises UserError if one is missing or misshapen."""
     for p in model.parameters():
         where = p.placement
         found = tensors.get(where.path)

@@ -122,7 +122,9 @@ class TrainConfig:
         if not 0 <= o.beta2 < 1:
             raise UserError(f"--beta2 is {o.beta2}; it must be at least 0 and less than 1")
         if o.warmup >= o.steps:
-            raise UserError(f"--warmup is {o.warmup}, which leaves nothing of the {o.steps} --steps; give a smaller warm-up")
+            raise UserError(
+                f"--warmup is {o.warmup}, which leaves nothing of the {o.steps} --steps; give a smaller warm-up"
+            )
         if not (math.isfinite(p.bucket_mb) and p.bucket_mb > 0):
             raise UserError(f"--bucket-mb is {p.bucket_mb}; it must be above 0")
         if d.batch < ranks * p.accumulate:

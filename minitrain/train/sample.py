@@ -38,7 +38,7 @@ def _choose(logits: np.ndarray, temperature: float, u: float) -> int:
     if temperature == 0:
         return int(logits.argmax())
     p = np.exp((logits - logits.max()) / temperature)
-    return int(min(np.searchsorted(np.cumsum(p) / p.sum(), u, side="right"), len(p) - 1))
+    return min(int(np.searchsorted(np.cumsum(p) / p.sum(), u, side="right")), len(p) - 1)
 
 
 def load_model(path: Path) -> tuple[Model, GPTConfig, CharTokenizer]:

@@ -72,13 +72,21 @@ class Trainer:
         lr = warmup_cosine(self.updates, o.lr, o.warmup, o.steps, min(o.lr_floor, o.lr))
         mine = self.train_data.batch(self.batches).part(self.mesh.coordinates["dp"], self.mesh.sizes["dp"])
         loss, norm = train_step(
-            self.model, mine, self.gradients, self.optimizer, lr, self.config.parallel.accumulate, o.clip or None
+            self.model,
+            mine,
+            self.gradients,
+            self.optimizer,
+            lr,
+            self.config.parallel.accumulate,
+            o.clip or None,
         )
         self.batches += 1
         self.updates += 1
         loss = self.total(loss)
         if not math.isfinite(loss):
-            raise UserError(f"the loss is {loss} at update {self.updates}; try a smaller --lr than {o.lr} or a longer --warmup")
+            raise UserError(
+                f"the loss is {loss} at update {self.updates}; try a smaller --lr than {o.lr} or a longer --warmup"
+            )
         return {"step": self.updates, "loss": loss, "lr": lr, "norm": norm}
 
     def validate(self, most: int | None = None) -> float:
@@ -103,7 +111,11 @@ class Trainer:
         """Writes the logical model to out/model.safetensors."""
         tensors = checkpoint.gather(self.model, self.world)
         if self.world.rank == 0:
-            about = {"gpt": asdict(self.gpt_config), "vocabulary": self.tokenizer.vocabulary, "run": self.config.plain()}
+            about = {
+                "gpt": asdict(self.gpt_config),
+                "vocabulary": self.tokenizer.vocabulary,
+                "run": self.config.plain(),
+            }
             path = self.config.report.out / "model.safetensors"
             checkpoint.save(path, tensors, about)
             self.say(f"saved {path}")
@@ -111,9 +123,9 @@ class Trainer:
     def describe(self) -> str:
         """What is about to be trained, in two lines."""
         size = sum(math.prod(p.placement.shape) for p in self.model.parameters())
-        c, d = self.config, self.train_data
+        g, d = self.gpt_config, self.train_data
         return (
-            f"GPT of {size:,} parameters, {c.model.layers} layers of width {c.model.width}, {self.tokenizer.size} characters\n"
+            f"GPT of {size:,} parameters: {g.layers} layers of width {g.width}, {g.vocabulary} characters\n"
             f"{len(d.ids):,} characters to learn from; {d.B} windows of {d.T} an update, on {self.world.size} rank(s)"
         )
 

@@ -39,7 +39,7 @@ def test_bundled_text_is_clean(plays: str) -> None:
     assert not re.search(r" \n|\n |  |\n\n\n", plays)  # no trailing, leading or doubled blanks, no gaps
     assert not re.search(r"gutenberg|copyright|licen[cs]e[sd]? (under|by)|<[a-z/]", plays, re.IGNORECASE)
     assert plays.count("\n\nACT ") == 5 * 8
-    assert "\n\nROMEO.\nBut, soft! what light through yonder window breaks?\n" in plays
+    assert "\n\nJULIET.\nO Romeo, Romeo! wherefore art thou Romeo?\n" in plays
 
 
 def test_validation_lies_within_the_last_play(plays: str) -> None:
@@ -196,9 +196,7 @@ def test_vocabulary_is_refused_when_empty_or_repeated() -> None:
         CharTokenizer("abca")
 
 
-@pytest.mark.parametrize(
-    ("n", "validation", "sizes"), [(100, 0.1, (90, 10)), (7, 0.3, (5, 2)), (2, 0.5, (1, 1))]
-)
+@pytest.mark.parametrize(("n", "validation", "sizes"), [(100, 0.1, (90, 10)), (7, 0.3, (5, 2)), (2, 0.5, (1, 1))])
 def test_split(n: int, validation: float, sizes: tuple[int, int]) -> None:
     train, held_out = split(np.arange(n), validation)
     assert (len(train), len(held_out)) == sizes

@@ -1,0 +1,285 @@
+"""Tests under mpirun, started by a plain `pytest`.
+
+    @pytest.mark.ranks(2, 3, 4)
+    def test_sum(world): ...
+
+is three tests. The first one with N ranks starts `mpirun -n N python -m pytest`, in which every rank runs all the tests
+for N ranks, one after the other, and writes what came out to a file of its own; the pytest that was started reads these
+files and reports. A rank whose test fails aborts the job, since the others may wait for it for ever; a test that
+exceeds its time limit is asked where each rank stands, and ended. Either way the tests after it run in a new job.
+"""
+
+import faulthandler
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytest
+
+from minitrain.comm.communicator import Communicator
+
+JOB = "MINITRAIN_TEST_JOB"  # the folder that a job's ranks and its parent share
+LIMIT = 60.0  # seconds for one test, unless its mark says otherwise: ranks(2, limit=10)
+START = 60.0  # seconds for mpirun and the imports
+
+
+def size_of(item: pytest.Item) -> int | None:
+    """How many ranks this test needs; None for an ordinary one."""
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get("world") if callspec is not None else None
+
+
+def limit_of(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("ranks")
+    return float(mark.kwargs.get("limit", LIMIT)) if mark else LIMIT
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for each number of ranks."""
+    mark = metafunc.definition.get_closest_marker("ranks")
+    if mark:
+        metafunc.parametrize("world", mark.args, indirect=True, ids=[f"{n} ranks" for n in mark.args])
+
+
+# In the pytest that the user started ----------------------------------------------------------------------------------
+
+
+class Parent:
+    """Runs jobs, and reports their results as if the tests had run here."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[int, Job] = {}
+        self.folders = 0
+
+    @pytest.hookimpl
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Tests of one size stand together, so that they share a job."""
+        items.sort(key=lambda item: size_of(item) or 0)
+        self.items = items
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        size = size_of(item)
+        if size is None:
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        began = time.time()
+        outcome, text = self.result(item, size)
+        longrepr: Any = text or None
+        if outcome == "skipped":
+            longrepr = (str(item.path), 0, text)
+        report = pytest.TestReport(
+            item.nodeid, item.location, dict.fromkeys(item.keywords, 1), outcome, longrepr, "call",  # type: ignore[arg-type]
+            duration=time.time() - began, start=began, stop=time.time(),
+        )  # fmt: skip
+        item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    def result(self, item: pytest.Item, size: int) -> tuple[str, str]:
+        """(outcome, explanation) of one test, from the job of its size; starts a job when there is none."""
+        mpirun = find_mpirun()
+        if mpirun is None:
+            return "skipped", "there is no mpirun"
+        job = self.jobs.get(size)
+        if job is None or job.over:
+            rest = [i for i in self.items if size_of(i) == size]
+            self.folders += 1
+            folder = Path(item.config.rootpath, "build", "ranks", f"{os.getpid()}-{self.folders}")
+            job = self.jobs[size] = Job(mpirun, size, rest[rest.index(item) :], folder, item.config.rootpath)
+        return job.result(item)
+
+    @pytest.hookimpl
+    def pytest_sessionfinish(self) -> None:
+        for job in self.jobs.values():
+            job.end()
+
+
+class Job:
+    """One mpirun of several tests."""
+
+    def __init__(self, mpirun: str, size: int, items: list[pytest.Item], folder: Path, root: Path) -> None:
+        self.size, self.folder = size, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tests.json").write_text(json.dumps([item.nodeid for item in items]))
+        files = sorted({str(item.path) for item in items})
+        command = [
+            mpirun,
+            "-n",
+            str(size),
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:terminal",
+            "-p",
+            "no:cacheprovider",
+        ]
+        command += ["-o", "addopts=--import-mode=importlib", "--rootdir", str(root), *files]
+        self.output = (folder / "output.txt").open("w+")
+        self.process = subprocess.Popen(
+            command, stdout=self.output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=root,
+            env={**os.environ, JOB: str(folder)}, start_new_session=True,
+        )  # fmt: skip
+        self.over = False
+
+    def result(self, item: pytest.Item) -> tuple[str, str]:
+        """Waits for the test; ends the job unless all ranks passed it."""
+        deadline: float = time.monotonic() + START
+        started = False
+        while True:
+            ended = self.process.poll() is not None  # asked first: what was written before is then read below
+            records = self.records(item.nodeid)
+            done = [r for r in records if "outcome" in r]
+            if not started and records:
+                started, deadline = True, time.monotonic() + limit_of(item)
+            if len(done) == self.size and all(r["outcome"] != "failed" for r in done):
+                return ("skipped" if done[0]["outcome"] == "skipped" else "passed"), done[0]["text"]
+            if ended or any(r["outcome"] == "failed" for r in done):
+                time.sleep(0.5)  # the other ranks' last words
+                self.end()
+                return "failed", self.explain(self.records(item.nodeid), f"the job ended ({self.status()})")
+            if time.monotonic() > deadline:
+                positions = self.positions()
+                self.end()
+                what = f"no end after {limit_of(item):.0f} s" if started else f"mpirun did not start in {START:.0f} s"
+                return "failed", self.explain(self.records(item.nodeid), what) + positions
+            time.sleep(0.01)
+
+    def records(self, nodeid: str) -> list[dict]:
+        """What the ranks have written about a test: that it began, and what came out."""
+        found = []
+        for path in sorted(self.folder.glob("rank-*.jsonl")):
+            lines = path.read_text().split("\n")[:-1]  # the last piece is not a whole line yet
+            mine = [record for record in map(json.loads, lines) if record["test"] == nodeid]
+            found += mine[-1:]
+        return found
+
+    def explain(self, records: list[dict], what: str) -> str:
+        """Every rank's failure, or how far it came."""
+        parts = []
+        for rank in range(self.size):
+            mine = next((r for r in records if r["rank"] == rank), None)
+            state = "had not begun" if mine is None else mine.get("outcome", "did not come back")
+            text = mine["text"] if mine and mine.get("text") else ""
+            parts.append(f"--- rank {rank} of {self.size}: {state}\n{text}")
+        self.output.seek(0)
+        return f"{what}\n" + "\n".join(parts) + f"\n--- output of mpirun\n{self.output.read()[-3000:]}"
+
+    def positions(self) -> str:
+        """Where each rank stands: every rank writes its stack when it gets the signal."""
+        for path in self.folder.glob("rank-*.pid"):
+            try:
+                os.kill(int(path.read_text()), signal.SIGUSR1)
+            except ProcessLookupError:
+                continue
+        time.sleep(1.0)
+        parts = []
+        for path in sorted(self.folder.glob("rank-*.stack")):
+            ours = [
+                line for line in path.read_text().splitlines() if "site-packages" not in line and "<frozen" not in line
+            ]
+            parts.append(f"\n--- {path.stem} stands at\n" + "\n".join(ours))
+        return "".join(parts)
+
+    def status(self) -> str:
+        return f"status {self.process.poll()}"
+
+    def end(self) -> None:
+        """Ends mpirun and every rank."""
+        self.over = True
+        try:
+            self.process.wait(0.5)
+        except subprocess.TimeoutExpired:
+            self.process.terminate()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        for path in self.folder.glob("rank-*.pid"):
+            try:
+                os.kill(int(path.read_text()), signal.SIGKILL)
+            except (ProcessLookupError, ValueError):
+                continue
+
+
+def find_mpirun() -> str | None:
+    """The mpirun beside this Python, or the first on the PATH."""
+    beside = Path(sys.executable).parent / "mpirun"
+    return str(beside) if beside.exists() else shutil.which("mpirun")
+
+
+# In each rank ---------------------------------------------------------------------------------------------------------
+
+
+class Rank:
+    """Runs the tests of the list in its order, all ranks in step, and writes down what came out."""
+
+    def __init__(self) -> None:
+        from mpi4py import MPI
+
+        from minitrain.comm.mpi import MPICommunicator
+
+        self.abort = MPI.COMM_WORLD.Abort
+        self.world = MPICommunicator(MPI.COMM_WORLD)
+        self.between = self.world.duplicate()  # so that a test cannot meet the runner in a barrier
+        self.folder = Path(os.environ[JOB])
+        name = self.folder / f"rank-{self.world.rank}"
+        self.stack: TextIO = name.with_suffix(".stack").open("w")
+        faulthandler.register(signal.SIGUSR1, file=self.stack, all_threads=True)
+        name.with_suffix(".pid").write_text(str(os.getpid()))
+        self.log = name.with_suffix(".jsonl").open("w")
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        config.option.basetemp = str(self.folder / f"tmp-{self.world.rank}")
+
+    @pytest.hookimpl
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        wanted = {nodeid: i for i, nodeid in enumerate(json.loads((self.folder / "tests.json").read_text()))}
+        items[:] = sorted((i for i in items if i.nodeid in wanted), key=lambda item: wanted[item.nodeid])
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        self.between.barrier()
+        self.outcome, self.text = "passed", ""
+        self.write(item.nodeid)
+        result = yield
+        self.write(item.nodeid, outcome=self.outcome, text=self.text)
+        if self.outcome == "failed":
+            time.sleep(0.3)  # if the others fail as well, let them write it down
+            self.abort(1)
+        return result
+
+    @pytest.hookimpl
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped and isinstance(report.longrepr, tuple):
+            self.outcome, self.text = "skipped", report.longrepr[2]
+        elif report.failed:
+            output = "".join(f"\n{title}\n{text}" for title, text in report.sections)
+            self.outcome, self.text = "failed", f"{report.longreprtext}{output}"
+
+    def write(self, test: str, **result: str) -> None:
+        self.log.write(json.dumps({"test": test, "rank": self.world.rank, **result}) + "\n")
+        self.log.flush()
+
+
+class Here:
+    """What the fixture gives out: the world of this rank, once `Rank` has made it."""
+
+    rank: Rank | None = None
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest) -> Communicator:
+    """All ranks of this job."""
+    assert Here.rank is not None, "a test that takes `world` needs the mark: @pytest.mark.ranks(2, 3, 4)"
+    assert Here.rank.world.size == request.param
+    return Here.rank.world
