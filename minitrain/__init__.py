@@ -7,7 +7,8 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VEC
     os.environ.setdefault(_name, "1")
 
 from .autograd import Tensor, backward, no_grad
+from .comm.launch import launch
 from .errors import UserError
 
 __version__ = "0.1.0"
-__all__ = ["Tensor", "UserError", "backward", "no_grad"]
+__all__ = ["Tensor", "UserError", "backward", "launch", "no_grad"]

@@ -4,8 +4,8 @@
         ...
 
 Under mpirun `world` has N ranks; without it, one. MPI by itself hangs when a rank raises or leaves: the others wait
-for it for ever. So any unclean end of a rank (an exception here or in another thread, sys.exit) prints which rank it was and
-why, and ends the whole job with a status that is not 0.
+for it for ever. So any unclean end of a rank (an exception here or in another thread, sys.exit) prints which rank it
+was and why, and ends the whole job with a status that is not 0.
 """
 
 import os

@@ -48,7 +48,7 @@ class DataOptions:
 class OptimizerOptions:
     """AdamW, its learning rate, and clipping."""
 
-    steps: int = 1500
+    steps: int = 1000
     """Updates."""
     lr: float = 3e-3
     """Largest learning rate, reached at the end of the warm-up."""

@@ -23,8 +23,10 @@ def test_mpi(world: Communicator, how: str, optimizer: str, accumulate: int, cli
 @CASES
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_threads(size: int, how: str, optimizer: str, accumulate: int, clip: float | None) -> None:
-    settings = {"optimizer": optimizer, "accumulate": accumulate, "clip": clip}
-    threads.run(size, lambda world: same_as_serial(world, how, **settings))
+    def program(world: Communicator) -> None:
+        same_as_serial(world, how, optimizer=optimizer, accumulate=accumulate, clip=clip)
+
+    threads.run(size, program)
 
 
 @pytest.mark.ranks(3)
