@@ -254,9 +254,10 @@ def row_max(x: Array, axis: int = -1) -> Array:
     return x.max(axis=axis, keepdims=True)
 
 
-def softmax_rows(x: Array, axis: int = -1) -> Array:
-    """softmax on plain arrays."""
-    e = xp.exp(x - row_max(x, axis))
+def softmax_rows(x: Array, axis: int = -1, out: Array | None = None) -> Array:
+    """softmax on plain arrays; `out` may be x itself."""
+    e = xp.subtract(x, row_max(x, axis), out=out)
+    xp.exp(e, out=e)
     e /= backend.total(e, axis, keepdims=True)
     return e
 

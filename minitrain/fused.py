@@ -14,6 +14,8 @@ from .autograd import Tensor, apply
 from .backend import Array, xp
 from .functional import row_max, softmax_rows
 
+BLOCK = 32 * 1024  # elements
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y = x W + b.  x (..., I), W (I, *O), b (*O) -> y (..., *O); O may be several axes, such as (3, H, D/H).
@@ -131,13 +133,21 @@ def gelu(x: Tensor) -> Tensor:
     The derivative is computed in the forward, while t is at hand, and is all that is kept. This is GPT-2's form of
     x P(normal < x): Hendrycks, Gimpel, "Gaussian Error Linear Units", arXiv:1606.08415.
     """
-    c = math.sqrt(2 / math.pi)
-    square = x.data * x.data
-    t = xp.tanh(c * x.data * (1 + 0.044715 * square))
-    half = 0.5 * x.data
-    y = half * (1 + t)
-    slope = 0.5 * (1 + t) + half * (1 - t * t) * (c * (1 + 0.134145 * square))
+    y, slope = xp.empty(x.shape, x.dtype), xp.empty(x.shape, x.dtype)
+    flat_x, flat_y, flat_slope = x.data.reshape(-1), y.reshape(-1), slope.reshape(-1)
+    for lo in range(0, flat_x.size, BLOCK):
+        block = slice(lo, lo + BLOCK)
+        flat_y[block], flat_slope[block] = _gelu(flat_x[block])
     return apply(y, (x,), lambda g: (g * slope,), saved=(slope,))
+
+
+def _gelu(x: Array) -> tuple[Array, Array]:
+    """(y, dy/dx) of a block that is small enough for all the steps to find it in the cache."""
+    c = math.sqrt(2 / math.pi)
+    square = x * x
+    t = xp.tanh(c * x * (1 + 0.044715 * square))
+    half = 0.5 * x
+    return half * (1 + t), 0.5 * (1 + t) + half * (1 - t * t) * (c * (1 + 0.134145 * square))
 
 
 def causal_attention(qkv: Tensor, start: int = 0, scale: float | None = None) -> Tensor:
@@ -175,7 +185,7 @@ def attend(q: Array, k: Array, v: Array, scale: float, q_start: int, k_start: in
     q_time = q_start + np.arange(q.shape[2])[:, None]
     k_time = k_start + np.arange(k.shape[2])
     scores += xp.asarray(np.where(k_time <= q_time, 0.0, -np.inf).astype(scores.dtype))
-    p = softmax_rows(scores)
+    p = softmax_rows(scores, out=scores)
     return backend.matmul(p, v), p
 
 
@@ -185,7 +195,7 @@ def attend_vjp(g: Array, q: Array, k: Array, v: Array, p: Array, scale: float) -
     gv = p^T g      gp = g v^T      gs = p (gp - sum_keys gp p)      gq = scale gs k      gk = scale gs^T q .
     """
     gp = backend.matmul(g, v.swapaxes(-1, -2))
-    gs = gp - backend.total(gp * p, axis=-1, keepdims=True)
+    gs = xp.subtract(gp, backend.total(gp * p, axis=-1, keepdims=True), out=gp)
     gs *= p
     gs *= scale
     gv = backend.matmul(p.swapaxes(-1, -2), g)

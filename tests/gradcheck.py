@@ -121,34 +121,36 @@ def owner(x: Array) -> Array:
     return x
 
 
-def kept(thing: Any, seen: set[int] | None = None) -> Iterator[Array]:
+def kept(thing: Any, seen: dict[int, Any] | None = None) -> Iterator[Array]:
     """The owning arrays that a function keeps alive: in its closure and defaults, through containers and tensors.
 
     Not those of parameters and other leaves: they are read through their Tensor, which does not keep an array.
     """
-    seen = set() if seen is None else seen
+    seen = {} if seen is None else seen
     if id(thing) in seen:
         return
-    seen.add(id(thing))
+    seen[id(thing)] = thing  # kept, or its id could be given to another
+    parts: list[Any] = []
     if isinstance(thing, np.ndarray):
         yield owner(thing)
     elif isinstance(thing, Tensor):
         if not isinstance(thing, Parameter) and not (thing.node is None and thing.requires_grad):
             yield owner(thing.data)
     elif isinstance(thing, tuple | list | set):
-        for part in thing:
-            yield from kept(part, seen)
+        parts = [*thing]
     elif isinstance(thing, dict):
-        yield from kept(list(thing.values()), seen)
+        parts = [*thing.values()]
     elif callable(thing):
-        yield from kept(getattr(thing, "__defaults__", None) or (), seen)
-        yield from kept([cell.cell_contents for cell in getattr(thing, "__closure__", None) or ()], seen)
+        parts = [*(getattr(thing, "__defaults__", None) or ())]
+        parts += [cell.cell_contents for cell in getattr(thing, "__closure__", None) or ()]
+    for part in parts:
+        yield from kept(part, seen)
 
 
 def names_what_it_keeps(node: Node, limit: int) -> None:
-    """What the vjps of a node keep alive is what it says in `saved`, no more and no less, arrays below `limit` bytes apart."""
-    functions = [*kept([node.vjp, *(vjp for _, vjp in node.weights)])]
-    really = {id(x): x for x in functions if x.nbytes >= limit}
+    """What the vjps of a node keep alive is what it says in `saved`, no more and no less; under `limit` bytes all goes."""
+    functions = [node.vjp, *(vjp for _, vjp in node.weights)]
+    really = {id(x): x for x in kept(functions) if x.nbytes >= limit}
     said = {id(x): x for x in kept(node.saved) if x.nbytes >= limit}
     secret = [(x.shape, x.dtype.name) for i, x in really.items() if i not in said]
     needless = [(x.shape, x.dtype.name) for i, x in said.items() if i not in really]

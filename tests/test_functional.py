@@ -5,10 +5,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.gradcheck import Operation, agrees_with_torch, as_activations, cases, close, gradcheck, names_what_it_keeps, pull
 
 from minitrain import functional as F
 from minitrain.autograd import Tensor
+from tests.gradcheck import (
+    Operation,
+    Shape,
+    agrees_with_torch,
+    as_activations,
+    cases,
+    close,
+    gradcheck,
+    names_what_it_keeps,
+    pull,
+)
 
 ONE = [((5,),), ((3, 1, 7),), ((),), ((0,),), ((2, 0, 3),)]
 TWO = [
@@ -60,8 +70,8 @@ def indexed(name: str, item: Any) -> Operation:
 def reductions(axis: Any, keep: bool) -> list[Operation]:
     at = f"axis={axis},keepdims={keep}"
     every = () if axis is None else axis  # what amax calls all axes
-    full = [((3, 1, 5),), *([((),)] if axis is None else [])]
-    empty = [((0, 3, 2),)] if axis in (None, 0, -1) else []
+    full: list[tuple[Shape, ...]] = [((3, 1, 5),), *([((),)] if axis is None else [])]
+    empty: list[tuple[Shape, ...]] = [((0, 3, 2),)] if axis in (None, 0, -1) else []
     return [
         Operation(f"sum {at}", lambda x: F.sum(x, axis, keep), lambda t, x: x.sum(axis, keep), full + empty),
         Operation(f"mean {at}", lambda x: F.mean(x, axis, keep), lambda t, x: x.mean(axis, keep), full),
@@ -85,9 +95,14 @@ TABLE = [
     Operation("reshape nothing", lambda x: F.reshape(x, (0, 2)), lambda t, x: x.reshape(0, 2), [((5, 0),)]),
     Operation("transpose", F.transpose, lambda t, x: x.permute(tuple(reversed(range(x.ndim)))), [*ONE, ((2, 3),)]),
     Operation(
-        "transpose axes", lambda x: F.transpose(x, (1, 2, 0)), lambda t, x: x.permute(1, 2, 0), [((2, 3, 4),), ((0, 1, 2),)]
+        "transpose axes",
+        lambda x: F.transpose(x, (1, 2, 0)),
+        lambda t, x: x.permute(1, 2, 0),
+        [((2, 3, 4),), ((0, 1, 2),)],
     ),
-    Operation("transpose negative", lambda x: F.transpose(x, (-1, 0, 1)), lambda t, x: x.permute(-1, 0, 1), [((2, 3, 4),)]),
+    Operation(
+        "transpose negative", lambda x: F.transpose(x, (-1, 0, 1)), lambda t, x: x.permute(-1, 0, 1), [((2, 3, 4),)]
+    ),
     *(indexed(name, item) for name, item in ITEMS.items()),
     Operation("index reversed", lambda x: x[::-1], lambda t, x: x.flip(0), [((3, 2),), ((0,),)]),
     Operation("index scalar", lambda x: x[()], lambda t, x: x[()], [((),)]),

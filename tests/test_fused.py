@@ -5,12 +5,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.gradcheck import Operation, agrees_with_torch, as_activations, cases, close, gradcheck, names_what_it_keeps, pull
 
 from minitrain import functional as F
 from minitrain import fused
 from minitrain.autograd import Tensor, apply
 from minitrain.nn import Parameter
+from tests.gradcheck import (
+    Operation,
+    agrees_with_torch,
+    as_activations,
+    cases,
+    close,
+    gradcheck,
+    names_what_it_keeps,
+    pull,
+)
 
 IDS = np.array([[3, 0, 3], [1, 3, 1]])  # repeated ones, one that is missing
 NOTHING = np.empty((2, 0), np.int64)
@@ -51,7 +60,14 @@ def attended(q_start: int, k_start: int) -> Operation:
     return Operation(f"attend {q_start},{k_start}", ours, theirs, [((2, 2, 3, 4), (2, 2, 5, 4), (2, 2, 5, 4))])
 
 
-QKV = [((2, 5, 3, 2, 3),), ((1, 7, 3, 1, 4),), ((2, 1, 3, 2, 2),), ((2, 4, 3, 3, 1),), ((0, 3, 3, 2, 2),), ((2, 0, 3, 2, 2),)]
+QKV = [
+    ((2, 5, 3, 2, 3),),
+    ((1, 7, 3, 1, 4),),
+    ((2, 1, 3, 2, 2),),
+    ((2, 4, 3, 3, 1),),
+    ((0, 3, 3, 2, 2),),
+    ((2, 0, 3, 2, 2),),
+]
 LOGITS = [((6, 4),), ((2, 3, 5),), ((5,),), ((3, 1),), ((0, 4),), ((2, 0, 4),)]
 ANY = [((5,),), ((3, 1, 7),), ((),), ((0,),), ((2, 0, 3),)]
 TABLE = [
@@ -91,7 +107,13 @@ TABLE = [
         "layer_norm",
         fused.layer_norm,
         lambda t, x, w, b: t.nn.functional.layer_norm(x, x.shape[-1:], w, b, 1e-5),
-        [((5,), (5,), (5,)), ((2, 3, 5), (5,), (5,)), ((3, 1), (1,), (1,)), ((0, 5), (5,), (5,)), ((2, 0, 5), (5,), (5,))],
+        [((5,), (5,), (5,)), ((2, 3, 5), (5,), (5,)), ((0, 5), (5,), (5,)), ((2, 0, 5), (5,), (5,))],
+    ),
+    Operation(
+        "layer_norm of width 1",  # a row of one element is its own mean
+        fused.layer_norm,
+        lambda t, x, w, b: 0 * (x + w) + b,
+        [((3, 1), (1,), (1,))],
     ),
     Operation("gelu", fused.gelu, lambda t, x: t.nn.functional.gelu(x, approximate="tanh"), ANY),
     Operation("causal_attention", fused.causal_attention, torch_attention, QKV),
@@ -142,7 +164,7 @@ def test_torch(row: Operation, shapes: Any) -> None:
 @DTYPES
 @cases(TABLE)
 def test_dtype(row: Operation, shapes: Any, dtype: Any) -> None:
-    """Losses of half precision are float32; everything else is what was given, gradients as well (pull looks at them)."""
+    """Losses of half precision are float32, everything else is what was given. `pull` looks at the gradients."""
     y, _, _ = pull(row.ours, row.draw(shapes, dtype))
     assert y.dtype == (np.float32 if dtype == np.float16 and row.name in LOSSES else dtype)
 
@@ -262,9 +284,11 @@ def test_half_precision_is_summed_in_float32(operation: Any, shape: Any) -> None
 def test_layer_norm_of_a_half_precision_row_with_a_large_sum_of_squares() -> None:
     x = np.where(pattern((1, 1024)), 16, -16).astype(np.float16)  # its squares add up to 2^18: infinite in float16
     one, zero = np.ones(1024), np.zeros(1024)
-    y = fused.layer_norm(*(Tensor(a, dtype=np.float16) for a in (x, one, zero)))
-    expected = fused.layer_norm(*(Tensor(a, dtype=np.float64) for a in (x, one, zero)))
-    assert close(y.data, expected.data) <= 4e-3
+    y, expected = (
+        fused.layer_norm(Tensor(x, dtype=dtype), Tensor(one, dtype=dtype), Tensor(zero, dtype=dtype)).data
+        for dtype in (np.float16, np.float64)
+    )
+    assert close(y, expected) <= 4e-3
 
 
 # Attention -----------------------------------------------------------------------------------------------------------
@@ -385,17 +409,15 @@ def test_a_float64_operand_does_not_widen(operation: Any) -> None:
     assert y.dtype == np.float32
 
 
-def test_functional_composition() -> None:
-    """The fused layers are what they are composed of, in numbers: layer norm and attention's softmax from functional.py."""
-    x = np.random.default_rng(0).standard_normal((4, 6))
-
-    def norm(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+def test_layer_norm_is_what_it_is_composed_of() -> None:
+    def composed(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         centred = x - F.mean(x, -1, keepdims=True)
         variance = F.mean(centred * centred, -1, keepdims=True)
         return centred * F.exp(F.log(variance + 1e-5) * -0.5) * w + b
 
-    w, b = np.random.default_rng(1).standard_normal((2, 6))
-    _, _, composed = pull(norm, [x, w, b])
-    _, _, fused_ones = pull(fused.layer_norm, [x, w, b])
-    for one, other in zip(fused_ones, composed, strict=True):
-        assert close(one, other) <= 1e-12
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((4, 6)), *rng.standard_normal((2, 6))]
+    y, _, gradients = pull(fused.layer_norm, arrays)
+    expected, _, references = pull(composed, arrays)
+    for a, b in zip([y, *gradients], [expected, *references], strict=True):
+        assert close(a, b) <= 1e-12
