@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from .backend import Array, xp
+from .observe import ledger
 
 Vjp: TypeAlias = Callable[[Array], tuple[Array, ...]]  # gradient of the result -> one gradient per input
 WeightVjp: TypeAlias = Callable[..., Array]  # (gradient of the result, out=None) -> gradient of the parameter
@@ -146,12 +147,15 @@ def apply(
     backward runs, never kept.
     """
     result = Tensor(data)
+    ledger.hold(result.data, "buffers", "forward")
     if not _recording.get():
         return result
     trained = tuple(pair for pair in weights if pair[0].requires_grad)
     if trained or any(x.requires_grad for x in inputs):
         result.requires_grad = True
         result.node = Node(tuple(_edge(x) for x in inputs), vjp, trained, saved)
+        for kept in saved:
+            ledger.hold(kept.data if isinstance(kept, Tensor) else kept, "activations", "forward")
     return result
 
 
@@ -181,6 +185,7 @@ def backward(
             leaf.ready()
 
     def arrive(edge: Edge, g: Array) -> None:
+        ledger.hold(g, "buffers", "backward")
         if isinstance(edge, Tensor):
             contribute(edge, _copy, g)
         elif edge is None or edge not in arrived:
@@ -255,6 +260,8 @@ def _seed(root: Tensor, g: Array | None) -> Array:
         return xp.ones_like(root.data)
     if g.shape != root.shape:
         raise RuntimeError(f"backward: the root has shape {root.shape}, the gradient {g.shape}")
+    if g.dtype != root.dtype:
+        raise TypeError(f"backward: the root is {root.dtype}, the gradient {g.dtype}; cast it")
     return g
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .errors import UserError
+from .observe import ledger
 
 Array = np.ndarray  # or cupy.ndarray, which offers the same methods
 
@@ -54,12 +55,28 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
     rounded, which is what a tensor core does (and 350 times faster than NumPy's own loop for float16).
     """
     if xp is not np or a.dtype.itemsize >= 4:
-        return xp.matmul(a, b, out=out)
-    product = np.matmul(a.astype(np.float32), b.astype(np.float32))
+        product = xp.matmul(a, b, out=out)
+        ledger.flops(2 * product.size * a.shape[-1])
+        return product
+    product = matmul(a.astype(np.float32), b.astype(np.float32))
     if out is None:
         return product.astype(a.dtype)
     out[...] = product
     return out
+
+
+def mean(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
+    """The mean over `axis` in x's own dtype, computed in float32 for half precision: a sum could be infinite there."""
+    return xp.mean(x, axis=axis, keepdims=keepdims, dtype=wide(x.dtype)).astype(x.dtype)
+
+
+def scatter_add(into: Array, item: Any, x: Array) -> None:
+    """into[item] = the sum of the x with that item, and 0 where there is none; added up in float32 for half precision."""
+    sums = into if into.dtype == wide(into.dtype) else xp.empty(into.shape, wide(into.dtype))
+    sums[...] = 0
+    xp.add.at(sums, item, x)
+    if sums is not into:
+        into[...] = sums
 
 
 def total(x: Array, axis: Any = None, keepdims: bool = False) -> Array:

@@ -4,6 +4,7 @@ In every docstring y is the result, g = dL/dy is the gradient that arrives, and 
 Every operation returns the dtype it was given; two tensors of different dtypes are refused: write `cast`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -160,14 +161,16 @@ def index(x: Tensor, item: Any) -> Tensor:
     basic = all(isinstance(part, (int, slice, type(None), type(Ellipsis))) for part in parts)
 
     def vjp(g: Array) -> tuple[Array]:
-        gx = xp.zeros(shape, dtype)
+        gx = xp.empty(shape, dtype)
         if basic:
+            gx[...] = 0
             gx[item] = g
         else:
-            xp.add.at(gx, item, g)
+            backend.scatter_add(gx, item, g)
         return (gx,)
 
-    return apply(x.data[item], (x,), vjp)
+    kept = tuple(part for part in parts if not basic and hasattr(part, "nbytes"))
+    return apply(x.data[item], (x,), vjp, saved=kept)
 
 
 def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
@@ -199,10 +202,15 @@ def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """y = sum of x / n over `axis`; gx = g / n. Raises ValueError for the mean of nothing."""
-    n = int(np.prod([x.shape[i] for i in _axes(axis, x.ndim)], dtype=np.int64))
+    shape = x.shape
+    n = math.prod(shape[i] for i in _axes(axis, x.ndim))
     if n == 0:
-        raise ValueError(f"mean of no elements: shape {x.shape}, axis {axis}")
-    return sum(x, axis, keepdims) / n
+        raise ValueError(f"mean of no elements: shape {shape}, axis {axis}")
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (xp.array(xp.broadcast_to(_keep(g * (1 / n), shape, axis), shape)),)
+
+    return apply(backend.mean(x.data, axis, keepdims), (x,), vjp)
 
 
 def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:

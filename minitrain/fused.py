@@ -24,6 +24,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
         gx = g W^T        gW = x^T g        gb = sum over tokens n of g_n .
     """
+    _check_dtypes("linear", x, weight, bias)
     fan_in, out_shape = weight.shape[0], weight.shape[1:]
     if x.shape[-1] != fan_in:
         raise ValueError(f"linear: x has shape {x.shape}, W {weight.shape}: x's last axis must be {fan_in}")
@@ -55,6 +56,7 @@ def linear_transposed(x: Tensor, weight: Tensor) -> Tensor:
 
     gx = g W        gW = g^T x
     """
+    _check_dtypes("linear_transposed", x, weight)
     V, D = weight.shape
     if x.shape[-1] != D:
         raise ValueError(f"linear_transposed: x has shape {x.shape}, W {weight.shape}: x's last axis must be {D}")
@@ -83,8 +85,7 @@ def embedding(ids: Array, table: Tensor) -> Tensor:
 
     def table_vjp(g: Array, out: Array | None = None) -> Array:
         out = xp.empty(table.shape, g.dtype) if out is None else out
-        out[...] = 0  # a sum is scattered into it: the one gradient that has to start from zero
-        xp.add.at(out, ids, g)
+        backend.scatter_add(out, ids, g)
         return out
 
     return apply(table.data[ids], weights=[(table, table_vjp)], saved=(ids,))
@@ -100,6 +101,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -
 
     Ba, Kiros, Hinton, "Layer Normalization", arXiv:1607.06450.
     """
+    _check_dtypes("layer_norm", x, weight, bias)
     width, dtype = x.shape[-1], x.dtype
     if weight.shape != (width,):
         raise ValueError(f"layer_norm: x has shape {x.shape}, so w must have shape ({width},), not {weight.shape}")
@@ -212,15 +214,15 @@ def cross_entropy(logits: Tensor, labels: Array, denominator: float) -> Tensor:
     Raises IndexError for a label outside 0..V-1, ValueError for a denominator that is not positive.
     """
     denominator = _positive(denominator)
-    V = logits.shape[-1]
+    V, dtype = logits.shape[-1], logits.dtype
     if logits.shape[:-1] != labels.shape:
         raise ValueError(
             f"cross_entropy: logits {logits.shape} need labels of shape {logits.shape[:-1]}, not {labels.shape}"
         )
     if labels.size and not (0 <= int(labels.min()) and int(labels.max()) < V):
         raise IndexError(f"labels reach from {labels.min()} to {labels.max()}; there are {V} classes, counted from 0")
-    x = logits.data.reshape(labels.size, V).astype(backend.wide(logits.dtype), copy=False)
-    tokens, flat = xp.arange(labels.size), labels.reshape(-1)
+    x = logits.data.reshape(labels.size, V).astype(backend.wide(dtype), copy=False)
+    lead, tokens, flat = labels.shape, xp.arange(labels.size), labels.reshape(-1)
     p = xp.exp(shifted := x - row_max(x))
     z = backend.total(p, axis=-1, keepdims=True)
     loss = (xp.log(z)[:, 0] - shifted[tokens, flat]).sum() / denominator
@@ -228,10 +230,10 @@ def cross_entropy(logits: Tensor, labels: Array, denominator: float) -> Tensor:
 
     def vjp(g: Array) -> tuple[Array]:
         p[tokens, flat] -= 1  # in place: the tape is walked once, and p serves nothing else
-        return ((p * (g / denominator)).astype(logits_dtype, copy=False).reshape(*labels.shape, V),)
+        gx = xp.multiply(p, g / denominator, out=p)
+        return (gx.astype(dtype, copy=False).reshape(*lead, V),)
 
-    logits_dtype = logits.dtype
-    return apply(loss.astype(x.dtype), (logits,), vjp, saved=(p, flat))
+    return apply(loss.astype(x.dtype), (logits,), vjp, saved=(p, tokens, flat))
 
 
 def mean_squared_error(prediction: Tensor, target: Array, denominator: float) -> Tensor:
@@ -243,6 +245,7 @@ def mean_squared_error(prediction: Tensor, target: Array, denominator: float) ->
     denominator = _positive(denominator)
     if prediction.shape != target.shape:
         raise ValueError(f"mean_squared_error: prediction {prediction.shape} against target {target.shape}")
+    _check_dtypes("mean_squared_error", prediction, target)
     dtype = prediction.dtype
     e = prediction.data.astype(backend.wide(dtype)) - target
     return apply(
@@ -276,7 +279,14 @@ def _over_rows(x: Array) -> Array:
 
 
 def _row_mean(x: Array) -> Array:
-    return backend.total(x, axis=-1, keepdims=True) / x.shape[-1]
+    return backend.mean(x, axis=-1, keepdims=True)
+
+
+def _check_dtypes(operation: str, *tensors: Tensor | Array | None) -> None:
+    """NumPy would silently compute in the widest dtype."""
+    dtypes = [str(x.dtype) for x in tensors if x is not None]
+    if len(set(dtypes)) > 1:
+        raise TypeError(f"{operation}: the operands are {', '.join(dtypes)}; cast them to one dtype")
 
 
 def _positive(denominator: float) -> float:

@@ -16,6 +16,7 @@ from . import fused, rng
 from .autograd import Tensor, WeightVjp
 from .backend import Array, to_device, xp
 from .data.batch import Batch
+from .observe import ledger
 
 Coordinates = Mapping[str, tuple[int, ...]]
 
@@ -152,6 +153,7 @@ class Module:
         """Gives every parameter its initial values, without buckets."""
         for p in self.parameters():
             p.data = to_device(p.draw(seed))
+            ledger.hold(p.data, "parameters", "set-up")
 
 
 class Linear(Module):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .backend import Array, xp
+from .observe import ledger
 
 BLOCK = 32 * 1024  # elements: a block of w, g, m, v and two temporaries stays in the cache
 
@@ -36,6 +37,8 @@ class Optimizer:
         for i, (data, grad, decay) in enumerate(self.gradients.owned()):
             if i == len(self.state):
                 self.state.append([xp.zeros_like(data) for _ in range(self.states)])
+                for state in self.state[i]:
+                    ledger.hold(state, "optimizer", "optimizer")
             for lo in range(0, len(data), BLOCK):
                 block = slice(lo, lo + BLOCK)
                 self.update(data[block], grad[block], [state[block] for state in self.state[i]], lr, decay)

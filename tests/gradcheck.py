@@ -148,7 +148,7 @@ def kept(thing: Any, seen: dict[int, Any] | None = None) -> Iterator[Array]:
 
 
 def names_what_it_keeps(node: Node, limit: int) -> None:
-    """What the vjps of a node keep alive is what it says in `saved`, no more and no less; under `limit` bytes all goes."""
+    """What the vjps of a node keep alive is what it says in `saved`, no more and no less, from `limit` bytes up."""
     functions = [node.vjp, *(vjp for _, vjp in node.weights)]
     really = {id(x): x for x in kept(functions) if x.nbytes >= limit}
     said = {id(x): x for x in kept(node.saved) if x.nbytes >= limit}

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..backend import Array, wide
+from ..observe import ledger
 from ..shares import share
 
 Tag = tuple[str, str]  # (axis of the mesh, purpose)
@@ -27,6 +28,7 @@ class Communicator(ABC):
 
     rank: int
     size: int
+    threads_allowed = True  # whether two threads of a rank may communicate at the same time
 
     # Collectives ------------------------------------------------------------------------------------------------------
 
@@ -37,8 +39,9 @@ class Communicator(ABC):
             raise ValueError(f"all_reduce: op is {op!r}; allowed: 'sum', 'max'")
         if self.size == 1 or x.size == 0:
             return
-        widened = x.astype(wide(x.dtype), copy=False)
-        self._all_reduce(widened, op)
+        widened = self._widen(x)
+        self._charge(tag, 2 * widened.nbytes - self._share_bytes(widened, 0) - self._share_bytes(widened, 1))
+        self._all_reduce(widened, op, tag)
         if widened is not x:
             x[...] = widened
 
@@ -47,21 +50,26 @@ class Communicator(ABC):
         self._check(x)
         mine = x[share(len(x), self.size, self.rank)]
         if self.size > 1 and x.size:
-            mine[...] = self._reduce_scatter(x.astype(wide(x.dtype), copy=False))
+            widened = self._widen(x)
+            self._charge(tag, widened.nbytes - self._share_bytes(widened, 0))
+            mine[...] = self._reduce_scatter(widened, tag)
         return mine
 
     def all_gather(self, x: Array, tag: Tag) -> None:
         """Fills the flat array x from the shares of all ranks; this rank's share must stand in it."""
         self._check(x)
         if self.size > 1 and x.size:
-            self._all_gather(x)
+            self._charge(tag, x.nbytes - self._share_bytes(x, 1))
+            self._all_gather(x, tag)
 
     def broadcast(self, x: Array, root: int, tag: Tag) -> None:
         """x becomes the root's x."""
         self._check(x)
         self._check_peer(root)
         if self.size > 1 and x.size:
-            self._broadcast(x, root)
+            last = (self.rank - root) % self.size == self.size - 1
+            self._charge(tag, 0 if last else x.nbytes)
+            self._broadcast(x, root, tag)
 
     @abstractmethod
     def barrier(self) -> None:
@@ -69,16 +77,21 @@ class Communicator(ABC):
 
     # Point to point ---------------------------------------------------------------------------------------------------
 
-    @abstractmethod
     def send(self, x: Array, to: int, tag: Tag, number: int = 0) -> Any:
         """Starts sending x and returns a handle; x must not change before `handle.wait()` has returned.
 
         number tells messages between the same two ranks apart: the receiver asks for one by its number.
         """
+        self._check(x)
+        self._check_peer(to)
+        ledger.sent(tag, x.nbytes)
+        return self._send(x, to, number)
 
-    @abstractmethod
     def receive(self, x: Array, source: int, tag: Tag, number: int = 0) -> None:
         """Fills x with the message of that number from `source`; waits for it."""
+        self._check(x)
+        self._check_peer(source)
+        self._receive(x, source, number)
 
     # Small Python objects, for set-up and reports, never inside a training step ---------------------------------------
 
@@ -99,16 +112,37 @@ class Communicator(ABC):
     # What a subclass implements: contiguous arrays, more than one rank, at least one element --------------------------
 
     @abstractmethod
-    def _all_reduce(self, x: Array, op: str) -> None: ...
+    def _all_reduce(self, x: Array, op: str, tag: Tag) -> None: ...
 
     @abstractmethod
-    def _reduce_scatter(self, x: Array) -> Array: ...
+    def _reduce_scatter(self, x: Array, tag: Tag) -> Array: ...
 
     @abstractmethod
-    def _all_gather(self, x: Array) -> None: ...
+    def _all_gather(self, x: Array, tag: Tag) -> None: ...
 
     @abstractmethod
-    def _broadcast(self, x: Array, root: int) -> None: ...
+    def _broadcast(self, x: Array, root: int, tag: Tag) -> None: ...
+
+    @abstractmethod
+    def _send(self, x: Array, to: int, number: int) -> Any: ...
+
+    @abstractmethod
+    def _receive(self, x: Array, source: int, number: int) -> None: ...
+
+    def _widen(self, x: Array) -> Array:
+        """x itself, or a copy in the dtype that sums are made in."""
+        widened = x.astype(wide(x.dtype), copy=False)
+        ledger.hold(widened, "buffers", "all-reduce")
+        return widened
+
+    def _share_bytes(self, x: Array, ahead: int) -> int:
+        """Bytes of the share of the rank that is `ahead` ranks further on."""
+        cut = share(x.size, self.size, (self.rank + ahead) % self.size)
+        return (cut.stop - cut.start) * x.itemsize
+
+    def _charge(self, tag: Tag, size: int) -> None:
+        """What a ring would send from here: all shares but its own, and when it gathers, all but the next rank's."""
+        ledger.charge(tag, size)
 
     def _check(self, x: Array) -> None:
         if not x.flags.c_contiguous:

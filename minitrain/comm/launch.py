@@ -41,7 +41,11 @@ def launched() -> tuple[str, int, int]:
 @contextmanager
 def launch() -> Iterator[Communicator]:
     """Gives the communicator of all ranks, and ends the job when one of them fails."""
-    world = _world()
+    try:
+        world = _world()
+    except UserError as error:
+        _leave(world_of_one(), error)
+        raise
     before = threading.excepthook
     threading.excepthook = lambda args: _fail(world, args.exc_value, f" in thread {args.thread and args.thread.name}")
     try:
@@ -130,6 +134,7 @@ def _end(world: Communicator, message: str, status: int, error: BaseException | 
     sys.stderr.flush()
     comm: Any = getattr(world, "comm", None)
     if comm is not None and world.size > 1:
+        time.sleep(0.25)  # mpirun may drop what it has not passed on when the job is aborted
         comm.Abort(status)
     if threading.current_thread() is threading.main_thread():
         raise SystemExit(status) from error

@@ -19,9 +19,7 @@ class Mesh:
     """The world cut into axes. Raises UserError when the sizes do not multiply to the number of ranks."""
 
     def __init__(self, world: Communicator, **sizes: int) -> None:
-        unknown = set(sizes) - set(AXES)
-        if unknown:
-            raise UserError(f"unknown mesh axis {', '.join(sorted(unknown))}; there are {', '.join(AXES)}")
+        self._check(tuple(sizes))
         for axis, n in sizes.items():
             if n < 1:
                 raise UserError(f"{axis} is {n}; it must be at least 1")
@@ -39,9 +37,15 @@ class Mesh:
 
     def group(self, *axes: str) -> Communicator:
         """The ranks that differ from this one only along these axes; first called by all of them together."""
+        self._check(axes)
         if axes not in self._groups:
             cut = tuple(slice(None) if axis in axes else self.coordinates[axis] for axis in AXES)
             members = self.ranks[cut].reshape(-1).tolist()
             everybody = len(members) == self.world.size
             self._groups[axes] = self.world if everybody else self.world.subgroup(members)
         return self._groups[axes]
+
+    def _check(self, axes: tuple[str, ...]) -> None:
+        unknown = set(axes) - set(AXES)
+        if unknown:
+            raise UserError(f"unknown mesh axis {', '.join(sorted(unknown))}; there are {', '.join(AXES)}")

@@ -22,23 +22,24 @@ class MPICommunicator(Communicator):
     def __init__(self, comm: MPI.Intracomm) -> None:
         self.comm = comm
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
+        self.threads_allowed = MPI.Query_thread() == MPI.THREAD_MULTIPLE
 
     def barrier(self) -> None:
         self.comm.Barrier()
 
-    def _all_reduce(self, x: Array, op: str) -> None:
+    def _all_reduce(self, x: Array, op: str, tag: Tag) -> None:
         host = to_host(x)
         self.comm.Allreduce(MPI.IN_PLACE, host, _OPS[op])
         _back(host, x)
 
-    def _reduce_scatter(self, x: Array) -> Array:
+    def _reduce_scatter(self, x: Array, tag: Tag) -> Array:
         host = to_host(x)
         lengths = counts(len(x), self.size)
         mine = np.empty(lengths[self.rank], x.dtype)
         self.comm.Reduce_scatter(host, mine, lengths, MPI.SUM)
         return to_device(mine)
 
-    def _all_gather(self, x: Array) -> None:
+    def _all_gather(self, x: Array, tag: Tag) -> None:
         host = to_host(x)
         lengths = counts(len(x), self.size)
         starts = [share(len(x), self.size, r).start for r in range(self.size)]
@@ -48,20 +49,16 @@ class MPICommunicator(Communicator):
         self.comm.Allgatherv(MPI.IN_PLACE, [host.view(np.uint8), places, MPI.BYTE])
         _back(host, x)
 
-    def _broadcast(self, x: Array, root: int) -> None:
+    def _broadcast(self, x: Array, root: int, tag: Tag) -> None:
         host = to_host(x)
         self.comm.Bcast([host.reshape(-1).view(np.uint8), MPI.BYTE], root)
         _back(host, x)
 
-    def send(self, x: Array, to: int, tag: Tag, number: int = 0) -> Any:
-        self._check(x)
-        self._check_peer(to)
+    def _send(self, x: Array, to: int, number: int) -> Any:
         host = to_host(x)
         return _Sent(self.comm.Isend([host.reshape(-1).view(np.uint8), MPI.BYTE], to, number), host)
 
-    def receive(self, x: Array, source: int, tag: Tag, number: int = 0) -> None:
-        self._check(x)
-        self._check_peer(source)
+    def _receive(self, x: Array, source: int, number: int) -> None:
         host = to_host(x)
         self.comm.Recv([host.reshape(-1).view(np.uint8), MPI.BYTE], source, number)
         _back(host, x)

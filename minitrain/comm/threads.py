@@ -7,6 +7,7 @@ everybody writes. Sums go in rank order, so all ranks get the same bits. Message
 """
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -73,32 +74,28 @@ class ThreadCommunicator(Communicator):
         self._meet()
         return result
 
-    def _all_reduce(self, x: Array, op: str) -> None:
+    def _all_reduce(self, x: Array, op: str, tag: Tag) -> None:
         join = xp.add if op == "sum" else xp.maximum
         x[...] = self._exchange(x, lambda all_x: reduce(join, all_x))
 
-    def _reduce_scatter(self, x: Array) -> Array:
+    def _reduce_scatter(self, x: Array, tag: Tag) -> Array:
         mine = share(len(x), self.size, self.rank)
         return self._exchange(x, lambda all_x: reduce(xp.add, [other[mine] for other in all_x]))
 
-    def _all_gather(self, x: Array) -> None:
+    def _all_gather(self, x: Array, tag: Tag) -> None:
         def collect(all_x: list[Array]) -> Array:
             return xp.concatenate([other[share(len(x), self.size, r)] for r, other in enumerate(all_x)])
 
         x[...] = self._exchange(x, collect)
 
-    def _broadcast(self, x: Array, root: int) -> None:
+    def _broadcast(self, x: Array, root: int, tag: Tag) -> None:
         x[...] = self._exchange(x, lambda all_x: all_x[root].copy())
 
-    def send(self, x: Array, to: int, tag: Tag, number: int = 0) -> Any:
-        self._check(x)
-        self._check_peer(to)
+    def _send(self, x: Array, to: int, number: int) -> Any:
         self.group.mailbox((self.rank, to, number)).put(x.copy())
         return _Sent()
 
-    def receive(self, x: Array, source: int, tag: Tag, number: int = 0) -> None:
-        self._check(x)
-        self._check_peer(source)
+    def _receive(self, x: Array, source: int, number: int) -> None:
         box = self.group.mailbox((source, self.rank, number))
         while not self.group.failed.is_set():
             try:
@@ -156,8 +153,9 @@ def run(size: int, program: Callable[[Communicator], Any], timeout: float = 120.
     threads = [threading.Thread(target=body, args=(rank,), daemon=True, name=f"rank {rank}") for rank in range(size)]
     for thread in threads:
         thread.start()
+    deadline = time.monotonic() + timeout
     for thread in threads:
-        thread.join(timeout)
+        thread.join(max(0.0, deadline - time.monotonic()))
     late = [thread.name for thread in threads if thread.is_alive()]
     _stop(group) if late else None
     causes = [pair for pair in errors if not isinstance(pair[1], RankFailed)] or errors

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from ..backend import Array
 from ..comm.communicator import Communicator
 from .flat import Bucket
+from .overlap import CommunicationThread, own_lines
 from .reducer import Reducer
 
 TAG = ("dp", "gradients")
@@ -56,3 +57,32 @@ class Bucketed(DataParallel):
 
     def reduce(self, bucket: Bucket) -> None:
         self.sync([bucket.grad] if bucket.grad is not None else [], bucket.group)
+
+
+class Overlapped(Bucketed):
+    """Buckets leave when they are complete, and are added up by a communication thread while backward goes on.
+
+    line: what sends the buckets off; has submit(job), wait() and close().
+    """
+
+    def __init__(
+        self,
+        buckets: Sequence[Bucket],
+        seed: int,
+        sync: Sync = sync_gradients,
+        line: Callable[[], CommunicationThread] = CommunicationThread,
+    ) -> None:
+        self.lines = own_lines([bucket.group for bucket in buckets if bucket.trained])
+        self.line = line()
+        super().__init__(buckets, seed, sync)
+
+    def reduce(self, bucket: Bucket) -> None:
+        gradients = [bucket.grad] if bucket.grad is not None else []
+        self.line.submit(lambda: self.sync(gradients, self.lines[bucket.group]))
+
+    def finish(self) -> None:
+        super().finish()
+        self.line.wait()
+
+    def close(self) -> None:
+        self.line.close()

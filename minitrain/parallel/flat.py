@@ -18,6 +18,7 @@ from ..backend import Array, to_device, xp
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..nn import Parameter
+from ..observe import ledger
 
 
 class Bucket:
@@ -49,12 +50,14 @@ class Bucket:
     def attach(self, flat: Array | None) -> None:
         """Lets the parameters be views of `flat`; None takes their values away."""
         self.data = flat
+        ledger.hold(flat, "parameters", "set-up")
         for p, piece in self.pieces.items():
             p.data = None if flat is None else flat[piece].reshape(p.shape)
 
     def open(self, flat: Array) -> None:
         """Gives the gradients a place. Nothing is zeroed: the first contribution is written, not added."""
         self.grad = flat
+        ledger.hold(flat, "gradients", "set-up")
         self.written.clear()
         for p, piece in self.pieces.items():
             p.grad = flat[piece].reshape(p.shape)

@@ -49,6 +49,9 @@ class Reducer:
     def reduce(self, bucket: Bucket) -> None:
         """The bucket's gradients are complete here: add them up over its group."""
 
+    def close(self) -> None:
+        """The run is over."""
+
     def after_step(self) -> None:
         """The optimizer has updated what `owned` returned."""
 

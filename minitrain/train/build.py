@@ -12,11 +12,11 @@ Data parallel needs the fourth alone.
 from ..comm.mesh import Mesh
 from ..errors import UserError
 from ..models import Model
-from ..parallel.data_parallel import Bucketed, Naive
+from ..parallel.data_parallel import Bucketed, Naive, Overlapped
 from ..parallel.flat import make_buckets
 from ..parallel.reducer import Reducer
 
-REDUCERS = {"naive": Naive, "bucketed": Bucketed}
+REDUCERS = {"naive": Naive, "bucketed": Bucketed, "overlap": Overlapped}
 
 
 def replicate(model: Model, mesh: Mesh) -> None:

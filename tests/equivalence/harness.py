@@ -1,9 +1,15 @@
-"""The same global batches on one process and on a mesh: are loss, gradients, norm and parameters the same?
+"""The same global batches on one process and on a mesh: is it the same training run?
+
+`same_as_serial(world, case)` compares loss, every gradient before the step, the global norm and every parameter after
+the steps with the run on one process, bytes by tag with the formula, and the memory held with the formula and with
+tracemalloc, which knows nothing of the ledger.
 
 The toy GPT carries traps on purpose: a tied embedding, a frozen parameter, an unused one, sizes and a batch that no
 number of ranks divides, dropout, and with 4 ranks and 3 micro-batches some micro-batches are empty.
 """
 
+import math
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,22 +19,75 @@ import numpy as np
 from minitrain import rng
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
-from minitrain.comm.threads import world_of_one
+from minitrain.comm.ring import RingCommunicator
+from minitrain.comm.threads import ThreadCommunicator, world_of_one
 from minitrain.data.batch import Batch, Where
 from minitrain.models import GPTConfig, Model, gpt
 from minitrain.nn import Parameter
+from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, Optimizer
 from minitrain.parallel.reducer import Reducer
 from minitrain.train.build import reduce
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import train_step
 
-SEED, B, T, V = 3, 7, 5, 11
+SEED, B, T, V, STEPS, BUCKET_MB = 3, 7, 5, 11, 3, 0.003
+GRADIENTS = ("dp", "gradients")
+Tensors = dict[str, np.ndarray]
+
+# name -> (constructor, learning rate)
 OPTIMIZERS: dict[str, tuple[Callable[[Reducer], Optimizer], float]] = {
     "sgd": (lambda gradients: SGD(gradients, momentum=0.9), 0.05),
     "adam": (lambda gradients: Adam(gradients, epsilon=1e-4), 0.01),
+    "adam, epsilon 1e-8": (lambda gradients: Adam(gradients, epsilon=1e-8), 0.01),
 }
-Tensors = dict[str, np.ndarray]
+STRATEGIES = {"dp-naive": "naive", "dp-bucketed": "bucketed", "dp-overlap": "overlap"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run to be compared. `options` go to the reducer: planted bugs enter there."""
+
+    strategy: str = "dp-bucketed"
+    comm: str = "mpi"  # or "ring"
+    optimizer: str = "sgd"
+    accumulate: int = 1
+    clip: float | None = None
+    dtype: str = "float64"
+    tied: bool = True
+    B: int = B
+    options: dict[str, Any] = field(default_factory=dict)
+    wrap: Callable[[Communicator], Communicator] = lambda world: world
+
+    @property
+    def bound(self) -> float:
+        """The largest difference allowed: rounding of the last digits, which epsilon 1e-8 amplifies."""
+        return 2e-5 if self.dtype == "float32" else 1e-9 if "1e-8" in self.optimizer else 1e-12
+
+
+@dataclass
+class Row:
+    """What came out, one line of the matrix. Bytes are of all ranks per step, memory is of one rank."""
+
+    strategy: str
+    mesh: str
+    comm: str
+    optimizer: str
+    dtype: str
+    accumulate: int
+    clip: float | None
+    max_dloss: float
+    max_dnorm: float
+    max_dgradient: float
+    max_dparameter: float
+    bytes: int
+    bytes_theory: int
+    bytes_kind: str
+    memory: int
+    memory_theory: int
+    memory_witness: int
+    replicas_equal: bool
+    ok: bool = False
 
 
 def toy_gpt(dtype: str = "float64", tied: bool = True) -> Model:
@@ -42,10 +101,10 @@ def toy_gpt(dtype: str = "float64", tied: bool = True) -> Model:
     return model
 
 
-def toy_batch(number: int) -> Batch:
-    """Global batch `number`: 7 samples of 5 ids, the same on every rank."""
-    ids = rng.integers(rng.key(SEED, "toy", number), B * (T + 1), V).reshape(B, T + 1)
-    return Batch(ids[:, :-1], ids[:, 1:], Where(SEED, number, B, T, slice(0, B), slice(0, T)))
+def toy_batch(number: int, samples: int = B) -> Batch:
+    """Global batch `number`: `samples` rows of 5 ids, the same on every rank."""
+    ids = rng.integers(rng.key(SEED, "toy", number), samples * (T + 1), V).reshape(samples, T + 1)
+    return Batch(ids[:, :-1], ids[:, 1:], Where(SEED, number, samples, T, slice(0, samples), slice(0, T)))
 
 
 @dataclass
@@ -57,39 +116,77 @@ class Run:
     gradients: list[Tensors] = field(default_factory=list)  # before each step, after clipping
     parameters: Tensors = field(default_factory=dict)  # after the last step
     held: Tensors = field(default_factory=dict)  # the same, as this rank holds them
+    ledger: Ledger = field(default_factory=Ledger)
 
 
-def train(
-    world: Communicator,
-    how: str,
-    optimizer: str = "sgd",
-    steps: int = 3,
-    accumulate: int = 1,
-    clip: float | None = None,
-    model: Callable[[], Model] = toy_gpt,
-    **options: Any,
-) -> Run:
-    """Trains the model on the ranks of `world`; options go to the reducer (planted bugs enter here)."""
-    mesh = Mesh(world, dp=world.size)
-    built, run = model(), Run()
-    gradients = reduce(built, mesh, how, bucket_mb=0.003, seed=SEED, **options)
-    make, lr = OPTIMIZERS[optimizer]
-    stepper = make(gradients)
-    update = stepper.step
+class Training:
+    """A model with its reducer and optimizer on a mesh, ready for steps."""
 
-    def step(lr: float) -> None:
-        run.gradients.append(gather(built, world, "grad"))
-        update(lr)
+    def __init__(self, world: Communicator, case: Case, how: str) -> None:
+        self.case, self.world = case, world
+        self.model = toy_gpt(case.dtype, case.tied)
+        options = case.options if how == STRATEGIES[case.strategy] else {}
+        self.gradients = reduce(self.model, Mesh(world, dp=world.size), how, BUCKET_MB, SEED, **options)
+        make, self.lr = OPTIMIZERS[case.optimizer]
+        self.optimizer = make(self.gradients)
 
-    stepper.step = step  # type: ignore[method-assign]
-    for number in range(steps):
-        mine = toy_batch(number).part(world.rank, world.size)
-        loss, norm = train_step(built, mine, gradients, stepper, lr, accumulate, clip)
-        run.losses.append(sum(world.gather_objects(loss)))
-        run.norms.append(norm)
-    run.parameters = gather(built, world)
-    run.held = {p.placement.path: p.data.copy() for p in built.parameters()}
+    def step(self, number: int) -> tuple[float, float]:
+        mine = toy_batch(number, self.case.B).part(self.world.rank, self.world.size)
+        return train_step(
+            self.model, mine, self.gradients, self.optimizer, self.lr, self.case.accumulate, self.case.clip
+        )
+
+
+def train(world: Communicator, case: Case, how: str) -> Run:
+    """Some steps on the ranks of `world`, with everything written down."""
+    run = Run()
+    with run.ledger.open():
+        training = Training(world, case, how)
+        update = training.optimizer.step
+
+        def step(lr: float) -> None:
+            run.gradients.append(gather(training.model, world, "grad"))
+            update(lr)
+
+        training.optimizer.step = step  # type: ignore[method-assign]
+        for number in range(STEPS):
+            loss, norm = training.step(number)
+            run.losses.append(sum(world.gather_objects(loss)))
+            run.norms.append(norm)
+        run.parameters = gather(training.model, world)
+        run.held = {p.placement.path: p.data.copy() for p in training.model.parameters()}
+        training.gradients.close()
     return run
+
+
+def held_bytes(world: Communicator, case: Case, how: str) -> tuple[int, int]:
+    """(by the ledger, by tracemalloc): bytes that parameters, gradients and optimizer occupy after a step."""
+    arrays = tracemalloc.DomainFilter(inclusive=True, domain=np.lib.tracemalloc_domain)
+    ledger = Ledger()
+    tracemalloc.start()
+    with ledger.open():
+        before = tracemalloc.take_snapshot().filter_traces([arrays])
+        training = Training(world, case, how)
+        training.step(0)
+        after = tracemalloc.take_snapshot().filter_traces([arrays])
+        held = ledger.live["parameters"] + ledger.live["gradients"] + ledger.live["optimizer"]
+        training.gradients.close()
+    tracemalloc.stop()
+    witness = sum(t.size for t in after.traces) - sum(t.size for t in before.traces)
+    return held, witness
+
+
+def theory(world: Communicator, case: Case) -> tuple[int, int]:
+    """(bytes of gradients sent by all ranks per step, bytes held by one rank), by the formulas of DESIGN's table.
+
+    Data parallel: 2 (N-1) M with M the bytes of the trained parameters; and all of parameters, gradients and states.
+    """
+    parameters = toy_gpt(case.dtype, case.tied).parameters()
+    item = np.dtype(case.dtype).itemsize
+    every = sum(math.prod(p.shape) for p in parameters) * item
+    trained = sum(math.prod(p.shape) for p in parameters if p.requires_grad) * item
+    states = 1 if case.optimizer == "sgd" else 2
+    return 2 * (world.size - 1) * trained, every + trained * (1 + states)
 
 
 def difference(a: Tensors, b: Tensors) -> float:
@@ -102,17 +199,54 @@ def difference(a: Tensors, b: Tensors) -> float:
     return max(float(np.abs(a[k] - b[k]).max(initial=0) / max(np.abs(b[k]).max(initial=0), floor)) for k in b)
 
 
-def same_as_serial(world: Communicator, how: str, bound: float = 1e-12, **settings: Any) -> None:
-    """Asserts that the run on `world` is the run on one process, and that the replicas hold equal bits."""
-    options = settings.pop("options", {})
-    serial = train(world_of_one(), "bucketed", **settings)
-    run = train(world, how, **settings, **options)
-    for step, (loss, true) in enumerate(zip(run.losses, serial.losses, strict=True)):
-        assert abs(loss - true) <= bound * abs(true), f"loss of step {step}: {loss}, serial {true}"
-    for step, (norm, true) in enumerate(zip(run.norms, serial.norms, strict=True)):
-        assert abs(norm - true) <= bound * true, f"norm of step {step}: {norm}, serial {true}"
-    for step, (found, truth) in enumerate(zip(run.gradients, serial.gradients, strict=True)):
-        assert difference(found, truth) <= bound, f"gradients of step {step} differ by {difference(found, truth):.1e}"
-    assert difference(run.parameters, serial.parameters) <= bound, "parameters differ"
+def same_as_serial(world: Communicator, case: Case) -> Row:
+    """Runs the case on one process and on `world`; called by all ranks, the row is complete on each."""
+    on_threads = isinstance(world, ThreadCommunicator)
+    world = case.wrap(RingCommunicator(world) if case.comm == "ring" else world)
+    how = STRATEGIES[case.strategy]
+    serial, run = train(world_of_one(), case, "bucketed"), train(world, case, how)
+    _without_key_bias(case, serial, run)
+    counted = sum(world.gather_objects(run.ledger.bytes[GRADIENTS]))
+    charged = sum(world.gather_objects(run.ledger.charged[GRADIENTS]))
+    bytes_theory, memory_theory = theory(world, case)
+    # tracemalloc sees the whole process, so it can only speak for a rank that has one of its own.
+    memory, witness = (memory_theory, memory_theory) if on_threads else held_bytes(world, case, how)
     bits = world.gather_objects({path: array.tobytes() for path, array in run.held.items()})
-    assert all(other == bits[0] for other in bits), "the replicas are not equal bit for bit"
+    row = Row(
+        case.strategy, f"dp{world.size}", "threads" if on_threads else case.comm, case.optimizer, case.dtype,
+        case.accumulate, case.clip,
+        max_dloss=_relative(run.losses, serial.losses),
+        max_dnorm=_relative(run.norms, serial.norms),
+        max_dgradient=max(map(difference, run.gradients, serial.gradients)),
+        max_dparameter=difference(run.parameters, serial.parameters),
+        bytes=(counted + charged) // STEPS,
+        bytes_theory=bytes_theory,
+        bytes_kind="counted" if not charged else "charged",
+        memory=memory, memory_theory=memory_theory, memory_witness=witness,
+        replicas_equal=all(other == bits[0] for other in bits),
+    )  # fmt: skip
+    row.ok = all(world.gather_objects(_ok(row, case.bound)))
+    return row
+
+
+def _ok(row: Row, bound: float) -> bool:
+    """NaN is never within a bound."""
+    close = [row.max_dloss <= bound, row.max_dnorm <= bound, row.max_dgradient <= bound, row.max_dparameter <= bound]
+    exact = row.bytes == row.bytes_theory and row.memory == row.memory_theory
+    return all(close) and exact and abs(row.memory_witness - row.memory) <= 0.03 * row.memory and row.replicas_equal
+
+
+def _relative(found: list[float], true: list[float]) -> float:
+    assert len(found) == len(true)
+    return max(abs(a - b) / abs(b) for a, b in zip(found, true, strict=True))
+
+
+def _without_key_bias(case: Case, *runs: Run) -> None:
+    """Its true gradient is zero; Adam with a tiny epsilon makes steps of full size out of the rounding errors."""
+    if "1e-8" not in case.optimizer:
+        return
+    for run in runs:
+        for tensors in (*run.gradients, run.parameters):
+            for path in tensors:
+                if path.endswith("qkv.bias"):
+                    tensors[path] = tensors[path][[0, 2]]

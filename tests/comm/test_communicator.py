@@ -1,0 +1,403 @@
+"""Collectives, messages and groups agree with plain NumPy, the same under MPI and under threads."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minitrain.comm import threads
+from minitrain.comm.communicator import Communicator
+from minitrain.shares import share
+
+TAG = ("dp", "test")
+DTYPES = ("float16", "float32", "float64")
+SHAPES = [(0,), (1,), (2,), (3,), (4,), (5,), (7,), (1000,)]  # shorter than N, not divided by N, empty
+
+
+def arrays(n: int, shape: tuple[int, ...], dtype: str) -> list[np.ndarray]:
+    """What every rank has, known to all."""
+    return [np.random.default_rng(rank).standard_normal(shape).astype(dtype) for rank in range(n)]
+
+
+def total(parts: list[np.ndarray]) -> np.ndarray:
+    return np.sum([part.astype(np.float64) for part in parts], axis=0)
+
+
+def close(found: np.ndarray, true: np.ndarray) -> bool:
+    """Equal up to the rounding of a few additions in found's dtype."""
+    return bool((np.abs(found - true) <= 16 * np.finfo(found.dtype).eps).all())
+
+
+# What holds for every kind of rank: functions of a world ----------------------------------------------------
+
+
+def all_reduce_sum(world: Communicator) -> None:
+    for dtype in DTYPES:
+        for shape in [*SHAPES, (3, 5), (2, 0), ()]:
+            parts = arrays(world.size, shape, dtype)
+            x = parts[world.rank].copy()
+            world.all_reduce(x, TAG)
+            assert x.dtype == dtype and x.shape == shape
+            assert close(x, total(parts)), (dtype, shape)
+
+
+def all_reduce_max(world: Communicator) -> None:
+    for dtype in DTYPES:
+        for shape in [*SHAPES, (3, 5)]:
+            parts = arrays(world.size, shape, dtype)
+            x = parts[world.rank].copy()
+            world.all_reduce(x, TAG, op="max")
+            assert np.array_equal(x, np.max(parts, axis=0)), (dtype, shape)
+
+
+def half_is_summed_in_float32(world: Communicator) -> None:
+    """2048 + 1 is 2048 in float16, so that adding there loses ones; the order of the ranks does not help."""
+    n = world.size
+    mine = np.where(np.arange(n) == world.rank, 2048, 1).astype(np.float16)
+    true = np.float16(2048 + n - 1)
+    assert n < 3 or np.float16(2048) + np.float16(1) < true
+    x = mine.copy()
+    world.all_reduce(x, TAG)
+    assert (x == true).all(), x
+    assert (world.reduce_scatter(mine.copy(), TAG) == true).all()
+
+
+def reduce_scatter(world: Communicator) -> None:
+    for dtype in DTYPES:
+        for shape in SHAPES:
+            parts = arrays(world.size, shape, dtype)
+            x = parts[world.rank].copy()
+            mine = world.reduce_scatter(x, TAG)
+            cut = share(shape[0], world.size, world.rank)
+            assert mine.dtype == dtype and mine.shape == x[cut].shape
+            assert mine.size == 0 or np.shares_memory(mine, x)
+            assert close(mine, total(parts)[cut]) and close(x[cut], total(parts)[cut]), (dtype, shape)
+
+
+def all_gather(world: Communicator) -> None:
+    for dtype in (*DTYPES, "int32"):
+        for shape in SHAPES:
+            whole = (100 * np.random.default_rng(7).random(shape)).astype(dtype)
+            cut = share(shape[0], world.size, world.rank)
+            x = np.full(shape, -1, dtype)
+            x[cut] = whole[cut]
+            world.all_gather(x, TAG)
+            assert np.array_equal(x, whole), (dtype, shape)
+
+
+def broadcast(world: Communicator) -> None:
+    for root in range(world.size):
+        for dtype in (*DTYPES, "int64"):
+            for shape in [*SHAPES, (3, 5)]:
+                parts = arrays(world.size, shape, dtype)
+                x = parts[world.rank].copy()
+                world.broadcast(x, root, TAG)
+                assert np.array_equal(x, parts[root]), (root, dtype, shape)
+
+
+def all_ranks_get_equal_bits(world: Communicator) -> None:
+    for dtype in DTYPES:
+        for n in (1, 5, 1000, 100_001):
+            x = arrays(world.size, (n,), dtype)[world.rank]
+            world.all_reduce(x, TAG)
+            assert len({*world.gather_objects(x.tobytes())}) == 1, (dtype, n)
+
+
+def messages_are_told_apart_by_number(world: Communicator) -> None:
+    n, me = world.size, world.rank
+    for dtype in DTYPES:
+        sent = [np.full((number + 1, 2), 10 * me + number, dtype) for number in range(3)]
+        handles = [world.send(x, (me + 1) % n, TAG, number) for number, x in enumerate(sent)]
+        before = (me - 1) % n
+        for number in (2, 0, 1):
+            x = np.empty((number + 1, 2), dtype)
+            world.receive(x, before, TAG, number)
+            assert (x == 10 * before + number).all(), (dtype, number)
+        for handle in handles:
+            handle.wait()
+
+
+def messages_of_one_number_keep_their_order(world: Communicator) -> None:
+    n, me = world.size, world.rank
+    others = [r for r in range(n) if r != me]
+    handles = [world.send(np.array([float(i), me]), to, TAG, 5) for i in range(3) for to in others]
+    for source in others:
+        for i in range(3):
+            x = np.empty(2)
+            world.receive(x, source, TAG, 5)
+            assert x.tolist() == [i, source]
+    for handle in handles:
+        handle.wait()
+
+
+def large_and_empty_messages(world: Communicator) -> None:
+    """All send before anyone receives: blocking sends of this size would wait for ever."""
+    n, me = world.size, world.rank
+    large, nothing = np.full(300_000, float(me)), np.empty((0, 3))
+    handles = [world.send(large, (me + 1) % n, TAG, 1), world.send(nothing, (me + 1) % n, TAG, 2)]
+    x = np.empty(300_000)
+    world.receive(np.empty((0, 3)), (me - 1) % n, TAG, 2)
+    world.receive(x, (me - 1) % n, TAG, 1)
+    assert (x == (me - 1) % n).all()
+    for handle in handles:
+        handle.wait()
+
+
+def objects_are_gathered_in_order(world: Communicator) -> None:
+    found = world.gather_objects({"rank": world.rank, "name": "x" * world.rank})
+    assert found == [{"rank": rank, "name": "x" * rank} for rank in range(world.size)]
+
+
+def nobody_leaves_a_barrier_early(world: Communicator) -> None:
+    if world.rank == world.size - 1:
+        time.sleep(0.2)
+    arrived = time.monotonic()  # one clock for all processes of a machine
+    world.barrier()
+    times = world.gather_objects((arrived, time.monotonic()))
+    assert min(left for _, left in times) >= max(came for came, _ in times)
+
+
+def subgroups_have_the_given_order(world: Communicator) -> None:
+    """Called by their members only: the others do something else meanwhile."""
+    if world.size > 2 and world.rank != 1:
+        for members in ([0, 2], [2, 0]):
+            if world.rank not in members:
+                continue
+            group = world.subgroup(members)
+            assert (group.size, group.rank) == (2, members.index(world.rank))
+            assert group.gather_objects(world.rank) == members
+            x = np.array([1.0, 10.0, 100.0]) * (world.rank + 1)
+            group.all_reduce(x, TAG)
+            assert x.tolist() == [4.0, 40.0, 400.0]
+            if group.rank == 0:
+                group.send(np.array([7.0]), 1, TAG).wait()
+            else:
+                group.receive(x[:1], 0, TAG)
+                assert x[0] == 7
+            alone = group.subgroup([group.rank])
+            assert (alone.rank, alone.size) == (0, 1)
+    x = np.ones(3)
+    world.all_reduce(x, TAG)
+    assert (x == world.size).all()
+
+
+def duplicates_have_messages_of_their_own(world: Communicator) -> None:
+    other = world.duplicate()
+    third = world.duplicate()
+    assert (other.rank, other.size) == (world.rank, world.size)
+    n, me = world.size, world.rank
+    handles = [c.send(np.array([value]), (me + 1) % n, TAG) for value, c in ((1.0, world), (2.0, other))]
+    x = np.empty(1)
+    for value, c in ((2.0, other), (1.0, world)):
+        c.receive(x, (me - 1) % n, TAG)
+        assert x[0] == value
+    for handle in handles:
+        handle.wait()
+    third.all_reduce(x, TAG)
+    assert x[0] == n
+
+
+def a_thread_may_work_on_a_duplicate(world: Communicator) -> None:
+    other, results = world.duplicate(), []
+
+    def work() -> None:
+        for _ in range(20):
+            y = np.full(5, 1.0)
+            other.all_reduce(y, TAG)
+            results.append(y)
+
+    helper = threading.Thread(target=work)
+    helper.start()
+    for i in range(20):
+        x = np.full(3, float(i))
+        world.all_reduce(x, TAG)
+        assert (x == i * world.size).all()
+    helper.join(20)
+    assert len(results) == 20 and all((y == world.size).all() for y in results)
+
+
+def strided_arrays_are_refused(world: Communicator) -> None:
+    for x in (np.ones(8)[::2], np.ones((3, 4)).T):
+        calls: list[Callable[[], Any]] = [
+            lambda x=x: world.all_reduce(x, TAG),  # type: ignore[misc]
+            lambda x=x: world.reduce_scatter(x, TAG),  # type: ignore[misc]
+            lambda x=x: world.all_gather(x, TAG),  # type: ignore[misc]
+            lambda x=x: world.broadcast(x, 0, TAG),  # type: ignore[misc]
+            lambda x=x: world.send(x, 0, TAG),  # type: ignore[misc]
+            lambda x=x: world.receive(x, 0, TAG),  # type: ignore[misc]
+        ]
+        for call in calls:
+            with pytest.raises(ValueError, match="contiguous") as error:
+                call()
+            assert str(x.shape) in str(error.value) and str(x.strides) in str(error.value)
+
+
+def unknown_ranks_and_operations_are_refused(world: Communicator) -> None:
+    x = np.ones(2)
+    for wrong in (-1, world.size, 99):
+        for call in (
+            lambda wrong=wrong: world.broadcast(x, wrong, TAG),
+            lambda wrong=wrong: world.send(x, wrong, TAG),
+            lambda wrong=wrong: world.receive(x, wrong, TAG),
+        ):
+            with pytest.raises(ValueError, match=f"rank {wrong} .* 0 to {world.size - 1}"):
+                call()
+    with pytest.raises(ValueError, match=r"'min'.*'sum', 'max'"):
+        world.all_reduce(x, TAG, op="min")
+
+
+CHECKS = pytest.mark.parametrize(
+    "check",
+    [
+        all_reduce_sum,
+        all_reduce_max,
+        half_is_summed_in_float32,
+        reduce_scatter,
+        all_gather,
+        broadcast,
+        all_ranks_get_equal_bits,
+        messages_are_told_apart_by_number,
+        messages_of_one_number_keep_their_order,
+        large_and_empty_messages,
+        objects_are_gathered_in_order,
+        nobody_leaves_a_barrier_early,
+        subgroups_have_the_given_order,
+        duplicates_have_messages_of_their_own,
+        a_thread_may_work_on_a_duplicate,
+        strided_arrays_are_refused,
+        unknown_ranks_and_operations_are_refused,
+    ],
+    ids=lambda check: check.__name__,
+)
+
+
+@CHECKS
+@pytest.mark.ranks(2, 3, 4, limit=20)
+def test_mpi(world: Communicator, check: Callable[[Communicator], None]) -> None:
+    check(world)
+
+
+@CHECKS
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_threads(size: int, check: Callable[[Communicator], None]) -> None:
+    threads.run(size, check, timeout=20)
+
+
+# Threads alone ----------------------------------------------------------------------------------------------
+
+
+def test_results_come_in_rank_order() -> None:
+    def program(world: Communicator) -> int:
+        time.sleep(0.05 * (3 - world.rank))
+        return 10 * world.rank
+
+    assert threads.run(4, program) == [0, 10, 20, 30]
+
+
+def test_a_message_is_a_copy() -> None:
+    def program(world: Communicator) -> None:
+        if world.rank == 0:
+            x = np.arange(4.0)
+            world.send(x, 1, TAG).wait()
+            x[...] = -1
+            world.barrier()
+        else:
+            world.barrier()
+            y = np.empty(4)
+            world.receive(y, 0, TAG)
+            assert y.tolist() == [0, 1, 2, 3]
+
+    threads.run(2, program)
+
+
+def in_barrier(world: Communicator) -> None:
+    world.barrier()
+
+
+def in_all_reduce(world: Communicator) -> None:
+    world.all_reduce(np.ones(3), TAG)
+
+
+def in_receive(world: Communicator) -> None:
+    world.receive(np.ones(3), 1, TAG)
+
+
+def in_subgroup(world: Communicator) -> None:
+    """Ranks 0 and 2 wait for each other in groups of groups; rank 0 does not come."""
+    group = world.subgroup([0, 2]).duplicate()
+    if world.rank == 0:
+        world.receive(np.ones(3), 1, TAG)
+    group.all_reduce(np.ones(3), TAG)
+
+
+WAITS = [in_barrier, in_all_reduce, in_receive, in_subgroup]
+
+
+@pytest.mark.parametrize("wait", WAITS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("delay", [0.0, 0.2])
+def test_an_exception_ends_those_that_wait(wait: Callable[[Communicator], None], delay: float) -> None:
+    stopped: list[int] = []
+
+    def program(world: Communicator) -> None:
+        if world.rank == 1:
+            time.sleep(delay)
+            raise ZeroDivisionError("the cause")
+        try:
+            wait(world)
+        except threads.RankFailed:
+            stopped.append(world.rank)
+            raise
+
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="rank 1 of 3 raised ZeroDivisionError: the cause") as error:
+        threads.run(3, program, timeout=30)
+    assert time.monotonic() - began < 2
+    assert isinstance(error.value.__cause__, ZeroDivisionError)
+    assert sorted(stopped) == [0, 2]
+
+
+def test_leaving_by_sys_exit_is_a_failure() -> None:
+    def program(world: Communicator) -> None:
+        if world.rank == 1:
+            raise SystemExit(3)
+        world.barrier()
+
+    with pytest.raises(RuntimeError, match="rank 1 of 2 raised SystemExit: 3"):
+        threads.run(2, program, timeout=30)
+
+
+def test_time_limit_names_the_late_ranks() -> None:
+    release = threading.Event()
+    with pytest.raises(TimeoutError, match=r"0\.2 s.*rank 1$"):
+        threads.run(2, lambda world: world.rank == 1 and release.wait(20), timeout=0.2)
+    release.set()
+
+
+def test_time_limit_is_for_all_ranks_together() -> None:
+    release, began = threading.Event(), time.monotonic()
+    with pytest.raises(TimeoutError, match="rank 0, rank 1, rank 2, rank 3"):
+        threads.run(4, lambda world: release.wait(20), timeout=0.5)
+    release.set()
+    assert time.monotonic() - began < 1.5
+
+
+def test_time_limit_ends_the_ranks_that_wait_for_a_late_one() -> None:
+    release, stopped = threading.Event(), threading.Event()
+
+    def program(world: Communicator) -> None:
+        if world.rank == 1:
+            release.wait(20)
+            return
+        try:
+            world.barrier()
+        except threads.RankFailed:
+            stopped.set()
+            raise
+
+    with pytest.raises(TimeoutError, match="rank 0, rank 1"):
+        threads.run(2, program, timeout=0.2)
+    assert stopped.wait(2)
+    release.set()

@@ -1,0 +1,176 @@
+"""A batch is a function of (seed, number), its parts cover it; validation and epochs leave nothing out."""
+
+import numpy as np
+import pytest
+
+from minitrain.data.batch import Batch
+from minitrain.data.loader import ArrayLoader, TextLoader
+from minitrain.errors import UserError
+
+IDS = np.random.default_rng(5).permutation(1000).astype(np.int32)  # each id tells its place in the text
+PLACE = np.argsort(IDS)
+
+
+def text(context: int = 5, batch: int = 7, seed: int = 1, ids: np.ndarray = IDS) -> TextLoader:
+    return TextLoader(ids, context, batch, seed)
+
+
+def same(a: Batch, b: Batch) -> bool:
+    assert a.labels is not None and b.labels is not None
+    return np.array_equal(a.inputs, b.inputs) and np.array_equal(a.labels, b.labels) and a.where == b.where
+
+
+# Text -------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_depends_on_seed_and_number_only() -> None:
+    loader, other = text(), text()
+    batches = [loader.batch(number) for number in range(4)]
+    assert all(same(other.batch(number), batches[number]) for number in (3, 0, 0, 2, 1))
+    inputs = {batch.inputs.tobytes() for batch in [*batches, *(text(seed=2).batch(n) for n in range(4))]}
+    assert len(inputs) == 8
+
+
+def test_labels_are_the_next_characters() -> None:
+    batch = text().batch(3)
+    assert batch.inputs.shape == (7, 5) and batch.labels is not None and batch.labels.shape == (7, 5)
+    assert np.array_equal(PLACE[batch.labels], PLACE[batch.inputs] + 1)
+    assert np.array_equal(np.diff(PLACE[batch.inputs], axis=1), np.ones((7, 4)))
+    assert np.issubdtype(batch.inputs.dtype, np.integer)
+
+
+def test_where_of_a_whole_batch() -> None:
+    where = text(seed=9).batch(3).where
+    assert (where.seed, where.number, where.B, where.T, where.training) == (9, 3, 7, 5, True)
+    assert (where.samples, where.time, where.count) == (slice(0, 7), slice(0, 5), 35)
+
+
+def test_training_reaches_every_place() -> None:
+    """Also the first and the last window."""
+    loader = text(context=3, batch=50, ids=IDS[:8])
+    starts = {int(PLACE[i]) for number in range(4) for i in loader.batch(number).inputs[:, 0]}
+    assert starts == {0, 1, 2, 3, 4}
+
+
+def test_a_text_of_one_window() -> None:
+    batch = text(context=4, ids=IDS[:5]).batch(0)
+    assert batch.labels is not None and (batch.labels == IDS[1:5]).all() and (batch.inputs == IDS[:4]).all()
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7, 9])
+def test_parts_cover_the_batch(ranks: int) -> None:
+    batch = text().batch(2)
+    parts = [batch.part(rank, ranks) for rank in range(ranks)]
+    assert np.array_equal(np.concatenate([part.inputs for part in parts]), batch.inputs)
+    assert np.array_equal(np.concatenate([part.labels for part in parts]), np.array(batch.labels))
+    lengths = [len(part.inputs) for part in parts]
+    assert max(lengths) - min(lengths) <= 1
+    ends = np.cumsum([0, *lengths]).tolist()
+    for part, lo, hi in zip(parts, ends, ends[1:], strict=False):
+        assert part.where.samples == slice(lo, hi)
+        assert (part.where.B, part.where.count, part.where.number) == (7, 35, 2)
+
+
+def test_seven_samples_on_three_ranks_in_two_micro_batches() -> None:
+    batch = text().batch(2)
+    found = [micro.where.samples for rank in range(3) for micro in batch.part(rank, 3).split(2)]
+    assert found == [slice(*border) for border in ((0, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7))]
+    for rank in range(3):
+        for micro in batch.part(rank, 3).split(2):
+            assert np.array_equal(micro.inputs, batch.inputs[micro.where.samples])
+
+
+def test_a_batch_without_labels_has_parts() -> None:
+    whole = text().batch(0)
+    part = Batch(whole.inputs, None, whole.where).part(1, 3)
+    assert part.labels is None and part.where.samples == slice(3, 5)
+
+
+def test_validation_covers_the_text_once() -> None:
+    batches = list(text(context=6, batch=4).validation())
+    windows = (len(IDS) - 1) // 6
+    assert [len(batch.inputs) for batch in batches] == [4] * 41 + [2] and windows == 166
+    assert np.array_equal(np.concatenate([b.inputs.reshape(-1) for b in batches]), IDS[: 6 * windows])
+    labels = [b.labels.reshape(-1) for b in batches if b.labels is not None]
+    assert np.array_equal(np.concatenate(labels), IDS[1 : 6 * windows + 1])
+
+
+def test_validation_losses_add_up_to_the_mean() -> None:
+    """Each loss is a sum divided by `count`: that of all windows, not of the batch."""
+    batches = list(text(context=6, batch=4).validation())
+    assert {batch.where.count for batch in batches} == {166 * 6}
+    assert not any(batch.where.training for batch in batches)
+    samples = [i for b in batches for i in range(b.where.samples.start, b.where.samples.stop)]
+    assert samples == list(range(166))
+    total = sum(part.labels.size for b in batches for part in b.split(3) if part.labels is not None)
+    assert total == batches[0].where.count
+
+
+@pytest.mark.parametrize("most", [1, 5, 100, 166, 167, 10_000])
+def test_quick_validation_is_spread_over_the_text(most: int) -> None:
+    batches = list(text(context=6, batch=4).validation(most))
+    starts = np.concatenate([PLACE[b.inputs[:, 0]] for b in batches]) // 6
+    n = min(most, 166)
+    assert len(starts) == n and starts[0] == 0
+    gaps = np.diff([*starts, 166])
+    assert gaps.min() >= 166 // n and gaps.max() <= -(-166 // n)
+    assert {b.where.count for b in batches} == {n * 6}
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_a_text_shorter_than_a_window(n: int) -> None:
+    with pytest.raises(UserError, match=rf"{n} characters .* = 6; .*--context"):
+        text(context=5, ids=IDS[:n])
+
+
+# Arrays -----------------------------------------------------------------------------------------------------
+
+
+def arrays(n: int = 23, batch: int = 5, seed: int = 1) -> ArrayLoader:
+    return ArrayLoader(np.arange(2.0 * n).reshape(n, 2), np.arange(n), batch, seed)
+
+
+def test_epochs_are_permutations() -> None:
+    loader = arrays()
+    assert loader.batches == 5
+    epochs = []
+    for epoch in range(3):
+        batches = [loader.batch(5 * epoch + i) for i in range(5)]
+        assert [len(batch.inputs) for batch in batches] == [5, 5, 5, 5, 3]
+        assert [batch.where.count for batch in batches] == [5, 5, 5, 5, 3]
+        epochs.append(np.concatenate([batch.labels for batch in batches]).tolist())
+        assert sorted(epochs[-1]) == list(range(23))
+    assert len({tuple(epoch) for epoch in [*epochs, range(23)]}) == 4
+
+
+def test_an_array_batch_depends_on_seed_and_number_only() -> None:
+    loader = arrays()
+    loader.batch(2)
+    assert same(loader.batch(7), arrays().batch(7))
+    assert not same(loader.batch(7), arrays(seed=2).batch(7))
+
+
+def test_inputs_keep_their_labels() -> None:
+    batch = arrays().batch(4)
+    assert batch.labels is not None and batch.inputs.shape == (3, 2)
+    assert np.array_equal(batch.inputs[:, 0], 2 * batch.labels)
+    where = batch.where
+    assert (where.number, where.B, where.T, where.samples) == (4, 3, 1, slice(0, 3))
+
+
+def test_a_batch_larger_than_the_data() -> None:
+    loader = arrays(n=4, batch=32)
+    assert loader.batches == 1 and len(loader.batch(0).inputs) == len(loader.batch(9).inputs) == 4
+
+
+def test_array_validation_is_everything_in_order() -> None:
+    batches = list(arrays().validation())
+    assert np.concatenate([batch.labels for batch in batches]).tolist() == list(range(23))
+    assert {(batch.where.count, batch.where.training) for batch in batches} == {(23, False)}
+    assert [batch.where.samples.stop for batch in batches] == [5, 10, 15, 20, 23]
+
+
+@pytest.mark.parametrize(("inputs", "labels"), [(3, 4), (4, 3), (0, 0), (0, 1)])
+def test_inputs_and_labels_must_match(inputs: int, labels: int) -> None:
+    with pytest.raises(UserError, match=f"{inputs} inputs and {labels} labels"):
+        ArrayLoader(np.zeros((inputs, 2)), np.zeros(labels, np.int64), 2, 1)

@@ -1,0 +1,232 @@
+"""The reducer counts: a bucket leaves when it is complete, all leave in one order, and mistakes are told."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from minitrain import functional as F
+from minitrain.autograd import Tensor
+from minitrain.comm.mesh import Mesh
+from minitrain.comm.threads import world_of_one
+from minitrain.nn import Parameter
+from minitrain.optim import SGD
+from minitrain.parallel.data_parallel import Bucketed, Naive
+from minitrain.parallel.flat import Bucket, make_buckets
+from minitrain.parallel.reducer import Reducer
+
+
+class Recorder(Reducer):
+    """Notes which buckets leave, and with which gradients."""
+
+    def __init__(self, buckets: Sequence[Bucket], seed: int = 1) -> None:
+        self.calls: list[str] = []
+        self.seen: list[list[float]] = []
+        super().__init__(buckets, seed)
+
+    def reduce(self, bucket: Bucket) -> None:
+        assert bucket.grad is not None
+        self.calls.append("".join(p.placement.path for p in bucket.parameters))
+        self.seen.append(bucket.grad.tolist())
+
+
+class Late(Recorder):
+    early = False
+
+
+def parameters(names: str) -> list[Parameter]:
+    return [Parameter(name, (2,), std=1.0, dtype=np.float64) for name in names]
+
+
+def recorder(ps: list[Parameter], kind: type[Recorder] = Recorder, in_a_bucket: int = 2) -> Recorder:
+    """Buckets of two parameters, unless told otherwise: [d c] [b a] for a, b, c, d."""
+    return kind(make_buckets(ps, in_a_bucket * 16 / 2**20, Mesh(world_of_one())))
+
+
+def loss(ps: Sequence[Parameter], factor: float = 1.0) -> Tensor:
+    """factor x the sum of all elements: gradients of `factor`, and the last parameter is complete first."""
+    x = Tensor(np.zeros(2))
+    for p in ps:
+        x = x + p * factor
+    return F.sum(x)
+
+
+def test_a_bucket_leaves_in_the_last_backward() -> None:
+    ps = parameters("abcd")
+    reducer = recorder(ps)
+    reducer.begin(backwards=3)
+    for i in range(3):
+        assert reducer.calls == []
+        loss(ps, factor=10**i).backward()
+        if i < 2:
+            reducer.end_backward()
+    assert reducer.calls == ["dc", "ba"]  # during the third
+    reducer.end_backward()
+    reducer.finish()
+    assert reducer.calls == ["dc", "ba"] and reducer.seen == [[111] * 4] * 2
+
+
+def test_the_next_step_begins_anew() -> None:
+    ps = parameters("abcd")
+    reducer = recorder(ps)
+    for step in range(3):
+        reducer.begin()
+        loss(ps, factor=step + 1).backward()
+        reducer.end_backward()
+        reducer.finish()
+    assert reducer.calls == ["dc", "ba"] * 3
+    assert reducer.seen == [[k] * 4 for k in (1, 1, 2, 2, 3, 3)]
+
+
+def test_some_leave_only_at_the_end() -> None:
+    ps = parameters("abcd")
+    reducer = recorder(ps, Late)
+    reducer.begin()
+    loss(ps).backward()
+    reducer.end_backward()
+    assert reducer.calls == []
+    reducer.finish()
+    assert reducer.calls == ["dc", "ba"]
+
+
+def test_which_strategies_are_early() -> None:
+    assert Bucketed.early and not Naive.early
+
+
+def test_unused_parameters_count_when_a_backward_ends() -> None:
+    ps = parameters("abcd")
+    reducer = recorder(ps)
+    reducer.buckets[0].open(np.full(4, np.nan))
+    reducer.begin(backwards=2)
+    for _ in range(2):
+        loss([ps[0], ps[1], ps[2]]).backward()
+        assert reducer.calls == []  # d was not reached, and the buckets behind its own must wait
+        reducer.end_backward()
+    assert reducer.calls == ["dc", "ba"]
+    assert reducer.seen[0] == [0, 0, 2, 2]
+    reducer.finish()
+
+
+def test_used_in_one_micro_batch_only() -> None:
+    ps = parameters("ab")
+    reducer = recorder(ps)
+    reducer.begin(backwards=3)
+    for used in ([ps[0]], ps, [ps[0]]):
+        loss(used).backward()
+        reducer.end_backward()
+    reducer.finish()
+    assert reducer.seen == [[1, 1, 3, 3]]  # b, a
+
+
+def test_no_parameter_used_at_all() -> None:
+    reducer = recorder(parameters("abcd"))
+    reducer.begin()
+    reducer.end_backward()
+    reducer.finish()
+    assert reducer.seen == [[0] * 4] * 2 and reducer.norm() == 0
+
+
+def test_one_order_whatever_becomes_ready_first() -> None:
+    ps = parameters("abcd")
+    for order in ("dcba", "abcd", "bdac"):
+        reducer = recorder(ps, in_a_bucket=1)
+        reducer.begin()
+        left = []
+        for name in order:
+            loss([ps["abcd".index(name)]]).backward()
+            left.append("".join(reducer.calls))
+        assert reducer.calls == list("dcba")
+        assert (
+            left
+            == {
+                "dcba": ["d", "dc", "dcb", "dcba"],
+                "abcd": ["", "", "", "dcba"],
+                "bdac": ["", "d", "d", "dcba"],
+            }[order]
+        )
+
+
+def test_firing_twice_is_told() -> None:
+    ps = parameters("ab")
+    reducer = recorder(ps)
+    reducer.begin()
+    ps[0].ready()
+    with pytest.raises(RuntimeError, match="a fired 2 times in a step of 1"):
+        ps[0].ready()
+
+
+def test_a_backward_too_many_is_told() -> None:
+    ps = parameters("ab")
+    reducer = recorder(ps)
+    reducer.begin(backwards=2)
+    for _ in range(2):
+        loss(ps).backward()
+        reducer.end_backward()
+    with pytest.raises(RuntimeError, match="fired 3 times in a step of 2"):
+        loss(ps).backward()
+
+
+@pytest.mark.parametrize("kind", [Recorder, Late])
+def test_finishing_too_early_is_told(kind: type[Recorder]) -> None:
+    ps = parameters("ab")
+    reducer = recorder(ps, kind)
+    reducer.begin(backwards=2)
+    loss(ps).backward()
+    reducer.end_backward()
+    with pytest.raises(RuntimeError, match=r"2 backwards.*b"):
+        reducer.finish()
+    assert reducer.calls == []
+
+
+def test_forgetting_end_backward_is_told() -> None:
+    ps = parameters("ab")
+    reducer = recorder(ps)
+    reducer.begin()
+    loss([ps[0]]).backward()
+    with pytest.raises(RuntimeError, match="waiting for b"):
+        reducer.finish()
+
+
+def test_a_bucket_across_pipeline_stages_leaves_only_at_the_end() -> None:
+    """In a hook it would wait for a stage that is not there yet; those behind it keep their place."""
+    ps = parameters("abc")
+    ps[1].placement = ps[1].placement.replicate("pp", (0,))
+    reducer = recorder(ps, in_a_bucket=1)
+    reducer.begin()
+    loss(ps).backward()
+    reducer.end_backward()
+    assert reducer.calls == ["c"]
+    reducer.finish()
+    assert reducer.calls == ["c", "b", "a"]
+
+
+def frozen_and_free() -> tuple[Parameter, Parameter]:
+    frozen, free = parameters("ab")
+    frozen.requires_grad = False
+    return frozen, free
+
+
+@pytest.mark.parametrize("kind", [Reducer, Naive, Bucketed])
+def test_a_frozen_parameter_is_not_trained(kind: Callable[[Sequence[Bucket], int], Reducer]) -> None:
+    frozen, free = frozen_and_free()
+    reducer = kind(make_buckets([frozen, free], 1.0, Mesh(world_of_one())), 5)
+    assert np.array_equal(frozen.data, frozen.draw(5)) and np.array_equal(free.data, free.draw(5))
+    assert [owned.data.size for owned in reducer.owned()] == [2]
+    reducer.begin()
+    loss([frozen, free], factor=3.0).backward()
+    reducer.end_backward()
+    reducer.finish()
+    assert reducer.norm() == pytest.approx(18**0.5, rel=1e-15)
+    SGD(reducer).step(0.5)
+    assert np.array_equal(frozen.data, frozen.draw(5)) and frozen.grad is None
+    assert np.array_equal(free.data, free.draw(5) - 1.5)
+
+
+def test_owned_is_what_the_parameters_see() -> None:
+    ps = parameters("abcd")
+    ps[3].decay = False
+    reducer = recorder(ps)
+    assert [(len(owned.data), owned.decay) for owned in reducer.owned()] == [(2, False), (4, True), (2, True)]
+    for owned in reducer.owned():
+        owned.data[...] = 7
+    assert all((p.data == 7).all() for p in ps)

@@ -1,0 +1,181 @@
+"""The optimizers follow the papers' formulas and PyTorch; clipping shortens a gradient and turns nothing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minitrain.optim import BLOCK, SGD, Adam, AdamW, Optimizer, clip_grad_norm
+from minitrain.parallel.reducer import Owned
+
+LENGTHS = (1, 7, BLOCK + 5, 2 * BLOCK)  # the last block is short, or there is none left over
+STEPS, LR = 20, 0.01
+
+
+@dataclass
+class Slices:
+    """Flat pieces as a reducer would give them out; every second one is decayed."""
+
+    lengths: tuple[int, ...] = LENGTHS
+    dtype: str = "float64"
+    pieces: list[Owned] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        draw = np.random.default_rng(1).standard_normal
+        for i, n in enumerate(self.lengths):
+            self.pieces.append(Owned(draw(n).astype(self.dtype), np.zeros(n, self.dtype), i % 2 == 0))
+
+    def owned(self) -> list[Owned]:
+        return self.pieces
+
+    def norm(self) -> float:
+        return float(np.sqrt(sum((piece.grad.astype(np.float64) ** 2).sum() for piece in self.pieces)))
+
+    def draw_gradients(self, step: int) -> None:
+        draw = np.random.default_rng(100 + step).standard_normal
+        for piece in self.pieces:
+            piece.grad[...] = draw(len(piece.grad))
+
+
+def sgd(w: Any, g: Any, s: dict, t: int, decay: float, momentum: float) -> Any:
+    s["v"] = momentum * s.get("v", 0) + g + decay * w
+    return w - LR * s["v"]
+
+
+def adam(w: Any, g: Any, s: dict, t: int, b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8) -> Any:
+    s["m"] = b1 * s.get("m", 0) + (1 - b1) * g
+    s["v"] = b2 * s.get("v", 0) + (1 - b2) * g**2
+    return w - LR * (s["m"] / (1 - b1**t)) / (np.sqrt(s["v"] / (1 - b2**t)) + epsilon)
+
+
+def adamw(w: Any, g: Any, s: dict, t: int, decay: float) -> Any:
+    return adam(w, g, s, t, b2=0.95) - LR * decay * w
+
+
+Formula = Callable[..., Any]
+RULES: dict[str, tuple[Callable[[Slices], Optimizer], Formula]] = {
+    "sgd": (SGD, lambda w, g, s, t, decay: sgd(w, g, s, t, 0, 0)),
+    "sgd decay": (lambda x: SGD(x, weight_decay=0.1), lambda w, g, s, t, on: sgd(w, g, s, t, 0.1 * on, 0)),
+    "sgd momentum": (
+        lambda x: SGD(x, momentum=0.9, weight_decay=0.1),
+        lambda w, g, s, t, on: sgd(w, g, s, t, 0.1 * on, 0.9),
+    ),
+    "adam": (Adam, lambda w, g, s, t, on: adam(w, g, s, t)),
+    "adam betas": (lambda x: Adam(x, 0.8, 0.9, 0.1), lambda w, g, s, t, on: adam(w, g, s, t, 0.8, 0.9, 0.1)),
+    "adamw": (lambda x: AdamW(x, 0.1, beta2=0.95), lambda w, g, s, t, on: adamw(w, g, s, t, 0.1 * on)),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-13), ("float32", 2e-5)])
+def test_formula(rule: str, dtype: str, bound: float) -> None:
+    make, formula = RULES[rule]
+    slices = Slices(dtype=dtype)
+    optimizer = make(slices)
+    true = [piece.data.astype(np.float64) for piece in slices.owned()]
+    states: list[dict] = [{} for _ in true]
+    for step in range(STEPS):
+        slices.draw_gradients(step)
+        gradients = [piece.grad.copy() for piece in slices.owned()]
+        optimizer.step(LR)
+        for i, (piece, g) in enumerate(zip(slices.owned(), gradients, strict=True)):
+            assert np.array_equal(piece.grad, g), "the gradient is not the optimizer's to change"
+            true[i] = formula(true[i], g.astype(np.float64), states[i], step + 1, piece.decay)
+    for piece, w in zip(slices.owned(), true, strict=True):
+        assert piece.data.dtype == dtype
+        assert np.abs(piece.data - w).max() <= bound
+    assert all(state.dtype == dtype for held in optimizer.state for state in held)
+    assert [len(held) for held in optimizer.state] == [optimizer.states] * len(LENGTHS)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_torch(rule: str) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'minitrain[oracle]'")
+    slices = Slices()
+    optimizer = RULES[rule][0](slices)
+    twins = [torch.tensor(piece.data, requires_grad=True) for piece in slices.owned()]
+    decay = getattr(optimizer, "weight_decay", 0.0)
+    pairs = list(zip(twins, slices.owned(), strict=True))
+    groups = [{"params": [w], "weight_decay": decay * piece.decay} for w, piece in pairs]
+    if isinstance(optimizer, SGD):
+        other = torch.optim.SGD(groups, lr=LR, momentum=optimizer.momentum)
+    else:
+        assert isinstance(optimizer, Adam)
+        kind = torch.optim.AdamW if isinstance(optimizer, AdamW) else torch.optim.Adam
+        other = kind(groups, lr=LR, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.epsilon)
+    for step in range(STEPS):
+        slices.draw_gradients(step)
+        for w, piece in pairs:
+            w.grad = torch.tensor(piece.grad)
+        optimizer.step(LR)
+        other.step()
+    for w, piece in pairs:
+        assert np.abs(piece.data - w.detach().numpy()).max() <= 1e-13
+
+
+def test_the_learning_rate_is_that_of_each_step() -> None:
+    slices = Slices((3,))
+    optimizer = SGD(slices)
+    start = slices.owned()[0].data.copy()
+    slices.owned()[0].grad[...] = 1
+    for lr in (0.5, 0.0, 0.25):
+        optimizer.step(lr)
+    assert np.allclose(slices.owned()[0].data, start - 0.75, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("kind", [Adam, lambda x: AdamW(x, weight_decay=0.0)])
+def test_first_adam_step_has_length_lr(kind: Callable[[Slices], Optimizer]) -> None:
+    """m_hat is g and v_hat is g^2 then, so that only the sign of g is left."""
+    slices = Slices((6,))
+    (piece,) = slices.owned()
+    before = piece.data.copy()
+    piece.grad[...] = [1e-3, -1e-3, 1.0, -50.0, 1e5, 0.0]
+    kind(slices).step(LR)
+    assert np.allclose(before - piece.data, LR * np.sign(piece.grad), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("kind", [SGD, AdamW])
+def test_decay_only_where_the_slice_says(kind: type[SGD] | type[AdamW]) -> None:
+    slices = Slices((4, 4))
+    decayed, kept = (piece.data.copy() for piece in slices.owned())
+    kind(slices, weight_decay=0.5).step(LR)  # the gradients are zero
+    assert np.allclose(slices.owned()[0].data, decayed * (1 - LR * 0.5), rtol=1e-15, atol=0)
+    assert np.array_equal(slices.owned()[1].data, kept)
+
+
+def test_a_slice_may_be_empty() -> None:
+    slices = Slices((0, 3))
+    AdamW(slices).step(LR)
+    assert np.isfinite(slices.owned()[1].data).all()
+
+
+# Clipping ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_long_gradient_is_shortened(dtype: str) -> None:
+    slices = Slices(dtype=dtype)
+    slices.draw_gradients(0)
+    before, norm = [piece.grad.copy() for piece in slices.owned()], slices.norm()
+    assert clip_grad_norm(slices, norm / 3) == norm
+    assert abs(slices.norm() - norm / 3) < 1e-5 * norm
+    for piece, g in zip(slices.owned(), before, strict=True):
+        assert piece.grad.dtype == dtype
+        assert np.allclose(piece.grad, g / 3, rtol=1e-6 if dtype == "float32" else 1e-14, atol=0)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01, 100.0])
+def test_a_short_gradient_is_left_alone(factor: float) -> None:
+    slices = Slices()
+    slices.draw_gradients(0)
+    before, norm = [piece.grad.copy() for piece in slices.owned()], slices.norm()
+    assert clip_grad_norm(slices, norm * factor) == norm
+    assert all(np.array_equal(piece.grad, g) for piece, g in zip(slices.owned(), before, strict=True))
+
+
+def test_no_gradient_at_all() -> None:
+    slices = Slices()
+    assert clip_grad_norm(slices, 1.0) == 0
+    assert not any(piece.grad.any() for piece in slices.owned())

@@ -1,0 +1,327 @@
+"""The command line: wrong input ends before the first step, help fits a terminal, runs agree on any ranks."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from minitrain.cli import main
+from minitrain.lr_schedules import warmup_cosine
+from tests.ranks import find_mpirun
+
+Capture = pytest.CaptureFixture[str]
+MPIRUN = find_mpirun()
+ROOT = Path(__file__).resolve().parents[2]
+needs_mpirun = pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")
+
+OPTIONS = """
+    --layers 1 --width 16 --heads 2 --context 16 --batch 7 --steps 12 --warmup 2 --dropout 0.1
+    --val-every 5 --log-every 4 --sample 20 --bucket-mb 0.005
+"""
+TINY = OPTIONS.split()
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """600 words, of letters that follow each other by some rule."""
+    draw = np.random.default_rng(1)
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "ate", "one", "rat,", "then", "slept.\n"]
+    path = tmp_path_factory.mktemp("text") / "tiny.txt"
+    path.write_text(" ".join(draw.choice(words, 600)))
+    return path
+
+
+def command(*arguments: str, ranks: int = 0, columns: int = 80) -> tuple[int, str]:
+    """(status, output) of python -m minitrain; under mpirun when ranks are given."""
+    start = [str(MPIRUN), "-n", str(ranks)] if ranks else []
+    done = subprocess.run(
+        [*start, sys.executable, "-m", "minitrain", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": str(columns)},
+        timeout=60,
+    )
+    return done.returncode, done.stdout
+
+
+def here(*arguments: str) -> int:
+    """The status of the command, run in this process."""
+    try:
+        return main(list(arguments))
+    except SystemExit as end:
+        assert isinstance(end.code, int)
+        return end.code
+
+
+def rows(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+# A run ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny run in this process."""
+    folder = tmp_path_factory.mktemp("run") / "below" / "here"
+    assert here("train", *TINY, "--text", str(text), "--out", str(folder)) == 0
+    return folder
+
+
+def test_every_step_is_in_the_log(run: Path) -> None:
+    *steps, last = rows(run)
+    assert [row["step"] for row in steps] == list(range(1, STEPS + 1))
+    for t, row in enumerate(steps):
+        assert math.isfinite(row["loss"]) and row["norm"] > 0
+        assert row["lr"] == warmup_cosine(t, 3e-3, 2, STEPS, 1e-4)
+    assert [row["step"] for row in steps if "val_loss" in row] == [5, 10]
+    assert last["step"] == STEPS and math.isfinite(last["final_val_loss"])
+    assert last["final_val_loss"] < steps[0]["loss"]
+
+
+def test_the_run_is_shown(text: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert here("train", *TINY, "--text", str(text), "--out", str(tmp_path)) == 0
+    shown = capsys.readouterr().out
+    for part in ("4/12", "8/12", "12/12", "tokens/s", "validation loss", str(tmp_path / "model.safetensors")):
+        assert part in shown
+    assert "-" * 80 in shown.splitlines()
+
+
+def test_progress_fits_a_terminal(text: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert here("train", *TINY, "--text", str(text), "--out", str(tmp_path)) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert lines and max(map(len, lines)) <= 80, lines
+
+
+def test_sample(run: Path, text: Path, capsys: Capture) -> None:
+    def write(*arguments: str) -> str:
+        capsys.readouterr()
+        assert here("sample", "--checkpoint", str(run / "model.safetensors"), *arguments) == 0
+        return capsys.readouterr().out.removesuffix("\n")
+
+    first = write("--prompt", "the cat", "--length", "40")
+    assert first.startswith("the cat") and len(first) == 7 + 40  # longer than the context
+    assert set(first) <= set(text.read_text())
+    assert write("--prompt", "the cat", "--length", "40") == first
+    assert write("--prompt", "the cat", "--length", "40", "--seed", "2") != first
+    greedy = [write("--prompt", "a", "--temperature", "0", "--seed", seed) for seed in "12"]
+    assert greedy[0] == greedy[1]
+    assert write("--prompt", "a", "--length", "0") == "a"
+
+
+# The same run on any ranks ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def serial(text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
+    """The log of the tiny run on one process, in each precision."""
+    folder = tmp_path_factory.mktemp("serial")
+    for dtype in ("float32", "float64"):
+        out = str(folder / dtype)
+        assert here("train", *TINY, "--text", str(text), "--dtype", dtype, "--out", out) == 0
+    return {dtype: rows(folder / dtype) for dtype in ("float32", "float64")}
+
+
+@needs_mpirun
+@pytest.mark.parametrize(
+    ("ranks", "options"),
+    [
+        (1, "--dtype float32"),
+        (2, "--dtype float32"),
+        (3, "--dtype float32 --dp 3"),
+        (1, "--dtype float64 --accumulate 3"),
+        (2, "--dtype float64"),
+        (3, "--dtype float64"),
+        (2, "--dtype float64 --reduce naive"),
+        (3, "--dtype float64 --reduce naive --accumulate 2"),
+        (2, "--dtype float64 --accumulate 3"),
+        (2, "--dtype float32 --accumulate 3"),
+    ],
+)
+def test_equal_losses(ranks: int, options: str, text: Path, serial: dict, tmp_path: Path) -> None:
+    arguments = [*TINY, *options.split(), "--text", str(text), "--out", str(tmp_path)]
+    status, shown = command("train", *arguments, ranks=ranks)
+    assert status == 0, shown
+    dtype, bound = ("float64", 1e-12) if "float64" in options else ("float32", 1e-5)
+    found, true = rows(tmp_path), serial[dtype]
+    assert len(found) == len(true) == STEPS + 1
+    for row, other in zip(found, true, strict=True):
+        assert row.keys() == other.keys()
+        for name in {"loss", "norm", "val_loss", "final_val_loss"} & row.keys():
+            slack = 10 if name == "norm" else 1
+            assert math.isclose(row[name], other[name], rel_tol=slack * bound, abs_tol=0), (row, other)
+    assert shown.count("validation loss") == 1  # rank 0 speaks, alone
+
+
+# Wrong input ------------------------------------------------------------------------------------------------
+
+MODEL = ["layers", "heads", "width", "context"]
+COUNTS = [*MODEL, "batch", "steps", "accumulate", "log-every", "val-every", "dp"]
+SIZES = ["warmup", "sample"]
+NUMBERS = ["lr", "lr-floor", "weight-decay", "clip"]
+WRONG: list[tuple[str, str, str]] = [
+    *((name, value, "INT") for name in [*COUNTS, *SIZES, "seed"] for value in ("x", "1.5", "nan", "")),
+    *((name, value, "at least 1") for name in COUNTS for value in ("0", "-3")),
+    *((name, value, "at least 0") for name in SIZES for value in ("-3",)),
+    *((name, "x", "FLOAT") for name in [*NUMBERS, "dropout", "beta2", "validation", "bucket-mb"]),
+    *((name, value, "at least 0") for name in NUMBERS for value in ("-0.5", "nan", "inf", "-inf")),
+    *((name, value, "less than 1") for name in ("dropout", "beta2") for value in ("-0.5", "1", "nan", "inf")),
+    *(("validation", value, "between 0 and 1") for value in ("0", "1", "-0.5", "nan", "inf")),
+    *(("bucket-mb", value, "above 0") for value in ("0", "-0.5", "nan", "inf")),
+    ("tied", "perhaps", "True"),
+    ("dtype", "float16", "float32"),
+    ("reduce", "ring", "bucketed"),
+    ("heads", "3", "[1, 2, 4, 8, 16]"),
+    ("warmup", "12", "12 --steps"),
+    ("validation", "0.0001", "both need some"),
+]
+
+
+def refused(capsys: Capture, *arguments: str) -> str:
+    """What is said about arguments that cannot work; the words in one line, without tyro's frames."""
+    capsys.readouterr()
+    status = here(*arguments)
+    captured = capsys.readouterr()
+    assert status == 2, f"status {status}"
+    assert "Traceback" not in captured.err and "tokens/s" not in captured.out
+    words = "".join(" " if 0x2500 <= ord(c) < 0x2580 else c for c in captured.out + captured.err).split()
+    assert words
+    return " ".join(words)
+
+
+@pytest.mark.parametrize(("name", "value", "known"), WRONG)
+def test_wrong_options(name: str, value: str, known: str, text: Path, tmp_path: Path, capsys: Capture) -> None:
+    files = ["--text", str(text), "--out", str(tmp_path / "run")]
+    said = refused(capsys, "train", *TINY, *files, f"--{name}", value)
+    assert name in said and value in said and known in said, said
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--layerz", "3"], "--layerz"),
+        (["train", "extra"], "extra"),
+        (["train", "--layers"], "--layers"),
+        (["trian"], "trian"),
+        ([], "train"),
+        (["doctor", "--seconds", "x"], "--seconds"),
+        (["doctor", "--seconds", "nan"], "nan"),
+        (["doctor", "--seconds", "0"], "0"),
+        (["doctor", "--seconds", "-1"], "-1"),
+    ],
+)
+def test_wrong_commands(arguments: list[str], said: str, capsys: Capture) -> None:
+    assert said in refused(capsys, *arguments)
+
+
+def test_missing_and_empty_text(tmp_path: Path, capsys: Capture) -> None:
+    missing, empty, short = tmp_path / "missing.txt", tmp_path / "empty.txt", tmp_path / "short.txt"
+    empty.write_text(" \n")
+    short.write_text("a short text, of 31 characters.")
+    out = ["--out", str(tmp_path / "run")]
+    assert "missing.txt' does not exist" in refused(capsys, "train", "--text", str(missing), *out)
+    assert "empty.txt' is empty" in refused(capsys, "train", "--text", str(empty), *out)
+    assert "context + 1 = 65" in refused(capsys, "train", "--text", str(short), *out)
+    said = refused(capsys, "train", "--text", str(short), "--context", "16", *out)
+    assert "text of 3 characters" in said  # what is held out is too short
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+def test_a_folder_that_cannot_be_written(text: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "file").write_text("in the way")
+    said = refused(capsys, "train", *TINY, "--text", str(text), "--out", str(tmp_path / "file" / "run"))
+    assert "file/run" in said and "--out" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--prompt", "the %"], "'%' at position 4"),
+        (["--prompt", ""], "prompt of 0"),
+        (["--length", "-1"], "-1"),
+        (["--length", "1.5"], "INT"),
+        (["--temperature", "nan"], "at least 0"),
+        (["--temperature", "-1"], "at least 0"),
+        (["--temperature", "inf"], "at least 0"),
+        (["--temperature", "x"], "FLOAT"),
+        (["--seed", "x"], "INT"),
+    ],
+)
+def test_wrong_samples(arguments: list[str], said: str, run: Path, capsys: Capture) -> None:
+    assert said in refused(capsys, "sample", "--checkpoint", str(run / "model.safetensors"), *arguments)
+
+
+def test_checkpoints_that_are_none(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    whole = (run / "model.safetensors").read_bytes()
+    missing, garbage, cut, other = (tmp_path / name for name in ("missing", "garbage", "cut", "other"))
+    garbage.write_bytes(b"not a checkpoint")
+    cut.write_bytes(whole[: len(whole) // 2])
+    save_file({"x": np.ones(3)}, other)
+    for path, said in (
+        (missing, "there is no checkpoint"),
+        (tmp_path, "there is no checkpoint"),
+        (garbage, "cannot be read as a checkpoint"),
+        (cut, "cannot be read as a checkpoint"),
+        (other, "not one that minitrain wrote"),
+    ):
+        words = refused(capsys, "sample", "--checkpoint", str(path))
+        assert said in words and str(path) in words
+
+
+@pytest.mark.parametrize("about", ["{}", "[]", "{", '{"gpt": {"sizes": 3}, "vocabulary": "ab"}'])
+def test_checkpoints_with_a_wrong_description(about: str, tmp_path: Path, capsys: Capture) -> None:
+    """Say, of another version of minitrain."""
+    path = tmp_path / "other.safetensors"
+    save_file({"x": np.ones(3)}, path, metadata={"minitrain": about})
+    assert str(path) in refused(capsys, "sample", "--checkpoint", str(path))
+
+
+@needs_mpirun
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--dp 3", "dp 3 makes 3 ranks, but there are 2: run mpirun -n 3"),
+        ("--batch 1", "--batch is 1, but 2 ranks with 1 micro-batches each need at least 2"),
+        ("--batch 7 --accumulate 4", "at least 8"),
+        ("--heads 3", "heads is 3, which does not divide the width 16"),
+        ("--text nowhere.txt", "'nowhere.txt' does not exist"),
+        ("--layers x", "--layers"),
+        ("--layerz 3", "--layerz"),
+    ],
+)
+def test_wrong_input_is_told_once(arguments: str, said: str, text: Path, tmp_path: Path) -> None:
+    start = [*TINY, "--text", str(text), "--out", str(tmp_path / "run")]
+    status, shown = command("train", *start, *arguments.split(), ranks=2)
+    assert status == 2 and "Traceback" not in shown, shown
+    assert said in shown and sum("rror" in line for line in shown.splitlines()) <= 2, shown
+    assert shown.count("minitrain: error") <= 1 and not (tmp_path / "run" / "log.jsonl").exists()
+
+
+# Help -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", "train", "sample", "doctor"])
+def test_help(name: str) -> None:
+    status, shown = command(*name.split(), "--help")
+    assert status == 0
+    wide = [line for line in shown.splitlines() if len(line) > 80]
+    assert not wide, wide
+    expected = {"": "train", "train": "--bucket-mb", "sample": "--prompt", "doctor": "--seconds"}
+    assert expected[name] in shown
+
+
+@needs_mpirun
+def test_help_is_shown_once() -> None:
+    status, shown = command("sample", "--help", ranks=2)
+    assert status == 0 and shown.count("--prompt") == 1

@@ -1,0 +1,57 @@
+"""The MLP learns the digits through the same loader, reducer and step as the GPT."""
+
+import numpy as np
+
+from minitrain.autograd import no_grad
+from minitrain.backend import to_host
+from minitrain.comm import threads
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.mesh import Mesh
+from minitrain.data.batch import Batch
+from minitrain.data.digits import load_digits, split_digits
+from minitrain.data.loader import ArrayLoader
+from minitrain.models import Model, mlp
+from minitrain.optim import Adam
+from minitrain.train.build import reduce
+from minitrain.train.step import train_step
+
+SEED, EPOCHS = 1, 8
+
+
+def accuracy(model: Model, data: ArrayLoader) -> float:
+    """The share of samples whose most probable class is their label."""
+    right = 0
+    with no_grad():
+        for batch in data.validation():
+            logits = to_host(model(Batch(batch.inputs, None, batch.where)).data)
+            right += int((logits.argmax(axis=1) == batch.labels).sum())
+    return right / len(data.labels)
+
+
+def train(world: Communicator) -> tuple[float, float, float]:
+    """(loss of the first epoch, of the last, accuracy on what was held out)."""
+    images, labels = load_digits()
+    train, held_out = split_digits(images.astype(np.float32), labels, SEED)
+    data, validation = (ArrayLoader(*examples, batch=32, seed=SEED) for examples in (train, held_out))
+    model = mlp()
+    gradients = reduce(model, Mesh(world, dp=world.size), "bucketed", bucket_mb=0.05, seed=SEED)
+    optimizer = Adam(gradients)
+    losses = []
+    for number in range(EPOCHS * data.batches):
+        mine = data.batch(number).part(world.rank, world.size)
+        losses.append(sum(world.gather_objects(train_step(model, mine, gradients, optimizer, lr=0.001)[0])))
+    first, last = np.mean(losses[: data.batches]), np.mean(losses[-data.batches :])
+    return float(first), float(last), accuracy(model, validation)
+
+
+def test_digits_are_learned() -> None:
+    first, last, right = train(threads.world_of_one())
+    assert last < first / 4
+    assert right >= 0.93
+
+
+def test_digits_are_learned_by_three_ranks() -> None:
+    """32 samples on 3 ranks, and 30 in the last batch of an epoch."""
+    serial = train(threads.world_of_one())
+    for found in threads.run(3, train):
+        assert np.allclose(found, serial, rtol=2e-3)
