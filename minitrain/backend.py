@@ -71,7 +71,7 @@ def mean(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
 
 
 def scatter_add(into: Array, item: Any, x: Array) -> None:
-    """into[item] = the sum of the x with that item, and 0 where there is none; added up in float32 for half precision."""
+    """into[item] = the sum of the x with that item, 0 where there is none; made in float32 for half precision."""
     sums = into if into.dtype == wide(into.dtype) else xp.empty(into.shape, wide(into.dtype))
     sums[...] = 0
     xp.add.at(sums, item, x)

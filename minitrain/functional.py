@@ -273,7 +273,7 @@ def softmax_rows(x: Array, axis: int = -1, out: Array | None = None) -> Array:
 def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     if axis is None:
         return tuple(range(ndim))
-    return (axis,) if isinstance(axis, int) else axis
+    return tuple(axis) if isinstance(axis, Sequence) else (int(axis),)
 
 
 def _keep(g: Array, shape: tuple[int, ...], axis: Axis) -> Array:

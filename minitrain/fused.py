@@ -162,7 +162,8 @@ def causal_attention(qkv: Tensor, start: int = 0, scale: float | None = None) ->
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise ValueError(f"causal_attention: qkv must have shape (B, T, 3, H, D/H), not {qkv.shape}")
     B, T, _, H, d = qkv.shape
-    scale = d**-0.5 if scale is None and d else scale or 1.0
+    if scale is None:
+        scale = d**-0.5 if d else 1.0
     q, k, v = (xp.ascontiguousarray(qkv.data[:, :, i].transpose(0, 2, 1, 3)) for i in range(3))
     y, p = attend(q, k, v, scale, start, start)
 

@@ -60,7 +60,9 @@ def mask(k: int, shape: tuple[int, ...], index: Index | None, p: float) -> np.nd
 
 
 def integers(k: int, count: int, bound: int) -> np.ndarray:
-    """`count` int64 numbers in 0..bound-1."""
+    """`count` int64 numbers in 0..bound-1. Raises ValueError for a bound outside 1..2^32."""
+    if not 1 <= bound <= 2**32:
+        raise ValueError(f"integers: the bound is {bound}; allowed: 1 to 2^32")
     high = words(k, 0, count) >> np.uint64(32)
     return ((high * np.uint64(bound)) >> np.uint64(32)).astype(np.int64)
 
@@ -75,6 +77,8 @@ def _collect(
 ) -> np.ndarray:
     """draw(lo, hi) for every contiguous run of the slice, put together."""
     index = tuple(slice(0, n) for n in shape) if index is None else index
+    if any(s.step not in (None, 1) for s in index):
+        raise ValueError(f"only slices of step 1 can be drawn, not {index}")
     borders = [s.indices(n)[:2] for s, n in zip(index, shape, strict=True)]
     local = tuple(max(hi - lo, 0) for lo, hi in borders)
     if 0 in local:

@@ -37,8 +37,8 @@ def no_collector() -> Iterator[None]:
 # Order ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_tensor_used_twice() -> None:
-    x = leaf(3.0)
+def test_a_tensor_used_twice(tensor: type[Tensor] = Tensor) -> None:
+    x = tensor([3.0], requires_grad=True)
     (x * x).backward()
     assert gradient(x) == [6.0]
 

@@ -294,10 +294,10 @@ def test_layer_norm_of_a_half_precision_row_with_a_large_sum_of_squares() -> Non
 # Attention -----------------------------------------------------------------------------------------------------------
 
 
-def test_attention_scale_is_that_of_a_head() -> None:
+def test_attention_scale_is_that_of_a_head(attention: Callable[[Tensor], Tensor] = fused.causal_attention) -> None:
     """1/sqrt(D/H), not 1/sqrt(D): written out for two positions of two heads."""
     qkv = np.random.default_rng(0).standard_normal((1, 2, 3, 2, 3))
-    y = fused.causal_attention(Tensor(qkv)).data.reshape(2, 2, 3)
+    y = attention(Tensor(qkv)).data.reshape(2, 2, 3)
     for head in range(2):
         q, k, v = qkv[0, :, :, head].transpose(1, 0, 2)
         weights = np.exp(k @ q[1] / np.sqrt(3))

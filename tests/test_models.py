@@ -1,5 +1,6 @@
 """GPT and MLP: initial values, dtypes, PyTorch's loss and gradients, dropout by position, and batches in parts."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from minitrain.autograd import Node, Tensor, no_grad
 from minitrain.data.batch import Batch, Where
 from minitrain.errors import UserError
 from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
-from minitrain.nn import Dropout
+from minitrain.nn import Dropout, Parameter
 from tests.gradcheck import close
 
 TOY = GPTConfig(vocabulary=11, context=6, layers=2, heads=3, width=6, std=0.3, dtype="float64")
@@ -75,8 +76,10 @@ MODELS = pytest.mark.parametrize(
 
 
 @MODELS
-def test_no_two_parameters_start_equal(model: Model) -> None:
-    random = [p.draw(1) for p in model.parameters() if p.std > 0]
+def test_no_two_parameters_start_equal(
+    model: Model, draw: Callable[[Parameter, int], np.ndarray] = Parameter.draw
+) -> None:
+    random = [draw(p, 1) for p in model.parameters() if p.std > 0]
     assert len(random) >= 3
     for i, a in enumerate(random):
         for b in random[:i]:

@@ -9,6 +9,9 @@
 Data parallel needs the fourth alone.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from ..comm.mesh import Mesh
 from ..errors import UserError
 from ..models import Model
@@ -16,7 +19,7 @@ from ..parallel.data_parallel import Bucketed, Naive, Overlapped
 from ..parallel.flat import make_buckets
 from ..parallel.reducer import Reducer
 
-REDUCERS = {"naive": Naive, "bucketed": Bucketed, "overlap": Overlapped}
+REDUCERS: dict[str, type[Reducer]] = {"naive": Naive, "bucketed": Bucketed, "overlap": Overlapped}
 
 
 def replicate(model: Model, mesh: Mesh) -> None:
@@ -26,10 +29,21 @@ def replicate(model: Model, mesh: Mesh) -> None:
         p.placement = p.placement.replicate("dp", everywhere)
 
 
-def reduce(model: Model, mesh: Mesh, how: str, bucket_mb: float, seed: int, **options) -> Reducer:  # type: ignore[no-untyped-def]
-    """Gives the parameters their values and their gradients a reducer. Raises UserError for an unknown `how`."""
-    if how not in REDUCERS:
-        raise UserError(f"no way of reducing gradients is called {how!r}; there are {', '.join(REDUCERS)}")
+def reduce(
+    model: Model,
+    mesh: Mesh,
+    how: str,
+    bucket_mb: float,
+    seed: int,
+    reducers: Mapping[str, type[Reducer]] = REDUCERS,
+    **options: Any,
+) -> Reducer:
+    """Gives the parameters their values and their gradients a reducer, made with `options`.
+
+    Raises UserError for an unknown `how`.
+    """
+    if how not in reducers:
+        raise UserError(f"no way of reducing gradients is called {how!r}; there are {', '.join(reducers)}")
     replicate(model, mesh)
     buckets = make_buckets(model.parameters(), bucket_mb, mesh)
-    return REDUCERS[how](buckets, seed, **options)
+    return reducers[how](buckets, seed, **options)

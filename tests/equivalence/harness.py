@@ -11,7 +11,7 @@ number of ranks divides, dropout, and with 4 ranks and 3 micro-batches some micr
 import math
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from minitrain.nn import Parameter
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, Optimizer
 from minitrain.parallel.reducer import Reducer
+from minitrain.shares import share
 from minitrain.train.build import reduce
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import train_step
@@ -46,7 +47,7 @@ STRATEGIES = {"dp-naive": "naive", "dp-bucketed": "bucketed", "dp-overlap": "ove
 
 @dataclass(frozen=True)
 class Case:
-    """One run to be compared. `options` go to the reducer: planted bugs enter there."""
+    """One run to be compared. Planted bugs enter through the last fields, and never touch the serial run."""
 
     strategy: str = "dp-bucketed"
     comm: str = "mpi"  # or "ring"
@@ -55,9 +56,11 @@ class Case:
     clip: float | None = None
     dtype: str = "float64"
     tied: bool = True
+    dropout: float = 0.1
     B: int = B
-    options: dict[str, Any] = field(default_factory=dict)
-    wrap: Callable[[Communicator], Communicator] = lambda world: world
+    options: dict[str, Any] = field(default_factory=dict)  # of minitrain.train.build.reduce
+    part: Callable[[Batch, int, int], Batch] = Batch.part
+    seed: Callable[[int], int] = lambda rank: SEED
 
     @property
     def bound(self) -> float:
@@ -86,13 +89,15 @@ class Row:
     memory: int
     memory_theory: int
     memory_witness: int
+    bytes_per_rank_ok: bool
+    work: float  # FLOPs of all ranks / FLOPs of the serial run
     replicas_equal: bool
     ok: bool = False
 
 
-def toy_gpt(dtype: str = "float64", tied: bool = True) -> Model:
+def toy_gpt(dtype: str = "float64", tied: bool = True, dropout: float = 0.1) -> Model:
     """A GPT of odd sizes, with every parameter drawn at 0.3 so that errors show."""
-    model = gpt(GPTConfig(V, T, layers=2, heads=3, width=9, dropout=0.1, tied=tied, dtype=dtype))
+    model = gpt(GPTConfig(V, T, layers=2, heads=3, width=9, dropout=dropout, tied=tied, dtype=dtype))
     block: Any = model.units[1]
     block.unused = Parameter("blocks.0.unused", (5, 3), dtype=dtype)
     block.norm2.bias.requires_grad = False
@@ -117,6 +122,7 @@ class Run:
     parameters: Tensors = field(default_factory=dict)  # after the last step
     held: Tensors = field(default_factory=dict)  # the same, as this rank holds them
     ledger: Ledger = field(default_factory=Ledger)
+    reduced: list[int] = field(default_factory=list)  # bytes of each array that is added up over the ranks
 
 
 class Training:
@@ -124,14 +130,14 @@ class Training:
 
     def __init__(self, world: Communicator, case: Case, how: str) -> None:
         self.case, self.world = case, world
-        self.model = toy_gpt(case.dtype, case.tied)
-        options = case.options if how == STRATEGIES[case.strategy] else {}
-        self.gradients = reduce(self.model, Mesh(world, dp=world.size), how, BUCKET_MB, SEED, **options)
+        self.model = toy_gpt(case.dtype, case.tied, case.dropout)
+        mesh, seed = Mesh(world, dp=world.size), case.seed(world.rank)
+        self.gradients = reduce(self.model, mesh, how, BUCKET_MB, seed, **case.options)
         make, self.lr = OPTIMIZERS[case.optimizer]
         self.optimizer = make(self.gradients)
 
     def step(self, number: int) -> tuple[float, float]:
-        mine = toy_batch(number, self.case.B).part(self.world.rank, self.world.size)
+        mine = self.case.part(toy_batch(number, self.case.B), self.world.rank, self.world.size)
         return train_step(
             self.model, mine, self.gradients, self.optimizer, self.lr, self.case.accumulate, self.case.clip
         )
@@ -155,6 +161,9 @@ def train(world: Communicator, case: Case, how: str) -> Run:
             run.norms.append(norm)
         run.parameters = gather(training.model, world)
         run.held = {p.placement.path: p.data.copy() for p in training.model.parameters()}
+        for bucket in training.gradients.trained:
+            lengths = [p.data.size for p in bucket.parameters] if how == "naive" else [bucket.size]
+            run.reduced += [n * bucket.dtype.itemsize for n in lengths]
         training.gradients.close()
     return run
 
@@ -176,12 +185,21 @@ def held_bytes(world: Communicator, case: Case, how: str) -> tuple[int, int]:
     return held, witness
 
 
+def rank_bytes(sizes: list[int], item: int, world: Communicator) -> int:
+    """What one rank sends in ring all-reduces of arrays of these sizes: of each, twice all but a share."""
+    total = 0
+    for size in sizes:
+        shares = [share(size // item, world.size, (world.rank + ahead) % world.size) for ahead in (0, 1)]
+        total += 2 * size - sum(cut.stop - cut.start for cut in shares) * item
+    return total
+
+
 def theory(world: Communicator, case: Case) -> tuple[int, int]:
-    """(bytes of gradients sent by all ranks per step, bytes held by one rank), by the formulas of DESIGN's table.
+    """(bytes of gradients sent by all ranks per step, bytes held by one rank).
 
     Data parallel: 2 (N-1) M with M the bytes of the trained parameters; and all of parameters, gradients and states.
     """
-    parameters = toy_gpt(case.dtype, case.tied).parameters()
+    parameters = toy_gpt(case.dtype, case.tied, case.dropout).parameters()
     item = np.dtype(case.dtype).itemsize
     every = sum(math.prod(p.shape) for p in parameters) * item
     trained = sum(math.prod(p.shape) for p in parameters if p.requires_grad) * item
@@ -202,12 +220,14 @@ def difference(a: Tensors, b: Tensors) -> float:
 def same_as_serial(world: Communicator, case: Case) -> Row:
     """Runs the case on one process and on `world`; called by all ranks, the row is complete on each."""
     on_threads = isinstance(world, ThreadCommunicator)
-    world = case.wrap(RingCommunicator(world) if case.comm == "ring" else world)
+    world = RingCommunicator(world) if case.comm == "ring" else world
     how = STRATEGIES[case.strategy]
-    serial, run = train(world_of_one(), case, "bucketed"), train(world, case, how)
+    serial = train(world_of_one(), replace(case, options={}, part=Batch.part, seed=lambda rank: SEED), "bucketed")
+    run = train(world, case, how)
     _without_key_bias(case, serial, run)
-    counted = sum(world.gather_objects(run.ledger.bytes[GRADIENTS]))
-    charged = sum(world.gather_objects(run.ledger.charged[GRADIENTS]))
+    mine = run.ledger.bytes[GRADIENTS] + run.ledger.charged[GRADIENTS]
+    all_bytes = sum(world.gather_objects(mine))
+    mine_theory = STEPS * rank_bytes(run.reduced, np.dtype(case.dtype).itemsize, world)
     bytes_theory, memory_theory = theory(world, case)
     # tracemalloc sees the whole process, so it can only speak for a rank that has one of its own.
     memory, witness = (memory_theory, memory_theory) if on_threads else held_bytes(world, case, how)
@@ -219,10 +239,12 @@ def same_as_serial(world: Communicator, case: Case) -> Row:
         max_dnorm=_relative(run.norms, serial.norms),
         max_dgradient=max(map(difference, run.gradients, serial.gradients)),
         max_dparameter=difference(run.parameters, serial.parameters),
-        bytes=(counted + charged) // STEPS,
+        bytes=all_bytes // STEPS,
         bytes_theory=bytes_theory,
-        bytes_kind="counted" if not charged else "charged",
+        bytes_kind="charged" if any(world.gather_objects(run.ledger.charged[GRADIENTS])) else "counted",
         memory=memory, memory_theory=memory_theory, memory_witness=witness,
+        bytes_per_rank_ok=mine == mine_theory,
+        work=sum(world.gather_objects(run.ledger.flops)) / serial.ledger.flops,
         replicas_equal=all(other == bits[0] for other in bits),
     )  # fmt: skip
     row.ok = all(world.gather_objects(_ok(row, case.bound)))
@@ -232,8 +254,14 @@ def same_as_serial(world: Communicator, case: Case) -> Row:
 def _ok(row: Row, bound: float) -> bool:
     """NaN is never within a bound."""
     close = [row.max_dloss <= bound, row.max_dnorm <= bound, row.max_dgradient <= bound, row.max_dparameter <= bound]
-    exact = row.bytes == row.bytes_theory and row.memory == row.memory_theory
-    return all(close) and exact and abs(row.memory_witness - row.memory) <= 0.03 * row.memory and row.replicas_equal
+    exact = row.bytes == row.bytes_theory and row.bytes_per_rank_ok and row.memory == row.memory_theory
+    return (
+        all(close)
+        and exact
+        and row.work == 1
+        and row.replicas_equal
+        and abs(row.memory_witness - row.memory) <= 0.03 * row.memory
+    )
 
 
 def _relative(found: list[float], true: list[float]) -> float:

@@ -82,7 +82,8 @@ def test_slices_of_two_ranks_make_one_tensor(world: Communicator) -> None:
     assert np.array_equal(tensors["w"], whole)
     p.data = np.zeros(p.shape)
     checkpoint.restore(part, tensors)
-    assert np.array_equal(p.data, whole[:, :2] if world.rank == 0 else whole[:, 2:]) and p.data.flags.c_contiguous
+    assert np.array_equal(p.data, whole[:, :2] if world.rank == 0 else whole[:, 2:])
+    assert p.data.flags.c_contiguous
 
 
 # What does not fit ------------------------------------------------------------------------------------------

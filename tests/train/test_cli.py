@@ -199,11 +199,11 @@ def refused(capsys: Capture, *arguments: str) -> str:
     return " ".join(words)
 
 
-@pytest.mark.parametrize(("name", "value", "known"), WRONG)
-def test_wrong_options(name: str, value: str, known: str, text: Path, tmp_path: Path, capsys: Capture) -> None:
+@pytest.mark.parametrize(("name", "value", "hint"), WRONG)
+def test_wrong_options(name: str, value: str, hint: str, text: Path, tmp_path: Path, capsys: Capture) -> None:
     files = ["--text", str(text), "--out", str(tmp_path / "run")]
     said = refused(capsys, "train", *TINY, *files, f"--{name}", value)
-    assert name in said and value in said and known in said, said
+    assert name in said and value in said and hint in said, said
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 

@@ -1,0 +1,14 @@
+"""The hook of a parameter adds up the weights instead of the gradients."""
+
+from minitrain.parallel.data_parallel import Bucketed
+from minitrain.parallel.flat import Bucket
+from tests.bugs.museum import DataParallelBug
+
+
+class WeightsReduced(Bucketed):
+    def reduce(self, bucket: Bucket) -> None:
+        assert bucket.data is not None
+        self.sync([bucket.data], bucket.group)
+
+
+BUG = DataParallelBug("bucketed", reducer=WeightsReduced)

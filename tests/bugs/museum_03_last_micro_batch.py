@@ -1,0 +1,29 @@
+"""Only the last micro-batch's gradient is added up over the ranks; the earlier ones stay local."""
+
+from minitrain.backend import Array
+from minitrain.parallel.data_parallel import Naive
+from tests.bugs.museum import DataParallelBug
+
+
+class LastMicroBatch(Naive):
+    def begin(self, backwards: int = 1) -> None:
+        super().begin(backwards)
+        self.local: list[list[Array]] = []
+
+    def end_backward(self) -> None:
+        super().end_backward()
+        if self.ended < self.backwards:
+            for bucket in self.trained:
+                bucket.fill()
+                bucket.written.clear()
+            self.local.append([bucket.grad.copy() for bucket in self.trained if bucket.grad is not None])
+
+    def finish(self) -> None:
+        super().finish()
+        for micro in self.local:
+            for bucket, gradient in zip(self.trained, micro, strict=True):
+                assert bucket.grad is not None
+                bucket.grad += gradient
+
+
+BUG = DataParallelBug("naive", reducer=LastMicroBatch, accumulate=3)

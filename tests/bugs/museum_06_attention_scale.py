@@ -1,0 +1,14 @@
+"""Attention is scaled by the width of the model instead of a head's."""
+
+from minitrain import fused
+from minitrain.autograd import Tensor
+from tests.bugs.museum import FunctionBug
+from tests.test_fused import test_attention_scale_is_that_of_a_head
+
+
+def attention(qkv: Tensor) -> Tensor:
+    heads, width = qkv.shape[-2:]
+    return fused.causal_attention(qkv, scale=(heads * width) ** -0.5)
+
+
+BUG = FunctionBug(test_attention_scale_is_that_of_a_head, attention=attention)

@@ -1,0 +1,16 @@
+"""Initial values depend on the shape: layers of equal shape start with equal weights."""
+
+import numpy as np
+
+from minitrain import rng
+from minitrain.models import GPTConfig, gpt
+from minitrain.nn import Parameter
+from tests.bugs.museum import FunctionBug
+from tests.test_models import test_no_two_parameters_start_equal
+
+
+def draw(p: Parameter, seed: int) -> np.ndarray:
+    return p.std * rng.normal(rng.key(seed, *p.shape), p.shape)
+
+
+BUG = FunctionBug(test_no_two_parameters_start_equal, (gpt(GPTConfig(vocabulary=7, width=8)),), draw=draw)

@@ -1,0 +1,16 @@
+"""Overlap that waits for each bucket right after sending it off: nothing happens at the same time."""
+
+from collections.abc import Callable
+
+from minitrain.parallel.overlap import CommunicationThread
+from tests.bugs.museum import FunctionBug
+from tests.parallel.test_overlap import test_the_first_bucket_is_under_way_during_backward
+
+
+class Impatient(CommunicationThread):
+    def submit(self, job: Callable[[], None]) -> None:
+        super().submit(job)
+        self.wait()
+
+
+BUG = FunctionBug(test_the_first_bucket_is_under_way_during_backward, line=Impatient)

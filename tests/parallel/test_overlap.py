@@ -1,0 +1,90 @@
+"""Overlap: buckets are added up while backward goes on. Shown by the order of events, never by time."""
+
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from minitrain.backend import Array
+from minitrain.comm import threads
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.mesh import Mesh
+from minitrain.parallel.data_parallel import sync_gradients
+from minitrain.parallel.overlap import CommunicationThread
+from minitrain.train.build import reduce
+from minitrain.train.step import compute_gradients
+from tests.equivalence.harness import BUCKET_MB, SEED, toy_batch, toy_gpt
+
+
+def test_the_first_bucket_is_under_way_during_backward(
+    line: Callable[[], CommunicationThread] = CommunicationThread,
+) -> None:
+    """The reduction of the first bucket begins, and does not end before the first layer's backward has been seen.
+
+    Each waits for the other: an overlap that waits for its buckets, or that keeps them back until backward is over,
+    ends in a time limit.
+    """
+    events: list[str] = []
+    begun, first_layer = threading.Event(), threading.Event()
+
+    def sync(gradients: Sequence[Array], group: Communicator) -> None:
+        events.append("reduction begins")
+        begun.set()
+        assert first_layer.wait(2), "backward waits for the reduction"
+        sync_gradients(gradients, group)
+        events.append("reduction ends")
+
+    world = threads.world_of_one()
+    model = toy_gpt()
+    gradients = reduce(model, Mesh(world), "overlap", BUCKET_MB, SEED, sync=sync, line=line)
+    assert len(gradients.trained) > 2
+    table = model.parameters()[0]  # the token table of the first unit: backward reaches it last
+    after = table.on_ready
+
+    def ready(p: object) -> None:
+        assert begun.wait(2), "no reduction is under way"
+        events.append("first layer")
+        first_layer.set()
+        assert after is not None
+        after(p)
+
+    table.on_ready = ready
+    hook, threading.excepthook = threading.excepthook, lambda args: None
+    try:
+        compute_gradients(model, toy_batch(0), gradients)
+    finally:
+        threading.excepthook = hook
+        gradients.close()
+    assert events[:2] == ["reduction begins", "first layer"]
+    assert events.count("reduction ends") == len(gradients.trained)
+
+
+def test_jobs_are_done_in_order_and_waited_for() -> None:
+    line, done = CommunicationThread(), list[int]()
+    for i in range(20):
+        line.submit(lambda i=i: done.append(i))  # type: ignore[misc]
+    line.wait()
+    assert done == list(range(20))
+    line.close()
+    assert not line.thread.is_alive()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_failure_comes_back_to_the_main_thread() -> None:
+    line = CommunicationThread()
+    line.submit(lambda: 1 / 0)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="division by zero"):
+        line.wait()
+
+
+@pytest.mark.ranks(2)
+def test_the_thread_talks_on_a_line_of_its_own(world: Communicator) -> None:
+    """The main thread may use the world while a bucket is on its way."""
+    line, own = CommunicationThread(), world.duplicate()
+    x, y = np.full(1000, 1.0), np.full(1000, 10.0)
+    line.submit(lambda: own.all_reduce(x, ("dp", "test")))
+    world.all_reduce(y, ("dp", "test"))
+    line.wait()
+    line.close()
+    assert (x == 2).all() and (y == 20).all()

@@ -1,0 +1,278 @@
+"""The runner of rank-marked tests: each way of failing is reported by name, and the tests after still run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.ranks import find_mpirun
+
+ROOT = Path(__file__).resolve().parent.parent
+MARK = "MINITRAIN_TEST_OF_THE_RUNNER"  # in the environment of every process that a run starts
+pytestmark = pytest.mark.skipif(find_mpirun() is None, reason="there is no mpirun")
+
+CONFTEST = "from tests.conftest import pytest_configure, pytest_generate_tests, world\n"
+
+TESTS = """
+import os, signal, sys, threading, time
+import numpy as np
+import pytest
+
+three = pytest.mark.ranks(3, limit=10)
+
+def wait(world):
+    world.all_reduce(np.ones(3), ("dp", "test"))
+
+@three
+def test_one_rank_fails(world):
+    assert world.rank != 1, "the cause"
+    wait(world)
+
+@three
+def test_after_one_rank_fails(world):
+    wait(world)
+
+@three
+def test_all_ranks_fail(world):
+    print("printed by", world.rank)
+    raise ValueError(f"the cause on {world.rank}")
+
+@three
+def test_after_all_ranks_fail(world):
+    wait(world)
+
+@pytest.mark.ranks(3, limit=2)
+def test_one_rank_hangs(world):
+    if world.rank == 2:
+        stuck_here()
+    wait(world)
+
+def stuck_here():
+    time.sleep(60)
+
+@three
+def test_after_one_rank_hangs(world):
+    wait(world)
+
+@three
+def test_one_rank_is_killed(world):
+    if world.rank == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    wait(world)
+
+@three
+def test_after_one_rank_is_killed(world):
+    wait(world)
+
+@three
+def test_one_rank_leaves(world):
+    if world.rank == 1:
+        os._exit(0)
+    wait(world)
+
+@three
+def test_after_one_rank_leaves(world):
+    wait(world)
+
+@three
+def test_sys_exit(world):
+    if world.rank == 1:
+        sys.exit(0)
+    wait(world)
+
+@three
+def test_after_sys_exit(world):
+    wait(world)
+
+@pytest.fixture
+def broken(world):
+    if world.rank == 2:
+        raise ValueError("the cause in the fixture")
+
+@three
+def test_a_fixture_fails(world, broken):
+    wait(world)
+
+@three
+def test_after_a_fixture_fails(world):
+    wait(world)
+
+@three
+def test_skips(world):
+    pytest.skip("the reason to skip")
+
+@pytest.mark.skipif(True, reason="the reason of the mark")
+@three
+def test_skipped_by_mark(world):
+    pass
+
+@three
+def test_after_skips(world):
+    wait(world)
+
+@three
+def test_folders_of_its_own(world, tmp_path):
+    assert len(set(world.gather_objects(str(tmp_path)))) == world.size
+
+@pytest.mark.parametrize("number", [5, 7])
+@pytest.mark.ranks(1, 2)
+def test_with_parameters(world, number):
+    assert world.size in (1, 2)
+    wait(world)
+
+def test_an_ordinary_one():
+    pass
+"""
+
+
+@dataclass
+class Result:
+    outcome: str
+    text: str
+    seconds: float
+
+
+@dataclass
+class Run:
+    status: int
+    output: str
+    results: dict[str, Result]
+    mark: str
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder below build/, where a conftest can name the runner of this repository."""
+    path = ROOT / "build" / f"test-of-the-runner-{os.getpid()}"
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "conftest.py").write_text(CONFTEST)
+    yield path
+    for file in path.iterdir():
+        file.unlink()
+    path.rmdir()
+
+
+def processes(mark: str) -> list[int]:
+    """The processes that carry the mark in their environment (without /proc: none can be found)."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"{MARK}={mark}".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def start(folder: Path, tests: str, *arguments: str) -> subprocess.Popen[str]:
+    """A pytest of its own, with a file of these tests."""
+    (folder / "test_these.py").write_text(tests)
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, str(folder / "test_these.py")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+        env={**outside, MARK: folder.name},
+    )
+
+
+def finish(process: subprocess.Popen[str], limit: float) -> str:
+    try:
+        return process.communicate(timeout=limit)[0]
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        output = process.communicate(timeout=20)[0]
+        pytest.fail(f"no end after {limit:.0f} s:\n{output}")
+
+
+def run(folder: Path, tests: str, *arguments: str) -> Run:
+    """What pytest reports of these tests, as its JUnit file has it."""
+    report = folder / "report.xml"
+    process = start(folder, tests, f"--junitxml={report}", *arguments)
+    output = finish(process, 120)
+    results = {}
+    for case in ET.parse(report).getroot().iter("testcase"):
+        state = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
+        outcome = "passed" if state is None else state.tag
+        text = "" if state is None else f"{state.get('message')}\n{state.text}"
+        results[case.attrib["name"]] = Result(outcome, text, float(case.attrib["time"]))
+    return Run(process.returncode, output, results, folder.name)
+
+
+def test_every_kind_of_failure(folder: Path) -> None:
+    found = run(folder, TESTS)
+    results = {name.removesuffix("[3 ranks]"): result for name, result in found.results.items()}
+    assert found.status == 1, found.output
+    fails = {
+        "one_rank_fails": ["AssertionError: the cause", "rank 1 of 3: failed", "rank 0 of 3: did not come"],
+        "all_ranks_fail": ["ValueError: the cause on 0", "cause on 1", "cause on 2", "printed by 2"],
+        "one_rank_hangs": ["no end after 2 s", "rank-2 stands at", "stuck_here", "rank-0 stands at", "wait"],
+        "one_rank_is_killed": ["the job ended", "rank 0 of 3: did not come back"],
+        "one_rank_leaves": ["rank 1 of 3: did not come back"],
+        "sys_exit": ["rank 1 of 3: failed", "SystemExit"],
+        "a_fixture_fails": ["the cause in the fixture", "rank 2 of 3: failed"],
+    }
+    for name, parts in fails.items():
+        result = results[f"test_{name}"]
+        assert result.outcome == "failure", name
+        for part in parts:
+            assert part in result.text, f"{name}: {part} is not in\n{result.text}"
+        assert f"test_{name}[3 ranks]" in found.output
+        assert results[f"test_after_{name}"].outcome == "passed", name
+    assert results["test_one_rank_hangs"].seconds < 2 + 5
+    skipped = {"test_skips": "the reason to skip", "test_skipped_by_mark": "the reason of the mark"}
+    for name, reason in skipped.items():
+        assert results[name].outcome == "skipped" and reason in results[name].text
+    rest = [results.pop(f"test_{name}") for name in ("after_skips", "folders_of_its_own", "an_ordinary_one")]
+    rest += [result for name, result in results.items() if "with_parameters" in name]
+    assert [result.outcome for result in rest] == ["passed"] * 7
+    assert processes(found.mark) == []
+
+
+def test_one_job_for_all_tests_of_a_size(folder: Path) -> None:
+    """Three tests see the same two processes."""
+    tests = """
+import os
+import pytest
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("number", range(3))
+def test_job(world, number):
+    with open(PATH, "a") as file:
+        file.write(f"{os.getpid()} ")
+"""
+    seen = folder / "seen"
+    found = run(folder, tests.replace("PATH", repr(str(seen))))
+    assert found.status == 0, found.output
+    assert len(found.results) == 3 and len(set(seen.read_text().split())) == 2
+
+
+def test_nothing_is_left_over_after_an_interrupt(folder: Path) -> None:
+    hang = """
+import time
+import pytest
+
+@pytest.mark.ranks(2)
+def test_hang(world):
+    open(PATH, "a").write("x")
+    time.sleep(60)
+"""
+    began = folder / "began"
+    process = start(folder, hang.replace("PATH", repr(str(began))))
+    deadline = time.monotonic() + 30
+    while not (began.exists() and len(began.read_text()) == 2) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output = finish(process, 15)
+    assert "KeyboardInterrupt" in output
+    assert processes(folder.name) == []
