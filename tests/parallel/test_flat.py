@@ -1,5 +1,7 @@
 """Buckets hold every parameter once, in the order in which backward completes them, as views of one array."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -52,7 +54,10 @@ def test_kinds_do_not_mix() -> None:
     frozen.requires_grad = False
     whole.placement = whole.placement.replicate("dp", (0,))
     split.placement = split.placement.replicate("tp", (0,))
-    kinds = [plain, single, bias, frozen, whole, split]
+    copied, summed = parameter("copied"), parameter("summed")
+    copied.placement = replace(copied.placement, copies={"tp": (0,)})
+    summed.placement = replace(summed.placement, partial={"tp": (0,)})
+    kinds = [plain, single, bias, frozen, whole, split, copied, summed]
     more = [parameter("again"), parameter("and again")]
     buckets = make_buckets([*kinds, *more], 1000, mesh())
     assert sorted(map(sorted, paths(buckets))) == sorted(

@@ -1,0 +1,111 @@
+"""The equivalence matrix: every strategy beside the run on one process. `make matrix`, `make matrix FULL=1`.
+
+Prints a table and writes build/matrix.json. The status is 1 when a row is not ok or did not come.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+import minitrain
+from tests.equivalence.cover import RANKS, cases, name
+from tests.equivalence.harness import Row, same_as_serial
+from tests.ranks import find_mpirun
+
+OUT = Path("build/matrix.json")
+LIMIT = 20.0  # seconds for one row
+
+
+def main() -> int:
+    """Starts a job for each number of ranks and shows what came out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="all combinations instead of a cover of all pairs")
+    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # this process is one of the ranks
+    arguments = parser.parse_args()
+    if arguments.rows:
+        return as_rank(arguments.rows, arguments.full)
+    rows, wanted = [], cases(arguments.full)
+    for ranks in RANKS:
+        names = [name(*pair) for pair in wanted if pair[0] == ranks]
+        print(f"{len(names)} rows on {ranks} ranks", flush=True)
+        rows += run_job(ranks, names, arguments.full)
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.write_text(json.dumps(rows, indent=1) + "\n")
+    show(rows)
+    bad = [row for row in rows if not row["ok"]]
+    print(f"{len(rows)} rows, {len(bad)} not ok; written to {OUT}")
+    return int(len(rows) < len(wanted) or bool(bad))
+
+
+def run_job(ranks: int, names: list[str], full: bool) -> list[dict]:
+    """The rows of one number of ranks; fewer than asked for, with the reason printed, when the job fails."""
+    mpirun = find_mpirun()
+    if mpirun is None:
+        sys.exit("there is no mpirun: see python -m minitrain doctor")
+    file = OUT.parent / f"matrix-{os.getpid()}-{ranks}.jsonl"
+    file.parent.mkdir(exist_ok=True)
+    command = [mpirun, "-n", str(ranks), sys.executable, "-m", "tests.equivalence.matrix", "--rows", str(file)]
+    job = subprocess.Popen(command + ["--full"] * full, stdin=subprocess.DEVNULL)
+    seen, changed = 0, time.monotonic()
+    while job.poll() is None:
+        time.sleep(0.2)
+        done = len(file.read_text().splitlines()) if file.exists() else 0
+        if done // 20 > seen // 20:
+            print(f"  {done}/{len(names)}", flush=True)
+        if done > seen:
+            seen, changed = done, time.monotonic()
+        if time.monotonic() - changed > LIMIT:
+            job.kill()
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    file.unlink(missing_ok=True)
+    if len(rows) < len(names):
+        print(f"NO RESULT (status {job.wait()}): {names[len(rows)]}", flush=True)
+    return rows
+
+
+def as_rank(file: Path, full: bool) -> int:
+    """Runs the rows for this number of ranks; rank 0 writes each as a line."""
+    with minitrain.launch() as world:
+        for ranks, case in cases(full):
+            if ranks == world.size:
+                row = same_as_serial(world, case)
+                if world.rank == 0:
+                    with file.open("a") as lines:
+                        lines.write(json.dumps(asdict(row)) + "\n")
+    return 0
+
+
+def show(rows: list[dict]) -> None:
+    """Prints the table in 80 columns: differences from the serial run, bytes and memory as multiples of the formula."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("strategy", "mesh", "comm", "optimizer", "dtype", "k", "clip"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("loss", "grad", "param", "bytes", "memory", "ok"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for r in (Row(**row) for row in rows):
+        table.add_row(
+            r.strategy, r.mesh, r.comm, r.optimizer, r.dtype, str(r.accumulate), str(r.clip or "-"),
+            f"{r.max_dloss:.0e}", f"{r.max_dgradient:.0e}", f"{r.max_dparameter:.0e}",
+            ratio(r.bytes, r.bytes_theory) + ("*" if r.bytes_kind == "charged" else " "),
+            ratio(r.memory, r.memory_theory), "ok" if r.ok else "NO",
+        )  # fmt: skip
+    Console(width=100, highlight=False, markup=False).print(table)
+    print("loss, grad, param: largest difference from the run on one process; k: micro-batches")
+    print("bytes, memory: measured / formula; *: sent inside MPI, charged at a ring's price")
+
+
+def ratio(measured: int, theory: int) -> str:
+    """1 only when the two are equal."""
+    return "1" if measured == theory else f"{measured / theory:.4f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
