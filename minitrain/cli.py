@@ -51,12 +51,14 @@ class Doctor:
 
     def run(self) -> int:
         """Status 0 when all is well."""
+        if not 0 < self.seconds < float("inf"):
+            raise UserError(f"--seconds is {self.seconds}; it must be a time limit above 0")
         return examine(self.seconds)
 
 
 @dataclass(frozen=True)
 class Train(TrainConfig):
-    """Train a GPT on text: `mpirun -n 2 python -m minitrain train`, or without mpirun on one process."""
+    """Train a GPT on text, on one process or under `mpirun -n 2`."""
 
     def run(self) -> int:
         """Trains, saves, and shows a sample."""

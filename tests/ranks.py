@@ -100,6 +100,8 @@ class Parent:
     def pytest_sessionfinish(self) -> None:
         for job in self.jobs.values():
             job.end()
+            if not job.failed:
+                shutil.rmtree(job.folder, ignore_errors=True)
 
 
 class Job:
@@ -123,12 +125,12 @@ class Job:
             "no:cacheprovider",
         ]
         command += ["-o", "addopts=--import-mode=importlib", "--rootdir", str(root), *files]
-        self.output = (folder / "output.txt").open("w+")
+        self.output = (folder / "output.txt").open("w")
         self.process = subprocess.Popen(
             command, stdout=self.output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=root,
             env={**os.environ, JOB: str(folder)}, start_new_session=True,
         )  # fmt: skip
-        self.over = False
+        self.over = self.failed = False
 
     def result(self, item: pytest.Item) -> tuple[str, str]:
         """Waits for the test; ends the job unless all ranks passed it."""
@@ -144,14 +146,18 @@ class Job:
                 return ("skipped" if done[0]["outcome"] == "skipped" else "passed"), done[0]["text"]
             if ended or any(r["outcome"] == "failed" for r in done):
                 time.sleep(0.5)  # the other ranks' last words
-                self.end()
-                return "failed", self.explain(self.records(item.nodeid), f"the job ended ({self.status()})")
+                return self.fail(item, f"the job ended ({self.status()})")
             if time.monotonic() > deadline:
                 positions = self.positions()
-                self.end()
                 what = f"no end after {limit_of(item):.0f} s" if started else f"mpirun did not start in {START:.0f} s"
-                return "failed", self.explain(self.records(item.nodeid), what) + positions
+                return self.fail(item, what, positions)
             time.sleep(0.01)
+
+    def fail(self, item: pytest.Item, what: str, positions: str = "") -> tuple[str, str]:
+        """Ends the job; its folder stays, since it may explain why."""
+        self.end()
+        self.failed = True
+        return "failed", self.explain(self.records(item.nodeid), what) + positions
 
     def records(self, nodeid: str) -> list[dict]:
         """What the ranks have written about a test: that it began, and what came out."""
@@ -170,8 +176,8 @@ class Job:
             state = "had not begun" if mine is None else mine.get("outcome", "did not come back")
             text = mine["text"] if mine and mine.get("text") else ""
             parts.append(f"--- rank {rank} of {self.size}: {state}\n{text}")
-        self.output.seek(0)
-        return f"{what}\n" + "\n".join(parts) + f"\n--- output of mpirun\n{self.output.read()[-3000:]}"
+        output = (self.folder / "output.txt").read_text()[-3000:]
+        return f"{what}\n" + "\n".join(parts) + f"\n--- output of mpirun\n{output}"
 
     def positions(self) -> str:
         """Where each rank stands: every rank writes its stack when it gets the signal."""
@@ -195,6 +201,7 @@ class Job:
     def end(self) -> None:
         """Ends mpirun and every rank."""
         self.over = True
+        self.output.close()
         try:
             self.process.wait(0.5)
         except subprocess.TimeoutExpired:

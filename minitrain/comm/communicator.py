@@ -47,7 +47,7 @@ class Communicator(ABC):
 
     def reduce_scatter(self, x: Array, tag: Tag) -> Array:
         """Returns this rank's share of the flat array x, a view, in which the sum over ranks now stands."""
-        self._check(x)
+        self._check_flat(x)
         mine = x[share(len(x), self.size, self.rank)]
         if self.size > 1 and x.size:
             widened = self._widen(x)
@@ -57,7 +57,7 @@ class Communicator(ABC):
 
     def all_gather(self, x: Array, tag: Tag) -> None:
         """Fills the flat array x from the shares of all ranks; this rank's share must stand in it."""
-        self._check(x)
+        self._check_flat(x)
         if self.size > 1 and x.size:
             self._charge(tag, x.nbytes - self._share_bytes(x, 1))
             self._all_gather(x, tag)
@@ -147,6 +147,11 @@ class Communicator(ABC):
     def _check(self, x: Array) -> None:
         if not x.flags.c_contiguous:
             raise ValueError(f"collectives need a contiguous array; this one has shape {x.shape}, strides {x.strides}")
+
+    def _check_flat(self, x: Array) -> None:
+        self._check(x)
+        if x.ndim != 1:
+            raise ValueError(f"shares are runs of a flat array; this one has shape {x.shape}: reshape it to (-1,)")
 
     def _check_peer(self, rank: int) -> None:
         if not 0 <= rank < self.size:

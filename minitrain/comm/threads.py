@@ -136,8 +136,8 @@ def world_of_one() -> ThreadCommunicator:
 def run(size: int, program: Callable[[Communicator], Any], timeout: float = 120.0) -> list[Any]:
     """Calls program(world) in `size` threads and returns the results in rank order.
 
-    Raises the first exception of a rank, with its rank in a note, after stopping the others where they wait; raises
-    TimeoutError when they do not end within `timeout` seconds.
+    When a rank raises, the others are stopped where they wait, and RuntimeError names the rank and its exception.
+    Raises TimeoutError when they do not end within `timeout` seconds.
     """
     group = _Group(size, threading.Event())
     results: list[Any] = [None] * size

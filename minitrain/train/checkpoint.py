@@ -48,7 +48,10 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise UserError(f"{path} cannot be read as a checkpoint: {error}") from error
     if about is None:
         raise UserError(f"{path} is a safetensors file, but not one that minitrain wrote")
-    return tensors, json.loads(about)
+    try:
+        return tensors, json.loads(about)
+    except ValueError as error:
+        raise UserError(f"{path} has a description that is not JSON: {error}") from error
 
 
 def restore(model: Model, tensors: dict[str, np.ndarray]) -> None:

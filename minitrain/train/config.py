@@ -70,8 +70,10 @@ class ParallelOptions:
 
     dp: int | None = None
     """Ranks that divide the batch (default: all ranks that mpirun started)."""
-    reduce: Literal["bucketed", "naive"] = "bucketed"
-    """How gradients are added up: in buckets during backward, or one by one after it."""
+    reduce: Literal["bucketed", "naive", "overlap"] = "bucketed"
+    """Gradients are added up in buckets, one by one after backward, or in buckets while backward goes on."""
+    comm: Literal["mpi", "ring"] = "mpi"
+    """Collectives of MPI, or our own ring made of send and receive."""
     bucket_mb: float = 1.0
     """Size of a bucket, in MiB."""
     accumulate: int = 1

@@ -44,7 +44,10 @@ def _choose(logits: np.ndarray, temperature: float, u: float) -> int:
 def load_model(path: Path) -> tuple[Model, GPTConfig, CharTokenizer]:
     """The model of a checkpoint, on one process."""
     tensors, about = checkpoint.load(path)
-    config = GPTConfig(**about["gpt"])
+    try:
+        config, tokenizer = GPTConfig(**about["gpt"]), CharTokenizer(about["vocabulary"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} does not describe a GPT of this version of minitrain: {error!r}") from error
     model = gpt(config)
     checkpoint.restore(model, tensors)
-    return model, config, CharTokenizer(about["vocabulary"])
+    return model, config, tokenizer

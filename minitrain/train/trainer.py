@@ -11,6 +11,7 @@ import numpy as np
 from ..autograd import no_grad
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
+from ..comm.ring import RingCommunicator
 from ..data.loader import TextLoader
 from ..data.text import CharTokenizer, load_text, split
 from ..errors import UserError
@@ -30,7 +31,8 @@ class Trainer:
     """Trains a GPT on text as `config` says, as one of the ranks of `world`."""
 
     def __init__(self, config: TrainConfig, world: Communicator) -> None:
-        self.config, self.world = config, world
+        self.config = config
+        self.world = world = RingCommunicator(world) if config.parallel.comm == "ring" else world
         self.mesh = Mesh(world, dp=world.size if config.parallel.dp is None else config.parallel.dp)
         config.check(self.mesh.sizes["dp"])
         text = load_text(config.data.text)
@@ -54,15 +56,17 @@ class Trainer:
         steps = self.config.optimizer.steps
         while self.updates < steps:
             row = self.step()
-            if self.updates % self.config.report.val_every == 0 and self.updates < steps:
-                row["val_loss"] = self.validate(QUICK_VALIDATION)
             last = self.updates == steps
-            if self.updates % self.config.report.log_every == 0 or "val_loss" in row or last:
+            if self.updates % self.config.report.log_every == 0 or last:
                 self.say(progress.line(row))
+            if self.updates % self.config.report.val_every == 0 and not last:
+                row["val_loss"] = self.validate(QUICK_VALIDATION)
+                self.say(f"validation loss {row['val_loss']:.3f}, on {QUICK_VALIDATION} windows")
             self.record(log, row)
+        self.gradients.close()
         final = self.validate()
         self.record(log, {"step": self.updates, "final_val_loss": final})
-        self.say(f"validation loss {final:.4f} nats a character")
+        self.say(f"validation loss {final:.4f} nats a character, on the whole validation text")
         self.save()
         return final
 
@@ -140,6 +144,8 @@ class Trainer:
             return None
         path = self.config.report.out / "log.jsonl"
         try:
+            if (self.config.report.out / "model.safetensors").is_dir():
+                raise IsADirectoryError(0, "model.safetensors is a folder")
             path.parent.mkdir(parents=True, exist_ok=True)
             return path.open("w", encoding="utf-8")
         except OSError as error:
@@ -165,8 +171,7 @@ class Progress:
         seconds = max(time.monotonic() - self.start, 1e-9)
         left = round(seconds / step * (self.steps - step))
         bar = "#" * (10 * step // self.steps)
-        val = f"  val {row['val_loss']:.3f}" if "val_loss" in row else ""
         return (
             f"[{bar:<10}] {step:>{len(str(self.steps))}}/{self.steps}  loss {row['loss']:.3f}  lr {row['lr']:.1e}  "
-            f"{self.tokens * step / seconds:,.0f} tokens/s  {left // 60}:{left % 60:02} left{val}"
+            f"{self.tokens * step / seconds:,.0f} tokens/s  {left // 60}:{left % 60:02} left"
         )

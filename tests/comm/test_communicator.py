@@ -235,6 +235,13 @@ def strided_arrays_are_refused(world: Communicator) -> None:
             assert str(x.shape) in str(error.value) and str(x.strides) in str(error.value)
 
 
+def shares_are_of_flat_arrays(world: Communicator) -> None:
+    """Shares of rows and shares of elements are two things: neither is guessed."""
+    for call in (world.reduce_scatter, world.all_gather):
+        with pytest.raises(ValueError, match=r"flat.*\(4, 3\)"):
+            call(np.ones((4, 3)), TAG)
+
+
 def unknown_ranks_and_operations_are_refused(world: Communicator) -> None:
     x = np.ones(2)
     for wrong in (-1, world.size, 99):
@@ -268,6 +275,7 @@ CHECKS = pytest.mark.parametrize(
         duplicates_have_messages_of_their_own,
         a_thread_may_work_on_a_duplicate,
         strided_arrays_are_refused,
+        shares_are_of_flat_arrays,
         unknown_ranks_and_operations_are_refused,
     ],
     ids=lambda check: check.__name__,
