@@ -37,7 +37,7 @@ class DataOptions:
     """The text."""
 
     text: Path | None = None
-    """A UTF-8 text file to learn from (default: the bundled plays)."""
+    """A UTF-8 text file to learn from; the bundled plays unless given."""
     batch: int = 24
     """Windows of text per update, over all ranks together (B)."""
     validation: float = 0.1
@@ -69,7 +69,7 @@ class ParallelOptions:
     """How the work is divided."""
 
     dp: int | None = None
-    """Ranks that divide the batch (default: all ranks that mpirun started)."""
+    """Ranks that divide the batch; all that mpirun started unless given."""
     reduce: Literal["bucketed", "naive", "overlap"] = "bucketed"
     """Gradients are added up in buckets, one by one after backward, or in buckets while backward goes on."""
     comm: Literal["mpi", "ring"] = "mpi"
