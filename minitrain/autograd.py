@@ -126,6 +126,12 @@ class Node:
         self.saved = saved
         self.spent = False
 
+    @property
+    def operation(self) -> str:
+        """The function that made this node, as "linear" or "gelu"."""
+        made_by = self.vjp or (self.weights[0][1] if self.weights else None)
+        return "?" if made_by is None else made_by.__qualname__.partition(".")[0]
+
     def free(self) -> None:
         """Lets go of everything that was kept for backward."""
         self.edges, self.vjp, self.weights, self.saved, self.spent = (), None, (), (), True
@@ -155,7 +161,8 @@ def apply(
         result.requires_grad = True
         result.node = Node(tuple(_edge(x) for x in inputs), vjp, trained, saved)
         for kept in saved:
-            ledger.hold(kept.data if isinstance(kept, Tensor) else kept, "activations", "forward")
+            array = kept.data if isinstance(kept, Tensor) else kept
+            ledger.hold(array, "activations", f"forward of {result.node.operation}")
     return result
 
 
@@ -185,22 +192,25 @@ def backward(
             leaf.ready()
 
     def arrive(edge: Edge, g: Array) -> None:
-        ledger.hold(g, "buffers", "backward")
+        if edge is None:
+            return
+        ledger.hold(g, "buffers", moment)
         if isinstance(edge, Tensor):
             contribute(edge, _copy, g)
-        elif edge is None or edge not in arrived:
-            if edge is not None:
-                arrived[edge] = g  # may be an alias of somebody else's array: never written to
+        elif edge not in arrived:
+            arrived[edge] = g  # may be an alias of somebody else's array: never written to
         elif edge in own:
             arrived[edge] += g
         else:
             arrived[edge] = arrived[edge] + g
+            ledger.hold(arrived[edge], "buffers", moment)
             own.add(edge)
 
+    moment = "backward"
     for root, seed in zip(roots, seeds, strict=True):
         arrive(_edge(root), seed)
     for node in nodes:
-        g = arrived.pop(node)
+        moment, g = f"backward of {node.operation}", arrived.pop(node)
         if node.vjp is not None and any(edge is not None for edge in node.edges):
             for edge, part in zip(node.edges, node.vjp(g), strict=True):
                 arrive(edge, part)
@@ -225,18 +235,6 @@ def no_grad() -> Iterator[None]:
 def recording() -> bool:
     """Whether operations leave nodes behind at the moment."""
     return _recording.get()
-
-
-def once(prepare: Callable[[Array], Any]) -> Callable[[Array], Any]:
-    """Remembers the result of `prepare` for the g it was last called with: work shared by the vjps of one node."""
-    memory: list[Any] = [None, None]
-
-    def prepared(g: Array) -> Any:
-        if memory[0] is not g:
-            memory[:] = g, prepare(g)
-        return memory[1]
-
-    return prepared
 
 
 def _edge(x: Tensor) -> Edge:

@@ -1,0 +1,92 @@
+"""The ring's collectives are the definitions, on MPI and on threads, for any length, dtype and number of ranks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minitrain.comm import threads
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.ring import RingCommunicator
+from minitrain.shares import share
+
+TAG = ("dp", "test")
+LENGTHS = [0, 1, 2, 5, 12, 1001]
+
+
+def values(rank: int, length: int, dtype: Any) -> np.ndarray:
+    return (np.random.default_rng(rank).integers(-8, 9, length) / 4).astype(dtype)
+
+
+def sums(world: Communicator, length: int, dtype: Any) -> None:
+    """All-reduce, and reduce-scatter with all-gather: exact numbers, so equality."""
+    everybody = [values(r, length, dtype) for r in range(world.size)]
+    for op, true in (("sum", np.sum(everybody, axis=0)), ("max", np.max(everybody, axis=0))):
+        x = everybody[world.rank].copy()
+        world.all_reduce(x, TAG, op)
+        np.testing.assert_array_equal(x, true)
+    x = everybody[world.rank].copy()
+    mine = world.reduce_scatter(x, TAG)
+    cut = share(length, world.size, world.rank)
+    np.testing.assert_array_equal(mine, np.sum(everybody, axis=0)[cut])
+    assert np.shares_memory(mine, x) or not mine.size
+    world.all_gather(x, TAG)
+    np.testing.assert_array_equal(x, np.sum(everybody, axis=0))
+
+
+def broadcasts(world: Communicator, length: int, dtype: Any) -> None:
+    for root in range(world.size):
+        x = values(world.rank, length, dtype)
+        world.broadcast(x, root, TAG)
+        np.testing.assert_array_equal(x, values(root, length, dtype))
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("check", [sums, broadcasts])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.ranks(2, 3, 4)
+def test_mpi(world: Communicator, check: Callable[..., None], length: int, dtype: Any) -> None:
+    check(RingCommunicator(world), length, dtype)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("check", [sums, broadcasts])
+def test_threads(size: int, check: Callable[..., None]) -> None:
+    def program(world: Communicator) -> None:
+        for length in LENGTHS:
+            check(RingCommunicator(world), length, np.float32)
+
+    threads.run(size, program)
+
+
+@pytest.mark.ranks(3, 4)
+def test_the_same_bits_everywhere_as_on_threads(world: Communicator) -> None:
+    """The order of additions is that of the ring, whatever carries the messages."""
+
+    def reduced(ranks: Communicator) -> bytes:
+        x = np.random.default_rng(ranks.rank).standard_normal(101)
+        RingCommunicator(ranks).all_reduce(x, TAG)
+        return x.tobytes()
+
+    bits = {*world.gather_objects(reduced(world)), *threads.run(world.size, reduced)}
+    assert len(bits) == 1
+
+
+@pytest.mark.ranks(3)
+def test_half_precision_is_summed_in_float32(world: Communicator) -> None:
+    """2048 + 1 is 2048 in float16; 2048 + 1 + 1 is 2050 when it is rounded once."""
+    x = np.array([2048.0 if world.rank == 0 else 1.0] * 4, np.float16)
+    RingCommunicator(world).all_reduce(x, TAG)
+    assert (x == 2050).all()
+
+
+@pytest.mark.ranks(4)
+def test_groups_are_rings_as_well(world: Communicator) -> None:
+    ring = RingCommunicator(world)
+    members = [0, 2] if world.rank % 2 == 0 else [1, 3]
+    for group in (ring.subgroup(members), ring.subgroup(members).duplicate()):
+        assert isinstance(group, RingCommunicator)
+        x = np.full(5, float(world.rank))
+        group.all_reduce(x, TAG)
+        assert (x == sum(members)).all()
