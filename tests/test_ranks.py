@@ -183,6 +183,7 @@ def start(folder: Path, tests: str, *arguments: str) -> subprocess.Popen[str]:
         text=True,
         cwd=ROOT,
         env={**outside, MARK: folder.name},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
 
 

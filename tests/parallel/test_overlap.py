@@ -70,12 +70,16 @@ def test_jobs_are_done_in_order_and_waited_for() -> None:
     assert not line.thread.is_alive()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_failure_comes_back_to_the_main_thread() -> None:
+def test_a_failure_ends_the_job_and_comes_back_to_the_main_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hook is what `minitrain.launch()` sets to end all ranks."""
+    hooked: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: hooked.append(args.exc_type.__name__))
     line = CommunicationThread()
     line.submit(lambda: 1 / 0)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="division by zero"):
         line.wait()
+    line.thread.join()
+    assert hooked == ["ZeroDivisionError"]
 
 
 @pytest.mark.ranks(2)
