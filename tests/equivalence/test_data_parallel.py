@@ -17,6 +17,14 @@ def test_mpi(world: Communicator, case: Case) -> None:
 
 
 @pytest.mark.parametrize("strategy", AXES["strategy"])
+@pytest.mark.ranks(3)
+def test_one_row(world: Communicator, strategy: str) -> None:
+    """The hardest setting of each strategy: enough to try another MPI with."""
+    row = same_as_serial(world, Case(strategy, "mpi", "sgd", accumulate=3, clip=0.5))
+    assert row.ok, row
+
+
+@pytest.mark.parametrize("strategy", AXES["strategy"])
 @pytest.mark.parametrize("comm", AXES["comm"])
 @pytest.mark.parametrize("size", RANKS)
 def test_threads(size: int, comm: str, strategy: str) -> None:
