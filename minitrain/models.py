@@ -8,13 +8,17 @@ stage is a slice of the list, and the other transformations replace layers insid
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
+from . import functional as F
+from . import fused
 from .autograd import Tensor
+from .backend import xp
 from .data.batch import Batch
 from .errors import UserError
-from .nn import Block, Dense, DenseHead, Embed, Head, Module, Parameter
+from .nn import Block, Classifier, Dropout, Embedding, LayerNorm, Linear, Module, Parameter
 
 
 class Model(Module):
@@ -38,6 +42,59 @@ class Model(Module):
     def parameters(self) -> list[Parameter]:
         """In the order of first use in the forward, a shared one once."""
         return list(dict.fromkeys(p for unit in self.units for p in unit.parameters()))
+
+
+class Embed(Module):
+    """The first unit of a GPT: a row for the token plus a row for its position."""
+
+    def __init__(self, vocabulary: int, context: int, width: int, dropout: float, std: float, dtype: Any) -> None:
+        self.path = "embed"
+        self.tokens = Embedding("embed.tokens", vocabulary, width, std, dtype)
+        self.positions = Embedding("embed.positions", context, width, std, dtype)
+        self.drop = Dropout("embed.drop", dropout)
+
+    def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
+        """x is nothing; batch.inputs (B, T) -> (B, T, D)."""
+        time = xp.arange(batch.where.time.start, batch.where.time.stop)
+        return self.drop(self.tokens(batch.inputs) + self.positions(time), batch)
+
+
+class Head(Module):
+    """The last unit of a GPT: a norm and the classifier. `weight` is the token table when the two are tied."""
+
+    def __init__(self, weight: Parameter, width: int, dtype: Any) -> None:
+        self.path = "head"
+        self.norm = LayerNorm("head.norm", width, dtype)
+        self.classifier = Classifier("head.classifier", weight)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        """x (B, T, D) -> the loss, or the logits (B, T, V) of a batch without labels."""
+        return self.classifier(self.norm(x), batch)
+
+
+class Dense(Module):
+    """A unit of the MLP: relu(x W + b)."""
+
+    def __init__(self, path: str, fan_in: int, fan_out: int, dtype: Any) -> None:
+        self.path = path
+        self.linear = Linear(f"{path}.linear", fan_in, fan_out, (2 / fan_in) ** 0.5, dtype)  # He et al., 1502.01852
+
+    def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
+        """x (B, I), or nothing in the first unit, which reads batch.inputs -> (B, O)."""
+        return F.relu(self.linear(Tensor(batch.inputs) if x is None else x))
+
+
+class DenseHead(Module):
+    """The last unit of the MLP: one logit a class."""
+
+    def __init__(self, path: str, fan_in: int, classes: int, dtype: Any) -> None:
+        self.path = path
+        self.linear = Linear(f"{path}.linear", fan_in, classes, (1 / fan_in) ** 0.5, dtype)
+
+    def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
+        """x (B, I) -> the loss, or the logits (B, classes) of a batch without labels."""
+        logits = self.linear(Tensor(batch.inputs) if x is None else x)
+        return logits if batch.labels is None else fused.cross_entropy(logits, batch.labels, batch.where.count)
 
 
 @dataclass(frozen=True)
