@@ -116,7 +116,7 @@ class Node:
         self,
         edges: tuple[Edge, ...],
         vjp: Vjp | None,
-        weights: tuple[tuple[Tensor, WeightVjp], ...],
+        weights: tuple[tuple[Tensor, WeightVjp | None], ...],
         saved: tuple,
     ) -> None:
         self.order = next(_births)
@@ -141,7 +141,7 @@ def apply(
     data: Array,
     inputs: Sequence[Tensor] = (),
     vjp: Vjp | None = None,
-    weights: Iterable[tuple[Tensor, WeightVjp]] = (),
+    weights: Iterable[tuple[Tensor, WeightVjp | None]] = (),
     saved: tuple = (),
 ) -> Tensor:
     """Makes the result of an operation, on the tape if a gradient has to pass through it.
@@ -149,6 +149,8 @@ def apply(
     inputs: the activations, with one `vjp(g)` for all of them together, since they share work: it returns a gradient
     for each. weights: pairs (parameter, `vjp(g, out=None)`), one vjp for each parameter, which writes into `out`
     when that is given and never reads a parameter. (The two are apart so that a pipeline may do the second later.)
+    A weight whose vjp is None got its gradient by other means, such as a backward inside `vjp`: it is only counted.
+    Without inputs, `vjp` is called for what it does.
     saved: the arrays that the two kinds of vjp keep alive; parameters are read through their Tensor when
     backward runs, never kept.
     """
@@ -161,8 +163,7 @@ def apply(
         result.requires_grad = True
         result.node = Node(tuple(_edge(x) for x in inputs), vjp, trained, saved)
         for kept in saved:
-            array = kept.data if isinstance(kept, Tensor) else kept
-            ledger.hold(array, "activations", f"forward of {result.node.operation}")
+            ledger.hold(kept.data if isinstance(kept, Tensor) else kept, "activations", "forward", result.node)
     return result
 
 
@@ -185,8 +186,9 @@ def backward(
     arrived: dict[Node, Array] = {}
     own: set[Node] = set()  # nodes whose gradient is an array of ours, so that adding in place is safe
 
-    def contribute(leaf: Tensor, vjp: WeightVjp, g: Array) -> None:
-        leaf.accumulate(vjp, g)
+    def contribute(leaf: Tensor, vjp: WeightVjp | None, g: Array) -> None:
+        if vjp is not None:
+            leaf.accumulate(vjp, g)
         consumers[leaf] -= 1
         if fire and consumers[leaf] == 0:
             leaf.ready()
@@ -194,7 +196,7 @@ def backward(
     def arrive(edge: Edge, g: Array) -> None:
         if edge is None:
             return
-        ledger.hold(g, "buffers", moment)
+        ledger.hold(g, "buffers", "backward", node)
         if isinstance(edge, Tensor):
             contribute(edge, _copy, g)
         elif edge not in arrived:
@@ -203,15 +205,15 @@ def backward(
             arrived[edge] += g
         else:
             arrived[edge] = arrived[edge] + g
-            ledger.hold(arrived[edge], "buffers", moment)
+            ledger.hold(arrived[edge], "buffers", "backward", node)
             own.add(edge)
 
-    moment = "backward"
+    node: Node | None = None  # the one that is being visited
     for root, seed in zip(roots, seeds, strict=True):
         arrive(_edge(root), seed)
     for node in nodes:
-        moment, g = f"backward of {node.operation}", arrived.pop(node)
-        if node.vjp is not None and any(edge is not None for edge in node.edges):
+        g = arrived.pop(node)
+        if node.vjp is not None and (not node.edges or any(edge is not None for edge in node.edges)):
             for edge, part in zip(node.edges, node.vjp(g), strict=True):
                 arrive(edge, part)
         for leaf, vjp in node.weights:

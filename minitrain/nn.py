@@ -112,10 +112,10 @@ class Parameter(Tensor):
             super().accumulate(vjp, g)
             return
         place, first = self.bucket.take(self)
-        if first:
-            vjp(g, out=place)
-        else:
+        if not first:
             place += vjp(g)
+        elif (gradient := vjp(g, out=place)) is not place:
+            place[...] = gradient  # a vjp that has no use for `out`
 
     def __repr__(self) -> str:
         return f"Parameter({self.placement.path}, {self.placement.local} of {self.placement.shape}, {self._dtype})"

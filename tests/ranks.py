@@ -5,29 +5,34 @@
 
 is three tests. The first one with N ranks starts `mpirun -n N python -m pytest`, in which every rank runs all the tests
 for N ranks, one after the other, and writes what came out to a file of its own; the pytest that was started reads these
-files and reports. A rank whose test fails aborts the job, since the others may wait for it for ever; a test that
-exceeds its time limit is asked where each rank stands, and ended. Either way the tests after it run in a new job.
+files and reports. A rank whose test fails aborts the job, since the others may wait for it for ever; a job whose test
+exceeds its time limit is ended. Either way it is reported where every rank stood, which a thread in each rank writes
+down all the time (a rank that is killed cannot be asked any more), and the tests after it run in a new job.
 """
 
-import faulthandler
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pytest
 
 from minitrain.comm.communicator import Communicator
 
+EVERY = "every test"
 JOB = "MINITRAIN_TEST_JOB"  # the folder that a job's ranks and its parent share
 LIMIT = 60.0  # seconds for one test, unless its mark says otherwise: ranks(2, limit=10)
 START = 60.0  # seconds for mpirun and the imports
+GLANCE = 0.05  # seconds between two looks at where a rank stands
 
 
 def size_of(item: pytest.Item) -> int | None:
@@ -55,6 +60,7 @@ class Parent:
     """Runs jobs, and reports their results as if the tests had run here."""
 
     def __init__(self) -> None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end from outside is one that ends the jobs, too
         self.jobs: dict[int, Job] = {}
         self.folders = 0
 
@@ -142,29 +148,31 @@ class Job:
             done = [r for r in records if "outcome" in r]
             if not started and records:
                 started, deadline = True, time.monotonic() + limit_of(item)
-            if len(done) == self.size and all(r["outcome"] != "failed" for r in done):
-                return ("skipped" if done[0]["outcome"] == "skipped" else "passed"), done[0]["text"]
-            if ended or any(r["outcome"] == "failed" for r in done):
+            outcomes = {r["outcome"] for r in done}
+            if len(done) == self.size and len(outcomes) == 1 and "failed" not in outcomes:
+                return done[0]["outcome"], done[0]["text"]
+            if len(done) == self.size and len(outcomes) > 1:
+                return self.fail(item, "the ranks do not agree")
+            if ended or "failed" in outcomes:
                 time.sleep(0.5)  # the other ranks' last words
                 return self.fail(item, f"the job ended ({self.status()})")
             if time.monotonic() > deadline:
-                positions = self.positions()
                 what = f"no end after {limit_of(item):.0f} s" if started else f"mpirun did not start in {START:.0f} s"
-                return self.fail(item, what, positions)
+                return self.fail(item, what)
             time.sleep(0.01)
 
-    def fail(self, item: pytest.Item, what: str, positions: str = "") -> tuple[str, str]:
+    def fail(self, item: pytest.Item, what: str) -> tuple[str, str]:
         """Ends the job; its folder stays, since it may explain why."""
         self.end()
         self.failed = True
-        return "failed", self.explain(self.records(item.nodeid), what) + positions
+        return "failed", self.explain(self.records(item.nodeid), what)
 
     def records(self, nodeid: str) -> list[dict]:
-        """What the ranks have written about a test: that it began, and what came out."""
+        """What the ranks have written about a test, or about all tests: that it began, and what came out."""
         found = []
         for path in sorted(self.folder.glob("rank-*.jsonl")):
             lines = path.read_text().split("\n")[:-1]  # the last piece is not a whole line yet
-            mine = [record for record in map(json.loads, lines) if record["test"] == nodeid]
+            mine = [record for record in map(json.loads, lines) if record["test"] in (nodeid, EVERY)]
             found += mine[-1:]
         return found
 
@@ -175,47 +183,33 @@ class Job:
             mine = next((r for r in records if r["rank"] == rank), None)
             state = "had not begun" if mine is None else mine.get("outcome", "did not come back")
             text = mine["text"] if mine and mine.get("text") else ""
-            parts.append(f"--- rank {rank} of {self.size}: {state}\n{text}")
+            seen = self.folder / f"rank-{rank}.seen"
+            place = "" if state == "passed" or not seen.exists() else f"last seen at\n{seen.read_text()}"
+            parts.append(f"--- rank {rank} of {self.size}: {state}\n{text}{place}")
         output = (self.folder / "output.txt").read_text()[-3000:]
         return f"{what}\n" + "\n".join(parts) + f"\n--- output of mpirun\n{output}"
-
-    def positions(self) -> str:
-        """Where each rank stands: every rank writes its stack when it gets the signal."""
-        for path in self.folder.glob("rank-*.pid"):
-            try:
-                os.kill(int(path.read_text()), signal.SIGUSR1)
-            except ProcessLookupError:
-                continue
-        time.sleep(1.0)
-        parts = []
-        for path in sorted(self.folder.glob("rank-*.stack")):
-            ours = [
-                line for line in path.read_text().splitlines() if "site-packages" not in line and "<frozen" not in line
-            ]
-            parts.append(f"\n--- {path.stem} stands at\n" + "\n".join(ours))
-        return "".join(parts)
 
     def status(self) -> str:
         return f"status {self.process.poll()}"
 
     def end(self) -> None:
-        """Ends mpirun and every rank."""
+        """Ends mpirun and, if it does not do so itself, every rank."""
+        if self.over:
+            return
         self.over = True
-        self.output.close()
         try:
             self.process.wait(0.5)
         except subprocess.TimeoutExpired:
             self.process.terminate()
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        for path in self.folder.glob("rank-*.pid"):
             try:
-                os.kill(int(path.read_text()), signal.SIGKILL)
-            except (ProcessLookupError, ValueError):
-                continue
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                for path in self.folder.glob("rank-*.pid"):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(path.read_text()), signal.SIGKILL)
+        self.output.close()
 
 
 def find_mpirun() -> str | None:
@@ -239,11 +233,23 @@ class Rank:
         self.world = MPICommunicator(MPI.COMM_WORLD)
         self.between = self.world.duplicate()  # so that a test cannot meet the runner in a barrier
         self.folder = Path(os.environ[JOB])
-        name = self.folder / f"rank-{self.world.rank}"
-        self.stack: TextIO = name.with_suffix(".stack").open("w")
-        faulthandler.register(signal.SIGUSR1, file=self.stack, all_threads=True)
-        name.with_suffix(".pid").write_text(str(os.getpid()))
-        self.log = name.with_suffix(".jsonl").open("w")
+        self.file = self.folder / f"rank-{self.world.rank}"
+        self.file.with_suffix(".pid").write_text(str(os.getpid()))
+        self.log = self.file.with_suffix(".jsonl").open("w")
+        threading.Thread(target=self.watch, args=(threading.main_thread().ident,), daemon=True).start()
+
+    def watch(self, thread: int) -> None:
+        """Writes down again and again where the main thread stands."""
+        before = ""
+        while True:
+            time.sleep(GLANCE)
+            stack = traceback.extract_stack(sys._current_frames()[thread])
+            ours = [f for f in stack if "site-packages" not in f.filename and "<frozen" not in f.filename]
+            now = "".join(f"  {f.filename}:{f.lineno} in {f.name}: {f.line}\n" for f in ours[-8:])
+            if now != before:
+                self.file.with_suffix(".new").write_text(now)
+                self.file.with_suffix(".new").replace(self.file.with_suffix(".seen"))
+                before = now
 
     def pytest_configure(self, config: pytest.Config) -> None:
         config.option.basetemp = str(self.folder / f"tmp-{self.world.rank}")
@@ -261,9 +267,19 @@ class Rank:
         result = yield
         self.write(item.nodeid, outcome=self.outcome, text=self.text)
         if self.outcome == "failed":
-            time.sleep(0.3)  # if the others fail as well, let them write it down
-            self.abort(1)
+            self.give_up()
         return result
+
+    @pytest.hookimpl
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A file that cannot be imported here fails every test, at once."""
+        if report.failed:
+            self.write(EVERY, outcome="failed", text=report.longreprtext)
+            self.give_up()
+
+    def give_up(self) -> None:
+        time.sleep(0.3)  # if the others fail as well, let them write it down
+        self.abort(1)
 
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

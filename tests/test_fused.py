@@ -200,6 +200,7 @@ def test_weight_gradients_written_in_place(row: Operation, shapes: Any, dtype: A
     for parameter, vjp in y.node.weights:
         size = int(np.prod(parameter.shape))
         buffer = np.full(size + 2, np.nan, dtype)
+        assert vjp is not None
         returned = vjp(g)
         assert (returned.shape, returned.dtype) == (parameter.shape, dtype)
         vjp(g, out=buffer[1 : size + 1].reshape(parameter.shape))

@@ -141,7 +141,10 @@ class Communicator(ABC):
         return (cut.stop - cut.start) * x.itemsize
 
     def _charge(self, tag: Tag, size: int) -> None:
-        """What a ring would send from here: all shares but its own, and when it gathers, all but the next rank's."""
+        """Reports a collective whose messages cannot be seen, at the price of a ring's.
+
+        In a reduce-scatter a ring sends all shares but the rank's own from here, in an all-gather all but the next's.
+        """
         ledger.charge(tag, size)
 
     def _check(self, x: Array) -> None:
@@ -152,6 +155,10 @@ class Communicator(ABC):
         self._check(x)
         if x.ndim != 1:
             raise ValueError(f"shares are runs of a flat array; this one has shape {x.shape}: reshape it to (-1,)")
+
+    def _check_message(self, x: Array, size: int) -> None:
+        if size != x.nbytes:
+            raise ValueError(f"a message of {size} bytes arrives; {x.shape} of {x.dtype} takes {x.nbytes} bytes")
 
     def _check_peer(self, rank: int) -> None:
         if not 0 <= rank < self.size:

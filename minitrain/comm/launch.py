@@ -5,9 +5,11 @@
 
 Under mpirun `world` has N ranks; without it, one. MPI by itself hangs when a rank raises or leaves: the others wait
 for it for ever. So any unclean end of a rank (an exception here or in another thread, sys.exit) prints which rank it
-was and why, and ends the whole job with a status that is not 0.
+was and why, and ends the whole job with a status that is not 0. (os._exit and kill -9 leave no time for that; the
+launcher sees them, unless the status is 0.)
 """
 
+import contextlib
 import os
 import sys
 import threading
@@ -22,6 +24,7 @@ from .communicator import Communicator
 from .threads import world_of_one
 
 PATIENCE = 2.0  # seconds: how long a rank that leaves early waits for the others to leave as well
+REMARK = 20.0  # seconds: after which a rank that has ended says that it waits for the others
 
 # What the launchers tell their processes: (family, variable of the rank, variable of the size).
 LAUNCHERS = (
@@ -44,16 +47,15 @@ def launch() -> Iterator[Communicator]:
     try:
         world = _world()
     except UserError as error:
-        _leave(world_of_one(), error)
+        _end(world_of_one(), f"minitrain: error: {error}\n", 2, error)
         raise
-    before = threading.excepthook
+    before, door = threading.excepthook, _Door(world)
     threading.excepthook = lambda args: _fail(world, args.exc_value, f" in thread {args.thread and args.thread.name}")
     try:
         yield world
+        door.wait_for_all()
     except BaseException as error:
-        _leave(world, error)
-    else:
-        world.barrier()
+        _leave(world, error, door)
     finally:
         threading.excepthook = before
 
@@ -86,10 +88,10 @@ def check_world_size(family: str, started: int, seen: int, library: str) -> None
         )
 
 
-def _leave(world: Communicator, error: BaseException) -> None:
+def _leave(world: Communicator, error: BaseException, door: "_Door") -> None:
     """A rank leaves before the end. It may do so quietly only if all ranks do."""
     if isinstance(error, SystemExit) and error.code in (None, 0):
-        if _all_leave(world):
+        if door.all_come(PATIENCE):
             raise error
         _fail(world, error, " (the others are still at work)")
     elif isinstance(error, UserError):
@@ -100,24 +102,38 @@ def _leave(world: Communicator, error: BaseException) -> None:
         _fail(world, error)
 
 
-def _all_leave(world: Communicator) -> bool:
-    """Whether every rank comes to this point within PATIENCE."""
-    comm: Any = getattr(world, "comm", None)
-    if comm is None:
+class _Door:
+    """Where the ranks meet at the end; a line of its own, so that who comes early meets nobody's collective."""
+
+    def __init__(self, world: Communicator) -> None:
+        self.world = world
+        self.comm: Any = getattr(world.duplicate(), "comm", None) if world.size > 1 else None
+        self.request: Any = None
+
+    def all_come(self, seconds: float) -> bool:
+        """Whether every rank comes here within this time."""
+        if self.comm is None:
+            return True
+        self.request = self.request or self.comm.Ibarrier()
+        deadline = time.monotonic() + seconds
+        while not self.request.Test():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)  # the others may be at work: leave them the core
         return True
-    request, deadline = comm.Ibarrier(), time.monotonic() + PATIENCE
-    while not request.Test():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
+
+    def wait_for_all(self) -> None:
+        """Returns when every rank has come."""
+        if not self.all_come(REMARK):
+            print(f"minitrain: rank {self.world.rank} has ended and waits for the others", file=sys.stderr, flush=True)
+            self.all_come(float("inf"))
 
 
 def _fail(world: Communicator, error: BaseException | None, where: str = "") -> None:
     what, status = "raised", 1
     if isinstance(error, SystemExit):
         what = f"called sys.exit({error.code!r})"
-        status = error.code if isinstance(error.code, int) and error.code else 1
+        status = (isinstance(error.code, int) and error.code & 255) or 1  # a status has 8 bits: 256 would be 0
     report = "".join(traceback.format_exception(error)) if error is not None else ""
     _end(
         world,
@@ -129,9 +145,10 @@ def _fail(world: Communicator, error: BaseException | None, where: str = "") -> 
 
 def _end(world: Communicator, message: str, status: int, error: BaseException | None) -> None:
     """Prints the message in one piece and ends the job: all ranks, whatever they are waiting for."""
-    sys.stdout.flush()
-    sys.stderr.write(message)
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError):  # a closed terminal must not keep the job from ending
+        sys.stdout.flush()
+        sys.stderr.write(message)
+        sys.stderr.flush()
     comm: Any = getattr(world, "comm", None)
     if comm is not None and world.size > 1:
         time.sleep(0.25)  # mpirun may drop what it has not passed on when the job is aborted

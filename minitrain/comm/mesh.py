@@ -7,6 +7,8 @@
 The group of an axis is a slice along it: rank 2's dp group is its column [0, 2], its tp group the row [2, 3].
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from ..errors import UserError
@@ -33,17 +35,25 @@ class Mesh:
         here = np.argwhere(self.ranks == world.rank)[0].tolist()
         self.coordinates = dict(zip(AXES, here, strict=True))
 
-        self._groups: dict[tuple[str, ...], Communicator] = {}
+        self._groups: dict[tuple[int, ...], Communicator] = {}
 
     def group(self, *axes: str) -> Communicator:
         """The ranks that differ from this one only along these axes; first called by all of them together."""
         self._check(axes)
-        if axes not in self._groups:
-            cut = tuple(slice(None) if axis in axes else self.coordinates[axis] for axis in AXES)
-            members = self.ranks[cut].reshape(-1).tolist()
+        return self.product({axis: tuple(range(self.sizes[axis])) for axis in axes})
+
+    def product(self, coordinates: Mapping[str, tuple[int, ...]]) -> Communicator:
+        """The ranks with any of these coordinates along these axes, and this rank's along the others.
+
+        First called by all of them together.
+        """
+        self._check(tuple(coordinates))
+        cut = [list(coordinates.get(axis, (self.coordinates[axis],))) for axis in AXES]
+        members = tuple(self.ranks[np.ix_(*cut)].reshape(-1).tolist())
+        if members not in self._groups:
             everybody = len(members) == self.world.size
-            self._groups[axes] = self.world if everybody else self.world.subgroup(members)
-        return self._groups[axes]
+            self._groups[members] = self.world if everybody else self.world.subgroup(members)
+        return self._groups[members]
 
     def _check(self, axes: tuple[str, ...]) -> None:
         unknown = set(axes) - set(AXES)

@@ -10,6 +10,7 @@ import numpy as np
 from mpi4py import MPI
 
 from ..backend import Array, to_device, to_host
+from ..observe import ledger
 from ..shares import share
 from .communicator import Communicator, Tag, counts
 
@@ -36,6 +37,7 @@ class MPICommunicator(Communicator):
         host = to_host(x)
         lengths = counts(len(x), self.size)
         mine = np.empty(lengths[self.rank], x.dtype)
+        ledger.hold(mine, "buffers", "reduce-scatter")
         self.comm.Reduce_scatter(host, mine, lengths, MPI.SUM)
         return to_device(mine)
 
@@ -60,7 +62,9 @@ class MPICommunicator(Communicator):
 
     def _receive(self, x: Array, source: int, number: int) -> None:
         host = to_host(x)
-        self.comm.Recv([host.reshape(-1).view(np.uint8), MPI.BYTE], source, number)
+        status = MPI.Status()
+        self.comm.Recv([host.reshape(-1).view(np.uint8), MPI.BYTE], source, number, status)
+        self._check_message(x, status.Get_count(MPI.BYTE))
         _back(host, x)
 
     def gather_objects(self, value: Any) -> list[Any]:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..backend import Array, xp
+from ..observe import ledger
 from ..shares import share
 from .communicator import Communicator, Tag
 
@@ -30,6 +31,7 @@ def ring_reduce_scatter(comm: Communicator, x: Array, tag: Tag, add: Add = xp.ad
     """Returns this rank's share of the flat array x, in which the sum over ranks now stands. The rest is undefined."""
     n, r = comm.size, comm.rank
     arriving = xp.empty(share(len(x), n, 0).stop, x.dtype)  # share 0 is the longest
+    ledger.hold(arriving, "buffers", "reduce-scatter")
     for step in range(n - 1):
         out, into = x[share(len(x), n, (r - 1 - step) % n)], x[share(len(x), n, (r - 2 - step) % n)]
         sent = comm.send(out, (r + 1) % n, tag, step)
@@ -73,7 +75,7 @@ def ring_broadcast(comm: Communicator, x: Array, root: int, tag: Tag) -> None:
 
 
 class RingCommunicator(Communicator):
-    """Any communicator, with its collectives replaced by the ones above.
+    """Any communicator, with its collectives replaced by the ones above. Made by all its ranks together.
 
     Its bytes are counted where they are sent. reduce_scatter, all_gather: what takes the place of the two functions.
     """
@@ -86,22 +88,23 @@ class RingCommunicator(Communicator):
     ) -> None:
         self.inner, self.rank, self.size = inner, inner.rank, inner.size
         self.threads_allowed = inner.threads_allowed
+        self.line = inner.duplicate()  # so that the ring's messages cannot meet those of its user
         self.functions = (reduce_scatter, all_gather)
 
     def _all_reduce(self, x: Array, op: str, tag: Tag) -> None:
         reduce_scatter, all_gather = self.functions
         flat = x.reshape(-1)
-        reduce_scatter(self.inner, flat, tag, xp.add if op == "sum" else xp.maximum)
-        all_gather(self.inner, flat, tag)
+        reduce_scatter(self.line, flat, tag, xp.add if op == "sum" else xp.maximum)
+        all_gather(self.line, flat, tag)
 
     def _reduce_scatter(self, x: Array, tag: Tag) -> Array:
-        return self.functions[0](self.inner, x, tag)
+        return self.functions[0](self.line, x, tag)
 
     def _all_gather(self, x: Array, tag: Tag) -> None:
-        self.functions[1](self.inner, x, tag)
+        self.functions[1](self.line, x, tag)
 
     def _broadcast(self, x: Array, root: int, tag: Tag) -> None:
-        ring_broadcast(self.inner, x.reshape(-1), root, tag)
+        ring_broadcast(self.line, x.reshape(-1), root, tag)
 
     def barrier(self) -> None:
         self.inner.barrier()

@@ -6,6 +6,7 @@ A collective is: everybody shows its array, a barrier, everybody computes its ow
 everybody writes. Sums go in rank order, so all ranks get the same bits. Messages are copied when sent.
 """
 
+import copy
 import threading
 import time
 from collections import defaultdict
@@ -55,7 +56,6 @@ class ThreadCommunicator(Communicator):
         self.made: dict[tuple, int] = defaultdict(int)
 
     def barrier(self) -> None:
-        """Waits in steps, so that a failure elsewhere ends the wait."""
         self._meet()
 
     def _meet(self) -> None:
@@ -99,14 +99,16 @@ class ThreadCommunicator(Communicator):
         box = self.group.mailbox((source, self.rank, number))
         while not self.group.failed.is_set():
             try:
-                x[...] = box.get(timeout=0.05)
-                return
+                message = box.get(timeout=0.05)
             except Empty:
                 continue
+            self._check_message(x, message.nbytes)
+            x.reshape(-1)[...] = message.reshape(-1)
+            return
         raise RankFailed("another rank failed")
 
     def gather_objects(self, value: Any) -> list[Any]:
-        return self._exchange(value, list)
+        return self._exchange(value, copy.deepcopy)  # as if they had been sent
 
     def subgroup(self, ranks: Sequence[int]) -> "ThreadCommunicator":
         return self._child(("subgroup", *ranks), list(ranks))

@@ -56,7 +56,7 @@ class Ledger:
         finally:
             _current.reset(token)
 
-    def hold(self, array: Any, kind: str, moment: str = "") -> None:
+    def hold(self, array: Any, kind: str, phase: str = "", node: Any = None) -> None:
         """Follows the memory of this array until it is freed."""
         owner = _owner(array)
         if owner is None or not owner.nbytes:
@@ -75,7 +75,13 @@ class Ledger:
             self.live[kind] += size
             total = self.live.total()
             if total > self.peak:
-                self.peak, self.peak_parts, self.peak_moment = total, dict(+self.live), moment
+                self.peak, self.peak_parts = total, dict(+self.live)
+                self.peak_moment = phase if node is None else f"{phase} of {node.operation}"
+
+    def count(self, counter: Counter, tag: tuple[str, str], size: int) -> None:
+        """Adds to one of the counters; the communication thread may do so at the same time."""
+        with self._lock:
+            counter[tag] += size
 
     def _release(self, key: int) -> None:
         with self._lock:
@@ -88,26 +94,26 @@ def current() -> Ledger | None:
     return _current.get()
 
 
-def hold(array: Any, kind: str, moment: str = "") -> None:
-    """Reports an array to the open ledger. kind: one of KINDS; moment: what is being done."""
+def hold(array: Any, kind: str, phase: str = "", node: Any = None) -> None:
+    """Reports an array to the open ledger. kind: one of KINDS; phase: what is being done, by which operation."""
     ledger = _current.get()
     if ledger is not None:
-        ledger.hold(array, kind, moment)
+        ledger.hold(array, kind, phase, node)
 
 
 def sent(tag: tuple[str, str], size: int) -> None:
     """One message of `size` bytes leaves this rank."""
     ledger = _current.get()
     if ledger is not None:
-        ledger.bytes[tag] += size
-        ledger.messages[tag] += 1
+        ledger.count(ledger.bytes, tag, size)
+        ledger.count(ledger.messages, tag, 1)
 
 
 def charge(tag: tuple[str, str], size: int) -> None:
     """A collective inside MPI, for which a ring would have sent `size` bytes from this rank."""
     ledger = _current.get()
     if ledger is not None:
-        ledger.charged[tag] += size
+        ledger.count(ledger.charged, tag, size)
 
 
 def flops(count: int) -> None:

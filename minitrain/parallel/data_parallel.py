@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from ..backend import Array
 from ..comm.communicator import Communicator
 from .flat import Bucket
-from .overlap import CommunicationThread, own_lines
+from .overlap import CommunicationThread
 from .reducer import Reducer
 
 TAG = ("dp", "gradients")
@@ -38,8 +38,14 @@ def sync_gradients(gradients: Sequence[Array], group: Communicator) -> None:
 class DataParallel(Reducer):
     """What the forms have in common. sync: what adds gradients up over a group of ranks."""
 
-    def __init__(self, buckets: Sequence[Bucket], seed: int, sync: Sync = sync_gradients) -> None:
-        super().__init__(buckets, seed)
+    def __init__(
+        self,
+        buckets: Sequence[Bucket],
+        seed: int,
+        sync: Sync = sync_gradients,
+        line: CommunicationThread | None = None,
+    ) -> None:
+        super().__init__(buckets, seed, line)
         self.sync = sync
 
 
@@ -48,22 +54,19 @@ class Naive(DataParallel):
 
     early = False
 
-    def reduce(self, bucket: Bucket) -> None:
-        self.sync([p.grad for p in bucket.parameters if p.grad is not None], bucket.group)
+    def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
+        self.sync([flat[piece] for piece in bucket.pieces.values()], group)
 
 
 class Bucketed(DataParallel):
     """One all-reduce for each bucket, when backward has completed it."""
 
-    def reduce(self, bucket: Bucket) -> None:
-        self.sync([bucket.grad] if bucket.grad is not None else [], bucket.group)
+    def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
+        self.sync([flat], group)
 
 
 class Overlapped(Bucketed):
-    """Buckets leave when they are complete, and are added up by a communication thread while backward goes on.
-
-    line: what sends the buckets off; has submit(job), wait() and close().
-    """
+    """The same by a communication thread, while backward goes on. line: what makes that thread."""
 
     def __init__(
         self,
@@ -72,17 +75,4 @@ class Overlapped(Bucketed):
         sync: Sync = sync_gradients,
         line: Callable[[], CommunicationThread] = CommunicationThread,
     ) -> None:
-        self.lines = own_lines([bucket.group for bucket in buckets if bucket.trained])
-        self.line = line()
-        super().__init__(buckets, seed, sync)
-
-    def reduce(self, bucket: Bucket) -> None:
-        gradients = [bucket.grad] if bucket.grad is not None else []
-        self.line.submit(lambda: self.sync(gradients, self.lines[bucket.group]))
-
-    def finish(self) -> None:
-        super().finish()
-        self.line.wait()
-
-    def close(self) -> None:
-        self.line.close()
+        super().__init__(buckets, seed, sync, line())

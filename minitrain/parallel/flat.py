@@ -65,9 +65,7 @@ class Bucket:
     def take(self, p: Parameter) -> tuple[Array, bool]:
         """The place of p's gradient, and whether this is the first contribution to it."""
         if p.grad is None:
-            raise RuntimeError(
-                f"{p.placement.path} got a gradient outside of a step: call gradients.begin() before backward"
-            )
+            raise RuntimeError(f"{p.placement.path}: a gradient arrives, but its bucket has no place for gradients")
         first = p not in self.written
         self.written.add(p)
         return p.grad, first
@@ -101,7 +99,8 @@ def make_buckets(parameters: Sequence[Parameter], megabytes: float, mesh: Mesh) 
     full.extend(open_buckets.values())
     first_use = {p: i for i, p in enumerate(parameters)}
     full.sort(key=lambda bucket: -first_use[bucket[-1]])
-    return [Bucket(bucket, mesh.group(*bucket[0].placement.partial)) for bucket in full]
+    buckets = [Bucket(bucket, mesh.product(bucket[0].placement.partial)) for bucket in full]
+    return sorted(buckets, key=lambda bucket: bucket.spans_stages)  # these leave last, and must not keep others back
 
 
 def _kind(p: Parameter) -> tuple:

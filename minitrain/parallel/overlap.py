@@ -28,15 +28,15 @@ class CommunicationThread:
         self.pending = 0
         self.error: BaseException | None = None
         self.changed = threading.Condition()
-        context = contextvars.copy_context()  # the rank's ledger counts what is sent from here, too
-        self.thread = threading.Thread(target=context.run, args=(self._work,), daemon=True, name=name)
+        self.thread = threading.Thread(target=self._work, daemon=True, name=name)
         self.thread.start()
 
     def submit(self, job: Callable[[], None]) -> None:
         """Has the job done when those before it are done; returns at once."""
         with self.changed:
             self.pending += 1
-        self.jobs.put(job)
+        context = contextvars.copy_context()  # the ledger that is open here counts what is sent there
+        self.jobs.put(lambda: context.run(job))
 
     def wait(self) -> None:
         """Returns when all jobs are done. Raises RuntimeError if one of them failed."""

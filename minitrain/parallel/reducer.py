@@ -15,9 +15,11 @@ from functools import partial
 from typing import NamedTuple
 
 from ..backend import Array, xp
+from ..comm.communicator import Communicator
 from ..nn import Parameter
 from ..shares import share
 from .flat import Bucket
+from .overlap import CommunicationThread, own_lines
 
 
 class Owned(NamedTuple):
@@ -31,7 +33,10 @@ class Owned(NamedTuple):
 class Reducer:
     """Base of data parallel and the ZeRO stages, and by itself the reducer of a single process: nothing to add up."""
 
-    def __init__(self, buckets: Sequence[Bucket], seed: int) -> None:
+    def __init__(self, buckets: Sequence[Bucket], seed: int, line: CommunicationThread | None = None) -> None:
+        """line: the thread that makes the reductions beside backward; without one they are made where they stand."""
+        self.line = line
+        self.lines = own_lines([bucket.group for bucket in buckets if bucket.trained]) if line else {}
         self.buckets = list(buckets)
         self.trained = [bucket for bucket in self.buckets if bucket.trained]
         for bucket in self.buckets:
@@ -46,11 +51,12 @@ class Reducer:
 
     # What the strategies override -------------------------------------------------------------------------------------
 
-    def reduce(self, bucket: Bucket) -> None:
-        """The bucket's gradients are complete here: add them up over its group."""
+    def detach(self, bucket: Bucket) -> Array:
+        """The bucket's gradients, which are complete here; may take them away from the bucket."""
+        return _there(bucket.grad)
 
-    def close(self) -> None:
-        """The run is over."""
+    def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
+        """Adds up what was detached over the group. With a line, this runs in the communication thread."""
 
     def after_step(self) -> None:
         """The optimizer has updated what `owned` returned."""
@@ -75,7 +81,8 @@ class Reducer:
         self.fired[p] += 1
         if self.fired[p] > self.backwards:
             raise RuntimeError(
-                f"{p.placement.path} fired {self.fired[p]} times in a step of {self.backwards} backwards"
+                f"{p.placement.path} fired {self.fired[p]} times in a step of {self.backwards} backwards: "
+                "either begin() was not called since the last finish(), or a hook fires twice in a backward"
             )
         if self.early and self.fired[p] == self.backwards:
             self._leave(all_complete=False)
@@ -96,6 +103,13 @@ class Reducer:
                 f"finish() before {self.backwards} backwards have ended; waiting for {', '.join(late[:3])}"
             )
         self._leave(all_complete=True)
+        if self.line is not None:
+            self.line.wait()
+
+    def close(self) -> None:
+        """The run is over: ends the communication thread."""
+        if self.line is not None:
+            self.line.close()
 
     def _leave(self, all_complete: bool) -> None:
         """Sends off the next buckets, in order, as far as they are complete."""
@@ -106,15 +120,19 @@ class Reducer:
                 return
             self.left += 1
             bucket.fill()
-            self.reduce(bucket)
+            flat = self.detach(bucket)
+            if self.line is None:
+                self.reduce(bucket, flat, bucket.group)
+            else:
+                self.line.submit(partial(self.reduce, bucket, flat, self.lines[bucket.group]))
 
     # The norm ---------------------------------------------------------------------------------------------------------
 
     def norm(self) -> float:
-        """The length of the gradient of the logical model, each element counted once.
+        """The length of the gradient of the whole model, which data parallel holds on every rank.
 
-        Squares are added up per share of each bucket, and then in the order of the shares, at every ZeRO stage: so
-        the stages agree to the last bit.
+        Squares are added up per share of each bucket, and then in the order of the shares, so that a rank that holds
+        one share can contribute its part and the sum has the same bits.
         """
         total = 0.0
         for bucket in self.trained:

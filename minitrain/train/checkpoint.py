@@ -1,6 +1,7 @@
 """The logical model in one file, whatever mesh trained it."""
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,18 @@ from ..models import Model
 def gather(model: Model, world: Communicator, what: str = "data") -> dict[str, np.ndarray]:
     """path -> the logical array (what: "data" or "grad"), put together from the slices that the ranks hold.
 
-    On every rank; for checkpoints and comparisons, not for a training step.
+    On every rank, as copies; for checkpoints and comparisons, not for a training step. Where a rank holds a parameter
+    whole, nothing is sent.
     """
-    held = [(p.placement, to_host(getattr(p, what))) for p in model.parameters() if getattr(p, what) is not None]
     whole: dict[str, np.ndarray] = {}
-    for pieces in world.gather_objects(held):
-        for placement, array in pieces:
-            logical = whole.setdefault(placement.path, np.empty(placement.shape, array.dtype))
-            logical[placement.index] = array
+    for p in model.parameters():
+        where, array = p.placement, getattr(p, what)
+        if array is None:
+            continue
+        held = [(where.index, to_host(array))]
+        whole[where.path] = logical = np.empty(where.shape, p.dtype)
+        for index, piece in held if where.local == where.shape else chain(*world.gather_objects(held)):
+            logical[index] = piece
     return whole
 
 
@@ -62,4 +67,8 @@ def restore(model: Model, tensors: dict[str, np.ndarray]) -> None:
         if found is None or found.shape != where.shape:
             got = "nothing" if found is None else f"shape {found.shape}"
             raise UserError(f"the checkpoint has {got} for {where.path}; the model needs shape {where.shape}")
-        p.data = to_device(np.ascontiguousarray(found[where.index], p.dtype))
+        values = to_device(np.ascontiguousarray(found[where.index], p.dtype))
+        if p.bucket is None:
+            p.data = values
+        else:
+            p.data[...] = values  # a view of the bucket, which the optimizer updates

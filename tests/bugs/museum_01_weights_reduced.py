@@ -1,14 +1,16 @@
 """The hook of a parameter adds up the weights instead of the gradients."""
 
+from minitrain.backend import Array
+from minitrain.comm.communicator import Communicator
 from minitrain.parallel.data_parallel import Bucketed
 from minitrain.parallel.flat import Bucket
 from tests.bugs.museum import DataParallelBug
 
 
 class WeightsReduced(Bucketed):
-    def reduce(self, bucket: Bucket) -> None:
+    def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
         assert bucket.data is not None
-        self.sync([bucket.data], bucket.group)
+        self.sync([bucket.data], group)
 
 
 BUG = DataParallelBug("bucketed", reducer=WeightsReduced)

@@ -4,6 +4,7 @@ Prints a table and writes build/matrix.json. The status is 1 when a row is not o
 """
 
 import argparse
+import faulthandler
 import json
 import os
 import subprocess
@@ -29,57 +30,69 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="all combinations instead of a cover of all pairs")
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # this process is one of the ranks
+    parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rows:
-        return as_rank(arguments.rows, arguments.full)
+        return as_rank(arguments.rows, arguments.full, arguments.first)
     rows, wanted = [], cases(arguments.full)
     for ranks in RANKS:
         names = [name(*pair) for pair in wanted if pair[0] == ranks]
         print(f"{len(names)} rows on {ranks} ranks", flush=True)
-        rows += run_job(ranks, names, arguments.full)
+        done = 0
+        while done < len(names):
+            found = run_job(ranks, arguments.full, done)
+            rows += found
+            done += len(found)
+            if done < len(names):  # the row after the last one that came; the rest in a new job
+                print(f"NO RESULT: {names[done]}", flush=True)
+                done += 1
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(rows, indent=1) + "\n")
     show(rows)
+    missing = len(wanted) - len(rows)
     bad = [row for row in rows if not row["ok"]]
-    print(f"{len(rows)} rows, {len(bad)} not ok; written to {OUT}")
-    return int(len(rows) < len(wanted) or bool(bad))
+    print(f"{len(rows)} rows, {len(bad)} not ok, {missing} without a result; written to {OUT}")
+    return int(missing > 0 or bool(bad))
 
 
-def run_job(ranks: int, names: list[str], full: bool) -> list[dict]:
-    """The rows of one number of ranks; fewer than asked for, with the reason printed, when the job fails."""
+def run_job(ranks: int, full: bool, first: int) -> list[dict]:
+    """The rows of one number of ranks from number `first` on, up to one that fails or takes too long."""
     mpirun = find_mpirun()
     if mpirun is None:
         sys.exit("there is no mpirun: see python -m minitrain doctor")
     file = OUT.parent / f"matrix-{os.getpid()}-{ranks}.jsonl"
     file.parent.mkdir(exist_ok=True)
-    command = [mpirun, "-n", str(ranks), sys.executable, "-m", "tests.equivalence.matrix", "--rows", str(file)]
-    job = subprocess.Popen(command + ["--full"] * full, stdin=subprocess.DEVNULL)
+    file.write_text("")
+    command = [mpirun, "-n", str(ranks), sys.executable, "-m", "tests.equivalence.matrix"]
+    command += ["--rows", str(file), "--first", str(first)] + ["--full"] * full
+    job = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     seen, changed = 0, time.monotonic()
-    while job.poll() is None:
+    while job.poll() is None and time.monotonic() - changed < LIMIT:
         time.sleep(0.2)
-        done = len(file.read_text().splitlines()) if file.exists() else 0
+        done = len(file.read_text().splitlines())
         if done // 20 > seen // 20:
-            print(f"  {done}/{len(names)}", flush=True)
+            print(f"  {first + done}", flush=True)
         if done > seen:
             seen, changed = done, time.monotonic()
-        if time.monotonic() - changed > LIMIT:
-            job.kill()
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    file.unlink(missing_ok=True)
-    if len(rows) < len(names):
-        print(f"NO RESULT (status {job.wait()}): {names[len(rows)]}", flush=True)
+    job.kill()
+    job.wait()
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.unlink()
     return rows
 
 
-def as_rank(file: Path, full: bool) -> int:
+def as_rank(file: Path, full: bool, first: int) -> int:
     """Runs the rows for this number of ranks; rank 0 writes each as a line."""
+    faulthandler.dump_traceback_later(LIMIT - 2, exit=True)  # says where this rank stands when a row hangs
     with minitrain.launch() as world:
-        for ranks, case in cases(full):
-            if ranks == world.size:
-                row = same_as_serial(world, case)
-                if world.rank == 0:
-                    with file.open("a") as lines:
-                        lines.write(json.dumps(asdict(row)) + "\n")
+        mine = [case for ranks, case in cases(full) if ranks == world.size]
+        for case in mine[first:]:
+            faulthandler.dump_traceback_later(LIMIT - 2, exit=True)
+            row = same_as_serial(world, case)
+            if world.rank == 0:
+                with file.open("a") as lines:
+                    lines.write(json.dumps(asdict(row)) + "\n")
+    faulthandler.cancel_dump_traceback_later()
     return 0
 
 
@@ -102,8 +115,10 @@ def show(rows: list[dict]) -> None:
     print("bytes, memory: measured / formula; *: sent inside MPI, charged at a ring's price")
 
 
-def ratio(measured: int, theory: int) -> str:
+def ratio(measured: int | None, theory: int) -> str:
     """1 only when the two are equal."""
+    if measured is None:
+        return "-"
     return "1" if measured == theory else f"{measured / theory:.4f}"
 
 

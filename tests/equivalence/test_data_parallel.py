@@ -1,11 +1,15 @@
 """Data parallel is the serial run: under MPI, on our ring, and on threads."""
 
+from collections.abc import Sequence
+
 import pytest
 
+from minitrain.backend import Array
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
+from minitrain.parallel.data_parallel import sync_gradients
 from tests.equivalence.cover import AXES, RANKS, cases, name, pairwise
-from tests.equivalence.harness import Case, same_as_serial
+from tests.equivalence.harness import Case, same_as_serial, wrong
 
 CASES = cases(full=False)
 
@@ -32,6 +36,13 @@ def test_threads(size: int, comm: str, strategy: str) -> None:
         assert row.ok, row
 
 
+@pytest.mark.parametrize("case", [Case("dp-naive", "ring"), Case("dp-bucketed", "ring", accumulate=3)])
+def test_three_ranks(case: Case) -> None:
+    """Three ranks, SGD and a batch that does not divide: what it takes to see a wrong sum. The museum's test."""
+    rows = threads.run(3, lambda world: same_as_serial(world, case))
+    assert not wrong(rows[0], case), f"not as on one process: {', '.join(wrong(rows[0], case))}"
+
+
 @pytest.mark.ranks(8)
 def test_more_ranks_than_samples(world: Communicator) -> None:
     row = same_as_serial(world, Case(accumulate=2, comm="ring"))
@@ -45,6 +56,17 @@ def test_the_harness_sees_a_missing_sum(world: Communicator) -> None:
     assert not row.ok
     assert row.max_dgradient > 1e-3
     assert row.bytes == 0
+
+
+@pytest.mark.ranks(2)
+def test_the_harness_sees_traffic_under_another_tag(world: Communicator) -> None:
+    def twice(gradients: Sequence[Array], group: Communicator) -> None:
+        sync_gradients(gradients, group)
+        for gradient in gradients:
+            group.all_reduce(gradient.copy(), ("dp", "another"))
+
+    case = Case(options={"sync": twice})
+    assert wrong(same_as_serial(world, case), case) == ["bytes"]
 
 
 def test_pairwise_covers_all_pairs() -> None:

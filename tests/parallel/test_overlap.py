@@ -10,6 +10,8 @@ from minitrain.backend import Array
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
+from minitrain.errors import UserError
+from minitrain.observe.ledger import Ledger
 from minitrain.parallel.data_parallel import sync_gradients
 from minitrain.parallel.overlap import CommunicationThread
 from minitrain.train.build import reduce
@@ -20,11 +22,18 @@ from tests.equivalence.harness import BUCKET_MB, SEED, toy_batch, toy_gpt
 def test_the_first_bucket_is_under_way_during_backward(
     line: Callable[[], CommunicationThread] = CommunicationThread,
 ) -> None:
-    """The reduction of the first bucket begins, and does not end before the first layer's backward has been seen.
+    """On each of two ranks the reduction of the first bucket begins before the first layer's backward, and ends after.
 
     Each waits for the other: an overlap that waits for its buckets, or that keeps them back until backward is over,
     ends in a time limit.
     """
+    for events in threads.run(2, lambda world: order_of_events(world, line)):
+        assert events[:2] == ["reduction begins", "first layer"]
+        assert events.count("reduction ends") > 2
+
+
+def order_of_events(world: Communicator, line: Callable[[], CommunicationThread]) -> list[str]:
+    """What happens on this rank in one step of the toy model."""
     events: list[str] = []
     begun, first_layer = threading.Event(), threading.Event()
 
@@ -35,10 +44,8 @@ def test_the_first_bucket_is_under_way_during_backward(
         sync_gradients(gradients, group)
         events.append("reduction ends")
 
-    world = threads.world_of_one()
     model = toy_gpt()
-    gradients = reduce(model, Mesh(world), "overlap", BUCKET_MB, SEED, sync=sync, line=line)
-    assert len(gradients.trained) > 2
+    gradients = reduce(model, Mesh(world, dp=world.size), "overlap", BUCKET_MB, SEED, sync=sync, line=line)
     table = model.parameters()[0]  # the token table of the first unit: backward reaches it last
     after = table.on_ready
 
@@ -50,14 +57,30 @@ def test_the_first_bucket_is_under_way_during_backward(
         after(p)
 
     table.on_ready = ready
-    hook, threading.excepthook = threading.excepthook, lambda args: None
     try:
-        compute_gradients(model, toy_batch(0), gradients)
+        compute_gradients(model, toy_batch(0).part(world.rank, world.size), gradients)
     finally:
-        threading.excepthook = hook
         gradients.close()
-    assert events[:2] == ["reduction begins", "first layer"]
-    assert events.count("reduction ends") == len(gradients.trained)
+    return events
+
+
+def test_traffic_is_counted_in_a_ledger_that_is_opened_later() -> None:
+    def program(world: Communicator) -> int:
+        model = toy_gpt()
+        gradients = reduce(model, Mesh(world, dp=2), "overlap", BUCKET_MB, SEED)
+        with Ledger().open() as ledger:
+            compute_gradients(model, toy_batch(0).part(world.rank, 2), gradients)
+        gradients.close()
+        return sum(ledger.charged.values())
+
+    assert min(threads.run(2, program)) > 1000
+
+
+def test_an_mpi_without_threads_is_refused() -> None:
+    world = threads.world_of_one()
+    world.threads_allowed = False
+    with pytest.raises(UserError, match="MPI_THREAD_MULTIPLE"):
+        reduce(toy_gpt(), Mesh(world), "overlap", BUCKET_MB, SEED)
 
 
 def test_jobs_are_done_in_order_and_waited_for() -> None:
