@@ -64,6 +64,7 @@ def test_after_one_rank_hangs(world):
 @three
 def test_one_rank_is_killed(world):
     if world.rank == 0:
+        time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGKILL)
     wait(world)
 
@@ -107,6 +108,15 @@ def test_after_a_fixture_fails(world):
 @three
 def test_skips(world):
     pytest.skip("the reason to skip")
+
+@three
+def test_skipped_on_one_rank(world):
+    if world.rank == 1:
+        pytest.skip("the reason to skip")
+
+@three
+def test_after_skipped_on_one_rank(world):
+    wait(world)
 
 @pytest.mark.skipif(True, reason="the reason of the mark")
 @three
@@ -215,12 +225,13 @@ def test_every_kind_of_failure(folder: Path) -> None:
     results = {name.removesuffix("[3 ranks]"): result for name, result in found.results.items()}
     assert found.status == 1, found.output
     fails = {
-        "one_rank_fails": ["AssertionError: the cause", "rank 1 of 3: failed", "rank 0 of 3: did not come"],
+        "one_rank_fails": ["AssertionError: the cause", "rank 1 of 3: failed", "rank 0 of 3: did not come", "in wait"],
         "all_ranks_fail": ["ValueError: the cause on 0", "cause on 1", "cause on 2", "printed by 2"],
-        "one_rank_hangs": ["no end after 2 s", "rank-2 stands at", "stuck_here", "rank-0 stands at", "wait"],
-        "one_rank_is_killed": ["the job ended", "rank 0 of 3: did not come back"],
+        "one_rank_hangs": ["no end after 2 s", "rank 2 of 3", "last seen at", "in stuck_here", "in wait"],
+        "one_rank_is_killed": ["the job ended", "rank 0 of 3: did not come back", "last seen at", "in wait"],
         "one_rank_leaves": ["rank 1 of 3: did not come back"],
         "sys_exit": ["rank 1 of 3: failed", "SystemExit"],
+        "skipped_on_one_rank": ["do not agree", "rank 1 of 3: skipped"],
         "a_fixture_fails": ["the cause in the fixture", "rank 2 of 3: failed"],
     }
     for name, parts in fails.items():
@@ -229,8 +240,8 @@ def test_every_kind_of_failure(folder: Path) -> None:
         for part in parts:
             assert part in result.text, f"{name}: {part} is not in\n{result.text}"
         assert f"test_{name}[3 ranks]" in found.output
+        assert result.seconds < (2 if name == "one_rank_hangs" else 10) + 5, name
         assert results[f"test_after_{name}"].outcome == "passed", name
-    assert results["test_one_rank_hangs"].seconds < 2 + 5
     skipped = {"test_skips": "the reason to skip", "test_skipped_by_mark": "the reason of the mark"}
     for name, reason in skipped.items():
         assert results[name].outcome == "skipped" and reason in results[name].text
@@ -258,7 +269,32 @@ def test_job(world, number):
     assert len(found.results) == 3 and len(set(seen.read_text().split())) == 2
 
 
-def test_nothing_is_left_over_after_an_interrupt(folder: Path) -> None:
+@pytest.mark.parametrize("ranks", ["(0, 1)", "(1,)"], ids=["all ranks", "one rank"])
+def test_a_file_that_ranks_cannot_import(ranks: str, folder: Path) -> None:
+    """The cause is reported, at once, and for every test."""
+    tests = """
+import os
+import pytest
+from minitrain.comm.launch import launched
+
+if "MINITRAIN_TEST_JOB" in os.environ and launched()[1] in RANKS:
+    raise ImportError("the cause at import")
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("number", range(2))
+def test_something(world, number):
+    pass
+"""
+    found = run(folder, tests.replace("RANKS", ranks))
+    assert len(found.results) == 2
+    for result in found.results.values():
+        assert result.outcome == "failure" and "the cause at import" in result.text
+        assert result.seconds < 10
+    assert processes(found.mark) == []
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_nothing_is_left_over_after_an_interrupt(sent: signal.Signals, folder: Path) -> None:
     hang = """
 import time
 import pytest
@@ -273,7 +309,7 @@ def test_hang(world):
     deadline = time.monotonic() + 30
     while not (began.exists() and len(began.read_text()) == 2) and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     output = finish(process, 15)
     assert "KeyboardInterrupt" in output
     assert processes(folder.name) == []

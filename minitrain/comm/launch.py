@@ -50,7 +50,7 @@ def launch() -> Iterator[Communicator]:
         _end(world_of_one(), f"minitrain: error: {error}\n", 2, error)
         raise
     before, door = threading.excepthook, _Door(world)
-    threading.excepthook = lambda args: _fail(world, args.exc_value, f" in thread {args.thread and args.thread.name}")
+    threading.excepthook = door.thread_failed
     try:
         yield world
         door.wait_for_all()
@@ -109,6 +109,12 @@ class _Door:
         self.world = world
         self.comm: Any = getattr(world.duplicate(), "comm", None) if world.size > 1 else None
         self.request: Any = None
+        self.failed = threading.Event()
+
+    def thread_failed(self, args: threading.ExceptHookArgs) -> None:
+        """What threading.excepthook is while the program runs."""
+        self.failed.set()
+        _fail(self.world, args.exc_value, f" in thread {args.thread.name if args.thread else '?'}")
 
     def all_come(self, seconds: float) -> bool:
         """Whether every rank comes here within this time."""
@@ -123,10 +129,12 @@ class _Door:
         return True
 
     def wait_for_all(self) -> None:
-        """Returns when every rank has come."""
+        """Returns when every rank has come; never, when a thread of this one has failed and is about to end the job."""
         if not self.all_come(REMARK):
             print(f"minitrain: rank {self.world.rank} has ended and waits for the others", file=sys.stderr, flush=True)
             self.all_come(float("inf"))
+        while self.failed.is_set():
+            time.sleep(1)
 
 
 def _fail(world: Communicator, error: BaseException | None, where: str = "") -> None:

@@ -242,6 +242,26 @@ def shares_are_of_flat_arrays(world: Communicator) -> None:
             call(np.ones((4, 3)), TAG)
 
 
+def messages_of_another_size_are_refused(world: Communicator) -> None:
+    """Filling half of the array, or repeating one number, would be silent."""
+    if world.size < 2:
+        return
+    if world.rank == 0:
+        world.send(np.ones(2), 1, TAG).wait()
+    if world.rank == 1:
+        with pytest.raises(ValueError, match=r"16 bytes arrives.*\(4,\).*32 bytes"):
+            world.receive(np.zeros(4), 0, TAG)
+
+
+def objects_are_copies(world: Communicator) -> None:
+    mine = np.zeros(2)
+    everybody = world.gather_objects(mine)
+    world.barrier()
+    mine += world.rank + 1
+    world.barrier()
+    assert all((other == 0).all() for other in everybody)
+
+
 def unknown_ranks_and_operations_are_refused(world: Communicator) -> None:
     x = np.ones(2)
     for wrong in (-1, world.size, 99):
@@ -276,6 +296,8 @@ CHECKS = pytest.mark.parametrize(
         a_thread_may_work_on_a_duplicate,
         strided_arrays_are_refused,
         shares_are_of_flat_arrays,
+        messages_of_another_size_are_refused,
+        objects_are_copies,
         unknown_ranks_and_operations_are_refused,
     ],
     ids=lambda check: check.__name__,

@@ -156,6 +156,39 @@ def test_one_rank_leaves_as_if_all_were_well(n: int, leave: str) -> None:
 
 
 @needs_mpirun
+def test_a_status_is_never_cut_to_0() -> None:
+    """The system keeps 8 bits of it, and 256 would look like success."""
+    assert job(2, "if fault(1): sys.exit(256)\nwait()").status == 1
+
+
+@needs_mpirun
+def test_words_that_cannot_be_said_do_not_keep_the_job_alive() -> None:
+    end = job(2, "if fault(1): sys.stderr.close(); sys.stdout.close(); raise ValueError\nwait()")
+    assert end.status != 0 and end.seconds < END
+
+
+@needs_mpirun
+def test_a_rank_that_ends_early_meets_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its barrier is not the others': they go on, it waits, and all is well when they come."""
+    body = "if world.rank == 0:\n    world.send(x, 1, ('a', 'b'), 1).wait()\nelse:\n    time.sleep(1)\n"
+    end = job(2, body + "    world.receive(x, 0, ('a', 'b'), 1); print('received')")
+    assert end.status == 0 and "received" in end.output
+
+
+@needs_mpirun
+def test_a_communication_thread_that_fails() -> None:
+    body = """
+    from minitrain.parallel.overlap import CommunicationThread
+    if fault(1):
+        CommunicationThread().submit(lambda: 1 / 0)
+    wait()
+    """
+    end = job(2, textwrap.dedent(body))
+    assert end.status != 0 and end.seconds < END
+    assert "rank 1 of 2 raised in thread communication" in end.output and "ZeroDivisionError" in end.output
+
+
+@needs_mpirun
 @sizes
 def test_all_ranks_leave(n: int) -> None:
     end = job(n, "time.sleep(0.3 * world.rank); fault(0); sys.exit(0)")

@@ -90,3 +90,16 @@ def test_groups_are_rings_as_well(world: Communicator) -> None:
         x = np.full(5, float(world.rank))
         group.all_reduce(x, TAG)
         assert (x == sum(members)).all()
+
+
+@pytest.mark.ranks(2, 3)
+def test_the_ring_does_not_meet_its_users_messages(world: Communicator) -> None:
+    """A message under way with the number of a ring's step is still the user's."""
+    ring = RingCommunicator(world)
+    x, message = np.ones(6), np.full(2, 100.0)
+    sent = ring.send(message, (world.rank + 1) % world.size, TAG, 0)
+    ring.all_reduce(x, TAG)
+    arrived = np.zeros(2)
+    ring.receive(arrived, (world.rank - 1) % world.size, TAG, 0)
+    sent.wait()
+    assert (arrived == 100).all() and (x == world.size).all()

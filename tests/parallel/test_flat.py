@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from minitrain.autograd import apply
 from minitrain.backend import Array
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
@@ -162,3 +163,16 @@ def test_a_gradient_without_a_place() -> None:
     b = bucket((3,))
     with pytest.raises(RuntimeError, match=r"p0: .*no place"):
         b.take(b.parameters[0])
+
+
+def test_a_vjp_that_has_no_use_for_out() -> None:
+    """What it returns is put into its place; a weight without a vjp is only counted."""
+    p = Parameter("p", (3,), std=1.0, dtype=np.float64)
+    (bucket,) = make_buckets([p], 1.0, Mesh(world_of_one()))
+    bucket.attach(bucket.draw(0))
+    bucket.open(np.full(3, np.nan))
+    fired: list[Parameter] = []
+    p.on_ready = fired.append
+    y = apply(np.zeros(3), weights=[(p, lambda g, out=None: 2 * g), (p, None)])
+    y.backward(np.ones(3))
+    assert bucket.grad is not None and bucket.grad.tolist() == [2, 2, 2] and fired == [p]

@@ -8,11 +8,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from minitrain.comm.communicator import Communicator
+from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
 from minitrain.errors import UserError
-from minitrain.models import GPTConfig, Model, gpt
+from minitrain.models import GPTConfig, Model, gpt, mlp
 from minitrain.nn import Parameter
+from minitrain.optim import SGD
 from minitrain.train import checkpoint
+from minitrain.train.build import reduce
 
 ABOUT = {"vocabulary": 'ab\n"\u00e9', "gpt": {"width": 9, "std": 0.02, "tied": True}}
 
@@ -112,3 +115,17 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         path.write_bytes(broken)
         with pytest.raises(UserError, match=r"model\.safetensors cannot be read as a checkpoint"):
             checkpoint.load(path)
+
+
+def test_a_restored_model_trains_on() -> None:
+    """Its parameters stay views of the buckets, which the optimizer updates."""
+    made = mlp()
+    gradients = reduce(made, Mesh(world_of_one()), "bucketed", 1.0, seed=1)
+    checkpoint.restore(made, {path: x + 1 for path, x in checkpoint.gather(made, world_of_one()).items()})
+    before = checkpoint.gather(made, world_of_one())
+    for bucket in gradients.trained:
+        assert bucket.grad is not None
+        bucket.grad[...] = 1
+    SGD(gradients).step(lr=0.5)
+    for p in made.parameters():
+        np.testing.assert_array_equal(p.data, before[p.placement.path] - np.float32(0.5))

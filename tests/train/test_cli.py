@@ -145,6 +145,9 @@ def serial(text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, li
         (2, "--dtype float64 --reduce naive"),
         (3, "--dtype float64 --reduce naive --accumulate 2"),
         (2, "--dtype float64 --accumulate 3"),
+        (2, "--dtype float64 --reduce overlap"),
+        (3, "--dtype float64 --reduce overlap --comm ring --accumulate 2"),
+        (3, "--dtype float64 --comm ring"),
         (2, "--dtype float32 --accumulate 3"),
     ],
 )
