@@ -94,7 +94,8 @@ def main() -> int:
         verdict = f"THE CORRECT CODE FAILS: {correct}" if correct else planted or "NOTHING: IT SURVIVES"
         number = re.match(r"0*(\w+?)_", name)
         assert module.__doc__ and number
-        table.add_row(number[1], module.__doc__.strip(), f"{module.BUG.killer}\n{verdict}")
+        killer = module.BUG.killer.rpartition("/")[2]
+        table.add_row(number[1], module.__doc__.strip(), f"{killer}\n{verdict}")
     Console(highlight=False, markup=False).print(table)
     return int(failures > 0)
 
