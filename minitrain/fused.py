@@ -17,12 +17,15 @@ from .functional import row_max, softmax_rows
 BLOCK = 32 * 1024  # elements
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """y = x W + b.  x (..., I), W (I, *O), b (*O) -> y (..., *O); O may be several axes, such as (3, H, D/H).
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
+    """y = x W + b, or y = gelu(x W + b).  x (..., I), W (I, *O), b (*O) -> y (..., *O).
 
-    With x and y as matrices of one row per token, y_no = sum_i x_ni W_io + b_o, so
+    O may be several axes, such as (3, H, D/H). With x and y as matrices of one row per token,
+    u_no = sum_i x_ni W_io + b_o, and y = u, h = g, or with GELU y = gelu(u), h = g gelu'(u):
 
-        gx = g W^T        gW = x^T g        gb = sum over tokens n of g_n .
+        gx = h W^T        gW = x^T h        gb = sum over tokens n of h_n .
+
+    GELU is computed here because its derivative can take the memory of u, which nobody else needs.
     """
     _check_dtypes("linear", x, weight, bias)
     fan_in, out_shape = weight.shape[0], weight.shape[1:]
@@ -34,21 +37,33 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     y = backend.matmul(x2, weight.data.reshape(fan_in, fan_out))
     if bias is not None:
         y += bias.data.reshape(fan_out)
+    y, slope = _gelu_and_slope(y, slope=y) if gelu else (y, None)
+    done = [slope is None]
+
+    def h(g: Array) -> Array:
+        """The gradient of u; made once, in the place of the slope, for the three products below."""
+        if slope is None:
+            return g.reshape(rows, fan_out)
+        if not done[0]:
+            xp.multiply(slope, g.reshape(rows, fan_out), out=slope)
+            done[0] = True
+        return slope
 
     def vjp(g: Array) -> tuple[Array]:
-        gx = backend.matmul(g.reshape(rows, fan_out), weight.data.reshape(fan_in, fan_out).T)
+        gx = backend.matmul(h(g), weight.data.reshape(fan_in, fan_out).T)
         return (gx.reshape(*lead, fan_in),)
 
     def weight_vjp(g: Array, out: Array | None = None) -> Array:
         out = xp.empty(weight.shape, g.dtype) if out is None else out
-        backend.matmul(x2.T, g.reshape(rows, fan_out), out=out.reshape(fan_in, fan_out))
+        backend.matmul(x2.T, h(g), out=out.reshape(fan_in, fan_out))
         return out
 
     def bias_vjp(g: Array, out: Array | None = None) -> Array:
-        return _into(out, backend.total(g.reshape(rows, fan_out), axis=0).reshape(out_shape))
+        return _into(out, backend.column_sums(h(g)).reshape(out_shape))
 
     weights = [(weight, weight_vjp)] + ([(bias, bias_vjp)] if bias is not None else [])
-    return apply(y.reshape(*lead, *out_shape), (x,), vjp, weights, saved=(x2,) if weight.requires_grad else ())
+    kept = (x2,) if weight.requires_grad else ()
+    return apply(y.reshape(*lead, *out_shape), (x,), vjp, weights, saved=kept if slope is None else (*kept, slope))
 
 
 def linear_transposed(x: Tensor, weight: Tensor) -> Tensor:
@@ -114,7 +129,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -
     def vjp(g: Array) -> tuple[Array]:
         h = g * weight.data
         gx = h - _row_mean(h)
-        gx -= n * _row_mean(h * n)
+        gx -= n * (backend.row_dots(h, n) / width)
         gx *= r
         return (gx,)
 
@@ -135,21 +150,26 @@ def gelu(x: Tensor) -> Tensor:
     The derivative is computed in the forward, while t is at hand, and is all that is kept. This is GPT-2's form of
     x P(normal < x): Hendrycks, Gimpel, "Gaussian Error Linear Units", arXiv:1606.08415.
     """
-    y, slope = xp.empty(x.shape, x.dtype), xp.empty(x.shape, x.dtype)
-    flat_x, flat_y, flat_slope = x.data.reshape(-1), y.reshape(-1), slope.reshape(-1)
-    for lo in range(0, flat_x.size, BLOCK):
-        block = slice(lo, lo + BLOCK)
-        flat_y[block], flat_slope[block] = _gelu(flat_x[block])
+    y, slope = _gelu_and_slope(x.data, slope=xp.empty(x.shape, x.dtype))
     return apply(y, (x,), lambda g: (g * slope,), saved=(slope,))
 
 
-def _gelu(x: Array) -> tuple[Array, Array]:
-    """(y, dy/dx) of a block that is small enough for all the steps to find it in the cache."""
-    c = math.sqrt(2 / math.pi)
-    square = x * x
-    t = xp.tanh(c * x * (1 + 0.044715 * square))
-    half = 0.5 * x
-    return half * (1 + t), 0.5 * (1 + t) + half * (1 - t * t) * (c * (1 + 0.134145 * square))
+def _gelu_and_slope(x: Array, slope: Array) -> tuple[Array, Array]:
+    """gelu(x) and its derivative, which is written into `slope`; this may be x itself.
+
+    In blocks that are small enough for all the steps to find them in the cache.
+    """
+    c, y = math.sqrt(2 / math.pi), xp.empty(x.shape, x.dtype)
+    flat_x, flat_y, flat_slope = x.reshape(-1), y.reshape(-1), slope.reshape(-1)
+    for lo in range(0, flat_x.size, BLOCK):
+        block = slice(lo, lo + BLOCK)
+        part = flat_x[block]
+        square = part * part
+        t = xp.tanh(c * part * (1 + 0.044715 * square))
+        half = 0.5 * part
+        flat_y[block] = half * (1 + t)
+        flat_slope[block] = 0.5 * (1 + t) + half * (1 - t * t) * (c * (1 + 0.134145 * square))
+    return y, slope
 
 
 def causal_attention(qkv: Tensor, start: int = 0, scale: float | None = None) -> Tensor:
@@ -198,7 +218,7 @@ def attend_vjp(g: Array, q: Array, k: Array, v: Array, p: Array, scale: float) -
     gv = p^T g      gp = g v^T      gs = p (gp - sum_keys gp p)      gq = scale gs k      gk = scale gs^T q .
     """
     gp = backend.matmul(g, v.swapaxes(-1, -2))
-    gs = xp.subtract(gp, backend.total(gp * p, axis=-1, keepdims=True), out=gp)
+    gs = xp.subtract(gp, backend.row_dots(gp, p), out=gp)
     gs *= p
     gs *= scale
     gv = backend.matmul(p.swapaxes(-1, -2), g)
@@ -276,7 +296,7 @@ def _into(out: Array | None, value: Array) -> Array:
 
 def _over_rows(x: Array) -> Array:
     """The sum over all axes but the last."""
-    return backend.total(x, axis=tuple(range(x.ndim - 1)))
+    return backend.column_sums(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
 
 
 def _row_mean(x: Array) -> Array:

@@ -171,9 +171,9 @@ class Linear(Module):
         self.weight = Parameter(f"{path}.weight", (fan_in, *out), std=std, dtype=dtype)
         self.bias = Parameter(f"{path}.bias", out, dtype=dtype, decay=False)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x (..., I) -> (..., *O)."""
-        return fused.linear(x, self.weight, self.bias)
+    def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
+        """x (..., I) -> (..., *O), with GELU on top if asked for."""
+        return fused.linear(x, self.weight, self.bias, gelu)
 
 
 class LayerNorm(Module):
@@ -242,7 +242,7 @@ class FeedForward(Module):
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (B, T, D) -> (B, T, D)."""
-        return self.down(fused.gelu(self.up(x)))
+        return self.down(self.up(x, gelu=True))
 
 
 class Classifier(Module):
