@@ -181,6 +181,7 @@ def test_a_communication_thread_that_fails() -> None:
     from minitrain.parallel.overlap import CommunicationThread
     if fault(1):
         CommunicationThread().submit(lambda: 1 / 0)
+        time.sleep(30)
     wait()
     """
     end = job(2, textwrap.dedent(body))
