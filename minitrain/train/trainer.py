@@ -9,6 +9,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from ..autograd import no_grad
+from ..backend import to_device
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..comm.ring import RingCommunicator
@@ -101,7 +102,7 @@ class Trainer:
 
     def total(self, part: float) -> float:
         """The sum over the ranks that divide the batch."""
-        x = np.array([part])
+        x = to_device(np.array([part]))
         self.mesh.group("dp").all_reduce(x, ("dp", "loss"))
         return float(x[0])
 

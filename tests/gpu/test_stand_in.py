@@ -1,0 +1,250 @@
+"""The strict stand-in refuses what CuPy refuses, and all that one process computes runs on it, with NumPy's numbers."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.gpu import strict_run
+from tests.gpu.test_signatures import LACKING, stand_in
+from tests.ranks import find_mpirun
+
+ROOT = Path(__file__).parents[2]
+MPIRUN = find_mpirun()
+LIMIT = 120.0  # seconds for a process that takes one
+cupy: Any = stand_in()
+HOST = np.arange(6.0).reshape(2, 3)
+
+
+def x() -> Any:
+    """HOST on the stand-in's device."""
+    return cupy.asarray(HOST)
+
+
+def set_item(array: Any, index: Any, value: Any) -> None:
+    array[index] = value
+
+
+def in_place(array: Any, value: Any) -> None:
+    array += value
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], Any]] = {
+    # implicit conversion
+    "np.asarray": (lambda: np.asarray(x()), TypeError),
+    "np.array": (lambda: np.array(x(), np.float32), TypeError),
+    "np.array of a list": (lambda: np.array([x(), x()]), TypeError),
+    "np.ascontiguousarray": (lambda: np.ascontiguousarray(x()), TypeError),
+    "into a NumPy array": (lambda: set_item(HOST.copy(), slice(None), x()), TypeError),
+    "an index of a NumPy array": (lambda: HOST[cupy.asarray(np.array([0, 1]))], (TypeError, IndexError)),
+    "range": (lambda: range(cupy.asarray(np.array(3))), TypeError),
+    "np.testing": (lambda: np.testing.assert_array_equal(x(), HOST), TypeError),
+    # NumPy arrays mixed in
+    "x + numpy": (lambda: x() + HOST, TypeError),
+    "numpy + x": (lambda: HOST + x(), TypeError),
+    "x * numpy": (lambda: x() * HOST, TypeError),
+    "x @ numpy": (lambda: x() @ HOST.T, TypeError),
+    "numpy @ x": (lambda: HOST.T @ x(), TypeError),
+    "x == numpy": (lambda: x() == HOST, TypeError),
+    "x += numpy": (lambda: in_place(x(), HOST), TypeError),
+    "numpy += x": (lambda: in_place(HOST.copy(), x()), TypeError),
+    "x + a list": (lambda: x() + [1, 2, 3], TypeError),
+    "x[...] = numpy": (lambda: set_item(x(), ..., HOST), ValueError),
+    "x[0] = numpy": (lambda: set_item(x(), 0, HOST[0]), ValueError),
+    "x[0] = a list": (lambda: set_item(x(), 0, [1.0, 2.0, 3.0]), (TypeError, ValueError)),
+    "exp of numpy": (lambda: cupy.exp(HOST), TypeError),
+    "exp into numpy": (lambda: cupy.exp(x(), out=HOST.copy()), TypeError),
+    "multiply by numpy": (lambda: cupy.multiply(x(), HOST), TypeError),
+    "matmul by numpy": (lambda: cupy.matmul(x(), HOST.T), TypeError),
+    "matmul by a number": (lambda: cupy.matmul(x(), 2.0), TypeError),
+    "concatenate with numpy": (lambda: cupy.concatenate([x(), HOST]), TypeError),
+    "where with numpy": (lambda: cupy.where(x() > 1, x(), HOST), TypeError),
+    "sum of numpy": (lambda: cupy.sum(HOST), TypeError),
+    "broadcast_to of numpy": (lambda: cupy.broadcast_to(HOST, (2, 2, 3)), TypeError),
+    "add.at into numpy": (lambda: cupy.add.at(HOST.copy(), 0, x()[0]), TypeError),
+    "np.concatenate, mixed": (lambda: np.concatenate([x(), HOST]), TypeError),
+    "np.add, mixed": (lambda: np.add(HOST, x()), TypeError),
+    # functions that CuPy lacks
+    **{
+        name: (lambda name=name: getattr(cupy, name), AttributeError)  # type: ignore[misc]
+        for name in LACKING
+    },
+    "np.vecdot": (lambda: np.vecdot(x(), x()), TypeError),
+    "multiply.at": (lambda: cupy.multiply.at(x(), 0, 2.0), NotImplementedError),
+    "add.at on int64": (lambda: cupy.add.at(cupy.arange(3), 0, 1), TypeError),
+    # keywords that CuPy lacks
+    "sum(initial=)": (lambda: cupy.sum(x(), initial=0), TypeError),
+    "sum(where=)": (lambda: cupy.sum(x(), where=x() > 1), TypeError),
+    "max(initial=)": (lambda: cupy.max(x(), initial=0), TypeError),
+    "x.max(initial=)": (lambda: x().max(initial=0), TypeError),
+    "x.min(where=)": (lambda: x().min(where=x() > 1), TypeError),
+    "mean(where=)": (lambda: cupy.mean(x(), where=x() > 1), TypeError),
+    "x.var(where=)": (lambda: x().var(where=x() > 1), TypeError),
+    "exp(where=)": (lambda: cupy.exp(x(), where=x() > 1), TypeError),
+    "take(mode=)": (lambda: cupy.take(x(), cupy.arange(2), mode="clip"), TypeError),
+    "x.sort(stable=)": (lambda: x().sort(stable=True), TypeError),
+    "zeros(device=)": (lambda: cupy.zeros(3, device="cpu"), TypeError),
+    "empty(device=)": (lambda: cupy.empty(3, device="cpu"), TypeError),
+    "clip(min=)": (lambda: cupy.clip(x(), min=0), TypeError),
+    "np.sum(initial=)": (lambda: np.sum(x(), initial=0), TypeError),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refused(what: str) -> None:
+    call, error = REFUSED[what]
+    with pytest.raises(error):
+        call()
+
+
+ALLOWED: dict[str, tuple[Callable[[], Any], Any]] = {
+    "get": (lambda: x(), HOST),
+    "numbers": (lambda: 2 * x() + 1 - True, 2 * HOST + 0),
+    "NumPy numbers": (lambda: np.float64(2) * x() + np.int64(1), 2 * HOST + 1),
+    "a list as an index": (lambda: x()[:, [0, 2, 2]], HOST[:, [0, 2, 2]]),
+    "a NumPy array as an index": (lambda: x()[np.array([1, 0])], HOST[[1, 0]]),
+    "its own array as an index": (lambda: x()[cupy.asarray(np.array([1, 1]))], HOST[[1, 1]]),
+    "a mask": (lambda: x()[x() > 2], HOST[HOST > 2]),
+    "np.exp": (lambda: np.exp(x()), np.exp(HOST)),
+    "np.sum": (lambda: np.sum(x(), axis=0), HOST.sum(0)),
+    "matmul into out": (lambda: cupy.matmul(x(), x().T, out=cupy.empty((2, 2))), HOST @ HOST.T),
+    "a sum": (lambda: x().sum(), np.array(15.0)),
+    "an element": (lambda: x()[1, 2], np.array(5.0)),
+}
+
+
+@pytest.mark.parametrize("what", ALLOWED)
+def test_allowed(what: str) -> None:
+    call, expected = ALLOWED[what]
+    result = call()
+    assert isinstance(result, cupy.ndarray), "a scalar"
+    np.testing.assert_array_equal(result.get(), expected)
+
+
+def test_memory() -> None:
+    """A view is a view, the host's memory is not the device's, and `out` is what is returned."""
+    array, host = x(), HOST.copy()
+    copied, row, element = cupy.asarray(host), array[1], array[1, 2]
+    row *= 10.0
+    host[...] = 0
+    assert float(element) == 50.0 and float(copied[1, 2]) == 5.0
+    assert row.base is array and array.reshape(-1)[2:].base is array and array[[0]].base is None
+    assert cupy.asarray(array) is array and array.astype(array.dtype, copy=False) is array
+    assert cupy.exp(array, out=array) is array
+    got = array.get()
+    got[...] = 0
+    assert float(array[0, 0]) == 1.0
+    assert weakref.ref(array)() is array
+
+
+# Programs on it -------------------------------------------------------------------------------------------------------
+
+
+def process(backend: str, arguments: list[str], launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    """A Python with this backend, the stand-in being its cupy."""
+    path = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    if backend == "cupy":
+        path.insert(0, str(ROOT / "tests" / "gpu" / "strict_cupy"))
+    env = {**os.environ, "MINITRAIN_BACKEND": backend, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+    return subprocess.run(
+        [*launcher, sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT
+    )
+
+
+def computed(backend: str, out: Path, options: list[str], launcher: tuple[str, ...] = ()) -> strict_run.Results:
+    ended = process(backend, ["-m", "tests.gpu.strict_run", str(out), *options], launcher)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ("strict_cupy" in ended.stdout) == (backend == "cupy"), "another cupy was imported"
+    with np.load(out) as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize("part", ["operations", "models", "ranks"])
+def test_the_same_numbers(part: str, tmp_path: Path) -> None:
+    """Losses, gradients, parameters in float64; float32 besides, where a NumPy scalar would make a float64."""
+    for dtype, bound in (("float64", 1e-12), ("float32", 1e-5)):
+        options = ["--dtype", dtype, "--only", part]
+        expected = computed("numpy", tmp_path / "numpy.npz", options)
+        found = computed("cupy", tmp_path / "cupy.npz", options)
+        worst, where = strict_run.compare(found, expected)
+        assert worst <= bound, (dtype, worst, where)
+    assert len(expected) > 50
+
+
+@pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")
+def test_device_arrays_are_staged_for_mpi(tmp_path: Path) -> None:
+    launcher = (str(MPIRUN), "-n", "2")
+    expected = computed("numpy", tmp_path / "numpy.npz", ["--only", "mpi"], launcher)
+    found = computed("cupy", tmp_path / "cupy.npz", ["--only", "mpi"], launcher)
+    worst, where = strict_run.compare(found, expected)
+    assert worst <= 1e-12, (worst, where)
+
+
+TRAIN = "-m minitrain train --steps 2 --warmup 0 --width 16 --heads 2 --layers 1 --context 8 --batch 64 --sample 5"
+
+
+@pytest.mark.parametrize("comm", ["one process", "mpi", "ring"])
+def test_the_command_line(comm: str, tmp_path: Path) -> None:
+    """Training, validation, checkpoint and sample, as a user starts them."""
+    options = [*TRAIN.split(), "--validation", "0.001", "--val-every", "1", "--out", str(tmp_path)]
+    launcher: tuple[str, ...] = ()
+    if comm != "one process":
+        if MPIRUN is None:
+            pytest.skip("there is no mpirun")
+        launcher, options = (MPIRUN, "-n", "2"), [*options, "--comm", comm]
+    ended = process("cupy", options, launcher)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_every_operation_is_called() -> None:
+    assert strict_run.uncalled() == [], "add a row to TABLE in tests/gpu/strict_run.py"
+
+
+# Each is right on NumPy. The function that it replaces is one of backend.py's.
+MISTAKES = {
+    "a NumPy array mixed in": (
+        "column_sums",
+        "lambda x: backend.matmul(np.ones((1, len(x)), x.dtype), x)[0]",
+        "TypeError: Unsupported type <class 'numpy.ndarray'>",
+    ),
+    "implicit conversion": (
+        "mean",
+        "lambda x, axis=None, keepdims=False: xp.asarray(np.asarray(x).mean(axis, keepdims=keepdims))",
+        "TypeError: Implicit conversion to a NumPy array is not allowed",
+    ),
+    "a function CuPy lacks": (
+        "row_dots",
+        "lambda a, b: xp.vecdot(a, b)[..., None]",
+        "AttributeError: module 'cupy' has no attribute 'vecdot'",
+    ),
+    "a keyword CuPy lacks": (
+        "total",
+        "lambda x, axis=None, keepdims=False: xp.sum(x, axis=axis, keepdims=keepdims, initial=0).astype(x.dtype)",
+        "TypeError: sum() got an unexpected keyword argument 'initial'",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_planted_mistake_is_caught(mistake: str) -> None:
+    name, wrong, error = MISTAKES[mistake]
+    program = textwrap.dedent(f"""
+        import numpy as np
+        from minitrain import backend
+        from minitrain.backend import xp
+        assert hasattr(backend, {name!r})
+        backend.{name} = {wrong}
+        from tests.gpu import strict_run
+        strict_run.operations("float64")
+    """)
+    assert process("numpy", ["-c", program]).returncode == 0, "the mistake is one on NumPy as well"
+    caught = process("cupy", ["-c", program])
+    assert caught.returncode != 0 and error in caught.stderr, caught.stderr
