@@ -34,7 +34,9 @@ class Sample:
     """Another seed writes another text."""
 
     def run(self) -> int:
-        """Prints the prompt and what the model makes of it."""
+        """Prints the prompt and what the model makes of it; one process is enough."""
+        if launched()[1] != 0:
+            return 0
         model, config, tokenizer = load_model(self.checkpoint)
         prompt = tokenizer.encode(self.prompt)
         ids = generate(model, config.context, prompt, self.length, self.temperature, self.seed)

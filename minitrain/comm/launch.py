@@ -98,6 +98,8 @@ def _leave(world: Communicator, error: BaseException, door: "_Door") -> None:
         if world.rank != 0:
             time.sleep(PATIENCE)  # the same mistake is seen on every rank: one message is enough
         _end(world, f"minitrain: error: {error}\n", 2, error)
+    elif isinstance(error, KeyboardInterrupt):  # Ctrl-C: where each rank stood is of no interest
+        _end(world, f"minitrain: rank {world.rank} of {world.size} was interrupted; the job ends here\n", 130, error)
     else:
         _fail(world, error)
 

@@ -102,7 +102,6 @@ def job(n: int, body: str) -> Ended:
     ("body", "said"),
     [
         ('if fault(1): raise ZeroDivisionError("the cause")\nwait()', "raised"),
-        ('if fault(1): raise KeyboardInterrupt("the cause")\nwait()', "raised"),
         ('if fault(1): sys.exit("the cause")\nwait()', "called sys.exit('the cause')"),
         ('if fault(1): raise MemoryError("the cause")\nworld.receive(x, 1, ("dp", "test"))', "raised"),
         (
@@ -115,7 +114,7 @@ def job(n: int, body: str) -> Ended:
             "raised in thread helper",
         ),
     ],
-    ids=["exception", "KeyboardInterrupt", "sys.exit message", "in receive", "thread"],
+    ids=["exception", "sys.exit message", "in receive", "thread"],
 )
 def test_one_rank_fails(n: int, body: str, said: str) -> None:
     end = job(n, body)
@@ -153,6 +152,13 @@ def test_one_rank_leaves_as_if_all_were_well(n: int, leave: str) -> None:
     end = job(n, f"if fault(1): {leave}\nwait()")
     assert end.status != 0 and end.seconds < END
     assert f"rank 1 of {n} called" in end.output and "Traceback" in end.output
+
+
+@needs_mpirun
+def test_an_interrupt_is_no_mistake_to_be_traced() -> None:
+    end = job(2, "if fault(1): raise KeyboardInterrupt\nwait()")
+    assert end.status != 0 and end.seconds < END
+    assert "rank 1 of 2 was interrupted" in end.output and "Traceback" not in end.output
 
 
 @needs_mpirun

@@ -133,6 +133,18 @@ def serial(text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, li
 
 
 @needs_mpirun
+def test_sample_under_mpirun_writes_once(run: Path) -> None:
+    assert MPIRUN is not None
+    command = [MPIRUN, "-n", "2", sys.executable, "-m", "minitrain", "sample", "--checkpoint"]
+    shown = [
+        subprocess.run([*command, str(path), "--prompt", "a cat"], capture_output=True, text=True, timeout=60)
+        for path in (run / "model.safetensors", run / "missing.safetensors")
+    ]
+    assert shown[0].returncode == 0 and shown[0].stdout.count("a cat") == 1
+    assert shown[1].returncode != 0 and shown[1].stderr.count("there is no checkpoint") == 1
+
+
+@needs_mpirun
 @pytest.mark.parametrize(
     ("ranks", "options"),
     [
