@@ -7,6 +7,7 @@
 #|   test       run the tests, serial and under mpirun
 #|   check      run the linter, the formatter (changes nothing) and the types
 #|   matrix     compare every strategy with the run on one process
+#|   bench      time and memory beside PyTorch's and mpi4py's (QUICK=1: 2 minutes)
 #|   bugs       plant the bugs of the museum; show the tests that they fail
 #|   doctor     look at this machine's MPI, cores and threads; print cures
 #|   venv       only make the environment
@@ -38,6 +39,7 @@ MPI    = mpich
 PYTHON = python3 python3.13 python3.12 python3.11 python3.10
 WHEELS =
 FULL   =
+QUICK  =
 ARGS   =
 
 help:
@@ -131,6 +133,9 @@ check: venv
 matrix: venv
 	$(PY) -m tests.equivalence.matrix $(if $(filter 1,$(FULL)),--full)
 
+bench: venv
+	$(PY) -m tests.benchmarks.bench $(if $(filter 1,$(QUICK)),--quick)
+
 bugs: venv
 	$(PY) -m tests.bugs.museum
 
@@ -142,4 +147,4 @@ clean:
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help venv anew train test check matrix bugs doctor clean
+.PHONY: help venv anew train test check matrix bench bugs doctor clean

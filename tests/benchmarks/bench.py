@@ -1,0 +1,86 @@
+"""The benchmark: our speed and memory beside PyTorch's and mpi4py's, here. `make bench`, `make bench QUICK=1`.
+
+Prints a table and writes build/bench.json. Every part runs in processes of its own, one after the other; what each
+measures, and why that way, stands at the top of its file. The numbers belong to the machine and the moment: nothing is
+asserted about them, and the status is 1 only when a part gave no result.
+"""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.benchmarks import all_reduce, ddp, memory, step
+from tests.benchmarks.jobs import Failed
+from tests.benchmarks.sizes import SIZES, Row
+
+OUT = Path("build/bench.json")
+
+Part = tuple[str, Callable[[], list[Row]]]
+
+
+def main() -> int:
+    """Runs all parts and shows what came out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds: under two minutes")
+    quick = parser.parse_args().quick
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end from outside ends the processes below, too
+    torch = find_spec("torch") is not None
+    rows, failures = [], 0
+    for name, measure in parts(quick, torch):
+        print(f"{name} ...", end=" ", flush=True)
+        start = perf_counter()
+        try:
+            rows += measure()
+            print(f"{perf_counter() - start:.0f} s", flush=True)
+        except Failed as error:
+            failures += 1
+            print(f"NO RESULT: {error}", flush=True)
+    write(rows, OUT)
+    show(rows)
+    if not torch:
+        print("PyTorch is not installed (pip install 'minitrain[oracle]'), so the rows beside it are missing")
+    print(f"written to {OUT}")
+    return int(failures > 0)
+
+
+def parts(quick: bool, torch: bool) -> Iterator[Part]:
+    """(name, what measures it), without those that need PyTorch when it is not there."""
+    large, middle, small = (SIZES[name] for name in ("20M", "3.4M", "0.5M"))
+    for size in (large, middle, small):
+        yield f"step of {size.name}", partial(step.rows, size, rounds=5 if quick else 15)
+    if torch:
+        for size in (large,) if quick else (large, middle, small):
+            yield f"peak memory of {size.name}", partial(memory.rows, size)
+        for size in (middle,) if quick else (large, middle):
+            yield f"2 ranks, {size.name}", partial(ddp.rows, size, runs=2 if quick else 5, steps=5 if quick else 10)
+    sizes = [64, 4096] if quick else [64 * 4**i for i in range(6)]
+    yield "all_reduce", partial(all_reduce.rows, sizes, runs=1 if quick else 3, rounds=15, gloo=torch)
+
+
+def write(rows: list[Row], path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def show(rows: list[Row], console: Console | None = None) -> None:
+    """Prints the table in 80 columns."""
+    table = Table("ours / theirs", box=None, pad_edge=False)
+    for heading in ("ours", "theirs", "", "ratio", "goal"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for r in rows:
+        goal = "" if r["goal"] is None else f"{r['goal']:.2f}"
+        table.add_row(r["name"], f"{r['ours']:.2f}", f"{r['theirs']:.2f}", r["unit"], f"{r['ratio']:.2f}", goal)
+    (console or Console(width=80, highlight=False, markup=False)).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

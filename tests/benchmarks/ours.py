@@ -1,0 +1,44 @@
+"""Our side: the GPT in training, by the lines of train/step.py, taken apart so that each part can be timed.
+
+The norm of the gradient, which train_step returns as well, is left out: the other side computes none.
+"""
+
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.mesh import Mesh
+from minitrain.data.batch import Batch, Where
+from minitrain.models import GPTConfig, gpt
+from minitrain.optim import Adam
+from minitrain.train.build import reduce
+from minitrain.train.config import ParallelOptions
+from tests.benchmarks.sizes import LR, Size
+
+
+class Ours:
+    """One rank of a data-parallel run; the whole run in a world of one."""
+
+    def __init__(self, size: Size, world: Communicator) -> None:
+        ranks, B, T = world.size, world.size * size.B, size.T
+        self.model = gpt(GPTConfig(size.V, T, size.layers, size.heads, size.width))
+        mesh = Mesh(world, dp=ranks)
+        self.gradients = reduce(self.model, mesh, "bucketed", ParallelOptions().bucket_mb, seed=1)
+        self.optimizer = Adam(self.gradients)
+        ids = size.ids(ranks)
+        where = Where(seed=1, number=0, B=B, T=T, samples=slice(0, B), time=slice(0, T))
+        self.batch = Batch(ids[:, :-1], ids[:, 1:], where).part(world.rank, ranks)
+
+    def forward(self) -> None:
+        self.gradients.begin(backwards=1)
+        self.part = self.model(self.batch)
+
+    def backward(self) -> None:
+        self.part.backward()
+        self.gradients.end_backward()
+        self.gradients.finish()
+
+    def update(self) -> None:
+        self.optimizer.step(LR)
+        self.gradients.after_step()
+
+    def loss(self) -> float:
+        """Of the last forward; this rank's part of the global mean."""
+        return self.part.item()

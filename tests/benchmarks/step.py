@@ -1,0 +1,98 @@
+"""The training step and its forward, backward and optimizer: ours beside PyTorch's, and beside the floor.
+
+Both models stand in one process, with the same weights and data, and take turns step by step, so that clock rate,
+caches and other programs are the same for both. (So is the allocator: minitrain's import asks glibc to keep freed
+memory, which serves PyTorch as well.) Before that, they must agree about the loss.
+
+The floor is the time that the step's matrix products would take at the rate that NumPy's BLAS reaches on matrices of
+the model's shapes: no step can be much faster without doing less.
+"""
+
+import sys
+from functools import partial
+from importlib.util import find_spec
+from time import perf_counter
+
+import numpy as np
+
+from minitrain.comm.threads import world_of_one
+from minitrain.observe.ledger import Ledger
+from tests.benchmarks import jobs, timing
+from tests.benchmarks.ours import Ours
+from tests.benchmarks.sizes import SIZES, Row, Size, row
+from tests.benchmarks.timing import Side
+
+WARM_UP = 2  # steps: the first one makes the optimizer's state
+REPEATS = 5  # of each product for the floor
+
+Found = dict[str, list[float]]
+
+
+def rows(size: Size, rounds: int) -> list[Row]:
+    """Measures in a process of its own. Without PyTorch, there is only the floor."""
+    return as_rows(size, jobs.result(jobs.python("step", size.name, rounds)))
+
+
+def as_rows(size: Size, found: Found) -> list[Row]:
+    """found: seconds of timing.PARTS for "ours" and perhaps "theirs", and of the step for "floor"."""
+    ours, floor = [1e3 * t for t in found["ours"]], 1e3 * found["floor"][0]
+    table = []
+    if "theirs" in found:
+        for name, t, theirs in zip(timing.PARTS, ours, found["theirs"], strict=True):
+            goal = size.goal if name == "step" else None
+            table.append(row(f"{size.name} {name} / PyTorch", t, 1e3 * theirs, "ms", goal))
+    return [*table, row(f"{size.name} step / floor", ours[0], floor, "ms")]
+
+
+def measure(size: Size, rounds: int) -> Found:
+    """The seconds that as_rows takes."""
+    ours = Ours(size, world_of_one())
+    sides: dict[str, Side] = {"ours": ours}
+    if find_spec("torch"):
+        from tests.benchmarks.theirs import Theirs
+
+        sides["theirs"] = theirs = Theirs(size)
+        theirs.model.copy({p.placement.path: p.data for p in ours.model.parameters()})
+    for _ in range(WARM_UP):
+        for side in sides.values():
+            timing.step(side)
+        agree(*(side.loss() for side in sides.values()))
+    found = timing.medians({name: partial(timing.step, side) for name, side in sides.items()}, rounds)
+    return {**found, "floor": [flops(ours) / sgemm_rate(size)]}
+
+
+def agree(ours: float, *theirs: float) -> None:
+    """Raises RuntimeError unless the losses are equal to 1e-4: otherwise different things would be timed."""
+    for other in theirs:
+        if not abs(ours - other) <= 1e-4:
+            raise RuntimeError(f"our loss is {ours:.6f}, PyTorch's {other:.6f}: these are not the same model")
+
+
+def flops(side: Side) -> int:
+    """Additions and multiplications of one step, as our ledger counts them."""
+    ledger = Ledger()
+    with ledger.open():
+        timing.step(side)
+    return ledger.flops
+
+
+def sgemm_rate(size: Size) -> float:
+    """FLOP/s in float32: the median over the products of the model's linear layers, y = x W, gx = g W^T, gW = x^T g."""
+    N, D = size.B * size.T, size.width
+    rates = []
+    for fan_in, fan_out in ((D, 3 * D), (D, D), (D, 4 * D), (4 * D, D), (D, size.V)):
+        x, W, y = (np.ones(shape, np.float32) for shape in ((N, fan_in), (fan_in, fan_out), (N, fan_out)))
+        for a, b, out in ((x, W, y.copy()), (y, W.T, x.copy()), (x.T, y, W.copy())):
+            rates += [2 * N * fan_in * fan_out / seconds(a, b, out) for _ in range(REPEATS)]
+    return float(np.median(rates))
+
+
+def seconds(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> float:
+    start = perf_counter()
+    np.matmul(a, b, out=out)
+    return perf_counter() - start
+
+
+if __name__ == "__main__":
+    jobs.begin()
+    jobs.report(measure(SIZES[sys.argv[1]], int(sys.argv[2])))

@@ -1,0 +1,137 @@
+"""The pieces of the benchmark on a tiny model: that they run, agree, and fill the rows. Nothing is said about speed."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from minitrain.comm.threads import world_of_one
+from tests.benchmarks import all_reduce, bench, ddp, memory, step, timing
+from tests.benchmarks.jobs import Failed, mpirun, python, result
+from tests.benchmarks.ours import Ours
+from tests.benchmarks.sizes import SIZES, Row, Size, row
+from tests.ranks import find_mpirun
+
+TINY = SIZES["tiny"]
+needs_mpirun = pytest.mark.skipif(find_mpirun() is None, reason="there is no mpirun")
+
+
+def check(rows: list[Row]) -> None:
+    """The fields of every row, and a table of 80 columns in which no name is cut."""
+    for r in rows:
+        assert list(r) == ["name", "ours", "theirs", "ratio", "goal", "unit"]
+        assert r["ours"] > 0 and r["theirs"] > 0 and r["ratio"] == r["ours"] / r["theirs"]
+        assert r["goal"] is None or r["goal"] >= 1
+        assert r["unit"] in ("ms", "MB")
+    text = io.StringIO()
+    bench.show(rows, Console(file=text, width=80))
+    lines = text.getvalue().splitlines()
+    assert len(lines) == 1 + len(rows) and max(map(len, lines)) <= 80
+    assert all(line.startswith(r["name"]) for line, r in zip(lines[1:], rows, strict=True))
+
+
+def test_step_beside_torch() -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'minitrain[oracle]'")
+    found = step.measure(TINY, rounds=2)  # raises unless the two agree, before and after an update
+    rows = step.as_rows(TINY, found)
+    assert [r["name"] for r in rows[:2]] == ["tiny step / PyTorch", "tiny forward / PyTorch"] and len(rows) == 5
+    check(rows)
+    assert memory.measure("theirs", TINY) >= 0
+
+
+def test_step_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "find_spec", lambda name: None)
+    rows = step.as_rows(TINY, step.measure(TINY, rounds=1))
+    assert [r["name"] for r in rows] == ["tiny step / floor"]
+    check(rows)
+    assert memory.measure("ours", TINY) >= 0
+    assert ddp.measure(Ours(TINY, world_of_one()), steps=1) > 0
+
+
+def test_different_models_are_not_compared() -> None:
+    step.agree(1.0)
+    step.agree(1.0, 1.00005)
+    for other in (1.001, float("nan")):
+        with pytest.raises(RuntimeError, match="not the same model"):
+            step.agree(1.0, other)
+
+
+def test_flops() -> None:
+    """6 for each weight and token, and 12 T D for each token and layer in attention; the rest of a step is small."""
+    size = Size("", width=64, heads=4, layers=2, T=16, B=4, V=32, goal=1.0)
+    weights = size.layers * 12 * size.width**2 + size.V * size.width
+    expected = 6 * size.B * size.T * weights + 12 * size.T * size.width * size.B * size.T * size.layers
+    assert 1 <= step.flops(Ours(size, world_of_one())) / expected <= 1.05
+
+
+def test_medians_take_turns() -> None:
+    calls: list[str] = []
+    numbers = iter([5.0, 0.0, 1.0, 0.0, 2.0, 0.0])
+
+    def measure(name: str) -> list[float]:
+        calls.append(name)
+        return [next(numbers), 7.0]
+
+    assert timing.medians({"a": lambda: measure("a"), "b": lambda: measure("b")}, 3) == {"a": [2, 7], "b": [0, 7]}
+    assert calls == ["a", "b", "a", "b", "a", "b"]
+
+
+def test_everyone_has_the_same_data() -> None:
+    assert TINY.ids(2).shape == (2 * TINY.B, TINY.T + 1)
+    np.testing.assert_array_equal(TINY.ids(2), TINY.ids(2))
+    assert TINY.ids().max() < TINY.V
+
+
+@needs_mpirun
+def test_jobs_under_mpirun() -> None:
+    assert result(mpirun(2, "ddp", "ours", "tiny", 2)) > 0
+    found = result(mpirun(2, "all_reduce", "mpi", 1, 1, 2048))
+    rows = all_reduce.as_rows([1, 2048], [found, {way: [2 * t for t in times] for way, times in found.items()}])
+    assert [r["name"] for r in rows[1:3]] == ["all_reduce 1 KB, ring / mpi4py", "all_reduce 2 MB / mpi4py"]
+    assert rows[0]["ours"] == 1.5e3 * found["ours"][0]
+    check(rows)
+
+
+def test_a_job_that_fails_says_so() -> None:
+    with pytest.raises(Failed, match="status"):
+        result(python("memory", "nobody"))
+
+
+def test_their_processes_have_nothing_of_ours() -> None:
+    """minitrain's import changes the allocator."""
+    code = "import sys; from tests.benchmarks import all_reduce, ddp, memory; sys.exit('minitrain' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=20, cwd=Path(__file__).parents[2]).returncode == 0
+
+
+@pytest.mark.parametrize("quick", [True, False], ids=["quick", "full"])
+def test_parts(quick: bool) -> None:
+    """Without PyTorch, what needs it is left out."""
+    names = [name for name, _ in bench.parts(quick, torch=True)]
+    assert names[:3] == ["step of 20M", "step of 3.4M", "step of 0.5M"] and names[-1] == "all_reduce"
+    without = [name for name, _ in bench.parts(quick, torch=False)]
+    assert set(names) - set(without) == {name for name in names if "memory" in name or "2 ranks" in name}
+
+
+def test_file_and_missing_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """A part that fails is named and does not keep the others from being shown; the status is 1."""
+
+    def fail() -> list[Row]:
+        raise Failed("it was tired")
+
+    good = row("some name", 3.0, 2.0, "ms", 1.12)
+    monkeypatch.setattr(bench, "OUT", tmp_path / "build" / "bench.json")
+    monkeypatch.setattr(bench, "parts", lambda quick, torch: [("good", lambda: [good]), ("bad", fail)])
+    monkeypatch.setattr(sys, "argv", ["bench", "--quick"])
+    assert bench.main() == 1
+    written = json.loads(bench.OUT.read_text())
+    assert written == [good]
+    check(written)
+    printed = capsys.readouterr().out
+    assert "bad ... NO RESULT: it was tired" in printed and "1.50  1.12" in printed
