@@ -4,6 +4,9 @@
     bucket.data    |---------------------------------|     one array; p.data is a view of its piece
     bucket.grad    |---------------------------------|     one array; backward writes straight into the pieces
 
+The array of gradients is made when backward first writes into it and let go when the next step begins, so that the
+forward, which ends with all activations alive, has that memory to itself.
+
 One collective for a few megabytes is much faster than one for every small bias (each costs a latency), an optimizer
 step is a loop over a few long arrays, and a ZeRO shard is a slice.
 Li et al., "PyTorch Distributed", VLDB 2020, arXiv:2006.15704, section 3.2.
@@ -54,28 +57,34 @@ class Bucket:
         for p, piece in self.pieces.items():
             p.data = None if flat is None else flat[piece].reshape(p.shape)
 
-    def open(self, flat: Array) -> None:
-        """Gives the gradients a place. Nothing is zeroed: the first contribution is written, not added."""
+    def open(self, flat: Array | None) -> None:
+        """Lets the gradients be written to `flat`; None takes their place away. Nothing is zeroed: see `take`."""
         self.grad = flat
-        ledger.hold(flat, "gradients", "set-up")
+        ledger.hold(flat, "gradients", "backward")
         self.written.clear()
         for p, piece in self.pieces.items():
-            p.grad = flat[piece].reshape(p.shape)
+            p.grad = None if flat is None else flat[piece].reshape(p.shape)
+
+    def opened(self) -> Array:
+        """The gradients, with a place made for them if there is none."""
+        if self.grad is None:
+            self.open(xp.empty(self.size, self.dtype))
+        assert self.grad is not None
+        return self.grad
 
     def take(self, p: Parameter) -> tuple[Array, bool]:
-        """The place of p's gradient, and whether this is the first contribution to it."""
-        if p.grad is None:
-            raise RuntimeError(f"{p.placement.path}: a gradient arrives, but its bucket has no place for gradients")
+        """The place of p's gradient, and whether the first contribution is to be written there, not added."""
+        self.opened()
         first = p not in self.written
         self.written.add(p)
-        return p.grad, first
+        return p.grad, first  # type: ignore[return-value]
 
     def fill(self) -> None:
         """Zero for the parameters that nothing was written to: the loss does not depend on them."""
-        assert self.grad is not None
+        grad = self.opened()
         for p, piece in self.pieces.items():
             if p not in self.written:
-                self.grad[piece] = 0
+                grad[piece] = 0
 
 
 def make_buckets(parameters: Sequence[Parameter], megabytes: float, mesh: Mesh) -> list[Bucket]:

@@ -41,8 +41,6 @@ class Reducer:
         self.trained = [bucket for bucket in self.buckets if bucket.trained]
         for bucket in self.buckets:
             bucket.attach(bucket.draw(seed))
-            if bucket.trained:
-                bucket.open(xp.empty(bucket.size, bucket.dtype))
             for p in bucket.parameters:
                 p.on_ready = partial(self.ready, bucket)
         self.begin()
@@ -74,7 +72,7 @@ class Reducer:
         self.left = 0  # buckets that have left
         self.fired = {p: 0 for bucket in self.trained for p in bucket.parameters}
         for bucket in self.trained:
-            bucket.written.clear()
+            bucket.open(None)
 
     def ready(self, bucket: Bucket, p: Parameter) -> None:
         """p's gradient is complete as far as one backward goes."""
@@ -145,5 +143,5 @@ class Reducer:
 
 def _there(array: Array | None) -> Array:
     if array is None:
-        raise RuntimeError("the bucket has no values at the moment")
+        raise RuntimeError("this bucket has no values or no gradients now; gradients live from backward to begin()")
     return array

@@ -49,15 +49,16 @@ def test_peak_of_a_gpt_step_agrees_with_tracemalloc() -> None:
     tracemalloc.stop()
     assert abs(ledger.peak - witness) <= 0.03 * witness, (ledger.peak, witness, ledger.peak_parts)
     assert sum(ledger.peak_parts.values()) == ledger.peak
-    assert ledger.peak_moment.startswith(("forward of ", "backward of "))
+    assert ledger.peak_moment.startswith(("forward of ", "backward"))
 
 
 def test_kinds_add_up_and_everything_is_freed() -> None:
     ledger = Ledger()
     with ledger.open():
         parameters = gpt_steps()
-    assert ledger.peak_parts["parameters"] == ledger.peak_parts["gradients"] == 4 * parameters
+    assert ledger.peak_parts["parameters"] == 4 * parameters
     assert ledger.peak_parts["optimizer"] == 8 * parameters
+    assert ledger.peak_parts.get("gradients", 0) < 2 * parameters, "the last step's are gone, this one's just begin"
     gc.collect()
     assert +ledger.live == {}, "nothing is alive after the model is gone"
 

@@ -159,10 +159,16 @@ def test_the_first_contribution_is_written_and_the_next_is_added() -> None:
     assert b.grad[:3].tolist() == [5, 5, 5] and q.grad is not None
 
 
-def test_a_gradient_without_a_place() -> None:
-    b = bucket((3,))
-    with pytest.raises(RuntimeError, match=r"p0: .*no place"):
-        b.take(b.parameters[0])
+def test_gradients_have_a_place_from_the_first_one_to_the_next_step() -> None:
+    b = bucket((3,), (2,))
+    p, q = b.parameters
+    assert b.grad is None and p.grad is None
+    place, first = b.take(p)
+    assert first and place is p.grad and q.grad is not None
+    assert b.grad is not None and np.shares_memory(place, b.grad)
+    b.open(None)
+    assert b.grad is None and p.grad is None and q.grad is None
+    assert b.take(p)[1]
 
 
 def test_a_vjp_that_has_no_use_for_out() -> None:

@@ -98,8 +98,8 @@ def test_which_strategies_are_early() -> None:
 def test_unused_parameters_count_when_a_backward_ends() -> None:
     ps = parameters("abcd")
     reducer = recorder(ps)
-    reducer.buckets[0].open(np.full(4, np.nan))
     reducer.begin(backwards=2)
+    reducer.buckets[0].open(np.full(4, np.nan))
     for _ in range(2):
         loss([ps[0], ps[1], ps[2]]).backward()
         assert reducer.calls == []  # d was not reached, and the buckets behind its own must wait
@@ -213,11 +213,11 @@ def test_a_frozen_parameter_is_not_trained(kind: Callable[[Sequence[Bucket], int
     frozen, free = frozen_and_free()
     reducer = kind(make_buckets([frozen, free], 1.0, Mesh(world_of_one())), 5)
     assert np.array_equal(frozen.data, frozen.draw(5)) and np.array_equal(free.data, free.draw(5))
-    assert [owned.data.size for owned in reducer.owned()] == [2]
     reducer.begin()
     loss([frozen, free], factor=3.0).backward()
     reducer.end_backward()
     reducer.finish()
+    assert [owned.data.size for owned in reducer.owned()] == [2]
     assert reducer.norm() == pytest.approx(18**0.5, rel=1e-15)
     SGD(reducer).step(0.5)
     assert np.array_equal(frozen.data, frozen.draw(5)) and frozen.grad is None
@@ -228,6 +228,9 @@ def test_owned_is_what_the_parameters_see() -> None:
     ps = parameters("abcd")
     ps[3].decay = False
     reducer = recorder(ps)
+    with pytest.raises(RuntimeError, match="no gradients now"):
+        reducer.owned()
+    loss(ps).backward()
     assert [(len(owned.data), owned.decay) for owned in reducer.owned()] == [(2, False), (4, True), (2, True)]
     for owned in reducer.owned():
         owned.data[...] = 7
