@@ -3,6 +3,8 @@
 The norm of the gradient, which train_step returns as well, is left out: the other side computes none.
 """
 
+import numpy as np
+
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.data.batch import Batch, Where
@@ -38,6 +40,10 @@ class Ours:
     def update(self) -> None:
         self.optimizer.step(LR)
         self.gradients.after_step()
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """path -> values, for the other side to start from."""
+        return {p.placement.path: p.data for p in self.model.parameters()}
 
     def loss(self) -> float:
         """Of the last forward; this rank's part of the global mean."""

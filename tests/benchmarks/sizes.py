@@ -32,9 +32,9 @@ class Size:
 SIZES = {
     size.name: size
     for size in (
-        Size("20M", width=512, heads=8, layers=6, T=128, B=4, V=1024, goal=1.12),
-        Size("3.4M", width=256, heads=4, layers=4, T=128, B=8, V=512, goal=1.12),
-        Size("0.5M", width=128, heads=4, layers=2, T=64, B=16, V=256, goal=1.15),
+        Size("20M", width=512, heads=8, layers=6, T=128, B=4, V=1024, goal=1.0),
+        Size("3.4M", width=256, heads=4, layers=4, T=128, B=8, V=512, goal=1.0),
+        Size("0.5M", width=128, heads=4, layers=2, T=64, B=16, V=256, goal=1.0),
         Size("tiny", width=12, heads=3, layers=2, T=5, B=2, V=11, goal=1.0),  # for the tests
     )
 }

@@ -26,7 +26,7 @@ def check(rows: list[Row]) -> None:
     for r in rows:
         assert list(r) == ["name", "ours", "theirs", "ratio", "goal", "unit"]
         assert r["ours"] > 0 and r["theirs"] > 0 and r["ratio"] == r["ours"] / r["theirs"]
-        assert r["goal"] is None or r["goal"] >= 1
+        assert r["goal"] is None or r["goal"] >= 0.9
         assert r["unit"] in ("ms", "MB")
     text = io.StringIO()
     bench.show(rows, Console(file=text, width=80))
@@ -54,11 +54,11 @@ def test_step_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_different_models_are_not_compared() -> None:
-    step.agree(1.0)
-    step.agree(1.0, 1.00005)
+    timing.agree(1.0)
+    timing.agree(1.0, 1.00005)
     for other in (1.001, float("nan")):
         with pytest.raises(RuntimeError, match="not the same model"):
-            step.agree(1.0, other)
+            timing.agree(1.0, other)
 
 
 def test_flops() -> None:
@@ -88,8 +88,8 @@ def test_everyone_has_the_same_data() -> None:
 
 
 @needs_mpirun
-def test_jobs_under_mpirun() -> None:
-    assert result(mpirun(2, "ddp", "ours", "tiny", 2)) > 0
+def test_jobs_under_mpirun(tmp_path: Path) -> None:
+    assert result(mpirun(2, "ddp", "ours", "tiny", 2, tmp_path / "weights.npz"))[0] > 0
     found = result(mpirun(2, "all_reduce", "mpi", 1, 1, 2048))
     rows = all_reduce.as_rows([1, 2048], [found, {way: [2 * t for t in times] for way, times in found.items()}])
     assert [r["name"] for r in rows[1:3]] == ["all_reduce 1 KB, ring / mpi4py", "all_reduce 2 MB / mpi4py"]

@@ -40,6 +40,13 @@ def step(side: Side) -> Times:
     return [end - start, forward - start, backward - forward, end - backward]
 
 
+def agree(ours: float, *theirs: float) -> None:
+    """Raises RuntimeError unless the losses are equal to 1e-4: otherwise different things would be timed."""
+    for other in theirs:
+        if not abs(ours - other) <= 1e-4:
+            raise RuntimeError(f"our loss is {ours:.6f}, PyTorch's {other:.6f}: these are not the same model")
+
+
 def medians(measures: Mapping[str, Callable[[], Times]], rounds: int) -> dict[str, Times]:
     """Calls one after the other, `rounds` times over; the median of each of the times that each one returns."""
     found: dict[str, list[Times]] = {name: [] for name in measures}
