@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Annotated
 import tyro
 
 from .comm.doctor import examine
-from .comm.launch import launch, launched
-from .errors import UserError
+from .comm.launch import launch
+from .comm.launchers import launched, tell
+from .errors import UserError, check_number
 from .train.config import TrainConfig
 from .train.sample import generate, load_model
 from .train.trainer import Trainer
@@ -53,9 +54,8 @@ class Doctor:
 
     def run(self) -> int:
         """Status 0 when all is well."""
-        if not 0 < self.seconds < float("inf"):
-            raise UserError(f"--seconds is {self.seconds}; it must be a time limit above 0")
-        return examine(self.seconds)
+        check_number("--seconds", self.seconds, "above 0")
+        return examine(min(self.seconds, threading.TIMEOUT_MAX))
 
 
 @dataclass(frozen=True)
@@ -82,19 +82,18 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; the exit status is 0, or 2 for a mistake in what was asked."""
-    with _only_rank_0_speaks():
-        command = tyro.cli(
-            Command,
-            prog="python -m minitrain",
-            description="The training strategies behind large models, in plain code.",
-            args=arguments,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
-        )
     try:
+        with _only_rank_0_speaks():
+            command = tyro.cli(
+                Command,
+                prog="python -m minitrain",
+                description="The training strategies behind large models, in plain code.",
+                args=arguments,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+            )
         return command.run()
     except UserError as error:
-        print(f"minitrain: error: {error}", file=sys.stderr)
-        return 2
+        return tell(error)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,12 @@
-"""The one exception for mistakes that a person can mend."""
+"""The one exception for mistakes that a person can mend, and the checks that raise it."""
+
+import contextlib
+import functools
+import math
+import os
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
 
 
 class UserError(Exception):
@@ -7,3 +15,79 @@ class UserError(Exception):
     Raised before the first step, with the same text on every rank. A program under `minitrain.launch()`
     prints it once, without a traceback, and ends the job with status 2.
     """
+
+
+RANGES = {
+    "finite": lambda x: True,
+    "at least 0": lambda x: x >= 0,
+    "above 0": lambda x: x > 0,
+    "at least 0 and less than 1": lambda x: 0 <= x < 1,
+    "between 0 and 1": lambda x: 0 <= x <= 1,
+}
+
+
+def check_whole(name: str, value: Any, least: int = 0, most: int = 2**63 - 1) -> None:
+    """Raises UserError unless the value is a whole number in least..most (unless given, what an int64 holds)."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise UserError(f"{name} is {value!r}; it must be a whole number")
+    if not least <= int(value) <= most:
+        border = f"at least {least}" if int(value) < least else f"at most {most}"
+        raise UserError(f"{name} is {value}; it must be {border}")
+
+
+def check_seed(seed: Any) -> None:
+    """Raises UserError unless the seed is a whole number, which may be negative."""
+    check_whole("seed", seed, -(2**63))
+
+
+def check_shape(name: str, shape: Any) -> None:
+    """Raises UserError unless the shape is a tuple of whole numbers of at least 0."""
+    if not isinstance(shape, tuple):
+        raise UserError(f"{name} is {shape!r}; it must be a tuple of whole numbers")
+    for n in shape:
+        check_whole(f"an axis of {name} {shape!r}", n)
+
+
+def check_ids(name: str, value: Any) -> None:
+    """Raises UserError unless the value is an array of one axis that holds whole numbers."""
+    if getattr(value, "ndim", 0) != 1 or value.dtype.kind not in "iu":
+        raise UserError(f"{name} is {value!r}; it must be an array of whole numbers with one axis")
+
+
+def check_number(name: str, value: Any, allowed: str) -> None:
+    """Raises UserError unless the value is a finite number that is `allowed`, one of RANGES."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    with contextlib.suppress(OverflowError):  # a whole number that no float can hold
+        if number and math.isfinite(value) and RANGES[allowed](value):
+            return
+    raise UserError(f"{name} is {value!r}; it must be a number, {allowed}")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raises UserError unless the value is one of these words."""
+    if not (isinstance(value, str) and value in choices):
+        raise UserError(f"{name} is {value!r}; allowed: {', '.join(map(repr, choices))}")
+
+
+def check_text(name: str, value: Any) -> None:
+    """Raises UserError unless the value is a string."""
+    if not isinstance(value, str):
+        raise UserError(f"{name} is {value!r}; it must be a string")
+
+
+def check_memory(what: str, size: int, cure: str = "give a smaller one") -> None:
+    """Raises UserError when `what` needs more bytes than there are: it would end in a MemoryError, or in a kill."""
+    if size > memory_of_machine():
+        needed, there = size / 2**30, memory_of_machine() / 2**30
+        raise UserError(f"{what} needs at least {needed:,.1f} GiB of memory; this machine has {there:,.1f} GiB: {cure}")
+
+
+@functools.cache
+def memory_of_machine() -> int | float:
+    """Bytes of main memory, or of what a container may use of it; infinite where the system does not tell."""
+    sizes: list[int | float] = [math.inf]
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(ValueError, OSError):  # "max" is no limit
+        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(sizes)

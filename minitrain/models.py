@@ -17,8 +17,10 @@ from . import fused
 from .autograd import Tensor
 from .backend import xp
 from .data.batch import Batch
-from .errors import UserError
-from .nn import Block, Classifier, Dropout, Embedding, LayerNorm, Linear, Module, Parameter
+from .errors import UserError, check_choice, check_memory, check_number, check_shape, check_whole
+from .nn import Block, Classifier, Dropout, Embedding, LayerNorm, Linear, Module, Parameter, check_heads
+
+DTYPES = ("float32", "float64")  # in which models can be trained
 
 
 class Model(Module):
@@ -99,7 +101,7 @@ class DenseHead(Module):
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """Sizes of a GPT."""
+    """Sizes of a GPT. Raises UserError for sizes that make no model."""
 
     vocabulary: int
     context: int = 64  # T, positions
@@ -111,17 +113,26 @@ class GPTConfig:
     std: float = 0.02  # of the initial weights
     dtype: str = "float32"
 
-    def check(self) -> None:
-        """Raises UserError for sizes that make no model."""
+    def __post_init__(self) -> None:
         for name in ("vocabulary", "context", "layers", "heads", "width"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.width % self.heads:
-            allowed = [h for h in range(1, self.width + 1) if self.width % h == 0]
-            raise UserError(f"heads is {self.heads}, which does not divide the width {self.width}; allowed: {allowed}")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
-        check_dtype(self.dtype)
+            check_whole(name, getattr(self, name), 1)
+        check_heads(self.heads, self.width)
+        check_number("dropout", self.dropout, "at least 0 and less than 1")
+        check_number("std", self.std, "at least 0")
+        check_choice("dtype", self.dtype, DTYPES)
+        if not isinstance(self.tied, (bool, np.bool_)):
+            raise UserError(f"tied is {self.tied!r}; it must be True or False")
+
+    @property
+    def declared(self) -> int:
+        """Bytes of the Python objects that say what the model is, before it has any values."""
+        return self.layers * 10_000  # a Block, its layers and parameters: measured with tracemalloc
+
+    @property
+    def parameters(self) -> int:
+        """Their number: in the tables; 12 D^2 of matrices, 9 D of biases, 4 D of norms a block; in the last norm."""
+        V, T, D = self.vocabulary, self.context, self.width
+        return (V if self.tied else 2 * V) * D + T * D + self.layers * (12 * D * D + 13 * D) + 2 * D
 
 
 def gpt(config: GPTConfig) -> Model:
@@ -130,7 +141,7 @@ def gpt(config: GPTConfig) -> Model:
     The weights that write into the residual stream start smaller by sqrt(2 layers), since that many are added up.
     Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
     """
-    config.check()
+    check_memory(f"a model of {config.layers} layers", config.declared, "give fewer layers")
     c, dtype = config, np.dtype(config.dtype)
     out_std = c.std / (2 * c.layers) ** 0.5
     embed = Embed(c.vocabulary, c.context, c.width, c.dropout, c.std, dtype)
@@ -143,32 +154,25 @@ def gpt(config: GPTConfig) -> Model:
 
 @dataclass(frozen=True)
 class MLPConfig:
-    """Sizes of an MLP classifier."""
+    """Sizes of an MLP classifier. Raises UserError for sizes that make no model."""
 
     inputs: int = 64
     hidden: tuple[int, ...] = (128, 128)
     classes: int = 10
     dtype: str = "float32"
 
-    def check(self) -> None:
-        """Raises UserError for sizes that make no model."""
-        if min(self.inputs, self.classes, *self.hidden) < 1:
-            raise UserError(
-                f"all sizes must be at least 1: inputs {self.inputs}, hidden {self.hidden}, classes {self.classes}"
-            )
-        check_dtype(self.dtype)
+    def __post_init__(self) -> None:
+        check_shape("hidden", self.hidden)
+        for name, n in (("inputs", self.inputs), ("classes", self.classes)):
+            check_whole(name, n, 1)
+        for n in self.hidden:
+            check_whole(f"a size in hidden {self.hidden}", n, 1)
+        check_choice("dtype", self.dtype, DTYPES)
 
 
 def mlp(config: MLPConfig | None = None) -> Model:
     """inputs -> hidden, relu -> ... -> classes: by default 64 -> 128 -> 128 -> 10."""
     c = config or MLPConfig()
-    c.check()
     dtype, sizes = np.dtype(c.dtype), (c.inputs, *c.hidden)
     units: list[Module] = [Dense(f"dense.{i}", n, m, dtype) for i, (n, m) in enumerate(pairwise(sizes))]
     return Model([*units, DenseHead("head", sizes[-1], c.classes, dtype)])
-
-
-def check_dtype(name: str) -> None:
-    """Raises UserError unless models can be trained in this dtype."""
-    if name not in ("float32", "float64"):
-        raise UserError(f"dtype is {name!r}; allowed: 'float32', 'float64'")

@@ -6,6 +6,7 @@ put another class in a layer's place, without any layer knowing.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from . import fused, rng
 from .autograd import Tensor, WeightVjp
 from .backend import Array, to_device
 from .data.batch import Batch
+from .errors import UserError, check_number, check_seed, check_shape, check_text, check_whole
 from .observe import ledger
 
 Coordinates = Mapping[str, tuple[int, ...]]
@@ -41,7 +43,13 @@ class Placement:
         return tuple(cut.stop - cut.start for cut in self.index)
 
     def split(self, dim: int, lo: int, hi: int) -> "Placement":
-        """Only lo..hi of dimension dim, counted within what is held here."""
+        """Only lo..hi of dimension dim, counted within what is held here.
+
+        Raises UserError or ValueError for a dimension or a range that is not there.
+        """
+        check_whole("dim", dim, 0, len(self.index) - 1)
+        check_whole("lo", lo)
+        check_whole("hi", hi)
         if not 0 <= lo <= hi <= self.local[dim]:
             raise ValueError(f"{self.path}: cannot hold {lo}..{hi} of dimension {dim}, which has {self.local[dim]}")
         start = self.index[dim].start
@@ -69,12 +77,16 @@ class Parameter(Tensor):
         dtype: Any = np.float32,
         decay: bool = True,
     ) -> None:
+        check_text("path", path)
+        check_shape(f"{path}: shape", shape)
+        check_number(f"{path}: mean", mean, "finite")
+        check_number(f"{path}: std", std, "at least 0")
         super().__init__(np.empty(0), requires_grad=True)
         self.placement = Placement(path, shape, tuple(slice(0, n) for n in shape))
         self.mean, self.std, self.decay = mean, std, decay
         self.bucket: Any = None  # parallel.flat.Bucket, when one holds this parameter
         self._data: Array | None = None
-        self._dtype = np.dtype(dtype)
+        self._dtype = _float_type(path, dtype)
 
     @property
     def data(self) -> Array:
@@ -98,6 +110,7 @@ class Parameter(Tensor):
 
     def draw(self, seed: int) -> np.ndarray:
         """The initial values of the slice held here, on the host: the same numbers whatever the mesh."""
+        check_seed(seed)
         where = self.placement
         if self.std == 0:
             return np.full(where.local, self.mean, self._dtype)
@@ -119,6 +132,14 @@ class Parameter(Tensor):
 
     def __repr__(self) -> str:
         return f"Parameter({self.placement.path}, {self.placement.local} of {self.placement.shape}, {self._dtype})"
+
+
+def _float_type(path: str, dtype: Any) -> np.dtype:
+    """Not np.dtype(None), which is float64."""
+    with suppress(TypeError):
+        if dtype is not None and np.dtype(dtype).kind == "f":
+            return np.dtype(dtype)
+    raise UserError(f"{path}: dtype is {dtype!r}; parameters are floating point, such as 'float32'")
 
 
 class Module:
@@ -167,7 +188,7 @@ class Linear(Module):
         dtype: Any = np.float32,
     ) -> None:
         self.path = path
-        out = (fan_out,) if isinstance(fan_out, int) else fan_out
+        out = fan_out if isinstance(fan_out, tuple) else (fan_out,)
         self.weight = Parameter(f"{path}.weight", (fan_in, *out), std=std, dtype=dtype)
         self.bias = Parameter(f"{path}.bias", out, dtype=dtype, decay=False)
 
@@ -206,6 +227,7 @@ class Dropout(Module):
     logical position of the element: the same on any mesh, and again in a replay."""
 
     def __init__(self, path: str, p: float) -> None:
+        check_number(f"{path}: p", p, "at least 0 and less than 1")
         self.path, self.p = path, p
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
@@ -223,6 +245,7 @@ class Attention(Module):
     """Causal self-attention with H heads: qkv.weight (D, 3, H, D/H), proj.weight (D, D)."""
 
     def __init__(self, path: str, width: int, heads: int, std: float, out_std: float, dtype: Any) -> None:
+        check_heads(heads, width)
         self.path = path
         self.qkv = Linear(f"{path}.qkv", width, (3, heads, width // heads), std, dtype)
         self.proj = Linear(f"{path}.proj", width, width, out_std, dtype)
@@ -230,6 +253,15 @@ class Attention(Module):
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x (B, T, D) -> (B, T, D)."""
         return self.proj(fused.causal_attention(self.qkv(x), batch.where.time.start))
+
+
+def check_heads(heads: int, width: int) -> None:
+    """Raises UserError unless the heads divide the width."""
+    check_whole("heads", heads, 1)
+    check_whole("width", width, 1)
+    if width % heads:
+        allowed = [h for h in range(1, min(width, 1024) + 1) if width % h == 0]  # a list that ends for any width
+        raise UserError(f"heads is {heads}, which does not divide the width {width}; allowed: {allowed}")
 
 
 class FeedForward(Module):

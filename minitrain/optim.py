@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .backend import Array, xp
+from .errors import check_number
 from .observe import ledger
 
 BLOCK = 32 * 1024  # elements: a block of w, g, m, v and two temporaries stays in the cache
@@ -32,7 +33,8 @@ class Optimizer:
         self.state: list[list[Array]] = []
 
     def step(self, lr: float) -> None:
-        """One update with this learning rate."""
+        """One update with this learning rate. Raises UserError for one that is negative or NaN."""
+        check_number("lr", lr, "at least 0")
         self.updates += 1
         for i, (data, grad, decay) in enumerate(self.gradients.owned()):
             if i == len(self.state):
@@ -53,6 +55,8 @@ class SGD(Optimizer):
 
     def __init__(self, gradients: Slices, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
         super().__init__(gradients)
+        check_number("momentum", momentum, "at least 0 and less than 1")
+        check_number("weight_decay", weight_decay, "at least 0")
         self.momentum, self.weight_decay = momentum, weight_decay
         self.states = 1 if momentum else 0
 
@@ -103,6 +107,9 @@ class Adam(Optimizer):
         rule: Callable[..., None] = adam_step,
     ) -> None:
         super().__init__(gradients)
+        check_number("beta1", beta1, "at least 0 and less than 1")
+        check_number("beta2", beta2, "at least 0 and less than 1")
+        check_number("epsilon", epsilon, "above 0")
         self.beta1, self.beta2, self.epsilon, self.rule = beta1, beta2, epsilon, rule
 
     def update(self, w: Array, g: Array, state: list[Array], lr: float, decay: bool) -> None:
@@ -117,6 +124,7 @@ class AdamW(Adam):
 
     def __init__(self, gradients: Slices, weight_decay: float = 0.1, **adam) -> None:  # type: ignore[no-untyped-def]
         super().__init__(gradients, **adam)
+        check_number("weight_decay", weight_decay, "at least 0")
         self.weight_decay = weight_decay
 
     def update(self, w: Array, g: Array, state: list[Array], lr: float, decay: bool) -> None:
@@ -128,9 +136,10 @@ class AdamW(Adam):
 def clip_grad_norm(gradients: Slices, limit: float) -> float:
     """Shortens the gradient of the whole logical model to `limit` if it is longer: g = g min(1, limit / |g|).
 
-    Returns the length it had. One factor for all, so the direction stays.
+    Returns the length it had. One factor for all, so the direction stays. Raises UserError unless limit is above 0.
     Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", arXiv:1211.5063.
     """
+    check_number("limit", limit, "above 0")
     norm = gradients.norm()
     if norm > limit:
         for owned in gradients.owned():

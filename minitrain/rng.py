@@ -14,17 +14,29 @@ from numbers import Integral
 
 import numpy as np
 
+from .errors import UserError, check_memory, check_number, check_shape, check_whole
+
 Index = tuple[slice, ...]
 
 
 def key(*parts: int | str) -> int:
-    """A 128-bit key from any mixture of numbers and names: key(seed, "blocks.0.mlp.up.weight")."""
+    """A 128-bit key from any mixture of whole numbers and names: key(seed, "blocks.0.mlp.up.weight").
+
+    Raises UserError for anything else: a seed of 1.0 would silently be another one than 1.
+    """
+    for part in parts:
+        if not isinstance(part, (Integral, str)) or isinstance(part, bool):
+            raise UserError(f"a key cannot be made from {part!r}: seeds are whole numbers, names are strings")
     plain = repr(tuple(int(part) if isinstance(part, Integral) else str(part) for part in parts))
     return int.from_bytes(hashlib.blake2b(plain.encode(), digest_size=16).digest(), "little")
 
 
 def words(k: int, lo: int, hi: int) -> np.ndarray:
     """The 64-bit words number lo..hi of key k. Philox makes four at a time: word i is in block i // 4."""
+    check_whole("k", k, most=2**128 - 1)
+    check_whole("lo", lo)
+    check_whole("hi", hi)
+    check_memory(f"{hi - lo} random words", 8 * (hi - lo))
     first = lo // 4
     blocks = -(-hi // 4) - first
     raw = np.random.Philox(key=k, counter=first).random_raw(4 * max(blocks, 0))
@@ -55,13 +67,14 @@ def normal(k: int, shape: tuple[int, ...], index: Index | None = None) -> np.nda
 
 def mask(k: int, shape: tuple[int, ...], index: Index | None, p: float) -> np.ndarray:
     """The slice `index` of a boolean tensor of logical shape `shape` that is False with probability p."""
+    check_number("p", p, "between 0 and 1")
     threshold = np.uint32(min(round(p * 2**32), 2**32 - 1))
     return _collect(lambda lo, hi: halfwords(k, lo, hi) >= threshold, shape, index, np.bool_)
 
 
 def integers(k: int, count: int, bound: int) -> np.ndarray:
     """`count` int64 numbers in 0..bound-1. Raises ValueError for a bound outside 1..2^32."""
-    if not 1 <= bound <= 2**32:
+    if not (isinstance(bound, Integral) and 1 <= bound <= 2**32):
         raise ValueError(f"integers: the bound is {bound}; allowed: 1 to 2^32")
     high = words(k, 0, count) >> np.uint64(32)
     return ((high * np.uint64(bound)) >> np.uint64(32)).astype(np.int64)
@@ -76,9 +89,10 @@ def _collect(
     draw: Callable[[int, int], np.ndarray], shape: tuple[int, ...], index: Index | None, dtype: type
 ) -> np.ndarray:
     """draw(lo, hi) for every contiguous run of the slice, put together."""
+    check_shape("shape", shape)
     index = tuple(slice(0, n) for n in shape) if index is None else index
-    if any(s.step not in (None, 1) for s in index):
-        raise ValueError(f"only slices of step 1 can be drawn, not {index}")
+    if not isinstance(index, tuple) or [getattr(s, "step", 0) in (None, 1) for s in index] != [True] * len(shape):
+        raise UserError(f"index is {index!r}; it must be a tuple of {len(shape)} slices of step 1, one an axis")
     borders = [s.indices(n)[:2] for s, n in zip(index, shape, strict=True)]
     local = tuple(max(hi - lo, 0) for lo, hi in borders)
     if 0 in local:

@@ -163,9 +163,9 @@ def test_gpt_sizes_that_are_refused(changes: dict[str, Any], words: str) -> None
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"inputs": 0}, "inputs 0"),
+        ({"inputs": 0}, "inputs is 0"),
         ({"hidden": (3, 0)}, r"hidden \(3, 0\)"),
-        ({"classes": -2}, "classes -2"),
+        ({"classes": -2}, "classes is -2"),
         ({"dtype": "float16"}, "dtype is 'float16'"),
     ],
     ids=str,

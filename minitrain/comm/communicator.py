@@ -14,13 +14,17 @@ in float32 and rounded once.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
-from ..backend import Array, wide
+import numpy as np
+
+from ..backend import Array, wide, xp
 from ..observe import ledger
 from ..shares import share
 
 Tag = tuple[str, str]  # (axis of the mesh, purpose)
+NUMBERS = "biufcV"  # kinds of dtype; V: bfloat16
 
 
 class Communicator(ABC):
@@ -83,14 +87,14 @@ class Communicator(ABC):
         number tells messages between the same two ranks apart: the receiver asks for one by its number.
         """
         self._check(x)
-        self._check_peer(to)
+        self._check_peer(to, number)
         ledger.sent(tag, x.nbytes)
         return self._send(x, to, number)
 
     def receive(self, x: Array, source: int, tag: Tag, number: int = 0) -> None:
         """Fills x with the message of that number from `source`; waits for it."""
         self._check(x)
-        self._check_peer(source)
+        self._check_peer(source, number)
         self._receive(x, source, number)
 
     # Small Python objects, for set-up and reports, never inside a training step ---------------------------------------
@@ -148,6 +152,9 @@ class Communicator(ABC):
         ledger.charge(tag, size)
 
     def _check(self, x: Array) -> None:
+        if not isinstance(x, (np.ndarray, xp.ndarray)) or x.dtype.kind not in NUMBERS:
+            what = f"{type(x).__name__} of {x.dtype}" if hasattr(x, "dtype") else type(x).__name__
+            raise TypeError(f"ranks exchange arrays of numbers; this is {what}")
         if not x.flags.c_contiguous:
             raise ValueError(f"collectives need a contiguous array; this one has shape {x.shape}, strides {x.strides}")
 
@@ -160,9 +167,24 @@ class Communicator(ABC):
         if size != x.nbytes:
             raise ValueError(f"a message of {size} bytes arrives; {x.shape} of {x.dtype} takes {x.nbytes} bytes")
 
-    def _check_peer(self, rank: int) -> None:
-        if not 0 <= rank < self.size:
+    def _check_peer(self, rank: int, number: int = 0) -> None:
+        if isinstance(rank, bool) or not isinstance(rank, Integral) or not 0 <= rank < self.size:
             raise ValueError(f"rank {rank} does not exist: the group has ranks 0 to {self.size - 1}")
+        if isinstance(number, bool) or not isinstance(number, Integral) or not 0 <= number < 2**63:
+            raise ValueError(f"a message's number is a whole number of at least 0, not {number!r}")
+
+    def _check_members(self, ranks: Sequence[int]) -> None:
+        """Raises ValueError unless these are ranks of the group, each once, with this one among them.
+
+        A group with a rank that never comes, or that is there twice, would wait for ever.
+        """
+        members = list(ranks) if isinstance(ranks, Sequence) else []
+        for rank in members:
+            self._check_peer(rank)
+        if not members or len(set(members)) < len(members):
+            raise ValueError(f"a subgroup needs a sequence of ranks, each once, not {ranks!r}")
+        if self.rank not in members:
+            raise ValueError(f"rank {self.rank} asks for a subgroup of the ranks {members} without being in it")
 
 
 def counts(n: int, parts: int) -> list[int]:

@@ -21,24 +21,11 @@ from typing import Any
 
 from ..errors import UserError
 from .communicator import Communicator
+from .launchers import launched
 from .threads import world_of_one
 
 PATIENCE = 2.0  # seconds: how long a rank that leaves early waits for the others to leave as well
 REMARK = 20.0  # seconds: after which a rank that has ended says that it waits for the others
-
-# What the launchers tell their processes: (family, variable of the rank, variable of the size).
-LAUNCHERS = (
-    ("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("MPICH", "PMI_RANK", "PMI_SIZE"),
-)
-
-
-def launched() -> tuple[str, int, int]:
-    """(launcher's family, rank, number of processes), from the environment; ("", 0, 1) without mpirun."""
-    for family, rank, size in LAUNCHERS:
-        if rank in os.environ and size in os.environ:
-            return family, int(os.environ[rank]), int(os.environ[size])
-    return "", 0, 1
 
 
 @contextmanager

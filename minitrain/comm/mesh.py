@@ -7,11 +7,12 @@
 The group of an axis is a slice along it: rank 2's dp group is its column [0, 2], its tp group the row [2, 3].
 """
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, check_whole
 from .communicator import Communicator
 
 AXES = ("dp", "pp", "tp")  # outermost first
@@ -23,11 +24,10 @@ class Mesh:
     def __init__(self, world: Communicator, **sizes: int) -> None:
         self._check(tuple(sizes))
         for axis, n in sizes.items():
-            if n < 1:
-                raise UserError(f"{axis} is {n}; it must be at least 1")
+            check_whole(axis, n, 1)
         self.world = world
         self.sizes = {axis: sizes.get(axis, 1) for axis in AXES}
-        product = int(np.prod(list(self.sizes.values())))
+        product = math.prod(self.sizes.values())
         if product != world.size:
             cut = " x ".join(f"{axis} {n}" for axis, n in self.sizes.items() if axis in sizes)
             raise UserError(f"{cut} makes {product} ranks, but there are {world.size}: run mpirun -n {product}")

@@ -16,8 +16,11 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..backend import Array, xp
+from ..errors import UserError, check_memory, check_number, check_whole
 from ..shares import share
 from .communicator import Communicator, Tag
+
+STACK = 8 * 2**20  # bytes that a thread's stack may take, on most systems
 
 
 class RankFailed(RuntimeError):
@@ -111,6 +114,7 @@ class ThreadCommunicator(Communicator):
         return self._exchange(value, copy.deepcopy)  # as if they had been sent
 
     def subgroup(self, ranks: Sequence[int]) -> "ThreadCommunicator":
+        self._check_members(ranks)
         return self._child(("subgroup", *ranks), list(ranks))
 
     def duplicate(self) -> "ThreadCommunicator":
@@ -139,8 +143,13 @@ def run(size: int, program: Callable[[Communicator], Any], timeout: float = 120.
     """Calls program(world) in `size` threads and returns the results in rank order.
 
     When a rank raises, the others are stopped where they wait, and RuntimeError names the rank and its exception.
-    Raises TimeoutError when they do not end within `timeout` seconds.
+    Raises TimeoutError when they do not end within `timeout` seconds, UserError for a size that is none or more
+    threads than the machine has memory for.
     """
+    check_whole("size", size, 1)
+    check_memory(f"size is {size}; the stacks of so many threads", size * STACK, "give fewer ranks")
+    check_number("timeout", timeout, "above 0")
+    timeout = min(timeout, threading.TIMEOUT_MAX)
     group = _Group(size, threading.Event())
     results: list[Any] = [None] * size
     errors: list[tuple[int, BaseException]] = []
@@ -153,8 +162,7 @@ def run(size: int, program: Callable[[Communicator], Any], timeout: float = 120.
             _stop(group)
 
     threads = [threading.Thread(target=body, args=(rank,), daemon=True, name=f"rank {rank}") for rank in range(size)]
-    for thread in threads:
-        thread.start()
+    _start(threads, group)
     deadline = time.monotonic() + timeout
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
@@ -167,6 +175,18 @@ def run(size: int, program: Callable[[Communicator], Any], timeout: float = 120.
     if late:
         raise TimeoutError(f"after {timeout} s these had not ended: {', '.join(late)}")
     return results
+
+
+def _start(threads: list[threading.Thread], group: _Group) -> None:
+    """Starts all threads, or ends those that were started."""
+    for i, thread in enumerate(threads):
+        try:
+            thread.start()
+        except RuntimeError as error:
+            _stop(group)
+            raise UserError(
+                f"size is {len(threads)}, but after {i} threads the system starts no more: give fewer ranks"
+            ) from error
 
 
 def _stop(group: _Group) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from ..backend import Array
+from ..errors import check_whole
 from ..shares import share
 
 
@@ -37,7 +38,12 @@ class Batch:
     where: Where
 
     def part(self, i: int, n: int) -> "Batch":
-        """The i-th of n runs of samples (of ranks, then of micro-batches): uneven if n does not divide, or empty."""
+        """The i-th of n runs of samples (of ranks, then of micro-batches): uneven if n does not divide, or empty.
+
+        Raises UserError for what is no whole number, ValueError for a part that does not exist.
+        """
+        check_whole("n", n, 1)
+        check_whole("i", i)
         cut = share(len(self.inputs), n, i)
         first = self.where.samples.start
         where = replace(self.where, samples=slice(first + cut.start, first + cut.stop))
@@ -45,4 +51,5 @@ class Batch:
 
     def split(self, n: int) -> list["Batch"]:
         """All n parts, one behind the other: the micro-batches."""
+        check_whole("n", n, 1)
         return [self.part(i, n) for i in range(n)]

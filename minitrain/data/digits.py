@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import check_seed
 from ..rng import key, permutation
 from .text import count_held_out
 
@@ -25,6 +26,7 @@ def split_digits(
 
     Raises UserError when the fraction leaves either side empty.
     """
+    check_seed(seed)
     order = permutation(key(seed, "digits split"), len(images))
     border = len(images) - count_held_out(len(images), validation)
     train, held_out = order[:border], order[border:]

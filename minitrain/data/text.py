@@ -1,12 +1,14 @@
 """Text as numbers: the bundled plays or a file of one's own, a token per character, a validation split."""
 
 import lzma
+import os
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, check_text, check_whole
 
 BUNDLED = Path(__file__).with_name("shakespeare.txt.xz")
 
@@ -19,6 +21,8 @@ def load_text(path: str | Path | None = None) -> str:
     """
     if path is None:
         return lzma.decompress(BUNDLED.read_bytes()).decode("ascii")
+    if not isinstance(path, (str, os.PathLike)):
+        raise UserError(f"path is {path!r}; it must be the path of a text file")
     name = f"text file {str(path)!r}"
     data = _read(Path(path), name)
     try:
@@ -42,12 +46,15 @@ def _read(path: Path, name: str) -> bytes:
         raise UserError(f"{name} is a folder: name one text file in it") from error
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror}; name a file that you may read") from error
+    except ValueError as error:  # a null byte
+        raise UserError(f"{name} cannot be the name of a file: {error}") from error
 
 
 class CharTokenizer:
     """One token per character: the id of a character is its place in the vocabulary."""
 
     def __init__(self, vocabulary: str) -> None:
+        check_text("vocabulary", vocabulary)
         if not vocabulary:
             raise UserError("the vocabulary is empty: it needs at least one character")
         codes = _codes(vocabulary)
@@ -73,6 +80,7 @@ class CharTokenizer:
 
     def encode(self, text: str) -> np.ndarray:
         """Ids, int32, (len(text),). Raises UserError for a character that is not in the vocabulary."""
+        check_text("text", text)
         ids = self._ids[np.minimum(_codes(text), len(self._ids) - 1)]
         unknown = ids < 0
         if unknown.any():
@@ -85,7 +93,10 @@ class CharTokenizer:
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of the ids. Raises UserError for an id that is none."""
-        ids = np.asarray(ids, np.int64).reshape(-1)
+        ids = np.asarray(ids).reshape(-1)
+        if ids.size and ids.dtype.kind not in "iu":
+            raise UserError(f"ids is {ids}; these are no whole numbers")
+        ids = ids.astype(np.int64)
         wrong = (ids < 0) | (ids >= self.size)
         if wrong.any():
             position = int(wrong.argmax())
@@ -107,7 +118,8 @@ def split(ids: np.ndarray, validation: float = 0.1) -> tuple[np.ndarray, np.ndar
 
 def count_held_out(n: int, validation: float) -> int:
     """How many of n things are held out for validation; UserError when that leaves either side empty."""
-    if not 0 < validation < 1:
+    check_whole("n", n)
+    if not isinstance(validation, Real) or not 0 < validation < 1:
         raise UserError(f"validation fraction {validation} is not between 0 and 1: 0.1 holds a tenth out")
     held_out = round(n * validation)
     if not 0 < held_out < n:

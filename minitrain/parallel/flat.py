@@ -14,20 +14,27 @@ Li et al., "PyTorch Distributed", VLDB 2020, arXiv:2006.15704, section 3.2.
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 
 from ..backend import Array, to_device, xp
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
+from ..errors import UserError
 from ..nn import Parameter
 from ..observe import ledger
 
 
 class Bucket:
-    """Parameters of one kind: equal dtype, weight decay, copies and partial. `group` adds up their gradients."""
+    """Parameters of one kind: equal dtype, weight decay, copies and partial. `group` adds up their gradients.
+
+    Raises UserError for no parameters, for different kinds, and for a parameter that is there twice.
+    """
 
     def __init__(self, parameters: Sequence[Parameter], group: Communicator) -> None:
+        if not parameters or len(set(map(_kind, parameters))) > 1 or len(set(parameters)) < len(parameters):
+            raise UserError(f"a bucket needs parameters of one kind, each once, not {list(parameters)}")
         first = parameters[0]
         self.parameters = list(parameters)
         self.group = group
@@ -92,9 +99,9 @@ def make_buckets(parameters: Sequence[Parameter], megabytes: float, mesh: Mesh) 
 
     Backward reaches the last layers first, so buckets are filled from the end of the list; parameters of different
     kinds go to different buckets. The buckets come in the order in which backward completes them: a bucket is
-    complete with the parameter that the forward used earliest.
+    complete with the parameter that the forward used earliest. Raises ValueError unless the size is above 0.
     """
-    if not megabytes > 0:
+    if not isinstance(megabytes, Real) or isinstance(megabytes, bool) or not megabytes > 0:
         raise ValueError(f"buckets of {megabytes} megabytes cannot be filled; give a size above 0")
     limit = megabytes * 2**20
     full: list[list[Parameter]] = []

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from ..backend import Array, xp
 from ..comm.communicator import Communicator
+from ..errors import check_whole
 from ..nn import Parameter
 from ..shares import share
 from .flat import Bucket
@@ -67,6 +68,7 @@ class Reducer:
 
     def begin(self, backwards: int = 1) -> None:
         """A step of this many backwards begins: the gradients of the last one are forgotten."""
+        check_whole("backwards", backwards, 1)
         self.backwards = backwards
         self.ended = 0
         self.left = 0  # buckets that have left

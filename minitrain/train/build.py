@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..comm.mesh import Mesh
-from ..errors import UserError
+from ..errors import check_choice
 from ..models import Model
 from ..parallel.data_parallel import Bucketed, Naive, Overlapped
 from ..parallel.flat import make_buckets
@@ -42,8 +42,7 @@ def reduce(
 
     Raises UserError for an unknown `how`.
     """
-    if how not in reducers:
-        raise UserError(f"no way of reducing gradients is called {how!r}; there are {', '.join(reducers)}")
+    check_choice("how", how, tuple(reducers))
     replicate(model, mesh)
     buckets = make_buckets(model.parameters(), bucket_mb, mesh)
     return reducers[how](buckets, seed, **options)

@@ -3,13 +3,15 @@
 A field's docstring is its help text.
 """
 
-import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ..errors import UserError
+import numpy as np
+
+from ..errors import UserError, check_choice, check_memory, check_number, check_whole
 from ..models import GPTConfig
+from .sample import check_length
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,24 @@ class RunOptions:
     """Characters to write at the end."""
 
 
+# What an option must be; whole numbers that are not here are at least 1, others at least 0.
+LEAST = {"seed": -(2**63), "warmup": 0, "sample": 0}
+ALLOWED = {
+    "dropout": "at least 0 and less than 1",
+    "beta2": "at least 0 and less than 1",
+    "bucket_mb": "above 0",
+    "validation": "between 0 and 1",
+}
+
+
+def memory(model: GPTConfig, windows: int) -> int:
+    """Bytes that training needs at least: for the parameters, Adam's two moments, and what a micro-batch of so many
+    windows keeps for backward; or, where these are more, for the gradients, which take its place during backward."""
+    T, D, item = model.context, model.width, np.dtype(model.dtype).itemsize
+    kept = windows * T * (model.layers * (16 * D + model.heads * T) + model.vocabulary)
+    return model.declared + item * (3 * model.parameters + max(kept, model.parameters))
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that determines a run."""
@@ -108,32 +128,48 @@ class TrainConfig:
 
     def check(self, ranks: int) -> None:
         """Raises UserError for the first value that cannot work, the same on every rank."""
-        o, d, p, r = self.optimizer, self.data, self.parallel, self.report
-        for name, value in (
-            ("--steps", o.steps), ("--batch", d.batch), ("--accumulate", p.accumulate),
-            ("--log-every", r.log_every), ("--val-every", r.val_every),
-        ):  # fmt: skip
-            if value < 1:
-                raise UserError(f"{name} is {value}; it must be at least 1")
-        for name, number in (
-            ("--lr", o.lr), ("--lr-floor", o.lr_floor), ("--weight-decay", o.weight_decay), ("--clip", o.clip),
-            ("--warmup", o.warmup), ("--sample", r.sample),
-        ):  # fmt: skip
-            if not (math.isfinite(number) and number >= 0):
-                raise UserError(f"{name} is {number}; it must be a number of at least 0")
-        if not 0 <= o.beta2 < 1:
-            raise UserError(f"--beta2 is {o.beta2}; it must be at least 0 and less than 1")
+        self._check_each()
+        check_length(self.report.sample)
+        o, d, p = self.optimizer, self.data, self.parallel
         if o.warmup >= o.steps:
             raise UserError(
                 f"--warmup is {o.warmup}, which leaves nothing of the {o.steps} --steps; give a smaller warm-up"
             )
-        if not (math.isfinite(p.bucket_mb) and p.bucket_mb > 0):
-            raise UserError(f"--bucket-mb is {p.bucket_mb}; it must be above 0")
+        if o.lr * o.weight_decay >= 1:
+            raise UserError(
+                f"--lr {o.lr} times --weight-decay {o.weight_decay} is {o.lr * o.weight_decay}: an update would take "
+                "away the whole of every weight; give a smaller one of them"
+            )
         if d.batch < ranks * p.accumulate:
             raise UserError(
                 f"--batch is {d.batch}, but {ranks} ranks with {p.accumulate} micro-batches each need "
-                f"at least {ranks * p.accumulate}, one window each"
+                f"at least {ranks * p.accumulate}, one window each: give a larger --batch or a smaller --accumulate"
             )
+
+    def _check_each(self) -> None:
+        """Every option by itself: by its type, and where that is not enough, by what is allowed."""
+        for group in (self.model, self.data, self.optimizer, self.parallel, self.report):
+            for key, hint in get_type_hints(type(group)).items():
+                name, value = "--" + key.replace("_", "-"), getattr(group, key)
+                if value is None and type(None) in get_args(hint):
+                    continue
+                if hint is int or int in get_args(hint):
+                    check_whole(name, value, LEAST.get(key, 1))
+                elif hint is float:
+                    check_number(name, value, ALLOWED.get(key, "at least 0"))
+                elif get_origin(hint) is Literal:
+                    check_choice(name, value, get_args(hint))
+                elif not isinstance(value, hint):
+                    raise UserError(f"{name} is {value!r}; it must be a {getattr(hint, '__name__', hint)}")
+
+    def check_memory(self, model: GPTConfig, ranks: int) -> None:
+        """Raises UserError for a run that needs more memory than this machine has, for one of its ranks alone."""
+        windows = -(-self.data.batch // (ranks * self.parallel.accumulate))
+        check_memory(
+            f"a rank with {model.layers} layers of width {model.width} and {windows} windows of {model.context}",
+            memory(model, windows),
+            "give fewer --layers, a smaller --width, --context or --batch, or more micro-batches with --accumulate",
+        )
 
     def gpt(self, vocabulary: int) -> GPTConfig:
         """The model's sizes."""

@@ -9,20 +9,31 @@ from ..autograd import no_grad
 from ..backend import to_device, to_host
 from ..data.batch import Batch, Where
 from ..data.text import CharTokenizer
-from ..errors import UserError
+from ..errors import UserError, check_ids, check_memory, check_number, check_seed, check_whole
 from ..models import GPTConfig, Model, gpt
 from . import checkpoint
+
+
+def check_length(length: int) -> None:
+    """Raises UserError for a number of characters that cannot be written."""
+    check_whole("length", length)
+    size = 24 * length  # random numbers, drawn together before the first character
+    check_memory(f"a text of {length} characters", size, "give a smaller --length or --sample")
 
 
 def generate(model: Model, context: int, prompt: np.ndarray, length: int, temperature: float, seed: int) -> np.ndarray:
     """`length` more ids after the prompt, each drawn from softmax(logits / temperature) of the last position.
 
-    The model sees the last `context` ids. Temperature 0 takes the most probable one.
+    The model sees the last `context` ids. Temperature 0 takes the most probable one. Raises UserError for arguments
+    that cannot be meant.
     """
-    if not (0 <= temperature < float("inf")):
-        raise UserError(f"the temperature is {temperature}; it must be a number of at least 0")
-    if length < 0 or not len(prompt):
-        raise UserError(f"cannot write {length} characters after a prompt of {len(prompt)}; both must be there")
+    check_whole("context", context, 1)
+    check_ids("prompt", prompt)
+    check_length(length)
+    check_number("temperature", temperature, "at least 0")
+    check_seed(seed)
+    if not len(prompt):
+        raise UserError("the prompt of 0 characters gives nothing to go on from: give at least one")
     ids = prompt.tolist()
     chance = rng.integers(rng.key(seed, "sample"), length, 2**32) / 2**32
     with no_grad():
@@ -37,7 +48,8 @@ def generate(model: Model, context: int, prompt: np.ndarray, length: int, temper
 def _choose(logits: np.ndarray, temperature: float, u: float) -> int:
     if temperature == 0:
         return int(logits.argmax())
-    p = np.exp((logits - logits.max()) / temperature)
+    with np.errstate(over="ignore"):  # a temperature near 0: the exponents are minus infinity, the chances 0
+        p = np.exp((logits - logits.max()) / temperature)
     return min(int(np.searchsorted(np.cumsum(p) / p.sum(), u, side="right")), len(p) - 1)
 
 

@@ -43,6 +43,7 @@ class Trainer:
         self.train_data = TextLoader(train, context, batch, seed)
         self.val_data = TextLoader(validation, context, batch, seed)
         self.gpt_config = config.gpt(self.tokenizer.size)
+        config.check_memory(self.gpt_config, self.mesh.sizes["dp"])
         self.model = gpt(self.gpt_config)
         p, o = config.parallel, config.optimizer
         self.gradients = reduce(self.model, self.mesh, p.reduce, p.bucket_mb, seed)
@@ -88,10 +89,6 @@ class Trainer:
         self.batches += 1
         self.updates += 1
         loss = self.total(loss)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at update {self.updates}; try a smaller --lr than {o.lr} or a longer --warmup"
-            )
         return {"step": self.updates, "loss": loss, "lr": lr, "norm": norm}
 
     def validate(self, most: int | None = None) -> float:
@@ -101,10 +98,15 @@ class Trainer:
             return self.total(sum(self.model(batch.part(i, n)).item() for batch in self.val_data.validation(most)))
 
     def total(self, part: float) -> float:
-        """The sum over the ranks that divide the batch."""
+        """The sum over the ranks that divide the batch, of a loss. Raises UserError when it is no number."""
         x = to_device(np.array([part]))
         self.mesh.group("dp").all_reduce(x, ("dp", "loss"))
-        return float(x[0])
+        loss, lr = float(x[0]), self.config.optimizer.lr
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss} at update {self.updates}; try a smaller --lr than {lr} or a longer --warmup"
+            )
+        return loss
 
     def sample(self, length: int, temperature: float = 0.8) -> str:
         """Text that the model writes, beginning with a newline."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from minitrain.comm import launch
+from minitrain.comm import launch, launchers
 from minitrain.errors import UserError
 from tests.ranks import find_mpirun
 
@@ -300,7 +300,7 @@ def test_started_by_a_foreign_mpirun(command: str, rank: int, tmp_path: Path) ->
     ask = "from mpi4py import MPI; print(MPI.Get_library_version())"
     library = run([sys.executable, "-c", ask]).output
     here, foreign = ("Open MPI", "MPICH") if "Open MPI" in library else ("MPICH", "Open MPI")
-    variables = {family: names for family, *names in launch.LAUNCHERS}
+    variables = {family: names for family, *names in launchers.LAUNCHERS}
     env = dict(zip(variables[foreign], [str(rank), "2"], strict=True))
     if command == "program":
         end = alone("print('trained')", env)

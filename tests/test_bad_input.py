@@ -1,0 +1,690 @@
+"""Every public constructor and call with values that make no sense: an error of ours, at once, that names the culprit.
+
+A case is a call, arguments that are right, and what each argument must not be. Hypothesis draws the wrong values: of
+another type, below and above what is allowed, NaN, infinite, enormous. Objects of ours in the wrong place (a mesh for a
+model) are left to the type checker.
+"""
+
+import math
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minitrain import errors, fused, rng
+from minitrain.autograd import Tensor
+from minitrain.comm import launchers, threads
+from minitrain.comm.mesh import Mesh
+from minitrain.comm.ring import RingCommunicator
+from minitrain.data.batch import Batch, Where
+from minitrain.data.digits import split_digits
+from minitrain.data.loader import ArrayLoader, TextLoader
+from minitrain.data.text import CharTokenizer, load_text, split
+from minitrain.errors import UserError
+from minitrain.lr_schedules import warmup_cosine
+from minitrain.models import GPTConfig, MLPConfig, gpt, mlp
+from minitrain.nn import Attention, Dropout, Embedding, LayerNorm, Linear, Parameter, Placement
+from minitrain.observe.ledger import Ledger
+from minitrain.optim import SGD, Adam, AdamW, clip_grad_norm
+from minitrain.parallel.data_parallel import Bucketed
+from minitrain.parallel.flat import Bucket, make_buckets
+from minitrain.parallel.reducer import Reducer
+from minitrain.train import config
+from minitrain.train.build import reduce
+from minitrain.train.config import DataOptions, ModelOptions, OptimizerOptions, RunOptions, TrainConfig
+from minitrain.train.sample import generate
+from minitrain.train.step import train_step
+from minitrain.train.trainer import Trainer
+from tests.ranks import find_mpirun
+
+Values = st.SearchStrategy[Any]
+MPIRUN = find_mpirun()
+ROOT = Path(__file__).resolve().parents[1]
+TAG = ("dp", "test")
+HUGE = 10**12  # of anything: more than a machine holds
+
+# What an argument must not be -----------------------------------------------------------------------------------------
+
+STRANGE = st.sampled_from(["x", "", "1", None, [1], (), {}, b"1", 1j, object(), True, np.ones(2), np.bool_(True)])
+ENDLESS = st.sampled_from([math.nan, math.inf, -math.inf, np.float32("nan"), np.float64("-inf")])
+
+
+def no_whole(least: int = 0, most: int = 2**63 - 1) -> Values:
+    """Anything but a whole number in least..most: 3.0 is none either."""
+    below, above = st.integers(max_value=least - 1), st.integers(min_value=most + 1, max_value=10**400)
+    return STRANGE | ENDLESS | st.floats() | below | above | st.just(np.int64(-3) if least > -3 else 1.5)
+
+
+def no_number(allowed: Callable[[float], bool]) -> Values:
+    """Anything but a finite number for which `allowed` holds."""
+    edges: Values = st.sampled_from([0, 0.0, -1e-300, 1, 1.0, -1, 10**400, -(10**400), np.float32(-1), np.int64(-1)])
+    return STRANGE | ENDLESS | (st.floats() | edges).filter(lambda x: not (finite(x) and allowed(float(x))))
+
+
+def finite(x: Any) -> bool:
+    return abs(x) <= sys.float_info.max if isinstance(x, int) else math.isfinite(x)
+
+
+def no_choice(*choices: str) -> Values:
+    """Anything but one of these words."""
+    return STRANGE | ENDLESS | st.integers() | st.text(max_size=5).filter(lambda x: x not in choices)
+
+
+NO_NUMBER = no_number(lambda x: True)
+NEGATIVE = no_number(lambda x: x >= 0)
+NOT_POSITIVE = no_number(lambda x: x > 0)
+NO_SHARE = no_number(lambda x: 0 <= x < 1)
+NO_PROBABILITY = no_number(lambda x: 0 <= x <= 1)
+NO_COUNT, NO_SIZE, NO_SEED = no_whole(0), no_whole(1), no_whole(-(2**63))
+NO_KEY = no_whole(0, 2**128 - 1)
+NO_FLAG: Values = st.sampled_from(["x", "True", None, 2, -1, 0.5, math.nan, []])
+NO_DTYPE: Values = st.sampled_from(["x", "int32", np.int64, bool, object, None, 3, [], "float32 "])
+NO_TEXT = st.sampled_from([None, 3, math.nan, b"ab", ["a"], 1j])
+NO_SHAPE = st.one_of(
+    st.tuples(no_whole(0), st.just(2)), st.sampled_from([None, 3, "ab", 2.5, [2, 3], np.ones(2), (math.nan,)])
+)
+
+
+# The calls ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """call(**good) works; with any one argument drawn from `bad` it raises `error`."""
+
+    name: str
+    call: Callable[..., Any]
+    good: dict[str, Any]
+    bad: dict[str, Values]
+    error: tuple[type[Exception], ...] = (UserError,)
+    also: dict[str, Any] = field(default_factory=dict)  # single values, each wrong beside the good ones
+
+
+def parameter(dtype: str = "float32", name: str = "p") -> Parameter:
+    return Parameter(name, (2, 3), std=1.0, dtype=dtype)
+
+
+def one() -> Mesh:
+    return Mesh(threads.world_of_one())
+
+
+def reducer(seed: int = 1) -> Reducer:
+    return Bucketed(make_buckets([parameter()], 1.0, one()), seed)
+
+
+def with_gradients() -> Reducer:
+    """A reducer after a backward."""
+    made = reducer()
+    made.begin()
+    made.end_backward()
+    made.finish()
+    return made
+
+
+def batch() -> Batch:
+    return Batch(np.zeros((4, 2), int), None, Where(1, 0, 4, 2, slice(0, 4), slice(0, 2)))
+
+
+def placement(**cut: Any) -> Placement:
+    return Placement("p", (4, 3), (slice(0, 4), slice(0, 3))).split(**cut)
+
+
+def tokens(n: int = 50) -> np.ndarray:
+    return np.arange(n) % 5
+
+
+def write(**arguments: Any) -> np.ndarray:
+    model = gpt(GPTConfig(5, 4, 1, 1, 4))
+    model.draw(1)
+    return generate(model, **arguments)
+
+
+def world() -> threads.ThreadCommunicator:
+    return threads.world_of_one()
+
+
+def loss(denominator: Any) -> Tensor:
+    return fused.cross_entropy(Tensor(np.zeros((2, 3))), np.array([0, 1]), denominator)
+
+
+def everybody(call: Callable[[Any], Any]) -> list[Any]:
+    """call(world) on two ranks that are threads; the cause when a rank raises."""
+    try:
+        return threads.run(2, call, timeout=5)
+    except RuntimeError as error:
+        assert error.__cause__ is not None
+        raise error.__cause__ from None
+
+
+GPT_GOOD = {
+    "vocabulary": 5, "context": 4, "layers": 1, "heads": 2, "width": 4,
+    "dropout": 0.1, "tied": True, "std": 0.02, "dtype": "float32",
+}  # fmt: skip
+LAYER_BAD = {"dtype": NO_DTYPE, "std": NEGATIVE}
+ADAM_GOOD = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
+ADAM_BAD = {"beta1": NO_SHARE, "beta2": NO_SHARE, "epsilon": NOT_POSITIVE}
+GENERATE_GOOD = {"context": 4, "prompt": np.array([1, 2]), "length": 2, "temperature": 0.5, "seed": 1}
+NO_IDS = st.sampled_from([np.zeros((2, 2), int), np.ones(3), np.array([]), [1.5], ["a"], None, 3, "ab", [math.nan]])
+SCHEDULE_GOOD = {"update": 3, "peak": 0.1, "warmup": 2, "updates": 9, "floor": 0.01}
+
+CASES = [
+    Case(
+        "GPTConfig",
+        lambda **sizes: gpt(GPTConfig(**sizes)),
+        GPT_GOOD,
+        {
+            **dict.fromkeys(("vocabulary", "context", "layers", "heads", "width"), NO_SIZE),
+            "dropout": NO_SHARE,
+            "tied": NO_FLAG,
+            "std": NEGATIVE,
+            "dtype": no_choice("float32", "float64"),
+        },
+        also={"layers": HUGE, "heads": HUGE},
+    ),
+    Case(
+        "MLPConfig",
+        lambda **sizes: mlp(MLPConfig(**sizes)),
+        {"inputs": 3, "hidden": (4, 5), "classes": 2, "dtype": "float64"},
+        {
+            "inputs": NO_SIZE,
+            "classes": NO_SIZE,
+            "dtype": no_choice("float32", "float64"),
+            "hidden": st.tuples(NO_SIZE) | st.sampled_from([None, 3, "ab", 2.5]),
+        },
+    ),
+    Case(
+        "Linear",
+        Linear,
+        {"path": "l", "fan_in": 3, "fan_out": 4, "std": 0.1, "dtype": "float32"},
+        {**LAYER_BAD, "fan_in": NO_COUNT, "fan_out": NO_COUNT.filter(lambda x: not isinstance(x, tuple))},
+    ),
+    Case(
+        "LayerNorm",
+        LayerNorm,
+        {"path": "n", "width": 3, "dtype": "float64"},
+        {"width": NO_COUNT, "dtype": NO_DTYPE},
+    ),
+    Case(
+        "Embedding",
+        Embedding,
+        {"path": "e", "rows": 3, "width": 2, "std": 0.1, "dtype": "float32"},
+        {**LAYER_BAD, "rows": NO_COUNT, "width": NO_COUNT},
+    ),
+    Case("Dropout", Dropout, {"path": "d", "p": 0.1}, {"p": NO_SHARE}),
+    Case(
+        "Attention",
+        Attention,
+        {"path": "a", "width": 4, "heads": 2, "std": 0.1, "out_std": 0.1, "dtype": "float32"},
+        {"width": NO_SIZE, "heads": NO_SIZE, "std": NEGATIVE, "out_std": NEGATIVE},
+        also={"heads": 3, "width": 7},
+    ),
+    Case(
+        "Parameter",
+        Parameter,
+        {"path": "p", "shape": (2, 3), "mean": 0.0, "std": 0.1, "dtype": "float32"},
+        {**LAYER_BAD, "path": NO_TEXT, "mean": NO_NUMBER, "shape": NO_SHAPE},
+    ),
+    Case("Parameter.draw", parameter().draw, {"seed": 1}, {"seed": NO_SEED}),
+    Case(
+        "Placement.split",
+        placement,
+        {"dim": 1, "lo": 1, "hi": 2},
+        {"dim": no_whole(0, 1), "lo": no_whole(0, 2), "hi": no_whole(1, 3)},
+        (UserError, ValueError),
+    ),
+    Case(
+        "SGD",
+        lambda **rest: SGD(reducer(), **rest),
+        {"momentum": 0.9, "weight_decay": 0.1},
+        {"momentum": NO_SHARE, "weight_decay": NEGATIVE},
+    ),
+    Case("Adam", lambda **rest: Adam(reducer(), **rest), ADAM_GOOD, ADAM_BAD),
+    Case(
+        "AdamW",
+        lambda **rest: AdamW(reducer(), **rest),
+        {"weight_decay": 0.1, **ADAM_GOOD},
+        {"weight_decay": NEGATIVE, **ADAM_BAD},
+    ),
+    Case("Optimizer.step", lambda lr: SGD(with_gradients()).step(lr), {"lr": 0.1}, {"lr": NEGATIVE}),
+    Case(
+        "clip_grad_norm", lambda limit: clip_grad_norm(with_gradients(), limit), {"limit": 1.0}, {"limit": NOT_POSITIVE}
+    ),
+    Case(
+        "warmup_cosine",
+        warmup_cosine,
+        SCHEDULE_GOOD,
+        {"update": NO_COUNT, "warmup": NO_COUNT, "updates": NO_SIZE, "peak": NEGATIVE, "floor": NEGATIVE},
+        also={"warmup": 9, "floor": 0.2},
+    ),
+    Case(
+        "Mesh",
+        lambda **sizes: Mesh(world(), **sizes),
+        {"dp": 1, "tp": 1},
+        {"dp": NO_SIZE, "tp": NO_SIZE},
+        also={"dp": 2**32, "tp": 3},
+    ),
+    Case(
+        "make_buckets",
+        lambda megabytes: make_buckets([parameter()], megabytes, one()),
+        {"megabytes": 1.0},
+        {"megabytes": NOT_POSITIVE.filter(lambda x: not (type(x) in (int, float) and x > 0))},
+        (UserError, ValueError),
+    ),
+    Case(
+        "Bucket",
+        lambda parameters: Bucket(parameters, world()),
+        {"parameters": [parameter(), parameter()]},
+        {"parameters": st.sampled_from([[], [parameter(), parameter("float64")], [parameter(name="twice")] * 2])},
+    ),
+    Case("Reducer", reducer, {"seed": 1}, {"seed": NO_SEED}),
+    Case("Reducer.begin", lambda backwards: reducer().begin(backwards), {"backwards": 2}, {"backwards": NO_SIZE}),
+    Case(
+        "reduce",
+        lambda how: reduce(gpt(GPTConfig(5, 4, 1, 1, 4)), one(), how, 1.0, 1),
+        {"how": "naive"},
+        {"how": no_choice("naive", "bucketed", "overlap")},
+    ),
+    Case(
+        "TextLoader",
+        TextLoader,
+        {"ids": tokens(), "context": 4, "batch": 3, "seed": 1},
+        {"ids": NO_IDS, "context": NO_SIZE, "batch": NO_SIZE, "seed": NO_SEED},
+        also={"context": 50, "batch": HUGE},
+    ),
+    Case("TextLoader.batch", TextLoader(tokens(), 4, 3, 1).batch, {"number": 2}, {"number": NO_COUNT}),
+    Case(
+        "TextLoader.validation",
+        lambda most: list(TextLoader(tokens(), 4, 3, 1).validation(most)),
+        {"most": 2},
+        {"most": NO_SIZE.filter(lambda x: x is not None)},
+    ),
+    Case(
+        "ArrayLoader",
+        ArrayLoader,
+        {"inputs": np.ones((6, 2)), "labels": np.zeros(6, int), "batch": 4, "seed": 1},
+        {
+            "batch": NO_SIZE,
+            "seed": NO_SEED,
+            "inputs": st.sampled_from([None, 3, 2.5, np.float64(3), np.ones((5, 2)), np.ones((0, 2))]),
+            "labels": st.sampled_from([None, 3, 2.5, np.float64(3), np.zeros(5, int), np.zeros(6)]),
+        },
+    ),
+    Case(
+        "ArrayLoader.batch",
+        ArrayLoader(np.ones((6, 2)), np.zeros(6, int), 4, 1).batch,
+        {"number": 5},
+        {"number": NO_COUNT},
+    ),
+    Case(
+        "Batch.part", batch().part, {"i": 1, "n": 3}, {"i": no_whole(0, 2), "n": no_whole(2)}, (UserError, ValueError)
+    ),
+    Case("Batch.split", batch().split, {"n": 3}, {"n": NO_SIZE}, (UserError, ValueError)),
+    Case(
+        "split_digits",
+        lambda **rest: split_digits(np.ones((9, 4)), np.zeros(9, int), **rest),
+        {"seed": 1, "validation": 0.3},
+        {"seed": NO_SEED, "validation": no_number(lambda x: 0.1 <= x <= 0.9)},
+    ),
+    Case(
+        "split",
+        lambda validation: split(tokens(), validation),
+        {"validation": 0.3},
+        {"validation": no_number(lambda x: 0.005 <= x <= 0.995)},
+    ),
+    Case(
+        "threads.run",
+        lambda **rest: threads.run(program=lambda world: world.rank, **rest),
+        {"size": 2, "timeout": 3.0},
+        {"size": NO_SIZE, "timeout": NOT_POSITIVE},
+        also={"size": HUGE},
+    ),
+    Case(
+        "key",
+        lambda part: rng.key(1, part),
+        {"part": "name"},
+        {"part": st.sampled_from([1.0, math.nan, None, [1], b"a"])},
+    ),
+    Case("words", rng.words, {"k": 1, "lo": 2, "hi": 9}, {"k": NO_KEY, "lo": NO_COUNT, "hi": NO_COUNT}),
+    Case(
+        "normal",
+        rng.normal,
+        {"k": 1, "shape": (2, 3), "index": (slice(0, 1), slice(1, 2))},
+        {
+            "k": NO_KEY,
+            "shape": NO_SHAPE,
+            "index": st.sampled_from([(slice(0, 1),), (0, 1), 3, "ab", (slice(0, 1), slice(0, 3, 2))]),
+        },
+    ),
+    Case(
+        "mask",
+        rng.mask,
+        {"k": 1, "shape": (2, 3), "index": None, "p": 0.5},
+        {"p": NO_PROBABILITY, "k": NO_KEY, "shape": NO_SHAPE},
+        also={"shape": (HUGE, 2)},
+    ),
+    Case(
+        "permutation",
+        rng.permutation,
+        {"k": 1, "n": 4},
+        {"k": NO_KEY, "n": NO_COUNT},
+        also={"n": HUGE},
+    ),
+    Case(
+        "integers",
+        rng.integers,
+        {"k": 1, "count": 4, "bound": 7},
+        {"k": NO_KEY, "count": NO_COUNT},
+        also={"count": HUGE},
+    ),
+    Case(
+        "integers' bound",
+        rng.integers,
+        {"k": 1, "count": 4, "bound": 7},
+        {"bound": no_whole(1, 2**32)},
+        (UserError, ValueError),
+    ),
+    Case(
+        "generate",
+        write,
+        GENERATE_GOOD,
+        {"context": NO_SIZE, "prompt": NO_IDS, "length": NO_COUNT, "temperature": NEGATIVE, "seed": NO_SEED},
+        also={"length": HUGE},
+    ),
+    Case("CharTokenizer", CharTokenizer, {"vocabulary": "abc"}, {"vocabulary": NO_TEXT | st.sampled_from(["", "aba"])}),
+    Case("encode", CharTokenizer("abc").encode, {"text": "cab"}, {"text": NO_TEXT | st.just("abd")}),
+    Case(
+        "decode",
+        CharTokenizer("abc").decode,
+        {"ids": [2, 0]},
+        {"ids": st.sampled_from([[3], [-1], [0.5], [math.nan], ["a"], "ab", None, 1.5, [None], [10**30]])},
+    ),
+    Case(
+        "load_text",
+        load_text,
+        {"path": ROOT / "README.md"},
+        {"path": st.sampled_from([3, math.nan, b"README.md", ["a"], "nowhere.txt", "", "a\0b", ROOT])},
+    ),
+    Case(
+        "cross_entropy",
+        loss,
+        {"denominator": 2},
+        {"denominator": st.sampled_from([0, -1, -0.5, math.nan])},
+        (UserError, ValueError),
+    ),
+]
+
+
+def pairs() -> list[Any]:
+    return [pytest.param(case, name, id=f"{case.name}-{name}") for case in CASES for name in case.bad]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_good_arguments(case: Case) -> None:
+    """Otherwise the refusals below would say nothing."""
+    case.call(**case.good)
+
+
+def refused(case: Case, name: str, value: Any) -> None:
+    with pytest.raises(case.error) as caught:
+        case.call(**{**case.good, name: value})
+    said = str(caught.value)
+    assert names(said, name, value), f"{said!r} names neither {name} nor {value!r}"
+
+
+def names(said: str, name: str, value: Any) -> bool:
+    """Whether the message names the argument, or shows the value or the part of it that is wrong."""
+    parts = value if isinstance(value, (list, tuple)) else ()
+    return name in said or any(repr(part) in said or str(part) in said for part in (value, *parts))
+
+
+@pytest.mark.parametrize(("case", "name"), pairs())
+@settings(max_examples=20, deadline=None, database=None)
+@given(data=st.data())
+def test_bad_arguments(case: Case, name: str, data: st.DataObject) -> None:
+    refused(case, name, data.draw(case.bad[name]))
+
+
+@pytest.mark.parametrize(
+    ("case", "name"), [pytest.param(case, name, id=f"{case.name}-{name}") for case in CASES for name in case.also]
+)
+def test_arguments_that_cannot_be_together(case: Case, name: str) -> None:
+    """Right by themselves, but too large for a machine, or for the other arguments."""
+    refused(case, name, case.also[name])
+
+
+# Settings of a run ----------------------------------------------------------------------------------------------------
+
+NO_OPTIONAL_SIZE = NO_SIZE.filter(lambda x: x is not None)
+NO_PATH = st.sampled_from([3, math.nan, b"x", ["a"], True])
+TINY = TrainConfig(
+    ModelOptions(layers=1, heads=2, width=4, context=4),
+    DataOptions(batch=4, text=ROOT / "README.md"),
+    OptimizerOptions(steps=5, warmup=2),
+)
+SETTINGS: dict[str, dict[str, Values]] = {
+    "model": {
+        **dict.fromkeys(("layers", "heads", "width", "context"), NO_SIZE),
+        "dropout": NO_SHARE, "tied": NO_FLAG, "dtype": no_choice("float32", "float64"),
+    },
+    "data": {"text": NO_PATH, "batch": NO_SIZE, "validation": no_number(lambda x: 0 < x < 1)},
+    "optimizer": {
+        "steps": NO_SIZE, "warmup": NO_COUNT, "lr": NEGATIVE, "lr_floor": NEGATIVE, "weight_decay": NEGATIVE,
+        "beta2": NO_SHARE, "clip": NEGATIVE,
+    },
+    "parallel": {
+        "dp": NO_OPTIONAL_SIZE, "reduce": no_choice("bucketed", "naive", "overlap"), "comm": no_choice("mpi", "ring"),
+        "bucket_mb": NOT_POSITIVE, "accumulate": NO_SIZE,
+    },
+    "report": {
+        "seed": NO_SEED, "out": NO_PATH | st.none(), "log_every": NO_SIZE, "val_every": NO_SIZE, "sample": NO_COUNT
+    },
+}  # fmt: skip
+
+
+def trained(group: str, name: str, value: Any) -> Trainer:
+    options = replace(getattr(TINY, group), **{name: value})
+    return Trainer(replace(TINY, **{group: options}), threads.world_of_one())
+
+
+def test_every_setting_is_tried() -> None:
+    for group, names in SETTINGS.items():
+        assert names.keys() == vars(getattr(TINY, group)).keys()
+    assert SETTINGS.keys() == vars(TINY).keys()
+    assert trained("model", "layers", 1).step()["step"] == 1
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group, names in SETTINGS.items() for name in names])
+@settings(max_examples=12, deadline=None, database=None)
+@given(data=st.data())
+def test_bad_settings(group: str, name: str, data: st.DataObject) -> None:
+    value = data.draw(SETTINGS[group][name])
+    with pytest.raises(UserError) as caught:
+        trained(group, name, value)
+    assert names(str(caught.value), name.replace("_", "-"), value)
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [("model", "layers"), ("model", "width"), ("model", "context"), ("data", "batch"), ("report", "sample")],
+)
+def test_settings_that_no_machine_holds(group: str, name: str) -> None:
+    """Refused before anything is allocated, and by what the machine has."""
+    with pytest.raises(UserError, match=r"this machine has [\d,.]+ GiB|window"):
+        trained(group, name, HUGE)
+
+
+def test_the_memory_of_a_run_is_not_overestimated() -> None:
+    """What is refused could not have run; what a run really held, as the ledger followed it, is not far above."""
+    for sizes in ((65, 64, 4, 4, 128), (65, 128, 2, 8, 64), (5, 8, 1, 1, 8)):
+        shape = GPTConfig(*sizes)
+        model, windows = gpt(shape), 4
+        assert shape.parameters == sum(math.prod(p.shape) for p in model.parameters())
+        with Ledger().open() as ledger:
+            gradients = Bucketed(make_buckets(model.parameters(), 1.0, one()), 1)
+            loader = TextLoader(tokens(500), shape.context, windows, 1)
+            optimizer = AdamW(gradients)
+            for number in range(2):
+                train_step(model, loader.batch(number), gradients, optimizer, 0.1)
+        estimate = config.memory(shape, windows) - shape.declared
+        assert 0.5 * ledger.peak <= estimate <= ledger.peak
+
+
+def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
+    """Also when it shows only after the last update; nothing is saved then."""
+    options = OptimizerOptions(steps=2, warmup=1, lr=1e30, weight_decay=0.0)
+    run = replace(TINY, optimizer=options, report=RunOptions(out=tmp_path, sample=0))
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(UserError, match=r"the loss is nan .*--lr than 1e\+30"),
+    ):
+        Trainer(run, threads.world_of_one()).fit()
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+# Ranks ----------------------------------------------------------------------------------------------------------------
+
+ARRAY = np.ones(4)
+NO_RANK = no_whole(0, 1)
+TALK: dict[str, Callable[[Any, Any], Any]] = {
+    "broadcast": lambda world, root: world.broadcast(ARRAY.copy(), root, TAG),
+    "send": lambda world, to: world.send(ARRAY, to, TAG),
+    "receive": lambda world, source: world.receive(ARRAY.copy(), source, TAG),
+}
+ARRAYS: dict[str, Callable[[Any, Any], Any]] = {
+    "all_reduce": lambda world, x: world.all_reduce(x, TAG),
+    "reduce_scatter": lambda world, x: world.reduce_scatter(x, TAG),
+    "all_gather": lambda world, x: world.all_gather(x, TAG),
+    "broadcast": lambda world, x: world.broadcast(x, 0, TAG),
+    "send": lambda world, x: world.send(x, 0, TAG),
+    "receive": lambda world, x: world.receive(x, 0, TAG),
+}
+WORLDS = pytest.mark.parametrize("kind", [lambda world: world, RingCommunicator], ids=["threads", "ring"])
+
+
+@WORLDS
+@pytest.mark.parametrize("name", TALK)
+@settings(max_examples=15, deadline=None, database=None)
+@given(rank=NO_RANK)
+def test_ranks_that_do_not_exist(kind: Callable, name: str, rank: Any) -> None:
+    with pytest.raises(ValueError, match=r"rank .* does not exist") as caught:
+        everybody(lambda world: TALK[name](kind(world), rank))
+    assert str(rank) in str(caught.value)
+
+
+@WORLDS
+@pytest.mark.parametrize("name", ["send", "receive"])
+@settings(max_examples=15, deadline=None, database=None)
+@given(number=NO_COUNT)
+def test_message_numbers_that_are_none(kind: Callable, name: str, number: Any) -> None:
+    """A negative one is not sent as it is: -1 is MPI's word for any number."""
+    with pytest.raises(ValueError, match="number"):
+        everybody(lambda world: getattr(kind(world), name)(ARRAY.copy(), 0, TAG, number))
+
+
+@WORLDS
+@pytest.mark.parametrize("name", ARRAYS)
+@settings(max_examples=10, deadline=None, database=None)
+@given(x=st.sampled_from([None, 3, 2.5, "ab", [1.0, 2.0], np.float64(3), np.array(["a"]), np.array([None])]))
+def test_what_is_no_array(kind: Callable, name: str, x: Any) -> None:
+    with pytest.raises(TypeError, match="array") as caught:
+        everybody(lambda world: ARRAYS[name](kind(world), x))
+    assert type(x).__name__ in str(caught.value) or str(x.dtype) in str(caught.value)
+
+
+@WORLDS
+@pytest.mark.parametrize("op", ["min", "", None, 3, ["sum"]], ids=str)
+def test_operations_that_do_not_exist(kind: Callable, op: Any) -> None:
+    with pytest.raises(ValueError, match="allowed: 'sum', 'max'"):
+        everybody(lambda world: kind(world).all_reduce(ARRAY.copy(), TAG, op))
+
+
+@WORLDS
+@pytest.mark.parametrize("ranks", [[], [0, 0, 1], [0, 1, 2], [0, -1], [1.0, 0], "01", None, 3, [None]], ids=str)
+def test_groups_that_cannot_be(kind: Callable, ranks: Any) -> None:
+    with pytest.raises(ValueError, match="ranks"):
+        everybody(lambda world: kind(world).subgroup(ranks))
+
+
+def test_a_group_without_the_one_who_asks() -> None:
+    with pytest.raises(ValueError, match=r"rank 1 .*\[0\]"):
+        everybody(lambda world: world.subgroup([0]))
+
+
+def test_more_threads_than_the_machine_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were started do not wait for the others for ever."""
+    started: list[threading.Thread] = []
+
+    def start(thread: threading.Thread, begin: Callable = threading.Thread.start) -> None:
+        if len(started) == 3:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(UserError, match=r"size is 5.* after 3"):
+        threads.run(5, lambda world: world.barrier())
+    for thread in started:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in started)
+
+
+# The process ----------------------------------------------------------------------------------------------------------
+
+
+def process(*command: str, **environment: str) -> tuple[int, str]:
+    """(status, all that is said)."""
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        timeout=60,
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "--help"])
+@pytest.mark.parametrize("backend", ["torch", ""])
+def test_a_backend_that_does_not_exist(backend: str, command: str) -> None:
+    status, said = process(sys.executable, "-m", "minitrain", command, MINITRAIN_BACKEND=backend)
+    assert status == 2
+    assert said == f"minitrain: error: MINITRAIN_BACKEND is {backend!r}; allowed: 'numpy', 'cupy'\n"
+
+
+def test_a_backend_that_does_not_exist_in_a_program() -> None:
+    """Whoever imports minitrain gets an exception that can be caught."""
+    program = "try: import minitrain\nexcept Exception as e: print(type(e).__name__, e)"
+    status, said = process(sys.executable, "-c", program, MINITRAIN_BACKEND="torch")
+    assert status == 0 and said.startswith("UserError MINITRAIN_BACKEND is 'torch'")
+
+
+@pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")
+def test_a_backend_that_does_not_exist_is_told_once() -> None:
+    command = [str(MPIRUN), "-n", "2", sys.executable, "-m", "minitrain", "train"]
+    status, said = process(*command, MINITRAIN_BACKEND="torch")
+    assert status == 2 and said.count("minitrain: error") == 1 and "Traceback" not in said, said
+
+
+@pytest.mark.parametrize("value", ["x", "", "1.5", "-1"])
+def test_a_launcher_that_talks_nonsense(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMI_RANK", value)
+    monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.delenv("OMPI_COMM_WORLD_RANK", raising=False)
+    with pytest.raises(UserError, match="PMI_RANK"):
+        launchers.launched()
+
+
+def test_the_memory_of_this_machine() -> None:
+    assert 2**28 < errors.memory_of_machine() < 2**50
