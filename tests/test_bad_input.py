@@ -171,7 +171,7 @@ GPT_GOOD = {
 }  # fmt: skip
 LAYER_BAD = {"dtype": NO_DTYPE, "std": NEGATIVE}
 ADAM_GOOD = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
-ADAM_BAD = {"beta1": NO_SHARE, "beta2": NO_SHARE, "epsilon": NOT_POSITIVE}
+ADAM_BAD = {"beta1": NO_SHARE, "beta2": NO_SHARE, "epsilon": NEGATIVE}
 GENERATE_GOOD = {"context": 4, "prompt": np.array([1, 2]), "length": 2, "temperature": 0.5, "seed": 1}
 NO_IDS = st.sampled_from([np.zeros((2, 2), int), np.ones(3), np.array([]), [1.5], ["a"], None, 3, "ab", [math.nan]])
 SCHEDULE_GOOD = {"update": 3, "peak": 0.1, "warmup": 2, "updates": 9, "floor": 0.01}

@@ -13,7 +13,7 @@ in float32 and rounded once.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -44,7 +44,7 @@ class Communicator(ABC):
         if self.size == 1 or x.size == 0:
             return
         widened = self._widen(x)
-        self._charge(tag, 2 * widened.nbytes - self._share_bytes(widened, 0) - self._share_bytes(widened, 1))
+        self._charge(tag, lambda: 2 * widened.nbytes - self._share_bytes(widened, 0) - self._share_bytes(widened, 1))
         self._all_reduce(widened, op, tag)
         if widened is not x:
             x[...] = widened
@@ -55,7 +55,7 @@ class Communicator(ABC):
         mine = x[share(len(x), self.size, self.rank)]
         if self.size > 1 and x.size:
             widened = self._widen(x)
-            self._charge(tag, widened.nbytes - self._share_bytes(widened, 0))
+            self._charge(tag, lambda: widened.nbytes - self._share_bytes(widened, 0))
             mine[...] = self._reduce_scatter(widened, tag)
         return mine
 
@@ -63,7 +63,7 @@ class Communicator(ABC):
         """Fills the flat array x from the shares of all ranks; this rank's share must stand in it."""
         self._check_flat(x)
         if self.size > 1 and x.size:
-            self._charge(tag, x.nbytes - self._share_bytes(x, 1))
+            self._charge(tag, lambda: x.nbytes - self._share_bytes(x, 1))
             self._all_gather(x, tag)
 
     def broadcast(self, x: Array, root: int, tag: Tag) -> None:
@@ -72,7 +72,7 @@ class Communicator(ABC):
         self._check_peer(root)
         if self.size > 1 and x.size:
             last = (self.rank - root) % self.size == self.size - 1
-            self._charge(tag, 0 if last else x.nbytes)
+            self._charge(tag, lambda: 0 if last else x.nbytes)
             self._broadcast(x, root, tag)
 
     @abstractmethod
@@ -144,12 +144,14 @@ class Communicator(ABC):
         cut = share(x.size, self.size, (self.rank + ahead) % self.size)
         return (cut.stop - cut.start) * x.itemsize
 
-    def _charge(self, tag: Tag, size: int) -> None:
+    def _charge(self, tag: Tag, size: Callable[[], int]) -> None:
         """Reports a collective whose messages cannot be seen, at the price of a ring's.
 
         In a reduce-scatter a ring sends all shares but the rank's own from here, in an all-gather all but the next's.
+        The size is only computed when somebody counts: a small all-reduce takes little longer than that.
         """
-        ledger.charge(tag, size)
+        if ledger.current() is not None:
+            ledger.charge(tag, size())
 
     def _check(self, x: Array) -> None:
         if not isinstance(x, (np.ndarray, xp.ndarray)) or x.dtype.kind not in NUMBERS:

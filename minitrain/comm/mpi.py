@@ -71,6 +71,7 @@ class MPICommunicator(Communicator):
         return self.comm.allgather(value)
 
     def subgroup(self, ranks: Sequence[int]) -> "MPICommunicator":
+        self._check_members(ranks)
         group = self.comm.Get_group().Incl(list(ranks))
         return MPICommunicator(self.comm.Create_group(group))
 

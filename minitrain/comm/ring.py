@@ -115,7 +115,7 @@ class RingCommunicator(Communicator):
     def _receive(self, x: Array, source: int, number: int) -> None:
         self.inner._receive(x, source, number)
 
-    def _charge(self, tag: Tag, size: int) -> None:
+    def _charge(self, tag: Tag, size: Callable[[], int]) -> None:
         """Nothing: every message is counted when it is sent."""
 
     def gather_objects(self, value: Any) -> list[Any]:

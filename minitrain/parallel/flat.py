@@ -5,7 +5,7 @@
     bucket.grad    |---------------------------------|     one array; backward writes straight into the pieces
 
 The array of gradients is made when backward first writes into it and let go when the next step begins, so that the
-forward, which ends with all activations alive, has that memory to itself.
+forward, which ends with all activations alive, has that memory to itself: 16% of the peak at 20 M parameters.
 
 One collective for a few megabytes is much faster than one for every small bias (each costs a latency), an optimizer
 step is a loop over a few long arrays, and a ZeRO shard is a slice.
