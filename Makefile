@@ -8,6 +8,7 @@
 #|   check      run the linter, the formatter (changes nothing) and the types
 #|   matrix     compare every strategy with the run on one process
 #|   bench      time and memory beside PyTorch's and mpi4py's (QUICK=1: 2 minutes)
+#|   lessons    run the experiment of every lesson; each proves its claims
 #|   bugs       plant the bugs of the museum; show the tests that they fail
 #|   doctor     look at this machine's MPI, cores and threads; print cures
 #|   venv       only make the environment
@@ -126,15 +127,21 @@ test: venv
 	$(PY) -m pytest $(ARGS)
 
 check: venv
-	$(PY) -m ruff check minitrain tests $(wildcard lessons)
-	$(PY) -m ruff format --check minitrain tests $(wildcard lessons)
+	$(PY) -m ruff check minitrain tests lessons
+	$(PY) -m ruff format --check minitrain tests lessons
 	$(PY) -m mypy
+	@for file in $(wildcard lessons/[0-9]*/lesson.py lessons/[0-9]*/check.py); do \
+	    $(PY) -m mypy --ignore-missing-imports "$$file" || exit 1; \
+	done
 
 matrix: venv
 	$(PY) -m tests.equivalence.matrix $(if $(filter 1,$(FULL)),--full)
 
 bench: venv
 	$(PY) -m tests.benchmarks.bench $(if $(filter 1,$(QUICK)),--quick)
+
+lessons: venv
+	$(PY) -m lessons run all
 
 bugs: venv
 	$(PY) -m tests.bugs.museum
@@ -147,4 +154,4 @@ clean:
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help venv anew train test check matrix bench bugs doctor clean
+.PHONY: help venv anew train test check matrix bench bugs lessons doctor clean

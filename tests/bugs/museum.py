@@ -19,6 +19,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lessons.manifest import HERE
+from lessons.worker import load
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
 from minitrain.data.batch import Batch
@@ -73,6 +75,11 @@ def part_with_local_mean(batch: Batch, i: int, n: int) -> Batch:
     part = batch.part(i, n)
     own = len(part.inputs)
     return replace(part, where=replace(part.where, B=own, samples=slice(0, own)))
+
+
+def mutant(lesson: str, name: str) -> ModuleType:
+    """A wrong solution that a lesson's checker rejects, as a module: the same mistake, in one file."""
+    return load(HERE / lesson / "mutants" / f"{name}.py")
 
 
 def exhibits() -> dict[str, ModuleType]:

@@ -1,18 +1,5 @@
 """Wrong data parallel 6 of 9: a buffer of zeros is reduced, not the gradient."""
 
-from collections.abc import Sequence
+from tests.bugs.museum import DataParallelBug, mutant
 
-import numpy as np
-
-from minitrain.backend import Array
-from minitrain.comm.communicator import Communicator
-from minitrain.parallel.data_parallel import TAG
-from tests.bugs.museum import DataParallelBug
-
-
-def sync(gradients: Sequence[Array], group: Communicator) -> None:
-    for gradient in gradients:
-        group.all_reduce(np.zeros_like(gradient), TAG)
-
-
-BUG = DataParallelBug("bucketed", sync=sync)
+BUG = DataParallelBug("bucketed", sync=mutant("07_data_parallel", "2_zeros").sync_gradients)

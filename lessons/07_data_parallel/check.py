@@ -1,0 +1,124 @@
+"""The oracle of this lesson's exercises: the run on one process, and the ledger."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lessons.report import Report
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.ring import RingCommunicator
+from minitrain.comm.threads import world_of_one
+from minitrain.data.loader import ArrayLoader
+from minitrain.models import Model
+from minitrain.observe.ledger import Ledger
+from minitrain.parallel.data_parallel import TAG, sync_gradients
+from minitrain.shares import share
+from minitrain.train.checkpoint import gather
+
+from .lesson import apart, replicas_equal, train
+
+STEPS, B, SEED = 3, 8, 1  # 8 samples: three ranks have 3, 3 and 2
+
+
+def bytes_of_a_step(parameters: int, ranks: int) -> int:
+    """The bytes that all ranks together send in one step of data parallel.
+
+    The model has this many float32 parameters, and the gradients are added up by a ring all-reduce.
+    """
+    return 2 * (ranks - 1) * 4 * parameters
+
+
+# The checks -----------------------------------------------------------------------------------------------------------
+
+
+def check_07_1(world: Communicator, share: Callable[[int, int, int], slice], report: Report) -> None:
+    """Runs that cover everything once, as even as can be, the longer ones first."""
+    for n, parts in ((6, 3), (8, 3), (9, 4), (2, 4), (0, 2), (5, 1)):
+        runs = [share(n, parts, i) for i in range(parts)]
+        if not report.true(
+            "slices", all(isinstance(run, slice) for run in runs), f"share returns {runs[0]!r}, no slice"
+        ):
+            return
+        shown = ", ".join(f"{run.start}:{run.stop}" + (f":{run.step}" if run.step else "") for run in runs)
+        told = f"share({n}, {parts}, i) for i = 0..{parts - 1} gives {shown}"
+        covered = [k for run in runs for k in range(n)[run]]
+        report.true(
+            "cover", covered == list(range(n)), f"{told}: every k in 0..{n - 1} must come once, in order", shown
+        )
+        lengths = [len(range(n)[run]) for run in runs]
+        even = max(lengths) - min(lengths) <= 1 and lengths == sorted(lengths, reverse=True)
+        report.true("even", even, f"{told}: lengths {lengths} must differ by at most 1, the longer first", str(lengths))
+
+
+def check_07_2(world: Communicator, sync: Callable, report: Report) -> None:
+    """Training with this sync is the run on one process, at the price of a ring."""
+    same_as_one_process(world, lambda comm, *run: train(comm, *run, sync=sync), report)
+
+
+def check_07_3(world: Communicator, train: Callable, report: Report) -> None:
+    """The mended program is the run on one process, at the price of a ring."""
+    same_as_one_process(world, lambda comm, *run: train(comm, *run, sync=sync_gradients), report)
+
+
+def check_07_4(world: Communicator, bytes_of_a_step: Callable[[int, int], int], report: Report) -> None:
+    """The prediction, against what a ring sends."""
+    for ranks in range(1, world.size + 1):
+        group = RingCommunicator(world.subgroup(range(ranks))) if world.rank < ranks else None
+        for n in (1000, 4810):
+            with Ledger().open() as ledger:
+                if group is not None:
+                    group.all_reduce(np.zeros(n, np.float32), TAG)
+            sent = sum(world.gather_objects(ledger.bytes[TAG]))
+            got = bytes_of_a_step(n, ranks)
+            report.equal("bytes", got, sent, f"{n} parameters on {ranks} ranks: you say {{got}}, counted {{expected}}")
+
+
+# What a right run is --------------------------------------------------------------------------------------------------
+
+Train = Callable[..., tuple[list[float], Model]]
+
+
+def same_as_one_process(world: Communicator, run: Train, report: Report) -> None:
+    """SGD in float64, a batch that does not divide: losses, parameters, replicas, bytes of every rank."""
+    data = toy()
+    with Ledger().open() as once:
+        serial, alone = train(world_of_one(), data, STEPS, SEED)
+    ring = RingCommunicator(world)
+    with Ledger().open() as ledger:
+        result = run(ring, data, STEPS, SEED)
+    if not report.true("result", _right_kind(result), f"train returned {type(result).__name__}, not (losses, model)"):
+        return
+    losses, model = result
+    gaps = apart(losses, serial)
+    first = next((i for i, gap in enumerate(gaps) if not gap <= 1e-12), 0)
+    report.close("loss", max(gaps), 1e-12, f"the loss differs from the run on one process from step {first} on")
+    mine, true = gather(model, world), gather(alone, world_of_one())
+    gap = max(float(np.abs(mine[path] - true[path]).max()) for path in true)
+    report.close("parameters", gap, 1e-12, f"after {STEPS} steps the parameters are not those of one process")
+    report.true("replicas", replicas_equal(world, model), "the ranks' parameters are not equal")
+    work = sum(world.gather_objects(ledger.flops)) / once.flops
+    report.true("work", work == 1, f"all ranks together did {work:.2f} times the work of one process", work)
+    n = sum(math.prod(p.shape) for p in model.parameters())
+    theory = STEPS * ring_bytes(n, 8, world.size, world.rank)
+    counted = ledger.bytes.total()
+    sentence = f"rank {{rank}} sent {{got:,}} bytes by its communicator in {STEPS} steps; a ring sends {{expected:,}}"
+    silent = "" if counted else " (was something called past `group`, such as mpi4py itself?)"
+    report.equal("bytes", counted, theory, sentence + silent)
+
+
+def _right_kind(result: Any) -> bool:
+    return isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Model) and len(result[0]) == STEPS
+
+
+def ring_bytes(n: int, item: int, ranks: int, rank: int) -> int:
+    """What this rank sends in a ring all-reduce of n elements: twice all of them but one share each time."""
+    kept = sum(cut.stop - cut.start for cut in (share(n, ranks, (rank + ahead) % ranks) for ahead in (0, 1)))
+    return (2 * n - kept) * item
+
+
+def toy() -> ArrayLoader:
+    """20 made-up images, so that the third batch of 8 holds only 4: one rank has two, the others one."""
+    random = np.random.default_rng(0)
+    return ArrayLoader(random.normal(size=(20, 64)), random.integers(0, 10, 20), B, SEED)

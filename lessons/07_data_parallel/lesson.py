@@ -1,0 +1,131 @@
+"""Data parallel is the serial run: three curves of the loss, of which two are one.
+
+mpirun -n 4 python lessons/07_data_parallel/lesson.py [--steps 200] [--figure FILE.svg]
+"""
+
+# %% What we need
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+
+import minitrain
+from lessons.charts import chart, figure
+from lessons.receipt import Receipt
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.mesh import Mesh
+from minitrain.comm.ring import RingCommunicator
+from minitrain.comm.threads import world_of_one
+from minitrain.data.digits import load_digits
+from minitrain.data.loader import ArrayLoader
+from minitrain.models import MLPConfig, Model, mlp
+from minitrain.observe.ledger import Ledger
+from minitrain.optim import SGD, Adam
+from minitrain.parallel.data_parallel import TAG, sync_gradients
+from minitrain.train.build import reduce
+
+B, SEED = 30, 1  # 30 samples: neither 4 ranks nor any batch of an epoch's end divides evenly
+
+
+# %% The whole of data parallel: the same lines for one process and for many
+def train(
+    world: Communicator,
+    loader: ArrayLoader,
+    steps: int,
+    seed: int,
+    optimizer: Callable = SGD,
+    lr: float = 0.1,
+    sync: Callable = sync_gradients,
+) -> tuple[list[float], Model]:
+    """Trains a small MLP by data parallel. Returns the losses of the global batches and this rank's replica."""
+    model = mlp(MLPConfig(hidden=(32,), dtype=str(loader.inputs.dtype)))
+    gradients = reduce(model, Mesh(world, dp=world.size), "bucketed", 1.0, seed, sync=sync)
+    update = optimizer(gradients)
+    losses = []
+    for number in range(steps):
+        mine = loader.batch(number).part(world.rank, world.size)  # 1 every rank takes its samples
+        gradients.begin()
+        loss = model(mine)  # 2 forward
+        loss.backward()  # 3 backward
+        gradients.end_backward()
+        gradients.finish()  # 4 sync: the sum over ranks
+        update.step(lr)  # 5 the same step everywhere
+        losses.append(sum(world.gather_objects(loss.item())))
+    return losses, model
+
+
+# %% The experiment
+def digits(dtype: str) -> ArrayLoader:
+    images, labels = load_digits()
+    return ArrayLoader(images.astype(dtype), labels, B, SEED)
+
+
+def apart(a: list[float], b: list[float]) -> list[float]:
+    """The difference of two curves."""
+    return [abs(x - y) for x, y in zip(a, b, strict=True)]
+
+
+def replicas_equal(world: Communicator, model: Model) -> bool:
+    """Whether all ranks hold the same parameters, bit for bit."""
+    bits = world.gather_objects([p.data.tobytes() for p in model.parameters()])
+    return all(other == bits[0] for other in bits)
+
+
+def experiment(world: Communicator, steps: int, receipt: Receipt) -> dict[str, list[float]]:
+    """Runs with and without the sum; fills the receipt and returns the curves."""
+    ring, ledger, curves = RingCommunicator(world), Ledger(), {}
+    for name, optimizer, lr in (("SGD", SGD, 0.1), ("Adam", Adam, 0.01)):
+        for dtype, bound in (("float64", 1e-12), ("float32", 1e-5)):
+            data = digits(dtype)
+            alone, _ = train(world_of_one(), data, steps, SEED, optimizer, lr)
+            together, model = train(ring, data, steps, SEED, optimizer, lr)
+            receipt.below(f"loss apart from one process, {name}, {dtype}", bound, max(apart(alone, together)))
+            receipt.true(f"replicas equal bit for bit, {name}, {dtype}", replicas_equal(world, model))
+            if (name, dtype) == ("SGD", "float32"):
+                curves = {"one process": alone, f"{world.size} ranks": together}
+    data = digits("float32")
+    with ledger.open():
+        curves["without the sum"], _ = train(ring, data, steps, SEED, sync=lambda gradients, group: None)
+        receipt.equal("bytes of gradients without the sum", 0, ledger.bytes[TAG])
+        _, model = train(ring, data, 1, SEED)
+    M = sum(p.data.nbytes for p in model.parameters())
+    sent = sum(world.gather_objects(ledger.bytes[TAG]))
+    receipt.equal("bytes of a step, 2 (N-1) M", 2 * (world.size - 1) * M, sent)
+    samples = world.gather_objects(len(data.batch(0).part(world.rank, world.size).inputs))
+    receipt.equal(f"samples of a step, {samples} together", B, sum(samples))
+    off = max(apart(curves["one process"], curves["without the sum"]))
+    receipt.true("without the sum the curve leaves", off > 0.1, "> 0.1", f"≈ {off:.2f}")
+    return curves
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=200, help="updates (default: 200)")
+    parser.add_argument("--figure", help="write the picture to this file")
+    options = parser.parse_args()
+    with minitrain.launch() as world:
+        receipt = Receipt()
+        curves = experiment(world, options.steps, receipt)
+        if world.rank == 0:
+            print(f"{options.steps} updates with {B} images each, SGD, float32\n")
+            print(chart(curves, "loss", "update"))
+            if options.figure:
+                draw(curves, options.figure)
+        receipt.print(world)
+
+
+def draw(curves: dict[str, list[float]], path: str) -> None:
+    """The curves, and below them the difference between the first two."""
+    names = list(curves)
+    with figure(path, rows=2) as (top, bottom):
+        for name, style in zip(names, ("-", "--", ":"), strict=True):
+            top.plot(curves[name], style, label=name)
+        top.set_ylabel("loss")
+        top.legend(frameon=False)
+        gap = np.array(apart(curves[names[0]], curves[names[1]]))
+        bottom.semilogy(np.maximum(gap, 1e-10), color="black", linewidth=0.8)
+        bottom.set(ylabel="difference", xlabel="update", ylim=(1e-10, 1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+"""everybody gets rank 0's gradient; those of the others are lost."""
+
+from minitrain.parallel.data_parallel import TAG
+
+
+def sync_gradients(gradients, group):
+    for gradient in gradients:
+        group.broadcast(gradient, 0, TAG)

@@ -1,0 +1,5 @@
+"""nothing is added up: every rank steps by its own part of the gradient."""
+
+
+def sync_gradients(gradients, group):
+    pass

@@ -1,0 +1,112 @@
+"""Checking an exercise: the ranks run in processes of their own and leave their findings in files.
+
+This process never touches MPI, so nothing that a student writes can hang it: a check that exceeds its time is ended,
+and each rank has said where it stood.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from .manifest import Exercise
+from .stubs import place
+
+LIMIT = 8.0  # seconds for a check, on every rank
+START = 8.0  # and for mpirun and the imports
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """state: "passed", "failed", or "open" for a function that still raises NotImplementedError."""
+
+    exercise: Exercise
+    state: str
+    sentence: str = ""
+    cause: str = ""  # the known mistake that fails in the same way
+
+
+def check(exercise: Exercise, file: Path) -> Verdict:
+    """Runs the check of this exercise on the function in `file`."""
+    try:
+        text = file.read_text("utf-8")
+        lo, hi = place(text, exercise.function)
+    except SyntaxError as error:
+        return Verdict(exercise, "failed", f"{file.name}:{error.lineno}: {error.msg}: {(error.text or '').strip()}")
+    except (LookupError, OSError) as error:
+        cure = f"python -m lessons reset {exercise.id} puts it back"
+        reason = error.strerror if isinstance(error, OSError) else error
+        return Verdict(exercise, "failed", f"{file}: {reason}; {cure}")
+    if f'raise NotImplementedError("{exercise.id}")' in "\n".join(text.splitlines()[lo:hi]):
+        return Verdict(exercise, "open", "not written yet")
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        output = _run(exercise, file.resolve(), folder)
+        return _verdict(exercise, file.resolve(), folder, output)
+
+
+def _verdict(exercise: Exercise, file: Path, folder: Path, output: str) -> Verdict:
+    """From what the ranks have written."""
+    reports = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("rank_*.json"))]
+    if len(reports) == exercise.ranks and all(report["ok"] for report in reports):
+        return Verdict(exercise, "passed")
+    late = [r for r in reports if r["signature"] and r["signature"][0][0] == "time"]
+    if late:
+        ranks = "; ".join(f"rank {r['rank']} {r['failure']}" for r in late)
+        return Verdict(exercise, "failed", f"not done after {LIMIT:.0f} s: {ranks}")
+    wrong = [report for report in reports if not report["ok"]]
+    if not wrong:
+        return Verdict(exercise, "failed", f"the check ended without a result: {output[-500:].strip() or 'no output'}")
+    subprocess.run(_worker(exercise, file, folder) + ["--diagnose"], capture_output=True, timeout=60, env=environment())
+    cause = folder / "cause.json"
+    return Verdict(
+        exercise, "failed", wrong[0]["failure"], json.loads(cause.read_text("utf-8")) if cause.exists() else ""
+    )
+
+
+def _run(exercise: Exercise, file: Path, folder: Path) -> str:
+    """Starts the ranks and waits for them; what they printed."""
+    command = mpirun(exercise.ranks) + _worker(exercise, file, folder)
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=environment(), start_new_session=True,
+    )  # fmt: skip
+    try:
+        return process.communicate(timeout=LIMIT + START)[0]
+    except subprocess.TimeoutExpired:
+        return ""
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)  # mpirun takes its ranks along
+            try:
+                process.wait(3)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _worker(exercise: Exercise, file: Path, folder: Path) -> list[str]:
+    return [sys.executable, "-m", "lessons.worker", exercise.id, str(file), str(folder), str(LIMIT)]
+
+
+def mpirun(ranks: int) -> list[str]:
+    """The start of a command for so many ranks; nothing for one."""
+    if ranks == 1:
+        return []
+    beside = Path(sys.executable).parent / "mpirun"
+    found = str(beside) if beside.exists() else shutil.which("mpirun")
+    if found is None:
+        sys.exit("there is no mpirun on this machine: see python -m lessons doctor")
+    return [found, "-n", str(ranks)]
+
+
+def environment() -> dict[str, str]:
+    """For the processes that are started: root, as in a container, may start Open MPI."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        return {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", **os.environ}
+    return dict(os.environ)

@@ -1,0 +1,271 @@
+"""The student's command: exercises, hints, checks, progress."""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.syntax import Syntax
+
+from . import grading
+from .check import Verdict, check, environment, mpirun
+from .manifest import BY_NUMBER, Exercise, Lesson, exercises, written
+from .stubs import exercise_file, replaced, source, stub
+
+STATE = ".lessons.json"
+WELCOME = """This folder is yours: one folder a lesson, with the functions to write in exercise.py.
+
+    python -m lessons list              where you are
+    python -m lessons run 07            see the lesson's experiment
+    python -m lessons check 07          check all its exercises; or one: check 07.2
+    python -m lessons hint 07.2         a hint, then a clearer one
+    python -m lessons show 07.2         the model solution
+    python -m lessons reset 07.2        start a function anew (yours is kept beside it)
+
+What to read: {readme}
+"""
+
+
+class Stop(Exception):
+    """A mistake in what was asked: what was given, what is expected."""
+
+
+class Folder:
+    """The student's folder, and what is remembered there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = path / STATE
+        try:
+            self.state = json.loads(self.file.read_text("utf-8"))
+        except FileNotFoundError:
+            raise Stop(f"{path} is no folder of exercises. Make one: python -m lessons init my-minitrain") from None
+        except ValueError as error:
+            raise Stop(f"{self.file} is damaged ({error}); delete it and run: python -m lessons init {path}") from None
+
+    def exercise_file(self, lesson: Lesson) -> Path:
+        return self.path / lesson.folder.name / "exercise.py"
+
+    def of(self, exercise: Exercise) -> dict:
+        """What is known of an exercise: passed, hints, shown."""
+        return self.state.setdefault(exercise.id, {})
+
+    def save(self) -> None:
+        partial = self.file.with_suffix(".partial")
+        partial.write_text(json.dumps(self.state, indent=1), "utf-8")
+        partial.replace(self.file)
+
+
+def init(folder: Path) -> int:
+    """Makes the folder; files that are there already stay as they are."""
+    if (folder / "lessons").exists():
+        raise Stop(f"{folder} has a folder `lessons`, which would hide this command; choose another one")
+    for lesson in written():
+        path = folder / lesson.folder.name / "exercise.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.write_text(exercise_file(lesson), "utf-8")
+    if not (folder / STATE).exists():
+        (folder / STATE).write_text("{}", "utf-8")
+    (folder / "README.txt").write_text(WELCOME.format(readme=Path(__file__).with_name("README.md")), "utf-8")
+    print(f"{folder} is ready: cd {folder}, then python -m lessons list")
+    return 0
+
+
+def show_list(folder: Folder) -> int:
+    """Progress of every lesson, and what comes next."""
+    following = ""
+    for lesson in written():
+        passed = [e for e in lesson.exercises if folder.of(e).get("passed")]
+        row = f"{lesson.number} {lesson.title:<14} {bar(len(passed), len(lesson.exercises))}  {lesson.sentence}"
+        Console(highlight=False, markup=False).print(row, soft_wrap=True)
+        missing = [e.id for e in lesson.exercises if e not in passed]
+        following = following or (missing[0] if missing else "")
+    print(f"next: {following}" if following else "all done")
+    return 0
+
+
+def bar(done: int, of: int) -> str:
+    return f"[{'#' * done}{'.' * (of - done)}]".ljust(7) + f"{done}/{of}"
+
+
+def run(lesson: Lesson, arguments: list[str]) -> int:
+    """The experiment of a lesson; says which command it is."""
+    typed = ["mpirun", "-n", str(lesson.ranks)] if lesson.ranks > 1 else []
+    script = str(lesson.folder / "lesson.py")
+    print("$ " + " ".join([*typed, "python", script, *arguments]), flush=True)
+    return subprocess.run([*mpirun(lesson.ranks), sys.executable, script, *arguments], env=environment()).returncode
+
+
+def run_all() -> int:
+    """Every lesson's experiment, and which of their receipts add up."""
+    failed = []
+    for lesson in written():
+        if run(lesson, []) != 0:
+            failed.append(lesson.number)
+        print()
+    print(f"{len(written())} lessons; receipts that do not add up: {', '.join(failed) or 'none'}")
+    return int(bool(failed))
+
+
+def check_all(folder: Folder, chosen: list[Exercise]) -> int:
+    """Checks and prints; status 0 when all pass."""
+    failed = 0
+    for exercise in chosen:
+        verdict = check(exercise, folder.exercise_file(exercise.lesson))
+        folder.of(exercise)["passed"] = verdict.state == "passed"
+        folder.save()
+        failed += verdict.state != "passed"
+        print_verdict(verdict)
+    return int(failed > 0)
+
+
+def print_verdict(verdict: Verdict) -> None:
+    """One line, and for a failure what is wrong, the likely cause, and where help is."""
+    exercise, console = verdict.exercise, Console(highlight=False, width=100)
+    word = {"passed": "[green]ok[/green]", "failed": "[red]FAIL[/red]", "open": "[yellow]open[/yellow]"}[verdict.state]
+    console.print(f"{exercise.id} {exercise.function:<24} {word}")
+    if verdict.state == "failed":
+        console.print(f"   {escape(verdict.sentence)}", soft_wrap=True)
+        if verdict.cause:
+            console.print(f"   looks like: {escape(verdict.cause)}", soft_wrap=True)
+        console.print(f"   hint: python -m lessons hint {exercise.id}")
+
+
+def hint(folder: Folder, exercise: Exercise) -> int:
+    """The next hint, or the last one again."""
+    known = folder.of(exercise)
+    level = min(known.get("hints", 0), len(exercise.hints) - 1)
+    known["hints"] = level + 1
+    folder.save()
+    print(f"{exercise.id}, hint {level + 1} of {len(exercise.hints)}: {exercise.hints[level]}")
+    return 0
+
+
+def show(folder: Folder, exercise: Exercise) -> int:
+    """The model solution; that it was looked at before the exercise passed is remembered."""
+    if not folder.of(exercise).get("passed"):
+        folder.of(exercise)["shown"] = True
+        folder.save()
+    Console().print(Syntax(source(exercise), "python", background_color="default"))
+    print(f"from {exercise.module.__file__}")
+    return 0
+
+
+def reset(folder: Folder, exercise: Exercise) -> int:
+    """The stub in place of what the student wrote, which is kept in a file beside it."""
+    path = folder.exercise_file(exercise.lesson)
+    text = path.read_text("utf-8") if path.exists() else exercise_file(exercise.lesson)
+    backup = path.with_name(f"exercise-{time.strftime('%Y%m%d-%H%M%S')}.py")
+    backup.write_text(text, "utf-8")
+    try:
+        path.write_text(replaced(text, exercise, stub(exercise)), "utf-8")
+    except SyntaxError:  # a file that cannot be read as Python starts anew as a whole
+        path.write_text(exercise_file(exercise.lesson), "utf-8")
+    folder.of(exercise)["passed"] = False
+    folder.save()
+    print(f"{exercise.id} is as it was at first; your version is in {backup}")
+    return 0
+
+
+def selftest(folder: Folder) -> int:
+    """Fills in the model solutions, checks and grades: is this installation whole?"""
+    for lesson in written():
+        path = folder.exercise_file(lesson)
+        if path.exists() and path.read_text("utf-8") != exercise_file(lesson):
+            path.rename(path.with_name(f"exercise-{time.strftime('%Y%m%d-%H%M%S')}.py"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(exercise_file(lesson, solved=True), "utf-8")
+    status = check_all(folder, exercises())
+    return status or grading.grade(folder.path, {})
+
+
+def find_lesson(name: str) -> Lesson:
+    number = name.zfill(2) if name.isdigit() else name.partition("_")[0]
+    if number not in BY_NUMBER or not BY_NUMBER[number].written:
+        raise Stop(f"there is no lesson {name!r}; there are {', '.join(lesson.number for lesson in written())}")
+    return BY_NUMBER[number]
+
+
+def find_exercises(name: str | None) -> list[Exercise]:
+    """All, those of a lesson, or one."""
+    if name is None:
+        return exercises()
+    if "." not in name:
+        return list(find_lesson(name).exercises)
+    lesson = find_lesson(name.partition(".")[0])
+    found = [e for e in lesson.exercises if e.id.partition(".")[2] == name.partition(".")[2]]
+    if not found:
+        raise Stop(f"there is no exercise {name!r}; there are {', '.join(e.id for e in lesson.exercises)}")
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m lessons", description=__doc__)
+    top.add_argument("--dir", type=Path, default=Path(), help="your folder (default: the one you are in)")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, argument: str = "", **options: object) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        if argument:
+            made.add_argument(argument, **options)  # type: ignore[arg-type]
+        return made
+
+    command("init", "make a folder with the exercises", "folder", type=Path)
+    command("list", "your progress")
+    command("run", "run a lesson's experiment", "lesson", help="its number, or all").add_argument(
+        "arguments", nargs=argparse.REMAINDER
+    )
+    command(
+        "check",
+        "check your solutions",
+        "which",
+        nargs="?",
+        help="a lesson (07) or an exercise (07.2); all unless given",
+    )
+    command("hint", "a hint for an exercise", "exercise")
+    command("show", "the model solution of an exercise", "exercise")
+    command("reset", "put the stub of an exercise back; yours is kept", "exercise")
+    command("doctor", "look at this machine: will mpirun work?")
+    made = command("grade", "check a folder anew and write results", "folder", type=Path)
+    for form in grading.FORMS:
+        made.add_argument(f"--{form}", type=Path, metavar="FILE", help=f"write the results as {form}")
+    command("selftest", "fill in the model solutions, check, grade", "folder", type=Path)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Status 0 when all is well, 1 when an exercise fails, 2 for a mistake in the command."""
+    a = parser().parse_args(arguments)
+    try:
+        return dispatch(a)
+    except Stop as error:
+        print(f"lessons: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def dispatch(a: argparse.Namespace) -> int:
+    if a.command == "init":
+        return init(a.folder)
+    if a.command == "run":
+        return run_all() if a.lesson == "all" else run(find_lesson(a.lesson), a.arguments)
+    if a.command == "doctor":
+        return subprocess.run([sys.executable, "-m", "minitrain", "doctor"]).returncode
+    if a.command == "grade":
+        Folder(a.folder)
+        return grading.grade(a.folder, {form: getattr(a, form) for form in grading.FORMS if getattr(a, form)})
+    if a.command == "selftest":
+        return selftest(Folder(a.folder))
+    folder = Folder(a.dir)
+    if a.command == "list":
+        return show_list(folder)
+    if a.command == "check":
+        return check_all(folder, find_exercises(a.which))
+    (exercise,) = find_exercises(a.exercise) if "." in a.exercise else find_exercises(a.exercise + ".")
+    return {"hint": hint, "show": show, "reset": reset}[a.command](folder, exercise)

@@ -1,0 +1,63 @@
+"""What every lesson's run ends with: the claims, what theory says, what was measured, and whether they agree.
+
+    receipt = Receipt()
+    receipt.equal("bytes of a step", theory=2 * (N - 1) * M, measured=sent)
+    receipt.below("largest difference, SGD", bound=1e-12, measured=difference)
+    receipt.print(world)                    ends the run with status 2 when a row fails
+
+A number that may differ in its digits from machine to machine is printed with "≈".
+"""
+
+import io
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from minitrain.comm.communicator import Communicator
+from minitrain.errors import UserError
+
+
+class Receipt:
+    """The rows of the table. Only counted or computed things have a place in it, never a time."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, str, str, bool]] = []
+
+    def equal(self, claim: str, theory: Any, measured: Any) -> None:
+        """measured == theory, exactly."""
+        self.rows.append((claim, plain(theory), plain(measured), bool(measured == theory)))
+
+    def below(self, claim: str, bound: float, measured: float) -> None:
+        """measured <= bound: a rounding error, say. (NaN is below nothing.)"""
+        self.rows.append((claim, f"<= {bound:.0e}", f"≈ {measured:.1e}", bool(measured <= bound)))
+
+    def near(self, claim: str, theory: float, measured: float, relative: float = 0.01) -> None:
+        """measured is theory but for a small part of it."""
+        ok = bool(abs(measured - theory) <= relative * abs(theory))
+        self.rows.append((claim, f"{theory:.4g}", f"≈ {measured:.4g}", ok))
+
+    def true(self, claim: str, ok: Any, theory: Any = "yes", measured: Any = None) -> None:
+        """Something that holds or does not."""
+        shown = ("yes" if ok else "no") if measured is None else plain(measured)
+        self.rows.append((claim, plain(theory), shown, bool(ok)))
+
+    def print(self, world: Communicator | None = None) -> None:
+        """The table, on rank 0, in 80 columns. Raises UserError when a row is not ok, which ends the run."""
+        table = Table("claim", box=None, pad_edge=False)
+        for heading in ("theory", "measured", "ok"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for claim, theory, measured, ok in self.rows:
+            table.add_row(claim, theory, measured, "ok" if ok else "NO")
+        if world is None or world.rank == 0:
+            text = io.StringIO()
+            Console(file=text, width=80, highlight=False, markup=False, color_system=None).print(table)
+            print("\n" + "\n".join(line.rstrip() for line in text.getvalue().splitlines()), flush=True)
+        wrong = [row[0] for row in self.rows if not row[3]]
+        if wrong or not self.rows:
+            raise UserError(f"the receipt does not add up: {', '.join(wrong) or 'it is empty'}")
+
+
+def plain(value: Any) -> str:
+    """Numbers with thousands separated, other things as they are."""
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,143 @@
+"""exercise.py is made from library functions: signature and docstring stay, the body goes.
+
+"07.2" -> minitrain.parallel.data_parallel:sync_gradients
+
+    def sync_gradients(gradients: Sequence[Array], group: Communicator) -> None:
+        \"\"\"Each gradient becomes its sum over the group. ...\"\"\"
+        raise NotImplementedError("07.2")
+"""
+
+import ast
+import inspect
+import re
+import textwrap
+from importlib.util import resolve_name
+from pathlib import Path
+
+from .manifest import Exercise, Lesson, Mutant
+
+TOP = '''"""Lesson {number}, {title}: {sentence}.
+
+Write the functions below; after each: python -m lessons check {number}
+"""
+
+'''
+KINDS = {
+    "I": "write this function",
+    "P": "predict: return the number, before you run it",
+    "B": "this function has mistakes: find and mend them",
+}
+
+
+def source(exercise: Exercise) -> str:
+    """The model solution, as it stands in the library."""
+    function = exercise.module
+    for name in exercise.target.partition(":")[2].split("."):
+        function = getattr(function, name)
+    return textwrap.dedent(inspect.getsource(function))
+
+
+def stub(exercise: Exercise) -> str:
+    """What the student is given of this function."""
+    if exercise.planted:
+        return definition(Mutant(exercise.lesson.folder / "mutants" / exercise.planted).path, exercise.function)
+    text = source(exercise)
+    function = ast.parse(text).body[0]
+    assert isinstance(function, ast.FunctionDef)
+    docstring = function.body[0]
+    head = text.splitlines()[: docstring.end_lineno]
+    return "\n".join([*head, f'    raise NotImplementedError("{exercise.id}")', ""])
+
+
+def definition(path: Path, name: str) -> str:
+    """The text of one function of a file."""
+    text = path.read_text("utf-8")
+    lo, hi = place(text, name)
+    return "\n".join(text.splitlines()[lo:hi]) + "\n"
+
+
+def place(text: str, name: str) -> tuple[int, int]:
+    """The lines [lo, hi) that define this function. Raises LookupError if none do."""
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1, node.end_lineno or node.lineno
+    raise LookupError(f"there is no function {name}")
+
+
+def exercise_file(lesson: Lesson, solved: bool = False) -> str:
+    """The text of exercise.py: stubs, or the model solutions."""
+    imports: dict[str, set[str]] = {}
+    bodies = []
+    own = {exercise.function for exercise in lesson.exercises}
+    for exercise in lesson.exercises:
+        for origin, names in _imports(exercise).items():
+            imports.setdefault(origin, set()).update(names - own)
+        rule = f"# {exercise.id} {KINDS[exercise.kind]} ".ljust(100, "-")
+        bodies.append(f"{rule}\n\n{source(exercise) if solved else stub(exercise)}")
+    top = TOP.format(number=lesson.number, title=lesson.title, sentence=lesson.sentence)
+    return top + _statements(imports) + "\n\n" + "\n\n".join(bodies)
+
+
+def replaced(text: str, exercise: Exercise, by: str) -> str:
+    """The student's file with one function exchanged; at the end if it was missing."""
+    try:
+        lo, hi = place(text, exercise.function)
+    except LookupError:
+        return f"{text.rstrip()}\n\n\n{by}"
+    lines = text.splitlines()
+    return "\n".join([*lines[:lo], *by.rstrip().splitlines(), *lines[hi:], ""])
+
+
+def _imports(exercise: Exercise) -> dict[str, set[str]]:
+    """module -> names to import from it (or "" for the module itself), as the model solution and the stub use them."""
+    module = exercise.module
+    used = _names(source(exercise)) | _names(stub(exercise))
+    trees = [(ast.parse(inspect.getsource(module)), module.__package__ or "")]
+    if exercise.planted:
+        planted = (exercise.lesson.folder / "mutants" / exercise.planted).read_text("utf-8")
+        trees.append((ast.parse(planted), ""))
+    found: dict[str, set[str]] = {}
+    for tree, package in trees:
+        for node in tree.body:
+            if isinstance(node, ast.Import):
+                names = {_alias(alias) for alias in node.names if (alias.asname or alias.name) in used}
+                found.update({name: {""} for name in names})
+            elif isinstance(node, ast.ImportFrom):
+                origin = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+                names = {_alias(alias) for alias in node.names if (alias.asname or alias.name) in used}
+                found.setdefault(origin or "", set()).update(names)
+    own = (used & _defined(trees[0][0])) - {exercise.function}
+    if re.search(r"\.\d", module.__name__) and own:
+        raise ValueError(f"{exercise.id} uses {', '.join(own)} of its lesson, which cannot be imported: pass it in")
+    found.setdefault(module.__name__, set()).update(own)
+    return found
+
+
+def _statements(imports: dict[str, set[str]]) -> str:
+    """Import statements, the standard library's and NumPy's first."""
+    lines = []
+    for origin, names in sorted(imports.items(), key=lambda pair: (pair[0].startswith("minitrain"), pair[0])):
+        if "" in names:
+            lines.append(f"import {origin}\n")
+        elif names:
+            lines.append(f"from {origin} import {', '.join(sorted(names))}\n")
+    return "".join(lines)
+
+
+def _names(text: str) -> set[str]:
+    return {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+
+
+def _defined(tree: ast.Module) -> set[str]:
+    """Names that a module defines at its top level."""
+    names = set()
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+def _alias(alias: ast.alias) -> str:
+    return f"{alias.name} as {alias.asname}" if alias.asname else alias.name

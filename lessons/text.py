@@ -1,0 +1,192 @@
+"""Text that cannot drift: code in a README is the library's, output is what the command prints.
+
+    ```python minitrain.shares:share            the body is the source of that function ("lesson:train": of this lesson)
+    ```console
+    $ python -m lessons list                    the lines after it are what the command prints, in a clean folder
+    ```
+
+`python -m lessons.text fill FILE...` writes the bodies; `check` compares them, and looks at links, the number of words,
+and the numbers in the prose: what is measured must stand in an output. A number after "≈" may differ in its digits.
+"""
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import import_module
+from itertools import zip_longest
+from pathlib import Path
+
+from .check import environment
+from .manifest import HERE, LESSONS, exercises
+
+WORDS = 1200  # in a lesson's README, without the example by hand
+LIMIT = 120.0  # seconds for a command
+BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NUMBER = re.compile(r"(?<![\w.:/-])\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?![\w/])")
+
+
+def filled(path: Path) -> str:
+    """The text of a README with all bodies as they should be."""
+    text = path.read_text("utf-8")
+    with tempfile.TemporaryDirectory() as name:
+        shell = Shell(Path(name))
+
+        def body(block: re.Match[str]) -> str:
+            language, about, old = block[1], block[2].strip(), block[3]
+            if language == "python" and ":" in about:
+                old = quoted(path, about)
+            elif language == "console":
+                old = "".join(f"$ {command}\n{shell.run(command)}" for command in commands(old))
+            return f"```{language}{block[2]}\n{old}```"
+
+        return BLOCK.sub(body, text)
+
+
+def commands(body: str) -> Iterator[str]:
+    """The lines of a console block that are typed."""
+    yield from (line.removeprefix("$ ") for line in body.splitlines() if line.startswith("$ "))
+
+
+def quoted(path: Path, target: str) -> str:
+    """The source of a function, of the library or of this lesson."""
+    module_name, _, name = target.partition(":")
+    if module_name in ("lesson", "check"):
+        lesson = next(lesson for lesson in LESSONS if lesson.folder.name == path.resolve().parent.name)
+        thing = lesson.module(module_name)
+    else:
+        thing = import_module(module_name)
+    for part in name.split("."):
+        thing = getattr(thing, part)
+    return inspect.cleandoc("\n" + inspect.getsource(thing)) + "\n"
+
+
+class Shell:
+    """Runs the commands of one README in a clean folder that has the lessons in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.here = folder
+        (folder / "lessons").symlink_to(HERE)
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        self.environment = {**environment(), "PATH": path, "COLUMNS": "80", "HOME": str(folder)}
+
+    def run(self, command: str) -> str:
+        """What it prints, standard error included; RuntimeError when it takes too long."""
+        if command.startswith("cd "):
+            self.here = self.here / command.removeprefix("cd ").strip()
+            return ""
+        try:
+            done = subprocess.run(
+                command, shell=True, cwd=self.here, env=self.environment, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"not done after {LIMIT:.0f} s: {command}") from None
+        output = "\n".join(line.rstrip() for line in done.stdout.strip("\n").splitlines())
+        return f"{output}\n" if output else ""
+
+
+# What is compared -----------------------------------------------------------------------------------------------------
+
+
+def problems(path: Path) -> list[str]:
+    """What is wrong with a README; empty when all is well."""
+    text, now = path.read_text("utf-8"), filled(path)
+    found = []
+    for old, new in zip_longest(text.splitlines(), now.splitlines(), fillvalue="(no line)"):
+        if not same(old, new):
+            found.append(f"{path}: it says   {old!r}\n{'':{len(str(path))}}  it is now {new!r}")
+            break
+    found += [f"{path}: {line}" for line in links(path, text) + wide(text) + numbers(text) + answers(text)]
+    lesson = path.resolve().parent.name[:2].isdigit()
+    if lesson and (count := len(prose(text).split())) > WORDS:
+        found.append(f"{path}: {count} words; at most {WORDS}")
+    return found
+
+
+def same(old: str, new: str) -> bool:
+    """Equal, but for the digits of numbers after "≈": two digits count, and of rounding errors the magnitude."""
+    a, b = old.split("≈"), new.split("≈")
+    if len(a) != len(b) or a[0].split() != b[0].split():
+        return False
+    return all(_near(x, y) for x, y in zip(a[1:], b[1:], strict=True))
+
+
+def _near(x: str, y: str) -> bool:
+    (x, *rest_x), (y, *rest_y) = x.split(), y.split()
+    a, b = float(x.strip(",;")), float(y.strip(",;"))
+    close = (a == b == 0) or (max(a, b) < 1e-5 and min(a, b) >= 0) or abs(a - b) <= 0.05 * max(abs(a), abs(b))
+    return close and rest_x == rest_y
+
+
+def prose(text: str) -> str:
+    """Without code, tables and the example by hand."""
+    text = BLOCK.sub("", text)
+    text = re.sub(r"^## By hand\n.*?(?=^## )", "", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [line for line in text.splitlines() if not line.startswith(("    ", "|"))]
+    return re.sub(r"`[^`]*`", "", "\n".join(lines))
+
+
+def links(path: Path, text: str) -> list[str]:
+    """Targets of relative links that are not there."""
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    return [f"the link {target} leads nowhere" for target in targets if not (path.parent / target).exists()]
+
+
+def wide(text: str) -> list[str]:
+    """Output that would wrap in a terminal of 80 columns."""
+    lines = [line for block in BLOCK.finditer(text) if block[1] == "console" for line in block[3].splitlines()]
+    return [f"{len(line)} columns wide: {line}" for line in lines if len(line) > 80 and not line.startswith("$ ")]
+
+
+def answers(text: str) -> list[str]:
+    """Model solutions of exercises that are quoted: a student should not trip over them."""
+    targets = {e.target for e in exercises()}
+    quoted_targets = [block[2].strip() for block in BLOCK.finditer(text) if block[1] == "python"]
+    return [f"{target} is the answer to an exercise" for target in quoted_targets if target in targets]
+
+
+def numbers(text: str) -> list[str]:
+    """Numbers of the prose that look measured and stand in no output, code or table of the same text."""
+    told = re.sub(r"^## (The paper|What real systems add)\n.*?(?=^## |\Z)", "", prose(text), flags=re.M | re.S)
+    shown = text.replace(told, "") if told in text else "\n".join(m[0] for m in BLOCK.finditer(text))
+    shown += "\n".join(line for line in text.splitlines() if line.startswith(("    ", "|")))
+    there = {_value(n) for n in NUMBER.findall(shown)}
+    found = []
+    for n in NUMBER.findall(told):
+        value = _value(n)
+        if re.fullmatch(r"\d\d\.\d", n):  # the number of an exercise
+            continue
+        measured = "." in n or "e" in n or (value >= 100 and not 1900 <= value <= 2100)
+        alike = any(value == other or ("e" in n and 0.1 <= value / (other or 1e99) <= 10) for other in there)
+        if measured and not alike:
+            found.append(f"{n} is in the prose and in no output")
+    return found
+
+
+def _value(n: str) -> float:
+    return float(n.rstrip(",").replace(",", ""))
+
+
+def readmes() -> list[Path]:
+    """The project's, the course's, and each lesson's."""
+    found = [HERE.parent / "README.md", HERE / "README.md", *sorted(HERE.glob("[0-9]*/README.md"))]
+    return [path for path in found if path.exists()]
+
+
+def main() -> int:
+    """Status 1 when a text has drifted."""
+    action, paths = sys.argv[1], [Path(p) for p in sys.argv[2:]] or readmes()
+    if action == "fill":
+        for path in paths:
+            path.write_text(filled(path), "utf-8")
+    found = [problem for path in paths for problem in problems(path)]
+    print("\n".join(found) if found else f"{len(paths)} texts are as they should be")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

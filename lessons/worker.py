@@ -1,0 +1,138 @@
+"""One rank of a check: `mpirun -n 3 python -m lessons.worker 07.2 exercise.py FOLDER LIMIT`.
+
+It calls the check of the exercise with the student's function and writes what it found to FOLDER/rank_R.json. When the
+time is up, it writes where it stands instead. With --diagnose, one process plays all ranks, as threads, for each known
+wrong solution, and writes which of them fails like the student's.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+import minitrain
+from minitrain.comm import threads
+from minitrain.comm.communicator import Communicator
+
+from .manifest import Exercise, exercises
+from .report import Report, crashed
+
+Found = dict[int, dict[str, Any]]  # rank -> plain report
+
+
+def load(path: Path) -> ModuleType:
+    """The student's file, or a mutant, as a module."""
+    spec = spec_from_file_location("exercise", path)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def examine(world: Communicator, exercise: Exercise, function: Any) -> Report:
+    """Calls the check."""
+    report = Report(world.rank)
+    check = getattr(exercise.lesson.module("check"), "check_" + exercise.id.replace(".", "_"))
+    check(world, function, report)
+    return report
+
+
+def as_rank(exercise: Exercise, file: Path, folder: Path, limit: float) -> None:
+    """Checks under mpirun, or on one process, and leaves a report."""
+    with minitrain.launch() as world:
+
+        def write(report: dict[str, Any]) -> None:
+            partial = folder / f"rank_{world.rank}.partial"
+            partial.write_text(json.dumps(report), "utf-8")
+            partial.replace(partial.with_suffix(".json"))
+
+        def time_is_up() -> None:
+            write(crashed(where(sys._current_frames()[watched], file), world.rank, "time"))
+            time.sleep(0.5)  # the others write, too; then the job may end
+            os._exit(3)
+
+        watched = threading.main_thread().ident or 0
+        timer = threading.Timer(limit, time_is_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            write(examine(world, exercise, getattr(load(file), exercise.function)).plain())
+        except (Exception, SystemExit) as error:
+            write(crashed(explain(error, file), world.rank, "raised", type(error).__name__))
+            raise
+        timer.cancel()
+
+
+def as_threads(exercise: Exercise, file: Path, limit: float) -> Found:
+    """The same check with threads for ranks, in this process."""
+    found: Found = {}
+
+    def program(world: Communicator) -> None:
+        try:
+            found[world.rank] = examine(world, exercise, getattr(load(file), exercise.function)).plain()
+        except threads.RankFailed:
+            raise
+        except (Exception, SystemExit) as error:
+            found[world.rank] = crashed(explain(error, file), world.rank, "raised", type(error).__name__)
+            raise
+
+    with contextlib.suppress(RuntimeError, TimeoutError):  # what was found until then is what is compared
+        threads.run(exercise.ranks, program, timeout=limit)
+    return found
+
+
+def diagnose(exercise: Exercise, found: Found, limit: float) -> str:
+    """The mistake of the mutant that fails on the same claims with the same numbers; empty if none does."""
+    for mutant in exercise.mutants():
+        if mutant.says:
+            continue
+        same = as_threads(exercise, mutant.path, limit)
+        if any(same.get(r, {}).get("signature") for r in found) and all(
+            [list(pair) for pair in same.get(r, {}).get("signature", [])] == report["signature"]
+            for r, report in found.items()
+        ):
+            return mutant.mistake
+    return ""
+
+
+def where(frame: FrameType | None, file: Path) -> str:
+    """What the main thread waits for, and at which line of the student's file."""
+    waits, line = "", ""
+    while frame is not None:
+        code = frame.f_code
+        if Path(code.co_filename).parent.name == "comm" and "minitrain" in code.co_filename and code.co_name[0] != "_":
+            peer = frame.f_locals.get("source", frame.f_locals.get("to"))
+            direction = "from" if "source" in frame.f_locals else "to"
+            waits = f"waits in {code.co_name}" + (f" {direction} rank {peer}" if peer is not None else "")
+        if not line and Path(code.co_filename) == file:
+            line = f" ({file.name}:{frame.f_lineno})"
+        frame = frame.f_back
+    return (waits or "is at work") + line
+
+
+def explain(error: BaseException, file: Path) -> str:
+    """The exception, and the line of the student's file that it comes from."""
+    lines = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == file]
+    at = f" at {file.name}:{lines[-1].lineno}: {lines[-1].line}" if lines else ""
+    return f"{type(error).__name__}: {error}{at}"
+
+
+def main() -> None:
+    name, file, folder, limit = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
+    exercise = next(e for e in exercises() if e.id == name)
+    if "--diagnose" not in sys.argv:
+        as_rank(exercise, file, folder, limit)
+        return
+    found = {r["rank"]: r for r in (json.loads(p.read_text("utf-8")) for p in sorted(folder.glob("rank_*.json")))}
+    (folder / "cause.json").write_text(json.dumps(diagnose(exercise, found, limit)), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The student's command, from an empty folder."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from lessons.cli import main
+from lessons.manifest import exercises, written
+from lessons.stubs import replaced, source
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A student's folder, which is the current one."""
+    made = tmp_path / "mine"
+    assert main(["init", str(made)]) == 0
+    monkeypatch.chdir(made)
+    return made
+
+
+def test_init_makes_a_stub_for_every_exercise_and_keeps_what_is_there(folder: Path) -> None:
+    for lesson in written():
+        text = (folder / lesson.folder.name / "exercise.py").read_text("utf-8")
+        assert all(f"def {exercise.function}(" in text for exercise in lesson.exercises)
+    mine = folder / "07_data_parallel" / "exercise.py"
+    mine.write_text("# mine\n", "utf-8")
+    assert main(["init", str(folder)]) == 0 and mine.read_text("utf-8") == "# mine\n"
+
+
+def test_init_refuses_a_folder_that_would_hide_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "lessons").mkdir()
+    assert main(["init", str(tmp_path)]) == 2
+    assert "would hide this command" in capsys.readouterr().err
+
+
+def test_a_day_of_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Open, hint, hint, show, solve, list, reset."""
+    exercise = next(e for e in exercises() if e.id == "07.1")
+    file = folder / "07_data_parallel" / "exercise.py"
+    assert main(["check", "07.1"]) == 1 and "open" in capsys.readouterr().out
+    for level in (1, 2, 3, 3):
+        assert main(["hint", "07.1"]) == 0
+        assert f"hint {level} of 3: {exercise.hints[level - 1][:30]}" in capsys.readouterr().out
+    assert main(["show", "07.1"]) == 0 and "base, longer" in capsys.readouterr().out
+    file.write_text(replaced(file.read_text("utf-8"), exercise, source(exercise)), "utf-8")
+    assert main(["check", "7.1"]) == 0 and "ok" in capsys.readouterr().out
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    assert "[#...] 1/4" in shown and "next: " in shown and max(map(len, shown.splitlines())) <= 80
+    state = json.loads((folder / ".lessons.json").read_text("utf-8"))
+    assert state["07.1"] == {"passed": True, "hints": 3, "shown": True}
+    solved = file.read_text("utf-8")
+    assert main(["reset", "07.1"]) == 0
+    assert "NotImplementedError" in file.read_text("utf-8")
+    assert [p.read_text("utf-8") for p in file.parent.glob("exercise-*.py")] == [solved]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["check", "99"], "there is no lesson '99'; there are"),
+        (["check", "07.9"], "there is no exercise '07.9'; there are 07.1"),
+        (["hint", "07"], "there is no exercise"),
+        (["run", "nothing"], "there is no lesson 'nothing'"),
+        (["--dir", "..", "list"], "is no folder of exercises. Make one: python -m lessons init"),
+        (["grade", "/nowhere"], "is no folder of exercises"),
+    ],
+)
+def test_mistakes(arguments: list[str], says: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_damaged_memory_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / ".lessons.json").write_text("{", "utf-8")
+    assert main(["list"]) == 2
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_run_says_what_it_runs(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lessons", "run", "07", "--steps", "5"], capture_output=True, text=True, timeout=60
+    )
+    first = done.stdout.splitlines()[0]
+    assert first.startswith("$ mpirun -n 4 python ") and first.endswith("lesson.py --steps 5")
+
+
+def test_selftest_and_grade(folder: Path) -> None:
+    """With only what is installed: in another process, in a folder of its own."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-m", "lessons", "selftest", str(folder)],
+        capture_output=True, text=True, timeout=300, cwd=folder, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    points = sum(exercise.points for exercise in exercises())
+    assert f"{points} of {points} points" in done.stdout
+
+
+def test_grades_in_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lessons.grading.exercises", lambda: [e for e in exercises() if e.id in ("07.1", "07.4")])
+    file = folder / "07_data_parallel" / "exercise.py"
+    chosen = next(e for e in exercises() if e.id == "07.4")
+    file.write_text(replaced(file.read_text("utf-8"), chosen, source(chosen)), "utf-8")
+    names = [f"--{form}={folder / form}" for form in ("json", "junit", "csv", "gradescope")]
+    assert main(["grade", str(folder), *names]) == 1
+    rows = json.loads((folder / "json").read_text("utf-8"))
+    assert [(r["id"], r["passed"], r["points"]) for r in rows] == [("07.1", False, 0), ("07.4", True, 10)]
+    suite = ElementTree.fromstring((folder / "junit").read_text("utf-8"))
+    assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
+    assert (folder / "csv").read_text("utf-8").splitlines()[1].startswith("07.1,share,I,False,0,10")
+    tests = json.loads((folder / "gradescope").read_text("utf-8"))["tests"]
+    assert [t["score"] for t in tests] == [0, 10]

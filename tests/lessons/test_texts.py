@@ -1,0 +1,67 @@
+"""The READMEs: commands do what the text says they do, quoted code is the library's, links lead somewhere."""
+
+from pathlib import Path
+
+import pytest
+
+from lessons.text import problems, readmes, same
+
+TEXT = """# Title
+
+```python minitrain.errors:check_text
+{code}```
+
+```console
+$ echo {word}
+hello
+```
+
+See [this]({link}). It is {number} bytes.
+
+    {shown}
+"""
+CODE = '''def check_text(name: str, value: Any) -> None:
+    """Raises UserError unless the value is a string."""
+    if not isinstance(value, str):
+        raise UserError(f"{name} is {value!r}; it must be a string")
+'''
+
+
+@pytest.mark.parametrize("path", readmes(), ids=lambda path: path.parent.name)
+def test_a_text_is_true(path: Path) -> None:
+    assert problems(path) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({}, ""),
+        ({"code": "def check_text(): ...\n"}, "it says"),
+        ({"word": "goodbye"}, "it is now 'goodbye'"),
+        ({"link": "nowhere.md"}, "nowhere.md leads nowhere"),
+        ({"number": "1234"}, "1234 is in the prose and in no output"),
+        ({"word": "hello; echo more"}, "it is now 'more'"),
+    ],
+)
+def test_what_has_drifted_is_seen(change: dict[str, str], says: str, tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    good = {"code": CODE, "word": "hello", "link": "README.md", "number": "4,096", "shown": "4096"}
+    path.write_text(TEXT.format(**{**good, **change}), "utf-8")
+    found = "\n".join(problems(path))
+    assert says in found and bool(found) == bool(says)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "alike"),
+    [
+        ("a  b", "a b", True),
+        ("a 1", "a 2", False),
+        ("x ≈ 1.00 ok", "x ≈ 1.02 ok", True),
+        ("x ≈ 1.00 ok", "x ≈ 1.20 ok", False),
+        ("x ≈ 1.00 ok", "x ≈ 1.00 NO", False),
+        ("x ≈ 8.9e-16", "x ≈ 0.0e+00", True),
+        ("x ≈ 8.9e-16", "x ≈ 1.0e-02", False),
+    ],
+)
+def test_what_counts_as_the_same_line(old: str, new: str, alike: bool) -> None:
+    assert same(old, new) == alike
