@@ -93,6 +93,32 @@ def adam_step(
     w -= (lr / (1 - beta1**t)) * m / denominator
 
 
+def adamw_step(
+    w: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    t: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+    adam: Callable[..., None] = adam_step,
+) -> None:
+    """Update number t of Adam, and beside it w shrinks by lr x weight_decay. In place, all arrays of shape (n).
+
+        w = w - lr weight_decay w - lr m_hat / (sqrt(v_hat) + epsilon)
+
+    The decay goes past m and v. Added to the gradient it would be divided by sqrt(v_hat), too: weights with large
+    gradients would hardly decay. `adam` makes the other part of the update, with adam_step's arguments.
+    Loshchilov, Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101, algorithm 2.
+    """
+    if weight_decay:
+        w *= 1 - lr * weight_decay
+    adam(w, g, m, v, t, lr, beta1, beta2, epsilon)
+
+
 class Adam(Optimizer):
     """See adam_step. 8 bytes a parameter in fp32."""
 
@@ -117,20 +143,18 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam, and weights shrink by lr x weight_decay beside it, not through the gradient.
+    """See adamw_step. Only slices that say so decay."""
 
-    Loshchilov, Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101.
-    """
-
-    def __init__(self, gradients: Slices, weight_decay: float = 0.1, **adam) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(gradients, **adam)
+    def __init__(  # type: ignore[no-untyped-def]
+        self, gradients: Slices, weight_decay: float = 0.1, *, rule: Callable[..., None] = adamw_step, **adam
+    ) -> None:
+        super().__init__(gradients, rule=rule, **adam)
         check_number("weight_decay", weight_decay, "at least 0")
         self.weight_decay = weight_decay
 
     def update(self, w: Array, g: Array, state: list[Array], lr: float, decay: bool) -> None:
-        if decay:
-            w *= 1 - lr * self.weight_decay
-        super().update(w, g, state, lr, decay)
+        rate = self.weight_decay if decay else 0.0
+        self.rule(w, g, *state, self.updates, lr, self.beta1, self.beta2, self.epsilon, rate)
 
 
 def clip_grad_norm(gradients: Slices, limit: float) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minitrain.optim import BLOCK, SGD, Adam, AdamW, Optimizer, clip_grad_norm
+from minitrain.optim import BLOCK, SGD, Adam, AdamW, Optimizer, adam_step, adamw_step, clip_grad_norm
 from minitrain.parallel.reducer import Owned
 
 LENGTHS = (1, 7, BLOCK + 5, 2 * BLOCK)  # the last block is short, or there is none left over
@@ -143,6 +143,37 @@ def test_decay_only_where_the_slice_says(kind: type[SGD] | type[AdamW]) -> None:
     kind(slices, weight_decay=0.5).step(LR)  # the gradients are zero
     assert np.allclose(slices.owned()[0].data, decayed * (1 - LR * 0.5), rtol=1e-15, atol=0)
     assert np.array_equal(slices.owned()[1].data, kept)
+
+
+def test_decay_goes_past_the_memory() -> None:
+    """m and v are Adam's to the last bit, and so is w where nothing decays."""
+    runs = [Slices((5, 5)), Slices((5, 5))]
+    plain, decayed = Adam(runs[0]), AdamW(runs[1], 0.1)
+    for step in range(3):
+        for slices, optimizer in zip(runs, (plain, decayed), strict=True):
+            slices.draw_gradients(step)
+            optimizer.step(LR)
+    assert np.array_equal(np.array(plain.state), np.array(decayed.state))
+    same = [np.array_equal(a.data, b.data) for a, b in zip(*(slices.owned() for slices in runs), strict=True)]
+    assert same == [False, True]
+
+
+@pytest.mark.parametrize(("kind", "step", "rates"), [(Adam, adam_step, ()), (AdamW, adamw_step, (0.1, 0.0, 0.1, 0.0))])
+def test_the_rule_is_an_argument(kind: type[Adam], step: Callable[..., None], rates: tuple[float, ...]) -> None:
+    """It sees blocks of at most BLOCK elements, and of a slice that does not decay the weight decay 0."""
+    seen: list[tuple[Any, ...]] = []
+
+    def rule(*arguments: Any) -> None:
+        seen.append(arguments)
+        step(*arguments)
+
+    ours, theirs = Slices(), Slices()
+    kind(ours, rule=rule).step(LR)
+    kind(theirs).step(LR)
+    assert all(np.array_equal(a.data, b.data) for a, b in zip(ours.owned(), theirs.owned(), strict=True))
+    assert max(len(arguments[0]) for arguments in seen) == BLOCK
+    assert {arguments[4] for arguments in seen} == {1}
+    assert {arguments[9] for arguments in seen if len(arguments) > 9} == set(rates)
 
 
 def test_a_slice_may_be_empty() -> None:
