@@ -29,6 +29,7 @@ from .observe import ledger
 Vjp: TypeAlias = Callable[[Array], tuple[Array, ...]]  # gradient of the result -> one gradient per input
 WeightVjp: TypeAlias = Callable[..., Array]  # (gradient of the result, out=None) -> gradient of the parameter
 Edge: TypeAlias = "Node | Tensor | None"
+Order: TypeAlias = "Callable[[Sequence[Tensor]], tuple[list[Node], dict[Tensor, int]]]"  # see youngest_first
 
 _births = itertools.count()  # a node's order; next() on it is atomic, so threads may share it
 _recording: ContextVar[bool] = ContextVar("recording", default=True)  # each thread starts with the default
@@ -80,8 +81,7 @@ class Tensor:
 
     def accumulate(self, vjp: WeightVjp, g: Array) -> None:
         """Adds vjp(g) to the gradient of this leaf. A Parameter does this in place, in its bucket."""
-        contribution = vjp(g)
-        self.grad = contribution if self.grad is None else xp.asarray(self.grad + contribution)
+        self.grad = accumulated(self.grad, vjp(g))
 
     def ready(self) -> None:
         """This leaf's gradient is complete, as far as one backward goes."""
@@ -161,10 +161,49 @@ def apply(
     trained = tuple(pair for pair in weights if pair[0].requires_grad)
     if trained or any(x.requires_grad for x in inputs):
         result.requires_grad = True
-        result.node = Node(tuple(_edge(x) for x in inputs), vjp, trained, saved)
+        result.node = Node(tuple(edge_of(x) for x in inputs), vjp, trained, saved)
         for kept in saved:
             ledger.hold(kept.data if isinstance(kept, Tensor) else kept, "activations", "forward", result.node)
     return result
+
+
+def edge_of(x: Tensor) -> Edge:
+    """Where a gradient of x goes: to the node that made it, to x itself when it is a leaf, or nowhere."""
+    return x.node if x.node is not None else x if x.requires_grad else None
+
+
+def youngest_first(roots: Sequence[Tensor]) -> tuple[list[Node], dict[Tensor, int]]:
+    """The nodes below the roots, each once, youngest first; and for each leaf how often they and the roots use it.
+
+    A node leads on to its `edges` (nodes, leaves, or None) and to the leaves in `weights`; its age is its `order`.
+    A loop with a list, not a recursion: a chain of a million operations is no deeper than one of two.
+    Raises RuntimeError for a node that is `spent`, that is, was freed by an earlier backward.
+    """
+    found: set[Node] = set()
+    consumers: dict[Tensor, int] = {}
+    pending = [edge_of(root) for root in roots]
+    while pending:
+        edge = pending.pop()
+        if isinstance(edge, Tensor):
+            consumers[edge] = consumers.get(edge, 0) + 1
+        elif edge is not None and edge not in found:
+            if edge.spent:
+                raise RuntimeError(
+                    "backward: this part of the tape was freed by an earlier backward. "
+                    "Give all roots to one call, or compute the forward again"
+                )
+            found.add(edge)
+            pending.extend(edge.edges)
+            pending.extend(leaf for leaf, _ in edge.weights)
+    return sorted(found, key=lambda node: -node.order), consumers
+
+
+def accumulated(grad: Array | None, part: Array) -> Array:
+    """A leaf's gradient when one more part of it has come; grad is what there was before, None at first.
+
+    A new array: somebody may still hold the old one, and must not see it change.
+    """
+    return part if grad is None else xp.asarray(grad + part)
 
 
 def backward(
@@ -172,17 +211,19 @@ def backward(
     gradients: Sequence[Array | None] | None = None,
     defer: Callable[[Callable[[], None]], None] | None = None,
     fire: bool = True,
+    order: Order = youngest_first,
 ) -> None:
     """Adds to the gradient of every leaf below `roots`: sum over roots of gradient(root) d(root)/d(leaf).
 
     roots: tensors of any shape; gradients: an array for each, or None for 1.0 where the root has one element.
     defer: receives the work on parameters as functions to be called later, in any order, instead of having it done at
     once (zero-bubble pipelines). fire: whether leaves are told that they are complete (not in a replay).
+    order: finds the nodes, every node after all that were computed from it, and counts the uses of each leaf.
     The tape below the roots is freed; a second backward through it raises RuntimeError.
     """
     gradients = [None] * len(roots) if gradients is None else gradients
     seeds = [_seed(root, g) for root, g in zip(roots, gradients, strict=True)]
-    nodes, consumers = _reachable(roots)
+    nodes, consumers = order(roots)
     arrived: dict[Node, Array] = {}
     own: set[Node] = set()  # nodes whose gradient is an array of ours, so that adding in place is safe
 
@@ -210,7 +251,7 @@ def backward(
 
     node: Node | None = None  # the one that is being visited
     for root, seed in zip(roots, seeds, strict=True):
-        arrive(_edge(root), seed)
+        arrive(edge_of(root), seed)
     for node in nodes:
         g = arrived.pop(node)
         if node.vjp is not None and (not node.edges or any(edge is not None for edge in node.edges)):
@@ -239,10 +280,6 @@ def recording() -> bool:
     return _recording.get()
 
 
-def _edge(x: Tensor) -> Edge:
-    return x.node if x.node is not None else x if x.requires_grad else None
-
-
 def _copy(g: Array, out: Array | None = None) -> Array:
     """The vjp of a leaf that is used as an activation. A copy: g may be another tensor's gradient as well."""
     if out is None:
@@ -263,27 +300,3 @@ def _seed(root: Tensor, g: Array | None) -> Array:
     if g.dtype != root.dtype:
         raise TypeError(f"backward: the root is {root.dtype}, the gradient {g.dtype}; cast it")
     return g
-
-
-def _reachable(roots: Sequence[Tensor]) -> tuple[list[Node], dict[Tensor, int]]:
-    """The nodes below the roots, youngest first, and how often each leaf is used by them.
-
-    A loop with a list, not a recursion: a chain of a million operations is no deeper than one of two.
-    """
-    found: dict[Node, None] = {}
-    consumers: dict[Tensor, int] = {}
-    pending: list[Edge] = [_edge(root) for root in roots]
-    while pending:
-        edge = pending.pop()
-        if isinstance(edge, Tensor):
-            consumers[edge] = consumers.get(edge, 0) + 1
-        elif edge is not None and edge not in found:
-            if edge.spent:
-                raise RuntimeError(
-                    "backward: this part of the tape was freed by an earlier backward. "
-                    "Give all roots to one call, or compute the forward again"
-                )
-            found[edge] = None
-            pending.extend(edge.edges)
-            pending.extend(leaf for leaf, _ in edge.weights)
-    return sorted(found, key=lambda node: -node.order), consumers

@@ -32,6 +32,11 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     return backend.total(g, axis=added + stretched, keepdims=True).reshape(shape)
 
 
+def unbroadcast_both(ga: Array, gb: Array, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[Array, Array]:
+    """The gradients of two operands of the shapes a and b, each in the shape of its own."""
+    return unbroadcast(ga, a), unbroadcast(gb, b)
+
+
 def operands(a: Any, b: Any) -> tuple[Tensor, Tensor]:
     """Both as tensors of one dtype: a number takes the dtype of the other operand.
 
@@ -52,14 +57,14 @@ def add(a: Any, b: Any) -> Tensor:
     """y = a + b; ga = g, gb = g."""
     a, b = operands(a, b)
     a_shape, b_shape = a.shape, b.shape
-    return apply(a.data + b.data, (a, b), lambda g: (unbroadcast(g, a_shape), unbroadcast(g, b_shape)))
+    return apply(a.data + b.data, (a, b), lambda g: unbroadcast_both(g, g, a_shape, b_shape))
 
 
 def subtract(a: Any, b: Any) -> Tensor:
     """y = a - b; ga = g, gb = -g."""
     a, b = operands(a, b)
     a_shape, b_shape = a.shape, b.shape
-    return apply(a.data - b.data, (a, b), lambda g: (unbroadcast(g, a_shape), unbroadcast(-g, b_shape)))
+    return apply(a.data - b.data, (a, b), lambda g: unbroadcast_both(g, -g, a_shape, b_shape))
 
 
 def multiply(a: Any, b: Any) -> Tensor:
@@ -67,7 +72,7 @@ def multiply(a: Any, b: Any) -> Tensor:
     a, b = operands(a, b)
 
     def vjp(g: Array) -> tuple[Array, Array]:
-        return unbroadcast(g * b.data, a.shape), unbroadcast(g * a.data, b.shape)
+        return unbroadcast_both(g * b.data, g * a.data, a.shape, b.shape)
 
     return apply(a.data * b.data, (a, b), vjp, saved=(a, b))
 
@@ -78,7 +83,7 @@ def divide(a: Any, b: Any) -> Tensor:
 
     def vjp(g: Array) -> tuple[Array, Array]:
         ga = g / b.data
-        return unbroadcast(ga, a.shape), unbroadcast(-ga * a.data / b.data, b.shape)
+        return unbroadcast_both(ga, -ga * a.data / b.data, a.shape, b.shape)
 
     return apply(a.data / b.data, (a, b), vjp, saved=(a, b))
 
@@ -101,7 +106,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     def vjp(g: Array) -> tuple[Array, Array]:
         ga = backend.matmul(g, b.data.swapaxes(-1, -2))
         gb = backend.matmul(a.data.swapaxes(-1, -2), g)
-        return unbroadcast(ga, a.shape), unbroadcast(gb, b.shape)
+        return unbroadcast_both(ga, gb, a.shape, b.shape)
 
     return apply(backend.matmul(a.data, b.data), (a, b), vjp, saved=(a, b))
 

@@ -4,7 +4,7 @@ import gc
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 
 from minitrain import functional as F
 from minitrain import fused
-from minitrain.autograd import Tensor, apply, backward, no_grad, recording
+from minitrain.autograd import Node, Tensor, apply, backward, no_grad, recording, youngest_first
 
 
 def leaf(*values: float) -> Tensor:
@@ -102,6 +102,24 @@ def test_only_reachable_consumers_count() -> None:
     assert gradient(x) == [3.0] and fired == [x]
     other.backward()
     assert gradient(x) == [8.0] and fired == [x, x]
+
+
+def test_the_order_is_an_argument() -> None:
+    """Who gives it decides which node is visited when; any order that puts consumers first gives the same gradients."""
+    x, w = leaf(0.5), leaf(2.0)
+    roots = [F.exp(x) * w, F.tanh(w)]
+    nodes, consumers = youngest_first(roots)
+    assert [node.operation for node in nodes] == ["tanh", "multiply", "exp"] and consumers == {w: 2, x: 1}
+    operations: list[str] = []
+
+    def another(roots: Sequence[Tensor]) -> tuple[list[Node], dict[Tensor, int]]:
+        (tanh, multiply, exp), consumers = youngest_first(roots)
+        operations.extend(node.operation for node in (multiply, exp, tanh))
+        return [multiply, exp, tanh], consumers
+
+    backward(roots, [np.ones(1)] * 2, order=another)
+    assert operations == ["multiply", "exp", "tanh"]
+    assert gradient(x) == [2 * np.exp(0.5)] and gradient(w) == [np.exp(0.5) + (1 - np.tanh(2.0) ** 2)]
 
 
 # Roots ---------------------------------------------------------------------------------------------------------------

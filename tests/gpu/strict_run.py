@@ -129,7 +129,7 @@ TABLE = [
     Row("mean_squared_error", lambda x: fused.mean_squared_error(x, to_device(np.ones(x.shape, x.dtype)), 7), ONE),
     Row("dropout", lambda x: fused.dropout(x, ids(x.shape, 3) > 0, 0.3), ONE),
 ]
-HELPERS = {"unbroadcast", "operands", "row_max", "softmax_rows"}  # of the operations above: on the way of all of them
+HELPERS = {"unbroadcast", "unbroadcast_both", "operands", "row_max", "softmax_rows"}  # on the way of the others
 
 
 def uncalled() -> list[str]:
