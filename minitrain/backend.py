@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from .comm.launchers import launched
 from .errors import UserError
 from .observe import ledger
 
 Array = np.ndarray  # or cupy.ndarray, which offers the same methods
+LOCAL_RANK = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")  # set by Open MPI's mpirun, by MPICH's
 
 
 def _choose() -> Any:
@@ -46,9 +48,29 @@ def _keep_freed_memory() -> None:
         mallopt(trim, 2**31 - 1)
 
 
+def local_rank() -> int:
+    """This rank's number among those on its machine; where mpirun does not tell it, among all."""
+    said = [os.environ[name] for name in LOCAL_RANK if os.environ.get(name, "").isdecimal()]
+    return int(said[0]) if said else launched()[1]
+
+
+def use_device() -> None:
+    """One rank, one device: the one with the local rank's number, counted round. CuPy only.
+
+    CUDA keeps the choice per thread: a thread that computes has to call this as well.
+    """
+    try:
+        count = xp.cuda.runtime.getDeviceCount()
+    except xp.cuda.runtime.CUDARuntimeError as error:
+        raise UserError(f"MINITRAIN_BACKEND is 'cupy', but there is no CUDA device to use: {error}") from error
+    xp.cuda.Device(local_rank() % count).use()
+
+
 xp: Any = _choose()
 if xp is np:
     _keep_freed_memory()
+else:
+    use_device()
 
 
 def to_host(array: Array) -> np.ndarray:
@@ -59,6 +81,26 @@ def to_host(array: Array) -> np.ndarray:
 def to_device(array: np.ndarray) -> Array:
     """The same values as an array of the chosen library."""
     return xp.asarray(array)
+
+
+def pinned(array: Any, filled: bool = True) -> np.ndarray:
+    """A device array's values, or only room for them, in host memory that the device copies to and from directly.
+
+    The system may not move such memory. CuPy keeps what is freed for the next array of that size.
+    """
+    host = np.ndarray(array.shape, array.dtype, xp.cuda.alloc_pinned_memory(array.nbytes))
+    return array.get(out=host) if filled else host
+
+
+def unpin(host: np.ndarray, array: Any) -> None:
+    """Copies pinned memory into a device array, and waits: what is freed early may be the next array's by then."""
+    array.set(host)
+    synchronize()
+
+
+def synchronize() -> None:
+    """Returns when the device has done all that it was given."""
+    xp.cuda.get_current_stream().synchronize()
 
 
 def wide(dtype: Any) -> Any:

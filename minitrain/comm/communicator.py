@@ -37,7 +37,7 @@ class Communicator(ABC):
     # Collectives ------------------------------------------------------------------------------------------------------
 
     def all_reduce(self, x: Array, tag: Tag, op: str = "sum") -> None:
-        """x becomes the sum over ranks (or the maximum: op="max")."""
+        """x becomes the sum over ranks (or the maximum: op="max"), which is NaN where any rank has NaN."""
         self._check(x)
         if op not in ("sum", "max"):
             raise ValueError(f"all_reduce: op is {op!r}; allowed: 'sum', 'max'")

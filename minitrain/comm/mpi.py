@@ -1,6 +1,6 @@
 """Ranks as processes under mpirun: the communicator over mpi4py.
 
-Device arrays are staged through host memory: the MPIs from PyPI cannot read a GPU's.
+Device arrays go through pinned host memory, unless the MPI says that it can read a GPU's: those from PyPI cannot.
 """
 
 from collections.abc import Sequence
@@ -9,12 +9,21 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from ..backend import Array, to_device, to_host
+from ..backend import Array, pinned, synchronize, unpin, xp
 from ..observe import ledger
 from ..shares import share
 from .communicator import Communicator, Tag, counts
 
-_OPS = {"sum": MPI.SUM, "max": MPI.MAX}
+
+def takes_device_arrays() -> bool:
+    """Whether the MPI says so, in the words of MPI 4.1: `mpirun -memory-alloc-kinds mpi,system,cuda` asks MPICH."""
+    info = MPI.COMM_WORLD.Get_info()
+    kinds = info.Get("mpi_memory_alloc_kinds") or ""
+    info.Free()
+    return not {"cuda", "cuda:device"}.isdisjoint(kinds.split(","))
+
+
+DIRECT = takes_device_arrays()
 
 
 class MPICommunicator(Communicator):
@@ -29,43 +38,53 @@ class MPICommunicator(Communicator):
         self.comm.Barrier()
 
     def _all_reduce(self, x: Array, op: str, tag: Tag) -> None:
-        host = to_host(x)
-        self.comm.Allreduce(MPI.IN_PLACE, host, _OPS[op])
-        _back(host, x)
+        lent = _lend(x)
+        if op == "max":
+            self._take_largest(lent)
+        else:
+            self.comm.Allreduce(MPI.IN_PLACE, lent, MPI.SUM)
+        _take_back(lent, x)
+
+    def _take_largest(self, x: Any) -> None:
+        """Not by MPI.MAX: of NaN and a number, MPICH and Open MPI keep now the one, now the other. NumPy keeps NaN."""
+        everyone = type(x)((self.size, *x.shape), x.dtype)
+        ledger.hold(everyone, "buffers", "all-reduce")
+        self.comm.Allgather([_bytes(x), MPI.BYTE], [_bytes(everyone), MPI.BYTE])
+        everyone.max(axis=0, out=x)
 
     def _reduce_scatter(self, x: Array, tag: Tag) -> Array:
-        host = to_host(x)
         lengths = counts(len(x), self.size)
-        mine = np.empty(lengths[self.rank], x.dtype)
+        mine = xp.empty(lengths[self.rank], x.dtype)
         ledger.hold(mine, "buffers", "reduce-scatter")
-        self.comm.Reduce_scatter(host, mine, lengths, MPI.SUM)
-        return to_device(mine)
+        lent = _lend(mine, filled=False)
+        self.comm.Reduce_scatter(_lend(x), lent, lengths, MPI.SUM)
+        _take_back(lent, mine)
+        return mine
 
     def _all_gather(self, x: Array, tag: Tag) -> None:
-        host = to_host(x)
+        lent = _lend(x)
         lengths = counts(len(x), self.size)
         starts = [share(len(x), self.size, r).start for r in range(self.size)]
-        # As bytes: MPI has no type for float16 everywhere, and nothing is added up here.
         step = x.dtype.itemsize
         places = ([n * step for n in lengths], [start * step for start in starts])
-        self.comm.Allgatherv(MPI.IN_PLACE, [host.view(np.uint8), places, MPI.BYTE])
-        _back(host, x)
+        self.comm.Allgatherv(MPI.IN_PLACE, [_bytes(lent), places, MPI.BYTE])
+        _take_back(lent, x)
 
     def _broadcast(self, x: Array, root: int, tag: Tag) -> None:
-        host = to_host(x)
-        self.comm.Bcast([host.reshape(-1).view(np.uint8), MPI.BYTE], root)
-        _back(host, x)
+        lent = _lend(x, filled=self.rank == root)
+        self.comm.Bcast([_bytes(lent), MPI.BYTE], root)
+        _take_back(lent, x)
 
     def _send(self, x: Array, to: int, number: int) -> Any:
-        host = to_host(x)
-        return _Sent(self.comm.Isend([host.reshape(-1).view(np.uint8), MPI.BYTE], to, number), host)
+        lent = _lend(x)
+        return _Sent(self.comm.Isend([_bytes(lent), MPI.BYTE], to, number), lent)
 
     def _receive(self, x: Array, source: int, number: int) -> None:
-        host = to_host(x)
+        lent = _lend(x, filled=False)
         status = MPI.Status()
-        self.comm.Recv([host.reshape(-1).view(np.uint8), MPI.BYTE], source, number, status)
+        self.comm.Recv([_bytes(lent), MPI.BYTE], source, number, status)
         self._check_message(x, status.Get_count(MPI.BYTE))
-        _back(host, x)
+        _take_back(lent, x)
 
     def gather_objects(self, value: Any) -> list[Any]:
         return self.comm.allgather(value)
@@ -80,16 +99,34 @@ class MPICommunicator(Communicator):
 
 
 class _Sent:
-    """A send under way. Keeps the host buffer alive until it has left."""
+    """A send under way. Keeps what MPI reads alive until it has left."""
 
-    def __init__(self, request: MPI.Request, host: np.ndarray) -> None:
-        self.request, self.host = request, host
+    def __init__(self, request: MPI.Request, lent: Any) -> None:
+        self.request, self.lent = request, lent
 
     def wait(self) -> None:
         self.request.Wait()
 
 
-def _back(host: np.ndarray, x: Array) -> None:
-    """Copies a staged array back to the device; on NumPy, host is x itself."""
-    if host is not x:
-        x[...] = to_device(host)
+def _lend(x: Array, filled: bool = True) -> Any:
+    """What MPI reads and writes in the place of x: x itself where it can, otherwise a copy in pinned host memory.
+
+    filled: False where MPI only writes.
+    """
+    if isinstance(x, np.ndarray):
+        return x
+    if DIRECT:
+        synchronize()  # MPI does not wait for the device to have computed x
+        return x
+    return pinned(x, filled)
+
+
+def _take_back(lent: Any, x: Array) -> None:
+    """What MPI wrote comes into x, where it is not there already."""
+    if lent is not x:
+        unpin(lent, x)
+
+
+def _bytes(lent: Any) -> Any:
+    """MPI has no type for float16 everywhere, and where nothing is added up it needs none."""
+    return lent.reshape(-1).view(np.uint8)

@@ -53,6 +53,18 @@ def all_reduce_max(world: Communicator) -> None:
             assert np.array_equal(x, np.max(parts, axis=0)), (dtype, shape)
 
 
+def nan_is_the_maximum(world: Communicator) -> None:
+    """As NumPy has it, whichever rank it comes from, at either end of a short and a long array, with either sign."""
+    for dtype in DTYPES:
+        for length in (2 * world.size, 1000, 50_000):
+            x = np.arange(length).astype(dtype)
+            x[world.rank], x[-1 - world.rank] = np.nan, -np.nan
+            world.all_reduce(x, TAG, op="max")
+            true = np.arange(length).astype(dtype)
+            true[: world.size] = true[-world.size :] = np.nan
+            assert np.array_equal(x, true, equal_nan=True), (dtype, length)
+
+
 def half_is_summed_in_float32(world: Communicator) -> None:
     """2048 + 1 is 2048 in float16, so that adding there loses ones; the order of the ranks does not help."""
     n = world.size
@@ -281,6 +293,7 @@ CHECKS = pytest.mark.parametrize(
     [
         all_reduce_sum,
         all_reduce_max,
+        nan_is_the_maximum,
         half_is_summed_in_float32,
         reduce_scatter,
         all_gather,

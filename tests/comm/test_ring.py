@@ -27,6 +27,10 @@ def sums(world: Communicator, length: int, dtype: Any) -> None:
         world.all_reduce(x, TAG, op)
         np.testing.assert_array_equal(x, true)
     x = everybody[world.rank].copy()
+    x[world.rank : world.rank + 1] = np.nan
+    world.all_reduce(x, TAG, "max")  # of NaN and a number, NaN
+    assert np.isnan(x).tolist() == [i < world.size for i in range(length)]
+    x = everybody[world.rank].copy()
     mine = world.reduce_scatter(x, TAG)
     cut = share(length, world.size, world.rank)
     np.testing.assert_array_equal(mine, np.sum(everybody, axis=0)[cut])

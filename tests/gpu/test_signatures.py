@@ -22,7 +22,7 @@ STAND_IN = Path(__file__).parent / "strict_cupy" / "cupy" / "__init__.py"
 # Methods of arrays, without those that other objects have with other arguments: sort, get, take.
 METHODS = (
     "all any argmax argmin argsort astype clip copy cumsum dot fill flatten item max mean min nonzero prod ravel "
-    "repeat reshape squeeze std sum swapaxes tolist transpose var view"
+    "repeat reshape set squeeze std sum swapaxes tolist transpose var view"
 )
 OTHERS = ("np", "F", "math", "copy", "ledger", "backend")  # modules with functions of these names
 LACKING = ("vecdot", "geomspace", "einsum_path", "errstate", "insert", "block", "nditer", "frompyfunc")
@@ -61,8 +61,8 @@ def takes(thing: Any) -> Takes | None:
 
 
 def from_docstring(text: str) -> Takes | None:
-    """`_ndarray_base.sum(self, axis=None, Py_ssize_t n=1) -> _ndarray_base`."""
-    found = re.match(r"\w+\.\w+\((.*)\)", text.partition("\n")[0])
+    """`_ndarray_base.sum(self, axis=None, Py_ssize_t n=1) -> _ndarray_base`, `getDeviceCount() -> int`."""
+    found = re.match(r"(?:\w+\.)?\w+\((.*)\)", text.partition("\n")[0])
     if not found:
         return None
     parts = [part.partition("=")[0].split()[-1] for part in found[1].split(", ") if part]
@@ -153,6 +153,11 @@ def test_the_calls_are_found(cupy: Any) -> None:
         "(x * y).mean(where=m)",
         "x.astype(d, device='cpu')",
         "x.swapaxes(0, 1, 2)",
+        "x.set(y, None, True)",
+        "xp.cuda.alloc_pinned(3)",
+        "xp.cuda.alloc_pinned_memory(3, 4)",
+        "xp.cuda.runtime.getDeviceCount(0)",
+        "xp.cuda.Device(index=0)",
     ],
 )
 def test_a_wrong_call_is_seen(cupy: Any, wrong: str) -> None:
@@ -172,6 +177,8 @@ def test_a_wrong_call_is_seen(cupy: Any, wrong: str) -> None:
         "x.transpose(0, 2, 1, 3)",
         "x.astype(d, copy=False)",
         "np.max(x, initial=0)",
+        "xp.cuda.Device(0).use()",
+        "xp.cuda.alloc_pinned_memory(x.nbytes)",
     ],
 )
 def test_a_right_call_is_not(cupy: Any, right: str) -> None:
@@ -198,5 +205,11 @@ def test_the_stand_in_has_the_real_parameters(cupy: Any) -> None:
             if said is not None and said.keywords is not None:
                 names = {p for p in parameters.split() if not p.startswith("*")}
                 assert names == said.keywords - {"self"} or name in ("array", "asarray"), name
+    for name in ("astype", "fill", "get", "item", "set"):
+        assert takes(getattr(ours.ndarray, name)) == takes(getattr(cupy.ndarray, name)), name
+    for here, there in ((ours.cuda, cupy.cuda), (ours.cuda.runtime, cupy.cuda.runtime)):
+        assert [name for name in vars(here) if not hasattr(there, name)] == []
+    for name in ("Device", "alloc_pinned_memory"):
+        assert takes(getattr(cupy.cuda, name)) == takes(getattr(ours.cuda, name)), name
     for name in LACKING:
         assert hasattr(np, name) and not hasattr(cupy, name) and not hasattr(ours, name), name

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from minitrain import backend
+from minitrain.errors import UserError
 from tests.gpu import strict_run
 from tests.gpu.test_signatures import LACKING, stand_in
 from tests.ranks import find_mpirun
@@ -45,6 +47,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], Any]] = {
     "into a NumPy array": (lambda: set_item(HOST.copy(), slice(None), x()), TypeError),
     "an index of a NumPy array": (lambda: HOST[cupy.asarray(np.array([0, 1]))], (TypeError, IndexError)),
     "range": (lambda: range(cupy.asarray(np.array(3))), TypeError),
+    "given to MPI": (lambda: x().__cuda_array_interface__, AttributeError),
     "np.testing": (lambda: np.testing.assert_array_equal(x(), HOST), TypeError),
     # NumPy arrays mixed in
     "x + numpy": (lambda: x() + HOST, TypeError),
@@ -144,6 +147,86 @@ def test_memory() -> None:
     assert weakref.ref(array)() is array
 
 
+def test_pinned_memory() -> None:
+    """A copy from it has been made when the stream is done, not before; it is room, not zeros."""
+    host, pageable, array = np.ndarray((2, 3), float, cupy.cuda.alloc_pinned_memory(48)), np.empty((2, 3)), x()
+    assert not (host == 0).any()
+    cupy.COPIES.clear()
+    assert array.get(out=host) is host and (host == HOST).all()
+    host += 1
+    array.set(host)
+    assert np.isnan(array.get(out=pageable)).all()
+    cupy.cuda.get_current_stream().synchronize()
+    assert (array.get() == HOST + 1).all()
+    array.set(pageable)
+    assert cupy.COPIES == {
+        ("to host", "pinned"): 1,
+        ("to host", "pageable"): 2,
+        ("to device", "pinned"): 1,
+        ("to device", "pageable"): 1,
+    }
+    for wrong, error in ((host[:1], ValueError), (host.astype(np.float32), TypeError)):
+        with pytest.raises(error):
+            array.get(out=wrong)
+        with pytest.raises(error):
+            array.set(wrong)
+
+
+# One rank, one device -------------------------------------------------------------------------------------------------
+
+OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "8"}
+MPICH = {"PMI_RANK": "5", "PMI_SIZE": "8"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "rank"),
+    [
+        ({}, 0),
+        (OPEN_MPI, 5),
+        (MPICH, 5),
+        ({**OPEN_MPI, "OMPI_COMM_WORLD_LOCAL_RANK": "0"}, 0),
+        ({**OPEN_MPI, "OMPI_COMM_WORLD_LOCAL_RANK": "2"}, 2),
+        ({**MPICH, "MPI_LOCALRANKID": "3"}, 3),
+        ({**MPICH, "MPI_LOCALRANKID": ""}, 5),
+    ],
+)
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_the_device_is_that_of_the_local_rank(
+    environment: dict[str, str], rank: int, devices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [*OPEN_MPI, *MPICH, *backend.LOCAL_RANK]:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**environment, "STRICT_CUPY_DEVICES": str(devices)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(backend, "xp", cupy)
+    assert backend.local_rank() == rank
+    backend.use_device()
+    assert cupy.cuda.Device().id == rank % devices
+
+
+def test_no_device_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRICT_CUPY_DEVICES", "0")
+    monkeypatch.setattr(backend, "xp", cupy)
+    with pytest.raises(UserError, match=r"MINITRAIN_BACKEND is 'cupy', but there is no CUDA device.*NoDevice"):
+        backend.use_device()
+
+
+@pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")
+def test_the_ranks_of_mpirun_take_the_devices_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of their local ranks, which with Open MPI need not be that of the ranks."""
+    monkeypatch.setenv("STRICT_CUPY_DEVICES", "2")
+    program = """
+        from minitrain.backend import xp
+        from minitrain.comm.launch import launch
+        with launch() as world:
+            devices = world.gather_objects(xp.cuda.Device().id)
+            print(sorted(devices) if world.rank == 0 else "")
+    """
+    ended = process("cupy", ["-c", textwrap.dedent(program)], (str(MPIRUN), "-n", "3"))
+    assert ended.returncode == 0, ended.stderr
+    assert "[0, 0, 1]" in ended.stdout
+
+
 # Programs on it -------------------------------------------------------------------------------------------------------
 
 
@@ -185,6 +268,13 @@ def test_device_arrays_are_staged_for_mpi(tmp_path: Path) -> None:
     found = computed("cupy", tmp_path / "cupy.npz", ["--only", "mpi"], launcher)
     worst, where = strict_run.compare(found, expected)
     assert worst <= 1e-12, (worst, where)
+
+
+@pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")
+@pytest.mark.parametrize("how", ["staged", "direct"])
+def test_each_operation_copies_what_it_must(how: str) -> None:
+    ended = process("cupy", ["-m", "tests.gpu.strict_staging", how], (str(MPIRUN), "-n", "3"))
+    assert ended.returncode == 0 and "3 ranks: all_reduce" in ended.stdout, ended.stdout + ended.stderr
 
 
 TRAIN = "-m minitrain train --steps 2 --warmup 0 --width 16 --heads 2 --layers 1 --context 8 --batch 64 --sample 5"

@@ -8,6 +8,8 @@ about a GPU's numbers or speed; it catches code that would fail on one:
     a function CuPy lacks         cupy.vecdot, cupy.geomspace               AttributeError: only what is listed exists
     a keyword CuPy lacks          x.max(initial=0), cupy.sum(x, where=m)    TypeError
     an alias of host memory       cupy.asarray(numpy_array) is a copy
+    pinned memory given up early  x.set(pinned) has arrived after stream.synchronize(), and is garbage until then
+    a device array given to MPI   AttributeError, unless MPI_READS_DEVICES is set
     scalars                       a reduction gives an array of shape ()
 
 As in CuPy, Python's and NumPy's scalars mix with arrays, an index may be a list or a NumPy array, and NumPy's own
@@ -15,7 +17,11 @@ functions, called with an array of ours, come here. The lists of parameters are 
 test_signatures.py.
 """
 
+import os
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -126,6 +132,32 @@ UNARY = {"neg": "negative", "pos": "positive", "abs": "absolute", "invert": "inv
 TYPES = "bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
 
 
+COPIES: Counter = Counter()  # how many arrays went "to host" and "to device", from or to memory "pinned" or "pageable"
+MPI_READS_DEVICES = False  # whether mpi4py may have the address of an array's memory
+
+
+class PinnedMemory(bytearray):
+    """What alloc_pinned_memory returns."""
+
+
+def _kind(array: Any) -> str:
+    """Of an array's host memory."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return "pinned" if isinstance(array, PinnedMemory) else "pageable"
+
+
+class _OfThread(threading.local):
+    """CUDA's state of one thread: the device in use, and the copies that have been started but not made."""
+
+    def __init__(self) -> None:
+        self.device = 0
+        self.started: list[tuple[np.ndarray, np.ndarray]] = []
+
+
+_here = _OfThread()
+
+
 class ndarray:
     """An array "on the device": NumPy's, kept out of NumPy's sight."""
 
@@ -196,20 +228,37 @@ class ndarray:
 
     # Conversion -------------------------------------------------------------------------------------------------------
 
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        if not MPI_READS_DEVICES:
+            raise AttributeError("this MPI cannot read a device's memory")
+        place = (self._host.ctypes.data, False)
+        return {"shape": self.shape, "typestr": self.dtype.str, "data": place, "version": 3}
+
     def get(self, stream: Any = None, order: Any = "C", out: Any = None, blocking: bool = True) -> np.ndarray:
         """A copy in host memory."""
+        COPIES["to host", _kind(out)] += 1
         if out is None:
             return np.array(self._host, order=order)
+        if not isinstance(out, np.ndarray) or out.dtype != self.dtype:
+            raise TypeError("an array is copied into a numpy.ndarray of the same dtype")
+        if out.shape != self.shape:
+            raise ValueError(f"Shape mismatch. Expected shape: {self.shape}, actual shape: {out.shape}")
         out[...] = self._host
         return out
 
     def set(self, arr: np.ndarray, stream: Any = None) -> None:
-        """Filled from an array in host memory, of the same shape and dtype."""
+        """Filled from an array in host memory, of the same shape and dtype; from pinned memory, some time later."""
         if not isinstance(arr, np.ndarray) or arr.dtype != self.dtype:
             raise TypeError("only a numpy.ndarray of the same dtype can be set to a cupy.ndarray")
         if arr.shape != self.shape:
             raise ValueError(f"Shape mismatch. Old shape: {self.shape}, new shape: {arr.shape}")
-        self._host[...] = arr
+        COPIES["to device", _kind(arr)] += 1
+        if _kind(arr) == "pageable":
+            self._host[...] = arr
+        else:
+            self._host.reshape(-1).view(np.uint8)[...] = 255
+            _here.started.append((self._host, arr))
 
     def item(self) -> Any:
         return self._host.item()
@@ -388,6 +437,7 @@ def _creation(name: str, parameters: str) -> Callable[..., Any]:
             if (dtype is None or first.dtype == dtype) and (name == "asarray" or first.flags.c_contiguous):
                 return first
         if name in ("array", "asarray", "ascontiguousarray", "full", "full_like"):
+            COPIES["to device", "pageable"] += isinstance(first, np.ndarray)
             args = tuple(_from_host(x) for x in args)
             return _wrap(np.array(getattr(np, name)(*args, **options)))  # the device has memory of its own
         return _wrap(_call(getattr(np, name), args, options)._host)
@@ -443,6 +493,57 @@ def einsum(*operands: Any, **options: Any) -> Any:
 def asnumpy(a: Any, stream: Any = None, order: str = "C", out: Any = None, *, blocking: bool = True) -> np.ndarray:
     """A copy in host memory."""
     return a.get() if isinstance(a, ndarray) else np.asarray(a)
+
+
+# The module cupy.cuda -------------------------------------------------------------------------------------------------
+
+
+class CUDARuntimeError(RuntimeError):
+    """An error of CUDA's."""
+
+
+def getDeviceCount() -> int:
+    """As many as STRICT_CUPY_DEVICES says: 1 by default."""
+    count = int(os.environ.get("STRICT_CUPY_DEVICES", "1"))
+    if not count:
+        raise CUDARuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
+    return count
+
+
+class Device:
+    """A device by its number; without one, the device that this thread uses."""
+
+    def __init__(self, device: int | None = None) -> None:
+        self.id = _here.device if device is None else device
+
+    def use(self) -> None:
+        if not 0 <= self.id < getDeviceCount():
+            raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+        _here.device = self.id
+
+
+class Stream:
+    """What the device does for this thread, in order."""
+
+    def synchronize(self) -> None:
+        """Makes the copies that were started."""
+        for target, source in _here.started:
+            target[...] = source
+        _here.started.clear()
+
+
+def alloc_pinned_memory(size: int) -> PinnedMemory:
+    """Memory that was used before: its bytes are no zeros."""
+    return PinnedMemory(b"\xff" * size)
+
+
+cuda = SimpleNamespace(
+    Device=Device,
+    Stream=Stream,
+    alloc_pinned_memory=alloc_pinned_memory,
+    get_current_stream=Stream,
+    runtime=SimpleNamespace(CUDARuntimeError=CUDARuntimeError, getDeviceCount=getDeviceCount),
+)
 
 
 def __getattr__(name: str) -> Any:

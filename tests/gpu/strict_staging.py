@@ -1,0 +1,97 @@
+"""How device arrays get to MPI: every operation of a communicator on the stand-in, with its result and its copies.
+
+    mpirun -n 3 python -m tests.gpu.strict_staging staged|direct     the stand-in being the cupy of this Python
+
+staged: each array goes through pinned host memory, once there if MPI reads it, once back if MPI writes it. direct: MPI
+gets the arrays themselves, as from an MPI that says that it can read a device's memory.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minitrain.backend import to_device, to_host, xp
+from minitrain.comm import mpi
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.launch import launch
+from minitrain.shares import share
+
+TAG = ("dp", "test")
+WHOLE = np.arange(1.0, 12.0)  # 11 elements, which 2 and 3 do not divide
+
+
+class Case(NamedTuple):
+    """An operation on x, which is WHOLE times (rank + 1); it returns what is compared."""
+
+    operation: Callable[[Communicator, Any], Any]
+    expected: Callable[[int, int], np.ndarray]  # of rank, size
+    reads: Callable[[int], int] = lambda rank: 1  # arrays that MPI reads
+    writes: int = 1
+
+
+def in_place(method: str, *arguments: Any) -> Callable[[Communicator, Any], Any]:
+    def operation(world: Communicator, x: Any) -> Any:
+        getattr(world, method)(x, *arguments)
+        return x
+
+    return operation
+
+
+def gather(world: Communicator, x: Any) -> Any:
+    """Every rank's share, the rank's number being taken off."""
+    x /= world.rank + 1.0
+    mine = share(len(x), world.size, world.rank)
+    x[: mine.start] = x[mine.stop :] = -1.0
+    world.all_gather(x, TAG)
+    return x
+
+
+def exchange(world: Communicator, x: Any) -> Any:
+    """The array of the rank before, in two dimensions."""
+    got = xp.zeros((1, len(x)))
+    sent = world.send(x, (world.rank + 1) % world.size, TAG)
+    world.receive(got, (world.rank - 1) % world.size, TAG)
+    sent.wait()
+    return got
+
+
+CASES = {
+    "all_reduce": Case(in_place("all_reduce", TAG), lambda rank, n: WHOLE * (n * (n + 1) / 2)),
+    "all_reduce max": Case(in_place("all_reduce", TAG, "max"), lambda rank, n: WHOLE * n),
+    "reduce_scatter": Case(
+        lambda world, x: world.reduce_scatter(x, TAG),
+        lambda rank, n: WHOLE[share(len(WHOLE), n, rank)] * (n * (n + 1) / 2),
+    ),
+    "all_gather": Case(gather, lambda rank, n: WHOLE),
+    "broadcast": Case(in_place("broadcast", 1, TAG), lambda rank, n: WHOLE * 2, lambda rank: int(rank == 1)),
+    "send and receive": Case(exchange, lambda rank, n: (WHOLE * ((rank - 1) % n + 1)).reshape(1, -1)),
+}
+
+
+def check(world: Communicator, name: str, direct: bool) -> None:
+    case, x = CASES[name], to_device(WHOLE * (world.rank + 1))
+    xp.COPIES.clear()
+    result = case.operation(world, x)
+    made = Counter(xp.COPIES)
+    expected = Counter({("to host", "pinned"): case.reads(world.rank), ("to device", "pinned"): case.writes})
+    assert made == (Counter() if direct else expected), f"{name}: {made}"
+    np.testing.assert_array_equal(to_host(result), case.expected(world.rank, world.size), name)
+
+
+def main() -> None:
+    """See the top of this file."""
+    direct = {"staged": False, "direct": True}[sys.argv[1]]
+    assert not mpi.DIRECT, "the MPIs from PyPI cannot read a device's memory"
+    mpi.DIRECT = xp.MPI_READS_DEVICES = direct
+    with launch() as world:
+        for name in CASES:
+            check(world, name, direct)
+        if world.rank == 0:
+            print(f"{world.size} ranks: {', '.join(CASES)}")
+
+
+if __name__ == "__main__":
+    main()
