@@ -1,0 +1,174 @@
+"""The oracle of this lesson's exercises: sums over the whole past in float64, the library's runs, and the ledger."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+
+from lessons.report import Report
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.mesh import Mesh
+from minitrain.data.loader import ArrayLoader
+from minitrain.models import MLPConfig, mlp
+from minitrain.observe.ledger import Ledger
+from minitrain.optim import Adam, AdamW, Optimizer, adam_step, adamw_step
+from minitrain.train.build import reduce
+from minitrain.train.checkpoint import gather
+from minitrain.train.step import train_step
+
+from .lesson import descend
+
+SEED, STEPS, N = 1, 6, 7
+SETTINGS = ((0.01, 0.9, 0.999, 1e-8), (0.1, 0.5, 0.75, 0.1))  # lr, beta1, beta2, epsilon: large enough to be seen
+
+
+def adam_bytes(sizes: tuple[int, ...]) -> int:
+    """The bytes of optimizer state that Adam keeps for an MLP with layers of these sizes, all numbers being float32.
+
+    (64, 32, 10): 64 pixels, 32 hidden values, 10 logits. Two neighbours are joined by y = x W + b.
+    """
+    parameters = sum(n * m + m for n, m in pairwise(sizes))
+    return 2 * 4 * parameters
+
+
+# The checks -----------------------------------------------------------------------------------------------------------
+
+
+def check_02_1(world: Communicator, adam_step: Callable[..., None], report: Report) -> None:
+    """Adam's update by itself, against the formula; its two properties; inside the library."""
+    for lr, beta1, beta2, epsilon in SETTINGS:
+        follows(adam_step, (lr, beta1, beta2, epsilon), 0.0, report)
+    g = np.array([1e-3, -1e-3, 1.0, -50.0, 1e5])
+    w, m, v = np.zeros((3, len(g)))
+    adam_step(w, g, m, v, 1, 0.01, 0.9, 0.999, 0.0)
+    wrong = float(np.abs(w + 0.01 * np.sign(g)).max())
+    report.close("first", wrong, 1e-12, f"with epsilon 0 the first step must be -lr sign(g), and is {w / 0.01} x lr")
+    quiet, loud = (descend(lambda at: Adam(at, epsilon=0, rule=adam_step), 0.01, 200, scale)[0] for scale in (1, 1024))
+    gap = float(np.abs(quiet - loud).max())
+    same = np.array_equal(quiet, loud)
+    report.true(
+        "scale", same, f"with epsilon 0, 1024 times the loss must give the same bits: difference {gap:.1e}", gap
+    )
+    inside(world, lambda gradients, rule: Adam(gradients, rule=rule), adam_step, REFERENCE["adam"], report)
+
+
+def check_02_2(world: Communicator, adamw_step: Callable[..., None], report: Report) -> None:
+    """AdamW's update by itself, against the formula; without a gradient; inside the library."""
+
+    def rule(*arguments: object) -> None:
+        adamw_step(*arguments, adam=REFERENCE["adam"])
+
+    w, g, m, v = np.array([1.0, -2.0, 4.0]), *np.zeros((3, 3))
+    for t in (1, 2, 3):
+        rule(w, g, m, v, t, 0.1, 0.9, 0.999, 1e-8, 0.5)
+    kept = float(w[0])
+    sentence = (
+        f"3 updates with gradient 0, lr 0.1, weight_decay 0.5: of a weight 1 there must be 0.95^3 left, not {kept:.6g}"
+    )
+    report.close("shrinks", abs(kept - 0.95**3), 1e-12, sentence)
+    for setting in SETTINGS:
+        for weight_decay in (0.5, 0.0):
+            follows(lambda *a, weight_decay=weight_decay: rule(*a, weight_decay), setting, weight_decay, report)
+    inside(world, lambda gradients, rule: AdamW(gradients, 0.5, rule=rule), rule, REFERENCE["adamw"], report)
+
+
+def check_02_3(world: Communicator, adam_bytes: Callable[[tuple[int, ...]], int], report: Report) -> None:
+    """The prediction, against what the ledger sees alive after a step."""
+    for sizes in ((64, 32, 10), (5, 3), (7, 20, 30, 2)):
+        ledger = Ledger()
+        with ledger.open():
+            kept = train(world, Adam, MLPConfig(sizes[0], sizes[1:-1], sizes[-1]), 1)
+        counted = ledger.live["optimizer"]
+        sentence = f"an MLP of sizes {sizes}: you say {{got}} bytes, the ledger counts {{expected:,}}"
+        report.equal("bytes", adam_bytes(sizes), counted, sentence)
+        del kept
+
+
+def check_02_4(world: Communicator, step_sizes: Callable[..., np.ndarray], report: Report) -> None:
+    """The step sizes, for small and large gradients, early and late; inside the library, with a small loss."""
+    lr, beta1, beta2, epsilon = SETTINGS[0]
+    for root in (1e-10, 1e-6, 1.0, 1e3):
+        for t in (1, 10, 10000):
+            v = np.array([root**2])
+            before = v.copy()
+            got = float(np.asarray(step_sizes(v, t, lr, beta1, beta2, epsilon)).reshape(-1)[0])
+            true = lr / (1 - beta1**t) / (root / (1 - beta2**t) ** 0.5 + epsilon)
+            told = f"v = {root**2:.0e}, t = {t}: the step size must be {true:.4g}, not {got:.4g}; relative"
+            report.close("value", abs(got - true) / true, 1e-12, told)
+            report.true("v", np.array_equal(v, before), "v is Adam's memory, and not to be changed", float(v[0]))
+
+    def rule(w, g, m, v, t, lr, beta1, beta2, epsilon) -> None:  # type: ignore[no-untyped-def]
+        m += (1 - beta1) * (g - m)
+        v += (1 - beta2) * (g * g - v)
+        w -= step_sizes(v, t, lr, beta1, beta2, epsilon) * m
+
+    for scale in (1.0, 1e-9):
+        (mine, _), (true, _) = (
+            descend(lambda at, by=by: Adam(at, rule=by), lr, 50, scale) for by in (rule, REFERENCE["adam"])
+        )
+        told = f"Adam with these step sizes, in a valley with {scale:g} times the loss, is elsewhere after 50 updates"
+        report.close("inside", float(np.abs(mine - true).max()), 1e-9, told)
+
+
+# What a right rule is -------------------------------------------------------------------------------------------------
+
+Rule = Callable[..., None]
+REFERENCE: dict[str, Rule] = {"adam": adam_step, "adamw": adamw_step}
+
+
+def follows(rule: Rule, setting: tuple[float, ...], weight_decay: float, report: Report) -> None:
+    """STEPS updates of flat slices, with borders that are not to be touched, against the past summed up in float64."""
+    lr, beta1, beta2, epsilon = setting
+    draw = np.random.default_rng(0).standard_normal
+    arrays = [draw(N + 2), *np.zeros((3, N + 2))]
+    for array in arrays[1:]:
+        array[[0, -1]] = 9  # the neighbours in the bucket
+    w, g, m, v = (array[1:-1] for array in arrays)
+    true, past, told = w.copy(), [], f"beta1 {beta1}, beta2 {beta2}, epsilon {epsilon}, weight_decay {weight_decay}"
+    for t in range(1, STEPS + 1):
+        past.append(draw(N))
+        g[...] = past[-1]
+        rule(w, g, m, v, t, *setting)
+        ages = np.arange(t)[::-1, None]
+        mean = ((1 - beta1) * beta1**ages * np.array(past)).sum(axis=0)
+        square = ((1 - beta2) * beta2**ages * np.array(past) ** 2).sum(axis=0)
+        step = lr * mean / (1 - beta1**t) / (np.sqrt(square / (1 - beta2**t)) + epsilon)
+        if t == 1 and not report.true("in place", m.any(), _NOT_IN_PLACE):
+            return
+        true -= lr * weight_decay * true + step
+        report.true("gradient", np.array_equal(g, past[-1]), "the gradient is not the rule's to change")
+        for name, array, right in (("m", m, mean), ("v", v, square), ("w", w, true)):
+            gap = float(np.abs(array - right).max())
+            report.close(name, gap, 1e-12, f"{name} is wrong after update t = {t} ({told})")
+    border = [array[i] for array in arrays[1:] for i in (0, -1)]
+    report.true("border", border == [9.0] * 6, "elements beside the slice were changed")
+
+
+_NOT_IN_PLACE = (
+    "m is still 0 after an update: the arrays that come in must be changed themselves (m *= beta1; m = beta1 * m only "
+    "gives the name m to a new array)"
+)
+
+
+def inside(world: Communicator, make: Callable[..., Optimizer], rule: Rule, reference: Rule, report: Report) -> None:
+    """Three steps of a small MLP in float64 with the library's optimizer around this rule, and around the library's."""
+    config = MLPConfig(5, (4,), 3, dtype="float64")
+    mine, true = (
+        gather(train(world, lambda gradients, by=by: make(gradients, by), config, 3)[0], world)
+        for by in (rule, reference)
+    )
+    gap = max(float(np.abs(mine[path] - true[path]).max()) for path in true)
+    report.close("inside", gap, 1e-12, "an MLP after 3 steps in the library is not where it should be")
+
+
+def train(world: Communicator, make: Callable[..., Optimizer], config: MLPConfig, steps: int):  # type: ignore[no-untyped-def]
+    """The model and its optimizer, after some steps on made-up samples."""
+    draw = np.random.default_rng(0)
+    inputs, labels = draw.normal(size=(12, config.inputs)), draw.integers(0, config.classes, 12)
+    data = ArrayLoader(inputs.astype(config.dtype), labels, 12, SEED)
+    model = mlp(config)
+    gradients = reduce(model, Mesh(world, dp=world.size), "bucketed", 1.0, SEED)
+    optimizer = make(gradients)
+    for number in range(steps):
+        train_step(model, data.batch(number), gradients, optimizer, 0.05)
+    return model, optimizer

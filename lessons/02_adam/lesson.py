@@ -1,0 +1,120 @@
+"""Adam: the step size is chosen per coordinate. Then the serial run, which every later lesson must equal.
+
+python lessons/02_adam/lesson.py [--figure FILE.svg]
+"""
+
+# %% What we need
+import argparse
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import minitrain  # isort: skip (it comes before NumPy, which then multiplies with one thread)
+import numpy as np
+
+from lessons.charts import chart, figure
+from lessons.receipt import Receipt
+from minitrain.autograd import no_grad
+from minitrain.comm.mesh import Mesh
+from minitrain.comm.threads import world_of_one
+from minitrain.data.batch import Batch
+from minitrain.data.digits import load_digits, split_digits
+from minitrain.data.loader import ArrayLoader
+from minitrain.models import Model, mlp
+from minitrain.optim import SGD, Adam, Optimizer, adam_step
+from minitrain.parallel.reducer import Owned
+from minitrain.train.build import reduce
+from minitrain.train.step import train_step
+
+SEED, EPOCHS, SHOWN, CURVATURE = 1, 6, 300, np.array([1.0, 1000.0])
+STRAIGHT, TURNED = np.eye(2), np.array([[1, -1], [1, 1]]) / 2**0.5  # by 45 degrees
+
+
+# %% First half: a valley, 1000 times as steep across as along
+def descend(
+    make: Callable[..., Optimizer], lr: float, updates: int, scale: float = 1.0, turn: np.ndarray = STRAIGHT
+) -> tuple[np.ndarray, Optimizer]:
+    """L = scale (u_1^2 + 1000 u_2^2) / 2 from u = (1, 1); w is u, or u turned. Returns all u, and the optimizer."""
+    w, g, path = turn @ np.ones(2), np.zeros(2), [np.ones(2)]
+    optimizer = make(SimpleNamespace(owned=lambda: [Owned(w, g, decay=False)]))
+    for _ in range(updates):
+        g[...] = turn @ (scale * CURVATURE * path[-1])
+        optimizer.step(lr)  # changes w in place
+        path.append(w @ turn)
+    return np.array(path), optimizer
+
+
+def step_sizes(v: np.ndarray, t: int, lr: float, beta1: float, beta2: float, epsilon: float) -> np.ndarray:
+    """What Adam multiplies m by in update number t, for each coordinate: w -= step_sizes(v, ...) * m."""
+    v_hat = v / (1 - beta2**t)
+    return lr / (1 - beta1**t) / (np.sqrt(v_hat) + epsilon)
+
+
+def valleys(receipt: Receipt) -> dict[str, list[float]]:
+    """Fills the receipt; returns the loss of four runs, along the way."""
+    paths = {f"SGD {lr}": descend(SGD, lr, 2000)[0] for lr in (0.00199, 0.00201)}
+    for (name, u), factor in zip(paths.items(), (0.99, 1.01), strict=True):
+        receipt.near(f"{name}: u_2 after 2000 updates", factor**2000, abs(u[-1, 1]))
+    u, adam = descend(Adam, 0.01, SHOWN)
+    paths |= {"Adam 0.01": u, "turned": descend(Adam, 0.01, SHOWN, turn=TURNED)[0]}
+    sizes = step_sizes(adam.state[0][1], SHOWN, 0.01, 0.9, 0.999, 1e-8)
+    receipt.near("Adam: step size along / across", 1000, sizes[0] / sizes[1])
+    exact, loud = (descend(lambda w: Adam(w, epsilon=0), 0.01, 200, scale)[0] for scale in (1, 1024))
+    receipt.below("epsilon 0: the coordinates differ by", 1e-12, float(np.abs(exact[:, 0] - exact[:, 1]).max()))
+    receipt.true("epsilon 0, loss x 1024: same bits after 200 updates", np.array_equal(exact, loud))
+    receipt.near("first step / lr", 1, (1 - u[1, 0]) / 0.01)
+    late = lambda w, g, m, v, t, *rest: adam_step(w, g, m, v, 10**6, *rest)  # there 1 - beta^t is 1: no correction
+    u = descend(lambda w: Adam(w, rule=late), 0.01, 1)[0]
+    receipt.near("first step / lr, without correction", 0.1 / 0.001**0.5, (1 - u[1, 0]) / 0.01)
+    losses = {name: (path[: SHOWN + 1] ** 2 @ CURVATURE / 2).tolist() for name, path in paths.items()}
+    receipt.true("turned: Adam's loss at the end", losses["turned"][-1] > 0.1, "> 0.1", f"≈ {losses['turned'][-1]:.2f}")
+    return losses
+
+
+# %% Second half: the serial run
+def accuracy(model: Model, data: ArrayLoader) -> float:
+    """The share of images whose largest logit is that of their label."""
+    with no_grad():
+        right = [model(Batch(b.inputs, None, b.where)).data.argmax(axis=1) == b.labels for b in data.validation()]
+    return float(np.mean(np.concatenate(right)))
+
+
+def serial(receipt: Receipt) -> list[float]:
+    """Trains an MLP on the digits; returns the loss of each batch."""
+    images, labels = load_digits()
+    parts = split_digits(images.astype(np.float32), labels, SEED)
+    data, held_out = (ArrayLoader(*part, batch=32, seed=SEED) for part in parts)
+    model, losses = mlp(), []
+    gradients = reduce(model, Mesh(world_of_one(), dp=1), "bucketed", 1.0, SEED)
+    optimizer = Adam(gradients)
+    for epoch in range(EPOCHS):
+        for number in range(epoch * data.batches, (epoch + 1) * data.batches):
+            loss, _ = train_step(model, data.batch(number), gradients, optimizer, lr=0.001)
+            losses.append(loss)
+        right, mean = accuracy(model, held_out), np.mean(losses[-data.batches :])
+        print(f"epoch {epoch + 1}: {data.batches} updates   mean loss ≈ {mean:.2f}   accuracy ≈ {right:.2f}")
+    receipt.near("loss of the first batch, ln 10", np.log(10), losses[0], relative=0.1)
+    receipt.true("accuracy on images held out", right > 0.9, "> 0.9", f"≈ {right:.2f}")
+    return losses
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--figure", help="write the picture to this file")
+    options, receipt = parser.parse_args(), Receipt()
+    with minitrain.launch():
+        curves = valleys(receipt)
+        print(chart(curves, "loss", "update", log=True), "\n\nThe serial run: an MLP on images of digits\n", sep="")
+        losses = serial(receipt)
+        if options.figure:
+            with figure(options.figure, columns=2, height=2.8) as (left, right):
+                for (name, curve), style in zip(curves.items(), ("-", "--", "-.", ":"), strict=True):
+                    left.semilogy(curve, style, label=name)
+                left.set(xlabel="update", ylabel="loss in the valley")
+                left.legend(frameon=False)
+                right.plot(losses, linewidth=0.8)
+                right.set(xlabel="update", ylabel="loss of a batch, serial run")
+        receipt.print()
+
+
+if __name__ == "__main__":
+    main()
