@@ -20,6 +20,7 @@ class Slices:
 
     lengths: tuple[int, ...] = LENGTHS
     dtype: str = "float64"
+    sharded: bool = False
     pieces: list[Owned] = field(default_factory=list)
 
     def __post_init__(self) -> None:
