@@ -28,7 +28,10 @@ Add = Callable[..., Array]  # (a, b, out=a): numpy.add, numpy.maximum
 
 
 def ring_reduce_scatter(comm: Communicator, x: Array, tag: Tag, add: Add = xp.add) -> Array:
-    """Returns this rank's share of the flat array x, in which the sum over ranks now stands. The rest is undefined."""
+    """Returns this rank's share of the flat array x, in which the sum over ranks now stands. The rest is undefined.
+
+    N - 1 steps, one share each: rank r sends to r + 1 and adds what arrives from r - 1 to its own, by add(a, b, out=a).
+    """
     n, r = comm.size, comm.rank
     arriving = xp.empty(share(len(x), n, 0).stop, x.dtype)  # share 0 is the longest
     ledger.hold(arriving, "buffers", "reduce-scatter")
@@ -42,7 +45,7 @@ def ring_reduce_scatter(comm: Communicator, x: Array, tag: Tag, add: Add = xp.ad
 
 
 def ring_all_gather(comm: Communicator, x: Array, tag: Tag) -> None:
-    """Fills the flat array x: rank r starts with share r, and sends on what it received last."""
+    """Fills the flat array x: rank r starts with share r, and sends on to r + 1 what it received last from r - 1."""
     n, r = comm.size, comm.rank
     for step in range(n - 1):
         out, into = x[share(len(x), n, (r - step) % n)], x[share(len(x), n, (r - 1 - step) % n)]
