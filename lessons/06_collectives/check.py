@@ -1,0 +1,239 @@
+"""The oracle of this lesson's exercises: sums that are exact, the ledger, and a communicator that watches its sends."""
+
+import math
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from lessons.report import Report
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.ring import RingCommunicator, ring_all_gather, ring_reduce_scatter
+from minitrain.observe.ledger import Ledger
+from minitrain.shares import share
+
+from .lesson import TAG, TIMES
+
+# Ranks, numbers, dtype. The check ends with the first case that is spoilt, so the plain one comes first.
+CASES = (
+    (3, 6, "float64"),
+    (3, 7, "float32"),
+    (3, 2, "float64"),
+    (3, 0, "float32"),
+    (2, 5, "float64"),
+    (1, 4, "float32"),
+)
+
+
+def equal_size(ranks: int, alpha: float, beta: float) -> float:
+    """The size M in bytes at which an all-reduce takes equally long by a tree and by a ring; 0 if it never does.
+
+    alpha: seconds for a message; beta: seconds for a byte. With N ranks,
+    T_tree = 2 ceil(log2 N) (alpha + M beta) and T_ring = 2 (N-1) alpha + 2 (N-1)/N M beta.
+    """
+    levels = math.ceil(math.log2(ranks))
+    return alpha * (ranks - 1 - levels) / (beta * (levels - (ranks - 1) / ranks))
+
+
+# The checks -----------------------------------------------------------------------------------------------------------
+
+
+def check_06_1(world: Communicator, reduce_scatter: Callable, report: Report) -> None:
+    """Shares of sums and of maxima, by the library's ring and in its all-reduce."""
+    for ranks, n, dtype, add in [(*case, np.add) for case in CASES] + [(3, 7, "float64", np.maximum)]:
+        if world.rank < ranks:
+            trial = Trial(world.subgroup(range(ranks)), f"{n} numbers, {ranks} ranks, numpy.{add.__name__}", report)
+            x = digits(n, dtype, world.rank, add)
+            mine, true = share(n, ranks, world.rank), reduce(add, [digits(n, dtype, r, add) for r in range(ranks)])
+            returned = trial.run(lambda comm, x=x, add=add: reduce_scatter(comm, x, TAG, add))
+            trial.share_of_sum(x, true)
+            trial.values("returned", returned, true[mine], "returns")
+            trial.price(n * x.itemsize - x[mine].nbytes, ranks - 1 if n >= ranks else None)
+            trial.manners(ring=True)
+        if not all_well(world, report):
+            return
+    inside(world, RingCommunicator(world, reduce_scatter, ring_all_gather), report)
+
+
+def check_06_2(world: Communicator, all_gather: Callable, report: Report) -> None:
+    """Every share on every rank, and in the library's all-reduce."""
+    for ranks, n, dtype in CASES:
+        if world.rank < ranks:
+            trial = Trial(world.subgroup(range(ranks)), f"{n} numbers, {ranks} ranks", report)
+            mine, true = share(n, ranks, world.rank), digits(n, dtype, 0)
+            x = np.full(n, -1 - world.rank, dtype)  # what stands in the other shares is of no interest
+            x[mine] = true[mine]
+            trial.run(lambda comm, x=x: all_gather(comm, x, TAG))
+            trial.values("gathered", x, true, "has in x")
+            next_share = share(n, ranks, (world.rank + 1) % ranks)
+            trial.price(n * x.itemsize - x[next_share].nbytes, ranks - 1 if n >= ranks else None)
+            trial.manners(ring=True)
+        if not all_well(world, report):
+            return
+    inside(world, RingCommunicator(world, ring_reduce_scatter, all_gather), report)
+
+
+def check_06_3(world: Communicator, equal_size: Callable[[int, float, float], float], report: Report) -> None:
+    """At this size the two formulas give the same time."""
+    for ranks, alpha, beta in ((4, 1.0, 1.0), (4, 1e-5, 1e-10), (6, 1e-5, 1e-10), (64, 2e-6, 1e-11), (3, 1e-5, 1e-10)):
+        M = equal_size(ranks, alpha, beta)
+        told = f"{ranks} ranks, alpha {alpha:g}, beta {beta:g}: you say"
+        if not report.true("number", isinstance(M, (int, float)) and M >= 0, f"{told} {M!r}, which is no size", str(M)):
+            continue
+        tree, ring = (TIMES[name](ranks, M, alpha, beta) for name in ("tree", "ring"))
+        sentence = f"{told} {M:,.6g} bytes, for which the tree takes {tree:.6g} s and the ring {ring:.6g} s"
+        report.true("equal times", abs(tree - ring) <= 1e-9 * tree, sentence, float(M))
+
+
+def check_06_4(world: Communicator, broadcast: Callable, report: Report) -> None:
+    """The root's array everywhere, from every root."""
+    for (ranks, n, dtype), root in [*zip(CASES, (0, 2, 1, 0, 1, 0), strict=True), ((3, 6, "float32"), 1)]:
+        if world.rank < ranks:
+            trial = Trial(world.subgroup(range(ranks)), f"{n} numbers, {ranks} ranks, root {root}", report)
+            true, place = digits(n, dtype, 0), (world.rank - root) % ranks
+            x = true.copy() if place == 0 else np.full(n, -1 - world.rank, dtype)
+            trial.run(lambda comm, x=x, root=root: broadcast(comm, x, root, TAG), sends=place < ranks - 1)
+            trial.values("received", x, true, "has in x")
+            last = place == ranks - 1
+            trial.price(0 if last else x.nbytes, None if n < ranks else 0 if last else ranks)
+            trial.manners(ring=False)
+            late = max((send.after for send in trial.comm.sends[:1] if place), default=1)
+            first = "sends its first message after {got} receives; a chunk can go on as soon as it is there"
+            report.equal("pipelined", late, 1, f"{trial.told}: rank {{rank}} {first}")
+        if not all_well(world, report):
+            return
+
+
+# What a right run is --------------------------------------------------------------------------------------------------
+
+
+class Watched(RingCommunicator):
+    """A communicator that remembers what was sent by it, and by how many receives."""
+
+    def __init__(self, inner: Communicator) -> None:
+        super().__init__(inner)
+        self.sends: list[Send] = []
+        self.receives = 0
+
+    def _send(self, x: np.ndarray, to: int, number: int) -> "Send":
+        self.sends.append(Send(self, self.line._send(x, to, number), x, to))
+        return self.sends[-1]
+
+    def _receive(self, x: np.ndarray, source: int, number: int) -> None:
+        self.receives += 1
+        self.line._receive(x, source, number)
+
+
+class Send:
+    """The handle of a message. after: how many receives this rank had begun when it was sent."""
+
+    def __init__(self, comm: Watched, handle: Any, x: np.ndarray, to: int) -> None:
+        self.comm, self.handle, self.x, self.before, self.to = comm, handle, x, x.copy(), to
+        self.number, self.after = len(comm.sends) + 1, comm.receives
+        self.waited = self.early = self.changed = False
+
+    def wait(self) -> None:
+        self.waited = True
+        self.early = self.comm.receives < self.number  # the receive of the same step comes later
+        self.changed = not np.array_equal(self.x, self.before)
+        self.handle.wait()
+
+
+class Trial:
+    """One call of the student's function, with what is claimed of it."""
+
+    def __init__(self, group: Communicator, told: str, report: Report) -> None:
+        self.comm, self.ledger, self.told, self.report = Watched(group), Ledger(), told, report
+
+    def run(self, call: Callable[[Communicator], Any], sends: bool = True) -> Any:
+        """Calls it; claims that it sends by itself."""
+        with self.ledger.open():
+            result = call(self.comm)
+        self.unwaited = [send for send in self.comm.sends if not send.waited]
+        for send in self.unwaited:
+            send.handle.wait()
+        past = "was a collective called, or something past `comm`, such as mpi4py itself?"
+        sent = not sends or self.comm.size == 1 or len(self.comm.sends) > 0
+        self.report.true("by hand", sent, f"{self.told}: rank {self.report.rank} sent nothing by comm.send; {past}")
+        return result
+
+    def values(self, name: str, got: Any, true: np.ndarray, verb: str) -> None:
+        """The array is this one, dtype included."""
+        right = isinstance(got, np.ndarray) and got.dtype == true.dtype and np.array_equal(got, true)
+        shown = plain(got)
+        sentence = f"{self.told}: rank {self.report.rank} {verb} {shown}; right is {plain(true)}"
+        self.report.true(name, right, sentence, shown)
+
+    def share_of_sum(self, x: np.ndarray, true: np.ndarray) -> None:
+        """The sum stands in this rank's share of x; if not there, then perhaps in another."""
+        n, ranks, rank = len(x), self.comm.size, self.comm.rank
+        cuts = [share(n, ranks, c) for c in range(ranks)]
+        whole = [c for c, cut in enumerate(cuts) if np.array_equal(x[cut], true[cut])]
+        sentence = (
+            f"{self.told}: rank {rank} has {plain(x[cuts[rank]])} in its share of x; right is {plain(true[cuts[rank]])}"
+        )
+        elsewhere = f" (the sum is whole in share {whole[0]} of its x)" if whole else ""
+        self.report.true("in place", rank in whole, sentence + elsewhere, f"{plain(x[cuts[rank]])} {whole}")
+
+    def price(self, size: int, messages: int | None) -> None:
+        """Bytes, and messages where every share has a number in it."""
+        who = f"{self.told}: rank {{rank}} sends"
+        self.report.equal("bytes", self.ledger.bytes.total(), size, f"{who} {{got}} bytes; right is {{expected}}")
+        if messages is not None:
+            count = self.ledger.messages.total()
+            self.report.equal("messages", count, messages, f"{who} {{got}} messages; right is {{expected}}")
+
+    def manners(self, ring: bool) -> None:
+        """To the next rank only; every send is waited for, unchanged until then, and not before the receive."""
+        sends, who = self.comm.sends, f"{self.told}: rank {self.report.rank}"
+        peers = sorted({send.to for send in sends})
+        following = (self.comm.rank + 1) % self.comm.size
+        sentence = (
+            f"{who} sends to {', '.join(f'rank {to}' for to in peers)}; on the ring it sends to rank {following} only"
+        )
+        self.report.true("ring", set(peers) <= {following}, sentence, str(peers))
+        missing = len(self.unwaited)
+        sentence = f"{who} does not wait for {missing} of its {len(sends)} sends: MPI may still read those arrays"
+        self.report.true("waited", not missing, sentence, missing)
+        changed = sum(send.changed for send in sends)
+        sentence = f"{who} changes {changed} of the arrays that it sends, before it has waited for the send"
+        self.report.true("untouched", not changed, sentence, changed)
+        early = sum(send.early for send in sends) if ring and self.comm.size > 1 else 0
+        everybody = min(self.comm.gather_objects(early))
+        sentence = f"{self.told}: all ranks wait for a send before they receive: with large arrays, for ever"
+        self.report.true("order", not everybody, sentence, everybody)
+
+
+def digits(n: int, dtype: str, rank: int, add: Callable = np.add) -> np.ndarray:
+    """k + 1 in the digit of this rank, so that a sum tells who is in it: 330 is k = 2 of ranks 1 and 2.
+
+    For a maximum the largest is now on the one rank, now on the other.
+    """
+    place = np.full(n, rank) if add is np.add else (rank + np.arange(n)) % 3
+    return (10**place * np.arange(1, n + 1)).astype(dtype)
+
+
+def inside(world: Communicator, ring: RingCommunicator, report: Report) -> None:
+    """The library's all-reduce with this function in it: a matrix, its sum and its maximum."""
+    for op, add in (("sum", np.add), ("max", np.maximum)):
+        x = digits(8, "float64", world.rank, add).reshape(2, 4)
+        with Ledger().open() as ledger:
+            ring.all_reduce(x, TAG, op)
+        true = reduce(add, [digits(8, "float64", r, add) for r in range(world.size)])
+        sentence = f"all_reduce(x, op={op!r}) with your function gives {plain(x)}; right is {plain(true)}"
+        report.true("all-reduce", np.array_equal(x.reshape(-1), true), sentence, plain(x))
+        total = sum(world.gather_objects(ledger.bytes.total()))
+        report.equal(
+            "all bytes", total, 2 * (world.size - 1) * x.nbytes, "all_reduce sends {got} bytes, not {expected}"
+        )
+
+
+def plain(x: Any) -> str:
+    """[11 22], or what it is instead."""
+    return f"[{' '.join(f'{v:g}' for v in x.reshape(-1))}]" if isinstance(x, np.ndarray) else type(x).__name__
+
+
+def all_well(world: Communicator, report: Report) -> bool:
+    """Whether every claim of every rank has held so far."""
+    return all(world.gather_objects(all(claim.ok for claim in report.claims)))

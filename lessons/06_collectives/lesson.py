@@ -1,0 +1,153 @@
+"""All-reduce on a ring: watch the sums grow step by step, and count the bytes that every rank sends.
+
+mpirun -n 4 python lessons/06_collectives/lesson.py [--figure FILE.svg]
+"""
+
+# %% What we need
+import argparse
+import math
+from typing import Any
+
+import numpy as np
+
+import minitrain
+from lessons.charts import bars, figure
+from lessons.receipt import Receipt
+from minitrain.comm.communicator import Communicator, Tag
+from minitrain.comm.ring import RingCommunicator, ring_all_reduce
+from minitrain.errors import UserError
+from minitrain.observe.ledger import Ledger
+
+TAG = ("world", "lesson")
+EVEN, UNEVEN = 1200, 1001  # numbers: 2, 3 and 4 ranks divide the one, none of them the other
+ALPHA, BETA = 1e-5, 1e-10  # seconds: a message under way, a byte at 10 gigabytes a second
+
+
+# %% The first thing that comes to mind: everything to rank 0, and the sum back
+def star_all_reduce(comm: Communicator, x: np.ndarray, tag: Tag) -> None:
+    """The flat array x becomes the sum over ranks."""
+    if comm.rank == 0:
+        arriving = np.empty_like(x)
+        for other in range(1, comm.size):
+            comm.receive(arriving, other, tag)
+            x += arriving
+        for sent in [comm.send(x, other, tag) for other in range(1, comm.size)]:
+            sent.wait()
+    else:
+        comm.send(x, 0, tag).wait()
+        comm.receive(x, 0, tag)
+
+
+# %% What they cost: alpha seconds for each message, beta seconds for each byte, M bytes on N ranks
+TIMES = {
+    "star": lambda N, M, alpha, beta: 2 * (N - 1) * (alpha + M * beta),  # of rank 0
+    "tree": lambda N, M, alpha, beta: 2 * math.ceil(math.log2(N)) * (alpha + M * beta),
+    "ring": lambda N, M, alpha, beta: 2 * (N - 1) * (alpha + M / N * beta),
+}
+
+
+# %% The film of a run: each chunk is one number, to which rank r contributes 2**r, so that a sum tells who is in it
+class Film(RingCommunicator):
+    """Takes a picture of this rank's array x before each message that it sends."""
+
+    def __init__(self, inner: Communicator, x: np.ndarray) -> None:
+        super().__init__(inner)
+        self.x, self.pictures = x, []
+
+    def _send(self, part: np.ndarray, to: int, number: int) -> Any:
+        self.pictures.append(self.x.copy())
+        return super()._send(part, to, number)
+
+
+def shoot(world: Communicator) -> np.ndarray:
+    """Pictures (moment, rank, chunk): before the first step, and after each."""
+    x = np.full(world.size, 2**world.rank)
+    film = Film(world, x)
+    ring_all_reduce(film, x, TAG)
+    return np.array(world.gather_objects([*film.pictures, x])).transpose(1, 0, 2)
+
+
+def show(pictures: np.ndarray) -> None:
+    """Which ranks are in each chunk of each rank, after each step: 5 = 2**0 + 2**2 is "0.2."."""
+    N = pictures.shape[1]
+    print("whose numbers are in each of the chunks\n")
+    for name, steps in (("reduce-scatter", pictures[1:N]), ("all-gather", pictures[N:])):
+        print(f"{name:16}" + "   ".join(f"{f'after step {i}':{N * N + N - 1}}" for i in range(N - 1)).rstrip())
+        for r in range(N):
+            rows = [["".join(str(i) if c >> i & 1 else "." for i in range(N)) for c in step[r]] for step in steps]
+            print(f"rank {r:<11}" + "   ".join(map(" ".join, rows)))
+
+
+# %% The measurement
+def measure(comm: Communicator, all_reduce: Any, n: int) -> list[tuple]:
+    """Adds up n random numbers. For each rank: bytes, messages, the bits of its result, its largest error."""
+    x = np.random.default_rng(comm.rank).normal(size=n).astype(np.float32)
+    true = np.sum(comm.gather_objects(x), axis=0, dtype=np.float64)
+    with Ledger().open() as ledger:
+        all_reduce(comm, x, TAG)
+    found = ledger.bytes[TAG], ledger.messages[TAG], x.tobytes(), float(np.abs(x - true).max())
+    return list(zip(*comm.gather_objects(found), strict=True))
+
+
+def experiment(world: Communicator, receipt: Receipt) -> dict[str, int]:
+    """Rings of 2, 3, ... ranks and a star; fills the receipt and returns the bytes of each rank."""
+    bits, errors, M = [], [], 4 * EVEN
+    for N in range(2, world.size + 1):
+        group = world.subgroup(range(N)) if world.rank < N else None
+        rings = [measure(group, ring_all_reduce, n) for n in (EVEN, UNEVEN)] if group else []
+        even, uneven = world.gather_objects(rings)[0]
+        receipt.equal(f"N = {N}: bytes of all, {UNEVEN} numbers", 2 * (N - 1) * 4 * UNEVEN, sum(uneven[0]))
+        receipt.equal(f"N = {N}: bytes of all, {EVEN} numbers", 2 * (N - 1) * M, sum(even[0]))
+        receipt.equal(f"N = {N}: bytes of the busiest rank", 2 * (N - 1) * M // N, max(even[0]))
+        receipt.equal(f"N = {N}: messages of a rank", 2 * (N - 1), max(even[1] + uneven[1]))
+        bits += [len(set(even[2])), len(set(uneven[2]))]
+        errors += even[3] + uneven[3]
+    receipt.equal("different results on the ranks of a ring", 1, max(bits))
+    receipt.below("error of a sum, float32", 1e-5, max(errors))
+    star = measure(world, star_all_reduce, EVEN)[0]
+    receipt.equal("star: bytes of all", 2 * (N - 1) * M, sum(star))
+    receipt.equal("star: bytes of the busiest rank", (N - 1) * M, max(star))
+    return {f"{name}, rank {r}": row[r] for name, row in (("star", star), ("ring", even[0])) for r in range(N)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--figure", help="write the picture to this file")
+    options = parser.parse_args()
+    with minitrain.launch() as world:
+        if not 2 <= world.size <= 4:
+            raise UserError(f"this needs 2, 3 or 4 ranks, not {world.size}: mpirun -n 4 ...")
+        receipt = Receipt()
+        pictures, sizes = shoot(world), experiment(world, receipt)
+        whole = (pictures == 2**world.size - 1).sum(axis=(1, 2)).tolist()
+        receipt.equal("whole chunks after the reduce-scatter", world.size, whole[world.size - 1])
+        receipt.equal("whole chunks after the all-gather", world.size**2, whole[-1])
+        if world.rank == 0:
+            show(pictures)
+            print(f"\nbytes sent, {EVEN} numbers of 4 bytes\n{bars(sizes)}\n\nseconds by formula, 64 ranks")
+            for M in (10**3, 10**6, 10**9):
+                times = (f"{name} {time(64, M, ALPHA, BETA):7.4f}" for name, time in TIMES.items())
+                print(f"{M:13,} bytes   {'   '.join(times)}")
+            if options.figure:
+                draw(pictures, sizes, options.figure)
+        receipt.print(world)
+
+
+def draw(pictures: np.ndarray, sizes: dict[str, int], path: str) -> None:
+    """How many ranks are in each chunk (across) of each rank (down), at the start and after each step; the bytes."""
+    N = pictures.shape[1]
+    names = ["start", *(f"{phase}\nstep {i}" for phase in ("reduce-scatter", "all-gather") for i in range(N - 1))]
+    with figure(path, 2, N, height=4) as axes:
+        for axis, name, picture in zip(axes.flat, names, pictures.tolist(), strict=False):
+            axis.imshow([[c.bit_count() for c in row] for row in picture], "Blues", vmin=0, vmax=1.4 * N)
+            for r, row in enumerate(picture):
+                [axis.text(c, r, row[c].bit_count(), ha="center", va="center") for c in range(N)]
+            axis.set_title(name, fontsize=8)
+            axis.set(xticks=range(N), yticks=range(N), xlabel="chunk", ylabel="rank")
+        axes.flat[-1].barh(list(sizes), list(sizes.values()), color=["C1"] * N + ["C0"] * N)
+        axes.flat[-1].invert_yaxis()
+        axes.flat[-1].set_title("bytes sent", fontsize=8)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+"""MPI's own Allreduce is called, on an array with zeros around the own share."""
+
+from mpi4py import MPI
+
+from minitrain.shares import share
+
+SAYS = "such as mpi4py itself"
+
+
+def ring_all_gather(comm, x, tag):
+    n, r = comm.size, comm.rank
+    mine = x[share(len(x), n, r)].copy()
+    x[...] = 0
+    x[share(len(x), n, r)] = mine
+    MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, x, MPI.SUM)
