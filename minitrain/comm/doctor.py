@@ -19,6 +19,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from .launchers import outside
+
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -31,23 +33,33 @@ class Finding:
     cure: str = ""
     fatal: bool = True
 
+    @property
+    def ready(self) -> bool:
+        """Whether training can start, as far as this check goes."""
+        return not (self.cure and self.fatal)
+
 
 def examine(seconds: float) -> int:
     """Prints the report. Status 0 when every check that matters is passed, otherwise 1."""
     print(f"Looking at this machine; the two-rank run may take up to {seconds:.0f} s.", flush=True)
-    findings = [check() for check in (_python, _library, _mpirun, _root, _cores, _threads, _host)]
-    findings.append(_two_ranks(seconds))
+    found = findings(seconds)
     table = Table(box=None, pad_edge=False)
     for heading in ("", "check", "found"):
         table.add_column(heading)
-    for f in findings:
+    for f in found:
         table.add_row("ok" if not f.cure else "FAIL" if f.fatal else "note", f.what, f.found)
     console = Console(width=100 if shutil.get_terminal_size().columns >= 100 else 80, highlight=False, markup=False)
     console.print(table)
-    for f in findings:
+    for f in found:
         if f.cure:
             console.print(f"\n{f.what}: {f.cure}")
-    return int(any(f.cure and f.fatal for f in findings))
+    return int(not all(f.ready for f in found))
+
+
+def findings(seconds: float) -> list[Finding]:
+    """All checks, in the order of the report."""
+    found = [check() for check in (_python, _library, _mpirun, _root, _cores, _threads, _host)]
+    return [*found, _two_ranks(seconds)]
 
 
 def _python() -> Finding:
@@ -153,10 +165,11 @@ def _two_ranks(seconds: float) -> Finding:
 
 
 def _child(command: list[str], seconds: float) -> tuple[int | None, str]:
-    """(status, output) of a command; status None when it had to be stopped."""
+    """(status, output) of a command; status None when it had to be stopped. It may be called by a rank, too."""
     try:
         done = subprocess.run(
             command,
+            env=outside(os.environ),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

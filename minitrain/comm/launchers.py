@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from collections.abc import Mapping
 
 from ..errors import UserError
 
@@ -11,6 +12,9 @@ LAUNCHERS = (
     ("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("MPICH", "PMI_RANK", "PMI_SIZE"),
 )
+SET_BY_MPIRUN = ("PMI_", "PMIX_", "HYDI_", "MPI_LOCAL", "OMPI_", "PRTE_")
+# but for these: parameters, places, and the permission of root, which users set
+SET_BY_USERS = ("PMIX_MCA_", "OMPI_MCA_", "PRTE_MCA_", "PMIX_PREFIX", "PRTE_PREFIX", "OMPI_ALLOW_")
 
 
 def launched() -> tuple[str, int, int]:
@@ -29,6 +33,18 @@ def _number(variable: str) -> int:
     if not (value.isascii() and value.isdigit()):
         raise UserError(f"{variable} is {value!r}; mpirun sets it to a number: unset it, or start with mpirun")
     return int(value)
+
+
+def outside(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what mpirun has told this process.
+
+    For a child with a job of its own: an mpirun that sees these would take itself for a rank of the job around it.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith(SET_BY_MPIRUN) or name.startswith(SET_BY_USERS)
+    }
 
 
 def tell(error: UserError) -> int:
