@@ -1,0 +1,144 @@
+"""The oracle of this lesson's exercises: what comes out of which rank, and what was called."""
+
+import contextlib
+import io
+from collections import Counter
+from collections.abc import Callable
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+
+from lessons.report import Report
+from minitrain.comm import threads
+from minitrain.comm.communicator import Communicator
+from minitrain.observe.ledger import Ledger
+
+from .programs import six_lines
+
+LARGE = 2**19  # numbers of 8 bytes: 4 MB, which no MPI puts aside for a receiver that is not there yet
+
+
+def printed(ranks: int) -> list[str]:
+    """The lines that `six_lines` prints on so many ranks, in their order: a list such as ["rank 0 has 7", ...].
+
+    The program stands on the lesson's page, under "The code". Write down what it prints on 4 ranks first.
+    """
+    mine = [10 if rank == 2 else rank for rank in range(ranks)]
+    return [f"rank {rank} has {mine[rank] + mine[rank - 1]}" for rank in range(ranks)]
+
+
+# The checks -----------------------------------------------------------------------------------------------------------
+
+
+def check_00_1(world: Communicator, say: Callable[..., None], report: Report) -> None:
+    """Texts that are neither sorted nor different, and of several lines."""
+    rounds = (["zebra", "ant", "ant"], ["one line", "two\n  lines", ""])
+    for texts in rounds:
+        watched, page = Watched(world), Page()
+        say(watched, texts[world.rank], page)
+        wrote, calls = page.getvalue(), f"{watched.calls['barrier']} barriers"
+        if world.rank == 0:
+            all_texts = "".join(f"{text}\n" for text in texts)
+            given = "" if wrote else " (does print get file=file?)"
+            sentence = f"of the texts {texts} rank 0 wrote {wrote!r} to file; expected {all_texts!r}{given}"
+            report.true("text", wrote == all_texts, sentence, f"{wrote!r}, {calls}")
+            sentence = f"{len(wrote) - len(page.left)} characters wait in rank 0's buffer when say returns: flush=True"
+            report.true("flushed", page.left == wrote, sentence, len(wrote) - len(page.left))
+            sentence = f"the text leaves in {page.pieces} pieces; another rank's words can come between: print once"
+            report.true("pieces", page.pieces <= 1, sentence, page.pieces)
+        else:
+            sentence = f"rank {world.rank} wrote {wrote!r}; only rank 0 prints, since lines of several ranks come mixed"
+            report.true("silent", not wrote, sentence, f"{wrote!r}, {calls}")
+        sentence = "nothing of `world` was called (was something called past it, such as mpi4py itself?)"
+        report.true("asked", watched.calls.total(), sentence)
+    terminal = Page()
+    with contextlib.redirect_stdout(terminal) if world.rank == 0 else contextlib.nullcontext():
+        say(world, "to the terminal")
+    report.true("terminal", world.rank or terminal.getvalue(), "with no file given, nothing comes on the terminal")
+
+
+def check_00_2(world: Communicator, swap: Callable[..., Any], report: Report) -> None:
+    """Small and large messages in a ring, with their handles and their number."""
+    kept = []  # what is on its way must not go when its handle was not waited for
+    for n in (3, LARGE):
+        x = np.arange(n) + 1e7 * world.rank
+        before, watched = x.copy(), Watched(world)
+        with Ledger().open() as ledger:
+            came = swap(watched, x)
+        kept += [x, came]
+        source = (world.rank - 1) % world.size
+        right = isinstance(came, np.ndarray) and np.array_equal(came, np.arange(n) + 1e7 * source)
+        told = f"{n * 8:,} bytes: rank {world.rank}"
+        found = origin(came, n)
+        report.true("came", right, f"{told} returned {found}; expected the array of rank {source}", found)
+        report.true("kept", np.array_equal(x, before), f"{told} changed the x that it was to send")
+        sent, calls = ledger.messages.total(), watched.calls
+        silent = "" if calls.total() else " (was something called past `world`, such as mpi4py itself?)"
+        sentence = f"{told} sent {sent:,} messages by world.send; expected 1{silent}"
+        report.true("messages", sent == 1, sentence, f"{sent} messages, {calls['gather_objects']} gathers")
+        sentence = f"{told} returned before {watched.open:,} of its messages had left: wait for the handle of send"
+        report.true("waited", watched.open == 0, sentence, watched.open)
+
+
+def check_00_3(world: Communicator, printed: Callable[[int], list[str]], report: Report) -> None:
+    """The prediction, against the program."""
+    for ranks in (4, 3, 1, 6):
+        page = io.StringIO()
+        threads.run(ranks, lambda rank, page=page: six_lines(rank, page))  # type: ignore[misc]
+        said, true = printed(ranks), page.getvalue().splitlines()
+        if not report.true("list", isinstance(said, list), f"a list of lines is wanted, not {said!r}"):
+            return
+        first = next((i for i, (a, b) in enumerate(zip_longest(said, true), 1) if a != b), 0)
+        yours = repr(said[first - 1]) if 0 < first <= len(said) else "missing"
+        report.true(f"{ranks} ranks", not first, f"on {ranks} ranks line {first} of the output is not {yours}", said)
+
+
+# What is looked at ----------------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """A communicator that counts calls, and sends that nobody has waited for."""
+
+    def __init__(self, world: Communicator) -> None:
+        self.world, self.calls, self.open = world, Counter[str](), 0
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.world, name)
+        self.calls[name] += callable(found)
+        return found
+
+    def send(self, *arguments: Any, **named: Any) -> "_Handle":
+        self.calls["send"] += 1
+        self.open += 1
+        return _Handle(self, self.world.send(*arguments, **named))
+
+
+class _Handle:
+    def __init__(self, watched: Watched, handle: Any) -> None:
+        self.watched, self.handle, self.awaited = watched, handle, False
+
+    def wait(self) -> None:
+        self.handle.wait()
+        self.watched.open -= not self.awaited
+        self.awaited = True
+
+
+class Page(io.StringIO):
+    """A file that knows what has left its buffer, and in how many pieces."""
+
+    left, pieces = "", 0
+
+    def flush(self) -> None:
+        super().flush()
+        if self.getvalue() != self.left:
+            self.left, self.pieces = self.getvalue(), self.pieces + 1
+
+
+def origin(came: Any, n: int) -> str:
+    """Whose array this is, in words."""
+    if not isinstance(came, np.ndarray) or came.shape != (n,):
+        return f"{type(came).__name__} {getattr(came, 'shape', '')}".strip()
+    rank = int(came[0] // 1e7)
+    whole = np.array_equal(came, np.arange(n) + 1e7 * rank)
+    return f"the array of rank {rank}" if whole else f"an array that is no rank's, {came[:2]}..."

@@ -1,0 +1,107 @@
+"""N copies of one program: in which order they print, and what happens when one of them fails.
+
+mpirun -n 4 python lessons/00_hello/lesson.py [--figure FILE.svg]
+"""
+
+# %% What we need
+import argparse
+import io
+import re
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+import minitrain
+from lessons.charts import figure
+from lessons.check import environment, mpirun
+from lessons.jobs import Job, job
+from lessons.receipt import Receipt
+from minitrain.backend import Array
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.doctor import findings
+from minitrain.comm.say import say
+
+
+# %% Every rank runs these lines, each with a rank of its own
+def hello(world: Communicator, file: TextIO | None = None) -> None:
+    """Every rank says who it is, and what the rank before it has sent."""
+    came = swap(world, np.array([10 * world.rank]))
+    say(world, f"rank {world.rank} of {world.size}: the rank before me sent {came[0]}", file)
+
+
+def swap(world: Communicator, x: Array) -> Array:
+    """Sends x to the next rank of the ring, and returns what the rank before has sent: an array like x."""
+    arrived = np.empty_like(x)
+    sent = world.send(x, (world.rank + 1) % world.size, ("ring", "swap"))
+    world.receive(arrived, (world.rank - 1) % world.size, ("ring", "swap"))
+    sent.wait()
+    return arrived
+
+
+# %% The experiment: rank 0 starts jobs, and the others sleep
+def start(name: str, ranks: int, sign: str, patience: float) -> Job:
+    """One of programs.py, as a job of its own; it has `patience` seconds after the sign has come."""
+    command = [*mpirun(ranks), sys.executable, str(Path(__file__).with_name("programs.py")), name]
+    return job(command, environment(), sign, patience)
+
+
+def machine(receipt: Receipt) -> None:
+    """The doctor's checks: what they find differs from machine to machine; whether it will do should not."""
+    found = findings(seconds=60)
+    for finding in found:
+        print(f"{finding.what:<12} {'ok' if finding.ready else 'NOT OK: see python -m lessons doctor'}")
+    receipt.equal("checks of this machine that fail", 0, sum(not finding.ready for finding in found))
+
+
+def failures(receipt: Receipt) -> None:
+    """Rank 1 of three raises: inside launch(), and without it."""
+    print("\nrank 1 raises, inside launch():")
+    ended = start("crash", 3, "deliberate", patience=5.0)
+    print("\n".join(f"  {line}" for line in ended.output.splitlines() if re.match("minitrain: |ZeroDiv", line)))
+    receipt.true("inside launch(): the job ends in less than 5 s", ended.status is not None)
+    receipt.true("inside launch(): its status is not 0", bool(ended.status))
+    receipt.true("inside launch(): it says that rank 1 raised", "rank 1 of 3 raised" in ended.output)
+    receipt.equal("inside launch(): processes seen, left over", (3, 0), (ended.seen, ended.left))
+    print("rank 1 raises, with mpi4py alone:")
+    hung = start("plain", 3, "deliberate", patience=2.0)
+    there = hung.status is None and "deliberate" in hung.output
+    print(f"  after 2 s the job {'is still there' if there else 'is over'}")
+    receipt.true("mpi4py alone: the job is still there after 2 s", there)
+    receipt.equal("mpi4py alone: processes seen, left over", (3, 0), (hung.seen, hung.left))
+
+
+def draw(path: str, runs: int = 12) -> None:
+    """Whose line comes first, second, ...: one column a run."""
+    outputs = [start("lines", 4, "said 3", patience=5.0).output for _ in range(runs)]
+    with figure(path, columns=2, height=1.8) as panels:
+        for panel, word, title in zip(panels, ("raw", "said"), ("each rank prints", "rank 0 prints"), strict=True):
+            ranks = np.array([[int(rank) for rank in re.findall(rf"{word} (\d)", text)] for text in outputs])
+            panel.imshow(ranks.T, cmap="Blues", vmin=-1, vmax=6, aspect="auto")
+            for (run, line), rank in np.ndenumerate(ranks):
+                panel.text(run, line, str(rank), ha="center", va="center")
+            panel.set(title=title, xlabel=f"{runs} runs", xticks=[], yticks=range(4))
+            panel.set_yticklabels(["1st line", "2nd", "3rd", "4th"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--figure", help="write the picture to this file")
+    options = parser.parse_args()
+    with minitrain.launch() as world:
+        page, receipt = io.StringIO(), Receipt()
+        hello(world, page)
+        if world.rank == 0:  # the others wait at the end of this block, asleep
+            print(page.getvalue())
+            order = [int(rank) for rank in re.findall("^rank (.)", page.getvalue(), re.MULTILINE)]
+            receipt.equal("ranks in the order of their lines", list(range(world.size)), order)
+            machine(receipt)
+            failures(receipt)
+            if options.figure:
+                draw(options.figure)
+            receipt.print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+"""only rank 0 calls gather_objects, and waits for ever for the others."""
+
+SAYS = "rank 0 waits in gather_objects"
+
+
+def say(world, text, file=None):
+    if world.rank == 0:
+        print("\n".join(world.gather_objects(text)), file=file, flush=True)

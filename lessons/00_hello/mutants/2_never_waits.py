@@ -1,0 +1,10 @@
+"""the handle is never waited for: x may still be on its way when the caller changes it."""
+
+import numpy as np
+
+
+def swap(world, x):
+    arrived = np.empty_like(x)
+    world.send(x, (world.rank + 1) % world.size, ("ring", "swap"))
+    world.receive(arrived, (world.rank - 1) % world.size, ("ring", "swap"))
+    return arrived

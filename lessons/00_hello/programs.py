@@ -1,0 +1,67 @@
+"""Small programs for several ranks, which lesson.py starts and which you may start yourself.
+
+mpirun -n 3 python lessons/00_hello/programs.py {six_lines,crash,plain,lines}
+"""
+
+# %% What we need
+import os
+import sys
+from typing import TextIO
+
+import minitrain
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.launchers import launched
+from minitrain.comm.say import say
+
+
+# %% Something to predict
+def six_lines(world: Communicator, file: TextIO | None = None) -> None:
+    """What is printed?"""
+    mine = world.rank
+    if world.rank == 2:
+        mine = 10
+    everyone = world.gather_objects(mine)
+    mine += everyone[world.rank - 1]
+    say(world, f"rank {world.rank} has {mine}", file)
+
+
+# %% One rank fails: inside launch(), and without it
+def crash(world: Communicator) -> None:
+    """Rank 1 raises; the others wait for it in a barrier."""
+    say(world, f"rank {world.rank} is process {os.getpid()}")
+    if world.rank == 1:
+        raise ZeroDivisionError("a deliberate mistake")
+    world.barrier()
+
+
+def plain() -> None:
+    """The same crash, with nothing but mpi4py around it."""
+    from mpi4py import MPI  # here, since this line starts MPI
+
+    from minitrain.comm.mpi import MPICommunicator
+
+    crash(MPICommunicator(MPI.COMM_WORLD))
+
+
+# %% Two ways to print
+def lines() -> None:
+    """Every rank prints a line as soon as it is there; then rank 0 prints a line for each."""
+    print(f"raw {launched()[1]}\n", end="", flush=True)  # mpirun has told the rank, before MPI is started
+    with minitrain.launch() as world:
+        say(world, f"said {world.rank}")
+
+
+def main() -> None:
+    inside, alone = {"six_lines": six_lines, "crash": crash}, {"plain": plain, "lines": lines}
+    name = sys.argv[1] if len(sys.argv) == 2 else ""
+    if name in alone:
+        alone[name]()
+    elif name in inside:
+        with minitrain.launch() as world:
+            inside[name](world)
+    else:
+        sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main()
