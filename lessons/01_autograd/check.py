@@ -1,0 +1,382 @@
+"""The oracle of this lesson's exercises: differences, sums over copies, and counts of visits."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lessons.report import Report
+from lessons.worker import explain
+from minitrain import functional as F
+from minitrain import fused
+from minitrain.autograd import Edge, Node, Tensor, WeightVjp, apply, backward, youngest_first
+from minitrain.backend import Array
+from minitrain.comm.communicator import Communicator
+from minitrain.observe.ledger import Ledger
+
+from .derivatives import differences
+from .lesson import diamonds
+
+Shape = tuple[int, ...]
+RAISED = object()
+
+
+def attempt(
+    report: Report, name: str, about: str, function: Callable, *arguments: Any, mine: Callable | None = None
+) -> Any:
+    """What function(*arguments) returns; RAISED if it raises, which is a claim that fails.
+
+    mine: the student's function, in whose file the line is looked for, when it is not `function` itself.
+    """
+    try:
+        return function(*arguments)
+    except Exception as error:
+        code = getattr(mine or function, "__code__", None)
+        told = explain(error, Path(code.co_filename if code else ""))
+        report.true(name, False, f"{about}: {told}", type(error).__name__)
+        return RAISED
+
+
+def draw(*shapes: Shape, dtype: Any = np.float64) -> list[Array]:
+    """Whole numbers, so that sums are exact in any order."""
+    random = np.random.default_rng(1)
+    return [random.integers(-9, 10, shape).astype(dtype) for shape in shapes]
+
+
+def leaves_of(arrays: Sequence[Array]) -> list[Tensor]:
+    """Tensors that want a gradient, with the same values."""
+    return [Tensor(x.copy(), requires_grad=True) for x in arrays]
+
+
+def value_of(array: Any) -> Any:
+    """As plain numbers; None stays None."""
+    return None if array is None else np.asarray(array).tolist()
+
+
+# 01.1 -----------------------------------------------------------------------------------------------------------------
+
+PRODUCTS: list[tuple[Shape, Shape]] = [
+    ((3, 3), (3, 3)),
+    ((2, 3), (3, 5)),
+    ((4, 2, 3), (4, 3, 5)),
+    ((4, 2, 3), (3, 5)),
+    ((2, 3), (4, 3, 5)),
+    ((4, 1, 2, 3), (1, 7, 3, 5)),
+]
+
+
+def check_01_1(world: Communicator, matmul: Callable[[Any, Any], Tensor], report: Report) -> None:
+    """Values, gradients, dtypes, what is refused; multiplications and memory by the ledger."""
+    for shapes in PRODUCTS:
+        a_product(matmul, shapes, report)
+    for name in ("float32", "float16"):
+        dtypes_stay(matmul, name, report)
+    for error, about, a, b in (
+        (ValueError, "a vector, which has one axis only", np.ones(3), np.ones((3, 2))),
+        (TypeError, "float32 times float64", np.ones((2, 2), np.float32), np.ones((2, 2))),
+    ):
+        refused = raises(error, matmul, Tensor(a), Tensor(b))
+        report.true(f"refuses {about}", refused, f"{about} must raise {error.__name__}")
+    what_it_costs(matmul, report)
+
+
+def dtypes_stay(matmul: Callable[[Any, Any], Tensor], name: str, report: Report) -> None:
+    """The result and both gradients are of the operands' dtype."""
+    about = f"operands of {name}"
+    y = attempt(report, f"raised {about}", about, matmul, *leaves_of(draw((2, 3), (3, 5), dtype=name)))
+    if isinstance(y, Tensor) and y.node is not None:
+        g = np.ones(y.shape, name)
+        parts = attempt(report, f"raised {about}, backward", f"{about}, backward", y.node.vjp, g, mine=matmul)
+        kinds = [str(array.dtype) for array in (y, *parts)] if isinstance(parts, tuple) else []
+        told = f"{about}: the result and the two gradients are {', '.join(kinds)}"
+        report.true(f"dtype {name}", kinds == [name] * 3, told, str(kinds))
+
+
+def what_it_costs(matmul: Callable[[Any, Any], Tensor], report: Report) -> None:
+    """Multiplications, and the memory that backward keeps alive."""
+    about = "(2, 3) times (3, 5)"
+    with Ledger().open() as ledger:
+        leaves = leaves_of(draw((2, 3), (3, 5)))
+        y = attempt(report, "raised", about, matmul, *leaves)
+        kept = ledger.live["activations"]
+        if isinstance(y, Tensor):
+            attempt(report, "raised backward", f"{about}, backward", y.backward, np.ones((2, 5)), mine=matmul)
+    named = "backward needs a and b, {expected} bytes; `saved` names {got}, and so the ledger does not see the memory"
+    report.equal("saved", kept, 8 * (2 * 3 + 3 * 5), named)
+    counted = "three products of 2 x 3 x 5 are {expected} FLOPs; the ledger has counted {got}: use backend.matmul"
+    report.equal("flops", ledger.flops, 3 * 2 * 2 * 3 * 5, counted)
+
+
+def a_product(matmul: Callable[[Any, Any], Tensor], shapes: tuple[Shape, Shape], report: Report) -> None:
+    """One product and its gradients, against NumPy and differences. (A product is linear: any step is exact.)"""
+    about = f"{shapes[0]} times {shapes[1]}"
+    arrays = draw(*shapes)
+    leaves = leaves_of(arrays)
+    y = attempt(report, f"raised {about}", about, matmul, *leaves)
+    told = f"{about} gives no Tensor but: {type(y).__name__}"
+    if y is RAISED or not report.true(f"tensor {about}", isinstance(y, Tensor), told):
+        return
+    expected = np.matmul(*arrays)
+    if not report.equal(f"shape {about}", y.shape, expected.shape, f"{about}: the shape is {{got}}, not {{expected}}"):
+        return
+    report.close(f"value {about}", float(np.abs(y.data - expected).max()), 1e-12, f"{about}: the product is wrong")
+    (g,) = draw(y.shape)
+    attempt(report, f"raised backward {about}", f"{about}, backward", y.backward, g, mine=matmul)
+    for name, leaf, x in zip("ab", leaves, arrays, strict=True):
+        shape = None if leaf.grad is None else leaf.grad.shape
+        told = f"{about}: the gradient of {name} has the shape {{got}}; {name} itself has {{expected}}"
+        if report.equal(f"shape of g{name} {about}", shape, x.shape, told):
+            slopes = differences(lambda: float((g * np.matmul(*arrays)).sum()), x, 0.5)
+            gap = float(np.abs(leaf.grad - slopes).max())
+            report.close(f"g{name} {about}", gap, 1e-7, f"{about}: the gradient of {name} is not that by differences")
+
+
+def raises(error: type[Exception], function: Callable, *arguments: Any) -> bool:
+    """Whether it raises just that."""
+    try:
+        function(*arguments)
+    except Exception as raised:
+        return type(raised) is error
+    return False
+
+
+# 01.2 -----------------------------------------------------------------------------------------------------------------
+
+BROADCASTS: list[tuple[Shape, Shape]] = [  # x's shape, the result's
+    ((2, 3), (2, 3)),
+    ((3,), (3, 3)),
+    ((2, 3), (4, 2, 3)),
+    ((2, 1), (2, 3)),
+    ((1, 3), (2, 3)),
+    ((2, 1), (4, 2, 3)),
+    ((4, 1, 2), (4, 7, 2)),
+    ((), (2, 3)),
+    ((1,), (5, 1)),
+    ((3,), (0, 3)),
+]
+
+
+def check_01_2(world: Communicator, unbroadcast: Callable[[Array, Shape], Array], report: Report) -> None:
+    """Against sums that are made copy by copy; in half precision; and inside the tape."""
+    for shape, wide in BROADCASTS:
+        (g,) = draw(wide)
+        about = f"x of shape {shape} that was broadcast to {wide}"
+        gx = attempt(report, f"raised {shape} {wide}", about, unbroadcast, g.copy(), shape)
+        if gx is RAISED:
+            continue
+        told = f"{about}: the gradient has the shape {{got}}, not {{expected}}"
+        if report.equal(f"shape {shape} {wide}", getattr(gx, "shape", None), shape, told):
+            expected = sums_over_copies(g, shape)
+            told = f"{about}: the copies' parts do not add up; got {value_of(gx)}, expected {expected.tolist()}"
+            report.true(f"sum {shape} {wide}", np.array_equal(gx, expected), told, value_of(gx))
+    ones = np.ones((4096, 2), np.float16)
+    gx = attempt(report, "raised float16", "float16", unbroadcast, ones, (2,))
+    if gx is not RAISED:
+        report.equal("dtype", str(getattr(gx, "dtype", None)), "float16", "g is {expected}, the gradient {got}")
+        told = "two sums of 4096 ones in float16 are {got}, not {expected}; backend.total adds them up in float32"
+        report.equal("half", value_of(gx), [4096.0] * 2, told)
+    a_broadcast_product(unbroadcast, report)
+
+
+def a_broadcast_product(unbroadcast: Callable[[Array, Shape], Array], report: Report) -> None:
+    """sum(a b) with two operands that are both broadcast."""
+
+    def times(a: Tensor, b: Tensor) -> Tensor:
+        vjp = lambda g: (unbroadcast(g * b.data, a.shape), unbroadcast(g * a.data, b.shape))
+        return apply(a.data * b.data, (a, b), vjp)
+
+    arrays = draw((2, 1, 3), (4, 1))
+    a, b = leaves_of(arrays)
+    total = lambda: F.sum(times(a, b)).backward()
+    attempt(report, "raised tape", "a (2, 1, 3) times b (4, 1)", total, mine=unbroadcast)
+    for name, leaf, x in (("a", a, arrays[0]), ("b", b, arrays[1])):
+        slopes = differences(lambda: float((arrays[0] * arrays[1]).sum()), x, 0.5)
+        same = leaf.grad is not None and np.array_equal(leaf.grad, slopes)
+        report.true(f"tape {name}", same, f"sum(a b), a (2, 1, 3), b (4, 1): the gradient of {name} is wrong")
+
+
+def sums_over_copies(g: Array, shape: Shape) -> Array:
+    """Each element of g goes back to the element of x that it is a copy of."""
+    x = np.zeros(shape)
+    origin = np.broadcast_to(np.arange(x.size).reshape(shape), g.shape)
+    np.add.at(x.reshape(-1), origin.reshape(-1), g.reshape(-1))
+    return x
+
+
+# 01.3 -----------------------------------------------------------------------------------------------------------------
+
+Order = Callable[[Sequence[Tensor]], tuple[list[Node], dict[Tensor, int]]]
+LONG = 300_000
+Graph = tuple[list[Tensor], dict[Tensor, str]]  # the roots; the leaves with their names
+
+
+def small_graphs() -> dict[str, Graph]:
+    """Graphs on which a wrong order, a wrong count, or a forgotten root shows."""
+    x, y, w = (Tensor(np.array([[v]]), requires_grad=True) for v in (2.0, 3.0, 5.0))
+    a, late = x * y, F.exp(x)
+    far = late
+    for _ in range(3):
+        far = far * 2.0
+    shared = x * x
+    return {
+        "(a + x) a with a = x y": ([(a + x) * a], {x: "x", y: "y"}),
+        "e^x, used early and late": ([far + late], {x: "x"}),
+        "w as a parameter and in a product": ([fused.linear(x, w) + w * w], {x: "x", w: "w"}),
+        "three roots, one above another": ([F.exp(shared), shared * 3.0, shared], {x: "x"}),
+        "a leaf as a root": ([x, x * 2.0], {x: "x"}),
+    }
+
+
+def check_01_3(world: Communicator, youngest_first: Order, report: Report) -> None:
+    """Small graphs inside the real backward; diamonds; a long chain; a tape that was freed."""
+    fine = [a_small_graph(name, youngest_first, report) for name in small_graphs()]
+    if all(fine) and few_questions(youngest_first, report):
+        twenty_diamonds(youngest_first, report)
+        found = attempt(report, "long", f"a chain of {LONG:,} operations", youngest_first, [long_chain()])
+        if found is not RAISED:
+            report.equal("long chain", len(found[0]), LONG, "a chain of {expected:,} operations: {got:,} were found")
+    x = Tensor(1.0, requires_grad=True)
+    y = F.exp(x)
+    other = y * 3.0
+    (y * 2.0).backward()
+    try:
+        youngest_first([other])
+        said = "nothing was raised"
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+    told = (
+        f"a part of the tape was freed by an earlier backward, which must be a RuntimeError with 'freed' in it; {said}"
+    )
+    report.true("freed", said.startswith("RuntimeError") and "freed" in said, told)
+
+
+def twenty_diamonds(order: Order, report: Report) -> None:
+    """60 nodes and 2^20 paths, inside the real backward."""
+    x, y = diamonds(20)
+    calls: list[Node] = []
+    for node in youngest_first([y])[0]:
+        node.vjp = lambda g, node=node, vjp=node.vjp: (calls.append(node), vjp(g))[1]
+    attempt(report, "raised diamonds", "20 diamonds", lambda: backward([y], order=order), mine=order)
+    report.equal("visits", len(calls), 60, "20 diamonds: backward has visited {got} nodes; there are {expected}")
+    report.equal("gradient", value_of(x.grad), 2.0**20, "20 diamonds: the gradient is {got}, not {expected}")
+
+
+def long_chain() -> Tensor:
+    """The end of LONG operations in a row. (Bare nodes: the check has three seconds.)"""
+    edge: Edge = Tensor(1.0, requires_grad=True)
+    for _ in range(LONG):
+        edge = Node((edge,), _same, (), ())
+    y = Tensor(1.0, requires_grad=True)
+    y.node = edge
+    return y
+
+
+def a_small_graph(name: str, order: Order, report: Report) -> bool:
+    """The list and the counts, and then the real backward with them. Whether all is well."""
+    roots, leaves = small_graphs()[name]
+    expected, uses = youngest_first(roots)
+    found = attempt(report, f"raised {name}", name, order, roots)
+    kind = isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], list) and isinstance(found[1], dict)
+    if found is RAISED or not report.true(f"kind {name}", kind, f"{name}: no pair of a list and a dict, but {found!r}"):
+        return False
+    nodes, consumers = found
+    before = len(report.signature)
+    called = {node: f"[{len(expected) - i}] {node.operation}" for i, node in enumerate(expected)}
+    shown, want = (", ".join(called.get(node, repr(node)) for node in some) for some in (nodes, expected))
+    told, once = f"{name}: the nodes are {shown}; ", len(set(nodes)) == len(nodes)
+    report.true(f"once {name}", once, told + "one of them is there more than once", shown)
+    report.true(f"all {name}", set(nodes) == set(expected), told + f"there should be {want}", shown)
+    if set(nodes) == set(expected) and once:
+        report.true(f"order {name}", nodes == expected, told + f"youngest first is {want}", shown)
+    counts = {leaves.get(leaf, "?"): n for leaf, n in consumers.items()}
+    right = {leaves[leaf]: n for leaf, n in uses.items()}
+    report.equal(f"uses {name}", counts, right, f"{name}: the uses of the leaves are {{expected}}, you count {{got}}")
+    if len(report.signature) == before:
+        runs_backward(name, order, report)
+    return len(report.signature) == before
+
+
+def runs_backward(name: str, order: Order, report: Report) -> None:
+    """The gradients that the real backward finds with this order, and how often each leaf is told to be complete."""
+    results = []
+    for chosen in (order, youngest_first):
+        roots, leaves = small_graphs()[name]
+        fired: list[str] = []
+        for leaf, called in leaves.items():
+            leaf.on_ready = lambda _, called=called, fired=fired: fired.append(called)
+        attempt(report, f"backward {name}", name, lambda r=roots, o=chosen: backward(r, order=o), mine=order)
+        results.append(({called: value_of(leaf.grad) for leaf, called in leaves.items()}, fired))
+    (mine, mine_fired), (true, true_fired) = results
+    report.equal(f"gradients {name}", mine, true, f"{name}: the gradients are {{got}}, not {{expected}}")
+    report.equal(f"ready {name}", mine_fired, true_fired, f"{name}: complete are, in turn, {{got}}, not {{expected}}")
+
+
+def few_questions(order: Order, report: Report) -> bool:
+    """12 diamonds: 36 nodes, but 12,285 paths to them. Nobody needs to ask a node for its operands often."""
+    _, y = diamonds(12)
+    asked = []
+
+    class Watched(Node):
+        __slots__ = ()
+
+        @property
+        def edges(self) -> tuple[Edge, ...]:  # type: ignore[override]
+            asked.append(1)
+            return Node.edges.__get__(self)  # type: ignore[attr-defined]
+
+    for node in youngest_first([y])[0]:
+        node.__class__ = Watched
+    attempt(report, "raised questions", "12 diamonds", order, [y])
+    told = f"12 diamonds have 36 nodes; their operands were asked for {len(asked):,} times: you follow every path"
+    return report.true("questions", len(asked) <= 4 * 36, told, len(asked))
+
+
+def _same(g: Array) -> tuple[Array]:
+    return (g,)
+
+
+# 01.4 -----------------------------------------------------------------------------------------------------------------
+
+
+def check_01_4(world: Communicator, accumulated: Callable[[Array | None, Array], Array], report: Report) -> None:
+    """Leaves that are used several times, in one backward and in two."""
+
+    class Leaf(Tensor):
+        __slots__ = ()
+
+        def accumulate(self, vjp: WeightVjp, g: Array) -> None:
+            self.grad = accumulated(self.grad, vjp(g))
+
+    several_uses(Leaf, report)
+    two_backwards(Leaf, report)
+    x = Leaf(np.array(3.0, np.float32), requires_grad=True)
+    (x * x).backward()
+    kind = f"{type(x.grad).__name__} of {getattr(x.grad, 'dtype', None)}"
+    told = "the gradient of a single float32 number is a {got}, not an {expected} (xp.asarray makes an array)"
+    report.equal("kind", kind, "ndarray of float32", told)
+
+
+def several_uses(leaf: type[Tensor], report: Report) -> None:
+    """In one backward."""
+    x = leaf([3.0], requires_grad=True)
+    (x * x).backward()
+    report.equal("x x", value_of(x.grad), [6.0], "d(x x)/dx at 3 is {expected}, not {got}")
+    x = leaf([2.0], requires_grad=True)
+    (x * x * x).backward()
+    report.equal("x x x", value_of(x.grad), [12.0], "d(x x x)/dx at 2 is {expected}, not {got}")
+    w = leaf([[5.0]], requires_grad=True)
+    (fused.linear(Tensor([[2.0]]), w) + w * w).backward()
+    told = "d(2 w + w w)/dw at 5, w as a parameter and in a product, is {expected}, not {got}"
+    report.equal("w", value_of(w.grad), [[12.0]], told)
+
+
+def two_backwards(leaf: type[Tensor], report: Report) -> None:
+    """They add up, and what there was after the first stays as it was."""
+    x = leaf([1.0, 2.0], requires_grad=True)
+    (x * 3.0).backward(np.ones(2))
+    first = x.grad
+    (x * 4.0).backward(np.ones(2))
+    report.equal("two backwards", value_of(x.grad), [7.0, 7.0], "backward of 3 x, then of 4 x: {got}, not {expected}")
+    told = "the array that x.grad was before the second backward has become {got} from {expected}: somebody may hold it"
+    report.equal("old array", value_of(first), [3.0, 3.0], told)

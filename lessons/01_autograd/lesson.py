@@ -1,0 +1,140 @@
+"""A tape, the chain rule backwards, and how exactly a derivative can be checked.
+
+python lessons/01_autograd/lesson.py [--figure FILE.svg]
+"""
+
+# %% What we need
+import argparse
+from collections import Counter
+from collections.abc import Callable
+from importlib import import_module
+
+import numpy as np
+
+from lessons.charts import chart, figure
+from lessons.receipt import Receipt
+from minitrain.autograd import Edge, Node, Tensor, youngest_first
+from minitrain.backend import Array
+
+derivatives = import_module("lessons.01_autograd.derivatives")  # derivatives.py, which lies beside this file
+
+
+# %% The tape of an expression, and what runs along it
+def watched_backward(root: Tensor) -> list[tuple[Node, Array, list[tuple[Edge, Array]]]]:
+    """Runs backward. For each visit: the node, the gradient that had arrived, and what was passed on to whom."""
+    visits = []
+    for node in youngest_first([root])[0]:
+
+        def vjp(g: Array, node: Node = node, vjp: Callable = node.vjp, edges: tuple = node.edges) -> tuple[Array, ...]:
+            parts = vjp(g)
+            visits.append((node, g, list(zip(edges, parts, strict=True))))
+            return parts
+
+        node.vjp = vjp
+    root.backward()
+    return visits
+
+
+def tape(root: Tensor, leaves: dict[str, Tensor]) -> str:
+    """A row for each node, youngest first; a column for all that get a gradient: "+" a part, "=" their sum."""
+    nodes, _ = youngest_first([root])
+    names = {node: f"[{len(nodes) - i}]" for i, node in enumerate(nodes)} | {x: name for name, x in leaves.items()}
+    made = {node: f"{names[node]} {node.operation} {' '.join(names[edge] for edge in node.edges)}" for node in nodes}
+    rows = [("gradient of", names)]
+    for node, g, parts in watched_backward(root):
+        rows.append((made[node], {node: f"= {g:g}"} | {edge: f"+ {part:g}" for edge, part in parts}))
+    rows.append(("leaves", {x: f"= {x.grad:g}" for x in leaves.values()}))
+    lines = [f"{head:<20}" + "".join(f"{row.get(x, ''):>8}" for x in names) for head, row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+# %% Diamonds: a number goes two ways that come together, again and again
+def diamonds(n: int) -> tuple[Tensor, Tensor]:
+    """x, and y = (-2)^n x."""
+    x = y = Tensor(1.0, requires_grad=True)
+    for _ in range(n):
+        y = -y + -y
+    return x, y
+
+
+def recursion(edge: Edge, g: Array) -> int:
+    """The chain rule along every path, as one may write it first. Returns how many nodes it visits."""
+    if not isinstance(edge, Node):
+        return 0
+    return 1 + sum(recursion(below, part) for below, part in zip(edge.edges, edge.vjp(g), strict=True))
+
+
+def recursive_visits(root: Tensor) -> int:
+    """What `recursion` would return, without doing it: a node counts once for every path that leads to it."""
+    paths, (nodes, _) = Counter({root.node: 1}), youngest_first([root])
+    for node in nodes:
+        for edge in node.edges:
+            paths[edge] += paths[node]
+    return sum(paths[node] for node in nodes)
+
+
+# %% The experiment
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--figure", help="write the picture to this file")
+    options, receipt = parser.parse_args(), Receipt()
+    print("L = (a + x) a with a = x y, x = 2, y = 3. Parts of a gradient: +, their sum: =\n")
+    x, y = Tensor(2.0, requires_grad=True), Tensor(3.0, requires_grad=True)
+    a = x * y
+    print(tape((a + x) * a, {"x": x, "y": y}))
+    receipt.equal("dL/dx and dL/dy as by hand", (48.0, 28.0), (x.grad.item(), y.grad.item()))
+    walk_diamonds(receipt)
+    curves = check_derivatives(receipt)
+    if options.figure:
+        draw(curves, options.figure)
+    receipt.print()
+
+
+def walk_diamonds(receipt: Receipt) -> None:
+    """Both ways, and how many visits they take."""
+    x, L = diamonds(10)
+    receipt.equal("10 diamonds: visits of a recursion", 3 * (2**10 - 1), recursion(L.node, np.ones(())))
+    x, L = diamonds(20)
+    receipt.equal("20 diamonds: it would make 3 (2^20 - 1)", 3 * (2**20 - 1), recursive_visits(L))
+    visits = watched_backward(L)
+    receipt.equal("20 diamonds: visits of backward", 3 * 20, len(visits))
+    receipt.equal("20 diamonds: nodes that were visited", 3 * 20, len({node for node, *_ in visits}))
+    receipt.equal("20 diamonds: dL/dx = (-2)^20", 2**20, int(x.grad))
+
+
+def check_derivatives(receipt: Receipt) -> dict[str, tuple]:
+    """Of all operations; and how exact such a check is, for which it returns the curves."""
+    checked = [derivatives.gradient_check(*row) for row in derivatives.OPERATIONS]
+    names = {name for name, _ in checked}
+    receipt.below(f"gradient check of {len(names)} operations", 1e-7, max(error for _, error in checked))
+    receipt.equal("operations of the library without one", 0, len(derivatives.names() - names))
+    curves = {"float64": derivatives.errors(np.float64, 49), "float32": derivatives.errors(np.float32, 23)}
+    shown = {name: measured for name, (_, measured, _) in curves.items()}
+    print("\n" + chart(shown, "error of the difference", "h = 2^-k, k =", width=49, height=10, log=True))
+    for name, (hs, measured, theory) in curves.items():
+        ratios = [m / t for m, t in zip(measured, theory, strict=True)]
+        span = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        receipt.true(f"error / theory at every h, {name}", 0.1 < min(ratios) <= max(ratios) < 1.01, "0.1 to 1", span)
+        (h, lowest), best = derivatives.best_step(name), hs[int(np.argmin(measured))]
+        receipt.true(f"best h, to a factor of 4, {name}", h / 4 < best < h * 4, f"{h:.1e}", f"≈ {best:.1e}")
+        receipt.below(f"error at the best h, {name}", lowest, min(measured))
+    return curves
+
+
+def draw(curves: dict[str, tuple], path: str) -> None:
+    """Left the errors and, as lines, the theory; right the visits of two ways to walk a chain of diamonds."""
+    n, ends = range(1, 21), [diamonds(k)[1] for k in range(1, 21)]
+    with figure(path, columns=2) as (left, right):
+        for name, (hs, measured, theory) in curves.items():
+            left.loglog(hs, measured, "o", markersize=3, label=name)
+            left.loglog(hs, theory, color="black", linewidth=0.7, zorder=0)
+        right.semilogy(n, [recursive_visits(end) for end in ends], "o", markersize=3, label="a recursion")
+        right.semilogy(n, [len(watched_backward(end)) for end in ends], "s", markersize=3, label="backward")
+        left.set(xlabel="h", ylabel="error of the difference")
+        right.set(xlabel="diamonds", ylabel="visits of nodes", xticks=range(0, 21, 5))
+        for axes in (left, right):
+            axes.legend(frameon=False)
+
+
+if __name__ == "__main__":
+    main()

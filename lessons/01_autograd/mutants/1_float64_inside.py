@@ -1,0 +1,18 @@
+"""computed in float64, whatever the operands are."""
+
+from minitrain import backend
+from minitrain.autograd import apply
+from minitrain.functional import operands, unbroadcast_both
+
+
+def matmul(a, b):
+    a, b = operands(a, b)
+    if a.ndim < 2 or b.ndim < 2:
+        raise ValueError(f"matmul needs at least two axes, got shapes {a.shape} and {b.shape}; reshape first")
+
+    def vjp(g):
+        ga = backend.matmul(g.astype("float64"), b.data.swapaxes(-1, -2))
+        gb = backend.matmul(a.data.swapaxes(-1, -2), g.astype("float64"))
+        return unbroadcast_both(ga, gb, a.shape, b.shape)
+
+    return apply(backend.matmul(a.data.astype("float64"), b.data), (a, b), vjp, saved=(a, b))

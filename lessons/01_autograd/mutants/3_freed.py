@@ -1,0 +1,17 @@
+"""a tape that was freed is walked as if it were whole."""
+
+from minitrain.autograd import Tensor, edge_of
+
+
+def youngest_first(roots):
+    found, consumers = set(), {}
+    pending = [edge_of(root) for root in roots]
+    while pending:
+        edge = pending.pop()
+        if isinstance(edge, Tensor):
+            consumers[edge] = consumers.get(edge, 0) + 1
+        elif edge is not None and edge not in found:
+            found.add(edge)
+            pending.extend(edge.edges)
+            pending.extend(leaf for leaf, _ in edge.weights)
+    return sorted(found, key=lambda node: -node.order), consumers

@@ -1,0 +1,11 @@
+"""grad + part of two arrays without axes is a NumPy number, no array."""
+
+from minitrain.backend import Array
+
+
+def accumulated(grad: Array | None, part: Array) -> Array:
+    """A leaf's gradient when one more part of it has come; grad is what there was before, None at first.
+
+    A new array: somebody may still hold the old one, and must not see it change.
+    """
+    return part if grad is None else grad + part
