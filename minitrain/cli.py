@@ -67,9 +67,10 @@ class Train(TrainConfig):
         with launch() as world:
             trainer = Trainer(self, world)
             trainer.fit()
-            if world.rank == 0 and self.report.sample:
+            if self.report.sample and (world.rank == 0 or self.parallel.zero == 3):
                 rule = "-" * 80
                 trainer.say(f"{rule}\n{trainer.sample(self.report.sample)}\n{rule}")
+            trainer.close()
         return 0
 
 
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
                 prog="python -m minitrain",
                 description="The training strategies behind large models, in plain code.",
                 args=arguments,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+                config=(tyro.conf.OmitArgPrefixes,),
             )
         return command.run()
     except UserError as error:

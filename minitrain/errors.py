@@ -77,9 +77,45 @@ def check_text(name: str, value: Any) -> None:
 
 def check_memory(what: str, size: int, cure: str = "give a smaller one") -> None:
     """Raises UserError when `what` needs more bytes than there are: it would end in a MemoryError, or in a kill."""
-    if size > memory_of_machine():
-        needed, there = size / 2**30, memory_of_machine() / 2**30
-        raise UserError(f"{what} needs at least {needed:,.1f} GiB of memory; this machine has {there:,.1f} GiB: {cure}")
+    there = memory_left()
+    if size > there:
+        raise UserError(f"{what} needs at least {_readable(size)} of memory; there are {_readable(there)}: {cure}")
+
+
+def _readable(size: float) -> str:
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
+
+
+def memory_left() -> float:
+    """Bytes that this process may still use: of its limit (`limit_memory`, or ulimit -d), or of the machine's."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+        if limit != resource.RLIM_INFINITY:
+            return min(memory_of_machine(), limit - memory_used())
+    return memory_of_machine()
+
+
+def memory_used() -> int:
+    """Bytes that count against RLIMIT_DATA: the private, writable memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def limit_memory(megabytes: float) -> None:
+    """From now on this process gets so much memory and no more; what it has already does not count.
+
+    Raises UserError where the system cannot do that.
+    """
+    check_number("--memory-mb", megabytes, "above 0")
+    try:
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_used() + int(megabytes * 2**20), hard))
+    except (ImportError, OSError, ValueError) as error:
+        raise UserError(f"--memory-mb is {megabytes}, but this system cannot limit memory: {error}") from error
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .backend import Array, xp
-from .errors import check_number
+from .errors import UserError, check_number
 from .observe import ledger
 
 BLOCK = 32 * 1024  # elements: w, g, m, v and two temporaries stay in the cache (1.5% of a step)
@@ -26,8 +26,15 @@ class Optimizer:
     """`step(lr)` updates every owned slice. States are made at the first step, one list of arrays a slice."""
 
     states = 0  # arrays of the size of the parameters that the rule remembers
+    elementwise = True  # the rule treats each element by itself; one that needs the norm of a parameter does not
 
     def __init__(self, gradients: Slices) -> None:
+        """Raises UserError for a rule that needs whole parameters where ranks own shares of them."""
+        if not self.elementwise and getattr(gradients, "sharded", False):
+            raise UserError(
+                f"{type(self).__name__} needs whole parameters, and under ZeRO a rank owns shares, cut anywhere; "
+                "use data parallel, or a rule that goes element by element, such as AdamW"
+            )
         self.gradients = gradients
         self.updates = 0
         self.state: list[list[Array]] = []

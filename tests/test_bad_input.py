@@ -482,7 +482,8 @@ SETTINGS: dict[str, dict[str, Values]] = {
     },
     "parallel": {
         "dp": NO_OPTIONAL_SIZE, "reduce": no_choice("bucketed", "naive", "overlap"), "comm": no_choice("mpi", "ring"),
-        "bucket_mb": NOT_POSITIVE, "accumulate": NO_SIZE,
+        "bucket_mb": NOT_POSITIVE, "accumulate": NO_SIZE, "zero": no_whole(0, 3), "recompute": NO_COUNT,
+        "reduce_once": NO_FLAG, "prefetch": NO_FLAG, "memory_mb": NOT_POSITIVE.filter(lambda x: x is not None),
     },
     "report": {
         "seed": NO_SEED, "out": NO_PATH | st.none(), "log_every": NO_SIZE, "val_every": NO_SIZE, "sample": NO_COUNT
@@ -518,7 +519,7 @@ def test_bad_settings(group: str, name: str, data: st.DataObject) -> None:
 )
 def test_settings_that_no_machine_holds(group: str, name: str) -> None:
     """Refused before anything is allocated, and by what the machine has."""
-    with pytest.raises(UserError, match=r"this machine has [\d,.]+ GiB|window"):
+    with pytest.raises(UserError, match=r"of memory; there are [\d,.]+ GiB|window"):
         trained(group, name, HUGE)
 
 

@@ -75,6 +75,7 @@ class ThreadCommunicator(Communicator):
         self._meet()
         result = compute(self.group.shown)
         self._meet()
+        self.group.shown[self.rank] = None  # it may be the last reference to an array
         return result
 
     def _all_reduce(self, x: Array, op: str, tag: Tag) -> None:

@@ -32,10 +32,11 @@ class Ledger:
 
     bytes, messages: tag -> what left this rank by `send`. charged: tag -> the bytes that a ring would have sent from
     this rank, for collectives inside MPI, which cannot be looked into. flops: multiplications and additions of matrix
-    products. live: kind -> bytes alive; peak, peak_parts, peak_moment: the most there has been.
+    products. live: kind -> bytes alive; peak, peak_parts, peak_moment: the most there has been. history: with
+    history=True, what was alive after each change, as copies of `live`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, history: bool = False) -> None:
         self.bytes: Counter[tuple[str, str]] = Counter()
         self.messages: Counter[tuple[str, str]] = Counter()
         self.charged: Counter[tuple[str, str]] = Counter()
@@ -44,6 +45,7 @@ class Ledger:
         self.peak = 0
         self.peak_parts: dict[str, int] = {}
         self.peak_moment = ""
+        self.history: list[dict[str, int]] | None = [] if history else None
         self._held: dict[int, tuple[weakref.ref, int, str]] = {}  # id of the owning array -> reference, bytes, kind
         self._lock = threading.RLock()  # an array may die in any thread, even inside `hold`
 
@@ -73,6 +75,7 @@ class Ledger:
                 reference, size = weakref.ref(owner, lambda _: self._release(key)), owner.nbytes
             self._held[id(owner)] = (reference, size, kind)
             self.live[kind] += size
+            self._note()
             total = self.live.total()
             if total > self.peak:
                 self.peak, self.peak_parts = total, dict(+self.live)
@@ -87,6 +90,11 @@ class Ledger:
         with self._lock:
             _, size, kind = self._held.pop(key)
             self.live[kind] -= size
+            self._note()
+
+    def _note(self) -> None:
+        if self.history is not None:
+            self.history.append(dict(self.live))
 
 
 def current() -> Ledger | None:

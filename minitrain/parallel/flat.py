@@ -13,7 +13,7 @@ Li et al., "PyTorch Distributed", VLDB 2020, arXiv:2006.15704, section 3.2.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 
 import numpy as np
@@ -57,20 +57,24 @@ class Bucket:
             flat[piece] = to_device(p.draw(seed)).reshape(-1)
         return flat
 
+    def piece(self, p: Parameter, flat: Array) -> Array:
+        """p's piece of an array of this bucket's size, as a view."""
+        return flat[self.pieces[p]].reshape(p.shape)
+
     def attach(self, flat: Array | None) -> None:
         """Lets the parameters be views of `flat`; None takes their values away."""
         self.data = flat
         ledger.hold(flat, "parameters", "set-up")
-        for p, piece in self.pieces.items():
-            p.data = None if flat is None else flat[piece].reshape(p.shape)
+        for p in self.parameters:
+            p.data = None if flat is None else self.piece(p, flat)
 
     def open(self, flat: Array | None) -> None:
         """Lets the gradients be written to `flat`; None takes their place away. Nothing is zeroed: see `take`."""
         self.grad = flat
         ledger.hold(flat, "gradients", "backward")
         self.written.clear()
-        for p, piece in self.pieces.items():
-            p.grad = None if flat is None else flat[piece].reshape(p.shape)
+        for p in self.parameters:
+            p.grad = None if flat is None else self.piece(p, flat)
 
     def opened(self) -> Array:
         """The gradients, with a place made for them if there is none."""
@@ -94,9 +98,16 @@ class Bucket:
                 grad[piece] = 0
 
 
-def make_buckets(parameters: Sequence[Parameter], megabytes: float, mesh: Mesh) -> list[Bucket]:
+def make_buckets(
+    parameters: Sequence[Parameter],
+    megabytes: float,
+    mesh: Mesh,
+    users: Mapping[Parameter, tuple[int, ...]] | None = None,
+) -> list[Bucket]:
     """Divides the parameters (in order of first use in the forward) into buckets of about this size.
 
+    users: the units of the model that use a parameter. A bucket holds parameters with the same users, so that it is
+    complete when backward has done with a unit, and so that ZeRO-3 gathers nothing that a unit does not use.
     Backward reaches the last layers first, so buckets are filled from the end of the list; parameters of different
     kinds go to different buckets. The buckets come in the order in which backward completes them: a bucket is
     complete with the parameter that the forward used earliest. Raises ValueError unless the size is above 0.
@@ -107,10 +118,11 @@ def make_buckets(parameters: Sequence[Parameter], megabytes: float, mesh: Mesh) 
     full: list[list[Parameter]] = []
     open_buckets: dict[tuple, list[Parameter]] = {}
     for p in reversed(parameters):
-        bucket = open_buckets.setdefault(_kind(p), [])
+        kind = (_kind(p), (users or {}).get(p))
+        bucket = open_buckets.setdefault(kind, [])
         if bucket and sum(map(_bytes, bucket)) + _bytes(p) > limit:
             full.append(bucket)
-            bucket = open_buckets[_kind(p)] = []
+            bucket = open_buckets[kind] = []
         bucket.append(p)
     full.extend(open_buckets.values())
     first_use = {p: i for i, p in enumerate(parameters)}

@@ -12,6 +12,9 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+import numpy as np
+
+from ..backend import use_device, xp
 from ..comm.communicator import Communicator
 from ..errors import UserError
 
@@ -25,23 +28,25 @@ class CommunicationThread:
 
     def __init__(self, name: str = "communication") -> None:
         self.jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self.pending = 0
+        self.pending = self.submitted = 0
         self.error: BaseException | None = None
         self.changed = threading.Condition()
         self.thread = threading.Thread(target=self._work, daemon=True, name=name)
         self.thread.start()
 
-    def submit(self, job: Callable[[], None]) -> None:
-        """Has the job done when those before it are done; returns at once."""
+    def submit(self, job: Callable[[], None]) -> int:
+        """Has the job done when those before it are done; returns at once, with the number of jobs so far."""
         with self.changed:
             self.pending += 1
+            self.submitted += 1
         context = contextvars.copy_context()  # the ledger that is open here counts what is sent there
         self.jobs.put(lambda: context.run(job))
+        return self.submitted
 
-    def wait(self) -> None:
-        """Returns when all jobs are done. Raises RuntimeError if one of them failed."""
+    def wait(self, left: int = 0) -> None:
+        """Returns when all jobs but `left` are done. Raises RuntimeError if one of them failed."""
         with self.changed:
-            self.changed.wait_for(lambda: self.pending == 0 or self.error is not None)
+            self.changed.wait_for(lambda: self.pending <= left or self.error is not None)
         if self.error is not None:
             raise RuntimeError(f"the communication thread failed: {self.error}") from self.error
 
@@ -51,6 +56,8 @@ class CommunicationThread:
         self.thread.join()
 
     def _work(self) -> None:
+        if xp is not np:
+            use_device()  # CUDA's current device belongs to a thread
         while (job := self.jobs.get()) is not None:
             try:
                 job()
@@ -59,6 +66,7 @@ class CommunicationThread:
                     self.error = error
                     self.changed.notify_all()
                 raise
+            del job  # and with it what it holds: a bucket should not stay alive until the next one comes
             with self.changed:
                 self.pending -= 1
                 self.changed.notify_all()

@@ -11,13 +11,14 @@ rank (an unused parameter, an empty micro-batch), so a bucket that is complete w
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
 from ..backend import Array, xp
 from ..comm.communicator import Communicator
-from ..errors import check_whole
-from ..nn import Parameter
+from ..errors import UserError, check_whole
+from ..nn import Module, Parameter
 from ..shares import share
 from .flat import Bucket
 from .overlap import CommunicationThread, own_lines
@@ -37,22 +38,34 @@ class Reducer:
     def __init__(self, buckets: Sequence[Bucket], seed: int, line: CommunicationThread | None = None) -> None:
         """line: the thread that makes the reductions beside backward; without one they are made where they stand."""
         self.line = line
+        self.model: Module | None = None  # whose parameters these are; set by train/build.py
         self.lines = own_lines([bucket.group for bucket in buckets if bucket.trained]) if line else {}
         self.buckets = list(buckets)
         self.trained = [bucket for bucket in self.buckets if bucket.trained]
         for bucket in self.buckets:
-            bucket.attach(bucket.draw(seed))
+            self.place(bucket, bucket.draw(seed))
             for p in bucket.parameters:
                 p.on_ready = partial(self.ready, bucket)
         self.begin()
 
     early = True  # buckets leave during backward, as they are completed; otherwise all in finish()
+    each_backward = False  # buckets leave in every backward of a step; otherwise once, in the last one
+    in_flight = 1 << 30  # buckets that may wait for the line, each with its memory
+    sharded = False  # this rank's optimizer sees a slice of each bucket only
 
     # What the strategies override -------------------------------------------------------------------------------------
 
+    def place(self, bucket: Bucket, flat: Array) -> None:
+        """Keeps the parameters of this bucket, which have just been drawn."""
+        bucket.attach(flat)
+
+    def around(self, units: Sequence[Module]) -> AbstractContextManager[None]:
+        """What surrounds the forward and the backward of these units."""
+        return nullcontext()
+
     def detach(self, bucket: Bucket) -> Array:
         """The bucket's gradients, which are complete here; may take them away from the bucket."""
-        return _there(bucket.grad)
+        return there(bucket.grad)
 
     def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
         """Adds up what was detached over the group. With a line, this runs in the communication thread."""
@@ -62,14 +75,28 @@ class Reducer:
 
     def owned(self) -> list[Owned]:
         """What this rank's optimizer updates, always in the same order."""
-        return [Owned(_there(b.data), _there(b.grad), b.decay) for b in self.trained]
+        return [Owned(there(b.data), there(b.grad), b.decay) for b in self.trained]
+
+    def squares(self) -> list[float]:
+        """|g|^2 of each share of each trained bucket, in this order; after finish().
+
+        Shares are the pieces that ZeRO gives to the ranks of the group: whoever holds which, the sum has the same bits.
+        """
+        pieces = [there(b.grad)[share(b.size, b.group.size, i)] for b in self.trained for i in range(b.group.size)]
+        return [float(xp.dot(piece, piece)) for piece in pieces]
+
+    def whole(self, bucket: Bucket, what: str) -> Array | None:
+        """All parameters ("data") or gradients ("grad") of the bucket, for checkpoints; called by all of its group."""
+        return getattr(bucket, what)
 
     # The step ---------------------------------------------------------------------------------------------------------
 
     def begin(self, backwards: int = 1) -> None:
         """A step of this many backwards begins: the gradients of the last one are forgotten."""
         check_whole("backwards", backwards, 1)
+        self._check_unchanged()
         self.backwards = backwards
+        self.due = 1 if self.each_backward else backwards  # how often a parameter has fired when its bucket may leave
         self.ended = 0
         self.left = 0  # buckets that have left
         self.fired = {p: 0 for bucket in self.trained for p in bucket.parameters}
@@ -84,7 +111,7 @@ class Reducer:
                 f"{p.placement.path} fired {self.fired[p]} times in a step of {self.backwards} backwards: "
                 "either begin() was not called since the last finish(), or a hook fires twice in a backward"
             )
-        if self.early and self.fired[p] == self.backwards:
+        if self.early and self.fired[p] == self.due:
             self._leave(all_complete=False)
 
     def end_backward(self) -> None:
@@ -94,6 +121,9 @@ class Reducer:
             for p in bucket.parameters:
                 if self.fired[p] < self.ended:
                     self.ready(bucket, p)
+        if self.each_backward:
+            self._leave(all_complete=True)
+            self.left, self.due = 0, self.ended + 1
 
     def finish(self) -> None:
         """Returns when the gradients of all buckets are sums over all ranks."""
@@ -115,7 +145,7 @@ class Reducer:
         """Sends off the next buckets, in order, as far as they are complete."""
         while self.left < len(self.trained):
             bucket = self.trained[self.left]
-            complete = all(self.fired[p] == self.backwards for p in bucket.parameters)
+            complete = all(self.fired[p] == self.due for p in bucket.parameters)
             if not complete or (bucket.spans_stages and not all_complete):
                 return
             self.left += 1
@@ -124,26 +154,31 @@ class Reducer:
             if self.line is None:
                 self.reduce(bucket, flat, bucket.group)
             else:
+                self.line.wait(self.in_flight - 1)
                 self.line.submit(partial(self.reduce, bucket, flat, self.lines[bucket.group]))
+
+    def _check_unchanged(self) -> None:
+        """Raises UserError when the model has other parameters than when it was divided into buckets."""
+        for p in self.model.parameters() if self.model is not None else ():
+            if p.bucket is None or p.requires_grad != p.bucket.trained:
+                what = "was added" if p.bucket is None else "was frozen" if p.bucket.trained else "is to be trained"
+                raise UserError(
+                    f"{p.placement.path} {what} after the model was divided into buckets; change the model first, and "
+                    "then make its reducer: minitrain.train.build.reduce"
+                )
 
     # The norm ---------------------------------------------------------------------------------------------------------
 
     def norm(self) -> float:
-        """The length of the gradient of the whole model, which data parallel holds on every rank.
-
-        Squares are added up per share of each bucket, and then in the order of the shares, so that a rank that holds
-        one share can contribute its part and the sum has the same bits.
-        """
+        """The length of the gradient of the whole model, the same on every rank."""
         total = 0.0
-        for bucket in self.trained:
-            n = bucket.group.size
-            for i in range(n):
-                piece = _there(bucket.grad)[share(bucket.size, n, i)]
-                total += float(xp.dot(piece, piece))
+        for square in self.squares():
+            total += square
         return total**0.5
 
 
-def _there(array: Array | None) -> Array:
+def there(array: Array | None) -> Array:
+    """The array. Raises RuntimeError when it is not there at the moment."""
     if array is None:
         raise RuntimeError("this bucket has no values or no gradients now; gradients live from backward to begin()")
     return array

@@ -13,13 +13,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..comm.mesh import Mesh
-from ..errors import check_choice
+from ..errors import check_choice, check_whole
 from ..models import Model
+from ..nn import Parameter
 from ..parallel.data_parallel import Bucketed, Naive, Overlapped
 from ..parallel.flat import make_buckets
 from ..parallel.reducer import Reducer
+from ..parallel.zero import Zero1, Zero2, Zero3
+from ..recompute import Segment, segments
 
-REDUCERS: dict[str, type[Reducer]] = {"naive": Naive, "bucketed": Bucketed, "overlap": Overlapped}
+REDUCERS: dict[str, type[Reducer]] = {
+    "naive": Naive,
+    "bucketed": Bucketed,
+    "overlap": Overlapped,
+    "zero1": Zero1,
+    "zero2": Zero2,
+    "zero3": Zero3,
+}
 
 
 def replicate(model: Model, mesh: Mesh) -> None:
@@ -36,13 +46,39 @@ def reduce(
     bucket_mb: float,
     seed: int,
     reducers: Mapping[str, type[Reducer]] = REDUCERS,
+    recompute: int = 0,
     **options: Any,
 ) -> Reducer:
     """Gives the parameters their values and their gradients a reducer, made with `options`.
 
-    Raises UserError for an unknown `how`.
+    recompute: units in a segment that is replayed in backward; 0 keeps all activations. The model's units are then
+    segments, as under ZeRO-3, where a segment of one unit is not replayed. Raises UserError for an unknown `how`.
     """
     check_choice("how", how, tuple(reducers))
+    check_whole("recompute", recompute)
+    users = users_of(model)
+    if recompute or how == "zero3":
+        model.units = segments(model.units, recompute or 1, replay=recompute > 0)
     replicate(model, mesh)
-    buckets = make_buckets(model.parameters(), bucket_mb, mesh)
-    return reducers[how](buckets, seed, **options)
+    reducer = reducers[how](make_buckets(model.parameters(), bucket_mb, mesh, users), seed, **options)
+    reducer.model = model
+    if isinstance(reducer, Zero3):
+        wrap(model, reducer)
+    return reducer
+
+
+def users_of(model: Model) -> dict[Parameter, tuple[int, ...]]:
+    """The positions of the units that use a parameter: more than one for a tied weight."""
+    users: dict[Parameter, tuple[int, ...]] = {}
+    for i, unit in enumerate(model.units):
+        for p in unit.parameters():
+            users[p] = (*users.get(p, ()), i)
+    return users
+
+
+def wrap(model: Model, reducer: Zero3) -> None:
+    """Each segment gathers its parameters before its forward and its backward, and drops them after."""
+    for segment in model.units:
+        assert isinstance(segment, Segment)
+        segment.around = reducer.around
+        reducer.segments.append(segment.units)

@@ -1,6 +1,7 @@
 """The logical model in one file, whatever mesh trained it."""
 
 import json
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -9,28 +10,48 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..backend import to_device, to_host
+from ..backend import Array, to_device, to_host
 from ..comm.communicator import Communicator
 from ..errors import UserError
 from ..models import Model
+from ..nn import Parameter
+from ..parallel.reducer import Reducer
 
 
-def gather(model: Model, world: Communicator, what: str = "data") -> dict[str, np.ndarray]:
+def gather(
+    model: Model,
+    world: Communicator,
+    what: str = "data",
+    gradients: Reducer | None = None,
+    root: int | None = None,
+) -> dict[str, np.ndarray]:
     """path -> the logical array (what: "data" or "grad"), put together from the slices that the ranks hold.
 
-    On every rank, as copies; for checkpoints and comparisons, not for a training step. Where a rank holds a parameter
-    whole, nothing is sent.
+    As copies, on every rank, or on `root` only; for checkpoints and comparisons, not for a training step. Where a rank
+    holds a parameter whole, nothing is sent. gradients: the reducer, which knows the shares when a model is divided.
     """
-    whole: dict[str, np.ndarray] = {}
-    for p in model.parameters():
-        where, array = p.placement, getattr(p, what)
+    logical: dict[str, np.ndarray] = {}
+    for p, array in _held(model, what, gradients):
         if array is None:
             continue
+        where = p.placement
         held = [(where.index, to_host(array))]
-        whole[where.path] = logical = np.empty(where.shape, p.dtype)
-        for index, piece in held if where.local == where.shape else chain(*world.gather_objects(held)):
-            logical[index] = piece
-    return whole
+        pieces = held if where.local == where.shape else list(chain(*world.gather_objects(held)))
+        if root in (None, world.rank):
+            logical[where.path] = np.empty(where.shape, p.dtype)
+            for index, piece in pieces:
+                logical[where.path][index] = piece
+    return logical
+
+
+def _held(model: Model, what: str, gradients: Reducer | None) -> Iterator[tuple[Parameter, Array | None]]:
+    """Each parameter with its values or gradient; divided ones are put together, bucket after bucket."""
+    if gradients is None:
+        yield from ((p, getattr(p, what)) for p in model.parameters())
+        return
+    for bucket in gradients.buckets:
+        flat = gradients.whole(bucket, what)
+        yield from ((p, None if flat is None else bucket.piece(p, flat)) for p in bucket.parameters)
 
 
 def save(path: Path, tensors: dict[str, np.ndarray], about: dict[str, Any]) -> None:

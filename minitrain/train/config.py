@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import UserError, check_choice, check_memory, check_number, check_whole
 from ..models import GPTConfig
+from ..parallel.overlap import CommunicationThread
 from .sample import check_length
 
 
@@ -80,6 +81,27 @@ class ParallelOptions:
     """Size of a bucket, in MiB."""
     accumulate: int = 1
     """Micro-batches per update and rank."""
+    zero: int = 0
+    """Divide over the ranks: 1 the optimizer's state, 2 the gradients as well, 3 the parameters as well."""
+    reduce_once: bool = False
+    """ZeRO-2 and -3 with micro-batches: keep the whole gradient and reduce it once, which sends less and holds more."""
+    prefetch: bool = False
+    """ZeRO-3: gather the next unit's parameters while one is at work."""
+    recompute: int = 0
+    """Keep only the input of every run of so many units, and compute their forward again in backward; 0 keeps all."""
+    memory_mb: float | None = None
+    """Memory that each rank may use beside what it starts with, in MiB, to try what fits; no limit unless given."""
+
+    def reducer(self) -> tuple[str, dict[str, Any]]:
+        """(name of the reducer in train/build.py, its options)."""
+        if self.zero == 0:
+            return self.reduce, {}
+        options: dict[str, Any] = {"line": CommunicationThread} if self.reduce == "overlap" else {}
+        if self.zero >= 2:
+            options["reduce_once"] = self.reduce_once
+        if self.zero == 3:
+            options["prefetch"] = self.prefetch
+        return f"zero{self.zero}", options
 
 
 @dataclass(frozen=True)
@@ -99,21 +121,30 @@ class RunOptions:
 
 
 # What an option must be; whole numbers that are not here are at least 1, others at least 0.
-LEAST = {"seed": -(2**63), "warmup": 0, "sample": 0}
+LEAST = {"seed": -(2**63), "warmup": 0, "sample": 0, "recompute": 0, "zero": 0}
+MOST = {"zero": 3}
 ALLOWED = {
     "dropout": "at least 0 and less than 1",
     "beta2": "at least 0 and less than 1",
     "bucket_mb": "above 0",
+    "memory_mb": "above 0",
     "validation": "between 0 and 1",
 }
 
 
-def memory(model: GPTConfig, windows: int) -> int:
+def memory(model: GPTConfig, windows: int, parallel: ParallelOptions | None = None, ranks: int = 1) -> int:
     """Bytes that training needs at least: for the parameters, Adam's two moments, and what a micro-batch of so many
-    windows keeps for backward; or, where these are more, for the gradients, which take its place during backward."""
-    T, D, item = model.context, model.width, np.dtype(model.dtype).itemsize
-    kept = windows * T * (model.layers * (16 * D + model.heads * T) + model.vocabulary)
-    return model.declared + item * (3 * model.parameters + max(kept, model.parameters))
+    windows keeps for backward; or, where these are more, for the gradients, which take its place during backward.
+
+    Under ZeRO a rank has its share of each, and at stage 3 the whole of a unit; replayed units keep nothing.
+    """
+    p = parallel or ParallelOptions()
+    T, D, P, item = model.context, model.width, model.parameters, np.dtype(model.dtype).itemsize
+    layers = min(model.layers, p.recompute or model.layers)
+    kept = windows * T * (layers * (16 * D + model.heads * T) + model.vocabulary)
+    states, gradients, parameters = (P // ranks if p.zero >= stage else P for stage in (1, 2, 3))
+    unit = max(12 * D * D, model.vocabulary * D) if p.zero == 3 else 0
+    return model.declared + item * (parameters + unit + 2 * states + max(kept, gradients))
 
 
 @dataclass(frozen=True)
@@ -140,6 +171,12 @@ class TrainConfig:
                 f"--lr {o.lr} times --weight-decay {o.weight_decay} is {o.lr * o.weight_decay}: an update would take "
                 "away the whole of every weight; give a smaller one of them"
             )
+        if p.zero and p.reduce == "naive":
+            raise UserError(f"--zero {p.zero} reduces bucket by bucket; give --reduce bucketed or overlap, not naive")
+        if p.prefetch and p.zero < 3:
+            raise UserError(f"--prefetch gathers parameters, which --zero {p.zero} does not divide; give --zero 3")
+        if p.reduce_once and p.zero < 2:
+            raise UserError(f"--reduce-once is for --zero 2 and 3; --zero {p.zero} reduces once anyway")
         if d.batch < ranks * p.accumulate:
             raise UserError(
                 f"--batch is {d.batch}, but {ranks} ranks with {p.accumulate} micro-batches each need "
@@ -154,8 +191,8 @@ class TrainConfig:
                 if value is None and type(None) in get_args(hint):
                     continue
                 if hint is int or int in get_args(hint):
-                    check_whole(name, value, LEAST.get(key, 1))
-                elif hint is float:
+                    check_whole(name, value, LEAST.get(key, 1), MOST.get(key, 2**63 - 1))
+                elif hint is float or float in get_args(hint):
                     check_number(name, value, ALLOWED.get(key, "at least 0"))
                 elif get_origin(hint) is Literal:
                     check_choice(name, value, get_args(hint))
@@ -167,8 +204,9 @@ class TrainConfig:
         windows = -(-self.data.batch // (ranks * self.parallel.accumulate))
         check_memory(
             f"a rank with {model.layers} layers of width {model.width} and {windows} windows of {model.context}",
-            memory(model, windows),
-            "give fewer --layers, a smaller --width, --context or --batch, or more micro-batches with --accumulate",
+            memory(model, windows, self.parallel, ranks),
+            "give fewer --layers, a smaller --width, --context or --batch, more micro-batches with --accumulate, "
+            "--recompute 1, or more ranks with --zero 3",
         )
 
     def gpt(self, vocabulary: int) -> GPTConfig:

@@ -15,7 +15,7 @@ from ..comm.mesh import Mesh
 from ..comm.ring import RingCommunicator
 from ..data.loader import TextLoader
 from ..data.text import CharTokenizer, load_text, split
-from ..errors import UserError
+from ..errors import UserError, limit_memory
 from ..lr_schedules import warmup_cosine
 from ..models import gpt
 from ..optim import AdamW
@@ -36,6 +36,8 @@ class Trainer:
         self.world = world = RingCommunicator(world) if config.parallel.comm == "ring" else world
         self.mesh = Mesh(world, dp=world.size if config.parallel.dp is None else config.parallel.dp)
         config.check(self.mesh.sizes["dp"])
+        if config.parallel.memory_mb is not None:
+            limit_memory(config.parallel.memory_mb)
         text = load_text(config.data.text)
         self.tokenizer = CharTokenizer.of(text)
         train, validation = split(self.tokenizer.encode(text), config.data.validation)
@@ -46,7 +48,8 @@ class Trainer:
         config.check_memory(self.gpt_config, self.mesh.sizes["dp"])
         self.model = gpt(self.gpt_config)
         p, o = config.parallel, config.optimizer
-        self.gradients = reduce(self.model, self.mesh, p.reduce, p.bucket_mb, seed)
+        how, options = p.reducer()
+        self.gradients = reduce(self.model, self.mesh, how, p.bucket_mb, seed, recompute=p.recompute, **options)
         self.optimizer = AdamW(self.gradients, o.weight_decay, beta2=o.beta2)
         self.batches = self.updates = 0
 
@@ -65,7 +68,6 @@ class Trainer:
                 row["val_loss"] = self.validate(QUICK_VALIDATION)
                 self.say(f"validation loss {row['val_loss']:.3f}, on {QUICK_VALIDATION} windows")
             self.record(log, row)
-        self.gradients.close()
         final = self.validate()
         self.record(log, {"step": self.updates, "final_val_loss": final})
         self.say(f"validation loss {final:.4f} nats a character, on the whole validation text")
@@ -108,15 +110,19 @@ class Trainer:
             )
         return loss
 
+    def close(self) -> None:
+        """Ends what runs beside the training."""
+        self.gradients.close()
+
     def sample(self, length: int, temperature: float = 0.8) -> str:
-        """Text that the model writes, beginning with a newline."""
+        """Text that the model writes, beginning with a newline. Under ZeRO-3 all ranks have to ask for it."""
         prompt = self.tokenizer.encode(self.tokenizer.vocabulary[0])
         ids = generate(self.model, self.config.model.context, prompt, length, temperature, self.config.report.seed)
         return self.tokenizer.decode(ids)
 
     def save(self) -> None:
         """Writes the logical model to out/model.safetensors."""
-        tensors = checkpoint.gather(self.model, self.world)
+        tensors = checkpoint.gather(self.model, self.world, gradients=self.gradients, root=0)
         if self.world.rank == 0:
             about = {
                 "gpt": asdict(self.gpt_config),

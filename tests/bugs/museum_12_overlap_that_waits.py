@@ -8,9 +8,10 @@ from tests.parallel.test_overlap import test_the_first_bucket_is_under_way_durin
 
 
 class Impatient(CommunicationThread):
-    def submit(self, job: Callable[[], None]) -> None:
-        super().submit(job)
+    def submit(self, job: Callable[[], None]) -> int:
+        number = super().submit(job)
         self.wait()
+        return number
 
 
 BUG = FunctionBug(test_the_first_bucket_is_under_way_during_backward, line=Impatient)

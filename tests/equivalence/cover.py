@@ -4,16 +4,17 @@ import itertools
 import random
 from typing import Any
 
-from tests.equivalence.harness import Case
+from tests.equivalence.harness import STRATEGIES, Case
 
 RANKS = (2, 3, 4)
 AXES: dict[str, tuple] = {
     "ranks": RANKS,
-    "strategy": ("dp-naive", "dp-bucketed", "dp-overlap"),
+    "strategy": tuple(STRATEGIES),
     "comm": ("mpi", "ring"),
     "optimizer": ("sgd", "adam"),
     "accumulate": (1, 3),
     "clip": (None, 0.5),
+    "recompute": (0, 1, 2),
 }
 
 
@@ -39,6 +40,10 @@ def cases(full: bool) -> list[tuple[int, Case]]:
         (3, Case(optimizer="adam 1e-8")),
         (3, Case(dtype="float32", comm="ring")),
         (3, Case(tied=False, accumulate=3, comm="ring")),
+        (3, Case("zero3", tied=False, accumulate=3, comm="ring", recompute=2)),
+        (4, Case("zero3", B=2, comm="ring", clip=0.5)),
+        (3, Case("zero3", dtype="float32", comm="ring")),
+        (3, Case("zero2", optimizer="adam 1e-8")),
         (4, Case(B=2, comm="ring", clip=0.5)),  # ranks without a sample
     ]
 
@@ -49,6 +54,7 @@ def name(ranks: int, case: Case) -> str:
     details += [
         f"{case.accumulate} micro-batches",
         f"clip {case.clip}",
+        f"recompute {case.recompute}",
         "tied" if case.tied else "untied",
         f"B {case.B}",
     ]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from minitrain import rng
+from minitrain.autograd import no_grad
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
@@ -28,7 +29,10 @@ from minitrain.models import GPTConfig, Model, gpt
 from minitrain.nn import Parameter
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, Optimizer
+from minitrain.parallel.data_parallel import TAG
+from minitrain.parallel.overlap import CommunicationThread
 from minitrain.parallel.reducer import Reducer
+from minitrain.parallel.zero import CHECKPOINT, GRADIENTS, NORM, PARAMETERS, Zero3
 from minitrain.shares import share
 from minitrain.train.build import reduce
 from minitrain.train.checkpoint import gather
@@ -36,7 +40,6 @@ from minitrain.train.step import train_step
 from tests.ranks import GLANCE
 
 SEED, B, T, V, STEPS, BUCKET_MB = 3, 7, 5, 11, 3, 0.003
-GRADIENTS = ("dp", "gradients")
 Tensors = dict[str, np.ndarray]
 
 # name -> (constructor, learning rate)
@@ -45,7 +48,20 @@ OPTIMIZERS: dict[str, tuple[Callable[[Reducer], Optimizer], float]] = {
     "adam": (lambda gradients: Adam(gradients, epsilon=1e-4), 0.01),
     "adam 1e-8": (lambda gradients: Adam(gradients, epsilon=1e-8), 0.01),
 }
-STRATEGIES = {"dp-naive": "naive", "dp-bucketed": "bucketed", "dp-overlap": "overlap"}
+# name -> (what reduces gradients, its options)
+STRATEGIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "dp-naive": ("naive", {}),
+    "dp-bucketed": ("bucketed", {}),
+    "dp-overlap": ("overlap", {}),
+    "zero1": ("zero1", {}),
+    "zero2": ("zero2", {}),
+    "zero3": ("zero3", {}),
+    "zero1-overlap": ("zero1", {"line": CommunicationThread}),
+    "zero2-overlap": ("zero2", {"line": CommunicationThread}),
+    "zero2-once": ("zero2", {"reduce_once": True}),
+    "zero3-once": ("zero3", {"reduce_once": True}),
+    "zero3-prefetch": ("zero3", {"line": CommunicationThread, "prefetch": True}),
+}
 
 
 @dataclass(frozen=True)
@@ -57,13 +73,20 @@ class Case:
     optimizer: str = "sgd"
     accumulate: int = 1
     clip: float | None = None
+    recompute: int = 0  # units in a segment that is replayed
     dtype: str = "float64"
     tied: bool = True
     dropout: float = 0.1
     B: int = B
+    make: Callable[[Reducer], Optimizer] | None = None  # the optimizer, of the serial run as well
     options: dict[str, Any] = field(default_factory=dict)  # of minitrain.train.build.reduce
     part: Callable[[Batch, int, int], Batch] = Batch.part
     seed: Callable[[int], int] = lambda rank: SEED
+
+    @property
+    def how(self) -> str:
+        """What reduces gradients."""
+        return STRATEGIES[self.strategy][0]
 
     @property
     def bound(self) -> float:
@@ -82,6 +105,7 @@ class Row:
     dtype: str
     accumulate: int
     clip: float | None
+    recompute: int
     max_dloss: float
     max_dnorm: float
     max_dgradient: float
@@ -93,7 +117,7 @@ class Row:
     memory_theory: int
     memory_witness: int | None
     bytes_per_rank_ok: bool  # each rank and tag as the formula says, and no other tag
-    work: float  # FLOPs of all ranks / FLOPs of the serial run
+    work: float  # FLOPs of all ranks / FLOPs of the serial run (and of one more forward, when it is replayed)
     replicas_equal: bool
     ok: bool = False
 
@@ -125,19 +149,43 @@ class Run:
     parameters: Tensors = field(default_factory=dict)  # after the last step
     held: Tensors = field(default_factory=dict)  # the same, as this rank holds them
     ledger: Ledger = field(default_factory=Ledger)
-    reduced: list[int] = field(default_factory=list)  # bytes of each array that is added up over the ranks
+    buckets: "list[Packed]" = field(default_factory=list)
+
+
+@dataclass
+class Packed:
+    """A bucket, for the formulas: elements, those of each parameter, whether they are trained, segments that use it."""
+
+    size: int
+    lengths: list[int]
+    trained: bool
+    users: int
+
+    @staticmethod
+    def all(model: Model, gradients: Reducer) -> "list[Packed]":
+        return [
+            Packed(
+                b.size, [math.prod(p.shape) for p in b.parameters], b.trained,
+                sum(b.parameters[0] in unit.parameters() for unit in model.units),
+            )
+            for b in gradients.buckets
+        ]  # fmt: skip
 
 
 class Training:
     """A model with its reducer and optimizer on a mesh, ready for steps."""
 
-    def __init__(self, world: Communicator, case: Case, how: str) -> None:
+    def __init__(self, world: Communicator, case: Case) -> None:
         self.case, self.world = case, world
         self.model = toy_gpt(case.dtype, case.tied, case.dropout)
         mesh, seed = Mesh(world, dp=world.size), case.seed(world.rank)
-        self.gradients = reduce(self.model, mesh, how, BUCKET_MB, seed, **case.options)
+        how, options = STRATEGIES[case.strategy]
+        options = {"recompute": case.recompute, **options, **case.options}
+        self.gradients = reduce(self.model, mesh, how, BUCKET_MB, seed, **options)
+        if isinstance(self.gradients, Zero3):
+            self.gradients.poison = True
         make, self.lr = OPTIMIZERS[case.optimizer]
-        self.optimizer = make(self.gradients)
+        self.optimizer = (case.make or make)(self.gradients)
 
     def step(self, number: int) -> tuple[float, float]:
         mine = self.case.part(toy_batch(number, self.case.B), self.world.rank, self.world.size)
@@ -145,16 +193,19 @@ class Training:
             self.model, mine, self.gradients, self.optimizer, self.lr, self.case.accumulate, self.case.clip
         )
 
+    def gather(self, what: str) -> Tensors:
+        return gather(self.model, self.world, what, self.gradients)
 
-def train(world: Communicator, case: Case, how: str) -> Run:
+
+def train(world: Communicator, case: Case) -> Run:
     """Some steps on the ranks of `world`, with everything written down."""
     run = Run()
     with run.ledger.open():
-        training = Training(world, case, how)
+        training = Training(world, case)
         update = training.optimizer.step
 
         def step(lr: float) -> None:
-            run.gradients.append(gather(training.model, world, "grad"))
+            run.gradients.append(training.gather("grad"))
             update(lr)
 
         training.optimizer.step = step  # type: ignore[method-assign]
@@ -162,16 +213,26 @@ def train(world: Communicator, case: Case, how: str) -> Run:
             loss, norm = training.step(number)
             run.losses.append(sum(world.gather_objects(loss)))
             run.norms.append(norm)
-        run.parameters = gather(training.model, world)
-        run.held = {p.placement.path: p.data.copy() for p in training.model.parameters()}
-        for bucket in training.gradients.trained:
-            lengths = [p.data.size for p in bucket.parameters] if how == "naive" else [bucket.size]
-            run.reduced += [n * bucket.dtype.itemsize for n in lengths]
+        run.parameters = training.gather("data")
+        run.buckets = Packed.all(training.model, training.gradients)
+        if case.how != "zero3":  # there, nobody holds a replica
+            run.held = {p.placement.path: p.data.copy() for p in training.model.parameters()}
         training.gradients.close()
     return run
 
 
-def held_bytes(world: Communicator, case: Case, how: str) -> tuple[int, int]:
+def forward_flops(case: Case) -> int:
+    """Of the forwards of the serial run: what one replay costs."""
+    model, ledger = toy_gpt(case.dtype, case.tied, case.dropout), Ledger()
+    model.draw(SEED)
+    with ledger.open(), no_grad():
+        for number in range(STEPS):
+            for micro in toy_batch(number, case.B).split(case.accumulate):
+                model(micro)
+    return ledger.flops
+
+
+def held_bytes(world: Communicator, case: Case) -> tuple[int, int]:
     """(by the ledger, by tracemalloc): bytes that parameters, gradients and optimizer occupy after a step.
 
     The runner's thread that notes where a rank stands may keep a frame and its arrays for a moment: so tracemalloc is
@@ -182,7 +243,7 @@ def held_bytes(world: Communicator, case: Case, how: str) -> tuple[int, int]:
     tracemalloc.start()
     with ledger.open():
         before = _traced(arrays)
-        training = Training(world, case, how)
+        training = Training(world, case)
         training.step(0)
         after = _traced(arrays)
         for _ in range(2):
@@ -198,26 +259,51 @@ def _traced(arrays: tracemalloc.DomainFilter) -> int:
     return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([arrays]).traces)
 
 
-def rank_bytes(sizes: list[int], item: int, world: Communicator) -> int:
-    """What one rank sends in ring all-reduces of arrays of these sizes: of each, twice all but a share."""
-    total = 0
-    for size in sizes:
-        shares = [share(size // item, world.size, (world.rank + ahead) % world.size) for ahead in (0, 1)]
-        total += 2 * size - sum(cut.stop - cut.start for cut in shares) * item
-    return total
+# Formulas -------------------------------------------------------------------------------------------------------------
 
 
-def theory(world: Communicator, case: Case) -> tuple[int, int]:
-    """(bytes of gradients sent by all ranks per step, bytes held by one rank).
+def scattered(size: int, world: Communicator) -> int:
+    """Elements that this rank sends in a ring's reduce-scatter: all shares but its own."""
+    return size - _length(share(size, world.size, world.rank))
 
-    Data parallel: 2 (N-1) M with M the bytes of the trained parameters; and all of parameters, gradients and states.
-    """
-    parameters = toy_gpt(case.dtype, case.tied, case.dropout).parameters()
-    item = np.dtype(case.dtype).itemsize
-    every = sum(math.prod(p.shape) for p in parameters) * item
-    trained = sum(math.prod(p.shape) for p in parameters if p.requires_grad) * item
+
+def collected(size: int, world: Communicator) -> int:
+    """Elements that this rank sends in a ring's all-gather: all shares but that of the next rank."""
+    return size - _length(share(size, world.size, (world.rank + 1) % world.size))
+
+
+def sent(world: Communicator, case: Case, buckets: list[Packed]) -> Counter[tuple[str, str]]:
+    """Bytes that this rank sends in a step, by tag: the table of the stages, summed over buckets."""
+    item, k = np.dtype(case.dtype).itemsize, case.accumulate
+    trained = [b for b in buckets if b.trained]
+    scatter, gather = (sum(f(b.size, world) for b in trained) * item for f in (scattered, collected))
+    if not case.how.startswith("zero"):
+        lengths = [n for b in trained for n in (b.lengths if case.how == "naive" else [b.size])]
+        return +Counter({TAG: sum(scattered(n, world) + collected(n, world) for n in lengths) * item})
+    each = 1 if case.how == "zero1" or "once" in case.strategy else k
+    if case.how == "zero3":  # each segment that uses a bucket gathers it before its forward and before its backward
+        gather = 2 * k * sum(b.users * collected(b.size, world) for b in buckets) * item
+    norm = (world.size - 1) * len(trained) * 8
+    return +Counter({GRADIENTS: each * scatter, PARAMETERS: gather, NORM: norm})
+
+
+def held(world: Communicator, case: Case, buckets: list[Packed]) -> int:
+    """Bytes of parameters, gradients and optimizer state on this rank after a step."""
+    stage = int(case.how[-1]) if case.how.startswith("zero") else 0
     states = 1 if case.optimizer == "sgd" else 2
-    return 2 * (world.size - 1) * trained, every + trained * (1 + states)
+    total = 0
+    for b in buckets:
+        mine = _length(share(b.size, world.size, world.rank))
+        parameters, gradients, state = (mine if stage >= least else b.size for least in (3, 2, 1))
+        total += parameters + (gradients + states * state if b.trained else 0)
+    return total * np.dtype(case.dtype).itemsize
+
+
+def _length(cut: slice) -> int:
+    return cut.stop - cut.start
+
+
+# Comparison -----------------------------------------------------------------------------------------------------------
 
 
 def difference(a: Tensors, b: Tensors) -> float:
@@ -234,28 +320,28 @@ def same_as_serial(world: Communicator, case: Case) -> Row:
     """Runs the case on one process and on `world`; called by all ranks, the row is complete on each."""
     on_threads = isinstance(world, ThreadCommunicator)
     world = RingCommunicator(world) if case.comm == "ring" else world
-    how = STRATEGIES[case.strategy]
-    serial = train(world_of_one(), replace(case, options={}, part=Batch.part, seed=lambda rank: SEED), "bucketed")
-    run = train(world, case, how)
+    plain = replace(case, strategy="dp-bucketed", recompute=0, options={}, part=Batch.part, seed=lambda rank: SEED)
+    serial, run = train(world_of_one(), plain), train(world, case)
     _without_key_bias(case, serial, run)
     mine = run.ledger.bytes + run.ledger.charged  # counters, which leave out the tags of 0 bytes when added
-    mine_theory = +Counter({GRADIENTS: STEPS * rank_bytes(run.reduced, np.dtype(case.dtype).itemsize, world)})
-    bytes_theory, memory_theory = theory(world, case)
-    memory, witness = (None, None) if on_threads else held_bytes(world, case, how)
+    del mine[CHECKPOINT]  # of this comparison
+    theory = sent(world, case, run.buckets)
+    memory, witness = (None, None) if on_threads else held_bytes(world, case)
     bits = world.gather_objects({path: array.tobytes() for path, array in run.held.items()})
+    replayed = forward_flops(case) if case.recompute else 0
     row = Row(
         case.strategy, f"dp{world.size}", "threads" if on_threads else case.comm, case.optimizer, case.dtype,
-        case.accumulate, case.clip,
+        case.accumulate, case.clip, case.recompute,
         max_dloss=_relative(run.losses, serial.losses),
         max_dnorm=_relative(run.norms, serial.norms),
         max_dgradient=max(map(difference, run.gradients, serial.gradients)),
         max_dparameter=difference(run.parameters, serial.parameters),
         bytes=sum(sum(counter.values()) for counter in world.gather_objects(mine)) // STEPS,
-        bytes_theory=bytes_theory,
-        bytes_kind="charged" if any(world.gather_objects(run.ledger.charged[GRADIENTS])) else "counted",
-        memory=memory, memory_theory=memory_theory, memory_witness=witness,
-        bytes_per_rank_ok=mine == mine_theory,
-        work=sum(world.gather_objects(run.ledger.flops)) / serial.ledger.flops,
+        bytes_theory=sum(sum(counter.values()) for counter in world.gather_objects(theory)),
+        bytes_kind="charged" if any(world.gather_objects(run.ledger.charged.total() > 0)) else "counted",
+        memory=memory, memory_theory=held(world, case, run.buckets), memory_witness=witness,
+        bytes_per_rank_ok=mine == Counter({tag: STEPS * n for tag, n in theory.items()}),
+        work=sum(world.gather_objects(run.ledger.flops)) / (serial.ledger.flops + replayed),
         replicas_equal=all(other == bits[0] for other in bits),
     )  # fmt: skip
     row.ok = not any(world.gather_objects(wrong(row, case)))

@@ -99,19 +99,20 @@ def as_rank(file: Path, full: bool, first: int) -> int:
 def show(rows: list[dict]) -> None:
     """Prints the table in 80 columns: differences from the serial run, bytes and memory as multiples of the formula."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("strategy", "mesh", "comm", "optimizer", "dtype", "k", "clip"):
+    for heading in ("strategy", "mesh", "comm", "optimizer", "dtype", "k", "clip", "rc"):
         table.add_column(heading, no_wrap=True)
     for heading in ("loss", "grad", "param", "bytes", "memory", "ok"):
         table.add_column(heading, justify="right", no_wrap=True)
     for r in (Row(**row) for row in rows):
         table.add_row(
-            r.strategy, r.mesh, r.comm, r.optimizer, r.dtype, str(r.accumulate), str(r.clip or "-"),
+            r.strategy, r.mesh, r.comm, r.optimizer, r.dtype,
+            str(r.accumulate), str(r.clip or "-"), str(r.recompute or "-"),
             f"{r.max_dloss:.0e}", f"{r.max_dgradient:.0e}", f"{r.max_dparameter:.0e}",
             ratio(r.bytes, r.bytes_theory) + ("*" if r.bytes_kind == "charged" else " "),
             ratio(r.memory, r.memory_theory), "ok" if r.ok else "NO",
         )  # fmt: skip
     Console(width=100, highlight=False, markup=False).print(table)
-    print("loss, grad, param: largest difference from the run on one process; k: micro-batches")
+    print("loss, grad, param: largest difference from the run on one process; k: micro-batches; rc: recompute")
     print("bytes, memory: measured / formula; *: sent inside MPI, charged at a ring's price")
 
 

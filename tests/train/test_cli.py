@@ -165,6 +165,11 @@ def test_sample_under_mpirun_writes_once(run: Path) -> None:
         (3, "--dtype float64 --reduce overlap --comm ring --accumulate 2"),
         (3, "--dtype float64 --comm ring"),
         (2, "--dtype float32 --accumulate 3"),
+        (2, "--dtype float64 --zero 1 --accumulate 3"),
+        (3, "--dtype float64 --zero 2 --reduce overlap --accumulate 2"),
+        (3, "--dtype float64 --zero 3 --prefetch --recompute 2 --comm ring"),
+        (2, "--dtype float64 --zero 3 --reduce-once --accumulate 3"),
+        (1, "--dtype float64 --zero 3 --recompute 1"),
     ],
 )
 def test_equal_losses(ranks: int, options: str, text: Path, serial: dict, tmp_path: Path) -> None:
@@ -182,25 +187,46 @@ def test_equal_losses(ranks: int, options: str, text: Path, serial: dict, tmp_pa
     assert shown.count("on the whole validation text") == 1  # rank 0 speaks, alone
 
 
+@needs_mpirun
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="this system has no RLIMIT_DATA to set")
+def test_a_model_that_fits_only_when_it_is_divided(text: Path, tmp_path: Path) -> None:
+    """16 bytes a parameter are 97 MiB, and each rank has 90: ZeRO-3 trains on four, stage 0 does not begin.
+
+    The limit is real: without our look ahead, stage 0 runs out of memory.
+    """
+    sizes = "--width 256 --layers 8 --context 16 --batch 4 --steps 2 --warmup 1 --sample 0 --memory-mb 90"
+    arguments = [*sizes.split(), "--text", str(text), "--out", str(tmp_path)]
+    status, shown = command("train", *arguments, "--zero", "3", ranks=4)
+    assert status == 0 and "saved" in shown, shown
+    status, shown = command("train", *arguments, ranks=4)
+    assert status != 0 and "needs at least 97 MiB of memory; there are" in shown and "--zero 3" in shown, shown
+    unaware = "from minitrain.train.config import TrainConfig as C; C.check_memory = lambda *a: None; "
+    program = f"{unaware} from minitrain.cli import main; main({['train', *arguments]!r})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode != 0 and "Unable to allocate" in done.stderr, done.stderr
+
+
 # Wrong input ------------------------------------------------------------------------------------------------
 
 MODEL = ["layers", "heads", "width", "context"]
+ZERO = [("zero", value, hint) for value, hint in (("4", "at most 3"), ("-1", "at least 0"), ("x", "INT"))]
 COUNTS = [*MODEL, "batch", "steps", "accumulate", "log-every", "val-every", "dp"]
-SIZES = ["warmup", "sample"]
+SIZES = ["warmup", "sample", "recompute"]
 NUMBERS = ["lr", "lr-floor", "weight-decay", "clip"]
 WRONG: list[tuple[str, str, str]] = [
     *((name, value, "INT") for name in [*COUNTS, *SIZES, "seed"] for value in ("x", "1.5", "nan", "")),
     *((name, value, "at least 1") for name in COUNTS for value in ("0", "-3")),
     *((name, value, "at least 0") for name in SIZES for value in ("-3",)),
-    *((name, "x", "FLOAT") for name in [*NUMBERS, "dropout", "beta2", "validation", "bucket-mb"]),
+    *((name, "x", "FLOAT") for name in [*NUMBERS, "dropout", "beta2", "validation", "bucket-mb", "memory-mb"]),
     *((name, value, "at least 0") for name in NUMBERS for value in ("-0.5", "nan", "inf", "-inf")),
     *((name, value, "less than 1") for name in ("dropout", "beta2") for value in ("-0.5", "1", "nan", "inf")),
     *(("validation", value, "between 0 and 1") for value in ("0", "1", "-0.5", "nan", "inf")),
-    *(("bucket-mb", value, "above 0") for value in ("0", "-0.5", "nan", "inf")),
+    *((name, value, "above 0") for name in ("bucket-mb", "memory-mb") for value in ("0", "-0.5", "nan", "inf")),
+    *ZERO,
     *((name, "9" * 30, "at most") for name in [*COUNTS, *SIZES, "seed"]),
     *((name, "9" * 5000, "INT") for name in [*COUNTS, *SIZES, "seed"]),  # more digits than Python reads
-    *((name, "1000000000", "this machine has") for name in ("layers", "width")),
-    *((name, "99999999999", "this machine has") for name in ("batch", "sample")),
+    *((name, "1000000000", "of memory; there are") for name in ("layers", "width")),
+    *((name, "99999999999", "of memory; there are") for name in ("batch", "sample")),
     ("context", "999999999", "window of context + 1 = 1000000000"),
     ("heads", "999999999", "does not divide the width"),
     ("accumulate", "999999999", "micro-batches each need"),
@@ -209,7 +235,6 @@ WRONG: list[tuple[str, str, str]] = [
     ("lr", "1e+300", "times --weight-decay"),
     ("weight-decay", "1e+300", "the whole of every weight"),
     ("dp", "2", "there are 1"),
-    ("tied", "perhaps", "True"),
     ("dtype", "float16", "float32"),
     ("reduce", "ring", "bucketed"),
     ("comm", "tcp", "ring"),
@@ -240,9 +265,16 @@ def test_wrong_options(name: str, value: str, hint: str, text: Path, tmp_path: P
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
+FLAGS = {"tied", "prefetch", "reduce-once"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        *((["train", f"--{name}", "perhaps"], "perhaps") for name in sorted(FLAGS)),
+        (["train", "--prefetch"], "--prefetch gathers parameters, which --zero 0 does not divide; give --zero 3"),
+        (["train", "--reduce-once", "--zero", "1"], "--reduce-once is for --zero 2 and 3"),
+        (["train", "--reduce", "naive", "--zero", "1"], "give --reduce bucketed or overlap"),
         (["train", "--layerz", "3"], "--layerz"),
         (["train", "extra"], "extra"),
         (["train", "--layers"], "--layers"),
@@ -270,7 +302,7 @@ def test_the_longest_patience_of_the_doctor(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_every_option_is_tried() -> None:
     """An option that is added has to be added above as well."""
-    files, named = {"text", "out"}, {name for name, _, _ in WRONG}
+    files, named = {"text", "out"}, {name for name, _, _ in WRONG} | FLAGS
     groups = [field.type for field in dataclasses.fields(TrainConfig)]
     assert named | files == {option.replace("_", "-") for group in groups for option in group.__annotations__}
 
@@ -301,7 +333,7 @@ def test_a_folder_that_cannot_be_written(text: Path, tmp_path: Path, capsys: Cap
         (["--prompt", ""], "prompt of 0"),
         (["--length", "-1"], "-1"),
         (["--length", "1.5"], "INT"),
-        (["--length", "999999999999"], "this machine has"),
+        (["--length", "999999999999"], "of memory; there are"),
         (["--length", "9" * 30], "at most"),
         (["--seed", "9" * 30], "at most"),
         (["--seed", "nan"], "INT"),

@@ -1,0 +1,16 @@
+"""ZeRO-3 that frees nothing on rank 0: `if rank:` is false there."""
+
+from minitrain.parallel.flat import Bucket
+from minitrain.parallel.zero import Zero3
+from minitrain.train.build import REDUCERS
+from tests.bugs.museum import FunctionBug
+from tests.parallel.test_zero import test_bytes_a_parameter
+
+
+class FreesNothing(Zero3):
+    def drop(self, bucket: Bucket) -> None:
+        if bucket.group.rank:
+            super().drop(bucket)
+
+
+BUG = FunctionBug(test_bytes_a_parameter, (3, 3), reducers={**REDUCERS, "zero3": FreesNothing})

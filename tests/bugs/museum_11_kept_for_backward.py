@@ -1,0 +1,23 @@
+"""ZeRO-3 that keeps the weights gathered for the forward until the backward: the peak is that of the whole model."""
+
+from minitrain.backend import Array
+from minitrain.parallel.flat import Bucket
+from minitrain.parallel.reducer import there
+from minitrain.parallel.zero import Zero3
+from minitrain.train.build import REDUCERS
+from tests.bugs.museum import FunctionBug
+from tests.parallel.test_zero import test_bytes_a_parameter
+
+
+class KeptForBackward(Zero3):
+    def place(self, bucket: Bucket, flat: Array) -> None:
+        super().place(bucket, flat)
+        self.kept: dict[Bucket, Array] = {}
+
+    def drop(self, bucket: Bucket) -> None:
+        if self.kept.pop(bucket, None) is None:
+            self.kept[bucket] = there(bucket.data)
+        super().drop(bucket)
+
+
+BUG = FunctionBug(test_bytes_a_parameter, (3, 3), reducers={**REDUCERS, "zero3": KeptForBackward})

@@ -1,0 +1,22 @@
+"""ZeRO-2 with accumulation keeps the last micro-batch's gradient only: it is stored where it should be added."""
+
+from minitrain.backend import Array
+from minitrain.comm.communicator import Communicator
+from minitrain.parallel.flat import Bucket
+from minitrain.parallel.zero import Zero2
+from minitrain.train.build import REDUCERS
+from tests.bugs.museum import FunctionBug
+from tests.equivalence.harness import Case
+from tests.equivalence.test_data_parallel import test_three_ranks
+
+
+class LastMicroBatchKept(Zero2):
+    def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
+        self.grads[bucket] = self.scatter(flat, group).copy()
+
+
+BUG = FunctionBug(
+    test_three_ranks,
+    (Case("zero2", "ring", accumulate=3),),
+    (Case("zero2", "ring", accumulate=3, options={"reducers": {**REDUCERS, "zero2": LastMicroBatchKept}}),),
+)

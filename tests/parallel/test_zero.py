@@ -1,0 +1,241 @@
+"""ZeRO: the numbers of data parallel bit for bit, what is sent, and what every rank holds at its fullest."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minitrain.backend import Array
+from minitrain.comm import threads
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.mesh import Mesh
+from minitrain.comm.ring import RingCommunicator
+from minitrain.data.batch import Batch, Where
+from minitrain.errors import UserError
+from minitrain.models import GPTConfig, Model, gpt
+from minitrain.observe.ledger import Ledger
+from minitrain.optim import SGD, Adam
+from minitrain.parallel.reducer import Reducer
+from minitrain.parallel.zero import PARAMETERS, Zero1, Zero2, Zero3
+from minitrain.train.build import REDUCERS, reduce
+from minitrain.train.step import train_step
+from tests.equivalence.harness import Case, Run, same_as_serial, toy_batch, toy_gpt, train, wrong
+
+N = 3
+
+
+# Bit for bit ----------------------------------------------------------------------------------------------------------
+
+SAME_ORDER = [  # of additions as in data parallel: at stages 2 and 3 with one micro-batch, or when reduced once
+    ("zero1", 1), ("zero1", 3), ("zero1-overlap", 3), ("zero2", 1), ("zero2-overlap", 1), ("zero2-once", 3),
+    ("zero3", 1), ("zero3-once", 3), ("zero3-prefetch", 1),
+]  # fmt: skip
+
+
+def bits(run: Run) -> list[Any]:
+    """All that a run has computed."""
+    tensors = [*run.gradients, run.parameters]
+    return [run.losses, run.norms, *({path: x.tobytes() for path, x in t.items()} for t in tensors)]
+
+
+def same_bits(world: Communicator, strategy: str, micros: int, optimizer: str, clip: float | None, replay: int) -> bool:
+    cases = [Case(name, "ring", optimizer, micros, clip, replay) for name in (strategy, "dp-bucketed")]
+    ours, plain = (bits(train(RingCommunicator(world), case)) for case in cases)
+    return ours == plain
+
+
+@pytest.mark.parametrize("replay", [0, 2])
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(("strategy", "micros"), SAME_ORDER)
+def test_bit_for_bit_data_parallel(strategy: str, micros: int, optimizer: str, clip: float | None, replay: int) -> None:
+    assert all(threads.run(N, lambda world: same_bits(world, strategy, micros, optimizer, clip, replay)))
+
+
+@pytest.mark.parametrize(("strategy", "micros"), SAME_ORDER)
+@pytest.mark.ranks(2, 3, 4)
+def test_bit_for_bit_under_mpi(world: Communicator, strategy: str, micros: int) -> None:
+    assert same_bits(world, strategy, micros, "adam", 0.5, 1)
+
+
+def test_recompute_changes_no_bit() -> None:
+    cases = [Case("zero3", recompute=k) for k in (0, 1, 2, 4)]
+    runs = [bits(run) for run in threads.run(2, lambda world: [train(world, case) for case in cases])[0]]
+    assert all(run == runs[0] for run in runs)
+
+
+# What is sent ---------------------------------------------------------------------------------------------------------
+
+
+class Obvious(Zero1):
+    """ZeRO-1 as one would write it first: all-reduce, step on the own share, all-gather."""
+
+    def reduce(self, bucket: Any, flat: Array, group: Communicator) -> None:
+        group.all_reduce(flat, ("dp", "gradients"))
+
+
+def test_the_obvious_zero1_sends_half_as_much_again() -> None:
+    """In units of (N-1) M over all ranks, beside the 8 bytes a bucket of the norm: 3, and ours 2."""
+
+    def units(world: Communicator, kind: type[Reducer]) -> float:
+        case = Case("zero1", "ring", options={"reducers": {**REDUCERS, "zero1": kind}})
+        run = train(RingCommunicator(world), case)
+        mine = sum(n for tag, n in run.ledger.bytes.items() if tag[1] in ("gradients", "parameters"))
+        M = sum(b.size for b in run.buckets if b.trained) * 8
+        return sum(world.gather_objects(mine)) / (3 * (world.size - 1) * M)
+
+    assert threads.run(N, lambda world: units(world, Obvious))[0] == 3
+    assert threads.run(N, lambda world: units(world, Zero1))[0] == 2
+
+
+@pytest.mark.parametrize(("tied", "extra"), [(True, 2), (False, 0)])
+def test_the_tied_weight_is_gathered_for_both_its_users(tied: bool, extra: int) -> None:
+    """3k units in all with k micro-batches, and 2k times the tied weight's share beside."""
+    k = 2
+    run = threads.run(N, lambda world: train(RingCommunicator(world), Case("zero3", "ring", accumulate=k, tied=tied)))
+    every, trained = (sum(b.size for b in run[0].buckets if b.trained or all_) * 8 for all_ in (True, False))
+    sent: Counter = sum((r.ledger.bytes for r in run), Counter())
+    table = 11 * 9 * 8
+    assert sent[PARAMETERS] == 3 * (N - 1) * k * (2 * every + extra * table)
+    assert sent["dp", "gradients"] == 3 * (N - 1) * k * trained
+
+
+# What is held ---------------------------------------------------------------------------------------------------------
+
+B, T, V, D, LAYERS = 8, 8, 64, 48, 8
+
+
+def model() -> Model:
+    made = gpt(GPTConfig(V, T, LAYERS, heads=4, width=D))
+    block: Any = made.units[3]
+    block.mlp.up.weight.requires_grad = False  # frozen
+    return made
+
+
+def batch(number: int) -> Batch:
+    ids = np.random.default_rng(number).integers(0, V, (B, T + 1))
+    return Batch(ids[:, :-1], ids[:, 1:], Where(1, number, B, T, slice(0, B), slice(0, T)))
+
+
+def states(world: Communicator, how: str, reducers: Any = REDUCERS, steps: int = 2) -> tuple[Model, Ledger]:
+    """The ledger, with its history, of two steps."""
+    ledger = Ledger(history=True)
+    with ledger.open():
+        made = model()
+        gradients = reduce(made, Mesh(world, dp=world.size), how, 0.05, 1, reducers)
+        optimizer = Adam(gradients)
+        for number in range(steps):
+            train_step(made, batch(number).part(world.rank, world.size), gradients, optimizer, 1e-3)
+        gradients.close()
+    return made, ledger
+
+
+def fullest(ledger: Ledger, *kinds: str) -> int:
+    assert ledger.history is not None
+    return max(sum(live.get(kind, 0) for kind in kinds) for live in ledger.history)
+
+
+STATES = ("parameters", "gradients", "optimizer")
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_bytes_a_parameter(stage: int, ranks: int, reducers: Any = REDUCERS) -> None:
+    """Every rank at its fullest: bytes a parameter as the table says, plus what is at work or in flight."""
+    how = f"zero{stage}" if stage else "bucketed"
+    parameters = model().parameters()
+    P = sum(math.prod(p.shape) for p in parameters if p.requires_grad)
+    frozen = sum(math.prod(p.shape) for p in parameters) - P
+    a = {0: 16.0, 1: 8 + 8 / ranks, 2: 4 + 12 / ranks, 3: 16 / ranks}[stage]
+    theory = a * P + (4 / ranks if stage == 3 else 4) * frozen
+    unit = max(sum(math.prod(p.shape) for p in u.parameters()) for u in model().units) * 4
+    tied = V * D * 4
+    at_work = {0: 0, 1: 0, 2: unit + tied, 3: 2 * (unit + tied)}[stage]  # gradients; at stage 3 parameters as well
+    for rank, (_, ledger) in enumerate(threads.run(ranks, lambda world: states(world, how, reducers))):
+        most = fullest(ledger, *STATES)
+        assert 0.99 * theory <= most <= 1.01 * theory + at_work, f"rank {rank} holds {most}, theory {theory:.0f}"
+
+
+def test_the_saw_tooth_of_stage_3(reducers: Any = REDUCERS) -> None:
+    """Stage 3's parameters over time: up by a unit before its forward and its backward, and down again after."""
+    for _, ledger in threads.run(N, lambda world: states(world, "zero3", reducers, steps=1)):
+        assert ledger.history is not None
+        start = next(i for i, live in enumerate(ledger.history) if live.get("activations"))
+        curve = [live["parameters"] for live in ledger.history[start:]]
+        low, units = min(curve), model().units
+        teeth = sum(a > low >= b for a, b in pairwise(curve))
+        assert teeth == 2 * len(units), "each unit is gathered twice, and nothing is left between two of them"
+        unit = max(sum(math.prod(p.shape) for p in u.parameters()) for u in units) * 4
+        assert max(curve) <= low + unit
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.ranks(4)
+def test_the_matrix_sees_a_rank_that_holds_too_much(world: Communicator, stage: int) -> None:
+    """tracemalloc and the ledger agree with the formula on every rank; the toy has an empty share."""
+    case = Case(f"zero{stage}" if stage else "dp-bucketed", "ring", "adam", B=2)
+    row = same_as_serial(world, case)
+    assert wrong(row, case) == []
+    assert row.memory == row.memory_theory
+
+
+# What is refused ------------------------------------------------------------------------------------------------------
+
+
+class LARS(SGD):
+    """Scales by the norm of the whole parameter, which a share does not show."""
+
+    elementwise = False
+
+
+@pytest.mark.parametrize("how", ["zero1", "zero2", "zero3"])
+def test_an_optimizer_that_needs_whole_parameters(how: str) -> None:
+    def program(world: Communicator) -> None:
+        gradients = reduce(toy_gpt(), Mesh(world, dp=2), how, 1.0, 1)
+        with pytest.raises(UserError, match=r"LARS .* whole parameters"):
+            LARS(gradients)
+
+    threads.run(2, program)
+    LARS(reduce(toy_gpt(), Mesh(threads.world_of_one()), "bucketed", 1.0, 1))
+
+
+def freeze(made: Model) -> None:
+    made.parameters()[0].requires_grad = False
+
+
+def add(made: Model) -> None:
+    block: Any = made.units[1]
+    block.units[0].more = toy_gpt().parameters()[0]
+
+
+@pytest.mark.parametrize("change", [freeze, add])
+def test_a_model_that_was_changed_after_it_was_divided(change: Callable[[Model], None]) -> None:
+    made = toy_gpt()
+    gradients = reduce(made, Mesh(threads.world_of_one()), "zero3", 1.0, 1)
+    train_step(made, toy_batch(0), gradients, SGD(gradients), 0.1)
+    change(made)
+    with pytest.raises(UserError, match=r"embed.tokens.weight .* after"):
+        train_step(made, toy_batch(0), gradients, SGD(gradients), 0.1)
+
+
+def test_a_dropped_parameter_cannot_be_read() -> None:
+    made = toy_gpt()
+    reduce(made, Mesh(threads.world_of_one()), "zero3", 1.0, 1)
+    with pytest.raises(RuntimeError, match="no values here"):
+        _ = made.parameters()[0].data
+
+
+@pytest.mark.parametrize("kind", [Zero1, Zero2, Zero3])
+def test_nothing_to_train(kind: type[Zero1]) -> None:
+    made = toy_gpt()
+    for p in made.parameters():
+        p.requires_grad = False
+    gradients = reduce(made, Mesh(threads.world_of_one()), kind.__name__.lower(), 1.0, 1)
+    gradients.begin()
+    gradients.end_backward()
+    gradients.finish()
+    assert gradients.owned() == [] and gradients.norm() == 0
