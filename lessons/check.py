@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from .manifest import Exercise
-from .stubs import place
+from .stubs import place, stub
 
 LIMIT = 8.0  # seconds for a check, on every rank
 START = 8.0  # and for mpirun and the imports
@@ -29,10 +29,11 @@ class Verdict:
     state: str
     sentence: str = ""
     cause: str = ""  # the known mistake that fails in the same way
+    printed: tuple[str, ...] = ()  # what the function printed on the rank that is reported, at most ten lines
 
 
-def check(exercise: Exercise, file: Path) -> Verdict:
-    """Runs the check of this exercise on the function in `file`."""
+def check(exercise: Exercise, file: Path, as_given: bool = False) -> Verdict:
+    """Runs the check of this exercise on the function in `file`; as_given: also when it was not touched yet."""
     try:
         text = file.read_text("utf-8")
         lo, hi = place(text, exercise.function)
@@ -42,8 +43,11 @@ def check(exercise: Exercise, file: Path) -> Verdict:
         cure = f"python -m lessons reset {exercise.id} puts it back"
         reason = error.strerror if isinstance(error, OSError) else error
         return Verdict(exercise, "failed", f"{file}: {reason}; {cure}")
-    if f'raise NotImplementedError("{exercise.id}")' in "\n".join(text.splitlines()[lo:hi]):
+    function = "\n".join(text.splitlines()[lo:hi])
+    if f'raise NotImplementedError("{exercise.id}")' in function:
         return Verdict(exercise, "open", "not written yet")
+    if exercise.planted and not as_given and function.strip() == stub(exercise).strip():
+        return Verdict(exercise, "open", "as it was given, with its mistakes")
     with TemporaryDirectory() as name:
         folder = Path(name)
         output = _run(exercise, file.resolve(), folder)
@@ -54,19 +58,18 @@ def _verdict(exercise: Exercise, file: Path, folder: Path, output: str) -> Verdi
     """From what the ranks have written."""
     reports = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("rank_*.json"))]
     if len(reports) == exercise.ranks and all(report["ok"] for report in reports):
-        return Verdict(exercise, "passed")
+        return Verdict(exercise, "passed", printed=tuple(reports[0]["printed"]))
     late = [r for r in reports if r["signature"] and r["signature"][0][0] == "time"]
     if late:
         ranks = "; ".join(f"rank {r['rank']} {r['failure']}" for r in late)
-        return Verdict(exercise, "failed", f"not done after {LIMIT:.0f} s: {ranks}")
+        return Verdict(exercise, "failed", f"not done after {LIMIT:.0f} s: {ranks}", printed=tuple(late[0]["printed"]))
     wrong = [report for report in reports if not report["ok"]]
     if not wrong:
         return Verdict(exercise, "failed", f"the check ended without a result: {output[-500:].strip() or 'no output'}")
     subprocess.run(_worker(exercise, file, folder) + ["--diagnose"], capture_output=True, timeout=60, env=environment())
     cause = folder / "cause.json"
-    return Verdict(
-        exercise, "failed", wrong[0]["failure"], json.loads(cause.read_text("utf-8")) if cause.exists() else ""
-    )
+    known = json.loads(cause.read_text("utf-8")) if cause.exists() else ""
+    return Verdict(exercise, "failed", wrong[0]["failure"], known, tuple(wrong[0]["printed"]))
 
 
 def _run(exercise: Exercise, file: Path, folder: Path) -> str:

@@ -4,12 +4,11 @@ import argparse
 import json
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
-from rich.syntax import Syntax
 
 from . import grading
 from .check import Verdict, check, environment, mpirun
@@ -77,28 +76,30 @@ def init(folder: Path) -> int:
 
 
 def show_list(folder: Folder) -> int:
-    """Progress of every lesson, and what comes next."""
-    following = ""
+    """Progress of every lesson, and what comes next: in the lesson that was worked on last, or the first open one."""
+    missing = [e for e in exercises() if not folder.of(e).get("passed")]
     for lesson in written():
-        passed = [e for e in lesson.exercises if folder.of(e).get("passed")]
-        row = f"{lesson.number} {lesson.title:<14} {bar(len(passed), len(lesson.exercises))}  {lesson.sentence}"
-        Console(highlight=False, markup=False).print(row, soft_wrap=True)
-        missing = [e.id for e in lesson.exercises if e not in passed]
-        following = following or (missing[0] if missing else "")
-    print(f"next: {following}" if following else "all done")
+        marks = "".join("." if e in missing else "#" for e in lesson.exercises)
+        row = f"{lesson.number} {lesson.title:<14} [{marks}]{'':{6 - len(marks)}}{lesson.sentence}"
+        print(row if len(row) <= 80 else row[:77] + "...")
+    here = [e for e in missing if e.lesson.number == folder.state.get("lesson")]
+    print(f"next: {(here or missing)[0].id}" if missing else "all done")
     return 0
 
 
-def bar(done: int, of: int) -> str:
-    return f"[{'#' * done}{'.' * (of - done)}]".ljust(7) + f"{done}/{of}"
-
-
 def run(lesson: Lesson, arguments: list[str]) -> int:
-    """The experiment of a lesson; says which command it is."""
-    typed = ["mpirun", "-n", str(lesson.ranks)] if lesson.ranks > 1 else []
+    """The experiment of a lesson; says which command it is. -n N takes another number of ranks than the lesson's."""
+    ranks = str(lesson.ranks)
+    if arguments[:1] == ["-n"] and len(arguments) > 1:
+        ranks, arguments = arguments[1], arguments[2:]
+    if not ranks.isdigit() or int(ranks) < 1:
+        raise Stop(f"-n is {ranks!r}; it must be a number of ranks")
+    if {"-h", "--help"} & set(arguments):
+        ranks = "1"
     script = str(lesson.folder / "lesson.py")
+    typed = ["mpirun", "-n", ranks] if int(ranks) > 1 else []
     print("$ " + " ".join([*typed, "python", script, *arguments]), flush=True)
-    return subprocess.run([*mpirun(lesson.ranks), sys.executable, script, *arguments], env=environment()).returncode
+    return subprocess.run([*mpirun(int(ranks)), sys.executable, script, *arguments], env=environment()).returncode
 
 
 def run_all() -> int:
@@ -118,6 +119,7 @@ def check_all(folder: Folder, chosen: list[Exercise]) -> int:
     for exercise in chosen:
         verdict = check(exercise, folder.exercise_file(exercise.lesson))
         folder.of(exercise)["passed"] = verdict.state == "passed"
+        folder.state["lesson"] = exercise.lesson.number
         folder.save()
         failed += verdict.state != "passed"
         print_verdict(verdict)
@@ -126,14 +128,23 @@ def check_all(folder: Folder, chosen: list[Exercise]) -> int:
 
 def print_verdict(verdict: Verdict) -> None:
     """One line, and for a failure what is wrong, the likely cause, and where help is."""
-    exercise, console = verdict.exercise, Console(highlight=False, width=100)
+    exercise = verdict.exercise
     word = {"passed": "[green]ok[/green]", "failed": "[red]FAIL[/red]", "open": "[yellow]open[/yellow]"}[verdict.state]
-    console.print(f"{exercise.id} {exercise.function:<24} {word}")
+    Console(highlight=False).print(f"{exercise.id} {exercise.function:<24} {word}")
+    for line in verdict.printed:
+        print(f"   printed: {line}")
     if verdict.state == "failed":
-        console.print(f"   {escape(verdict.sentence)}", soft_wrap=True)
+        wrap(verdict.sentence)
         if verdict.cause:
-            console.print(f"   looks like: {escape(verdict.cause)}", soft_wrap=True)
-        console.print(f"   hint: python -m lessons hint {exercise.id}")
+            wrap(f"looks like: {verdict.cause}")
+        print(f"   hint: python -m lessons hint {exercise.id}")
+
+
+def wrap(text: str, indent: str = "   ") -> None:
+    """Prints a paragraph as wide as the terminal, words whole."""
+    width = min(Console().width, 100)
+    for line in text.splitlines():
+        print(textwrap.fill(line, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False))
 
 
 def hint(folder: Folder, exercise: Exercise) -> int:
@@ -142,7 +153,9 @@ def hint(folder: Folder, exercise: Exercise) -> int:
     level = min(known.get("hints", 0), len(exercise.hints) - 1)
     known["hints"] = level + 1
     folder.save()
-    print(f"{exercise.id}, hint {level + 1} of {len(exercise.hints)}: {exercise.hints[level]}")
+    wrap(f"{exercise.id}, hint {level + 1} of {len(exercise.hints)}: {exercise.hints[level]}", "")
+    if level + 1 == len(exercise.hints):
+        print(f"that was the last one; python -m lessons show {exercise.id} prints the solution")
     return 0
 
 
@@ -151,8 +164,8 @@ def show(folder: Folder, exercise: Exercise) -> int:
     if not folder.of(exercise).get("passed"):
         folder.of(exercise)["shown"] = True
         folder.save()
-    Console().print(Syntax(source(exercise), "python", background_color="default"))
-    print(f"from {exercise.module.__file__}")
+    print(source(exercise))  # as it is: a line that is cut or wrapped could not be copied
+    print(f"# from {exercise.module.__file__}")
     return 0
 
 
@@ -186,15 +199,15 @@ def selftest(folder: Folder) -> int:
 
 def find_lesson(name: str) -> Lesson:
     number = name.zfill(2) if name.isdigit() else name.partition("_")[0]
-    if number not in BY_NUMBER or not BY_NUMBER[number].written:
+    if number in BY_NUMBER and not BY_NUMBER[number].written:
+        raise Stop(f"lesson {number} {BY_NUMBER[number].title} is not yet written")
+    if number not in BY_NUMBER:
         raise Stop(f"there is no lesson {name!r}; there are {', '.join(lesson.number for lesson in written())}")
     return BY_NUMBER[number]
 
 
-def find_exercises(name: str | None) -> list[Exercise]:
-    """All, those of a lesson, or one."""
-    if name is None:
-        return exercises()
+def find_exercises(name: str) -> list[Exercise]:
+    """Those of a lesson, or one."""
     if "." not in name:
         return list(find_lesson(name).exercises)
     lesson = find_lesson(name.partition(".")[0])
@@ -224,8 +237,8 @@ def parser() -> argparse.ArgumentParser:
         "check",
         "check your solutions",
         "which",
-        nargs="?",
-        help="a lesson (07) or an exercise (07.2); all unless given",
+        nargs="*",
+        help="lessons (07) or exercises (07.2); all unless given",
     )
     command("hint", "a hint for an exercise", "exercise")
     command("show", "the model solution of an exercise", "exercise")
@@ -240,6 +253,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Status 0 when all is well, 1 when an exercise fails, 2 for a mistake in the command."""
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser().print_help()
+        return 2
     a = parser().parse_args(arguments)
     try:
         return dispatch(a)
@@ -266,6 +282,10 @@ def dispatch(a: argparse.Namespace) -> int:
     if a.command == "list":
         return show_list(folder)
     if a.command == "check":
-        return check_all(folder, find_exercises(a.which))
-    (exercise,) = find_exercises(a.exercise) if "." in a.exercise else find_exercises(a.exercise + ".")
+        chosen = [e for name in a.which for e in find_exercises(name)]
+        return check_all(folder, chosen or exercises())
+    found = find_exercises(a.exercise)
+    if "." not in a.exercise:
+        raise Stop(f"name one exercise: {', '.join(e.id for e in found)}")
+    (exercise,) = found
     return {"hint": hint, "show": show, "reset": reset}[a.command](folder, exercise)

@@ -24,7 +24,7 @@ Write the functions below; after each: python -m lessons check {number}
 '''
 KINDS = {
     "I": "write this function",
-    "P": "predict: return the number, before you run it",
+    "P": "predict: return what comes out, for any arguments",
     "B": "this function has mistakes: find and mend them",
 }
 
@@ -136,6 +136,8 @@ def _defined(tree: ast.Module) -> set[str]:
             names.add(node.name)
         elif isinstance(node, ast.Assign):
             names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
     return names
 
 

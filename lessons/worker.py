@@ -6,6 +6,7 @@ wrong solution, and writes which of them fails like the student's.
 """
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -23,6 +24,9 @@ from minitrain.comm.communicator import Communicator
 
 from .manifest import Exercise, exercises
 from .report import Report, crashed
+
+ELSEWHERE = "raised elsewhere"
+PRINTED = 10  # lines that a student's function may print
 
 Found = dict[int, dict[str, Any]]  # rank -> plain report
 
@@ -47,8 +51,10 @@ def examine(world: Communicator, exercise: Exercise, function: Any) -> Report:
 def as_rank(exercise: Exercise, file: Path, folder: Path, limit: float) -> None:
     """Checks under mpirun, or on one process, and leaves a report."""
     with minitrain.launch() as world:
+        printed = io.StringIO()
 
         def write(report: dict[str, Any]) -> None:
+            report["printed"] = printed.getvalue().splitlines()[:PRINTED]
             partial = folder / f"rank_{world.rank}.partial"
             partial.write_text(json.dumps(report), "utf-8")
             partial.replace(partial.with_suffix(".json"))
@@ -63,9 +69,11 @@ def as_rank(exercise: Exercise, file: Path, folder: Path, limit: float) -> None:
         timer.daemon = True
         timer.start()
         try:
-            write(examine(world, exercise, getattr(load(file), exercise.function)).plain())
+            with contextlib.redirect_stdout(printed):
+                found = examine(world, exercise, getattr(load(file), exercise.function)).plain()
+            write(found)
         except (Exception, SystemExit) as error:
-            write(crashed(explain(error, file), world.rank, "raised", type(error).__name__))
+            write(raised(error, file, world.rank))
             raise
         timer.cancel()
 
@@ -80,7 +88,7 @@ def as_threads(exercise: Exercise, file: Path, limit: float) -> Found:
         except threads.RankFailed:
             raise
         except (Exception, SystemExit) as error:
-            found[world.rank] = crashed(explain(error, file), world.rank, "raised", type(error).__name__)
+            found[world.rank] = raised(error, file, world.rank)
             raise
 
     with contextlib.suppress(RuntimeError, TimeoutError):  # what was found until then is what is compared
@@ -90,6 +98,8 @@ def as_threads(exercise: Exercise, file: Path, limit: float) -> Found:
 
 def diagnose(exercise: Exercise, found: Found, limit: float) -> str:
     """The mistake of the mutant that fails on the same claims with the same numbers; empty if none does."""
+    if any(name == ELSEWHERE for report in found.values() for name, _ in report["signature"]):
+        return ""  # an exception that does not come from the student's function tells nothing about it
     for mutant in exercise.mutants():
         if mutant.says:
             continue
@@ -117,11 +127,14 @@ def where(frame: FrameType | None, file: Path) -> str:
     return (waits or "is at work") + line
 
 
-def explain(error: BaseException, file: Path) -> str:
-    """The exception, and the line of the student's file that it comes from."""
+def raised(error: BaseException, file: Path, rank: int) -> dict[str, Any]:
+    """The report of a check that ended with an exception: what it was, and at which line of the student's file."""
     lines = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == file]
-    at = f" at {file.name}:{lines[-1].lineno}: {lines[-1].line}" if lines else ""
-    return f"{type(error).__name__}: {error}{at}"
+    what = "the program was ended (sys.exit)" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+    if not lines or lines[-1].name == "<module>":
+        return crashed(what, rank, ELSEWHERE, type(error).__name__)
+    sentence = f"{what} at {file.name}:{lines[-1].lineno}: {lines[-1].line}"
+    return crashed(sentence, rank, "raised", type(error).__name__)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ two places that divide the same thing agree on the borders.
 
 
 def share(n: int, parts: int, i: int) -> slice:
-    """The i-th of `parts` consecutive runs that together cover 0..n, as even as can be.
+    """The i-th of `parts` consecutive runs that together cover 0 to n - 1, as even as can be.
 
     The first n % parts runs are one longer than the rest; with more parts than things the last runs are empty.
 

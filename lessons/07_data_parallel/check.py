@@ -37,9 +37,10 @@ def check_07_1(world: Communicator, share: Callable[[int, int, int], slice], rep
     """Runs that cover everything once, as even as can be, the longer ones first."""
     for n, parts in ((6, 3), (8, 3), (9, 4), (2, 4), (0, 2), (5, 1)):
         runs = [share(n, parts, i) for i in range(parts)]
-        if not report.true(
-            "slices", all(isinstance(run, slice) for run in runs), f"share returns {runs[0]!r}, no slice"
-        ):
+        kind = (
+            f"share({n}, {parts}, 0) returns {runs[0]!r}; it must be a slice of whole numbers (// divides without rest)"
+        )
+        if not report.true("slices", all(map(_whole_slice, runs)), kind):
             return
         shown = ", ".join(f"{run.start}:{run.stop}" + (f":{run.step}" if run.step else "") for run in runs)
         told = f"share({n}, {parts}, i) for i = 0..{parts - 1} gives {shown}"
@@ -52,9 +53,22 @@ def check_07_1(world: Communicator, share: Callable[[int, int, int], slice], rep
         report.true("even", even, f"{told}: lengths {lengths} must differ by at most 1, the longer first", str(lengths))
 
 
+def _whole_slice(run: Any) -> bool:
+    return isinstance(run, slice) and all(isinstance(k, (int, type(None))) for k in (run.start, run.stop, run.step))
+
+
 def check_07_2(world: Communicator, sync: Callable, report: Report) -> None:
-    """Training with this sync is the run on one process, at the price of a ring."""
+    """Training with this sync is the run on one process, at the price of a ring; and all of a list is added up."""
     same_as_one_process(world, lambda comm, *run: train(comm, *run, sync=sync), report)
+    ring = RingCommunicator(world)
+    arrays = [np.full(n, 10.0**world.rank) for n in (5, 2, 3)]
+    sync(arrays, ring)
+    expected = float(sum(10**rank for rank in range(world.size)))
+    for i, array in enumerate(arrays):
+        told = (
+            f"of a list of {len(arrays)} gradients, number {i} on rank {{rank}} holds {{got}}; the sum is {{expected}}"
+        )
+        report.equal("every gradient", array.tolist(), [expected] * len(array), told)
 
 
 def check_07_3(world: Communicator, train: Callable, report: Report) -> None:
@@ -64,7 +78,7 @@ def check_07_3(world: Communicator, train: Callable, report: Report) -> None:
 
 def check_07_4(world: Communicator, bytes_of_a_step: Callable[[int, int], int], report: Report) -> None:
     """The prediction, against what a ring sends."""
-    for ranks in range(1, world.size + 1):
+    for ranks in range(world.size, 0, -1):
         group = RingCommunicator(world.subgroup(range(ranks))) if world.rank < ranks else None
         for n in (1000, 4810):
             with Ledger().open() as ledger:
@@ -100,11 +114,18 @@ def same_as_one_process(world: Communicator, run: Train, report: Report) -> None
     report.true("replicas", replicas_equal(world, model), "the ranks' parameters are not equal")
     work = sum(world.gather_objects(ledger.flops)) / once.flops
     report.true("work", work == 1, f"all ranks together did {work:.2f} times the work of one process", work)
-    n = sum(math.prod(p.shape) for p in model.parameters())
-    theory = STEPS * ring_bytes(n, 8, world.size, world.rank)
+    sizes = [bucket.size for bucket in dict.fromkeys(p.bucket for p in model.parameters())]
+    theory = STEPS * sum(ring_bytes(n, 8, world.size, world.rank) for n in sizes)
     counted = ledger.bytes.total()
     sentence = f"rank {{rank}} sent {{got:,}} bytes by its communicator in {STEPS} steps; a ring sends {{expected:,}}"
-    silent = "" if counted else " (was something called past `group`, such as mpi4py itself?)"
+    silent = (
+        ""
+        if counted
+        else (
+            ". Only collectives of `group` carry arrays and are counted; gather_objects, or a library such as mpi4py itself, "
+            "are not"
+        )
+    )
     report.equal("bytes", counted, theory, sentence + silent)
 
 

@@ -7,9 +7,9 @@ mpirun -n 4 python lessons/07_data_parallel/lesson.py [--steps 200] [--figure FI
 import argparse
 from collections.abc import Callable
 
+import minitrain  # isort: skip (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
-import minitrain
 from lessons.charts import chart, figure
 from lessons.receipt import Receipt
 from minitrain.comm.communicator import Communicator
@@ -18,6 +18,7 @@ from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
 from minitrain.data.digits import load_digits
 from minitrain.data.loader import ArrayLoader
+from minitrain.errors import UserError
 from minitrain.models import MLPConfig, Model, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam
@@ -79,7 +80,7 @@ def experiment(world: Communicator, steps: int, receipt: Receipt) -> dict[str, l
             data = digits(dtype)
             alone, _ = train(world_of_one(), data, steps, SEED, optimizer, lr)
             together, model = train(ring, data, steps, SEED, optimizer, lr)
-            receipt.below(f"loss apart from one process, {name}, {dtype}", bound, max(apart(alone, together)))
+            receipt.below(f"largest gap to one process, {name}, {dtype}", bound, max(apart(alone, together)))
             receipt.true(f"replicas equal bit for bit, {name}, {dtype}", replicas_equal(world, model))
             if (name, dtype) == ("SGD", "float32"):
                 curves = {"one process": alone, f"{world.size} ranks": together}
@@ -89,12 +90,13 @@ def experiment(world: Communicator, steps: int, receipt: Receipt) -> dict[str, l
         receipt.equal("bytes of gradients without the sum", 0, ledger.bytes[TAG])
         _, model = train(ring, data, 1, SEED)
     M = sum(p.data.nbytes for p in model.parameters())
+    receipt.equal("M, the bytes of 2,410 parameters in float32", 4 * 2410, M)
     sent = sum(world.gather_objects(ledger.bytes[TAG]))
-    receipt.equal("bytes of a step, 2 (N-1) M", 2 * (world.size - 1) * M, sent)
+    receipt.equal("bytes that all ranks send in a step", 2 * (world.size - 1) * M, sent)
     samples = world.gather_objects(len(data.batch(0).part(world.rank, world.size).inputs))
     receipt.equal(f"samples of a step, {samples} together", B, sum(samples))
     off = max(apart(curves["one process"], curves["without the sum"]))
-    receipt.true("without the sum the curve leaves", off > 0.1, "> 0.1", f"≈ {off:.2f}")
+    receipt.true("largest gap without the sum", off > 0.1, "> 0.1", f"≈ {off:.2f}")
     return curves
 
 
@@ -104,10 +106,12 @@ def main() -> None:
     parser.add_argument("--figure", help="write the picture to this file")
     options = parser.parse_args()
     with minitrain.launch() as world:
+        if world.size == 1:
+            raise UserError("this lesson divides a batch: start it with mpirun -n 4 (or 2, or 3)")
         receipt = Receipt()
         curves = experiment(world, options.steps, receipt)
         if world.rank == 0:
-            print(f"{options.steps} updates with {B} images each, SGD, float32\n")
+            print(f"{options.steps} updates with {B} images of digits each; SGD, float32\n")
             print(chart(curves, "loss", "update"))
             if options.figure:
                 draw(curves, options.figure)

@@ -2,7 +2,7 @@
 
 from mpi4py import MPI
 
-SAYS = "such as mpi4py itself"
+SAYS = "nor a library such as mpi4py itself"
 
 
 def sync_gradients(gradients, group):

@@ -1,4 +1,4 @@
-"""every rank draws its initial parameters from a seed of its own."""
+"""one mistake: it is made before the first step."""
 
 from collections.abc import Callable
 

@@ -1,0 +1,8 @@
+"""the largest of the ranks' gradients is taken, element by element, not the sum."""
+
+from minitrain.parallel.data_parallel import TAG
+
+
+def sync_gradients(gradients, group):
+    for gradient in gradients:
+        group.all_reduce(gradient, TAG, op="max")

@@ -1,0 +1,8 @@
+"""a reduce-scatter alone: each rank has the sum in its own share only, and nobody gathers them."""
+
+from minitrain.parallel.data_parallel import TAG
+
+
+def sync_gradients(gradients, group):
+    for gradient in gradients:
+        group.reduce_scatter(gradient, TAG)

@@ -1,0 +1,5 @@
+"""8 bytes a parameter: that is float64."""
+
+
+def bytes_of_a_step(parameters: int, ranks: int) -> int:
+    return 2 * (ranks - 1) * 8 * parameters

@@ -1,0 +1,5 @@
+"""numbers are counted, not bytes: a float32 has 4."""
+
+
+def bytes_of_a_step(parameters: int, ranks: int) -> int:
+    return 2 * (ranks - 1) * parameters

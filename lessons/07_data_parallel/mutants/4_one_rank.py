@@ -1,0 +1,5 @@
+"""what one rank sends, not all of them together."""
+
+
+def bytes_of_a_step(parameters: int, ranks: int) -> int:
+    return 2 * (ranks - 1) * 4 * parameters // ranks
