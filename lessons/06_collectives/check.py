@@ -1,8 +1,10 @@
 """The oracle of this lesson's exercises: sums that are exact, the ledger, and a communicator that watches its sends."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import reduce
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -27,9 +29,9 @@ CASES = (
 
 
 def equal_size(ranks: int, alpha: float, beta: float) -> float:
-    """The size M in bytes at which an all-reduce takes equally long by a tree and by a ring; 0 if it never does.
+    """The size M in bytes at which an all-reduce takes equally long by a tree and by a ring. Not rounded.
 
-    alpha: seconds for a message; beta: seconds for a byte. With N ranks,
+    N = ranks >= 2; alpha: seconds for a message; beta: seconds for a byte. 0 if the ring is never slower.
     T_tree = 2 ceil(log2 N) (alpha + M beta) and T_ring = 2 (N-1) alpha + 2 (N-1)/N M beta.
     """
     levels = math.ceil(math.log2(ranks))
@@ -43,11 +45,11 @@ def check_06_1(world: Communicator, reduce_scatter: Callable, report: Report) ->
     """Shares of sums and of maxima, by the library's ring and in its all-reduce."""
     for ranks, n, dtype, add in [(*case, np.add) for case in CASES] + [(3, 7, "float64", np.maximum)]:
         if world.rank < ranks:
-            trial = Trial(world.subgroup(range(ranks)), f"{n} numbers, {ranks} ranks, numpy.{add.__name__}", report)
+            trial = Trial(world.subgroup(range(ranks)), f"{case(n, ranks)}, numpy.{add.__name__}", report)
             x = digits(n, dtype, world.rank, add)
             mine, true = share(n, ranks, world.rank), reduce(add, [digits(n, dtype, r, add) for r in range(ranks)])
             returned = trial.run(lambda comm, x=x, add=add: reduce_scatter(comm, x, TAG, add))
-            trial.share_of_sum(x, true)
+            trial.share_of_sum(x, digits(n, dtype, world.rank, add), true)
             trial.values("returned", returned, true[mine], "returns")
             trial.price(n * x.itemsize - x[mine].nbytes, ranks - 1 if n >= ranks else None)
             trial.manners(ring=True)
@@ -60,7 +62,7 @@ def check_06_2(world: Communicator, all_gather: Callable, report: Report) -> Non
     """Every share on every rank, and in the library's all-reduce."""
     for ranks, n, dtype in CASES:
         if world.rank < ranks:
-            trial = Trial(world.subgroup(range(ranks)), f"{n} numbers, {ranks} ranks", report)
+            trial = Trial(world.subgroup(range(ranks)), case(n, ranks), report)
             mine, true = share(n, ranks, world.rank), digits(n, dtype, 0)
             x = np.full(n, -1 - world.rank, dtype)  # what stands in the other shares is of no interest
             x[mine] = true[mine]
@@ -76,10 +78,14 @@ def check_06_2(world: Communicator, all_gather: Callable, report: Report) -> Non
 
 def check_06_3(world: Communicator, equal_size: Callable[[int, float, float], float], report: Report) -> None:
     """At this size the two formulas give the same time."""
-    for ranks, alpha, beta in ((4, 1.0, 1.0), (4, 1e-5, 1e-10), (6, 1e-5, 1e-10), (64, 2e-6, 1e-11), (3, 1e-5, 1e-10)):
-        M = equal_size(ranks, alpha, beta)
-        told = f"{ranks} ranks, alpha {alpha:g}, beta {beta:g}: you say"
-        if not report.true("number", isinstance(M, (int, float)) and M >= 0, f"{told} {M!r}, which is no size", str(M)):
+    cases = (5, 1.0, 0.01), (4, 1e-5, 1e-10), (6, 1e-5, 1e-10), (64, 2e-6, 1e-11), (3, 1e-5, 1e-10), (2, 1e-5, 1e-10)
+    for ranks, alpha, beta in cases:
+        told = f"{ranks} ranks, alpha {alpha:g}, beta {beta:g}"
+        with told_of(told):
+            M = equal_size(ranks, alpha, beta)
+        told += ": you say"
+        got = float(M) if isinstance(M, Real) else type(M).__name__
+        if not report.true("number", isinstance(M, Real) and M >= 0, f"{told} {M!r}, which is no size", got):
             continue
         tree, ring = (TIMES[name](ranks, M, alpha, beta) for name in ("tree", "ring"))
         sentence = f"{told} {M:,.6g} bytes, for which the tree takes {tree:.6g} s and the ring {ring:.6g} s"
@@ -90,7 +96,7 @@ def check_06_4(world: Communicator, broadcast: Callable, report: Report) -> None
     """The root's array everywhere, from every root."""
     for (ranks, n, dtype), root in [*zip(CASES, (0, 2, 1, 0, 1, 0), strict=True), ((3, 6, "float32"), 1)]:
         if world.rank < ranks:
-            trial = Trial(world.subgroup(range(ranks)), f"{n} numbers, {ranks} ranks, root {root}", report)
+            trial = Trial(world.subgroup(range(ranks)), f"{case(n, ranks)}, root {root}", report)
             true, place = digits(n, dtype, 0), (world.rank - root) % ranks
             x = true.copy() if place == 0 else np.full(n, -1 - world.rank, dtype)
             trial.run(lambda comm, x=x, root=root: broadcast(comm, x, root, TAG), sends=place < ranks - 1)
@@ -148,7 +154,7 @@ class Trial:
 
     def run(self, call: Callable[[Communicator], Any], sends: bool = True) -> Any:
         """Calls it; claims that it sends by itself."""
-        with self.ledger.open():
+        with self.ledger.open(), told_of(self.told):
             result = call(self.comm)
         self.unwaited = [send for send in self.comm.sends if not send.waited]
         for send in self.unwaited:
@@ -162,11 +168,12 @@ class Trial:
         """The array is this one, dtype included."""
         right = isinstance(got, np.ndarray) and got.dtype == true.dtype and np.array_equal(got, true)
         shown = plain(got)
-        sentence = f"{self.told}: rank {self.report.rank} {verb} {shown}; right is {plain(true)}"
+        unfilled = " (negative: not filled)" if not right and "-" in shown else ""
+        sentence = f"{self.told}: rank {self.report.rank} {verb} {shown}{unfilled}; right is {plain(true)}"
         self.report.true(name, right, sentence, shown)
 
-    def share_of_sum(self, x: np.ndarray, true: np.ndarray) -> None:
-        """The sum stands in this rank's share of x; if not there, then perhaps in another."""
+    def share_of_sum(self, x: np.ndarray, before: np.ndarray, true: np.ndarray) -> None:
+        """The sum stands in this rank's share of x; if not there, then perhaps in another, or nothing was changed."""
         n, ranks, rank = len(x), self.comm.size, self.comm.rank
         cuts = [share(n, ranks, c) for c in range(ranks)]
         whole = [c for c, cut in enumerate(cuts) if np.array_equal(x[cut], true[cut])]
@@ -174,7 +181,9 @@ class Trial:
             f"{self.told}: rank {rank} has {plain(x[cuts[rank]])} in its share of x; right is {plain(true[cuts[rank]])}"
         )
         elsewhere = f" (the sum is whole in share {whole[0]} of its x)" if whole else ""
-        self.report.true("in place", rank in whole, sentence + elsewhere, f"{plain(x[cuts[rank]])} {whole}")
+        if np.array_equal(x, before):
+            elsewhere = " (all of its x is as it was before)"
+        self.report.true("in place", rank in whole, sentence + elsewhere, plain(x[cuts[rank]]) + elsewhere)
 
     def price(self, size: int, messages: int | None) -> None:
         """Bytes, and messages where every share has a number in it."""
@@ -182,7 +191,8 @@ class Trial:
         self.report.equal("bytes", self.ledger.bytes.total(), size, f"{who} {{got}} bytes; right is {{expected}}")
         if messages is not None:
             count = self.ledger.messages.total()
-            self.report.equal("messages", count, messages, f"{who} {{got}} messages; right is {{expected}}")
+            sentence = f"{who} {{got}} {'message' if count == 1 else 'messages'}; right is {{expected}}"
+            self.report.equal("messages", count, messages, sentence)
 
     def manners(self, ring: bool) -> None:
         """To the next rank only; every send is waited for, unchanged until then, and not before the receive."""
@@ -205,6 +215,21 @@ class Trial:
         self.report.true("order", not everybody, sentence, everybody)
 
 
+@contextmanager
+def told_of(case: str) -> Iterator[None]:
+    """An exception that passes says in which case it was raised, and stays what it is."""
+    try:
+        yield
+    except Exception as error:
+        error.args = (f"{case}: {error}",)
+        raise
+
+
+def case(n: int, ranks: int) -> str:
+    """6 numbers, 3 ranks."""
+    return f"{n} numbers, {ranks} {'rank' if ranks == 1 else 'ranks'}"
+
+
 def digits(n: int, dtype: str, rank: int, add: Callable = np.add) -> np.ndarray:
     """k + 1 in the digit of this rank, so that a sum tells who is in it: 330 is k = 2 of ranks 1 and 2.
 
@@ -218,7 +243,7 @@ def inside(world: Communicator, ring: RingCommunicator, report: Report) -> None:
     """The library's all-reduce with this function in it: a matrix, its sum and its maximum."""
     for op, add in (("sum", np.add), ("max", np.maximum)):
         x = digits(8, "float64", world.rank, add).reshape(2, 4)
-        with Ledger().open() as ledger:
+        with Ledger().open() as ledger, told_of(f"all_reduce(x, op={op!r}) with your function"):
             ring.all_reduce(x, TAG, op)
         true = reduce(add, [digits(8, "float64", r, add) for r in range(world.size)])
         sentence = f"all_reduce(x, op={op!r}) with your function gives {plain(x)}; right is {plain(true)}"

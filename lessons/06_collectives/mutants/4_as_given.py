@@ -1,4 +1,4 @@
-"""the chunk that is passed on is the one after the chunk that has arrived: off by one."""
+"""as it was given: its mistake is still there."""
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator, Tag

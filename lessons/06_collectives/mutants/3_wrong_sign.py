@@ -1,0 +1,8 @@
+"""the wrong sign: when terms change sides, both sides change sign."""
+
+import math
+
+
+def equal_size(ranks, alpha, beta):
+    levels = math.ceil(math.log2(ranks))
+    return alpha * (levels - ranks + 1) / (beta * (levels - (ranks - 1) / ranks))
