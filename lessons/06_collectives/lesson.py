@@ -8,9 +8,9 @@ import argparse
 import math
 from typing import Any
 
+import minitrain  # isort: skip (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
-import minitrain
 from lessons.charts import bars, figure
 from lessons.receipt import Receipt
 from minitrain.comm.communicator import Communicator, Tag
@@ -70,12 +70,13 @@ def shoot(world: Communicator) -> np.ndarray:
 def show(pictures: np.ndarray) -> None:
     """Which ranks are in each chunk of each rank, after each step: 5 = 2**0 + 2**2 is "0.2."."""
     N = pictures.shape[1]
+    wide = max(N * N + N - 1, len("after step 0"))
     print("whose numbers are in each of the chunks\n")
     for name, steps in (("reduce-scatter", pictures[1:N]), ("all-gather", pictures[N:])):
-        print(f"{name:16}" + "   ".join(f"{f'after step {i}':{N * N + N - 1}}" for i in range(N - 1)).rstrip())
+        print(f"{name:16}" + "   ".join(f"after step {i}".ljust(wide) for i in range(N - 1)).rstrip())
         for r in range(N):
             rows = [["".join(str(i) if c >> i & 1 else "." for i in range(N)) for c in step[r]] for step in steps]
-            print(f"rank {r:<11}" + "   ".join(map(" ".join, rows)))
+            print(f"rank {r:<11}" + "   ".join(" ".join(row).ljust(wide) for row in rows).rstrip())
 
 
 # %% The measurement
@@ -102,8 +103,8 @@ def experiment(world: Communicator, receipt: Receipt) -> dict[str, int]:
         receipt.equal(f"N = {N}: messages of a rank", 2 * (N - 1), max(even[1] + uneven[1]))
         bits += [len(set(even[2])), len(set(uneven[2]))]
         errors += even[3] + uneven[3]
-    receipt.equal("different results on the ranks of a ring", 1, max(bits))
-    receipt.below("error of a sum, float32", 1e-5, max(errors))
+    receipt.equal("distinct results among a ring's ranks", 1, max(bits))
+    receipt.below("largest difference to a float64 sum", 1e-5, max(errors))
     star = measure(world, star_all_reduce, EVEN)[0]
     receipt.equal("star: bytes of all", 2 * (N - 1) * M, sum(star))
     receipt.equal("star: bytes of the busiest rank", (N - 1) * M, max(star))
@@ -124,9 +125,10 @@ def main() -> None:
         receipt.equal("whole chunks after the all-gather", world.size**2, whole[-1])
         if world.rank == 0:
             show(pictures)
-            print(f"\nbytes sent, {EVEN} numbers of 4 bytes\n{bars(sizes)}\n\nseconds by formula, 64 ranks")
+            print(f"\nbytes sent, {EVEN} numbers of 4 bytes\n{bars(sizes)}\n")
+            print(f"milliseconds by formula, 64 ranks, alpha = {ALPHA:.0e} s, beta = {BETA:.0e} s")
             for M in (10**3, 10**6, 10**9):
-                times = (f"{name} {time(64, M, ALPHA, BETA):7.4f}" for name, time in TIMES.items())
+                times = (f"{name} {1000 * time(64, M, ALPHA, BETA):9,.2f}" for name, time in TIMES.items())
                 print(f"{M:13,} bytes   {'   '.join(times)}")
             if options.figure:
                 draw(pictures, sizes, options.figure)
