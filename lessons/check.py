@@ -61,8 +61,9 @@ def _verdict(exercise: Exercise, file: Path, folder: Path, output: str) -> Verdi
         return Verdict(exercise, "passed", printed=tuple(reports[0]["printed"]))
     late = [r for r in reports if r["signature"] and r["signature"][0][0] == "time"]
     if late:
-        ranks = "; ".join(f"rank {r['rank']} {r['failure']}" for r in late)
-        return Verdict(exercise, "failed", f"not done after {LIMIT:.0f} s: {ranks}", printed=tuple(late[0]["printed"]))
+        ranks = "".join(f"\nrank {r['rank']} {r['failure']}" for r in late)
+        sentence = f"not done after {LIMIT:.0f} s (slow, or stuck for ever):{ranks}"
+        return Verdict(exercise, "failed", sentence, printed=tuple(late[0]["printed"]))
     wrong = [report for report in reports if not report["ok"]]
     if not wrong:
         return Verdict(exercise, "failed", f"the check ended without a result: {output[-500:].strip() or 'no output'}")

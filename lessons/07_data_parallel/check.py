@@ -1,6 +1,5 @@
 """The oracle of this lesson's exercises: the run on one process, and the ledger."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -37,17 +36,14 @@ def check_07_1(world: Communicator, share: Callable[[int, int, int], slice], rep
     """Runs that cover everything once, as even as can be, the longer ones first."""
     for n, parts in ((6, 3), (8, 3), (9, 4), (2, 4), (0, 2), (5, 1)):
         runs = [share(n, parts, i) for i in range(parts)]
-        kind = (
-            f"share({n}, {parts}, 0) returns {runs[0]!r}; it must be a slice of whole numbers (// divides without rest)"
-        )
+        kind = f"share({n}, {parts}, 0) returns {runs[0]!r}; it must be a slice of whole numbers (// divides, not /)"
         if not report.true("slices", all(map(_whole_slice, runs)), kind):
             return
         shown = ", ".join(f"{run.start}:{run.stop}" + (f":{run.step}" if run.step else "") for run in runs)
         told = f"share({n}, {parts}, i) for i = 0..{parts - 1} gives {shown}"
         covered = [k for run in runs for k in range(n)[run]]
-        report.true(
-            "cover", covered == list(range(n)), f"{told}: every k in 0..{n - 1} must come once, in order", shown
-        )
+        once = f"{told}: every k in 0..{n - 1} must come once, in order"
+        report.true("cover", covered == list(range(n)), once, shown)
         lengths = [len(range(n)[run]) for run in runs]
         even = max(lengths) - min(lengths) <= 1 and lengths == sorted(lengths, reverse=True)
         report.true("even", even, f"{told}: lengths {lengths} must differ by at most 1, the longer first", str(lengths))
@@ -118,15 +114,9 @@ def same_as_one_process(world: Communicator, run: Train, report: Report) -> None
     theory = STEPS * sum(ring_bytes(n, 8, world.size, world.rank) for n in sizes)
     counted = ledger.bytes.total()
     sentence = f"rank {{rank}} sent {{got:,}} bytes by its communicator in {STEPS} steps; a ring sends {{expected:,}}"
-    silent = (
-        ""
-        if counted
-        else (
-            ". Only collectives of `group` carry arrays and are counted; gather_objects, or a library such as mpi4py itself, "
-            "are not"
-        )
-    )
-    report.equal("bytes", counted, theory, sentence + silent)
+    if not counted:
+        sentence += ". Only collectives of `group` are counted, not gather_objects, nor a library such as mpi4py itself"
+    report.equal("bytes", counted, theory, sentence)
 
 
 def _right_kind(result: Any) -> bool:

@@ -18,7 +18,7 @@ from time import perf_counter
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import all_reduce, ddp, memory, step
+from tests.benchmarks import all_reduce, ddp, memory, step, zero
 from tests.benchmarks.jobs import Failed
 from tests.benchmarks.sizes import SIZES, Row
 
@@ -62,6 +62,7 @@ def parts(quick: bool, torch: bool) -> Iterator[Part]:
             yield f"peak memory of {size.name}", partial(memory.rows, size)
         for size in (middle,) if quick else (large, middle):
             yield f"2 ranks, {size.name}", partial(ddp.rows, size, runs=2 if quick else 5, steps=5 if quick else 10)
+    yield "ZeRO", partial(zero.rows, middle if quick else large, rounds=5 if quick else 9)
     sizes = [64, 4096] if quick else [64 * 4**i for i in range(6)]
     yield "all_reduce", partial(all_reduce.rows, sizes, runs=1 if quick else 3, rounds=15, gloo=torch)
 

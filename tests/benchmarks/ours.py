@@ -18,11 +18,11 @@ from tests.benchmarks.sizes import LR, Size
 class Ours:
     """One rank of a data-parallel run; the whole run in a world of one."""
 
-    def __init__(self, size: Size, world: Communicator) -> None:
+    def __init__(self, size: Size, world: Communicator, how: str = "bucketed") -> None:
         ranks, B, T = world.size, world.size * size.B, size.T
         self.model = gpt(GPTConfig(size.V, T, size.layers, size.heads, size.width))
         mesh = Mesh(world, dp=ranks)
-        self.gradients = reduce(self.model, mesh, "bucketed", ParallelOptions().bucket_mb, seed=1)
+        self.gradients = reduce(self.model, mesh, how, ParallelOptions().bucket_mb, seed=1)
         self.optimizer = Adam(self.gradients)
         ids = size.ids(ranks)
         where = Where(seed=1, number=0, B=B, T=T, samples=slice(0, B), time=slice(0, T))

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from minitrain.comm.threads import world_of_one
-from tests.benchmarks import all_reduce, bench, ddp, memory, step, timing
+from tests.benchmarks import all_reduce, bench, ddp, memory, step, timing, zero
 from tests.benchmarks.jobs import Failed, mpirun, python, result
 from tests.benchmarks.ours import Ours
 from tests.benchmarks.sizes import SIZES, Row, Size, row
@@ -90,6 +90,9 @@ def test_everyone_has_the_same_data() -> None:
 @needs_mpirun
 def test_jobs_under_mpirun(tmp_path: Path) -> None:
     assert result(mpirun(2, "ddp", "ours", "tiny", 2, tmp_path / "weights.npz"))[0] > 0
+    found = result(mpirun(2, "zero", "tiny", 1))
+    assert [r["goal"] for r in zero.as_rows(TINY, found)] == [1.05, 1.05, 1.3]
+    check(zero.as_rows(TINY, found))
     found = result(mpirun(2, "all_reduce", "mpi", 1, 1, 2048))
     rows = all_reduce.as_rows([1, 2048], [found, {way: [2 * t for t in times] for way, times in found.items()}])
     assert [r["name"] for r in rows[1:3]] == ["all_reduce 1 KB, ring / mpi4py", "all_reduce 2 MB / mpi4py"]
