@@ -129,12 +129,21 @@ def where(frame: FrameType | None, file: Path) -> str:
 
 def raised(error: BaseException, file: Path, rank: int) -> dict[str, Any]:
     """The report of a check that ended with an exception: what it was, and at which line of the student's file."""
-    lines = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == file]
+    lines = lines_of(error, file)
+    name = "raised" if lines and lines[-1].name != "<module>" else ELSEWHERE
+    return crashed(explain(error, file), rank, name, type(error).__name__)
+
+
+def explain(error: BaseException, file: Path) -> str:
+    """The exception, and the line of the student's file that it comes from."""
     what = "the program was ended (sys.exit)" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
-    if not lines or lines[-1].name == "<module>":
-        return crashed(what, rank, ELSEWHERE, type(error).__name__)
-    sentence = f"{what} at {file.name}:{lines[-1].lineno}: {lines[-1].line}"
-    return crashed(sentence, rank, "raised", type(error).__name__)
+    lines = lines_of(error, file)
+    return f"{what} at {file.name}:{lines[-1].lineno}: {lines[-1].line}" if lines else what
+
+
+def lines_of(error: BaseException, file: Path) -> list[traceback.FrameSummary]:
+    """The lines of the student's file that the exception went through."""
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
 
 
 def main() -> None:
