@@ -1,4 +1,4 @@
-"""The command line: python -m minitrain train | sample | doctor. Its options are the dataclasses' fields."""
+"""The command line: python -m minitrain train | memory | sample | doctor. Its options are the dataclasses' fields."""
 
 import contextlib
 import os
@@ -14,6 +14,7 @@ from .comm.doctor import examine
 from .comm.launch import launch
 from .comm.launchers import launched, tell
 from .errors import UserError, check_number
+from .train import memory
 from .train.config import TrainConfig
 from .train.sample import generate, load_model
 from .train.trainer import Trainer
@@ -74,8 +75,22 @@ class Train(TrainConfig):
         return 0
 
 
+@dataclass(frozen=True)
+class Memory(TrainConfig):
+    """Show what each rank holds during one update, with the options of train."""
+
+    def run(self) -> int:
+        """Two updates, of which the second is drawn."""
+        with launch() as world:
+            text = memory.show(self, world)
+            if world.rank == 0:
+                print(text, flush=True)
+        return 0
+
+
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Memory, tyro.conf.subcommand("memory")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )

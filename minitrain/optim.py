@@ -87,8 +87,8 @@ def adam_step(
         v = beta2 v + (1 - beta2) g^2      v_hat = v / (1 - beta2^t)
         w = w - lr m_hat / (sqrt(v_hat) + epsilon)
 
-    m and v start at 0 and are too small at first; the two divisors mend that. The corrections and lr are numbers, so
-    they are joined before they meet an array. Kingma, Ba, "Adam", arXiv:1412.6980, algorithm 1.
+    m and v start at 0 and are too small at first; the two divisors mend that. (For speed: lr and the corrections are
+    single numbers. Joined first, they cost fewer passes over arrays.) Kingma, Ba, "Adam", arXiv:1412.6980, algorithm 1.
     """
     m *= beta1
     m += (1 - beta1) * g
@@ -117,8 +117,9 @@ def adamw_step(
 
         w = w - lr weight_decay w - lr m_hat / (sqrt(v_hat) + epsilon)
 
-    The decay goes past m and v. Added to the gradient it would be divided by sqrt(v_hat), too: weights with large
-    gradients would hardly decay. `adam` makes the other part of the update, with adam_step's arguments.
+    On the right stands the w from before the update, both times. The decay goes past m and v. Added to the gradient it
+    would be divided by sqrt(v_hat), too: weights with large gradients would hardly decay. For the other part, call the
+    argument `adam`, with the arguments of adam_step.
     Loshchilov, Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101, algorithm 2.
     """
     if weight_decay:

@@ -411,3 +411,20 @@ def test_help(name: str) -> None:
 def test_help_is_shown_once() -> None:
     status, shown = command("sample", "--help", ranks=2)
     assert status == 0 and shown.count("--prompt") == 1
+
+
+# Memory -----------------------------------------------------------------------------------------------------
+
+
+@needs_mpirun
+@pytest.mark.parametrize(("zero", "states"), [("0", 16.0), ("3", 16 / 3)])
+def test_what_is_held_is_drawn(zero: str, states: float, text: Path) -> None:
+    """A chart and one row a rank, in 80 columns: parameters, gradients and state, in bytes a parameter at most."""
+    status, shown = command("memory", *TINY, "--text", str(text), "--zero", zero, ranks=3)
+    assert status == 0, shown
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 80 and "o parameters   . gradients" in lines[0]
+    rows = [line.split() for line in lines if line.startswith("rank ")]
+    assert [row[:2] for row in rows] == [["rank", str(r)] for r in range(3)]
+    unit = 8.0 if zero == "3" else 0.01  # this model is small: its largest unit is most of it
+    assert all(states <= float(row[-1]) + 0.01 <= states + unit + 0.01 for row in rows)

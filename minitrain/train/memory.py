@@ -1,0 +1,48 @@
+"""What a rank holds during one update, and when."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from ..comm.communicator import Communicator
+from ..observe.draw import chart
+from ..observe.ledger import Ledger
+from .config import TrainConfig
+from .trainer import Trainer
+
+KINDS = ("parameters", "gradients", "optimizer", "activations")
+
+
+def record(config: TrainConfig, world: Communicator) -> tuple[int, Ledger]:
+    """(parameters of the model, the ledger with the history of the second update: the first makes the state)."""
+    ledger = Ledger()
+    with ledger.open():
+        trainer = Trainer(config, world)
+        trainer.step()
+        ledger.history = []
+        trainer.step()
+        trainer.close()
+    return trainer.gpt_config.parameters, ledger
+
+
+def show(config: TrainConfig, world: Communicator) -> str:
+    """A chart of the update on rank 0, and a table of what each rank held at its fullest; called by all ranks."""
+    parameters, ledger = record(config, world)
+    history = ledger.history or []
+    fullest = {kind: max(live.get(kind, 0) for live in history) for kind in KINDS}
+    states = max(sum(live.get(kind, 0) for kind in KINDS[:3]) for live in history)
+    rows = world.gather_objects([*fullest.values(), states])
+    moments = [tuple(live.get(kind, 0) / 2**20 for kind in KINDS[:2]) for live in history]
+    changes = [moment for moment, _ in groupby(moments)]  # activations come and go in between
+    curves = dict(zip(KINDS, map(list, zip(*changes, strict=True)), strict=False))
+    lines = [chart(curves, "MiB held by rank 0 in one update", "changes"), "", _heading()]
+    lines += [_row(f"rank {rank}", row, parameters) for rank, row in enumerate(rows)]
+    return "\n".join(lines)
+
+
+def _heading() -> str:
+    return "at most, MiB" + "".join(f"{kind:>13}" for kind in KINDS) + "   states/P"
+
+
+def _row(name: str, held: Sequence[int], parameters: int) -> str:
+    """states/P: parameters, gradients and optimizer together, in bytes a parameter."""
+    return f"{name:<12}" + "".join(f"{n / 2**20:>13.2f}" for n in held[:-1]) + f"{held[-1] / parameters:>11.2f}"
