@@ -1,4 +1,4 @@
-"""the results are new arrays, which are returned; those that came in stay as they were."""
+"""the results are new arrays; those that came in stay as they were."""
 
 from minitrain.backend import xp
 
