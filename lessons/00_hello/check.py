@@ -2,8 +2,9 @@
 
 import contextlib
 import io
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from typing import Any
 
@@ -17,6 +18,13 @@ from minitrain.observe.ledger import Ledger
 from .programs import six_lines
 
 LARGE = 2**19  # numbers of 8 bytes: 4 MB, which no MPI puts aside for a receiver that is not there yet
+PATIENCE = 2.0  # seconds: how long a call may wait before the check says what it may be waiting for
+WAITS = {
+    "receive": "If every rank receives before it sends, nothing is on its way.",
+    "wait": "A large message leaves when its receiver stands in receive.",
+    "gather_objects": "It returns when every rank has called it.",
+    "barrier": "It returns when every rank has called it.",
+}
 
 
 def printed(ranks: int) -> list[str]:
@@ -36,12 +44,13 @@ def check_00_1(world: Communicator, say: Callable[..., None], report: Report) ->
     rounds = (["zebra", "ant", "ant"], ["one line", "two\n  lines", ""])
     for texts in rounds:
         watched, page = Watched(world), Page()
-        say(watched, texts[world.rank], page)
+        with remark(watched):
+            say(watched, texts[world.rank], page)
         wrote, calls = page.getvalue(), f"{watched.calls['barrier']} barriers"
         if world.rank == 0:
             all_texts = "".join(f"{text}\n" for text in texts)
-            given = "" if wrote else " (does print get file=file?)"
-            sentence = f"of the texts {texts} rank 0 wrote {wrote!r} to file; expected {all_texts!r}{given}"
+            sentence = f"of the texts {texts} rank 0 wrote {wrote!r} to file; expected {all_texts!r}"
+            sentence += remedy(wrote, all_texts, f"{texts[0]}\n")
             report.true("text", wrote == all_texts, sentence, f"{wrote!r}, {calls}")
             sentence = f"{len(wrote) - len(page.left)} characters wait in rank 0's buffer when say returns: flush=True"
             report.true("flushed", page.left == wrote, sentence, len(wrote) - len(page.left))
@@ -64,7 +73,7 @@ def check_00_2(world: Communicator, swap: Callable[..., Any], report: Report) ->
     for n in (3, LARGE):
         x = np.arange(n) + 1e7 * world.rank
         before, watched = x.copy(), Watched(world)
-        with Ledger().open() as ledger:
+        with Ledger().open() as ledger, remark(watched, f"{n * 8:,} bytes: "):
             came = swap(watched, x)
         kept += [x, came]
         source = (world.rank - 1) % world.size
@@ -89,6 +98,9 @@ def check_00_3(world: Communicator, printed: Callable[[int], list[str]], report:
         said, true = printed(ranks), page.getvalue().splitlines()
         if not report.true("list", isinstance(said, list), f"a list of lines is wanted, not {said!r}"):
             return
+        texts = all(isinstance(line, str) for line in said)
+        if not report.true("texts", texts, f"each line is a text, such as 'rank 0 has 7'; this is {said!r}", said):
+            return
         first = next((i for i, (a, b) in enumerate(zip_longest(said, true), 1) if a != b), 0)
         yours = repr(said[first - 1]) if 0 < first <= len(said) else "missing"
         report.true(f"{ranks} ranks", not first, f"on {ranks} ranks line {first} of the output is not {yours}", said)
@@ -98,14 +110,16 @@ def check_00_3(world: Communicator, printed: Callable[[int], list[str]], report:
 
 
 class Watched:
-    """A communicator that counts calls, and sends that nobody has waited for."""
+    """A communicator that counts calls, and sends that nobody has waited for. last: what was called last."""
 
     def __init__(self, world: Communicator) -> None:
-        self.world, self.calls, self.open = world, Counter[str](), 0
+        self.world, self.calls, self.open, self.last = world, Counter[str](), 0, ""
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.world, name)
-        self.calls[name] += callable(found)
+        if callable(found):
+            self.calls[name] += 1
+            self.last = name
         return found
 
     def send(self, *arguments: Any, **named: Any) -> "_Handle":
@@ -119,6 +133,7 @@ class _Handle:
         self.watched, self.handle, self.awaited = watched, handle, False
 
     def wait(self) -> None:
+        self.watched.last = "wait"
         self.handle.wait()
         self.watched.open -= not self.awaited
         self.awaited = True
@@ -133,6 +148,34 @@ class Page(io.StringIO):
         super().flush()
         if self.getvalue() != self.left:
             self.left, self.pieces = self.getvalue(), self.pieces + 1
+
+
+@contextlib.contextmanager
+def remark(watched: Watched, about: str = "") -> Iterator[None]:
+    """Prints what may be wrong when the student's function does not return: what is printed is shown."""
+
+    def tell() -> None:
+        print(f"checker: {about}no return from {watched.last or 'it'} after {PATIENCE:.0f} s.")
+        print(WAITS.get(watched.last, "It has called nothing that waits."))
+
+    timer = threading.Timer(PATIENCE, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def remedy(wrote: str, expected: str, own: str) -> str:
+    """What may help rank 0, which wrote the wrong text."""
+    if not wrote:
+        return " (nothing came: is print called, and with file=file?)"
+    if wrote == own:
+        return " (only its own: the texts of the others have to come to rank 0 first)"
+    if wrote == f"{expected}\n":
+        return " (an empty line at the end: print adds a newline)"
+    return ""
 
 
 def origin(came: Any, n: int) -> str:
