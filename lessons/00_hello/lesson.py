@@ -1,4 +1,4 @@
-"""N copies of one program: in which order they print, and what happens when one of them fails.
+"""N copies of one program: in which order they print, and what happens when one fails or waits in vain.
 
 mpirun -n 4 python lessons/00_hello/lesson.py [--figure FILE.svg]
 """
@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+import minitrain  # isort: skip (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
-import minitrain
 from lessons.charts import figure
 from lessons.check import environment, mpirun
 from lessons.jobs import Job, job
@@ -32,7 +32,7 @@ def hello(world: Communicator, file: TextIO | None = None) -> None:
 
 
 def swap(world: Communicator, x: Array) -> Array:
-    """Sends x to the next rank of the ring, and returns what the rank before has sent: an array like x."""
+    """Sends x to the next rank of a ring of two or more, and returns what the rank before has sent, an array like x."""
     arrived = np.empty_like(x)
     sent = world.send(x, (world.rank + 1) % world.size, ("ring", "swap"))
     world.receive(arrived, (world.rank - 1) % world.size, ("ring", "swap"))
@@ -72,6 +72,17 @@ def failures(receipt: Receipt) -> None:
     receipt.equal("mpi4py alone: processes seen, left over", (3, 0), (hung.seen, hung.left))
 
 
+def messages(receipt: Receipt) -> None:
+    """Two ranks send to each other, and wait before they receive: a small array, then a large one."""
+    print("two ranks send, wait, and then receive:")
+    hung = start("facing", 2, "come to rank 1", patience=2.0)
+    large = "4,000,000 bytes" in hung.output or hung.status is not None
+    print("\n".join(f"  {line}" for line in hung.output.splitlines() if "have come" in line))
+    print(f"  4,000,000 bytes: after 2 s the job is {'over' if large else 'still there'}")
+    receipt.equal("send, wait, receive: ranks that 8 bytes reach", 2, len(re.findall("^8 bytes", hung.output, re.M)))
+    receipt.true("send, wait, receive: 4 MB still wait after 2 s", not large)
+
+
 def draw(path: str, runs: int = 12) -> None:
     """Whose line comes first, second, ...: one column a run."""
     outputs = [start("lines", 4, "said 3", patience=5.0).output for _ in range(runs)]
@@ -95,9 +106,10 @@ def main() -> None:
         if world.rank == 0:  # the others wait at the end of this block, asleep
             print(page.getvalue())
             order = [int(rank) for rank in re.findall("^rank (.)", page.getvalue(), re.MULTILINE)]
-            receipt.equal("ranks in the order of their lines", list(range(world.size)), order)
+            receipt.equal("order of the lines that rank 0 printed", list(range(world.size)), order)
             machine(receipt)
             failures(receipt)
+            messages(receipt)
             if options.figure:
                 draw(options.figure)
             receipt.print()

@@ -1,6 +1,6 @@
 """Small programs for several ranks, which lesson.py starts and which you may start yourself.
 
-mpirun -n 3 python lessons/00_hello/programs.py {six_lines,crash,plain,lines}
+mpirun -n 3 python lessons/00_hello/programs.py {six_lines,crash,plain,facing,lines}
 """
 
 # %% What we need
@@ -8,7 +8,9 @@ import os
 import sys
 from typing import TextIO
 
-import minitrain
+import minitrain  # isort: skip (it comes before NumPy, which then multiplies with one thread)
+import numpy as np
+
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.launchers import launched
 from minitrain.comm.say import say
@@ -43,6 +45,17 @@ def plain() -> None:
     crash(MPICommunicator(MPI.COMM_WORLD))
 
 
+# %% Two ranks that face each other
+def facing(world: Communicator) -> None:
+    """Each of two ranks sends to the other and waits until its array has left; only then it receives."""
+    other = 1 - world.rank
+    for size in (8, 4_000_000):
+        x = np.zeros(size, np.uint8)  # numbers of one byte
+        world.send(x, other, ("pair", "exchange")).wait()
+        world.receive(x, other, ("pair", "exchange"))
+        say(world, f"{size:,} bytes have come to rank {world.rank}")
+
+
 # %% Two ways to print
 def lines() -> None:
     """Every rank prints a line as soon as it is there; then rank 0 prints a line for each."""
@@ -52,7 +65,7 @@ def lines() -> None:
 
 
 def main() -> None:
-    inside, alone = {"six_lines": six_lines, "crash": crash}, {"plain": plain, "lines": lines}
+    inside, alone = {"six_lines": six_lines, "crash": crash, "facing": facing}, {"plain": plain, "lines": lines}
     name = sys.argv[1] if len(sys.argv) == 2 else ""
     if name in alone:
         alone[name]()

@@ -9,7 +9,7 @@ SAYS = "waits in wait"
 
 
 def swap(world: Communicator, x: Array) -> Array:
-    """Sends x to the next rank of the ring, and returns what the rank before has sent: an array like x."""
+    """Sends x to the next rank of a ring of two or more, and returns what the rank before has sent, an array like x."""
     arrived = np.empty_like(x)
     world.send(x, (world.rank + 1) % world.size, ("ring", "swap")).wait()
     world.receive(arrived, (world.rank - 1) % world.size, ("ring", "swap"))
