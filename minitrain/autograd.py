@@ -175,7 +175,8 @@ def edge_of(x: Tensor) -> Edge:
 def youngest_first(roots: Sequence[Tensor]) -> tuple[list[Node], dict[Tensor, int]]:
     """The nodes below the roots, each once, youngest first; and for each leaf how often they and the roots use it.
 
-    A node leads on to its `edges` (nodes, leaves, or None) and to the leaves in `weights`; its age is its `order`.
+    A root leads to edge_of(root). A node leads on to its `edges` (nodes, leaves, or None) and to the leaves in its
+    `weights`, which are pairs (leaf, vjp). Its age is its `order`: the larger, the younger.
     A loop with a list, not a recursion: a chain of a million operations is no deeper than one of two.
     Raises RuntimeError for a node that is `spent`, that is, was freed by an earlier backward.
     """
@@ -201,7 +202,7 @@ def youngest_first(roots: Sequence[Tensor]) -> tuple[list[Node], dict[Tensor, in
 def accumulated(grad: Array | None, part: Array) -> Array:
     """A leaf's gradient when one more part of it has come; grad is what there was before, None at first.
 
-    A new array: somebody may still hold the old one, and must not see it change.
+    A new array (an ndarray even without axes): somebody may still hold the old one, and must not see it change.
     """
     return part if grad is None else xp.asarray(grad + part)
 

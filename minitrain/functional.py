@@ -24,6 +24,7 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     """The gradient of an operand of shape `shape` that was broadcast to g's shape.
 
     Broadcasting repeats x along an axis; each copy gets its part of g, and the parts add up: gx = sum over the copies.
+    backend.total adds them up, float16 in float32. The result has g's dtype.
     """
     if g.shape == shape:
         return g
@@ -97,7 +98,8 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     """y = a b, (..., n, k) (..., k, m) -> (..., n, m); leading axes broadcast.
 
     y_nm = sum_k a_nk b_km, so dL/da_nk = sum_m g_nm b_km: ga = g b^T, and likewise gb = a^T g.
-    Raises ValueError for operands of fewer than two axes.
+    backend.matmul multiplies, and counts. Raises ValueError for operands of fewer than two axes, TypeError for those of
+    two dtypes (see `operands`).
     """
     a, b = operands(a, b)
     if a.ndim < 2 or b.ndim < 2:
