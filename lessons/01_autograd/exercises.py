@@ -38,8 +38,8 @@ EXERCISES = (
             "is a node, a leaf (a Tensor), or None.",
             "A leaf is counted each time it comes up. A node is looked into only the first time: its edges, and the "
             "leaf of each pair in its weights, go to the list. Remember nodes in a set.",
-            "At the end: sorted(found, key=lambda node: -node.order). A node that is `spent` must raise RuntimeError "
-            "with the word 'freed' in it.",
+            "At the end: sorted(found, key=lambda node: -node.order). A node that is `spent`, which an earlier "
+            "backward has freed, must raise RuntimeError.",
         ),
     ),
     Exercise(

@@ -1,4 +1,4 @@
-""".T reverses all axes, not only the last two: right for matrices, wrong for batches of them."""
+""".T reverses all axes, not only the last two: right for matrices, wrong for stacks of them."""
 
 from minitrain import backend
 from minitrain.autograd import apply

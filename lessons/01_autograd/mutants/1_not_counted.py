@@ -1,4 +1,4 @@
-"""multiplied with @, past backend.matmul: nobody counts it."""
+"""multiplied past backend.matmul: nobody counts it."""
 
 from minitrain.autograd import apply
 from minitrain.functional import operands, unbroadcast_both

@@ -1,0 +1,18 @@
+"""the operands of the product itself are swapped: y = b a."""
+
+from minitrain import backend
+from minitrain.autograd import apply
+from minitrain.functional import operands, unbroadcast_both
+
+
+def matmul(a, b):
+    a, b = operands(a, b)
+    if a.ndim < 2 or b.ndim < 2:
+        raise ValueError(f"matmul needs at least two axes, got shapes {a.shape} and {b.shape}; reshape first")
+
+    def vjp(g):
+        ga = backend.matmul(g, b.data.swapaxes(-1, -2))
+        gb = backend.matmul(a.data.swapaxes(-1, -2), g)
+        return unbroadcast_both(ga, gb, a.shape, b.shape)
+
+    return apply(backend.matmul(b.data, a.data), (a, b), vjp, saved=(a, b))

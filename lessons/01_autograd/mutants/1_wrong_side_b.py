@@ -1,0 +1,18 @@
+"""g stands on the wrong side of one product: gb = g a^T."""
+
+from minitrain import backend
+from minitrain.autograd import apply
+from minitrain.functional import operands, unbroadcast_both
+
+
+def matmul(a, b):
+    a, b = operands(a, b)
+    if a.ndim < 2 or b.ndim < 2:
+        raise ValueError(f"matmul needs at least two axes, got shapes {a.shape} and {b.shape}; reshape first")
+
+    def vjp(g):
+        ga = backend.matmul(g, b.data.swapaxes(-1, -2))
+        gb = backend.matmul(g, a.data.swapaxes(-1, -2))
+        return unbroadcast_both(ga, gb, a.shape, b.shape)
+
+    return apply(backend.matmul(a.data, b.data), (a, b), vjp, saved=(a, b))

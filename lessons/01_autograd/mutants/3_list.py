@@ -1,0 +1,19 @@
+"""a list is searched for every node: n nodes take n^2 steps; a set or a dict finds at once."""
+
+from minitrain.autograd import Tensor, edge_of
+
+
+def youngest_first(roots):
+    found, consumers = [], {}
+    pending = [edge_of(root) for root in roots]
+    while pending:
+        edge = pending.pop()
+        if isinstance(edge, Tensor):
+            consumers[edge] = consumers.get(edge, 0) + 1
+        elif edge is not None and edge not in found:
+            if edge.spent:
+                raise RuntimeError("this part of the tape was freed by an earlier backward")
+            found.append(edge)
+            pending.extend(edge.edges)
+            pending.extend(leaf for leaf, _ in edge.weights)
+    return sorted(found, key=lambda node: -node.order), consumers
