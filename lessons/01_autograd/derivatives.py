@@ -86,7 +86,8 @@ F_MAX, F_THIRD = 1.5**3, 6.0  # the largest f, and f''', of the function in `err
 def errors(dtype: type, steps: int) -> Curve:
     """The largest error of (f(x + h) - f(x - h)) / 2h for f = x x x, at 51 places x from 1 to 1.5.
 
-    Only with + - * /, and h a power of two, so that every machine finds the same digits.
+    Only with + - * /, and h a power of two, so that every machine finds the same digits; and x + h is exact, as long as
+    h is at least the distance of the numbers from 1 to 2, so that only f is rounded.
     """
     x = Tensor(np.linspace(1, 1.5, 51), requires_grad=True, dtype=dtype)
     f = lambda x: x * x * x

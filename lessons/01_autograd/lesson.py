@@ -6,9 +6,10 @@ python lessons/01_autograd/lesson.py [--figure FILE.svg]
 # %% What we need
 import argparse
 from collections import Counter
-from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
+import minitrain  # isort: skip  # noqa: F401 (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
 from lessons.charts import chart, figure
@@ -17,6 +18,7 @@ from minitrain.autograd import Edge, Node, Tensor, youngest_first
 from minitrain.backend import Array
 
 derivatives = import_module("lessons.01_autograd.derivatives")  # derivatives.py, which lies beside this file
+STEPS = "h = 2^-k: 1 at the left, 3.6e-15 at the right; k ="  # float64; float32 ends at k = 22
 
 
 # %% The tape of an expression, and what runs along it
@@ -25,7 +27,7 @@ def watched_backward(root: Tensor) -> list[tuple[Node, Array, list[tuple[Edge, A
     visits = []
     for node in youngest_first([root])[0]:
 
-        def vjp(g: Array, node: Node = node, vjp: Callable = node.vjp, edges: tuple = node.edges) -> tuple[Array, ...]:
+        def vjp(g: Array, node: Node = node, vjp: Any = node.vjp, edges: tuple = node.edges) -> tuple[Array, ...]:
             parts = vjp(g)
             visits.append((node, g, list(zip(edges, parts, strict=True))))
             return parts
@@ -38,7 +40,8 @@ def watched_backward(root: Tensor) -> list[tuple[Node, Array, list[tuple[Edge, A
 def tape(root: Tensor, leaves: dict[str, Tensor]) -> str:
     """A row for each node, youngest first; a column for all that get a gradient: "+" a part, "=" their sum."""
     nodes, _ = youngest_first([root])
-    names = {node: f"[{len(nodes) - i}]" for i, node in enumerate(nodes)} | {x: name for name, x in leaves.items()}
+    names: dict[Any, str] = {node: f"[{len(nodes) - i}]" for i, node in enumerate(nodes)}
+    names |= {x: name for name, x in leaves.items()}
     made = {node: f"{names[node]} {node.operation} {' '.join(names[edge] for edge in node.edges)}" for node in nodes}
     rows = [("gradient of", names)]
     for node, g, parts in watched_backward(root):
@@ -59,14 +62,15 @@ def diamonds(n: int) -> tuple[Tensor, Tensor]:
 
 def recursion(edge: Edge, g: Array) -> int:
     """The chain rule along every path, as one may write it first. Returns how many nodes it visits."""
-    if not isinstance(edge, Node):
+    if not isinstance(edge, Node) or edge.vjp is None:
         return 0
     return 1 + sum(recursion(below, part) for below, part in zip(edge.edges, edge.vjp(g), strict=True))
 
 
 def recursive_visits(root: Tensor) -> int:
     """What `recursion` would return, without doing it: a node counts once for every path that leads to it."""
-    paths, (nodes, _) = Counter({root.node: 1}), youngest_first([root])
+    paths: Counter[Any] = Counter({root.node: 1})
+    nodes, _ = youngest_first([root])
     for node in nodes:
         for edge in node.edges:
             paths[edge] += paths[node]
@@ -82,7 +86,7 @@ def main() -> None:
     x, y = Tensor(2.0, requires_grad=True), Tensor(3.0, requires_grad=True)
     a = x * y
     print(tape((a + x) * a, {"x": x, "y": y}))
-    receipt.equal("dL/dx and dL/dy as by hand", (48.0, 28.0), (x.grad.item(), y.grad.item()))
+    receipt.equal("dL/dx and dL/dy as by hand", (48.0, 28.0), (np.asarray(x.grad).item(), np.asarray(y.grad).item()))
     walk_diamonds(receipt)
     curves = check_derivatives(receipt)
     if options.figure:
@@ -99,7 +103,7 @@ def walk_diamonds(receipt: Receipt) -> None:
     visits = watched_backward(L)
     receipt.equal("20 diamonds: visits of backward", 3 * 20, len(visits))
     receipt.equal("20 diamonds: nodes that were visited", 3 * 20, len({node for node, *_ in visits}))
-    receipt.equal("20 diamonds: dL/dx = (-2)^20", 2**20, int(x.grad))
+    receipt.equal("20 diamonds: dL/dx = (-2)^20", 2**20, int(np.asarray(x.grad)))
 
 
 def check_derivatives(receipt: Receipt) -> dict[str, tuple]:
@@ -110,11 +114,11 @@ def check_derivatives(receipt: Receipt) -> dict[str, tuple]:
     receipt.equal("operations of the library without one", 0, len(derivatives.names() - names))
     curves = {"float64": derivatives.errors(np.float64, 49), "float32": derivatives.errors(np.float32, 23)}
     shown = {name: measured for name, (_, measured, _) in curves.items()}
-    print("\n" + chart(shown, "error of the difference", "h = 2^-k, k =", width=49, height=10, log=True))
+    print("\n" + chart(shown, "error of the difference", STEPS, width=49, height=10, log=True))
     for name, (hs, measured, theory) in curves.items():
         ratios = [m / t for m, t in zip(measured, theory, strict=True)]
         span = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        receipt.true(f"error / theory at every h, {name}", 0.1 < min(ratios) <= max(ratios) < 1.01, "0.1 to 1", span)
+        receipt.true(f"error / bound at every h, {name}", 0.1 < min(ratios) <= max(ratios) < 1.01, "0.1 to 1", span)
         (h, lowest), best = derivatives.best_step(name), hs[int(np.argmin(measured))]
         receipt.true(f"best h, to a factor of 4, {name}", h / 4 < best < h * 4, f"{h:.1e}", f"≈ {best:.1e}")
         receipt.below(f"error at the best h, {name}", lowest, min(measured))
@@ -130,7 +134,8 @@ def draw(curves: dict[str, tuple], path: str) -> None:
             left.loglog(hs, theory, color="black", linewidth=0.7, zorder=0)
         right.semilogy(n, [recursive_visits(end) for end in ends], "o", markersize=3, label="a recursion")
         right.semilogy(n, [len(watched_backward(end)) for end in ends], "s", markersize=3, label="backward")
-        left.set(xlabel="h", ylabel="error of the difference")
+        left.set(xlabel="h, smaller to the right", ylabel="error of the difference")
+        left.invert_xaxis()
         right.set(xlabel="diamonds", ylabel="visits of nodes", xticks=range(0, 21, 5))
         for axes in (left, right):
             axes.legend(frameon=False)
