@@ -1,0 +1,19 @@
+"""Gradients of norms, biases and positions, which every rank along tp has whole, are added up over tp."""
+
+from minitrain.backend import Array
+from minitrain.comm.communicator import Communicator
+from minitrain.parallel.data_parallel import Bucketed
+from minitrain.parallel.flat import Bucket
+from minitrain.train.build import REDUCERS
+from tests.bugs.museum import FunctionBug
+from tests.parallel.test_mesh import test_tensor_parallel_is_the_serial_run
+
+
+class CopiesSummed(Bucketed):
+    def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
+        assert self.mesh is not None
+        super().reduce(bucket, flat, self.mesh.product(bucket.copies))
+
+
+REDUCE = {**REDUCERS, "bucketed": CopiesSummed}
+BUG = FunctionBug(test_tensor_parallel_is_the_serial_run, (False, True), reducers=REDUCE)

@@ -1,0 +1,17 @@
+"""The loss, which every rank along tp has whole, is added up over tp: t times too large, with the right gradients."""
+
+from minitrain.autograd import Tensor
+from minitrain.data.batch import Batch
+from minitrain.parallel.collective_ops import reduce_from
+from minitrain.parallel.tensor_parallel import LOSS, TENSOR, VocabularyClassifier
+from tests.bugs.museum import FunctionBug
+from tests.parallel.test_mesh import test_tensor_parallel_is_the_serial_run
+
+
+class LossSummed(VocabularyClassifier):
+    def judge(self, x: Tensor, batch: Batch) -> Tensor:
+        return reduce_from(super().judge(x, batch), self.group, LOSS)
+
+
+TABLE = {**TENSOR, r"head\.classifier": LossSummed}
+BUG = FunctionBug(test_tensor_parallel_is_the_serial_run, (False, True), table=TABLE)

@@ -1,0 +1,102 @@
+"""Tensor and sequence parallel beside data parallel: four ranks, dp 2 x tp 2, are the run on one process."""
+
+from collections.abc import Mapping
+from functools import cache
+
+import numpy as np
+import pytest
+
+from minitrain.comm import threads
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.mesh import Mesh
+from minitrain.comm.ring import RingCommunicator
+from minitrain.comm.threads import world_of_one
+from minitrain.optim import SGD, clip_grad_norm
+from minitrain.parallel.reducer import Reducer
+from minitrain.parallel.tensor_parallel import Table
+from minitrain.train.build import REDUCERS, reduce
+from minitrain.train.checkpoint import gather
+from minitrain.train.step import compute_gradients
+from tests.equivalence.harness import BUCKET_MB, SEED, STEPS, Run, Tensors, difference, toy_batch, toy_gpt
+
+BOUND = 1e-12
+
+
+def train(
+    world: Communicator,
+    tp: int,
+    sequence: bool,
+    tied: bool,
+    table: Table | None = None,
+    reducers: Mapping[str, type[Reducer]] = REDUCERS,
+) -> Run:
+    """Some steps with everything written down: the gradients as they are before clipping."""
+    run, model = Run(), toy_gpt(tied=tied)
+    mesh = Mesh(world, dp=world.size // tp, tp=tp)
+    gradients = reduce(model, mesh, "bucketed", BUCKET_MB, SEED, reducers, sequence=sequence, table=table)
+    optimizer = SGD(gradients, momentum=0.9)
+    for number in range(STEPS):
+        mine = toy_batch(number).part(mesh.coordinates["dp"], mesh.sizes["dp"])
+        loss = compute_gradients(model, mine, gradients, accumulate=2)
+        run.losses.append(sum(mesh.group("dp").gather_objects(loss)))  # the ranks along tp all have the same part
+        run.gradients.append(gather(model, world, "grad", gradients))
+        run.norms.append(clip_grad_norm(gradients, 0.5))
+        optimizer.step(0.05)
+        gradients.after_step()
+    run.parameters = gather(model, world, "data", gradients)
+    places = [p.placement for p in model.parameters()]
+    run.held = {f"{at.path} {at.index}": p.data.copy() for p, at in zip(model.parameters(), places, strict=True)}
+    gradients.close()
+    return run
+
+
+@cache
+def serial(tied: bool) -> Run:
+    return train(world_of_one(), 1, sequence=False, tied=tied)
+
+
+def other_number(what: str, a: float, b: float) -> list[str]:
+    """A complaint, unless a is b."""
+    return [] if abs(a - b) <= BOUND * abs(b) else [f"{what} {a:.4g}, not {b:.4g}"]
+
+
+def other_tensors(what: str, a: Tensors, b: Tensors) -> list[str]:
+    """A complaint with the name of the worst, unless all are equal."""
+    if difference(a, b) <= BOUND:
+        return []
+    worst = max(b, key=lambda path: float(np.abs(a[path] - b[path]).max(initial=0)))
+    return [f"{what}, most of all {worst}"]
+
+
+def first_difference(run: Run, true: Run) -> str:
+    """Of the first step that differs from the run on one process, what differs; empty when nothing does."""
+    for i in range(STEPS):
+        wrong = [
+            *other_number("loss", run.losses[i], true.losses[i]),
+            *other_tensors("gradients", run.gradients[i], true.gradients[i]),
+            *other_number("norm", run.norms[i], true.norms[i]),
+        ]
+        if wrong:
+            return f"step {i}: {'; '.join(wrong)}"
+    return "; ".join(other_tensors("parameters", run.parameters, true.parameters))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("sequence", [False, True])
+def test_tensor_parallel_is_the_serial_run(
+    sequence: bool,
+    tied: bool,
+    table: Table | None = None,
+    reducers: Mapping[str, type[Reducer]] = REDUCERS,
+) -> None:
+    """Loss, norm, every gradient and parameter as on one process, on every rank; copies have the same bits."""
+    runs = threads.run(4, lambda world: train(RingCommunicator(world), 2, sequence, tied, table, reducers))
+    for rank, run in enumerate(runs):
+        found = first_difference(run, serial(tied))
+        assert not found, f"not as on one process: rank {rank}, {found}"
+    copies: dict[str, set[bytes]] = {}
+    for run in runs:
+        for slice_of, values in run.held.items():
+            copies.setdefault(slice_of, set()).add(values.tobytes())
+    torn = [slice_of for slice_of, bits in copies.items() if len(bits) > 1]
+    assert not torn, f"copies differ: {torn[:3]}"
