@@ -17,7 +17,22 @@ from .functional import row_max, softmax_rows
 BLOCK = 32 * 1024  # elements: GELU's steps find a block in the cache (3 to 5% of a training step)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
+class Spread:
+    """How the input of `linear` is held: here, whole. Sequence parallel holds a share, gathered when it is used."""
+
+    def collect(self, x: Array) -> Array:
+        """What is multiplied: the whole of x."""
+        return x
+
+    def deliver(self, gx: Array) -> Array:
+        """The gradient of what is held, from that of the whole."""
+        return gx
+
+
+WHOLE = Spread()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False, spread: Spread = WHOLE) -> Tensor:
     """y = x W + b, or y = gelu(x W + b).  x (..., I), W (I, *O), b (*O) -> y (..., *O).
 
     O may be several axes, such as (3, H, D/H). With x and y as matrices of one row per token,
@@ -26,15 +41,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
         gx = h W^T        gW = x^T h        gb = sum over tokens n of h_n .
 
     GELU is computed here because its derivative can take the memory of u, which nobody else needs (up to 2% of a step).
+    spread: x is held otherwise than whole; only what is held is kept for backward.
     """
     _check_dtypes("linear", x, weight, bias)
     fan_in, out_shape = weight.shape[0], weight.shape[1:]
     if x.shape[-1] != fan_in:
         raise ValueError(f"linear: x has shape {x.shape}, W {weight.shape}: x's last axis must be {fan_in}")
-    lead = x.shape[:-1]
+    held = x.data
+    whole = spread.collect(held)
+    lead = whole.shape[:-1]
     rows, fan_out = math.prod(lead), math.prod(out_shape)
-    x2 = x.data.reshape(rows, fan_in)
-    y = backend.matmul(x2, weight.data.reshape(fan_in, fan_out))
+    y = backend.matmul(whole.reshape(rows, fan_in), weight.data.reshape(fan_in, fan_out))
+    del whole
     if bias is not None:
         y += bias.data.reshape(fan_out)
     y, slope = _gelu_and_slope(y, slope=y) if gelu else (y, None)
@@ -51,10 +69,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
 
     def vjp(g: Array) -> tuple[Array]:
         gx = backend.matmul(h(g), weight.data.reshape(fan_in, fan_out).T)
-        return (gx.reshape(*lead, fan_in),)
+        return (spread.deliver(gx.reshape(*lead, fan_in)),)
 
     def weight_vjp(g: Array, out: Array | None = None) -> Array:
         out = xp.empty(weight.shape, g.dtype) if out is None else out
+        x2 = spread.collect(held).reshape(rows, fan_in)
         backend.matmul(x2.T, h(g), out=out.reshape(fan_in, fan_out))
         return out
 
@@ -62,8 +81,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
         return _into(out, backend.column_sums(h(g)).reshape(out_shape))
 
     weights = [(weight, weight_vjp)] + ([(bias, bias_vjp)] if bias is not None else [])
-    kept = (x2,) if weight.requires_grad else ()
+    kept = (held,) if weight.requires_grad else ()
     return apply(y.reshape(*lead, *out_shape), (x,), vjp, weights, saved=kept if slope is None else (*kept, slope))
+
+
+def add_bias(x: Tensor, bias: Tensor) -> Tensor:
+    """y = x + b.  x, y (..., D), b (D); gx = g, gb = sum over rows of g."""
+    _check_dtypes("add_bias", x, bias)
+
+    def bias_vjp(g: Array, out: Array | None = None) -> Array:
+        return _into(out, _over_rows(g))
+
+    return apply(x.data + bias.data, (x,), lambda g: (g,), [(bias, bias_vjp)])
 
 
 def linear_transposed(x: Tensor, weight: Tensor) -> Tensor:

@@ -482,7 +482,8 @@ SETTINGS: dict[str, dict[str, Values]] = {
     },
     "parallel": {
         "dp": NO_OPTIONAL_SIZE, "reduce": no_choice("bucketed", "naive", "overlap"), "comm": no_choice("mpi", "ring"),
-        "bucket_mb": NOT_POSITIVE, "accumulate": NO_SIZE, "zero": no_whole(0, 3), "recompute": NO_COUNT,
+        "tp": NO_SIZE, "sp": NO_FLAG, "bucket_mb": NOT_POSITIVE, "accumulate": NO_SIZE, "zero": no_whole(0, 3),
+        "recompute": NO_COUNT,
         "reduce_once": NO_FLAG, "prefetch": NO_FLAG, "memory_mb": NOT_POSITIVE.filter(lambda x: x is not None),
     },
     "report": {

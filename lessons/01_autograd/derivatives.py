@@ -26,6 +26,7 @@ OPERATIONS: list[tuple] = [  # a function, and the shapes of its operands
     (fused.linear, (2, 3), (3, 4), (4,)),
     (partial(fused.linear, gelu=True), (2, 3), (3, 4), (4,)),
     (fused.linear_transposed, (2, 3), (4, 3)),
+    (fused.add_bias, (2, 3), (3,)),
     (partial(fused.embedding, IDS), (3, 2)),
     (fused.layer_norm, (2, 3), (3,), (3,)),
     (fused.causal_attention, (2, 5, 3, 2, 3)),

@@ -8,8 +8,8 @@ names a `tag`, (axis, purpose), such as ("dp", "gradients"). With x_r the array 
     all_gather        every rank ends with the shares of all            (all_reduce = reduce_scatter, all_gather)
     broadcast         every rank ends with the root's array
 
-A rank's share of n elements is `shares.share(n, N, rank)`, uneven when N does not divide n. Half precision is summed
-in float32 and rounded once.
+A rank's share of n elements is `shares.share(n, N, rank)`, uneven when N does not divide n; of an array of several
+axes, a share is a run of the first. Half precision is summed in float32 and rounded once.
 """
 
 from abc import ABC, abstractmethod
@@ -44,14 +44,15 @@ class Communicator(ABC):
         if self.size == 1 or x.size == 0:
             return
         widened = self._widen(x)
-        self._charge(tag, lambda: 2 * widened.nbytes - self._share_bytes(widened, 0) - self._share_bytes(widened, 1))
+        flat = widened.reshape(-1)
+        self._charge(tag, lambda: 2 * widened.nbytes - self._share_bytes(flat, 0) - self._share_bytes(flat, 1))
         self._all_reduce(widened, op, tag)
         if widened is not x:
             x[...] = widened
 
     def reduce_scatter(self, x: Array, tag: Tag) -> Array:
-        """Returns this rank's share of the flat array x, a view, in which the sum over ranks now stands."""
-        self._check_flat(x)
+        """Returns this rank's share of x, a view, in which the sum over ranks now stands."""
+        self._check_shares(x)
         mine = x[share(len(x), self.size, self.rank)]
         if self.size > 1 and x.size:
             widened = self._widen(x)
@@ -60,8 +61,8 @@ class Communicator(ABC):
         return mine
 
     def all_gather(self, x: Array, tag: Tag) -> None:
-        """Fills the flat array x from the shares of all ranks; this rank's share must stand in it."""
-        self._check_flat(x)
+        """Fills x from the shares of all ranks; this rank's share must stand in it."""
+        self._check_shares(x)
         if self.size > 1 and x.size:
             self._charge(tag, lambda: x.nbytes - self._share_bytes(x, 1))
             self._all_gather(x, tag)
@@ -141,8 +142,8 @@ class Communicator(ABC):
 
     def _share_bytes(self, x: Array, ahead: int) -> int:
         """Bytes of the share of the rank that is `ahead` ranks further on."""
-        cut = share(x.size, self.size, (self.rank + ahead) % self.size)
-        return (cut.stop - cut.start) * x.itemsize
+        cut = share(len(x), self.size, (self.rank + ahead) % self.size)
+        return (cut.stop - cut.start) * (x.nbytes // len(x))
 
     def _charge(self, tag: Tag, size: Callable[[], int]) -> None:
         """Reports a collective whose messages cannot be seen, at the price of a ring's.
@@ -160,10 +161,10 @@ class Communicator(ABC):
         if not x.flags.c_contiguous:
             raise ValueError(f"collectives need a contiguous array; this one has shape {x.shape}, strides {x.strides}")
 
-    def _check_flat(self, x: Array) -> None:
+    def _check_shares(self, x: Array) -> None:
         self._check(x)
-        if x.ndim != 1:
-            raise ValueError(f"shares are runs of a flat array; this one has shape {x.shape}: reshape it to (-1,)")
+        if x.ndim == 0:
+            raise ValueError("shares are runs of the first axis; this array has none: reshape it to (1,)")
 
     def _check_message(self, x: Array, size: int) -> None:
         if size != x.nbytes:

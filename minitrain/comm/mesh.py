@@ -4,7 +4,9 @@
         [[0, 1],                        dp  0 1
          [2, 3]]                         |  2 3
 
-The group of an axis is a slice along it: rank 2's dp group is its column [0, 2], its tp group the row [2, 3].
+The group of an axis is a slice along it: rank 2's dp group is its column [0, 2], its tp group the row [2, 3]. Tensor
+parallel talks in every layer, a pipeline at its stages' borders, data parallel once an update: so the innermost axis
+gets the ranks that stand next to each other, in one machine.
 """
 
 import math
@@ -54,6 +56,16 @@ class Mesh:
             everybody = len(members) == self.world.size
             self._groups[members] = self.world if everybody else self.world.subgroup(members)
         return self._groups[members]
+
+    def table(self) -> str:
+        """Who talks to whom, an axis a line."""
+        when = {"dp": "once an update: gradients", "pp": "at a stage's borders", "tp": "in every layer"}
+        lines = []
+        for place, axis in enumerate(AXES):
+            groups = np.moveaxis(self.ranks, place, -1).reshape(-1, self.sizes[axis])
+            if self.sizes[axis] > 1:
+                lines.append(f"{axis}: ranks {' '.join(map(str, groups.tolist()))}, {when[axis]}")
+        return "\n".join(lines)
 
     def _check(self, axes: tuple[str, ...]) -> None:
         unknown = set(axes) - set(AXES)

@@ -54,10 +54,11 @@ class MPICommunicator(Communicator):
 
     def _reduce_scatter(self, x: Array, tag: Tag) -> Array:
         lengths = counts(len(x), self.size)
-        mine = xp.empty(lengths[self.rank], x.dtype)
+        mine = xp.empty((lengths[self.rank], *x.shape[1:]), x.dtype)
         ledger.hold(mine, "buffers", "reduce-scatter")
         lent = _lend(mine, filled=False)
-        self.comm.Reduce_scatter(_lend(x), lent, lengths, MPI.SUM)
+        row = x.size // len(x)
+        self.comm.Reduce_scatter(_lend(x), lent, [n * row for n in lengths], MPI.SUM)
         _take_back(lent, mine)
         return mine
 
@@ -65,7 +66,7 @@ class MPICommunicator(Communicator):
         lent = _lend(x)
         lengths = counts(len(x), self.size)
         starts = [share(len(x), self.size, r).start for r in range(self.size)]
-        step = x.dtype.itemsize
+        step = x.nbytes // len(x)
         places = ([n * step for n in lengths], [start * step for start in starts])
         self.comm.Allgatherv(MPI.IN_PLACE, [_bytes(lent), places, MPI.BYTE])
         _take_back(lent, x)

@@ -33,7 +33,7 @@ def ring_reduce_scatter(comm: Communicator, x: Array, tag: Tag, add: Add = xp.ad
     N - 1 steps, one share each: rank r sends to r + 1 and adds what arrives from r - 1 to its own, by add(a, b, out=a).
     """
     n, r = comm.size, comm.rank
-    arriving = xp.empty(share(len(x), n, 0).stop, x.dtype)  # share 0 is the longest
+    arriving = xp.empty_like(x[share(len(x), n, 0)])  # share 0 is the longest
     ledger.hold(arriving, "buffers", "reduce-scatter")
     for step in range(n - 1):
         out, into = x[share(len(x), n, (r - 1 - step) % n)], x[share(len(x), n, (r - 2 - step) % n)]

@@ -15,13 +15,19 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
-from ..backend import Array, xp
+import numpy as np
+
+from ..backend import Array, to_device, to_host, xp
 from ..comm.communicator import Communicator
+from ..comm.mesh import Mesh
 from ..errors import UserError, check_whole
 from ..nn import Module, Parameter
 from ..shares import share
 from .flat import Bucket
 from .overlap import CommunicationThread, own_lines
+
+MODEL_AXES = ("pp", "tp")  # along which ranks hold different parts of the model
+NORM = ("tp", "norm")
 
 
 class Owned(NamedTuple):
@@ -38,7 +44,8 @@ class Reducer:
     def __init__(self, buckets: Sequence[Bucket], seed: int, line: CommunicationThread | None = None) -> None:
         """line: the thread that makes the reductions beside backward; without one they are made where they stand."""
         self.line = line
-        self.model: Module | None = None  # whose parameters these are; set by train/build.py
+        self.model: Module | None = None  # whose parameters these are; this and the mesh are set by train/build.py
+        self.mesh: Mesh | None = None
         self.lines = own_lines([bucket.group for bucket in buckets if bucket.trained]) if line else {}
         self.buckets = list(buckets)
         self.trained = [bucket for bucket in self.buckets if bucket.trained]
@@ -77,13 +84,15 @@ class Reducer:
         """What this rank's optimizer updates, always in the same order."""
         return [Owned(there(b.data), there(b.grad), b.decay) for b in self.trained]
 
-    def squares(self) -> list[float]:
-        """|g|^2 of each share of each trained bucket, in this order; after finish().
+    def squares(self) -> list[list[float]]:
+        """|g|^2 of each share of each trained bucket; after finish().
 
         Shares are the pieces that ZeRO gives to the ranks of the group: whoever holds which, the sum has the same bits.
         """
-        pieces = [there(b.grad)[share(b.size, b.group.size, i)] for b in self.trained for i in range(b.group.size)]
-        return [float(xp.dot(piece, piece)) for piece in pieces]
+        return [
+            [float(xp.dot(piece, piece)) for piece in (there(b.grad)[share(b.size, b.group.size, i)] for i in ranks(b))]
+            for b in self.trained
+        ]
 
     def whole(self, bucket: Bucket, what: str) -> Array | None:
         """All parameters ("data") or gradients ("grad") of the bucket, for checkpoints; called by all of its group."""
@@ -170,11 +179,33 @@ class Reducer:
     # The norm ---------------------------------------------------------------------------------------------------------
 
     def norm(self) -> float:
-        """The length of the gradient of the whole model, the same on every rank."""
+        """The length of the gradient of the whole logical model, the same on every rank; each element counts once."""
         total = 0.0
-        for square in self.squares():
-            total += square
-        return total**0.5
+        for bucket, squares in zip(self.trained, self.squares(), strict=True):
+            if self.counts(bucket):
+                for square in squares:
+                    total += square
+        return self.over_model(total) ** 0.5
+
+    def counts(self, bucket: Bucket) -> bool:
+        """Whether this rank counts the bucket: of the ranks along the model's axes that hold it, the first one does."""
+        held_by = {axis: places for axis, places in bucket.copies.items() if axis in MODEL_AXES}
+        return self.mesh is None or all(self.mesh.coordinates[axis] == at[0] for axis, at in held_by.items())
+
+    def over_model(self, part: float) -> float:
+        """The sum of the parts over the ranks that divide the model, in their order: 8 bytes from each."""
+        if self.mesh is None or self.mesh.group(*MODEL_AXES).size == 1:
+            return part
+        group = self.mesh.group(*MODEL_AXES)
+        parts = to_device(np.zeros(group.size))
+        parts[group.rank] = part
+        group.all_gather(parts, NORM)
+        return float(sum(to_host(parts).tolist()))
+
+
+def ranks(bucket: Bucket) -> range:
+    """The ranks of the bucket's group."""
+    return range(bucket.group.size)
 
 
 def there(array: Array | None) -> Array:

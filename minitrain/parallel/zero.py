@@ -90,17 +90,19 @@ class Zero1(Reducer):
         for bucket in self.trained:
             self.gather(there(bucket.data), bucket.group)
 
-    def squares(self) -> list[float]:
-        """Each rank contributes the squares of its shares: 8 bytes a bucket."""
-        if not self.trained:
-            return []
-        mine = [float(xp.dot(piece.grad, piece.grad)) for piece in self.owned()]
-        group, n = self.trained[0].group, len(mine)
-        flat = np.zeros(n * group.size)
-        flat[n * group.rank : n * (group.rank + 1)] = mine
-        device = to_device(flat)
-        group.all_gather(device, NORM)
-        return to_host(device).reshape(group.size, n).T.reshape(-1).tolist()  # by bucket, then by share
+    def squares(self) -> list[list[float]]:
+        """Each rank contributes the squares of its shares: 8 bytes a bucket, once for each group of ranks."""
+        mine = {b: float(xp.dot(piece.grad, piece.grad)) for b, piece in zip(self.trained, self.owned(), strict=True)}
+        found: dict[Bucket, list[float]] = {}
+        for group in dict.fromkeys(b.group for b in self.trained):
+            buckets = [b for b in self.trained if b.group is group]
+            n = len(buckets)
+            flat = np.zeros(n * group.size)
+            flat[n * group.rank : n * (group.rank + 1)] = [mine[b] for b in buckets]
+            device = to_device(flat)
+            group.all_gather(device, NORM)
+            found |= dict(zip(buckets, to_host(device).reshape(group.size, n).T.tolist(), strict=True))
+        return [found[b] for b in self.trained]
 
     def whole(self, bucket: Bucket, what: str) -> Array | None:
         if not bucket.trained or (what == "data" and bucket.data is not None):

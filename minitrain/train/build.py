@@ -19,6 +19,8 @@ from ..nn import Parameter
 from ..parallel.data_parallel import Bucketed, Naive, Overlapped
 from ..parallel.flat import make_buckets
 from ..parallel.reducer import Reducer
+from ..parallel.sequence_parallel import SEQUENCE
+from ..parallel.tensor_parallel import TENSOR, Table, place
 from ..parallel.zero import Zero1, Zero2, Zero3
 from ..recompute import Segment, segments
 
@@ -32,11 +34,19 @@ REDUCERS: dict[str, type[Reducer]] = {
 }
 
 
-def replicate(model: Model, mesh: Mesh) -> None:
-    """Every parameter stands whole on each dp coordinate, each of which contributes a part of its gradient."""
-    everywhere = tuple(range(mesh.sizes["dp"]))
+def replicate(model: Model, mesh: Mesh, sequence: bool = False) -> None:
+    """Every parameter stands on each dp coordinate, each of which contributes a part of its gradient.
+
+    What tensor parallel has not divided stands on each tp coordinate as well, with the whole gradient; and under
+    sequence parallel, where each of them sees a share of the time, with a part of it.
+    """
+    replicas, ranks = (tuple(range(mesh.sizes[axis])) for axis in ("dp", "tp"))
     for p in model.parameters():
-        p.placement = p.placement.replicate("dp", everywhere)
+        whole = p.placement.local == p.placement.shape
+        p.placement = p.placement.replicate("dp", replicas)
+        if whole and len(ranks) > 1:
+            where = p.placement
+            p.placement = where.replicate("tp", ranks) if sequence else where.copy("tp", ranks)
 
 
 def reduce(
@@ -47,21 +57,27 @@ def reduce(
     seed: int,
     reducers: Mapping[str, type[Reducer]] = REDUCERS,
     recompute: int = 0,
+    sequence: bool = False,
+    table: Table | None = None,
     **options: Any,
 ) -> Reducer:
     """Gives the parameters their values and their gradients a reducer, made with `options`.
 
     recompute: units in a segment that is replayed in backward; 0 keeps all activations. The model's units are then
-    segments, as under ZeRO-3, where a segment of one unit is not replayed. Raises UserError for an unknown `how`.
+    segments, as under ZeRO-3, where a segment of one unit is not replayed. On a mesh with a tp axis the model's layers
+    are replaced first, as `table` says, or as tensor parallel does, or sequence parallel if `sequence`.
+    Raises UserError for an unknown `how`, and for a model that the tp axis cannot divide.
     """
     check_choice("how", how, tuple(reducers))
     check_whole("recompute", recompute)
+    if mesh.sizes["tp"] > 1:
+        place(model, table or (SEQUENCE if sequence else TENSOR), mesh.group("tp"))
     users = users_of(model)
     if recompute or how == "zero3":
         model.units = segments(model.units, recompute or 1, replay=recompute > 0)
-    replicate(model, mesh)
+    replicate(model, mesh, sequence)
     reducer = reducers[how](make_buckets(model.parameters(), bucket_mb, mesh, users), seed, **options)
-    reducer.model = model
+    reducer.model, reducer.mesh = model, mesh
     if isinstance(reducer, Zero3):
         wrap(model, reducer)
     return reducer

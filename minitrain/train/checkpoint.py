@@ -15,6 +15,7 @@ from ..comm.communicator import Communicator
 from ..errors import UserError
 from ..models import Model
 from ..nn import Parameter
+from ..parallel.flat import Bucket
 from ..parallel.reducer import Reducer
 
 
@@ -45,13 +46,18 @@ def gather(
 
 
 def _held(model: Model, what: str, gradients: Reducer | None) -> Iterator[tuple[Parameter, Array | None]]:
-    """Each parameter with its values or gradient; divided ones are put together, bucket after bucket."""
-    if gradients is None:
-        yield from ((p, getattr(p, what)) for p in model.parameters())
-        return
-    for bucket in gradients.buckets:
-        flat = gradients.whole(bucket, what)
-        yield from ((p, None if flat is None else bucket.piece(p, flat)) for p in bucket.parameters)
+    """Each parameter with its values or gradient, in the model's order; divided buckets are put together in passing."""
+    flats: dict[Bucket, Array | None] = {}
+    for p in model.parameters():
+        if gradients is None:
+            yield p, getattr(p, what)
+            continue
+        if p.bucket not in flats:
+            flats[p.bucket] = gradients.whole(p.bucket, what)
+        flat = flats[p.bucket]
+        yield p, None if flat is None else p.bucket.piece(p, flat)
+        if p is p.bucket.parameters[0]:  # the one that the forward uses last: the others have been asked for
+            del flats[p.bucket]
 
 
 def save(path: Path, tensors: dict[str, np.ndarray], about: dict[str, Any]) -> None:

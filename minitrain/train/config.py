@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from ..comm.communicator import Communicator
+from ..comm.mesh import Mesh
 from ..errors import UserError, check_choice, check_memory, check_number, check_whole
 from ..models import GPTConfig
 from ..parallel.overlap import CommunicationThread
@@ -72,7 +74,11 @@ class ParallelOptions:
     """How the work is divided."""
 
     dp: int | None = None
-    """Ranks that divide the batch; all that mpirun started unless given."""
+    """Ranks that divide the batch; all that mpirun started, divided by --tp, unless given."""
+    tp: int = 1
+    """Ranks that divide each matrix of the model (tensor parallel); the others divide the batch."""
+    sp: bool = False
+    """With --tp: divide the residual path along time as well (sequence parallel)."""
     reduce: Literal["bucketed", "naive", "overlap"] = "bucketed"
     """Gradients are added up in buckets, one by one after backward, or in buckets while backward goes on."""
     comm: Literal["mpi", "ring"] = "mpi"
@@ -102,6 +108,13 @@ class ParallelOptions:
         if self.zero == 3:
             options["prefetch"] = self.prefetch
         return f"zero{self.zero}", options
+
+
+def make_mesh(world: Communicator, p: ParallelOptions) -> Mesh:
+    """The ranks as dp x tp. Raises UserError when they are not as many as that."""
+    if world.size % p.tp and p.dp is None:
+        raise UserError(f"--tp {p.tp} does not divide the {world.size} ranks: run mpirun -n {p.tp}, or twice that")
+    return Mesh(world, dp=p.dp or world.size // p.tp, tp=p.tp)
 
 
 @dataclass(frozen=True)
@@ -136,7 +149,8 @@ def memory(model: GPTConfig, windows: int, parallel: ParallelOptions | None = No
     """Bytes that training needs at least: for the parameters, Adam's two moments, and what a micro-batch of so many
     windows keeps for backward; or, where these are more, for the gradients, which take its place during backward.
 
-    Under ZeRO a rank has its share of each, and at stage 3 the whole of a unit; replayed units keep nothing.
+    Under ZeRO a rank has its share of each, and at stage 3 the whole of a unit; replayed units keep nothing; tensor
+    parallel divides most of all that.
     """
     p = parallel or ParallelOptions()
     T, D, P, item = model.context, model.width, model.parameters, np.dtype(model.dtype).itemsize
@@ -144,7 +158,7 @@ def memory(model: GPTConfig, windows: int, parallel: ParallelOptions | None = No
     kept = windows * T * (layers * (16 * D + model.heads * T) + model.vocabulary)
     states, gradients, parameters = (P // ranks if p.zero >= stage else P for stage in (1, 2, 3))
     unit = max(12 * D * D, model.vocabulary * D) if p.zero == 3 else 0
-    return model.declared + item * (parameters + unit + 2 * states + max(kept, gradients))
+    return model.declared + item * (parameters + unit + 2 * states + max(kept, gradients)) // p.tp
 
 
 @dataclass(frozen=True)
@@ -158,8 +172,7 @@ class TrainConfig:
     report: RunOptions = field(default_factory=RunOptions)
 
     def check(self, ranks: int) -> None:
-        """Raises UserError for the first value that cannot work, the same on every rank."""
-        self._check_each()
+        """Raises UserError for options that cannot go together, on every rank alike. ranks: they divide the batch."""
         check_length(self.report.sample)
         o, d, p = self.optimizer, self.data, self.parallel
         if o.warmup >= o.steps:
@@ -173,6 +186,8 @@ class TrainConfig:
             )
         if p.zero and p.reduce == "naive":
             raise UserError(f"--zero {p.zero} reduces bucket by bucket; give --reduce bucketed or overlap, not naive")
+        if p.sp and p.tp == 1:
+            raise UserError("--sp divides what --tp leaves whole, and --tp is 1; give --tp 2, say")
         if p.prefetch and p.zero < 3:
             raise UserError(f"--prefetch gathers parameters, which --zero {p.zero} does not divide; give --zero 3")
         if p.reduce_once and p.zero < 2:
@@ -183,8 +198,8 @@ class TrainConfig:
                 f"at least {ranks * p.accumulate}, one window each: give a larger --batch or a smaller --accumulate"
             )
 
-    def _check_each(self) -> None:
-        """Every option by itself: by its type, and where that is not enough, by what is allowed."""
+    def check_each(self) -> None:
+        """Raises UserError for the first option that is wrong by itself: by its type, or by what is allowed."""
         for group in (self.model, self.data, self.optimizer, self.parallel, self.report):
             for key, hint in get_type_hints(type(group)).items():
                 name, value = "--" + key.replace("_", "-"), getattr(group, key)

@@ -11,7 +11,6 @@ import numpy as np
 from ..autograd import no_grad
 from ..backend import to_device
 from ..comm.communicator import Communicator
-from ..comm.mesh import Mesh
 from ..comm.ring import RingCommunicator
 from ..data.loader import TextLoader
 from ..data.text import CharTokenizer, load_text, split
@@ -21,7 +20,7 @@ from ..models import gpt
 from ..optim import AdamW
 from . import checkpoint
 from .build import reduce
-from .config import TrainConfig
+from .config import TrainConfig, make_mesh
 from .sample import generate
 from .step import train_step
 
@@ -34,7 +33,8 @@ class Trainer:
     def __init__(self, config: TrainConfig, world: Communicator) -> None:
         self.config = config
         self.world = world = RingCommunicator(world) if config.parallel.comm == "ring" else world
-        self.mesh = Mesh(world, dp=world.size if config.parallel.dp is None else config.parallel.dp)
+        config.check_each()
+        self.mesh = make_mesh(world, config.parallel)
         config.check(self.mesh.sizes["dp"])
         if config.parallel.memory_mb is not None:
             limit_memory(config.parallel.memory_mb)
@@ -49,7 +49,8 @@ class Trainer:
         self.model = gpt(self.gpt_config)
         p, o = config.parallel, config.optimizer
         how, options = p.reducer()
-        self.gradients = reduce(self.model, self.mesh, how, p.bucket_mb, seed, recompute=p.recompute, **options)
+        options |= {"recompute": p.recompute, "sequence": p.sp}
+        self.gradients = reduce(self.model, self.mesh, how, p.bucket_mb, seed, **options)
         self.optimizer = AdamW(self.gradients, o.weight_decay, beta2=o.beta2)
         self.batches = self.updates = 0
 
@@ -115,7 +116,7 @@ class Trainer:
         self.gradients.close()
 
     def sample(self, length: int, temperature: float = 0.8) -> str:
-        """Text that the model writes, beginning with a newline. Under ZeRO-3 all ranks have to ask for it."""
+        """Text that the model writes, beginning with a newline. All ranks that hold a part of the model must ask."""
         prompt = self.tokenizer.encode(self.tokenizer.vocabulary[0])
         ids = generate(self.model, self.config.model.context, prompt, length, temperature, self.config.report.seed)
         return self.tokenizer.decode(ids)
@@ -134,12 +135,13 @@ class Trainer:
             self.say(f"saved {path}")
 
     def describe(self) -> str:
-        """What is about to be trained, in two lines."""
+        """What is about to be trained, in two lines, and who talks to whom where that is not plain."""
         size = sum(math.prod(p.placement.shape) for p in self.model.parameters())
         g, d = self.gpt_config, self.train_data
         return (
             f"GPT of {size:,} parameters: {g.layers} layers of width {g.width}, {g.vocabulary} characters\n"
             f"{len(d.ids):,} characters to learn from; {d.B} windows of {d.T} an update, on {self.world.size} rank(s)"
+            + ("\n" + self.mesh.table() if self.mesh.sizes["tp"] > 1 else "")
         )
 
     def say(self, text: str) -> None:

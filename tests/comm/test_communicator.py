@@ -247,11 +247,18 @@ def strided_arrays_are_refused(world: Communicator) -> None:
             assert str(x.shape) in str(error.value) and str(x.strides) in str(error.value)
 
 
-def shares_are_of_flat_arrays(world: Communicator) -> None:
-    """Shares of rows and shares of elements are two things: neither is guessed."""
+def shares_are_runs_of_the_first_axis(world: Communicator) -> None:
+    """Of several axes whole rows are reduced and gathered, uneven when N does not divide; none of a scalar."""
+    N, mine = world.size, share(7, world.size, world.rank)
+    x = np.arange(42.0).reshape(7, 2, 3)
+    assert np.array_equal(world.reduce_scatter(x * (world.rank + 1), TAG), x[mine] * (N * (N + 1) // 2))
+    y = np.full((7, 2, 3), np.nan)
+    y[mine] = x[mine]
+    world.all_gather(y, TAG)
+    assert np.array_equal(y, x)
     for call in (world.reduce_scatter, world.all_gather):
-        with pytest.raises(ValueError, match=r"flat.*\(4, 3\)"):
-            call(np.ones((4, 3)), TAG)
+        with pytest.raises(ValueError, match="runs of the first axis"):
+            call(np.ones(()), TAG)
 
 
 def messages_of_another_size_are_refused(world: Communicator) -> None:
@@ -308,7 +315,7 @@ CHECKS = pytest.mark.parametrize(
         duplicates_have_messages_of_their_own,
         a_thread_may_work_on_a_duplicate,
         strided_arrays_are_refused,
-        shares_are_of_flat_arrays,
+        shares_are_runs_of_the_first_axis,
         messages_of_another_size_are_refused,
         objects_are_copies,
         unknown_ranks_and_operations_are_refused,

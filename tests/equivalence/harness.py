@@ -39,7 +39,7 @@ from minitrain.train.checkpoint import gather
 from minitrain.train.step import train_step
 from tests.ranks import GLANCE
 
-SEED, B, T, V, STEPS, BUCKET_MB = 3, 7, 5, 11, 3, 0.003
+SEED, B, T, V, LAYERS, STEPS, BUCKET_MB = 3, 7, 5, 11, 2, 3, 0.003
 Tensors = dict[str, np.ndarray]
 
 # name -> (constructor, learning rate)
@@ -74,6 +74,9 @@ class Case:
     accumulate: int = 1
     clip: float | None = None
     recompute: int = 0  # units in a segment that is replayed
+    layout: str = "dp"  # or "tp", "sp": the ranks, or where that is divided the innermost tp of them, divide the model
+    tp: int = 0  # ranks that divide the model; all unless given
+    heads: int = 3  # of the toy model, each 3 wide
     dtype: str = "float64"
     tied: bool = True
     dropout: float = 0.1
@@ -87,6 +90,13 @@ class Case:
     def how(self) -> str:
         """What reduces gradients."""
         return STRATEGIES[self.strategy][0]
+
+    def mesh(self, world: Communicator) -> Mesh:
+        tp = 1 if self.layout == "dp" else self.tp or world.size
+        return Mesh(world, dp=world.size // tp, tp=tp)
+
+    def toy(self) -> Model:
+        return toy_gpt(self.dtype, self.tied, self.dropout, self.heads)
 
     @property
     def bound(self) -> float:
@@ -122,9 +132,9 @@ class Row:
     ok: bool = False
 
 
-def toy_gpt(dtype: str = "float64", tied: bool = True, dropout: float = 0.1) -> Model:
+def toy_gpt(dtype: str = "float64", tied: bool = True, dropout: float = 0.1, heads: int = 3) -> Model:
     """A GPT of odd sizes, with every parameter drawn at 0.3 so that errors show."""
-    model = gpt(GPTConfig(V, T, layers=2, heads=3, width=9, dropout=dropout, tied=tied, dtype=dtype))
+    model = gpt(GPTConfig(V, T, LAYERS, heads, width=3 * heads, dropout=dropout, tied=tied, dtype=dtype))
     block: Any = model.units[1]
     block.unused = Parameter("blocks.0.unused", (5, 3), dtype=dtype)
     block.norm2.bias.requires_grad = False
@@ -154,19 +164,27 @@ class Run:
 
 @dataclass
 class Packed:
-    """A bucket, for the formulas: elements, those of each parameter, whether they are trained, segments that use it."""
+    """A bucket, for the formulas: elements, those of each parameter, whether they are trained, segments that use it,
+    the ranks that add its gradients up and this one's number among them."""
 
     size: int
     lengths: list[int]
     trained: bool
     users: int
+    ranks: int
+    rank: int
+
+    @property
+    def mine(self) -> int:
+        """Elements of this rank's share."""
+        return self.size - scattered(self.size, self.ranks, self.rank)
 
     @staticmethod
     def all(model: Model, gradients: Reducer) -> "list[Packed]":
         return [
             Packed(
                 b.size, [math.prod(p.shape) for p in b.parameters], b.trained,
-                sum(b.parameters[0] in unit.parameters() for unit in model.units),
+                sum(b.parameters[0] in unit.parameters() for unit in model.units), b.group.size, b.group.rank,
             )
             for b in gradients.buckets
         ]  # fmt: skip
@@ -177,18 +195,17 @@ class Training:
 
     def __init__(self, world: Communicator, case: Case) -> None:
         self.case, self.world = case, world
-        self.model = toy_gpt(case.dtype, case.tied, case.dropout)
-        mesh, seed = Mesh(world, dp=world.size), case.seed(world.rank)
+        self.model, self.mesh, seed = case.toy(), case.mesh(world), case.seed(world.rank)
         how, options = STRATEGIES[case.strategy]
-        options = {"recompute": case.recompute, **options, **case.options}
-        self.gradients = reduce(self.model, mesh, how, BUCKET_MB, seed, **options)
+        options = {"recompute": case.recompute, "sequence": case.layout == "sp", **options, **case.options}
+        self.gradients = reduce(self.model, self.mesh, how, BUCKET_MB, seed, **options)
         if isinstance(self.gradients, Zero3):
             self.gradients.poison = True
         make, self.lr = OPTIMIZERS[case.optimizer]
         self.optimizer = (case.make or make)(self.gradients)
 
     def step(self, number: int) -> tuple[float, float]:
-        mine = self.case.part(toy_batch(number, self.case.B), self.world.rank, self.world.size)
+        mine = self.case.part(toy_batch(number, self.case.B), self.mesh.coordinates["dp"], self.mesh.sizes["dp"])
         return train_step(
             self.model, mine, self.gradients, self.optimizer, self.lr, self.case.accumulate, self.case.clip
         )
@@ -211,19 +228,19 @@ def train(world: Communicator, case: Case) -> Run:
         training.optimizer.step = step  # type: ignore[method-assign]
         for number in range(STEPS):
             loss, norm = training.step(number)
-            run.losses.append(sum(world.gather_objects(loss)))
+            run.losses.append(sum(training.mesh.group("dp").gather_objects(loss)))
             run.norms.append(norm)
         run.parameters = training.gather("data")
         run.buckets = Packed.all(training.model, training.gradients)
         if case.how != "zero3":  # there, nobody holds a replica
-            run.held = {p.placement.path: p.data.copy() for p in training.model.parameters()}
+            run.held = {f"{p.placement.path} {p.placement.index}": p.data.copy() for p in training.model.parameters()}
         training.gradients.close()
     return run
 
 
 def forward_flops(case: Case) -> int:
     """Of the forwards of the serial run: what one replay costs."""
-    model, ledger = toy_gpt(case.dtype, case.tied, case.dropout), Ledger()
+    model, ledger = case.toy(), Ledger()
     model.draw(SEED)
     with ledger.open(), no_grad():
         for number in range(STEPS):
@@ -262,39 +279,70 @@ def _traced(arrays: tracemalloc.DomainFilter) -> int:
 # Formulas -------------------------------------------------------------------------------------------------------------
 
 
-def scattered(size: int, world: Communicator) -> int:
-    """Elements that this rank sends in a ring's reduce-scatter: all shares but its own."""
-    return size - _length(share(size, world.size, world.rank))
+def scattered(size: int, ranks: int, rank: int) -> int:
+    """Elements that a rank sends in a ring's reduce-scatter: all shares but its own."""
+    return size - _length(share(size, ranks, rank))
 
 
-def collected(size: int, world: Communicator) -> int:
-    """Elements that this rank sends in a ring's all-gather: all shares but that of the next rank."""
-    return size - _length(share(size, world.size, (world.rank + 1) % world.size))
+def collected(size: int, ranks: int, rank: int) -> int:
+    """Elements that a rank sends in a ring's all-gather: all shares but that of the next rank."""
+    return size - _length(share(size, ranks, (rank + 1) % ranks))
 
 
 def sent(world: Communicator, case: Case, buckets: list[Packed]) -> Counter[tuple[str, str]]:
-    """Bytes that this rank sends in a step, by tag: the table of the stages, summed over buckets."""
-    item, k = np.dtype(case.dtype).itemsize, case.accumulate
-    trained = [b for b in buckets if b.trained]
-    scatter, gather = (sum(f(b.size, world) for b in trained) * item for f in (scattered, collected))
+    """Bytes that this rank sends in a step, by tag."""
+    mesh, item = case.mesh(world), np.dtype(case.dtype).itemsize
+    total = _of_gradients(case, buckets, item)
+    if mesh.sizes["tp"] > 1:
+        samples = _length(share(case.B, mesh.sizes["dp"], mesh.coordinates["dp"]))
+        for i in range(case.accumulate):
+            micro = _length(share(samples, case.accumulate, i))
+            total += _of_the_model(case, micro, mesh.sizes["tp"], mesh.coordinates["tp"], item)
+        total["tp", "norm"] += 8 * (mesh.sizes["tp"] - 1)
+    return +total
+
+
+def _of_gradients(case: Case, buckets: list[Packed], item: int) -> Counter[tuple[str, str]]:
+    """The table of the stages, summed over buckets."""
+    k, trained = case.accumulate, [b for b in buckets if b.trained]
+    scatter, gather = (sum(f(b.size, b.ranks, b.rank) for b in trained) * item for f in (scattered, collected))
     if not case.how.startswith("zero"):
-        lengths = [n for b in trained for n in (b.lengths if case.how == "naive" else [b.size])]
-        return +Counter({TAG: sum(scattered(n, world) + collected(n, world) for n in lengths) * item})
+        lengths = [(n, b) for b in trained for n in (b.lengths if case.how == "naive" else [b.size])]
+        every = sum(scattered(n, b.ranks, b.rank) + collected(n, b.ranks, b.rank) for n, b in lengths)
+        return Counter({TAG: every * item})
     each = 1 if case.how == "zero1" or "once" in case.strategy else k
     if case.how == "zero3":  # each segment that uses a bucket gathers it before its forward and before its backward
-        gather = 2 * k * sum(b.users * collected(b.size, world) for b in buckets) * item
-    norm = (world.size - 1) * len(trained) * 8
-    return +Counter({GRADIENTS: each * scatter, PARAMETERS: gather, NORM: norm})
+        gather = 2 * k * sum(b.users * collected(b.size, b.ranks, b.rank) for b in buckets) * item
+    norm = 8 * sum(b.ranks - 1 for b in trained)
+    return Counter({GRADIENTS: each * scatter, PARAMETERS: gather, NORM: norm})
 
 
-def held(world: Communicator, case: Case, buckets: list[Packed]) -> int:
+def _of_the_model(case: Case, samples: int, t: int, r: int, item: int) -> Counter[tuple[str, str]]:
+    """What a micro-batch of so many samples sends along tp, forward (again in a replay) and backward: the docstrings of
+    tensor_parallel.py and sequence_parallel.py."""
+    forwards, D = 2 if case.recompute else 1, 3 * case.heads
+    rows, every = samples * T, samples * T * D
+    all_reduce = lambda n: scattered(n, t, r) + collected(n, t, r)
+    loss = forwards * 3 * all_reduce(rows)
+    if case.layout == "tp":
+        one = all_reduce(every)
+        block, embedding, head = LAYERS * 2 * (forwards + 1) * one, forwards * one, one
+    else:
+        scatter, gather = (f(T, t, r) * samples * D for f in (scattered, collected))
+        kept_shares = gather  # are gathered again
+        block = LAYERS * 2 * ((forwards + 1) * (scatter + gather) + kept_shares)
+        embedding, head = forwards * scatter + gather, forwards * gather + scatter
+    parts = {"block": block, "embedding": embedding, "head": head, "loss": loss}
+    return Counter({("tp", name): n * item for name, n in parts.items()})
+
+
+def held(case: Case, buckets: list[Packed]) -> int:
     """Bytes of parameters, gradients and optimizer state on this rank after a step."""
     stage = int(case.how[-1]) if case.how.startswith("zero") else 0
     states = 1 if case.optimizer == "sgd" else 2
     total = 0
     for b in buckets:
-        mine = _length(share(b.size, world.size, world.rank))
-        parameters, gradients, state = (mine if stage >= least else b.size for least in (3, 2, 1))
+        parameters, gradients, state = (b.mine if stage >= least else b.size for least in (3, 2, 1))
         total += parameters + (gradients + states * state if b.trained else 0)
     return total * np.dtype(case.dtype).itemsize
 
@@ -320,7 +368,9 @@ def same_as_serial(world: Communicator, case: Case) -> Row:
     """Runs the case on one process and on `world`; called by all ranks, the row is complete on each."""
     on_threads = isinstance(world, ThreadCommunicator)
     world = RingCommunicator(world) if case.comm == "ring" else world
-    plain = replace(case, strategy="dp-bucketed", recompute=0, options={}, part=Batch.part, seed=lambda rank: SEED)
+    plain = replace(
+        case, strategy="dp-bucketed", layout="dp", recompute=0, options={}, part=Batch.part, seed=lambda rank: SEED
+    )
     serial, run = train(world_of_one(), plain), train(world, case)
     _without_key_bias(case, serial, run)
     mine = run.ledger.bytes + run.ledger.charged  # counters, which leave out the tags of 0 bytes when added
@@ -329,9 +379,11 @@ def same_as_serial(world: Communicator, case: Case) -> Row:
     memory, witness = (None, None) if on_threads else held_bytes(world, case)
     bits = world.gather_objects({path: array.tobytes() for path, array in run.held.items()})
     replayed = forward_flops(case) if case.recompute else 0
+    sizes = case.mesh(world).sizes.items()
     row = Row(
-        case.strategy, f"dp{world.size}", "threads" if on_threads else case.comm, case.optimizer, case.dtype,
-        case.accumulate, case.clip, case.recompute,
+        case.strategy + (f"+{case.layout}" if case.layout != "dp" else ""),
+        " ".join(f"{axis}{n}" for axis, n in sizes if n > 1), "threads" if on_threads else case.comm,
+        case.optimizer, case.dtype, case.accumulate, case.clip, case.recompute,
         max_dloss=_relative(run.losses, serial.losses),
         max_dnorm=_relative(run.norms, serial.norms),
         max_dgradient=max(map(difference, run.gradients, serial.gradients)),
@@ -339,10 +391,10 @@ def same_as_serial(world: Communicator, case: Case) -> Row:
         bytes=sum(sum(counter.values()) for counter in world.gather_objects(mine)) // STEPS,
         bytes_theory=sum(sum(counter.values()) for counter in world.gather_objects(theory)),
         bytes_kind="charged" if any(world.gather_objects(run.ledger.charged.total() > 0)) else "counted",
-        memory=memory, memory_theory=held(world, case, run.buckets), memory_witness=witness,
+        memory=memory, memory_theory=held(case, run.buckets), memory_witness=witness,
         bytes_per_rank_ok=mine == Counter({tag: STEPS * n for tag, n in theory.items()}),
         work=sum(world.gather_objects(run.ledger.flops)) / (serial.ledger.flops + replayed),
-        replicas_equal=all(other == bits[0] for other in bits),
+        replicas_equal=all(other[key] == one[key] for one in bits for other in bits for key in one if key in other),
     )  # fmt: skip
     row.ok = not any(world.gather_objects(wrong(row, case)))
     return row
@@ -360,7 +412,8 @@ def wrong(row: Row, case: Case) -> list[str]:
         "parameters": row.max_dparameter <= case.bound,
         "bytes": row.bytes == row.bytes_theory and row.bytes_per_rank_ok,
         "memory": memory,
-        "work": row.work == 1,
+        # Along tp, what all ranks hold is done by all of them: norms, biases, and in sums of the loss
+        "work": row.work == 1 if case.layout == "dp" else 1 <= row.work < 1.2,
         "replicas": row.replicas_equal,
     }
     return [name for name, well in fine.items() if not well]

@@ -170,6 +170,10 @@ def test_sample_under_mpirun_writes_once(run: Path) -> None:
         (3, "--dtype float64 --zero 3 --prefetch --recompute 2 --comm ring"),
         (2, "--dtype float64 --zero 3 --reduce-once --accumulate 3"),
         (1, "--dtype float64 --zero 3 --recompute 1"),
+        (2, "--dtype float64 --tp 2"),
+        (4, "--dtype float64 --dp 2 --tp 2 --zero 1"),
+        (4, "--dtype float64 --tp 2 --sp --zero 3 --accumulate 2 --recompute 1"),
+        (2, "--dtype float64 --tp 2 --sp --comm ring --reduce overlap"),
     ],
 )
 def test_equal_losses(ranks: int, options: str, text: Path, serial: dict, tmp_path: Path) -> None:
@@ -210,7 +214,7 @@ def test_a_model_that_fits_only_when_it_is_divided(text: Path, tmp_path: Path) -
 
 MODEL = ["layers", "heads", "width", "context"]
 ZERO = [("zero", value, hint) for value, hint in (("4", "at most 3"), ("-1", "at least 0"), ("x", "INT"))]
-COUNTS = [*MODEL, "batch", "steps", "accumulate", "log-every", "val-every", "dp"]
+COUNTS = [*MODEL, "batch", "steps", "accumulate", "log-every", "val-every", "dp", "tp"]
 SIZES = ["warmup", "sample", "recompute"]
 NUMBERS = ["lr", "lr-floor", "weight-decay", "clip"]
 WRONG: list[tuple[str, str, str]] = [
@@ -231,6 +235,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("heads", "999999999", "does not divide the width"),
     ("accumulate", "999999999", "micro-batches each need"),
     ("dp", "999999999", "ranks"),
+    ("tp", "999999999", "does not divide the 1 ranks"),
     ("warmup", "999999999", "12 --steps"),
     ("lr", "1e+300", "times --weight-decay"),
     ("weight-decay", "1e+300", "the whole of every weight"),
@@ -265,13 +270,15 @@ def test_wrong_options(name: str, value: str, hint: str, text: Path, tmp_path: P
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
-FLAGS = {"tied", "prefetch", "reduce-once"}
+FLAGS = {"tied", "prefetch", "reduce-once", "sp"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         *((["train", f"--{name}", "perhaps"], "perhaps") for name in sorted(FLAGS)),
+        (["train", "--sp"], "--sp divides what --tp leaves whole"),
+        (["train", "--tp", "2"], "--tp 2 does not divide the 1 ranks"),
         (["train", "--prefetch"], "--prefetch gathers parameters, which --zero 0 does not divide; give --zero 3"),
         (["train", "--reduce-once", "--zero", "1"], "--reduce-once is for --zero 2 and 3"),
         (["train", "--reduce", "naive", "--zero", "1"], "give --reduce bucketed or overlap"),

@@ -1,0 +1,89 @@
+"""Communication as operations on the tape: conjugate pairs, each the other's backward.
+
+    operation        forward                              backward
+    copy_to          x, which all ranks hold               all-reduce of g       f in Megatron-LM
+    reduce_from      all-reduce of the partial sums x       g                     g in Megatron-LM
+    split_to         own share of x                         all-gather of g
+    gather_from      all-gather of the shares               own share of g
+    all_gather       all-gather of the shares               reduce-scatter of g
+    reduce_scatter   own share of the sum of the x          all-gather of g
+
+Why the last two pairs differ: after gather_from every rank goes on to compute the same, and has the whole gradient;
+after all_gather each rank goes on with a part of the work of its own, so that g is a partial sum. Which one is right
+follows from what comes next. Shares are `shares.share` of an axis, uneven where ranks do not divide it.
+
+Cost on N ranks for an array of M bytes, per rank of a ring: an all-reduce 2 (N-1)/N M, each of the others half of it.
+Shoeybi et al., "Megatron-LM", arXiv:1909.08053, section 3; Korthikanti et al., arXiv:2205.05198, section 4.2.
+"""
+
+from ..autograd import Tensor, apply
+from ..backend import Array, xp
+from ..comm.communicator import Communicator, Tag
+from ..observe import ledger
+from ..shares import share
+
+
+def copy_to(x: Tensor, group: Communicator, tag: Tag) -> Tensor:
+    """y = x, the same on all ranks; each does a part of the work with it, and gx = sum over ranks of g."""
+    return apply(x.data, (x,), lambda g: (summed(g, group, tag),))
+
+
+def reduce_from(x: Tensor, group: Communicator, tag: Tag) -> Tensor:
+    """y = sum over ranks of x; gx = g, which all ranks have alike."""
+    return apply(summed(x.data, group, tag), (x,), lambda g: (g,))
+
+
+def split_to(x: Tensor, group: Communicator, tag: Tag, axis: int) -> Tensor:
+    """y = this rank's share of x along `axis`; gx = the shares of all ranks."""
+    n = x.shape[axis]
+    return apply(own(x.data, group, axis), (x,), lambda g: (gathered(g, n, group, tag, axis),))
+
+
+def gather_from(x: Tensor, group: Communicator, tag: Tag, axis: int, n: int) -> Tensor:
+    """y = the shares x of all ranks along `axis`, n in all; gx = this rank's share of g."""
+    return apply(gathered(x.data, n, group, tag, axis), (x,), lambda g: (own(g, group, axis),))
+
+
+def all_gather(x: Tensor, group: Communicator, tag: Tag, axis: int, n: int) -> Tensor:
+    """y = the shares x of all ranks along `axis`, n in all; gx = this rank's share of the sum over ranks of g."""
+    return apply(gathered(x.data, n, group, tag, axis), (x,), lambda g: (scattered(g, group, tag, axis),))
+
+
+def reduce_scatter(x: Tensor, group: Communicator, tag: Tag, axis: int) -> Tensor:
+    """y = this rank's share along `axis` of the sum over ranks of x; gx = the shares g of all ranks."""
+    n = x.shape[axis]
+    return apply(scattered(x.data, group, tag, axis), (x,), lambda g: (gathered(g, n, group, tag, axis),))
+
+
+# On plain arrays ------------------------------------------------------------------------------------------------------
+
+
+def summed(x: Array, group: Communicator, tag: Tag) -> Array:
+    """A new array: the sum over ranks."""
+    y = xp.array(x, order="C")
+    ledger.hold(y, "buffers", "all-reduce")
+    group.all_reduce(y, tag)
+    return y
+
+
+def own(x: Array, group: Communicator, axis: int) -> Array:
+    """This rank's share along `axis`, contiguous."""
+    cut = share(x.shape[axis], group.size, group.rank)
+    return xp.ascontiguousarray(x[(slice(None),) * axis + (cut,)])
+
+
+def gathered(x: Array, n: int, group: Communicator, tag: Tag, axis: int) -> Array:
+    """The shares of all ranks along `axis`, n in all: (..., own share, ...) -> (..., n, ...)."""
+    rows = x.swapaxes(0, axis)
+    whole = xp.empty((n, *rows.shape[1:]), x.dtype)
+    ledger.hold(whole, "buffers", "all-gather")
+    whole[share(n, group.size, group.rank)] = rows
+    group.all_gather(whole, tag)
+    return xp.ascontiguousarray(whole.swapaxes(0, axis))
+
+
+def scattered(x: Array, group: Communicator, tag: Tag, axis: int) -> Array:
+    """This rank's share along `axis` of the sum over ranks: (..., n, ...) -> (..., own share, ...)."""
+    rows = xp.array(x.swapaxes(0, axis), order="C")
+    ledger.hold(rows, "buffers", "reduce-scatter")
+    return xp.ascontiguousarray(group.reduce_scatter(rows, tag).swapaxes(0, axis))
