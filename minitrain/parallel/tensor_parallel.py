@@ -19,10 +19,15 @@ Bytes, per rank of a ring, in units of 2 (t-1)/t x B T D elements on t ranks (B:
     embedding    forward 1                        head    backward 1
     loss         3 all-reduces of B T numbers: each row's maximum, its sum of e^x, its label's logit
 
-Saved activations of a block: a + b/t, with a what lies before and after (norms, inputs of qkv and up, dropout masks),
-b what lies between. (The paper's 5 and 19 and 5 H T/D in units of B T D half-precision numbers count other things: it
-keeps a mask and an input for GELU, softmax and two dropouts; here GELU's derivative is kept, scores once, no mask
-inside.) Parameters, gradients and optimizer state of the matrices: 1/t.
+Saved activations of a block: a + b/t, with a what lies before and after (two norms, the inputs of qkv and up, the masks
+of dropout) and b what lies between (q, k, v, the scores, the inputs of proj and down, GELU's derivative):
+
+    in units of B T D         a                                     b
+    here, numbers             4 + 2/D, and 1/4 for each mask        12 + H T/D        (a number: 4 bytes in fp32)
+    the paper, bytes          10 = 2 x 4, and 1 for each mask       24 + 5 H T/D = 2 x 12 + 5 H T/D
+
+The same but for the scores: the paper keeps them before and after a dropout of their own, and its mask; here there is
+none. The 2/D are 1/sqrt(variance) of each row. Parameters, gradients and optimizer state of the matrices: 1/t.
 
 Shoeybi et al., "Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism",
 arXiv:1909.08053.
