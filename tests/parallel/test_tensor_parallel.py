@@ -1,0 +1,473 @@
+"""Tensor and sequence parallel: the vocabulary's slices, who holds what, what a block keeps, the serial run's numbers.
+
+The matrix of tests/equivalence combines them with the other strategies; here are the parts, and sizes that it has not.
+"""
+
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from minitrain import fused
+from minitrain.autograd import Tensor, no_grad
+from minitrain.comm import threads
+from minitrain.comm.communicator import Communicator, counts
+from minitrain.comm.mesh import Mesh
+from minitrain.comm.ring import RingCommunicator
+from minitrain.comm.threads import world_of_one
+from minitrain.data.batch import Batch, Where
+from minitrain.errors import UserError
+from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
+from minitrain.nn import Embedding
+from minitrain.observe.ledger import Ledger
+from minitrain.optim import SGD, Adam
+from minitrain.parallel.sequence_parallel import SEQUENCE, Shared
+from minitrain.parallel.tensor_parallel import (
+    LOSS,
+    TENSOR,
+    Table,
+    VocabularyEmbedding,
+    place,
+    take_over,
+    vocabulary_cross_entropy,
+)
+from minitrain.shares import share
+from minitrain.train.build import reduce
+from minitrain.train.checkpoint import gather
+from minitrain.train.step import compute_gradients, train_step
+from tests.equivalence.harness import Tensors, difference, toy_batch, toy_gpt
+from tests.gradcheck import Array, as_activations, close, names_what_it_keeps
+
+SEED = 3
+BOUND = 1e-12  # float64
+ranks = pytest.mark.parametrize("t", [2, 3, 4])
+tables = pytest.mark.parametrize("table", [TENSOR, SEQUENCE], ids=["tp", "sp"])
+sequences = pytest.mark.parametrize("sequence", [False, True], ids=["tp", "sp"])
+
+
+# The loss over a divided vocabulary -----------------------------------------------------------------------------------
+
+SHIFTS = np.array([500.0, -500.0, 200.0, -200.0, 0.0])[:, None, None]  # of rows: against e^-700 a sum can be 0
+
+
+def over_ranks(world: Communicator, x: Array, labels: Array) -> tuple[bytes, Tensor, Array]:
+    """The bits of this rank's loss, the loss, and the gradient of this rank's logits."""
+    V = x.shape[-1]
+    own = share(V, world.size, world.rank)
+    logits = Tensor(np.ascontiguousarray(x[..., own]), requires_grad=True)
+    loss = vocabulary_cross_entropy(logits, labels, labels.size + 1, own.start, V, world)
+    loss.backward()
+    assert logits.grad is not None and logits.grad.shape == logits.shape
+    return loss.data.tobytes(), loss, logits.grad
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float64, 1e-12), (np.float32, 1e-6), (np.float16, 2e-3)])
+@pytest.mark.parametrize("V", [12, 7, 2, 1])
+@ranks
+def test_cross_entropy_of_every_label(t: int, V: int, dtype: Any, bound: float) -> None:
+    """V that t divides and does not, and empty slices; labels all at once, and each by itself."""
+    x = (np.random.default_rng(V).standard_normal((5, V, V)) * 2 + SHIFTS).astype(dtype)
+    every = np.broadcast_to(np.arange(V), (5, V))
+    for labels in (every, *(np.full((5, V), v) for v in range(V))):
+        whole = Tensor(x, requires_grad=True)
+        true = fused.cross_entropy(whole, labels, labels.size + 1)
+        true.backward()
+        found = threads.run(t, lambda world: over_ranks(RingCommunicator(world), x, labels))  # noqa: B023 (ends here)
+        bits, losses, parts = zip(*found, strict=True)
+        assert len(set(bits)) == 1
+        assert losses[0].dtype == true.dtype and parts[0].dtype == dtype
+        assert close(losses[0].data, true.data) <= bound
+        assert close(np.concatenate(parts, -1), whole.grad) <= bound
+
+
+@pytest.mark.parametrize("label", [-1, 7])
+@ranks
+def test_a_label_outside(t: int, label: int) -> None:
+    """Every rank says so, and none waits for another."""
+
+    def program(world: Communicator) -> None:
+        with pytest.raises(IndexError, match=r"labels reach .* 7 classes"):
+            over_ranks(world, np.zeros((1, 2, 7)), np.array([[3, label]]))
+
+    threads.run(t, program)
+
+
+@ranks
+def test_of_each_row_three_numbers_travel(t: int) -> None:
+    """Three all-reduces of one number a row, whatever V is: no rank can ever make a whole row of them."""
+    rows = 10
+
+    def program(world: Communicator) -> None:
+        labels = np.arange(rows).reshape(2, 5)
+        with Ledger().open() as ledger:
+            over_ranks(RingCommunicator(world), np.zeros((2, 5, 100)), labels)
+        lengths = counts(rows, t)
+        sent = 2 * rows - lengths[world.rank] - lengths[(world.rank + 1) % t]
+        assert ledger.bytes == {LOSS: 3 * 8 * sent}
+
+    threads.run(t, program)
+
+
+@sequences
+@pytest.mark.ranks(4)
+def test_no_rank_has_the_logits(world: Communicator, sequence: bool) -> None:
+    """All that lives at once in a step is less than the logits (B, T, V) alone, of which a serial run has several."""
+    V = 4096
+    where = Where(SEED, 0, 8, 8, slice(0, 8), slice(0, 8))
+    ids = np.random.default_rng(0).integers(0, V, (8, 9))
+
+    def most(group: Communicator) -> int:
+        model = gpt(GPTConfig(V, 8, layers=1, heads=4, width=4, dtype="float64"))
+        gradients = reduce(model, Mesh(group, tp=group.size), "bucketed", 1.0, SEED, sequence=sequence)
+        tracemalloc.start()
+        compute_gradients(model, Batch(ids[:, :-1], ids[:, 1:], where), gradients)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    logits = 8 * 8 * V * 8
+    assert most(world) < logits < most(world_of_one()) / 2
+
+
+# The divided token table ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("V", [12, 7, 2])
+@ranks
+def test_embedding_of_every_id(t: int, V: int) -> None:
+    """Each id is found on one rank, also the first and the last of each slice; the others give zeros."""
+    ids = np.array([*range(V), 0, V - 1, *range(V)]).reshape(2, V + 1)  # (2, V+1), each of them two times at least
+    c = np.random.default_rng(1).standard_normal((*ids.shape, 3))
+
+    def program(world: Communicator) -> tuple[Array, Array]:
+        layer = take_over(Embedding("t", V, 3, std=1.0, dtype="float64"), VocabularyEmbedding, RingCommunicator(world))
+        layer.draw(SEED)
+        y = layer(ids)
+        np.testing.assert_array_equal(y.data, table[ids])
+        own = share(V, t, world.rank)
+        here = (own.start <= ids) & (ids < own.stop)
+        part = layer.partial(ids).data
+        np.testing.assert_array_equal(part[here], table[ids[here]])
+        assert not part[~here].any()
+        for wrong in (-1, V):
+            with pytest.raises(IndexError, match=rf"rows 0 to {V - 1}"):
+                layer(np.array([0, wrong]))
+        y.backward(c)
+        return here, layer.weight.grad
+
+    serial = Embedding("t", V, 3, std=1.0, dtype="float64")
+    serial.draw(SEED)
+    table = serial.weight.data.copy()
+    serial(ids).backward(c)
+    here, gradients = zip(*threads.run(t, program), strict=True)
+    assert (np.sum(here, axis=0) == 1).all()
+    assert close(np.concatenate(gradients), serial.weight.grad) <= BOUND
+
+
+# Who holds what -------------------------------------------------------------------------------------------------------
+
+HERE = {  # the toy GPT (V 11, T 5, 3 heads, D 9, F 36) on two ranks
+    "embed.tokens.weight": ((6, 9), (5, 9)),
+    "embed.positions.weight": ((5, 9), (5, 9)),
+    "norm1.weight": ((9,), (9,)),
+    "norm1.bias": ((9,), (9,)),
+    "attn.qkv.weight": ((9, 3, 2, 3), (9, 3, 1, 3)),
+    "attn.qkv.bias": ((3, 2, 3), (3, 1, 3)),
+    "attn.proj.weight": ((6, 9), (3, 9)),
+    "attn.proj.bias": ((9,), (9,)),
+    "norm2.weight": ((9,), (9,)),
+    "norm2.bias": ((9,), (9,)),
+    "mlp.up.weight": ((9, 18), (9, 18)),
+    "mlp.up.bias": ((18,), (18,)),
+    "mlp.down.weight": ((18, 9), (18, 9)),
+    "mlp.down.bias": ((9,), (9,)),
+    "unused": ((5, 3), (5, 3)),
+    "head.norm.weight": ((9,), (9,)),
+    "head.norm.bias": ((9,), (9,)),
+    "head.classifier.weight": ((6, 9), (5, 9)),
+}
+
+
+def divided(world: Communicator, tied: bool, sequence: bool) -> Model:
+    """The toy GPT with its values on the ranks of `world`."""
+    model = toy_gpt(tied=tied)
+    reduce(model, Mesh(world, tp=world.size), "bucketed", 1.0, SEED, sequence=sequence)
+    return model
+
+
+@tables
+@pytest.mark.parametrize("tied", [True, False])
+def test_local_shapes(tied: bool, table: Table) -> None:
+    """Three heads on two ranks are two and one."""
+
+    def program(world: Communicator) -> Model:
+        model = toy_gpt(tied=tied)
+        place(model, table, world)
+        return model
+
+    for rank, model in enumerate(threads.run(2, program)):
+        shapes = {p.placement.path: p.shape for p in model.parameters()}
+        names = {path: path.removeprefix("blocks.0.").removeprefix("blocks.1.") for path in shapes}
+        assert shapes == {path: HERE[name][rank] for path, name in names.items()}
+        assert set(names.values()) == HERE.keys() - ({"head.classifier.weight"} if tied else set())
+
+
+@sequences
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("t", [2, 3])
+def test_placements(t: int, tied: bool, sequence: bool) -> None:
+    """Slices cover the logical parameter once; what is whole has copies, and parts of gradients if time is divided."""
+    serial = toy_gpt(tied=tied)
+    serial.draw(SEED)
+    models = threads.run(t, lambda world: divided(RingCommunicator(world), tied, sequence))
+    for one, *pieces in zip(serial.parameters(), *(m.parameters() for m in models), strict=True):
+        held = np.zeros(one.shape, int)
+        for p in pieces:
+            assert p.placement.path == one.placement.path and p.placement.shape == one.shape
+            held[p.placement.index] += 1
+            np.testing.assert_array_equal(p.data, one.data[p.placement.index])
+        replicated = pieces[0].shape == one.shape
+        assert (held == (t if replicated else 1)).all()
+        for p in pieces:
+            assert p.placement.copies.get("tp") == (tuple(range(t)) if replicated else None)
+            assert p.placement.partial.get("tp") == (tuple(range(t)) if replicated and sequence else None)
+
+
+@sequences
+def test_more_ranks_than_heads(sequence: bool) -> None:
+    def program(world: Communicator) -> None:
+        with pytest.raises(UserError, match=r"--tp is 4, .*attn has 3 heads; allowed: 1 to 3"):
+            divided(world, True, sequence)
+
+    threads.run(4, program)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: mlp(MLPConfig(6, (1,), classes=5)),
+    lambda: mlp(MLPConfig(6, (4, 4, 1), classes=5)),
+    lambda: gpt(GPTConfig(1, 5, layers=1, heads=4, width=4)),
+])  # fmt: skip
+@ranks
+def test_one_column_is_not_divided(t: int, make: Callable[[], Model]) -> None:
+    """Its only holder would take it for a parameter that all hold, and would wait for the others for ever."""
+
+    def program(world: Communicator) -> None:
+        with pytest.raises(UserError, match=r"--tp is .* has size 1 where it is divided; allowed: 1$"):
+            reduce(make(), Mesh(world, tp=t), "bucketed", 1.0, SEED)
+
+    threads.run(t, program, timeout=20)
+
+
+# What a block keeps for backward --------------------------------------------------------------------------------------
+
+B, T, D, H = 2, 8, 16, 4
+
+
+def kept(world: Communicator, table: Table | None, dropout: float) -> int:
+    """Bytes, as the operations of a block name them."""
+    model = gpt(GPTConfig(16, T, layers=1, heads=H, width=D, dropout=dropout))
+    if table:
+        place(model, table, world)
+    model.draw(SEED)
+    block: Any = model.units[1]
+    time = share(T, world.size, world.rank) if table is SEQUENCE else slice(0, T)
+    x = Tensor(np.random.default_rng(0).standard_normal((B, T, D)).astype(np.float32)[:, time], requires_grad=True)
+    batch = Batch(np.zeros((B, T), int), None, Where(SEED, 0, B, T, slice(0, B), slice(0, T)))
+    with Ledger().open() as ledger:
+        y = block(x, batch)
+        assert y.shape == x.shape
+        return ledger.live["activations"]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_saved_activations(dropout: float) -> None:
+    """a + b/t under tensor parallel, (a + b)/t under sequence parallel, with a and b from one and two ranks.
+
+    In units of B T D numbers of 4 bytes: a = 4 + 2/D, and 1/4 for each of the two masks; b = 12 + H T/D. (a: a norm's
+    n and r, and its result, which a matrix multiplies. b: q, k, v, the scores, the input of proj; GELU's derivative and
+    the input of down, 4 each.)
+    """
+
+    def on(t: int, table: Table) -> int:
+        found = set(threads.run(t, lambda world: kept(RingCommunicator(world), table, dropout)))
+        assert len(found) == 1, "ranks that hold the same sizes keep the same"
+        return found.pop()
+
+    serial = kept(world_of_one(), None, dropout)
+    assert on(1, TENSOR) == on(1, SEQUENCE) == serial
+    b = 2 * (serial - on(2, TENSOR))
+    a = serial - b
+    assert 4 * on(4, TENSOR) == 4 * a + b
+    for t in (2, 4):
+        assert t * on(t, SEQUENCE) == a + b
+    unit = B * T * D * 4
+    assert a / unit == 4 + 2 / D + (2 / 4 if dropout else 0)
+    assert b / unit == 12 + H * T / D
+
+
+def test_operations_name_what_they_keep() -> None:
+    """The divided loss, the divided table, a bias by itself, and a matrix that keeps a share of its input."""
+    drawn = np.random.default_rng(0).standard_normal((2, 5, 7))
+    labels = np.arange(10).reshape(2, 5) % 7
+    matrix, bias = drawn[0].T.copy(), drawn[0, :, 0].copy()  # (7, 5), (5)
+
+    def program(world: Communicator) -> None:
+        columns, time = share(7, 2, world.rank), share(5, 2, world.rank)
+        table = take_over(Embedding("t", 7, 3, std=1.0, dtype="float64"), VocabularyEmbedding, world)
+        table.draw(SEED)
+        loss = lambda x: vocabulary_cross_entropy(x, labels, 10, columns.start, 7, world)
+        plain, gelu = (partial(fused.linear, gelu=gelu, spread=Shared(world, 5)) for gelu in (False, True))
+        for y in (
+            as_activations(loss, [drawn[..., columns]]),
+            table.partial(labels),
+            as_activations(fused.add_bias, [drawn.swapaxes(1, 2), bias]),
+            as_activations(plain, [drawn[:, time], matrix, bias]),
+            as_activations(gelu, [drawn[:, time], matrix, bias]),
+        ):
+            assert y.node is not None
+            names_what_it_keeps(y.node, limit=8)
+
+    threads.run(2, program)
+
+
+# The serial run -------------------------------------------------------------------------------------------------------
+
+
+class Result(NamedTuple):
+    losses: list[float]
+    gradients: list[Tensors]
+    parameters: Tensors
+
+
+def train(
+    world: Communicator,
+    make: Callable[[], Model],
+    batch: Callable[[int], Batch],
+    tp: int = 1,
+    sequence: bool = False,
+    steps: int = 3,
+    optimizer: Callable[..., Any] = SGD,
+) -> Result:
+    """Some steps on dp x tp ranks. Losses are of the global batch, each tp rank having the same."""
+    model, mesh = make(), Mesh(world, dp=world.size // tp, tp=tp)
+    gradients = reduce(model, mesh, "bucketed", 0.003, SEED, sequence=sequence)
+    step = optimizer(gradients)
+    result = Result([], [], {})
+    for number in range(steps):
+        mine = batch(number).part(mesh.coordinates["dp"], mesh.sizes["dp"])
+        loss, _ = train_step(model, mine, gradients, step, 0.05)
+        result.losses.append(sum(world.gather_objects(loss)) / tp)
+        result.gradients.append(gather(model, world, "grad", gradients))
+    result.parameters.update(gather(model, world, "data", gradients))
+    return result
+
+
+def same(found: Result, true: Result, bound: float = BOUND) -> None:
+    np.testing.assert_allclose(found.losses, true.losses, rtol=bound)
+    assert max(map(difference, found.gradients, true.gradients)) <= bound
+    assert difference(found.parameters, true.parameters) <= bound
+
+
+def digits(number: int) -> Batch:
+    """Seven samples for an MLP."""
+    rng = np.random.default_rng(number)
+    where = Where(SEED, number, 7, 1, slice(0, 7), slice(0, 1))
+    return Batch(rng.standard_normal((7, 6)), rng.integers(0, 5, 7), where)
+
+
+MLPS = [(), (5,), (5, 4), (5, 4, 7), (2, 2, 2)]  # widths that 2 or 3 do not divide, and fewer columns than ranks
+
+
+@pytest.mark.parametrize("hidden", MLPS, ids=str)
+@pytest.mark.parametrize("t", [2, 3])
+def test_mlp(t: int, hidden: tuple[int, ...]) -> None:
+    """The layers take turns: columns, rows, columns, ..., and the head has rows if it follows columns."""
+    make = lambda: mlp(MLPConfig(6, hidden, classes=5, dtype="float64"))
+
+    def program(world: Communicator) -> tuple[Result, dict[str, tuple[int, ...]]]:
+        model = make()
+        place(model, TENSOR, world)
+        shapes = {p.placement.path: p.shape for p in model.parameters()}
+        return train(RingCommunicator(world), make, digits, t), shapes
+
+    serial = train(world_of_one(), make, digits)
+    sizes = (6, *hidden, 5)
+    for rank, (found, shapes) in enumerate(threads.run(t, program)):
+        same(found, serial)
+        for i, path in enumerate([*(f"dense.{i}" for i in range(len(hidden))), "head"]):
+            I, O = sizes[i : i + 2]
+            columns, rows = i % 2 == 0 and path != "head", i % 2 == 1
+            mine = (counts(I, t)[rank] if rows else I, counts(O, t)[rank] if columns else O)
+            assert (shapes[f"{path}.linear.weight"], shapes[f"{path}.linear.bias"]) == (mine, mine[1:])
+
+
+def short(length: int) -> Callable[[int], Batch]:
+    """The toy's batches with fewer positions."""
+
+    def batch(number: int) -> Batch:
+        whole = toy_batch(number)
+        assert whole.labels is not None
+        where = replace(whole.where, T=length, time=slice(0, length))
+        return Batch(whole.inputs[:, :length], whole.labels[:, :length], where)
+
+    return batch
+
+
+@pytest.mark.parametrize(("t", "length"), [(2, 5), (3, 5), (2, 1), (3, 2), (3, 1)])
+@sequences
+def test_time_that_ranks_do_not_divide(t: int, length: int, sequence: bool) -> None:
+    """Shares of 3 and 2 positions, of 2, 2 and 1, and ranks that have none on the residual path."""
+    serial = train(world_of_one(), toy_gpt, short(length))
+    for found in threads.run(t, lambda world: train(RingCommunicator(world), toy_gpt, short(length), t, sequence)):
+        same(found, serial)
+
+
+@sequences
+@pytest.mark.ranks(2, 3, 4)
+def test_under_mpi(world: Communicator, sequence: bool) -> None:
+    """MPI's own collectives; four ranks are dp 2 x tp 2."""
+    tp = 3 if world.size == 3 else 2
+    same(train(world, toy_gpt, toy_batch, tp, sequence), train(world_of_one(), toy_gpt, toy_batch))
+
+
+@pytest.mark.ranks(2, 3)
+def test_mlp_under_mpi(world: Communicator) -> None:
+    make = lambda: mlp(MLPConfig(6, (5, 4, 7), classes=5, dtype="float64"))
+    same(train(world, make, digits, world.size), train(world_of_one(), make, digits))
+
+
+@tables
+@pytest.mark.parametrize("t", [2, 3])
+def test_logits_without_labels(t: int, table: Table) -> None:
+    """Whole, on every rank."""
+    batch = toy_batch(0)
+    asked = Batch(batch.inputs, None, replace(batch.where, training=False))
+
+    def logits(world: Communicator) -> Array:
+        model = toy_gpt()
+        if world.size > 1:
+            place(model, table, world)
+        model.draw(SEED)
+        with no_grad():
+            return model(asked).data
+
+    true = logits(world_of_one())
+    assert true.shape == (7, 5, 11)
+    for found in threads.run(t, lambda world: logits(RingCommunicator(world))):
+        assert close(found, true) <= BOUND
+
+
+@pytest.mark.parametrize("optimizer", [SGD, Adam])
+@sequences
+def test_float32_on_a_mesh(sequence: bool, optimizer: Callable[..., Any]) -> None:
+    """dp 2 x tp 2: the first five losses, always of the same batch, so that they fall."""
+    make = lambda: gpt(GPTConfig(11, 5, layers=2, heads=2, width=8, std=0.1))
+    run = partial(train, make=make, batch=lambda number: toy_batch(0), steps=5, optimizer=optimizer)
+    serial = run(world_of_one()).losses
+    assert serial == sorted(serial, reverse=True) and serial[-1] < 0.99 * serial[0]
+    for found in threads.run(4, lambda world: run(RingCommunicator(world), tp=2, sequence=sequence)):
+        np.testing.assert_allclose(found.losses, serial, rtol=1e-5)
