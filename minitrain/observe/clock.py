@@ -1,0 +1,150 @@
+"""Virtual time, in exact fractions: the bubble of a pipeline to the last digit, on any machine.
+
+    start of an instruction = max(end of the one before it on this rank,
+                                  sent + alpha + beta bytes, for the message that it needs)
+    end                     = start + its declared cost
+
+Every rank carries a clock. A message carries the time at which it was sent; sending costs the sender nothing, and
+communication lanes never fill up. The numbers that a run computes are the real ones: only the time is declared.
+
+Nothing here knows about pipelines but the four letters: F forward, B backward, which is I (the gradient of the input)
+and W (the gradients of the weights) in one. Simulated without MPI: `simulate` in parallel/pipeline_schedules.py.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Protocol
+
+Number = int | Fraction
+
+
+class Instruction(Protocol):
+    """What takes time: of one micro-batch, in one of the rank's chunks of the model."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def micro(self) -> int: ...
+    @property
+    def chunk(self) -> int: ...
+
+
+Lane = list[tuple[Fraction, Fraction, Instruction]]  # start, end, what: one rank's work
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Units of time for a forward, an input gradient and the weight gradients of one chunk; B = I + W.
+
+    A message of n bytes takes alpha + beta n.
+    """
+
+    F: Number = 1
+    I: Number = 1
+    W: Number = 1
+    alpha: Number = 0
+    beta: Number = 0
+
+    @property
+    def B(self) -> Number:
+        return self.I + self.W
+
+    def message(self, nbytes: int) -> Number:
+        return self.alpha + self.beta * nbytes
+
+
+@dataclass
+class Clock:
+    """One rank's time, and its lane: what it did and when."""
+
+    costs: Costs = field(default_factory=Costs)
+    time: Fraction = Fraction(0)
+    lane: Lane = field(default_factory=list)
+
+    def receive(self, sent: Fraction, nbytes: int = 0) -> None:
+        """Waits for a message that left its sender at `sent`, unless it is there already."""
+        self.time = max(self.time, sent + self.costs.message(nbytes))
+
+    def run(self, what: Instruction) -> None:
+        """Spends the cost of the instruction."""
+        end = self.time + getattr(self.costs, what.kind)
+        self.lane.append((self.time, end, what))
+        self.time = end
+
+
+def peak_in_flight(instructions: Iterable[Instruction]) -> int:
+    """The most (micro-batch, chunk) pairs of one rank whose activations are kept: from F to B, or to W."""
+    most = now = 0
+    for what in instructions:
+        now += {"F": 1, "B": -1, "I": 0, "W": -1}[what.kind]
+        most = max(most, now)
+    return most
+
+
+def symbol(what: Instruction) -> str:
+    """A digit for F, a letter for B and I, a capital for W; after ten micro-batches they begin anew."""
+    return {"F": "0123456789", "B": "abcdefghij", "I": "abcdefghij", "W": "ABCDEFGHIJ"}[what.kind][what.micro % 10]
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The lanes of all ranks, and what they say."""
+
+    lanes: Sequence[Lane]
+
+    @property
+    def makespan(self) -> Fraction:
+        return max((end for lane in self.lanes for _, end, _ in lane), default=Fraction(0))
+
+    @property
+    def busy(self) -> Fraction:
+        """Added up over the ranks."""
+        return sum((end - start for lane in self.lanes for start, end, _ in lane), Fraction(0))
+
+    @property
+    def idle(self) -> Fraction:
+        """Idle time over total time, of all ranks together: GPipe's definition of the bubble."""
+        return 1 - self.busy / (len(self.lanes) * self.makespan)
+
+    @property
+    def overhead(self) -> Fraction:
+        """Idle time over busy time: Megatron's definition."""
+        return len(self.lanes) * self.makespan / self.busy - 1
+
+    @property
+    def peaks(self) -> list[int]:
+        """Activations in flight at the worst moment of each rank."""
+        return [peak_in_flight(what for _, _, what in lane) for lane in self.lanes]
+
+    def draw(self, width: int = 80, symbol: Callable[[Instruction], str] = symbol) -> str:
+        """One row a rank and, where that fits into the width, one column for each unit of time.
+
+        The unit is the largest that divides all times; a picture that is too wide gets a multiple of it, shows what
+        runs in the middle of each column, and says so in a last line.
+        """
+        names = [f"rank {r} " for r in range(len(self.lanes))]
+        margin = max(map(len, names))
+        unit = common_measure(time for lane in self.lanes for start, end, _ in lane for time in (start, end))
+        scale = max(1, math.ceil(self.makespan / unit / (width - margin)))
+        columns = math.ceil(self.makespan / (unit * scale))
+        rows = [sampled(lane, unit * scale, columns, symbol) for lane in self.lanes]
+        note = [f"(a column is {unit * scale}; what is shorter may be missing)"] if scale > 1 else []
+        return "\n".join([f"{name:<{margin}}{row}" for name, row in zip(names, rows, strict=True)] + note)
+
+
+def common_measure(times: Iterable[Fraction]) -> Fraction:
+    """The largest fraction of which all of these are multiples; 1 if there is nothing but 0."""
+    times = list(times)
+    below = math.lcm(*(time.denominator for time in times))
+    return Fraction(math.gcd(*(int(time * below) for time in times)) or below, below)
+
+
+def sampled(lane: Lane, column: Fraction, columns: int, symbol: Callable[[Instruction], str]) -> str:
+    """What runs in the middle of each column, dots where nothing does."""
+    row = ["."] * columns
+    for start, end, what in lane:
+        first, stop = (math.ceil(time / column - Fraction(1, 2)) for time in (start, end))
+        row[first:stop] = symbol(what) * (stop - first)
+    return "".join(row)
