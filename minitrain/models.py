@@ -31,7 +31,10 @@ class Model(Module):
 
     def __call__(self, batch: Batch) -> Tensor:
         """The loss of the batch (its part of the global mean), or the logits when it has no labels."""
-        x = None
+        return self.through(None, batch)
+
+    def through(self, x: Tensor | None, batch: Batch) -> Tensor:
+        """What the units make of x; nothing goes into the first unit of a whole model."""
         for unit in self.units:
             x = unit(x, batch)  # type: ignore[operator]
         assert x is not None

@@ -56,7 +56,7 @@ class Placement:
         index = (*self.index[:dim], slice(start + lo, start + hi), *self.index[dim + 1 :])
         return replace(self, index=index)
 
-    def copy(self, axis: str, coordinates: tuple[int, ...]) -> "Placement":
+    def held_at(self, axis: str, coordinates: tuple[int, ...]) -> "Placement":
         """Held whole at each of the coordinates, which all have the whole gradient (tensor parallel)."""
         return replace(self, copies={**self.copies, axis: coordinates})
 

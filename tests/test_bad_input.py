@@ -483,7 +483,8 @@ SETTINGS: dict[str, dict[str, Values]] = {
     "parallel": {
         "dp": NO_OPTIONAL_SIZE, "reduce": no_choice("bucketed", "naive", "overlap"), "comm": no_choice("mpi", "ring"),
         "tp": NO_SIZE, "sp": NO_FLAG, "bucket_mb": NOT_POSITIVE, "accumulate": NO_SIZE, "zero": no_whole(0, 3),
-        "recompute": NO_COUNT,
+        "recompute": NO_COUNT, "pp": NO_SIZE, "chunks": NO_SIZE,
+        "schedule": no_choice("naive", "gpipe", "1f1b", "interleaved", "zb-h1"),
         "reduce_once": NO_FLAG, "prefetch": NO_FLAG, "memory_mb": NOT_POSITIVE.filter(lambda x: x is not None),
     },
     "report": {

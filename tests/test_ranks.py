@@ -1,6 +1,7 @@
 """The runner of rank-marked tests: each way of failing is reported by name, and the tests after still run."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,9 +165,7 @@ def folder() -> Iterator[Path]:
     path.mkdir(parents=True, exist_ok=True)
     (path / "conftest.py").write_text(CONFTEST)
     yield path
-    for file in path.iterdir():
-        file.unlink()
-    path.rmdir()
+    shutil.rmtree(path)
 
 
 def processes(mark: str) -> list[int]:

@@ -92,10 +92,12 @@ class Communicator(ABC):
         ledger.sent(tag, x.nbytes)
         return self._send(x, to, number)
 
-    def receive(self, x: Array, source: int, tag: Tag, number: int = 0) -> None:
-        """Fills x with the message of that number from `source`; waits for it."""
+    def receive(self, x: Array, source: int, tag: Tag, number: int = 0, patient: bool = False) -> None:
+        """Fills x with the message of that number from `source`; waits for it. patient: leaves the core to others."""
         self._check(x)
         self._check_peer(source, number)
+        if patient:
+            self._await(source, number)
         self._receive(x, source, number)
 
     # Small Python objects, for set-up and reports, never inside a training step ---------------------------------------
@@ -130,6 +132,10 @@ class Communicator(ABC):
 
     @abstractmethod
     def _send(self, x: Array, to: int, number: int) -> Any: ...
+
+    def _await(self, source: int, number: int) -> None:
+        """Returns when such a message has come, or at once where waiting costs nothing."""
+        return
 
     @abstractmethod
     def _receive(self, x: Array, source: int, number: int) -> None: ...

@@ -115,6 +115,9 @@ class RingCommunicator(Communicator):
     def _send(self, x: Array, to: int, number: int) -> Any:
         return self.inner._send(x, to, number)
 
+    def _await(self, source: int, number: int) -> None:
+        self.inner._await(source, number)
+
     def _receive(self, x: Array, source: int, number: int) -> None:
         self.inner._receive(x, source, number)
 

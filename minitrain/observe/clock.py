@@ -138,7 +138,7 @@ def common_measure(times: Iterable[Fraction]) -> Fraction:
     """The largest fraction of which all of these are multiples; 1 if there is nothing but 0."""
     times = list(times)
     below = math.lcm(*(time.denominator for time in times))
-    return Fraction(math.gcd(*(int(time * below) for time in times)) or below, below)
+    return Fraction(math.gcd(*(int(time * below) for time in times)) or 1, below)
 
 
 def sampled(lane: Lane, column: Fraction, columns: int, symbol: Callable[[Instruction], str]) -> str:

@@ -10,7 +10,7 @@ A collective works only if all ranks call it in the same order. Gradients may be
 rank (an unused parameter, an empty micro-batch), so a bucket that is complete waits until those before it have left.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import NamedTuple
@@ -89,10 +89,8 @@ class Reducer:
 
         Shares are the pieces that ZeRO gives to the ranks of the group: whoever holds which, the sum has the same bits.
         """
-        return [
-            [float(xp.dot(piece, piece)) for piece in (there(b.grad)[share(b.size, b.group.size, i)] for i in ranks(b))]
-            for b in self.trained
-        ]
+        pieces = {b: [there(b.grad)[share(b.size, b.group.size, i)] for i in range(b.group.size)] for b in self.trained}
+        return [[float(xp.dot(piece, piece)) for piece in pieces[b]] for b in self.trained]
 
     def whole(self, bucket: Bucket, what: str) -> Array | None:
         """All parameters ("data") or gradients ("grad") of the bucket, for checkpoints; called by all of its group."""
@@ -106,9 +104,9 @@ class Reducer:
         self._check_unchanged()
         self.backwards = backwards
         self.due = 1 if self.each_backward else backwards  # how often a parameter has fired when its bucket may leave
-        self.ended = 0
         self.left = 0  # buckets that have left
         self.fired = {p: 0 for bucket in self.trained for p in bucket.parameters}
+        self.ended = dict.fromkeys(self.fired, 0)  # backwards that were about it
         for bucket in self.trained:
             bucket.open(None)
 
@@ -123,16 +121,16 @@ class Reducer:
         if self.early and self.fired[p] == self.due:
             self._leave(all_complete=False)
 
-    def end_backward(self) -> None:
-        """A backward is over: what it did not reach counts as fired."""
-        self.ended += 1
-        for bucket in self.trained:
-            for p in bucket.parameters:
-                if self.fired[p] < self.ended:
-                    self.ready(bucket, p)
+    def end_backward(self, parameters: Iterable[Parameter] | None = None) -> None:
+        """A backward is over: what it did not reach counts as fired. parameters: those it was about, all by default."""
+        for p in list(self.fired) if parameters is None else parameters:
+            if p in self.fired:
+                self.ended[p] += 1
+                if self.fired[p] < self.ended[p]:
+                    self.ready(p.bucket, p)
         if self.each_backward:
             self._leave(all_complete=True)
-            self.left, self.due = 0, self.ended + 1
+            self.left, self.due = 0, self.due + 1
 
     def finish(self) -> None:
         """Returns when the gradients of all buckets are sums over all ranks."""
@@ -201,11 +199,6 @@ class Reducer:
         parts[group.rank] = part
         group.all_gather(parts, NORM)
         return float(sum(to_host(parts).tolist()))
-
-
-def ranks(bucket: Bucket) -> range:
-    """The ranks of the bucket's group."""
-    return range(bucket.group.size)
 
 
 def there(array: Array | None) -> Array:

@@ -62,7 +62,12 @@ class Placed(Module):
 
 
 def cut(p: Parameter, dim: int, n: int, group: Communicator) -> None:
-    """Leaves p this rank's share of dimension dim, in steps of shape[dim] / n elements. A shared one is cut once."""
+    """Leaves p this rank's share of dimension dim, in steps of shape[dim] / n elements. A shared one is cut once.
+
+    Raises UserError where n is 1: the rank that held it all would take it for a parameter that every rank holds.
+    """
+    if group.size > n == 1:
+        raise UserError(f"--tp is {group.size}, but {p.placement.path} has size 1 where it is divided; allowed: 1")
     if p.placement.local == p.placement.shape:
         own, step = share(n, group.size, group.rank), p.shape[dim] // n
         p.placement = p.placement.split(dim, own.start * step, own.stop * step)
@@ -192,7 +197,8 @@ def vocabulary_cross_entropy(
     """
     if labels.size and not (0 <= int(labels.min()) and int(labels.max()) < V):
         raise IndexError(f"labels reach from {labels.min()} to {labels.max()}; there are {V} classes, counted from 0")
-    dtype, held, rows = logits.dtype, logits.shape[-1], labels.size
+    dtype, shape, rows = logits.dtype, logits.shape, labels.size  # the vjp must not keep the logits themselves
+    held = shape[-1]
     x = logits.data.reshape(rows, held).astype(backend.wide(dtype), copy=False)
     top = row_max(x) if held else xp.full((rows, 1), -xp.inf, x.dtype)
     top = xp.array(top)
@@ -212,7 +218,7 @@ def vocabulary_cross_entropy(
     def vjp(g: Array) -> tuple[Array]:
         p[mine, column] -= 1  # in place: the tape is walked once
         gx = xp.multiply(p, g / float(denominator), out=p)
-        return (gx.astype(dtype, copy=False).reshape(logits.shape),)
+        return (gx.astype(dtype, copy=False).reshape(shape),)
 
     return apply(loss.astype(x.dtype), (logits,), vjp, saved=(p, mine, column))
 

@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..comm.mesh import Mesh
-from ..errors import check_choice, check_whole
+from ..errors import UserError, check_choice, check_whole
 from ..models import Model
 from ..nn import Parameter
 from ..parallel.data_parallel import Bucketed, Naive, Overlapped
 from ..parallel.flat import make_buckets
+from ..parallel.pipeline import Pipeline, partition
 from ..parallel.reducer import Reducer
 from ..parallel.sequence_parallel import SEQUENCE
 from ..parallel.tensor_parallel import TENSOR, Table, place
@@ -46,7 +47,7 @@ def replicate(model: Model, mesh: Mesh, sequence: bool = False) -> None:
         p.placement = p.placement.replicate("dp", replicas)
         if whole and len(ranks) > 1:
             where = p.placement
-            p.placement = where.replicate("tp", ranks) if sequence else where.copy("tp", ranks)
+            p.placement = where.replicate("tp", ranks) if sequence else where.held_at("tp", ranks)
 
 
 def reduce(
@@ -59,22 +60,33 @@ def reduce(
     recompute: int = 0,
     sequence: bool = False,
     table: Table | None = None,
+    schedule: str = "1f1b",
+    chunks: int = 1,
     **options: Any,
 ) -> Reducer:
     """Gives the parameters their values and their gradients a reducer, made with `options`.
 
     recompute: units in a segment that is replayed in backward; 0 keeps all activations. The model's units are then
     segments, as under ZeRO-3, where a segment of one unit is not replayed. On a mesh with a tp axis the model's layers
-    are replaced first, as `table` says, or as tensor parallel does, or sequence parallel if `sequence`.
+    are replaced first, as `table` says, or as tensor parallel does, or sequence parallel if `sequence`. On a pp axis
+    the model itself becomes a Pipeline of this rank's stages, `chunks` of them, which follows `schedule`.
     Raises UserError for an unknown `how`, and for a model that the tp axis cannot divide.
     """
     check_choice("how", how, tuple(reducers))
     check_whole("recompute", recompute)
+    if mesh.sizes["pp"] > 1 and how in ("zero2", "zero3"):
+        raise UserError(
+            f"--zero {how[-1]} with --pp: a pipeline has a backward for every micro-batch, and would reduce gradients "
+            "(at stage 3 gather parameters) in each; give --zero 1, which reduces once"
+        )
     if mesh.sizes["tp"] > 1:
         place(model, table or (SEQUENCE if sequence else TENSOR), mesh.group("tp"))
+    if mesh.sizes["pp"] > 1:
+        partition(model, mesh, schedule, chunks, sequence)
     users = users_of(model)
     if recompute or how == "zero3":
-        model.units = segments(model.units, recompute or 1, replay=recompute > 0)
+        for part in model.chunks if isinstance(model, Pipeline) else [model]:
+            part.units = segments(part.units, recompute or 1, replay=recompute > 0)
     replicate(model, mesh, sequence)
     reducer = reducers[how](make_buckets(model.parameters(), bucket_mb, mesh, users), seed, **options)
     reducer.model, reducer.mesh = model, mesh

@@ -1,7 +1,7 @@
 """The logical model in one file, whatever mesh trained it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from ..backend import Array, to_device, to_host
 from ..comm.communicator import Communicator
+from ..comm.mesh import Mesh
 from ..errors import UserError
 from ..models import Model
 from ..nn import Parameter
@@ -31,6 +32,8 @@ def gather(
     As copies, on every rank, or on `root` only; for checkpoints and comparisons, not for a training step. Where a rank
     holds a parameter whole, nothing is sent. gradients: the reducer, which knows the shares when a model is divided.
     """
+    if gradients is not None and gradients.mesh is not None and gradients.mesh.sizes["pp"] > 1:
+        return _gather_stages(model, what, gradients, gradients.mesh, root in (None, world.rank))
     logical: dict[str, np.ndarray] = {}
     for p, array in _held(model, what, gradients):
         if array is None:
@@ -39,9 +42,27 @@ def gather(
         held = [(where.index, to_host(array))]
         pieces = held if where.local == where.shape else list(chain(*world.gather_objects(held)))
         if root in (None, world.rank):
-            logical[where.path] = np.empty(where.shape, p.dtype)
-            for index, piece in pieces:
-                logical[where.path][index] = piece
+            logical[where.path] = _joined(where.shape, p.dtype, pieces)
+    return logical
+
+
+def _gather_stages(model: Model, what: str, gradients: Reducer, mesh: Mesh, keep: bool) -> dict[str, np.ndarray]:
+    """Of a pipeline, whose ranks have different parameters: all at once."""
+    mine = [(p.placement, to_host(array)) for p, array in _held(model, what, gradients) if array is not None]
+    pieces: dict[str, list] = {}
+    for where, array in chain(*mesh.group("pp", "tp").gather_objects(mine)):
+        pieces.setdefault(where.path, []).append((where, array))
+    return {
+        path: _joined(found[0][0].shape, found[0][1].dtype, [(where.index, array) for where, array in found])
+        for path, found in (pieces.items() if keep else ())
+    }
+
+
+def _joined(shape: tuple[int, ...], dtype: Any, pieces: Iterable[tuple[tuple[slice, ...], np.ndarray]]) -> np.ndarray:
+    """The logical array from its slices."""
+    logical = np.empty(shape, dtype)
+    for index, piece in pieces:
+        logical[index] = piece
     return logical
 
 

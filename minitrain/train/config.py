@@ -74,11 +74,17 @@ class ParallelOptions:
     """How the work is divided."""
 
     dp: int | None = None
-    """Ranks that divide the batch; all that mpirun started, divided by --tp, unless given."""
+    """Ranks that divide the batch; all that mpirun started, divided by --pp and --tp, unless given."""
     tp: int = 1
     """Ranks that divide each matrix of the model (tensor parallel); the others divide the batch."""
     sp: bool = False
     """With --tp: divide the residual path along time as well (sequence parallel)."""
+    pp: int = 1
+    """Ranks that divide the layers (pipeline); --accumulate gives it micro-batches to work on."""
+    schedule: Literal["naive", "gpipe", "1f1b", "interleaved", "zb-h1"] = "1f1b"
+    """The order of a pipeline's forwards and backwards."""
+    chunks: int = 1
+    """Stages that each rank of an interleaved pipeline holds."""
     reduce: Literal["bucketed", "naive", "overlap"] = "bucketed"
     """Gradients are added up in buckets, one by one after backward, or in buckets while backward goes on."""
     comm: Literal["mpi", "ring"] = "mpi"
@@ -111,10 +117,15 @@ class ParallelOptions:
 
 
 def make_mesh(world: Communicator, p: ParallelOptions) -> Mesh:
-    """The ranks as dp x tp. Raises UserError when they are not as many as that."""
-    if world.size % p.tp and p.dp is None:
-        raise UserError(f"--tp {p.tp} does not divide the {world.size} ranks: run mpirun -n {p.tp}, or twice that")
-    return Mesh(world, dp=p.dp or world.size // p.tp, tp=p.tp)
+    """The ranks as dp x pp x tp. Raises UserError when they are not as many as that."""
+    n = p.pp * p.tp
+    if world.size % n and p.dp is None:
+        given = (
+            f"--pp {p.pp} x --tp {p.tp}" if p.pp > 1 and p.tp > 1 else f"--tp {p.tp}" if p.tp > 1 else f"--pp {p.pp}"
+        )
+        raise UserError(f"{given} does not divide the {world.size} ranks: run mpirun -n {n}, or twice that")
+    divided = {axis: ranks for axis, ranks in (("pp", p.pp), ("tp", p.tp)) if ranks > 1}
+    return Mesh(world, dp=p.dp or world.size // n, **divided)
 
 
 @dataclass(frozen=True)
@@ -150,7 +161,7 @@ def memory(model: GPTConfig, windows: int, parallel: ParallelOptions | None = No
     windows keeps for backward; or, where these are more, for the gradients, which take its place during backward.
 
     Under ZeRO a rank has its share of each, and at stage 3 the whole of a unit; replayed units keep nothing; tensor
-    parallel divides most of all that.
+    and pipeline parallel divide most of all that.
     """
     p = parallel or ParallelOptions()
     T, D, P, item = model.context, model.width, model.parameters, np.dtype(model.dtype).itemsize
@@ -158,7 +169,7 @@ def memory(model: GPTConfig, windows: int, parallel: ParallelOptions | None = No
     kept = windows * T * (layers * (16 * D + model.heads * T) + model.vocabulary)
     states, gradients, parameters = (P // ranks if p.zero >= stage else P for stage in (1, 2, 3))
     unit = max(12 * D * D, model.vocabulary * D) if p.zero == 3 else 0
-    return model.declared + item * (parameters + unit + 2 * states + max(kept, gradients)) // p.tp
+    return model.declared + item * (parameters + unit + 2 * states + max(kept, gradients)) // (p.tp * p.pp)
 
 
 @dataclass(frozen=True)
@@ -186,6 +197,11 @@ class TrainConfig:
             )
         if p.zero and p.reduce == "naive":
             raise UserError(f"--zero {p.zero} reduces bucket by bucket; give --reduce bucketed or overlap, not naive")
+        if p.schedule == "interleaved" and p.accumulate % p.pp:
+            raise UserError(
+                f"--schedule interleaved passes micro-batches on in groups of --pp {p.pp}, which does not divide "
+                f"--accumulate {p.accumulate}; give a multiple of {p.pp}"
+            )
         if p.sp and p.tp == 1:
             raise UserError("--sp divides what --tp leaves whole, and --tp is 1; give --tp 2, say")
         if p.prefetch and p.zero < 3:

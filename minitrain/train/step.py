@@ -3,6 +3,7 @@
 from ..data.batch import Batch
 from ..models import Model
 from ..optim import Optimizer, clip_grad_norm
+from ..parallel.pipeline import Pipeline
 from ..parallel.reducer import Reducer
 
 
@@ -29,12 +30,15 @@ def train_step(
 
 def compute_gradients(model: Model, batch: Batch, gradients: Reducer, accumulate: int = 1) -> float:
     """The first half of a step: afterwards `gradients` holds those of the global batch."""
-    loss = 0.0
     gradients.begin(backwards=accumulate)  # a bucket is complete when each parameter has fired that often
-    for micro in batch.split(accumulate):
-        part = model(micro)
-        part.backward()  # buckets leave as they fill
-        gradients.end_backward()  # what was not reached counts as fired
-        loss += part.item()
+    micros, loss = batch.split(accumulate), 0.0
+    if isinstance(model, Pipeline):
+        loss = model.train(micros, gradients)  # a schedule, in the place of the loop
+    else:
+        for micro in micros:
+            part = model(micro)
+            part.backward()  # buckets leave as they fill
+            gradients.end_backward()  # what was not reached counts as fired
+            loss += part.item()
     gradients.finish()
     return loss

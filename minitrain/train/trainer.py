@@ -49,7 +49,7 @@ class Trainer:
         self.model = gpt(self.gpt_config)
         p, o = config.parallel, config.optimizer
         how, options = p.reducer()
-        options |= {"recompute": p.recompute, "sequence": p.sp}
+        options |= {"recompute": p.recompute, "sequence": p.sp, "schedule": p.schedule, "chunks": p.chunks}
         self.gradients = reduce(self.model, self.mesh, how, p.bucket_mb, seed, **options)
         self.optimizer = AdamW(self.gradients, o.weight_decay, beta2=o.beta2)
         self.batches = self.updates = 0
@@ -103,7 +103,7 @@ class Trainer:
     def total(self, part: float) -> float:
         """The sum over the ranks that divide the batch, of a loss. Raises UserError when it is no number."""
         x = to_device(np.array([part]))
-        self.mesh.group("dp").all_reduce(x, ("dp", "loss"))
+        self.mesh.group("dp", "pp").all_reduce(x, ("dp", "loss"))
         loss, lr = float(x[0]), self.config.optimizer.lr
         if not math.isfinite(loss):
             raise UserError(
@@ -136,12 +136,11 @@ class Trainer:
 
     def describe(self) -> str:
         """What is about to be trained, in two lines, and who talks to whom where that is not plain."""
-        size = sum(math.prod(p.placement.shape) for p in self.model.parameters())
         g, d = self.gpt_config, self.train_data
         return (
-            f"GPT of {size:,} parameters: {g.layers} layers of width {g.width}, {g.vocabulary} characters\n"
+            f"GPT of {g.parameters:,} parameters: {g.layers} layers of width {g.width}, {g.vocabulary} characters\n"
             f"{len(d.ids):,} characters to learn from; {d.B} windows of {d.T} an update, on {self.world.size} rank(s)"
-            + ("\n" + self.mesh.table() if self.mesh.sizes["tp"] > 1 else "")
+            + ("\n" + self.mesh.table() if self.mesh.sizes["tp"] * self.mesh.sizes["pp"] > 1 else "")
         )
 
     def say(self, text: str) -> None:

@@ -1,6 +1,9 @@
 """Only the last micro-batch's gradient is added up over the ranks; the earlier ones stay local."""
 
+from collections.abc import Iterable
+
 from minitrain.backend import Array
+from minitrain.nn import Parameter
 from minitrain.parallel.data_parallel import Naive
 from tests.bugs.museum import DataParallelBug
 
@@ -10,9 +13,9 @@ class LastMicroBatch(Naive):
         super().begin(backwards)
         self.local: list[list[Array]] = []
 
-    def end_backward(self) -> None:
-        super().end_backward()
-        if self.ended < self.backwards:
+    def end_backward(self, parameters: Iterable[Parameter] | None = None) -> None:
+        super().end_backward(parameters)
+        if min(self.ended.values()) < self.backwards:
             for bucket in self.trained:
                 bucket.fill()
                 bucket.written.clear()

@@ -5,9 +5,11 @@ import random
 from dataclasses import replace
 from typing import Any
 
+from minitrain.parallel.pipeline_schedules import SCHEDULES
 from tests.equivalence.harness import STRATEGIES, Case
 
 RANKS = (2, 3, 4)
+MESHES = (2, 3, 4, 8)  # the sizes of the matrix
 AXES: dict[str, tuple] = {
     "ranks": RANKS,
     "strategy": tuple(STRATEGIES),
@@ -24,6 +26,18 @@ MODEL: dict[str, tuple] = {  # with the model divided as well
     "strategy": ("dp-bucketed", "zero1", "zero2", "zero3"),
     "recompute": (0, 2),
     "layout": ("tp", "sp"),
+}
+
+
+PIPELINE: dict[str, tuple] = {  # and with the layers divided
+    "ranks": (2, 3, 4),
+    "strategy": ("dp-bucketed", "dp-overlap", "zero1"),
+    "schedule": tuple(SCHEDULES),
+    "comm": ("mpi", "ring"),
+    "optimizer": ("sgd", "adam"),
+    "accumulate": (1, 3, 8),
+    "clip": (None, 0.5),
+    "recompute": (0, 1),
 }
 
 
@@ -47,7 +61,12 @@ def cases(full: bool) -> list[tuple[int, Case]]:
     for axes in (AXES, MODEL):
         everything = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
         rows += [(s.pop("ranks"), Case(**s)) for s in (everything if full else pairwise(axes))]
-    both = [(n, replace(case, tp=2) if (n, case.layout) != (4, "dp") and n == 4 else case) for n, case in rows]
+    everything = [dict(zip(PIPELINE, values, strict=True)) for values in itertools.product(*PIPELINE.values())]
+    for s in everything if full else pairwise(PIPELINE):
+        ranks = s.pop("ranks")
+        case = Case(**s, layout="pp", pp=ranks, layers=6, B=11)
+        rows.append((ranks, case if case.schedule != "interleaved" else replace(case, accumulate=ranks * 2)))
+    both = [(n, replace(case, tp=2) if n == 4 and case.layout in ("tp", "sp") else case) for n, case in rows]
     return both + [
         (3, Case(optimizer="adam 1e-8")),
         (3, Case(dtype="float32", comm="ring")),
@@ -63,6 +82,18 @@ def cases(full: bool) -> list[tuple[int, Case]]:
         *((2, Case(layout=layout, dtype="float32", comm="ring")) for layout in ("tp", "sp")),
         (4, Case("zero1-overlap", layout="sp", tp=2, clip=0.5)),
         (4, Case("zero3-prefetch", layout="tp", tp=2, accumulate=3, recompute=2)),
+        *(
+            (4, Case("zero1", layout="pp", pp=2, schedule=schedule, accumulate=4, clip=0.5, layers=3))
+            for schedule in SCHEDULES
+        ),
+        *((4, Case(layout=layout, pp=2, tied=False, accumulate=3, layers=3)) for layout in ("pp+tp", "pp+sp")),
+        *(
+            (8, Case("zero1", layout=layout, pp=2, tp=2, accumulate=3, clip=0.5, recompute=1))
+            for layout in ("pp+tp", "pp+sp")
+        ),
+        (8, Case(layout="pp+tp", pp=2, tp=2, schedule="zb-h1", accumulate=4, comm="ring", layers=3, optimizer="adam")),
+        (3, Case(layout="pp", pp=3, dtype="float32", accumulate=3, comm="ring")),
+        (2, Case(layout="pp", pp=2, B=2, accumulate=3, comm="ring")),  # an empty micro-batch
     ]
 
 
@@ -74,6 +105,7 @@ def name(ranks: int, case: Case) -> str:
         f"clip {case.clip}",
         f"recompute {case.recompute}",
         f"{case.layout} {case.tp or ranks} of {case.heads} heads" if case.layout != "dp" else "dp",
+        f"pp {case.pp} {case.schedule} {case.layers} layers",
         "tied" if case.tied else "untied",
         f"B {case.B}",
     ]

@@ -39,7 +39,7 @@ from minitrain.train.checkpoint import gather
 from minitrain.train.step import train_step
 from tests.ranks import GLANCE
 
-SEED, B, T, V, LAYERS, STEPS, BUCKET_MB = 3, 7, 5, 11, 2, 3, 0.003
+SEED, B, T, V, STEPS, BUCKET_MB = 3, 7, 5, 11, 3, 0.003
 Tensors = dict[str, np.ndarray]
 
 # name -> (constructor, learning rate)
@@ -74,8 +74,11 @@ class Case:
     accumulate: int = 1
     clip: float | None = None
     recompute: int = 0  # units in a segment that is replayed
-    layout: str = "dp"  # or "tp", "sp": the ranks, or where that is divided the innermost tp of them, divide the model
-    tp: int = 0  # ranks that divide the model; all unless given
+    layout: str = "dp"  # or "tp", "sp", "pp", "pp+tp", "pp+sp": how the ranks beside dp divide the model
+    tp: int = 0  # ranks that divide the matrices; all that are left unless given
+    pp: int = 1  # ranks that divide the layers
+    schedule: str = "1f1b"
+    layers: int = 2
     heads: int = 3  # of the toy model, each 3 wide
     dtype: str = "float64"
     tied: bool = True
@@ -92,11 +95,13 @@ class Case:
         return STRATEGIES[self.strategy][0]
 
     def mesh(self, world: Communicator) -> Mesh:
-        tp = 1 if self.layout == "dp" else self.tp or world.size
-        return Mesh(world, dp=world.size // tp, tp=tp)
+        if world.size == 1:
+            return Mesh(world)
+        tp = self.tp or world.size // self.pp if "tp" in self.layout or "sp" in self.layout else 1
+        return Mesh(world, dp=world.size // tp // self.pp, pp=self.pp, tp=tp)
 
     def toy(self) -> Model:
-        return toy_gpt(self.dtype, self.tied, self.dropout, self.heads)
+        return toy_gpt(self.dtype, self.tied, self.dropout, self.heads, self.layers)
 
     @property
     def bound(self) -> float:
@@ -132,9 +137,9 @@ class Row:
     ok: bool = False
 
 
-def toy_gpt(dtype: str = "float64", tied: bool = True, dropout: float = 0.1, heads: int = 3) -> Model:
+def toy_gpt(dtype: str = "float64", tied: bool = True, dropout: float = 0.1, heads: int = 3, layers: int = 2) -> Model:
     """A GPT of odd sizes, with every parameter drawn at 0.3 so that errors show."""
-    model = gpt(GPTConfig(V, T, LAYERS, heads, width=3 * heads, dropout=dropout, tied=tied, dtype=dtype))
+    model = gpt(GPTConfig(V, T, layers, heads, width=3 * heads, dropout=dropout, tied=tied, dtype=dtype))
     block: Any = model.units[1]
     block.unused = Parameter("blocks.0.unused", (5, 3), dtype=dtype)
     block.norm2.bias.requires_grad = False
@@ -197,7 +202,9 @@ class Training:
         self.case, self.world = case, world
         self.model, self.mesh, seed = case.toy(), case.mesh(world), case.seed(world.rank)
         how, options = STRATEGIES[case.strategy]
-        options = {"recompute": case.recompute, "sequence": case.layout == "sp", **options, **case.options}
+        options = {"recompute": case.recompute, "sequence": "sp" in case.layout, **options, **case.options}
+        if case.pp > 1:
+            options |= {"schedule": case.schedule, "chunks": 2 if case.schedule == "interleaved" else 1}
         self.gradients = reduce(self.model, self.mesh, how, BUCKET_MB, seed, **options)
         if isinstance(self.gradients, Zero3):
             self.gradients.poison = True
@@ -228,7 +235,7 @@ def train(world: Communicator, case: Case) -> Run:
         training.optimizer.step = step  # type: ignore[method-assign]
         for number in range(STEPS):
             loss, norm = training.step(number)
-            run.losses.append(sum(training.mesh.group("dp").gather_objects(loss)))
+            run.losses.append(sum(training.mesh.group("dp", "pp").gather_objects(loss)))
             run.norms.append(norm)
         run.parameters = training.gather("data")
         run.buckets = Packed.all(training.model, training.gradients)
@@ -293,13 +300,31 @@ def sent(world: Communicator, case: Case, buckets: list[Packed]) -> Counter[tupl
     """Bytes that this rank sends in a step, by tag."""
     mesh, item = case.mesh(world), np.dtype(case.dtype).itemsize
     total = _of_gradients(case, buckets, item)
-    if mesh.sizes["tp"] > 1:
-        samples = _length(share(case.B, mesh.sizes["dp"], mesh.coordinates["dp"]))
-        for i in range(case.accumulate):
-            micro = _length(share(samples, case.accumulate, i))
-            total += _of_the_model(case, micro, mesh.sizes["tp"], mesh.coordinates["tp"], item)
-        total["tp", "norm"] += 8 * (mesh.sizes["tp"] - 1)
+    samples = _length(share(case.B, mesh.sizes["dp"], mesh.coordinates["dp"]))
+    for i in range(case.accumulate):
+        micro = _length(share(samples, case.accumulate, i))
+        if mesh.sizes["tp"] > 1:
+            total += _of_the_model(case, micro, mesh, item)
+        if mesh.sizes["pp"] > 1:
+            total += _of_the_borders(case, micro, mesh, item)
+    total["tp", "norm"] += 8 * (mesh.sizes["tp"] * mesh.sizes["pp"] - 1)
     return +total
+
+
+def _stages(case: Case, mesh: Mesh) -> list[range]:
+    """The units of this rank's stages, by number: the embedding is 0, then the blocks, and the head."""
+    p, v, n = mesh.sizes["pp"], 2 if case.schedule == "interleaved" and case.pp > 1 else 1, case.layers + 2
+    cuts = [share(n, p * v, c * p + mesh.coordinates["pp"]) for c in range(v)]
+    return [range(cut.start, cut.stop) for cut in cuts]
+
+
+def _of_the_borders(case: Case, samples: int, mesh: Mesh, item: int) -> Counter[tuple[str, str]]:
+    """B T D elements down each border, and their gradients up, of a share of the time under sequence parallel."""
+    time_ = _length(share(T, mesh.sizes["tp"], mesh.coordinates["tp"])) if "sp" in case.layout else T
+    size = samples * time_ * 3 * case.heads * item
+    stages = _stages(case, mesh)
+    down, up = (sum(edge not in stage for stage in stages) for edge in (case.layers + 1, 0))
+    return Counter({("pp", "activations"): down * size, ("pp", "gradients"): up * size})
 
 
 def _of_gradients(case: Case, buckets: list[Packed], item: int) -> Counter[tuple[str, str]]:
@@ -317,22 +342,25 @@ def _of_gradients(case: Case, buckets: list[Packed], item: int) -> Counter[tuple
     return Counter({GRADIENTS: each * scatter, PARAMETERS: gather, NORM: norm})
 
 
-def _of_the_model(case: Case, samples: int, t: int, r: int, item: int) -> Counter[tuple[str, str]]:
+def _of_the_model(case: Case, samples: int, mesh: Mesh, item: int) -> Counter[tuple[str, str]]:
     """What a micro-batch of so many samples sends along tp, forward (again in a replay) and backward: the docstrings of
     tensor_parallel.py and sequence_parallel.py."""
+    t, r = mesh.sizes["tp"], mesh.coordinates["tp"]
+    units = [unit for stage in _stages(case, mesh) for unit in stage]
+    blocks, first, last = sum(0 < u <= case.layers for u in units), 0 in units, case.layers + 1 in units
     forwards, D = 2 if case.recompute else 1, 3 * case.heads
     rows, every = samples * T, samples * T * D
     all_reduce = lambda n: scattered(n, t, r) + collected(n, t, r)
     loss = forwards * 3 * all_reduce(rows)
-    if case.layout == "tp":
+    if "tp" in case.layout:
         one = all_reduce(every)
-        block, embedding, head = LAYERS * 2 * (forwards + 1) * one, forwards * one, one
+        block, embedding, head = blocks * 2 * (forwards + 1) * one, forwards * one, one
     else:
         scatter, gather = (f(T, t, r) * samples * D for f in (scattered, collected))
         kept_shares = gather  # are gathered again
-        block = LAYERS * 2 * ((forwards + 1) * (scatter + gather) + kept_shares)
+        block = blocks * 2 * ((forwards + 1) * (scatter + gather) + kept_shares)
         embedding, head = forwards * scatter + gather, forwards * gather + scatter
-    parts = {"block": block, "embedding": embedding, "head": head, "loss": loss}
+    parts = {"block": block, "embedding": first * embedding, "head": last * head, "loss": last * loss}
     return Counter({("tp", name): n * item for name, n in parts.items()})
 
 
@@ -369,7 +397,14 @@ def same_as_serial(world: Communicator, case: Case) -> Row:
     on_threads = isinstance(world, ThreadCommunicator)
     world = RingCommunicator(world) if case.comm == "ring" else world
     plain = replace(
-        case, strategy="dp-bucketed", layout="dp", recompute=0, options={}, part=Batch.part, seed=lambda rank: SEED
+        case,
+        strategy="dp-bucketed",
+        layout="dp",
+        pp=1,
+        recompute=0,
+        options={},
+        part=Batch.part,
+        seed=lambda rank: SEED,
     )
     serial, run = train(world_of_one(), plain), train(world, case)
     _without_key_bias(case, serial, run)
@@ -381,7 +416,7 @@ def same_as_serial(world: Communicator, case: Case) -> Row:
     replayed = forward_flops(case) if case.recompute else 0
     sizes = case.mesh(world).sizes.items()
     row = Row(
-        case.strategy + (f"+{case.layout}" if case.layout != "dp" else ""),
+        case.strategy + _suffix(case),
         " ".join(f"{axis}{n}" for axis, n in sizes if n > 1), "threads" if on_threads else case.comm,
         case.optimizer, case.dtype, case.accumulate, case.clip, case.recompute,
         max_dloss=_relative(run.losses, serial.losses),
@@ -400,6 +435,11 @@ def same_as_serial(world: Communicator, case: Case) -> Row:
     return row
 
 
+def _suffix(case: Case) -> str:
+    """What divides the model: "+tp", "+1f1b", "+zb-h1+sp"."""
+    return "".join(f"+{case.schedule if part == 'pp' else part}" for part in case.layout.split("+") if part != "dp")
+
+
 def wrong(row: Row, case: Case) -> list[str]:
     """The columns that are not as they should be. (NaN is never within a bound.)"""
     memory = row.memory is None or row.memory_witness is None or (
@@ -413,7 +453,7 @@ def wrong(row: Row, case: Case) -> list[str]:
         "bytes": row.bytes == row.bytes_theory and row.bytes_per_rank_ok,
         "memory": memory,
         # Along tp, what all ranks hold is done by all of them: norms, biases, and in sums of the loss
-        "work": row.work == 1 if case.layout == "dp" else 1 <= row.work < 1.2,
+        "work": row.work == 1 if case.layout in ("dp", "pp") else 1 <= row.work < 1.2,
         "replicas": row.replicas_equal,
     }
     return [name for name, well in fine.items() if not well]

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 import minitrain
-from tests.equivalence.cover import RANKS, cases, name
+from tests.equivalence.cover import MESHES, cases, name
 from tests.equivalence.harness import Row, same_as_serial
 from tests.ranks import find_mpirun
 
@@ -35,7 +35,7 @@ def main() -> int:
     if arguments.rows:
         return as_rank(arguments.rows, arguments.full, arguments.first)
     rows, wanted = [], cases(arguments.full)
-    for ranks in RANKS:
+    for ranks in MESHES:
         names = [name(*pair) for pair in wanted if pair[0] == ranks]
         print(f"{len(names)} rows on {ranks} ranks", flush=True)
         done = 0

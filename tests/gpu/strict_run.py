@@ -113,6 +113,7 @@ TABLE = [
     Row(
         "linear", lambda x, w, b: fused.linear(x, w, b, gelu=True), [((2, 5, 3), (3, 4), (4,)), ((0, 3), (3, 4), (4,))]
     ),
+    Row("add_bias", fused.add_bias, [((2, 3), (3,)), ((2, 5, 3), (3,)), ((0, 3), (3,))]),
     Row("linear_transposed", fused.linear_transposed, [((3,), (4, 3)), ((2, 5, 3), (4, 3)), ((0, 3), (4, 3))]),
     Row("embedding", lambda w: fused.embedding(ids((2, 3), 4), w), [((4, 3),), ((7, 1),)]),
     Row("embedding", lambda w: fused.embedding(ids((2, 0), 4), w), [((4, 3),)]),

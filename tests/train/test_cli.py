@@ -174,6 +174,9 @@ def test_sample_under_mpirun_writes_once(run: Path) -> None:
         (4, "--dtype float64 --dp 2 --tp 2 --zero 1"),
         (4, "--dtype float64 --tp 2 --sp --zero 3 --accumulate 2 --recompute 1"),
         (2, "--dtype float64 --tp 2 --sp --comm ring --reduce overlap"),
+        (3, "--dtype float64 --pp 3 --accumulate 3 --schedule gpipe"),
+        (4, "--dtype float64 --dp 2 --pp 2 --zero 1 --accumulate 2 --schedule zb-h1 --comm ring"),
+        (8, "--dtype float64 --dp 2 --pp 2 --tp 2 --zero 1 --accumulate 3"),
     ],
 )
 def test_equal_losses(ranks: int, options: str, text: Path, serial: dict, tmp_path: Path) -> None:
@@ -214,7 +217,7 @@ def test_a_model_that_fits_only_when_it_is_divided(text: Path, tmp_path: Path) -
 
 MODEL = ["layers", "heads", "width", "context"]
 ZERO = [("zero", value, hint) for value, hint in (("4", "at most 3"), ("-1", "at least 0"), ("x", "INT"))]
-COUNTS = [*MODEL, "batch", "steps", "accumulate", "log-every", "val-every", "dp", "tp"]
+COUNTS = [*MODEL, "batch", "steps", "accumulate", "log-every", "val-every", "dp", "tp", "pp", "chunks"]
 SIZES = ["warmup", "sample", "recompute"]
 NUMBERS = ["lr", "lr-floor", "weight-decay", "clip"]
 WRONG: list[tuple[str, str, str]] = [
@@ -236,6 +239,9 @@ WRONG: list[tuple[str, str, str]] = [
     ("accumulate", "999999999", "micro-batches each need"),
     ("dp", "999999999", "ranks"),
     ("tp", "999999999", "does not divide the 1 ranks"),
+    ("pp", "999999999", "does not divide the 1 ranks"),
+    ("chunks", "999999999", "--schedule 1f1b with --chunks 999999999"),
+    ("schedule", "2f2b", "gpipe"),
     ("warmup", "999999999", "12 --steps"),
     ("lr", "1e+300", "times --weight-decay"),
     ("weight-decay", "1e+300", "the whole of every weight"),

@@ -1,0 +1,206 @@
+"""Pipeline parallel: every rank has some of the layers, and micro-batches pass through.
+
+    rank 0   units 0..2   F0 F1 F2 F3 .  .  .  .  B0 ...       F: forward of a micro-batch, B: its backward
+    rank 1   units 3..5      F0 F1 F2 F3 .  .  B0 B1 ...       activations go down, their gradients come up
+    rank 2   units 6..8         F0 F1 F2 F3 B0 B1 B2 ...
+
+What each rank does, and in which order, is a list of instructions made by a pure function: pipeline_schedules.py. This
+file is the interpreter of such lists, the same for all schedules.
+
+    F    receive x from the stage before; y = units(x); send y to the stage after, or add it to the loss
+    B    receive dL/dy from the stage after; backward; send dL/dx to the stage before
+    I    the same without the gradients of parameters, whose work is put off
+    W    that work
+
+A rank may hold several chunks of the model (interleaved): chunk c of rank r is stage c p + r. A tied weight stands on
+the first and on the last stage; its gradient is a sum over the two, made when all backwards are over.
+
+Cost: B T D elements each way at each border, whatever the model's size; the parameters, gradients and state of 1/p of
+the model; activations of as many micro-batches as are in flight.
+
+Huang et al., "GPipe", arXiv:1811.06965; Narayanan et al., "Memory-Efficient Pipeline-Parallel DNN Training" (1F1B with
+flush), arXiv:2006.09503, and "Efficient Large-Scale Language Model Training on GPU Clusters" (interleaved),
+arXiv:2104.04473; Qi et al., "Zero Bubble Pipeline Parallelism", arXiv:2401.10241.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..autograd import Tensor, backward
+from ..backend import Array, xp
+from ..comm.communicator import Communicator
+from ..comm.mesh import Mesh
+from ..data.batch import Batch
+from ..errors import UserError
+from ..models import Model
+from ..nn import Module, Parameter
+from ..shares import share
+from .pipeline_schedules import SCHEDULES, Do
+from .reducer import Reducer
+
+ACTIVATIONS, GRADIENTS = ("pp", "activations"), ("pp", "gradients")
+Key = tuple[int, int]  # (micro-batch, chunk)
+
+
+class Pipeline(Model):
+    """This rank's stages of a model. schedule: the name of one of SCHEDULES."""
+
+    sequence, place = 1, 0  # ranks that divide the time of what is sent, and which of them this one is
+
+    def __init__(self, chunks: Sequence[Model], group: Communicator, schedule: str) -> None:
+        """chunks: the stages r, r + p, ... of rank r."""
+        self.chunks, self.group, self.schedule = list(chunks), group, schedule
+        self.stages = len(chunks) * group.size
+
+    @property
+    def units(self) -> list[Module]:  # type: ignore[override]
+        """Of all chunks, first used first."""
+        return [unit for chunk in self.chunks for unit in chunk.units]
+
+    def stage(self, chunk: int) -> int:
+        """Which part of the model this chunk is."""
+        return chunk * self.group.size + self.group.rank
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """One forward through all stages: the loss, on the last stage (0 elsewhere), or on every rank the logits."""
+        y = Tensor(np.zeros((), np.float32))
+        for c, chunk in enumerate(self.chunks):
+            y = self.forward(chunk, c, 0, batch)[1]
+        last = self.stage(len(self.chunks) - 1) == self.stages - 1
+        if batch.labels is not None:
+            return y if last else Tensor(np.zeros((), y.dtype))
+        return Tensor(self.group.gather_objects(y.data if last else None)[-1])
+
+    def train(self, micros: Sequence[Batch], gradients: Reducer) -> float:
+        """All forwards and backwards of these micro-batches; returns this rank's part of the loss."""
+        p, m, v = self.group.size, len(micros), len(self.chunks)
+        return Run(self, micros, gradients).follow(SCHEDULES[self.schedule](self.group.rank, p, m, v))
+
+    def forward(self, chunk: Model, c: int, micro: int, batch: Batch) -> tuple[Tensor | None, Tensor, Any]:
+        """(the leaf that the input became, the result, the handle of its sending) of a chunk."""
+        leaf, sent = None, None
+        if self.stage(c) > 0:
+            leaf = Tensor(self.receive(chunk, c, micro, batch), requires_grad=True)
+        y = chunk.through(leaf, batch)
+        if self.stage(c) < self.stages - 1:
+            number = self.number(micro, c + self.wraps)
+            sent = self.group.send(xp.ascontiguousarray(y.data), self.after, ACTIVATIONS, number)
+        return leaf, y, sent
+
+    def receive(self, chunk: Model, c: int, micro: int, batch: Batch) -> Array:
+        """The activations that the stage before has sent."""
+        first = chunk.parameters()[0]  # of the first unit; its rows are the width of what comes in
+        x = xp.empty((*self.lead(batch), first.shape[0]), first.dtype)
+        self.group.receive(x, self.before, ACTIVATIONS, self.number(micro, c), patient=True)
+        return x
+
+    def lead(self, batch: Batch) -> tuple[int, ...]:
+        """The axes before the width: (B, T) of tokens, T divided under sequence parallel; (B) of other samples."""
+        if batch.inputs.dtype.kind not in "iu":
+            return batch.inputs.shape[:1]
+        B, T = batch.inputs.shape
+        own = share(T, self.sequence, self.place)
+        return B, own.stop - own.start
+
+    @property
+    def after(self) -> int:
+        return (self.group.rank + 1) % self.group.size
+
+    @property
+    def before(self) -> int:
+        return (self.group.rank - 1) % self.group.size
+
+    @property
+    def wraps(self) -> int:
+        """1 on the last rank: what it sends goes on in the next chunk of rank 0."""
+        return int(self.after == 0)
+
+    def number(self, micro: int, chunk: int, back: bool = False) -> int:
+        """Tells messages between two ranks apart: by micro-batch, the chunk that receives, and direction."""
+        return (micro * len(self.chunks) + chunk) * 2 + back
+
+
+class Run:
+    """What is alive while one list of instructions is followed."""
+
+    def __init__(self, pipeline: Pipeline, micros: Sequence[Batch], gradients: Reducer) -> None:
+        self.pipeline, self.micros, self.gradients = pipeline, micros, gradients
+        self.alive: dict[Key, tuple[Tensor | None, Tensor]] = {}
+        self.later: dict[Key, list[Callable[[], None]]] = {}  # work on parameters that was put off
+        self.sending: list[Any] = []
+        self.loss = 0.0
+
+    def follow(self, instructions: Sequence[Do]) -> float:
+        """Does one after the other; returns this rank's part of the loss."""
+        for do in instructions:
+            {"F": self.forward, "B": self.backward, "I": self.input_gradient, "W": self.weight_gradient}[do.kind](do)
+        for handle in self.sending:
+            handle.wait()
+        return self.loss
+
+    def forward(self, do: Do) -> None:
+        leaf, y, sent = self.pipeline.forward(self.pipeline.chunks[do.chunk], do.chunk, do.micro, self.micros[do.micro])
+        self.alive[do.micro, do.chunk] = leaf, y
+        if sent is None:
+            self.loss += y.item()
+        else:
+            self.sending.append(sent)
+
+    def backward(self, do: Do) -> None:
+        self.back(do, None)
+        self.gradients.end_backward(self.pipeline.chunks[do.chunk].parameters())
+
+    def input_gradient(self, do: Do) -> None:
+        self.back(do, self.later.setdefault((do.micro, do.chunk), []).append)
+
+    def weight_gradient(self, do: Do) -> None:
+        for work in self.later.pop((do.micro, do.chunk)):
+            work()
+        self.gradients.end_backward(self.pipeline.chunks[do.chunk].parameters())
+
+    def back(self, do: Do, defer: Callable[[Callable[[], None]], None] | None) -> None:
+        """Receives the gradient of what was sent, walks back, and sends on the gradient of what was received."""
+        pipe, c = self.pipeline, do.chunk
+        leaf, y = self.alive.pop((do.micro, c))
+        g = None
+        if pipe.stage(c) < pipe.stages - 1:
+            g = xp.empty(y.shape, y.dtype)
+            pipe.group.receive(g, pipe.after, GRADIENTS, pipe.number(do.micro, c, back=True), patient=True)
+        if y.requires_grad:
+            backward([y], [g], defer)
+        if leaf is not None:
+            gx = xp.zeros_like(leaf.data) if leaf.grad is None else xp.ascontiguousarray(leaf.grad)
+            to = c - int(pipe.before == pipe.group.size - 1)
+            self.sending.append(pipe.group.send(gx, pipe.before, GRADIENTS, pipe.number(do.micro, to, back=True)))
+
+
+def partition(model: Model, mesh: Mesh, schedule: str, chunks: int, sequence: bool) -> None:
+    """Turns the model into this rank's stages. A parameter that several stages use stands on each of them, with a part
+    of its gradient.
+
+    Raises UserError when there are more stages than units, or for several chunks in a schedule that has one.
+    """
+    p, r = mesh.sizes["pp"], mesh.coordinates["pp"]
+    if schedule not in SCHEDULES:
+        raise UserError(f"--schedule is {schedule!r}; allowed: {', '.join(SCHEDULES)}")
+    if (chunks > 1) != (schedule == "interleaved"):
+        raise UserError(f"--schedule {schedule} with --chunks {chunks}: interleaved has several, the others one")
+    n = len(model.units)
+    if p * chunks > n:
+        raise UserError(f"--pp {p} x --chunks {chunks} makes {p * chunks} stages of {n} units; allowed: up to {n}")
+    cuts = [share(n, p * chunks, stage) for stage in range(p * chunks)]
+    used: dict[Parameter, list[int]] = {}
+    for stage, cut in enumerate(cuts):
+        for q in Model(model.units[cut]).parameters():
+            used.setdefault(q, []).append(stage % p)
+    for q, ranks in used.items():
+        if len(set(ranks)) > 1:
+            q.placement = q.placement.replicate("pp", tuple(sorted(set(ranks))))
+    mine = [Model(model.units[cuts[c * p + r]]) for c in range(chunks)]
+    vars(model).clear()
+    model.__class__ = Pipeline  # whoever holds the model holds its stages now
+    Pipeline.__init__(model, mine, mesh.group("pp"), schedule)  # type: ignore[arg-type]
+    if sequence:
+        model.sequence, model.place = mesh.sizes["tp"], mesh.coordinates["tp"]  # type: ignore[attr-defined]

@@ -1,0 +1,372 @@
+"""Bubbles and memory are those of the papers' formulas, to the last digit; the checker finds what is wrong."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from graphlib import CycleError, TopologicalSorter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minitrain.errors import UserError
+from minitrain.observe.clock import Clock, Costs, Timeline
+from minitrain.parallel.pipeline_schedules import SENDS, Do, Lists, all_ranks, check, simulate, source, target
+
+COSTS = [
+    Costs(F=1, I=1, W=1),
+    Costs(F=2, I=3, W=1),
+    Costs(F=3, I=1, W=1),
+    Costs(F=1, I=1, W=10),
+    Costs(F=Fraction(1, 3), I=Fraction(2, 7), W=Fraction(1, 5)),
+]
+SIZES = [(p, m) for p in (1, 2, 3, 4, 8) for m in sorted({1, 2, p, p + 1, 2 * p, 8, 3 * p + 2})]
+sizes = st.tuples(st.integers(1, 6), st.integers(1, 14))
+costs = st.builds(Costs, *[st.fractions(Fraction(1, 5), 5, max_denominator=5)] * 3)
+
+
+@st.composite
+def any_schedule(draw: st.DrawFn) -> tuple[list[list[Do]], int, int]:
+    """Lists, m, v."""
+    name = draw(st.sampled_from(["naive", "gpipe", "1f1b", "interleaved", "zb-h1"]))
+    p, m, v = draw(st.integers(1, 5)), draw(st.integers(1, 8)), 1
+    if name == "interleaved":
+        m, v = p * draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    return all_ranks(name, p, m, v), m, v
+
+
+# The formulas -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cost", COSTS, ids=str)
+@pytest.mark.parametrize("name", ["gpipe", "1f1b"])
+def test_bubble_of_gpipe_and_1f1b(name: str, cost: Costs) -> None:
+    for p, m in SIZES:
+        timeline = simulate(all_ranks(name, p, m), cost)
+        assert timeline.idle == Fraction(p - 1, m + p - 1), (p, m)
+        assert timeline.overhead == Fraction(p - 1, m), (p, m)
+        assert timeline.makespan == (m + p - 1) * (cost.F + cost.B), (p, m)
+
+
+@pytest.mark.parametrize("cost", COSTS, ids=str)
+def test_naive_keeps_one_rank_busy_however_many_micro_batches(cost: Costs) -> None:
+    for p, m in SIZES:
+        timeline = simulate(all_ranks("naive", p, m), cost)
+        assert timeline.idle == 1 - Fraction(1, p), (p, m)
+        assert timeline.peaks == [1] * p
+
+
+@pytest.mark.parametrize("cost", COSTS, ids=str)
+@pytest.mark.parametrize("v", [1, 2, 3])
+def test_interleaved(v: int, cost: Costs) -> None:
+    for p, m in [(p, p * k) for p in (1, 2, 3, 4, 8) for k in (1, 2, 3)]:
+        timeline = simulate(all_ranks("interleaved", p, m, v), cost)
+        assert timeline.idle == Fraction(p - 1, v * m + p - 1), (p, m)
+        assert timeline.peaks == [min(v * m, 2 * (p - r - 1) + (v - 1) * p + 1) for r in range(p)], (p, m)
+
+
+def test_memory_of_gpipe_and_1f1b() -> None:
+    for p, m in SIZES:
+        assert simulate(all_ranks("gpipe", p, m)).peaks == [m] * p
+        assert simulate(all_ranks("1f1b", p, m)).peaks == [min(m, p - r) for r in range(p)]
+
+
+def test_the_numbers_of_the_lesson() -> None:
+    gpipe, one_f = simulate(all_ranks("gpipe", 4, 8)), simulate(all_ranks("1f1b", 4, 8))
+    assert (gpipe.peaks, one_f.peaks) == ([8, 8, 8, 8], [4, 3, 2, 1])
+    assert gpipe.idle == one_f.idle == Fraction(3, 11)
+    assert simulate(all_ranks("naive", 4, 8)).idle == Fraction(3, 4)
+    assert simulate(all_ranks("zb-h1", 4, 8)).idle == Fraction(1, 9)
+
+
+@given(sizes, costs)
+def test_zero_bubble(size: tuple[int, int], cost: Costs) -> None:
+    """The paper's bubble where its conditions hold, and nowhere worse than 1F1B."""
+    p, m = size
+    timeline = simulate(all_ranks("zb-h1", p, m), cost)
+    bubble = timeline.makespan - m * (cost.F + cost.B)
+    if m >= p and cost.W <= min(cost.F, cost.I):
+        assert bubble == (p - 1) * (cost.F + cost.I - cost.W)
+    assert bubble <= (p - 1) * (cost.F + cost.B)
+    assert timeline.peaks == [min(m, p)] * p
+
+
+def test_zero_bubble_where_the_condition_is_just_met() -> None:
+    """With W = F = I the bubble is a third of 1F1B's; a little more W, and it is above the formula."""
+    for p, m in [(2, 2), (3, 3), (4, 8), (8, 8), (8, 17)]:
+        for cost in (Costs(1, 1, 1), Costs(2, 3, 2), Costs(3, 2, 2)):
+            expected = m * (cost.F + cost.B) + (p - 1) * (cost.F + cost.I - cost.W)
+            assert simulate(all_ranks("zb-h1", p, m), cost).makespan == expected
+    above = Costs(1, 1, Fraction(11, 10))
+    assert simulate(all_ranks("zb-h1", 4, 8), above).makespan > 8 * (1 + above.B) + 3 * (2 - above.W)
+
+
+# The checker accepts what is right --------------------------------------------------------------------------
+
+
+@given(any_schedule())
+def test_all_schedules_are_right(case: tuple[list[list[Do]], int, int]) -> None:
+    lists, m, v = case
+    timeline = simulate(lists)
+    assert check(lists, m, v) == timeline.peaks
+    ends = {(r, do): end for r, lane in enumerate(timeline.lanes) for _, end, do in lane}
+    for r, lane in enumerate(timeline.lanes):
+        for start, _, do in lane:
+            assert isinstance(do, Do)
+            for other, needed in needs(do, r, len(lists), v):
+                assert start >= min(ends[other, kind] for kind in either(needed) if (other, kind) in ends)
+
+
+@given(sizes, st.sampled_from(["naive", "gpipe", "1f1b", "zb-h1"]))
+def test_with_synchronous_sends(size: tuple[int, int], name: str) -> None:
+    """A send and the next receive together are enough; alone, 1F1B's two neighbours send to each other for ever."""
+    p, m = size
+    lists = all_ranks(name, p, m)
+    check(lists, m, sends="paired")
+    if name in ("naive", "gpipe") or p == 1 or m == 1:
+        check(lists, m, sends="blocking")
+    else:
+        with pytest.raises(UserError, match="sending after F"):
+            check(lists, m, sends="blocking")
+
+
+def test_crossed_sends() -> None:
+    """Messages are found by name, so their order does not matter, unless a send waits for its receiver."""
+    crossed = [all_ranks("gpipe", 2, 2)[0], [Do("F", 1), Do("F", 0), Do("B", 0), Do("B", 1)]]
+    assert check(crossed, 2) == [2, 2]
+    for sends in ("paired", "blocking"):
+        message = "rank 0, sending after F0, waits until rank 1 receives for F0; rank 1 at F1 waits for F1 on rank 0"
+        with pytest.raises(UserError, match=message):
+            check(crossed, 2, sends=sends)
+
+
+def test_interleaved_needs_sends_that_do_not_wait() -> None:
+    check(all_ranks("interleaved", 4, 4, 2), 4, 2, sends="paired")
+    with pytest.raises(UserError, match="rank 0, sending after B0 of chunk 1, waits until rank 1 receives for I0;"):
+        check(all_ranks("interleaved", 2, 4, 2), 4, 2, sends="paired")
+
+
+@given(st.integers(1, 5), st.integers(1, 3), st.data())
+def test_source_and_target_are_inverse(p: int, v: int, data: st.DataObject) -> None:
+    r, chunk = data.draw(st.integers(0, p - 1)), data.draw(st.integers(0, v - 1))
+    for kind in "FI":
+        do = Do(kind, 3, chunk)
+        there = target(do, r, p, v)
+        assert (there is None) == (chunk * p + r == (p * v - 1 if kind == "F" else 0))
+        assert there is None or source(there[1], there[0], p, v) == (r, do)
+        assert source(Do("B", 3, chunk), r, p, v) == source(Do("I", 3, chunk), r, p, v)
+    assert source(Do("W", 3, chunk), r, p, v) is None is target(Do("W", 3, chunk), r, p, v)
+
+
+# ... and finds what is wrong --------------------------------------------------------------------------------
+
+
+def planted(name: str, r: int, change: list[Do], p: int = 4, m: int = 8) -> Lists:
+    """The schedule, but for rank r's list."""
+    lists = all_ranks(name, p, m)
+    assert lists[r] != change
+    return [*lists[:r], change, *lists[r + 1 :]]
+
+
+def warmed_up(warmup: int, m: int = 8) -> list[Do]:
+    """1F1B with so many forwards first."""
+    steady = [do for i in range(m - warmup) for do in (Do("F", warmup + i), Do("B", i))]
+    return [Do("F", i) for i in range(warmup)] + steady + [Do("B", i) for i in range(m - warmup, m)]
+
+
+def test_too_many_forwards_first() -> None:
+    """One too many is memory; two, on one rank, wait for a forward that comes after their own backward."""
+    one = planted("1f1b", 1, warmed_up(3))
+    assert check(one, 8) == [4, 4, 2, 1]
+    with pytest.raises(UserError, match="rank 1 has 4 activations in flight; there may be 3"):
+        check(one, 8, most=[4, 3, 2, 1])
+    with pytest.raises(UserError, match="rank 0 at B0 waits for I0 on rank 1; rank 1 at F4 waits for F4 on rank 0"):
+        check(planted("1f1b", 1, warmed_up(4)), 8)
+    with pytest.raises(UserError, match="wait for each other"):
+        check(all_ranks("1f1b", 4, 8)[::-1], 8)
+
+
+def test_not_once() -> None:
+    right, split = all_ranks("1f1b", 4, 8)[2], all_ranks("zb-h1", 4, 8)[2]
+    for change, message in [
+        ([*right, Do("B", 5)], "rank 2, micro-batch 5, chunk 0: F 1 times, B 2 times"),
+        (right[1:], "rank 2, micro-batch 0, chunk 0: F 0 times"),
+        ([*right, Do("W", 3)], "rank 2, micro-batch 3, .*B 1 times, I 0 times, W 1 times"),
+        (split[:-1], "rank 2, micro-batch 7, .*I 1 times, W 0 times"),
+        ([*right, Do("F", 8)], r"rank 2: Do\(kind='F', micro=8, chunk=0\); there are 8 micro-batches, 1 chunks"),
+        ([*right, Do("B", 0, 1)], "rank 2: Do.*chunk=1"),
+        ([*right, Do("X", 0)], "rank 2: Do.*kind='X'"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            check(planted("1f1b", 2, change), 8)
+
+
+def test_before_its_own() -> None:
+    right, split = all_ranks("gpipe", 4, 8)[3], all_ranks("zb-h1", 4, 8)[0]
+    with pytest.raises(UserError, match="rank 3, instruction 0, B2: waits for F2, which comes later"):
+        check(planted("gpipe", 3, [Do("B", 2), *(do for do in right if do != Do("B", 2))]), 8)
+    with pytest.raises(UserError, match="rank 0, instruction 1, W0: waits for I0, which comes later"):
+        check(planted("zb-h1", 0, [split[0], Do("W", 0), *(do for do in split[1:] if do != Do("W", 0))]), 8)
+
+
+@given(any_schedule(), st.data())
+def test_any_instruction_that_is_left_out_or_doubled(
+    case: tuple[list[list[Do]], int, int], data: st.DataObject
+) -> None:
+    lists, m, v = case
+    r = data.draw(st.integers(0, len(lists) - 1))
+    i = data.draw(st.integers(0, len(lists[r]) - 1))
+    for change in (lists[r][:i] + lists[r][i + 1 :], [*lists[r], lists[r][i]]):
+        with pytest.raises(UserError, match=f"rank {r}, micro-batch {lists[r][i].micro}, chunk {lists[r][i].chunk}: "):
+            check([*lists[:r], change, *lists[r + 1 :]], m, v)
+
+
+def needs(do: Do, r: int, p: int, v: int) -> Iterator[tuple[int, Do]]:
+    """Happens-before, written out once more: by the number of the stage."""
+    stage = do.chunk * p + r
+    if do.kind == "F" and stage > 0:
+        yield (stage - 1) % p, Do("F", do.micro, (stage - 1) // p)
+    if do.kind in "BI":
+        yield r, Do("F", do.micro, do.chunk)
+        if stage + 1 < p * v:
+            yield (stage + 1) % p, Do("B", do.micro, (stage + 1) // p)
+    if do.kind == "W":
+        yield r, Do("I", do.micro, do.chunk)
+
+
+def either(do: Do) -> list[Do]:
+    """The backward under both of its names."""
+    return [do, replace(do, kind="I")] if do.kind == "B" else [do]
+
+
+def has_an_order(lists: Lists, v: int, sends: str) -> bool:
+    """Whether the graph of all that must wait has no circle. Nodes: (rank, i, False) done, (rank, i, True) sent."""
+    graph: TopologicalSorter[tuple[int, int, bool]] = TopologicalSorter()
+    at = {(r, do): i for r, mine in enumerate(lists) for i, do in enumerate(mine)}
+    for (r, do), i in at.items():
+        graph.add((r, i, True), (r, i, False))
+        if i:
+            graph.add((r, i, False), (r, i - 1, True))
+        for other, needed in needs(do, r, len(lists), v):
+            j = next(at[other, kind] for kind in either(needed) if (other, kind) in at)
+            graph.add((r, i, False), (other, j, False))
+            if sends != "buffered" and other != r and i:
+                graph.add((other, j, True), (r, i - 1, sends == "blocking"))
+    try:
+        graph.prepare()
+    except CycleError:
+        return False
+    return True
+
+
+@given(any_schedule(), st.sampled_from(sorted(SENDS)), st.data())
+def test_deadlocks_are_the_circles_of_the_graph(
+    case: tuple[list[list[Do]], int, int], sends: str, data: st.DataObject
+) -> None:
+    """Schedules in which some instructions were moved."""
+    lists, m, v = case
+    for _ in range(data.draw(st.integers(0, 3))):
+        mine = lists[data.draw(st.integers(0, len(lists) - 1))]
+        index = st.integers(0, len(mine) - 1)
+        mine.insert(data.draw(index), mine.pop(data.draw(index)))
+    if has_an_order(lists, v, sends):
+        check(lists, m, v, sends)
+    else:
+        with pytest.raises(UserError, match=r"wait for each other|comes later"):
+            check(lists, m, v, sends)
+
+
+# What there is not ------------------------------------------------------------------------------------------
+
+
+def test_refused() -> None:
+    for name, numbers, message in [
+        ("2f2b", (2, 2), "allowed: 'naive', 'gpipe', '1f1b', 'interleaved', 'zb-h1'"),
+        ("interleaved", (4, 6, 2), "6 micro-batches on 4 stages: .* a multiple of 4, such as 4 or 8"),
+        ("interleaved", (4, 3, 2), "such as 4 or 8"),
+        ("1f1b", (2, 2, 2), "2 chunks a rank: the 1f1b schedule has 1"),
+        ("gpipe", (2, 0), "micro-batches is 0; it must be at least 1"),
+        ("gpipe", (0, 2), "stages is 0; it must be at least 1"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            all_ranks(name, *numbers)
+    with pytest.raises(UserError, match="sends is 'late'; allowed: 'buffered', 'paired', 'blocking'"):
+        check(all_ranks("gpipe", 2, 2), 2, sends="late")
+
+
+# Time -------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_carries_its_time() -> None:
+    cost = Costs(F=1, I=1, W=1, alpha=Fraction(1, 3), beta=Fraction(1, 100))
+    timeline = simulate(all_ranks("gpipe", 2, 1), cost, nbytes=50)
+    late = Fraction(1, 3) + Fraction(1, 2)
+    assert timeline.lanes == [
+        [(0, 1, Do("F", 0)), (4 + 2 * late, 6 + 2 * late, Do("B", 0))],
+        [(1 + late, 2 + late, Do("F", 0)), (2 + late, 4 + late, Do("B", 0))],
+    ]
+    assert simulate(all_ranks("interleaved", 1, 1, 2), cost, nbytes=50).makespan == 6, "one rank sends no messages"
+
+
+def test_clock() -> None:
+    clock = Clock(Costs(F=Fraction(1, 10), I=1, W=2))
+    for _ in range(3):
+        clock.run(Do("F", 0))
+    assert clock.time == Fraction(3, 10)  # 0.1 + 0.1 + 0.1 is not 0.3
+    clock.receive(Fraction(1, 5))
+    assert clock.time == Fraction(3, 10), "it was there already"
+    clock.receive(Fraction(1, 2))
+    clock.run(Do("B", 0))
+    assert clock.lane[-1] == (Fraction(1, 2), Fraction(7, 2), Do("B", 0))
+
+
+# Pictures ---------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_of_the_lesson() -> None:
+    assert simulate(all_ranks("1f1b", 4, 4)).draw().splitlines() == [
+        "rank 0 0123......aa.bb.cc.dd",
+        "rank 1 .012....aa3bb.cc.dd..",
+        "rank 2 ..01..aa2bb3cc.dd....",
+        "rank 3 ...0aa1bb2cc3dd......",
+    ]
+
+
+def test_the_unit_is_the_largest_that_fits_all_times() -> None:
+    half = Costs(F=Fraction(1, 2), I=Fraction(1, 2), W=1)
+    assert simulate(all_ranks("zb-h1", 2, 2), half).draw().splitlines() == ["rank 0 01.aAAbBB", "rank 1 .0a1bAABB"]
+    assert simulate(all_ranks("gpipe", 1, 1), Costs(6, 3, 6)).draw() == "rank 0 00aaa"
+
+
+@given(any_schedule(), costs, st.integers(20, 100))
+def test_pictures_fit(case: tuple[list[list[Do]], int, int], cost: Costs, width: int) -> None:
+    timeline = simulate(case[0], cost)
+    rows = timeline.draw(width).splitlines()
+    shortened = len(rows) > len(case[0])
+    assert shortened == rows[-1].startswith("(a column is ")
+    assert len({len(row) for row in rows[: len(case[0])]}) == 1
+    assert len(rows[0]) <= width
+    if not shortened:
+        assert sum(row[7:].count(".") for row in rows) == timeline.idle * len(rows) * len(rows[0][7:])
+
+
+def test_a_long_one_says_what_a_column_is() -> None:
+    """What shows is what runs in the middle: here 15 units, 2 in each of 8 columns."""
+    assert simulate(all_ranks("gpipe", 2, 4)).draw(15).splitlines() == [
+        "rank 0 13.abcd.",
+        "rank 1 02abcd..",
+        "(a column is 2; what is shorter may be missing)",
+    ]
+
+
+def test_ten_ranks_are_aligned_and_symbols_can_be_others() -> None:
+    rows = simulate(all_ranks("naive", 11, 1)).draw().splitlines()
+    assert rows[0] == "rank 0  0" + 30 * "." + "aa"
+    assert rows[10] == "rank 10 " + 10 * "." + "0aa" + 20 * "."
+    by_chunk = simulate(all_ranks("interleaved", 1, 1, 2)).draw(symbol=lambda do: str(do.chunk))
+    assert by_chunk == "rank 0 011100"
+
+
+def test_after_ten_micro_batches_symbols_begin_anew() -> None:
+    assert simulate(all_ranks("zb-h1", 1, 11)).draw() == "rank 0 0aA1bB2cC3dD4eE5fF6gG7hH8iI9jJ0aA"
+    assert Timeline([[]]).draw() == "rank 0 "
