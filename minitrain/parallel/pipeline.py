@@ -42,14 +42,15 @@ from .reducer import Reducer
 
 ACTIVATIONS, GRADIENTS = ("pp", "activations"), ("pp", "gradients")
 Key = tuple[int, int]  # (micro-batch, chunk)
+Schedule = Callable[[int, int, int, int], list[Do]]  # (rank, stages, micro-batches, chunks): what the rank does
 
 
 class Pipeline(Model):
-    """This rank's stages of a model. schedule: the name of one of SCHEDULES."""
+    """This rank's stages of a model. schedule: the name of one of SCHEDULES, or a function like them."""
 
     sequence, place = 1, 0  # ranks that divide the time of what is sent, and which of them this one is
 
-    def __init__(self, chunks: Sequence[Model], group: Communicator, schedule: str) -> None:
+    def __init__(self, chunks: Sequence[Model], group: Communicator, schedule: str | Schedule) -> None:
         """chunks: the stages r, r + p, ... of rank r."""
         self.chunks, self.group, self.schedule = list(chunks), group, schedule
         self.stages = len(chunks) * group.size
@@ -67,7 +68,9 @@ class Pipeline(Model):
         """One forward through all stages: the loss, on the last stage (0 elsewhere), or on every rank the logits."""
         y = Tensor(np.zeros((), np.float32))
         for c, chunk in enumerate(self.chunks):
-            y = self.forward(chunk, c, 0, batch)[1]
+            _, y, sent = self.forward(chunk, c, 0, batch)
+            if sent is not None:
+                sent.wait()  # what is being sent must stay alive until it has left
         last = self.stage(len(self.chunks) - 1) == self.stages - 1
         if batch.labels is not None:
             return y if last else Tensor(np.zeros((), y.dtype))
@@ -76,7 +79,8 @@ class Pipeline(Model):
     def train(self, micros: Sequence[Batch], gradients: Reducer) -> float:
         """All forwards and backwards of these micro-batches; returns this rank's part of the loss."""
         p, m, v = self.group.size, len(micros), len(self.chunks)
-        return Run(self, micros, gradients).follow(SCHEDULES[self.schedule](self.group.rank, p, m, v))
+        make = SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
+        return Run(self, micros, gradients).follow(make(self.group.rank, p, m, v))
 
     def forward(self, chunk: Model, c: int, micro: int, batch: Batch) -> tuple[Tensor | None, Tensor, Any]:
         """(the leaf that the input became, the result, the handle of its sending) of a chunk."""
@@ -176,16 +180,16 @@ class Run:
             self.sending.append(pipe.group.send(gx, pipe.before, GRADIENTS, pipe.number(do.micro, to, back=True)))
 
 
-def partition(model: Model, mesh: Mesh, schedule: str, chunks: int, sequence: bool) -> None:
+def partition(model: Model, mesh: Mesh, schedule: str | Schedule, chunks: int, sequence: bool) -> None:
     """Turns the model into this rank's stages. A parameter that several stages use stands on each of them, with a part
     of its gradient.
 
     Raises UserError when there are more stages than units, or for several chunks in a schedule that has one.
     """
     p, r = mesh.sizes["pp"], mesh.coordinates["pp"]
-    if schedule not in SCHEDULES:
+    if isinstance(schedule, str) and schedule not in SCHEDULES:
         raise UserError(f"--schedule is {schedule!r}; allowed: {', '.join(SCHEDULES)}")
-    if (chunks > 1) != (schedule == "interleaved"):
+    if isinstance(schedule, str) and (chunks > 1) != (schedule == "interleaved"):
         raise UserError(f"--schedule {schedule} with --chunks {chunks}: interleaved has several, the others one")
     n = len(model.units)
     if p * chunks > n:

@@ -18,7 +18,7 @@ from ..models import Model
 from ..nn import Parameter
 from ..parallel.data_parallel import Bucketed, Naive, Overlapped
 from ..parallel.flat import make_buckets
-from ..parallel.pipeline import Pipeline, partition
+from ..parallel.pipeline import Pipeline, Schedule, partition
 from ..parallel.reducer import Reducer
 from ..parallel.sequence_parallel import SEQUENCE
 from ..parallel.tensor_parallel import TENSOR, Table, place
@@ -60,7 +60,7 @@ def reduce(
     recompute: int = 0,
     sequence: bool = False,
     table: Table | None = None,
-    schedule: str = "1f1b",
+    schedule: str | Schedule = "1f1b",
     chunks: int = 1,
     **options: Any,
 ) -> Reducer:

@@ -197,6 +197,11 @@ class TrainConfig:
             )
         if p.zero and p.reduce == "naive":
             raise UserError(f"--zero {p.zero} reduces bucket by bucket; give --reduce bucketed or overlap, not naive")
+        if (p.chunks > 1) != (p.schedule == "interleaved") or (p.chunks > 1 and p.pp == 1):
+            raise UserError(
+                f"--chunks {p.chunks} with --schedule {p.schedule} and --pp {p.pp}: several chunks a rank are what "
+                "interleaved is, on several ranks; give --chunks 2 --schedule interleaved --pp 2, say, or none of these"
+            )
         if p.schedule == "interleaved" and p.accumulate % p.pp:
             raise UserError(
                 f"--schedule interleaved passes micro-batches on in groups of --pp {p.pp}, which does not divide "
