@@ -1,4 +1,4 @@
-"""The command line: python -m minitrain train | memory | sample | doctor. Its options are the dataclasses' fields."""
+"""The command line: python -m minitrain COMMAND. A command's options are its dataclass's fields."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from .comm.doctor import examine
 from .comm.launch import launch
 from .comm.launchers import launched, tell
 from .errors import UserError, check_number
-from .train import memory
+from .train import memory, timeline
 from .train.config import TrainConfig
 from .train.sample import generate, load_model
 from .train.trainer import Trainer
@@ -89,9 +89,23 @@ class Memory(TrainConfig):
         return 0
 
 
+@dataclass(frozen=True)
+class TimelineOf(TrainConfig):
+    """Draw what each rank of a pipeline does in an update, in virtual time, with the options of train."""
+
+    def run(self) -> int:
+        """One update, drawn."""
+        with launch() as world:
+            text = timeline.show(self, world)
+            if world.rank == 0:
+                print(text, flush=True)
+        return 0
+
+
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Memory, tyro.conf.subcommand("memory")]
+    | Annotated[TimelineOf, tyro.conf.subcommand("timeline")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )

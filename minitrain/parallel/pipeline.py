@@ -24,6 +24,7 @@ arXiv:2104.04473; Qi et al., "Zero Bubble Pipeline Parallelism", arXiv:2401.1024
 """
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,12 @@ from ..data.batch import Batch
 from ..errors import UserError
 from ..models import Model
 from ..nn import Module, Parameter
+from ..observe.clock import Clock
 from ..shares import share
 from .pipeline_schedules import SCHEDULES, Do
 from .reducer import Reducer
 
-ACTIVATIONS, GRADIENTS = ("pp", "activations"), ("pp", "gradients")
+ACTIVATIONS, GRADIENTS, TIME = ("pp", "activations"), ("pp", "gradients"), ("clock", "time")
 Key = tuple[int, int]  # (micro-batch, chunk)
 Schedule = Callable[[int, int, int, int], list[Do]]  # (rank, stages, micro-batches, chunks): what the rank does
 
@@ -87,9 +89,11 @@ class Pipeline(Model):
         leaf, sent = None, None
         if self.stage(c) > 0:
             leaf = Tensor(self.receive(chunk, c, micro, batch), requires_grad=True)
+        self.spend(Do("F", micro, c))
         y = chunk.through(leaf, batch)
         if self.stage(c) < self.stages - 1:
             number = self.number(micro, c + self.wraps)
+            self.stamp(self.after, number)
             sent = self.group.send(xp.ascontiguousarray(y.data), self.after, ACTIVATIONS, number)
         return leaf, y, sent
 
@@ -98,6 +102,7 @@ class Pipeline(Model):
         first = chunk.parameters()[0]  # of the first unit; its rows are the width of what comes in
         x = xp.empty((*self.lead(batch), first.shape[0]), first.dtype)
         self.group.receive(x, self.before, ACTIVATIONS, self.number(micro, c), patient=True)
+        self.read_stamp(self.before, self.number(micro, c), x.nbytes)
         return x
 
     def lead(self, batch: Batch) -> tuple[int, ...]:
@@ -107,6 +112,35 @@ class Pipeline(Model):
         B, T = batch.inputs.shape
         own = share(T, self.sequence, self.place)
         return B, own.stop - own.start
+
+    # Virtual time: each rank's clock, and beside every message the time at which it left ------------------------------
+
+    clock: Clock | None = None
+    times: Communicator | None = None  # what carries the times, outside the ledger
+
+    def tick(self, clock: Clock) -> None:
+        """From now on the clock runs; called by all ranks of the pipeline."""
+        self.clock, self.times = clock, self.group.duplicate()
+
+    def spend(self, do: Do) -> None:
+        """The instruction takes its declared time."""
+        if self.clock is not None:
+            self.clock.run(do)
+
+    def stamp(self, to: int, number: int) -> None:
+        """Sends the time beside a message."""
+        if self.clock is not None and self.times is not None:
+            time = np.array(self.clock.time.as_integer_ratio())
+            self.times.send(time, to, TIME, number).wait()  # so small that it is copied aside
+
+    def read_stamp(self, source: int, number: int, nbytes: int) -> None:
+        """Waits, in virtual time, for the message that came with it."""
+        if self.clock is not None and self.times is not None:
+            time = np.empty(2, np.int64)
+            self.times.receive(time, source, TIME, number)
+            self.clock.receive(Fraction(*time.tolist()), nbytes)
+
+    # Neighbours -------------------------------------------------------------------------------------------------------
 
     @property
     def after(self) -> int:
@@ -160,6 +194,7 @@ class Run:
         self.back(do, self.later.setdefault((do.micro, do.chunk), []).append)
 
     def weight_gradient(self, do: Do) -> None:
+        self.pipeline.spend(do)
         for work in self.later.pop((do.micro, do.chunk)):
             work()
         self.gradients.end_backward(self.pipeline.chunks[do.chunk].parameters())
@@ -171,13 +206,18 @@ class Run:
         g = None
         if pipe.stage(c) < pipe.stages - 1:
             g = xp.empty(y.shape, y.dtype)
-            pipe.group.receive(g, pipe.after, GRADIENTS, pipe.number(do.micro, c, back=True), patient=True)
+            number = pipe.number(do.micro, c, back=True)
+            pipe.group.receive(g, pipe.after, GRADIENTS, number, patient=True)
+            pipe.read_stamp(pipe.after, number, g.nbytes)
+        pipe.spend(do)
         if y.requires_grad:
             backward([y], [g], defer)
         if leaf is not None:
             gx = xp.zeros_like(leaf.data) if leaf.grad is None else xp.ascontiguousarray(leaf.grad)
             to = c - int(pipe.before == pipe.group.size - 1)
-            self.sending.append(pipe.group.send(gx, pipe.before, GRADIENTS, pipe.number(do.micro, to, back=True)))
+            number = pipe.number(do.micro, to, back=True)
+            pipe.stamp(pipe.before, number)
+            self.sending.append(pipe.group.send(gx, pipe.before, GRADIENTS, number))
 
 
 def partition(model: Model, mesh: Mesh, schedule: str | Schedule, chunks: int, sequence: bool) -> None:

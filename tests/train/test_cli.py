@@ -441,3 +441,28 @@ def test_what_is_held_is_drawn(zero: str, states: float, text: Path) -> None:
     assert [row[:2] for row in rows] == [["rank", str(r)] for r in range(3)]
     unit = 8.0 if zero == "3" else 0.01  # this model is small: its largest unit is most of it
     assert all(states <= float(row[-1]) + 0.01 <= states + unit + 0.01 for row in rows)
+
+
+# Timeline ---------------------------------------------------------------------------------------------------
+
+
+@needs_mpirun
+@pytest.mark.parametrize(
+    ("options", "idle", "peaks"),
+    [
+        ("--pp 3 --accumulate 6 --schedule gpipe", "1/4", "[6, 6, 6]"),  # (p-1)/(m+p-1)
+        ("--pp 3 --accumulate 6", "1/4", "[3, 2, 1]"),
+        ("--pp 3 --accumulate 6 --schedule naive", "2/3", "[1, 1, 1]"),  # 1 - 1/p
+        ("--pp 3 --accumulate 6 --schedule zb-h1", "1/10", "[3, 3, 3]"),  # (p-1)(F+I-W) of 3 m + p - 1
+    ],
+)
+def test_a_run_in_virtual_time(options: str, idle: str, peaks: str, text: Path) -> None:
+    status, shown = command("timeline", *TINY, "--text", str(text), *options.split(), ranks=3)
+    assert status == 0, shown
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 80 and [line[:6] for line in lines[1:4]] == ["rank 0", "rank 1", "rank 2"]
+    assert lines[-1] == f"idle {idle} of the time; activations in flight {peaks}"
+
+
+def test_a_timeline_needs_a_pipeline(text: Path, capsys: Capture) -> None:
+    assert "give --pp 4 --accumulate 8" in refused(capsys, "timeline", *TINY, "--text", str(text))

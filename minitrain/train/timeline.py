@@ -1,0 +1,31 @@
+"""The timeline of a pipeline's step, in virtual time: what each rank did, and when."""
+
+from ..comm.communicator import Communicator
+from ..errors import UserError
+from ..observe.clock import Clock, Costs, Timeline
+from ..parallel.pipeline import Pipeline
+from .config import TrainConfig
+from .trainer import Trainer
+
+
+def record(config: TrainConfig, world: Communicator, costs: Costs | None = None) -> Timeline:
+    """The lanes of the ranks of one pipeline in a real update, in which every instruction takes its declared time."""
+    trainer = Trainer(config, world)
+    if not isinstance(trainer.model, Pipeline):
+        raise UserError("a timeline needs a pipeline: give --pp 4 --accumulate 8, say")
+    clock = Clock(costs or Costs())
+    trainer.model.tick(clock)
+    trainer.step()
+    trainer.close()
+    return Timeline(trainer.model.group.gather_objects(clock.lane))
+
+
+def show(config: TrainConfig, world: Communicator) -> str:
+    """The drawing, and the numbers beside it; called by all ranks."""
+    timeline = record(config, world)
+    p = config.parallel
+    return "\n".join([
+        f"{p.schedule}, {p.pp} stages, {p.accumulate} micro-batches; digits: forward, letters: backward, dots: idle",
+        timeline.draw(),
+        f"idle {timeline.idle} of the time; activations in flight {timeline.peaks}",
+    ])  # fmt: skip
