@@ -1,0 +1,19 @@
+"""A tied weight's gradients on the first and the last stage are not added up."""
+
+from minitrain.backend import Array
+from minitrain.comm.communicator import Communicator
+from minitrain.parallel.data_parallel import Bucketed
+from minitrain.parallel.flat import Bucket
+from minitrain.train.build import REDUCERS
+from tests.bugs.museum import FunctionBug
+from tests.parallel.test_pipeline import test_pipeline_is_the_serial_run
+
+
+class EachStageItsOwn(Bucketed):
+    def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
+        if not bucket.spans_stages:
+            super().reduce(bucket, flat, group)
+
+
+REDUCE = {**REDUCERS, "bucketed": EachStageItsOwn}
+BUG = FunctionBug(test_pipeline_is_the_serial_run, ("1f1b", True), reducers=REDUCE)

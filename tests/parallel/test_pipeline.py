@@ -1,0 +1,298 @@
+"""A pipeline is the run on one process, whatever the schedule; what it holds, how it sends, and what it refuses."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minitrain import rng
+from minitrain.autograd import no_grad
+from minitrain.backend import Array
+from minitrain.comm import threads
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.mesh import Mesh
+from minitrain.comm.ring import RingCommunicator
+from minitrain.comm.threads import ThreadCommunicator, world_of_one
+from minitrain.data.batch import Batch, Where
+from minitrain.errors import UserError
+from minitrain.models import MLPConfig, mlp
+from minitrain.observe.ledger import Ledger
+from minitrain.optim import SGD, clip_grad_norm
+from minitrain.parallel.pipeline import Schedule
+from minitrain.parallel.pipeline_schedules import SCHEDULES, check
+from minitrain.parallel.reducer import Reducer
+from minitrain.train.build import REDUCERS, reduce
+from minitrain.train.checkpoint import gather
+from minitrain.train.step import compute_gradients
+from tests.equivalence.harness import BUCKET_MB, SEED, STEPS, Run, Tensors, toy_batch, toy_gpt
+from tests.parallel.test_mesh import BOUND, first_difference, other_number, other_tensors
+
+LAYERS, MICROS = 6, 4  # 8 units; the 7 samples make micro-batches of 2, 2, 2 and 1
+Part = Callable[[Batch, int, int], Batch]
+
+
+def chunks(schedule: str | Schedule) -> int:
+    return 2 if schedule == "interleaved" else 1
+
+
+# Equal to the serial run ------------------------------------------------------------------------------------
+
+
+def train(
+    world: Communicator,
+    schedule: str | Schedule = "1f1b",
+    tied: bool = True,
+    reducers: Mapping[str, type[Reducer]] = REDUCERS,
+    part: Part = Batch.part,
+) -> Run:
+    """Some steps with everything written down: the gradients as they are before clipping."""
+    run, model, mesh = Run(), toy_gpt(tied=tied, layers=LAYERS), Mesh(world, pp=world.size)
+    gradients = reduce(model, mesh, "bucketed", BUCKET_MB, SEED, reducers, schedule=schedule, chunks=chunks(schedule))
+    optimizer = SGD(gradients, momentum=0.9)
+    for number in range(STEPS):
+        loss = compute_gradients(model, part(toy_batch(number), 0, 1), gradients, MICROS)
+        run.losses.append(sum(world.gather_objects(loss)))
+        run.gradients.append(gather(model, world, "grad", gradients))
+        run.norms.append(clip_grad_norm(gradients, 0.5))
+        optimizer.step(0.05)
+        gradients.after_step()
+    run.parameters = gather(model, world, "data", gradients)
+    run.held = {p.placement.path: p.data.copy() for p in model.parameters()}
+    gradients.close()
+    return run
+
+
+@cache
+def serial(tied: bool) -> Run:
+    return train(world_of_one(), tied=tied)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_pipeline_is_the_serial_run(
+    schedule: str | Schedule,
+    tied: bool,
+    reducers: Mapping[str, type[Reducer]] = REDUCERS,
+    part: Part = Batch.part,
+    comm: Callable[[Any], Communicator] = RingCommunicator,
+    patience: float = 60,
+) -> None:
+    """Loss, norm, every gradient and parameter as on one process, on every rank; a tied weight has the same bits."""
+    ranks = 2 if schedule == "interleaved" else 3
+    try:
+        runs = threads.run(ranks, lambda world: train(comm(world), schedule, tied, reducers, part), patience)
+    except TimeoutError as error:
+        raise AssertionError(f"the ranks wait for each other: {error}") from error
+    for rank, run in enumerate(runs):
+        found = first_difference(run, serial(tied))
+        assert not found, f"not as on one process: rank {rank}, {found}"
+    shared = set(runs[0].held) & set(runs[-1].held)
+    assert shared == ({"embed.tokens.weight"} if tied else set())
+    torn = [path for path in shared if runs[0].held[path].tobytes() != runs[-1].held[path].tobytes()]
+    assert not torn, f"copies differ: {torn}"
+
+
+# Sends that wait for their receiver -------------------------------------------------------------------------
+
+
+class Synchronous(ThreadCommunicator):
+    """A send is over when the message has been received, and says so: by a message that comes back."""
+
+    def __init__(self, world: Any) -> None:
+        super().__init__(world.group, world.rank)
+
+    def _send(self, x: Array, to: int, number: int) -> Any:
+        super()._send(x, to, 2 * number)
+        return Handle(partial(super()._receive, np.empty(1), to, 2 * number + 1))
+
+    def _receive(self, x: Array, source: int, number: int) -> None:
+        super()._receive(x, source, 2 * number)
+        super()._send(np.empty(1), source, 2 * number + 1)
+
+
+class Blocking(Synchronous):
+    """A rank does not go on before what it sends has been received."""
+
+    def _send(self, x: Array, to: int, number: int) -> Any:
+        handle = super()._send(x, to, number)
+        handle.wait()
+        return Handle(lambda: None)
+
+
+class SynchronousMPI(RingCommunicator):
+    """MPI's own send of that kind."""
+
+    def _send(self, x: Array, to: int, number: int) -> Any:
+        world: Any = self.inner
+        return Handle(world.comm.Issend(octets(x), to, number).Wait)
+
+
+class BlockingMPI(SynchronousMPI):
+    """The same, waited for at once."""
+
+    def _send(self, x: Array, to: int, number: int) -> Any:
+        super()._send(x, to, number).wait()
+        return Handle(lambda: None)
+
+
+def octets(x: Array) -> Array:
+    """The receiver asks for bytes."""
+    return x.reshape(-1).view(np.uint8)
+
+
+class Handle:
+    def __init__(self, wait: Callable[[], Any]) -> None:
+        self.wait = wait
+
+
+def labelled(samples: int) -> Batch:
+    """Samples of an MLP, in which a micro-batch of n is sent on as n KiB."""
+    inputs = rng.normal(rng.key(SEED, "inputs"), (samples, 64))
+    labels = rng.integers(rng.key(SEED, "labels"), samples, 10)
+    return Batch(inputs, labels, Where(SEED, 0, samples, 1, slice(0, samples), slice(0, 1)))
+
+
+def one_step(world: Communicator, schedule: str, samples: int) -> tuple[float, Tensors]:
+    """The loss and the gradients of an MLP of 8 units, 128 wide."""
+    model = mlp(MLPConfig(hidden=(128,) * 7, dtype="float64"))
+    mesh = Mesh(world, pp=world.size)
+    gradients = reduce(model, mesh, "bucketed", 0.2, SEED, schedule=schedule, chunks=chunks(schedule))
+    loss = compute_gradients(model, labelled(samples), gradients, MICROS)
+    return sum(world.gather_objects(loss)), gather(model, world, "grad", gradients)
+
+
+@cache
+def one_step_alone(samples: int) -> tuple[float, Tensors]:
+    return one_step(world_of_one(), "1f1b", samples)
+
+
+def wrong(step: tuple[float, Tensors], samples: int) -> list[str]:
+    true = one_step_alone(samples)
+    return [*other_number("loss", step[0], true[0]), *other_tensors("gradients", step[1], true[1])]
+
+
+# Whoever waits at once has to follow a schedule in which neighbours never send to each other at the same time.
+SENDS = [(name, False) for name in SCHEDULES] + [("naive", True), ("gpipe", True)]
+KIB = [1, 1024]  # of a message
+
+
+@pytest.mark.parametrize("kib", KIB)
+@pytest.mark.parametrize(("schedule", "at_once"), SENDS)
+def test_sends_that_wait_for_their_receiver(schedule: str, at_once: bool, kib: int) -> None:
+    comm = Blocking if at_once else Synchronous
+    for step in threads.run(4, lambda world: one_step(comm(world), schedule, MICROS * kib), 30):
+        assert not wrong(step, MICROS * kib)
+
+
+@pytest.mark.parametrize("kib", KIB)
+@pytest.mark.parametrize(("schedule", "at_once"), SENDS)
+@pytest.mark.ranks(4, limit=30)
+def test_synchronous_sends_of_mpi(world: Communicator, schedule: str, at_once: bool, kib: int) -> None:
+    comm = (BlockingMPI if at_once else SynchronousMPI)(world)
+    assert not wrong(one_step(comm, schedule, MICROS * kib), MICROS * kib)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_blocking_sends_hang_where_the_checker_says_so(schedule: str) -> None:
+    """The model of execution in pipeline_schedules.py is what really happens."""
+    lists = [SCHEDULES[schedule](r, 4, MICROS, chunks(schedule)) for r in range(4)]
+    if schedule in ("naive", "gpipe"):
+        check(lists, MICROS, sends="blocking")
+        return
+    with pytest.raises(UserError, match="wait for each other"):
+        check(lists, MICROS, chunks(schedule), sends="blocking")
+    with pytest.raises((TimeoutError, RuntimeError), match=r"had not ended|RankFailed"):
+        threads.run(4, lambda world: one_step(Blocking(world), schedule, MICROS), 2)
+
+
+# Activations in flight --------------------------------------------------------------------------------------
+
+
+def peak_activations(world: Communicator, schedule: str | Schedule) -> int:
+    """The most bytes of activations alive at once in a step of 8 equal micro-batches."""
+    ledger, model = Ledger(history=True), toy_gpt(layers=LAYERS, dropout=0)
+    gradients = reduce(model, Mesh(world, pp=world.size), "bucketed", BUCKET_MB, SEED, schedule=schedule)
+    with ledger.open():
+        compute_gradients(model, toy_batch(0, samples=16), gradients, accumulate=8)
+    assert ledger.history is not None
+    return max(live.get("activations", 0) for live in ledger.history)
+
+
+@cache
+def peaks(schedule: str | Schedule) -> list[int]:
+    return threads.run(4, lambda world: peak_activations(world, schedule), 60)
+
+
+@pytest.mark.parametrize(("schedule", "counts"), [("gpipe", [8, 8, 8, 8]), ("1f1b", [4, 3, 2, 1])])
+def test_activations_in_flight(schedule: str | Schedule, counts: list[int]) -> None:
+    """In units of the naive schedule, which has one micro-batch in flight; exact where the work on a gradient needs no
+    more than what it frees, which is everywhere but in the embedding."""
+    found = [peak / one for peak, one in zip(peaks(schedule), peaks("naive"), strict=True)]
+    assert [round(count) for count in found] == counts, f"activations in flight {found}, not {counts}"
+    assert found[1:] == counts[1:]
+
+
+def test_zero_bubble_holds_as_many_as_1f1b_holds_anywhere() -> None:
+    """Part of each is freed after I, so it is less than four whole ones."""
+    for rank, (peak, one_f, one) in enumerate(zip(peaks("zb-h1"), peaks("1f1b"), peaks("naive"), strict=True)):
+        assert one_f <= peak < 4 * one
+        assert (peak == one_f) == (rank == 0)
+
+
+# Evaluation -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "interleaved"])
+def test_evaluation(schedule: str) -> None:
+    """One forward: the loss stands on the last stage, 0 on the others; without labels all ranks get the logits."""
+    batch = toy_batch(0)
+    questions = replace(batch, labels=None)
+
+    def program(world: Communicator) -> tuple[float, Array]:
+        model = toy_gpt(layers=LAYERS)
+        reduce(model, Mesh(world, pp=world.size), "bucketed", 1, SEED, schedule=schedule, chunks=chunks(schedule))
+        with no_grad():
+            return model(batch).item(), model(questions).data
+
+    model = toy_gpt(layers=LAYERS)
+    model.draw(SEED)
+    results = threads.run(3 if schedule == "1f1b" else 2, program, 30)
+    *elsewhere, (loss, _) = results
+    assert loss == pytest.approx(model(batch).item(), rel=BOUND)
+    assert [other for other, _ in elsewhere] == [0] * len(elsewhere)
+    for _, logits in results:
+        np.testing.assert_allclose(logits, model(questions).data, rtol=0, atol=BOUND)
+
+
+# Refused ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": 1}, "--pp 4 x --chunks 1 makes 4 stages of 3 units; allowed: up to 3"),
+        ({"schedule": "interleaved", "chunks": 3}, "--pp 4 x --chunks 3 makes 12 stages of 8 units; allowed: up to 8"),
+        ({"schedule": "1f1b", "chunks": 2}, "--schedule 1f1b with --chunks 2: interleaved has several, the others one"),
+        ({"schedule": "interleaved"}, "--schedule interleaved with --chunks 1: interleaved has several"),
+        ({"schedule": "2f2b"}, "--schedule is '2f2b'; allowed: naive, gpipe, 1f1b, interleaved, zb-h1"),
+        ({"how": "zero2"}, "--zero 2 with --pp: a pipeline has a backward for every micro-batch"),
+        ({"how": "zero3"}, "--zero 3 with --pp: a pipeline has a backward for every micro-batch"),
+        ({"schedule": "interleaved", "chunks": 2}, "3 micro-batches on 4 stages: the interleaved schedule needs"),
+    ],
+)
+def test_refused(options: dict[str, Any], message: str) -> None:
+    """On every rank, before anything is sent: none of them waits for one that has given up."""
+
+    def program(world: Communicator) -> str:
+        model = toy_gpt(layers=options.get("layers", LAYERS))
+        others = {name: value for name, value in options.items() if name not in ("layers", "how")}
+        with pytest.raises(UserError) as caught:
+            gradients = reduce(model, Mesh(world, pp=4), options.get("how", "bucketed"), 1, SEED, **others)
+            compute_gradients(model, toy_batch(0), gradients, accumulate=3)
+        return str(caught.value)
+
+    for said in threads.run(4, program, 30):
+        assert said.startswith(message)
