@@ -27,11 +27,13 @@ from .backend import Array, xp
 from .observe import ledger
 
 Vjp: TypeAlias = Callable[[Array], tuple[Array, ...]]  # gradient of the result -> one gradient per input
+Defer: TypeAlias = Callable[[Callable[[], None]], None]  # receives work to be done later
 WeightVjp: TypeAlias = Callable[..., Array]  # (gradient of the result, out=None) -> gradient of the parameter
 Edge: TypeAlias = "Node | Tensor | None"
 Order: TypeAlias = "Callable[[Sequence[Tensor]], tuple[list[Node], dict[Tensor, int]]]"  # see youngest_first
 
 _births = itertools.count()  # a node's order; next() on it is atomic, so threads may share it
+_deferring: ContextVar["Defer | None"] = ContextVar("deferring", default=None)  # of the backward that is running
 _recording: ContextVar[bool] = ContextVar("recording", default=True)  # each thread starts with the default
 
 
@@ -210,7 +212,7 @@ def accumulated(grad: Array | None, part: Array) -> Array:
 def backward(
     roots: Sequence[Tensor],
     gradients: Sequence[Array | None] | None = None,
-    defer: Callable[[Callable[[], None]], None] | None = None,
+    defer: Defer | None = None,
     fire: bool = True,
     order: Order = youngest_first,
 ) -> None:
@@ -253,17 +255,26 @@ def backward(
     node: Node | None = None  # the one that is being visited
     for root, seed in zip(roots, seeds, strict=True):
         arrive(edge_of(root), seed)
-    for node in nodes:
-        g = arrived.pop(node)
-        if node.vjp is not None and (not node.edges or any(edge is not None for edge in node.edges)):
-            for edge, part in zip(node.edges, node.vjp(g), strict=True):
-                arrive(edge, part)
-        for leaf, vjp in node.weights:
-            if defer is None:
-                contribute(leaf, vjp, g)
-            else:
-                defer(lambda leaf=leaf, vjp=vjp, g=g: contribute(leaf, vjp, g))  # type: ignore[misc]
-        node.free()
+    token = _deferring.set(defer)
+    try:
+        for node in nodes:
+            g = arrived.pop(node)
+            if node.vjp is not None and (not node.edges or any(edge is not None for edge in node.edges)):
+                for edge, part in zip(node.edges, node.vjp(g), strict=True):
+                    arrive(edge, part)
+            for leaf, vjp in node.weights:
+                if defer is None:
+                    contribute(leaf, vjp, g)
+                else:
+                    defer(lambda leaf=leaf, vjp=vjp, g=g: contribute(leaf, vjp, g))  # type: ignore[misc]
+            node.free()
+    finally:
+        _deferring.reset(token)
+
+
+def deferring() -> Defer | None:
+    """What receives the work on parameters in the backward that is running, for a backward inside one of its vjps."""
+    return _deferring.get()
 
 
 @contextmanager

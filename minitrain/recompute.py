@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from .autograd import Tensor, apply, backward, no_grad, recording
+from .autograd import Tensor, apply, backward, deferring, no_grad, recording
 from .backend import Array, xp
 from .data.batch import Batch
 from .nn import Module, Parameter
@@ -64,7 +64,7 @@ class Segment(Module):
 
         def vjp(g: Array) -> tuple[Array, ...]:
             with self.around(self.units):
-                backward([self.run(leaf, batch) if kept is None else kept], [g], fire=False)
+                backward([self.run(leaf, batch) if kept is None else kept], [g], deferring(), fire=False)
             return tuple(_gradient(leaf) for _ in inputs)
 
         weights = [(p, None) for p in reversed(self.parameters())]

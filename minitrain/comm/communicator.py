@@ -83,7 +83,8 @@ class Communicator(ABC):
     # Point to point ---------------------------------------------------------------------------------------------------
 
     def send(self, x: Array, to: int, tag: Tag, number: int = 0) -> Any:
-        """Starts sending x and returns a handle; x must not change before `handle.wait()` has returned.
+        """Starts sending x and returns a handle; x must not change before `handle.wait()` has returned, or
+        `handle.done()` said so.
 
         number tells messages between the same two ranks apart: the receiver asks for one by its number.
         """

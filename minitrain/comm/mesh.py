@@ -59,12 +59,12 @@ class Mesh:
 
     def table(self) -> str:
         """Who talks to whom, an axis a line."""
-        when = {"dp": "once an update: gradients", "pp": "at a stage's borders", "tp": "in every layer"}
+        when = {"dp": "share the batch", "pp": "have stages of the layers", "tp": "share every matrix"}
         lines = []
         for place, axis in enumerate(AXES):
             groups = np.moveaxis(self.ranks, place, -1).reshape(-1, self.sizes[axis])
             if self.sizes[axis] > 1:
-                lines.append(f"{axis}: ranks {' '.join(map(str, groups.tolist()))}, {when[axis]}")
+                lines.append(f"{axis}: ranks {' '.join(map(str, groups.tolist()))} {when[axis]}")
         return "\n".join(lines)
 
     def _check(self, axes: tuple[str, ...]) -> None:

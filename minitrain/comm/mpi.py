@@ -114,6 +114,10 @@ class _Sent:
     def __init__(self, request: MPI.Request, lent: Any) -> None:
         self.request, self.lent = request, lent
 
+    def done(self) -> bool:
+        """Whether what was sent may change again; does not wait."""
+        return self.request.Test()
+
     def wait(self) -> None:
         self.request.Wait()
 

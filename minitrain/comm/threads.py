@@ -131,6 +131,9 @@ class ThreadCommunicator(Communicator):
 class _Sent:
     """The handle of a message that was copied: there is nothing to wait for."""
 
+    def done(self) -> bool:
+        return True
+
     def wait(self) -> None:
         return
 
@@ -168,8 +171,9 @@ def run(size: int, program: Callable[[Communicator], Any], timeout: float = 120.
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
     late = [thread.name for thread in threads if thread.is_alive()]
+    failed = list(errors)  # before those that are late are woken up, to fail as well
     _stop(group) if late else None
-    causes = [pair for pair in errors if not isinstance(pair[1], RankFailed)] or errors
+    causes = [pair for pair in failed if not isinstance(pair[1], RankFailed)] or failed
     if causes:
         rank, error = causes[0]
         raise RuntimeError(f"rank {rank} of {size} raised {type(error).__name__}: {error}") from error

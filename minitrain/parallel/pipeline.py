@@ -1,8 +1,8 @@
 """Pipeline parallel: every rank has some of the layers, and micro-batches pass through.
 
     rank 0   units 0..2   F0 F1 F2 F3 .  .  .  .  B0 ...       F: forward of a micro-batch, B: its backward
-    rank 1   units 3..5      F0 F1 F2 F3 .  .  B0 B1 ...       activations go down, their gradients come up
-    rank 2   units 6..8         F0 F1 F2 F3 B0 B1 B2 ...
+    rank 1   units 3..5      F0 F1 F2 F3 .  .  B0 B1 ...       activations go to the next stage,
+    rank 2   units 6..8         F0 F1 F2 F3 B0 B1 B2 ...       their gradients to the one before
 
 What each rank does, and in which order, is a list of instructions made by a pure function: pipeline_schedules.py. This
 file is the interpreter of such lists, the same for all schedules.
@@ -12,8 +12,8 @@ file is the interpreter of such lists, the same for all schedules.
     I    the same without the gradients of parameters, whose work is put off
     W    that work
 
-A rank may hold several chunks of the model (interleaved): chunk c of rank r is stage c p + r. A tied weight stands on
-the first and on the last stage; its gradient is a sum over the two, made when all backwards are over.
+A rank may hold several chunks of the model (interleaved): chunk c of rank r is stage c p + r, on p ranks. A tied weight
+stands on the first and on the last stage; its gradient is a sum over the two, made when all backwards are over.
 
 Cost: B T D elements each way at each border, whatever the model's size; the parameters, gradients and state of 1/p of
 the model; activations of as many micro-batches as are in flight.
@@ -116,7 +116,7 @@ class Pipeline(Model):
     # Virtual time: each rank's clock, and beside every message the time at which it left ------------------------------
 
     clock: Clock | None = None
-    times: Communicator | None = None  # what carries the times, outside the ledger
+    times: Communicator | None = None  # what carries the times, under a tag of their own
 
     def tick(self, clock: Clock) -> None:
         """From now on the clock runs; called by all ranks of the pipeline."""
@@ -174,6 +174,7 @@ class Run:
         """Does one after the other; returns this rank's part of the loss."""
         for do in instructions:
             {"F": self.forward, "B": self.backward, "I": self.input_gradient, "W": self.weight_gradient}[do.kind](do)
+            self.sending = [handle for handle in self.sending if not handle.done()]  # the others keep arrays alive
         for handle in self.sending:
             handle.wait()
         return self.loss

@@ -184,7 +184,7 @@ def target(do: Do, r: int, p: int, v: int = 1) -> tuple[int, Do] | None:
 
 
 def hop(do: Do, r: int, p: int, v: int, way: int) -> tuple[int, Do] | None:
-    """One stage on (1) or back (-1) in the direction in which the data goes: up for F, down for B and I."""
+    """One stage on (1) or back (-1) in the direction in which the data goes: on for F, back for B and I."""
     stage = do.chunk * p + r + (way if do.kind == "F" else -way)
     if do.kind == "W" or not 0 <= stage < p * v:
         return None

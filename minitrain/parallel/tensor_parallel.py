@@ -9,8 +9,9 @@
 
 The order matters: after the columns each rank has whole elements of h, so that GELU can be applied to them; after the
 rows it would have parts of sums, and gelu(a + b) is not gelu(a) + gelu(b). Attention is cut by heads: qkv by columns,
-proj by rows. The token table is cut by rows, the vocabulary, and with it the logits: no rank ever has a whole row of
-them. Norms, biases after an all-reduce and positions are held by all ranks; the gradients that reach them are whole.
+proj by rows. The token table is cut by rows, the vocabulary, and with it the logits: in training no rank ever has a
+whole row of them. Norms, biases after an all-reduce and positions are held by all ranks; the gradients that reach them
+are whole.
 
 Bytes, per rank of a ring, in units of 2 (t-1)/t x B T D elements on t ranks (B: of the rank's own micro-batches):
 
@@ -18,13 +19,14 @@ Bytes, per rank of a ring, in units of 2 (t-1)/t x B T D elements on t ranks (B:
                  with recompute the forward's 2 once more
     embedding    forward 1                        head    backward 1
     loss         3 all-reduces of B T numbers: each row's maximum, its sum of e^x, its label's logit
+                 (with recompute, the embedding's 1 and the loss's 3 once more as well)
 
 Saved activations of a block: a + b/t, with a what lies before and after (two norms, the inputs of qkv and up, the masks
 of dropout) and b what lies between (q, k, v, the scores, the inputs of proj and down, GELU's derivative):
 
     in units of B T D         a                                     b
     here, numbers             4 + 2/D, and 1/4 for each mask        12 + H T/D        (a number: 4 bytes in fp32)
-    the paper, bytes          10 = 2 x 4, and 1 for each mask       24 + 5 H T/D = 2 x 12 + 5 H T/D
+    the paper, bytes          8 = 2 x 4, and 1 for each mask        24 + 5 H T/D = 2 x 12 + 5 H T/D
 
 The same but for the scores: the paper keeps them before and after a dropout of their own, and its mask; here there is
 none. The 2/D are 1/sqrt(variance) of each row. Parameters, gradients and optimizer state of the matrices: 1/t.

@@ -76,8 +76,8 @@ def reduce(
     check_whole("recompute", recompute)
     if mesh.sizes["pp"] > 1 and how in ("zero2", "zero3"):
         raise UserError(
-            f"--zero {how[-1]} with --pp: a pipeline has a backward for every micro-batch, and would reduce gradients "
-            "(at stage 3 gather parameters) in each; give --zero 1, which reduces once"
+            f"--zero {how[-1]} with --pp: these stages reduce (and at stage 3 gather) around a backward of the model, "
+            "and in a pipeline those of several micro-batches are under way at once; give --zero 1"
         )
     if mesh.sizes["tp"] > 1:
         place(model, table or (SEQUENCE if sequence else TENSOR), mesh.group("tp"))

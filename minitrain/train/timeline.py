@@ -24,8 +24,9 @@ def show(config: TrainConfig, world: Communicator) -> str:
     """The drawing, and the numbers beside it; called by all ranks."""
     timeline = record(config, world)
     p = config.parallel
+    stages = f"{p.schedule}, {p.pp * p.chunks} stages, {p.accumulate} micro-batches"
     return "\n".join([
-        f"{p.schedule}, {p.pp} stages, {p.accumulate} micro-batches; digits: forward, letters: backward, dots: idle",
+        f"{stages}; digits: forward, letters: backward, dots: idle",
         timeline.draw(),
         f"idle {timeline.idle} of the time; activations in flight {timeline.peaks}",
     ])  # fmt: skip
