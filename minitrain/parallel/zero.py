@@ -15,16 +15,17 @@ step. It is enough that each element is updated once: rank r owns share r of eve
 An all-reduce is a reduce-scatter and an all-gather. Stage 1 makes the same two, with the step in between: it sends no
 byte more than data parallel. (All-reduce, step, all-gather, the obvious way, sends half as much again.)
 
-For M bytes of trained parameters in fp32, P of them, N ranks and k micro-batches, with Adam:
+For trained parameters of M bytes in fp32, N ranks and k micro-batches, with Adam:
 
                                           data parallel      stage 1       stage 2      stage 3
     sent per step, in (N-1)/N M           2                  2             k + 1        3 k
     held, in bytes a parameter            16                 8 + 8/N       4 + 12/N     16/N
 
-and for a frozen parameter 4, at stage 3 4/N bytes, and 2 k instead of 3 k. A weight that two segments use is gathered
-for each of them: 2 k more of it. With reduce_once, stages 2 and 3 keep the whole gradient till the last micro-batch:
-they send 2 and 2 k + 1, and hold 4 (N-1)/N bytes a parameter more while they accumulate. Beside this come one bucket
-that is complete and one that is filled, and at stage 3 the unit that is at work.
+and for a frozen parameter 4, at stage 3 4/N bytes, and 2 k instead of 3 k. A weight that two segments (recompute.py:
+runs of units, of one unit unless given) use is gathered for each of them: 2 k more of it. With reduce_once, stages 2
+and 3 keep the whole gradient till the last micro-batch: they send 2 and 2 k + 1, and hold 4 (N-1)/N bytes a parameter
+more while they accumulate. Beside this come one bucket that is complete and one that is filled, and at stage 3 the
+unit that is at work.
 
 Rajbhandari, Rasley, Ruwase, He, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", SC 2020,
 arXiv:1910.02054. Stage 3 with units: Zhao et al., "PyTorch FSDP", VLDB 2023, arXiv:2304.11277.
