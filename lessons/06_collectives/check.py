@@ -48,7 +48,7 @@ def check_06_1(world: Communicator, reduce_scatter: Callable, report: Report) ->
             trial = Trial(world.subgroup(range(ranks)), f"{case(n, ranks)}, numpy.{add.__name__}", report)
             x = digits(n, dtype, world.rank, add)
             mine, true = share(n, ranks, world.rank), reduce(add, [digits(n, dtype, r, add) for r in range(ranks)])
-            returned = trial.run(lambda comm, x=x, add=add: reduce_scatter(comm, x, TAG, add))
+            returned = trial.run(lambda comm, x=x, add=add: reduce_scatter(comm, x, TAG, add))  # type: ignore[misc]
             trial.share_of_sum(x, digits(n, dtype, world.rank, add), true)
             trial.values("returned", returned, true[mine], "returns")
             trial.price(n * x.itemsize - x[mine].nbytes, ranks - 1 if n >= ranks else None)
@@ -66,7 +66,7 @@ def check_06_2(world: Communicator, all_gather: Callable, report: Report) -> Non
             mine, true = share(n, ranks, world.rank), digits(n, dtype, 0)
             x = np.full(n, -1 - world.rank, dtype)  # what stands in the other shares is of no interest
             x[mine] = true[mine]
-            trial.run(lambda comm, x=x: all_gather(comm, x, TAG))
+            trial.run(lambda comm, x=x: all_gather(comm, x, TAG))  # type: ignore[misc]
             trial.values("gathered", x, true, "has in x")
             next_share = share(n, ranks, (world.rank + 1) % ranks)
             trial.price(n * x.itemsize - x[next_share].nbytes, ranks - 1 if n >= ranks else None)
@@ -99,7 +99,7 @@ def check_06_4(world: Communicator, broadcast: Callable, report: Report) -> None
             trial = Trial(world.subgroup(range(ranks)), f"{case(n, ranks)}, root {root}", report)
             true, place = digits(n, dtype, 0), (world.rank - root) % ranks
             x = true.copy() if place == 0 else np.full(n, -1 - world.rank, dtype)
-            trial.run(lambda comm, x=x, root=root: broadcast(comm, x, root, TAG), sends=place < ranks - 1)
+            trial.run(lambda comm, x=x, root=root: broadcast(comm, x, root, TAG), sends=place < ranks - 1)  # type: ignore[misc]
             trial.values("received", x, true, "has in x")
             last = place == ranks - 1
             trial.price(0 if last else x.nbytes, None if n < ranks else 0 if last else ranks)

@@ -52,7 +52,8 @@ class Film(RingCommunicator):
 
     def __init__(self, inner: Communicator, x: np.ndarray) -> None:
         super().__init__(inner)
-        self.x, self.pictures = x, []
+        self.x = x
+        self.pictures: list[np.ndarray] = []
 
     def _send(self, part: np.ndarray, to: int, number: int) -> Any:
         self.pictures.append(self.x.copy())
