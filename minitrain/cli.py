@@ -93,10 +93,13 @@ class Memory(TrainConfig):
 class TimelineOf(TrainConfig):
     """Draw what each rank of a pipeline does in an update, in virtual time, with the options of train."""
 
+    svg: Path | None = None
+    """Write the drawing as a picture to this file, too."""
+
     def run(self) -> int:
         """One update, drawn."""
         with launch() as world:
-            text = timeline.show(self, world)
+            text = timeline.show(self, world, self.svg)
             if world.rank == 0:
                 print(text, flush=True)
         return 0

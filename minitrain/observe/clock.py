@@ -133,6 +133,28 @@ class Timeline:
         note = [f"(a column is {unit * scale}; what is shorter may be missing)"] if scale > 1 else []
         return "\n".join([f"{name:<{margin}}{row}" for name, row in zip(names, rows, strict=True)] + note)
 
+    def svg(self, width: int = 760) -> str:
+        """The same as a picture: a row a rank, a box an instruction with its micro-batch, in a colour for each kind."""
+        left, height, gap = 52, 22, 4
+        scale = (width - left) / float(self.makespan or 1)
+        lines = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{len(self.lanes) * (height + gap)}" '
+            'font-family="sans-serif" font-size="11">',
+            '<rect width="100%" height="100%" fill="white"/>',
+        ]
+        for r, lane in enumerate(self.lanes):
+            y = r * (height + gap)
+            lines.append(f'<text x="0" y="{y + 15}">rank {r}</text>')
+            for start, end, what in lane:
+                x, w = left + float(start) * scale, float(end - start) * scale
+                box = f'x="{x:.1f}" y="{y}" width="{w:.1f}" height="{height}"'
+                lines.append(f'<rect {box} fill="{COLOURS[what.kind]}" stroke="white"/>')
+                lines.append(f'<text x="{x + w / 2:.1f}" y="{y + 15}" text-anchor="middle">{what.micro}</text>')
+        return "\n".join([*lines, "</svg>", ""])
+
+
+COLOURS = {"F": "#9ecae1", "B": "#fdae6b", "I": "#fdd0a2", "W": "#c7e9c0"}
+
 
 def common_measure(times: Iterable[Fraction]) -> Fraction:
     """The largest fraction of which all of these are multiples; 1 if there is nothing but 0."""

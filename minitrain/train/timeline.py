@@ -1,5 +1,7 @@
 """The timeline of a pipeline's step, in virtual time: what each rank did, and when."""
 
+from pathlib import Path
+
 from ..comm.communicator import Communicator
 from ..errors import UserError
 from ..observe.clock import Clock, Costs, Timeline
@@ -20,9 +22,17 @@ def record(config: TrainConfig, world: Communicator, costs: Costs | None = None)
     return Timeline(trainer.model.group.gather_objects(clock.lane))
 
 
-def show(config: TrainConfig, world: Communicator) -> str:
-    """The drawing, and the numbers beside it; called by all ranks."""
+def show(config: TrainConfig, world: Communicator, svg: Path | None = None) -> str:
+    """The drawing, and the numbers beside it; called by all ranks. svg: rank 0 writes the picture to this file.
+
+    Raises UserError for a file that cannot be written.
+    """
     timeline = record(config, world)
+    if svg is not None and world.rank == 0:
+        try:
+            svg.write_text(timeline.svg(), "utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write {svg}: {error.strerror}; give another file with --svg") from error
     p = config.parallel
     stages = f"{p.schedule}, {p.pp * p.chunks} stages, {p.accumulate} micro-batches"
     return "\n".join([

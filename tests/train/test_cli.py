@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -462,6 +463,20 @@ def test_a_run_in_virtual_time(options: str, idle: str, peaks: str, text: Path) 
     lines = shown.splitlines()
     assert max(map(len, lines)) <= 80 and [line[:6] for line in lines[1:4]] == ["rank 0", "rank 1", "rank 2"]
     assert lines[-1] == f"idle {idle} of the time; activations in flight {peaks}"
+
+
+@needs_mpirun
+def test_a_timeline_as_a_picture(text: Path, tmp_path: Path) -> None:
+    """A box for each instruction and its micro-batch's number in it, and a name for each rank."""
+    path = tmp_path / "timeline.svg"
+    options = [*TINY, "--text", str(text), "--pp", "2", "--accumulate", "3", "--svg"]
+    assert command("timeline", *options, str(path), ranks=2)[0] == 0
+    picture = ElementTree.fromstring(path.read_text())
+    words = [element.text for element in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert words == ["rank 0", *"010212", "rank 1", *"001122"]
+    assert len(list(picture.iter("{http://www.w3.org/2000/svg}rect"))) == 1 + 12
+    status, shown = command("timeline", *options, str(tmp_path), ranks=2)
+    assert status == 2 and "give another file with --svg" in shown, shown
 
 
 def test_a_timeline_needs_a_pipeline(text: Path, capsys: Capture) -> None:
