@@ -6,13 +6,14 @@ and each rank has said where it stood.
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from minitrain.comm.launchers import find_mpirun
 
 from .manifest import Exercise
 from .stubs import place, stub
@@ -102,8 +103,7 @@ def mpirun(ranks: int) -> list[str]:
     """The start of a command for so many ranks; nothing for one."""
     if ranks == 1:
         return []
-    beside = Path(sys.executable).parent / "mpirun"
-    found = str(beside) if beside.exists() else shutil.which("mpirun")
+    found = find_mpirun()
     if found is None:
         sys.exit("there is no mpirun on this machine: see python -m lessons doctor")
     return [found, "-n", str(ranks)]

@@ -27,6 +27,7 @@ from typing import Any
 import pytest
 
 from minitrain.comm.communicator import Communicator
+from minitrain.comm.launchers import find_mpirun
 
 EVERY = "every test"
 JOB = "MINITRAIN_TEST_JOB"  # the folder that a job's ranks and its parent share
@@ -210,12 +211,6 @@ class Job:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(int(path.read_text()), signal.SIGKILL)
         self.output.close()
-
-
-def find_mpirun() -> str | None:
-    """The mpirun beside this Python, or the first on the PATH."""
-    beside = Path(sys.executable).parent / "mpirun"
-    return str(beside) if beside.exists() else shutil.which("mpirun")
 
 
 # In each rank ---------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from minitrain import errors, fused, rng
 from minitrain.autograd import Tensor
 from minitrain.comm import launchers, threads
+from minitrain.comm.launchers import find_mpirun
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.data.batch import Batch, Where
@@ -44,7 +45,6 @@ from minitrain.train.config import DataOptions, ModelOptions, OptimizerOptions, 
 from minitrain.train.sample import generate
 from minitrain.train.step import train_step
 from minitrain.train.trainer import Trainer
-from tests.ranks import find_mpirun
 
 Values = st.SearchStrategy[Any]
 MPIRUN = find_mpirun()

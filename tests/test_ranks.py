@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ranks import find_mpirun
+from minitrain.comm.launchers import find_mpirun
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "MINITRAIN_TEST_OF_THE_RUNNER"  # in the environment of every process that a run starts

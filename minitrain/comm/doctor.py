@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from .launchers import outside
+from .launchers import find_mpirun, outside
 
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -145,8 +145,7 @@ def _host() -> Finding:
 
 def _two_ranks(seconds: float) -> Finding:
     """A sum over two ranks under mpirun."""
-    beside = Path(sys.executable).parent / "mpirun"
-    mpirun = str(beside) if beside.exists() else shutil.which("mpirun")
+    mpirun = find_mpirun()
     if mpirun is None:
         return Finding("two ranks", "not tried", "there is no mpirun")
     program = (

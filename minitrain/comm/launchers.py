@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from ..errors import UserError
 
@@ -15,6 +17,12 @@ LAUNCHERS = (
 SET_BY_MPIRUN = ("PMI_", "PMIX_", "HYDI_", "MPI_LOCAL", "OMPI_", "PRTE_")
 # but for these: parameters, places, and the permission of root, which users set
 SET_BY_USERS = ("PMIX_MCA_", "OMPI_MCA_", "PRTE_MCA_", "PMIX_PREFIX", "PRTE_PREFIX", "OMPI_ALLOW_")
+
+
+def find_mpirun() -> str | None:
+    """The mpirun beside this Python, which belongs to its MPI, or the first on the PATH."""
+    beside = Path(sys.executable).parent / "mpirun"
+    return str(beside) if beside.exists() else shutil.which("mpirun")
 
 
 def launched() -> tuple[str, int, int]:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from minitrain.comm.launchers import find_mpirun
 from minitrain.comm.threads import world_of_one
 from tests.benchmarks import all_reduce, bench, ddp, memory, step, timing, zero
 from tests.benchmarks.jobs import Failed, mpirun, python, result
 from tests.benchmarks.ours import Ours
 from tests.benchmarks.sizes import SIZES, Row, Size, row
-from tests.ranks import find_mpirun
 
 TINY = SIZES["tiny"]
 needs_mpirun = pytest.mark.skipif(find_mpirun() is None, reason="there is no mpirun")

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from minitrain.comm import launch, launchers
+from minitrain.comm.launchers import find_mpirun
 from minitrain.errors import UserError
-from tests.ranks import find_mpirun
 
 MPIRUN = find_mpirun()
 ROOT = Path(__file__).resolve().parents[2]

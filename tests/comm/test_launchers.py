@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from minitrain.comm.communicator import Communicator
-from minitrain.comm.launchers import outside
-from tests.ranks import find_mpirun
+from minitrain.comm.launchers import find_mpirun, outside
 
 
 def test_what_mpirun_sets_goes_and_what_users_set_stays() -> None:

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 import minitrain
+from minitrain.comm.launchers import find_mpirun
 from tests.equivalence.cover import MESHES, cases, name
 from tests.equivalence.harness import Row, same_as_serial
-from tests.ranks import find_mpirun
 
 OUT = Path("build/matrix.json")
 LIMIT = 20.0  # seconds for one row

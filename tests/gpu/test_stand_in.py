@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from minitrain import backend
+from minitrain.comm.launchers import find_mpirun
 from minitrain.errors import UserError
 from tests.gpu import strict_run
 from tests.gpu.test_signatures import LACKING, stand_in
-from tests.ranks import find_mpirun
 
 ROOT = Path(__file__).parents[2]
 MPIRUN = find_mpirun()

@@ -16,9 +16,9 @@ from safetensors.numpy import save_file
 
 from minitrain import cli
 from minitrain.cli import main
+from minitrain.comm.launchers import find_mpirun
 from minitrain.lr_schedules import warmup_cosine
 from minitrain.train.config import TrainConfig
-from tests.ranks import find_mpirun
 
 Capture = pytest.CaptureFixture[str]
 MPIRUN = find_mpirun()
