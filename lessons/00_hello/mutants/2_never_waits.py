@@ -2,6 +2,8 @@
 
 import numpy as np
 
+SAYS = "wait for the handle of send"  # what else is wrong depends on which message is faster
+
 
 def swap(world, x):
     arrived = np.empty_like(x)
