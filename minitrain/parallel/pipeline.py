@@ -165,7 +165,7 @@ class Run:
 
     def __init__(self, pipeline: Pipeline, micros: Sequence[Batch], gradients: Reducer) -> None:
         self.pipeline, self.micros, self.gradients = pipeline, micros, gradients
-        self.alive: dict[Key, tuple[Tensor | None, Tensor]] = {}
+        self.alive: dict[Key, tuple[Tensor | None, Tensor, Any]] = {}  # and the handle of y's sending
         self.later: dict[Key, list[Callable[[], None]]] = {}  # work on parameters that was put off
         self.sending: list[Any] = []
         self.loss = 0.0
@@ -181,11 +181,9 @@ class Run:
 
     def forward(self, do: Do) -> None:
         leaf, y, sent = self.pipeline.forward(self.pipeline.chunks[do.chunk], do.chunk, do.micro, self.micros[do.micro])
-        self.alive[do.micro, do.chunk] = leaf, y
+        self.alive[do.micro, do.chunk] = leaf, y, sent
         if sent is None:
             self.loss += y.item()
-        else:
-            self.sending.append(sent)
 
     def backward(self, do: Do) -> None:
         self.back(do, None)
@@ -203,13 +201,14 @@ class Run:
     def back(self, do: Do, defer: Callable[[Callable[[], None]], None] | None) -> None:
         """Receives the gradient of what was sent, walks back, and sends on the gradient of what was received."""
         pipe, c = self.pipeline, do.chunk
-        leaf, y = self.alive.pop((do.micro, c))
+        leaf, y, sent = self.alive.pop((do.micro, c))
         g = None
         if pipe.stage(c) < pipe.stages - 1:
             g = xp.empty(y.shape, y.dtype)
             number = pipe.number(do.micro, c, back=True)
             pipe.group.receive(g, pipe.after, GRADIENTS, number, patient=True)
             pipe.read_stamp(pipe.after, number, g.nbytes)
+            sent.wait()  # for nothing: the gradient of y came back, so y has arrived
         pipe.spend(do)
         if y.requires_grad:
             backward([y], [g], defer)

@@ -338,4 +338,4 @@ def test_memory_does_not_grow_with_the_micro_batches(world: Communicator) -> Non
         assert ledger.history is not None
         peaks.append(max(live.get("buffers", 0) for live in ledger.history))
     BTD = 64 * 32 * 8
-    assert peaks[1] <= peaks[0] + 4 * BTD, "a message may be late, but not 24 of them"
+    assert peaks[1] <= peaks[0] + 12 * BTD, "a message or two may be late, but not 24 of them"
