@@ -3,9 +3,14 @@
 Composed from functional.py they would be right as well, with more arrays kept and more passes over memory. In the
 docstrings y is the result, g = dL/dy, gx = dL/dx. Parameters are read through their Tensor, in forward and in
 backward, and never kept: under ZeRO-3 the array of the forward is gone by then.
+
+Activations may be held in half precision (x's dtype) and parameters in another one. Then an operation rounds its
+parameters to half where it uses them, computes in float32, rounds its result once, and writes the gradients of its
+parameters in their own dtype. With one dtype for all, none of this does anything.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -43,19 +48,20 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
     GELU is computed here because its derivative can take the memory of u, which nobody else needs (up to 2% of a step).
     spread: x is held otherwise than whole; only what is held is kept for backward.
     """
-    _check_dtypes("linear", x, weight, bias)
-    fan_in, out_shape = weight.shape[0], weight.shape[1:]
+    _check_parameters("linear", x, weight, bias)
+    dtype, fan_in, out_shape = x.dtype, weight.shape[0], weight.shape[1:]
     if x.shape[-1] != fan_in:
         raise ValueError(f"linear: x has shape {x.shape}, W {weight.shape}: x's last axis must be {fan_in}")
     held = x.data
     whole = spread.collect(held)
     lead = whole.shape[:-1]
     rows, fan_out = math.prod(lead), math.prod(out_shape)
-    y = backend.matmul(whole.reshape(rows, fan_in), weight.data.reshape(fan_in, fan_out))
-    del whole
+    w = _used(weight, dtype).reshape(fan_in, fan_out)
+    y = backend.matmul(whole.reshape(rows, fan_in), w, dtype=backend.wide(dtype))
+    del whole, w
     if bias is not None:
         y += bias.data.reshape(fan_out)
-    y, slope = _gelu_and_slope(y, slope=y) if gelu else (y, None)
+    y, slope = _gelu_and_slope(y, dtype) if gelu else (y.astype(dtype, copy=False), None)
     done = [slope is None]
 
     def h(g: Array) -> Array:
@@ -68,17 +74,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
         return slope
 
     def vjp(g: Array) -> tuple[Array]:
-        gx = backend.matmul(h(g), weight.data.reshape(fan_in, fan_out).T)
+        gx = backend.matmul(h(g), _used(weight, dtype).reshape(fan_in, fan_out).T)
         return (spread.deliver(gx.reshape(*lead, fan_in)),)
 
     def weight_vjp(g: Array, out: Array | None = None) -> Array:
-        out = xp.empty(weight.shape, g.dtype) if out is None else out
+        out = xp.empty(weight.shape, weight.dtype) if out is None else out
         x2 = spread.collect(held).reshape(rows, fan_in)
         backend.matmul(x2.T, h(g), out=out.reshape(fan_in, fan_out))
         return out
 
     def bias_vjp(g: Array, out: Array | None = None) -> Array:
-        return _into(out, backend.column_sums(h(g)).reshape(out_shape))
+        return _into(bias, out, backend.column_sums(h(g)).reshape(out_shape))
 
     weights = [(weight, weight_vjp)] + ([(bias, bias_vjp)] if bias is not None else [])
     kept = (held,) if weight.requires_grad else ()
@@ -87,12 +93,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
 
 def add_bias(x: Tensor, bias: Tensor) -> Tensor:
     """y = x + b.  x, y (..., D), b (D); gx = g, gb = sum over rows of g."""
-    _check_dtypes("add_bias", x, bias)
+    _check_parameters("add_bias", x, bias)
 
     def bias_vjp(g: Array, out: Array | None = None) -> Array:
-        return _into(out, _over_rows(g))
+        return _into(bias, out, _over_rows(g))
 
-    return apply(x.data + bias.data, (x,), lambda g: (g,), [(bias, bias_vjp)])
+    return apply(x.data + _used(bias, x.dtype), (x,), lambda g: (g,), [(bias, bias_vjp)])
 
 
 def linear_transposed(x: Tensor, weight: Tensor) -> Tensor:
@@ -100,8 +106,8 @@ def linear_transposed(x: Tensor, weight: Tensor) -> Tensor:
 
     gx = g W        gW = g^T x
     """
-    _check_dtypes("linear_transposed", x, weight)
-    V, D = weight.shape
+    _check_parameters("linear_transposed", x, weight)
+    dtype, (V, D) = x.dtype, weight.shape
     if x.shape[-1] != D:
         raise ValueError(f"linear_transposed: x has shape {x.shape}, W {weight.shape}: x's last axis must be {D}")
     lead = x.shape[:-1]
@@ -109,17 +115,17 @@ def linear_transposed(x: Tensor, weight: Tensor) -> Tensor:
     x2 = x.data.reshape(rows, D)
 
     def vjp(g: Array) -> tuple[Array]:
-        return (backend.matmul(g.reshape(rows, V), weight.data).reshape(*lead, D),)
+        return (backend.matmul(g.reshape(rows, V), _used(weight, dtype)).reshape(*lead, D),)
 
     def weight_vjp(g: Array, out: Array | None = None) -> Array:
-        return backend.matmul(g.reshape(rows, V).T, x2, out=out)
+        return backend.matmul(g.reshape(rows, V).T, x2, out=out, dtype=weight.dtype)
 
-    y = backend.matmul(x2, weight.data.T).reshape(*lead, V)
+    y = backend.matmul(x2, _used(weight, dtype).T).reshape(*lead, V)
     return apply(y, (x,), vjp, [(weight, weight_vjp)], saved=(x2,) if weight.requires_grad else ())
 
 
-def embedding(ids: Array, table: Tensor) -> Tensor:
-    """y = table[ids].  ids (...) of integers, table (V, D) -> y (..., D).
+def embedding(ids: Array, table: Tensor, dtype: Any = None) -> Tensor:
+    """y = table[ids].  ids (...) of integers, table (V, D) -> y (..., D), in the table's dtype unless another is given.
 
     Row v is used by every token whose id is v, so its gradient is the sum of their g. Raises IndexError for an id
     outside 0..V-1 (a negative one would silently count from the end).
@@ -128,11 +134,12 @@ def embedding(ids: Array, table: Tensor) -> Tensor:
         raise IndexError(f"ids reach from {ids.min()} to {ids.max()}; the table has rows 0 to {table.shape[0] - 1}")
 
     def table_vjp(g: Array, out: Array | None = None) -> Array:
-        out = xp.empty(table.shape, g.dtype) if out is None else out
+        out = xp.empty(table.shape, table.dtype) if out is None else out
         backend.scatter_add(out, ids, g)
         return out
 
-    return apply(table.data[ids], weights=[(table, table_vjp)], saved=(ids,))
+    y = table.data[ids]
+    return apply(y if dtype is None else y.astype(dtype, copy=False), weights=[(table, table_vjp)], saved=(ids,))
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -> Tensor:
@@ -145,30 +152,31 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -
 
     Ba, Kiros, Hinton, "Layer Normalization", arXiv:1607.06450.
     """
-    _check_dtypes("layer_norm", x, weight, bias)
-    width, dtype = x.shape[-1], x.dtype
+    _check_parameters("layer_norm", x, weight, bias)
+    width, dtype, wide = x.shape[-1], x.dtype, backend.wide(x.dtype)
     if weight.shape != (width,):
         raise ValueError(f"layer_norm: x has shape {x.shape}, so w must have shape ({width},), not {weight.shape}")
-    centred = x.data - _row_mean(x.data)
-    r = (1 / xp.sqrt(_row_mean(centred * centred) + epsilon)).astype(dtype)
+    centred = x.data.astype(wide, copy=False) - _row_mean(x.data)
+    r = (1 / xp.sqrt(_row_mean(centred * centred) + epsilon)).astype(wide)
     n = xp.multiply(centred, r, out=centred)
-    y = n * weight.data
-    y += bias.data
+    y = n * weight.data.astype(wide, copy=False)
+    y += bias.data.astype(wide, copy=False)
+    n = n.astype(dtype, copy=False)  # what is kept
 
     def vjp(g: Array) -> tuple[Array]:
-        h = g * weight.data
+        h, n_ = g.astype(wide, copy=False) * weight.data.astype(wide, copy=False), n.astype(wide, copy=False)
         gx = h - _row_mean(h)
-        gx -= n * (backend.row_dots(h, n) / width)
+        gx -= n_ * (backend.row_dots(h, n_) / width)
         gx *= r
-        return (gx,)
+        return (gx.astype(dtype, copy=False),)
 
     def weight_vjp(g: Array, out: Array | None = None) -> Array:
-        return _into(out, _over_rows(g * n))
+        return _into(weight, out, _over_rows(g.astype(wide, copy=False) * n.astype(wide, copy=False)))
 
     def bias_vjp(g: Array, out: Array | None = None) -> Array:
-        return _into(out, _over_rows(g))
+        return _into(bias, out, _over_rows(g))
 
-    return apply(y, (x,), vjp, [(weight, weight_vjp), (bias, bias_vjp)], saved=(n, r))
+    return apply(y.astype(dtype, copy=False), (x,), vjp, [(weight, weight_vjp), (bias, bias_vjp)], saved=(n, r))
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -179,20 +187,21 @@ def gelu(x: Tensor) -> Tensor:
     The derivative is computed in the forward, while t is at hand, and is all that is kept. This is GPT-2's form of
     x P(normal < x): Hendrycks, Gimpel, "Gaussian Error Linear Units", arXiv:1606.08415.
     """
-    y, slope = _gelu_and_slope(x.data, slope=xp.empty(x.shape, x.dtype))
+    y, slope = _gelu_and_slope(xp.array(x.data), x.dtype)
     return apply(y, (x,), lambda g: (g * slope,), saved=(slope,))
 
 
-def _gelu_and_slope(x: Array, slope: Array) -> tuple[Array, Array]:
-    """gelu(x) and its derivative, which is written into `slope`; this may be x itself.
+def _gelu_and_slope(x: Array, dtype: Any) -> tuple[Array, Array]:
+    """gelu(x) and its derivative in `dtype`; the derivative takes x's memory if x has that dtype.
 
     In blocks that are small enough for all the steps to find them in the cache.
     """
-    c, y = math.sqrt(2 / math.pi), xp.empty(x.shape, x.dtype)
+    c, y = math.sqrt(2 / math.pi), xp.empty(x.shape, dtype)
+    slope = x if x.dtype == dtype else xp.empty(x.shape, dtype)
     flat_x, flat_y, flat_slope = x.reshape(-1), y.reshape(-1), slope.reshape(-1)
     for lo in range(0, flat_x.size, BLOCK):
         block = slice(lo, lo + BLOCK)
-        part = flat_x[block]
+        part = flat_x[block].astype(backend.wide(dtype), copy=False)
         square = part * part
         t = xp.tanh(c * part * (1 + 0.044715 * square))
         half = 0.5 * part
@@ -232,12 +241,12 @@ def attend(q: Array, k: Array, v: Array, scale: float, q_start: int, k_start: in
     q (B, H, Tq, D/H), k and v (B, H, Tk, D/H) -> y like q, p (B, H, Tq, Tk). Query i stands at logical time
     q_start + i, key j at k_start + j: the two differ when time is divided over ranks.
     """
-    scores = backend.matmul(q, k.swapaxes(-1, -2))
+    scores = backend.matmul(q, k.swapaxes(-1, -2), dtype=backend.wide(q.dtype))
     scores *= scale
     q_time = q_start + np.arange(q.shape[2])[:, None]
     k_time = k_start + np.arange(k.shape[2])
     scores += xp.asarray(np.where(k_time <= q_time, 0.0, -np.inf).astype(scores.dtype))
-    p = softmax_rows(scores, out=scores)
+    p = softmax_rows(scores, out=scores).astype(q.dtype, copy=False)
     return backend.matmul(p, v), p
 
 
@@ -246,10 +255,12 @@ def attend_vjp(g: Array, q: Array, k: Array, v: Array, p: Array, scale: float) -
 
     gv = p^T g      gp = g v^T      gs = p (gp - sum_keys gp p)      gq = scale gs k      gk = scale gs^T q .
     """
-    gp = backend.matmul(g, v.swapaxes(-1, -2))
-    gs = xp.subtract(gp, backend.row_dots(gp, p), out=gp)
-    gs *= p
+    gp = backend.matmul(g, v.swapaxes(-1, -2), dtype=backend.wide(g.dtype))
+    wide_p = p.astype(gp.dtype, copy=False)
+    gs = xp.subtract(gp, backend.row_dots(gp, wide_p), out=gp)
+    gs *= wide_p
     gs *= scale
+    gs = gs.astype(g.dtype, copy=False)
     gv = backend.matmul(p.swapaxes(-1, -2), g)
     return backend.matmul(gs, k), backend.matmul(gs.swapaxes(-1, -2), q), gv
 
@@ -264,26 +275,28 @@ def cross_entropy(logits: Tensor, labels: Array, denominator: float) -> Tensor:
     Raises IndexError for a label outside 0..V-1, ValueError for a denominator that is not positive.
     """
     denominator = _positive(denominator)
-    V, dtype = logits.shape[-1], logits.dtype
+    V, dtype, wide = logits.shape[-1], logits.dtype, backend.wide(logits.dtype)
     if logits.shape[:-1] != labels.shape:
         raise ValueError(
             f"cross_entropy: logits {logits.shape} need labels of shape {logits.shape[:-1]}, not {labels.shape}"
         )
     if labels.size and not (0 <= int(labels.min()) and int(labels.max()) < V):
         raise IndexError(f"labels reach from {labels.min()} to {labels.max()}; there are {V} classes, counted from 0")
-    x = logits.data.reshape(labels.size, V).astype(backend.wide(dtype), copy=False)
+    x = logits.data.reshape(labels.size, V).astype(wide, copy=False)
     lead, tokens, flat = labels.shape, xp.arange(labels.size), labels.reshape(-1)
     p = xp.exp(shifted := x - row_max(x))
     z = backend.total(p, axis=-1, keepdims=True)
     loss = (xp.log(z)[:, 0] - shifted[tokens, flat]).sum() / denominator
     p /= z
+    kept = p if x.dtype == dtype else logits.data  # in half precision the logits are kept, and p is made again
 
     def vjp(g: Array) -> tuple[Array]:
+        p = kept if kept.dtype == wide else softmax_rows(kept.reshape(-1, V).astype(wide))
         p[tokens, flat] -= 1  # in place: the tape is walked once, and p serves nothing else
         gx = xp.multiply(p, g / denominator, out=p)
         return (gx.astype(dtype, copy=False).reshape(*lead, V),)
 
-    return apply(loss.astype(x.dtype), (logits,), vjp, saved=(p, tokens, flat))
+    return apply(loss.astype(wide), (logits,), vjp, saved=(kept, tokens, flat))
 
 
 def mean_squared_error(prediction: Tensor, target: Array, denominator: float) -> Tensor:
@@ -314,15 +327,21 @@ def dropout(x: Tensor, keep: Array, p: float) -> Tensor:
     """
     if not 0 <= p < 1:
         raise ValueError(f"dropout: p is {p}; it must be at least 0 and less than 1")
-    factor = 1 / (1 - p)
+    factor = x.dtype.type(1 / (1 - p))  # bfloat16 times a Python number would be float32
     return apply(x.data * keep * factor, (x,), lambda g: (g * keep * factor,), saved=(keep,))
 
 
-def _into(out: Array | None, value: Array) -> Array:
+def _into(p: Tensor, out: Array | None, value: Array) -> Array:
+    """The gradient of the parameter p, in its dtype, and in its place when that is given."""
     if out is None:
-        return value
+        return value.astype(p.dtype, copy=False)
     out[...] = value
     return out
+
+
+def _used(p: Tensor, dtype: Any) -> Array:
+    """A parameter as it is multiplied with activations of this dtype; made anew for each use, and kept by nobody."""
+    return p.data.astype(dtype, copy=False)
 
 
 def _over_rows(x: Array) -> Array:
@@ -331,7 +350,7 @@ def _over_rows(x: Array) -> Array:
 
 
 def _row_mean(x: Array) -> Array:
-    return backend.mean(x, axis=-1, keepdims=True)
+    return xp.mean(x, axis=-1, keepdims=True, dtype=backend.wide(x.dtype))
 
 
 def _check_dtypes(operation: str, *tensors: Tensor | Array | None) -> None:
@@ -339,6 +358,14 @@ def _check_dtypes(operation: str, *tensors: Tensor | Array | None) -> None:
     dtypes = [str(x.dtype) for x in tensors if x is not None]
     if len(set(dtypes)) > 1:
         raise TypeError(f"{operation}: the operands are {', '.join(dtypes)}; cast them to one dtype")
+
+
+def _check_parameters(operation: str, x: Tensor, *parameters: Tensor | None) -> None:
+    """Half precision goes with parameters of half or of float32; otherwise all have one dtype."""
+    small = [p is None or (p.dtype.itemsize <= 4 and x.dtype.itemsize <= 4) for p in parameters]
+    half = any(p is not None and p.dtype.itemsize < 4 for p in (x, *parameters))
+    if not (half and all(small)):
+        _check_dtypes(operation, x, *parameters)
 
 
 def _positive(denominator: float) -> float:

@@ -18,7 +18,7 @@ from .autograd import Tensor
 from .backend import xp
 from .data.batch import Batch
 from .errors import UserError, check_choice, check_memory, check_number, check_shape, check_whole
-from .nn import Block, Classifier, Dropout, Embedding, LayerNorm, Linear, Module, Parameter, check_heads
+from .nn import Block, Classifier, Dropout, Embedding, LayerNorm, Linear, Module, Parameter, check_heads, pass_through
 
 DTYPES = ("float32", "float64")  # in which models can be trained
 
@@ -35,10 +35,7 @@ class Model(Module):
 
     def through(self, x: Tensor | None, batch: Batch) -> Tensor:
         """What the units make of x; nothing goes into the first unit of a whole model."""
-        for unit in self.units:
-            x = unit(x, batch)  # type: ignore[operator]
-        assert x is not None
-        return x
+        return pass_through(self.units, x, batch)
 
     def children(self):  # type: ignore[no-untyped-def]
         """(position, unit)."""
@@ -61,7 +58,8 @@ class Embed(Module):
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
         """x is nothing; batch.inputs (B, T) -> (B, T, D)."""
         time = xp.arange(batch.where.time.start, batch.where.time.stop)
-        return self.drop(self.tokens(batch.inputs) + self.positions(time), batch)
+        x = self.at("layer", self.tokens(batch.inputs)) + self.at("layer", self.positions(time))
+        return self.drop(x, batch)
 
 
 class Head(Module):

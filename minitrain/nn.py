@@ -5,14 +5,15 @@ and reads sizes from the parameters that it holds, never from the config: so a t
 put another class in a layer's place, without any layer knowing.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from . import fused, rng
+from . import functional, fused, rng
 from .autograd import Tensor, WeightVjp
 from .backend import Array, to_device
 from .data.batch import Batch
@@ -112,6 +113,10 @@ class Parameter(Tensor):
     def dtype(self) -> np.dtype:
         return self._dtype
 
+    def store_as(self, dtype: Any) -> None:
+        """From now on the values and the gradient have this dtype; called before there are any."""
+        self._dtype = np.dtype(dtype)
+
     def draw(self, seed: int) -> np.ndarray:
         """The initial values of the slice held here, on the host: the same numbers whatever the mesh."""
         check_seed(seed)
@@ -153,6 +158,16 @@ class Module:
     """Something with parameters, found by looking through its attributes in the order they were set."""
 
     path: str = ""
+    precision: Any = None  # precision.Precision, which chooses dtypes; without one all is computed as it is given
+
+    def chosen(self, operation: str, given: Any) -> np.dtype:
+        """The dtype in which this module does the operation, on activations of dtype `given`."""
+        return np.dtype(given) if self.precision is None else self.precision.dtype(self.path, operation, given)
+
+    def at(self, operation: str, x: Tensor) -> Tensor:
+        """x in the dtype in which this module does the operation."""
+        dtype = self.chosen(operation, x.dtype)
+        return x if x.dtype == dtype else functional.cast(x, dtype)
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
         """(attribute, module) for the modules that are attributes of this one."""
@@ -183,6 +198,31 @@ class Module:
             ledger.hold(p.data, "parameters", "set-up")
 
 
+Watch = Callable[[str, Tensor | None, Tensor], None]  # (path of a unit, what goes in, what comes out)
+_watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
+
+
+@contextmanager
+def watching(watch: Watch | None) -> Iterator[None]:
+    """`watch` is shown what every unit makes, in this thread."""
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
+
+
+def pass_through(units: Sequence[Any], x: Tensor | None, batch: Batch) -> Tensor:
+    """What the units make of x, one after the other; nothing goes into the first unit of a whole model."""
+    watch = _watch.get()
+    for unit in units:
+        before, x = x, unit(x, batch)
+        if watch is not None and unit.path and x is not None:  # a segment has no path; its units have
+            watch(unit.path, before, x)
+    assert x is not None
+    return x
+
+
 class Linear(Module):
     """y = x W + b, W (I, *O), b (*O)."""
 
@@ -201,7 +241,7 @@ class Linear(Module):
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
         """x (..., I) -> (..., *O), with GELU on top if asked for."""
-        return fused.linear(x, self.weight, self.bias, gelu)
+        return fused.linear(self.at("linear", x), self.weight, self.bias, gelu)
 
 
 class LayerNorm(Module):
@@ -214,7 +254,7 @@ class LayerNorm(Module):
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (..., D) -> (..., D)."""
-        return fused.layer_norm(x, self.weight, self.bias)
+        return fused.layer_norm(self.at("layer_norm", x), self.weight, self.bias)
 
 
 class Embedding(Module):
@@ -226,7 +266,7 @@ class Embedding(Module):
 
     def __call__(self, ids: Array) -> Tensor:
         """ids (...) -> (..., D)."""
-        return fused.embedding(ids, self.weight)
+        return fused.embedding(ids, self.weight, self.chosen("embedding", self.weight.dtype))
 
 
 class Dropout(Module):
@@ -259,7 +299,7 @@ class Attention(Module):
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x (B, T, D) -> (B, T, D)."""
-        return self.proj(fused.causal_attention(self.qkv(x), batch.where.time.start))
+        return self.proj(fused.causal_attention(self.at("attention", self.qkv(x)), batch.where.time.start))
 
 
 def check_heads(heads: int, width: int) -> None:
@@ -293,7 +333,7 @@ class Classifier(Module):
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x (B, T, D) -> the loss, or the logits (B, T, V) of a batch without labels."""
-        logits = fused.linear_transposed(x, self.weight)
+        logits = fused.linear_transposed(self.at("linear", x), self.weight)
         return logits if batch.labels is None else fused.cross_entropy(logits, batch.labels, batch.where.count)
 
 
@@ -316,5 +356,6 @@ class Block(Module):
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x (B, T, D) -> (B, T, D)."""
-        x = x + self.drop1(self.attn(self.norm1(x), batch), batch)
-        return x + self.drop2(self.mlp(self.norm2(x)), batch)
+        x = self.at("layer", x)
+        x = x + self.at("layer", self.drop1(self.attn(self.norm1(x), batch), batch))
+        return x + self.at("layer", self.drop2(self.mlp(self.norm2(x)), batch))

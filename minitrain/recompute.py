@@ -22,7 +22,7 @@ from typing import Any
 from .autograd import Tensor, apply, backward, deferring, no_grad, recording
 from .backend import Array, xp
 from .data.batch import Batch
-from .nn import Module, Parameter
+from .nn import Module, Parameter, pass_through
 
 Around = Callable[[Sequence[Module]], AbstractContextManager[Any]]
 
@@ -72,10 +72,7 @@ class Segment(Module):
 
     def run(self, x: Tensor | None, batch: Batch) -> Tensor:
         """The units' forward."""
-        for unit in self.units:
-            x = unit(x, batch)  # type: ignore[operator]
-        assert x is not None
-        return x
+        return pass_through(self.units, x, batch)
 
 
 def _gradient(leaf: Tensor | None) -> Array:

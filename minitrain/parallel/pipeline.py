@@ -52,10 +52,17 @@ class Pipeline(Model):
 
     sequence, place = 1, 0  # ranks that divide the time of what is sent, and which of them this one is
 
-    def __init__(self, chunks: Sequence[Model], group: Communicator, schedule: str | Schedule) -> None:
-        """chunks: the stages r, r + p, ... of rank r."""
+    def __init__(
+        self,
+        chunks: Sequence[Model],
+        group: Communicator,
+        schedule: str | Schedule,
+        borders: Sequence[tuple[Module, Module]],
+    ) -> None:
+        """chunks: the stages r, r + p, ... of rank r. borders: the unit before each, and its own last one."""
         self.chunks, self.group, self.schedule = list(chunks), group, schedule
         self.stages = len(chunks) * group.size
+        self.borders = list(borders)  # which choose the dtype of what is received and sent
 
     @property
     def units(self) -> list[Module]:  # type: ignore[override]
@@ -92,6 +99,7 @@ class Pipeline(Model):
         self.spend(Do("F", micro, c))
         y = chunk.through(leaf, batch)
         if self.stage(c) < self.stages - 1:
+            y = self.borders[c][1].at("layer", y)
             number = self.number(micro, c + self.wraps)
             self.stamp(self.after, number)
             sent = self.group.send(xp.ascontiguousarray(y.data), self.after, ACTIVATIONS, number)
@@ -100,7 +108,7 @@ class Pipeline(Model):
     def receive(self, chunk: Model, c: int, micro: int, batch: Batch) -> Array:
         """The activations that the stage before has sent."""
         first = chunk.parameters()[0]  # of the first unit; its rows are the width of what comes in
-        x = xp.empty((*self.lead(batch), first.shape[0]), first.dtype)
+        x = xp.empty((*self.lead(batch), first.shape[0]), self.borders[c][0].chosen("layer", first.dtype))
         self.group.receive(x, self.before, ACTIVATIONS, self.number(micro, c), patient=True)
         self.read_stamp(self.before, self.number(micro, c), x.nbytes)
         return x
@@ -243,8 +251,10 @@ def partition(model: Model, mesh: Mesh, schedule: str | Schedule, chunks: int, s
         if len(set(ranks)) > 1:
             q.placement = q.placement.replicate("pp", tuple(sorted(set(ranks))))
     mine = [Model(model.units[cuts[c * p + r]]) for c in range(chunks)]
+    edges = [cuts[c * p + r] for c in range(chunks)]
+    borders = [(model.units[cut.start - 1], model.units[cut.stop - 1]) for cut in edges]
     vars(model).clear()
     model.__class__ = Pipeline  # whoever holds the model holds its stages now
-    Pipeline.__init__(model, mine, mesh.group("pp"), schedule)  # type: ignore[arg-type]
+    Pipeline.__init__(model, mine, mesh.group("pp"), schedule, borders)  # type: ignore[arg-type]
     if sequence:
         model.sequence, model.place = mesh.sizes["tp"], mesh.coordinates["tp"]  # type: ignore[attr-defined]

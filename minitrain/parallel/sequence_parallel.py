@@ -77,7 +77,8 @@ class SequenceColumn(ColumnLinear):
 
     def over(self, x: Tensor, batch: Batch, gelu: bool = False) -> Tensor:
         """x (B, T/t, I) -> (B, T, *O), this rank's columns."""
-        return fused.linear(x, self.weight, self.bias, gelu, Shared(self.group, length(batch)))
+        shared = Shared(self.group, length(batch))
+        return fused.linear(self.at("linear", x), self.weight, self.bias, gelu, shared)
 
 
 class SequenceHeads(SequenceColumn, HeadsLinear):
@@ -89,8 +90,8 @@ class SequenceRow(RowLinear):
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
         """x (B, T, I), this rank's columns -> (B, T/t, O)."""
-        y = reduce_scatter(fused.linear(x, self.weight), self.group, BLOCK, TIME)
-        return fused.add_bias(y, self.bias)
+        y = fused.linear(self.at("linear", x), self.weight)
+        return fused.add_bias(reduce_scatter(y, self.group, BLOCK, TIME), self.bias)
 
 
 class SequenceAttention(TensorAttention):
@@ -101,7 +102,7 @@ class SequenceAttention(TensorAttention):
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x (B, T/t, D) -> (B, T/t, D)."""
         qkv: SequenceHeads = self.qkv  # type: ignore[assignment]
-        return self.proj(fused.causal_attention(qkv.over(x, batch), batch.where.time.start))
+        return self.proj(fused.causal_attention(self.at("attention", qkv.over(x, batch)), batch.where.time.start))
 
 
 class SequenceFeedForward(TensorFeedForward):
@@ -122,8 +123,9 @@ class SequenceBlock(Placed, Block):
         """x (B, T/t, D) -> (B, T/t, D)."""
         own = own_time(batch, self.group)
         mlp: SequenceFeedForward = self.mlp  # type: ignore[assignment]
-        x = x + self.drop1(self.attn(self.norm1(x), batch), own)
-        return x + self.drop2(mlp.over(self.norm2(x), batch), own)
+        x = self.at("layer", x)
+        x = x + self.at("layer", self.drop1(self.attn(self.norm1(x), batch), own))
+        return x + self.at("layer", self.drop2(mlp.over(self.norm2(x), batch), own))
 
 
 class SequenceVocabulary(VocabularyEmbedding):
@@ -141,7 +143,8 @@ class SequenceEmbed(Placed, Embed):
         """x is nothing; batch.inputs (B, T) -> (B, T/t, D)."""
         own = own_time(batch, self.group)
         time = xp.arange(own.where.time.start, own.where.time.stop)
-        return self.drop(self.tokens(batch.inputs) + self.positions(time), own)
+        x = self.at("layer", self.tokens(batch.inputs)) + self.at("layer", self.positions(time))
+        return self.drop(x, own)
 
 
 class SequenceClassifier(VocabularyClassifier):
@@ -149,7 +152,7 @@ class SequenceClassifier(VocabularyClassifier):
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x (B, T/t, D) -> the loss, or the whole logits (B, T, V) of a batch without labels."""
-        return self.judge(all_gather(x, self.group, HEAD, TIME, length(batch)), batch)
+        return self.judge(all_gather(self.at("linear", x), self.group, HEAD, TIME, length(batch)), batch)
 
 
 SEQUENCE: Table = {

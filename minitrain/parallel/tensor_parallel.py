@@ -87,7 +87,7 @@ class ColumnLinear(Placed, Linear):
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
         """x (..., I), whole -> (..., *O), this rank's columns."""
-        return fused.linear(copy_to(x, self.group, BLOCK), self.weight, self.bias, gelu)
+        return fused.linear(copy_to(self.at("linear", x), self.group, BLOCK), self.weight, self.bias, gelu)
 
 
 class HeadsLinear(ColumnLinear):
@@ -106,7 +106,8 @@ class RowLinear(Placed, Linear):
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
         """x (..., I), this rank's columns -> (..., O), whole."""
-        return fused.add_bias(reduce_from(fused.linear(x, self.weight), self.group, BLOCK), self.bias)
+        y = fused.linear(self.at("linear", x), self.weight)
+        return fused.add_bias(reduce_from(y, self.group, BLOCK), self.bias)
 
 
 class TensorAttention(Placed, Attention):
@@ -144,10 +145,10 @@ class VocabularyEmbedding(Placed, Embedding):
 
     def partial(self, ids: Array) -> Tensor:
         """ids (...) -> (..., D): the rows that are held here, zeros for the others."""
-        return own_rows(ids, self.weight)
+        return own_rows(ids, self.weight, self.chosen("embedding", self.weight.dtype))
 
 
-def own_rows(ids: Array, table: Parameter) -> Tensor:
+def own_rows(ids: Array, table: Parameter, dtype: Any = None) -> Tensor:
     """y = table[id - first] where this slice of the table has the id, otherwise 0.  ids (...) -> (..., D)."""
     first, rows = table.placement.index[0].start, table.shape[0]
     V = table.placement.shape[0]
@@ -155,11 +156,11 @@ def own_rows(ids: Array, table: Parameter) -> Tensor:
         raise IndexError(f"ids reach from {ids.min()} to {ids.max()}; the table has rows 0 to {V - 1}")
     here = (ids >= first) & (ids < first + rows)
     local = ids[here] - first
-    y = xp.zeros((*ids.shape, table.shape[1]), table.dtype)
+    y = xp.zeros((*ids.shape, table.shape[1]), dtype or table.dtype)
     y[here] = table.data[local]
 
     def table_vjp(g: Array, out: Array | None = None) -> Array:
-        out = xp.empty(table.shape, g.dtype) if out is None else out
+        out = xp.empty(table.shape, table.dtype) if out is None else out
         backend.scatter_add(out, local, g[here])
         return out
 
@@ -174,7 +175,7 @@ class VocabularyClassifier(Placed, Classifier):
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x (B, T, D) -> the loss, the same on all ranks, or the whole logits (B, T, V) of a batch without labels."""
-        return self.judge(copy_to(x, self.group, HEAD), batch)
+        return self.judge(copy_to(self.at("linear", x), self.group, HEAD), batch)
 
     def judge(self, x: Tensor, batch: Batch) -> Tensor:
         """From x as every rank has it."""
@@ -216,13 +217,15 @@ def vocabulary_cross_entropy(
     right = summed(right, group, LOSS)
     loss = (xp.log(z)[:, 0] - right).sum() / float(denominator)
     p /= z
+    kept = (p,) if x.dtype == dtype else (logits.data, top, z)  # in half precision p is made again from the logits
 
     def vjp(g: Array) -> tuple[Array]:
+        p = kept[0] if len(kept) == 1 else xp.exp(kept[0].reshape(rows, held) - kept[1]) / kept[2]
         p[mine, column] -= 1  # in place: the tape is walked once
         gx = xp.multiply(p, g / float(denominator), out=p)
         return (gx.astype(dtype, copy=False).reshape(shape),)
 
-    return apply(loss.astype(x.dtype), (logits,), vjp, saved=(p, mine, column))
+    return apply(loss.astype(x.dtype), (logits,), vjp, saved=(*kept, mine, column))
 
 
 # From the serial model to this form -----------------------------------------------------------------------------------
