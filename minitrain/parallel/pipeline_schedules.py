@@ -72,7 +72,7 @@ def naive(r: int, p: int, m: int, v: int = 1) -> list[Do]:
 
 
 def gpipe(r: int, p: int, m: int, v: int = 1) -> list[Do]:
-    """All forwards, then all backwards.
+    """All forwards, then all backwards: Do("F", i) and Do("B", i) for the micro-batches i = 0 .. m-1, on every rank.
 
         rank 0 0123..aabbccdd    idle = (p-1)/(m+p-1)
         rank 1 .0123aabbccdd..   in flight: m
@@ -85,12 +85,14 @@ def gpipe(r: int, p: int, m: int, v: int = 1) -> list[Do]:
 
 
 def one_forward_one_backward(r: int, p: int, m: int, v: int = 1) -> list[Do]:
-    """Backward as soon as possible: GPipe's bubble, but the memory does not grow with m.
+    """Each backward as soon as possible: GPipe's bubble, but the memory does not grow with m.
 
         rank 0 01.aa2bb3cc.dd    idle = (p-1)/(m+p-1)
         rank 1 .0aa1bb2cc3dd..   in flight: min(m, p-r)
 
-    A rank begins with p-r-1 forwards, as many as it takes until the first backward comes back to it, then takes turns.
+    Rank r begins with p-r-1 forwards, one for each stage behind it (or m, if there are fewer micro-batches): the first
+    backward is then on its way. From there on it takes turns, a forward and a backward, while there are forwards; at
+    the end come the backwards that are left. Both go through the micro-batches in their order, 0 .. m-1.
     Narayanan et al., "Memory-Efficient Pipeline-Parallel DNN Training", ICML 2021, arXiv:2006.09503 (PipeDream-Flush).
     """
     one_chunk("1f1b", v)

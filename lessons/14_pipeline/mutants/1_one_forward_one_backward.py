@@ -1,0 +1,9 @@
+"""backwards begin before all forwards are done: that is 1F1B."""
+
+from minitrain.parallel.pipeline_schedules import Do
+
+
+def gpipe(r, p, m, v=1):
+    warmup = min(m, p - r - 1)
+    steady = [do for i in range(m - warmup) for do in (Do("F", warmup + i), Do("B", i))]
+    return [Do("F", i) for i in range(warmup)] + steady + [Do("B", i) for i in range(m - warmup, m)]

@@ -1,0 +1,9 @@
+"""p-r forwards first, one too many: the forward that follows makes it p-r+1 in flight."""
+
+from minitrain.parallel.pipeline_schedules import Do
+
+
+def one_forward_one_backward(r, p, m, v=1):
+    warmup = min(m, p - r)
+    steady = [do for i in range(m - warmup) for do in (Do("F", warmup + i), Do("B", i))]
+    return [Do("F", i) for i in range(warmup)] + steady + [Do("B", i) for i in range(m - warmup, m)]
