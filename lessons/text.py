@@ -134,7 +134,7 @@ def prose(text: str) -> str:
 
 def links(path: Path, text: str) -> list[str]:
     """Targets of relative links that are not there."""
-    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", BLOCK.sub("", text))  # in code it is a call: f[i](x)
     return [f"the link {target} leads nowhere" for target in targets if not (path.parent / target).exists()]
 
 

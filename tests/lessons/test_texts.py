@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lessons.text import problems, readmes, same
+from lessons.text import links, problems, readmes, same
 
 TEXT = """# Title
 
@@ -49,6 +49,11 @@ def test_what_has_drifted_is_seen(change: dict[str, str], says: str, tmp_path: P
     path.write_text(TEXT.format(**{**good, **change}), "utf-8")
     found = "\n".join(problems(path))
     assert says in found and bool(found) == bool(says)
+
+
+def test_a_call_in_code_is_no_link(tmp_path: Path) -> None:
+    assert links(tmp_path / "README.md", "```python\ntable[kind](do)\n```\n") == []
+    assert links(tmp_path / "README.md", "See [this](do).\n") == ["the link do leads nowhere"]
 
 
 @pytest.mark.parametrize(
