@@ -17,7 +17,7 @@ from .errors import UserError, check_number
 from .train import memory, timeline
 from .train.config import TrainConfig
 from .train.sample import generate, load_model
-from .train.trainer import Trainer
+from .train.text import TextTrainer
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Train(TrainConfig):
     def run(self) -> int:
         """Trains, saves, and shows a sample."""
         with launch() as world:
-            trainer = Trainer(self, world)
+            trainer = TextTrainer(self, world)
             trainer.fit()
             divided = self.parallel.zero == 3 or self.parallel.tp > 1 or self.parallel.pp > 1
             if self.report.sample and (world.rank == 0 or divided):

@@ -44,6 +44,7 @@ from minitrain.train.build import reduce
 from minitrain.train.config import DataOptions, ModelOptions, OptimizerOptions, RunOptions, TrainConfig
 from minitrain.train.sample import generate
 from minitrain.train.step import train_step
+from minitrain.train.text import TextTrainer
 from minitrain.train.trainer import Trainer
 
 Values = st.SearchStrategy[Any]
@@ -165,6 +166,14 @@ def everybody(call: Callable[[Any], Any]) -> list[Any]:
         raise error.__cause__ from None
 
 
+def examples() -> ArrayLoader:
+    return ArrayLoader(np.ones((5, 3), np.float32), np.array([0, 1, 0, 1, 1]), batch=2, seed=1)
+
+
+def trainer(**options: Any) -> Trainer:
+    return Trainer(mlp(MLPConfig(3, (4,), 2)), world(), **options)
+
+
 GPT_GOOD = {
     "vocabulary": 5, "context": 4, "layers": 1, "heads": 2, "width": 4,
     "dropout": 0.1, "tied": True, "std": 0.02, "dtype": "float32",
@@ -174,6 +183,9 @@ ADAM_GOOD = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
 ADAM_BAD = {"beta1": NO_SHARE, "beta2": NO_SHARE, "epsilon": NEGATIVE}
 GENERATE_GOOD = {"context": 4, "prompt": np.array([1, 2]), "length": 2, "temperature": 0.5, "seed": 1}
 NO_IDS = st.sampled_from([np.zeros((2, 2), int), np.ones(3), np.array([]), [1.5], ["a"], None, 3, "ab", [math.nan]])
+NO_LOADER: Values = st.sampled_from(
+    [[], (np.ones((2, 3)), np.ones(2)), np.ones((2, 3)), "digits", 3, {"x": 1}]
+) | st.builds(lambda: TextLoader(tokens(), context=4, batch=2, seed=1))
 SCHEDULE_GOOD = {"update": 3, "peak": 0.1, "warmup": 2, "updates": 9, "floor": 0.01}
 
 CASES = [
@@ -399,6 +411,31 @@ CASES = [
         {"context": NO_SIZE, "prompt": NO_IDS, "length": NO_COUNT, "temperature": NEGATIVE, "seed": NO_SEED},
         also={"length": HUGE},
     ),
+    Case(
+        "Trainer",
+        trainer,
+        {"optimizer": SGD, "schedule": 0.1, "seed": 1, "strategy": {"how": "zero1"}, "accumulate": 2, "clip": 0.5},
+        {
+            "optimizer": STRANGE | ENDLESS,
+            "schedule": NEGATIVE,
+            "seed": NO_SEED,
+            "strategy": st.sampled_from(["zero1", 3, True, [("how", "zero1")], "", ()]),
+            "accumulate": NO_SIZE,
+            "clip": NOT_POSITIVE.filter(lambda x: x is not None),
+        },
+    ),
+    Case(
+        "fit",
+        lambda **rest: trainer().fit(**rest),
+        {"train": examples(), "epochs": 1, "validation": examples(), "patience": 1},
+        {
+            "train": NO_LOADER | st.none(),
+            "epochs": NO_SIZE,
+            "validation": NO_LOADER,
+            "patience": NO_SIZE.filter(lambda x: x is not None),
+        },
+        also={"validation": None},
+    ),
     Case("CharTokenizer", CharTokenizer, {"vocabulary": "abc"}, {"vocabulary": NO_TEXT | st.sampled_from(["", "aba"])}),
     Case("encode", CharTokenizer("abc").encode, {"text": "cab"}, {"text": NO_TEXT | st.just("abd")}),
     Case(
@@ -493,9 +530,9 @@ SETTINGS: dict[str, dict[str, Values]] = {
 }  # fmt: skip
 
 
-def trained(group: str, name: str, value: Any) -> Trainer:
+def trained(group: str, name: str, value: Any) -> TextTrainer:
     options = replace(getattr(TINY, group), **{name: value})
-    return Trainer(replace(TINY, **{group: options}), threads.world_of_one())
+    return TextTrainer(replace(TINY, **{group: options}), threads.world_of_one())
 
 
 def test_every_setting_is_tried() -> None:
@@ -549,7 +586,7 @@ def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
         np.errstate(all="ignore"),
         pytest.raises(UserError, match=r"the loss is nan .*--lr than 1e\+30"),
     ):
-        Trainer(run, threads.world_of_one()).fit()
+        TextTrainer(run, threads.world_of_one()).fit()
     assert not (tmp_path / "model.safetensors").exists()
 
 

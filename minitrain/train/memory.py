@@ -7,7 +7,7 @@ from ..comm.communicator import Communicator
 from ..observe.draw import chart
 from ..observe.ledger import Ledger
 from .config import TrainConfig
-from .trainer import Trainer
+from .text import TextTrainer
 
 KINDS = ("parameters", "gradients", "optimizer", "activations")
 
@@ -16,7 +16,7 @@ def record(config: TrainConfig, world: Communicator) -> tuple[int, Ledger]:
     """(parameters of the model, the ledger with the history of the second update: the first makes the state)."""
     ledger = Ledger()
     with ledger.open():
-        trainer = Trainer(config, world)
+        trainer = TextTrainer(config, world)
         trainer.step()
         ledger.history = []
         trainer.step()

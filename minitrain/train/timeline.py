@@ -7,12 +7,12 @@ from ..errors import UserError
 from ..observe.clock import Clock, Costs, Timeline
 from ..parallel.pipeline import Pipeline
 from .config import TrainConfig
-from .trainer import Trainer
+from .text import TextTrainer
 
 
 def record(config: TrainConfig, world: Communicator, costs: Costs | None = None) -> Timeline:
     """The lanes of the ranks of one pipeline in a real update, in which every instruction takes its declared time."""
-    trainer = Trainer(config, world)
+    trainer = TextTrainer(config, world)
     if not isinstance(trainer.model, Pipeline):
         raise UserError("a timeline needs a pipeline: give --pp 4 --accumulate 8, say")
     clock = Clock(costs or Costs())

@@ -1,187 +1,242 @@
-"""A whole run: data, model, steps, validation, progress, log, checkpoint, sample."""
+"""Training any model on any mesh: one update, the validation, and epochs of both.
 
-import json
+    trainer = Trainer(mlp(), world, optimizer=Adam, schedule=0.001)
+    history = trainer.fit(train, epochs=10, validation=held_out)
+
+Every rank makes the same global batches and works on its own part of each. What is shown and decided (the losses, the
+accuracy, when to stop) are sums over the ranks that divide the batch, so it is the same on any number of ranks.
+"""
+
 import math
 import time
-from dataclasses import asdict
-from typing import Any, TextIO
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ..autograd import no_grad
-from ..backend import to_device
+from ..backend import to_device, to_host
 from ..comm.communicator import Communicator
-from ..comm.ring import RingCommunicator
-from ..data.loader import TextLoader
-from ..data.text import CharTokenizer, load_text, split
-from ..errors import UserError, limit_memory
-from ..lr_schedules import warmup_cosine
-from ..models import gpt
-from ..optim import AdamW
-from . import checkpoint
+from ..comm.mesh import Mesh
+from ..data.batch import Batch
+from ..data.loader import ArrayLoader
+from ..errors import UserError, check_number, check_seed, check_whole
+from ..models import Model
+from ..optim import Adam, Optimizer
+from ..parallel.reducer import Reducer
 from .build import reduce
-from .config import TrainConfig, make_mesh
-from .sample import generate
+from .history import History
 from .step import train_step
 
-QUICK_VALIDATION = 200  # windows, while training
+QUIET = 2.0  # seconds that fit may work without a word
+
+Item = TypeVar("Item")
+
+
+class Update(NamedTuple):
+    """One update: the loss of the global batch, the learning rate, the norm of the gradient before clipping."""
+
+    loss: float
+    lr: float
+    norm: float
 
 
 class Trainer:
-    """Trains a GPT on text as `config` says, as one of the ranks of `world`."""
+    """Trains a model as one of the ranks of `world`; all of them make the same calls."""
 
-    def __init__(self, config: TrainConfig, world: Communicator) -> None:
-        self.config = config
-        self.world = world = RingCommunicator(world) if config.parallel.comm == "ring" else world
-        config.check_each()
-        self.mesh = make_mesh(world, config.parallel)
-        config.check(self.mesh.sizes["dp"])
-        if config.parallel.memory_mb is not None:
-            limit_memory(config.parallel.memory_mb)
-        text = load_text(config.data.text)
-        self.tokenizer = CharTokenizer.of(text)
-        train, validation = split(self.tokenizer.encode(text), config.data.validation)
-        seed, context, batch = config.report.seed, config.model.context, config.data.batch
-        self.train_data = TextLoader(train, context, batch, seed)
-        self.val_data = TextLoader(validation, context, batch, seed)
-        self.gpt_config = config.gpt(self.tokenizer.size)
-        config.check_memory(self.gpt_config, self.mesh.sizes["dp"])
-        self.model = gpt(self.gpt_config)
-        p, o = config.parallel, config.optimizer
-        how, options = p.reducer()
-        options |= {"recompute": p.recompute, "sequence": p.sp, "schedule": p.schedule, "chunks": p.chunks}
-        self.gradients = reduce(self.model, self.mesh, how, p.bucket_mb, seed, **options)
-        self.optimizer = AdamW(self.gradients, o.weight_decay, beta2=o.beta2)
-        self.batches = self.updates = 0
+    def __init__(
+        self,
+        model: Model,
+        world: Communicator,
+        *,
+        optimizer: Callable[[Reducer], Optimizer] = Adam,
+        schedule: float | Callable[[int], float] = 0.001,
+        seed: int = 1,
+        mesh: Mesh | None = None,
+        strategy: Mapping[str, Any] | None = None,
+        accumulate: int = 1,
+        clip: float | None = None,
+        scaler: Any = None,
+        advice: str = "give a smaller learning rate as the `schedule`",
+    ) -> None:
+        """Draws the model's parameters and divides them as the mesh and the strategy say.
 
-    def fit(self) -> float:
-        """All updates, then the loss on the whole validation text, which is returned; in nats a character."""
-        self.say(self.describe())
-        log = self.open_log()
-        progress = Progress(self.config.optimizer.steps, self.train_data.B * self.train_data.T)
-        steps = self.config.optimizer.steps
-        while self.updates < steps:
-            row = self.step()
-            last = self.updates == steps
-            if self.updates % self.config.report.log_every == 0 or last:
-                self.say(progress.line(row))
-            if self.updates % self.config.report.val_every == 0 and not last:
-                row["val_loss"] = self.validate(QUICK_VALIDATION)
-                self.say(f"validation loss {row['val_loss']:.3f}, on {QUICK_VALIDATION} windows")
-            self.record(log, row)
-        final = self.validate()
-        self.record(log, {"step": self.updates, "final_val_loss": final})
-        self.say(f"validation loss {final:.4f} nats a character, on the whole validation text")
-        self.save()
-        return final
+        optimizer: makes one from the gradients: a class such as Adam, or partial(AdamW, weight_decay=0.01).
+        schedule: the learning rate, or a pure function of the number of updates made so far that returns it.
+        mesh: the ranks as dp x pp x tp; unless given, all of them divide the batch.
+        strategy: arguments of train/build.reduce, such as {"how": "zero2", "recompute": 1}; buckets unless given.
+        accumulate: micro-batches per update and rank. clip: largest norm of the gradient, or None.
+        scaler: scales the loss of half precision, see train_step. advice: what to do about a loss that is no number.
+        Raises UserError for values that cannot be meant.
+        """
+        check_options(optimizer, schedule, seed, strategy, accumulate, clip)
+        self.model, self.world, self.schedule = model, world, schedule
+        self.accumulate, self.clip, self.scaler, self.advice = accumulate, clip, scaler, advice
+        self.mesh = mesh or Mesh(world, dp=world.size)
+        how = {"how": "bucketed", "bucket_mb": 1.0, **(strategy or {})}
+        self.gradients = reduce(model, self.mesh, seed=seed, **how)
+        self.optimizer = optimizer(self.gradients)
+        self.batches = 0  # that were worked on, also those whose update a scaler left out
+        self.epochs = 0
+        self.told = time.monotonic()  # when something was said last
 
-    def step(self) -> dict[str, Any]:
-        """One update; what the log shows of it."""
-        o = self.config.optimizer
-        lr = warmup_cosine(self.updates, o.lr, o.warmup, o.steps, min(o.lr_floor, o.lr))
-        mine = self.train_data.batch(self.batches).part(self.mesh.coordinates["dp"], self.mesh.sizes["dp"])
+    @property
+    def updates(self) -> int:
+        """Made so far: what the schedule counts."""
+        return self.optimizer.updates
+
+    # One update -------------------------------------------------------------------------------------------------------
+
+    def step(self, batch: Batch) -> Update:
+        """One update from a global batch, of which this rank takes its part. Raises UserError as `total` does."""
+        lr = self.rate()
+        scaled = {} if self.scaler is None else {"scaler": self.scaler}
         loss, norm = train_step(
-            self.model,
-            mine,
-            self.gradients,
-            self.optimizer,
-            lr,
-            self.config.parallel.accumulate,
-            o.clip or None,
+            self.model, self.mine(batch), self.gradients, self.optimizer, lr, self.accumulate, self.clip, **scaled
         )
         self.batches += 1
-        self.updates += 1
-        loss = self.total(loss)
-        return {"step": self.updates, "loss": loss, "lr": lr, "norm": norm}
+        return Update(self.total(loss), lr, norm)
 
-    def validate(self, most: int | None = None) -> float:
-        """The mean loss over the validation text (or `most` windows of it), each rank on its part of each batch."""
-        with no_grad():
-            n, i = self.mesh.sizes["dp"], self.mesh.coordinates["dp"]
-            return self.total(sum(self.model(batch.part(i, n)).item() for batch in self.val_data.validation(most)))
+    def rate(self) -> float:
+        """The learning rate of the update that comes next. Raises UserError for one that cannot be meant."""
+        if not callable(self.schedule):
+            return self.schedule
+        lr = self.schedule(self.updates)
+        check_number(f"schedule({self.updates})", lr, "at least 0")
+        return lr
+
+    def mine(self, batch: Batch) -> Batch:
+        """This rank's part of a global batch, which is empty when there are more ranks than samples."""
+        return batch.part(self.mesh.coordinates["dp"], self.mesh.sizes["dp"])
 
     def total(self, part: float) -> float:
-        """The sum over the ranks that divide the batch, of a loss. Raises UserError when it is no number."""
-        x = to_device(np.array([part]))
-        self.mesh.group("dp", "pp").all_reduce(x, ("dp", "loss"))
-        loss, lr = float(x[0]), self.config.optimizer.lr
+        """The loss of which each rank has a part. Raises UserError when it is no number, with what to do about it."""
+        loss = self.over_ranks(part, "loss", "dp", "pp")
         if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at update {self.updates}; try a smaller --lr than {lr} or a longer --warmup"
-            )
+            raise UserError(f"the loss is {loss} at update {self.updates}; {self.advice}")
         return loss
 
-    def close(self) -> None:
-        """Ends what runs beside the training."""
-        self.gradients.close()
+    def over_ranks(self, part: float, name: str, *axes: str) -> float:
+        """The sum over the ranks along these axes of the mesh; `name` tags what is sent."""
+        x = to_device(np.array([part], np.float64))
+        self.mesh.group(*axes).all_reduce(x, ("dp", name))
+        return float(x[0])
 
-    def sample(self, length: int, temperature: float = 0.8) -> str:
-        """Text that the model writes, beginning with a newline. All ranks that hold a part of the model must ask."""
-        prompt = self.tokenizer.encode(self.tokenizer.vocabulary[0])
-        ids = generate(self.model, self.config.model.context, prompt, length, temperature, self.config.report.seed)
-        return self.tokenizer.decode(ids)
+    # Validation -------------------------------------------------------------------------------------------------------
 
-    def save(self) -> None:
-        """Writes the logical model to out/model.safetensors."""
-        tensors = checkpoint.gather(self.model, self.world, gradients=self.gradients, root=0)
-        if self.world.rank == 0:
-            about = {
-                "gpt": asdict(self.gpt_config),
-                "vocabulary": self.tokenizer.vocabulary,
-                "run": self.config.plain(),
-            }
-            path = self.config.report.out / "model.safetensors"
-            checkpoint.save(path, tensors, about)
-            self.say(f"saved {path}")
+    def mean_loss(self, batches: Iterable[Batch]) -> float:
+        """Of batches that are parts of one global batch, such as those of a loader's `validation()`."""
+        with no_grad():
+            return self.total(sum(self.model(self.mine(batch)).item() for batch in batches))
 
-    def describe(self) -> str:
-        """What is about to be trained, in two lines, and who talks to whom where that is not plain."""
-        g, d = self.gpt_config, self.train_data
-        return (
-            f"GPT of {g.parameters:,} parameters: {g.layers} layers of width {g.width}, {g.vocabulary} characters\n"
-            f"{len(d.ids):,} characters to learn from; {d.B} windows of {d.T} an update, on {self.world.size} rank(s)"
-            + ("\n" + self.mesh.table() if self.mesh.sizes["tp"] * self.mesh.sizes["pp"] > 1 else "")
-        )
+    def accuracy(self, batches: Iterable[Batch]) -> float:
+        """The share of the labels that are the most probable class, of batches as in `mean_loss`.
+
+        Each rank counts in its part of each batch, so each sample is counted once.
+        """
+        right, count = 0, 1
+        with no_grad():
+            for batch in map(self.mine, batches):
+                assert batch.labels is not None
+                likely = to_host(self.model(Batch(batch.inputs, None, batch.where)).data).argmax(axis=-1)
+                right += int((likely == to_host(batch.labels)).sum())
+                count = batch.where.count  # of all of them, on all ranks
+        return self.over_ranks(right, "right", "dp") / count
+
+    # Epochs -----------------------------------------------------------------------------------------------------------
+
+    def fit(
+        self, train: ArrayLoader, epochs: int, validation: ArrayLoader | None = None, patience: int | None = None
+    ) -> History:
+        """Goes through the training data so many times, with a line of progress after each, and returns the history.
+
+        validation: data to look at after each epoch and never to learn from. patience: stop when so many epochs in a
+        row bring no better validation loss. A second call goes on where the first one ended, with a history of its own.
+        Raises UserError for values that cannot be meant, and for a loss that is no number.
+        """
+        check_fit(train, epochs, validation, patience)
+        history = History()
+        for n in range(1, epochs + 1):
+            name = f"epoch {n:>{len(str(epochs))}}/{epochs}"
+            row = self.epoch(train, name)
+            if validation is not None:
+                row += self.validate(validation, name)
+            history.add(self.agreed(row))
+            self.say(f"{name}  {history.line()}")
+            if patience is not None and history.waited >= patience:
+                self.say(f"stopped: no better validation loss in {patience} epoch(s) after epoch {history.best + 1}")
+                break
+        return history
+
+    def epoch(self, train: ArrayLoader, name: str) -> list[float]:
+        """[mean loss over the samples, learning rate of the last update] of one pass through the data.
+
+        A sample's loss is that before the update which it took part in; the last batch may have fewer samples.
+        """
+        loss, first = 0.0, self.epochs * train.batches
+        for number in self.watch(range(first, first + train.batches), train.batches, name):
+            batch = train.batch(number)
+            update = self.step(batch)
+            loss += update.loss * len(batch.inputs)
+        self.epochs += 1
+        return [loss / len(train.inputs), update.lr]
+
+    def validate(self, data: ArrayLoader, name: str = "validation") -> list[float]:
+        """[mean loss, accuracy] on all samples. Two forwards: the loss is what the model makes of the labels."""
+        loss = self.mean_loss(self.watch(data.validation(), data.batches, f"{name}, loss"))
+        return [loss, self.accuracy(self.watch(data.validation(), data.batches, f"{name}, accuracy"))]
+
+    def agreed(self, row: list[float]) -> list[float]:
+        """Rank 0's numbers, on all ranks. Where tensor parallel sums twice, once for each of its ranks, the last bit
+        may differ, and a rank that stops by itself would leave the others waiting."""
+        x = to_device(np.array(row))
+        self.world.broadcast(x, 0, ("dp", "history"))
+        return to_host(x).tolist()
+
+    # What is shown ----------------------------------------------------------------------------------------------------
+
+    def watch(self, items: Iterable[Item], count: int, name: str) -> Iterator[Item]:
+        """The items; in between, a line that tells how far they are when nothing was said for two seconds."""
+        for n, item in enumerate(items, 1):
+            yield item
+            if n < count and time.monotonic() - self.told > QUIET:
+                self.say(f"{name}: {n} of {count} batches")
 
     def say(self, text: str) -> None:
         """Prints on rank 0, whole lines, at once: under mpirun the terminal is not ours."""
+        self.told = time.monotonic()
         if self.world.rank == 0:
             print(text, flush=True)
 
-    def open_log(self) -> TextIO | None:
-        """out/log.jsonl on rank 0. Raises UserError when it cannot be written."""
-        if self.world.rank != 0:
-            return None
-        path = self.config.report.out / "log.jsonl"
-        try:
-            if (self.config.report.out / "model.safetensors").is_dir():
-                raise IsADirectoryError(0, "model.safetensors is a folder")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return path.open("w", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}; choose another folder with --out") from error
-
-    def record(self, log: TextIO | None, row: dict[str, Any]) -> None:
-        """Adds a row to the log."""
-        if log is not None:
-            log.write(json.dumps(row) + "\n")
-            log.flush()
+    def close(self) -> None:
+        """Ends what runs beside the training: the communication thread of an overlapped strategy."""
+        self.gradients.close()
 
 
-class Progress:
-    """Lines that tell how far a run is, and how fast."""
+def check_options(optimizer: Any, schedule: Any, seed: Any, strategy: Any, accumulate: Any, clip: Any) -> None:
+    """Raises UserError for arguments of `Trainer` that cannot be meant."""
+    if not callable(optimizer):
+        raise UserError(f"optimizer is {optimizer!r}; it must make one from the gradients: give the class Adam, say")
+    if not callable(schedule):
+        check_number("schedule", schedule, "at least 0")
+    check_seed(seed)
+    if not isinstance(strategy, Mapping | None):
+        raise UserError(f'strategy is {strategy!r}; it must be a dictionary: give {{"how": "zero1"}}, say')
+    check_whole("accumulate", accumulate, 1)
+    if clip is not None:
+        check_number("clip", clip, "above 0")
 
-    def __init__(self, steps: int, tokens: int) -> None:
-        self.steps, self.tokens = steps, tokens
-        self.start = time.monotonic()
 
-    def line(self, row: dict[str, Any]) -> str:
-        """Fits in 80 columns."""
-        step = row["step"]
-        seconds = max(time.monotonic() - self.start, 1e-9)
-        left = round(seconds / step * (self.steps - step))
-        bar = "#" * (10 * step // self.steps)
-        return (
-            f"[{bar:<10}] {step:>{len(str(self.steps))}}/{self.steps}  loss {row['loss']:.3f}  lr {row['lr']:.1e}  "
-            f"{self.tokens * step / seconds:,.0f} tokens/s  {left // 60}:{left % 60:02} left"
-        )
+def check_fit(train: Any, epochs: Any, validation: Any, patience: Any) -> None:
+    """Raises UserError for arguments of `fit` that cannot be meant."""
+    for name, data in (("train", train), ("validation", validation)):
+        if not isinstance(data, ArrayLoader) and not (name == "validation" and data is None):
+            raise UserError(
+                f"{name} is {data!r}; it must be an ArrayLoader, which has epochs: "
+                "give ArrayLoader(inputs, labels, batch=32, seed=1), say"
+            )
+    check_whole("epochs", epochs, 1)
+    if patience is not None:
+        check_whole("patience", patience, 1)
+        if validation is None:
+            raise UserError(f"patience is {patience}, which waits for a better validation loss: give a validation, too")

@@ -1,0 +1,172 @@
+"""A GPT on text, as `python -m minitrain train` does it: data, steps, progress, log, checkpoint, sample."""
+
+import json
+import time
+from dataclasses import asdict
+from functools import partial
+from typing import Any, TextIO
+
+from ..comm.communicator import Communicator
+from ..comm.ring import RingCommunicator
+from ..data.loader import TextLoader
+from ..data.text import CharTokenizer, load_text, split
+from ..errors import UserError, limit_memory
+from ..lr_schedules import warmup_cosine
+from ..models import gpt
+from ..optim import AdamW
+from . import checkpoint
+from .config import TrainConfig, make_mesh
+from .sample import generate
+from .trainer import Trainer
+
+QUICK_VALIDATION = 200  # windows, while training
+
+
+class TextTrainer:
+    """Trains a GPT on text as `config` says, as one of the ranks of `world`."""
+
+    def __init__(self, config: TrainConfig, world: Communicator) -> None:
+        self.config = config
+        self.world = world = RingCommunicator(world) if config.parallel.comm == "ring" else world
+        config.check_each()
+        self.mesh = make_mesh(world, config.parallel)
+        config.check(self.mesh.sizes["dp"])
+        if config.parallel.memory_mb is not None:
+            limit_memory(config.parallel.memory_mb)
+        text = load_text(config.data.text)
+        self.tokenizer = CharTokenizer.of(text)
+        train, validation = split(self.tokenizer.encode(text), config.data.validation)
+        seed, context, batch = config.report.seed, config.model.context, config.data.batch
+        self.train_data = TextLoader(train, context, batch, seed)
+        self.val_data = TextLoader(validation, context, batch, seed)
+        self.gpt_config = config.gpt(self.tokenizer.size)
+        config.check_memory(self.gpt_config, self.mesh.sizes["dp"])
+        self.model = gpt(self.gpt_config)
+        self.trainer = self.make_trainer()
+
+    def make_trainer(self) -> Trainer:
+        """What makes the updates."""
+        o, p = self.config.optimizer, self.config.parallel
+        how, options = p.reducer()
+        options |= {"recompute": p.recompute, "sequence": p.sp, "schedule": p.schedule, "chunks": p.chunks}
+        return Trainer(
+            self.model,
+            self.world,
+            optimizer=partial(AdamW, weight_decay=o.weight_decay, beta2=o.beta2),
+            schedule=self.rate,
+            seed=self.config.report.seed,
+            mesh=self.mesh,
+            strategy={"how": how, "bucket_mb": p.bucket_mb, **options},
+            accumulate=p.accumulate,
+            clip=o.clip or None,
+            advice=f"try a smaller --lr than {o.lr} or a longer --warmup",
+        )
+
+    def rate(self, update: int) -> float:
+        """The learning rate of an update, counted from 0."""
+        o = self.config.optimizer
+        return warmup_cosine(update, o.lr, o.warmup, o.steps, min(o.lr_floor, o.lr))
+
+    def fit(self) -> float:
+        """All updates, then the loss on the whole validation text, which is returned; in nats a character."""
+        self.say(self.describe())
+        log = self.open_log()
+        steps = self.config.optimizer.steps
+        progress = Progress(steps, self.train_data.B * self.train_data.T)
+        while self.trainer.updates < steps:
+            row = self.step()
+            last = row["step"] == steps
+            if row["step"] % self.config.report.log_every == 0 or last:
+                self.say(progress.line(row))
+            if row["step"] % self.config.report.val_every == 0 and not last:
+                row["val_loss"] = self.validate(QUICK_VALIDATION)
+                self.say(f"validation loss {row['val_loss']:.3f}, on {QUICK_VALIDATION} windows")
+            self.record(log, row)
+        final = self.validate()
+        self.record(log, {"step": self.trainer.updates, "final_val_loss": final})
+        self.say(f"validation loss {final:.4f} nats a character, on the whole validation text")
+        self.save()
+        return final
+
+    def step(self) -> dict[str, Any]:
+        """One update; what the log shows of it."""
+        update = self.trainer.step(self.train_data.batch(self.trainer.batches))
+        return {"step": self.trainer.updates, **update._asdict()}
+
+    def validate(self, most: int | None = None) -> float:
+        """The mean loss over the validation text, or over `most` windows of it."""
+        return self.trainer.mean_loss(self.val_data.validation(most))
+
+    def close(self) -> None:
+        """Ends what runs beside the training."""
+        self.trainer.close()
+
+    def say(self, text: str) -> None:
+        """Prints on rank 0."""
+        self.trainer.say(text)
+
+    def sample(self, length: int, temperature: float = 0.8) -> str:
+        """Text that the model writes, beginning with a newline. All ranks that hold a part of the model must ask."""
+        prompt = self.tokenizer.encode(self.tokenizer.vocabulary[0])
+        ids = generate(self.model, self.config.model.context, prompt, length, temperature, self.config.report.seed)
+        return self.tokenizer.decode(ids)
+
+    def save(self) -> None:
+        """Writes the logical model to out/model.safetensors."""
+        tensors = checkpoint.gather(self.model, self.world, gradients=self.trainer.gradients, root=0)
+        if self.world.rank == 0:
+            about = {
+                "gpt": asdict(self.gpt_config),
+                "vocabulary": self.tokenizer.vocabulary,
+                "run": self.config.plain(),
+            }
+            path = self.config.report.out / "model.safetensors"
+            checkpoint.save(path, tensors, about)
+            self.say(f"saved {path}")
+
+    def describe(self) -> str:
+        """What is about to be trained, in two lines, and who talks to whom where that is not plain."""
+        g, d = self.gpt_config, self.train_data
+        return (
+            f"GPT of {g.parameters:,} parameters: {g.layers} layers of width {g.width}, {g.vocabulary} characters\n"
+            f"{len(d.ids):,} characters to learn from; {d.B} windows of {d.T} an update, on {self.world.size} rank(s)"
+            + ("\n" + self.mesh.table() if self.mesh.sizes["tp"] * self.mesh.sizes["pp"] > 1 else "")
+        )
+
+    def open_log(self) -> TextIO | None:
+        """out/log.jsonl on rank 0. Raises UserError when it cannot be written."""
+        if self.world.rank != 0:
+            return None
+        path = self.config.report.out / "log.jsonl"
+        try:
+            if (self.config.report.out / "model.safetensors").is_dir():
+                raise IsADirectoryError(0, "model.safetensors is a folder")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}; choose another folder with --out") from error
+
+    def record(self, log: TextIO | None, row: dict[str, Any]) -> None:
+        """Adds a row to the log."""
+        if log is not None:
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+
+
+class Progress:
+    """Lines that tell how far a run is, and how fast."""
+
+    def __init__(self, steps: int, tokens: int) -> None:
+        self.steps, self.tokens = steps, tokens
+        self.start = time.monotonic()
+
+    def line(self, row: dict[str, Any]) -> str:
+        """Fits in 80 columns."""
+        step = row["step"]
+        seconds = max(time.monotonic() - self.start, 1e-9)
+        left = round(seconds / step * (self.steps - step))
+        bar = "#" * (10 * step // self.steps)
+        return (
+            f"[{bar:<10}] {step:>{len(str(self.steps))}}/{self.steps}  loss {row['loss']:.3f}  lr {row['lr']:.1e}  "
+            f"{self.tokens * step / seconds:,.0f} tokens/s  {left // 60}:{left % 60:02} left"
+        )

@@ -1,0 +1,287 @@
+"""Trainer: the history is that of the serial run, what a schedule counts, early stopping, what is said."""
+
+import math
+from dataclasses import astuple
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minitrain.autograd import Tensor, no_grad
+from minitrain.comm import threads
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.mesh import Mesh
+from minitrain.data.batch import Batch
+from minitrain.data.loader import ArrayLoader, TextLoader
+from minitrain.errors import UserError
+from minitrain.models import GPTConfig, MLPConfig, gpt, mlp
+from minitrain.optim import SGD, Adam
+from minitrain.train import trainer as module
+from minitrain.train.history import History
+from minitrain.train.trainer import Trainer
+
+Capture = pytest.CaptureFixture[str]
+
+
+def data(samples: int, batch: int = 7, seed: int = 1) -> ArrayLoader:
+    """Two classes of points, by the sign of a sum, with a few wrong labels."""
+    draw = np.random.default_rng(seed)
+    points = draw.normal(size=(samples, 5))
+    labels = (points.sum(axis=1) + 0.5 * draw.normal(size=samples) > 0).astype(np.int64)
+    return ArrayLoader(points, labels, batch, seed=seed)
+
+
+def small(world: Communicator, **options: Any) -> Trainer:
+    model = mlp(MLPConfig(inputs=5, hidden=(6, 4), classes=2, dtype="float64"))
+    return Trainer(model, world, **{"schedule": 0.01, **options})
+
+
+def learn(world: Communicator, mesh: dict[str, int] | None = None, **options: Any) -> History:
+    """25 samples in batches of 7 end with a batch of 4, and 10 held out end with 3: fewer than 4 ranks."""
+    if mesh is not None:
+        options["mesh"] = Mesh(world, **mesh)
+    trainer = small(world, **options)
+    history = trainer.fit(data(25), 4, data(10, seed=2))
+    trainer.close()
+    return history
+
+
+def assert_close(found: History, true: History, bound: float) -> None:
+    for a, b in zip(astuple(found), astuple(true), strict=True):
+        assert len(a) == len(b) > 0
+        assert np.allclose(a, b, rtol=bound, atol=0)
+
+
+# What the numbers are -------------------------------------------------------------------------------------------------
+
+
+def test_the_history_by_hand() -> None:
+    """The same run with the losses taken sample by sample, from the logits."""
+    trainer, train, held_out = small(threads.world_of_one(), optimizer=SGD), data(25), data(10, seed=2)
+
+    def judge(inputs: np.ndarray, labels: np.ndarray) -> tuple[list[float], list[bool]]:
+        whole = ArrayLoader(inputs, labels, len(labels), 1).batch(0).where
+        with no_grad():
+            logits = trainer.model(Batch(inputs, None, whole)).data
+        p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        losses = -np.log(p[np.arange(len(labels)), labels])
+        return losses.tolist(), (logits.argmax(axis=1) == labels).tolist()
+
+    for epoch in range(3):
+        losses: list[float] = []
+        for number in range(4 * epoch, 4 * epoch + 4):
+            batch = train.batch(number)
+            assert batch.labels is not None
+            losses += judge(batch.inputs, batch.labels)[0]
+            trainer.step(batch)
+        after, right = judge(held_out.inputs, held_out.labels)
+        trained = small(threads.world_of_one(), optimizer=SGD)
+        history = trained.fit(train, epoch + 1, held_out)
+        assert len(losses) == 25 and math.isclose(history.loss[-1], sum(losses) / 25)
+        assert math.isclose(history.validation_loss[-1], sum(after) / 10)
+        assert history.accuracy[-1] == sum(right) / 10
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options"),
+    [
+        (2, {}),
+        (3, {}),
+        (4, {}),
+        (3, {"accumulate": 2, "clip": 0.1}),
+        (3, {"strategy": {"how": "naive"}}),
+        (2, {"strategy": {"how": "zero1"}}),
+        (3, {"strategy": {"how": "zero2"}, "accumulate": 2}),
+        (3, {"strategy": {"how": "zero3", "recompute": 1}}),
+        (2, {"mesh": {"pp": 2}, "accumulate": 2, "strategy": {"schedule": "gpipe"}}),
+        (4, {"mesh": {"dp": 2, "pp": 2}, "strategy": {"bucket_mb": 1e-4}}),
+    ],
+    ids=str,
+)
+def test_the_same_history_on_any_mesh(ranks: int, options: dict[str, Any]) -> None:
+    clip = {"clip": options["clip"]} if "clip" in options else {}
+    serial = learn(threads.world_of_one(), **clip)
+    for found in threads.run(ranks, lambda world: learn(world, **options)):
+        assert_close(found, serial, 1e-12)
+
+
+@pytest.mark.ranks(2, 3)
+def test_the_same_history_under_mpirun(world: Communicator) -> None:
+    assert_close(learn(world), learn(threads.world_of_one()), 1e-12)
+
+
+def test_a_model_divided_by_tensor_parallel_is_judged_once() -> None:
+    """Loss and accuracy of a GPT: the share of next characters that it finds."""
+    text = TextLoader(np.arange(60) ** 2 % 7, context=6, batch=4, seed=1)
+
+    def judged(world: Communicator, tp: int = 1, sp: bool = False) -> tuple[float, float]:
+        mesh = Mesh(world, dp=world.size // tp, tp=tp)
+        model = gpt(GPTConfig(7, 6, layers=1, heads=2, width=8, std=0.3, dtype="float64"))
+        trainer = Trainer(model, world, mesh=mesh, strategy={"sequence": sp})
+        for number in range(20):
+            trainer.step(text.batch(number))
+        return trainer.mean_loss(text.validation()), trainer.accuracy(text.validation())
+
+    loss, right = judged(threads.world_of_one())
+    assert 1 / 7 < right < 1 and (right * 54).is_integer()
+    for sp in (False, True):
+        for found in threads.run(4, lambda world: judged(world, 2, sp)):  # noqa: B023
+            assert math.isclose(found[0], loss, rel_tol=1e-12) and found[1] == right
+
+
+def test_a_second_fit_goes_on() -> None:
+    whole, parts = small(threads.world_of_one()), small(threads.world_of_one())
+    true = whole.fit(data(25), 5, data(10))
+    first, second = (parts.fit(data(25), n, data(10)) for n in (2, 3))
+    assert astuple(true) == tuple(a + b for a, b in zip(astuple(first), astuple(second), strict=True))
+    assert parts.epochs == 5 and parts.batches == parts.updates == 20
+
+
+# The learning rate ----------------------------------------------------------------------------------------------------
+
+
+def test_the_schedule_is_asked_before_each_update() -> None:
+    asked: list[int] = []
+
+    def schedule(update: int) -> float:
+        asked.append(update)
+        return 0.1 / (1 + update)
+
+    trainer = small(threads.world_of_one(), schedule=schedule, optimizer=SGD)
+    weight = trainer.model.parameters()[0]
+    before = weight.data.copy()
+    update = trainer.step(data(25).batch(0))
+    step = np.linalg.norm(weight.data - before) / np.linalg.norm(weight.grad if weight.grad is not None else 0)
+    assert update.lr == 0.1 and math.isclose(step, 0.1)
+    history = trainer.fit(data(25), 2, data(10))
+    assert asked == list(range(9)) and history.rate == [0.1 / (1 + 4), 0.1 / (1 + 8)]
+
+
+@pytest.mark.parametrize("rate", [None, -0.1, math.nan, "0.1"])
+def test_a_schedule_that_returns_nonsense(rate: Any) -> None:
+    """Is refused before the update, and which one it was is said."""
+    trainer = small(threads.world_of_one(), schedule=lambda update: [0.1, 0.1, rate][update])
+    with pytest.raises(UserError, match=rf"schedule\(2\) is {rate!r}; it must be a number, at least 0"):
+        trainer.fit(data(25), 1)
+    assert trainer.updates == 2
+
+
+def test_a_batch_whose_update_is_left_out_counts_as_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a loss scale was too large: the schedule and Adam do not move on, the data do."""
+    given: list[dict[str, Any]] = []
+
+    def skip(*arguments: Any, **named: Any) -> tuple[float, float]:
+        given.append(named)
+        return 1.0, math.inf
+
+    rates = {0: 0.5}
+    scaler = object()
+    trainer = small(threads.world_of_one(), schedule=rates.__getitem__, scaler=scaler)
+    monkeypatch.setattr(module, "train_step", skip)
+    assert [trainer.step(data(25).batch(n)).lr for n in range(3)] == [0.5] * 3
+    assert (trainer.batches, trainer.updates) == (3, 0) and given == [{"scaler": scaler}] * 3
+    trainer.scaler = None
+    trainer.step(data(25).batch(3))
+    assert given[3] == {}
+
+
+# Stopping -------------------------------------------------------------------------------------------------------------
+
+
+def losses_of(trainer: Trainer, values: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The validation losses of the epochs that come."""
+    coming = iter(values)
+    monkeypatch.setattr(trainer, "validate", lambda *arguments: [next(coming), 0.5])
+
+
+@pytest.mark.parametrize(
+    ("patience", "losses", "epochs"),
+    [
+        (None, [2.0, 3.0, 4.0, 5.0], 4),
+        (1, [3.0, 2.0, 2.5, 1.0], 3),
+        (2, [3.0, 2.0, 2.5, 2.0, 1.0], 4),  # an equal loss is no better one
+        (2, [3.0, 2.0, 2.5, 1.9, 1.0], 5),
+        (4, [3.0, 4.0, 4.0, 4.0, 2.0], 5),
+    ],
+)
+def test_patience(patience: int | None, losses: list[float], epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = small(threads.world_of_one())
+    losses_of(trainer, losses, monkeypatch)
+    history = trainer.fit(data(25), len(losses), data(10), patience)
+    assert history.validation_loss == losses[:epochs] and len(history.loss) == trainer.epochs == epochs
+    assert history.best == losses.index(min(losses[:epochs]))
+
+
+def test_ranks_stop_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 decides: another's numbers may differ in the last bit."""
+
+    def program(world: Communicator) -> History:
+        trainer = small(world)
+        falling = [1.0, 0.9, 0.8, 0.7]
+        losses_of(trainer, falling if world.rank else [1.0, *([1.0 + 1e-16] * 3)], monkeypatch)
+        return trainer.fit(data(25), 4, data(10), patience=2)
+
+    first, second, third = threads.run(3, program, timeout=10)
+    assert first == second == third and len(first.loss) == 3
+
+
+# What is said ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_line_an_epoch_on_rank_0(capsys: Capture) -> None:
+    threads.run(2, learn)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:10] for line in lines] == [f"epoch {n}/4 " for n in (1, 2, 3, 4)]
+    assert all("validation loss" in line and "accuracy" in line and len(line) <= 80 for line in lines)
+
+
+def test_long_epochs_show_that_they_live(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "QUIET", -1.0)
+    small(threads.world_of_one()).fit(data(25), 1, data(10))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [f"epoch 1/1: {n} of 4 batches" for n in (1, 2, 3)]
+    assert lines[3:5] == [f"epoch 1/1, {what}: 1 of 2 batches" for what in ("loss", "accuracy")] and len(lines) == 6
+
+
+def test_without_validation(capsys: Capture) -> None:
+    history = small(threads.world_of_one()).fit(data(25), 3)
+    assert len(history.loss) == len(history.rate) == 3 and history.best == 2
+    assert history.validation_loss == history.accuracy == []
+    assert "validation" not in capsys.readouterr().out
+
+
+def test_a_loss_that_is_no_number() -> None:
+    trainer = small(threads.world_of_one(), schedule=1e200, optimizer=SGD, advice="do something")
+    with np.errstate(all="ignore"), pytest.raises(UserError, match=r"the loss is (nan|inf) at update \d; do something"):
+        trainer.fit(data(25), 3, data(10))
+
+
+@pytest.mark.parametrize("limit", [None, 0.01])
+def test_clipping(limit: float | None) -> None:
+    """Under plain descent an update is as long as the gradient, times the rate."""
+    trainer = small(threads.world_of_one(), optimizer=SGD, schedule=0.5, clip=limit)
+    before = [p.data.copy() for p in trainer.model.parameters()]
+    norm = trainer.step(data(25).batch(0)).norm
+    after = [p.data for p in trainer.model.parameters()]
+    moved = math.sqrt(sum(float(np.square(b - a).sum()) for a, b in zip(after, before, strict=True)))
+    assert norm > 0.01 and math.isclose(moved, 0.5 * (limit or norm))
+
+
+def test_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model sees them one after the other."""
+    trainer = small(threads.world_of_one(), accumulate=3)
+    seen: list[int] = []
+    model = trainer.model
+
+    def look(batch: Batch) -> Tensor:
+        seen.append(len(batch.inputs))
+        return model(batch)
+
+    monkeypatch.setattr(trainer, "model", look)
+    trainer.step(data(25).batch(0))
+    assert seen == [3, 2, 2]
+
+
+def test_options_reach_the_optimizer() -> None:
+    trainer = small(threads.world_of_one(), optimizer=lambda gradients: Adam(gradients, beta1=0.5))
+    assert isinstance(trainer.optimizer, Adam) and trainer.optimizer.beta1 == 0.5
