@@ -1,5 +1,6 @@
 """The oracle of this lesson's exercises: the rules of happens-before, virtual time, the run on one process."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -113,7 +114,7 @@ def _wrong(lists: Sequence[Sequence[Do]], m: int, sends: str) -> str:
     try:
         check_lists(lists, m, sends=sends)
     except UserError as error:
-        return str(error)
+        return re.sub(r"\bI(\d)", r"B\1", str(error))  # it calls a backward by the half that others wait for
     return ""
 
 
