@@ -23,6 +23,8 @@ RANGES = {
     "above 0": lambda x: x > 0,
     "at least 0 and less than 1": lambda x: 0 <= x < 1,
     "between 0 and 1": lambda x: 0 <= x <= 1,
+    "above 0 and at most 1": lambda x: 0 < x <= 1,
+    "above 0 and less than 1": lambda x: 0 < x < 1,
 }
 
 

@@ -5,6 +5,7 @@ another type, below and above what is allowed, NaN, infinite, enormous. Objects 
 model) are left to the type checker.
 """
 
+import inspect
 import math
 import os
 import subprocess
@@ -13,14 +14,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitrain import errors, fused, rng
+from minitrain import errors, fused, lr_schedules, rng
 from minitrain.autograd import Tensor
 from minitrain.comm import launchers, threads
 from minitrain.comm.launchers import find_mpirun
@@ -31,7 +32,6 @@ from minitrain.data.digits import split_digits
 from minitrain.data.loader import ArrayLoader, TextLoader
 from minitrain.data.text import CharTokenizer, load_text, split
 from minitrain.errors import UserError
-from minitrain.lr_schedules import warmup_cosine
 from minitrain.models import GPTConfig, MLPConfig, gpt, mlp
 from minitrain.nn import Attention, Dropout, Embedding, LayerNorm, Linear, Parameter, Placement
 from minitrain.observe.ledger import Ledger
@@ -186,7 +186,50 @@ NO_IDS = st.sampled_from([np.zeros((2, 2), int), np.ones(3), np.array([]), [1.5]
 NO_LOADER: Values = st.sampled_from(
     [[], (np.ones((2, 3)), np.ones(2)), np.ones((2, 3)), "digits", 3, {"x": 1}]
 ) | st.builds(lambda: TextLoader(tokens(), context=4, batch=2, seed=1))
-SCHEDULE_GOOD = {"update": 3, "peak": 0.1, "warmup": 2, "updates": 9, "floor": 0.01}
+
+# Of each schedule: arguments that are right beside t, peak and floor, and those among them that cannot be together.
+SCHEDULES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "constant": ({}, {}),
+    "linear": ({"updates": 9}, {"floor": 0.2}),
+    "polynomial": ({"updates": 9, "power": 2.0}, {"floor": 0.2}),
+    "cosine": ({"updates": 9}, {"floor": 0.2}),
+    "cosine_restarts": ({"period": 4, "factor": 2}, {"floor": 0.2}),
+    "exponential": ({"gamma": 0.9, "every": 2}, {"floor": 0.2}),
+    "step": ({"gamma": 0.9, "every": 2}, {"floor": 0.2}),
+    "inverse_time": ({"k": 0.5, "every": 2}, {"floor": 0.2}),
+    "warmup_cosine": ({"warm": 2, "updates": 9}, {"floor": 0.2, "warm": 9, "updates": 2}),
+    "one_cycle": ({"updates": 9, "rise": 0.4, "start": 25.0, "end": 100.0}, {"rise": 0.9, "updates": 2}),
+    "one_cycle_momentum": ({"updates": 9, "low": 0.8, "high": 0.9, "rise": 0.4}, {"rise": 0.1, "low": 0.95}),
+    "warmup": ({"updates": 2, "then": lambda t: 0.1}, {}),
+    "anneal": ({"points": [(0, 0.1), (5, 0.3)]}, {"points": [(0, 0.1), (5, 0.3), (5, 0.1)]}),
+    "reduce_on_plateau": (
+        {"losses": [1.0, 2.0], "factor": 0.5, "patience": 1, "threshold": 0.1, "cooldown": 2}, {"floor": 0.2}
+    ),
+}  # fmt: skip
+NO_GAMMA, NO_OPEN_SHARE = no_number(lambda x: 0 < x <= 1), no_number(lambda x: 0 < x < 1)
+SCHEDULE_BAD = {
+    "t": NO_COUNT, "updates": NO_SIZE, "period": NO_SIZE, "factor": NO_SIZE, "every": NO_SIZE, "warm": NO_COUNT,
+    "peak": NEGATIVE, "floor": NEGATIVE, "power": NOT_POSITIVE, "gamma": NO_GAMMA, "k": NEGATIVE,
+    "rise": NO_OPEN_SHARE, "start": NOT_POSITIVE, "end": NOT_POSITIVE, "low": NO_SHARE, "high": NO_SHARE,
+    "points": st.sampled_from([[], [(1, 0.1)], [(0, 0.1), (0, 0.2)], [(0, 0.1), (5, 0.2), (4, 0.1)]]),
+    "losses": st.sampled_from([3, None, "12", ["a"], [1.0, None], [True], {1.0: 2.0}]),
+    "patience": NO_COUNT, "threshold": NO_SHARE, "cooldown": NO_COUNT,
+}  # fmt: skip
+
+
+def schedule_case(name: str) -> Case:
+    """A schedule of lr_schedules.py: what is wrong for an argument is wrong for the others of its name."""
+    options, together = SCHEDULES[name]
+    function = getattr(lr_schedules, name)
+    given = {"t": 3, "peak": 0.1, "floor": 0.01}
+    good = {key: value for key, value in given.items() if key in inspect.signature(function).parameters} | options
+    bad = {key: SCHEDULE_BAD[key] for key in good if key != "then"}
+    if name == "warmup":
+        bad["updates"] = NO_COUNT
+    if name == "reduce_on_plateau":
+        bad["factor"] = NO_OPEN_SHARE
+    return Case(name, function, good, bad, also=together)
+
 
 CASES = [
     Case(
@@ -270,13 +313,7 @@ CASES = [
     Case(
         "clip_grad_norm", lambda limit: clip_grad_norm(with_gradients(), limit), {"limit": 1.0}, {"limit": NOT_POSITIVE}
     ),
-    Case(
-        "warmup_cosine",
-        warmup_cosine,
-        SCHEDULE_GOOD,
-        {"update": NO_COUNT, "warmup": NO_COUNT, "updates": NO_SIZE, "peak": NEGATIVE, "floor": NEGATIVE},
-        also={"warmup": 9, "floor": 0.2},
-    ),
+    *map(schedule_case, SCHEDULES),
     Case(
         "Mesh",
         lambda **sizes: Mesh(world(), **sizes),
@@ -470,6 +507,15 @@ def test_good_arguments(case: Case) -> None:
     case.call(**case.good)
 
 
+def test_every_schedule_is_tried() -> None:
+    public = {name for name, value in vars(lr_schedules).items() if inspect.isfunction(value) and name[0] != "_"}
+    assert SCHEDULES.keys() == {
+        name for name in public if getattr(lr_schedules, name).__module__ == lr_schedules.__name__
+    }
+    for case in map(schedule_case, SCHEDULES):
+        assert inspect.signature(case.call).parameters.keys() - case.good.keys() <= {"three_phases"}
+
+
 def refused(case: Case, name: str, value: Any) -> None:
     with pytest.raises(case.error) as caught:
         case.call(**{**case.good, name: value})
@@ -515,7 +561,8 @@ SETTINGS: dict[str, dict[str, Values]] = {
     "data": {"text": NO_PATH, "batch": NO_SIZE, "validation": no_number(lambda x: 0 < x < 1)},
     "optimizer": {
         "steps": NO_SIZE, "warmup": NO_COUNT, "lr": NEGATIVE, "lr_floor": NEGATIVE, "weight_decay": NEGATIVE,
-        "beta2": NO_SHARE, "clip": NEGATIVE,
+        "beta2": NO_SHARE, "clip": NEGATIVE, "lr_schedule": no_choice(*get_args(config.LearningRates)),
+        "lr_gamma": NO_GAMMA, "lr_every": NO_SIZE, "lr_power": NOT_POSITIVE, "lr_factor": NO_SIZE,
     },
     "parallel": {
         "dp": NO_OPTIONAL_SIZE, "reduce": no_choice("bucketed", "naive", "overlap"), "comm": no_choice("mpi", "ring"),

@@ -15,8 +15,9 @@ def rate(update: int) -> float:
 
 
 def test_end_points() -> None:
-    assert rate(0) == PEAK / WARMUP
-    assert rate(WARMUP - 1) == PEAK
+    assert math.isclose(rate(0), PEAK / WARMUP)
+    assert math.isclose(rate(WARMUP - 1), PEAK)
+    assert rate(WARMUP - 1) == rate(WARMUP)
     assert math.isclose(rate(WARMUP), PEAK)
     assert math.isclose(rate((WARMUP + UPDATES) // 2), (PEAK + FLOOR) / 2)
     assert math.isclose(rate(UPDATES), FLOOR)

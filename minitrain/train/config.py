@@ -3,18 +3,25 @@
 A field's docstring is its help text.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from .. import lr_schedules
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..errors import UserError, check_choice, check_memory, check_number, check_whole
 from ..models import GPTConfig
 from ..parallel.overlap import CommunicationThread
 from .sample import check_length
+
+LearningRates = Literal[
+    "cosine", "linear", "polynomial", "exponential", "inverse-time", "step", "one-cycle", "cosine-restarts", "constant"
+]
 
 
 @dataclass(frozen=True)
@@ -57,16 +64,46 @@ class OptimizerOptions:
     """Updates."""
     lr: float = 3e-3
     """Largest learning rate, reached at the end of the warm-up."""
+    lr_schedule: LearningRates = "cosine"
+    """How the learning rate falls after the warm-up; one-cycle rises and falls by itself."""
     lr_floor: float = 1e-4
-    """Learning rate at the end of the cosine."""
+    """The learning rate ends here or stops falling here; not for one-cycle, which ends far below, and constant."""
+    lr_gamma: float = 0.5
+    """For exponential and step: what the learning rate is multiplied by in --lr-every updates."""
+    lr_every: int = 100
+    """For exponential and step: see --lr-gamma; inverse-time: updates until half; cosine-restarts: the first period."""
+    lr_power: float = 2.0
+    """For polynomial: above 1 it falls steeply first, below 1 at the end."""
+    lr_factor: int = 2
+    """For cosine-restarts: how much longer each period is than the one before."""
     warmup: int = 100
-    """Updates over which the learning rate rises."""
+    """Updates over which the learning rate rises; not for one-cycle."""
     weight_decay: float = 0.1
     """Share of a weight that is taken away per update, times the learning rate."""
     beta2: float = 0.99
     """How long Adam remembers squared gradients."""
     clip: float = 1.0
     """Largest norm of the gradient; 0 does not clip."""
+
+    def schedule(self) -> lr_schedules.Schedule:
+        """The learning rate as a function of the update number."""
+        if self.lr_schedule == "one-cycle":
+            return partial(lr_schedules.one_cycle, peak=self.lr, updates=self.steps)
+        rest, every = self.steps - self.warmup, self.lr_every
+        choices: dict[str, tuple[Callable[..., float], dict[str, Any]]] = {
+            "constant": (lr_schedules.constant, {}),
+            "linear": (lr_schedules.linear, {"updates": rest}),
+            "polynomial": (lr_schedules.polynomial, {"updates": rest, "power": self.lr_power}),
+            "cosine": (lr_schedules.cosine, {"updates": rest}),
+            "cosine-restarts": (lr_schedules.cosine_restarts, {"period": every, "factor": self.lr_factor}),
+            "exponential": (lr_schedules.exponential, {"gamma": self.lr_gamma, "every": every}),
+            "step": (lr_schedules.step, {"gamma": self.lr_gamma, "every": every}),
+            "inverse-time": (lr_schedules.inverse_time, {"every": every}),
+        }
+        function, options = choices[self.lr_schedule]
+        floor = {} if self.lr_schedule == "constant" else {"floor": min(self.lr_floor, self.lr)}
+        then = partial(function, peak=self.lr, **floor, **options)
+        return partial(lr_schedules.warmup, updates=self.warmup, then=then)
 
 
 @dataclass(frozen=True)
@@ -152,6 +189,8 @@ ALLOWED = {
     "beta2": "at least 0 and less than 1",
     "bucket_mb": "above 0",
     "memory_mb": "above 0",
+    "lr_gamma": "above 0 and at most 1",
+    "lr_power": "above 0",
     "validation": "between 0 and 1",
 }
 
@@ -186,10 +225,12 @@ class TrainConfig:
         """Raises UserError for options that cannot go together, on every rank alike. ranks: they divide the batch."""
         check_length(self.report.sample)
         o, d, p = self.optimizer, self.data, self.parallel
-        if o.warmup >= o.steps:
+        if o.warmup >= o.steps and o.lr_schedule != "one-cycle":
             raise UserError(
                 f"--warmup is {o.warmup}, which leaves nothing of the {o.steps} --steps; give a smaller warm-up"
             )
+        if o.steps < 3 and o.lr_schedule == "one-cycle":
+            raise UserError(f"--steps is {o.steps}, and --lr-schedule one-cycle has three phases; give 3 steps or more")
         if o.lr * o.weight_decay >= 1:
             raise UserError(
                 f"--lr {o.lr} times --weight-decay {o.weight_decay} is {o.lr * o.weight_decay}: an update would take "

@@ -11,7 +11,6 @@ from ..comm.ring import RingCommunicator
 from ..data.loader import TextLoader
 from ..data.text import CharTokenizer, load_text, split
 from ..errors import UserError, limit_memory
-from ..lr_schedules import warmup_cosine
 from ..models import gpt
 from ..optim import AdamW
 from . import checkpoint
@@ -53,7 +52,7 @@ class TextTrainer:
             self.model,
             self.world,
             optimizer=partial(AdamW, weight_decay=o.weight_decay, beta2=o.beta2),
-            schedule=self.rate,
+            schedule=o.schedule(),
             seed=self.config.report.seed,
             mesh=self.mesh,
             strategy={"how": how, "bucket_mb": p.bucket_mb, **options},
@@ -61,11 +60,6 @@ class TextTrainer:
             clip=o.clip or None,
             advice=f"try a smaller --lr than {o.lr} or a longer --warmup",
         )
-
-    def rate(self, update: int) -> float:
-        """The learning rate of an update, counted from 0."""
-        o = self.config.optimizer
-        return warmup_cosine(update, o.lr, o.warmup, o.steps, min(o.lr_floor, o.lr))
 
     def fit(self) -> float:
         """All updates, then the loss on the whole validation text, which is returned; in nats a character."""

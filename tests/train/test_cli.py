@@ -219,17 +219,21 @@ def test_a_model_that_fits_only_when_it_is_divided(text: Path, tmp_path: Path) -
 MODEL = ["layers", "heads", "width", "context"]
 ZERO = [("zero", value, hint) for value, hint in (("4", "at most 3"), ("-1", "at least 0"), ("x", "INT"))]
 COUNTS = [*MODEL, "batch", "steps", "accumulate", "log-every", "val-every", "dp", "tp", "pp", "chunks"]
+COUNTS += ["lr-every", "lr-factor"]
 SIZES = ["warmup", "sample", "recompute"]
 NUMBERS = ["lr", "lr-floor", "weight-decay", "clip"]
+POSITIVE = ["bucket-mb", "memory-mb", "lr-power"]
 WRONG: list[tuple[str, str, str]] = [
     *((name, value, "INT") for name in [*COUNTS, *SIZES, "seed"] for value in ("x", "1.5", "nan", "")),
     *((name, value, "at least 1") for name in COUNTS for value in ("0", "-3")),
     *((name, value, "at least 0") for name in SIZES for value in ("-3",)),
-    *((name, "x", "FLOAT") for name in [*NUMBERS, "dropout", "beta2", "validation", "bucket-mb", "memory-mb"]),
+    *((name, "x", "FLOAT") for name in [*NUMBERS, *POSITIVE, "dropout", "beta2", "validation", "lr-gamma"]),
     *((name, value, "at least 0") for name in NUMBERS for value in ("-0.5", "nan", "inf", "-inf")),
     *((name, value, "less than 1") for name in ("dropout", "beta2") for value in ("-0.5", "1", "nan", "inf")),
     *(("validation", value, "between 0 and 1") for value in ("0", "1", "-0.5", "nan", "inf")),
-    *((name, value, "above 0") for name in ("bucket-mb", "memory-mb") for value in ("0", "-0.5", "nan", "inf")),
+    *((name, value, "above 0") for name in [*POSITIVE, "lr-gamma"] for value in ("0", "-0.5", "nan", "inf")),
+    ("lr-gamma", "1.5", "at most 1"),
+    ("lr-schedule", "sine", "one-cycle"),
     *ZERO,
     *((name, "9" * 30, "at most") for name in [*COUNTS, *SIZES, "seed"]),
     *((name, "9" * 5000, "INT") for name in [*COUNTS, *SIZES, "seed"]),  # more digits than Python reads
@@ -289,6 +293,7 @@ FLAGS = {"tied", "prefetch", "reduce-once", "sp"}
         (["train", "--prefetch"], "--prefetch gathers parameters, which --zero 0 does not divide; give --zero 3"),
         (["train", "--reduce-once", "--zero", "1"], "--reduce-once is for --zero 2 and 3"),
         (["train", "--reduce", "naive", "--zero", "1"], "give --reduce bucketed or overlap"),
+        (["train", "--lr-schedule", "one-cycle", "--steps", "2"], "give 3 steps or more"),
         (["train", "--layerz", "3"], "--layerz"),
         (["train", "extra"], "extra"),
         (["train", "--layers"], "--layers"),
