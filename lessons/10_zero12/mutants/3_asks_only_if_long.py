@@ -1,0 +1,26 @@
+"""only a rank whose own shares are longer than the limit asks the others, which do not answer."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from minitrain.backend import Array
+from minitrain.comm.communicator import Communicator
+from minitrain.parallel.zero import NORM
+
+SAYS = "waits in all_reduce"
+
+
+def clip_shares(shares: Sequence[Array], group: Communicator, limit: float) -> float:
+    """Shortens the gradient to `limit` if it is longer, and returns the length that it had, the same on all ranks.
+
+    shares: this rank's share of each bucket's gradient, changed in place. The shares of all ranks are the gradient.
+    """
+    square = np.array([sum(float(g @ g) for g in shares)])
+    if float(square[0]) ** 0.5 > limit:
+        group.all_reduce(square, NORM)
+    norm = float(square[0]) ** 0.5
+    if norm > limit:
+        for g in shares:
+            g *= limit / norm
+    return norm
