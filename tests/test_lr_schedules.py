@@ -1,57 +1,419 @@
-"""Warm-up and cosine: end points, no jump where they join, the formula, and the floor afterwards."""
+"""Schedules: equal to formulas written another way and to PyTorch's, joined without a jump, pure, with right ends."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 
-from minitrain.lr_schedules import warmup_cosine
+from minitrain.comm import threads
+from minitrain.data.loader import ArrayLoader
+from minitrain.lr_schedules import (
+    Schedule,
+    anneal,
+    constant,
+    cosine,
+    cosine_restarts,
+    exponential,
+    inverse_time,
+    linear,
+    one_cycle,
+    one_cycle_momentum,
+    polynomial,
+    reduce_on_plateau,
+    step,
+    warmup,
+    warmup_cosine,
+)
+from minitrain.models import MLPConfig, mlp
+from minitrain.train.config import LearningRates, OptimizerOptions
+from minitrain.train.trainer import Trainer
 
-PEAK, WARMUP, UPDATES, FLOOR = 0.01, 10, 110, 0.001
-
-
-def rate(update: int) -> float:
-    return warmup_cosine(update, PEAK, WARMUP, UPDATES, FLOOR)
-
-
-def test_end_points() -> None:
-    assert math.isclose(rate(0), PEAK / WARMUP)
-    assert math.isclose(rate(WARMUP - 1), PEAK)
-    assert rate(WARMUP - 1) == rate(WARMUP)
-    assert math.isclose(rate(WARMUP), PEAK)
-    assert math.isclose(rate((WARMUP + UPDATES) // 2), (PEAK + FLOOR) / 2)
-    assert math.isclose(rate(UPDATES), FLOOR)
-
-
-def test_formula() -> None:
-    for t in range(WARMUP):
-        assert math.isclose(rate(t), PEAK * (t + 1) / 10)
-    for t in range(WARMUP, UPDATES):
-        share = (t - WARMUP) / 100
-        assert math.isclose(rate(t), FLOOR + (PEAK - FLOOR) * math.cos(math.pi * share / 2) ** 2)
-
-
-def test_up_then_down_without_a_jump() -> None:
-    rates = [rate(t) for t in range(UPDATES + 1)]
-    assert rates[:WARMUP] == sorted(rates[:WARMUP])
-    assert rates[WARMUP:] == sorted(rates[WARMUP:], reverse=True)
-    steps = [abs(b - a) for a, b in pairwise(rates)]
-    assert max(steps) <= PEAK / WARMUP * (1 + 1e-9) and max(steps[WARMUP - 1 :]) < 0.02 * PEAK
-    assert min(rates) > 0 and math.isclose(max(rates), PEAK)
+PEAK, N, FLOOR = 0.01, 100, 0.001
+LONG = 130  # updates that are looked at: beyond the end of those that have one
 
 
-def test_floor_afterwards() -> None:
-    assert all(math.isclose(rate(t), FLOOR) for t in (UPDATES, UPDATES + 1, 10 * UPDATES))
-    assert warmup_cosine(UPDATES, PEAK, WARMUP, UPDATES) == pytest.approx(0, abs=1e-18)
+def close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-12, abs_tol=1e-18)
 
 
-def test_pure() -> None:
-    """Asked in any order, as often as one likes: a run that is resumed has the rates of one that was not."""
-    forwards = [rate(t) for t in range(UPDATES)]
-    assert [rate(t) for t in reversed(range(UPDATES))] == forwards[::-1]
+# The formulas, written another way ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("warmup", "updates"), [(0, 5), (0, 1), (1, 2), (4, 5)])
-def test_short_runs(warmup: int, updates: int) -> None:
-    rates = [warmup_cosine(t, 1.0, warmup, updates) for t in range(updates)]
-    assert math.isclose(rates[warmup], 1) and all(0 < r < 1 + 1e-9 for r in rates)
+@dataclass(frozen=True)
+class Row:
+    """A schedule; the same rates, all at once; the same of PyTorch, made from torch.optim.lr_scheduler and an optimizer
+    whose rate is PEAK (None where it has none of that name), for so many updates."""
+
+    ours: Schedule
+    rates: Callable[[np.ndarray], np.ndarray]
+    theirs: Callable[[Any, Any], Any] | None = None
+    updates: int = LONG
+
+
+def down(t: np.ndarray) -> np.ndarray:
+    """From 1 at update 0 to 0 at N."""
+    return np.interp(t, [0, N], [1, 0])
+
+
+def half_waves(t: np.ndarray, *points: tuple[float, float]) -> np.ndarray:
+    """cos^2 between the points, piece by piece; the last value afterwards."""
+    values = np.full(len(t), points[-1][1])
+    for (s, a), (e, b) in reversed(list(pairwise(points))):
+        inside = (s <= t) & (t <= e)
+        values[inside] = b + (a - b) * np.cos(np.pi / 2 * (t[inside] - s) / (e - s)) ** 2
+    return values
+
+
+def saw(t: np.ndarray, *lengths: int) -> np.ndarray:
+    """Periods of these lengths, each half a cosine from PEAK to FLOOR, one after the other."""
+    whole = [half_waves(np.arange(n), (0, PEAK), (n, FLOOR)) for n in lengths]
+    return np.concatenate(whole)[t]
+
+
+def rise_and(rates: Callable[[np.ndarray], np.ndarray], n: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The warm-up as a list of rates in front of another list."""
+    return lambda t: np.concatenate([rates(t)[0] * np.linspace(1 / n, 1, n), rates(t)])[: len(t)]
+
+
+CYCLE: dict[str, Any] = {"peak": PEAK, "updates": N}
+TWO: dict[str, Any] = {"rise": 0.3, "three_phases": False}
+ROWS: dict[str, Row] = {
+    "constant": Row(partial(constant, peak=PEAK), lambda t: 0 * t + PEAK, lambda s, o: s.ConstantLR(o, 1.0)),
+    "linear": Row(
+        partial(linear, peak=PEAK, updates=N, floor=FLOOR),
+        lambda t: np.interp(t, [0, N], [PEAK, FLOOR]),
+        lambda s, o: s.LinearLR(o, 1.0, FLOOR / PEAK, N),
+    ),
+    "polynomial": Row(
+        partial(polynomial, peak=PEAK, updates=N, power=1.7, floor=0.0),
+        lambda t: PEAK * down(t) ** 1.7,
+        lambda s, o: s.PolynomialLR(o, N, 1.7),
+    ),
+    "polynomial above a floor": Row(
+        partial(polynomial, peak=PEAK, updates=N, power=3, floor=FLOOR), lambda t: FLOOR + 0.009 * down(t) ** 3
+    ),
+    "cosine": Row(
+        partial(cosine, peak=PEAK, updates=N, floor=FLOOR),
+        lambda t: half_waves(t, (0, PEAK), (N, FLOOR)),
+        lambda s, o: s.CosineAnnealingLR(o, N, FLOOR),
+        N + 1,  # PyTorch's goes up again
+    ),
+    "restarts": Row(
+        partial(cosine_restarts, peak=PEAK, period=30, floor=FLOOR),
+        lambda t: saw(t, *[30] * 5),
+        lambda s, o: s.CosineAnnealingWarmRestarts(o, 30, 1, FLOOR),
+    ),
+    "longer restarts": Row(
+        partial(cosine_restarts, peak=PEAK, period=10, factor=3, floor=FLOOR),
+        lambda t: saw(t, 10, 30, 90),
+        lambda s, o: s.CosineAnnealingWarmRestarts(o, 10, 3, FLOOR),
+    ),
+    "exponential": Row(
+        partial(exponential, peak=PEAK, gamma=0.95),
+        lambda t: PEAK * np.cumprod([1.0, *[0.95] * LONG])[t],
+        lambda s, o: s.ExponentialLR(o, 0.95),
+    ),
+    "exponential to a floor": Row(
+        partial(exponential, peak=PEAK, gamma=0.5, every=20, floor=FLOOR),
+        lambda t: np.maximum(FLOOR, np.exp2(np.log2(PEAK) - t / 20)),
+    ),
+    "step": Row(
+        partial(step, peak=PEAK, gamma=0.3, every=30),
+        lambda t: np.repeat(PEAK * np.cumprod([1.0, *[0.3] * 4]), 30)[t],
+        lambda s, o: s.StepLR(o, 30, 0.3),
+    ),
+    "step to a floor": Row(
+        partial(step, peak=PEAK, gamma=0.5, every=10, floor=FLOOR),
+        lambda t: np.repeat([PEAK, PEAK / 2, PEAK / 4, PEAK / 8, *[FLOOR] * 9], 10)[t],
+    ),
+    "inverse time": Row(
+        partial(inverse_time, peak=PEAK, k=0.25),
+        lambda t: 1 / np.cumsum([1 / PEAK, *[0.25 / PEAK] * LONG])[t],
+        lambda s, o: s.LambdaLR(o, lambda t: 1 / (1 + 0.25 * t)),
+    ),
+    "inverse time by epochs": Row(
+        partial(inverse_time, peak=0.001, every=13), lambda t: 0.001 / (1 + np.repeat(np.arange(10), 13)[t])
+    ),
+    "two phases": Row(
+        partial(one_cycle, **CYCLE | TWO),
+        lambda t: half_waves(t, (0, PEAK / 25), (29, PEAK), (N - 1, PEAK / 25e4)),
+        lambda s, o: s.OneCycleLR(o, PEAK, N),
+        N,
+    ),
+    "three phases": Row(
+        partial(one_cycle, **CYCLE),
+        lambda t: half_waves(t, (0, PEAK / 25), (44, PEAK), (88, PEAK / 25), (N - 1, PEAK / 25e4)),
+        lambda s, o: s.OneCycleLR(o, PEAK, N, pct_start=0.45, three_phase=True),
+        N,
+    ),
+    "a peak between two updates": Row(
+        partial(one_cycle, **CYCLE, rise=0.333, start=10, end=100),
+        lambda t: half_waves(t, (0, PEAK / 10), (32.3, PEAK), (64.6, PEAK / 10), (N - 1, PEAK / 1e3)),
+        lambda s, o: s.OneCycleLR(o, PEAK, N, pct_start=0.333, div_factor=10, final_div_factor=100, three_phase=True),
+        N,
+    ),
+    "warm-up and cosine": Row(
+        partial(warmup_cosine, peak=PEAK, warm=12, updates=112, floor=FLOOR),
+        rise_and(lambda t: half_waves(t, (0, PEAK), (N, FLOOR)), 12),
+        lambda s, o: s.SequentialLR(o, [s.LinearLR(o, 1 / 12, 1.0, 11), s.CosineAnnealingLR(o, N, FLOOR)], [12]),
+        112,
+    ),
+    "warm-up and stairs": Row(
+        partial(warmup, updates=7, then=partial(step, peak=PEAK, gamma=0.3, every=30)),
+        rise_and(lambda t: np.repeat(PEAK * np.cumprod([1.0, *[0.3] * 4]), 30)[t], 7),
+        lambda s, o: s.SequentialLR(o, [s.LinearLR(o, 1 / 7, 1.0, 6), s.StepLR(o, 30, 0.3)], [7]),
+    ),
+}
+every_row = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+
+
+@every_row
+def test_equal_to_a_formula_at_every_update(row: Row) -> None:
+    true = row.rates(np.arange(LONG))
+    assert len(true) == LONG
+    for t in range(LONG):
+        assert close(row.ours(t), true[t]), t
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS.values() if row.theirs], ids=[n for n in ROWS if ROWS[n].theirs])
+def test_equal_to_pytorch_at_every_update(row: Row) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'minitrain[oracle]'")
+    assert row.theirs is not None
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=PEAK, momentum=0.9)
+    theirs = row.theirs(torch.optim.lr_scheduler, optimizer)
+    for t in range(row.updates):
+        assert math.isclose(row.ours(t), optimizer.param_groups[0]["lr"], rel_tol=1e-11), t
+        optimizer.step()
+        if t + 1 < row.updates:
+            theirs.step()
+
+
+@pytest.mark.parametrize(("three", "rise"), [(False, 0.3), (True, 0.45), (True, 0.301)])
+def test_momentum_equal_to_pytorch(three: bool, rise: float) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'minitrain[oracle]'")
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=PEAK)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK, N, pct_start=rise, three_phase=three)
+    for t in range(N):
+        ours = one_cycle_momentum(t, N, rise=rise, three_phases=three)
+        assert math.isclose(ours, optimizer.param_groups[0]["betas"][0], rel_tol=1e-12), t
+        optimizer.step()
+        if t + 1 < N:
+            theirs.step()
+
+
+# Pure functions -------------------------------------------------------------------------------------------------------
+
+
+@every_row
+def test_the_middle_needs_no_beginning(row: Row) -> None:
+    """Asked in any order, as often as one likes."""
+    forwards = [row.ours(t) for t in range(LONG)]
+    assert [row.ours(t) for t in range(50, LONG)] == forwards[50:]
+    assert [row.ours(t) for t in reversed(range(LONG))] == forwards[::-1]
+
+
+@every_row
+def test_a_trainer_that_is_made_anew_in_mid_run(row: Row) -> None:
+    """All that it has to know is the number of updates."""
+    data = ArrayLoader(np.ones((4, 3), np.float32), np.array([0, 1, 0, 1]), batch=2, seed=1)
+
+    def make() -> Trainer:
+        return Trainer(mlp(MLPConfig(3, (2,), 2)), threads.world_of_one(), schedule=row.ours)
+
+    whole, resumed = make(), make()
+    rates = [whole.step(data.batch(n)).lr for n in range(LONG)]
+    resumed.optimizer.updates = 77
+    assert [resumed.step(data.batch(n)).lr for n in range(77, LONG)] == rates[77:]
+    assert rates == [row.ours(t) for t in range(LONG)]
+
+
+# The join -------------------------------------------------------------------------------------------------------------
+
+
+@every_row
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 10, 49, 100])
+def test_a_warm_up_joins_without_a_jump(row: Row, n: int) -> None:
+    """To the last bit, also where n/n of a rate is another number: (0.1 * 3) / 3 is 0.10000000000000002."""
+    rates = [warmup(t, n, row.ours) for t in range(n + LONG)]
+    if n:
+        assert rates[n - 1] - rates[n] == 0.0
+        assert rates[:n] == sorted(rates[:n])
+        assert close(rates[0], row.ours(0) / n)
+    assert rates[n:] == [row.ours(t) for t in range(LONG)]
+
+
+def test_the_join_of_awkward_numbers() -> None:
+    draw = np.random.default_rng(1)
+    for peak, n in zip(draw.uniform(0, 1, 500).tolist(), draw.integers(1, 1000, 500).tolist(), strict=True):
+        schedule = partial(warmup_cosine, peak=peak, warm=n, updates=2 * n, floor=peak / 7)
+        assert schedule(n - 1) == schedule(n)
+    assert 0.1 * 3 / 3 != 0.1
+
+
+def test_no_jump_inside_one_cycle() -> None:
+    """Nowhere is the slope steeper than that of the steepest half wave: pi / 2 times its chord."""
+    for function in (partial(one_cycle, **CYCLE), partial(one_cycle, **CYCLE | TWO)):
+        rates = [function(t) for t in range(N)]
+        assert max(abs(b - a) for a, b in pairwise(rates)) <= math.pi / 2 * PEAK / 29
+    assert max(abs(b - a) for a, b in pairwise([one_cycle_momentum(t, N) for t in range(N)])) <= math.pi / 2 * 0.1 / 44
+
+
+# Ends -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", [linear, cosine, polynomial])
+@pytest.mark.parametrize("floor", [0.0, FLOOR])
+@pytest.mark.parametrize("n", [1, 2, 7, N])
+def test_from_the_peak_to_the_floor(function: Callable[..., float], floor: float, n: int) -> None:
+    assert close(function(0, PEAK, n, floor=floor), PEAK)
+    assert function(n, PEAK, n, floor=floor) == floor
+    assert function(10**18, PEAK, n, floor=floor) == floor
+    rates = [function(t, PEAK, n, floor=floor) for t in range(n + 1)]
+    assert all(a > b for a, b in pairwise(rates))
+    assert close(linear(n, PEAK, 2 * n, floor), cosine(n, PEAK, 2 * n, floor))  # they meet half way
+
+
+@pytest.mark.parametrize("function", [partial(exponential, gamma=0.5), partial(step, gamma=0.5), inverse_time])
+def test_to_the_floor_and_no_further(function: Callable[..., float]) -> None:
+    assert function(0, PEAK, every=10, floor=FLOOR) == PEAK
+    rates = [function(t, PEAK, every=10, floor=FLOOR) for t in range(LONG)]
+    assert rates == sorted(rates, reverse=True) and rates[-1] == min(rates) == FLOOR
+    assert function(10**18, PEAK, every=10) == pytest.approx(0, abs=1e-15)
+    if function is not inverse_time:
+        assert close(function(10, PEAK, every=10), PEAK / 2)
+
+
+def test_nothing_falls_without_a_reason() -> None:
+    for t in (0, 1, N, 10**18):
+        assert constant(t, PEAK) == exponential(t, PEAK, 1) == step(t, PEAK, 1, 1) == inverse_time(t, PEAK, 0) == PEAK
+
+
+@pytest.mark.parametrize(("k", "half"), [(0.25, 4), (0.01, 100), (1, 1)])
+def test_inverse_time_has_halved_at_1_over_k(k: float, half: int) -> None:
+    assert inverse_time(half, PEAK, k) == PEAK / 2
+    assert inverse_time(half - 1, PEAK, k) > PEAK / 2
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_restarts_begin_at_the_peak(factor: int) -> None:
+    """And the update before is the lowest of its period."""
+    start = 0
+    for period in (10 * factor**i for i in range(5)):
+        rates = [cosine_restarts(t, PEAK, 10, factor, FLOOR) for t in range(start, start + period)]
+        assert close(rates[0], PEAK) and rates == sorted(rates, reverse=True) and rates[-1] > FLOOR
+        start += period
+    assert close(cosine_restarts(10**18, PEAK, 10, 1, FLOOR), PEAK)  # at once, whatever the number
+    assert FLOOR <= cosine_restarts(10**18, PEAK, 10, 2, FLOOR) <= PEAK
+
+
+@pytest.mark.parametrize("three", [False, True])
+def test_one_cycle_ends_far_below_where_it_began(three: bool) -> None:
+    rates = [one_cycle(t, PEAK, N, 0.4, three_phases=three) for t in range(N)]
+    momenta = [one_cycle_momentum(t, N, rise=0.4, three_phases=three) for t in range(N)]
+    assert close(rates[0], PEAK / 25) and max(rates) == rates[39] == PEAK and close(rates[-1], rates[0] / 1e4)
+    assert momenta[0] == momenta[-1] == 0.95 and min(momenta) == momenta[39] == 0.85
+    assert rates[:40] == sorted(rates[:40]) and rates[39:] == sorted(rates[39:], reverse=True)
+    assert momenta[:40] == sorted(momenta[:40], reverse=True) and momenta[39:] == sorted(momenta[39:])
+    assert one_cycle(10**18, PEAK, N, 0.4, three_phases=three) == pytest.approx(PEAK / 25e4)
+    if three:
+        assert close(rates[78], rates[0]) and close(rates[20], rates[78 - 20])  # down as slowly as up
+        assert momenta[78:] == [0.95] * 22
+
+
+@pytest.mark.parametrize(("updates", "three"), [(3, True), (4, False), (5, True)])
+def test_the_shortest_cycles(updates: int, three: bool) -> None:
+    rates = [one_cycle(t, PEAK, updates, three_phases=three) for t in range(updates)]
+    assert all(0 < rate <= PEAK for rate in rates) and rates[-1] == min(rates)
+
+
+@pytest.mark.parametrize(("warm", "updates"), [(0, 5), (0, 1), (1, 2), (4, 5)])
+def test_short_runs(warm: int, updates: int) -> None:
+    rates = [warmup_cosine(t, 1.0, warm, updates) for t in range(updates)]
+    assert math.isclose(rates[warm], 1) and all(0 < r < 1 + 1e-9 for r in rates)
+
+
+def test_anneal_goes_through_its_points() -> None:
+    points = [(0, 1.0), (2.5, 3.0), (7, -1.0), (9, 4.0)]
+    assert [anneal(t, points) for t in (0, 7, 9, 10)] == [1.0, -1.0, 4.0, 4.0]
+    assert close(anneal(8, points), 1.5) and anneal(3, [(0, 2.0)]) == 2.0
+
+
+# Plateaus -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_plateaus_equal_to_pytorch(seed: int) -> None:
+    """After every epoch of runs that fall, stand still, rise and explode."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'minitrain[oracle]'")
+    draw = np.random.default_rng(seed)
+    losses = np.maximum(0.2, np.exp(-np.arange(60) / 10) + 0.1 * draw.normal(size=60)).tolist()
+    losses[30 + seed], losses[5] = math.nan, math.inf
+    settings = {"factor": draw.choice([0.1, 0.5, 0.9]), "patience": int(draw.integers(0, 5)),
+                "threshold": draw.choice([0.0, 1e-4, 0.05]), "cooldown": int(draw.integers(0, 4))}  # fmt: skip
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=PEAK)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, min_lr=1e-5, eps=0, **settings)
+    rates = [reduce_on_plateau([], PEAK, **settings)]
+    for n, loss in enumerate(losses, 1):
+        theirs.step(loss)
+        rates.append(reduce_on_plateau(losses[:n], PEAK, floor=1e-5, **settings))
+        assert math.isclose(rates[-1], optimizer.param_groups[0]["lr"], rel_tol=1e-12), n
+    assert rates[0] == PEAK > rates[-1] >= 1e-5
+
+
+def test_plateaus_by_hand() -> None:
+    """Patience 1: the second epoch in a row that is no better reduces the rate, the first does not."""
+    losses = [3.0, 2.0, 2.0, 2.5, 1.0, 1.0, 1.0]
+    found = [reduce_on_plateau(losses[:n], 1.0, factor=0.5, patience=1) for n in range(8)]
+    assert found == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25]
+    resting = [reduce_on_plateau([1.0] * n, 1.0, factor=0.5, patience=0, cooldown=2) for n in range(8)]
+    assert resting == [1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]
+    assert reduce_on_plateau([1.0] * 50, 1.0, factor=0.5, patience=0, floor=0.3) == 0.3
+
+
+# The options of a run -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"steps": 51, "warmup": 20}, {"steps": 12, "warmup": 2}, {"lr": 5e-5}], ids=str
+)
+def test_without_options_it_is_warm_up_and_cosine(options: dict[str, Any]) -> None:
+    """Bit for bit by the formula in one piece, so that runs of before can be repeated."""
+    o = OptimizerOptions(**options)
+    schedule, floor, rest = o.schedule(), min(1e-4, o.lr), o.steps - o.warmup
+    for t in range(o.warmup):
+        assert schedule(t) == o.lr * (t + 1) / o.warmup
+    for t in range(o.warmup, o.steps + 3):
+        progress = min(1.0, (t - o.warmup) / rest)
+        assert schedule(t) == floor + (o.lr - floor) * (1 + math.cos(math.pi * progress)) / 2
+        assert schedule(t) == warmup_cosine(t, o.lr, o.warmup, o.steps, floor)
+
+
+CHOICES: dict[str, Schedule] = {
+    "cosine": partial(cosine, peak=0.01, updates=90, floor=1e-3),
+    "linear": partial(linear, peak=0.01, updates=90, floor=1e-3),
+    "polynomial": partial(polynomial, peak=0.01, updates=90, power=3.0, floor=1e-3),
+    "exponential": partial(exponential, peak=0.01, gamma=0.7, every=20, floor=1e-3),
+    "step": partial(step, peak=0.01, gamma=0.7, every=20, floor=1e-3),
+    "inverse-time": partial(inverse_time, peak=0.01, every=20, floor=1e-3),
+    "cosine-restarts": partial(cosine_restarts, peak=0.01, period=20, factor=3, floor=1e-3),
+    "constant": partial(constant, peak=0.01),
+}
+
+
+@pytest.mark.parametrize("name", get_args(LearningRates))
+def test_every_choice(name: LearningRates) -> None:
+    options = OptimizerOptions(
+        100, 0.01, name, lr_floor=1e-3, lr_gamma=0.7, lr_every=20, lr_power=3.0, lr_factor=3, warmup=10
+    )
+    rates = [options.schedule()(t) for t in range(100)]
+    if name == "one-cycle":
+        assert rates == [one_cycle(t, 0.01, 100) for t in range(100)]
+        assert rates == [replace(options, warmup=70).schedule()(t) for t in range(100)]
+    else:
+        assert rates == [warmup(t, 10, CHOICES[name]) for t in range(100)]
+    assert len({*rates}) > 5 and close(max(rates), 0.01)
