@@ -451,10 +451,19 @@ CASES = [
     Case(
         "Trainer",
         trainer,
-        {"optimizer": SGD, "schedule": 0.1, "seed": 1, "strategy": {"how": "zero1"}, "accumulate": 2, "clip": 0.5},
+        {
+            "optimizer": SGD,
+            "schedule": 0.1,
+            "momentum": None,
+            "seed": 1,
+            "strategy": {"how": "zero1"},
+            "accumulate": 2,
+            "clip": 0.5,
+        },
         {
             "optimizer": STRANGE | ENDLESS,
             "schedule": NEGATIVE,
+            "momentum": st.sampled_from([0.9, "x", [0.9], math.nan, True]),
             "seed": NO_SEED,
             "strategy": st.sampled_from(["zero1", 3, True, [("how", "zero1")], "", ()]),
             "accumulate": NO_SIZE,

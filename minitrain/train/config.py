@@ -65,7 +65,7 @@ class OptimizerOptions:
     lr: float = 3e-3
     """Largest learning rate, reached at the end of the warm-up."""
     lr_schedule: LearningRates = "cosine"
-    """How the learning rate falls after the warm-up; one-cycle rises and falls by itself."""
+    """How the learning rate falls after the warm-up; one-cycle rises and falls by itself, and moves Adam's beta1."""
     lr_floor: float = 1e-4
     """The learning rate ends here or stops falling here; not for one-cycle, which ends far below, and constant."""
     lr_gamma: float = 0.5
@@ -104,6 +104,10 @@ class OptimizerOptions:
         floor = {} if self.lr_schedule == "constant" else {"floor": min(self.lr_floor, self.lr)}
         then = partial(function, peak=self.lr, **floor, **options)
         return partial(lr_schedules.warmup, updates=self.warmup, then=then)
+
+    def momentum(self) -> lr_schedules.Schedule | None:
+        """Adam's beta1 as a function of the update number; None: it stays as it is."""
+        return partial(lr_schedules.one_cycle_momentum, updates=self.steps) if self.lr_schedule == "one-cycle" else None
 
 
 @dataclass(frozen=True)

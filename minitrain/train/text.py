@@ -25,9 +25,9 @@ class TextTrainer:
     """Trains a GPT on text as `config` says, as one of the ranks of `world`."""
 
     def __init__(self, config: TrainConfig, world: Communicator) -> None:
+        config.check_each()
         self.config = config
         self.world = world = RingCommunicator(world) if config.parallel.comm == "ring" else world
-        config.check_each()
         self.mesh = make_mesh(world, config.parallel)
         config.check(self.mesh.sizes["dp"])
         if config.parallel.memory_mb is not None:
@@ -53,6 +53,7 @@ class TextTrainer:
             self.world,
             optimizer=partial(AdamW, weight_decay=o.weight_decay, beta2=o.beta2),
             schedule=o.schedule(),
+            momentum=o.momentum(),
             seed=self.config.report.seed,
             mesh=self.mesh,
             strategy={"how": how, "bucket_mb": p.bucket_mb, **options},

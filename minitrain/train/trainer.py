@@ -22,7 +22,7 @@ from ..data.batch import Batch
 from ..data.loader import ArrayLoader
 from ..errors import UserError, check_number, check_seed, check_whole
 from ..models import Model
-from ..optim import Adam, Optimizer
+from ..optim import SGD, Adam, Optimizer
 from ..parallel.reducer import Reducer
 from .build import reduce
 from .history import History
@@ -51,6 +51,7 @@ class Trainer:
         *,
         optimizer: Callable[[Reducer], Optimizer] = Adam,
         schedule: float | Callable[[int], float] = 0.001,
+        momentum: Callable[[int], float] | None = None,
         seed: int = 1,
         mesh: Mesh | None = None,
         strategy: Mapping[str, Any] | None = None,
@@ -63,14 +64,15 @@ class Trainer:
 
         optimizer: makes one from the gradients: a class such as Adam, or partial(AdamW, weight_decay=0.01).
         schedule: the learning rate, or a pure function of the number of updates made so far that returns it.
+        momentum: such a function for SGD's momentum or Adam's beta1 (see one_cycle_momentum); constant unless given.
         mesh: the ranks as dp x pp x tp; unless given, all of them divide the batch.
         strategy: arguments of train/build.reduce, such as {"how": "zero2", "recompute": 1}; buckets unless given.
         accumulate: micro-batches per update and rank. clip: largest norm of the gradient, or None.
         scaler: scales the loss of half precision, see train_step. advice: what to do about a loss that is no number.
         Raises UserError for values that cannot be meant.
         """
-        check_options(optimizer, schedule, seed, strategy, accumulate, clip)
-        self.model, self.world, self.schedule = model, world, schedule
+        check_options(optimizer, schedule, momentum, seed, strategy, accumulate, clip)
+        self.model, self.world, self.schedule, self.momentum = model, world, schedule, momentum
         self.accumulate, self.clip, self.scaler, self.advice = accumulate, clip, scaler, advice
         self.mesh = mesh or Mesh(world, dp=world.size)
         how = {"how": "bucketed", "bucket_mb": 1.0, **(strategy or {})}
@@ -90,6 +92,7 @@ class Trainer:
     def step(self, batch: Batch) -> Update:
         """One update from a global batch, of which this rank takes its part. Raises UserError as `total` does."""
         lr = self.rate()
+        self.set_momentum()
         scaled = {} if self.scaler is None else {"scaler": self.scaler}
         loss, norm = train_step(
             self.model, self.mine(batch), self.gradients, self.optimizer, lr, self.accumulate, self.clip, **scaled
@@ -104,6 +107,22 @@ class Trainer:
         lr = self.schedule(self.updates)
         check_number(f"schedule({self.updates})", lr, "at least 0")
         return lr
+
+    def set_momentum(self) -> None:
+        """Gives the optimizer the momentum of the update that comes next. Raises UserError for one that cannot be."""
+        if self.momentum is None:
+            return
+        value = self.momentum(self.updates)
+        check_number(f"momentum({self.updates})", value, "at least 0 and less than 1")
+        if isinstance(self.optimizer, Adam):
+            self.optimizer.beta1 = value
+        elif isinstance(self.optimizer, SGD) and self.optimizer.momentum:
+            self.optimizer.momentum = value
+        else:
+            raise UserError(
+                f"momentum({self.updates}) is {value}, and the optimizer has none to set; "
+                "give Adam, AdamW, or SGD with some momentum from the beginning: partial(SGD, momentum=0.9)"
+            )
 
     def mine(self, batch: Batch) -> Batch:
         """This rank's part of a global batch, which is empty when there are more ranks than samples."""
@@ -213,12 +232,16 @@ class Trainer:
         self.gradients.close()
 
 
-def check_options(optimizer: Any, schedule: Any, seed: Any, strategy: Any, accumulate: Any, clip: Any) -> None:
+def check_options(
+    optimizer: Any, schedule: Any, momentum: Any, seed: Any, strategy: Any, accumulate: Any, clip: Any
+) -> None:
     """Raises UserError for arguments of `Trainer` that cannot be meant."""
     if not callable(optimizer):
         raise UserError(f"optimizer is {optimizer!r}; it must make one from the gradients: give the class Adam, say")
     if not callable(schedule):
         check_number("schedule", schedule, "at least 0")
+    if momentum is not None and not callable(momentum):
+        raise UserError(f"momentum is {momentum!r}; it must be a function of the update, or None for a constant one")
     check_seed(seed)
     if not isinstance(strategy, Mapping | None):
         raise UserError(f'strategy is {strategy!r}; it must be a dictionary: give {{"how": "zero1"}}, say')

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import astuple
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,30 @@ def test_a_schedule_that_returns_nonsense(rate: Any) -> None:
     with pytest.raises(UserError, match=rf"schedule\(2\) is {rate!r}; it must be a number, at least 0"):
         trainer.fit(data(25), 1)
     assert trainer.updates == 2
+
+
+@pytest.mark.parametrize("optimizer", [Adam, partial(SGD, momentum=0.5)], ids=["Adam", "SGD"])
+def test_a_momentum_that_moves_is_set_before_each_update(optimizer: Any) -> None:
+    """The same run as with a constant one where it is constant, another where it is not."""
+
+    def weights(momentum: Any, initial: float = 0.5) -> list[np.ndarray]:
+        make = partial(optimizer, **{"beta1" if optimizer is Adam else "momentum": initial})
+        trainer = small(threads.world_of_one(), optimizer=make, momentum=momentum)
+        trainer.fit(data(25), 2)
+        return [p.data for p in trainer.model.parameters()]
+
+    true = weights(None)
+    assert all(map(np.array_equal, weights(lambda update: 0.5, initial=0.9), true))
+    late = weights(lambda update: 0.5 + 0.1 * (update == 7), initial=0.9)  # in the last of 8 updates
+    assert not all(map(np.array_equal, late, true)) and np.allclose(late[0], true[0], atol=0.05)
+
+
+@pytest.mark.parametrize("momentum", [0.9, 1.0, math.nan])
+def test_a_momentum_that_cannot_be_set(momentum: float) -> None:
+    """By its value, or because the optimizer has none."""
+    trainer = small(threads.world_of_one(), optimizer=SGD, momentum=lambda update: momentum)
+    with pytest.raises(UserError, match=rf"momentum\(0\) is {momentum}"):
+        trainer.step(data(25).batch(0))
 
 
 def test_a_batch_whose_update_is_left_out_counts_as_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
