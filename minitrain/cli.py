@@ -14,7 +14,7 @@ from .comm.doctor import examine
 from .comm.launch import launch
 from .comm.launchers import launched, tell
 from .errors import UserError, check_number
-from .train import memory, timeline
+from .train import compare, lr_range, memory, timeline
 from .train.config import TrainConfig
 from .train.sample import generate, load_model
 from .train.text import TextTrainer
@@ -105,8 +105,43 @@ class TimelineOf(TrainConfig):
         return 0
 
 
+@dataclass(frozen=True)
+class LrRange(TrainConfig):
+    """Let the learning rate grow until the loss explodes, and name one to use."""
+
+    least: float = 1e-5
+    """The first learning rate."""
+    most: float = 1.0
+    """The last one, unless the loss explodes before."""
+    updates: int = 100
+    """Of the test, in the place of --steps."""
+
+    def run(self) -> int:
+        """A chart, the curve in the folder --out, and a rate."""
+        with launch() as world:
+            text = lr_range.show(self, world, self.least, self.most, self.updates)
+            if world.rank == 0:
+                print(text, flush=True)
+        return 0
+
+
+@dataclass(frozen=True)
+class Compare(compare.CompareOptions):
+    """Compare small runs on the bundled digits that differ in one thing."""
+
+    def run(self) -> int:
+        """A chart and a table, and the numbers in the folder --out."""
+        with launch() as world:
+            text = compare.run(self, world)
+            if world.rank == 0:
+                print(text, flush=True)
+        return 0
+
+
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[LrRange, tyro.conf.subcommand("lr-range")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Memory, tyro.conf.subcommand("memory")]
     | Annotated[TimelineOf, tyro.conf.subcommand("timeline")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]

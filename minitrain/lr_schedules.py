@@ -167,6 +167,24 @@ def warmup_cosine(t: int, peak: float, warm: int, updates: int, floor: float = 0
     return warmup(t, warm, partial(cosine, peak=peak, updates=updates - warm, floor=floor))
 
 
+def range_test(t: int, least: float, most: float, updates: int) -> float:
+    """From the least rate to the most, times the same factor in each update: where does training explode?
+
+        lr_t = least (most / least)^(t / (updates - 1))
+
+    `python -m minitrain lr-range` runs it. Raises UserError unless 0 < least < most and there are 2 updates or more.
+    Smith, "Cyclical Learning Rates for Training Neural Networks", arXiv:1506.01186, section 3.3, where the rates grow
+    in a line; by a factor they cover several orders of magnitude.
+    """
+    check_whole("t", t)
+    check_whole("updates", updates, 2)
+    check_number("least", least, "above 0")
+    check_number("most", most, "above 0")
+    if least >= most:
+        raise UserError(f"least is {least}, not below most, which is {most}; give a smaller one")
+    return least * (most / least) ** (min(t, updates - 1) / (updates - 1))
+
+
 def anneal(t: int, points: Sequence[tuple[float, float]]) -> float:
     """Through points (update, value), from each to the next along half a cosine; at the last value afterwards.
 

@@ -200,6 +200,7 @@ SCHEDULES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "warmup_cosine": ({"warm": 2, "updates": 9}, {"floor": 0.2, "warm": 9, "updates": 2}),
     "one_cycle": ({"updates": 9, "rise": 0.4, "start": 25.0, "end": 100.0}, {"rise": 0.9, "updates": 2}),
     "one_cycle_momentum": ({"updates": 9, "low": 0.8, "high": 0.9, "rise": 0.4}, {"rise": 0.1, "low": 0.95}),
+    "range_test": ({"least": 1e-3, "most": 1.0, "updates": 9}, {"least": 2.0, "most": 1e-3, "updates": 1}),
     "warmup": ({"updates": 2, "then": lambda t: 0.1}, {}),
     "anneal": ({"points": [(0, 0.1), (5, 0.3)]}, {"points": [(0, 0.1), (5, 0.3), (5, 0.1)]}),
     "reduce_on_plateau": (
@@ -213,7 +214,7 @@ SCHEDULE_BAD = {
     "rise": NO_OPEN_SHARE, "start": NOT_POSITIVE, "end": NOT_POSITIVE, "low": NO_SHARE, "high": NO_SHARE,
     "points": st.sampled_from([[], [(1, 0.1)], [(0, 0.1), (0, 0.2)], [(0, 0.1), (5, 0.2), (4, 0.1)]]),
     "losses": st.sampled_from([3, None, "12", ["a"], [1.0, None], [True], {1.0: 2.0}]),
-    "patience": NO_COUNT, "threshold": NO_SHARE, "cooldown": NO_COUNT,
+    "least": NOT_POSITIVE, "most": NOT_POSITIVE, "patience": NO_COUNT, "threshold": NO_SHARE, "cooldown": NO_COUNT,
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from minitrain.lr_schedules import (
     one_cycle,
     one_cycle_momentum,
     polynomial,
+    range_test,
     reduce_on_plateau,
     step,
     warmup,
@@ -157,6 +158,7 @@ ROWS: dict[str, Row] = {
         lambda s, o: s.OneCycleLR(o, PEAK, N, pct_start=0.333, div_factor=10, final_div_factor=100, three_phase=True),
         N,
     ),
+    "range test": Row(partial(range_test, least=1e-4, most=10.0, updates=LONG), lambda t: np.logspace(-4, 1, LONG)[t]),
     "warm-up and cosine": Row(
         partial(warmup_cosine, peak=PEAK, warm=12, updates=112, floor=FLOOR),
         rise_and(lambda t: half_waves(t, (0, PEAK), (N, FLOOR)), 12),

@@ -293,6 +293,7 @@ FLAGS = {"tied", "prefetch", "reduce-once", "sp"}
         (["train", "--prefetch"], "--prefetch gathers parameters, which --zero 0 does not divide; give --zero 3"),
         (["train", "--reduce-once", "--zero", "1"], "--reduce-once is for --zero 2 and 3"),
         (["train", "--reduce", "naive", "--zero", "1"], "give --reduce bucketed or overlap"),
+        (["compare", "everything"], "everything"),
         (["train", "--lr-schedule", "one-cycle", "--steps", "2"], "give 3 steps or more"),
         (["train", "--layerz", "3"], "--layerz"),
         (["train", "extra"], "extra"),
@@ -416,13 +417,16 @@ def test_wrong_input_is_told_once(arguments: str, said: str, text: Path, tmp_pat
 # Help -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["", "train", "sample", "doctor"])
+@pytest.mark.parametrize("name", ["", "train", "sample", "doctor", "lr-range", "compare"])
 def test_help(name: str) -> None:
     status, shown = command(*name.split(), "--help")
     assert status == 0
-    wide = [line for line in shown.splitlines() if len(line) > 80]
+    first, *lines = shown.splitlines()
+    assert name == "" or len(first) <= 80  # the list of all commands, in one piece: the terminal breaks it
+    wide = [line for line in lines if len(line) > 80]
     assert not wide, wide
     expected = {"": "train", "train": "--bucket-mb", "sample": "--prompt", "doctor": "--seconds"}
+    expected |= {"lr-range": "--least", "compare": "{schedules"}
     assert expected[name] in shown
 
 

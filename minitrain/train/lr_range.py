@@ -1,0 +1,131 @@
+"""The learning-rate range test: the rate grows from update to update until the loss explodes, and one is named.
+
+Smith, "Cyclical Learning Rates for Training Neural Networks", arXiv:1506.01186, section 3.3; Smith, Topin,
+"Super-Convergence", arXiv:1708.07120, section 4.1.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..comm.communicator import Communicator
+from ..errors import UserError, check_number
+from ..lr_schedules import range_test
+from ..observe.draw import chart
+from . import figure
+from .config import TrainConfig
+from .text import TextTrainer
+
+MEMORY = 0.9  # of the smoothed loss: a mean over about ten updates
+EXPLODED = 4.0  # times the lowest smoothed loss: beyond it nothing more is to be learned
+FILE = "lr_range.json"
+
+
+def smooth(losses: Sequence[float], memory: float = MEMORY) -> list[float]:
+    """A mean that forgets, of the losses up to each update.
+
+        m_t = memory m_{t-1} + (1 - memory) loss_t        smoothed_t = m_t / (1 - memory^t),  t from 1
+
+    As Adam's first moment (optim.adam_step). Raises UserError for a memory outside [0, 1).
+    """
+    check_number("memory", memory, "at least 0 and less than 1")
+    m, smoothed = 0.0, []
+    for t, loss in enumerate(losses, 1):
+        m = memory * m + (1 - memory) * loss
+        smoothed.append(m / (1 - memory**t))
+    return smoothed
+
+
+def suggest_rate(rates: Sequence[float], losses: Sequence[float], memory: float = MEMORY) -> float:
+    """The rate at which the smoothed loss falls steepest over the logarithm of the rate, before it is lowest.
+
+        argmin_t  d smoothed_t / d log(rate_t)        for t after the first 1 / (1 - memory), up to the lowest
+
+    It lies between the two rates that the paper reads from its curve by eye: where learning begins, and where it slows
+    down or explodes. That is a rule of practice, not the paper's; the other one in use, a tenth of the rate at the
+    lowest loss, stays further away from exploding, and came out too small by three or more for plain descent on the
+    digits. Only before the lowest: a loss that has jumped up may fall steeply again. Not at the very beginning: a mean
+    over few updates jumps. Raises UserError for other than growing rates, one for each loss, and for a loss that never
+    fell.
+    """
+    for name, numbers in (("rates", rates), ("losses", losses)):
+        for number in numbers:
+            check_number(f"one of the {name}", number, "finite")
+    if len(rates) != len(losses) or len(rates) < 2 or rates[0] <= 0 or any(np.diff(rates) <= 0):
+        raise UserError(f"there are {len(rates)} rates for {len(losses)} losses; the rates must grow from above 0")
+    smoothed, first = np.array(smooth(losses, memory)), math.ceil(1 / (1 - memory) - 1e-9)
+    lowest = int(smoothed.argmin())
+    if lowest <= first:
+        raise UserError(
+            f"the loss is lowest at update {lowest} of {len(losses)}, at the rate {rates[lowest]:.1e}: it hardly fell; "
+            "begin with a smaller rate (--least), or take more updates"
+        )
+    slopes = np.gradient(smoothed, np.log(rates))
+    return float(rates[first + int(slopes[first : lowest + 1].argmin())])
+
+
+def record(
+    config: TrainConfig, world: Communicator, least: float, most: float, updates: int
+) -> tuple[list[float], list[float]]:
+    """(rates, losses), one of each an update, until the smoothed loss has exploded; called by all ranks.
+
+    A loss is that before the update which the rate beside it made.
+    """
+    text = TextTrainer(config, world)
+    trainer, rates, losses = text.trainer, [], []  # type: ignore[var-annotated]
+    trainer.schedule, trainer.momentum = partial(range_test, least=least, most=most, updates=updates), None
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in trainer.watch(range(updates), updates, "range test"):
+            try:
+                row = text.step()
+            except UserError:
+                if not losses:
+                    raise
+                break  # the loss is no number any more: this is the explosion that was looked for
+            rates.append(row["lr"])
+            losses += trainer.agreed([row["loss"]])  # so that all ranks stop together
+            smoothed = smooth(losses)
+            if smoothed[-1] > EXPLODED * min(smoothed):
+                break
+    text.close()
+    return rates, losses
+
+
+def show(config: TrainConfig, world: Communicator, least: float, most: float, updates: int) -> str:
+    """The chart and the rate; called by all ranks. Rank 0 writes the curve into the folder of the run.
+
+    Raises UserError for a range that is none, and a folder that cannot be written.
+    """
+    range_test(0, least, most, updates)
+    if world.rank == 0:
+        figure.open_folder(config.report.out, FILE)
+    rates, losses = record(config, world, least, most, updates)
+    smoothed = smooth(losses)
+    try:
+        named: float | None = suggest_rate(rates, losses)
+        said = (
+            f"the smoothed loss falls steepest at --lr {named:.1e}, and is lowest at {rates[np.argmin(smoothed)]:.1e}"
+        )
+    except UserError as error:
+        named, said = None, f"no rate is named: {error}"
+    curves = {"smoothed": smoothed}  # the others jump far out of it at the end: they are in the file
+    axis = f"rate {rates[0]:.1e} to {rates[-1]:.1e} (logarithmic), update"
+    ended = f"stopped after {len(rates)} of {updates} updates: the loss exploded" if len(rates) < updates else ""
+    wrote = ""
+    if world.rank == 0:
+        numbers = {"rates": rates, "losses": losses, "smoothed": smoothed, "named": named}
+        wrote = figure.write(config.report.out / FILE, numbers, partial(draw, rates, losses, smoothed, named))
+    return "\n".join(filter(None, [chart(curves, "loss", axis), ended, said, wrote]))
+
+
+def draw(rates: list[float], losses: list[float], smoothed: list[float], named: float | None, axes: Any) -> None:
+    """The curve on axes of matplotlib."""
+    axes.plot(rates, losses, color="0.75", label="loss before each update")
+    axes.plot(rates, smoothed, color="C0", label="smoothed")
+    if named is not None:
+        axes.axvline(named, color="C3", linestyle=":", label=f"falls steepest: {named:.1e}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(0, 1.5 * losses[0]))
+    axes.legend(frameon=False)
