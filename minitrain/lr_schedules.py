@@ -58,7 +58,7 @@ def polynomial(t: int, peak: float, updates: int, power: float = 2.0, floor: flo
         lr_t = floor + (peak - floor) (1 - t / updates)^power
 
     Raises UserError for a power that is not above 0.
-    Chen et al., "DeepLab", arXiv:1606.00915, section 4.1 ("poly", with power 0.9).
+    Chen et al., "DeepLab", arXiv:1606.00915 ("poly", with power 0.9).
     """
     _check(t, peak, floor, updates=updates)
     check_number("power", power, "above 0")
@@ -124,8 +124,8 @@ def inverse_time(t: int, peak: float, k: float = 1.0, every: int = 1, floor: flo
 
         lr_t = max(floor, peak / (1 + k floor(t / every)))
 
-    The sum over all t is infinite and that of the squares is not: such rates reach the minimum in spite of noisy
-    gradients. Raises UserError for a k below 0.
+    Without a floor the sum over all t is infinite and that of the squares is not: under the paper's conditions such
+    rates reach the minimum in spite of noisy gradients. Raises UserError for a k below 0.
     Robbins, Monro, "A Stochastic Approximation Method", Ann. Math. Statist. 22(3), 1951.
     """
     _check(t, peak, floor, every=every)

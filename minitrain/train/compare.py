@@ -124,7 +124,7 @@ def schedules(options: CompareOptions, world: Communicator) -> str:
     curves = {name: smooth_median(found) for name, found in rows.items()}
     peaks = ", ".join(f"{lr:g}" for lr in options.lr)
     says = [
-        chart({name: curves[name] for name in SHOWN}, "loss", "update of training", log=True),
+        chart({name: curves[name] for name in SHOWN}, "loss", "update", log=True),
         f"\nafter {updates} updates: median (lowest-highest) of {options.seeds} starts\n",
         table({f"{name:<16}{best[name]:<6g}": found for name, found in rows.items()}, f"{'':<16}{'peak':<6}"),
         f"\npeak: the one of {peaks} with the lowest median validation loss",

@@ -1,7 +1,7 @@
 """The learning-rate range test: the rate grows from update to update until the loss explodes, and one is named.
 
 Smith, "Cyclical Learning Rates for Training Neural Networks", arXiv:1506.01186, section 3.3; Smith, Topin,
-"Super-Convergence", arXiv:1708.07120, section 4.1.
+"Super-Convergence", arXiv:1708.07120.
 """
 
 import math
