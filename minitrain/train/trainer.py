@@ -63,7 +63,9 @@ class Trainer:
         """Draws the model's parameters and divides them as the mesh and the strategy say.
 
         optimizer: makes one from the gradients: a class such as Adam, or partial(AdamW, weight_decay=0.01).
-        schedule: the learning rate, or a pure function of the number of updates made so far that returns it.
+        schedule: the learning rate, or a pure function of the number of updates made so far that returns it. One that
+        goes by what was measured reads `history`, the same on all ranks, of the epochs so far:
+        lambda update: reduce_on_plateau(trainer.history.validation_loss, peak=0.001).
         momentum: such a function for SGD's momentum or Adam's beta1 (see one_cycle_momentum); constant unless given.
         mesh: the ranks as dp x pp x tp; unless given, all of them divide the batch.
         strategy: arguments of train/build.reduce, such as {"how": "zero2", "recompute": 1}; buckets unless given.
@@ -79,13 +81,18 @@ class Trainer:
         self.gradients = reduce(model, self.mesh, seed=seed, **how)
         self.optimizer = optimizer(self.gradients)
         self.batches = 0  # that were worked on, also those whose update a scaler left out
-        self.epochs = 0
+        self.history = History()  # of all epochs so far
         self.told = time.monotonic()  # when something was said last
 
     @property
     def updates(self) -> int:
         """Made so far: what the schedule counts."""
         return self.optimizer.updates
+
+    @property
+    def epochs(self) -> int:
+        """Gone through so far."""
+        return len(self.history.loss)
 
     # One update -------------------------------------------------------------------------------------------------------
 
@@ -180,7 +187,9 @@ class Trainer:
             row = self.epoch(train, name)
             if validation is not None:
                 row += self.validate(validation, name)
-            history.add(self.agreed(row))
+            row = self.agreed(row)
+            history.add(row)
+            self.history.add(row)
             self.say(f"{name}  {history.line()}")
             if patience is not None and history.waited >= patience:
                 self.say(f"stopped: no better validation loss in {patience} epoch(s) after epoch {history.best + 1}")
@@ -197,7 +206,6 @@ class Trainer:
             batch = train.batch(number)
             update = self.step(batch)
             loss += update.loss * len(batch.inputs)
-        self.epochs += 1
         return [loss / len(train.inputs), update.lr]
 
     def validate(self, data: ArrayLoader, name: str = "validation") -> list[float]:

@@ -15,6 +15,7 @@ from minitrain.comm.mesh import Mesh
 from minitrain.data.batch import Batch
 from minitrain.data.loader import ArrayLoader, TextLoader
 from minitrain.errors import UserError
+from minitrain.lr_schedules import reduce_on_plateau
 from minitrain.models import GPTConfig, MLPConfig, gpt, mlp
 from minitrain.optim import SGD, Adam
 from minitrain.train import trainer as module
@@ -208,6 +209,19 @@ def test_a_batch_whose_update_is_left_out_counts_as_a_batch(monkeypatch: pytest.
     trainer.scaler = None
     trainer.step(data(25).batch(3))
     assert given[3] == {}
+
+
+def test_a_schedule_may_go_by_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all epochs so far, also those of an earlier fit."""
+    peak = 0.5
+    trainer: Trainer = small(
+        threads.world_of_one(),
+        schedule=lambda update: reduce_on_plateau(trainer.history.validation_loss, peak, 0.1, patience=1),
+    )
+    losses_of(trainer, [3.0, 2.0, 2.0, 2.0, 2.0, 1.0], monkeypatch)
+    first, second = trainer.fit(data(25), 3, data(10)), trainer.fit(data(25), 3, data(10))
+    assert first.rate == [peak] * 3 and np.allclose(second.rate, [peak, peak / 10, peak / 10])
+    assert trainer.history.rate == first.rate + second.rate
 
 
 # Stopping -------------------------------------------------------------------------------------------------------------
