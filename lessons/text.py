@@ -174,9 +174,9 @@ def _value(n: str) -> float:
 
 
 def readmes() -> list[Path]:
-    """The project's, the course's, and each lesson's."""
-    found = [HERE.parent / "README.md", HERE / "README.md", *sorted(HERE.glob("[0-9]*/README.md"))]
-    return [path for path in found if path.exists()]
+    """The project's, the course's, each lesson's, and that of the three programs."""
+    alone = [HERE.parent / "README.md", HERE / "README.md", HERE / "programs" / "README.md"]
+    return [path for path in [*alone, *sorted(HERE.glob("[0-9]*/README.md"))] if path.exists()]
 
 
 def main() -> int:

@@ -1,0 +1,69 @@
+"""The three programs: what they reach, on any number of ranks, and that each runs as a person starts it."""
+
+import math
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import astuple
+from pathlib import Path
+
+import pytest
+
+from lessons.programs import distributed, dynamic_rate
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.launchers import find_mpirun
+from minitrain.comm.threads import world_of_one
+from minitrain.train.history import History
+
+ROOT = Path(__file__).resolve().parents[2]
+MPIRUN = find_mpirun()
+SEEDS = (1, 2, 3, 4, 5)
+
+
+@pytest.mark.parametrize(("run", "least"), [(distributed.run, 0.95), (dynamic_rate.run, 0.93)])
+def test_the_digits_are_learned(run: Callable[..., History], least: float) -> None:
+    """In ten epochs, on 359 images that were held out; the median over the seeds of split, weights and order."""
+    histories = [run(world_of_one(), epochs=10, seed=seed) for seed in SEEDS]
+    assert {len(history.accuracy) for history in histories} == {10}
+    assert statistics.median(history.accuracy[-1] for history in histories) >= least
+
+
+@pytest.mark.ranks(1, 2, 3)
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), ("float32", 1e-5)])
+def test_the_same_curve_on_any_number_of_ranks(dtype: str, bound: float, world: Communicator) -> None:
+    """Adding up gradients over ranks changes the order of the additions and nothing else: rounding, 450 updates long.
+
+    In float64 a mistake has nowhere to hide; float32 is what the program runs in, and there the bound is loose.
+    """
+    serial = distributed.run(world_of_one(), seed=2, dtype=dtype)
+    found = distributed.run(world, seed=2, dtype=dtype)
+    for curve, true in zip(astuple(found), astuple(serial), strict=True):
+        assert len(curve) == len(true) == 10
+        assert all(math.isclose(a, b, rel_tol=bound, abs_tol=0) for a, b in zip(curve, true, strict=True))
+    assert found.accuracy == serial.accuracy
+
+
+def test_the_rate_of_an_epoch_is_there_from_its_first_update() -> None:
+    rate = dynamic_rate.run(world_of_one(), epochs=4).rate
+    assert rate == [0.001, 0.001 / 2, 0.001 / 3, 0.001 / 4]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param("mpirun -n 2 python distributed.py", marks=pytest.mark.skipif(not MPIRUN, reason="no mpirun")),
+        "python dynamic_rate.py",
+    ],
+)
+def test_a_program_runs(command: str) -> None:
+    """From the folder of the clone, and says what became of each epoch, once."""
+    *start, script = command.split()
+    names = {"python": sys.executable, "mpirun": str(MPIRUN)}
+    done = subprocess.run(
+        [*(names.get(word, word) for word in start), f"lessons/programs/{script}", "--epochs", "2", "--seed", "3"],
+        cwd=ROOT, env=os.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [line[:9] for line in done.stdout.splitlines() if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
