@@ -122,6 +122,18 @@ def test_train_is_one_mpirun(settings: list[str], command: str, bare: Path) -> N
 
 
 @needs_make
+def test_every_program_is_run(bare: Path) -> None:
+    """Those that stand in the folder, the first under mpirun."""
+    for name in ("mpirun", "python3"):
+        stub(bare, name, "exit 0")
+    result = make("-n", "programs", "NP=3", folder=bare, path=str(bare / "bin"))
+    programs = sorted(path.name for path in (ROOT / "lessons" / "programs").glob("*.py"))
+    lines = [line.strip() for line in result.stdout.splitlines() if "lessons/programs/" in line]
+    start = [".venv/bin/mpirun -n 3 .venv/bin/python", *[".venv/bin/python"] * (len(programs) - 1)]
+    assert lines == [f"{how} lessons/programs/{name}" for how, name in zip(start, programs, strict=True)]
+
+
+@needs_make
 def test_no_python(bare: Path) -> None:
     result = make("train", folder=bare, path=str(bare / "bin"))
     assert result.returncode != 0
