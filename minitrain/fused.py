@@ -84,6 +84,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
         return out
 
     def bias_vjp(g: Array, out: Array | None = None) -> Array:
+        assert bias is not None
         return _into(bias, out, backend.column_sums(h(g)).reshape(out_shape))
 
     weights = [(weight, weight_vjp)] + ([(bias, bias_vjp)] if bias is not None else [])

@@ -2,12 +2,20 @@
 
 An optimizer sees no parameters, only pairs of flat arrays (data, grad) that it `owned`: the whole model under data
 parallel, this rank's shards under ZeRO. The update rules are element by element, so it makes no difference.
+
+The gradient is `factor` times what stands in grad: 1/S for a loss that was multiplied by S (precision.py), and what
+clipping takes away. One number instead of another pass over all gradients; and in half precision, the array could not
+hold the product. Parameters in half precision have a float32 master, which is what is updated:
+
+    master = master - lr rule(factor grad)        data = master, rounded
+
+An update is often smaller than half the distance to the next number that data can hold: alone, data would stand still.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
-from .backend import Array, xp
+from .backend import Array, wide, xp
 from .errors import UserError, check_number
 from .observe import ledger
 
@@ -16,6 +24,8 @@ BLOCK = 32 * 1024  # elements: w, g, m, v and two temporaries stay in the cache 
 
 class Slices(Protocol):
     """Whatever holds the gradients: parallel.reducer.Reducer."""
+
+    factor: float
 
     def owned(self) -> list: ...
 
@@ -38,6 +48,7 @@ class Optimizer:
         self.gradients = gradients
         self.updates = 0
         self.state: list[list[Array]] = []
+        self.masters: list[Array | None] = []  # the float32 values of slices that are in half precision
 
     def step(self, lr: float) -> None:
         """One update with this learning rate. Raises UserError for one that is negative or NaN."""
@@ -45,12 +56,28 @@ class Optimizer:
         self.updates += 1
         for i, (data, grad, decay) in enumerate(self.gradients.owned()):
             if i == len(self.state):
-                self.state.append([xp.zeros_like(data) for _ in range(self.states)])
-                for state in self.state[i]:
-                    ledger.hold(state, "optimizer", "optimizer")
+                self.remember(data)
+            kept = self.masters[i]
+            master = data if kept is None else kept
             for lo in range(0, len(data), BLOCK):
                 block = slice(lo, lo + BLOCK)
-                self.update(data[block], grad[block], [state[block] for state in self.state[i]], lr, decay)
+                g = self.gradient(grad[block], master.dtype)
+                self.update(master[block], g, [state[block] for state in self.state[i]], lr, decay)
+                if master is not data:
+                    data[block] = master[block]
+
+    def gradient(self, stored: Array, dtype: Any) -> Array:
+        """What the rule sees of a stored gradient: in the master's dtype, times the factor."""
+        g, factor = stored.astype(dtype, copy=False), self.gradients.factor
+        return g if factor == 1 else g * g.dtype.type(factor)
+
+    def remember(self, data: Array) -> None:
+        """Makes the state of a slice, and its master."""
+        dtype = wide(data.dtype)
+        self.state.append([xp.zeros(data.shape, dtype) for _ in range(self.states)])
+        self.masters.append(None if data.dtype == dtype else data.astype(dtype))
+        for array in (*self.state[-1], self.masters[-1]):
+            ledger.hold(array, "optimizer", "optimizer")
 
     def update(self, w: Array, g: Array, state: list[Array], lr: float, decay: bool) -> None:
         """The rule, in place on w and state."""
@@ -168,12 +195,12 @@ class AdamW(Adam):
 def clip_grad_norm(gradients: Slices, limit: float) -> float:
     """Shortens the gradient of the whole logical model to `limit` if it is longer: g = g min(1, limit / |g|).
 
-    Returns the length it had. One factor for all, so the direction stays. Raises UserError unless limit is above 0.
+    Returns the length it had. One factor for all, so the direction stays, and it is all that is noted: see the top of
+    this file. After the loss scale has been taken out. Raises UserError unless limit is above 0.
     Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", arXiv:1211.5063.
     """
     check_number("limit", limit, "above 0")
     norm = gradients.norm()
     if norm > limit:
-        for owned in gradients.owned():
-            owned.grad[...] *= limit / norm
+        gradients.factor *= limit / norm
     return norm

@@ -22,6 +22,7 @@ class Slices:
     dtype: str = "float64"
     sharded: bool = False
     pieces: list[Owned] = field(default_factory=list)
+    factor: float = 1.0
 
     def __post_init__(self) -> None:
         draw = np.random.default_rng(1).standard_normal
@@ -32,7 +33,8 @@ class Slices:
         return self.pieces
 
     def norm(self) -> float:
-        return float(np.sqrt(sum((piece.grad.astype(np.float64) ** 2).sum() for piece in self.pieces)))
+        squares = sum((piece.grad.astype(np.float64) ** 2).sum() for piece in self.pieces)
+        return self.factor * float(np.sqrt(squares))
 
     def draw_gradients(self, step: int) -> None:
         draw = np.random.default_rng(100 + step).standard_normal
@@ -193,9 +195,11 @@ def test_a_long_gradient_is_shortened(dtype: str) -> None:
     before, norm = [piece.grad.copy() for piece in slices.owned()], slices.norm()
     assert clip_grad_norm(slices, norm / 3) == norm
     assert abs(slices.norm() - norm / 3) < 1e-5 * norm
-    for piece, g in zip(slices.owned(), before, strict=True):
-        assert piece.grad.dtype == dtype
-        assert np.allclose(piece.grad, g / 3, rtol=1e-6 if dtype == "float32" else 1e-14, atol=0)
+    start = [piece.data.copy() for piece in slices.owned()]
+    SGD(slices).step(1.0)
+    for piece, w, g in zip(slices.owned(), start, before, strict=True):
+        assert piece.data.dtype == dtype
+        assert np.allclose(piece.data, w - g / 3, rtol=0, atol=1e-6 if dtype == "float32" else 1e-14)
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.01, 100.0])
@@ -204,6 +208,7 @@ def test_a_short_gradient_is_left_alone(factor: float) -> None:
     slices.draw_gradients(0)
     before, norm = [piece.grad.copy() for piece in slices.owned()], slices.norm()
     assert clip_grad_norm(slices, norm * factor) == norm
+    assert slices.factor == 1
     assert all(np.array_equal(piece.grad, g) for piece, g in zip(slices.owned(), before, strict=True))
 
 

@@ -35,7 +35,7 @@ def descend(
 ) -> tuple[np.ndarray, Optimizer]:
     """L = scale (u_1^2 + 1000 u_2^2) / 2 from u = (1, 1); w is u, or u turned. Returns all u, and the optimizer."""
     w, g, path = turn @ np.ones(2), np.zeros(2), [np.ones(2)]
-    optimizer = make(SimpleNamespace(owned=lambda: [Owned(w, g, decay=False)], sharded=False))
+    optimizer = make(SimpleNamespace(owned=lambda: [Owned(w, g, decay=False)], factor=1.0, sharded=False))
     for _ in range(updates):
         g[...] = turn @ (scale * CURVATURE * path[-1])
         optimizer.step(lr)  # changes w in place

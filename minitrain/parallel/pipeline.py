@@ -85,11 +85,16 @@ class Pipeline(Model):
             return y if last else Tensor(np.zeros((), y.dtype))
         return Tensor(self.group.gather_objects(y.data if last else None)[-1])
 
-    def train(self, micros: Sequence[Batch], gradients: Reducer) -> float:
-        """All forwards and backwards of these micro-batches; returns this rank's part of the loss."""
+    def train(
+        self, micros: Sequence[Batch], gradients: Reducer, scale: Callable[[Tensor], Tensor] = lambda loss: loss
+    ) -> float:
+        """All forwards and backwards of these micro-batches; returns this rank's part of the loss.
+
+        scale: what is done to the loss before backward (precision.Scaler).
+        """
         p, m, v = self.group.size, len(micros), len(self.chunks)
         make = SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
-        return Run(self, micros, gradients).follow(make(self.group.rank, p, m, v))
+        return Run(self, micros, gradients, scale).follow(make(self.group.rank, p, m, v))
 
     def forward(self, chunk: Model, c: int, micro: int, batch: Batch) -> tuple[Tensor | None, Tensor, Any]:
         """(the leaf that the input became, the result, the handle of its sending) of a chunk."""
@@ -171,8 +176,10 @@ class Pipeline(Model):
 class Run:
     """What is alive while one list of instructions is followed."""
 
-    def __init__(self, pipeline: Pipeline, micros: Sequence[Batch], gradients: Reducer) -> None:
-        self.pipeline, self.micros, self.gradients = pipeline, micros, gradients
+    def __init__(
+        self, pipeline: Pipeline, micros: Sequence[Batch], gradients: Reducer, scale: Callable[[Tensor], Tensor]
+    ) -> None:
+        self.pipeline, self.micros, self.gradients, self.scale = pipeline, micros, gradients, scale
         self.alive: dict[Key, tuple[Tensor | None, Tensor, Any]] = {}  # and the handle of y's sending
         self.later: dict[Key, list[Callable[[], None]]] = {}  # work on parameters that was put off
         self.sending: list[Any] = []
@@ -189,9 +196,10 @@ class Run:
 
     def forward(self, do: Do) -> None:
         leaf, y, sent = self.pipeline.forward(self.pipeline.chunks[do.chunk], do.chunk, do.micro, self.micros[do.micro])
-        self.alive[do.micro, do.chunk] = leaf, y, sent
         if sent is None:
             self.loss += y.item()
+            y = self.scale(y)
+        self.alive[do.micro, do.chunk] = leaf, y, sent
 
     def backward(self, do: Do) -> None:
         self.back(do, None)

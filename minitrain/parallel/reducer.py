@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..backend import Array, to_device, to_host, xp
+from ..backend import Array, square, to_device, to_host
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..errors import UserError, check_whole
@@ -85,12 +85,12 @@ class Reducer:
         return [Owned(there(b.data), there(b.grad), b.decay) for b in self.trained]
 
     def squares(self) -> list[list[float]]:
-        """|g|^2 of each share of each trained bucket; after finish().
+        """|g|^2 of each share of each trained bucket, g being what the bucket holds; after finish().
 
         Shares are the pieces that ZeRO gives to the ranks of the group: whoever holds which, the sum has the same bits.
         """
         pieces = {b: [there(b.grad)[share(b.size, b.group.size, i)] for i in range(b.group.size)] for b in self.trained}
-        return [[float(xp.dot(piece, piece)) for piece in pieces[b]] for b in self.trained]
+        return [[square(piece) for piece in pieces[b]] for b in self.trained]
 
     def whole(self, bucket: Bucket, what: str) -> Array | None:
         """All parameters ("data") or gradients ("grad") of the bucket, for checkpoints; called by all of its group."""
@@ -107,6 +107,7 @@ class Reducer:
         self.left = 0  # buckets that have left
         self.fired = {p: 0 for bucket in self.trained for p in bucket.parameters}
         self.ended = dict.fromkeys(self.fired, 0)  # backwards that were about it
+        self.factor = 1.0  # the gradient is this times what the buckets hold: see optim.py
         for bucket in self.trained:
             bucket.open(None)
 
@@ -174,6 +175,11 @@ class Reducer:
                     "then make its reducer: minitrain.train.build.reduce"
                 )
 
+    @property
+    def world(self) -> Communicator | None:
+        """All ranks of the mesh; None where there is none, in a run of one process."""
+        return None if self.mesh is None else self.mesh.world
+
     # The norm ---------------------------------------------------------------------------------------------------------
 
     def norm(self) -> float:
@@ -183,7 +189,7 @@ class Reducer:
             if self.counts(bucket):
                 for square in squares:
                     total += square
-        return self.over_model(total) ** 0.5
+        return self.factor * self.over_model(total) ** 0.5
 
     def counts(self, bucket: Bucket) -> bool:
         """Whether this rank counts the bucket: of the ranks along the model's axes that hold it, the first one does."""

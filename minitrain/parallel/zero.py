@@ -37,7 +37,7 @@ from functools import partial
 
 import numpy as np
 
-from ..backend import Array, to_device, to_host, xp
+from ..backend import Array, square, to_device, to_host, wide, xp
 from ..comm.communicator import Communicator
 from ..nn import Module
 from ..observe import ledger
@@ -93,7 +93,7 @@ class Zero1(Reducer):
 
     def squares(self) -> list[list[float]]:
         """Each rank contributes the squares of its shares: 8 bytes a bucket, once for each group of ranks."""
-        mine = {b: float(xp.dot(piece.grad, piece.grad)) for b, piece in zip(self.trained, self.owned(), strict=True)}
+        mine = {b: square(piece.grad) for b, piece in zip(self.trained, self.owned(), strict=True)}
         found: dict[Bucket, list[float]] = {}
         for group in dict.fromkeys(b.group for b in self.trained):
             buckets = [b for b in self.trained if b.group is group]
@@ -134,8 +134,9 @@ class Zero2(Zero1):
         mine = self.scatter(flat, group)
         if bucket in self.grads:
             self.grads[bucket] += mine
-        else:
-            self.grads[bucket] = mine.copy()  # not a view, which would keep the rest alive
+        else:  # a copy, since a view would keep the rest alive; what is added to is wide
+            several = self.each_backward and self.backwards > 1
+            self.grads[bucket] = mine.astype(wide(mine.dtype) if several else mine.dtype)
             ledger.hold(self.grads[bucket], "gradients", "reduce-scatter")
 
     def owned(self) -> list[Owned]:
@@ -249,7 +250,7 @@ def buckets_of(units: Sequence[Module]) -> list[Bucket]:
 
 def gathered(bucket: Bucket, mine: Array) -> Array:
     """A bucket from the shares of all ranks, as a copy."""
-    flat = xp.empty(bucket.size, bucket.dtype)
+    flat = xp.empty(bucket.size, mine.dtype)
     flat[own(bucket)] = mine
     bucket.group.all_gather(flat, CHECKPOINT)
     return flat

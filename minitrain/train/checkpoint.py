@@ -1,7 +1,7 @@
 """The logical model in one file, whatever mesh trained it."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..backend import Array, to_device, to_host
+from ..backend import Array, to_device, to_host, wide
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..errors import UserError
@@ -29,8 +29,9 @@ def gather(
 ) -> dict[str, np.ndarray]:
     """path -> the logical array (what: "data" or "grad"), put together from the slices that the ranks hold.
 
-    As copies, on every rank, or on `root` only; for checkpoints and comparisons, not for a training step. Where a rank
-    holds a parameter whole, nothing is sent. gradients: the reducer, which knows the shares when a model is divided.
+    Gradients are those that the optimizer sees: without the loss scale, clipped. As copies, on every rank, or on `root`
+    only; for checkpoints and comparisons, not for a training step. Where a rank holds a parameter whole, nothing is
+    sent. gradients: the reducer, which knows the shares when a model is divided, and the scale.
     """
     if gradients is not None and gradients.mesh is not None and gradients.mesh.sizes["pp"] > 1:
         return _gather_stages(model, what, gradients, gradients.mesh, root in (None, world.rank))
@@ -42,7 +43,7 @@ def gather(
         held = [(where.index, to_host(array))]
         pieces = held if where.local == where.shape else list(chain(*world.gather_objects(held)))
         if root in (None, world.rank):
-            logical[where.path] = _joined(where.shape, p.dtype, pieces)
+            logical[where.path] = _joined(where.shape, pieces)
     return logical
 
 
@@ -53,14 +54,14 @@ def _gather_stages(model: Model, what: str, gradients: Reducer, mesh: Mesh, keep
     for where, array in chain(*mesh.group("pp", "tp").gather_objects(mine)):
         pieces.setdefault(where.path, []).append((where, array))
     return {
-        path: _joined(found[0][0].shape, found[0][1].dtype, [(where.index, array) for where, array in found])
+        path: _joined(found[0][0].shape, [(where.index, array) for where, array in found])
         for path, found in (pieces.items() if keep else ())
     }
 
 
-def _joined(shape: tuple[int, ...], dtype: Any, pieces: Iterable[tuple[tuple[slice, ...], np.ndarray]]) -> np.ndarray:
+def _joined(shape: tuple[int, ...], pieces: Sequence[tuple[tuple[slice, ...], np.ndarray]]) -> np.ndarray:
     """The logical array from its slices."""
-    logical = np.empty(shape, dtype)
+    logical = np.empty(shape, pieces[0][1].dtype)
     for index, piece in pieces:
         logical[index] = piece
     return logical
@@ -76,7 +77,11 @@ def _held(model: Model, what: str, gradients: Reducer | None) -> Iterator[tuple[
         if p.bucket not in flats:
             flats[p.bucket] = gradients.whole(p.bucket, what)
         flat = flats[p.bucket]
-        yield p, None if flat is None else p.bucket.piece(p, flat)
+        if flat is None or what == "data" or gradients.factor == 1:
+            yield p, None if flat is None else p.bucket.piece(p, flat)
+        else:
+            piece = p.bucket.piece(p, flat)
+            yield p, piece.astype(wide(piece.dtype)) * gradients.factor
         if p is p.bucket.parameters[0]:  # the one that the forward uses last: the others have been asked for
             del flats[p.bucket]
 

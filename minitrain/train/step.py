@@ -1,10 +1,15 @@
 """The training step: the same lines for every strategy."""
 
+import math
+
 from ..data.batch import Batch
 from ..models import Model
 from ..optim import Optimizer, clip_grad_norm
 from ..parallel.pipeline import Pipeline
 from ..parallel.reducer import Reducer
+from ..precision import Scaler
+
+UNSCALED = Scaler()
 
 
 def train_step(
@@ -15,29 +20,35 @@ def train_step(
     lr: float,
     accumulate: int = 1,
     clip: float | None = None,
+    scaler: Scaler = UNSCALED,
 ) -> tuple[float, float]:
     """One update from this rank's part of a global batch, in `accumulate` micro-batches.
 
     Returns this rank's part of the loss (the parts of all ranks add up to the loss of the global batch) and the norm of
-    the gradient before clipping, which is the same on all ranks.
+    the gradient before clipping, which is the same on all ranks. The norm is infinite when the scaler found that the
+    gradients overflowed on some rank: then no rank has made a step, and nothing has changed but the scale.
     """
-    loss = compute_gradients(model, batch, gradients, accumulate)
+    loss = compute_gradients(model, batch, gradients, accumulate, scaler)
+    if not scaler.unscale(gradients):
+        return loss, math.inf
     norm = clip_grad_norm(gradients, clip) if clip else gradients.norm()
     optimizer.step(lr)
     gradients.after_step()
     return loss, norm
 
 
-def compute_gradients(model: Model, batch: Batch, gradients: Reducer, accumulate: int = 1) -> float:
-    """The first half of a step: afterwards `gradients` holds those of the global batch."""
+def compute_gradients(
+    model: Model, batch: Batch, gradients: Reducer, accumulate: int = 1, scaler: Scaler = UNSCALED
+) -> float:
+    """The first half of a step: afterwards `gradients` holds those of the global batch, times the scaler's S."""
     gradients.begin(backwards=accumulate)  # a bucket is complete when each parameter has fired that often
     micros, loss = batch.split(accumulate), 0.0
     if isinstance(model, Pipeline):
-        loss = model.train(micros, gradients)  # a schedule, in the place of the loop
+        loss = model.train(micros, gradients, scaler.scale)  # a schedule, in the place of the loop
     else:
         for micro in micros:
             part = model(micro)
-            part.backward()  # buckets leave as they fill
+            scaler.scale(part).backward()  # buckets leave as they fill
             gradients.end_backward()  # what was not reached counts as fired
             loss += part.item()
     gradients.finish()
