@@ -33,7 +33,7 @@ arXiv:1910.02054, section 3.1.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -297,6 +297,10 @@ class Scaler:
         """Takes S out of the gradients (a reducer's, after finish()). False: do not step."""
         return True
 
+    def expecting(self) -> AbstractContextManager[Any]:
+        """Around what may overflow: no warnings of what will be looked for."""
+        return nullcontext()
+
 
 class StaticScaler(Scaler):
     """A constant S. A batch whose gradients overflow is skipped, by all ranks.
@@ -331,6 +335,9 @@ class StaticScaler(Scaler):
             )
         self.update(overflow)
         return not overflow
+
+    def expecting(self) -> AbstractContextManager[Any]:
+        return np.errstate(over="ignore", invalid="ignore")
 
     def at_floor(self) -> bool:
         """Whether the scale cannot come down any more."""
@@ -393,6 +400,6 @@ def first_bad_layer(model: Module, batch: Batch) -> str | None:
             found.append(path)
 
     used = next((module.precision for module in model.modules() if module.precision is not None), Precision())
-    with no_grad(), watching(watch), used.in_full():
+    with no_grad(), watching(watch), used.in_full(), np.errstate(over="ignore", invalid="ignore"):
         model(batch)  # type: ignore[operator]
     return found[0] if found else None

@@ -581,6 +581,11 @@ SETTINGS: dict[str, dict[str, Values]] = {
         "schedule": no_choice("naive", "gpipe", "1f1b", "interleaved", "zb-h1"),
         "reduce_once": NO_FLAG, "prefetch": NO_FLAG, "memory_mb": NOT_POSITIVE.filter(lambda x: x is not None),
     },
+    "precision": {
+        "precision": no_choice("fp32", "fp16", "bf16"), "half_weights": NO_FLAG, "keep_fp32": NO_TEXT,
+        "adaptive": NO_FLAG, "scaling": no_choice("auto", "dynamic", "static", "none"), "loss_scale": NOT_POSITIVE,
+        "scale_every": NO_SIZE, "wire": no_choice("full", "fp16", "bf16"),
+    },
     "report": {
         "seed": NO_SEED, "out": NO_PATH | st.none(), "log_every": NO_SIZE, "val_every": NO_SIZE, "sample": NO_COUNT
     },

@@ -17,6 +17,7 @@ from ..comm.mesh import Mesh
 from ..errors import UserError, check_choice, check_memory, check_number, check_whole
 from ..models import GPTConfig
 from ..parallel.overlap import CommunicationThread
+from ..precision import Dynamic, DynamicScaler, Precision, Scaler, Static, StaticScaler
 from .sample import check_length
 
 LearningRates = Literal[
@@ -170,6 +171,62 @@ def make_mesh(world: Communicator, p: ParallelOptions) -> Mesh:
 
 
 @dataclass(frozen=True)
+class PrecisionOptions:
+    """16 bits where they are enough."""
+
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Of activations and products; sums, losses and the optimizer's weights stay in 32 bits."""
+    half_weights: bool = False
+    """Store weights and gradients in 16 bits as well; the optimizer has the masters in 32."""
+    keep_fp32: str = ""
+    """Layers that stay in 32 bits: patterns of their paths between commas, such as "head,blocks.*.mlp"."""
+    adaptive: bool = False
+    """Cast operation by operation, and take a layer that keeps overflowing back to 32 bits for a while."""
+    scaling: Literal["auto", "dynamic", "static", "none"] = "auto"
+    """How the loss is scaled: auto is dynamic for fp16, and none for the others."""
+    loss_scale: float = 65536.0
+    """The constant of static scaling, the first scale of dynamic."""
+    scale_every: int = 2000
+    """Good updates in a row after which dynamic scaling doubles the scale."""
+    wire: Literal["full", "fp16", "bf16"] = "full"
+    """How gradients travel between ranks: as they are, or in 16 bits and added up in 32."""
+
+    def policy(self) -> Precision | None:
+        """What chooses dtypes, if anything does."""
+        if self.precision == "fp32":
+            return None
+        dtype = FULL_NAMES[self.precision]
+        if self.adaptive:
+            return Dynamic(dtype)
+        kept = [pattern.strip() for pattern in self.keep_fp32.split(",") if pattern.strip()]
+        return Static(f"mixed_{dtype}", dict.fromkeys(kept, "float32"))
+
+    def scaler(self) -> Scaler:
+        """What scales the loss."""
+        auto = "dynamic" if self.precision == "fp16" else "none"
+        how = auto if self.scaling == "auto" else self.scaling
+        if how == "dynamic":
+            return DynamicScaler(self.loss_scale, interval=self.scale_every, floor=min(1.0, self.loss_scale))
+        return StaticScaler(self.loss_scale) if how == "static" else Scaler()
+
+    def check(self, dtype: str) -> None:
+        """Raises UserError for options that cannot go together. dtype: of the model."""
+        more = {"--half-weights": self.half_weights, "--adaptive": self.adaptive, f"--keep-fp32 {self.keep_fp32}": True}
+        given = [name for name, said in more.items() if said and name != "--keep-fp32 "]
+        if self.precision == "fp32" and given:
+            raise UserError(f"{given[0]} is about 16 bits, and --precision is fp32; give --precision fp16 or bf16")
+        if dtype != "float32" and (self.precision != "fp32" or self.wire != "full"):
+            raise UserError(f"--precision and --wire start from a float32 model, and --dtype is {dtype}; leave it out")
+        if self.adaptive and self.keep_fp32:
+            raise UserError(
+                "--adaptive finds the layers that need 32 bits, --keep-fp32 fixes them; give one of the two"
+            )
+
+
+FULL_NAMES = {"fp16": "float16", "bf16": "bfloat16"}
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """Seed, reports, files."""
 
@@ -189,6 +246,7 @@ class RunOptions:
 LEAST = {"seed": -(2**63), "warmup": 0, "sample": 0, "recompute": 0, "zero": 0}
 MOST = {"zero": 3}
 ALLOWED = {
+    "loss_scale": "above 0",
     "dropout": "at least 0 and less than 1",
     "beta2": "at least 0 and less than 1",
     "bucket_mb": "above 0",
@@ -223,11 +281,13 @@ class TrainConfig:
     data: DataOptions = field(default_factory=DataOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     parallel: ParallelOptions = field(default_factory=ParallelOptions)
+    precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     report: RunOptions = field(default_factory=RunOptions)
 
     def check(self, ranks: int) -> None:
         """Raises UserError for options that cannot go together, on every rank alike. ranks: they divide the batch."""
         check_length(self.report.sample)
+        self.precision.check(self.model.dtype)
         o, d, p = self.optimizer, self.data, self.parallel
         if o.warmup >= o.steps and o.lr_schedule != "one-cycle":
             raise UserError(
@@ -266,7 +326,7 @@ class TrainConfig:
 
     def check_each(self) -> None:
         """Raises UserError for the first option that is wrong by itself: by its type, or by what is allowed."""
-        for group in (self.model, self.data, self.optimizer, self.parallel, self.report):
+        for group in (self.model, self.data, self.optimizer, self.parallel, self.precision, self.report):
             for key, hint in get_type_hints(type(group)).items():
                 name, value = "--" + key.replace("_", "-"), getattr(group, key)
                 if value is None and type(None) in get_args(hint):

@@ -26,14 +26,17 @@ def train_step(
 
     Returns this rank's part of the loss (the parts of all ranks add up to the loss of the global batch) and the norm of
     the gradient before clipping, which is the same on all ranks. The norm is infinite when the scaler found that the
-    gradients overflowed on some rank: then no rank has made a step, and nothing has changed but the scale.
+    gradients overflowed on some rank. When it is no finite number, no rank has made a step, and nothing has changed but
+    the scale.
     """
-    loss = compute_gradients(model, batch, gradients, accumulate, scaler)
+    with scaler.expecting():
+        loss = compute_gradients(model, batch, gradients, accumulate, scaler)
     if not scaler.unscale(gradients):
         return loss, math.inf
     norm = clip_grad_norm(gradients, clip) if clip else gradients.norm()
-    optimizer.step(lr)
-    gradients.after_step()
+    if math.isfinite(norm):
+        optimizer.step(lr)
+        gradients.after_step()
     return loss, norm
 
 

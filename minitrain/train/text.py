@@ -13,8 +13,10 @@ from ..data.text import CharTokenizer, load_text, split
 from ..errors import UserError, limit_memory
 from ..models import gpt
 from ..optim import AdamW
+from ..parallel.half_wire import wire_options
+from ..precision import DTYPES, StaticScaler
 from . import checkpoint
-from .config import TrainConfig, make_mesh
+from .config import FULL_NAMES, TrainConfig, make_mesh
 from .sample import generate
 from .trainer import Trainer
 
@@ -47,6 +49,8 @@ class TextTrainer:
         """What makes the updates."""
         o, p = self.config.optimizer, self.config.parallel
         how, options = p.reducer()
+        if self.config.precision.wire != "full":
+            options |= wire_options(how, DTYPES[FULL_NAMES[self.config.precision.wire]])
         options |= {"recompute": p.recompute, "sequence": p.sp, "schedule": p.schedule, "chunks": p.chunks}
         return Trainer(
             self.model,
@@ -59,6 +63,9 @@ class TextTrainer:
             strategy={"how": how, "bucket_mb": p.bucket_mb, **options},
             accumulate=p.accumulate,
             clip=o.clip or None,
+            precision=self.config.precision.policy(),
+            half_weights=self.config.precision.half_weights,
+            scaler=self.config.precision.scaler(),
             advice=f"try a smaller --lr than {o.lr} or a longer --warmup",
         )
 
@@ -70,6 +77,9 @@ class TextTrainer:
         progress = Progress(steps, self.train_data.B * self.train_data.T)
         while self.trainer.updates < steps:
             row = self.step()
+            if "skipped" in row:
+                self.record(log, row)
+                continue
             last = row["step"] == steps
             if row["step"] % self.config.report.log_every == 0 or last:
                 self.say(progress.line(row))
@@ -85,8 +95,17 @@ class TextTrainer:
 
     def step(self) -> dict[str, Any]:
         """One update; what the log shows of it."""
-        update = self.trainer.step(self.train_data.batch(self.trainer.batches))
-        return {"step": self.trainer.updates, **update._asdict()}
+        number = self.trainer.batches
+        update = self.trainer.step(self.train_data.batch(number))
+        row = {"step": self.trainer.updates, **update._asdict()}
+        if not isinstance(self.trainer.scaler, StaticScaler):
+            del row["scale"]
+        if update.skipped:
+            row |= {"skipped": True, "loss": None, "norm": None}  # JSON has no infinity
+            self.say(
+                f"batch {number} skipped: gradients overflowed; the loss scale is now {self.trainer.scaler.value:g}"
+            )
+        return row
 
     def validate(self, most: int | None = None) -> float:
         """The mean loss over the validation text, or over `most` windows of it."""
@@ -108,7 +127,8 @@ class TextTrainer:
 
     def save(self) -> None:
         """Writes the logical model to out/model.safetensors."""
-        tensors = checkpoint.gather(self.model, self.world, gradients=self.trainer.gradients, root=0)
+        held = checkpoint.gather(self.model, self.world, gradients=self.trainer.gradients, root=0)
+        tensors = {path: array.astype(self.gpt_config.dtype, copy=False) for path, array in held.items()}
         if self.world.rank == 0:
             about = {
                 "gpt": asdict(self.gpt_config),

@@ -22,8 +22,10 @@ from ..data.batch import Batch
 from ..data.loader import ArrayLoader
 from ..errors import UserError, check_number, check_seed, check_whole
 from ..models import Model
+from ..nn import watching
 from ..optim import SGD, Adam, Optimizer
 from ..parallel.reducer import Reducer
+from ..precision import Dynamic, DynamicScaler, Precision, Scaler, first_bad_layer, use
 from .build import reduce
 from .history import History
 from .step import train_step
@@ -34,11 +36,20 @@ Item = TypeVar("Item")
 
 
 class Update(NamedTuple):
-    """One update: the loss of the global batch, the learning rate, the norm of the gradient before clipping."""
+    """One batch: its loss, the learning rate, the norm of the gradient before clipping, and the loss scale it had.
+
+    The norm is no number when gradients overflowed in half precision: then no update was made.
+    """
 
     loss: float
     lr: float
     norm: float
+    scale: float = 1.0
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the batch made no update."""
+        return not math.isfinite(self.norm)
 
 
 class Trainer:
@@ -57,7 +68,9 @@ class Trainer:
         strategy: Mapping[str, Any] | None = None,
         accumulate: int = 1,
         clip: float | None = None,
-        scaler: Any = None,
+        precision: Precision | None = None,
+        half_weights: bool = False,
+        scaler: Scaler | None = None,
         advice: str = "give a smaller learning rate as the `schedule`",
     ) -> None:
         """Draws the model's parameters and divides them as the mesh and the strategy say.
@@ -70,12 +83,18 @@ class Trainer:
         mesh: the ranks as dp x pp x tp; unless given, all of them divide the batch.
         strategy: arguments of train/build.reduce, such as {"how": "zero2", "recompute": 1}; buckets unless given.
         accumulate: micro-batches per update and rank. clip: largest norm of the gradient, or None.
-        scaler: scales the loss of half precision, see train_step. advice: what to do about a loss that is no number.
+        precision: for a float32 model, one of minitrain.precision, such as Static("mixed_float16"), with half_weights
+        as in precision.use. scaler: scales the loss; for float16 a DynamicScaler unless given.
+        advice: what to do about a loss that is no number.
         Raises UserError for values that cannot be meant.
         """
         check_options(optimizer, schedule, momentum, seed, strategy, accumulate, clip)
         self.model, self.world, self.schedule, self.momentum = model, world, schedule, momentum
-        self.accumulate, self.clip, self.scaler, self.advice = accumulate, clip, scaler, advice
+        self.accumulate, self.clip, self.advice = accumulate, clip, advice
+        self.precision, self.scaler = precision, scaler or scaler_for(precision)
+        self.layers = [unit.path for unit in model.units]
+        if precision is not None:
+            use(model, precision, half_weights)
         self.mesh = mesh or Mesh(world, dp=world.size)
         how = {"how": "bucketed", "bucket_mb": 1.0, **(strategy or {})}
         self.gradients = reduce(model, self.mesh, seed=seed, **how)
@@ -97,15 +116,53 @@ class Trainer:
     # One update -------------------------------------------------------------------------------------------------------
 
     def step(self, batch: Batch) -> Update:
-        """One update from a global batch, of which this rank takes its part. Raises UserError as `total` does."""
-        lr = self.rate()
+        """One update from a global batch, of which this rank takes its part.
+
+        Raises UserError for a loss or a gradient that is no number, unless half precision is all that is to blame and
+        the scaler has skipped the batch.
+        """
+        lr, scale, skips, mine = self.rate(), self.scaler.value, self.scaler.skips, self.mine(batch)
         self.set_momentum()
-        scaled = {} if self.scaler is None else {"scaler": self.scaler}
-        loss, norm = train_step(
-            self.model, self.mine(batch), self.gradients, self.optimizer, lr, self.accumulate, self.clip, **scaled
-        )
+        with watching(self.precision.watch if isinstance(self.precision, Dynamic) else None):
+            loss, norm = train_step(
+                self.model, mine, self.gradients, self.optimizer, lr, self.accumulate, self.clip, self.scaler
+            )
         self.batches += 1
-        return Update(self.total(loss), lr, norm)
+        update = Update(self.over_ranks(loss, "loss", "dp", "pp"), lr, norm, scale)
+        if not math.isfinite(update.loss) or (update.skipped and self.scaler.skips == skips):
+            self.look_into(update, mine, expected=self.scaler.skips > skips)
+        if isinstance(self.precision, Dynamic):
+            self.adapt(self.precision, update)
+        return update
+
+    def adapt(self, precision: Dynamic, update: Update) -> None:
+        """Lets the precision learn from a batch, and says what it changed."""
+        if update.skipped:
+            precision.skipped(self.gradients, getattr(self.scaler, "at_floor", bool)())
+        else:
+            precision.stepped()
+        for line in precision.log:
+            self.say(f"update {self.updates}: {line}")
+        precision.log.clear()
+
+    def look_into(self, update: Update, mine: Batch, expected: bool) -> None:
+        """Raises UserError for a loss or a gradient that is no number, naming the first layer that makes one; not when
+        float32 is wide enough for the forward, and the scaler `expected` such a thing. No step was made."""
+        found = set(self.world.gather_objects(first_bad_layer(self.model, mine)))
+        layer = next((path for path in self.layers if path in found), None)
+        what = (
+            f"the norm of the gradient is {update.norm}" if math.isfinite(update.loss) else f"the loss is {update.loss}"
+        )
+        where = f"{what} in batch {mine.where.number}, at update {self.updates}"
+        if layer is not None:
+            raise UserError(f"{where}; the first layer whose output is no number is {layer}; {self.advice}")
+        if self.precision is None:
+            raise UserError(f"{where}, though all layers' outputs are finite; {self.advice}")
+        if not expected:
+            raise UserError(
+                f"{where}, though in float32 all layers' outputs are finite: half precision overflows. Give a scaler, "
+                "which skips such batches, a Dynamic precision, which takes such layers back to float32, or bfloat16"
+            )
 
     def rate(self) -> float:
         """The learning rate of the update that comes next. Raises UserError for one that cannot be meant."""
@@ -201,12 +258,13 @@ class Trainer:
 
         A sample's loss is that before the update which it took part in; the last batch may have fewer samples.
         """
-        loss, first = 0.0, self.epochs * train.batches
+        loss, samples, first = 0.0, 0, self.epochs * train.batches
         for number in self.watch(range(first, first + train.batches), train.batches, name):
             batch = train.batch(number)
             update = self.step(batch)
-            loss += update.loss * len(batch.inputs)
-        return [loss / len(train.inputs), update.lr]
+            if math.isfinite(update.loss):  # the others were skipped: half precision was too narrow for them
+                loss, samples = loss + update.loss * len(batch.inputs), samples + len(batch.inputs)
+        return [loss / samples if samples else math.nan, update.lr]
 
     def validate(self, data: ArrayLoader, name: str = "validation") -> list[float]:
         """[mean loss, accuracy] on all samples. Two forwards: the loss is what the model makes of the labels."""
@@ -238,6 +296,11 @@ class Trainer:
     def close(self) -> None:
         """Ends what runs beside the training: the communication thread of an overlapped strategy."""
         self.gradients.close()
+
+
+def scaler_for(precision: Precision | None) -> Scaler:
+    """A dynamic loss scale for float16, none for what has float32's range."""
+    return DynamicScaler() if precision is not None and precision.half == np.float16 else Scaler()
 
 
 def check_options(

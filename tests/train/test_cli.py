@@ -219,10 +219,10 @@ def test_a_model_that_fits_only_when_it_is_divided(text: Path, tmp_path: Path) -
 MODEL = ["layers", "heads", "width", "context"]
 ZERO = [("zero", value, hint) for value, hint in (("4", "at most 3"), ("-1", "at least 0"), ("x", "INT"))]
 COUNTS = [*MODEL, "batch", "steps", "accumulate", "log-every", "val-every", "dp", "tp", "pp", "chunks"]
-COUNTS += ["lr-every", "lr-factor"]
+COUNTS += ["lr-every", "lr-factor", "scale-every"]
 SIZES = ["warmup", "sample", "recompute"]
 NUMBERS = ["lr", "lr-floor", "weight-decay", "clip"]
-POSITIVE = ["bucket-mb", "memory-mb", "lr-power"]
+POSITIVE = ["bucket-mb", "memory-mb", "lr-power", "loss-scale"]
 WRONG: list[tuple[str, str, str]] = [
     *((name, value, "INT") for name in [*COUNTS, *SIZES, "seed"] for value in ("x", "1.5", "nan", "")),
     *((name, value, "at least 1") for name in COUNTS for value in ("0", "-3")),
@@ -252,6 +252,10 @@ WRONG: list[tuple[str, str, str]] = [
     ("weight-decay", "1e+300", "the whole of every weight"),
     ("dp", "2", "there are 1"),
     ("dtype", "float16", "float32"),
+    ("precision", "fp8", "fp16"),
+    ("scaling", "loud", "dynamic"),
+    ("wire", "fp8", "bf16"),
+    ("keep-fp32", "head", "--precision is fp32; give --precision fp16"),
     ("reduce", "ring", "bucketed"),
     ("comm", "tcp", "ring"),
     ("heads", "3", "[1, 2, 4, 8, 16]"),
@@ -281,7 +285,7 @@ def test_wrong_options(name: str, value: str, hint: str, text: Path, tmp_path: P
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
-FLAGS = {"tied", "prefetch", "reduce-once", "sp"}
+FLAGS = {"tied", "prefetch", "reduce-once", "sp", "half-weights", "adaptive"}
 
 
 @pytest.mark.parametrize(
@@ -289,6 +293,11 @@ FLAGS = {"tied", "prefetch", "reduce-once", "sp"}
     [
         *((["train", f"--{name}", "perhaps"], "perhaps") for name in sorted(FLAGS)),
         (["train", "--sp"], "--sp divides what --tp leaves whole"),
+        (["train", "--half-weights"], "--half-weights is about 16 bits, and --precision is fp32"),
+        (["train", "--adaptive"], "--adaptive is about 16 bits, and --precision is fp32"),
+        (["train", "--adaptive", "--keep-fp32", "head", "--precision", "fp16"], "give one of the two"),
+        (["train", "--precision", "bf16", "--dtype", "float64"], "--dtype is float64; leave it out"),
+        (["train", "--keep-fp32", "haed", "--precision", "fp16"], "the pattern 'haed' fits no layer"),
         (["train", "--tp", "2"], "--tp 2 does not divide the 1 ranks"),
         (["train", "--prefetch"], "--prefetch gathers parameters, which --zero 0 does not divide; give --zero 3"),
         (["train", "--reduce-once", "--zero", "1"], "--reduce-once is for --zero 2 and 3"),

@@ -18,6 +18,7 @@ from minitrain.errors import UserError
 from minitrain.lr_schedules import reduce_on_plateau
 from minitrain.models import GPTConfig, MLPConfig, gpt, mlp
 from minitrain.optim import SGD, Adam
+from minitrain.precision import Dynamic, DynamicScaler, Scaler, Static, StaticScaler
 from minitrain.train import trainer as module
 from minitrain.train.history import History
 from minitrain.train.trainer import Trainer
@@ -192,23 +193,60 @@ def test_a_momentum_that_cannot_be_set(momentum: float) -> None:
         trainer.step(data(25).batch(0))
 
 
-def test_a_batch_whose_update_is_left_out_counts_as_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_whose_update_is_left_out_counts_as_a_batch() -> None:
     """As when a loss scale was too large: the schedule and Adam do not move on, the data do."""
-    given: list[dict[str, Any]] = []
-
-    def skip(*arguments: Any, **named: Any) -> tuple[float, float]:
-        given.append(named)
-        return 1.0, math.inf
-
-    rates = {0: 0.5}
-    scaler = object()
+    rates, scaler = {0: 0.5}, StaticScaler(8.0, agree=lambda overflow, world: True)
     trainer = small(threads.world_of_one(), schedule=rates.__getitem__, scaler=scaler)
-    monkeypatch.setattr(module, "train_step", skip)
-    assert [trainer.step(data(25).batch(n)).lr for n in range(3)] == [0.5] * 3
-    assert (trainer.batches, trainer.updates) == (3, 0) and given == [{"scaler": scaler}] * 3
-    trainer.scaler = None
-    trainer.step(data(25).batch(3))
-    assert given[3] == {}
+    before = [p.data.copy() for p in trainer.model.parameters()]
+    made = [trainer.step(data(25).batch(n)) for n in range(3)]
+    assert [(update.lr, update.scale, update.skipped) for update in made] == [(0.5, 8.0, True)] * 3
+    assert (trainer.batches, trainer.updates, scaler.skips) == (3, 0, 3)
+    assert all(np.array_equal(p.data, w) for p, w in zip(trainer.model.parameters(), before, strict=True))
+    assert trainer.epoch(data(25), "epoch")[0] > 0, "their losses are numbers, and count"
+
+
+@pytest.mark.parametrize("bad", ["dense.0", "dense.1", "head"])
+@pytest.mark.ranks(1, 2)
+def test_a_loss_that_is_no_number_names_layer_and_batch(world: Communicator, bad: str) -> None:
+    """In batch 2, on one rank: the others say the same, and nobody has made a step."""
+    trainer = small(world)
+    for number in range(2):
+        trainer.step(data(25).batch(number))
+    batch = data(25).batch(2)
+    if bad == "dense.0":
+        batch.inputs[0, 0] = np.nan
+    else:
+        p = next(p for p in trainer.model.parameters() if p.placement.path == f"{bad}.linear.bias")
+        p.data[...] = np.nan if world.rank == world.size - 1 else p.data
+    with pytest.raises(UserError, match=rf"the loss is nan in batch 2, at update 2; the first layer .* is {bad}; give"):
+        trainer.step(batch)
+    assert trainer.updates == 2
+
+
+def test_half_precision_alone_is_to_blame() -> None:
+    """Activations of 1e5 are infinite in float16: a scaler skips, without one the error says what helps."""
+    scaled, alone = DynamicScaler(patience=2, value=1.0), "half precision overflows.*bfloat16"
+    for scaler, helps in ((scaled, "2 batches in a row overflowed with the loss scale 1"), (Scaler(), alone)):
+        model = mlp(MLPConfig(inputs=5, hidden=(6, 4), classes=2))
+        trainer = Trainer(model, threads.world_of_one(), precision=Static(), scaler=scaler)
+        model.parameters()[0].data *= 1e6
+        if scaler is scaled:
+            assert trainer.step(data(25).batch(0)).skipped and trainer.updates == 0
+        with pytest.raises(UserError, match=helps), np.errstate(over="ignore", invalid="ignore"):
+            trainer.step(data(25).batch(0))
+
+
+def test_a_layer_that_overflows_goes_back_to_float32(capsys: Capture) -> None:
+    """Two of them: what the first hands on does not fit into 16 bits either."""
+    model = mlp(MLPConfig(inputs=5, hidden=(6, 4), classes=2))
+    trainer = Trainer(model, threads.world_of_one(), precision=Dynamic(patience=2, rest=3))
+    model.parameters()[0].data *= 1e6
+    model.parameters()[2].data *= 1e-6
+    skipped = [trainer.step(data(25).batch(n)).skipped for n in range(9)]
+    assert skipped == [True] * 4 + [False] * 3 + [True] * 2
+    said = capsys.readouterr().out
+    assert "update 0: layer dense.0 overflowed in 2 batches in a row: float32 from now on" in said
+    assert "update 3: layer dense.0 is tried in half precision again" in said
 
 
 def test_a_schedule_may_go_by_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +329,10 @@ def test_without_validation(capsys: Capture) -> None:
 
 def test_a_loss_that_is_no_number() -> None:
     trainer = small(threads.world_of_one(), schedule=1e200, optimizer=SGD, advice="do something")
-    with np.errstate(all="ignore"), pytest.raises(UserError, match=r"the loss is (nan|inf) at update \d; do something"):
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(UserError, match=r"the loss is (nan|inf) in batch 1, at update 1; .*; do something"),
+    ):
         trainer.fit(data(25), 3, data(10))
 
 

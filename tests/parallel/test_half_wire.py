@@ -1,0 +1,82 @@
+"""Gradients in 16 bits on the wire: rounded once, added up in float32, half the bytes."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.mesh import Mesh
+from minitrain.models import MLPConfig, mlp
+from minitrain.observe.ledger import Ledger
+from minitrain.parallel.data_parallel import TAG
+from minitrain.parallel.half_wire import reduce_scatter_in, sync_in, wire_options
+from minitrain.parallel.zero import GRADIENTS
+from minitrain.precision import DTYPES
+from minitrain.shares import share
+from minitrain.train.build import reduce
+
+
+def parts(n: int, ranks: int) -> list[np.ndarray]:
+    return [np.random.default_rng(rank).normal(size=n).astype(np.float32) for rank in range(ranks)]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("n", [10, 2])
+@pytest.mark.ranks(1, 2, 3)
+def test_the_sum_of_the_rounded(world: Communicator, dtype: str, n: int) -> None:
+    """In float32 before it is rounded for the way back, on every rank the same bits; 2 numbers on 3 ranks as well."""
+    half, every = DTYPES[dtype], parts(n, world.size)
+    total = np.zeros(n, np.float32)
+    for part in every:
+        total += part.astype(half).astype(np.float32)
+    x = every[world.rank].copy()
+    mine = reduce_scatter_in(x, world, TAG, half)
+    assert np.array_equal(mine, total[share(n, world.size, world.rank)])
+    x = every[world.rank].copy()
+    sync_in([x, np.empty(0, np.float32)], world, half)
+    assert np.array_equal(x, total.astype(half).astype(np.float32) if world.size > 1 else every[0])
+
+
+@pytest.mark.ranks(3)
+def test_ones_are_not_lost(world: Communicator) -> None:
+    """2048 + 1 is 2048 in float16: a sum in it would lose both ones."""
+    x = np.array([2048.0 if world.rank == 0 else 1.0] * 4, np.float32)
+    sync_in([x], world, np.float16)
+    assert (x == 2050).all()
+
+
+@pytest.mark.ranks(3)
+def test_what_overflows_is_infinite_everywhere(world: Communicator) -> None:
+    x = np.array([1e5 if world.rank == 1 else 0.0] * 3, np.float32)
+    with np.errstate(over="ignore"):
+        sync_in([x], world, np.float16)
+    assert np.isinf(x).all()
+
+
+@pytest.mark.parametrize("how", ["naive", "bucketed", "zero1", "zero2", "zero3"])
+@pytest.mark.ranks(3)
+def test_half_the_bytes(world: Communicator, how: str) -> None:
+    """Of gradients; each strategy takes the functions by its own door."""
+    sent = []
+    for options in ({}, wire_options(how, np.dtype(np.float16))):
+        model = mlp(MLPConfig(inputs=5, hidden=(6, 4), classes=2))
+        gradients = reduce(model, Mesh(world, dp=world.size), how, 1.0, 1, **options)
+        with Ledger().open() as ledger:
+            for p in model.parameters():
+                p.accumulate(partial(_given, p.shape), np.empty(0))
+            gradients.end_backward()
+            gradients.finish()
+        tag = GRADIENTS if how.startswith("zero") else TAG
+        sent.append(ledger.charged[tag] + ledger.bytes[tag])
+        assert all(np.allclose(owned.grad, world.size) for owned in gradients.owned())
+    assert 0 < 2 * sent[1] == sent[0]
+
+
+def _given(shape: tuple[int, ...], g: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """A gradient of ones."""
+    ones = np.ones(shape, np.float32)
+    if out is None:
+        return ones
+    out[...] = ones
+    return out
