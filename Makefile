@@ -147,6 +147,7 @@ lessons: venv
 programs: venv
 	$(MPIRUN) -n $(NP) $(PY) lessons/programs/distributed.py
 	$(PY) lessons/programs/dynamic_rate.py
+	$(PY) lessons/programs/mixed_precision.py
 
 bugs: venv
 	$(PY) -m tests.bugs.museum

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lessons.programs import distributed, dynamic_rate
+from lessons.programs import distributed, dynamic_rate, mixed_precision
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.launchers import find_mpirun
 from minitrain.comm.threads import world_of_one
@@ -22,7 +22,9 @@ MPIRUN = find_mpirun()
 SEEDS = (1, 2, 3, 4, 5)
 
 
-@pytest.mark.parametrize(("run", "least"), [(distributed.run, 0.95), (dynamic_rate.run, 0.93)])
+@pytest.mark.parametrize(
+    ("run", "least"), [(distributed.run, 0.95), (dynamic_rate.run, 0.93), (mixed_precision.run, 0.95)]
+)
 def test_the_digits_are_learned(run: Callable[..., History], least: float) -> None:
     """In ten epochs, on 359 images that were held out; the median over the seeds of split, weights and order."""
     histories = [run(world_of_one(), epochs=10, seed=seed) for seed in SEEDS]
@@ -45,6 +47,16 @@ def test_the_same_curve_on_any_number_of_ranks(dtype: str, bound: float, world: 
     assert found.accuracy == serial.accuracy
 
 
+@pytest.mark.parametrize("policy", mixed_precision.POLICIES)
+def test_each_policy_learns_as_float32_does(policy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """16 bits round; they do not lead elsewhere on this task. The scale stands still when nothing overflows."""
+    found, true = (mixed_precision.run(world_of_one(), epochs=2, policy=name) for name in (policy, "float32"))
+    assert found.loss == pytest.approx(true.loss, rel=0.02)
+    assert (found.loss == true.loss) == (policy == "float32")
+    scale = 65536 if policy == "mixed_float16" else 1
+    assert f"loss scale {scale} at the end; 0 of 90 batches skipped" in capsys.readouterr().out
+
+
 def test_the_rate_of_an_epoch_is_there_from_its_first_update() -> None:
     rate = dynamic_rate.run(world_of_one(), epochs=4).rate
     assert rate == [0.001, 0.001 / 2, 0.001 / 3, 0.001 / 4]
@@ -55,6 +67,8 @@ def test_the_rate_of_an_epoch_is_there_from_its_first_update() -> None:
     [
         pytest.param("mpirun -n 2 python distributed.py", marks=pytest.mark.skipif(not MPIRUN, reason="no mpirun")),
         "python dynamic_rate.py",
+        "python mixed_precision.py",
+        pytest.param("mpirun -n 2 python mixed_precision.py", marks=pytest.mark.skipif(not MPIRUN, reason="no mpirun")),
     ],
 )
 def test_a_program_runs(command: str) -> None:
