@@ -6,17 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 
 from minitrain.cli import main
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
+from minitrain.data.batch import Batch
 from minitrain.train import compare
 from minitrain.train.compare import CompareOptions, Result, overlap, schedule_options, smooth_median, spread, table
 from minitrain.train.config import LearningRates
 
 Capture = pytest.CaptureFixture[str]
 SHORT = CompareOptions("schedules", updates=20, lr=(0.003, 0.03), seeds=2)
+HALVES = CompareOptions("precision", updates=60, lr=(0.003,), seeds=1)
 
 
 def test_what_can_be_compared_can_be_asked_for() -> None:
@@ -104,6 +107,7 @@ def test_progress_is_shown(tmp_path: Path, capsys: Capture, monkeypatch: pytest.
         ("schedules --lr 0.01 0", "--lr is 0.0"),
         ("schedules --lr nan", "--lr is nan"),
         ("schedules --lr x", "FLOAT"),
+        ("precision --updates 19", "--updates is 19"),
     ],
 )
 def test_wrong_options(arguments: str, said: str, tmp_path: Path, capsys: Capture) -> None:
@@ -115,6 +119,104 @@ def test_wrong_options(arguments: str, said: str, tmp_path: Path, capsys: Captur
     words = " ".join((captured.out + captured.err).split())
     assert status == 2 and said in words and "Traceback" not in words, words
     assert not (tmp_path / "run").exists()
+
+
+# Precision ------------------------------------------------------------------------------------------------------------
+
+
+def precise(name: str, task: str, world: Communicator | None = None) -> compare.HalfResult:
+    """The run of HALVES from the first start."""
+    world = world or threads.world_of_one()
+    parts, settings = compare.TASKS[task], compare.precision_settings(HALVES.updates)
+    full, trainer = (compare.precise(world, HALVES, settings[key], parts, 1) for key in ("fp32", name))
+    compare.train_precise(full, HALVES, parts, 1)
+    return compare.train_precise(trainer, HALVES, parts, 1, full)
+
+
+def test_in_float32_the_constructed_task_is_the_plain_one() -> None:
+    """So what it does to float16 is float16's doing."""
+    plain, constructed = (precise("fp32", task) for task in ("plain", "constructed"))
+    assert constructed.losses[0] == plain.losses[0]
+    assert constructed.losses == pytest.approx(plain.losses, rel=1e-3)
+    assert plain.zeros == constructed.zeros == 0
+
+
+def test_what_the_scale_is_for() -> None:
+    """Without it float16 learns the plain task and loses the gradients of the constructed one."""
+    full = precise("fp32", "plain")
+    bare = {task: precise("fp16, no scale", task) for task in compare.TASKS}
+    assert bare["plain"].zeros < 0.05 and bare["plain"].loss == pytest.approx(full.loss, rel=0.1)
+    assert bare["constructed"].zeros > 0.3 and bare["constructed"].loss > 1.5 * full.loss
+    for name in ("bf16", "fp16, dynamic", "fp16, half weights"):
+        found = precise(name, "constructed")
+        assert found.zeros < 0.01 and found.loss == pytest.approx(full.loss, rel=0.2), name
+        assert found.losses[0] == pytest.approx(full.losses[0], rel=0.01), name
+
+
+def test_underflow_is_counted() -> None:
+    """At float32's weights; all gradients are lost when the loss is divided by 2^60, and none with a scale of 2^60."""
+    world, settings = threads.world_of_one(), compare.precision_settings(20)
+    full, half = (compare.precise(world, HALVES, settings[name], 1, seed) for name, seed in (("fp32", 1), ("bf16", 2)))
+    learned, _ = compare.data(HALVES, 1)
+    assert 0 < compare.underflow(full, half, learned.batch(0)) < 0.01  # a relu is just on, and off in bf16
+    assert compare.underflow(full, full, learned.batch(0)) == 0
+    pairs = zip(full.model.parameters(), half.model.parameters(), strict=True)
+    assert all(np.array_equal(p.data, q.data) for p, q in pairs)
+    half = compare.precise(world, HALVES, settings["fp16, static"], 1, 1)
+    tiny = compare.weighted(learned.batch(0), 2**60)
+    assert compare.underflow(full, half, tiny) == 1
+    half.scaler.value = 2.0**60
+    assert compare.underflow(full, half, tiny) < 0.01
+
+
+def test_a_weighted_batch_is_a_part_of_a_larger_one() -> None:
+    learned, _ = compare.data(HALVES, 1)
+    batch: Batch = learned.batch(0)
+    found = compare.weighted(batch, 8)
+    assert found.where.count == 8 * batch.where.count and found.inputs is batch.inputs
+    assert compare.weighted(batch, 1) == batch
+
+
+def test_bytes_are_those_of_the_table_in_precision() -> None:
+    """4 + 4 + 8 a parameter, with half weights 2 + 2 + 12; half the activations, but for labels and places."""
+    settings = compare.precision_settings(20)
+    found = {name: compare.held(threads.world_of_one(), HALVES, o) for name, o in settings.items()}
+    for name, size in found.items():
+        per = [size[kind] / size["count"] for kind in compare.STATES]
+        assert per == ([2, 2, 12] if name == "fp16, half weights" else [4, 4, 8]), name
+        ratio = size["activations"] / found["fp32"]["activations"]
+        assert (ratio == 1) if name == "fp32" else (0.5 <= ratio < 0.55), name
+
+
+@pytest.mark.ranks(2)
+def test_the_same_in_16_bits_on_any_ranks(world: Communicator) -> None:
+    """Up to what 16 bits round."""
+    found, true = (precise("fp16, static", "constructed", w) for w in (world, None))
+    assert found.losses == pytest.approx(true.losses, rel=0.1) and found.losses[:3] == pytest.approx(
+        true.losses[:3], rel=1e-3
+    )
+    assert all(other == found for other in world.gather_objects(found))
+
+
+def test_the_command_for_precision(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["compare", "precision", "--updates", "40", "--seeds", "2", "--out", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80
+    written = json.loads((tmp_path / "precision.json").read_text())
+    names = list(compare.precision_settings(40))
+    assert [(row["task"], row["precision"]) for row in written] == [(task, n) for task in compare.TASKS for n in names]
+    shown = [line for line in lines if line.startswith("fp16, dynamic ")]
+    assert len(shown) == 3  # in the table of either task, and in that of the cost
+    for row in written:
+        for run in row["runs"]:
+            assert len(run["losses"]) == len(run["scales"]) == 40
+            steps = {b / a for a, b in zip(run["scales"], run["scales"][1:], strict=False)}
+            moves = "dynamic" in row["precision"] or "half" in row["precision"]
+            assert steps <= {0.5, 1.0, 2.0} and (2.0 in steps) == moves
+            assert moves or run["scales"][0] == (4096 if "static" in row["precision"] else 1)
+    (plain,) = [row for row in written if (row["task"], row["precision"]) == ("plain", "fp16, dynamic")]
+    assert shown[0].split()[4] == f"{sum(run['validation'] for run in plain['runs']) / 2:.3f}"
+    assert shown[2].split()[4] == f"{sum(run['skips'] for run in plain['runs']) / 2:g}"
 
 
 # What is made of the results ------------------------------------------------------------------------------------------
@@ -132,6 +234,12 @@ def test_medians_and_ranges() -> None:
     assert row.index("1.000 (0.500") == heading.index("validation") and row.index("90.0 ") == heading.index("accuracy")
     curves = [result(1, [4.0, 4.0, 4.0]), result(1, [2.0, 2.0]), result(1, [3.0, 3.0, 3.0])]
     assert smooth_median(curves) == pytest.approx([3.0, 3.0])  # as far as all came
+
+
+def test_what_json_cannot_say_is_null() -> None:
+    assert compare.plain(result(math.inf, [2.0, math.nan, math.inf])) == {
+        "losses": [2.0, None, None], "loss": None, "validation": None, "accuracy": 0.9
+    }  # fmt: skip
 
 
 def test_a_difference_that_is_none_is_said_to_be_none() -> None:
