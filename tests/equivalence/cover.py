@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from minitrain.parallel.pipeline_schedules import SCHEDULES
+from minitrain.precision import DynamicScaler, StaticScaler
 from tests.equivalence.harness import STRATEGIES, Case
 
 RANKS = (2, 3, 4)
@@ -94,6 +95,14 @@ def cases(full: bool) -> list[tuple[int, Case]]:
         (8, Case(layout="pp+tp", pp=2, tp=2, schedule="zb-h1", accumulate=4, comm="ring", layers=3, optimizer="adam")),
         (3, Case(layout="pp", pp=3, dtype="float32", accumulate=3, comm="ring")),
         (2, Case(layout="pp", pp=2, B=2, accumulate=3, comm="ring")),  # an empty micro-batch
+        (3, Case("dp-overlap", scaler=StaticScaler, accumulate=3, clip=0.5)),  # with a loss scale
+        (4, Case("zero1", scaler=DynamicScaler, B=2, clip=0.5, optimizer="adam", comm="ring")),
+        (3, Case("zero2", scaler=DynamicScaler, accumulate=3, clip=0.5)),
+        (3, Case("zero3", scaler=DynamicScaler, accumulate=3, optimizer="adam")),
+        (4, Case("zero3", scaler=DynamicScaler, layout="tp", tp=2, clip=0.5)),
+        (3, Case(scaler=DynamicScaler, layout="sp", clip=0.5, comm="ring")),
+        (3, Case(scaler=DynamicScaler, layout="pp", pp=3, accumulate=3, clip=0.5)),
+        (4, Case("zero1", scaler=DynamicScaler, layout="pp+tp", pp=2, tp=2, accumulate=3, clip=0.5)),
     ]
 
 
@@ -109,6 +118,8 @@ def name(ranks: int, case: Case) -> str:
         "tied" if case.tied else "untied",
         f"B {case.B}",
     ]
+    if case.scaler:
+        details.append(f"loss scale {case.scaler().value:g}")
     return ", ".join(details)
 
 

@@ -33,6 +33,7 @@ from minitrain.parallel.data_parallel import TAG
 from minitrain.parallel.overlap import CommunicationThread
 from minitrain.parallel.reducer import Reducer
 from minitrain.parallel.zero import CHECKPOINT, GRADIENTS, NORM, PARAMETERS, Zero3
+from minitrain.precision import OVERFLOW, Scaler
 from minitrain.shares import share
 from minitrain.train.build import reduce
 from minitrain.train.checkpoint import gather
@@ -84,6 +85,7 @@ class Case:
     tied: bool = True
     dropout: float = 0.1
     B: int = B
+    scaler: Callable[[], Scaler] | None = None  # makes the loss scale, which the serial run does without
     make: Callable[[Reducer], Optimizer] | None = None  # the optimizer, of the serial run as well
     options: dict[str, Any] = field(default_factory=dict)  # of minitrain.train.build.reduce
     part: Callable[[Batch, int, int], Batch] = Batch.part
@@ -210,12 +212,12 @@ class Training:
             self.gradients.poison = True
         make, self.lr = OPTIMIZERS[case.optimizer]
         self.optimizer = (case.make or make)(self.gradients)
+        self.scaler = case.scaler() if case.scaler else Scaler()
 
     def step(self, number: int) -> tuple[float, float]:
         mine = self.case.part(toy_batch(number, self.case.B), self.mesh.coordinates["dp"], self.mesh.sizes["dp"])
-        return train_step(
-            self.model, mine, self.gradients, self.optimizer, self.lr, self.case.accumulate, self.case.clip
-        )
+        k, clip = self.case.accumulate, self.case.clip
+        return train_step(self.model, mine, self.gradients, self.optimizer, self.lr, k, clip, self.scaler)
 
     def gather(self, what: str) -> Tensors:
         return gather(self.model, self.world, what, self.gradients)
@@ -308,6 +310,8 @@ def sent(world: Communicator, case: Case, buckets: list[Packed]) -> Counter[tupl
         if mesh.sizes["pp"] > 1:
             total += _of_the_borders(case, micro, mesh, item)
     total["tp", "norm"] += 8 * (mesh.sizes["tp"] * mesh.sizes["pp"] - 1)
+    if case.scaler:  # a flag of 4 bytes, once a step, agreed upon by all ranks whatever the mesh
+        total[OVERFLOW] += 4 * (scattered(1, world.size, world.rank) + collected(1, world.size, world.rank))
     return +total
 
 
@@ -402,6 +406,7 @@ def same_as_serial(world: Communicator, case: Case) -> Row:
         layout="dp",
         pp=1,
         recompute=0,
+        scaler=None,
         options={},
         part=Batch.part,
         seed=lambda rank: SEED,
@@ -436,8 +441,9 @@ def same_as_serial(world: Communicator, case: Case) -> Row:
 
 
 def _suffix(case: Case) -> str:
-    """What divides the model: "+tp", "+1f1b", "+zb-h1+sp"."""
-    return "".join(f"+{case.schedule if part == 'pp' else part}" for part in case.layout.split("+") if part != "dp")
+    """What divides the model, and whether the loss has a scale: "+tp", "+1f1b", "+zb-h1+sp", "+scale"."""
+    parts = [case.schedule if part == "pp" else part for part in case.layout.split("+") if part != "dp"]
+    return "".join(f"+{part}" for part in parts + ["scale"] * bool(case.scaler))
 
 
 def wrong(row: Row, case: Case) -> list[str]:

@@ -1,0 +1,26 @@
+"""The scale shrinks after an overflow, and the step is made all the same."""
+
+from minitrain.data.batch import Batch
+from minitrain.models import Model
+from minitrain.optim import Optimizer, clip_grad_norm
+from minitrain.parallel.reducer import Reducer
+from minitrain.precision import DynamicScaler
+from minitrain.train.step import compute_gradients
+from tests.bugs.museum import FunctionBug
+from tests.equivalence.harness import Case
+from tests.parallel.test_overflow import FIRST, Spot, test_all_ranks_leave_the_batch_out
+
+
+def step(
+    model: Model, batch: Batch, gradients: Reducer, optimizer: Optimizer, lr: float, accumulate: int, clip: float,
+    scaler: DynamicScaler,
+) -> tuple[float, float]:  # fmt: skip
+    loss = compute_gradients(model, batch, gradients, accumulate, scaler)
+    scaler.unscale(gradients)
+    norm = clip_grad_norm(gradients, clip)
+    optimizer.step(lr)
+    gradients.after_step()
+    return loss, norm
+
+
+BUG = FunctionBug(test_all_ranks_leave_the_batch_out, (3, Case("zero1"), (Spot(2, FIRST),)), step=step)

@@ -1,0 +1,27 @@
+"""Clipped before the loss scale is taken out: all are S times too long, so all are clipped, and then divided by S."""
+
+from minitrain.data.batch import Batch
+from minitrain.models import Model
+from minitrain.optim import Optimizer, clip_grad_norm
+from minitrain.parallel.reducer import Reducer
+from minitrain.precision import DynamicScaler
+from minitrain.train.step import compute_gradients
+from tests.bugs.museum import FunctionBug
+from tests.equivalence.harness import Case
+from tests.parallel.test_overflow import UP, Spot, test_all_ranks_leave_the_batch_out
+
+
+def step(
+    model: Model, batch: Batch, gradients: Reducer, optimizer: Optimizer, lr: float, accumulate: int, clip: float,
+    scaler: DynamicScaler,
+) -> tuple[float, float]:  # fmt: skip
+    loss = compute_gradients(model, batch, gradients, accumulate, scaler)
+    norm = clip_grad_norm(gradients, clip)
+    if not scaler.unscale(gradients):
+        return loss, float("inf")
+    optimizer.step(lr)
+    gradients.after_step()
+    return loss, norm
+
+
+BUG = FunctionBug(test_all_ranks_leave_the_batch_out, (3, Case(layout="tp"), (Spot(1, UP),)), step=step)
