@@ -56,7 +56,8 @@ DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
 POLICIES = {"float32": "float32", "mixed_float16": "float16", "mixed_bfloat16": "bfloat16"}  # name -> dtype of layers
-OVERFLOW, LAYERS = ("mesh", "overflow"), ("mesh", "layers")
+OVERFLOW = ("mesh", "overflow")
+LAYERS = ("mesh", "layers")
 
 
 # Which dtype ----------------------------------------------------------------------------------------------------------
@@ -254,7 +255,10 @@ def use(model: Module, precision: Precision, half_weights: bool = False) -> None
 
 
 def agree(overflow: bool, world: "Communicator | None") -> bool:
-    """Whether there is an overflow on any rank of the mesh: all step, or none does. 4 bytes."""
+    """Whether there is an overflow on any rank of `world`: all step, or none does. Without a world: on this rank.
+
+    An all-reduce of one int32, labelled OVERFLOW.
+    """
     flag = to_device(np.array([overflow], np.int32))
     if world is not None:
         world.all_reduce(flag, OVERFLOW, op="max")
@@ -266,9 +270,10 @@ def next_scale(
 ) -> tuple[float, int]:
     """(scale, good steps in a row) after one more batch.
 
-    After an overflow the scale is multiplied by backoff, and counting begins again; after `interval` good steps it is
-    multiplied by growth, unless float32 cannot hold the product. Powers of two change exponents only, so that no bit of
-    a gradient is lost.
+    scale, good: before it. overflow: its gradients overflowed, and the step was skipped. Then the scale is multiplied
+    by backoff. When `interval` good steps have come, this one included, it is multiplied by growth, unless float32
+    cannot hold the product (2^128 and above). In both cases counting begins again, at 0. Powers of two change exponents
+    only, so that no bit of a gradient is lost.
     """
     if overflow:
         return scale * backoff, 0

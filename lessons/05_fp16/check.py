@@ -1,0 +1,247 @@
+"""The oracle of this lesson's exercises: traces by hand, float64, the library's own run, and the ledger."""
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from lessons.receipt import plain
+from lessons.report import Report
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.mesh import Mesh
+from minitrain.comm.ring import RingCommunicator
+from minitrain.comm.threads import world_of_one
+from minitrain.data.loader import ArrayLoader
+from minitrain.models import MLPConfig, mlp
+from minitrain.observe.ledger import Ledger
+from minitrain.optim import SGD, Adam, Optimizer, adam_step, clip_grad_norm
+from minitrain.parallel.reducer import Reducer
+from minitrain.precision import DynamicScaler, Static, StaticScaler, agree, next_scale, use
+from minitrain.train.build import reduce
+from minitrain.train.checkpoint import gather
+from minitrain.train.step import compute_gradients
+
+SEED, BATCHES, BAD, CLIP, S = 1, 10, 7, 1.0, 2.0**12  # the gradients of batch 7 overflow
+
+
+# The exercises of which the model solution is not in the library ------------------------------------------------------
+
+
+def half_step(
+    data: np.ndarray, grad: np.ndarray, master: np.ndarray, m: np.ndarray, v: np.ndarray, t: int,
+    S: float, lr: float, clip: float,
+) -> int:  # fmt: skip
+    """One update of weights in float16 by Adam, in place. Returns how many updates there were: t before this one.
+
+    data, grad (n): the weights, and S times their gradient, in float16. master, m, v (n): the weights, and Adam's two
+    numbers, in float32. The gradient is shortened to the length `clip` if it is longer. If a number of grad is inf or
+    NaN, the step is skipped: everything stays as it is.
+    """
+    g = grad.astype(np.float32) / np.float32(S)
+    if not np.isfinite(g).all():
+        return t
+    length = np.linalg.norm(g)
+    if length > clip:
+        g *= clip / length
+    adam_step(master, g, m, v, t + 1, lr, 0.9, 0.999, 1e-8)
+    data[...] = master
+    return t + 1
+
+
+def bytes_a_parameter(half: bool, numbers: int) -> int:
+    """The bytes that training holds for each parameter when the optimizer steps: weight, gradient, optimizer.
+
+    half: weights and gradients are float16, and the optimizer has masters; otherwise all is float32. numbers: how many
+    numbers the optimizer's rule remembers for each parameter: 0 for SGD, 1 for SGD with momentum, 2 for Adam.
+    """
+    return (2 + 2 + 4 if half else 4 + 4) + 4 * numbers
+
+
+# The checks -----------------------------------------------------------------------------------------------------------
+
+
+def check_05_1(world: Communicator, next_scale: Callable[..., tuple[float, int]], report: Report) -> None:
+    """Batch after batch, from where a right rule would be; at the upper end; in the library's scaler."""
+    for growth, backoff, interval in ((2.0, 0.5, 3), (4.0, 0.25, 2), (2.0, 0.5, 1)):
+        scale, good = 2.0**16, 0
+        for overflow in (x == "x" for x in "...xx..x...x....."):
+            state = scale, good
+            given = f"next_scale(2^{np.log2(scale):g}, {good}, {overflow}, {growth:g}, {backoff:g}, {interval})"
+            got = next_scale(*state, overflow, growth, backoff, interval)
+            if not report.true("pair", _is_pair(got), f"{given} returns {got!r}; it must be (scale, good)"):
+                return
+            scale, good = REFERENCE["next_scale"](*state, overflow, growth, backoff, interval)
+            told = f"{given} returns ({got[0]:g}, {got[1]}); it must be ({scale:g}, {good})"
+            report.true("scale", got[0] == scale, told, float(got[0]))
+            report.true("good", got[1] == good, told, got[1])
+    for power in (126, 127):
+        last = next_scale(2.0**power, 4, False, 2.0, 0.5, 5)[0]
+        told = f"next_scale(2^{power}, 4, False, 2, 0.5, 5) returns the scale {last:g}; float32 ends below 2^128"
+        report.true("end", last == 2.0**127, told, float(last))
+    scaler = DynamicScaler(2.0**16, interval=3, floor=2.0**-20, rule=next_scale)
+    script = "...xx..x....."
+    for letter in script:
+        scaler.update(letter == "x")
+    told = f"with interval 3, S is 2^{np.log2(scaler.value):g} after {script} in the library's scaler, and must be 2^15"
+    report.true("inside", scaler.value == 2.0**15, told, scaler.value)
+
+
+def _is_pair(got: Any) -> bool:
+    return isinstance(got, tuple) and len(got) == 2 and all(isinstance(x, (int, float, np.number)) for x in got)
+
+
+def check_05_2(world: Communicator, half_step: Callable[..., int], report: Report) -> None:
+    """Update after update against float64; many small ones; the gradients of a model, against the library."""
+    scripted(half_step, report)
+    data, m, v = np.ones(1, np.float16), np.zeros(1, np.float32), np.zeros(1, np.float32)
+    master, t = data.astype(np.float32), 0
+    for _ in range(1000):
+        t = half_step(data, np.ones(1, np.float16), master, m, v, t, 1.0, 1e-4, 10.0)
+    told = f"1000 updates of 1e-4 must take a weight from 1 to 0.9; data is {float(data[0]):g}"
+    report.true("slow", abs(float(data[0]) - 0.9) < 1e-3, told, float(data[0]))
+    tiny = np.full(2, 1e-4, np.float16)
+    data, master, m, v = np.ones(2, np.float16), *np.zeros((3, 2), np.float32)
+    half_step(data, tiny, master, m, v, 0, 2.0**14, 0.01, 1.0)
+    right = 0.1 * float(tiny[0]) / 2**14
+    told = (
+        f"grad is {tiny[0]:.1e}, S is 2^14: the gradient without S is {10 * right:.2g}, so m must be {right:.2g}; it is"
+    )
+    report.true("tiny", abs(m[0] - right) < 1e-4 * right, f"{told} {m[0]:.2g}", float(m[0]))
+    inside(half_step, report)
+
+
+def scripted(half_step: Callable[..., int], report: Report) -> None:
+    """Long and short gradients, an inf and a NaN."""
+    draw = np.random.default_rng(0).standard_normal
+    master = draw(8).astype(np.float32)
+    data, m, v = master.astype(np.float16), np.zeros(8, np.float32), np.zeros(8, np.float32)
+    true, t = [a.astype(float) for a in (master, m, v)], 0
+    for number in range(1, BATCHES + 1):
+        grad = (draw(8) * 10.0 ** -(number % 5) * S).astype(np.float16)
+        if number in (BAD, BAD + 1):
+            grad[2] = np.inf if number == BAD else np.nan
+        g = grad.astype(float) / S
+        finite, length, before = bool(np.isfinite(g).all()), float(np.linalg.norm(g)), data.copy()
+        told = f"batch {number}, S = {S:g}, the gradient's length is {length:.2g}, clip {CLIP:g}"
+        if finite:
+            adam_step(true[0], g * min(1, CLIP / length), true[1], true[2], t + 1, 0.01, 0.9, 0.999, 1e-8)
+        else:
+            told = f"batch {number} has {grad[2]} in grad and must be skipped"
+        got = half_step(data, grad, master, m, v, t, S, 0.01, CLIP)
+        t += finite
+        report.true("t", got == t, f"{told}: {got} is returned, not {t}", got)
+        for name, array, right in zip(("master", "m", "v"), (master, m, v), true, strict=True):
+            gap = float(np.abs(array - right).max() / np.abs(right).max())
+            report.close(name, gap, 1e-5, f"{told}: {name} is {_nan(array)}wrong afterwards; relative")
+            array[...] = right
+        right_data = true[0].astype(np.float32).astype(np.float16) if finite else before
+        gap = float(np.abs(data.astype(float) - right_data).max())
+        report.close("data", gap, 1e-3, f"{told}: data must be the master, rounded to float16")
+        data[...] = right_data
+
+
+def _nan(array: np.ndarray) -> str:
+    return "" if np.isfinite(array).all() else "not finite, and "
+
+
+def inside(half_step: Callable[..., int], report: Report) -> None:
+    """The library trains an MLP with Adam, S and clipping; the same gradients are given to half_step."""
+    adam, step = toy(world_of_one(), Adam, True)
+    gradients, scaler = adam.gradients, StaticScaler(S)
+    flat = lambda which: np.concatenate([getattr(owned, which) for owned in gradients.owned()])
+    t, state = 0, ()
+    for number in range(1, BATCHES + 1):
+        step(number, scaler)
+        if not state:
+            data = flat("data")
+            state = master, m, v = data.astype(np.float32), *np.zeros((2, len(data)), np.float32)
+        if number == BAD:
+            gradients.owned()[0].grad[1] = np.inf
+        t = half_step(data, flat("grad"), master, m, v, t, S, 0.01, 0.2)
+        if scaler.unscale(gradients):
+            clip_grad_norm(gradients, 0.2)
+            adam.step(0.01)
+    right = np.concatenate([array for array in adam.masters if array is not None])
+    gap = float(np.abs(master - right).max())
+    told = f"an MLP, {BATCHES} batches, the gradients of number {BAD} overflow: the masters are not the library's"
+    report.close("inside", gap, 1e-5, told)
+
+
+def check_05_3(world: Communicator, bytes_a_parameter: Callable[[bool, int], int], report: Report) -> None:
+    """The prediction, against what the ledger sees alive after a step."""
+    rules: list[Callable[..., Optimizer]] = [SGD, lambda gradients: SGD(gradients, momentum=0.9), Adam]
+    for half, (numbers, make) in product((False, True), enumerate(rules)):
+        with Ledger().open() as ledger:
+            optimizer, step = toy(world_of_one(), make, half)
+            step(1, StaticScaler(1))
+            optimizer.step(0.01)
+        n = sum(owned.data.size for owned in optimizer.gradients.owned())
+        counted = sum(ledger.live[kind] for kind in ("parameters", "gradients", "optimizer")) // n
+        said = bytes_a_parameter(half, numbers)
+        told = f"half = {half}, {numbers} numbers: you say {said} bytes a parameter, the ledger counts {plain(counted)}"
+        report.true("bytes", said == counted, told, said)
+
+
+def check_05_4(world: Communicator, agree: Callable[[bool, Any], bool], report: Report) -> None:
+    """Every pattern of overflows, and its bytes; without other ranks; an inf in one element of one rank's gradients."""
+    ring = RingCommunicator(world)
+    for pattern in product((False, True), repeat=world.size):
+        with Ledger().open() as right:
+            REFERENCE["agree"](pattern[world.rank], ring)
+        with Ledger().open() as ledger:
+            got = agree(pattern[world.rank], ring)
+        world.barrier()  # so that nobody meets a message of the next pattern
+        who = ", ".join(str(rank) for rank, overflow in enumerate(pattern) if overflow) or "none"
+        told = f"overflow on rank {who} of {world.size}: rank {world.rank} says {got}, and must say {any(pattern)}"
+        report.true(f"any {who}", got == any(pattern), told, got)
+        sentence = "rank {rank} sent {got} bytes by its communicator; one int32 in an all-reduce are {expected}"
+        if not ledger.bytes.total():
+            sentence += ". Only collectives of `world` count, not gather_objects, nor a library such as mpi4py itself"
+        report.equal("bytes", ledger.bytes.total(), right.bytes.total(), sentence)
+    for overflow in (False, True):
+        told = f"agree({overflow}, None), a run of one process, must be {overflow}"
+        report.true("alone", agree(overflow, None) == overflow, told)
+    if report.ok:  # else ranks might wait for each other
+        one_element(world, ring, agree, report)
+
+
+def one_element(world: Communicator, ring: Communicator, agree: Callable[[bool, Any], bool], report: Report) -> None:
+    """Training by ZeRO, in which each rank holds a share of the gradients; batch 2 has an inf on the last rank."""
+    optimizer, step = toy(ring, Adam, True)
+    gradients, scaler = optimizer.gradients, DynamicScaler(S, agree=agree)
+    for number in (1, 2, 3):
+        step(number, scaler)
+        if (number, world.rank) == (2, world.size - 1):
+            gradients.owned()[0].grad[0] = np.inf
+        answers = world.gather_objects(scaler.unscale(gradients))
+        told = f"batch {number}: do the ranks step? {answers}; they must say {number != 2}, all of them"
+        if not report.true("together", answers == [number != 2] * world.size, told, str(answers)):
+            return
+        if answers[0]:
+            optimizer.step(0.01)
+            gradients.after_step()
+    bits = world.gather_objects({path: array.tobytes() for path, array in gather(gradients.model, world).items()})
+    report.true("replicas", all(other == bits[0] for other in bits), "the ranks' parameters are not equal")
+
+
+# What is trained ------------------------------------------------------------------------------------------------------
+
+REFERENCE: dict[str, Callable] = {"next_scale": next_scale, "agree": agree}
+
+
+def toy(world: Communicator, make: Callable[..., Optimizer], half: bool) -> tuple[Any, Callable]:
+    """(optimizer, a function that computes the gradients of a batch) of a small MLP on made-up samples."""
+    draw = np.random.default_rng(0)
+    data = ArrayLoader(draw.normal(size=(12, 8)).astype(np.float32), draw.integers(0, 3, 12), 6, SEED)
+    model = mlp(MLPConfig(8, (6,), 3))
+    if half:
+        use(model, Static("mixed_float16"), half_weights=True)
+    how = "zero2" if world.size > 1 else "bucketed"
+    gradients: Reducer = reduce(model, Mesh(world, dp=world.size), how, 1.0, SEED)
+
+    def step(number: int, scaler: StaticScaler) -> None:
+        with scaler.expecting():
+            compute_gradients(model, data.batch(number).part(world.rank, world.size), gradients, 1, scaler)
+
+    return make(gradients), step

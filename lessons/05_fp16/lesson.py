@@ -1,0 +1,120 @@
+"""float16: gradients slide out of the window of numbers that it can hold, and a factor slides them back.
+
+python lessons/05_fp16/lesson.py [--loss-weight 1e-4] [--figure FILE.svg]
+"""
+
+# %% What we need
+import argparse
+from collections.abc import Callable
+from importlib import import_module
+from itertools import chain
+from types import SimpleNamespace
+from typing import Any, cast
+
+import minitrain  # isort: skip (it comes before NumPy, which then multiplies with one thread)
+import numpy as np
+
+from lessons.charts import chart
+from lessons.receipt import Receipt
+from minitrain.comm.mesh import Mesh
+from minitrain.comm.threads import world_of_one
+from minitrain.data.digits import load_digits
+from minitrain.data.loader import ArrayLoader
+from minitrain.models import MLPConfig, mlp
+from minitrain.observe.ledger import Ledger
+from minitrain.optim import SGD, Adam
+from minitrain.parallel.reducer import Owned
+from minitrain.precision import DynamicScaler, Scaler, Static, StaticScaler, use
+from minitrain.train.build import reduce
+from minitrain.train.step import train_step
+
+B, SEED, UPDATES, SCRIPT = 128, 1, 1000, "...xx..x..."  # x: a batch whose gradients overflow
+window = import_module("lessons.05_fp16.window")  # the pictures
+
+
+# %% The same training in float32, or with weights and gradients in float16
+def train(
+    updates: int, weight: float, half: bool, scaler: Scaler, make: Callable[..., Any] = SGD, lr: float = 0.5
+) -> tuple[list[float], Any, Any, Callable]:
+    """A small MLP; its loss is multiplied by `weight`. Returns the losses without it, and what makes one more step."""
+    model, (images, labels) = mlp(MLPConfig(hidden=(32,))), load_digits()
+    data = ArrayLoader(images[:B].astype(np.float32), labels[:B], B, SEED)  # every batch holds all 128 images
+    if half:
+        use(model, Static("mixed_float16"), half_weights=True)
+    gradients = reduce(model, Mesh(world_of_one(), dp=1), "bucketed", 1.0, SEED)
+    optimizer, weighted = make(gradients), cast(Any, lambda batch: model(batch) * weight)
+    rate = lr / weight if make is SGD else lr  # Adam divides by the size of the gradient anyway
+    step = lambda: train_step(weighted, data.batch(optimizer.updates), gradients, optimizer, rate, scaler=scaler)
+    return [step()[0] / weight for _ in range(updates)], gradients, optimizer, step
+
+
+def curves(weight: float, receipt: Receipt) -> tuple[dict[str, list[float]], np.ndarray, np.ndarray]:
+    """The losses of three runs, and float32's gradients: those of the first and of the last update."""
+    moving = DynamicScaler(2.0**16, interval=25)  # so that it often looks whether there is more room
+    full, gradients, *_ = train(UPDATES, weight, False, Scaler())
+    runs = {"float32": full, "float16": train(UPDATES, weight, True, Scaler())[0]}
+    runs["float16, S moves"] = train(UPDATES, weight, True, moving)[0]
+    receipt.near("last loss, S moves / float32", 1, runs["float16, S moves"][-1] / full[-1], 0.05)
+    receipt.true("some batches were skipped while S moved", moving.skips > 0)
+    if weight == 1e-4:  # with 1 nothing is lost: try it
+        receipt.true("last loss, float16: over 3 times float32's", runs["float16"][-1] > 3 * full[-1])
+        adam = [train(UPDATES, weight, half, Scaler(), Adam, 0.003)[0][-1] for half in (False, True)]
+        receipt.true("the same with Adam", adam[1] > 3 * adam[0])
+    return runs, window.all_of(train(1, weight, False, Scaler())[1]), window.all_of(gradients)
+
+
+# %% Single claims
+def trace(script: str) -> str:
+    """log2 S after each batch of the script."""
+    scaler, g, after = DynamicScaler(2.0**16, interval=3), np.ones(1, np.float16), []
+    for letter in script:
+        g[0] = np.inf if letter == "x" else 1
+        scaler.unscale(SimpleNamespace(owned=lambda: [Owned(g, g, False)], world=None, factor=1.0))
+        after.append(f"{np.log2(scaler.value):.0f}")
+    return " ".join(after)
+
+
+def claims(weight: float, receipt: Receipt) -> None:
+    receipt.true("S after each batch of the script", trace(SCRIPT) == "16 16 17 16 15 15 15 14 14 14 15")
+    bits = [[o.data.tobytes() for o in train(99, weight, False, s)[1].owned()] for s in (Scaler(), StaticScaler(2**12))]
+    receipt.true("float32, 99 updates: S = 2^12 changes no bit", bits[0] == bits[1])
+    alone, w, g = np.float16(1), np.ones(1, np.float16), np.ones(1, np.float16)
+    sgd: Any = SGD(SimpleNamespace(owned=lambda: [Owned(w, g, False)], factor=1.0))
+    for _ in range(1000):
+        alone -= np.float16(1e-4)
+        sgd.step(1e-4)
+    receipt.equal("1.0 after 1000 steps of -1e-4: float16 alone", 1.0, float(alone))
+    receipt.near("the same with a float32 master", 0.9, float(sgd.masters[0][0]))
+    for half, theory in ((False, "4 + 4 + 8"), (True, "2 + 2 + 12")):
+        scaler = StaticScaler(1)
+        with Ledger().open() as ledger:
+            _, gradients, adam, step = train(3, weight, half, scaler, Adam, 0.01)
+        n = sum(owned.data.size for owned in gradients.owned())
+        held = " + ".join(f"{ledger.live[kind] / n:g}" for kind in ("parameters", "gradients", "optimizer"))
+        receipt.equal(f"bytes a parameter, {'float16' if half else 'float32'}", theory, held)
+    arrays = [*(owned.data for owned in gradients.owned()), *adam.masters, *chain(*adam.state)]
+    bits, scaler.value = [array.tobytes() for array in arrays], 2.0**60
+    step()
+    same = adam.updates == 3 and scaler.skips == 1 and bits == [array.tobytes() for array in arrays]
+    receipt.true("skipped batch: w, master, m, v, t keep their bits", same)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--loss-weight", type=float, default=1e-4, help="factor of the loss (default: 1e-4)")
+    parser.add_argument("--figure", help="write the picture to this file")
+    options, receipt = parser.parse_args(), Receipt()
+    with minitrain.launch():
+        runs, first, last = curves(options.loss_weight, receipt)
+        print(f"{UPDATES} updates by SGD with {B} images of digits each; the loss x {options.loss_weight:g}\n")
+        print(chart(runs, "loss", "update", log=True, height=8))
+        print(f"\n{window.text(last)}\n\n{window.table({'first update': first, 'last update': last})}")
+        print(f"\noverflow (x)  {'  '.join(SCRIPT)}\nlog2 S after  {trace(SCRIPT)}")
+        claims(options.loss_weight, receipt)
+        if options.figure:
+            window.draw(last, options.figure)
+        receipt.print()
+
+
+if __name__ == "__main__":
+    main()

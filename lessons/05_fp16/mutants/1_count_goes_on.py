@@ -1,0 +1,9 @@
+"""after it has grown, counting does not begin again: S grows with every batch."""
+
+
+def next_scale(scale, good, overflow, growth=2.0, backoff=0.5, interval=2000):
+    if overflow:
+        return scale * backoff, 0
+    if good + 1 < interval:
+        return scale, good + 1
+    return (scale * growth if scale * growth < 2.0**128 else scale), good + 1

@@ -1,0 +1,5 @@
+"""with half, gradients are float16, too."""
+
+
+def bytes_a_parameter(half: bool, numbers: int) -> int:
+    return (2 + 4 + 4 if half else 4 + 4) + 4 * numbers

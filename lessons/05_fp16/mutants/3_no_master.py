@@ -1,0 +1,5 @@
+"""the master is forgotten: with half, the optimizer has the weights once more, in float32."""
+
+
+def bytes_a_parameter(half: bool, numbers: int) -> int:
+    return (2 + 2 if half else 4 + 4) + 4 * numbers

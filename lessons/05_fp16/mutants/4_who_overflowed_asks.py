@@ -1,0 +1,14 @@
+"""only the ranks with an overflow take part in the all-reduce, and wait for the others for ever."""
+
+import numpy as np
+
+from minitrain.precision import OVERFLOW
+
+SAYS = "waits in all_reduce"
+
+
+def agree(overflow, world):
+    flag = np.array([overflow], np.int32)
+    if overflow and world is not None:
+        world.all_reduce(flag, OVERFLOW, op="max")
+    return bool(flag[0])
