@@ -69,7 +69,9 @@ def check_05_1(world: Communicator, next_scale: Callable[..., tuple[float, int]]
             state = scale, good
             given = f"next_scale(2^{np.log2(scale):g}, {good}, {overflow}, {growth:g}, {backoff:g}, {interval})"
             got = next_scale(*state, overflow, growth, backoff, interval)
-            if not report.true("pair", _is_pair(got), f"{given} returns {got!r}; it must be (scale, good)"):
+            if not report.true(
+                "pair", _is_pair(got), f"{given} returns {got!r}; it must be a pair in round brackets: scale, good"
+            ):
                 return
             scale, good = REFERENCE["next_scale"](*state, overflow, growth, backoff, interval)
             told = f"{given} returns ({got[0]:g}, {got[1]}); it must be ({scale:g}, {good})"
@@ -192,8 +194,8 @@ def check_05_4(world: Communicator, agree: Callable[[bool, Any], bool], report: 
         with Ledger().open() as ledger:
             got = agree(pattern[world.rank], ring)
         world.barrier()  # so that nobody meets a message of the next pattern
-        who = ", ".join(str(rank) for rank, overflow in enumerate(pattern) if overflow) or "none"
-        told = f"overflow on rank {who} of {world.size}: rank {world.rank} says {got}, and must say {any(pattern)}"
+        who = " and ".join(f"rank {rank}" for rank, overflow in enumerate(pattern) if overflow) or "no rank"
+        told = f"overflow on {who}, of {world.size} ranks: rank {world.rank} says {got}, and must say {any(pattern)}"
         report.true(f"any {who}", got == any(pattern), told, got)
         sentence = "rank {rank} sent {got} bytes by its communicator; one int32 in an all-reduce are {expected}"
         if not ledger.bytes.total():

@@ -54,7 +54,7 @@ def curves(weight: float, receipt: Receipt) -> tuple[dict[str, list[float]], np.
     full, gradients, *_ = train(UPDATES, weight, False, Scaler())
     runs = {"float32": full, "float16": train(UPDATES, weight, True, Scaler())[0]}
     runs["float16, S moves"] = train(UPDATES, weight, True, moving)[0]
-    receipt.near("last loss, S moves / float32", 1, runs["float16, S moves"][-1] / full[-1], 0.05)
+    receipt.near("last loss, S moves / float32", 1, runs["float16, S moves"][-1] / full[-1], 0.1)
     receipt.true("some batches were skipped while S moved", moving.skips > 0)
     if weight == 1e-4:  # with 1 nothing is lost: try it
         receipt.true("last loss, float16: over 3 times float32's", runs["float16"][-1] > 3 * full[-1])

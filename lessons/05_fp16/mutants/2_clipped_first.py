@@ -1,4 +1,4 @@
-"""clipped before S is taken out: S times the gradient is longer than clip, and what is left is S times too short."""
+"""one mistake is left: the order of two steps."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""the master is read from data in every step, and has no more digits than float16."""
+"""one mistake is left: it costs digits in every update, and shows most with many small ones."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""a skipped step is counted as an update, and Adam corrects m and v for steps that were not made."""
+"""one mistake is left: what becomes of a batch that is skipped."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""one of the mistakes is mended, clipping; a skipped step is still counted, and the master still read from data."""
+"""two mistakes are left; a skipped batch is right now."""
 
 import numpy as np
 
@@ -9,12 +9,13 @@ def half_step(
     data: np.ndarray, grad: np.ndarray, master: np.ndarray, m: np.ndarray, v: np.ndarray, t: int,
     S: float, lr: float, clip: float,
 ) -> int:  # fmt: skip
-    g = grad.astype(np.float32) / np.float32(S)
+    g = grad.astype(np.float32)
     if not np.isfinite(g).all():
-        return t + 1
+        return t
     length = np.linalg.norm(g)
     if length > clip:
         g *= clip / length
+    g /= np.float32(S)
     master[...] = data
     adam_step(master, g, m, v, t + 1, lr, 0.9, 0.999, 1e-8)
     data[...] = master
