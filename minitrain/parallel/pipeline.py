@@ -240,7 +240,8 @@ def partition(model: Model, mesh: Mesh, schedule: str | Schedule, chunks: int, s
     """Turns the model into this rank's stages. A parameter that several stages use stands on each of them, with a part
     of its gradient.
 
-    Raises UserError when there are more stages than units, or for several chunks in a schedule that has one.
+    Raises UserError when there are more stages than units, for several chunks in a schedule that has one, and for a
+    precision that does not say which dtype passes between the layers.
     """
     p, r = mesh.sizes["pp"], mesh.coordinates["pp"]
     if isinstance(schedule, str) and schedule not in SCHEDULES:
@@ -250,6 +251,12 @@ def partition(model: Model, mesh: Mesh, schedule: str | Schedule, chunks: int, s
     n = len(model.units)
     if p * chunks > n:
         raise UserError(f"--pp {p} x --chunks {chunks} makes {p * chunks} stages of {n} units; allowed: up to {n}")
+    for unit in model.units:
+        if unit.precision is not None and unit.chosen("layer", np.float16) != unit.chosen("layer", np.float32):
+            raise UserError(
+                f"the precision leaves what {unit.path} makes as it is given, and the next stage has to know the dtype "
+                'of what it receives: give casts={**CASTS, ...} with a dtype for "layer"'
+            )
     cuts = [share(n, p * chunks, stage) for stage in range(p * chunks)]
     used: dict[Parameter, list[int]] = {}
     for stage, cut in enumerate(cuts):

@@ -18,11 +18,12 @@ from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
 from minitrain.data.batch import Batch, Where
+from minitrain.errors import UserError
 from minitrain.models import Dense, DenseHead, GPTConfig, Model, gpt
 from minitrain.nn import FeedForward, Module
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import Adam
-from minitrain.precision import Dynamic, DynamicScaler, Precision, Static, StaticScaler
+from minitrain.precision import CASTS, Dynamic, DynamicScaler, Precision, Static, StaticScaler
 from minitrain.shares import share
 from minitrain.train.trainer import Trainer
 from tests.ranks import GLANCE
@@ -131,6 +132,37 @@ def test_it_learns_as_float32_does(
     assert abs(loss - full(steps)) < 0.01 * full(steps)
     seen = world.gather_objects({tag: watched.seen[tag] for tag in dtypes})
     assert {tag: set().union(*(one[tag] for one in seen)) for tag in dtypes} == dtypes
+
+
+LAYERS = [
+    {"head": "float32"},
+    {"blocks.0": "float32"},
+    {"blocks.1": "float32"},
+    {"*.norm?": "float32", "embed": "bfloat16"},
+]
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+@pytest.mark.parametrize("how", [{"schedule": "1f1b"}, {"schedule": "interleaved", "chunks": 2}])
+def test_borders_of_stages_between_unlike_layers(how: dict[str, Any], layers: dict[str, str]) -> None:
+    """Two neighbours in different dtypes, at every border of a stage."""
+
+    def program(world: Communicator) -> float:
+        mesh, strategy = Mesh(world, pp=2), {"how": "bucketed", "bucket_mb": 0.02, **how}
+        return losses(world, 30, Static(HALF16, layers), mesh, strategy=strategy, accumulate=4)
+
+    assert threads.run(2, program) == pytest.approx([full(30)] * 2, rel=0.01)
+
+
+def test_a_precision_must_say_what_passes_between_stages() -> None:
+    """A table without "layer" lets through what is given, which the receiver cannot know."""
+    casts = {operation: cast for operation, cast in CASTS.items() if operation != "layer"}
+
+    def program(world: Communicator) -> None:
+        with pytest.raises(UserError, match=r"what embed makes .* has to know the dtype"):
+            losses(world, 1, Dynamic(casts=casts), Mesh(world, pp=2))
+
+    threads.run(2, program)
 
 
 @pytest.mark.ranks(2)
