@@ -156,9 +156,11 @@ def warmup_cosine(t: int, peak: float, warm: int, updates: int, floor: float = 0
     """Up to the peak in `warm` of all the updates, then down to the floor along half a cosine.
 
         lr_t = peak (t + 1) / warm                                         for t < warm
-        lr_t = floor + (peak - floor) (1 + cos(pi (t - warm) / n)) / 2     for n = updates - warm more
+        lr_t = floor + (peak - floor) (1 + cos(pi (t - warm) / n)) / 2     for the n = updates - warm that are left
+        lr_t = floor                                                       from t = updates on
 
-    Raises UserError for a warm-up that leaves nothing of the updates. See warmup and cosine for the papers.
+    No jump at the join: updates warm - 1 and warm have the same rate, to the last bit. There may be no warm-up (0).
+    Raises UserError for one that leaves nothing of the updates. See warmup and cosine for the papers.
     """
     check_whole("warm", warm)
     check_whole("updates", updates, 1)
@@ -190,7 +192,8 @@ def anneal(t: int, points: Sequence[tuple[float, float]]) -> float:
 
         value_t = b + (a - b) (1 + cos(pi (t - s) / (e - s))) / 2     for s <= t <= e, between (s, a) and (e, b)
 
-    Raises UserError for points whose updates do not grow from 0.
+    t is a whole number, the points' updates need not be. One point alone is a constant. Raises UserError unless the
+    first point has update 0 and each a larger one than the point before.
     """
     check_whole("t", t)
     updates = [update for update, _ in points]

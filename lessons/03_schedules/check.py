@@ -1,0 +1,186 @@
+"""The oracle of this lesson's exercises: the curves written another way, asked for in any order; runs that go on."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from lessons.report import Report
+from minitrain.comm.communicator import Communicator
+from minitrain.data.loader import ArrayLoader
+from minitrain.errors import UserError
+from minitrain.lr_schedules import (
+    Schedule,
+    cosine,
+    exponential,
+    inverse_time,
+    linear,
+    one_cycle,
+    one_cycle_momentum,
+    warmup,
+    warmup_cosine,
+)
+from minitrain.models import MLPConfig, mlp
+from minitrain.train.trainer import Trainer
+
+Points = Sequence[tuple[float, float]]
+
+
+def halves(updates: int, warm: int, gamma: float, k: float) -> dict[str, float]:
+    """The t at which the rate is half the peak, for five schedules of the lesson's page; it may be between two updates.
+
+    The keys: "linear" and "cosine", of so many updates; "exponential" with this gamma (0 < gamma < 1); "inverse_time"
+    with this k; "warmup_cosine" of so many updates, `warm` of them the warm-up: the t on the way down. Floors are 0.
+    """
+    return {
+        "linear": updates / 2,
+        "cosine": updates / 2,
+        "exponential": math.log(0.5) / math.log(gamma),
+        "inverse_time": 1 / k,
+        "warmup_cosine": warm + (updates - warm) / 2,
+    }
+
+
+# The checks -----------------------------------------------------------------------------------------------------------
+
+
+def check_03_1(world: Communicator, warmup_cosine: Callable[..., float], report: Report) -> None:
+    """Against cos^2 and a list of rates; the join to the last bit; in a trainer that is made anew in mid-run."""
+    for peak, warm, updates, floor in ((8.0, 2, 6, 0.0), (0.6, 5, 12, 0.1), (1.0, 0, 7, 0.0), (3.0, 1, 2, 1.0)):
+        told = f"peak {peak}, warm {warm}, updates {updates}, floor {floor}"
+        rates = partial(warmup_cosine, peak=peak, warm=warm, updates=updates, floor=floor)
+        true = [*(np.linspace(0, peak, warm + 1)[1:] if warm else []), *waves(((0, peak), (updates - warm, floor)))]
+        for t, rate in enumerate([*true, floor, floor, floor]):
+            where = "rise" if t < warm else "fall" if t < updates else "end"
+            value(report, where, rates(t), float(rate), f"{told}: the rate of update {t}")
+    for peak, warm in ((0.1, 3), (0.7, 11), (0.003, 100), (0.3, 49)):
+        before, after = (warmup_cosine(t, peak, warm, 3 * warm, 0.0) for t in (warm - 1, warm))
+        sentence = (
+            f"peak {peak}, warm {warm}: update {warm - 1} has the rate {before!r}, update {warm} has {after!r}; "
+            "they must be equal to the last bit"
+        )
+        report.true("join", before == after, sentence, float(after - before))
+    pure(report, partial(warmup_cosine, peak=1.0, warm=4, updates=12, floor=0.2), 14)
+    in_a_trainer(world, partial(warmup_cosine, peak=0.1, warm=3, updates=9, floor=0.01), report)
+    for warm in (5, 6):
+        sentence = f"with warm {warm} of 5 updates nothing is left for the cosine: raise a UserError"
+        report.true("error", refuses(lambda warm=warm: warmup_cosine(0, 1.0, warm, 5)), sentence, warm)
+
+
+def check_03_2(world: Communicator, anneal: Callable[[int, Points], float], report: Report) -> None:
+    """Against cos^2; through the points; the library's one-cycle, rate and momentum, from the points that it names."""
+    for points in (((0, 8.0), (4, 0.0)), ((0, 1.0), (3, 5.0), (8, 2.0)), ((0, 1.0), (2.5, 3.0), (7, -1.0), (9, 4.0))):
+        for t, true in enumerate(waves(points)):
+            value(report, "value", anneal(t, points), true, f"points {points}, t = {t}: the value")
+        for t in (math.ceil(points[-1][0]) + 1, 1000):
+            value(
+                report, "end", anneal(t, points), points[-1][1], f"points {points}, t = {t}, after the end: the value"
+            )
+    for t in (0, 7):
+        value(report, "alone", anneal(t, [(0, 2.0)]), 2.0, f"points [(0, 2.0)], t = {t}: the value")
+    top, last = 0.45 * 50 - 1, 49
+    rates = [(0, 1 / 25), (top, 1.0), (2 * top, 1 / 25), (last, 1 / 25e4)]
+    momenta = [(0, 0.95), (top, 0.85), (2 * top, 0.95), (last, 0.95)]
+    for name, points, reference in (
+        ("rate", rates, partial(one_cycle, peak=1.0, updates=50)),
+        ("momentum", momenta, partial(one_cycle_momentum, updates=50)),
+    ):
+        for t in range(52):
+            value(report, name, anneal(t, points), reference(t), f"one-cycle, 50 updates, t = {t}: the {name}")
+    pure(report, partial(anneal, points=rates), 52)
+    for wrong in ([(1, 1.0), (2, 2.0)], [(0, 1.0), (5, 2.0), (5, 3.0)], [(0, 1.0), (5, 2.0), (3, 0.0)]):
+        sentence = f"points {wrong}: these updates do not grow from 0, so raise a UserError"
+        report.true("error", refuses(lambda wrong=wrong: anneal(1, wrong)), sentence, str(wrong))
+
+
+def check_03_3(world: Communicator, halves: Callable[..., dict[str, float]], report: Report) -> None:
+    """The prediction, against the rates of the library on both sides of it."""
+    for updates, warm, gamma, k in ((1000, 100, 0.5**0.01, 0.01), (21, 4, 0.9, 0.3), (7, 0, 0.5, 1.0)):
+        given = f"updates {updates}, warm {warm}, gamma {gamma:.4g}, k {k}"
+        said, right = halves(updates, warm, gamma, k), HALVES(updates, warm, gamma, k)
+        for name, (schedule, start) in {
+            "linear": (partial(linear, peak=1.0, updates=updates), 0),
+            "cosine": (partial(cosine, peak=1.0, updates=updates), 0),
+            "exponential": (partial(exponential, peak=1.0, gamma=gamma), 0),
+            "inverse_time": (partial(inverse_time, peak=1.0, k=k), 0),
+            "warmup_cosine": (partial(REFERENCE, peak=1.0, warm=warm, updates=updates), warm),
+        }.items():
+            got = said.get(name) if isinstance(said, dict) else said
+            if not report.true(f"{name} is there", isinstance(got, (int, float)), f"{name!r} gives {got!r}, no number"):
+                continue
+            t = next(t for t in range(start, 10**6) if schedule(t + 1) < 0.5 + 1e-12)
+            sentence = (
+                f"{given}: you say that {name} is at half its peak at t = {got:.6g}; the rate of update {t} is "
+                f"{schedule(t):.4g} of the peak, that of {t + 1} is {schedule(t + 1):.4g}"
+            )
+            report.true(name, abs(got - right[name]) < 1e-9 * updates, sentence, float(got))
+
+
+def check_03_4(world: Communicator, triangle: Callable[..., float], report: Report) -> None:
+    """Against the library's warm-up before its straight line."""
+    for peak, warm, updates in ((6.0, 3, 6), (0.5, 10, 25), (1.0, 1, 4), (2.0, 4, 5)):
+        told = f"peak {peak:g}, warm {warm}, updates {updates}"
+        then = partial(linear, peak=peak, updates=updates - warm)
+        rates = [triangle(t, peak, warm, updates) for t in range(updates + 3)]
+        wasted = [t for t in range(updates) if rates[t] == 0]
+        report.true("wasted", not wasted, f"{told}: updates {wasted} have the rate 0, and change nothing", str(wasted))
+        for t, rate in enumerate(rates):
+            where = "rise" if t < warm else "fall" if t < updates else "end"
+            value(report, where, rate, warmup(t, warm, then), f"{told}: the rate of update {t}")
+
+
+# What a right schedule is ---------------------------------------------------------------------------------------------
+
+REFERENCE, HALVES = warmup_cosine, halves
+
+
+def waves(points: Points) -> list[float]:
+    """At t = 0, 1, ... up to the last point: cos^2 between the points, piece by piece."""
+    ends = [e for e, _ in points[1:]]
+    values = []
+    for t in range(math.floor(points[-1][0]) + 1):
+        i = int(np.searchsorted(ends, t))
+        (s, a), (e, b) = list(pairwise(points))[i]
+        values.append(b + (a - b) * math.cos(math.pi / 2 * (t - s) / (e - s)) ** 2)
+    return values
+
+
+def value(report: Report, name: str, got: Any, true: float, told: str) -> None:
+    """A number that must be right to 1e-12."""
+    if not report.true("number", isinstance(got, (int, float)), f"{told} must be a number, not {got!r}"):
+        return
+    report.true(name, abs(got - true) <= 1e-12, f"{told} must be {true:.6g}, not {got:.6g}", float(got))
+
+
+def pure(report: Report, schedule: Schedule, updates: int) -> None:
+    """Asked forwards, backwards, and from the middle on, it says the same."""
+    forwards = [schedule(t) for t in range(updates)]
+    backwards = [schedule(t) for t in reversed(range(updates))][::-1]
+    t = next((t for t in range(updates) if forwards[t] != backwards[t]), 0)
+    sentence = (
+        f"asked a second time, update {t} has another value ({forwards[t]:.6g}, then {backwards[t]:.6g}): something is "
+        "remembered between calls; only the arguments may count"
+    )
+    report.true("pure", forwards == backwards, sentence, float(backwards[t] - forwards[t]))
+
+
+def in_a_trainer(world: Communicator, schedule: Schedule, report: Report) -> None:
+    """The rates that the library trains with, in one go and resumed at update 4."""
+    data = ArrayLoader(np.ones((4, 3), np.float32), np.array([0, 1, 0, 1]), batch=2, seed=1)
+    whole, resumed = (Trainer(mlp(MLPConfig(3, (2,), 2)), world, schedule=schedule) for _ in range(2))
+    rates = [whole.step(data.batch(n)).lr for n in range(9)]
+    resumed.optimizer.updates = 4
+    again = [resumed.step(data.batch(n)).lr for n in range(4, 9)]
+    report.true("resumed", again == rates[4:], f"a run resumed at update 4 has the rates {again}, not {rates[4:]}")
+
+
+def refuses(call: Callable[[], object]) -> bool:
+    """Whether it raises UserError."""
+    try:
+        call()
+    except UserError:
+        return True
+    return False

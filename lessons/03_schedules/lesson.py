@@ -1,0 +1,120 @@
+"""Schedules: the learning rate is a pure function of the step.
+
+python lessons/03_schedules/lesson.py [--figure FILE.svg]
+"""
+
+# %% What we need
+import argparse
+import math
+from functools import partial
+from itertools import count
+
+import minitrain
+import minitrain.lr_schedules as lr
+from lessons.charts import chart, figure
+from lessons.receipt import Receipt
+
+T, WARM, AREA, MIDDLE, K, FLAT, STEEP = 1000, 100, 30.0, 500, 0.01, 0.1, 10.0  # the last two are curvatures
+
+
+# %% Six shapes, all of one area
+def shapes(peak: float) -> dict[str, lr.Schedule]:
+    """Six schedules for a run of T updates."""
+    return {
+        "linear": partial(lr.linear, peak=peak, updates=T),
+        "exponential": partial(lr.exponential, peak=peak, gamma=0.01, every=T),
+        "inverse": partial(lr.inverse_time, peak=peak, k=K),
+        "cosine": partial(lr.cosine, peak=peak, updates=T),
+        "warm-up": partial(lr.warmup_cosine, peak=peak, warm=WARM, updates=T),
+        "one-cycle": partial(lr.one_cycle, peak=peak, updates=T),
+    }
+
+
+def peaks() -> dict[str, float]:
+    """All rates are proportional to the peak: with this one they add up to AREA."""
+    return {name: AREA / sum(schedule(t) for t in range(T)) for name, schedule in shapes(1.0).items()}
+
+
+def triangle(t: int, peak: float, warm: int, updates: int) -> float:
+    """The rate of update t: up in a line over `warm` updates, down in a line over the rest, and no update is wasted.
+
+    Update 0 has the rate peak / warm; warm - 1 and warm both have the peak. The rate comes down by the same amount from
+    each update to the next, and meets 0 at t = updates, just after the last one; there it stays. 1 <= warm < updates.
+    """
+    if t < warm:
+        return peak * (t + 1) / warm
+    return peak * max(0, updates - t) / (updates - warm)
+
+
+# %% What the area decides, and what the shape decides
+def descend(schedule: lr.Schedule, u: float = 1.0, start: int = 0, end: int = T) -> float:
+    """SGD on the loss FLAT u^2 / 2. All that the run remembers, u and the number of the update, comes in."""
+    for t in range(start, end):
+        u -= schedule(t) * FLAT * u
+    return u
+
+
+def noise(schedule: lr.Schedule) -> float:
+    """The mean of u^2 after SGD on STEEP u^2 / 2 from u = 0, each gradient with an error of mean 0 and variance 1.
+
+    u becomes (1 - rate STEEP) u - rate error. Error and u are independent, so the means of the two squares add up.
+    """
+    square = 0.0
+    for t in range(T):
+        square = (1 - schedule(t) * STEEP) ** 2 * square + schedule(t) ** 2
+    return square
+
+
+def counting(schedule: lr.Schedule) -> lr.Schedule:
+    """How not to do it: this one counts its own calls, and begins at 0 when a run is resumed."""
+    calls = count()
+    return lambda t: schedule(next(calls))
+
+
+def claim(receipt: Receipt, top: dict[str, float], six: dict[str, lr.Schedule], rates: dict[str, list[float]]) -> None:
+    """Fills the receipt."""
+    receipt.below("largest distance of an area from 30", 1e-12, max(abs(math.fsum(r) - AREA) for r in rates.values()))
+    receipt.equal("schedules whose largest rate is their peak", 6, sum(max(r) == top[n] for n, r in rates.items()))
+    ends = (("linear", T - 1, 1 / T), ("cosine", T, 0.0), ("warm-up", 0, 1 / WARM), ("one-cycle", T - 1, 4e-6))
+    for name, t, share in ends:
+        receipt.near(f"{name}: rate at t = {t} / peak", share, six[name](t) / top[name])
+    receipt.equal("warm-up: jump at the join", 0.0, six["warm-up"](WARM) - six["warm-up"](WARM - 1))
+    receipt.equal("inverse: t of half the peak", round(1 / K), sum(2 * r > top["inverse"] for r in rates["inverse"]))
+    lowest = min(range(T), key=partial(lr.one_cycle_momentum, updates=T))
+    receipt.equal("one-cycle: t of peak and lowest momentum", rates["one-cycle"].index(top["one-cycle"]), lowest)
+    receipt.equal("triangle: updates with the rate 0", 0, sum(triangle(t, 1.0, WARM, T) == 0 for t in range(T)))
+    whole = [descend(s) for s in six.values()]
+    again = [descend(s, descend(s, end=MIDDLE), MIDDLE) for s in six.values()]
+    receipt.equal(f"resumed at {MIDDLE}: runs that end with the same bits", 6, sum(map(float.__eq__, whole, again)))
+    bad = [descend(counting(s), descend(counting(s), end=MIDDLE), MIDDLE) for s in six.values()]
+    receipt.equal("the same, with a hidden counter", 0, sum(map(float.__eq__, whole, bad)))
+    receipt.below("flat: largest distance of u from e^-3", 0.001, max(abs(u - math.exp(-FLAT * AREA)) for u in whole))
+    late, left = rates["inverse"][-1], noise(six["inverse"])
+    receipt.near("steep: noise of inverse, by its last rate", late / (STEEP * (2 - late * STEEP)), left, 0.05)
+    receipt.below("steep: noise of cosine / of inverse", 0.2, noise(six["cosine"]) / left)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--figure", help="write the picture to this file")
+    options, receipt, top = parser.parse_args(), Receipt(), peaks()
+    six = {name: shapes(peak)[name] for name, peak in top.items()}
+    curves = {name: [schedule(t) for t in range(T)] for name, schedule in six.items()}
+    with minitrain.launch():
+        print(chart(curves, "lr", "update"))
+        print(f"\n{'':11}    peak    last rate    area    flat: u    steep: noise")
+        for name, rates in curves.items():
+            row = f"{name:11}{top[name]:8.4f}    {rates[-1]:9.1e}    {math.fsum(rates):4.0f}"
+            print(f"{row}    {descend(six[name]):7.4f}    {noise(six[name]):12.1e}")
+        claim(receipt, top, six, curves)
+        if options.figure:
+            with figure(options.figure, rows=2, columns=3, height=3.6) as axes:
+                for axis, (name, rates) in zip(axes.flat, curves.items(), strict=True):
+                    axis.fill_between(range(T), rates, alpha=0.4)
+                    axis.set(title=name, ylim=(0, 0.15), xlabel="update", ylabel="learning rate")
+                    axis.label_outer()
+        receipt.print()
+
+
+if __name__ == "__main__":
+    main()

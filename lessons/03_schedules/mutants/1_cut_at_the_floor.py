@@ -1,0 +1,14 @@
+"""the cosine goes down to 0 and is cut off at the floor, where it should end there."""
+
+import math
+
+from minitrain.errors import UserError
+
+
+def warmup_cosine(t, peak, warm, updates, floor=0.0):
+    if warm >= updates:
+        raise UserError("nothing is left for the cosine")
+    if t < warm:
+        return peak * ((t + 1) / warm)
+    progress = min(1.0, (t - warm) / (updates - warm))
+    return max(floor, peak * (1 + math.cos(math.pi * progress)) / 2)

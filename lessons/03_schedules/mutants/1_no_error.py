@@ -1,0 +1,9 @@
+"""a warm-up that leaves nothing of the updates is not refused."""
+
+from functools import partial
+
+from minitrain.lr_schedules import cosine, warmup
+
+
+def warmup_cosine(t, peak, warm, updates, floor=0.0):
+    return warmup(t, warm, partial(cosine, peak=peak, updates=max(1, updates - warm), floor=floor))

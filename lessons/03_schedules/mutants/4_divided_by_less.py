@@ -1,0 +1,12 @@
+"""the way down is divided by one too few: it begins above the peak."""
+
+
+def triangle(t: int, peak: float, warm: int, updates: int) -> float:
+    """The rate of update t: up in a line over `warm` updates, down in a line over the rest, and no update is wasted.
+
+    Update 0 has the rate peak / warm; warm - 1 and warm both have the peak. The rate comes down by the same amount from
+    each update to the next, and meets 0 at t = updates, just after the last one; there it stays. 1 <= warm < updates.
+    """
+    if t < warm:
+        return peak * (t + 1) / warm
+    return peak * max(0, updates - t) / max(1, updates - 1 - warm)
