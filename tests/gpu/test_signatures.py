@@ -24,7 +24,7 @@ METHODS = (
     "all any argmax argmin argsort astype clip copy cumsum dot fill flatten item max mean min nonzero prod ravel "
     "repeat reshape set squeeze std sum swapaxes tolist transpose var view"
 )
-OTHERS = ("np", "F", "math", "copy", "ledger", "backend")  # modules with functions of these names
+OTHERS = ("np", "F", "math", "copy", "ledger", "backend", "axes")  # what has functions of these names and is no array
 LACKING = ("vecdot", "geomspace", "einsum_path", "errstate", "insert", "block", "nditer", "frompyfunc")
 UFUNC_KEYWORDS = {"out", "dtype", "casting"}
 
