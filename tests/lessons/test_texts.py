@@ -66,6 +66,15 @@ def test_a_call_in_code_is_no_link(tmp_path: Path) -> None:
         ("x ≈ 1.00 ok", "x ≈ 1.00 NO", False),
         ("x ≈ 8.9e-16", "x ≈ 0.0e+00", True),
         ("x ≈ 8.9e-16", "x ≈ 1.0e-02", False),
+        ("loss 0.144 of 3", "loss 0.145 of 3", True),
+        ("loss 0.144 of 3", "loss 0.145 of 4", False),
+        ("loss 0.144", "loss 0.154", False),
+        ("idle 0.75", "idle 0.76", False),
+        ("loss 0.144", "loss 0.144 more", False),
+        ("2.37 | oo ##", "2.37 |  o  #", True),
+        ("2.37 | oo ##", "2.38 | oo ##", False),
+        ("2.37 | oo oo", "2.37 | ## ##o", False),
+        ("| a | b |", "| a | c |", False),
     ],
 )
 def test_what_counts_as_the_same_line(old: str, new: str, alike: bool) -> None:
