@@ -215,7 +215,8 @@ def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
         raise ValueError(f"mean of no elements: shape {shape}, axis {axis}")
 
     def vjp(g: Array) -> tuple[Array]:
-        return (xp.array(xp.broadcast_to(_keep(g * (1 / n), shape, axis), shape)),)
+        part = g * g.dtype.type(1 / n)  # bfloat16 times a Python number would be float32
+        return (xp.array(xp.broadcast_to(_keep(part, shape, axis), shape)),)
 
     return apply(backend.mean(x.data, axis, keepdims), (x,), vjp)
 

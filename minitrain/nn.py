@@ -114,7 +114,11 @@ class Parameter(Tensor):
         return self._dtype
 
     def store_as(self, dtype: Any) -> None:
-        """From now on the values and the gradient have this dtype; called before there are any."""
+        """From now on the values and the gradient have this dtype. Raises UserError when there are values already."""
+        if self._data is not None:
+            raise UserError(
+                f"{self.placement.path} has {self._dtype} values already; choose its dtype before it is drawn"
+            )
         self._dtype = np.dtype(dtype)
 
     def draw(self, seed: int) -> np.ndarray:
@@ -357,5 +361,10 @@ class Block(Module):
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x (B, T, D) -> (B, T, D)."""
         x = self.at("layer", x)
-        x = x + self.at("layer", self.drop1(self.attn(self.norm1(x), batch), batch))
-        return x + self.at("layer", self.drop2(self.mlp(self.norm2(x)), batch))
+        x = residual(x, self.drop1(self.attn(self.norm1(x), batch), batch))
+        return residual(x, self.drop2(self.mlp(self.norm2(x)), batch))
+
+
+def residual(x: Tensor, y: Tensor) -> Tensor:
+    """x + y in x's dtype: what one half of a block adds."""
+    return x + (y if y.dtype == x.dtype else functional.cast(y, x.dtype))

@@ -32,6 +32,7 @@ by itself is only sketched there; the numbers 2^16, x 2, x 1/2, 2000 are PyTorch
 arXiv:1910.02054, section 3.1.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatchcase
@@ -41,7 +42,7 @@ import ml_dtypes
 import numpy as np
 
 from .autograd import Tensor, no_grad
-from .backend import is_finite, to_device, xp
+from .backend import is_finite, square, to_device, xp
 from .data.batch import Batch
 from .errors import UserError, check_choice, check_number, check_whole
 from .nn import Module, watching
@@ -230,8 +231,8 @@ def use(model: Module, precision: Precision, half_weights: bool = False) -> None
     """From now on the model computes as `precision` says; called before it is divided and drawn.
 
     half_weights: parameters and gradients are stored in the half precision of `precision`, and the optimizer has the
-    masters. Raises UserError for parameters that are not float32, or have values already, and for patterns that fit
-    nothing.
+    masters. Raises UserError for parameters that are not float32, or in a bucket already, or have values where half
+    weights are asked for, and for patterns that fit nothing.
     """
     for p in model.parameters():
         if p.dtype != np.float32 or p.bucket is not None:
@@ -244,11 +245,11 @@ def use(model: Module, precision: Precision, half_weights: bool = False) -> None
     precision.layers = tuple(unit.path for unit in getattr(model, "units", ()))
     modules = [module for module in model.modules() if module is not model]
     precision.check({module.path for module in modules})
-    for module in modules:
-        module.precision = precision
     if half_weights:
         for p in model.parameters():
             p.store_as(precision.half)
+    for module in modules:
+        module.precision = precision
 
 
 # The loss scale -------------------------------------------------------------------------------------------------------
@@ -328,12 +329,13 @@ class StaticScaler(Scaler):
     def unscale(self, gradients: Any) -> bool:
         """Checked after the reduction, when an inf of one rank has reached those that add with it, and agreed upon with
         the others (which hold other parts of the model); before anything has changed."""
-        here = not all(is_finite(owned.grad) for owned in gradients.owned())
+        with self.expecting():  # the norm adds up squares: they have to be finite as well
+            here = not all(math.isfinite(square(owned.grad)) for owned in gradients.owned())
         overflow = self.agree(here, gradients.world)
         gradients.factor /= self.value
         self.skips += overflow
-        self.in_a_row = self.in_a_row + 1 if overflow else 0
-        if self.in_a_row >= self.patience and self.at_floor():
+        self.in_a_row = self.in_a_row + 1 if overflow and self.at_floor() else 0
+        if self.in_a_row >= self.patience:
             raise UserError(
                 f"{self.in_a_row} batches in a row overflowed with the loss scale {self.value:g}: give a smaller scale "
                 "or learning rate, bfloat16, or keep the layers that overflow in float32"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -124,7 +125,8 @@ TABLE = [
     Operation("log_softmax first", lambda x: F.log_softmax(x, 0), lambda t, x: t.log_softmax(x, 0), [((3, 2),)]),
     Operation("cast", lambda x: F.cast(x, x.dtype), lambda t, x: x.clone(), ONE),
 ]
-DTYPES = pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+HALVES = (np.float16, ml_dtypes.bfloat16)
+DTYPES = pytest.mark.parametrize("dtype", [*HALVES, np.float32, np.float64])
 
 
 @cases(TABLE)
@@ -173,7 +175,7 @@ def test_scalars_take_the_dtype_of_the_tensor(operation: Any, scalar: Any, shape
     y, _, _ = pull(lambda x: operation(x, scalar), [x])
     assert y.dtype == dtype
     expected = operation(x.astype(np.float64), float(scalar))
-    assert close(y, expected) <= 8 * np.finfo(dtype).eps
+    assert close(y, expected) <= 8 * float(ml_dtypes.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("to", [np.float16, np.float32, np.float64])

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -148,7 +149,8 @@ TABLE = [
     ),
 ]
 LOSSES = ("cross_entropy", "mean_squared_error")
-DTYPES = pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+HALVES = (np.float16, ml_dtypes.bfloat16)
+DTYPES = pytest.mark.parametrize("dtype", [*HALVES, np.float32, np.float64])
 
 
 @cases(TABLE)
@@ -166,7 +168,7 @@ def test_torch(row: Operation, shapes: Any) -> None:
 def test_dtype(row: Operation, shapes: Any, dtype: Any) -> None:
     """Losses of half precision are float32, everything else is what was given. `pull` looks at the gradients."""
     y, _, _ = pull(row.ours, row.draw(shapes, dtype))
-    assert y.dtype == (np.float32 if dtype == np.float16 and row.name in LOSSES else dtype)
+    assert y.dtype == (np.float32 if dtype in HALVES and row.name in LOSSES else dtype)
 
 
 # Parameters ----------------------------------------------------------------------------------------------------------
@@ -182,8 +184,10 @@ def declared(row: Operation, shapes: Any, dtype: Any) -> tuple[list[Tensor], Ten
     first = len(arrays) - len(node.weights)
     operands: list[Tensor] = [Tensor(x, requires_grad=True) for x in arrays[:first]]
     for x in arrays[first:]:
-        operands.append(Parameter("p", x.shape, dtype=x.dtype))
-        operands[-1].data = x
+        parameter = Parameter("p", x.shape)
+        parameter.store_as(x.dtype)
+        parameter.data = x
+        operands.append(parameter)
     return operands, row.ours(*operands)
 
 

@@ -1,0 +1,679 @@
+"""Mixed precision on one process: which dtype every array has, the loss scale against its table and PyTorch, what a
+skipped batch leaves as it was, bytes, and that training comes out as in float32. On many ranks: tests/parallel/."""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minitrain import fused
+from minitrain.autograd import Node, Tensor, youngest_first
+from minitrain.comm.mesh import Mesh
+from minitrain.comm.threads import world_of_one
+from minitrain.data.batch import Batch, Where
+from minitrain.errors import UserError
+from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
+from minitrain.nn import Module, Parameter
+from minitrain.observe.ledger import Ledger
+from minitrain.optim import SGD, Adam, AdamW, Optimizer
+from minitrain.parallel.reducer import Owned, Reducer
+from minitrain.precision import (
+    CASTS,
+    DTYPES,
+    GIVEN,
+    HALF,
+    POLICIES,
+    Dynamic,
+    DynamicScaler,
+    Precision,
+    Scaler,
+    Static,
+    StaticScaler,
+    next_scale,
+    use,
+)
+from minitrain.train.build import reduce
+from minitrain.train.step import train_step
+from tests.gradcheck import close
+
+HALVES = ("float16", "bfloat16")
+MIXED = {half: name for name, half in POLICIES.items() if half in HALVES}  # dtype -> the policy named after it
+EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}  # from 1 to the next number: a rounding is off by half of it at most
+SEED = 1
+B, T, V, D, H, L = 3, 5, 11, 8, 2, 2  # of the small GPT
+BLOWN = 1e6  # a weight times this makes activations beyond 65504, and float32 has no trouble with them
+half_of = pytest.mark.parametrize("half", HALVES)
+
+
+def small_gpt(**options: Any) -> Model:
+    return gpt(GPTConfig(**{"vocabulary": V, "context": T, "layers": L, "heads": H, "width": D, "std": 0.3, **options}))
+
+
+def small_mlp() -> Model:
+    return mlp(MLPConfig(inputs=5, hidden=(6, 7), classes=3))
+
+
+def ids(number: int = 0) -> Batch:
+    """Tokens and labels, each an array that is nobody's view."""
+    draw = np.random.default_rng(number)
+    where = Where(SEED, number, B, T, slice(0, B), slice(0, T))
+    return Batch(draw.integers(0, V, (B, T)), draw.integers(0, V, (B, T)), where)
+
+
+def rows(number: int = 0) -> Batch:
+    draw = np.random.default_rng(number)
+    where = Where(SEED, number, 9, 1, slice(0, 9), slice(0, 1))
+    return Batch(draw.standard_normal((9, 5)).astype(np.float32), draw.integers(0, 3, 9), where)
+
+
+MODELS: dict[str, tuple[Callable[[], Model], Callable[..., Batch]]] = {
+    "gpt": (small_gpt, ids),
+    "untied gpt": (partial(small_gpt, tied=False), ids),
+    "gpt with dropout": (partial(small_gpt, dropout=0.2), ids),
+    "mlp": (small_mlp, rows),
+}
+model_of = pytest.mark.parametrize(("make", "batch"), MODELS.values(), ids=MODELS)
+
+
+def divided(model: Model, seed: int = SEED) -> Reducer:
+    """Draws the parameters, and a reducer for their gradients."""
+    return reduce(model, Mesh(world_of_one(), dp=1), "bucketed", 1.0, seed)
+
+
+@dataclass
+class Run:
+    """A model that is trained on batches of our choice."""
+
+    model: Model
+    gradients: Reducer
+    optimizer: Optimizer
+    scaler: Scaler
+    lr: float = 0.1
+    clip: float | None = None
+    accumulate: int = 1
+
+    def step(self, batch: Batch) -> tuple[float, float]:
+        return train_step(
+            self.model, batch, self.gradients, self.optimizer, self.lr, self.accumulate, self.clip, self.scaler
+        )
+
+    def arrays(self) -> list[np.ndarray]:
+        """All that an update changes."""
+        states = [array for state in self.optimizer.state for array in state]
+        masters = [master for master in self.optimizer.masters if master is not None]
+        return [*(owned.data for owned in self.gradients.owned()), *masters, *states]
+
+    def bits(self) -> list[bytes]:
+        return [array.tobytes() for array in self.arrays()]
+
+
+def run(
+    model: Model,
+    precision: Precision | None = None,
+    half_weights: bool = False,
+    scaler: Scaler | None = None,
+    optimizer: Callable[[Reducer], Optimizer] = Adam,
+    **options: Any,
+) -> Run:
+    if precision is not None:
+        use(model, precision, half_weights)
+    gradients = divided(model)
+    return Run(model, gradients, optimizer(gradients), scaler or Scaler(), **options)
+
+
+def close_to(a: float, b: float, within: float) -> bool:
+    return abs(a - b) <= within * abs(b)
+
+
+# The scale ------------------------------------------------------------------------------------------------------------
+
+
+def slices(value: float = 1.0) -> Any:
+    """Gradients of two slices, as a reducer would give them out: `value` is the last number of the second."""
+    pieces = [Owned(np.zeros(n, np.float32), np.ones(n, np.float32), False) for n in (3, 2)]
+    pieces[1].grad[-1] = value
+    return SimpleNamespace(owned=lambda: pieces, world=None, factor=1.0)
+
+
+# growth 2, backoff 1/2, interval 3, floor 256: x overflows; S for the next batch, and how many good ones in a row
+TABLE = [
+    (".", 1024, 1), (".", 1024, 2), (".", 2048, 0), ("x", 1024, 0), (".", 1024, 1), (".", 1024, 2), ("x", 512, 0),
+    ("x", 256, 0), ("x", 256, 0), (".", 256, 1), (".", 256, 2), (".", 512, 0), (".", 512, 1), ("x", 256, 0),
+    (".", 256, 1), (".", 256, 2), (".", 512, 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_the_scale_follows_the_table(bad: float) -> None:
+    scaler = DynamicScaler(1024.0, interval=3, floor=256.0)
+    for number, (letter, value, good) in enumerate(TABLE):
+        gradients, before = slices(bad if letter == "x" else 1.0), scaler.value
+        assert scaler.unscale(gradients) == (letter == ".")
+        assert gradients.factor == 1 / before, "the gradients were multiplied by the scale that the batch had"
+        assert (scaler.value, scaler.good) == (value, good), f"after batch {number}"
+        assert scaler.at_floor() == (value == 256)
+    assert scaler.skips == sum(letter == "x" for letter, _, _ in TABLE)
+
+
+def test_the_rule() -> None:
+    """The same table, but for the floor, which is not the rule's; and the rule is an argument."""
+    value, good = 1024.0, 0
+    for letter, after, count in TABLE[:8]:
+        value, good = next_scale(value, good, letter == "x", interval=3)
+        assert (value, good) == (after, count)
+    asked: list[tuple[Any, ...]] = []
+
+    def rule(*arguments: Any) -> tuple[float, int]:
+        asked.append(arguments)
+        return 0.25, 7
+
+    scaler = DynamicScaler(8.0, 4.0, 0.125, 5, 0.5, rule=rule)
+    scaler.unscale(slices())
+    assert asked == [(8.0, 0, False, 4.0, 0.125, 5)]
+    assert (scaler.value, scaler.good) == (0.5, 7), "never below the floor"
+
+
+@pytest.mark.parametrize(
+    ("value", "growth", "backoff", "interval", "length"),
+    [
+        (2.0**16, 2.0, 0.5, 3, 60),
+        (1000.0, 1.5, 0.25, 2, 30),
+        (2.0**125, 2.0, 0.5, 1, 30),  # up to where float32 ends
+        (2.0**120, 16.0, 0.5, 1, 30),
+        (65536.0, 2.0, 0.5, 2000, 40),
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_scale_is_that_of_pytorch(
+    value: float, growth: float, backoff: float, interval: int, length: int, seed: int
+) -> None:
+    """Which batches step, the scale after each, and the gradients that the optimizer sees."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'minitrain[oracle]'")
+    theirs = torch.amp.GradScaler(
+        "cpu", init_scale=value, growth_factor=growth, backoff_factor=backoff, growth_interval=interval
+    )
+    ours = DynamicScaler(value, growth, backoff, interval, floor=2.0**-100)
+    weight = torch.zeros(4, requires_grad=True)
+    sgd = torch.optim.SGD([weight], lr=1.0)
+    for bad in np.random.default_rng(seed).random(length) < 0.3:
+        scaled = np.array([1, 2, -3, math.inf if bad else 4], np.float32)
+        assert close_to(ours.value, theirs.scale(torch.ones(())).item(), 1e-6)
+        weight.grad, before = torch.tensor(scaled), weight.detach().clone()
+        theirs.unscale_(sgd)
+        theirs.step(sgd)
+        theirs.update()
+        piece = Owned(np.zeros(4, np.float32), scaled, False)
+        gradients: Any = SimpleNamespace(owned=lambda piece=piece: [piece], world=None, factor=1.0)
+        stepped = ours.unscale(gradients)
+        assert stepped == (not torch.equal(weight, before)) == (not bad)
+        if stepped:
+            seen = SGD(gradients).gradient(scaled, np.dtype(np.float32))
+            np.testing.assert_allclose(seen, weight.grad.numpy(), rtol=1e-6)
+        assert close_to(ours.value, theirs.get_scale(), 1e-6)
+
+
+@pytest.mark.parametrize("growth", [2.0, 1.5, 1e30])
+def test_the_scale_stays_below_the_end_of_float32(growth: float) -> None:
+    """It is multiplied with a float32 loss."""
+    scaler = DynamicScaler(2.0**120, growth, interval=1)
+    for _ in range(40):
+        scaler.unscale(slices())
+        scaled = scaler.scale(Tensor(np.float32(1)))
+        assert scaled.dtype == np.float32 and scaled.item() == np.float32(scaler.value) < np.inf
+    assert scaler.value * growth >= 2.0**128, "it has grown as far as it can"
+
+
+def test_the_error_at_the_floor() -> None:
+    """After `patience` batches in a row that had the smallest scale; what came on the way there is no reason."""
+    scaler = DynamicScaler(8.0, floor=2.0, patience=3)
+    for value in (4.0, 2.0, 2.0, 2.0):
+        assert not scaler.unscale(slices(math.inf))
+        assert scaler.value == value
+    assert scaler.unscale(slices())  # a good one: counting begins again
+    for _ in range(2):
+        assert not scaler.unscale(slices(math.inf))
+    with pytest.raises(UserError, match=r"^3 batches in a row .* scale 2: give a smaller scale .*bfloat16.*float32"):
+        scaler.unscale(slices(math.inf))
+    assert scaler.skips == 7
+
+
+def test_the_error_of_a_constant_scale() -> None:
+    scaler = StaticScaler(4096.0, patience=2)
+    for value in (math.inf, 1.0, math.nan):
+        assert scaler.unscale(slices(value)) == (value == 1)
+    with pytest.raises(UserError, match=r"^2 batches in a row .* scale 4096: give a smaller scale or learning rate"):
+        scaler.unscale(slices(math.inf))
+    assert scaler.value == 4096 and scaler.skips == 3
+
+
+def test_without_a_scale() -> None:
+    """Nothing is looked at, nothing is multiplied."""
+    gradients, loss = slices(math.inf), Tensor(np.float32(3))
+    scaler = Scaler()
+    assert scaler.scale(loss) is loss and scaler.unscale(gradients)
+    assert (scaler.value, scaler.skips, gradients.factor) == (1.0, 0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"growth": 1.0}, {"backoff": 1.0}, {"floor": 4.0, "value": 2.0}], ids=lambda wrong: next(iter(wrong))
+)
+def test_a_scale_that_cannot_move(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="growth must be above 1, backoff below 1, and the floor at most"):
+        DynamicScaler(**wrong)
+
+
+# A power of two changes no bit ----------------------------------------------------------------------------------------
+
+OPTIMIZERS: dict[str, Callable[[Reducer], Optimizer]] = {
+    "sgd": partial(SGD, momentum=0.9, weight_decay=0.1),
+    "adam": Adam,
+    "adamw": AdamW,
+}
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_power_of_two_changes_no_bit(optimizer: Any, clip: float | None) -> None:
+    """In float32: losses, norms, weights, what the optimizer remembers. (1000 is none, and does change some.)"""
+
+    def story(scaler: Scaler) -> tuple[list[tuple[float, float]], list[bytes]]:
+        one = run(small_gpt(dropout=0.2), None, scaler=scaler, optimizer=optimizer, clip=clip, accumulate=2)
+        return [one.step(ids(number)) for number in range(6)], one.bits()
+
+    plain = story(Scaler())
+    assert clip is None or min(norm for _, norm in plain[0]) > clip, "it is to be clipped"
+    moving = DynamicScaler(64.0, interval=2)
+    for scaler in (StaticScaler(2.0**12), StaticScaler(2.0**-5), moving):
+        assert story(scaler) == plain
+    assert moving.value == 512, "it has moved meanwhile"
+    assert story(StaticScaler(1000.0))[1] != plain[1]
+
+
+# A skipped step -------------------------------------------------------------------------------------------------------
+
+
+@half_of
+@pytest.mark.parametrize("half_weights", [False, True])
+@model_of
+def test_a_skipped_batch_leaves_everything_as_it_was(make: Any, batch: Any, half_weights: bool, half: str) -> None:
+    """And the next good one goes on as if it had never been there."""
+
+    def start() -> Run:
+        # 2^125 overflows in bfloat16 as well
+        return run(make(), Static(MIXED[half]), half_weights, StaticScaler(16.0, patience=9), clip=0.5)
+
+    disturbed, alone = start(), start()
+    for number in range(2):
+        assert disturbed.step(batch(number)) == alone.step(batch(number))
+    before, scaler = disturbed.bits(), disturbed.scaler
+    scaler.value = 2.0**127
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            loss, norm = disturbed.step(batch(2))
+            assert math.isfinite(loss) and norm == math.inf
+    assert disturbed.bits() == before and disturbed.optimizer.updates == 2 and scaler.skips == 2
+    scaler.value = 16.0
+    assert disturbed.step(batch(3)) == alone.step(batch(3))
+    assert disturbed.bits() == alone.bits() != before
+    assert disturbed.optimizer.updates == 3
+
+
+def test_a_skipped_first_batch() -> None:
+    """Before the optimizer has a state, or a master."""
+    one = run(small_gpt(), Static(), True, DynamicScaler(2.0**60))
+    assert one.step(ids())[1] == math.inf
+    assert one.optimizer.state == one.optimizer.masters == [] and one.optimizer.updates == 0
+    assert one.scaler.value == 2.0**59
+
+
+@pytest.mark.parametrize("half_weights", [False, True])
+def test_clipping_comes_after_the_scale(half_weights: bool) -> None:
+    """The norm is that of the gradient without S, and an update is as long as the limit says."""
+    lr, clip = 0.5, 0.125
+    true = run(small_gpt(), optimizer=SGD, lr=lr, clip=clip).step(ids())[1]
+    assert true > 2 * clip
+    for scale in (1.0, 256.0):
+        one = run(small_gpt(), Static(), half_weights, StaticScaler(scale), SGD, lr=lr, clip=clip)
+        before = [bucket.data.astype(np.float64) for bucket in one.gradients.trained if bucket.data is not None]
+        assert close_to(one.step(ids())[1], true, 0.01)
+        after = [x for x in one.optimizer.masters if x is not None] or [x.data for x in one.gradients.owned()]
+        moved = math.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(after, before, strict=True)))
+        assert close_to(moved, lr * clip, 0.01)
+
+
+# Which dtype ----------------------------------------------------------------------------------------------------------
+
+
+def nodes(loss: Tensor) -> list[Node]:
+    return youngest_first([loss])[0]
+
+
+def floats(node: Node) -> Iterator[np.ndarray]:
+    """What the node keeps, but for integers and booleans, and for the scale that a row of a layer norm has."""
+    for kept in node.saved:
+        x = kept.data if isinstance(kept, Tensor) else kept
+        scale = node.operation == "layer_norm" and x.shape[-1] == 1
+        if x.dtype.kind not in "iub" and not scale:
+            yield x
+
+
+def layer_of(node: Node) -> str:
+    """The path of the layer that made a node, which is told by its parameters; empty for a node without any."""
+    if node.operation == "linear_transposed":
+        return "head.classifier"
+    paths = {p.placement.path.rpartition(".")[0] for p, _ in node.weights if isinstance(p, Parameter)}
+    return paths.pop() if len(paths) == 1 else ""
+
+
+class Asked:
+    """What modules were told about their dtypes: (path, operation) -> (dtype that was given, the answer)."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.answers: dict[tuple[str, str], tuple[str, str]] = {}
+        chosen = Module.chosen
+
+        def asked(module: Module, operation: str, given: Any) -> np.dtype:
+            answer = chosen(module, operation, given)
+            self.answers[module.path, operation] = (np.dtype(given).name, answer.name)
+            return answer
+
+        monkeypatch.setattr(Module, "chosen", asked)
+
+
+# what the two-block GPT and the MLP ask, each once in a forward
+QUESTIONS = {
+    *((f"embed.{table}", "embedding") for table in ("tokens", "positions")),
+    ("embed", "layer"), ("head.norm", "layer_norm"), ("head.classifier", "linear"),
+    *((f"blocks.{i}.{norm}", "layer_norm") for i in range(L) for norm in ("norm1", "norm2")),
+    *((f"blocks.{i}.{part}", "linear") for i in range(L) for part in ("attn.qkv", "attn.proj", "mlp.up", "mlp.down")),
+    *((f"blocks.{i}.attn", "attention") for i in range(L)),
+    *((f"blocks.{i}", "layer") for i in range(L)),
+}  # fmt: skip
+
+# patterns, and the dtype that a layer then has
+PATTERNS: dict[str, tuple[dict[str, str], Callable[[str], str]]] = {
+    "none": ({}, lambda path: "float16"),
+    "a unit": ({"head": "float32"}, lambda path: "float32" if path.startswith("head") else "float16"),
+    "a layer": ({"head.norm": "bfloat16"}, lambda path: "bfloat16" if path == "head.norm" else "float16"),
+    "in all blocks": ({"blocks.*.mlp": "float32"}, lambda path: "float32" if ".mlp" in path else "float16"),
+    "norms": ({"*.norm?": "float32"}, lambda path: "float32" if path[-5:-1] == "norm" else "float16"),
+    "the first that fits": (
+        {"blocks.1": "bfloat16", "blocks.*": "float32"},
+        lambda path: "bfloat16" if path.startswith("blocks.1") else "float32" if path[0] == "b" else "float16",
+    ),
+    "all": ({"*": "float32"}, lambda path: "float32"),
+}
+
+
+@pytest.mark.parametrize(("patterns", "expected"), PATTERNS.values(), ids=PATTERNS)
+def test_static_by_path(patterns: Any, expected: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What every layer is told, and what it then keeps."""
+    model, asked = small_gpt(), Asked(monkeypatch)
+    use(model, Static("mixed_float16", patterns))
+    divided(model)
+    loss = model(ids())
+    assert asked.answers.keys() == QUESTIONS
+    assert {path: answer for (path, _), (_, answer) in asked.answers.items()} == {
+        path: expected(path) for path, _ in QUESTIONS
+    }
+    layers = [(layer_of(node), x.dtype) for node in nodes(loss) for x in floats(node) if layer_of(node)]
+    assert {path for path, _ in layers} == {path for path, what in QUESTIONS if what in ("linear", "layer_norm")}
+    assert all(dtype == expected(path) for path, dtype in layers)
+    attention = [x.dtype for node in nodes(loss) if node.operation == "causal_attention" for x in floats(node)]
+    assert attention == [expected(f"blocks.{i}.attn") for i in (1, 0) for _ in "qkvp"]  # the last one first
+
+
+@half_of
+@pytest.mark.parametrize("half_weights", [False, True])
+@model_of
+def test_no_residue_of_float32(make: Any, batch: Any, half_weights: bool, half: str) -> None:
+    """All that is kept for backward, and all that flows back, is half; nothing is cast on the way to make it so."""
+    model = make()
+    use(model, Static(MIXED[half]), half_weights)
+    divided(model)
+    loss = model(batch())
+    tape = nodes(loss)
+    flown: list[tuple[str, np.dtype]] = []
+    assert loss.dtype == np.float32 and "cast" not in {node.operation for node in tape}
+    for node in tape:
+        for x in floats(node):
+            assert x.dtype == half, f"{node.operation} of {layer_of(node)} keeps {x.dtype} {x.shape}"
+        watched(node, flown)
+    loss.backward()
+    assert len(flown) >= len(tape)
+    assert [where for where, dtype in flown if dtype != half] == ["into cross_entropy"]
+    for p in model.parameters():
+        assert p.grad is not None
+        assert p.data.dtype == p.grad.dtype == p.dtype == (half if half_weights else "float32")
+
+
+def watched(node: Node, flown: list[tuple[str, np.dtype]]) -> None:
+    """Lets the node note the dtypes of the gradients that come to it and leave it."""
+    vjp, name = node.vjp, node.operation
+
+    def noting(g: np.ndarray) -> tuple[np.ndarray, ...]:
+        assert vjp is not None
+        parts = vjp(g)
+        flown.extend([(f"into {name}", g.dtype), *((f"out of {name}", part.dtype) for part in parts)])
+        return parts
+
+    if vjp is not None:
+        node.vjp = noting
+
+
+CHOSEN: dict[str, dict[str, str]] = {
+    "products": {"linear": HALF, "attention": HALF},
+    "attention in float32": {**CASTS, "attention": "float32"},
+    "norms in float32": {**CASTS, "layer_norm": "float32"},
+    "only linear": {"linear": HALF},
+    "nothing": {},
+}
+
+
+@half_of
+@pytest.mark.parametrize("casts", CHOSEN.values(), ids=CHOSEN)
+def test_dynamic_by_operation(casts: dict[str, str], half: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = small_gpt(), Asked(monkeypatch)
+    use(model, Dynamic(half, casts))
+    divided(model)
+    loss = model(ids())
+    dtypes = {HALF: half, "float32": "float32"}
+    assert asked.answers.keys() == QUESTIONS
+    for (_, operation), (given, answer) in asked.answers.items():
+        assert answer == (dtypes[casts[operation]] if casts.get(operation, GIVEN) != GIVEN else given)
+    kept = {(node.operation, x.dtype.name) for node in nodes(loss) for x in floats(node)}
+    for operation, node in (("linear", "linear"), ("linear", "linear_transposed"), ("attention", "causal_attention")):
+        if operation in casts:
+            assert {dtype for name, dtype in kept if name == node} == {dtypes[casts[operation]]}
+    loss.backward()
+
+
+@half_of
+def test_the_usual_table_is_half_everywhere(half: str) -> None:
+    """Dynamic, while nothing overflows, is Static: bit for bit."""
+    static, dynamic = (run(small_gpt(), precision) for precision in (Static(MIXED[half]), Dynamic(half)))
+    for number in range(3):
+        assert static.step(ids(number)) == dynamic.step(ids(number))
+    assert static.bits() == dynamic.bits()
+
+
+def test_full() -> None:
+    """Static("float32") and everything `in_full` are the model without a precision, bit for bit."""
+    alone, one = run(small_gpt()), run(small_gpt(), Static("float32"))
+    assert alone.step(ids()) == one.step(ids()) and alone.bits() == one.bits()
+    precision = Static()
+    other = run(small_gpt(), precision)
+    plain = run(small_gpt())
+    with precision.in_full():
+        assert other.step(ids()) == plain.step(ids())
+    assert other.bits() == plain.bits()
+    assert other.step(ids()) != plain.step(ids()), "afterwards all is half again"
+
+
+def test_use_refuses() -> None:
+    with pytest.raises(UserError, match=r"'blocks\.\*\.mlq' fits no layer; the layers are embed, blocks\.0, blocks\.1"):
+        use(small_gpt(), Static(layers={"head": "float32", "blocks.*.mlq": "float32"}))
+    with pytest.raises(UserError, match="the policy is 'fp16'; allowed: 'float32', 'mixed_float16'"):
+        Static("fp16")
+    with pytest.raises(UserError, match="the dtype of 'head' is 'float64'"):
+        Static(layers={"head": "float64"})
+    with pytest.raises(
+        UserError, match=r"embed\.tokens\.weight is float64; mixed precision starts from a float32 model"
+    ):
+        use(small_gpt(dtype="float64"), Static())
+    model = small_gpt()
+    divided(model)
+    with pytest.raises(UserError, match=r"is in a bucket already; .*before it is divided"):
+        use(model, Static())
+    drawn = small_gpt()
+    drawn.draw(SEED)
+    with pytest.raises(UserError, match="has float32 values already"):
+        use(drawn, Static(), half_weights=True)
+    for left in (model, drawn):
+        assert all(module.precision is None for module in left.modules())
+
+
+def test_layers_are_the_units() -> None:
+    for (make, _), layers in zip(
+        (MODELS["gpt"], MODELS["mlp"]), (("embed", "blocks.0", "blocks.1", "head"), ("dense.0", "dense.1", "head")),
+        strict=True,
+    ):  # fmt: skip
+        precision = Dynamic()
+        use(make(), precision)
+        assert precision.layers == layers
+
+
+# Numbers: within the rounding of half ---------------------------------------------------------------------------------
+
+
+def rounded(x: np.ndarray, half: str) -> np.ndarray:
+    return x.astype(DTYPES[half]).astype(np.float64)
+
+
+LABELS = np.arange(6).reshape(2, 3) % 4
+# the operation, shapes of its activations, shapes of its parameters
+OPERATIONS: dict[str, tuple[Callable[..., Tensor], list[tuple[int, ...]], list[tuple[int, ...]]]] = {
+    "linear": (fused.linear, [(2, 5, 16)], [(16, 12), (12,)]),
+    "linear and gelu": (partial(fused.linear, gelu=True), [(2, 5, 16)], [(16, 12), (12,)]),
+    "linear_transposed": (fused.linear_transposed, [(2, 5, 16)], [(12, 16)]),
+    "add_bias": (fused.add_bias, [(2, 5, 16)], [(16,)]),
+    "layer_norm": (fused.layer_norm, [(2, 5, 16)], [(16,), (16,)]),
+    "embedding": (lambda table: fused.embedding(LABELS, table), [], [(4, 8)]),
+    "causal_attention": (fused.causal_attention, [(2, 7, 3, 2, 4)], []),
+    "gelu": (fused.gelu, [(5, 7)], []),
+    "dropout": (lambda x: fused.dropout(x, np.arange(6).reshape(2, 3) > 1, 0.3), [(2, 3)], []),
+    "cross_entropy": (lambda x: fused.cross_entropy(x, LABELS, 6), [(2, 3, 4)], []),
+    "mean_squared_error": (lambda x: fused.mean_squared_error(x, np.ones((2, 3), x.dtype), 6), [(2, 3)], []),
+}
+LOSSES = ("cross_entropy", "mean_squared_error")
+
+
+@half_of
+@pytest.mark.parametrize("stored", ["float32", "half"])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_round_once(name: str, stored: str, half: str) -> None:
+    """Against float64 on the same halves; losses, which are float32, to float32's digits. Parameters' gradients are in
+    the parameters' dtype, everything else is half."""
+    operation, shapes, parameters = OPERATIONS[name]
+    draw, dtype = np.random.default_rng(1), DTYPES[half]
+    values = [rounded(draw.standard_normal(shape), half) for shape in [*shapes, *parameters]]
+    if name == "embedding" and stored == "float32":
+        operation = lambda table: fused.embedding(LABELS, table, table.dtype if table.dtype == np.float64 else dtype)
+    types = [dtype] * len(shapes) + [dtype if stored == "half" else np.dtype(np.float32)] * len(parameters)
+    leaves = [Tensor(x.astype(kind), requires_grad=True) for x, kind in zip(values, types, strict=True)]
+    true = [Tensor(x, requires_grad=True) for x in values]
+    y, y_true = operation(*leaves), operation(*true)
+    assert y.dtype == (np.float32 if name in LOSSES else dtype)
+    assert close(y.data, y_true.data) <= (1e-6 if name in LOSSES else 2 * EPS[half])
+    g = rounded(draw.standard_normal(y.shape), half)
+    y.backward(np.asarray(g, y.dtype))
+    y_true.backward(np.asarray(g))
+    for leaf, reference, kind in zip(leaves, true, types, strict=True):
+        assert leaf.grad is not None and leaf.grad.dtype == kind
+        assert close(leaf.grad, reference.grad) <= 3 * EPS[half]
+
+
+# Bytes ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("name", POLICIES)
+def test_bytes_of_activations(name: str, dropout: float) -> None:
+    """What a forward of the GPT keeps, with N = B T tokens:
+
+    numbers    in a block 16 N D + B H T^2; in the head 2 N D (norm, classifier) and N V (logits)
+    as before  float32: a scale for each row of the 2 L + 1 norms; int64: ids, times, labels, positions; masks: bytes
+    """
+    model, N = small_gpt(dropout=dropout), B * T
+    use(model, Static(name))
+    divided(model)
+    batch = ids()
+    with Ledger().open() as ledger:
+        loss = model(batch)
+        kept = ledger.live["activations"]
+    numbers = L * (16 * N * D + B * H * T * T) + 2 * N * D + N * V
+    others = 4 * (2 * L + 1) * N + 8 * (3 * N + T) + ((2 * L + 1) * N * D if dropout else 0)
+    assert kept == DTYPES[POLICIES[name]].itemsize * numbers + others
+    assert loss.requires_grad
+
+
+@half_of
+def test_bytes_of_activations_of_the_mlp(half: str) -> None:
+    """All of them half: the inputs of three products, two relus' results, which are the next inputs, and the logits."""
+    model, batch = small_mlp(), rows()
+    use(model, Static(MIXED[half]))
+    divided(model)
+    with Ledger().open() as ledger:
+        loss = model(batch)
+        kept = ledger.live["activations"]
+    assert kept == 2 * 9 * (5 + 6 + 7 + 3) + 8 * 2 * 9, "numbers, and in int64 the labels and where they stand"
+    assert loss.requires_grad
+
+
+@half_of
+@pytest.mark.parametrize(("half_weights", "expected"), [(False, (4, 4, 8)), (True, (2, 2, 12))])
+def test_bytes_a_parameter(half: str, half_weights: bool, expected: tuple[int, int, int]) -> None:
+    with Ledger().open() as ledger:
+        one = run(small_gpt(), Static(MIXED[half]), half_weights)
+        one.step(ids())
+        held = tuple(ledger.live[kind] for kind in ("parameters", "gradients", "optimizer"))
+    P = sum(math.prod(p.shape) for p in one.model.parameters())
+    assert held == tuple(n * P for n in expected)
+
+
+# Masters --------------------------------------------------------------------------------------------------------------
+
+
+def without_masters(kind: type[Optimizer]) -> type[Optimizer]:
+    """The mistake: the half values themselves are updated."""
+
+    class Forgetful(kind):  # type: ignore[misc, valid-type]
+        def remember(self, data: np.ndarray) -> None:
+            super().remember(data)
+            self.masters[-1] = None
+            self.state[-1] = [array.astype(data.dtype) for array in self.state[-1]]
+
+    return Forgetful
+
+
+@half_of
+@pytest.mark.parametrize("kind", [SGD, Adam])
+def test_small_updates_add_up_in_the_master(kind: type[Optimizer], half: str) -> None:
+    """A thousand steps of -1e-4 from 1: in half, 1 - 1e-4 is 1."""
+    ends = []
+    for made in (kind, without_masters(kind)):
+        piece = Owned(np.ones(2, DTYPES[half]), np.ones(2, DTYPES[half]), False)
+        optimizer = made(SimpleNamespace(owned=lambda piece=piece: [piece], factor=1.0))
+        for _ in range(1000):
+            optimizer.step(1e-4)
+            (master,) = optimizer.masters
+            assert master is None or np.array_equal(master.astype(DTYPES[half]), piece.data)
+        ends.append(float(piece.data[0]))
+    assert abs(ends[0] - 0.9) <= EPS[half] and ends[1] == 1
