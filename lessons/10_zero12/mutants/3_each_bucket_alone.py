@@ -1,0 +1,24 @@
+"""each bucket is shortened by itself, and the length that is returned is that of the last one."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from minitrain.backend import Array
+from minitrain.comm.communicator import Communicator
+from minitrain.parallel.zero import NORM
+
+
+def clip_shares(shares: Sequence[Array], group: Communicator, limit: float) -> float:
+    """Shortens the gradient to `limit` if it is longer, and returns the length that it had, the same on all ranks.
+
+    shares: this rank's share of each bucket's gradient, changed in place. The shares of all ranks are the gradient.
+    """
+    norm = 0.0
+    for g in shares:
+        square = np.array([float(g @ g)])
+        group.all_reduce(square, NORM)
+        norm = float(square[0]) ** 0.5
+        if norm > limit:
+            g *= limit / norm
+    return norm
