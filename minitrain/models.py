@@ -72,7 +72,7 @@ class Head(Module):
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x (B, T, D) -> the loss, or the logits (B, T, V) of a batch without labels."""
-        return self.classifier(self.norm(x), batch)
+        return self.classifier(self.norm(self.at("layer", x)), batch)
 
 
 class Dense(Module):

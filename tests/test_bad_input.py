@@ -39,6 +39,7 @@ from minitrain.optim import SGD, Adam, AdamW, clip_grad_norm
 from minitrain.parallel.data_parallel import Bucketed
 from minitrain.parallel.flat import Bucket, make_buckets
 from minitrain.parallel.reducer import Reducer
+from minitrain.precision import DTYPES, POLICIES, Dynamic, DynamicScaler, Static, StaticScaler
 from minitrain.train import config
 from minitrain.train.build import reduce
 from minitrain.train.config import DataOptions, ModelOptions, OptimizerOptions, RunOptions, TrainConfig
@@ -315,6 +316,38 @@ CASES = [
         "clip_grad_norm", lambda limit: clip_grad_norm(with_gradients(), limit), {"limit": 1.0}, {"limit": NOT_POSITIVE}
     ),
     *map(schedule_case, SCHEDULES),
+    Case(
+        "Static",
+        lambda name, dtype: Static(name, {"head": dtype}),
+        {"name": "mixed_float16", "dtype": "float32"},
+        {"name": no_choice(*POLICIES), "dtype": no_choice(*DTYPES)},
+    ),
+    Case(
+        "Dynamic",
+        lambda cast, **rest: Dynamic(casts={"linear": cast}, **rest),
+        {"half": "float16", "cast": "half", "patience": 3, "rest": 5},
+        {
+            "half": no_choice("float16", "bfloat16"),
+            "cast": no_choice("half", "as given", "float32"),
+            "patience": NO_COUNT,
+            "rest": NO_SIZE,
+        },
+    ),
+    Case("StaticScaler", StaticScaler, {"value": 8.0, "patience": 2}, {"value": NOT_POSITIVE, "patience": NO_SIZE}),
+    Case(
+        "DynamicScaler",
+        DynamicScaler,
+        {"value": 8.0, "growth": 2.0, "backoff": 0.5, "interval": 5, "floor": 1.0, "patience": 2},
+        {
+            "value": NOT_POSITIVE,
+            "growth": no_number(lambda x: x > 1),
+            "backoff": NO_OPEN_SHARE,
+            "interval": NO_SIZE,
+            "floor": NOT_POSITIVE,
+            "patience": NO_SIZE,
+        },
+        also={"value": 0.5, "floor": 9.0},
+    ),
     Case(
         "Mesh",
         lambda **sizes: Mesh(world(), **sizes),

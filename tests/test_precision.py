@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,9 +17,11 @@ from minitrain.autograd import Node, Tensor, youngest_first
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
 from minitrain.data.batch import Batch, Where
+from minitrain.data.digits import load_digits
+from minitrain.data.loader import ArrayLoader
 from minitrain.errors import UserError
 from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
-from minitrain.nn import Module, Parameter
+from minitrain.nn import Module, Parameter, watching
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, AdamW, Optimizer
 from minitrain.parallel.reducer import Owned, Reducer
@@ -35,7 +37,9 @@ from minitrain.precision import (
     Scaler,
     Static,
     StaticScaler,
+    first_bad_layer,
     next_scale,
+    not_finite,
     use,
 )
 from minitrain.train.build import reduce
@@ -47,7 +51,7 @@ MIXED = {half: name for name, half in POLICIES.items() if half in HALVES}  # dty
 EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}  # from 1 to the next number: a rounding is off by half of it at most
 SEED = 1
 B, T, V, D, H, L = 3, 5, 11, 8, 2, 2  # of the small GPT
-BLOWN = 1e6  # a weight times this makes activations beyond 65504, and float32 has no trouble with them
+BLOWN = 2.0**20  # a weight times this makes activations beyond 65504; float32 has no trouble with them
 half_of = pytest.mark.parametrize("half", HALVES)
 
 
@@ -348,6 +352,16 @@ def test_clipping_comes_after_the_scale(half_weights: bool) -> None:
         assert close_to(moved, lr * clip, 0.01)
 
 
+def test_a_scale_that_is_too_large_for_the_norm() -> None:
+    """In float32 S g may be finite where the sum of its squares is not: that is an overflow as well, not a norm."""
+    one = run(small_gpt(), scaler=DynamicScaler(2.0**50, interval=1), lr=1e-3)
+    for number in range(30):
+        skips = one.scaler.skips
+        assert math.isfinite(one.step(ids(number))[1]) == (one.scaler.skips == skips)
+    assert one.scaler.skips > 5 and 2.0**55 < one.scaler.value < 2.0**80
+    assert one.optimizer.updates == 30 - one.scaler.skips
+
+
 # Which dtype ----------------------------------------------------------------------------------------------------------
 
 
@@ -390,7 +404,7 @@ class Asked:
 # what the two-block GPT and the MLP ask, each once in a forward
 QUESTIONS = {
     *((f"embed.{table}", "embedding") for table in ("tokens", "positions")),
-    ("embed", "layer"), ("head.norm", "layer_norm"), ("head.classifier", "linear"),
+    ("embed", "layer"), ("head", "layer"), ("head.norm", "layer_norm"), ("head.classifier", "linear"),
     *((f"blocks.{i}.{norm}", "layer_norm") for i in range(L) for norm in ("norm1", "norm2")),
     *((f"blocks.{i}.{part}", "linear") for i in range(L) for part in ("attn.qkv", "attn.proj", "mlp.up", "mlp.down")),
     *((f"blocks.{i}.attn", "attention") for i in range(L)),
@@ -677,3 +691,323 @@ def test_small_updates_add_up_in_the_master(kind: type[Optimizer], half: str) ->
             assert master is None or np.array_equal(master.astype(DTYPES[half]), piece.data)
         ends.append(float(piece.data[0]))
     assert abs(ends[0] - 0.9) <= EPS[half] and ends[1] == 1
+
+
+# It learns as float32 does --------------------------------------------------------------------------------------------
+
+IMAGES, LAST = 64, 10
+
+
+class Weighted:
+    """A model whose loss is multiplied by `weight`: gradients as small as we like, and everything else as before."""
+
+    def __init__(self, model: Model, weight: float) -> None:
+        self.model, self.weight = model, weight
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return self.model(batch) * self.weight
+
+
+def digits(weight: float, lr: float, kind: type[Optimizer] = SGD, **options: Any) -> tuple[float, Run]:
+    """The loss after 150 updates, without its weight, and the run."""
+    images, labels = load_digits()
+    data = ArrayLoader(images[:IMAGES].astype(np.float32), labels[:IMAGES], IMAGES, SEED)
+    one = run(mlp(MLPConfig(hidden=(32,))), optimizer=kind, lr=lr / weight if kind is SGD else lr, **options)
+    one.model = Weighted(one.model, weight)  # type: ignore[assignment]
+    losses = [one.step(data.batch(number))[0] / weight for number in range(150)]
+    return float(np.mean(losses[-LAST:])), one
+
+
+SMALL = 1e-6  # gradients times this are 0 in float16
+RATES: list[tuple[type[Optimizer], float]] = [(SGD, 0.5), (Adam, 0.003)]
+
+
+@cache
+def full(weight: float, lr: float, name: str = "SGD") -> float:
+    return digits(weight, lr, {kind.__name__: kind for kind, _ in RATES}[name])[0]
+
+
+@pytest.mark.parametrize("half_weights", [False, True])
+@pytest.mark.parametrize(("kind", "lr"), RATES)
+def test_small_gradients_need_a_scale_in_float16(kind: type[Optimizer], lr: float, half_weights: bool) -> None:
+    options: dict[str, Any] = {"kind": kind, "precision": Static(), "half_weights": half_weights}
+    true = full(SMALL, lr, kind.__name__)
+    assert digits(SMALL, lr, **options)[0] > 10 * true
+    moving = DynamicScaler(2.0**8, interval=10)  # far too small at first
+    for scaler in (StaticScaler(2.0**16), moving):
+        assert close_to(digits(SMALL, lr, scaler=scaler, **options)[0], true, 0.02)
+    assert moving.value > 2.0**16
+
+
+@pytest.mark.parametrize("half_weights", [False, True])
+@pytest.mark.parametrize(("kind", "lr"), RATES)
+def test_bfloat16_needs_no_scale(kind: type[Optimizer], lr: float, half_weights: bool) -> None:
+    """It learns as float32 does, and a power of two changes no bit."""
+    options: dict[str, Any] = {"kind": kind, "precision": Static("mixed_bfloat16"), "half_weights": half_weights}
+    loss, one = digits(SMALL, lr, **options)
+    assert close_to(loss, full(SMALL, lr, kind.__name__), 0.02)
+    again, other = digits(SMALL, lr, scaler=StaticScaler(2.0**12), **options)
+    assert (again, other.bits()) == (loss, one.bits())
+
+
+@half_of
+def test_half_weights_stand_still_without_masters(half: str) -> None:
+    """With a small learning rate: how far the loss comes down in 150 updates, against float32."""
+    lr, start = 3e-4, full(1.0, 0.0)
+    true = start - full(1.0, lr)
+    options: dict[str, Any] = {"precision": Static(MIXED[half]), "half_weights": True, "scaler": StaticScaler(256.0)}
+    assert close_to(start - digits(1.0, lr, **options)[0], true, 0.02)
+    assert start - digits(1.0, lr, without_masters(SGD), **options)[0] < 0.3 * true
+
+
+def sentences(number: int) -> Batch:
+    """Seven times out of eight an id is followed by the one that a rule names."""
+    rows, time, draw = 8, 16, np.random.default_rng(number)
+    text = draw.integers(0, V, (rows, time + 1))
+    for t in range(time):
+        text[:, t + 1] = np.where(draw.random(rows) < 7 / 8, (5 * text[:, t] + 3) % V, text[:, t + 1])
+    return Batch(text[:, :-1], text[:, 1:], Where(SEED, number, rows, time, slice(0, rows), slice(0, time)))
+
+
+def learn(steps: int = 150, **options: Any) -> tuple[float, Run]:
+    """The mean of the last twenty losses, and the run."""
+    model = small_gpt(context=16, width=32, std=0.05)
+    one = run(model, lr=3e-3, clip=1.0, **options)
+    losses = [one.step(sentences(number))[0] for number in range(steps)]
+    return float(np.mean(losses[-20:])), one
+
+
+@cache
+def learned() -> float:
+    loss = learn()[0]
+    assert loss < 0.5 * learn(20)[0], "it learns"
+    return loss
+
+
+@pytest.mark.parametrize("half_weights", [False, True])
+@pytest.mark.parametrize(("precision", "half"), [(Static, "float16"), (Static, "bfloat16"), (Dynamic, "float16")])
+def test_the_gpt_learns_as_in_float32(precision: Any, half: str, half_weights: bool) -> None:
+    made = precision(MIXED[half] if precision is Static else half)
+    scaler = DynamicScaler(interval=20) if half == "float16" else None  # which tries larger ones until they overflow
+    loss, one = learn(precision=made, half_weights=half_weights, scaler=scaler)
+    assert close_to(loss, learned(), 0.02)
+    assert half == "bfloat16" or (one.scaler.skips > 0 and one.scaler.value > 2.0**16)
+    assert one.optimizer.updates == 150 - one.scaler.skips
+
+
+# Layers that overflow -------------------------------------------------------------------------------------------------
+
+
+def parameter(model: Module, path: str) -> Parameter:
+    (found,) = (p for p in model.parameters() if p.placement.path == path)
+    return found
+
+
+def bulging(
+    layer: str, factor: float = BLOWN, frozen: bool = True, precision: Precision | None = None, **rest: Any
+) -> Run:
+    """A GPT with one MLP that is `factor` times as large inside, and for which the result makes no difference."""
+    model = small_gpt(tied=False)
+    ways = [parameter(model, f"{layer}.mlp.{way}.weight") for way in ("up", "down")]
+    for p in ways:
+        p.requires_grad = not frozen  # so that it stays as it is
+    one = run(model, precision, lr=1e-3, **rest)
+    ways[0].data *= np.float32(factor)
+    ways[1].data /= np.float32(factor)
+    return one
+
+
+def adapt(one: Run, precision: Dynamic, batch: Batch) -> bool:
+    """A step as the trainer makes it: whether it was skipped."""
+    assert isinstance(one.scaler, StaticScaler)
+    with watching(precision.watch):
+        _, norm = one.step(batch)
+    if math.isfinite(norm):
+        precision.stepped()
+    else:
+        precision.skipped(one.gradients, one.scaler.at_floor())
+    return not math.isfinite(norm)
+
+
+def in_float32(one: Run, asked: Asked) -> set[str]:
+    """The units whose operations are all in float32; the others' have to be all in half."""
+    asked.answers.clear()
+    with one.scaler.expecting():
+        one.model(ids())
+    dtypes: dict[str, set[str]] = {}
+    for (path, _), (_, answer) in asked.answers.items():
+        unit = next(unit.path for unit in one.model.units if f"{path}.".startswith(f"{unit.path}."))
+        dtypes.setdefault(unit, set()).add(answer)
+    assert dtypes.keys() == {"embed", "blocks.0", "blocks.1", "head"}
+    assert all(len(found) == 1 for found in dtypes.values()), dtypes
+    return {unit for unit, found in dtypes.items() if found == {"float32"}}
+
+
+@pytest.mark.parametrize("layer", ["blocks.0", "blocks.1"])
+def test_a_layer_that_overflows_rests_in_float32(layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `patience` batches; after `rest` updates it is tried again."""
+    precision, asked = Dynamic(patience=2, rest=3), Asked(monkeypatch)
+    one = bulging(layer, precision=precision, scaler=DynamicScaler(16.0, floor=2.0**-20))
+    skipped, resting = [], []
+    for number in range(12):
+        skipped.append(adapt(one, precision, ids(number)))
+        resting.append(in_float32(one, asked))
+    assert skipped == [True, True, False, False, False] * 2 + [True, True]
+    assert resting == [set(), {layer}, {layer}, {layer}, set()] * 2 + [set(), {layer}]
+    assert one.optimizer.updates == 6
+    back = f"layer {layer} overflowed in 2 batches in a row: float32 from now on"
+    assert precision.log == [back, f"layer {layer} is tried in half precision again"] * 2 + [back]
+
+
+def test_the_rest_is_counted_in_updates() -> None:
+    precision = Dynamic(patience=1, rest=2)
+    one = bulging("blocks.1", precision=precision, scaler=DynamicScaler(16.0, floor=2.0**-20))
+    assert adapt(one, precision, ids())
+    for _ in range(3):
+        one.scaler.value = 2.0**100
+        assert adapt(one, precision, ids()), "skipped for the sake of the scale"
+        assert precision.resting == {"blocks.1": 2}
+    one.scaler.value = 1.0
+    assert not adapt(one, precision, ids())
+    assert precision.resting == {"blocks.1": 1}
+
+
+def test_what_is_trained_meanwhile_is_what_float32_trains() -> None:
+    """To the digits of half."""
+    precision = Dynamic(patience=1, rest=50)
+    one = bulging("blocks.1", precision=precision, scaler=DynamicScaler(16.0))
+    true = bulging("blocks.1")
+    assert adapt(one, precision, ids())
+    for number in range(5):
+        (loss, norm), (true_loss, true_norm) = one.step(ids(number)), true.step(ids(number))
+        assert close_to(loss, true_loss, 0.01) and close_to(norm, true_norm, 0.02)
+
+
+BLOWN_UP = {
+    "embed": "embed.tokens.weight", "blocks.0": "blocks.0.mlp.up.weight", "blocks.1": "blocks.1.attn.qkv.weight",
+    "head": "head.classifier.weight",
+}  # fmt: skip
+
+
+def blown(one: Run, layer: str, factor: float) -> None:
+    p = parameter(one.model, BLOWN_UP[layer])
+    p.data *= np.float32(factor)
+
+
+@pytest.mark.parametrize("layer", BLOWN_UP)
+def test_the_first_that_overflows_is_blamed(layer: str) -> None:
+    """Not those after it, which were given what is no number."""
+    precision = Dynamic(patience=2)
+    one = run(small_gpt(tied=False), precision, scaler=DynamicScaler(16.0))
+    blown(one, layer, BLOWN)
+    with watching(precision.watch):
+        assert one.step(ids())[1] == math.inf
+    assert precision.seen == {layer}
+    precision.skipped(one.gradients, at_floor=False)
+    assert precision.blamed == {layer: 1} and not precision.seen and not precision.resting
+
+
+def test_in_a_row_means_that() -> None:
+    """A good batch, or another layer, and counting begins again."""
+    precision = Dynamic(patience=2)
+    one = run(small_gpt(tied=False), precision, scaler=DynamicScaler(16.0, floor=2.0**-20), lr=1e-6)
+    for layer in ("blocks.0", "blocks.1", "blocks.0", "", "blocks.0", "blocks.1"):
+        if layer:
+            blown(one, layer, BLOWN)
+        assert adapt(one, precision, ids()) == bool(layer)
+        if layer:
+            blown(one, layer, 1 / BLOWN)
+    assert not precision.resting and not precision.log
+    blown(one, "blocks.1", BLOWN)
+    assert adapt(one, precision, ids())
+    assert precision.resting.keys() == {"blocks.1"}
+
+
+def test_without_patience_no_layer_rests() -> None:
+    precision = Dynamic(patience=0)
+    one = bulging("blocks.1", precision=precision, scaler=DynamicScaler(16.0, patience=3))
+    with pytest.raises(UserError, match="3 batches in a row overflowed with the loss scale 1"):
+        for _ in range(9):
+            assert adapt(one, precision, ids())
+    assert not precision.resting and not precision.log and one.scaler.skips == 7
+
+
+def test_a_layer_whose_gradients_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is blamed only when the scale cannot come down any more: the last one, from which the others have it."""
+    large = 2.0**-14  # so the way down is 2^14 times as large, and so is what comes back through it
+    precision, asked = Dynamic(patience=2, rest=3), Asked(monkeypatch)
+    one = bulging("blocks.1", large, precision=precision, scaler=DynamicScaler(4096.0, floor=512.0))
+    rested = []
+    for _ in range(6):
+        rested.append((adapt(one, precision, ids()), bool(precision.resting)))
+        if rested[-1][0]:
+            bad = {path.rpartition(".mlp")[0] or path for path in not_finite(one.gradients)}
+            assert not any(path.startswith("head") for path in bad) and any("blocks.0" in path for path in bad)
+    # S is 4096, 2048 and 1024: only the third leaves it at its floor
+    assert rested == [(True, False), (True, False), (True, False), (True, True), (False, True), (False, True)]
+    assert in_float32(one, asked) == {"blocks.1"}
+    assert precision.log == ["layer blocks.1 overflowed in 2 batches in a row: float32 from now on"]
+
+    lower = Dynamic(patience=2, rest=3)
+    other = bulging("blocks.1", large, precision=lower, scaler=DynamicScaler(4096.0))
+    assert [adapt(other, lower, ids()) for _ in range(12)][-1] is False
+    assert other.scaler.skips >= 4 and not lower.resting and not lower.blamed, "the scale has come down instead"
+
+
+# A loss that is no number ---------------------------------------------------------------------------------------------
+
+KINDS: dict[str, tuple[Precision | None, bool]] = {
+    "float32": (None, False),
+    "float16": (Static(), False),
+    "float16 weights": (Static(), True),
+    "bfloat16": (Dynamic("bfloat16"), False),
+}
+kinds = pytest.mark.parametrize(("precision", "half_weights"), KINDS.values(), ids=KINDS)
+
+
+@kinds
+@pytest.mark.parametrize("layer", BLOWN_UP)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_first_bad_layer(layer: str, bad: float, precision: Precision | None, half_weights: bool) -> None:
+    one = run(small_gpt(tied=False), precision, half_weights)
+    assert first_bad_layer(one.model, ids()) is None
+    parameter(one.model, BLOWN_UP[layer]).data[...] = bad
+    assert first_bad_layer(one.model, ids()) == layer
+    assert precision is None or not precision.full
+
+
+@kinds
+def test_a_layer_that_overflows_in_float32(precision: Precision | None, half_weights: bool) -> None:
+    """Though its weights are numbers. Those that float16 holds are too small for that."""
+    one = run(small_gpt(), precision, half_weights)
+    for way in ("up", "down"):
+        values = parameter(one.model, f"blocks.1.mlp.{way}.weight").data
+        values[...] = np.sign(values) * np.asarray(6e4 if half_weights else 1e20, values.dtype)
+    assert first_bad_layer(one.model, ids()) == (None if half_weights else "blocks.1")
+
+
+@half_of
+def test_half_precision_alone_overflows(half: str) -> None:
+    """In float32 all is well, so no layer is named; the half is as before, and nothing is on the tape."""
+    precision = Dynamic(half)
+    one = bulging("blocks.0", precision=precision)
+    with np.errstate(over="ignore", invalid="ignore"):
+        before = one.model(ids()).data.copy()
+        assert first_bad_layer(one.model, ids()) is None
+        np.testing.assert_array_equal(one.model(ids()).data, before)
+    assert np.isfinite(before) == (half == "bfloat16")
+    assert not precision.full and not precision.seen
+
+
+def test_inputs_that_are_no_numbers() -> None:
+    one, batch = run(small_mlp()), rows()
+    batch.inputs[3, 1] = np.nan
+    assert first_bad_layer(one.model, batch) == "dense.0"
+
+
+def test_full_is_put_back_after_an_error() -> None:
+    one = run(small_gpt(), precision := Static())
+    wrong = Batch(ids().inputs + V, ids().labels, ids().where)
+    with pytest.raises(IndexError):
+        first_bad_layer(one.model, wrong)
+    assert not precision.full
