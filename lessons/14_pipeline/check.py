@@ -53,9 +53,11 @@ def check_14_2(world: Communicator, one_forward_one_backward: Callable, report: 
 def check_14_3(world: Communicator, micro_batches: Callable[[int, int], int], report: Report) -> None:
     """The prediction, against simulated pipelines: so many are enough, and one fewer is not."""
     for p, percent in ((4, 10), (8, 25), (3, 15), (2, 50), (1, 10)):
+        if p == 1 and not report.ok:
+            return  # one rank is a case of its own: it would hide what else is wrong
         m = micro_batches(p, percent)
         asked = f"p = {p}, at most {percent} of 100: you say m = {m!r}"
-        if not report.true("number", type(m) is int and 1 <= m <= 1000, f"{asked}; it must be an int from 1 on", m):
+        if not report.true("number", _is_whole(m) and 1 <= m <= 1000, f"{asked}; it must be an int from 1 on", m):
             return
         idle, fewer = (100 * simulate(all_ranks("1f1b", p, n)).idle for n in (m, max(1, m - 1)))
         report.true("enough", idle <= percent, f"{asked}, which leaves {float(idle):.2f} of 100 idle", m)
@@ -96,7 +98,8 @@ def are_right(schedule: Callable, report: Report, peaks: Callable[[int, int], li
         told = f'{at}: a rank\'s list is {strange!r:.50}; it must be a list of Do("F", i) and Do("B", i)'
         if not report.true("lists", strange is None, told):
             return False
-        if not report.true("order", not (wrong := _wrong(lists, m, "buffered")), f"{at}: {wrong}", wrong):
+        wrong = _wrong(lists, m, "buffered")
+        if not report.true("order", not wrong, f"{at}: {wrong}", wrong):
             continue
         wrong = _wrong(lists, m, sends)
         told = f"{at}: the lists need sends that do not wait for their receiver. With others, {wrong}"
@@ -114,12 +117,17 @@ def _wrong(lists: Sequence[Sequence[Do]], m: int, sends: str) -> str:
     try:
         check_lists(lists, m, sends=sends)
     except UserError as error:
-        return re.sub(r"\bI(\d)", r"B\1", str(error))  # it calls a backward by the half that others wait for
+        told = re.sub(r"\bI(\d)", r"B\1", str(error))  # it calls a backward by the half that others wait for
+        return re.sub(r", chunk 0|, I 0 times, W 0 times|, or F, I and W once|, 1 chunks and the kinds.*", "", told)
     return ""
 
 
 def _is_list(mine: Any) -> bool:
     return isinstance(mine, list) and all(isinstance(do, Do) and do.kind in ("F", "B") for do in mine)
+
+
+def _is_whole(m: Any) -> bool:
+    return isinstance(m, (int, np.integer)) and not isinstance(m, bool)
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------
@@ -145,7 +153,8 @@ Result = tuple[list[float], dict[str, np.ndarray]]
 def compare(report: Report, result: Result, serial: Result, at: str) -> None:
     """Losses and gradients, SGD, float64."""
     gap = max(abs(a - b) for a, b in zip(result[0], serial[0], strict=True))
-    report.close("loss", gap, 1e-12, f"{at}: the losses {result[0]} are not those of one process, {serial[0]}")
+    got, true = (" and ".join(f"{loss:.6g}" for loss in losses) for losses, _ in (result, serial))
+    report.close("loss", gap, 1e-12, f"{at}: the losses {got} are not those of one process, {true}")
     gap = max(float(np.abs(result[1][path] - true).max()) for path, true in serial[1].items())
     report.close("gradients", gap, 1e-12, f"{at}: the gradients of update {STEPS} are not those of one process")
 

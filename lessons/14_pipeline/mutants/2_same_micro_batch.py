@@ -1,0 +1,9 @@
+"""in turn come the forward and the backward of one micro-batch; the first one has waited longest for its backward."""
+
+from minitrain.parallel.pipeline_schedules import Do
+
+
+def one_forward_one_backward(r, p, m, v=1):
+    warmup = min(m, p - r - 1)
+    steady = [do for i in range(warmup, m) for do in (Do("F", i), Do("B", i))]
+    return [Do("F", i) for i in range(warmup)] + steady + [Do("B", i) for i in range(warmup)]
