@@ -1,6 +1,6 @@
 """the weights are updated once, but the gradients of the first half of the batch are forgotten."""
 
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -17,22 +17,17 @@ from minitrain.train.step import compute_gradients
 
 
 def train(
-    world: Communicator,
-    loader: ArrayLoader,
-    steps: int,
-    m: int,
-    schedule: str | Callable = "1f1b",
-    clock: Clock | None = None,
-    seed: int = 1,
+    world: Communicator, loader: ArrayLoader, steps: int, m: int, schedule: Any = "1f1b", clock: Clock | None = None
 ) -> tuple[list[float], dict[str, np.ndarray]]:
     """Trains an MLP of 8 layers, of which each rank has some, with m micro-batches an update.
 
+    schedule: its name, or a function such as gpipe. clock: what counts virtual time, if anything does.
     Returns the losses of the global batches, and the gradients of the last one, put together from all ranks.
     """
     model = mlp(MLPConfig(hidden=(32,) * 7, dtype="float64"))
     chunks = 2 if schedule == "interleaved" else 1
     mesh = Mesh(world, pp=world.size)
-    gradients = reduce(model, mesh, "bucketed", 1.0, seed, schedule=schedule, chunks=chunks)
+    gradients = reduce(model, mesh, "bucketed", bucket_mb=1.0, seed=1, schedule=schedule, chunks=chunks)
     update = SGD(gradients)
     if isinstance(model, Pipeline) and clock is not None:
         model.tick(clock)

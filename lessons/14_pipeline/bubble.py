@@ -1,0 +1,45 @@
+"""What theory says of the bubble; timelines as text and as a picture."""
+
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+
+from lessons.charts import figure
+from minitrain.observe.clock import COLOURS, Timeline
+
+CLOSE = """All stages must fill and drain in both, so gpipe and 1f1b have the same bubble;
+1f1b only makes each backward earlier, so that fewer activations wait for it."""
+
+
+# schedule -> a function of p ranks and m micro-batches: idle time / all time, and the most in flight on each rank
+THEORY: dict[str, Callable[[int, int], tuple[Fraction, list[int]]]] = {
+    "naive": lambda p, m: (1 - Fraction(1, p), [1] * p),
+    "gpipe": lambda p, m: (Fraction(p - 1, m + p - 1), [m] * p),
+    "1f1b": lambda p, m: (Fraction(p - 1, m + p - 1), [min(m, p - r) for r in range(p)]),
+    "interleaved": lambda p, m: (Fraction(p - 1, 2 * m + p - 1), [min(2 * m, 3 * p - 2 * r - 1) for r in range(p)]),
+    "zb-h1": lambda p, m: (Fraction(wait := p - 1 + max(0, p - m), 3 * m + wait), [min(m, p)] * p),
+}
+
+
+def text(runs: Mapping[tuple[str, int], Timeline]) -> str:
+    """(schedule, micro-batches) -> the timeline of its update: one below the other, with what they say."""
+    parts = ["virtual time; digits: forward, letters: backward, dots: the bubble"]
+    if any(name == "zb-h1" for name, _ in runs):
+        parts[0] += "\nsmall letters: gradients of inputs, capitals: gradients of weights"
+    for (name, m), t in runs.items():
+        parts.append(f"{name}, m = {m}: idle {t.idle} of the time, in flight {t.peaks}\n{t.draw()}")
+    return "\n\n".join([*parts, CLOSE])
+
+
+def draw(gpipe: Timeline, one_f: Timeline, path: str) -> None:
+    """One above the other: a box for each instruction, with the number of its micro-batch."""
+    with figure(path, rows=2, height=4.2) as axes:
+        for axis, name, t in zip(axes, ("GPipe", "1F1B"), (gpipe, one_f), strict=True):
+            for r, lane in enumerate(t.lanes):
+                for start, end, do in lane:
+                    left, width = float(start), float(end - start)
+                    axis.barh(r, width, 0.9, left, color=COLOURS[do.kind], edgecolor="white")
+                    axis.text(left + width / 2, r, do.micro, ha="center", va="center", fontsize=7)
+            axis.set_yticks(range(len(t.lanes)), [f"rank {r}: {peak} in flight" for r, peak in enumerate(t.peaks)])
+            axis.set(title=f"{name}: {t.idle} of the time idle", xlim=(0, float(t.makespan)))
+            axis.invert_yaxis()
+        axes[1].set_xlabel("virtual time; blue: forward, 1 unit; orange: backward, 2 units")
