@@ -64,8 +64,8 @@ Lists = Sequence[Sequence[Do]]  # what each rank does
 def naive(r: int, p: int, m: int, v: int = 1) -> list[Do]:
     """A micro-batch at a time: one rank works, the others wait.
 
-    rank 0 0..aa1..bb        idle = 1 - 1/p, whatever m is
-    rank 1 .0aa..1bb.        in flight: 1
+    rank 0 0...aa1...bb      idle = 1 - 1/p, whatever m is
+    rank 1 .0aa...1bb..      in flight: 1
     """
     one_chunk("naive", v)
     return [Do(kind, i) for i in range(m) for kind in "FB"]
@@ -74,7 +74,7 @@ def naive(r: int, p: int, m: int, v: int = 1) -> list[Do]:
 def gpipe(r: int, p: int, m: int, v: int = 1) -> list[Do]:
     """All forwards, then all backwards: Do("F", i) and Do("B", i) for the micro-batches i = 0 .. m-1, on every rank.
 
-        rank 0 0123..aabbccdd    idle = (p-1)/(m+p-1)
+        rank 0 0123...aabbccdd   idle = (p-1)/(m+p-1)
         rank 1 .0123aabbccdd..   in flight: m
 
     Backwards in the order of the micro-batches, so that gradients add up as in the serial run; in the paper's figure
@@ -87,7 +87,7 @@ def gpipe(r: int, p: int, m: int, v: int = 1) -> list[Do]:
 def one_forward_one_backward(r: int, p: int, m: int, v: int = 1) -> list[Do]:
     """Each backward as soon as possible: GPipe's bubble, but the memory does not grow with m.
 
-        rank 0 01.aa2bb3cc.dd    idle = (p-1)/(m+p-1)
+        rank 0 01..aa2bb3cc.dd   idle = (p-1)/(m+p-1)
         rank 1 .0aa1bb2cc3dd..   in flight: min(m, p-r)
 
     Rank r begins with p-r-1 forwards, one for each stage behind it (or m, if there are fewer micro-batches): the first
@@ -108,7 +108,7 @@ def one_forward_one_backward(r: int, p: int, m: int, v: int = 1) -> list[Do]:
 def interleaved(r: int, p: int, m: int, v: int = 1) -> list[Do]:
     """1F1B with v chunks on each rank: the pipeline fills in steps that are v times shorter.
 
-    rank 0 0101.aabbaabb    idle = (p-1)/(v m+p-1)
+    rank 0 0101..aa.bbaabb    idle = (p-1)/(v m+p-1)
     """
     if m % p:
         raise UserError(

@@ -1,5 +1,6 @@
 """Bubbles and memory are those of the papers' formulas, to the last digit; the checker finds what is wrong."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -11,7 +12,17 @@ from hypothesis import strategies as st
 
 from minitrain.errors import UserError
 from minitrain.observe.clock import Clock, Costs, Timeline
-from minitrain.parallel.pipeline_schedules import SENDS, Do, Lists, all_ranks, check, simulate, source, target
+from minitrain.parallel.pipeline_schedules import (
+    SCHEDULES,
+    SENDS,
+    Do,
+    Lists,
+    all_ranks,
+    check,
+    simulate,
+    source,
+    target,
+)
 
 COSTS = [
     Costs(F=1, I=1, W=1),
@@ -370,3 +381,12 @@ def test_ten_ranks_are_aligned_and_symbols_can_be_others() -> None:
 def test_after_ten_micro_batches_symbols_begin_anew() -> None:
     assert simulate(all_ranks("zb-h1", 1, 11)).draw() == "rank 0 0aA1bB2cC3dD4eE5fF6gG7hH8iI9jJ0aA"
     assert Timeline([[]]).draw() == "rank 0 "
+
+
+@pytest.mark.parametrize(("name", "m", "v"), [("naive", 2, 1), ("gpipe", 4, 1), ("1f1b", 4, 1), ("interleaved", 2, 2)])
+def test_the_pictures_of_the_docstrings_are_true(name: str, m: int, v: int) -> None:
+    shown = re.findall(r"rank (\d) (\S+)", SCHEDULES[name].__doc__ or "")
+    drawn = simulate(all_ranks(name, 2, m, v), Costs(F=1, I=1, W=1)).draw().splitlines()
+    assert shown
+    for rank, picture in shown:
+        assert drawn[int(rank)].split()[-1].rstrip(".") == picture.rstrip(".")
