@@ -129,7 +129,9 @@ def check_03_4(world: Communicator, triangle: Callable[..., float], report: Repo
         then = partial(linear, peak=peak, updates=updates - warm)
         rates = [triangle(t, peak, warm, updates) for t in range(updates + 3)]
         wasted = [t for t in range(updates) if rates[t] == 0]
-        report.true("wasted", not wasted, f"{told}: updates {wasted} have the rate 0, and change nothing", str(wasted))
+        report.true(
+            "wasted", not wasted, f"{told}: these updates have the rate 0, and change nothing: {wasted}", str(wasted)
+        )
         for t, rate in enumerate(rates):
             where = "rise" if t < warm else "fall" if t < updates else "end"
             after = " (after the end)" if t >= updates else ""

@@ -1,4 +1,4 @@
-"""the rate is at 0 at t = updates, not at updates - 1."""
+"""the rate is taken to be 0 at t = updates - 1, and it is so at t = updates."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""cos(pi t / T) is 0, and not 1/2, where the rate is half."""
+"""cos(pi t / T) is set to 1/2; where 1 + cos is half of its largest value, 2, it is something else."""
 
 import math
 

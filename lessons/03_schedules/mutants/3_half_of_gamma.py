@@ -1,4 +1,4 @@
-"""gamma is taken to the power t, so t comes out by a logarithm."""
+"""gamma t is set to 1/2, and not gamma to the power t."""
 
 
 def halves(updates, warm, gamma, k):

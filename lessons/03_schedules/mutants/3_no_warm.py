@@ -1,4 +1,4 @@
-"""the cosine after the warm-up has only updates - warm updates, and begins later."""
+"""the warm-up is forgotten: as if the cosine began at update 0 and had all the updates."""
 
 import math
 

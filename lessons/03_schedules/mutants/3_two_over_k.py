@@ -1,4 +1,4 @@
-"""k t must be 1, so that 1 + k t is 2."""
+"""k t is set to 2, and not 1 + k t."""
 
 import math
 

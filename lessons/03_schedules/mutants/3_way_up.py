@@ -1,4 +1,4 @@
-"""warmup_cosine is half way up there, and the way down is asked for."""
+"""half way up in the warm-up: the way down is asked for."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""both ends are mended but one: t + 1 on the way up, and updates + 1 on the way down."""
+"""the way down goes one update too far: it meets 0 at updates + 1."""
 
 
 def triangle(t: int, peak: float, warm: int, updates: int) -> float:

