@@ -77,7 +77,7 @@ def claim(receipt: Receipt, top: dict[str, float], six: dict[str, lr.Schedule], 
     receipt.equal("schedules whose largest rate is their peak", 6, sum(max(r) == top[n] for n, r in rates.items()))
     ends = (("linear", T - 1, 1 / T), ("cosine", T, 0.0), ("warm-up", 0, 1 / WARM), ("one-cycle", T - 1, 4e-6))
     for name, t, share in ends:
-        receipt.near(f"{name}: rate at t = {t} / peak", share, six[name](t) / top[name])
+        receipt.near(f"{name}: rate / peak at t = {t}", share, six[name](t) / top[name])
     receipt.equal("warm-up: jump at the join", 0.0, six["warm-up"](WARM) - six["warm-up"](WARM - 1))
     receipt.equal("inverse: t of half the peak", round(1 / K), sum(2 * r > top["inverse"] for r in rates["inverse"]))
     lowest = min(range(T), key=partial(lr.one_cycle_momentum, updates=T))
@@ -104,7 +104,7 @@ def main() -> None:
         print(chart(curves, "lr", "update"))
         print(f"\n{'':11}    peak    last rate    area    flat: u    steep: noise")
         for name, rates in curves.items():
-            row = f"{name:11}{top[name]:8.4f}    {rates[-1]:9.1e}    {math.fsum(rates):4.0f}"
+            row = f"{name:11}{top[name]:8.4f}    {rates[-1]:9.2e}    {math.fsum(rates):4.0f}"
             print(f"{row}    {descend(six[name]):7.4f}    {noise(six[name]):12.1e}")
         claim(receipt, top, six, curves)
         if options.figure:
