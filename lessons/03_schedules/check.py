@@ -58,22 +58,23 @@ def check_03_1(world: Communicator, warmup_cosine: Callable[..., float], report:
             after = " (after the end)" if t >= updates else ""
             value(report, where, rates(t), float(rate), f"{told}: the rate of update {t}{after}")
     for peak, warm in ((0.1, 3), (0.7, 11), (0.003, 100), (0.3, 49)):
-        before, after = (warmup_cosine(t, peak, warm, 3 * warm, 0.0) for t in (warm - 1, warm))
+        before, joined = (warmup_cosine(t, peak, warm, 3 * warm, 0.0) for t in (warm - 1, warm))
         sentence = (
-            f"peak {peak}, warm {warm}: update {warm - 1} has the rate {before!r}, update {warm} has {after!r}; "
+            f"peak {peak}, warm {warm}: update {warm - 1} has the rate {before!r}, update {warm} has {joined!r}; "
             "they must be equal to the last bit"
         )
-        report.true("join", before == after, sentence, float(after - before))
+        report.true("join", before == joined, sentence, float(joined - before))
     pure(report, partial(warmup_cosine, peak=1.0, warm=4, updates=12, floor=0.2), 14)
     in_a_trainer(world, partial(warmup_cosine, peak=0.1, warm=3, updates=9, floor=0.01), report)
     for warm in (5, 6):
         told = f"with warm {warm} of 5 updates nothing is left for the cosine"
-        refuses(report, lambda warm=warm: warmup_cosine(0, 1.0, warm, 5), told)
+        refuses(report, partial(warmup_cosine, 0, 1.0, warm, 5), told)
 
 
-def check_03_2(world: Communicator, anneal: Callable[[int, Points], float], report: Report) -> None:
+def check_03_2(world: Communicator, anneal: Callable[..., float], report: Report) -> None:
     """Against cos^2; through the points; the library's one-cycle, rate and momentum, from the points that it names."""
-    for points in (((0, 8.0), (4, 0.0)), ((0, 1.0), (3, 5.0), (8, 2.0)), ((0, 1.0), (2.5, 3.0), (7, -1.0), (9, 4.0))):
+    one, two, three = [(0, 8.0), (4, 0.0)], [(0, 1.0), (3, 5.0), (8, 2.0)], [(0, 1.0), (2.5, 3.0), (7, -1.0), (9, 4.0)]
+    for points in (one, two, three):
         for t, true in enumerate(waves(points)):
             value(report, "value", anneal(t, points), true, f"points {points}, t = {t}: the value")
         for t in (math.ceil(points[-1][0]) + 1, 1000):
@@ -93,10 +94,10 @@ def check_03_2(world: Communicator, anneal: Callable[[int, Points], float], repo
             value(report, name, anneal(t, points), reference(t), f"one-cycle, 50 updates, t = {t}: the {name}")
     pure(report, partial(anneal, points=rates), 52)
     for wrong in ([(1, 1.0), (2, 2.0)], [(0, 1.0), (5, 2.0), (5, 3.0)], [(0, 1.0), (5, 2.0), (3, 0.0)]):
-        refuses(report, lambda wrong=wrong: anneal(1, wrong), f"points {wrong}: these updates do not grow from 0")
+        refuses(report, partial(anneal, 1, wrong), f"points {wrong}: these updates do not grow from 0")
 
 
-def check_03_3(world: Communicator, halves: Callable[..., dict[str, float]], report: Report) -> None:
+def check_03_3(world: Communicator, halves: Callable[..., dict[str, Any]], report: Report) -> None:
     """The prediction, against the rates of the library on both sides of it."""
     for updates, warm, gamma, k in ((1000, 100, 0.5**0.01, 0.01), (21, 4, 0.9, 0.3), (7, 0, 0.5, 1.0)):
         given = f"updates {updates}, warm {warm}, gamma {gamma:.4g}, k {k}"
@@ -110,7 +111,7 @@ def check_03_3(world: Communicator, halves: Callable[..., dict[str, float]], rep
             "inverse_time": (partial(inverse_time, peak=1.0, k=k), 0),
             "warmup_cosine": (partial(REFERENCE, peak=1.0, warm=warm, updates=updates), warm),
         }.items():
-            got = said.get(name)
+            got: Any = said.get(name)
             sentence = f"the key {name!r} must have a number, not {got!r}"
             if not report.true(f"{name} is there", isinstance(got, (int, float)), sentence):
                 continue
