@@ -17,7 +17,7 @@ from minitrain.models import MLPConfig, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, Optimizer, adam_step, clip_grad_norm
 from minitrain.parallel.reducer import Reducer
-from minitrain.precision import DynamicScaler, Static, StaticScaler, agree, next_scale, use
+from minitrain.precision import OVERFLOW, DynamicScaler, Static, StaticScaler, agree, next_scale, use
 from minitrain.train.build import reduce
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients
@@ -78,9 +78,12 @@ def check_05_1(world: Communicator, next_scale: Callable[..., tuple[float, int]]
             report.true("scale", got[0] == scale, told, float(got[0]))
             report.true("good", got[1] == good, told, got[1])
     for power in (126, 127):
-        last = next_scale(2.0**power, 4, False, 2.0, 0.5, 5)[0]
-        told = f"next_scale(2^{power}, 4, False, 2, 0.5, 5) returns the scale {last:g}; float32 ends below 2^128"
+        last, good = next_scale(2.0**power, 4, False, 2.0, 0.5, 5)
+        given = f"next_scale(2^{power}, 4, False, 2, 0.5, 5)"
+        told = f"{given} returns the scale {last:g}; float32 ends below 2^128"
         report.true("end", last == 2.0**127, told, float(last))
+        told = f"{given} returns ({last:g}, {good}); counting must begin again, at 0"
+        report.true("good at the end", good == 0, told, good)
     scaler = DynamicScaler(2.0**16, interval=3, floor=2.0**-20, rule=next_scale)
     script = "...xx..x....."
     for letter in script:
@@ -200,7 +203,9 @@ def check_05_4(world: Communicator, agree: Callable[[bool, Any], bool], report: 
         sentence = "rank {rank} sent {got} bytes by its communicator; one int32 in an all-reduce are {expected}"
         if not ledger.bytes.total():
             sentence += ". Only collectives of `world` count, not gather_objects, nor a library such as mpi4py itself"
-        report.equal("bytes", ledger.bytes.total(), right.bytes.total(), sentence)
+        if report.equal("bytes", ledger.bytes.total(), right.bytes.total(), sentence):
+            told = f"the bytes are labelled {', '.join(map(repr, ledger.bytes))}, and must be {OVERFLOW!r}: OVERFLOW"
+            report.true("label", ledger.bytes == right.bytes, told)
     for overflow in (False, True):
         told = f"agree({overflow}, None), a run of one process, must be {overflow}"
         report.true("alone", agree(overflow, None) == overflow, told)
