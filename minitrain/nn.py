@@ -361,10 +361,10 @@ class Block(Module):
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x (B, T, D) -> (B, T, D)."""
         x = self.at("layer", x)
-        x = residual(x, self.drop1(self.attn(self.norm1(x), batch), batch))
-        return residual(x, self.drop2(self.mlp(self.norm2(x)), batch))
+        x = x + like(x, self.drop1(self.attn(self.norm1(x), batch), batch))
+        return x + like(x, self.drop2(self.mlp(self.norm2(x)), batch))
 
 
-def residual(x: Tensor, y: Tensor) -> Tensor:
-    """x + y in x's dtype: what one half of a block adds."""
-    return x + (y if y.dtype == x.dtype else functional.cast(y, x.dtype))
+def like(x: Tensor, y: Tensor) -> Tensor:
+    """y in x's dtype."""
+    return y if y.dtype == x.dtype else functional.cast(y, x.dtype)

@@ -24,7 +24,7 @@ from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.nn import Module, Parameter, watching
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, AdamW, Optimizer
-from minitrain.parallel.reducer import Owned, Reducer
+from minitrain.parallel.reducer import Owned, Reducer, there
 from minitrain.precision import (
     CASTS,
     DTYPES,
@@ -111,7 +111,7 @@ class Run:
         """All that an update changes."""
         states = [array for state in self.optimizer.state for array in state]
         masters = [master for master in self.optimizer.masters if master is not None]
-        return [*(owned.data for owned in self.gradients.owned()), *masters, *states]
+        return [*(there(bucket.data) for bucket in self.gradients.trained), *masters, *states]
 
     def bits(self) -> list[bytes]:
         return [array.tobytes() for array in self.arrays()]
@@ -337,6 +337,34 @@ def test_a_skipped_first_batch() -> None:
     assert one.scaler.value == 2.0**59
 
 
+def test_others_may_decide() -> None:
+    """Whoever says that an overflow was somewhere else: `agree` is an argument, and is asked once a batch."""
+    asked: list[tuple[bool, Any]] = []
+
+    def elsewhere(overflow: bool, world: Any) -> bool:
+        asked.append((overflow, world))
+        return True
+
+    one = run(small_gpt(), scaler=StaticScaler(8.0, agree=elsewhere))
+    before = one.bits()
+    assert one.step(ids())[1] == math.inf and one.bits() == before
+    assert asked == [(False, one.gradients.world)]
+
+
+@pytest.mark.parametrize("half", ["float32", *HALVES])
+def test_without_a_scaler_there_is_no_step_on_what_is_no_number(half: str) -> None:
+    """The norm says so."""
+    one = run(small_gpt(), Static(half if half == "float32" else MIXED[half]), lr=1.0)
+    for _ in range(2):
+        one.step(ids())
+    before = one.bits()
+    parameter(one.model, "blocks.0.norm1.bias").data[0] = math.inf
+    disturbed = one.bits()
+    with np.errstate(invalid="ignore", over="ignore"):
+        assert not math.isfinite(one.step(ids())[1])
+    assert one.bits() == disturbed != before and one.optimizer.updates == 2
+
+
 @pytest.mark.parametrize("half_weights", [False, True])
 def test_clipping_comes_after_the_scale(half_weights: bool) -> None:
     """The norm is that of the gradient without S, and an update is as long as the limit says."""
@@ -345,7 +373,7 @@ def test_clipping_comes_after_the_scale(half_weights: bool) -> None:
     assert true > 2 * clip
     for scale in (1.0, 256.0):
         one = run(small_gpt(), Static(), half_weights, StaticScaler(scale), SGD, lr=lr, clip=clip)
-        before = [bucket.data.astype(np.float64) for bucket in one.gradients.trained if bucket.data is not None]
+        before = [there(bucket.data).astype(np.float64) for bucket in one.gradients.trained]
         assert close_to(one.step(ids())[1], true, 0.01)
         after = [x for x in one.optimizer.masters if x is not None] or [x.data for x in one.gradients.owned()]
         moved = math.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(after, before, strict=True)))
