@@ -84,7 +84,7 @@ class Dense(Module):
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
         """x (B, I), or nothing in the first unit, which reads batch.inputs -> (B, O)."""
-        return F.relu(self.linear(Tensor(batch.inputs) if x is None else x))
+        return F.relu(self.at("layer", self.linear(Tensor(batch.inputs) if x is None else x)))
 
 
 class DenseHead(Module):

@@ -10,6 +10,7 @@ hold the product. Parameters in half precision have a float32 master, which is w
     master = master - lr rule(factor grad)        data = master, rounded
 
 An update is often smaller than half the distance to the next number that data can hold: alone, data would stand still.
+The master is made at the first update, from what data holds then; whoever changes data later does not change it.
 """
 
 from collections.abc import Callable

@@ -5,8 +5,9 @@
     float16        1, 5, 10                           65504       6.1e-5    6.0e-8               1 + 9.8e-4
     bfloat16       1, 8, 7                            3.4e38      1.2e-38   9.2e-41              1 + 7.8e-3
 
-Half the bytes, for activations and on the way between ranks; on a GPU many times the speed of products. (On a CPU none
-is gained: NumPy converts. A product of halves is made and summed in float32 and rounded once, as in a tensor core.)
+Half the bytes of activations, and of what is gathered from ranks or passed between stages; sums over ranks are made in
+float32 and travel in it, unless parallel/half_wire.py carries them. On a GPU products are many times faster. (On a CPU
+nothing is gained: NumPy converts. A product of halves is summed in float32 and rounded once, as in a tensor core.)
 
 Three things go wrong in float16, and each has its remedy here:
 
@@ -187,16 +188,22 @@ class Dynamic(Precision):
                 self.log.append(f"layer {layer} is tried in half precision again")
 
     def skipped(self, gradients: Any, at_floor: bool) -> None:
-        """The step was skipped; called by all ranks of the mesh, with the reducer. at_floor: of the loss scale."""
+        """The step was skipped; called by all ranks of the mesh, with the reducer.
+
+        at_floor: the loss scale of this batch could not have come down any more. When the last layer with bad gradients
+        rests already, what it was given was infinite: the next layer's doing.
+        """
         forward = _on_any_rank([layer in self.seen for layer in self.layers], gradients.world)
         self.seen.clear()
-        layer = next((layer for layer, seen in zip(self.layers, forward, strict=True) if seen), None)
+        awake = [layer not in self.resting for layer in self.layers]
+        layer = next((layer for layer, *blame in zip(self.layers, forward, awake, strict=True) if all(blame)), None)
         if layer is None and at_floor:
             bad = _layers_of(not_finite(gradients))
             backward = _on_any_rank([layer in bad for layer in self.layers], gradients.world)
-            layer = next((layer for layer, seen in zip(self.layers[::-1], backward[::-1], strict=True) if seen), None)
+            last = max((i for i, seen in enumerate(backward) if seen), default=len(self.layers))
+            layer = next((layer for layer, up in zip(self.layers[last:], awake[last:], strict=True) if up), None)
         self.blamed = {} if layer is None else {layer: self.blamed.get(layer, 0) + 1}
-        if layer is not None and layer not in self.resting and 0 < self.patience <= self.blamed[layer]:
+        if layer is not None and 0 < self.patience <= self.blamed[layer]:
             self.resting[layer] = self.rest
             self.log.append(f"layer {layer} overflowed in {self.patience} batches in a row: float32 from now on")
 
@@ -303,6 +310,10 @@ class Scaler:
         """Takes S out of the gradients (a reducer's, after finish()). False: do not step."""
         return True
 
+    def at_floor(self) -> bool:
+        """Whether the scale cannot come down any more."""
+        return True
+
     def expecting(self) -> AbstractContextManager[Any]:
         """Around what may overflow: no warnings of what will be looked for."""
         return nullcontext()
@@ -322,6 +333,8 @@ class StaticScaler(Scaler):
         agree: Callable[[bool, Any], bool] = agree,
     ) -> None:
         check_number("the loss scale", value, "above 0")
+        if not 2.0**-126 <= value < 2.0**128:
+            raise UserError(f"the loss scale is {value}; float32 must hold it and 1 / it: give 2^-126 to 2^127")
         check_whole("patience", patience, 1)
         self.value, self.patience, self.agree = float(value), patience, agree
         self.in_a_row = 0
@@ -345,10 +358,6 @@ class StaticScaler(Scaler):
 
     def expecting(self) -> AbstractContextManager[Any]:
         return np.errstate(over="ignore", invalid="ignore")
-
-    def at_floor(self) -> bool:
-        """Whether the scale cannot come down any more."""
-        return True
 
     def update(self, overflow: bool) -> None:
         """The scale for the next batch."""

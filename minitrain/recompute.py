@@ -15,7 +15,7 @@ ZeRO-3 needs the same thing for another reason: it has to do something `around` 
 unit, namely gather its parameters and drop them. When it replays as well, one gather serves replay and backward.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -40,6 +40,10 @@ class Segment(Module):
 
     def __init__(self, units: Sequence[Module], replay: bool = False, around: Around = nothing) -> None:
         self.units, self.replay, self.around = list(units), replay, around
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """(position, unit)."""
+        yield from ((str(i), unit) for i, unit in enumerate(self.units))
 
     def parameters(self) -> list[Parameter]:
         """In the order of first use in the forward, a shared one once."""

@@ -74,7 +74,7 @@ def mask(k: int, shape: tuple[int, ...], index: Index | None, p: float) -> np.nd
 
 def integers(k: int, count: int, bound: int) -> np.ndarray:
     """`count` int64 numbers in 0..bound-1. Raises ValueError for a bound outside 1..2^32."""
-    if not (isinstance(bound, Integral) and 1 <= bound <= 2**32):
+    if isinstance(bound, bool) or not (isinstance(bound, Integral) and 1 <= bound <= 2**32):
         raise ValueError(f"integers: the bound is {bound}; allowed: 1 to 2^32")
     high = words(k, 0, count) >> np.uint64(32)
     return ((high * np.uint64(bound)) >> np.uint64(32)).astype(np.int64)

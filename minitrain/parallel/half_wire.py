@@ -10,7 +10,7 @@ once, and the owner adds the N parts up in float32, in the order of the ranks:
 
 As many numbers as in a ring, 2 (N-1)/N of them in an all-reduce, at 2 bytes each; N - 1 messages instead of N - 1 hops.
 Gradients are sent while they carry the loss scale (precision.py), which keeps them in float16's range; one that
-overflows becomes infinite, and the step is skipped by all.
+overflows becomes infinite, and the step is skipped by all. So float16 on the wire wants a scaler.
 
 Micikevicius et al., "Mixed Precision Training", arXiv:1710.03740; sums in float32: section 3.3.
 """
@@ -30,6 +30,8 @@ from .zero import GRADIENTS
 def reduce_scatter_in(x: Array, group: Communicator, tag: Tag, dtype: Any) -> Array:
     """Returns this rank's share of the flat array x, in which the sum over ranks of the rounded values now stands."""
     n, r = group.size, group.rank
+    if n == 1:
+        return x
     rounded = x.astype(dtype)
     ledger.hold(rounded, "buffers", "reduce-scatter")
     sending = [group.send(rounded[share(len(x), n, to)], to, tag) for to in range(n) if to != r]

@@ -25,7 +25,7 @@ from ..backend import Array, xp
 from ..comm.communicator import Communicator
 from ..data.batch import Batch
 from ..models import Embed
-from ..nn import Block
+from ..nn import Block, like
 from ..shares import share
 from .collective_ops import all_gather, gathered, reduce_scatter, scattered
 from .tensor_parallel import (
@@ -124,8 +124,8 @@ class SequenceBlock(Placed, Block):
         own = own_time(batch, self.group)
         mlp: SequenceFeedForward = self.mlp  # type: ignore[assignment]
         x = self.at("layer", x)
-        x = x + self.at("layer", self.drop1(self.attn(self.norm1(x), batch), own))
-        return x + self.at("layer", self.drop2(mlp.over(self.norm2(x), batch), own))
+        x = x + like(x, self.drop1(self.attn(self.norm1(x), batch), own))
+        return x + like(x, self.drop2(mlp.over(self.norm2(x), batch), own))
 
 
 class SequenceVocabulary(VocabularyEmbedding):

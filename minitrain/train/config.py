@@ -183,7 +183,7 @@ class PrecisionOptions:
     adaptive: bool = False
     """Cast operation by operation, and take a layer that keeps overflowing back to 32 bits for a while."""
     scaling: Literal["auto", "dynamic", "static", "none"] = "auto"
-    """How the loss is scaled: auto is dynamic for fp16, and none for the others."""
+    """How the loss is scaled: auto is dynamic where --precision or --wire is fp16, and none elsewhere."""
     loss_scale: float = 65536.0
     """The constant of static scaling, the first scale of dynamic."""
     scale_every: int = 2000
@@ -203,7 +203,7 @@ class PrecisionOptions:
 
     def scaler(self) -> Scaler:
         """What scales the loss."""
-        auto = "dynamic" if self.precision == "fp16" else "none"
+        auto = "dynamic" if "fp16" in (self.precision, self.wire) else "none"
         how = auto if self.scaling == "auto" else self.scaling
         if how == "dynamic":
             return DynamicScaler(self.loss_scale, interval=self.scale_every, floor=min(1.0, self.loss_scale))

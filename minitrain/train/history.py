@@ -1,5 +1,6 @@
 """What a run was like, epoch by epoch."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -26,9 +27,10 @@ class History:
     def best(self) -> int:
         """The epoch with the smallest validation loss (training loss without one), counted from 0; of equals the first.
 
+        A loss that is no number, since half precision overflowed in a whole epoch, is never the smallest.
         Raises ValueError when there was no epoch.
         """
-        losses = self.validation_loss or self.loss
+        losses = [math.inf if math.isnan(loss) else loss for loss in self.validation_loss or self.loss]
         return losses.index(min(losses))
 
     @property

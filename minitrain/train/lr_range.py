@@ -85,6 +85,8 @@ def record(
                 if not losses:
                     raise
                 break  # the loss is no number any more: this is the explosion that was looked for
+            if "skipped" in row:
+                continue  # half precision overflowed: no update, and no loss of one
             rates.append(row["lr"])
             losses += trainer.agreed([row["loss"]])  # so that all ranks stop together
             smoothed = smooth(losses)

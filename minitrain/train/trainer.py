@@ -10,6 +10,7 @@ accuracy, when to stop) are sums over the ranks that divide the batch, so it is 
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -122,6 +123,7 @@ class Trainer:
         the scaler has skipped the batch.
         """
         lr, scale, skips, mine = self.rate(), self.scaler.value, self.scaler.skips, self.mine(batch)
+        at_floor = self.scaler.at_floor()
         self.set_momentum()
         with watching(self.precision.watch if isinstance(self.precision, Dynamic) else None):
             loss, norm = train_step(
@@ -132,13 +134,13 @@ class Trainer:
         if not math.isfinite(update.loss) or (update.skipped and self.scaler.skips == skips):
             self.look_into(update, mine, expected=self.scaler.skips > skips)
         if isinstance(self.precision, Dynamic):
-            self.adapt(self.precision, update)
+            self.adapt(self.precision, update, at_floor)
         return update
 
-    def adapt(self, precision: Dynamic, update: Update) -> None:
+    def adapt(self, precision: Dynamic, update: Update, at_floor: bool) -> None:
         """Lets the precision learn from a batch, and says what it changed."""
         if update.skipped:
-            precision.skipped(self.gradients, getattr(self.scaler, "at_floor", bool)())
+            precision.skipped(self.gradients, at_floor)
         else:
             precision.stepped()
         for line in precision.log:
@@ -147,8 +149,9 @@ class Trainer:
 
     def look_into(self, update: Update, mine: Batch, expected: bool) -> None:
         """Raises UserError for a loss or a gradient that is no number, naming the first layer that makes one; not when
-        float32 is wide enough for the forward, and the scaler `expected` such a thing. No step was made."""
-        found = set(self.world.gather_objects(first_bad_layer(self.model, mine)))
+        float32 is wide enough for the forward, and the scaler `expected` such a thing."""
+        here = [first_bad_layer(self.model, micro) for micro in mine.split(self.accumulate)]
+        found = set(chain(*self.world.gather_objects(here)))
         layer = next((path for path in self.layers if path in found), None)
         what = (
             f"the norm of the gradient is {update.norm}" if math.isfinite(update.loss) else f"the loss is {update.loss}"

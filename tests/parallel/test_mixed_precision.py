@@ -335,13 +335,18 @@ class Remembers(Dynamic):
 
 
 def learn(
-    world: Communicator, numbers: list[int], large: float, precision: Precision | None = None, axis: str = "dp"
+    world: Communicator,
+    numbers: list[int],
+    large: float,
+    precision: Precision | None = None,
+    axis: str = "dp",
+    strategy: dict[str, Any] | None = None,
 ) -> tuple[Trainer, list[float], list[bool], list[int]]:
     """(the trainer, losses, which batches were skipped, bytes of activations that left this rank in each)."""
     trainer = Trainer(
         bulging(), world, mesh=Mesh(world, **{axis: world.size}), precision=precision, schedule=0.01,
         accumulate=2 if axis == "pp" else 1, optimizer=partial(Adam, epsilon=1e-4),
-        scaler=DynamicScaler(4.0, floor=0.125) if precision else None,
+        scaler=DynamicScaler(4.0, floor=0.125) if precision else None, strategy=strategy,
     )  # fmt: skip
     losses, skipped, sent = [], [], []
     for number in numbers:
@@ -354,12 +359,14 @@ def learn(
     return trainer, losses, skipped, sent
 
 
-@pytest.mark.parametrize("axis", ["dp", "pp"])
+@pytest.mark.parametrize(
+    ("axis", "strategy"), [("dp", {}), ("pp", {}), ("dp", {"how": "zero3"}), ("dp", {"recompute": 2})]
+)
 @pytest.mark.ranks(2)
-def test_a_layer_goes_back_to_float32_on_all_ranks(world: Communicator, axis: str) -> None:
+def test_a_layer_goes_back_to_float32_on_all_ranks(world: Communicator, axis: str, strategy: dict[str, Any]) -> None:
     """Only one rank has seen it overflow: the one with the large sample, or with the layer."""
     precision, every = Remembers(), list(range(2 * PATIENCE + 2 * REST))
-    trainer, losses, skipped, sent = learn(world, every, LARGE, precision, axis)
+    trainer, losses, skipped, sent = learn(world, every, LARGE, precision, axis, strategy)
     there = world.rank == {"dp": 1, "pp": 0}[axis]
     assert precision.overflowed == ({"bulge"} if there else set())
     rest_again = [True] * PATIENCE + [False] * REST

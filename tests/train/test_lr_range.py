@@ -17,7 +17,15 @@ from minitrain.comm.communicator import Communicator
 from minitrain.errors import UserError
 from minitrain.lr_schedules import range_test
 from minitrain.train import figure, lr_range
-from minitrain.train.config import DataOptions, ModelOptions, OptimizerOptions, ParallelOptions, RunOptions, TrainConfig
+from minitrain.train.config import (
+    DataOptions,
+    ModelOptions,
+    OptimizerOptions,
+    ParallelOptions,
+    PrecisionOptions,
+    RunOptions,
+    TrainConfig,
+)
 from minitrain.train.lr_range import record, smooth, suggest_rate
 
 Capture = pytest.CaptureFixture[str]
@@ -134,6 +142,15 @@ def test_a_loss_that_is_no_number_ends_the_test(tiny: TrainConfig) -> None:
     config = replace(tiny, optimizer=OptimizerOptions(clip=0.0))
     rates, losses = record(config, threads.world_of_one(), 1e-4, 1e300, 60)
     assert 0 < len(losses) < 60 and all(map(math.isfinite, losses)) and len(rates) == len(losses)
+
+
+def test_half_precision_may_skip(tiny: TrainConfig) -> None:
+    """A batch that overflowed has no loss to show, and the next one has its rate."""
+    precision = PrecisionOptions(precision="fp16", loss_scale=2.0**30)
+    config = replace(tiny, model=replace(tiny.model, dtype="float32"), precision=precision)
+    rates, losses = record(config, threads.world_of_one(), 1e-4, 1.0, 40)
+    assert 0 < len(losses) < 40 and all(map(math.isfinite, losses))
+    assert rates == [range_test(t, 1e-4, 1.0, 40) for t in range(len(rates))]
 
 
 def test_the_momentum_stays(tiny: TrainConfig) -> None:

@@ -249,6 +249,23 @@ def test_a_layer_that_overflows_goes_back_to_float32(capsys: Capture) -> None:
     assert "update 3: layer dense.0 is tried in half precision again" in said
 
 
+def test_an_epoch_that_overflowed_is_not_the_best() -> None:
+    assert History(loss=[math.nan, 3.0, 2.0]).best == 2
+    assert History(loss=[math.nan]).best == 0
+
+
+def test_a_layer_is_not_blamed_for_its_backward_above_the_floor() -> None:
+    """There the scale comes down instead."""
+    model = mlp(MLPConfig(inputs=5, hidden=(6, 4), classes=2))
+    precision, scaler = Dynamic(patience=1), DynamicScaler(2.0**40, floor=2.0**30)
+    trainer = Trainer(model, threads.world_of_one(), precision=precision, scaler=scaler)
+    for number in range(10):
+        assert trainer.step(data(25).batch(number)).skipped and not precision.resting
+    assert scaler.at_floor()
+    assert trainer.step(data(25).batch(10)).skipped and list(precision.resting) == ["head"]
+    assert trainer.step(data(25).batch(11)).skipped and list(precision.resting) == ["head", "dense.1"]
+
+
 def test_a_schedule_may_go_by_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all epochs so far, also those of an earlier fit."""
     peak = 0.5
