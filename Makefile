@@ -22,7 +22,7 @@
 #|   PYTHON     the Python that makes the environment, 3.10 or newer  (python3)
 #|   WHEELS     folder of wheels to install from, without a network  (none: PyPI)
 #|   FULL       FULL=1: all combinations in the matrix, not a cover of pairs
-#|   ARGS       passed on to the command of train, test and doctor  (none)
+#|   ARGS       passed on to the command of train, test, matrix, doctor  (none)
 #|
 #| Examples
 #|   make train NP=4
@@ -136,7 +136,7 @@ check: venv
 	done
 
 matrix: venv
-	$(PY) -m tests.equivalence.matrix $(if $(filter 1,$(FULL)),--full)
+	$(PY) -m tests.equivalence.matrix $(if $(filter 1,$(FULL)),--full) $(ARGS)
 
 bench: venv
 	$(PY) -m tests.benchmarks.bench $(if $(filter 1,$(QUICK)),--quick)

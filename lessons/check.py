@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from minitrain.comm.launchers import find_mpirun
 
@@ -55,9 +56,14 @@ def check(exercise: Exercise, file: Path, as_given: bool = False) -> Verdict:
         return _verdict(exercise, file.resolve(), folder, output)
 
 
+def reports_in(folder: Path) -> list[dict[str, Any]]:
+    """What the ranks have written, in their order."""
+    return [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("rank_*.json"))]
+
+
 def _verdict(exercise: Exercise, file: Path, folder: Path, output: str) -> Verdict:
     """From what the ranks have written."""
-    reports = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("rank_*.json"))]
+    reports = reports_in(folder)
     if len(reports) == exercise.ranks and all(report["ok"] for report in reports):
         return Verdict(exercise, "passed", printed=tuple(reports[0]["printed"]))
     late = [r for r in reports if r["signature"] and r["signature"][0][0] == "time"]
@@ -68,10 +74,15 @@ def _verdict(exercise: Exercise, file: Path, folder: Path, output: str) -> Verdi
     wrong = [report for report in reports if not report["ok"]]
     if not wrong:
         return Verdict(exercise, "failed", f"the check ended without a result: {output[-500:].strip() or 'no output'}")
+    known = _cause(exercise, file, folder)
+    return Verdict(exercise, "failed", wrong[0]["failure"], known, tuple(wrong[0]["printed"]))
+
+
+def _cause(exercise: Exercise, file: Path, folder: Path) -> str:
+    """The known mistake that fails as the ranks' reports say; empty if none does."""
     subprocess.run(_worker(exercise, file, folder) + ["--diagnose"], capture_output=True, timeout=60, env=environment())
     cause = folder / "cause.json"
-    known = json.loads(cause.read_text("utf-8")) if cause.exists() else ""
-    return Verdict(exercise, "failed", wrong[0]["failure"], known, tuple(wrong[0]["printed"]))
+    return json.loads(cause.read_text("utf-8")) if cause.exists() else ""
 
 
 def _run(exercise: Exercise, file: Path, folder: Path) -> str:

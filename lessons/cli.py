@@ -187,7 +187,7 @@ def reset(folder: Folder, exercise: Exercise) -> int:
 
 
 def selftest(folder: Folder) -> int:
-    """Fills in the model solutions, checks and grades: is this installation whole?"""
+    """Fills in the model solutions and checks them all: is this installation whole?"""
     for lesson in written():
         path = folder.exercise_file(lesson)
         if path.exists() and path.read_text("utf-8") != exercise_file(lesson):
@@ -195,7 +195,8 @@ def selftest(folder: Folder) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(exercise_file(lesson, solved=True), "utf-8")
     status = check_all(folder, exercises())
-    return status or grading.grade(folder.path, {})
+    print("not all passed" if status else f"all {len(exercises())} exercises passed")
+    return status
 
 
 def find_lesson(name: str) -> Lesson:

@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from .check import check
@@ -38,7 +39,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
     """One row an exercise."""
     state = json.loads((folder / ".lessons.json").read_text("utf-8"))
     rows = []
-    for exercise in exercises():
+    for exercise in track(exercises(), "checking", console=Console(stderr=True), transient=True):
         verdict = check(exercise, folder / exercise.lesson.folder.name / "exercise.py")
         passed = verdict.state == "passed"
         rows.append({

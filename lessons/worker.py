@@ -22,6 +22,7 @@ import minitrain
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 
+from .check import reports_in
 from .manifest import Exercise, exercises
 from .report import Report, crashed
 
@@ -152,7 +153,7 @@ def main() -> None:
     if "--diagnose" not in sys.argv:
         as_rank(exercise, file, folder, limit)
         return
-    found = {r["rank"]: r for r in (json.loads(p.read_text("utf-8")) for p in sorted(folder.glob("rank_*.json")))}
+    found = {report["rank"]: report for report in reports_in(folder)}
     (folder / "cause.json").write_text(json.dumps(diagnose(exercise, found, limit)), "utf-8")
 
 

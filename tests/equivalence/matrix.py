@@ -29,13 +29,15 @@ def main() -> int:
     """Starts a job for each number of ranks and shows what came out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="all combinations instead of a cover of all pairs")
+    parser.add_argument("--ranks", type=int, choices=MESHES, help="only the rows for this number of ranks")
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # this process is one of the ranks
     parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rows:
         return as_rank(arguments.rows, arguments.full, arguments.first)
-    rows, wanted = [], cases(arguments.full)
-    for ranks in MESHES:
+    sizes = [n for n in MESHES if arguments.ranks in (None, n)]
+    rows, wanted = [], [case for case in cases(arguments.full) if case[0] in sizes]
+    for ranks in sizes:
         names = [name(*pair) for pair in wanted if pair[0] == ranks]
         print(f"{len(names)} rows on {ranks} ranks", flush=True)
         done = 0
