@@ -13,15 +13,17 @@ down all the time (a rank that is killed cannot be asked any more), and the test
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator
+from linecache import getline
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -216,6 +218,20 @@ class Job:
 # In each rank ---------------------------------------------------------------------------------------------------------
 
 
+def places(thread: int) -> list[tuple[str, int, str]]:
+    """(file, line, function) of a thread, the innermost last.
+
+    Frames are let go of at once: while they are held, so is what their functions have dropped since, and tests count
+    memory. Reading the lines, as traceback.extract_stack does, takes long on a busy machine.
+    """
+    frame: FrameType | None = sys._current_frames()[thread]
+    found = []
+    while frame is not None:
+        found.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+        frame = frame.f_back
+    return found[::-1]
+
+
 class Rank:
     """Runs the tests of the list in its order, all ranks in step, and writes down what came out."""
 
@@ -238,9 +254,8 @@ class Rank:
         before = ""
         while True:
             time.sleep(GLANCE)
-            stack = traceback.extract_stack(sys._current_frames()[thread])
-            ours = [f for f in stack if "site-packages" not in f.filename and "<frozen" not in f.filename]
-            now = "".join(f"  {f.filename}:{f.lineno} in {f.name}: {f.line}\n" for f in ours[-8:])
+            ours = [place for place in places(thread) if not re.search("site-packages|<frozen", place[0])]
+            now = "".join(f"  {file}:{n} in {name}: {getline(file, n).strip()}\n" for file, n, name in ours[-8:])
             if now != before:
                 self.file.with_suffix(".new").write_text(now)
                 self.file.with_suffix(".new").replace(self.file.with_suffix(".seen"))

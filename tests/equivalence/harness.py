@@ -261,8 +261,8 @@ def forward_flops(case: Case) -> int:
 def held_bytes(world: Communicator, case: Case) -> tuple[int, int]:
     """(by the ledger, by tracemalloc): bytes that parameters, gradients and optimizer occupy after a step.
 
-    The runner's thread that notes where a rank stands may keep a frame and its arrays for a moment: so tracemalloc is
-    asked three times, and what was there each time counts.
+    The runner's thread that notes where a rank stands may keep a frame and its arrays for a moment: so both are asked
+    three times, and what was there each time counts.
     """
     arrays = tracemalloc.DomainFilter(inclusive=True, domain=np.lib.tracemalloc_domain)
     ledger = Ledger()
@@ -271,14 +271,14 @@ def held_bytes(world: Communicator, case: Case) -> tuple[int, int]:
         before = _traced(arrays)
         training = Training(world, case)
         training.step(0)
-        after = _traced(arrays)
-        for _ in range(2):
+        held, after = [], []
+        for _ in range(3):
+            held.append(sum(ledger.live[kind] for kind in ("parameters", "gradients", "optimizer")))
+            after.append(_traced(arrays))
             time.sleep(GLANCE)
-            after = min(after, _traced(arrays))
-        held = ledger.live["parameters"] + ledger.live["gradients"] + ledger.live["optimizer"]
         training.gradients.close()
     tracemalloc.stop()
-    return held, after - before
+    return min(held), min(after) - before
 
 
 def _traced(arrays: tracemalloc.DomainFilter) -> int:
