@@ -12,11 +12,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from minitrain.comm.launchers import find_mpirun
 
 from .manifest import Exercise
+from .report import reports_in
 from .stubs import place, stub
 
 LIMIT = 8.0  # seconds for a check, on every rank
@@ -56,14 +56,9 @@ def check(exercise: Exercise, file: Path, as_given: bool = False) -> Verdict:
         return _verdict(exercise, file.resolve(), folder, output)
 
 
-def reports_in(folder: Path) -> list[dict[str, Any]]:
-    """What the ranks have written, in their order."""
-    return [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("rank_*.json"))]
-
-
 def _verdict(exercise: Exercise, file: Path, folder: Path, output: str) -> Verdict:
     """From what the ranks have written."""
-    reports = reports_in(folder)
+    reports = list(reports_in(folder).values())
     if len(reports) == exercise.ranks and all(report["ok"] for report in reports):
         return Verdict(exercise, "passed", printed=tuple(reports[0]["printed"]))
     late = [r for r in reports if r["signature"] and r["signature"][0][0] == "time"]

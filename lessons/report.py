@@ -6,7 +6,9 @@ A check goes on after a claim that fails. Which claims failed, and with what num
 a wrong solution whose signature is that of a known one (a mutant) most likely makes the same mistake.
 """
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 Signature = list[tuple[str, str]]
@@ -65,6 +67,12 @@ class Report:
 def crashed(sentence: str, rank: int, name: str = "raised", got: str = "") -> dict[str, Any]:
     """The plain report of a check that could not be ended."""
     return Report(rank, [Claim(name, False, sentence, got)]).plain()
+
+
+def reports_in(folder: Path) -> dict[int, dict[str, Any]]:
+    """rank -> the plain report that it has left in this folder, in the order of the ranks."""
+    reports = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("rank_*.json"))]
+    return {report["rank"]: report for report in reports}
 
 
 def _rounded(got: Any) -> str:

@@ -22,9 +22,8 @@ import minitrain
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 
-from .check import reports_in
 from .manifest import Exercise, exercises
-from .report import Report, crashed
+from .report import Report, crashed, reports_in
 
 ELSEWHERE = "raised elsewhere"
 PRINTED = 10  # lines that a student's function may print
@@ -153,8 +152,7 @@ def main() -> None:
     if "--diagnose" not in sys.argv:
         as_rank(exercise, file, folder, limit)
         return
-    found = {report["rank"]: report for report in reports_in(folder)}
-    (folder / "cause.json").write_text(json.dumps(diagnose(exercise, found, limit)), "utf-8")
+    (folder / "cause.json").write_text(json.dumps(diagnose(exercise, reports_in(folder), limit)), "utf-8")
 
 
 if __name__ == "__main__":

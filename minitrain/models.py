@@ -23,15 +23,11 @@ from .nn import Block, Classifier, Dropout, Embedding, LayerNorm, Linear, Module
 DTYPES = ("float32", "float64")  # in which models can be trained
 
 
-class Model(Module):
-    """Units applied one after the other."""
+class Units(Module):
+    """Units applied one after the other: a whole model, or a segment of one (recompute.py)."""
 
     def __init__(self, units: list[Module]) -> None:
         self.units = units
-
-    def __call__(self, batch: Batch) -> Tensor:
-        """The loss of the batch (its part of the global mean), or the logits when it has no labels."""
-        return self.through(None, batch)
 
     def through(self, x: Tensor | None, batch: Batch) -> Tensor:
         """What the units make of x; nothing goes into the first unit of a whole model."""
@@ -44,6 +40,14 @@ class Model(Module):
     def parameters(self) -> list[Parameter]:
         """In the order of first use in the forward, a shared one once."""
         return list(dict.fromkeys(p for unit in self.units for p in unit.parameters()))
+
+
+class Model(Units):
+    """A whole model, or a stage of a pipeline."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The loss of the batch (its part of the global mean), or the logits when it has no labels."""
+        return self.through(None, batch)
 
 
 class Embed(Module):

@@ -34,9 +34,10 @@ arXiv:1910.02054, section 3.1.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatchcase
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -195,17 +196,20 @@ class Dynamic(Precision):
         """
         forward = _on_any_rank([layer in self.seen for layer in self.layers], gradients.world)
         self.seen.clear()
-        awake = [layer not in self.resting for layer in self.layers]
-        layer = next((layer for layer, *blame in zip(self.layers, forward, awake, strict=True) if all(blame)), None)
+        layer = self._first_awake(compress(self.layers, forward))
         if layer is None and at_floor:
             bad = _layers_of(not_finite(gradients))
             backward = _on_any_rank([layer in bad for layer in self.layers], gradients.world)
             last = max((i for i, seen in enumerate(backward) if seen), default=len(self.layers))
-            layer = next((layer for layer, up in zip(self.layers[last:], awake[last:], strict=True) if up), None)
+            layer = self._first_awake(self.layers[last:])
         self.blamed = {} if layer is None else {layer: self.blamed.get(layer, 0) + 1}
         if layer is not None and 0 < self.patience <= self.blamed[layer]:
             self.resting[layer] = self.rest
             self.log.append(f"layer {layer} overflowed in {self.patience} batches in a row: float32 from now on")
+
+    def _first_awake(self, layers: Iterable[str]) -> str | None:
+        """The first of these that does not rest in float32 already."""
+        return next((layer for layer in layers if layer not in self.resting), None)
 
 
 def not_finite(gradients: Any) -> list[str]:

@@ -15,14 +15,15 @@ ZeRO-3 needs the same thing for another reason: it has to do something `around` 
 unit, namely gather its parameters and drop them. When it replays as well, one gather serves replay and backward.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from .autograd import Tensor, apply, backward, deferring, no_grad, recording
 from .backend import Array, xp
 from .data.batch import Batch
-from .nn import Module, Parameter, pass_through
+from .models import Units
+from .nn import Module
 
 Around = Callable[[Sequence[Module]], AbstractContextManager[Any]]
 
@@ -32,22 +33,15 @@ def nothing(units: Sequence[Module]) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-class Segment(Module):
+class Segment(Units):
     """`units`, one after the other, as a unit. replay: keep only the input and compute the forward again in backward.
 
     around: called with the units, its context surrounds their forward, and again their backward.
     """
 
     def __init__(self, units: Sequence[Module], replay: bool = False, around: Around = nothing) -> None:
-        self.units, self.replay, self.around = list(units), replay, around
-
-    def children(self) -> Iterator[tuple[str, Module]]:
-        """(position, unit)."""
-        yield from ((str(i), unit) for i, unit in enumerate(self.units))
-
-    def parameters(self) -> list[Parameter]:
-        """In the order of first use in the forward, a shared one once."""
-        return list(dict.fromkeys(p for unit in self.units for p in unit.parameters()))
+        super().__init__(list(units))
+        self.replay, self.around = replay, around
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
         """What the units make of x (nothing for the first one of a model).
@@ -61,22 +55,18 @@ class Segment(Module):
         with self.around(self.units):
             if self.replay and recording():
                 with no_grad():
-                    y = self.run(leaf, batch)
+                    y = self.through(leaf, batch)
             else:
-                y = self.run(leaf, batch)
+                y = self.through(leaf, batch)
         kept = None if self.replay else y
 
         def vjp(g: Array) -> tuple[Array, ...]:
             with self.around(self.units):
-                backward([self.run(leaf, batch) if kept is None else kept], [g], deferring(), fire=False)
+                backward([self.through(leaf, batch) if kept is None else kept], [g], deferring(), fire=False)
             return tuple(_gradient(leaf) for _ in inputs)
 
         weights = [(p, None) for p in reversed(self.parameters())]
         return apply(y.data, inputs, vjp, weights, saved=(leaf,) if self.replay and inputs else ())
-
-    def run(self, x: Tensor | None, batch: Batch) -> Tensor:
-        """The units' forward."""
-        return pass_through(self.units, x, batch)
 
 
 def _gradient(leaf: Tensor | None) -> Array:

@@ -272,10 +272,10 @@ def held_bytes(world: Communicator, case: Case) -> tuple[int, int]:
         training = Training(world, case)
         training.step(0)
         held, after = [], []
-        for _ in range(3):
+        for pause in (0, GLANCE, GLANCE):
+            time.sleep(pause)
             held.append(sum(ledger.live[kind] for kind in ("parameters", "gradients", "optimizer")))
             after.append(_traced(arrays))
-            time.sleep(GLANCE)
         training.gradients.close()
     tracemalloc.stop()
     return min(held), min(after) - before

@@ -11,7 +11,7 @@ import pytest
 
 from lessons.cli import main
 from lessons.manifest import exercises, written
-from lessons.stubs import replaced, source
+from lessons.stubs import exercise_file, replaced, source
 
 
 @pytest.fixture
@@ -117,3 +117,12 @@ def test_grades_in_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (folder / "csv").read_text("utf-8").splitlines()[1].startswith("07.1,share,I,False,0,10")
     tests = json.loads((folder / "gradescope").read_text("utf-8"))["tests"]
     assert [t["score"] for t in tests] == [0, 10]
+
+
+def test_all_points(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = [e for e in exercises() if e.id in ("07.1", "07.4")]
+    monkeypatch.setattr("lessons.grading.exercises", lambda: chosen)
+    lesson = chosen[0].lesson
+    (folder / lesson.folder.name / "exercise.py").write_text(exercise_file(lesson, solved=True), "utf-8")
+    assert main(["grade", str(folder)]) == 0
+    assert "20 of 20 points" in capsys.readouterr().out

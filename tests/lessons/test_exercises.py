@@ -11,6 +11,7 @@ from lessons import check as checking
 from lessons import worker
 from lessons.check import check
 from lessons.manifest import Exercise, Mutant, exercises, written
+from lessons.report import reports_in
 from lessons.stubs import exercise_file, place, replaced, source, stub
 
 EVERY = exercises()
@@ -35,8 +36,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         return ""
 
     def cause(exercise: Exercise, file: Path, folder: Path) -> str:
-        found = {report["rank"]: report for report in checking.reports_in(folder)}
-        return worker.diagnose(exercise, found, checking.LIMIT)
+        return worker.diagnose(exercise, reports_in(folder), checking.LIMIT)
 
     monkeypatch.setattr(worker, "as_threads", EVER_RUN)
     monkeypatch.setattr(checking, "_run", run)
@@ -74,7 +74,7 @@ def test_every_wrong_solution_is_named(exercise: Exercise, mutant: Mutant) -> No
 
 @pytest.mark.parametrize(("exercise", "mutant"), SAYING, ids=ids(SAYING))
 def test_a_sentence_names_the_mistake(exercise: Exercise, mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checking, "LIMIT", 2.0)  # it may hang; a student's computer is given more time
+    monkeypatch.setattr(checking, "LIMIT", 4.0)  # it may hang; a student's computer is given more time
     verdict = check(exercise, mutant.path, as_given=True)
     assert verdict.state == "failed" and mutant.says in verdict.sentence
 
