@@ -9,12 +9,14 @@ import ctypes
 import os
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from .comm.launchers import launched
-from .errors import UserError
+from .errors import UserError, shown
 from .observe import ledger
 
+FLOATS = tuple(map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)))  # what is computed with
 Array = np.ndarray  # or cupy.ndarray, which offers the same methods
 LOCAL_RANK = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")  # set by Open MPI's mpirun, by MPICH's
 
@@ -81,6 +83,36 @@ def to_host(array: Array) -> np.ndarray:
 def to_device(array: np.ndarray) -> Array:
     """The same values as an array of the chosen library."""
     return xp.asarray(array)
+
+
+def is_float(dtype: Any) -> bool:
+    """Whether this is a dtype that is computed with, one of FLOATS."""
+    return dtype is not None and dtype in FLOATS  # None would be equal to float64
+
+
+def as_ids(name: str, value: Any) -> Array:
+    """Ids or labels as an array of whole numbers: a list, a tuple or a range becomes one, an array stays as it is.
+
+    Raises TypeError for anything else: booleans and fractions would be taken for a mask, or cut off.
+    """
+    ids = value if hasattr(value, "dtype") else _listed(value)
+    if (
+        not isinstance(ids, (np.ndarray, xp.ndarray))
+        or isinstance(ids, np.ma.MaskedArray)
+        or ids.dtype.kind not in "iu"
+    ):
+        raise TypeError(f"{name} is {shown(value)}; it must be an array of whole numbers, such as int64")
+    return ids if ids.dtype.isnative else ids.astype(ids.dtype.newbyteorder("="))
+
+
+def _listed(value: Any) -> Any:
+    """A sequence of numbers as an array; anything else as it is."""
+    if not isinstance(value, (list, tuple, range)):
+        return value
+    try:
+        return np.asarray(value, None if len(value) else np.int64)
+    except (ValueError, OverflowError):  # rows of different lengths
+        return value
 
 
 def pinned(array: Any, filled: bool = True) -> np.ndarray:

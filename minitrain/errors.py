@@ -4,6 +4,7 @@ import contextlib
 import functools
 import math
 import os
+import reprlib
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,21 @@ class UserError(Exception):
     prints it once, without a traceback, and ends the job with status 2.
     """
 
+
+def shown(value: Any) -> str:
+    """The value for a message, in at most a line: an array by its dtype and shape, a long list by its beginning."""
+    if (dtype := getattr(value, "dtype", None)) is not None and getattr(value, "ndim", 0):
+        return f"{_indefinite(type(value).__name__)} of {dtype}, shape {tuple(value.shape)}"
+    return _brief.repr(value)
+
+
+def _indefinite(noun: str) -> str:
+    return "an array" if noun == "ndarray" else f"a {noun}"
+
+
+_brief = reprlib.Repr()
+_brief.maxstring = _brief.maxother = 200
+_brief.maxlong = 500
 
 RANGES = {
     "finite": lambda x: True,
@@ -31,10 +47,10 @@ RANGES = {
 def check_whole(name: str, value: Any, least: int = 0, most: int = 2**63 - 1) -> None:
     """Raises UserError unless the value is a whole number in least..most (unless given, what an int64 holds)."""
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise UserError(f"{name} is {value!r}; it must be a whole number")
+        raise UserError(f"{name} is {shown(value)}; it must be a whole number")
     if not least <= int(value) <= most:
         border = f"at least {least}" if int(value) < least else f"at most {most}"
-        raise UserError(f"{name} is {value}; it must be {border}")
+        raise UserError(f"{name} is {shown(value)}; it must be {border}")
 
 
 def check_seed(seed: Any) -> None:
@@ -45,15 +61,15 @@ def check_seed(seed: Any) -> None:
 def check_shape(name: str, shape: Any) -> None:
     """Raises UserError unless the shape is a tuple of whole numbers of at least 0."""
     if not isinstance(shape, tuple):
-        raise UserError(f"{name} is {shape!r}; it must be a tuple of whole numbers")
+        raise UserError(f"{name} is {shown(shape)}; it must be a tuple of whole numbers")
     for n in shape:
-        check_whole(f"an axis of {name} {shape!r}", n)
+        check_whole(f"an axis of {name} {shown(shape)}", n)
 
 
 def check_ids(name: str, value: Any) -> None:
     """Raises UserError unless the value is an array of one axis that holds whole numbers."""
     if getattr(value, "ndim", 0) != 1 or value.dtype.kind not in "iu":
-        raise UserError(f"{name} is {value!r}; it must be an array of whole numbers with one axis")
+        raise UserError(f"{name} is {shown(value)}; it must be an array of whole numbers with one axis")
 
 
 def check_number(name: str, value: Any, allowed: str) -> None:
@@ -62,19 +78,19 @@ def check_number(name: str, value: Any, allowed: str) -> None:
     with contextlib.suppress(OverflowError):  # a whole number that no float can hold
         if number and math.isfinite(value) and RANGES[allowed](value):
             return
-    raise UserError(f"{name} is {value!r}; it must be a number, {allowed}")
+    raise UserError(f"{name} is {shown(value)}; it must be a number, {allowed}")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raises UserError unless the value is one of these words."""
     if not (isinstance(value, str) and value in choices):
-        raise UserError(f"{name} is {value!r}; allowed: {', '.join(map(repr, choices))}")
+        raise UserError(f"{name} is {shown(value)}; allowed: {', '.join(map(repr, choices))}")
 
 
 def check_text(name: str, value: Any) -> None:
     """Raises UserError unless the value is a string."""
     if not isinstance(value, str):
-        raise UserError(f"{name} is {value!r}; it must be a string")
+        raise UserError(f"{name} is {shown(value)}; it must be a string")
 
 
 def check_memory(what: str, size: int, cure: str = "give a smaller one") -> None:

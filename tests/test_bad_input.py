@@ -31,7 +31,7 @@ from minitrain.data.batch import Batch, Where
 from minitrain.data.digits import split_digits
 from minitrain.data.loader import ArrayLoader, TextLoader
 from minitrain.data.text import CharTokenizer, load_text, split
-from minitrain.errors import UserError
+from minitrain.errors import UserError, shown
 from minitrain.models import GPTConfig, MLPConfig, gpt, mlp
 from minitrain.nn import Attention, Dropout, Embedding, LayerNorm, Linear, Parameter, Placement
 from minitrain.observe.ledger import Ledger
@@ -569,7 +569,9 @@ def refused(case: Case, name: str, value: Any) -> None:
 def names(said: str, name: str, value: Any) -> bool:
     """Whether the message names the argument, or shows the value or the part of it that is wrong."""
     parts = value if isinstance(value, (list, tuple)) else ()
-    return name in said or any(repr(part) in said or str(part) in said for part in (value, *parts))
+    return name in said or any(
+        repr(part) in said or str(part) in said or shown(part) in said for part in (value, *parts)
+    )
 
 
 @pytest.mark.parametrize(("case", "name"), pairs())
