@@ -158,8 +158,9 @@ def toy_batch(number: int, samples: int = B, ignore: bool = False) -> Batch:
     of about a third of the others.
     """
     ids = rng.integers(rng.key(SEED, "toy", number), samples * (T + 1), V).reshape(samples, T + 1)
-    labels = ids[:, 1:].copy()
+    labels = ids[:, 1:]
     if ignore:
+        labels = labels.copy()
         labels[-3:] = IGNORE
         labels[labels % 3 == number % 3] = IGNORE
     return Batch(ids[:, :-1], labels, Where(SEED, number, samples, T, slice(0, samples), slice(0, T)))
