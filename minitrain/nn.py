@@ -87,11 +87,12 @@ class Parameter(Tensor):
         check_number(f"{path}: mean", mean, "finite")
         check_number(f"{path}: std", std, "at least 0")
         self.requires_grad = True
-        self.grad = self.node = self.on_ready = None  # as in Tensor.__init__, but for the values, which come later
+        self.node = self.on_ready = None  # as in Tensor.__init__, but for the values, which come later
         self.placement = Placement(path, shape, tuple(slice(0, n) for n in shape))
         self.mean, self.std, self.decay = mean, std, decay
         self.bucket: Any = None  # parallel.flat.Bucket, when one holds this parameter
         self._data: Array | None = None
+        self._grad: Array | None = None
         self._dtype = _float_type(path, dtype)
 
     @property
@@ -110,19 +111,53 @@ class Parameter(Tensor):
         """
         if value is self._data:  # p.data *= 2 has changed the values in their place
             return
-        if not isinstance(value, xp.ndarray) or value.shape != self.shape or value.dtype != self._dtype:
-            raise UserError(
-                f"{self.placement.path}.data is set to {shown(value)}; "
-                f"it must be an array of {self._dtype}, shape {self.shape}"
-            )
+        self._check_fits("data", value)
         if self.bucket is None:
             self._data = value
         else:
             self.bucket.write(self, value)
 
+    @property
+    def grad(self) -> Array | None:
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Array | None) -> None:
+        """Take this gradient; a parameter in a bucket copies it to its place there, which the optimizer reads.
+
+        Raise UserError for another shape or dtype, and where the bucket has no gradients to write to.
+        """
+        if value is self._grad:  # p.grad *= 2
+            return
+        if self.bucket is None and value is None:
+            self._grad = None
+            return
+        if self.bucket is not None and (self._grad is None or value is None):
+            raise UserError(
+                f"{self.placement.path}.grad is set to {shown(value)}, and its bucket has no place for that now.\n"
+                "Gradients live from backward to begin(), and under ZeRO-2 and -3 only until they are reduced"
+            )
+        self._check_fits("grad", value)
+        if self._grad is None:
+            self._grad = value
+        else:
+            self._grad[...] = value
+
+    def _check_fits(self, what: str, value: Any) -> None:
+        """Raise UserError unless the value is an array of this parameter's shape and dtype."""
+        if not isinstance(value, xp.ndarray) or value.shape != self.shape or value.dtype != self._dtype:
+            raise UserError(
+                f"{self.placement.path}.{what} is set to {shown(value)}; "
+                f"it must be an array of {self._dtype}, shape {self.shape}"
+            )
+
     def view(self, values: Array | None) -> None:
         """Let the values be this array, a part of a bucket; None takes them away."""
         self._data = values
+
+    def view_gradient(self, place: Array | None) -> None:
+        """Let the gradient be this array, a part of a bucket; None takes it away."""
+        self._grad = place
 
     def initial(self, seed: int) -> Array:
         """Return the values to start from, of the slice held here: those that it has, or else drawn ones."""
@@ -187,7 +222,7 @@ class Parameter(Tensor):
         return {**kept, "placement": Placement(where.path, where.shape, where.index), "_data": values}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.grad = self.node = self.on_ready = self.bucket = None
+        self._grad = self.node = self.on_ready = self.bucket = None
         for name, value in state.items():
             setattr(self, name, value)
 

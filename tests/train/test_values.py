@@ -23,6 +23,7 @@ from minitrain.parallel.reducer import Reducer
 from minitrain.precision import Static
 from minitrain.train import checkpoint
 from minitrain.train.build import REDUCERS
+from minitrain.train.step import compute_gradients
 from minitrain.train.trainer import Trainer
 from tests.equivalence.harness import toy_batch
 
@@ -183,6 +184,28 @@ def test_values_that_are_changed_in_place() -> None:
         p.data *= 2
         assert p.data is place
     same(gathered(made), {path: 2 * x for path, x in before.items()})
+
+
+@pytest.mark.parametrize("how", ["bucketed", "zero1", "zero2"])
+def test_gradients_that_are_assigned(how: str) -> None:
+    """`p.grad = g` is what the optimizer uses, or it is refused; `p.grad *= 2` works in place."""
+    model = loaded()
+    made = trainer(model, world_of_one(), how, {}, {"dp": 1})
+    table, before = model.parameters()[0], values(model)
+    with pytest.raises(UserError, match="its bucket has no place for that now"):
+        table.grad = np.ones(table.shape)
+    compute_gradients(model, batch(), made.gradients)
+    if how == "zero2":  # they have been reduced to their owners
+        with pytest.raises(UserError, match="under ZeRO-2 and -3 only until they are reduced"):
+            table.grad = np.ones(table.shape)
+        return
+    for wrong in (None, np.ones(3), np.ones(table.shape, np.float32)):
+        with pytest.raises(UserError, match=r"embed\.tokens\.weight\.grad is set to"):
+            table.grad = wrong
+    table.grad = np.full(table.shape, 3.0)
+    table.grad *= 2
+    made.optimizer.step(0.5)
+    np.testing.assert_array_equal(table.data, before[table.placement.path] - 0.5 * 6.0)
 
 
 @pytest.mark.parametrize("in_a_bucket", [False, True])
