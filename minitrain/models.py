@@ -13,12 +13,23 @@ from typing import Any
 import numpy as np
 
 from . import functional as F
-from . import fused
 from .autograd import Tensor
 from .backend import is_float, wide, xp
 from .data.batch import Batch
 from .errors import UserError, check_choice, check_memory, check_number, check_shape, check_whole, shown
-from .nn import Block, Classifier, Dropout, Embedding, LayerNorm, Linear, Module, Parameter, check_heads, pass_through
+from .nn import (
+    Block,
+    Classifier,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    Linear,
+    Module,
+    Parameter,
+    check_heads,
+    judged,
+    pass_through,
+)
 
 DTYPES = ("float32", "float64")  # in which models can be trained
 
@@ -100,8 +111,7 @@ class DenseHead(Module):
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
         """x (B, I) -> the loss, or the logits (B, classes) of a batch without labels."""
-        logits = self.linear(as_input(batch, self.linear) if x is None else x)
-        return logits if batch.labels is None else fused.cross_entropy(logits, batch.labels, batch.where.count)
+        return judged(self.linear(as_input(batch, self.linear) if x is None else x), batch)
 
 
 def as_input(batch: Batch, linear: Linear) -> Tensor:

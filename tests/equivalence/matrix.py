@@ -114,7 +114,9 @@ def show(rows: list[dict]) -> None:
             ratio(r.memory, r.memory_theory), "ok" if r.ok else "NO",
         )  # fmt: skip
     Console(width=100, highlight=False, markup=False).print(table)
-    print("loss, grad, param: largest difference from the run on one process; k: micro-batches; rc: recompute")
+    print(
+        "loss, grad, param: largest difference from the run on one process; k: micro-batches; rc: recompute; +pad: ignored labels"
+    )
     print("bytes, memory: measured / formula; *: sent inside MPI, charged at a ring's price")
 
 
