@@ -114,10 +114,8 @@ def show(rows: list[dict]) -> None:
             ratio(r.memory, r.memory_theory), "ok" if r.ok else "NO",
         )  # fmt: skip
     Console(width=100, highlight=False, markup=False).print(table)
-    print(
-        "loss, grad, param: largest difference from the run on one process; k: micro-batches; rc: recompute; +pad: ignored labels"
-    )
-    print("bytes, memory: measured / formula; *: sent inside MPI, charged at a ring's price")
+    print("loss, grad, param: largest difference from the run on one process; k: micro-batches; rc: recompute")
+    print("bytes, memory: measured / formula; *: sent inside MPI, charged at a ring's price; +pad: with ignored labels")
 
 
 def ratio(measured: int | None, theory: int) -> str:
