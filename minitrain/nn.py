@@ -446,7 +446,20 @@ class Classifier(Module):
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x (B, T, D) -> the loss, or the logits (B, T, V) of a batch without labels."""
         logits = fused.linear_transposed(self.at("linear", x), self.weight)
-        return logits if batch.labels is None else fused.cross_entropy(logits, batch.labels, batch.where.count)
+        return judged(logits, batch)
+
+
+def judged(logits: Tensor, batch: Batch) -> Tensor:
+    """The cross-entropy of logits (..., V), or the logits themselves when the batch has no labels.
+
+    Raises UserError for labels outside 0..V-1, with the batch and the row of the data.
+    """
+    if batch.labels is None:
+        return logits
+    try:
+        return fused.cross_entropy(logits, batch.labels, batch.where.count)
+    except IndexError as error:
+        raise batch.mislabelled(logits.shape[-1]) from error
 
 
 class Block(Module):

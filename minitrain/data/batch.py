@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from ..backend import Array
+import numpy as np
+
+from ..backend import Array, to_host
 from ..errors import UserError, check_whole
 from ..fused import IGNORE
 from ..shares import share
@@ -79,6 +81,19 @@ class Batch:
         """All n parts, one behind the other: the micro-batches."""
         check_whole("n", n, 1)
         return [self.part(i, n) for i in range(n)]
+
+    def mislabelled(self, V: int) -> UserError:
+        """The error for labels that V classes do not have: the first of them, and where it is."""
+        assert self.labels is not None
+        labels = to_host(self.labels)
+        wrong = np.argwhere(((labels < 0) & (labels != IGNORE)) | (labels >= V))[0]
+        where = f"sample {self.where.samples.start + int(wrong[0])} of batch {self.where.number}"
+        if self.rows is not None:
+            where += f" (row {self.rows[wrong[0]]} of the data)"
+        return UserError(
+            f"a label of {where} is {labels[tuple(wrong)]}; there are {V} classes, counted from 0, "
+            f"and {IGNORE} for a label that is to be ignored: mend the labels, or give the model more classes"
+        )
 
 
 def count_ignored(labels: Array | None) -> int:

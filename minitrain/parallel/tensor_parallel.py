@@ -183,9 +183,11 @@ class VocabularyClassifier(Placed, Classifier):
         where = self.weight.placement
         if batch.labels is None:
             return gather_from(logits, self.group, HEAD, 2, where.shape[0])
-        return vocabulary_cross_entropy(
-            logits, batch.labels, batch.where.count, where.index[0].start, where.shape[0], self.group
-        )
+        first, V = where.index[0].start, where.shape[0]
+        try:
+            return vocabulary_cross_entropy(logits, batch.labels, batch.where.count, first, V, self.group)
+        except IndexError as error:
+            raise batch.mislabelled(V) from error
 
 
 def vocabulary_cross_entropy(

@@ -65,7 +65,7 @@ def refuses(call: Callable[[], Any], name: str) -> None:
     with pytest.raises((UserError, TypeError, ValueError)) as caught:
         call()
     said = str(caught.value)
-    assert said.startswith(f"{name} is ") and said.count("\n") < 3 and len(said) < 400, said
+    assert said.startswith(f"{name} is ") and said.count("\n") < 3 and len(said) < 600, said
 
 
 def text_loader(ids: Any) -> np.ndarray:
