@@ -39,8 +39,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
+
 from .. import backend, fused
-from ..autograd import Tensor, apply
+from ..autograd import Tensor, apply, operation
 from ..backend import Array, xp
 from ..comm.communicator import Communicator
 from ..data.batch import Batch
@@ -148,14 +150,16 @@ class VocabularyEmbedding(Placed, Embedding):
         return own_rows(ids, self.weight, self.chosen("embedding", self.weight.dtype))
 
 
+@operation
 def own_rows(ids: Array, table: Parameter, dtype: Any = None) -> Tensor:
     """y = table[id - first] where this slice of the table has the id, otherwise 0.  ids (...) -> (..., D)."""
+    ids = xp.asarray(backend.as_ids("own_rows: ids", ids))
     first, rows = table.placement.index[0].start, table.shape[0]
     V = table.placement.shape[0]
     if ids.size and not (0 <= int(ids.min()) and int(ids.max()) < V):
         raise IndexError(f"ids reach from {ids.min()} to {ids.max()}; the table has rows 0 to {V - 1}")
     here = (ids >= first) & (ids < first + rows)
-    local = ids[here] - first
+    local = ids[here].astype(np.int64) - first  # the ids' own dtype may be too small for the number `first`
     y = xp.zeros((*ids.shape, table.shape[1]), dtype or table.dtype)
     y[here] = table.data[local]
 
@@ -188,6 +192,7 @@ class VocabularyClassifier(Placed, Classifier):
         )
 
 
+@operation
 def vocabulary_cross_entropy(
     logits: Tensor, labels: Array, denominator: float, first: int, V: int, group: Communicator
 ) -> Tensor:
@@ -198,6 +203,7 @@ def vocabulary_cross_entropy(
     and counts once; gx_nv = g (softmax(x_n)_v - 1[v = label(n)]) / denominator as ever, for the v that are here.
     Raises IndexError for a label outside 0..V-1.
     """
+    labels = xp.asarray(backend.as_ids("vocabulary_cross_entropy: labels", labels))
     if labels.size and not (0 <= int(labels.min()) and int(labels.max()) < V):
         raise IndexError(f"labels reach from {labels.min()} to {labels.max()}; there are {V} classes, counted from 0")
     dtype, shape, rows = logits.dtype, logits.shape, labels.size  # the vjp must not keep the logits themselves
@@ -211,7 +217,7 @@ def vocabulary_cross_entropy(
     z = summed(backend.total(p, axis=-1, keepdims=True), group, LOSS)
     flat = labels.reshape(-1)
     mine = xp.nonzero((flat >= first) & (flat < first + held))[0]
-    column = flat[mine] - first
+    column = flat[mine].astype(np.int64) - first
     right = xp.zeros(rows, x.dtype)
     right[mine] = shifted[mine, column]
     right = summed(right, group, LOSS)
