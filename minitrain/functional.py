@@ -158,9 +158,13 @@ def cast(x: Tensor, dtype: Any) -> Tensor:
 
 @operation
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The same elements in another shape; gx is g in the old one."""
+    """The same elements in another shape; gx is g in the old one. Raises ValueError if they do not fit."""
     before = x.shape
-    return apply(x.data.reshape(shape), (x,), lambda g: (g.reshape(before),))
+    try:
+        y = x.data.reshape(shape)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"reshape: from shape {before} to {shown(shape)}: {error}") from None
+    return apply(y, (x,), lambda g: (g.reshape(before),))
 
 
 @operation
@@ -169,7 +173,7 @@ def transpose(x: Tensor, axes: Sequence[int] | None = None) -> Tensor:
 
     Raises ValueError unless each axis of x stands among the axes once.
     """
-    axes = _axes("transpose", tuple(reversed(range(x.ndim))) if axes is None else axes, x.ndim)
+    axes = _axes("transpose", tuple(reversed(range(x.ndim))) if axes is None else axes, x.shape)
     if len(axes) != x.ndim:
         raise ValueError(f"transpose: axes is {shown(axes)}; a tensor of shape {x.shape} needs all of its axes")
     back = tuple(int(i) for i in np.argsort(axes))
@@ -216,7 +220,7 @@ def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
         raise ValueError("concatenate needs at least one tensor")
     if len({x.dtype for x in tensors}) > 1:
         raise TypeError(f"concatenate: dtypes differ: {[str(x.dtype) for x in tensors]}")
-    axis = _axis("concatenate", axis, tensors[0].ndim)
+    axis = _axis("concatenate", axis, tensors[0].shape)
     borders = np.cumsum([x.shape[axis] for x in tensors])[:-1].tolist()
     y = xp.concatenate([x.data for x in tensors], axis=axis)
     return apply(y, tensors, lambda g: tuple(xp.split(g, borders, axis=axis)))
@@ -228,7 +232,7 @@ def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
 @operation
 def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """y = sum of x over `axis` (all axes by default); every element of x gets the g of its sum."""
-    shape, axes = x.shape, _axes("sum", axis, x.ndim)
+    shape, axes = x.shape, _axes("sum", axis, x.shape)
 
     def vjp(g: Array) -> tuple[Array]:
         return (xp.array(xp.broadcast_to(_keep(g, shape, axes), shape)),)
@@ -239,7 +243,7 @@ def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 @operation
 def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """y = sum of x / n over `axis`; gx = g / n. Raises ValueError for the mean of nothing."""
-    shape, axes = x.shape, _axes("mean", axis, x.ndim)
+    shape, axes = x.shape, _axes("mean", axis, x.shape)
     n = math.prod(shape[i] for i in axes)
     if n == 0:
         raise ValueError(f"mean of no elements: shape {shape}, axis {axis}")
@@ -257,7 +261,7 @@ def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
     Raises ValueError for the largest of nothing.
     """
-    shape, axes = x.shape, _axes("max", axis, x.ndim)
+    shape, axes = x.shape, _axes("max", axis, x.shape)
     if 0 in [shape[i] for i in axes]:
         raise ValueError(f"max of no elements: shape {shape}, axis {axis}")
     y = x.data.max(axis=axes, keepdims=True)
@@ -279,7 +283,7 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
     cancels in the quotient, and no exponent is above 0. (The maximum of the whole tensor would not do: rows far
     below it would underflow to 0 / 0.)
     """
-    axis = _axis("softmax", axis, x.ndim)
+    axis = _axis("softmax", axis, x.shape)
     y = softmax_rows(x.data, axis)
 
     def vjp(g: Array) -> tuple[Array]:
@@ -291,7 +295,7 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
 @operation
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     """y_i = x_i - ln sum_j e^x_j along `axis`; gx = g - softmax(x) sum_j g_j."""
-    axis = _axis("log_softmax", axis, x.ndim)
+    axis = _axis("log_softmax", axis, x.shape)
     shifted = x.data - row_max(x.data, axis)
     y = shifted - xp.log(backend.total(xp.exp(shifted), axis, keepdims=True))
     return apply(y, (x,), lambda g: (g - xp.exp(y) * backend.total(g, axis, keepdims=True),), saved=(y,))
@@ -313,21 +317,22 @@ def softmax_rows(x: Array, axis: int = -1, out: Array | None = None) -> Array:
     return e
 
 
-def _axis(operation: str, axis: Any, ndim: int) -> int:
+def _axis(operation: str, axis: Any, shape: tuple[int, ...]) -> int:
     """The axis counted from the front. Raises ValueError for one that is not there, TypeError for anything else."""
     if not isinstance(axis, (int, np.integer)) or isinstance(axis, bool):
         raise TypeError(f"{operation}: the axis is {shown(axis)}; give a whole number")
+    ndim = len(shape)
     if not -ndim <= axis < ndim:
-        there = f"{-ndim} to {ndim - 1}" if ndim else "none: the tensor has no axes"
-        raise ValueError(f"{operation}: the axis is {axis}; allowed: {there}")
+        there = f"allowed are {-ndim} to {ndim - 1}" if ndim else "it has no axes"
+        raise ValueError(f"{operation}: the axis is {shown(axis)}, the tensor has shape {shape}: {there}")
     return int(axis) % ndim
 
 
-def _axes(operation: str, axis: Axis, ndim: int) -> tuple[int, ...]:
+def _axes(operation: str, axis: Axis, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Each of the axes counted from the front, all of them for None. Raises ValueError for one that is given twice."""
     if axis is None:
-        return tuple(range(ndim))
-    axes = tuple(_axis(operation, i, ndim) for i in (axis if isinstance(axis, (list, tuple)) else [axis]))
+        return tuple(range(len(shape)))
+    axes = tuple(_axis(operation, i, shape) for i in (axis if isinstance(axis, (list, tuple)) else [axis]))
     if len(set(axes)) < len(axes):
         raise ValueError(f"{operation}: the axes are {shown(axis)}; give each only once")
     return axes
@@ -348,6 +353,7 @@ for _name, _operation in {
     "__truediv__": divide,
     "__rtruediv__": lambda a, b: divide(b, a),
     "__matmul__": matmul,
+    "__rmatmul__": lambda a, b: matmul(b, a),
     "__neg__": negative,
     "__getitem__": index,
 }.items():

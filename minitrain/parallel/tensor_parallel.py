@@ -204,6 +204,8 @@ def vocabulary_cross_entropy(
     Raises IndexError for a label outside 0..V-1.
     """
     labels = xp.asarray(backend.as_ids("vocabulary_cross_entropy: labels", labels))
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(f"logits {logits.shape} need labels of shape {logits.shape[:-1]}, not {labels.shape}")
     if labels.size and not (0 <= int(labels.min()) and int(labels.max()) < V):
         raise IndexError(f"labels reach from {labels.min()} to {labels.max()}; there are {V} classes, counted from 0")
     dtype, shape, rows = logits.dtype, logits.shape, labels.size  # the vjp must not keep the logits themselves
