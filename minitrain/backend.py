@@ -214,6 +214,7 @@ def matmul(a: Array, b: Array, out: Array | None = None, dtype: Any = None) -> A
     rounded, which is what a tensor core does (and 350 times faster than NumPy's own loop for float16).
     """
     dtype = (a.dtype if dtype is None else np.dtype(dtype)) if out is None else out.dtype
+    wide(b.dtype)  # refuses what is not floating point
     if wide(a.dtype) == a.dtype or (xp is not np and a.dtype == dtype):
         product = xp.matmul(a, b, out=out)
         ledger.flops(2 * product.size * a.shape[-1])

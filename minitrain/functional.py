@@ -105,6 +105,8 @@ def matmul(a: Any, b: Any) -> Tensor:
     a, b = operands(a, b)
     if a.ndim < 2 or b.ndim < 2:
         raise ValueError(f"matmul needs at least two axes, got shapes {a.shape} and {b.shape}; reshape first")
+    if a.shape[-1] != b.shape[-2]:
+        raise ValueError(f"matmul: the shapes are {a.shape} and {b.shape}; a's last axis and b's last but one differ")
 
     def vjp(g: Array) -> tuple[Array, Array]:
         ga = backend.matmul(g, b.data.swapaxes(-1, -2))
@@ -220,8 +222,7 @@ def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
         raise ValueError("concatenate needs at least one tensor")
     if len({x.dtype for x in tensors}) > 1:
         raise TypeError(f"concatenate: dtypes differ: {[str(x.dtype) for x in tensors]}")
-    axis = _axis("concatenate", axis, tensors[0].shape)
-    borders = np.cumsum([x.shape[axis] for x in tensors])[:-1].tolist()
+    borders = np.cumsum([x.shape[_axis("concatenate", axis, x.shape)] for x in tensors])[:-1].tolist()
     y = xp.concatenate([x.data for x in tensors], axis=axis)
     return apply(y, tensors, lambda g: tuple(xp.split(g, borders, axis=axis)))
 

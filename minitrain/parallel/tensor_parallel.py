@@ -154,6 +154,8 @@ class VocabularyEmbedding(Placed, Embedding):
 def own_rows(ids: Array, table: Parameter, dtype: Any = None) -> Tensor:
     """y = table[id - first] where this slice of the table has the id, otherwise 0.  ids (...) -> (..., D)."""
     ids = xp.asarray(backend.as_ids("own_rows: ids", ids))
+    if len(table.shape) != 2:
+        raise ValueError(f"own_rows: the table has shape {table.shape}; it needs 2 axes")
     first, rows = table.placement.index[0].start, table.shape[0]
     V = table.placement.shape[0]
     if ids.size and not (0 <= int(ids.min()) and int(ids.max()) < V):

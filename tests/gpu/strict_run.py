@@ -78,6 +78,7 @@ TABLE = [
     Row("subtract", lambda x: 2 - (x - 0.5), ONE),
     Row("multiply", lambda a, b: a * b, TWO),
     Row("multiply", lambda x: np.float32(3) * x * 2, ONE),
+    Row("multiply", lambda x: [1, 2.5, 3] * x * to_device(np.ones(3)).astype(x.dtype), [((2, 3),), ((3,),)]),
     Row("divide exp", lambda a, b: a / F.exp(b), TWO),
     Row("divide exp", lambda x: 1 / (F.exp(x) / 3), ONE),
     Row("negative", lambda x: -x, ONE),
@@ -118,6 +119,7 @@ TABLE = [
     Row("embedding", lambda w: fused.embedding(ids((2, 3), 4), w), [((4, 3),), ((7, 1),)]),
     Row("embedding", lambda w: fused.embedding(ids((2, 0), 4), w), [((4, 3),)]),
     Row("embedding", lambda w: fused.embedding(ids((), 4), w), [((4, 3),)]),
+    Row("embedding", lambda w: fused.embedding([[0, 2], [3, 0]], w), [((4, 3),)]),
     Row("layer_norm", fused.layer_norm, [((5,), (5,), (5,)), ((2, 3, 5), (5,), (5,)), ((0, 5), (5,), (5,))]),
     Row("gelu", fused.gelu, ONE),
     Row("causal_attention", fused.causal_attention, [((2, 5, 3, 2, 3),), ((1, 1, 3, 2, 2),), ((0, 3, 3, 2, 2),)]),
@@ -127,6 +129,8 @@ TABLE = [
         "cross_entropy", lambda x: fused.cross_entropy(x, ids(x.shape[:-1], x.shape[-1]), 7), [((6, 4),), ((2, 3, 5),)]
     ),
     Row("cross_entropy", lambda x: fused.cross_entropy(x, ids(x.shape[:-1], 1), 7), [((5,),), ((0, 4),), ((3, 1),)]),
+    Row("cross_entropy", lambda x: fused.cross_entropy(x, [1, 0], 7), [((2, 3),)]),
+    Row("mean_squared_error", lambda x: fused.mean_squared_error(x, [[1, 2.5, 3]], 7), [((1, 3),)]),
     Row("mean_squared_error", lambda x: fused.mean_squared_error(x, to_device(np.ones(x.shape, x.dtype)), 7), ONE),
     Row("dropout", lambda x: fused.dropout(x, ids(x.shape, 3) > 0, 0.3), ONE),
 ]
