@@ -78,7 +78,7 @@ TABLE = [
     Row("subtract", lambda x: 2 - (x - 0.5), ONE),
     Row("multiply", lambda a, b: a * b, TWO),
     Row("multiply", lambda x: np.float32(3) * x * 2, ONE),
-    Row("multiply", lambda x: [1, 2.5, 3] * x * to_device(np.ones(3)).astype(x.dtype), [((2, 3),), ((3,),)]),
+    Row("multiply", lambda x: x * [1, 2.5, 3] * to_device(np.ones(3)).astype(x.dtype), [((2, 3),), ((3,),)]),
     Row("divide exp", lambda a, b: a / F.exp(b), TWO),
     Row("divide exp", lambda x: 1 / (F.exp(x) / 3), ONE),
     Row("negative", lambda x: -x, ONE),
