@@ -20,9 +20,10 @@ class UserError(Exception):
 
 def shown(value: Any) -> str:
     """The value for a message, in at most a line: an array by its dtype and shape, a long list by its beginning."""
-    if (dtype := getattr(value, "dtype", None)) is not None and getattr(value, "ndim", None):
+    dtype, ndim = getattr(value, "dtype", None), getattr(value, "ndim", None)
+    if dtype is not None and isinstance(ndim, int) and ndim:  # the classes of NumPy's numbers have them as well
         return f"{_indefinite(type(value).__name__)} of {dtype}, shape {tuple(value.shape)}"
-    return _brief.repr(value)
+    return _brief.repr(value).replace("\n", " ")  # an array inside a list may take several lines
 
 
 def _indefinite(noun: str) -> str:

@@ -6,7 +6,7 @@ put another class in a layer's place, without any layer knowing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from . import functional, fused, rng
 from .autograd import Tensor, WeightVjp
-from .backend import Array, to_device, xp
+from .backend import FLOAT_NAMES, Array, is_float, to_device, xp
 from .data.batch import Batch
 from .errors import UserError, check_number, check_seed, check_shape, check_text, check_whole, shown
 from .observe import ledger
@@ -179,7 +179,7 @@ class Parameter(Tensor):
             raise UserError(
                 f"{self.placement.path} has {self._dtype} values already; choose its dtype before it is drawn"
             )
-        self._dtype = np.dtype(dtype)
+        self._dtype = _float_type(self.placement.path, dtype)
 
     def draw(self, seed: int) -> np.ndarray:
         """The initial values of the slice held here, on the host: the same numbers whatever the mesh."""
@@ -231,11 +231,10 @@ class Parameter(Tensor):
 
 
 def _float_type(path: str, dtype: Any) -> np.dtype:
-    """Not np.dtype(None), which is float64."""
-    with suppress(TypeError):
-        if dtype is not None and np.dtype(dtype).kind == "f":
-            return np.dtype(dtype)
-    raise UserError(f"{path}: dtype is {dtype!r}; parameters are floating point, such as 'float32'")
+    """The dtype that this names. Raises UserError unless it is one that is computed with."""
+    if not is_float(dtype):
+        raise UserError(f"{path}: dtype is {shown(dtype)}; parameters are floating point: {FLOAT_NAMES}")
+    return np.dtype(dtype)
 
 
 class Module:
