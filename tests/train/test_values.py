@@ -1,9 +1,12 @@
 """Values are kept: those that a model has when training begins, and those that somebody sets later."""
 
 import copy
+import itertools
 import math
 import pickle
+import textwrap
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -479,3 +482,16 @@ def test_a_sample_that_is_not_finite_is_named(ranks: int, bad: float) -> None:
     assert others == [first] * (ranks - 1) and len(first.splitlines()) <= 3
     assert "row 17 of the data, has inputs that are NaN or infinite" in first
     assert "smaller" not in first
+
+
+# The README ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_program_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    """It runs as it is printed."""
+    text = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    section = text.split("### Your own data and weights\n", 1)[1]
+    program = textwrap.dedent("\n".join(itertools.takewhile(lambda x: not x or x[0] == " ", section.splitlines())))
+    names: dict[str, Any] = {}
+    exec(compile(program, "README.md", "exec"), names)
+    assert names["history"].loss and names["tensors"].keys() == values(names["model"]).keys()
