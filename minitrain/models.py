@@ -134,9 +134,10 @@ def as_input(batch: Batch, linear: Linear) -> Tensor:
         )
     used = x.dtype if linear.precision is None else wide(linear.chosen("linear", x.dtype))
     if used != dtype or not is_float(x.dtype):
+        other = f", or a model with dtype={str(x.dtype)!r}" if str(x.dtype) in DTYPES else ""
         raise UserError(
             f"the inputs are {shown(x)}, and {linear.path} holds {dtype}: "
-            f"give ArrayLoader(inputs.astype(np.{dtype}), ...), or a model of the inputs' dtype if it is one of floats"
+            f"give ArrayLoader(inputs.astype(np.{dtype}), ...){other}"
         )
     return Tensor(x)
 
