@@ -116,11 +116,11 @@ class Tensor:
     __hash__ = object.__hash__
 
     def __array__(self, *args: Any, **options: Any) -> np.ndarray:
-        """Raises TypeError: NumPy would leave the tape unseen."""
+        """Raises TypeError: what NumPy computes is not on the tape."""
         raise TypeError(f"{shown(self)} does not become an array by itself; take its array: tensor.data")
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """For copies and pickles, of leaves only: a copy of a node would share its vjps with the original."""
+        """Of a leaf, for copies and pickles. Raises TypeError on the tape: a copied node would share its vjps."""
         if self.node is not None:
             raise TypeError(f"{shown(self)} is on the tape and is not copied or pickled; detach() it first")
         return super().__reduce_ex__(protocol)
@@ -194,7 +194,7 @@ class Node:
 
 
 def operation(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, which raises TypeError for whatever is not a Tensor where its signature says one, or `| None`.
+    """Return the function with a check: TypeError for what is not a Tensor where the signature says Tensor.
 
     An array has many of a tensor's attributes, and would get far. Lists of tensors are for `check_tensors`.
     """

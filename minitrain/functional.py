@@ -42,8 +42,8 @@ def unbroadcast_both(ga: Array, gb: Array, a: tuple[int, ...], b: tuple[int, ...
 def operands(a: Any, b: Any) -> tuple[Tensor, Tensor]:
     """Both as tensors of one dtype: a number or a list of numbers takes the dtype of the other operand.
 
-    Raises TypeError when two arrays differ in dtype: NumPy would silently compute in the wider one. And for what is
-    not floating point.
+    Raises TypeError when two arrays differ in dtype: NumPy would silently compute in the wider one. Raises it as well
+    for arrays that are not floating point, and for what is not a real number.
     """
     like = a if isinstance(a, Tensor) else b
     if not isinstance(like, Tensor):

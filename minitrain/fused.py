@@ -428,7 +428,7 @@ def _axes_of(name: str, x: Tensor, exactly: int = 0) -> tuple[int, ...]:
 
 
 def _number(name: str, value: Any, allowed: str) -> float:
-    """The value as a Python number: NumPy's own would turn float32 into float64. Raises ValueError if it is no such."""
+    """Return the value as a Python number (NumPy's would turn float32 into float64). Raise ValueError otherwise."""
     try:
         check_number(name, value, allowed)
     except UserError as error:
@@ -437,6 +437,7 @@ def _number(name: str, value: Any, allowed: str) -> float:
 
 
 def _whole(name: str, value: Any) -> int:
+    """Return the value as a whole number of at least 0. Raise ValueError otherwise."""
     try:
         check_whole(name, value)
     except UserError as error:
