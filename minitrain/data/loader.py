@@ -79,7 +79,7 @@ class ArrayLoader:
     """Samples with one label each, such as images: every epoch goes through all of them in a new random order.
 
     The last batch of an epoch holds what is left over. A sample whose label is IGNORE counts in no loss. Raises
-    UserError for inputs and labels of different number, and for values that are none (kinds.py).
+    UserError for inputs and labels of different number, and for other kinds of values (kinds.py).
     """
 
     def __init__(
