@@ -67,12 +67,6 @@ def check_shape(name: str, shape: Any) -> None:
         check_whole(f"an axis of {name} {shown(shape)}", n)
 
 
-def check_ids(name: str, value: Any) -> None:
-    """Raises UserError unless the value is an array of one axis that holds whole numbers."""
-    if getattr(value, "ndim", 0) != 1 or value.dtype.kind not in "iu":
-        raise UserError(f"{name} is {shown(value)}; it must be an array of whole numbers with one axis")
-
-
 def check_number(name: str, value: Any, allowed: str) -> None:
     """Raises UserError unless the value is a finite number that is `allowed`, one of RANGES."""
     number = isinstance(value, Real) and not isinstance(value, bool)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..backend import Array, to_host
+from ..backend import Array, as_ids, to_device, to_host
 from ..errors import UserError, check_whole
 from ..fused import IGNORE
 from ..shares import share
@@ -50,6 +50,8 @@ class Batch:
     rows: Array | None = None  # of the data: where its samples come from, for messages
 
     def __post_init__(self) -> None:
+        if self.labels is not None and not hasattr(self.labels, "dtype"):
+            object.__setattr__(self, "labels", to_device(as_ids("labels", self.labels)))  # a list
         if self.where.counted is None and (ignored := count_ignored(self.labels)):
             where, size = self.where, 0 if self.labels is None else self.labels.size
             if (where.samples, where.time) != (slice(0, where.B), slice(0, where.T)):
@@ -83,9 +85,11 @@ class Batch:
         return [self.part(i, n) for i in range(n)]
 
     def mislabelled(self, V: int) -> UserError:
-        """The error for labels that V classes do not have: the first of them, and where it is."""
-        assert self.labels is not None
-        labels = to_host(self.labels)
+        """The error for labels that V classes do not have: the first of them, and where it is.
+
+        Raises TypeError for labels that are no whole numbers at all.
+        """
+        labels = to_host(as_ids("labels", self.labels))
         wrong = np.argwhere(((labels < 0) & (labels != IGNORE)) | (labels >= V))[0]
         where = f"sample {self.where.samples.start + int(wrong[0])} of batch {self.where.number}"
         if self.rows is not None:

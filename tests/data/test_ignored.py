@@ -55,6 +55,21 @@ def test_a_batch_in_which_nothing_counts() -> None:
     assert Batch(IDS[1:2], LABELS[1:2], part).where.count == 9
 
 
+def test_labels_in_a_list_count_alike() -> None:
+    batch = Batch(IDS, LABELS.tolist(), WHERE)
+    assert batch.where.count == 9 and isinstance(batch.labels, np.ndarray)
+    with pytest.raises(TypeError, match=r"labels is .*whole numbers"):
+        Batch(IDS, [0.5] * 5, WHERE)  # type: ignore[arg-type]
+
+
+def test_labels_that_are_no_whole_numbers() -> None:
+    for labels in (np.zeros((5, 3)), np.zeros((5, 3), bool)):
+        model = gpt(GPTConfig(4, 3, layers=1, heads=2, width=8))
+        model.draw(1)
+        with pytest.raises(TypeError, match=r"labels is an array of .*whole numbers"):
+            model(Batch(IDS, labels, WHERE))
+
+
 def test_labels_that_cannot_be_ignored_are_let_be() -> None:
     """Unsigned ones, and targets that are floats."""
     for labels in (np.full((5, 3), 156, np.uint8), np.full((5, 3), -100.0), None):

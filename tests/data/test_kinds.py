@@ -182,7 +182,7 @@ def test_samples(entry: str, dtype: Any, form: str, shape: tuple[int, ...]) -> N
         ([[1.0], [2.0]], [IGNORE, -101], "the label of row 1 is -101"),
     ],
 )
-def test_numbers_of_samples_and_labels_that_are_none(inputs: Any, labels: Any, says: str) -> None:
+def test_wrong_numbers_of_samples_and_labels(inputs: Any, labels: Any, says: str) -> None:
     with pytest.raises(UserError, match=says):
         ArrayLoader(inputs, labels, 1, 1)
 
