@@ -185,8 +185,7 @@ class Node:
     @property
     def operation(self) -> str:
         """The function that made this node, as "linear" or "gelu"."""
-        made_by = self.vjp or (self.weights[0][1] if self.weights else None)
-        return "?" if made_by is None else made_by.__qualname__.partition(".")[0]
+        return _named(self.vjp or (self.weights[0][1] if self.weights else None))
 
     def free(self) -> None:
         """Lets go of everything that was kept for backward."""
@@ -245,12 +244,23 @@ def apply(
     if not _recording.get():
         return result
     trained = tuple(pair for pair in weights if pair[0].requires_grad)
+    for p, made_by in trained:
+        if p.node is not None:
+            raise TypeError(
+                f"{_named(made_by)}: a weight of shape {p.shape} was computed, by {p.node.operation!r}; give a leaf.\n"
+                "Use functional.matmul, multiply and add, or index for a table: they take any tensor"
+            )
     if trained or any(x.requires_grad for x in inputs):
         result.requires_grad = True
         result.node = Node(tuple(edge_of(x) for x in inputs), vjp, trained, saved)
         for kept in saved:
             ledger.hold(kept.data if isinstance(kept, Tensor) else kept, "activations", "forward", result.node)
     return result
+
+
+def _named(made_by: Callable[..., Any] | None) -> str:
+    """The operation in which this vjp was made."""
+    return "?" if made_by is None else made_by.__qualname__.partition(".")[0]
 
 
 def edge_of(x: Tensor) -> Edge:

@@ -160,19 +160,23 @@ def as_ids(name: str, value: Any) -> Array:
 
     Raises TypeError for anything else: booleans and fractions would be taken for a mask, or cut off.
     """
-    ids = np.asarray(value) if isinstance(value, np.integer) else value if hasattr(value, "dtype") else _listed(value)
+    ids = np.asarray(value) if isinstance(value, np.integer) else listed(value)
     if not isinstance(ids, (np.ndarray, xp.ndarray)) or is_masked(ids) or ids.dtype.kind not in "iu":
         raise TypeError(f"{name} is {shown(value)}; it must be an array of whole numbers, such as int64")
     return ids if ids.dtype.isnative else ids.astype(ids.dtype.newbyteorder("="))
 
 
-def _listed(value: Any) -> Any:
-    """A sequence of numbers as an array; anything else as it is."""
-    if not isinstance(value, (list, tuple, range)):
+def listed(value: Any) -> Any:
+    """A sequence of numbers, or an object that NumPy knows how to read, as an array on the host; else what it was.
+
+    An empty list has the dtype int64.
+    """
+    array_like = hasattr(value, "__array__") and not isinstance(value, (np.ndarray, np.generic, xp.ndarray))
+    if not (array_like or isinstance(value, (list, tuple, range))) or is_masked(value):
         return value
     try:
-        return np.asarray(value, None if len(value) else np.int64)
-    except (ValueError, OverflowError):  # rows of different lengths
+        return np.asarray(value, np.int64 if not array_like and not len(value) else None)
+    except (TypeError, ValueError, OverflowError):  # rows of different lengths; a Tensor
         return value
 
 
@@ -205,6 +209,9 @@ def wide(dtype: Any) -> Any:
         return WIDE[np.dtype(dtype)]
     except KeyError:
         raise TypeError(f"dtype is {dtype}; what is computed with is floating point: {FLOAT_NAMES}") from None
+
+
+ODD = xp.arange(1, 2**15, 2, dtype=np.uint64) * 0x9E3779B97F4A7C15  # odd numbers, so that no bit is multiplied away
 
 
 def matmul(a: Array, b: Array, out: Array | None = None, dtype: Any = None) -> Array:
@@ -259,7 +266,8 @@ def square(x: Array) -> float:
     cannot hold, and one below 1e-23 has the square 0), once more in float64.
     """
     total = _square_in(wide(x.dtype), x)
-    return total if x.dtype == np.float64 or 1e-30 < total < np.inf else _square_in(np.float64, x)
+    exact = x.dtype == np.float64 or 1e-30 < total < np.inf or (total == 0 and not x.any())
+    return total if exact else _square_in(np.float64, x)
 
 
 def _square_in(dtype: Any, x: Array) -> float:
@@ -268,6 +276,17 @@ def _square_in(dtype: Any, x: Array) -> float:
     parts = (x[lo : lo + step].astype(dtype, copy=False) for lo in range(0, len(x), step or 1))
     with np.errstate(over="ignore"):
         return float(sum(xp.dot(part, part) for part in parts))
+
+
+def fingerprint(x: Array) -> int:
+    """Return a number that will be another one when elements of x, a flat array of at most 128 KB, change or move.
+
+    A sum of its 64-bit words, each times an odd number of its own.
+    """
+    raw = x.view(np.uint8)
+    whole = len(raw) // 8 * 8
+    words = raw[:whole].view(np.uint64)
+    return int((words * ODD[: len(words)]).sum()) + hash(to_host(raw[whole:]).tobytes())
 
 
 def is_finite(x: Array) -> bool:

@@ -58,6 +58,9 @@ class Model(Units):
     """A whole model, or a stage of a pipeline. Raises UserError for two layers, or two parameters, with one path."""
 
     def __init__(self, units: list[Module]) -> None:
+        for unit in units:
+            if not isinstance(unit, Module):
+                raise UserError(f"a unit of the model is {shown(unit)}; units are Modules, called as unit(x, batch)")
         super().__init__(units)
         check_paths(self)
 
@@ -77,7 +80,13 @@ class Embed(Module):
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
         """x is nothing; batch.inputs (B, T) -> (B, T, D)."""
-        time = xp.arange(batch.where.time.start, batch.where.time.stop)
+        where, context = batch.where.time, self.positions.weight.placement.shape[0]
+        if where.stop > context:
+            raise UserError(
+                f"the batch has positions 0 to {where.stop - 1}, and the model's context is {context}.\n"
+                "Give a loader of that context, or a model of a longer one"
+            )
+        time = xp.arange(where.start, where.stop)
         x = self.at("layer", self.tokens(batch.inputs)) + self.at("layer", self.positions(time))
         return self.drop(x, batch)
 
@@ -127,7 +136,7 @@ def as_input(batch: Batch, linear: Linear) -> Tensor:
     """
     x, weight = batch.inputs, linear.weight
     features, dtype = weight.shape[0], wide(weight.dtype)  # of half weights, float32
-    if x.ndim != 2 or x.shape[1] != features:
+    if not x.ndim or x.shape[-1] != features:
         raise UserError(
             f"the inputs are {shown(x)}; {linear.path} takes {features} features a sample: "
             f"give inputs of shape (B, {features}), or a model of that size"

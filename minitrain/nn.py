@@ -15,7 +15,7 @@ import numpy as np
 
 from . import functional, fused, rng
 from .autograd import Tensor, WeightVjp
-from .backend import FLOAT_NAMES, Array, is_float, to_device, xp
+from .backend import FLOAT_NAMES, Array, is_float, is_masked, to_device, xp
 from .data.batch import Batch
 from .errors import UserError, check_number, check_seed, check_shape, check_text, check_whole, shown
 from .observe import ledger
@@ -99,7 +99,8 @@ class Parameter(Tensor):
     def data(self) -> Array:
         if self._data is None:
             raise RuntimeError(
-                f"parameter {self.placement.path} has no values here yet (draw, attach or gather them first)"
+                f"parameter {self.placement.path} has no values here: draw the model, or make its trainer.\n"
+                "Under ZeRO-3 use gather(model, world, gradients=trainer.gradients), and assign p.data = w"
             )
         return self._data
 
@@ -111,7 +112,7 @@ class Parameter(Tensor):
         """
         if value is self._data:  # p.data *= 2 has changed the values in their place
             return
-        self._check_fits("data", value)
+        value = self._fitting("data", value)
         if self.bucket is None:
             self._data = value
         else:
@@ -125,6 +126,7 @@ class Parameter(Tensor):
     def grad(self, value: Array | None) -> None:
         """Take this gradient; a parameter in a bucket copies it to its place there, which the optimizer reads.
 
+        For after finish(); what the optimizer sees is `factor` times it, as of all gradients (see optim.py).
         Raise UserError for another shape or dtype, and where the bucket has no gradients to write to.
         """
         if value is self._grad:  # p.grad *= 2
@@ -137,19 +139,22 @@ class Parameter(Tensor):
                 f"{self.placement.path}.grad is set to {shown(value)}, and its bucket has no place for that now.\n"
                 "Gradients live from backward to begin(), and under ZeRO-2 and -3 only until they are reduced"
             )
-        self._check_fits("grad", value)
-        if self._grad is None:
+        value = self._fitting("grad", value)
+        if self.bucket is None:
             self._grad = value
         else:
-            self._grad[...] = value
+            self.bucket.take(self)[0][...] = value
 
-    def _check_fits(self, what: str, value: Any) -> None:
-        """Raise UserError unless the value is an array of this parameter's shape and dtype."""
-        if not isinstance(value, xp.ndarray) or value.shape != self.shape or value.dtype != self._dtype:
+    def _fitting(self, what: str, value: Any) -> Array:
+        """The value, an array of this parameter's shape and dtype. Raise UserError for anything else."""
+        array = xp.asarray(value) if isinstance(value, np.generic) else value  # sums of arrays without axes are such
+        fits = isinstance(array, xp.ndarray) and array.shape == self.shape and array.dtype == self._dtype
+        if not fits or is_masked(array):
             raise UserError(
                 f"{self.placement.path}.{what} is set to {shown(value)}; "
                 f"it must be an array of {self._dtype}, shape {self.shape}"
             )
+        return array
 
     def view(self, values: Array | None) -> None:
         """Let the values be this array, a part of a bucket; None takes them away."""
@@ -217,9 +222,10 @@ class Parameter(Tensor):
                 f"{where.path} cannot be copied: this rank holds a part of it.\n"
                 "Gather the model first, minitrain.train.checkpoint.gather, and restore it into a new one"
             )
-        kept = {name: getattr(self, name) for name in ("mean", "std", "decay", "requires_grad", "_dtype")}
-        values = None if self._data is None else self._data.copy()  # a view would take its whole bucket along
-        return {**kept, "placement": Placement(where.path, where.shape, where.index), "_data": values}
+        kept = {name: value for name, value in vars(self).items() if name not in ("_grad", "bucket")}
+        kept |= {"requires_grad": self.requires_grad, "placement": Placement(where.path, where.shape, where.index)}
+        kept["_data"] = None if self._data is None else self._data.copy()  # a view would take its whole bucket along
+        return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._grad = self.node = self.on_ready = self.bucket = None
@@ -252,11 +258,39 @@ class Module:
         dtype = self.chosen(operation, x.dtype)
         return x if x.dtype == dtype else functional.cast(x, dtype)
 
-    def children(self) -> Iterator[tuple[str, "Module"]]:
-        """(attribute, module) for the modules that are attributes of this one."""
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Raise UserError where a parameter would be replaced by its result: it would not be found, nor trained."""
+        if isinstance(vars(self).get(name), Parameter) and not isinstance(value, Parameter):
+            raise UserError(
+                f"{self.path or type(self).__name__}.{name} is a parameter, and is set to {shown(value)}.\n"
+                f"Change its values instead: {name}.data *= 0.5, or {name}.data = an array"
+            )
+        super().__setattr__(name, value)
+
+    def members(self) -> Iterator[tuple[str, Any]]:
+        """(name, thing) for the attributes, and for what is in lists, tuples and dictionaries: "layers.0"."""
         for name, value in vars(self).items():
-            if isinstance(value, Module):
+            if isinstance(value, (list, tuple)):
+                yield from ((f"{name}.{i}", thing) for i, thing in enumerate(value))
+            elif isinstance(value, dict):
+                yield from ((f"{name}.{key}", thing) for key, thing in value.items())
+            else:
                 yield name, value
+
+    def put(self, name: str, child: "Module") -> None:
+        """Put a module in the place of the member with this name."""
+        holder, _, key = name.partition(".")
+        place = getattr(self, holder)
+        if not key:
+            setattr(self, name, child)
+        elif isinstance(place, dict):
+            place[next(k for k in place if str(k) == key)] = child
+        else:
+            setattr(self, holder, type(place)(child if str(i) == key else thing for i, thing in enumerate(place)))
+
+    def children(self) -> Iterator[tuple[str, "Module"]]:
+        """(name, module) for the members that are modules."""
+        yield from ((name, value) for name, value in self.members() if isinstance(value, Module))
 
     def modules(self) -> Iterator["Module"]:
         """This module and all below it."""
@@ -267,7 +301,7 @@ class Module:
     def parameters(self) -> list[Parameter]:
         """In the order of first use in the forward, a shared one once."""
         found: dict[Parameter, None] = {}
-        for value in vars(self).values():
+        for _, value in self.members():
             if isinstance(value, Parameter):
                 found[value] = None
             elif isinstance(value, Module):
@@ -277,26 +311,25 @@ class Module:
     def draw(self, seed: int) -> None:
         """Gives every parameter its initial values, without buckets."""
         for p in self.parameters():
-            p.data = to_device(p.draw(seed))  # anew, also where there are values already
-            ledger.hold(p.data, "parameters", "set-up")
+            values = to_device(p.draw(seed))
+            p.data = values  # also where there are values already
+            if p.bucket is None:
+                ledger.hold(values, "parameters", "set-up")
 
 
 def check_paths(model: Module) -> None:
-    """Raise UserError unless each path belongs to one parameter, and to one module.
-
-    Initial values and dropout are keyed by the path, and checkpoints name it. What is shared is one object.
-    """
-    for kind, things in (
-        ("parameters", [(p.placement.path, p) for p in model.parameters()]),
-        ("layers", [(module.path, module) for module in model.modules() if module.path]),
-    ):
-        found: dict[str, Any] = {}
-        for path, thing in things:
-            if found.setdefault(path, thing) is not thing:
-                raise UserError(
-                    f"two {kind} have the path {path!r}: they would start alike and share one place in a checkpoint.\n"
-                    "Give each a path of its own, or use the same object twice to share it"
-                )
+    """Raise UserError unless each path belongs to one parameter, and to one dropout: random numbers are keyed by it."""
+    dropouts = [module for module in model.modules() if isinstance(module, Dropout)]
+    found: dict[str, Any] = {}
+    for kind, path, thing in [
+        *(("parameters", p.placement.path, p) for p in model.parameters()),
+        *(("dropouts", module.path, module) for module in dropouts),
+    ]:
+        if found.setdefault(f"{kind} {path}", thing) is not thing:
+            raise UserError(
+                f"two {kind} have the path {path!r}, which their random numbers are keyed by: they would be equal.\n"
+                "Give each a path of its own, or use the same object twice to share it"
+            )
 
 
 def check_free(model: Module) -> None:
@@ -305,7 +338,7 @@ def check_free(model: Module) -> None:
         if p.bucket is not None:
             raise UserError(
                 f"{p.placement.path} belongs to a trainer already, and two would train against each other.\n"
-                "Go on with that trainer, or copy.deepcopy(model) and train the copy, which keeps the values"
+                "Go on with that one, or gather its values and restore them into another model (train.checkpoint)"
             )
 
 
@@ -328,6 +361,9 @@ def pass_through(units: Sequence[Any], x: Tensor | None, batch: Batch) -> Tensor
     watch = _watch.get()
     for unit in units:
         before, x = x, unit(x, batch)
+        if not isinstance(x, Tensor):
+            name = getattr(unit, "path", "") or type(unit).__name__
+            raise TypeError(f"unit {name} returned {shown(x)}; a unit returns a Tensor")
         if watch is not None and unit.path and x is not None:  # a segment has no path; its units have
             watch(unit.path, before, x)
     assert x is not None

@@ -15,13 +15,17 @@ rounded, was set by somebody else (a checkpoint that was restored, say), and the
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from .backend import Array, wide, xp
+import numpy as np
+
+from .backend import Array, fingerprint, wide, xp
 from .errors import UserError, check_number
 from .observe import ledger
 
+SMALL = 2.0**-96
 BLOCK = 32 * 1024  # elements: w, g, m, v and two temporaries stay in the cache (1.5% of a step)
 
 steps_begun = itertools.count()  # numbers the steps of all reducers, so that a scaler can tell what came before
@@ -41,6 +45,7 @@ class Optimizer:
     """`step(lr)` updates every owned slice. States are made at the first step, one list of arrays a slice."""
 
     states = 0  # arrays of the size of the parameters that the rule remembers
+    squares = False  # the rule squares the gradient
     elementwise = True  # the rule treats each element by itself; one that needs the norm of a parameter does not
 
     def __init__(self, gradients: Slices) -> None:
@@ -54,6 +59,7 @@ class Optimizer:
         self.updates = 0
         self.state: list[list[Array]] = []
         self.masters: list[Array | None] = []  # the float32 values of slices that are in half precision
+        self.prints: dict[tuple[int, int], int] = {}  # of the blocks of such a slice, as the last update left them
 
     def step(self, lr: float) -> None:
         """One update with this learning rate. Raises UserError for one that is negative or NaN."""
@@ -66,16 +72,32 @@ class Optimizer:
             master = data if kept is None else kept
             for lo in range(0, len(data), BLOCK):
                 block = slice(lo, lo + BLOCK)
-                if master is not data:
+                if master is not data and fingerprint(data[block]) != self.prints.get((i, lo)):
                     follow(master[block], data[block])
                 g = self.gradient(grad[block], master.dtype)
                 self.update(master[block], g, [state[block] for state in self.state[i]], lr, decay)
                 if master is not data:
                     data[block] = master[block]
+                    self.prints[i, lo] = fingerprint(data[block])
+
+    def check_norm(self, norm: float) -> None:
+        """Raise UserError for a gradient of this length whose squares the state cannot hold: it would stay infinite.
+
+        Called with the same norm, that of the step, on all ranks.
+        """
+        owned = self.gradients.owned() if self.squares else ()
+        most = min((float(np.finfo(wide(data.dtype)).max) ** 0.5 for data, *_ in owned), default=math.inf)
+        if norm > most:
+            raise UserError(
+                f"the norm of the gradient is {norm:.1e}; {type(self).__name__} keeps squares, of up to {most:.1e}.\n"
+                "Clip the gradient (clip=1.0), or give a smaller learning rate"
+            )
 
     def gradient(self, stored: Array, dtype: Any) -> Array:
         """What the rule sees of a stored gradient: in the master's dtype, times the factor."""
         g, factor = stored.astype(dtype, copy=False), self.gradients.factor
+        while factor < SMALL:  # float32 would round it: the gradients are as large as the factor is small
+            g, factor = g * g.dtype.type(SMALL), factor / SMALL
         return g if factor == 1 else g * g.dtype.type(factor)
 
     def remember(self, data: Array) -> None:
@@ -171,7 +193,7 @@ def adamw_step(
 class Adam(Optimizer):
     """See adam_step. 8 bytes a parameter in fp32."""
 
-    states = 2
+    states, squares = 2, True
 
     def __init__(
         self,

@@ -332,6 +332,8 @@ class StaticScaler(Scaler):
     overflow: S, or the model's own numbers, are too large.
     """
 
+    moving: tuple[str, ...] = ("value", "in_a_row")  # what a round changes
+
     def __init__(
         self,
         value: float = 2.0**12,
@@ -345,9 +347,13 @@ class StaticScaler(Scaler):
         self.value, self.patience, self.agree = float(value), patience, agree
         self.in_a_row = 0
         self.round: list[Any] = []  # the gradients that were unscaled with the same S
-        self.moved = -1  # when S moved last, in the count that reducers keep of their steps
+        self.moved = self.scaled = -1  # when S moved last, and was used last: in the count of the reducers' steps
         self.before: dict[str, Any] = {}  # S, and what moves with it, as the round found them
         self.overflowed = False  # any of the round
+
+    def scale(self, loss: Tensor) -> Tensor:
+        self.scaled = next(steps_begun)
+        return super().scale(loss)
 
     def unscale(self, gradients: Any) -> bool:
         """Checked after the reduction, when an inf of one rank has reached those that add with it, and agreed upon with
@@ -383,10 +389,13 @@ class StaticScaler(Scaler):
                 "unscale was called twice in one step: the gradients would be divided by the loss scale twice.\n"
                 "Call it once, after finish()"
             )
+        if self.scaled > self.moved:
+            raise UserError(
+                "a loss was scaled after the scale had moved, for gradients whose step had begun before: which scale "
+                "they have is not known.\nCall begin() of each reducer right before its own loss is scaled"
+            )
         vars(self).update(self.before)
         self.round.append(gradients)
-
-    moving: tuple[str, ...] = ("value", "in_a_row")  # what a round changes
 
     def expecting(self) -> AbstractContextManager[Any]:
         return np.errstate(over="ignore", invalid="ignore")

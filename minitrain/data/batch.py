@@ -8,6 +8,7 @@ from ..backend import Array, as_ids, to_device, to_host
 from ..errors import UserError, check_whole
 from ..fused import IGNORE
 from ..shares import share
+from .kinds import as_samples
 
 __all__ = ["IGNORE", "Batch", "Where"]
 
@@ -52,6 +53,8 @@ class Batch:
     def __post_init__(self) -> None:
         if self.labels is not None and not hasattr(self.labels, "dtype"):
             object.__setattr__(self, "labels", to_device(as_ids("labels", self.labels)))  # a list
+        if not hasattr(self.inputs, "dtype"):
+            object.__setattr__(self, "inputs", to_device(as_samples("inputs", self.inputs)))
         if self.where.counted is None and (ignored := count_ignored(self.labels)):
             where, size = self.where, 0 if self.labels is None else self.labels.size
             if (where.samples, where.time) != (slice(0, where.B), slice(0, where.T)):
@@ -92,8 +95,9 @@ class Batch:
         labels = to_host(as_ids("labels", self.labels))
         wrong = np.argwhere(((labels < 0) & (labels != IGNORE)) | (labels >= V))[0]
         where = f"sample {self.where.samples.start + int(wrong[0])} of batch {self.where.number}"
-        if self.rows is not None:
-            where += f" (row {self.rows[wrong[0]]} of the data)"
+        if self.rows is not None:  # of a text, where its window begins: the labels are one further
+            row = int(self.rows[wrong[0]]) + (1 + int(wrong[1]) if labels.ndim > 1 else 0)
+            where += f" ({'position' if labels.ndim > 1 else 'row'} {row} of the data)"
         return UserError(
             f"a label of {where} is {labels[tuple(wrong)]}; there are {V} classes, counted from 0, "
             f"and {IGNORE} for a label that is to be ignored: mend the labels, or give the model more classes"

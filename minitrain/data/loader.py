@@ -12,7 +12,7 @@ import numpy as np
 from .. import rng
 from ..backend import to_device
 from ..errors import UserError, check_memory, check_seed, check_whole
-from .batch import IGNORE, Batch, Where, count_ignored
+from .batch import IGNORE, Batch, Where
 from .kinds import as_row, as_samples
 
 
@@ -83,8 +83,8 @@ class TextLoader:
 class ArrayLoader:
     """Samples with one label each, such as images: every epoch goes through all of them in a new random order.
 
-    The last batch of an epoch holds what is left over. A sample whose label is IGNORE counts in no loss. Raises
-    UserError for inputs and labels of different number, and for other kinds of values (kinds.py).
+    The last batch of an epoch holds what is left over. Samples whose label is IGNORE are left out. Raises UserError for
+    inputs and labels of different number, and for values of another kind (see kinds.py).
     """
 
     def __init__(
@@ -103,8 +103,11 @@ class ArrayLoader:
                 f"the label of row {wrong[0]} is {labels[wrong[0]]}; classes are counted from 0, "
                 f"and {IGNORE} is the label of a sample that is to be ignored"
             )
-        if count_ignored(labels) == len(labels):
+        self.rows = np.flatnonzero(labels != IGNORE)  # of the data
+        if not len(self.rows):
             raise UserError(f"the labels are all {IGNORE}, which is to be ignored: give at least one that counts")
+        if len(self.rows) < len(labels):
+            inputs, labels = inputs[self.rows], labels[self.rows]
         self.inputs, self.labels, self.B, self.seed = inputs, labels, batch, seed
         self.batches = -(-len(inputs) // batch)  # in an epoch
 
@@ -118,12 +121,11 @@ class ArrayLoader:
 
     def validation(self) -> Iterator[Batch]:
         """Batches of B samples that together are all of them, in their order; their losses add up to the mean."""
-        n, ignored = len(self.inputs), count_ignored(self.labels)
-        counted = n - ignored if ignored else None
+        n = len(self.inputs)
         for first in range(0, n, self.B):
             samples = slice(first, min(first + self.B, n))
-            where = Where(self.seed, 0, n, 1, samples, slice(0, 1), training=False, counted=counted)
+            where = Where(self.seed, 0, n, 1, samples, slice(0, 1), training=False)
             yield self._rows(np.arange(samples.start, samples.stop), where)
 
-    def _rows(self, rows: np.ndarray, where: Where) -> Batch:
-        return Batch(to_device(self.inputs[rows]), to_device(self.labels[rows]), where, rows)
+    def _rows(self, chosen: np.ndarray, where: Where) -> Batch:
+        return Batch(to_device(self.inputs[chosen]), to_device(self.labels[chosen]), where, self.rows[chosen])

@@ -94,8 +94,8 @@ class CharTokenizer:
         return ids
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of the ids. Raises UserError for an id that is none."""
-        ids = as_row("ids", ids)
+        """The text of the ids, in any shape. Raises UserError for an id outside the vocabulary."""
+        ids = as_row("ids", [ids] if isinstance(ids, int) else ids, flat=True)
         wrong = (ids < 0) | (ids >= self.size)
         if wrong.any():
             position = int(wrong.argmax())

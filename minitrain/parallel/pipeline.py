@@ -23,8 +23,9 @@ flush), arXiv:2006.09503, and "Efficient Large-Scale Language Model Training on 
 arXiv:2104.04473; Qi et al., "Zero Bubble Pipeline Parallelism", arXiv:2401.10241.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ Schedule = Callable[[int, int, int, int], list[Do]]  # (rank, stages, micro-batc
 class Pipeline(Model):
     """This rank's stages of a model. schedule: the name of one of SCHEDULES, or a function like them."""
 
-    elsewhere: frozenset[str] = frozenset()  # paths of the parameters that only other stages have
+    elsewhere: Mapping[str, tuple[tuple[int, ...], np.dtype]] = MappingProxyType({})  # parameters of the other stages
     sequence, place = 1, 0  # ranks that divide the time of what is sent, and which of them this one is
 
     def __init__(
@@ -270,9 +271,10 @@ def partition(model: Model, mesh: Mesh, schedule: str | Schedule, chunks: int, s
     edges = [cuts[c * p + r] for c in range(chunks)]
     borders = [(model.units[cut.start - 1], model.units[cut.stop - 1]) for cut in edges]
     vars(model).clear()
-    paths = {q.placement.path for q in used}
+    everything = {q.placement.path: (q.placement.shape, q.dtype) for q in used}
     model.__class__ = Pipeline  # whoever holds the model holds its stages now
     Pipeline.__init__(model, mine, mesh.group("pp"), schedule, borders)  # type: ignore[arg-type]
-    model.elsewhere = frozenset(paths - {q.placement.path for q in model.parameters()})  # type: ignore[attr-defined]
+    own = {q.placement.path for q in model.parameters()}
+    model.elsewhere = {path: it for path, it in everything.items() if path not in own}
     if sequence:
-        model.sequence, model.place = mesh.sizes["tp"], mesh.coordinates["tp"]  # type: ignore[attr-defined]
+        model.sequence, model.place = mesh.sizes["tp"], mesh.coordinates["tp"]

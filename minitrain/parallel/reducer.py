@@ -154,6 +154,18 @@ class Reducer:
         if self.line is not None:
             self.line.close()
 
+    def release(self) -> None:
+        """Give the parameters back, with the values that they have, as if this reducer had never been.
+
+        Only where every rank has them whole: a model that was divided stays so.
+        """
+        self.close()
+        for bucket in self.buckets:
+            if bucket.data is not None:
+                for p in bucket.parameters:
+                    p.bucket = p.on_ready = None
+                    p.view_gradient(None)
+
     def _leave(self, all_complete: bool) -> None:
         """Sends off the next buckets, in order, as far as they are complete."""
         while self.left < len(self.trained):
@@ -172,9 +184,12 @@ class Reducer:
 
     def _check_unchanged(self) -> None:
         """Raises UserError when the model has other parameters than when it was divided into buckets."""
-        for p in self.model.parameters() if self.model is not None else ():
-            if p.bucket is None or p.requires_grad != p.bucket.trained:
-                what = "was added" if p.bucket is None else "was frozen" if p.bucket.trained else "is to be trained"
+        if self.model is None:
+            return
+        now = self.model.parameters()
+        gone = {p for bucket in self.buckets for p in bucket.parameters}.difference(now)
+        for p in (*now, *gone):
+            if what := "was removed" if p in gone else _changed(p):
                 raise UserError(
                     f"{p.placement.path} {what} after the model was divided into buckets; change the model first, and "
                     "then make its reducer: minitrain.train.build.reduce"
@@ -210,6 +225,15 @@ class Reducer:
         parts[group.rank] = part
         group.all_gather(parts, NORM)
         return float(sum(to_host(parts).tolist()))
+
+
+def _changed(p: Parameter) -> str:
+    """What is no longer as it was when p came into its bucket."""
+    if p.bucket is None:
+        return "was added"
+    if p.requires_grad != p.bucket.trained:
+        return "was frozen" if p.bucket.trained else "is to be trained"
+    return "" if p.decay == p.bucket.decay else f"has another decay, {p.decay},"
 
 
 def there(array: Array | None) -> Array:

@@ -273,7 +273,7 @@ def place(model: Model, table: Table, group: Communicator) -> None:
     for unit in model.units:
         for module in list(unit.modules()):
             for name, child in list(module.children()):
-                setattr(module, name, _placed(child, table, group))
+                module.put(name, _placed(child, table, group))
 
 
 def _placed(module: Module, table: Table, group: Communicator) -> Module:

@@ -174,6 +174,10 @@ class Zero3(Zero2):
             self.send_for(self.following(units))
         try:
             yield
+        except BaseException:
+            self.coming.clear()  # what comes was for a forward that has failed: by the next one it may be old
+            self.last = 0
+            raise
         finally:
             for bucket in buckets:
                 self.users[bucket] -= 1

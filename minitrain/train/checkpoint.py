@@ -10,10 +10,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..backend import Array, is_float, to_device, to_host, wide
+from ..backend import Array, is_float, is_masked, to_device, to_host, wide
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
-from ..errors import UserError, shown
+from ..errors import UserError, check_choice, check_whole, shown
 from ..models import Model
 from ..nn import Parameter
 from ..parallel.flat import Bucket
@@ -33,6 +33,10 @@ def gather(
     only; for checkpoints and comparisons, not for a training step. Where a rank holds a parameter whole, nothing is
     sent. gradients: the reducer, which knows the shares when a model is divided, and the scale.
     """
+    check_choice("what", what, ("data", "grad"))
+    check_whole("root", 0 if root is None else root, 0, world.size - 1)
+    if what == "grad" and gradients is None and any(p.bucket is not None for p in model.parameters()):
+        raise UserError("gradients are in the hands of a trainer: give gather(..., gradients=trainer.gradients)")
     if gradients is not None and gradients.mesh is not None and gradients.mesh.sizes["pp"] > 1:
         return _gather_stages(model, what, gradients, gradients.mesh, root in (None, world.rank))
     logical: dict[str, np.ndarray] = {}
@@ -119,16 +123,24 @@ def restore(model: Model, tensors: Mapping[str, np.ndarray], strict: bool = True
     model does not have is left out, and floats are converted. Shapes have to fit always.
     Raise UserError, before anything has changed, for what does not fit.
     """
-    parameters = {p.placement.path: p for p in model.parameters()}
+    if not isinstance(tensors, Mapping):
+        raise UserError(
+            f"the tensors are {shown(tensors)}; give the dictionary, the first of the two that load returns"
+        )
+    here = {p.placement.path: p for p in model.parameters()}
+    needed: dict[str, tuple[tuple[int, ...], np.dtype]] = {**getattr(model, "elsewhere", {})}
+    needed |= {path: (p.placement.shape, p.dtype) for path, p in here.items()}
     if strict:
-        check_names(set(tensors), parameters.keys() | getattr(model, "elsewhere", frozenset()))
-    found = {path: tensors[path] for path in parameters if path in tensors}
-    for path, p in parameters.items():
+        check_names(set(tensors), needed.keys())
+    elif not needed.keys() & tensors.keys():
+        raise UserError(
+            f"the checkpoint has nothing of the model: it has {', '.join(sorted(tensors)[:3]) or 'no tensors'}, "
+            f"and the model has {', '.join(sorted(needed)[:3])}"
+        )
+    found = {path: fitting(path, tensors[path], *it, strict=strict) for path, it in needed.items() if path in tensors}
+    for path, p in here.items():
         if path in found:
-            check_fits(path, found[path], p, strict)
-    for path, values in found.items():
-        p = parameters[path]
-        p.data = to_device(np.array(values[p.placement.index], p.dtype, order="C"))
+            p.data = to_device(np.array(found[path][p.placement.index], order="C"))
 
 
 def check_names(given: Set[str], wanted: Set[str]) -> None:
@@ -142,12 +154,22 @@ def check_names(given: Set[str], wanted: Set[str]) -> None:
             )
 
 
-def check_fits(path: str, values: np.ndarray, p: Parameter, strict: bool) -> None:
-    """Raise UserError unless the values have the parameter's logical shape and, if `strict`, its dtype."""
-    shape, dtype = p.placement.shape, getattr(values, "dtype", None)
-    alike = dtype == p.dtype if strict else is_float(dtype)
-    if getattr(values, "shape", None) != shape or not alike or isinstance(values, np.ma.MaskedArray):
+def fitting(path: str, values: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, strict: bool) -> np.ndarray:
+    """Return the values in this dtype; `strict`: they have it already.
+
+    Raise UserError for another shape or dtype, and for numbers that the dtype cannot hold.
+    """
+    own = getattr(values, "dtype", None)
+    alike = own == dtype if strict else is_float(own)
+    if getattr(values, "shape", None) != shape or not alike or is_masked(values):
         raise UserError(
-            f"the checkpoint has {shown(values)} for {path}; the model needs {p.dtype}, shape {shape}"
-            + ("" if alike else ".\nConvert it, or restore(..., strict=False) to have floats converted")
+            f"the checkpoint has {shown(values)} for {path}; the model needs {dtype}, shape {shape}"
+            + (".\nConvert it, or restore(..., strict=False) to have floats converted" if strict and not alike else "")
         )
+    if own == dtype:
+        return values
+    with np.errstate(over="ignore"):
+        converted = values.astype(dtype)
+    if np.isfinite(converted).sum() < np.isfinite(values).sum():
+        raise UserError(f"{path} of the checkpoint has numbers up to {abs(values).max():g}, too large for {dtype}")
+    return converted

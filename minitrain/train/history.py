@@ -20,7 +20,12 @@ class History:
 
     def add(self, row: Sequence[float]) -> None:
         """The numbers of one more epoch, in the order above; two of them without a validation."""
-        for numbers, number in zip((self.loss, self.rate, self.validation_loss, self.accuracy), row, strict=False):
+        epochs, lists = len(self.loss), (self.loss, self.rate, self.validation_loss, self.accuracy)
+        if len(row) > 2 or self.validation_loss:  # epochs without a validation have NaN, so that the lists stay even
+            row = [*row, *[math.nan] * (len(lists) - len(row))]
+            for numbers in lists[2:]:
+                numbers += [math.nan] * (epochs - len(numbers))
+        for numbers, number in zip(lists, row, strict=False):
             numbers.append(number)
 
     @property

@@ -35,6 +35,7 @@ def train_step(
         return loss, math.inf
     norm = clip_grad_norm(gradients, clip) if clip else gradients.norm()
     if math.isfinite(norm):
+        optimizer.check_norm(min(norm, clip) if clip else norm)
         optimizer.step(lr)
         gradients.after_step()
     return loss, norm

@@ -21,7 +21,7 @@ from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..data.batch import Batch
 from ..data.loader import ArrayLoader
-from ..errors import UserError, check_number, check_seed, check_whole
+from ..errors import UserError, check_number, check_seed, check_whole, shown
 from ..models import Model
 from ..nn import watching
 from ..optim import SGD, Adam, Optimizer
@@ -90,16 +90,30 @@ class Trainer:
         Raises UserError for values that cannot be meant.
         """
         check_options(optimizer, schedule, momentum, seed, strategy, accumulate, clip)
+        for name, value, kind in (
+            ("model", model, Model), ("world", world, Communicator), ("mesh", mesh, Mesh | None),
+            ("precision", precision, Precision | None), ("scaler", scaler, Scaler | None),
+        ):  # fmt: skip
+            if not isinstance(value, kind):
+                raise UserError(f"{name} is {shown(value)}; it must be a {getattr(kind, '__name__', kind)}")
+        kept = next((module.precision for module in model.modules() if module.precision is not None), None)
+        precision = kept if precision is None else precision  # that of a copied model
+        if half_weights and precision is None:
+            raise UserError("half_weights is True, and there is no precision that says in which half: give one")
         self.model, self.world, self.schedule, self.momentum = model, world, schedule, momentum
         self.accumulate, self.clip, self.advice = accumulate, clip, advice
         self.precision, self.scaler = precision, scaler or scaler_for(precision)
         self.layers = [unit.path for unit in model.units]
-        if precision is not None:
+        if precision is not None and precision is not kept:
             use(model, precision, half_weights)
         self.mesh = mesh or Mesh(world, dp=world.size)
         how = {"how": "bucketed", "bucket_mb": 1.0, **(strategy or {})}
         self.gradients = reduce(model, self.mesh, seed=seed, **how)
-        self.optimizer = optimizer(self.gradients)
+        try:
+            self.optimizer = optimizer(self.gradients)
+        except BaseException:
+            self.gradients.release()  # so that the next try finds the model free
+            raise
         self.batches = 0  # that were worked on, also those whose update a scaler left out
         self.history = History()  # of all epochs so far
         self.told = time.monotonic()  # when something was said last
@@ -122,6 +136,8 @@ class Trainer:
         Raises UserError for a loss or a gradient that is no number, unless half precision is all that is to blame and
         the scaler has skipped the batch.
         """
+        if not isinstance(batch, Batch) or batch.labels is None:
+            raise UserError(f"the batch is {shown(batch)}; training takes a Batch with labels, such as a loader's")
         lr, scale, skips, mine = self.rate(), self.scaler.value, self.scaler.skips, self.mine(batch)
         at_floor = self.scaler.at_floor()
         self.set_momentum()
@@ -150,7 +166,7 @@ class Trainer:
     def look_into(self, update: Update, mine: Batch, expected: bool) -> None:
         """Raise UserError for a loss or a gradient that is not finite, naming the sample, or else the first layer, that
         is to blame. Silent when the forward is finite in float32 and the scaler `expected` an overflow."""
-        self.look_into_data(mine)
+        self.look_into_data(mine, f"batch {mine.where.number}")
         here = [first_bad_layer(self.model, micro) for micro in mine.split(self.accumulate)]
         found = set(chain(*self.world.gather_objects(here)))
         layer = next((path for path in self.layers if path in found), None)
@@ -168,12 +184,13 @@ class Trainer:
                 "which skips such batches, a Dynamic precision, which takes such layers back to float32, or bfloat16"
             )
 
-    def look_into_data(self, mine: Batch) -> None:
-        """Raise UserError, on all ranks, when a sample of the batch is not finite."""
-        found = [said for said in self.world.gather_objects(first_bad_sample(mine)) if said is not None]
+    def look_into_data(self, mine: Batch | None, name: str) -> None:
+        """Raise UserError, on all ranks, when a sample that one of them has is not finite."""
+        here = None if mine is None else first_bad_sample(mine)
+        found = [said for said in self.world.gather_objects(here) if said is not None]
         if found:
             raise UserError(
-                f"batch {mine.where.number}, at update {self.updates}: {min(found)[1]}.\n"
+                f"{name}, at update {self.updates}: {min(found)[1]}.\n"
                 "No learning rate helps against that: mend or remove the sample"
             )
 
@@ -205,13 +222,6 @@ class Trainer:
         """This rank's part of a global batch, which is empty when there are more ranks than samples."""
         return batch.part(self.mesh.coordinates["dp"], self.mesh.sizes["dp"])
 
-    def total(self, part: float) -> float:
-        """The loss of which each rank has a part. Raises UserError when it is no number, with what to do about it."""
-        loss = self.over_ranks(part, "loss", "dp", "pp")
-        if not math.isfinite(loss):
-            raise UserError(f"the loss is {loss} at update {self.updates}; {self.advice}")
-        return loss
-
     def over_ranks(self, part: float, name: str, *axes: str) -> float:
         """The sum over the ranks along these axes of the mesh; `name` tags what is sent."""
         x = to_device(np.array([part], np.float64))
@@ -222,8 +232,16 @@ class Trainer:
 
     def mean_loss(self, batches: Iterable[Batch]) -> float:
         """Of batches that are parts of one global batch, such as those of a loader's `validation()`."""
+        loss, bad = 0.0, None
         with no_grad():
-            return self.total(sum(self.model(self.mine(batch)).item() for batch in batches))
+            for mine in map(self.mine, whole(batches)):
+                part = self.model(mine).item()
+                bad = bad or (None if math.isfinite(part) else mine)
+                loss += part
+        if not math.isfinite(total := self.over_ranks(loss, "loss", "dp", "pp")):
+            self.look_into_data(bad, "validation")
+            raise UserError(f"the loss is {total} at update {self.updates}; {self.advice}")
+        return total
 
     def accuracy(self, batches: Iterable[Batch]) -> float:
         """The share of the labels that are the most probable class, of batches as in `mean_loss`.
@@ -232,8 +250,9 @@ class Trainer:
         """
         right, count = 0, 1
         with no_grad():
-            for batch in map(self.mine, batches):
-                assert batch.labels is not None
+            for batch in map(self.mine, whole(batches)):
+                if batch.labels is None:
+                    raise UserError(f"batch {batch.where.number} has no labels, and accuracy compares with them")
                 likely = to_host(self.model(Batch(batch.inputs, None, batch.where)).data).argmax(axis=-1)
                 right += int((likely == to_host(batch.labels)).sum())
                 count = batch.where.count  # of all of them, on all ranks
@@ -275,19 +294,18 @@ class Trainer:
         return history
 
     def weights(self) -> list[Array]:
-        """A copy of all that this rank's optimizer updates: values, and the masters of those in half precision."""
-        return [array.copy() for array in self.updated()]
+        """A copy of what this rank's optimizer updates: the masters of values in half precision, once there are any."""
+        data = [owned.data for owned in self.gradients.owned()]
+        masters = self.optimizer.masters or data
+        return [(x if master is None else master).copy() for x, master in zip(data, masters, strict=True)]
 
     def put_back(self, weights: list[Array]) -> None:
-        """Return to such a copy; called by all ranks. The optimizer's state stays as it is."""
-        for array, kept in zip(self.updated(), weights, strict=True):
-            array[...] = kept
+        """Take such a copy as the values again; called by all ranks. The optimizer's state stays as it is."""
+        for i, (owned, kept) in enumerate(zip(self.gradients.owned(), weights, strict=True)):
+            owned.data[...] = kept
+            if self.optimizer.masters and (master := self.optimizer.masters[i]) is not None:
+                master[...] = kept
         self.gradients.after_step()
-
-    def updated(self) -> list[Array]:
-        """What this rank's optimizer updates."""
-        masters = [master for master in self.optimizer.masters if master is not None]
-        return [owned.data for owned in self.gradients.owned()] + masters
 
     def epoch(self, train: ArrayLoader, name: str) -> list[float]:
         """[mean loss over the labels, learning rate of the last update] of one pass through the data.
@@ -333,6 +351,21 @@ class Trainer:
     def close(self) -> None:
         """Ends what runs beside the training: the communication thread of an overlapped strategy."""
         self.gradients.close()
+
+
+def whole(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches. Raise UserError, after the last one, unless together they are one global batch, each part once."""
+    if not isinstance(batches, Iterable):
+        raise UserError(f"batches is {shown(batches)}; give the parts of one global batch, such as loader.validation()")
+    samples, B = 0, 1
+    for batch in batches:
+        samples, B = samples + batch.where.samples.stop - batch.where.samples.start, batch.where.B
+        yield batch
+    if samples != B:
+        raise UserError(
+            f"the batches hold {samples} samples, of a global batch of {B}: they must be all its parts, each once.\n"
+            "Give loader.validation(), anew each time, since an iterator ends"
+        )
 
 
 def first_bad_sample(batch: Batch) -> tuple[int, str] | None:

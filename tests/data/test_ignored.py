@@ -117,10 +117,10 @@ def test_a_character_that_the_model_does_not_have_is_named(tp: int) -> None:
 
 
 def images(ignored: int, n: int = 23) -> ArrayLoader:
-    """The labels of the last ones are ignored."""
+    """The labels of the first ones are ignored."""
     draw = np.random.default_rng(n)
     labels = draw.integers(0, 3, n)
-    labels[n - ignored :] = IGNORE
+    labels[:ignored] = IGNORE
     return ArrayLoader(draw.standard_normal((n, 5)), labels, batch=8, seed=2)
 
 
@@ -162,13 +162,18 @@ def test_epochs_and_validation_count_what_is_not_ignored() -> None:
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_epochs_are_the_same_on_any_number_of_ranks(ranks: int) -> None:
-    """Also for a rank whose samples are all ignored."""
-    batches = [images(5).batch(n) for n in range(6)] + list(images(5).validation())
-    labels = [part.labels for batch in batches for part in batch.split(ranks) if part.labels is not None]
-    assert any((own == IGNORE).all() for own in labels)
     true = trained(threads.world_of_one())[1]
     for found in threads.run(ranks, lambda world: trained(world)[1]):
         np.testing.assert_allclose(found, true, rtol=1e-12)
+
+
+def test_images_that_are_ignored_are_left_out() -> None:
+    """So no batch is without a label that counts, and rows are those of the data."""
+    loader = images(5)
+    seen = [loader.batch(n) for n in range(loader.batches)]
+    assert all(batch.labels is not None and not (batch.labels == IGNORE).any() for batch in seen)
+    rows = np.concatenate([batch.rows for batch in seen if batch.rows is not None])
+    assert sorted(rows.tolist()) == loader.rows.tolist() != list(range(len(rows)))
 
 
 def test_images_of_which_none_counts() -> None:

@@ -104,7 +104,6 @@ def prompt(ids: Any) -> np.ndarray:
 ROWS: dict[str, tuple[Callable[[Any], np.ndarray], str]] = {
     "TextLoader": (text_loader, "ids"),
     "ArrayLoader": (array_labels, "labels"),
-    "decode": (decoded, "ids"),
     "split": (both_parts, "ids"),
     "split_digits": (digit_labels, "labels"),
     "generate": (prompt, "prompt"),
