@@ -43,6 +43,18 @@ def _number(variable: str) -> int:
     return int(value)
 
 
+def family_of(text: str) -> str:
+    """'MPICH' or 'Open MPI', from what a version command prints; '' when it is neither."""
+    low = text.lower()
+    return (
+        "Open MPI"
+        if "open mpi" in low or "openmpi" in low or "prte" in low
+        else "MPICH"
+        if "mpich" in low or "hydra" in low
+        else ""
+    )
+
+
 def outside(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment without what mpirun has told this process.
 
