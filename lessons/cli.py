@@ -6,9 +6,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
+
+from minitrain.comm.say import watching_output
 
 from . import grading
 from .check import Verdict, check, environment, mpirun
@@ -255,6 +258,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Status 0 when all is well, 1 when an exercise fails, 2 for a mistake in the command."""
+    return watching_output(partial(run_command, arguments))
+
+
+def run_command(arguments: list[str] | None) -> int:
+    """The status of the command."""
     if not (sys.argv[1:] if arguments is None else arguments):
         parser().print_help()
         return 2

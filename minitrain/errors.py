@@ -121,19 +121,38 @@ def memory_used() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def limit_memory(megabytes: float) -> None:
-    """From now on this process gets so much memory and no more; what it has already does not count.
+def limit_memory(megabytes: float, before: int, need: int) -> None:
+    """From now on this process gets so much memory beside the bytes that it used `before`, and no more.
 
-    Raises UserError where the system cannot do that.
+    need: bytes that it will take at least, for the message. Raises UserError for more than the machine has, for less
+    than is in use by now, and where the system cannot do that.
     """
     check_number("--memory-mb", megabytes, "above 0")
+    size, used = megabytes * 2**20, memory_used() - before
+    if size > memory_of_machine():
+        raise UserError(f"--memory-mb is {megabytes:g}; this machine has {memory_of_machine() / 2**20:.0f}: give less")
+    if size <= used:
+        least = math.ceil((used + need) / 2**20)
+        raise UserError(f"--memory-mb is {megabytes:g}; the text and the model need at least {least}: give more")
     try:
         import resource
 
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        resource.setrlimit(resource.RLIMIT_DATA, (memory_used() + int(megabytes * 2**20), hard))
-    except (ImportError, OSError, ValueError) as error:
-        raise UserError(f"--memory-mb is {megabytes}, but this system cannot limit memory: {error}") from error
+        resource.setrlimit(resource.RLIMIT_DATA, (before + int(size), hard))
+    except (ImportError, OSError, ValueError, OverflowError) as error:
+        raise UserError(f"--memory-mb is {megabytes:g}, but this system cannot limit memory: {error}") from error
+    _limits.append(megabytes)
+
+
+_limits: list[float] = []  # of this process, which can only be set
+
+
+def out_of_memory(error: BaseException) -> UserError | None:
+    """What to say of an error that --memory-mb has brought about; None for another one."""
+    starved = isinstance(error, MemoryError) or "can't start new thread" in str(error)
+    if not (_limits and starved):
+        return None
+    return UserError(f"--memory-mb is {_limits[-1]:g}, which is too little for this run: {error or 'no more'}; give more")
 
 
 @functools.cache

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, out_of_memory
 from . import remains
 from .communicator import Communicator
 from .launchers import family_of, launched
-from .say import output_lost
+from .say import output_lost, watched
 from .threads import world_of_one
 
 PATIENCE = 2.0  # seconds: how long a rank that leaves early waits for the others to leave as well
@@ -41,16 +41,16 @@ def launch() -> Iterator[Communicator]:
     except UserError as error:
         _end(world_of_one(), f"minitrain: error: {error}\n", 2, error)
         raise
-    before, door = threading.excepthook, _Door(world)
+    page, before, door = sys.stdout, threading.excepthook, _Door(world)
     remains.unlink_own()  # the door was made by all ranks together, so they have left MPI_Init
-    threading.excepthook = door.thread_failed
+    threading.excepthook, sys.stdout = door.thread_failed, watched(page)
     try:
         yield world
         door.wait_for_all()
     except BaseException as error:
         _leave(world, error, door)
     finally:
-        threading.excepthook = before
+        threading.excepthook, sys.stdout = before, page
 
 
 def _world() -> Communicator:
@@ -102,8 +102,9 @@ def _leave(world: Communicator, error: BaseException, door: "_Door") -> None:
         _fail(world, error, " (the others are still at work)")
     elif isinstance(error, OSError) and (lost := output_lost()) is not None:
         _leave_with(world, door, lost, error)
-    elif isinstance(error, UserError):
-        _leave_with(world, door, f"minitrain: error: {error}\n", error)
+    elif isinstance(error, UserError) or (starved := out_of_memory(error)):
+        said = error if isinstance(error, UserError) else starved
+        _leave_with(world, door, f"minitrain: error: {said}\n", error)
     elif isinstance(error, KeyboardInterrupt):  # Ctrl-C: where each rank stood is of no interest
         _end(world, f"minitrain: rank {world.rank} of {world.size} was interrupted; the job ends here\n", 130, error)
     else:
@@ -118,8 +119,9 @@ def _leave_with(world: Communicator, door: "_Door", message: str, error: BaseExc
     if world.rank != 0 and (not together or door.speaker == world.rank):
         _say(message)
     if together and world.size > 1:
-        _finalize(2)
-        raise SystemExit(2) from error
+        with contextlib.suppress(RuntimeError):  # no memory for a thread: then by Abort
+            _finalize(2)
+            raise SystemExit(2) from error
     _end(world, "", 2, error)
 
 
@@ -194,7 +196,7 @@ def _fail(world: Communicator, error: BaseException | None, where: str = "") -> 
 
 def _say(message: str) -> None:
     """Prints the message in one piece, after what was printed before."""
-    with contextlib.suppress(OSError, ValueError):  # a closed terminal must not keep the job from ending
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # a closed terminal must not keep the job alive
         sys.stdout.flush()
         sys.stderr.write(message)
         sys.stderr.flush()

@@ -87,11 +87,23 @@ def _held(model: Model, what: str, gradients: Reducer | None) -> Iterator[tuple[
 
 
 def save(path: Path, tensors: dict[str, np.ndarray], about: dict[str, Any]) -> None:
-    """Writes a safetensors file; `about` is kept beside the tensors as JSON. The file appears whole or not at all."""
+    """Writes a safetensors file; `about` is kept beside the tensors as JSON. The file appears whole or not at all.
+
+    Raises OSError when it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"minitrain": json.dumps(about)})
-    partial.replace(path)
+    try:
+        partial.unlink(missing_ok=True)  # of a run that was killed
+        partial.touch()
+        mode = partial.stat().st_mode  # as the user's umask has it; safetensors makes a file for its owner alone
+        save_file(tensors, partial, metadata={"minitrain": json.dumps(about)})
+        partial.chmod(mode)
+        partial.replace(path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -233,7 +233,9 @@ class RunOptions:
     seed: int = 1
     """Of initial values, data order and dropout; the same numbers on any number of ranks."""
     out: Path = Path("build/run")
-    """Folder for log.jsonl and model.safetensors."""
+    """Folder for log.jsonl and model.safetensors. A run that is in build/run is moved to build/run.1 and so on."""
+    overwrite: bool = False
+    """Replace the run that is in the folder."""
     log_every: int = 50
     """Updates between two lines of progress."""
     val_every: int = 250
@@ -340,14 +342,23 @@ class TrainConfig:
                 elif not isinstance(value, hint):
                     raise UserError(f"{name} is {value!r}; it must be a {getattr(hint, '__name__', hint)}")
 
+    def memory(self, model: GPTConfig, ranks: int) -> int:
+        """Bytes that one of the ranks, which divide the batch, needs at least."""
+        return memory(model, self.windows(ranks), self.parallel, ranks)
+
+    def windows(self, ranks: int) -> int:
+        """Of a micro-batch, at most."""
+        return -(-self.data.batch // (ranks * self.parallel.accumulate))
+
     def check_memory(self, model: GPTConfig, ranks: int) -> None:
         """Raises UserError for a run that needs more memory than this machine has, for one of its ranks alone."""
-        windows = -(-self.data.batch // (ranks * self.parallel.accumulate))
+        given = self.parallel.memory_mb
         check_memory(
-            f"a rank with {model.layers} layers of width {model.width} and {windows} windows of {model.context}",
-            memory(model, windows, self.parallel, ranks),
+            f"a rank with {model.layers} layers of width {model.width} and {self.windows(ranks)} windows of "
+            f"{model.context}",
+            self.memory(model, ranks),
             "give fewer --layers, a smaller --width, --context or --batch, more micro-batches with --accumulate, "
-            "--recompute 1, or more ranks with --zero 3",
+            "--recompute 1, or more ranks with --zero 3" + ("" if given is None else "; or a larger --memory-mb"),
         )
 
     def gpt(self, vocabulary: int) -> GPTConfig:

@@ -203,7 +203,7 @@ def test_a_model_that_fits_only_when_it_is_divided(text: Path, tmp_path: Path) -
     The limit is real: without our look ahead, stage 0 runs out of memory.
     """
     sizes = "--width 256 --layers 8 --context 16 --batch 4 --steps 2 --warmup 1 --sample 0 --memory-mb 90"
-    arguments = [*sizes.split(), "--text", str(text), "--out", str(tmp_path)]
+    arguments = [*sizes.split(), "--text", str(text), "--out", str(tmp_path), "--overwrite"]
     status, shown = command("train", *arguments, "--zero", "3", ranks=4)
     assert status == 0 and "saved" in shown, shown
     status, shown = command("train", *arguments, ranks=4)
@@ -212,6 +212,15 @@ def test_a_model_that_fits_only_when_it_is_divided(text: Path, tmp_path: Path) -
     program = f"{unaware} from minitrain.cli import main; main({['train', *arguments]!r})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode != 0 and "Unable to allocate" in done.stderr, done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="this system has no RLIMIT_DATA to set")
+@pytest.mark.parametrize("megabytes", ["0.5", "3", str(2**62), "1e300"])
+def test_limits_of_memory_that_cannot_be_meant(megabytes: str, text: Path, tmp_path: Path, capsys: Capture) -> None:
+    arguments = [*TINY, "--width", "128", "--text", str(text), "--out", str(tmp_path)]
+    said = refused(capsys, "train", *arguments, "--memory-mb", megabytes)
+    few = "needs at least 4 MiB of memory; there are" in said and "a larger --memory-mb" in said
+    assert few if float(megabytes) < 4 else "this machine has" in said, said
 
 
 # Wrong input ------------------------------------------------------------------------------------------------
