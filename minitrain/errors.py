@@ -93,9 +93,10 @@ def check_text(name: str, value: Any) -> None:
         raise UserError(f"{name} is {shown(value)}; it must be a string")
 
 
-def check_memory(what: str, size: int, cure: str = "give a smaller one") -> None:
+def check_memory(what: str, size: int, cure: str = "give a smaller one", there: float | None = None) -> None:
     """Raises UserError when `what` needs more bytes than there are: it would end in a MemoryError, or in a kill."""
-    there = memory_left()
+    if there is None:
+        there = memory_left()
     if size > there:
         raise UserError(f"{what} needs at least {_readable(size)} of memory; there are {_readable(there)}: {cure}")
 
@@ -121,25 +122,28 @@ def memory_used() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def limit_memory(megabytes: float, before: int, need: int) -> None:
-    """From now on this process gets so much memory beside the bytes that it used `before`, and no more.
+def left_of_limit(megabytes: float, before: int) -> float:
+    """Bytes that are left of a limit for what is used beside the bytes that were used `before`.
 
-    need: bytes that it will take at least, for the message. Raises UserError for more than the machine has, for less
-    than is in use by now, and where the system cannot do that.
+    Raises UserError for a limit above what the machine has.
     """
     check_number("--memory-mb", megabytes, "above 0")
-    size, used = megabytes * 2**20, memory_used() - before
-    if size > memory_of_machine():
+    if megabytes * 2**20 > memory_of_machine():
         raise UserError(f"--memory-mb is {megabytes:g}; this machine has {memory_of_machine() / 2**20:.0f}: give less")
-    if size <= used:
-        least = math.ceil((used + need) / 2**20)
-        raise UserError(f"--memory-mb is {megabytes:g}; the text and the model need at least {least}: give more")
+    return max(0.0, megabytes * 2**20 - (memory_used() - before))
+
+
+def limit_memory(megabytes: float, before: int) -> None:
+    """From now on this process gets so much memory beside the bytes that it used `before`, and no more.
+
+    Raises UserError where the system cannot do that.
+    """
     try:
         import resource
 
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        resource.setrlimit(resource.RLIMIT_DATA, (before + int(size), hard))
-    except (ImportError, OSError, ValueError, OverflowError) as error:
+        resource.setrlimit(resource.RLIMIT_DATA, (before + int(megabytes * 2**20), hard))
+    except (ImportError, OSError, ValueError) as error:
         raise UserError(f"--memory-mb is {megabytes:g}, but this system cannot limit memory: {error}") from error
     _limits.append(megabytes)
 
@@ -152,7 +156,9 @@ def out_of_memory(error: BaseException) -> UserError | None:
     starved = isinstance(error, MemoryError) or "can't start new thread" in str(error)
     if not (_limits and starved):
         return None
-    return UserError(f"--memory-mb is {_limits[-1]:g}, which is too little for this run: {error or 'no more'}; give more")
+    return UserError(
+        f"--memory-mb is {_limits[-1]:g}, which is too little for this run: {error or 'no more'}; give more"
+    )
 
 
 @functools.cache

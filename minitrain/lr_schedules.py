@@ -184,6 +184,8 @@ def range_test(t: int, least: float, most: float, updates: int) -> float:
     check_number("most", most, "above 0")
     if least >= most:
         raise UserError(f"least is {least}, not below most, which is {most}; give a smaller one")
+    if math.isinf(float(most) / float(least)):
+        raise UserError(f"least is {least}, too far below most, which is {most}, for a float; give a larger one")
     return least * (most / least) ** (min(t, updates - 1) / (updates - 1))
 
 

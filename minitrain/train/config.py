@@ -342,23 +342,15 @@ class TrainConfig:
                 elif not isinstance(value, hint):
                     raise UserError(f"{name} is {value!r}; it must be a {getattr(hint, '__name__', hint)}")
 
-    def memory(self, model: GPTConfig, ranks: int) -> int:
-        """Bytes that one of the ranks, which divide the batch, needs at least."""
-        return memory(model, self.windows(ranks), self.parallel, ranks)
-
-    def windows(self, ranks: int) -> int:
-        """Of a micro-batch, at most."""
-        return -(-self.data.batch // (ranks * self.parallel.accumulate))
-
-    def check_memory(self, model: GPTConfig, ranks: int) -> None:
-        """Raises UserError for a run that needs more memory than this machine has, for one of its ranks alone."""
-        given = self.parallel.memory_mb
+    def check_memory(self, model: GPTConfig, ranks: int, there: float) -> None:
+        """Raises UserError for a run that needs more bytes of memory than there are, for one of its ranks alone."""
+        windows, given = -(-self.data.batch // (ranks * self.parallel.accumulate)), self.parallel.memory_mb
         check_memory(
-            f"a rank with {model.layers} layers of width {model.width} and {self.windows(ranks)} windows of "
-            f"{model.context}",
-            self.memory(model, ranks),
+            f"a rank with {model.layers} layers of width {model.width} and {windows} windows of {model.context}",
+            memory(model, windows, self.parallel, ranks),
             "give fewer --layers, a smaller --width, --context or --batch, more micro-batches with --accumulate, "
             "--recompute 1, or more ranks with --zero 3" + ("" if given is None else "; or a larger --memory-mb"),
+            there,
         )
 
     def gpt(self, vocabulary: int) -> GPTConfig:

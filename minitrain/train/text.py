@@ -12,7 +12,7 @@ from ..comm.communicator import Communicator
 from ..comm.ring import RingCommunicator
 from ..data.loader import TextLoader
 from ..data.text import CharTokenizer, load_text, split
-from ..errors import UserError, limit_memory, memory_used
+from ..errors import UserError, left_of_limit, limit_memory, memory_left, memory_used
 from ..models import gpt
 from ..optim import AdamW
 from ..parallel.half_wire import wire_options
@@ -45,9 +45,10 @@ class TextTrainer:
         self.train_data = TextLoader(train, context, batch, seed)
         self.val_data = TextLoader(validation, context, batch, seed)
         self.gpt_config = config.gpt(self.tokenizer.size)
+        left = memory_left() if limit is None else left_of_limit(limit, before)
+        config.check_memory(self.gpt_config, self.mesh.sizes["dp"], left)
         if limit is not None:
-            limit_memory(limit, before, config.memory(self.gpt_config, self.mesh.sizes["dp"]))
-        config.check_memory(self.gpt_config, self.mesh.sizes["dp"])
+            limit_memory(limit, before)
         self.model = gpt(self.gpt_config)
         self.trainer = self.make_trainer()
         self.log_ended = ""  # why, when it cannot be written any more
