@@ -140,7 +140,7 @@ def on_rank_0(world: Communicator, work: Callable[[], None]) -> None:
         raise UserError(said)
 
 
-def write_somewhere(path: Path, write: Callable[[Path], None]) -> tuple[Path, str]:
+def write_somewhere(path: Path, write: Callable[[Path], object]) -> tuple[Path, str]:
     """Writes a file; when that fails, into a new folder in the system's temporary one, for the work is done by now.
 
     Returns (where it is, what to say when that is not `path`). Raises UserError when it can be written in neither.

@@ -195,5 +195,5 @@ def test_a_file_that_can_be_written_nowhere(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(UserError, match=r"cannot write x: No space.*; nor in the temporary folder .*: No space"):
         write_somewhere(Path("x"), no_space)
-    path, said = write_somewhere(tmp_path / "x", lambda to: to.write_bytes(np.ones(3).tobytes()) and None)
+    path, said = write_somewhere(tmp_path / "x", lambda to: to.write_bytes(np.ones(3).tobytes()))
     assert path == tmp_path / "x" and path.stat().st_size == 24 and said == ""
