@@ -20,18 +20,26 @@ class UserError(Exception):
 
 def shown(value: Any) -> str:
     """The value for a message, in at most a line: an array by its dtype and shape, a long list by its beginning."""
-    if (dtype := getattr(value, "dtype", None)) is not None and getattr(value, "ndim", 0):
+    if (dtype := getattr(value, "dtype", None)) is not None and getattr(value, "ndim", None):
         return f"{_indefinite(type(value).__name__)} of {dtype}, shape {tuple(value.shape)}"
-    return _brief.repr(value)
+    text = _brief.repr(value)
+    return text if len(text) <= 600 else f"{text[:500]}...{text[-50:]}"
 
 
 def _indefinite(noun: str) -> str:
     return "an array" if noun == "ndarray" else f"a {noun}"
 
 
-_brief = reprlib.Repr()
+class _Brief(reprlib.Repr):
+    """Of anything, in at most a few hundred characters."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python itself writes no number of more than 4,300 digits."""
+        return repr(x) if x.bit_length() < 2000 else f"a number of {x.bit_length():,} bits"
+
+
+_brief = _Brief()
 _brief.maxstring = _brief.maxother = 200
-_brief.maxlong = 500
 
 RANGES = {
     "finite": lambda x: True,

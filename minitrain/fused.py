@@ -20,6 +20,7 @@ from .backend import Array, xp
 from .functional import row_max, softmax_rows
 
 BLOCK = 32 * 1024  # elements: GELU's steps find a block in the cache (3 to 5% of a training step)
+IGNORE = -100  # the label of a token that is not predicted, such as padding; PyTorch's ignore_index
 
 
 class Spread:
@@ -271,23 +272,22 @@ def cross_entropy(logits: Tensor, labels: Array, denominator: float) -> Tensor:
 
         gx_nv = g (softmax(x_n)_v - 1[v = label(n)]) / denominator
 
-    The denominator is the number of tokens of the *global* batch, over all micro-batches and ranks, so that partial
-    losses and partial gradients only ever have to be added. The loss is float32 for half-precision logits.
-    Raises IndexError for a label outside 0..V-1, ValueError for a denominator that is not positive.
+    A token whose label is IGNORE is not in the sum, and its gradient is 0. The denominator is the number of the other
+    tokens of the *global* batch, over all micro-batches and ranks (`batch.where.count`), so that partial losses and
+    partial gradients only ever have to be added. The loss is float32 for half-precision logits.
+    Raises IndexError for any other label outside 0..V-1, ValueError for a denominator that is not positive.
     """
     denominator = _positive(denominator)
     V, dtype, wide = logits.shape[-1], logits.dtype, backend.wide(logits.dtype)
-    if logits.shape[:-1] != labels.shape:
-        raise ValueError(
-            f"cross_entropy: logits {logits.shape} need labels of shape {logits.shape[:-1]}, not {labels.shape}"
-        )
-    if labels.size and not (0 <= int(labels.min()) and int(labels.max()) < V):
-        raise IndexError(f"labels reach from {labels.min()} to {labels.max()}; there are {V} classes, counted from 0")
+    flat, ignored = targets(labels, logits.shape[:-1], V)
+    lead, tokens = labels.shape, xp.arange(labels.size)
     x = logits.data.reshape(labels.size, V).astype(wide, copy=False)
-    lead, tokens, flat = labels.shape, xp.arange(labels.size), labels.reshape(-1)
     p = xp.exp(shifted := x - row_max(x))
     z = backend.total(p, axis=-1, keepdims=True)
-    loss = (xp.log(z)[:, 0] - shifted[tokens, flat]).sum() / denominator
+    losses = xp.log(z)[:, 0] - shifted[tokens, flat]
+    if ignored is not None:
+        losses[ignored] = 0
+    loss = losses.sum() / denominator
     p /= z
     kept = p if x.dtype == dtype else logits.data  # in half precision the logits are kept, and p is made again
 
@@ -295,9 +295,33 @@ def cross_entropy(logits: Tensor, labels: Array, denominator: float) -> Tensor:
         p = kept if kept.dtype == wide else softmax_rows(kept.reshape(-1, V).astype(wide))
         p[tokens, flat] -= 1  # in place: the tape is walked once, and p serves nothing else
         gx = xp.multiply(p, g / denominator, out=p)
+        if ignored is not None:
+            gx[ignored] = 0
         return (gx.astype(dtype, copy=False).reshape(*lead, V),)
 
-    return apply(loss.astype(wide), (logits,), vjp, saved=(kept, tokens, flat))
+    saved = (kept, tokens, flat) if ignored is None else (kept, tokens, flat, ignored)
+    return apply(loss.astype(wide), (logits,), vjp, saved=saved)
+
+
+def targets(labels: Array, shape: tuple[int, ...], V: int) -> tuple[Array, Array | None]:
+    """(labels in one row, where they are IGNORE): the ignored ones replaced by 0, the second None if there are none.
+
+    Raises ValueError for labels of another shape than this, IndexError for labels outside 0..V-1 that are not IGNORE.
+    """
+    if labels.shape != shape:
+        raise ValueError(f"cross_entropy: logits {(*shape, V)} need labels of shape {shape}, not {labels.shape}")
+    flat = labels.reshape(-1)
+    if not flat.size:
+        return flat, None
+    least, most, ignored = int(flat.min()), int(flat.max()), None
+    if least == IGNORE:
+        ignored = flat == IGNORE
+        flat = xp.where(ignored, 0, flat)
+        least = int(flat.min())
+    if least < 0 or most >= V:
+        also = f", and {IGNORE} for a token that is to be ignored" if least < 0 else ""
+        raise IndexError(f"labels reach from {least} to {most}; there are {V} classes, counted from 0{also}")
+    return flat, ignored
 
 
 def mean_squared_error(prediction: Tensor, target: Array, denominator: float) -> Tensor:

@@ -34,6 +34,13 @@ class Communicator(ABC):
     size: int
     threads_allowed = True  # whether two threads of a rank may communicate at the same time
 
+    def __reduce_ex__(self, protocol: object) -> str | tuple[Any, ...]:
+        """Raise TypeError: it stands for running ranks."""
+        raise TypeError(
+            "a communicator cannot be copied, nor can a model that ranks divide.\n"
+            "Gather the model, minitrain.train.checkpoint.gather, and restore its values into a new one"
+        )
+
     # Collectives ------------------------------------------------------------------------------------------------------
 
     def all_reduce(self, x: Array, tag: Tag, op: str = "sum") -> None:

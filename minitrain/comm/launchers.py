@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, shown
 
 # (family, variable of the rank, variable of the size)
 LAUNCHERS = (
@@ -39,7 +39,7 @@ def launched() -> tuple[str, int, int]:
 def _number(variable: str) -> int:
     value = os.environ[variable]
     if not (value.isascii() and value.isdigit()):
-        raise UserError(f"{variable} is {value!r}; mpirun sets it to a number: unset it, or start with mpirun")
+        raise UserError(f"{variable} is {shown(value)}; mpirun sets it to a number: unset it, or start with mpirun")
     return int(value)
 
 

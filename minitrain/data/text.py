@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError, check_text, check_whole
+from ..errors import UserError, check_text, check_whole, shown
+from .kinds import as_row
 
 BUNDLED = Path(__file__).with_name("shakespeare.txt.xz")
 
@@ -22,8 +23,8 @@ def load_text(path: str | Path | None = None) -> str:
     if path is None:
         return lzma.decompress(BUNDLED.read_bytes()).decode("ascii")
     if not isinstance(path, (str, os.PathLike)):
-        raise UserError(f"path is {path!r}; it must be the path of a text file")
-    name = f"text file {str(path)!r}"
+        raise UserError(f"path is {shown(path)}; it must be the path of a text file")
+    name = f"text file {shown(str(path))}"
     data = _read(Path(path), name)
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
@@ -76,6 +77,7 @@ class CharTokenizer:
     @classmethod
     def of(cls, text: str) -> "CharTokenizer":
         """The tokenizer whose vocabulary is the distinct characters of the text, sorted."""
+        check_text("text", text)
         return cls("".join(sorted(set(text))))
 
     @property
@@ -98,10 +100,7 @@ class CharTokenizer:
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of the ids. Raises UserError for an id that is none."""
-        ids = np.asarray(ids).reshape(-1)
-        if ids.size and ids.dtype.kind not in "iu":
-            raise UserError(f"ids is {ids}; these are no whole numbers")
-        ids = ids.astype(np.int64)
+        ids = as_row("ids", ids)
         wrong = (ids < 0) | (ids >= self.size)
         if wrong.any():
             position = int(wrong.argmax())
@@ -112,11 +111,12 @@ class CharTokenizer:
         return self._codes[ids].tobytes().decode("utf-32-le", "surrogatepass")
 
 
-def split(ids: np.ndarray, validation: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+def split(ids: Sequence[int] | np.ndarray, validation: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
     """(train, validation): the last part of the ids is held out, and training sees only what comes before it.
 
     A random choice of passages would not do: neighbours of each would be in training.
     """
+    ids = as_row("ids", ids)
     held_out = count_held_out(len(ids), validation)
     return ids[: len(ids) - held_out], ids[len(ids) - held_out :]
 

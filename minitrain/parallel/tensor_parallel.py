@@ -196,10 +196,9 @@ def vocabulary_cross_entropy(
     L = sum over tokens n of (ln sum_v e^x_nv - x_n,label(n)) / denominator, with the sum over v and the label's logit
     made over the ranks: of each row only the maximum, the sum and the label's logit travel. L is the same on every rank
     and counts once; gx_nv = g (softmax(x_n)_v - 1[v = label(n)]) / denominator as ever, for the v that are here.
-    Raises IndexError for a label outside 0..V-1.
+    Tokens whose label is IGNORE are left out, as there. Raises IndexError for any other label outside 0..V-1.
     """
-    if labels.size and not (0 <= int(labels.min()) and int(labels.max()) < V):
-        raise IndexError(f"labels reach from {labels.min()} to {labels.max()}; there are {V} classes, counted from 0")
+    flat, ignored = fused.targets(labels, logits.shape[:-1], V)
     dtype, shape, rows = logits.dtype, logits.shape, labels.size  # the vjp must not keep the logits themselves
     held = shape[-1]
     x = logits.data.reshape(rows, held).astype(backend.wide(dtype), copy=False)
@@ -209,13 +208,15 @@ def vocabulary_cross_entropy(
     shifted = x - top
     p = xp.exp(shifted)
     z = summed(backend.total(p, axis=-1, keepdims=True), group, LOSS)
-    flat = labels.reshape(-1)
     mine = xp.nonzero((flat >= first) & (flat < first + held))[0]
     column = flat[mine] - first
     right = xp.zeros(rows, x.dtype)
     right[mine] = shifted[mine, column]
     right = summed(right, group, LOSS)
-    loss = (xp.log(z)[:, 0] - right).sum() / float(denominator)
+    losses = xp.log(z)[:, 0] - right
+    if ignored is not None:
+        losses[ignored] = 0
+    loss = losses.sum() / float(denominator)
     p /= z
     kept = (p,) if x.dtype == dtype else (logits.data, top, z)  # in half precision p is made again from the logits
 
@@ -223,9 +224,12 @@ def vocabulary_cross_entropy(
         p = kept[0] if len(kept) == 1 else xp.exp(kept[0].reshape(rows, held) - kept[1]) / kept[2]
         p[mine, column] -= 1  # in place: the tape is walked once
         gx = xp.multiply(p, g / float(denominator), out=p)
+        if ignored is not None:
+            gx[ignored] = 0
         return (gx.astype(dtype, copy=False).reshape(shape),)
 
-    return apply(loss.astype(x.dtype), (logits,), vjp, saved=(*kept, mine, column))
+    saved = (*kept, mine, column) if ignored is None else (*kept, mine, column, ignored)
+    return apply(loss.astype(x.dtype), (logits,), vjp, saved=saved)
 
 
 # From the serial model to this form -----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 from ..comm.mesh import Mesh
 from ..errors import UserError, check_choice, check_whole
 from ..models import Model
-from ..nn import Parameter
+from ..nn import Parameter, check_free, check_paths
 from ..parallel.data_parallel import Bucketed, Naive, Overlapped
 from ..parallel.flat import make_buckets
 from ..parallel.pipeline import Pipeline, Schedule, partition
@@ -74,6 +74,8 @@ def reduce(
     """
     check_choice("how", how, tuple(reducers))
     check_whole("recompute", recompute)
+    check_paths(model)
+    check_free(model)
     if mesh.sizes["pp"] > 1 and how in ("zero2", "zero3"):
         raise UserError(
             f"--zero {how[-1]} with --pp: these stages reduce (and at stage 3 gather) around a backward of the model, "

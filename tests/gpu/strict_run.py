@@ -59,6 +59,13 @@ def ids(shape: tuple[int, ...], n: int) -> Any:
     return to_device(np.arange(np.prod(shape, dtype=int)).reshape(shape) * 2 % max(n, 1))
 
 
+def padded(shape: tuple[int, ...], n: int) -> Any:
+    """The same, of which the first row is to be ignored."""
+    labels = ids(shape, n)
+    labels[0] = fused.IGNORE
+    return labels
+
+
 def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     y, p = fused.attend(q.data, k.data, v.data, 0.7, 3, 1)
     return apply(y, (q, k, v), lambda g: fused.attend_vjp(g, q.data, k.data, v.data, p, 0.7), saved=(q, k, v, p))
@@ -127,10 +134,18 @@ TABLE = [
         "cross_entropy", lambda x: fused.cross_entropy(x, ids(x.shape[:-1], x.shape[-1]), 7), [((6, 4),), ((2, 3, 5),)]
     ),
     Row("cross_entropy", lambda x: fused.cross_entropy(x, ids(x.shape[:-1], 1), 7), [((5,),), ((0, 4),), ((3, 1),)]),
+    Row("cross_entropy", lambda x: fused.cross_entropy(x, padded(x.shape[:-1], x.shape[-1]), 4), [((2, 3, 5),)]),
     Row("mean_squared_error", lambda x: fused.mean_squared_error(x, to_device(np.ones(x.shape, x.dtype)), 7), ONE),
     Row("dropout", lambda x: fused.dropout(x, ids(x.shape, 3) > 0, 0.3), ONE),
 ]
-HELPERS = {"unbroadcast", "unbroadcast_both", "operands", "row_max", "softmax_rows"}  # on the way of the others
+HELPERS = {
+    "unbroadcast",
+    "unbroadcast_both",
+    "operands",
+    "row_max",
+    "softmax_rows",
+    "targets",
+}  # on the way of the others
 
 
 def uncalled() -> list[str]:

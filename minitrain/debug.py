@@ -1,0 +1,51 @@
+"""The debug mode, MINITRAIN_DEBUG=1: checks that are too slow for every run.
+
+One of them is here: whether the arrays that a backward needs are still those of the forward. An operation keeps them,
+or reads them through their parameter; changed in between (`p.data *= 2`, `y.data *= 10`), they make another gradient
+without a word. So a checksum of each is kept on the tape, and compared before the operation's backward.
+"""
+
+import os
+import zlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .backend import Array, to_host
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .autograd import Node, Tensor
+
+Sums = list[tuple[Any, int]]  # (an array, or the parameter that has it; its checksum)
+
+
+def _choose() -> bool:
+    value = os.environ.get("MINITRAIN_DEBUG", "0")
+    if value not in ("0", "1", ""):
+        raise UserError(f"MINITRAIN_DEBUG is {value!r}; allowed: '0', '1'")
+    return value == "1"
+
+
+on = _choose()
+
+
+def checksums(saved: Sequence[Any], parameters: Sequence["Tensor"]) -> Sums:
+    """Of what an operation keeps, arrays or tensors, and of the parameters that it will read again."""
+    return [(kept, _checksum(kept)) for kept in (*saved, *parameters) if kept is not None]
+
+
+def check_unchanged(node: "Node") -> None:
+    """Raise RuntimeError when something that the node's backward needs was changed after its forward."""
+    for kept, before in node.sums:
+        if _checksum(kept) != before:
+            where = getattr(kept, "placement", None)
+            name = f"an array of {kept.dtype}, shape {kept.shape}," if where is None else where.path
+            raise RuntimeError(
+                f"backward: {name} was changed after the forward of {node.operation!r}, which needs it.\n"
+                "Make a new tensor (y = y * 10, not y.data *= 10), and change parameters after backward only"
+            )
+
+
+def _checksum(kept: Any) -> int:
+    array: Array = kept if hasattr(kept, "nbytes") else kept.data
+    return zlib.crc32(to_host(array).tobytes())
