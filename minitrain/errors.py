@@ -20,7 +20,8 @@ class UserError(Exception):
 
 def shown(value: Any) -> str:
     """The value for a message, in at most a line: an array by its dtype and shape, a long list by its beginning."""
-    if (dtype := getattr(value, "dtype", None)) is not None and getattr(value, "ndim", None):
+    dtype, ndim = getattr(value, "dtype", None), getattr(value, "ndim", None)
+    if dtype is not None and isinstance(ndim, int) and ndim > 0:  # not so for a class, such as np.int64
         return f"{_indefinite(type(value).__name__)} of {dtype}, shape {tuple(value.shape)}"
     text = _brief.repr(value)
     return text if len(text) <= 600 else f"{text[:500]}...{text[-50:]}"

@@ -592,6 +592,7 @@ def test_arguments_that_cannot_be_together(case: Case, name: str) -> None:
 # Settings of a run ----------------------------------------------------------------------------------------------------
 
 NO_OPTIONAL_SIZE = NO_SIZE.filter(lambda x: x is not None)
+NO_OPTIONAL_COUNT = NO_COUNT.filter(lambda x: x is not None)
 NO_PATH = st.sampled_from([3, math.nan, b"x", ["a"], True])
 TINY = TrainConfig(
     ModelOptions(layers=1, heads=2, width=4, context=4),
@@ -605,9 +606,9 @@ SETTINGS: dict[str, dict[str, Values]] = {
     },
     "data": {"text": NO_PATH, "batch": NO_SIZE, "validation": no_number(lambda x: 0 < x < 1)},
     "optimizer": {
-        "steps": NO_SIZE, "warmup": NO_COUNT, "lr": NEGATIVE, "lr_floor": NEGATIVE, "weight_decay": NEGATIVE,
+        "steps": NO_SIZE, "warmup": NO_OPTIONAL_COUNT, "lr": NEGATIVE, "lr_floor": NEGATIVE, "weight_decay": NEGATIVE,
         "beta2": NO_SHARE, "clip": NEGATIVE, "lr_schedule": no_choice(*get_args(config.LearningRates)),
-        "lr_gamma": NO_GAMMA, "lr_every": NO_SIZE, "lr_power": NOT_POSITIVE, "lr_factor": NO_SIZE,
+        "lr_gamma": NO_GAMMA, "lr_every": NO_OPTIONAL_SIZE, "lr_power": NOT_POSITIVE, "lr_factor": NO_SIZE,
     },
     "parallel": {
         "dp": NO_OPTIONAL_SIZE, "reduce": no_choice("bucketed", "naive", "overlap"), "comm": no_choice("mpi", "ring"),
@@ -622,7 +623,8 @@ SETTINGS: dict[str, dict[str, Values]] = {
         "scale_every": NO_SIZE, "wire": no_choice("full", "fp16", "bf16"),
     },
     "report": {
-        "seed": NO_SEED, "out": NO_PATH | st.none(), "log_every": NO_SIZE, "val_every": NO_SIZE, "sample": NO_COUNT
+        "seed": NO_SEED, "out": NO_PATH | st.none(), "overwrite": NO_FLAG, "log_every": NO_SIZE, "val_every": NO_SIZE,
+        "sample": NO_COUNT,
     },
 }  # fmt: skip
 

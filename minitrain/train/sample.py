@@ -46,7 +46,7 @@ def generate(
             where = Where(seed, 0, 1, context, slice(0, 1), slice(0, window.shape[1]), training=False)
             logits = to_host(model(Batch(to_device(window), None, where)).data)[0, -1].astype(np.float64)
             ids.append(_choose(logits, temperature, u))
-    return np.array(ids[len(prompt) :])
+    return np.array(ids[len(prompt) :], np.int64)
 
 
 def _choose(logits: np.ndarray, temperature: float, u: float) -> int:

@@ -294,7 +294,7 @@ def test_wrong_options(name: str, value: str, hint: str, text: Path, tmp_path: P
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
-FLAGS = {"tied", "prefetch", "reduce-once", "sp", "half-weights", "adaptive"}
+FLAGS = {"tied", "prefetch", "reduce-once", "sp", "half-weights", "adaptive", "overwrite"}
 
 
 @pytest.mark.parametrize(
