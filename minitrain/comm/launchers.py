@@ -74,3 +74,12 @@ def tell(error: UserError) -> int:
             return 2
     print(f"minitrain: error: {error}", file=sys.stderr)
     return 2
+
+
+def not_installed(error: ModuleNotFoundError) -> UserError:
+    """What to say of a module that this Python does not have."""
+    module = str(error.name).partition(".")[0]
+    return UserError(
+        f"this Python ({sys.executable}) has no module {module!r}: activate the environment that `make venv` makes: "
+        "source .venv/bin/activate"
+    )
