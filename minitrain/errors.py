@@ -111,7 +111,9 @@ def check_memory(what: str, size: int, cure: str = "give a smaller one", there: 
 
 
 def _readable(size: float) -> str:
-    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
+    if size >= 2**30:
+        return f"{size / 2**30:,.1f} GiB"
+    return f"{size / 2**20:,.{0 if size >= 10 * 2**20 else 1}f} MiB"
 
 
 def memory_left() -> float:

@@ -179,7 +179,7 @@ def _child(command: list[str], seconds: float) -> tuple[int | None, str]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            timeout=seconds,
+            timeout=min(seconds, 1e6),  # the system counts milliseconds in 31 bits
             text=True,
         )
     except subprocess.TimeoutExpired as late:

@@ -257,7 +257,8 @@ def underflow(full: Trainer, half: Trainer, batch: Batch) -> float:
 
 def held(world: Communicator, options: CompareOptions, o: PrecisionOptions) -> dict[str, int]:
     """Kind -> the most bytes of it that this rank holds in an update (the second, since the first makes the state), and
-    the "count" of parameters."""
+    the "count" of parameters. They are the same at any learning rate, and this one does not explode."""
+    options = replace(options, lr=(0.001,))
     learned, _ = data(options, 1)
     ledger = Ledger()
     with ledger.open():

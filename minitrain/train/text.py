@@ -82,7 +82,8 @@ class TextTrainer:
         o = self.config.report
         with RunFolder(self.world, o.out, (LOG, MODEL), o.overwrite, aside=o.out == RunOptions.out) as folder:
             self.say(self.describe())
-            self.train(folder)
+            with np.errstate(over="ignore", invalid="ignore"):  # the trainer looks at every loss itself
+                self.train(folder)
             final = self.validate()
             self.record(folder, {"step": self.trainer.updates, "final_val_loss": final})
             self.say(f"validation loss {final:.4f} nats a character, on the whole validation text")
