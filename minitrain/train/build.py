@@ -108,7 +108,7 @@ def check_options(reducer: type[Reducer], options: Mapping[str, Any]) -> None:
     allowed = {"how", "bucket_mb", "recompute", "sequence", "table", "schedule", "chunks"}
     for part in reducer.__mro__:
         if "__init__" in vars(part):
-            parameters = inspect.signature(part.__init__).parameters.values()
+            parameters = inspect.signature(vars(part)["__init__"]).parameters.values()
             allowed |= {p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD or p.kind is p.KEYWORD_ONLY}
             if not any(p.kind is p.VAR_KEYWORD for p in parameters):
                 break  # it passes nothing on
