@@ -58,8 +58,11 @@ class Folder:
 
     def save(self) -> None:
         partial = self.file.with_suffix(".partial")
-        partial.write_text(json.dumps(self.state, indent=1), "utf-8")
-        partial.replace(self.file)
+        try:
+            partial.write_text(json.dumps(self.state, indent=1), "utf-8")
+            partial.replace(self.file)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def init(folder: Path) -> int:
@@ -271,6 +274,11 @@ def run_command(arguments: list[str] | None) -> int:
         return dispatch(a)
     except Stop as error:
         print(f"lessons: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if getattr(sys.stdout, "lost", None) is not None:  # the output, of which `watching_output` speaks
+            raise
+        print(f"lessons: cannot write or read {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -236,6 +236,24 @@ def test_a_rank_sees_a_mistake_when_the_other_has_come_to_the_end() -> None:
 
 
 @needs_mpirun
+def test_a_thread_that_waits_does_not_keep_the_job_from_ending() -> None:
+    """All ranks see the mistake; a collective of a helper thread, which the other rank never joins, is under way."""
+    end = job(
+        2,
+        """
+        line = world.duplicate()
+        if world.rank == 0:
+            threading.Thread(target=line.barrier, daemon=True).start()
+            time.sleep(0.2)
+        fault(0)
+        raise UserError("a mistake")
+        """,
+    )
+    assert end.status == 2 and end.seconds < END
+    assert end.output.count("minitrain: error: a mistake\n") == 1
+
+
+@needs_mpirun
 @sizes
 def test_all_ranks_raise(n: int) -> None:
     end = job(n, 'fault(0); raise ValueError("the cause")')
