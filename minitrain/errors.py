@@ -21,9 +21,9 @@ class UserError(Exception):
 def shown(value: Any) -> str:
     """The value for a message, in at most a line: an array by its dtype and shape, a long list by its beginning."""
     dtype, ndim = getattr(value, "dtype", None), getattr(value, "ndim", None)
-    if dtype is not None and isinstance(ndim, int) and ndim > 0:  # not so for a class, such as np.int64
+    if dtype is not None and isinstance(ndim, int) and ndim:  # the classes of NumPy's numbers have them as well
         return f"{_indefinite(type(value).__name__)} of {dtype}, shape {tuple(value.shape)}"
-    text = _brief.repr(value)
+    text = _brief.repr(value).replace("\n", " ")  # an array inside a list may take several lines
     return text if len(text) <= 600 else f"{text[:500]}...{text[-50:]}"
 
 
@@ -73,12 +73,6 @@ def check_shape(name: str, shape: Any) -> None:
         raise UserError(f"{name} is {shown(shape)}; it must be a tuple of whole numbers")
     for n in shape:
         check_whole(f"an axis of {name} {shown(shape)}", n)
-
-
-def check_ids(name: str, value: Any) -> None:
-    """Raises UserError unless the value is an array of one axis that holds whole numbers."""
-    if getattr(value, "ndim", 0) != 1 or value.dtype.kind not in "iu":
-        raise UserError(f"{name} is {shown(value)}; it must be an array of whole numbers with one axis")
 
 
 def check_number(name: str, value: Any, allowed: str) -> None:

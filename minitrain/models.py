@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from . import functional as F
-from . import fused
 from .autograd import Tensor
 from .backend import is_float, wide, xp
 from .data.batch import Batch
@@ -29,6 +28,7 @@ from .nn import (
     Parameter,
     check_heads,
     check_paths,
+    judged,
     pass_through,
 )
 
@@ -116,8 +116,7 @@ class DenseHead(Module):
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
         """x (B, I) -> the loss, or the logits (B, classes) of a batch without labels."""
-        logits = self.linear(as_input(batch, self.linear) if x is None else x)
-        return logits if batch.labels is None else fused.cross_entropy(logits, batch.labels, batch.where.count)
+        return judged(self.linear(as_input(batch, self.linear) if x is None else x), batch)
 
 
 def as_input(batch: Batch, linear: Linear) -> Tensor:
@@ -135,9 +134,10 @@ def as_input(batch: Batch, linear: Linear) -> Tensor:
         )
     used = x.dtype if linear.precision is None else wide(linear.chosen("linear", x.dtype))
     if used != dtype or not is_float(x.dtype):
+        other = f", or a model with dtype={str(x.dtype)!r}" if str(x.dtype) in DTYPES else ""
         raise UserError(
             f"the inputs are {shown(x)}, and {linear.path} holds {dtype}: "
-            f"give ArrayLoader(inputs.astype(np.{dtype}), ...), or a model of the inputs' dtype if it is one of floats"
+            f"give ArrayLoader(inputs.astype(np.{dtype}), ...){other}"
         )
     return Tensor(x)
 

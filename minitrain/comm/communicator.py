@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, wide, xp
+from ..backend import Array, is_float, wide, xp
 from ..observe import ledger
 from ..shares import share
 
@@ -150,7 +150,7 @@ class Communicator(ABC):
 
     def _widen(self, x: Array) -> Array:
         """x itself, or a copy in the dtype that sums are made in."""
-        widened = x.astype(wide(x.dtype), copy=False)
+        widened = x.astype(wide(x.dtype), copy=False) if is_float(x.dtype) else x
         ledger.hold(widened, "buffers", "all-reduce")
         return widened
 

@@ -118,7 +118,7 @@ def _leave_with(world: Communicator, door: "_Door", message: str, error: BaseExc
     together = door.all_come(PATIENCE if world.rank else SPEAKER, mistaken=True)
     if world.rank != 0 and (not together or door.speaker == world.rank):
         _say(message)
-    if together and world.size > 1:
+    if together and world.size > 1 and threading.active_count() == 1:  # another thread may be inside MPI
         with contextlib.suppress(RuntimeError):  # no memory for a thread: then by Abort
             _finalize(2)
             raise SystemExit(2) from error
@@ -129,7 +129,7 @@ def _finalize(status: int) -> None:
     """MPI's own end, which takes away what MPI has made; Abort leaves it behind."""
     from mpi4py import MPI
 
-    late = threading.Timer(PATIENCE, os._exit, [status])  # a thread may still wait for another rank
+    late = threading.Timer(PATIENCE, os._exit, [status])  # it may wait for a message that nobody has received
     late.daemon = True
     late.start()
     MPI.Finalize()

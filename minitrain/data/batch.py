@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from ..backend import Array
+import numpy as np
+
+from ..backend import Array, as_ids, to_device, to_host
 from ..errors import UserError, check_whole
 from ..fused import IGNORE
 from ..shares import share
@@ -48,6 +50,8 @@ class Batch:
     rows: Array | None = None  # of the data: where its samples come from, for messages
 
     def __post_init__(self) -> None:
+        if self.labels is not None and not hasattr(self.labels, "dtype"):
+            object.__setattr__(self, "labels", to_device(as_ids("labels", self.labels)))  # a list
         if self.where.counted is None and (ignored := count_ignored(self.labels)):
             where, size = self.where, 0 if self.labels is None else self.labels.size
             if (where.samples, where.time) != (slice(0, where.B), slice(0, where.T)):
@@ -79,6 +83,21 @@ class Batch:
         """All n parts, one behind the other: the micro-batches."""
         check_whole("n", n, 1)
         return [self.part(i, n) for i in range(n)]
+
+    def mislabelled(self, V: int) -> UserError:
+        """The error for labels that V classes do not have: the first of them, and where it is.
+
+        Raises TypeError for labels that are no whole numbers at all.
+        """
+        labels = to_host(as_ids("labels", self.labels))
+        wrong = np.argwhere(((labels < 0) & (labels != IGNORE)) | (labels >= V))[0]
+        where = f"sample {self.where.samples.start + int(wrong[0])} of batch {self.where.number}"
+        if self.rows is not None:
+            where += f" (row {self.rows[wrong[0]]} of the data)"
+        return UserError(
+            f"a label of {where} is {labels[tuple(wrong)]}; there are {V} classes, counted from 0, "
+            f"and {IGNORE} for a label that is to be ignored: mend the labels, or give the model more classes"
+        )
 
 
 def count_ignored(labels: Array | None) -> int:

@@ -39,6 +39,11 @@ class TextLoader:
         check_memory(f"a batch of {batch} windows", size, "give a smaller --batch")
         self.ids, self.T, self.B, self.seed = ids, context, batch, seed
 
+    @property
+    def windows(self) -> int:
+        """So many it takes to predict each id but the first."""
+        return -(-(len(self.ids) - 1) // self.T)
+
     def batch(self, number: int) -> Batch:
         """Global batch `number`: inputs and labels (B, T)."""
         check_whole("number", number)
@@ -53,7 +58,7 @@ class TextLoader:
         are parts of one global batch of all the windows: their losses add up to the mean.
         """
         predictions = len(self.ids) - 1
-        starts = np.minimum(np.arange(-(-predictions // self.T)) * self.T, predictions - self.T)
+        starts = np.minimum(np.arange(self.windows) * self.T, predictions - self.T)
         if most is not None:
             check_whole("most", most, 1)
         if most is not None and most < len(starts):
@@ -79,7 +84,7 @@ class ArrayLoader:
     """Samples with one label each, such as images: every epoch goes through all of them in a new random order.
 
     The last batch of an epoch holds what is left over. A sample whose label is IGNORE counts in no loss. Raises
-    UserError for inputs and labels of different number, and for values that are none (kinds.py).
+    UserError for inputs and labels of different number, and for other kinds of values (kinds.py).
     """
 
     def __init__(

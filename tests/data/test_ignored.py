@@ -10,6 +10,7 @@ import minitrain
 from minitrain.autograd import no_grad
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
+from minitrain.comm.mesh import Mesh
 from minitrain.data.batch import IGNORE, Batch, Where
 from minitrain.data.loader import ArrayLoader, TextLoader
 from minitrain.errors import UserError
@@ -54,10 +55,62 @@ def test_a_batch_in_which_nothing_counts() -> None:
     assert Batch(IDS[1:2], LABELS[1:2], part).where.count == 9
 
 
+def test_labels_in_a_list_count_alike() -> None:
+    batch = Batch(IDS, LABELS.tolist(), WHERE)
+    assert batch.where.count == 9 and isinstance(batch.labels, np.ndarray)
+    with pytest.raises(TypeError, match=r"labels is .*whole numbers"):
+        Batch(IDS, [0.5] * 5, WHERE)  # type: ignore[arg-type]
+
+
+def test_labels_that_are_no_whole_numbers() -> None:
+    for labels in (np.zeros((5, 3)), np.zeros((5, 3), bool)):
+        model = gpt(GPTConfig(4, 3, layers=1, heads=2, width=8))
+        model.draw(1)
+        with pytest.raises(TypeError, match=r"labels is an array of .*whole numbers"):
+            model(Batch(IDS, labels, WHERE))
+
+
 def test_labels_that_cannot_be_ignored_are_let_be() -> None:
     """Unsigned ones, and targets that are floats."""
     for labels in (np.full((5, 3), 156, np.uint8), np.full((5, 3), -100.0), None):
         assert Batch(IDS, labels, WHERE).where.counted is None
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("wrong", [3, 99])
+def test_a_label_that_the_model_does_not_have_is_named(wrong: int, ranks: int) -> None:
+    """With the row of the data, whatever batch and part it came in."""
+    labels = np.zeros(11, int)
+    labels[7] = wrong
+    loader = ArrayLoader(np.ones((11, 5)), labels, batch=4, seed=1)
+    number = next(n for n in range(3) if wrong in np.asarray(loader.batch(n).labels))
+    said = rf"a label of sample \d of batch {number} \(row 7 of the data\) is {wrong}; there are 3 classes.* -100"
+
+    def look(world: Communicator) -> bool:
+        mine = loader.batch(number).part(world.rank, world.size)
+        model = mlp(MLPConfig(5, (6,), 3, "float64"))
+        model.draw(1)
+        if wrong in np.asarray(mine.labels):
+            with pytest.raises(UserError, match=said):
+                model(mine)
+            return True
+        return model(mine).item() == 0
+
+    assert sum(threads.run(ranks, look)) == 1
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+def test_a_character_that_the_model_does_not_have_is_named(tp: int) -> None:
+    """Also where the vocabulary is divided; the label only, since an id would be the embedding's error."""
+
+    def look(world: Communicator) -> None:
+        model = gpt(GPTConfig(4, 3, layers=1, heads=2, width=8))
+        trainer = Trainer(model, world, mesh=Mesh(world, tp=tp))
+        batch = Batch(IDS, np.where(LABELS == 2, 4, LABELS), WHERE)
+        with pytest.raises(UserError, match="a label of sample 0 of batch 0 is 4; there are 4 classes"):
+            trainer.step(batch)
+
+    threads.run(tp, look)
 
 
 # The trainer ----------------------------------------------------------------------------------------------------------

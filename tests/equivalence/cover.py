@@ -104,7 +104,7 @@ def cases(full: bool) -> list[tuple[int, Case]]:
         (3, Case("zero3", scaler=DynamicScaler, accumulate=3, optimizer="adam")),
         (4, Case("zero3", scaler=DynamicScaler, layout="tp", tp=2, clip=0.5)),
         (3, Case(scaler=DynamicScaler, layout="sp", clip=0.5, comm="ring")),
-        (3, Case(scaler=DynamicScaler, layout="pp", pp=3, accumulate=3, clip=0.5, ignore=True)),
+        (3, Case(scaler=DynamicScaler, layout="pp", pp=3, accumulate=3, clip=0.5)),
         (4, Case("zero1", scaler=DynamicScaler, layout="pp+tp", pp=2, tp=2, accumulate=3, clip=0.5)),
     ]
 

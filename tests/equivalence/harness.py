@@ -452,9 +452,9 @@ def same_as_serial(world: Communicator, case: Case) -> Row:
 
 
 def _suffix(case: Case) -> str:
-    """What divides the model, whether the loss has a scale, and whether labels are ignored: "+zb-h1+sp", "+scale"."""
+    """What divides the model, and whether the loss has a scale or ignored labels: "+zb-h1+sp", "+scale", "+pad"."""
     parts = [case.schedule if part == "pp" else part for part in case.layout.split("+") if part != "dp"]
-    return "".join(f"+{part}" for part in parts + ["scale"] * bool(case.scaler) + ["ignore"] * case.ignore)
+    return "".join(f"+{part}" for part in parts + ["scale"] * bool(case.scaler) + ["pad"] * case.ignore)
 
 
 def wrong(row: Row, case: Case) -> list[str]:
