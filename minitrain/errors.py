@@ -35,7 +35,7 @@ class _Brief(reprlib.Repr):
     """Of anything, in at most a few hundred characters."""
 
     def repr_int(self, x: int, level: int) -> str:
-        """Python itself writes no number of more than 4,300 digits."""
+        """Python itself refuses to write a number of more than 4,300 digits."""
         return repr(x) if x.bit_length() < 2000 else f"a number of {x.bit_length():,} bits"
 
 
@@ -128,7 +128,7 @@ def memory_used() -> int:
 
 
 def left_of_limit(megabytes: float, before: int) -> float:
-    """Bytes that are left of a limit for what is used beside the bytes that were used `before`.
+    """Bytes that are left of a limit, of which the bytes in use `before` take nothing.
 
     Raises UserError for a limit above what the machine has.
     """
@@ -139,7 +139,7 @@ def left_of_limit(megabytes: float, before: int) -> float:
 
 
 def limit_memory(megabytes: float, before: int) -> None:
-    """From now on this process gets so much memory beside the bytes that it used `before`, and no more.
+    """From now on this process gets so much memory on top of the bytes that it used `before`, and no more.
 
     Raises UserError where the system cannot do that.
     """

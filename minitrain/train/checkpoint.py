@@ -87,7 +87,7 @@ def _held(model: Model, what: str, gradients: Reducer | None) -> Iterator[tuple[
 
 
 def save(path: Path, tensors: dict[str, np.ndarray], about: dict[str, Any]) -> None:
-    """Writes a safetensors file; `about` is kept beside the tensors as JSON. The file appears whole or not at all.
+    """Writes a safetensors file; `about` is kept with the tensors as JSON. The file appears whole or not at all.
 
     Raises OSError when it cannot be written.
     """

@@ -14,7 +14,7 @@ def write(path: Path, numbers: Any, draw: Callable[[Any], None]) -> str:
     """The numbers into `path`, a JSON file, and beside it an SVG by draw(axes of matplotlib). Returns what to say."""
     there, trouble = write_somewhere(path, lambda to: to.write_text(json.dumps(numbers) + "\n", "utf-8"))
     if importlib.util.find_spec("matplotlib") is None:
-        said = f"wrote {there}; no picture beside it, for which matplotlib is missing: pip install matplotlib"
+        said = f"wrote {there}; and no picture, for which matplotlib is missing: pip install matplotlib"
     else:
         picture, more = write_somewhere(there.with_suffix(".svg"), partial(_picture, draw))
         said, trouble = f"wrote {there} and {picture}", trouble or more
