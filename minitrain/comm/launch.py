@@ -63,8 +63,8 @@ def _world() -> Communicator:
         from mpi4py import MPI
 
         check_families(family, size, MPI.Get_library_version())
-        remains.check_room(rank, size)
-        if not MPI.Is_initialized():
+        if not MPI.Is_initialized():  # as it is when the program has imported mpi4py's MPI itself
+            remains.check_room(rank, size)
             MPI.Init_thread()
         from .mpi import MPICommunicator
     except (ImportError, RuntimeError) as error:
