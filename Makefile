@@ -97,7 +97,13 @@ $(VENV)/installed: pyproject.toml $(PY) $(shell test -x $(PY) || echo anew)
 
 # Each candidate is run, since a name proves little (pyenv leaves stubs, Apple's python3 is old).
 # Debian's Python cannot make an environment until a package brings the module ensurepip.
+# What stands in the way and is no environment, or another user's, is not ours to delete.
 $(PY):
+	@if test -e $(VENV) && test ! -r $(VENV)/pyvenv.cfg && ! rmdir $(VENV) 2>/dev/null; then \
+	    echo "$(VENV) is there, and is no environment that you can read (ls -ld $(VENV) shows whose it is)." >&2; \
+	    echo "Move it away, or have it deleted; then run make again." >&2; \
+	    exit 1; \
+	fi
 	@for python in $(PYTHON); do \
 	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || continue; \
 	    found=$$python; \
@@ -105,6 +111,8 @@ $(PY):
 	    echo "Making $(VENV) with $$python (`"$$python" -V 2>&1`)"; \
 	    "$$python" -m venv --clear $(VENV) && exit 0; \
 	    rm -rf $(VENV); \
+	    echo "$$python could not make $(VENV), see above. May you write here (ls -ld .)? Is the disk full (df .)?" >&2; \
+	    exit 1; \
 	done; \
 	if test -n "$$found"; then \
 	    echo "$$found makes no environment: its modules venv and ensurepip (pip) are missing. Install them:"; \

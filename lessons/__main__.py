@@ -1,6 +1,15 @@
 import sys
 
-from .cli import main
+try:
+    from .cli import main
+except ModuleNotFoundError as error:  # said here, since minitrain itself may be what lacks a module
+    module = str(error.name).partition(".")[0]
+    print(
+        f"lessons: this Python ({sys.executable}) has no module {module!r}: activate the environment that `make venv` "
+        "makes: source .venv/bin/activate",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,9 +6,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
+
+from minitrain.comm.say import watching_output
 
 from . import grading
 from .check import Verdict, check, environment, mpirun
@@ -55,8 +58,11 @@ class Folder:
 
     def save(self) -> None:
         partial = self.file.with_suffix(".partial")
-        partial.write_text(json.dumps(self.state, indent=1), "utf-8")
-        partial.replace(self.file)
+        try:
+            partial.write_text(json.dumps(self.state, indent=1), "utf-8")
+            partial.replace(self.file)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def init(folder: Path) -> int:
@@ -255,6 +261,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Status 0 when all is well, 1 when an exercise fails, 2 for a mistake in the command."""
+    return watching_output(partial(run_command, arguments))
+
+
+def run_command(arguments: list[str] | None) -> int:
+    """The status of the command."""
     if not (sys.argv[1:] if arguments is None else arguments):
         parser().print_help()
         return 2
@@ -263,6 +274,11 @@ def main(arguments: list[str] | None = None) -> int:
         return dispatch(a)
     except Stop as error:
         print(f"lessons: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if getattr(sys.stdout, "lost", None) is not None:  # the output, of which `watching_output` speaks
+            raise
+        print(f"lessons: cannot write or read {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

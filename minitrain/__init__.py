@@ -7,7 +7,7 @@ import sys
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-from .comm.launchers import tell
+from .comm.launchers import not_installed, tell
 from .errors import UserError
 
 try:
@@ -18,6 +18,10 @@ except UserError as error:  # a MINITRAIN_BACKEND that cannot be used: known bef
     if sys.argv[0] != "-m":  # what Python puts there while it looks for the module to run
         raise
     sys.exit(tell(error))
+except ModuleNotFoundError as error:  # another Python than the environment's
+    if sys.argv[0] != "-m":
+        raise
+    sys.exit(tell(not_installed(error)))
 
 __version__ = "0.1.0"
 __all__ = ["IGNORE", "Tensor", "UserError", "backward", "launch", "no_grad"]

@@ -1,5 +1,10 @@
 import sys
 
-from .cli import main
+from .comm.launchers import not_installed, tell
+
+try:
+    from .cli import main
+except ModuleNotFoundError as error:
+    sys.exit(tell(not_installed(error)))
 
 sys.exit(main())

@@ -29,7 +29,7 @@ def _choose() -> Any:
     if name == "numpy":
         return np
     if name != "cupy":
-        raise UserError(f"MINITRAIN_BACKEND is {name!r}; allowed: 'numpy', 'cupy'")
+        raise UserError(f"MINITRAIN_BACKEND is {shown(name)}; allowed: 'numpy', 'cupy'")
     try:
         import cupy
     except ImportError as error:

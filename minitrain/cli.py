@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ import tyro
 from .comm.doctor import examine
 from .comm.launch import launch
 from .comm.launchers import launched, tell
+from .comm.say import watching_output
 from .errors import UserError, check_number
 from .train import compare, lr_range, memory, timeline
 from .train.config import TrainConfig
@@ -151,6 +153,11 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; the exit status is 0, or 2 for a mistake in what was asked."""
+    return watching_output(partial(run, arguments))
+
+
+def run(arguments: list[str] | None) -> int:
+    """Runs one command, and says what is wrong with it."""
     try:
         with _only_rank_0_speaks():
             command = tyro.cli(

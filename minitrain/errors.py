@@ -23,16 +23,24 @@ def shown(value: Any) -> str:
     dtype, ndim = getattr(value, "dtype", None), getattr(value, "ndim", None)
     if dtype is not None and isinstance(ndim, int) and ndim:  # the classes of NumPy's numbers have them as well
         return f"{_indefinite(type(value).__name__)} of {dtype}, shape {tuple(value.shape)}"
-    return _brief.repr(value).replace("\n", " ")  # an array inside a list may take several lines
+    text = _brief.repr(value).replace("\n", " ")  # an array inside a list may take several lines
+    return text if len(text) <= 600 else f"{text[:500]}...{text[-50:]}"
 
 
 def _indefinite(noun: str) -> str:
     return "an array" if noun == "ndarray" else f"a {noun}"
 
 
-_brief = reprlib.Repr()
+class _Brief(reprlib.Repr):
+    """Of anything, in at most a few hundred characters."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python itself refuses to write a number of more than 4,300 digits."""
+        return repr(x) if x.bit_length() < 2000 else f"a number of {x.bit_length():,} bits"
+
+
+_brief = _Brief()
 _brief.maxstring = _brief.maxother = 200
-_brief.maxlong = 500
 
 RANGES = {
     "finite": lambda x: True,
@@ -88,15 +96,18 @@ def check_text(name: str, value: Any) -> None:
         raise UserError(f"{name} is {shown(value)}; it must be a string")
 
 
-def check_memory(what: str, size: int, cure: str = "give a smaller one") -> None:
+def check_memory(what: str, size: int, cure: str = "give a smaller one", there: float | None = None) -> None:
     """Raises UserError when `what` needs more bytes than there are: it would end in a MemoryError, or in a kill."""
-    there = memory_left()
+    if there is None:
+        there = memory_left()
     if size > there:
         raise UserError(f"{what} needs at least {_readable(size)} of memory; there are {_readable(there)}: {cure}")
 
 
 def _readable(size: float) -> str:
-    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
+    if size >= 2**30:
+        return f"{size / 2**30:,.1f} GiB"
+    return f"{size / 2**20:,.{0 if size >= 10 * 2**20 else 1}f} MiB"
 
 
 def memory_left() -> float:
@@ -116,19 +127,43 @@ def memory_used() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def limit_memory(megabytes: float) -> None:
-    """From now on this process gets so much memory and no more; what it has already does not count.
+def left_of_limit(megabytes: float, before: int) -> float:
+    """Bytes that are left of a limit, of which the bytes in use `before` take nothing.
+
+    Raises UserError for a limit above what the machine has.
+    """
+    check_number("--memory-mb", megabytes, "above 0")
+    if megabytes * 2**20 > memory_of_machine():
+        raise UserError(f"--memory-mb is {megabytes:g}; this machine has {memory_of_machine() / 2**20:.0f}: give less")
+    return max(0.0, megabytes * 2**20 - (memory_used() - before))
+
+
+def limit_memory(megabytes: float, before: int) -> None:
+    """From now on this process gets so much memory on top of the bytes that it used `before`, and no more.
 
     Raises UserError where the system cannot do that.
     """
-    check_number("--memory-mb", megabytes, "above 0")
     try:
         import resource
 
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        resource.setrlimit(resource.RLIMIT_DATA, (memory_used() + int(megabytes * 2**20), hard))
+        resource.setrlimit(resource.RLIMIT_DATA, (before + int(megabytes * 2**20), hard))
     except (ImportError, OSError, ValueError) as error:
-        raise UserError(f"--memory-mb is {megabytes}, but this system cannot limit memory: {error}") from error
+        raise UserError(f"--memory-mb is {megabytes:g}, but this system cannot limit memory: {error}") from error
+    _limits.append(megabytes)
+
+
+_limits: list[float] = []  # of this process, which can only be set
+
+
+def out_of_memory(error: BaseException) -> UserError | None:
+    """What to say of an error that --memory-mb has brought about; None for another one."""
+    starved = isinstance(error, MemoryError) or "can't start new thread" in str(error)
+    if not (_limits and starved):
+        return None
+    return UserError(
+        f"--memory-mb is {_limits[-1]:g}, which is too little for this run: {error or 'no more'}; give more"
+    )
 
 
 @functools.cache

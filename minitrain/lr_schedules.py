@@ -17,7 +17,7 @@ from itertools import pairwise
 from numbers import Real
 from typing import Any
 
-from .errors import UserError, check_number, check_whole
+from .errors import UserError, check_number, check_whole, shown
 
 Schedule = Callable[[int], float]
 
@@ -184,6 +184,8 @@ def range_test(t: int, least: float, most: float, updates: int) -> float:
     check_number("most", most, "above 0")
     if least >= most:
         raise UserError(f"least is {least}, not below most, which is {most}; give a smaller one")
+    if math.isinf(float(most) / float(least)):
+        raise UserError(f"least is {least}, too far below most, which is {most}, for a float; give a larger one")
     return least * (most / least) ** (min(t, updates - 1) / (updates - 1))
 
 
@@ -198,7 +200,7 @@ def anneal(t: int, points: Sequence[tuple[float, float]]) -> float:
     check_whole("t", t)
     updates = [update for update, _ in points]
     if not updates or updates[0] != 0 or not all(s < e for s, e in pairwise(updates)):
-        raise UserError(f"points is {points!r}; their updates must begin at 0 and grow")
+        raise UserError(f"points is {shown(points)}; their updates must begin at 0 and grow")
     for (s, a), (e, b) in pairwise(points):
         if t <= e:
             return b + (a - b) * (1 + math.cos(math.pi * (t - s) / (e - s))) / 2
@@ -274,7 +276,7 @@ def _top(rise: float, updates: int, three_phases: bool) -> float:
 def _check_losses(losses: Any) -> None:
     """Raises UserError unless they are a sequence of numbers, which may be infinite or NaN: so a run went."""
     if not isinstance(losses, Sequence) or not all(isinstance(x, Real) and not isinstance(x, bool) for x in losses):
-        raise UserError(f"losses is {losses!r}; it must be a list of numbers")
+        raise UserError(f"losses is {shown(losses)}; it must be a list of numbers")
 
 
 def reduce_on_plateau(

@@ -173,7 +173,7 @@ class GPTConfig:
         check_number("std", self.std, "at least 0")
         check_choice("dtype", self.dtype, DTYPES)
         if not isinstance(self.tied, (bool, np.bool_)):
-            raise UserError(f"tied is {self.tied!r}; it must be True or False")
+            raise UserError(f"tied is {shown(self.tied)}; it must be True or False")
 
     @property
     def declared(self) -> int:

@@ -46,7 +46,7 @@ import numpy as np
 from .autograd import Tensor, no_grad
 from .backend import Array, is_finite, square, to_device, xp
 from .data.batch import Batch
-from .errors import UserError, check_choice, check_number, check_whole
+from .errors import UserError, check_choice, check_number, check_whole, shown
 from .nn import Module, check_free, watching
 from .optim import steps_begun
 from .shares import share
@@ -108,7 +108,7 @@ class Static(Precision):
         self.half = DTYPES[POLICIES[name]]
         self.patterns = dict(layers or {})
         for pattern, dtype in self.patterns.items():
-            check_choice(f"the dtype of {pattern!r}", dtype, tuple(DTYPES))
+            check_choice(f"the dtype of {shown(pattern)}", dtype, tuple(DTYPES))
         self.found: dict[str, np.dtype] = {}  # path -> its dtype
 
     def choose(self, path: str, operation: str, given: np.dtype) -> np.dtype:
@@ -121,7 +121,8 @@ class Static(Precision):
         for pattern in self.patterns:
             if not any(_fits(pattern, path) for path in paths):
                 raise UserError(
-                    f"the pattern {pattern!r} fits no layer; the layers are {', '.join(self.layers)}, "
+                    f"the pattern {shown(pattern)} fits no layer; the layers are {', '.join(self.layers[:9])}"
+                    f"{', ...' if len(self.layers) > 9 else ''}, "
                     "and what is inside them, such as " + ", ".join(sorted(paths - set(self.layers) - {""})[:3])
                 )
 

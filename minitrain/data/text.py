@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError, check_text, check_whole
+from ..errors import UserError, check_text, check_whole, shown
 from .kinds import as_row
 
 BUNDLED = Path(__file__).with_name("shakespeare.txt.xz")
@@ -18,13 +18,13 @@ def load_text(path: str | Path | None = None) -> str:
     """The bundled text (eight plays by Shakespeare), or the UTF-8 file at `path`.
 
     Lines end in one newline whatever the file has, and a byte order mark at its start is dropped. Raises
-    UserError when the file is missing, is a folder, cannot be read, is not UTF-8, or holds only blanks.
+    UserError when the file is missing, is a folder, cannot be read, is not UTF-8, holds NUL characters, or only blanks.
     """
     if path is None:
         return lzma.decompress(BUNDLED.read_bytes()).decode("ascii")
     if not isinstance(path, (str, os.PathLike)):
-        raise UserError(f"path is {path!r}; it must be the path of a text file")
-    name = f"text file {str(path)!r}"
+        raise UserError(f"path is {shown(path)}; it must be the path of a text file")
+    name = f"text file {shown(str(path))}"
     data = _read(Path(path), name)
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
@@ -32,6 +32,11 @@ def load_text(path: str | Path | None = None) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         where = f"byte {data[error.start]:#04x} at position {error.start}, in line {line}"
         raise UserError(f"{name} is not UTF-8 ({where}): save it as UTF-8") from error
+    if "\0" in text:
+        raise UserError(
+            f"{name} has a NUL character at position {text.index(chr(0))}, as UTF-16 has in every letter: "
+            "save it as UTF-8, or name a file that is text"
+        )
     if not text.strip():
         raise UserError(f"{name} is empty: give a file with text to train on")
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -21,7 +21,7 @@ import numpy as np
 from ..backend import Array, xp
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
-from ..errors import UserError
+from ..errors import UserError, shown
 from ..nn import Parameter
 from ..observe import ledger
 from ..shares import share
@@ -35,7 +35,7 @@ class Bucket:
 
     def __init__(self, parameters: Sequence[Parameter], group: Communicator) -> None:
         if not parameters or len(set(map(_kind, parameters))) > 1 or len(set(parameters)) < len(parameters):
-            raise UserError(f"a bucket needs parameters of one kind, each once, not {list(parameters)}")
+            raise UserError(f"a bucket needs parameters of one kind, each once, not {shown(list(parameters))}")
         first = parameters[0]
         self.parameters = list(parameters)
         self.group = group

@@ -35,7 +35,7 @@ from ..backend import Array, xp
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..data.batch import Batch
-from ..errors import UserError
+from ..errors import UserError, shown
 from ..models import Model
 from ..nn import Module, Parameter
 from ..observe.clock import Clock
@@ -247,7 +247,7 @@ def partition(model: Model, mesh: Mesh, schedule: str | Schedule, chunks: int, s
     """
     p, r = mesh.sizes["pp"], mesh.coordinates["pp"]
     if isinstance(schedule, str) and schedule not in SCHEDULES:
-        raise UserError(f"--schedule is {schedule!r}; allowed: {', '.join(SCHEDULES)}")
+        raise UserError(f"--schedule is {shown(schedule)}; allowed: {', '.join(SCHEDULES)}")
     if isinstance(schedule, str) and (chunks > 1) != (schedule == "interleaved"):
         raise UserError(f"--schedule {schedule} with --chunks {chunks}: interleaved has several, the others one")
     n = len(model.units)

@@ -39,7 +39,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import product
 
-from ..errors import UserError, check_choice, check_whole
+from ..errors import UserError, check_choice, check_whole, shown
 from ..observe.clock import Clock, Costs, Timeline, peak_in_flight
 
 
@@ -284,7 +284,7 @@ def check_once(r: int, mine: Sequence[Do], m: int, v: int) -> None:
                 f"rank {r}, micro-batch {micro}, chunk {chunk}: {times}; it must be F and B once, or F, I and W once"
             )
     for do in counts:
-        raise UserError(f"rank {r}: {do!r}; there are {m} micro-batches, {v} chunks and the kinds F, B, I and W")
+        raise UserError(f"rank {r}: {shown(do)}; there are {m} micro-batches, {v} chunks and the kinds F, B, I and W")
 
 
 def check_own_order(r: int, mine: Sequence[Do]) -> None:

@@ -9,16 +9,18 @@
 Data parallel needs the fourth alone.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from ..comm.mesh import Mesh
-from ..errors import UserError, check_choice, check_whole
+from ..errors import UserError, check_choice, check_whole, shown
 from ..models import Model
 from ..nn import Parameter, check_free, check_paths
 from ..parallel.data_parallel import Bucketed, Naive, Overlapped
 from ..parallel.flat import make_buckets
 from ..parallel.pipeline import Pipeline, Schedule, partition
+from ..parallel.pipeline_schedules import SCHEDULES
 from ..parallel.reducer import Reducer
 from ..parallel.sequence_parallel import SEQUENCE
 from ..parallel.tensor_parallel import TENSOR, Table, place
@@ -73,7 +75,11 @@ def reduce(
     Raises UserError for an unknown `how`, and for a model that the tp axis cannot divide.
     """
     check_choice("how", how, tuple(reducers))
+    check_options(reducers[how], options)
     check_whole("recompute", recompute)
+    check_whole("chunks", chunks, 1)
+    if isinstance(schedule, str) and mesh.sizes["pp"] == 1:  # on several, the pipeline looks at it
+        check_choice("schedule", schedule, tuple(SCHEDULES))
     check_paths(model)
     check_free(model)
     if mesh.sizes["pp"] > 1 and how in ("zero2", "zero3"):
@@ -95,6 +101,24 @@ def reduce(
     if isinstance(reducer, Zero3):
         wrap(model, reducer)
     return reducer
+
+
+def check_options(reducer: type[Reducer], options: Mapping[str, Any]) -> None:
+    """Raises UserError for an option that neither `reduce` nor this reducer has, such as one that is misspelt."""
+    allowed = {"how", "bucket_mb", "recompute", "sequence", "table", "schedule", "chunks"}
+    for part in reducer.__mro__:
+        if "__init__" in vars(part):
+            parameters = inspect.signature(vars(part)["__init__"]).parameters.values()
+            allowed |= {p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD or p.kind is p.KEYWORD_ONLY}
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break  # it passes nothing on
+    allowed -= {"self", "buckets", "seed"}
+    unknown = next((name for name in options if name not in allowed), None)
+    if unknown is not None:
+        raise UserError(
+            f"the strategy has an option {shown(unknown)}, which {reducer.__name__} does not know; "
+            f"allowed: {', '.join(sorted(allowed))}"
+        )
 
 
 def users_of(model: Model) -> dict[Parameter, tuple[int, ...]]:

@@ -91,29 +91,63 @@ def _held(model: Model, what: str, gradients: Reducer | None) -> Iterator[tuple[
 
 
 def save(path: Path, tensors: dict[str, np.ndarray], about: dict[str, Any]) -> None:
-    """Writes a safetensors file; `about` is kept beside the tensors as JSON. The file appears whole or not at all."""
+    """Writes a safetensors file; `about` is kept with the tensors as JSON. The file appears whole or not at all.
+
+    Raises OSError when it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"minitrain": json.dumps(about)})
-    partial.replace(path)
+    try:
+        partial.unlink(missing_ok=True)  # of a run that was killed
+        partial.touch()
+        mode = partial.stat().st_mode  # as the user's umask has it; safetensors makes a file for its owner alone
+        save_file(tensors, partial, metadata={"minitrain": json.dumps(about)})
+        partial.chmod(mode)
+        partial.replace(path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+STORED = ("F32", "F64")  # float32 and float64, in the words of safetensors
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What `save` wrote. Raises UserError for a file that is missing or something else."""
+    """What `save` wrote.
+
+    Raises UserError for a file that is missing or something else, and for weights that minitrain cannot have written:
+    of another dtype, or not finite.
+    """
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; train one first: python -m minitrain train")
     try:
         with safe_open(path, framework="np") as file:
             about = (file.metadata() or {}).get("minitrain")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+            names = list(file.keys())
+            dtypes = {name: file.get_slice(name).get_dtype() for name in names}
+            _check_dtypes(path, dtypes)
+            tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read as a checkpoint: {error}") from error
     if about is None:
         raise UserError(f"{path} is a safetensors file, but not one that minitrain wrote")
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise UserError(f"{path} holds nan or inf in {shown(name)}: that run had exploded; train another one")
     try:
         return tensors, json.loads(about)
-    except ValueError as error:
-        raise UserError(f"{path} has a description that is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} has a description that cannot be read as JSON: {error}") from error
+
+
+def _check_dtypes(path: Path, dtypes: Mapping[str, str]) -> None:
+    for name, dtype in dtypes.items():
+        if dtype not in STORED:
+            raise UserError(
+                f"{path} holds {shown(name)} as {dtype}; minitrain writes and reads {' and '.join(STORED)}: "
+                "convert the file, or train another one"
+            )
 
 
 def restore(model: Model, tensors: Mapping[str, np.ndarray], strict: bool = True) -> None:

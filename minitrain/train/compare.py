@@ -28,6 +28,7 @@ from ..observe.ledger import Ledger
 from ..optim import Adam
 from . import figure
 from .config import LearningRates, OptimizerOptions, PrecisionOptions
+from .folder import RunFolder
 from .lr_range import smooth
 from .step import compute_gradients
 from .trainer import QUIET, Trainer
@@ -52,7 +53,9 @@ class CompareOptions:
     seeds: int = 5
     """Starts: initial values, order of the data, and which samples are held out."""
     out: Path = Path("build/compare")
-    """Folder for the numbers, and the picture."""
+    """Folder for the numbers and the picture. Those in build/compare are moved to build/compare.1 and so on."""
+    overwrite: bool = False
+    """Replace those that are in the folder."""
 
     def check(self) -> None:
         """Raises UserError for options that cannot be meant."""
@@ -121,7 +124,7 @@ def schedule_options(name: LearningRates, peak: float, updates: int, epoch: int)
     return OptimizerOptions(updates, peak, name, lr_floor=0.0, warmup=warmup, lr_every=every, lr_gamma=gamma)
 
 
-def schedules(options: CompareOptions, world: Communicator) -> str:
+def schedules(options: CompareOptions, world: Communicator, folder: RunFolder) -> str:
     """A chart, a table, and where the numbers are; called by all ranks."""
     epoch, updates = data(options, 1)[0].batches, options.updates
     runs: dict[tuple[str, float], OptimizerOptions] = {}
@@ -142,7 +145,8 @@ def schedules(options: CompareOptions, world: Communicator) -> str:
     ]
     if world.rank == 0:
         rates = {key: [o.schedule()(t) for t in range(updates)] for key, o in runs.items()}
-        says.append(figure.write(options.out / "schedules.json", numbers(rates, results), partial(draw, curves)))
+        says.append(folder.begin())
+        says.append(figure.write(folder.path / "schedules.json", numbers(rates, results), partial(draw, curves)))
     return "\n".join(filter(None, says))
 
 
@@ -253,7 +257,8 @@ def underflow(full: Trainer, half: Trainer, batch: Batch) -> float:
 
 def held(world: Communicator, options: CompareOptions, o: PrecisionOptions) -> dict[str, int]:
     """Kind -> the most bytes of it that this rank holds in an update (the second, since the first makes the state), and
-    the "count" of parameters."""
+    the "count" of parameters. They are the same at any learning rate, and this one does not explode."""
+    options = replace(options, lr=(0.001,))
     learned, _ = data(options, 1)
     ledger = Ledger()
     with ledger.open():
@@ -265,7 +270,7 @@ def held(world: Communicator, options: CompareOptions, o: PrecisionOptions) -> d
     return {"count": sum(math.prod(p.shape) for p in trainer.model.parameters()), **most}
 
 
-def precisions(options: CompareOptions, world: Communicator) -> str:
+def precisions(options: CompareOptions, world: Communicator, folder: RunFolder) -> str:
     """The scale as a chart, a table for each task, one of what it took, and where the numbers are; by all ranks."""
     settings = precision_settings(options.updates)
     results: dict[tuple[str, str], list[HalfResult]] = {(task, name): [] for task in TASKS for name in settings}
@@ -286,7 +291,8 @@ def precisions(options: CompareOptions, world: Communicator) -> str:
     says.append(cost(results, sizes, settings["fp16, dynamic"].scale_every))
     if world.rank == 0:
         numbers = precision_numbers(results, sizes)
-        says.append("\n" + figure.write(options.out / "precision.json", numbers, partial(draw_scales, curves)))
+        says.append(folder.begin())
+        says.append("\n" + figure.write(folder.path / "precision.json", numbers, partial(draw_scales, curves)))
     return "\n".join(filter(None, says))
 
 
@@ -333,7 +339,7 @@ def draw_scales(curves: dict[str, list[float]], axes: Any) -> None:
     axes.legend(frameon=False, fontsize=7)
 
 
-COMPARISONS: dict[str, Callable[[CompareOptions, Communicator], str]] = {
+COMPARISONS: dict[str, Callable[[CompareOptions, Communicator, RunFolder], str]] = {
     "schedules": schedules,
     "precision": precisions,
 }
@@ -342,9 +348,10 @@ COMPARISONS: dict[str, Callable[[CompareOptions, Communicator], str]] = {
 def run(options: CompareOptions, world: Communicator) -> str:
     """The comparison that was asked for; called by all ranks. Raises UserError for wrong options."""
     options.check()
-    if world.rank == 0:
-        figure.open_folder(options.out, f"{options.what}.json", f"{options.what}.svg")
-    return COMPARISONS[options.what](options, world)
+    names = f"{options.what}.json", f"{options.what}.svg"
+    aside = options.out == CompareOptions.out
+    with RunFolder(world, options.out, names, options.overwrite, aside) as folder:
+        return COMPARISONS[options.what](options, world, folder)
 
 
 # For all of them ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 from .. import lr_schedules
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
-from ..errors import UserError, check_choice, check_memory, check_number, check_whole
+from ..errors import UserError, check_choice, check_memory, check_number, check_whole, shown
 from ..models import GPTConfig
 from ..parallel.overlap import CommunicationThread
 from ..precision import Dynamic, DynamicScaler, Precision, Scaler, Static, StaticScaler
@@ -71,14 +71,15 @@ class OptimizerOptions:
     """The learning rate ends here or stops falling here; not for one-cycle, which ends far below, and constant."""
     lr_gamma: float = 0.5
     """For exponential and step: what the learning rate is multiplied by in --lr-every updates."""
-    lr_every: int = 100
-    """For exponential and step: see --lr-gamma; inverse-time: updates until half; cosine-restarts: the first period."""
+    lr_every: int | None = None
+    """For exponential and step: see --lr-gamma; inverse-time: updates until half; cosine-restarts: the first period.
+    100, or a third of the updates after the warm-up where these are few."""
     lr_power: float = 2.0
     """For polynomial: above 1 it falls steeply first, below 1 at the end."""
     lr_factor: int = 2
     """For cosine-restarts: how much longer each period is than the one before."""
-    warmup: int = 100
-    """Updates over which the learning rate rises; not for one-cycle."""
+    warmup: int | None = None
+    """Updates over which the learning rate rises; not for one-cycle. A tenth of --steps, and at most 100."""
     weight_decay: float = 0.1
     """Share of a weight that is taken away per update, times the learning rate."""
     beta2: float = 0.99
@@ -90,7 +91,9 @@ class OptimizerOptions:
         """The learning rate as a function of the update number."""
         if self.lr_schedule == "one-cycle":
             return partial(lr_schedules.one_cycle, peak=self.lr, updates=self.steps)
-        rest, every = self.steps - self.warmup, self.lr_every
+        warm = self.warm_updates()
+        rest = self.steps - warm
+        every = max(1, min(100, rest // 3)) if self.lr_every is None else self.lr_every
         choices: dict[str, tuple[Callable[..., float], dict[str, Any]]] = {
             "constant": (lr_schedules.constant, {}),
             "linear": (lr_schedules.linear, {"updates": rest}),
@@ -104,7 +107,11 @@ class OptimizerOptions:
         function, options = choices[self.lr_schedule]
         floor = {} if self.lr_schedule == "constant" else {"floor": min(self.lr_floor, self.lr)}
         then = partial(function, peak=self.lr, **floor, **options)
-        return partial(lr_schedules.warmup, updates=self.warmup, then=then)
+        return partial(lr_schedules.warmup, updates=warm, then=then)
+
+    def warm_updates(self) -> int:
+        """Updates of the warm-up."""
+        return min(100, self.steps // 10) if self.warmup is None else self.warmup
 
     def momentum(self) -> lr_schedules.Schedule | None:
         """Adam's beta1 as a function of the update number; None: it stays as it is."""
@@ -233,7 +240,9 @@ class RunOptions:
     seed: int = 1
     """Of initial values, data order and dropout; the same numbers on any number of ranks."""
     out: Path = Path("build/run")
-    """Folder for log.jsonl and model.safetensors."""
+    """Folder for log.jsonl and model.safetensors. A run that is in build/run is moved to build/run.1 and so on."""
+    overwrite: bool = False
+    """Replace the run that is in the folder."""
     log_every: int = 50
     """Updates between two lines of progress."""
     val_every: int = 250
@@ -289,7 +298,7 @@ class TrainConfig:
         check_length(self.report.sample)
         self.precision.check(self.model.dtype)
         o, d, p = self.optimizer, self.data, self.parallel
-        if o.warmup >= o.steps and o.lr_schedule != "one-cycle":
+        if o.warm_updates() >= o.steps and o.lr_schedule != "one-cycle":
             raise UserError(
                 f"--warmup is {o.warmup}, which leaves nothing of the {o.steps} --steps; give a smaller warm-up"
             )
@@ -338,16 +347,17 @@ class TrainConfig:
                 elif get_origin(hint) is Literal:
                     check_choice(name, value, get_args(hint))
                 elif not isinstance(value, hint):
-                    raise UserError(f"{name} is {value!r}; it must be a {getattr(hint, '__name__', hint)}")
+                    raise UserError(f"{name} is {shown(value)}; it must be a {getattr(hint, '__name__', hint)}")
 
-    def check_memory(self, model: GPTConfig, ranks: int) -> None:
-        """Raises UserError for a run that needs more memory than this machine has, for one of its ranks alone."""
-        windows = -(-self.data.batch // (ranks * self.parallel.accumulate))
+    def check_memory(self, model: GPTConfig, ranks: int, there: float) -> None:
+        """Raises UserError for a run that needs more bytes of memory than there are, for one of its ranks alone."""
+        windows, given = -(-self.data.batch // (ranks * self.parallel.accumulate)), self.parallel.memory_mb
         check_memory(
             f"a rank with {model.layers} layers of width {model.width} and {windows} windows of {model.context}",
             memory(model, windows, self.parallel, ranks),
             "give fewer --layers, a smaller --width, --context or --batch, more micro-batches with --accumulate, "
-            "--recompute 1, or more ranks with --zero 3",
+            "--recompute 1, or more ranks with --zero 3" + ("" if given is None else "; or a larger --memory-mb"),
+            there,
         )
 
     def gpt(self, vocabulary: int) -> GPTConfig:

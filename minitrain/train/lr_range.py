@@ -16,12 +16,13 @@ from ..errors import UserError, check_number
 from ..lr_schedules import range_test
 from ..observe.draw import chart
 from . import figure
-from .config import TrainConfig
+from .config import RunOptions, TrainConfig
+from .folder import RunFolder
 from .text import TextTrainer
 
 MEMORY = 0.9  # of the smoothed loss: a mean over about ten updates
 EXPLODED = 4.0  # times the lowest smoothed loss: beyond it nothing more is to be learned
-FILE = "lr_range.json"
+FILE, PICTURE = "lr_range.json", "lr_range.svg"
 
 
 def smooth(losses: Sequence[float], memory: float = MEMORY) -> list[float]:
@@ -102,9 +103,14 @@ def show(config: TrainConfig, world: Communicator, least: float, most: float, up
     Raises UserError for a range that is none, and a folder that cannot be written.
     """
     range_test(0, least, most, updates)
-    if world.rank == 0:
-        figure.open_folder(config.report.out, FILE)
-    rates, losses = record(config, world, least, most, updates)
+    o = config.report
+    with RunFolder(world, o.out, (FILE, PICTURE), o.overwrite, aside=o.out == RunOptions.out) as folder:
+        rates, losses = record(config, world, least, most, updates)
+        return tell(folder, world, rates, losses, updates)
+
+
+def tell(folder: RunFolder, world: Communicator, rates: list[float], losses: list[float], updates: int) -> str:
+    """The chart and the rate of a test that was to have so many updates, and where rank 0 has written it."""
     smoothed = smooth(losses)
     try:
         named: float | None = suggest_rate(rates, losses)
@@ -118,8 +124,10 @@ def show(config: TrainConfig, world: Communicator, least: float, most: float, up
     ended = f"stopped after {len(rates)} of {updates} updates: the loss exploded" if len(rates) < updates else ""
     wrote = ""
     if world.rank == 0:
+        moved = folder.begin()
         numbers = {"rates": rates, "losses": losses, "smoothed": smoothed, "named": named}
-        wrote = figure.write(config.report.out / FILE, numbers, partial(draw, rates, losses, smoothed, named))
+        wrote = figure.write(folder.path / FILE, numbers, partial(draw, rates, losses, smoothed, named))
+        wrote = "\n".join(filter(None, [moved, wrote]))
     return "\n".join(filter(None, [chart(curves, "loss", axis), ended, said, wrote]))
 
 

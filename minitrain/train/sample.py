@@ -1,6 +1,6 @@
 """Writing text with a trained model, one character at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from ..backend import to_device, to_host
 from ..data.batch import Batch, Where
 from ..data.kinds import as_row
 from ..data.text import CharTokenizer
-from ..errors import UserError, check_memory, check_number, check_seed, check_whole
+from ..errors import UserError, check_memory, check_number, check_seed, check_whole, shown
 from ..models import GPTConfig, Model, gpt
 from . import checkpoint
 
@@ -58,12 +58,31 @@ def _choose(logits: np.ndarray, temperature: float, u: float) -> int:
 
 
 def load_model(path: Path) -> tuple[Model, GPTConfig, CharTokenizer]:
-    """The model of a checkpoint, on one process."""
+    """The model of a checkpoint, on one process. Raises UserError for a file whose parts do not fit each other."""
     tensors, about = checkpoint.load(path)
     try:
         config, tokenizer = GPTConfig(**about["gpt"]), CharTokenizer(about["vocabulary"])
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path} does not describe a GPT of this version of minitrain: {error!r}") from error
+        raise UserError(
+            f"{path} does not describe a GPT of this version of minitrain: {shown(error)}; train another one"
+        ) from error
+    except UserError as error:
+        raise UserError(f"{path} does not describe a GPT: {error}") from error
+    check_parts(path, config, tokenizer, tensors)
     model = gpt(config)
-    checkpoint.restore(model, tensors)
+    try:
+        checkpoint.restore(model, tensors)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     return model, config, tokenizer
+
+
+def check_parts(path: Path, config: GPTConfig, tokenizer: CharTokenizer, tensors: Mapping[str, np.ndarray]) -> None:
+    """Raises UserError, before the model is made, for a description that fits neither its text nor its tensors."""
+    if tokenizer.size != config.vocabulary:
+        raise UserError(
+            f"{path} describes a model of {config.vocabulary} characters, and its vocabulary has {tokenizer.size}"
+        )
+    blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
+    if len(blocks) != config.layers:
+        raise UserError(f"{path} describes {config.layers} layers, and has the tensors of {len(blocks)}")

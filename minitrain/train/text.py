@@ -4,22 +4,26 @@ import json
 import time
 from dataclasses import asdict
 from functools import partial
-from typing import Any, TextIO
+from typing import Any
+
+import numpy as np
 
 from ..comm.communicator import Communicator
 from ..comm.ring import RingCommunicator
 from ..data.loader import TextLoader
 from ..data.text import CharTokenizer, load_text, split
-from ..errors import UserError, limit_memory
+from ..errors import UserError, left_of_limit, limit_memory, memory_left, memory_used
 from ..models import gpt
 from ..optim import AdamW
 from ..parallel.half_wire import wire_options
 from ..precision import DTYPES, StaticScaler
 from . import checkpoint
-from .config import FULL_NAMES, TrainConfig, make_mesh
+from .config import FULL_NAMES, RunOptions, TrainConfig, make_mesh
+from .folder import RunFolder, on_rank_0, reason, write_somewhere
 from .sample import generate
 from .trainer import Trainer
 
+LOG, MODEL = "log.jsonl", "model.safetensors"
 QUICK_VALIDATION = 200  # windows, while training
 
 
@@ -32,8 +36,8 @@ class TextTrainer:
         self.world = world = RingCommunicator(world) if config.parallel.comm == "ring" else world
         self.mesh = make_mesh(world, config.parallel)
         config.check(self.mesh.sizes["dp"])
-        if config.parallel.memory_mb is not None:
-            limit_memory(config.parallel.memory_mb)
+        limit = config.parallel.memory_mb
+        before = 0 if limit is None else memory_at_start()
         text = load_text(config.data.text)
         self.tokenizer = CharTokenizer.of(text)
         train, validation = split(self.tokenizer.encode(text), config.data.validation)
@@ -41,9 +45,13 @@ class TextTrainer:
         self.train_data = TextLoader(train, context, batch, seed)
         self.val_data = TextLoader(validation, context, batch, seed)
         self.gpt_config = config.gpt(self.tokenizer.size)
-        config.check_memory(self.gpt_config, self.mesh.sizes["dp"])
+        left = memory_left() if limit is None else left_of_limit(limit, before)
+        config.check_memory(self.gpt_config, self.mesh.sizes["dp"], left)
+        if limit is not None:
+            limit_memory(limit, before)
         self.model = gpt(self.gpt_config)
         self.trainer = self.make_trainer()
+        self.log_ended = ""  # why, when it cannot be written any more
 
     def make_trainer(self) -> Trainer:
         """What makes the updates."""
@@ -71,14 +79,25 @@ class TextTrainer:
 
     def fit(self) -> float:
         """All updates, then the loss on the whole validation text, which is returned; in nats a character."""
-        self.say(self.describe())
-        log = self.open_log()
+        o = self.config.report
+        with RunFolder(self.world, o.out, (LOG, MODEL), o.overwrite, aside=o.out == RunOptions.out) as folder:
+            self.say(self.describe())
+            with np.errstate(over="ignore", invalid="ignore"):  # the trainer looks at every loss itself
+                self.train(folder)
+            final = self.validate()
+            self.record(folder, {"step": self.trainer.updates, "final_val_loss": final})
+            self.say(f"validation loss {final:.4f} nats a character, on the whole validation text")
+            self.save()
+        return final
+
+    def train(self, folder: RunFolder) -> None:
+        """All updates."""
         steps = self.config.optimizer.steps
         progress = Progress(steps, self.train_data.B * self.train_data.T)
         while self.trainer.updates < steps:
             row = self.step()
             if "skipped" in row:
-                self.record(log, row)
+                self.record(folder, row)
                 continue
             last = row["step"] == steps
             if row["step"] % self.config.report.log_every == 0 or last:
@@ -87,12 +106,7 @@ class TextTrainer:
                 row["val_loss"] = self.validate(QUICK_VALIDATION)
                 windows = min(QUICK_VALIDATION, self.val_data.windows)
                 self.say(f"validation loss {row['val_loss']:.3f}, on {windows} windows")
-            self.record(log, row)
-        final = self.validate()
-        self.record(log, {"step": self.trainer.updates, "final_val_loss": final})
-        self.say(f"validation loss {final:.4f} nats a character, on the whole validation text")
-        self.save()
-        return final
+            self.record(folder, row)
 
     def step(self) -> dict[str, Any]:
         """One update; what the log shows of it."""
@@ -127,18 +141,23 @@ class TextTrainer:
         return self.tokenizer.decode(ids)
 
     def save(self) -> None:
-        """Writes the logical model to out/model.safetensors."""
+        """Writes the logical model to out/model.safetensors.
+
+        Raises UserError, on all ranks, when it had to be written elsewhere, and when the log is not whole.
+        """
         held = checkpoint.gather(self.model, self.world, gradients=self.trainer.gradients, root=0)
         tensors = {path: array.astype(self.gpt_config.dtype, copy=False) for path, array in held.items()}
-        if self.world.rank == 0:
-            about = {
-                "gpt": asdict(self.gpt_config),
-                "vocabulary": self.tokenizer.vocabulary,
-                "run": self.config.plain(),
-            }
-            path = self.config.report.out / "model.safetensors"
-            checkpoint.save(path, tensors, about)
+        about = {"gpt": asdict(self.gpt_config), "vocabulary": self.tokenizer.vocabulary, "run": self.config.plain()}
+
+        def write() -> None:
+            path, trouble = write_somewhere(
+                self.config.report.out / MODEL, lambda to: checkpoint.save(to, tensors, about)
+            )
             self.say(f"saved {path}")
+            if trouble or self.log_ended:
+                raise UserError(trouble or self.log_ended)
+
+        on_rank_0(self.world, write)
 
     def describe(self) -> str:
         """What is about to be trained, in two lines, and who talks to whom where that is not plain."""
@@ -149,24 +168,23 @@ class TextTrainer:
             + ("\n" + self.mesh.table() if self.mesh.sizes["tp"] * self.mesh.sizes["pp"] > 1 else "")
         )
 
-    def open_log(self) -> TextIO | None:
-        """out/log.jsonl on rank 0. Raises UserError when it cannot be written."""
-        if self.world.rank != 0:
-            return None
-        path = self.config.report.out / "log.jsonl"
+    def record(self, folder: RunFolder, row: dict[str, Any]) -> None:
+        """Adds a row to the log. Training goes on when it cannot be written any more, and says so."""
+        if self.world.rank != 0 or self.log_ended:
+            return
         try:
-            if (self.config.report.out / "model.safetensors").is_dir():
-                raise IsADirectoryError(0, "model.safetensors is a folder")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return path.open("w", encoding="utf-8")
+            if said := folder.begin():
+                self.say(said)
+            folder.append(LOG, json.dumps(row) + "\n")
         except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}; choose another folder with --out") from error
+            self.log_ended = f"the log {folder.path / LOG} ends before update {row['step']}: {reason(error)}"
+            self.say(self.log_ended)
 
-    def record(self, log: TextIO | None, row: dict[str, Any]) -> None:
-        """Adds a row to the log."""
-        if log is not None:
-            log.write(json.dumps(row) + "\n")
-            log.flush()
+
+def memory_at_start() -> int:
+    """Bytes in use after a first product: BLAS takes memory for all that follow, and ends the process if it cannot."""
+    np.ones((256, 256)) @ np.ones((256, 256))
+    return memory_used()
 
 
 class Progress:

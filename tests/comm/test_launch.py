@@ -217,6 +217,7 @@ def test_all_ranks_see_the_same_mistake(n: int) -> None:
     assert end.status == 2 and end.seconds < END
     assert end.output.count("minitrain: error: --batch is 0; it must be at least 1\n") == 1
     assert end.output.count("--batch") == 1 and "Traceback" not in end.output
+    assert "Abort" not in end.output  # MPI ends as it does when all is well, and takes its files away
 
 
 @needs_mpirun
@@ -225,6 +226,31 @@ def test_one_rank_sees_a_mistake(n: int, rank: int) -> None:
     end = job(n, f'if fault({rank}): raise UserError("no space on the disk")\nwait()')
     assert end.status == 2 and end.seconds < END
     assert end.output.count("minitrain: error: no space on the disk\n") == 1 and "Traceback" not in end.output
+
+
+@needs_mpirun
+def test_a_rank_sees_a_mistake_when_the_other_has_come_to_the_end() -> None:
+    end = job(2, 'if fault(1): raise UserError("no space on the disk")')
+    assert end.status == 2 and end.seconds < END and "Abort" not in end.output
+    assert end.output.count("minitrain: error: no space on the disk\n") == 1
+
+
+@needs_mpirun
+def test_a_thread_that_waits_does_not_keep_the_job_from_ending() -> None:
+    """All ranks see the mistake; a collective of a helper thread, which the other rank never joins, is under way."""
+    end = job(
+        2,
+        """
+        line = world.duplicate()
+        if world.rank == 0:
+            threading.Thread(target=line.barrier, daemon=True).start()
+            time.sleep(0.2)
+        fault(0)
+        raise UserError("a mistake")
+        """,
+    )
+    assert end.status == 2 and end.seconds < END
+    assert end.output.count("minitrain: error: a mistake\n") == 1
 
 
 @needs_mpirun
@@ -291,6 +317,16 @@ def test_foreign_mpirun_is_named_with_both_sides() -> None:
     beside = str(Path(sys.executable).parent / "mpirun")
     for part in ("Open MPI", "started 4 ranks", "MPICH", "sees 1", beside, "doctor"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_mpich_under_the_mpirun_of_openmpi_is_named_before_mpi_begins(n: int) -> None:
+    """MPI_Init would end the process, in words of its own."""
+    with pytest.raises(UserError, match=rf"mpirun \(Open MPI\) started {n} ranks.*\(MPICH.*different MPIs"):
+        launch.check_families("Open MPI", n, "MPICH Version:      5.0.2")
+    launch.check_families("Open MPI", n, "Open MPI v5.0.11, package: Open MPI")
+    launch.check_families("MPICH", n, "MPICH Version:      5.0.2")
+    launch.check_families("", n, "MPICH Version:      5.0.2")
 
 
 @pytest.mark.parametrize("command", ["program", "train"])

@@ -213,3 +213,12 @@ def test_split_refuses_other_fractions(validation: float) -> None:
 def test_split_refuses_to_leave_a_side_empty(n: int) -> None:
     with pytest.raises(UserError, match=f"0.1 of {n} leaves {n} for training and 0"):
         split(np.arange(n))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_text_in_utf_16_without_a_mark(encoding: str, tmp_path: Path) -> None:
+    """It is UTF-8, too, of which every second character would be NUL."""
+    path = tmp_path / "wide.txt"
+    path.write_bytes("some plain text".encode(encoding))
+    with pytest.raises(UserError, match=r"wide\.txt' has a NUL character at position [01].*save it as UTF-8"):
+        load_text(path)

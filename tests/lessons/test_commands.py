@@ -126,3 +126,25 @@ def test_all_points(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     (folder / lesson.folder.name / "exercise.py").write_text(exercise_file(lesson, solved=True), "utf-8")
     assert main(["grade", str(folder)]) == 0
     assert "20 of 20 points" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert main(["init", str(tmp_path / "file" / "mine")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("lessons: cannot write or read ") and "file" in said and said.count("\n") == 1
+
+
+def test_progress_survives_a_full_disk(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (folder / ".lessons.json").read_text("utf-8")
+
+    def full(path: Path, *_: object) -> None:
+        path.write_bytes(b"{")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert main(["hint", "07.1"]) == 2
+    assert capsys.readouterr().err == "lessons: cannot write or read a file: No space left on device\n"
+    assert (folder / ".lessons.json").read_text("utf-8") == before and not (folder / ".lessons.partial").exists()

@@ -1,11 +1,17 @@
 """A checkpoint comes back as it was saved, appears whole or not at all, and says what does not fit."""
 
+import json
+import os
 import re
+import struct
+from dataclasses import asdict
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
@@ -16,6 +22,7 @@ from minitrain.nn import Parameter
 from minitrain.optim import SGD
 from minitrain.train import checkpoint
 from minitrain.train.build import reduce
+from minitrain.train.sample import load_model
 
 ABOUT = {"vocabulary": 'ab\n"\u00e9', "gpt": {"width": 9, "std": 0.02, "tied": True}}
 
@@ -119,6 +126,104 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         path.write_bytes(broken)
         with pytest.raises(UserError, match=r"model\.safetensors cannot be read as a checkpoint"):
             checkpoint.load(path)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """(tensors, description) of a checkpoint that can be loaded."""
+    config = GPTConfig(3, 5, layers=2, heads=3, width=9)
+    made = gpt(config)
+    made.draw(1)
+    return checkpoint.gather(made, world_of_one()), {"gpt": asdict(config), "vocabulary": "abc"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "told"),
+    [
+        *(("float16", "F16"), ("bfloat16", "BF16"), ("float8_e4m3fn", "F8_E4M3"), ("float8_e5m2", "F8_E5M2")),
+        *(("int32", "I32"), ("int64", "I64"), ("bool", "BOOL"), ("complex64", "C64")),
+    ],
+)
+def test_tensors_of_another_dtype(dtype: str, told: str, tmp_path: Path) -> None:
+    """Put down byte by byte: not all of them are known to safetensors' NumPy."""
+    data = np.ones(3).astype(getattr(ml_dtypes, dtype, dtype)).tobytes()
+    tensor = {"dtype": told, "shape": [3], "data_offsets": [0, len(data)]}
+    header = json.dumps({"__metadata__": {"minitrain": "{}"}, "w": tensor}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data)
+    with pytest.raises(UserError, match=rf"model\.safetensors holds 'w' as {told}; .*F32 and F64"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite(value: float, trained: tuple[dict, dict], tmp_path: Path) -> None:
+    tensors, about = trained
+    tensors["blocks.1.mlp.up.weight"].flat[-1] = value
+    checkpoint.save(tmp_path / "model.safetensors", tensors, about)
+    with pytest.raises(UserError, match=r"nan or inf in 'blocks\.1\.mlp\.up\.weight': that run had exploded"):
+        checkpoint.load(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("vocabulary", "ab", "describes a model of 3 characters, and its vocabulary has 2"),
+        ("vocabulary", "abcd", "describes a model of 3 characters, and its vocabulary has 4"),
+        ("vocabulary", ["a", "b", "c"], "vocabulary is ['a', 'b', 'c']; it must be a string"),
+        ("gpt.layers", 100_000, "describes 100000 layers, and has the tensors of 2"),
+        ("gpt.layers", 1, "describes 1 layers, and has the tensors of 2"),
+        ("gpt.layers", "x" * 10**6, "layers is 'xxxx"),
+        ("gpt.context", 10**15, "the model needs float32, shape (1000000000000000, 9)"),
+        ("gpt.width", 9 * 10**12, "the model needs float32, shape (3, 9000000000000)"),
+        ("gpt." + "x" * 10**6, 1, "does not describe a GPT of this version of minitrain"),
+    ],
+)
+def test_parts_that_do_not_fit_each_other(
+    key: str, value: object, said: str, trained: tuple[dict, dict], tmp_path: Path
+) -> None:
+    """Told in at most a few lines and, since no such model is made, at once."""
+    tensors, about = trained
+    group, _, name = key.rpartition(".")
+    (about[group] if group else about)[name] = value
+    checkpoint.save(tmp_path / "model.safetensors", tensors, about)
+    with pytest.raises(UserError, match=re.escape(said)) as error:
+        load_model(tmp_path / "model.safetensors")
+    assert len(str(error.value)) < 700
+
+
+@pytest.mark.parametrize("about", ["[" * 100_000, '{"gpt":' * 100_000, '{"gpt": ' + "9" * 10_000 + "}"])
+def test_a_description_that_is_too_deep_or_too_long(about: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"w": np.ones(3, np.float32)}, path, metadata={"minitrain": about})
+    with pytest.raises(UserError, match=r"description that cannot be read as JSON"):
+        checkpoint.load(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="another system's permissions")
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_who_may_read_it_is_what_the_user_has_set(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        checkpoint.save(tmp_path / "model.safetensors", {"x": np.ones(2)}, ABOUT)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_what_a_crash_has_left_is_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, partial = tmp_path / "model.safetensors", tmp_path / "model.partial"
+    partial.write_bytes(b"half of it")
+    partial.chmod(0)
+    checkpoint.save(path, {"x": np.ones(2)}, ABOUT)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(path, {"x": np.zeros(2)}, ABOUT)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_restored_model_trains_on() -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -205,7 +206,7 @@ def test_a_model_that_fits_only_when_it_is_divided(text: Path, tmp_path: Path) -
     The limit is real: without our look ahead, stage 0 runs out of memory.
     """
     sizes = "--width 256 --layers 8 --context 16 --batch 4 --steps 2 --warmup 1 --sample 0 --memory-mb 90"
-    arguments = [*sizes.split(), "--text", str(text), "--out", str(tmp_path)]
+    arguments = [*sizes.split(), "--text", str(text), "--out", str(tmp_path), "--overwrite"]
     status, shown = command("train", *arguments, "--zero", "3", ranks=4)
     assert status == 0 and "saved" in shown, shown
     status, shown = command("train", *arguments, ranks=4)
@@ -214,6 +215,16 @@ def test_a_model_that_fits_only_when_it_is_divided(text: Path, tmp_path: Path) -
     program = f"{unaware} from minitrain.cli import main; main({['train', *arguments]!r})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode != 0 and "Unable to allocate" in done.stderr, done.stderr
+    assert "--memory-mb is 90, which is too little for this run" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="this system has no RLIMIT_DATA to set")
+@pytest.mark.parametrize("megabytes", ["0.5", "2", str(2**62), "1e300"])
+def test_limits_of_memory_that_cannot_be_meant(megabytes: str, text: Path, tmp_path: Path, capsys: Capture) -> None:
+    arguments = [*TINY, "--width", "128", "--text", str(text), "--out", str(tmp_path)]
+    said = refused(capsys, "train", *arguments, "--memory-mb", megabytes)
+    few = re.search(r"needs at least 3\.\d MiB of memory; there are [0-2]\.\d MiB.*a larger --memory-mb", said)
+    assert few if float(megabytes) < 3 else "this machine has" in said, said
 
 
 # Wrong input ------------------------------------------------------------------------------------------------
@@ -287,7 +298,7 @@ def test_wrong_options(name: str, value: str, hint: str, text: Path, tmp_path: P
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
-FLAGS = {"tied", "prefetch", "reduce-once", "sp", "half-weights", "adaptive"}
+FLAGS = {"tied", "prefetch", "reduce-once", "sp", "half-weights", "adaptive", "overwrite"}
 
 
 @pytest.mark.parametrize(

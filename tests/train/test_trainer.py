@@ -1,6 +1,7 @@
 """Trainer: the history is that of the serial run, what a schedule counts, early stopping, what is said."""
 
 import math
+import re
 from dataclasses import astuple
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from minitrain.errors import UserError
 from minitrain.lr_schedules import reduce_on_plateau
 from minitrain.models import GPTConfig, MLPConfig, gpt, mlp
 from minitrain.optim import SGD, Adam
+from minitrain.parallel.zero import Zero3
 from minitrain.precision import Dynamic, DynamicScaler, Scaler, Static, StaticScaler
 from minitrain.train import trainer as module
 from minitrain.train.history import History
@@ -379,3 +381,29 @@ def test_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_options_reach_the_optimizer() -> None:
     trainer = small(threads.world_of_one(), optimizer=lambda gradients: Adam(gradients, beta1=0.5))
     assert isinstance(trainer.optimizer, Adam) and trainer.optimizer.beta1 == 0.5
+
+
+@pytest.mark.parametrize(
+    ("strategy", "said"),
+    [
+        ({"hwo": "zero1"}, "'hwo', which Bucketed does not know; allowed: bucket_mb, chunks, how, line, recompute"),
+        ({"how": "zero1", "recompte": 1}, "'recompte', which Zero1 does not know; allowed: bucket_mb, chunks, gather"),
+        ({"how": "zero1", "reduce_once": True}, "'reduce_once', which Zero1 does not know"),
+        ({"how": "zero3", "prefech": True}, "'prefech', which Zero3 does not know; allowed: bucket_mb, chunks, gather"),
+        ({"x" * 10**6: 1}, "which Bucketed does not know"),
+        ({"schedule": "2f2b"}, "schedule is '2f2b'; allowed: 'naive'"),
+        ({"chunks": 0}, "chunks is 0; it must be at least 1"),
+    ],
+)
+def test_options_of_a_strategy_that_nothing_knows(strategy: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)) as error:
+        Trainer(mlp(), threads.world_of_one(), strategy=strategy)
+    assert len(str(error.value)) < 600
+
+
+def test_options_of_a_strategy_are_passed_on_to_what_is_below() -> None:
+    strategy = {"how": "zero3", "prefetch": True, "reduce_once": True, "line": None, "recompute": 1, "bucket_mb": 2.0}
+    trainer = Trainer(mlp(), threads.world_of_one(), strategy=strategy)
+    made = trainer.gradients
+    assert isinstance(made, Zero3) and made.ahead is not None and not made.each_backward
+    trainer.close()

@@ -1,0 +1,163 @@
+"""The folder of a run: one run has it at a time, and what an earlier one has left there is not lost in silence.
+
+    with RunFolder(world, Path("build/run"), ("log.jsonl", "model.safetensors")) as folder:
+        folder.append("log.jsonl", "...")
+
+In the folder that a command takes by itself, files of the same names are moved aside (build/run.1, build/run.2, ...),
+so that the command can be typed again. In a folder that somebody has named they are refused, unless they may be
+overwritten. Either happens when the first file is written: a run that ends before has changed nothing.
+"""
+
+import contextlib
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from ..comm.communicator import Communicator
+from ..errors import UserError
+
+LOCK = ".lock"
+
+
+class RunFolder:
+    """The files of these `names` in the folder `path`. All ranks make and close it, and rank 0 writes."""
+
+    def __init__(
+        self, world: Communicator, path: Path, names: Sequence[str], overwrite: bool = False, aside: bool = False
+    ) -> None:
+        """aside: files that are there are moved aside, and not refused. overwrite: they are deleted.
+
+        Raises UserError, on all ranks, for a folder that cannot be written, that another run is writing, or that has
+        such files which may be neither moved nor deleted.
+        """
+        self.path, self.names, self.overwrite, self.aside = path, names, overwrite, aside
+        self.lock: IO[str] | None = None
+        self.begun = False
+        on_rank_0(world, self._claim)
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.lock is not None:
+            with contextlib.suppress(OSError):  # a full disk has not taken the words in it
+                self.lock.close()
+
+    def found(self) -> list[str]:
+        """The names of those files that are there."""
+        return [name for name in self.names if (self.path / name).exists()]
+
+    def _claim(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name in self.names:
+                if (self.path / name).is_dir():
+                    raise IsADirectoryError(0, f"{name} is a folder")
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError(0, "that is not allowed")
+            self.lock = (self.path / LOCK).open("a+", encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"cannot write in {self.path}: {error.strerror}; choose another folder with --out"
+            ) from error
+        _take(self.lock, self.path)
+        found = self.found()
+        if found and not (self.overwrite or self.aside):
+            self.lock.close()
+            raise UserError(
+                f"{self.path} has the {' and the '.join(found)} of an earlier run; "
+                "give --overwrite to replace it, or another folder with --out"
+            )
+
+    def begin(self) -> str:
+        """Makes way for the first file, on rank 0. Returns what to say about what was there; "" for nothing.
+
+        Raises UserError when it cannot.
+        """
+        found, self.begun = [] if self.begun else self.found(), True
+        try:
+            return self._make_way(found) if found else ""
+        except OSError as error:
+            raise UserError(
+                f"the earlier run in {self.path} cannot be moved or replaced: {reason(error)}; "
+                "choose another folder with --out"
+            ) from error
+
+    def _make_way(self, found: list[str]) -> str:
+        if self.overwrite:
+            for name in found:
+                (self.path / name).unlink()
+            return ""
+        number = 1
+        while (there := self.path.with_name(f"{self.path.name}.{number}")).exists():
+            number += 1
+        there.mkdir()
+        for name in found:
+            (self.path / name).rename(there / name)
+        return f"the earlier run in {self.path} is now in {there}"
+
+    def append(self, name: str, line: str) -> None:
+        """Adds a line to a file, at once."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(line)
+
+
+def _take(lock: IO[str], folder: Path) -> None:
+    """The lock, until the file is closed or the process ends. Raises UserError when another process has it."""
+    with contextlib.suppress(ImportError, OSError):  # a system or a shared disk without locks: all goes as without one
+        import fcntl
+
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            who = lock.read(200).strip() or "another process"
+            lock.close()
+            raise UserError(
+                f"a run is writing in {folder} now ({who}); wait for its end, or choose another folder with --out"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+
+
+def on_rank_0(world: Communicator, work: Callable[[], None]) -> None:
+    """Works on rank 0, and raises its UserError on all ranks; called by all of them."""
+    said = ""
+    if world.rank == 0:
+        try:
+            work()
+        except UserError as error:
+            said = str(error)
+    said = world.gather_objects(said)[0]
+    if said:
+        raise UserError(said)
+
+
+def write_somewhere(path: Path, write: Callable[[Path], object]) -> tuple[Path, str]:
+    """Writes a file; when that fails, into a new folder in the system's temporary one, for the work is done by now.
+
+    Returns (where it is, what to say when that is not `path`). Raises UserError when it can be written in neither.
+    """
+    try:
+        write(path)
+        return path, ""
+    except OSError as error:
+        said = f"cannot write {path}: {reason(error)}"
+    try:
+        there = Path(tempfile.mkdtemp(prefix="minitrain-"), path.name)
+        write(there)
+    except OSError as error:
+        raise UserError(f"{said}; nor in the temporary folder {tempfile.gettempdir()}: {reason(error)}") from error
+    return there, f"{said}; it is in {there}: move it from there"
+
+
+def reason(error: OSError) -> str:
+    """In words, without a number."""
+    return error.strerror or str(error)
