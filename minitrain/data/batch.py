@@ -55,6 +55,7 @@ class Batch:
             object.__setattr__(self, "labels", to_device(as_ids("labels", self.labels)))  # a list
         if not hasattr(self.inputs, "dtype"):
             object.__setattr__(self, "inputs", to_device(as_samples("inputs", self.inputs)))
+        self._check_sizes()
         if self.where.counted is None and (ignored := count_ignored(self.labels)):
             where, size = self.where, 0 if self.labels is None else self.labels.size
             if (where.samples, where.time) != (slice(0, where.B), slice(0, where.T)):
@@ -67,6 +68,25 @@ class Batch:
             raise UserError(
                 f"where.counted is {self.where.counted} in batch {self.where.number}: all labels of the global batch "
                 f"are IGNORE ({IGNORE}), and the loss has no denominator; give at least one label"
+            )
+
+    def _check_sizes(self) -> None:
+        """Raise UserError unless the arrays are as long as `where` says, by which the loss is divided."""
+        where, labels, n = self.where, self.labels, len(self.inputs)
+        samples, time = where.samples, where.time
+        lengths = (time.stop - time.start, where.T)  # a share of the time may come with whole labels
+        fits = samples.stop - samples.start == n and 0 <= samples.start <= samples.stop <= where.B
+        fits &= 0 <= time.start <= time.stop <= where.T
+        if labels is not None:
+            fits &= len(labels) == n and (labels.ndim < 2 or labels.shape[1] in lengths)
+        if self.inputs.dtype.kind in "iu" and (labels is None or labels.ndim > 1):  # an id for each position
+            fits &= self.inputs.ndim > 1 and self.inputs.shape[1] in lengths
+        if not fits:
+            given = "none" if labels is None else labels.shape
+            raise UserError(
+                f"the inputs have shape {self.inputs.shape}, the labels {given}, and `where` says samples "
+                f"{samples.start}:{samples.stop} of {where.B}, time {time.start}:{time.stop} of {where.T}.\n"
+                "There must be a row for each of these samples, and in ids and their labels a column for each time"
             )
 
     def part(self, i: int, n: int) -> "Batch":

@@ -1,6 +1,8 @@
 """The logical model in one file, whatever mesh trained it."""
 
 import json
+import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import chain
 from pathlib import Path
@@ -90,18 +92,21 @@ def _held(model: Model, what: str, gradients: Reducer | None) -> Iterator[tuple[
             del flats[p.bucket]
 
 
-def save(path: Path, tensors: dict[str, np.ndarray], about: dict[str, Any]) -> None:
-    """Writes a safetensors file; `about` is kept with the tensors as JSON. The file appears whole or not at all.
+def save(path: str | Path, tensors: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+    """Writes a safetensors file; `about` is kept with the tensors as JSON. The file appears whole or not at all, also
+    when several ranks save to it.
 
-    Raises OSError when it cannot be written.
+    Raises OSError when it cannot be written, UserError for what is no array.
     """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    _sweep(path)
+    partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.partial")
     try:
-        partial.unlink(missing_ok=True)  # of a run that was killed
         partial.touch()
         mode = partial.stat().st_mode  # as the user's umask has it; safetensors makes a file for its owner alone
-        save_file(tensors, partial, metadata={"minitrain": json.dumps(about)})
+        arrays = {name: _in_rows(name, x) for name, x in tensors.items()}
+        save_file(arrays, partial, metadata={"minitrain": json.dumps(about)})
         partial.chmod(mode)
         partial.replace(path)
     except SafetensorError as error:
@@ -110,15 +115,35 @@ def save(path: Path, tensors: dict[str, np.ndarray], about: dict[str, Any]) -> N
         partial.unlink(missing_ok=True)
 
 
+def _sweep(path: Path) -> None:
+    """Remove what a run that was killed while it saved has left."""
+    for old in path.parent.glob(f"{path.stem}.*.*.partial"):
+        process = old.name.split(".")[-3]
+        try:
+            os.kill(int(process), 0)
+        except (ProcessLookupError, ValueError, OverflowError):
+            old.unlink(missing_ok=True)
+        except PermissionError:
+            continue  # somebody else's, and alive
+
+
+def _in_rows(name: str, x: Any) -> np.ndarray:
+    """The array row after row in this machine's byte order: safetensors writes the memory as it lies there."""
+    if not isinstance(x, np.ndarray) or is_masked(x):
+        raise UserError(f"{name} is {shown(x)}; a checkpoint holds arrays: give its values, p.data")
+    return np.asarray(x, x.dtype.newbyteorder("="), order="C")
+
+
 STORED = ("F32", "F64")  # float32 and float64, in the words of safetensors
 
 
-def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """What `save` wrote.
 
     Raises UserError for a file that is missing or something else, and for weights that minitrain cannot have written:
     of another dtype, or not finite.
     """
+    path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; train one first: python -m minitrain train")
     try:
