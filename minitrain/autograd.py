@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from . import debug
 from .backend import Array, xp
 from .observe import ledger
 
@@ -114,7 +115,7 @@ class Node:
     backward needs it (`saved`).
     """
 
-    __slots__ = ("edges", "order", "saved", "spent", "vjp", "weights")
+    __slots__ = ("edges", "order", "saved", "spent", "sums", "vjp", "weights")
 
     def __init__(
         self,
@@ -129,6 +130,7 @@ class Node:
         self.weights = weights
         self.saved = saved
         self.spent = False
+        self.sums = debug.checksums(saved, [p for p, vjp in weights if vjp is not None]) if debug.on else []
 
     @property
     def operation(self) -> str:
@@ -138,7 +140,7 @@ class Node:
 
     def free(self) -> None:
         """Lets go of everything that was kept for backward."""
-        self.edges, self.vjp, self.weights, self.saved, self.spent = (), None, (), (), True
+        self.edges, self.vjp, self.weights, self.saved, self.sums, self.spent = (), None, (), (), [], True
 
 
 def apply(
@@ -261,6 +263,7 @@ def backward(
     try:
         for node in nodes:
             g = arrived.pop(node)
+            debug.check_unchanged(node)
             if node.vjp is not None and (not node.edges or any(edge is not None for edge in node.edges)):
                 for edge, part in zip(node.edges, node.vjp(g), strict=True):
                     arrive(edge, part)

@@ -185,10 +185,21 @@ def column_sums(x: Array) -> Array:
 
 
 def square(x: Array) -> float:
-    """The sum of the squares of a flat array, made in float32 for half precision, a part at a time."""
-    step = len(x) if x.dtype == wide(x.dtype) else 32 * 1024
-    parts = (x[lo : lo + step].astype(wide(x.dtype), copy=False) for lo in range(0, len(x), step or 1))
-    return float(sum(xp.dot(part, part) for part in parts))
+    """Return the sum of the squares of a flat array. It is finite for every finite x of at most 32 bits.
+
+    Added up in float32 where that is wide enough. Where it is not (a number above 1.8e19 has a square that float32
+    cannot hold, and one below 1e-23 has the square 0), once more in float64.
+    """
+    total = _square_in(wide(x.dtype), x)
+    return total if x.dtype == np.float64 or 1e-30 < total < np.inf else _square_in(np.float64, x)
+
+
+def _square_in(dtype: Any, x: Array) -> float:
+    """Add up the squares in this dtype, a part at a time where x has to be converted."""
+    step = len(x) if x.dtype == dtype else 32 * 1024
+    parts = (x[lo : lo + step].astype(dtype, copy=False) for lo in range(0, len(x), step or 1))
+    with np.errstate(over="ignore"):
+        return float(sum(xp.dot(part, part) for part in parts))
 
 
 def is_finite(x: Array) -> bool:

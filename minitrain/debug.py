@@ -1,31 +1,64 @@
-"""Debug mode: MINITRAIN_DEBUG=1 looks for mistakes that otherwise end in a hang or in wrong numbers, and takes time.
+"""The debug mode, MINITRAIN_DEBUG=1: checks that are too slow for every run.
 
-Who has a check to make asks `debug.on` first. The environment is read once, when minitrain is imported.
+One is in comm/agreement.py: whether the ranks of a group make the same calls. One is here: whether the arrays that a
+backward needs are still those of the forward. An operation keeps them, or reads them through their parameter; changed
+in between (`p.data *= 2`, `y.data *= 10`), they make another gradient without a word. So a checksum of each is kept on
+the tape, and compared before the operation's backward.
 """
 
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from .errors import check_choice
+from .backend import Array, to_host
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .autograd import Node, Tensor
+
+Sums = list[tuple[Any, int]]  # (an array, or the parameter that has it; its checksum)
 
 
-def _asked() -> bool:
-    """Whether the environment asks for it. Raises UserError for a value with no meaning."""
+def _choose() -> bool:
     value = os.environ.get("MINITRAIN_DEBUG", "0")
-    check_choice("MINITRAIN_DEBUG", value, ("0", "1"))
+    if value not in ("0", "1", ""):
+        raise UserError(f"MINITRAIN_DEBUG is {value!r}; allowed: '0', '1'")
     return value == "1"
 
 
-on = _asked()
+on = _choose()
 
 
 @contextmanager
 def enabled() -> Iterator[None]:
-    """Debug mode, for all threads of this process, while inside."""
+    """Debug mode for all threads of this process, while inside."""
     global on
     before, on = on, True
     try:
         yield
     finally:
         on = before
+
+
+def checksums(saved: Sequence[Any], parameters: Sequence["Tensor"]) -> Sums:
+    """Of what an operation keeps, arrays or tensors, and of the parameters that it will read again."""
+    return [(kept, _checksum(kept)) for kept in (*saved, *parameters) if kept is not None]
+
+
+def check_unchanged(node: "Node") -> None:
+    """Raise RuntimeError when something that the node's backward needs was changed after its forward."""
+    for kept, before in node.sums:
+        if _checksum(kept) != before:
+            where = getattr(kept, "placement", None)
+            name = f"an array of {kept.dtype}, shape {kept.shape}," if where is None else where.path
+            raise RuntimeError(
+                f"backward: {name} was changed after the forward of {node.operation!r}, which needs it.\n"
+                "Make a new tensor (y = y * 10, not y.data *= 10), and change parameters after backward only"
+            )
+
+
+def _checksum(kept: Any) -> int:
+    array: Array = kept if hasattr(kept, "nbytes") else kept.data
+    return zlib.crc32(to_host(array).tobytes())

@@ -20,7 +20,7 @@ class UserError(Exception):
 
 def shown(value: Any) -> str:
     """The value for a message, in at most a line: an array by its dtype and shape, a long list by its beginning."""
-    if (dtype := getattr(value, "dtype", None)) is not None and getattr(value, "ndim", 0):
+    if (dtype := getattr(value, "dtype", None)) is not None and getattr(value, "ndim", None):
         return f"{_indefinite(type(value).__name__)} of {dtype}, shape {tuple(value.shape)}"
     return _brief.repr(value)
 

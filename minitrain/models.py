@@ -18,7 +18,19 @@ from .autograd import Tensor
 from .backend import xp
 from .data.batch import Batch
 from .errors import UserError, check_choice, check_memory, check_number, check_shape, check_whole
-from .nn import Block, Classifier, Dropout, Embedding, LayerNorm, Linear, Module, Parameter, check_heads, pass_through
+from .nn import (
+    Block,
+    Classifier,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    Linear,
+    Module,
+    Parameter,
+    check_heads,
+    check_paths,
+    pass_through,
+)
 
 DTYPES = ("float32", "float64")  # in which models can be trained
 
@@ -43,7 +55,11 @@ class Units(Module):
 
 
 class Model(Units):
-    """A whole model, or a stage of a pipeline."""
+    """A whole model, or a stage of a pipeline. Raises UserError for two layers, or two parameters, with one path."""
+
+    def __init__(self, units: list[Module]) -> None:
+        super().__init__(units)
+        check_paths(self)
 
     def __call__(self, batch: Batch) -> Tensor:
         """The loss of the batch (its part of the global mean), or the logits when it has no labels."""

@@ -15,9 +15,9 @@ import numpy as np
 
 from . import functional, fused, rng
 from .autograd import Tensor, WeightVjp
-from .backend import Array, to_device
+from .backend import Array, to_device, xp
 from .data.batch import Batch
-from .errors import UserError, check_number, check_seed, check_shape, check_text, check_whole
+from .errors import UserError, check_number, check_seed, check_shape, check_text, check_whole, shown
 from .observe import ledger
 
 Coordinates = Mapping[str, tuple[int, ...]]
@@ -86,7 +86,8 @@ class Parameter(Tensor):
         check_shape(f"{path}: shape", shape)
         check_number(f"{path}: mean", mean, "finite")
         check_number(f"{path}: std", std, "at least 0")
-        super().__init__(np.empty(0), requires_grad=True)
+        self.requires_grad = True
+        self.grad = self.node = self.on_ready = None  # as in Tensor.__init__, but for the values, which come later
         self.placement = Placement(path, shape, tuple(slice(0, n) for n in shape))
         self.mean, self.std, self.decay = mean, std, decay
         self.bucket: Any = None  # parallel.flat.Bucket, when one holds this parameter
@@ -102,8 +103,37 @@ class Parameter(Tensor):
         return self._data
 
     @data.setter
-    def data(self, value: Array | None) -> None:
-        self._data = value
+    def data(self, value: Array) -> None:
+        """Take these values; a parameter in a bucket copies them to its place there, which the optimizer updates.
+
+        Raise UserError for another shape or dtype.
+        """
+        if value is self._data:  # p.data *= 2 has changed the values in their place
+            return
+        if not isinstance(value, xp.ndarray) or value.shape != self.shape or value.dtype != self._dtype:
+            raise UserError(
+                f"{self.placement.path}.data is set to {shown(value)}; "
+                f"it must be an array of {self._dtype}, shape {self.shape}"
+            )
+        if self.bucket is None:
+            self._data = value
+        else:
+            self.bucket.write(self, value)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether it has values: drawn ones, or others that it was given."""
+        return self._data is not None
+
+    def view(self, values: Array | None) -> None:
+        """Let the values be this array, a part of a bucket; None takes them away."""
+        self._data = values
+
+    def initial(self, seed: int) -> Array:
+        """Return the values to start from, of the slice held here: those that it has, or else drawn ones."""
+        if self._data is None:
+            return to_device(self.draw(seed))
+        return self._data if self._data.shape == self.shape else self._data[self.placement.index]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -145,6 +175,26 @@ class Parameter(Tensor):
             place += vjp(g)
         elif (gradient := vjp(g, out=place)) is not place:
             place[...] = gradient  # a vjp that has no use for `out`
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy (copy.deepcopy, pickle) takes along: the values, without the bucket and the gradient.
+
+        Raise UserError when this rank does not hold the whole parameter.
+        """
+        where = self.placement
+        if where.local != where.shape or (self._data is None and self.bucket is not None):
+            raise UserError(
+                f"{where.path} cannot be copied: this rank holds a part of it.\n"
+                "Gather the model first, minitrain.train.checkpoint.gather, and restore it into a new one"
+            )
+        kept = {name: getattr(self, name) for name in ("mean", "std", "decay", "requires_grad", "_dtype")}
+        values = None if self._data is None else self._data.copy()  # a view would take its whole bucket along
+        return {**kept, "placement": Placement(where.path, where.shape, where.index), "_data": values}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.grad = self.node = self.on_ready = self.bucket = None
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def __repr__(self) -> str:
         return f"Parameter({self.placement.path}, {self.placement.local} of {self.placement.shape}, {self._dtype})"
@@ -198,8 +248,36 @@ class Module:
     def draw(self, seed: int) -> None:
         """Gives every parameter its initial values, without buckets."""
         for p in self.parameters():
-            p.data = to_device(p.draw(seed))
+            p.data = to_device(p.draw(seed))  # anew, also where there are values already
             ledger.hold(p.data, "parameters", "set-up")
+
+
+def check_paths(model: Module) -> None:
+    """Raise UserError unless each path belongs to one parameter, and to one module.
+
+    Initial values and dropout are keyed by the path, and checkpoints name it. What is shared is one object.
+    """
+    for kind, things in (
+        ("parameters", [(p.placement.path, p) for p in model.parameters()]),
+        ("layers", [(module.path, module) for module in model.modules() if module.path]),
+    ):
+        found: dict[str, Any] = {}
+        for path, thing in things:
+            if found.setdefault(path, thing) is not thing:
+                raise UserError(
+                    f"two {kind} have the path {path!r}: they would start alike and share one place in a checkpoint.\n"
+                    "Give each a path of its own, or use the same object twice to share it"
+                )
+
+
+def check_free(model: Module) -> None:
+    """Raise UserError when a trainer (a reducer) holds the model's parameters already."""
+    for p in model.parameters():
+        if p.bucket is not None:
+            raise UserError(
+                f"{p.placement.path} belongs to a trainer already, and two would train against each other.\n"
+                "Go on with that trainer, or copy.deepcopy(model) and train the copy, which keeps the values"
+            )
 
 
 Watch = Callable[[str, Tensor | None, Tensor], None]  # (path of a unit, what goes in, what comes out)

@@ -10,9 +10,11 @@ hold the product. Parameters in half precision have a float32 master, which is w
     master = master - lr rule(factor grad)        data = master, rounded
 
 An update is often smaller than half the distance to the next number that data can hold: alone, data would stand still.
-The master is made at the first update, from what data holds then; whoever changes data later does not change it.
+The master is made at the first update, from what data holds then. An element of data that is no longer its master,
+rounded, was set by somebody else (a checkpoint that was restored, say), and the master takes its value.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -21,6 +23,8 @@ from .errors import UserError, check_number
 from .observe import ledger
 
 BLOCK = 32 * 1024  # elements: w, g, m, v and two temporaries stay in the cache (1.5% of a step)
+
+steps_begun = itertools.count()  # numbers the steps of all reducers, so that a scaler can tell what came before
 
 
 class Slices(Protocol):
@@ -62,6 +66,8 @@ class Optimizer:
             master = data if kept is None else kept
             for lo in range(0, len(data), BLOCK):
                 block = slice(lo, lo + BLOCK)
+                if master is not data:
+                    follow(master[block], data[block])
                 g = self.gradient(grad[block], master.dtype)
                 self.update(master[block], g, [state[block] for state in self.state[i]], lr, decay)
                 if master is not data:
@@ -83,6 +89,13 @@ class Optimizer:
     def update(self, w: Array, g: Array, state: list[Array], lr: float, decay: bool) -> None:
         """The rule, in place on w and state."""
         raise NotImplementedError
+
+
+def follow(master: Array, data: Array) -> None:
+    """Give the master the values of data where somebody has set data since the last update."""
+    changed = master.astype(data.dtype) != data
+    if changed.any():
+        master[changed] = data[changed]
 
 
 class SGD(Optimizer):

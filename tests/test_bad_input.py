@@ -807,6 +807,11 @@ def test_a_backend_that_does_not_exist_in_a_program() -> None:
     assert status == 0 and said.startswith("UserError MINITRAIN_BACKEND is 'torch'")
 
 
+def test_a_debug_mode_that_does_not_exist() -> None:
+    status, said = process(sys.executable, "-m", "minitrain", "--help", MINITRAIN_DEBUG="yes")
+    assert (status, said) == (2, "minitrain: error: MINITRAIN_DEBUG is 'yes'; allowed: '0', '1'\n")
+
+
 @pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")
 def test_a_backend_that_does_not_exist_is_told_once() -> None:
     command = [str(MPIRUN), "-n", "2", sys.executable, "-m", "minitrain", "train"]

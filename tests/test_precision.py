@@ -14,6 +14,7 @@ import pytest
 
 from minitrain import fused
 from minitrain.autograd import Node, Tensor, youngest_first
+from minitrain.backend import square
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
 from minitrain.data.batch import Batch, Where
@@ -37,13 +38,14 @@ from minitrain.precision import (
     Scaler,
     Static,
     StaticScaler,
+    all_finite,
     first_bad_layer,
     next_scale,
     not_finite,
     use,
 )
 from minitrain.train.build import reduce
-from minitrain.train.step import train_step
+from minitrain.train.step import compute_gradients, train_step
 from tests.gradcheck import close
 
 HALVES = ("float16", "bfloat16")
@@ -309,14 +311,14 @@ def test_a_skipped_batch_leaves_everything_as_it_was(make: Any, batch: Any, half
     """And the next good one goes on as if it had never been there."""
 
     def start() -> Run:
-        # 2^125 overflows in bfloat16 as well
+        # 2^130 overflows in float32
         return run(make(), Static(MIXED[half]), half_weights, StaticScaler(16.0, patience=9), clip=0.5)
 
     disturbed, alone = start(), start()
     for number in range(2):
         assert disturbed.step(batch(number)) == alone.step(batch(number))
     before, scaler = disturbed.bits(), disturbed.scaler
-    scaler.value = 2.0**127
+    scaler.value = 2.0**130
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(2):
@@ -380,14 +382,71 @@ def test_clipping_comes_after_the_scale(half_weights: bool) -> None:
         assert close_to(moved, lr * clip, 0.01)
 
 
-def test_a_scale_that_is_too_large_for_the_norm() -> None:
-    """In float32 S g may be finite where the sum of its squares is not: that is an overflow as well, not a norm."""
-    one = run(small_gpt(), scaler=DynamicScaler(2.0**50, interval=1), lr=1e-3)
-    for number in range(30):
-        skips = one.scaler.skips
-        assert math.isfinite(one.step(ids(number))[1]) == (one.scaler.skips == skips)
-    assert one.scaler.skips > 5 and 2.0**55 < one.scaler.value < 2.0**80
-    assert one.optimizer.updates == 30 - one.scaler.skips
+def test_a_finite_gradient_is_no_overflow() -> None:
+    """S g may be finite where float32 cannot hold its square: what counts is the gradient, as PyTorch's found_inf."""
+    one, plain = (run(small_gpt(), scaler=scaler, lr=1e-3) for scaler in (DynamicScaler(2.0**60, interval=1), None))
+    for number in range(80):
+        skips, scale = one.scaler.skips, one.scaler.value
+        norm, true = one.step(ids(number))[1], plain.step(ids(number))[1]
+        finite = all(np.isfinite(owned.grad).all() for owned in one.gradients.owned())
+        assert finite == (one.scaler.skips == skips) == math.isfinite(norm), f"with the scale {scale}"
+        if one.scaler.skips:
+            break
+        assert close_to(norm, true, 1e-6), "a power of two changes no digit of the norm"
+    assert one.scaler.value >= 2.0**126
+
+
+@pytest.mark.parametrize("power", [0, 30, 60, 63, 64, 100, 126, -70, -100, -120])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_squares_of_any_finite_numbers(power: int, dtype: str) -> None:
+    """The sum is that in float64, also where a square does not fit into float32, or is 0 there."""
+    with np.errstate(over="ignore"):
+        x = (np.random.default_rng(1).normal(size=70_001) * 0.25 * 2.0**power).astype(DTYPES[dtype])
+    x = x[np.isfinite(x)]
+    right = float((x.astype(np.float64) ** 2).sum())
+    assert close_to(square(x), right, 1e-4)
+    one_bad = np.append(x, np.array([math.inf], x.dtype))
+    assert square(one_bad) == math.inf and not all_finite(one_bad) and all_finite(x)
+
+
+def test_float64_gradients_whose_squares_are_infinite_are_finite() -> None:
+    assert all_finite(np.array([1e200, -1e300])) and not all_finite(np.array([1e200, math.nan]))
+
+
+def test_models_that_share_a_scaler() -> None:
+    """As in a GAN: whatever the order, no gradient is off by a factor, and S moves once a round."""
+
+    def pair() -> list[Run]:
+        return [run(small_gpt(), optimizer=SGD, lr=0.0) for _ in range(2)]
+
+    norms = [run(small_gpt(), optimizer=SGD, lr=0.0).step(ids(number))[1] for number in range(2)]
+    for bad in (False, True):
+        scaler, (one, two) = DynamicScaler(1024.0, interval=1), pair()
+        for number, each in enumerate((one, two)):
+            compute_gradients(each.model, ids(number), each.gradients, scaler=scaler)
+        if bad:
+            one.gradients.owned()[0].grad[0] = math.inf
+        assert [scaler.unscale(each.gradients) for each in (one, two)] == [not bad, True]
+        assert close_to(two.gradients.norm(), norms[1], 1e-6)
+        assert bad or close_to(one.gradients.norm(), norms[0], 1e-6)
+        assert scaler.value == (512 if bad else 2048), "one round, one move; an overflow of either counts"
+        with pytest.raises(UserError, match="unscale was called twice in one step"):
+            scaler.unscale(two.gradients)
+
+
+def test_rounds_of_a_shared_scaler() -> None:
+    """Both backwards and then both unscaled is one round, as one update() in PyTorch; one after the other are two."""
+    scaler = DynamicScaler(1024.0, interval=3)
+    pair = [run(small_gpt(), optimizer=SGD, lr=0.0) for _ in range(2)]
+    for _ in range(3):
+        for each in pair:
+            compute_gradients(each.model, ids(), each.gradients, scaler=scaler)
+        assert all(scaler.unscale(each.gradients) for each in pair)
+    assert scaler.value == 2048
+    for each in pair:
+        compute_gradients(each.model, ids(), each.gradients, scaler=scaler)
+        assert scaler.unscale(each.gradients)
+    assert (scaler.value, scaler.good) == (2048, 2)
 
 
 # Which dtype ----------------------------------------------------------------------------------------------------------
@@ -572,7 +631,7 @@ def test_use_refuses() -> None:
         use(small_gpt(dtype="float64"), Static())
     model = small_gpt()
     divided(model)
-    with pytest.raises(UserError, match=r"is in a bucket already; .*before it is divided"):
+    with pytest.raises(UserError, match=r"embed\.tokens\.weight belongs to a trainer already"):
         use(model, Static())
     drawn = small_gpt()
     drawn.draw(SEED)

@@ -1,4 +1,7 @@
-"""Debug mode: before each collective, the ranks of its group compare what they are about to do.
+"""Whether the ranks of a group do the same: what they were given at the start, and, in debug mode, every call.
+
+`check_same` compares once, before the first step. The rest is for debug mode: before each collective, the ranks of
+its group compare what they are about to do.
 
 A collective works only if all ranks make the same call. If they do not, MPI hangs, ends with an error stack of its own,
 or adds up bytes that mean something else. With MINITRAIN_DEBUG=1 a description of each call goes to all ranks first,
@@ -9,8 +12,12 @@ broadcast(buffer)` is right. But when a rank comes with a name to the line where
 make the same calls in another order.
 """
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from ..backend import Array
 from ..errors import UserError, shown
@@ -20,7 +27,47 @@ if TYPE_CHECKING:
     from .communicator import Communicator
 
 CURE = "all ranks of a group must make the same calls in the same order, with the same arguments"
-KINDS = 4  # of calls that a message shows
+PLAIN = (bool, int, float, str, type(None))
+KINDS = 4  # of calls, or of values, that a message shows
+
+
+def check_same(world: "Communicator", given: Mapping[str, Any]) -> None:
+    """Raise the same UserError on every rank unless all were given the same; a small message each.
+
+    An object counts by what is the same in every process: see `plain`.
+    """
+    if world.size == 1:
+        return
+    mine = {key: repr(value) for name, thing in given.items() for key, value in plain(name, thing).items()}
+    if len(set(world.gather_objects(zlib.crc32(repr(mine).encode())))) == 1:
+        return
+    everyone = world.gather_objects(mine)
+    names = [
+        name for name in dict(chain(*map(dict.items, everyone))) if len({given.get(name) for given in everyone}) > 1
+    ]
+    told = [_who_has(name, [given.get(name, "nothing") for given in everyone]) for name in names]
+    rest = f"; and {len(told) - 2} more" if len(told) > 2 else ""
+    raise UserError("\n".join(["ranks were given different things; start all of them with the same", *told[:2]]) + rest)
+
+
+def _who_has(name: str, values: Sequence[str]) -> str:
+    """seed: 1 on ranks 0, 2; 3 on rank 1"""
+    groups: dict[str, list[int]] = {}
+    for rank, value in enumerate(values):
+        groups.setdefault(value, []).append(rank)
+    said = [f"{value[:200]} on {named(ranks)}" for value, ranks in groups.items()]
+    return f"{name}: {'; '.join(said[:KINDS] + (['others elsewhere'] if len(said) > KINDS else []))}"
+
+
+def plain(name: str, thing: Any) -> dict[str, Any]:
+    """A number, a word, or a sequence of them; an object by its class and by its attributes that are such."""
+    if isinstance(thing, np.generic):
+        thing = thing.item()
+    if isinstance(thing, PLAIN) or (isinstance(thing, (tuple, list)) and all(isinstance(x, PLAIN) for x in thing)):
+        return {name: thing}
+    kind = getattr(thing, "__qualname__", type(thing).__qualname__)  # of a function or a class, its own name
+    attributes = () if isinstance(thing, type) else getattr(thing, "__dict__", {}).items()
+    return {name: kind, **{f"{name}.{key}": value for key, value in attributes if isinstance(value, PLAIN)}}
 
 
 class Call(NamedTuple):

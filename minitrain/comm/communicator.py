@@ -39,7 +39,16 @@ class Communicator(ABC):
     def __init__(self, rank: int, size: int, moves: Moves) -> None:
         """moves: this rank's, which all its communicators share."""
         self.rank, self.size, self.moves = rank, size, moves
-        self.apart: dict[str, list[set[str]]] = {}  # call -> per rank, where it stood while others stood elsewhere
+        self.apart: dict[
+            str, list[set[tuple[str, ...]]]
+        ] = {}  # call -> per rank, where it stood while others stood elsewhere
+
+    def __reduce_ex__(self, protocol: object) -> str | tuple[Any, ...]:
+        """Raise TypeError: it stands for running ranks."""
+        raise TypeError(
+            "a communicator cannot be copied, nor can a model that ranks divide.\n"
+            "Gather the model, minitrain.train.checkpoint.gather, and restore its values into a new one"
+        )
 
     # Collectives ------------------------------------------------------------------------------------------------------
 

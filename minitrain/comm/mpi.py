@@ -26,9 +26,7 @@ def takes_device_arrays() -> bool:
 
 
 DIRECT = takes_device_arrays()
-TAGS = (
-    MPI.COMM_WORLD.Get_attr(MPI.TAG_UB) or 32767
-) // 2  # the lower half for messages, the upper for what debug mode tells
+TAGS = (MPI.COMM_WORLD.Get_attr(MPI.TAG_UB) or 32767) // 2  # half of them for messages, half for debug mode
 
 
 class MPICommunicator(Communicator):

@@ -36,6 +36,7 @@ class Batch:
     inputs: Array
     labels: Array | None
     where: Where
+    rows: Array | None = None  # of the data: where its samples come from, for messages
 
     def part(self, i: int, n: int) -> "Batch":
         """The i-th of n runs of samples (of ranks, then of micro-batches): uneven if n does not divide, or empty.
@@ -47,7 +48,8 @@ class Batch:
         cut = share(len(self.inputs), n, i)
         first = self.where.samples.start
         where = replace(self.where, samples=slice(first + cut.start, first + cut.stop))
-        return Batch(self.inputs[cut], None if self.labels is None else self.labels[cut], where)
+        labels, rows = (None if x is None else x[cut] for x in (self.labels, self.rows))
+        return Batch(self.inputs[cut], labels, where, rows)
 
     def split(self, n: int) -> list["Batch"]:
         """All n parts, one behind the other: the micro-batches."""

@@ -18,12 +18,13 @@ from numbers import Real
 
 import numpy as np
 
-from ..backend import Array, to_device, xp
+from ..backend import Array, xp
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..errors import UserError
 from ..nn import Parameter
 from ..observe import ledger
+from ..shares import share
 
 
 class Bucket:
@@ -45,16 +46,17 @@ class Bucket:
         self.pieces = {p: slice(end - math.prod(p.shape), end) for p, end in zip(parameters, ends, strict=True)}
         self.size = ends[-1]
         self.data: Array | None = None
+        self.shard: Array | None = None  # of the values, where nobody keeps them whole (ZeRO-3)
         self.grad: Array | None = None
         self.written: set[Parameter] = set()
         for p in parameters:
             p.bucket = self
 
     def draw(self, seed: int) -> Array:
-        """The initial values of all parameters, end to end."""
+        """The initial values of all parameters, end to end: the values that they have, drawn ones for the others."""
         flat = xp.empty(self.size, self.dtype)
         for p, piece in self.pieces.items():
-            flat[piece] = to_device(p.draw(seed)).reshape(-1)
+            flat[piece] = p.initial(seed).reshape(-1)
         return flat
 
     def piece(self, p: Parameter, flat: Array) -> Array:
@@ -66,7 +68,23 @@ class Bucket:
         self.data = flat
         ledger.hold(flat, "parameters", "set-up")
         for p in self.parameters:
-            p.data = None if flat is None else self.piece(p, flat)
+            p.view(None if flat is None else self.piece(p, flat))
+
+    def write(self, p: Parameter, values: Array) -> None:
+        """Copy values into p's place, wherever it is: in the whole bucket, and in the share that this rank owns.
+
+        Raise RuntimeError when neither is there yet.
+        """
+        if self.data is None and self.shard is None:
+            raise RuntimeError(f"{p.placement.path} is in a bucket that has no values yet; set them before or after")
+        if self.data is not None:
+            self.piece(p, self.data)[...] = values
+        if self.shard is not None:
+            piece, own = self.pieces[p], share(self.size, self.group.size, self.group.rank)
+            lo, hi = max(piece.start, own.start), min(piece.stop, own.stop)
+            if lo < hi:
+                flat = values.reshape(-1)
+                self.shard[lo - own.start : hi - own.start] = flat[lo - piece.start : hi - piece.start]
 
     def open(self, flat: Array | None) -> None:
         """Lets the gradients be written to `flat`; None takes their place away. Nothing is zeroed: see `take`."""

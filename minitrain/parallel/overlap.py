@@ -35,7 +35,12 @@ class CommunicationThread:
         self.thread.start()
 
     def submit(self, job: Callable[[], None]) -> int:
-        """Has the job done when those before it are done; returns at once, with the number of jobs so far."""
+        """Has the job done when those before it are done; returns at once, with the number of jobs so far.
+
+        Raise RuntimeError after close(): nobody would do it.
+        """
+        if not self.thread.is_alive() and self.error is None:
+            raise RuntimeError(f"the {self.thread.name} thread has ended: its trainer was closed")
         with self.changed:
             self.pending += 1
             self.submitted += 1

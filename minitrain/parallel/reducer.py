@@ -22,6 +22,7 @@ from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..errors import UserError, check_whole
 from ..nn import Module, Parameter
+from ..optim import steps_begun
 from ..shares import share
 from .flat import Bucket
 from .overlap import CommunicationThread, own_lines
@@ -46,6 +47,7 @@ class Reducer:
         self.line = line
         self.model: Module | None = None  # whose parameters these are; this and the mesh are set by train/build.py
         self.mesh: Mesh | None = None
+        self.closed = False
         self.lines = own_lines([bucket.group for bucket in buckets if bucket.trained]) if line else {}
         self.buckets = list(buckets)
         self.trained = [bucket for bucket in self.buckets if bucket.trained]
@@ -101,8 +103,10 @@ class Reducer:
     def begin(self, backwards: int = 1) -> None:
         """A step of this many backwards begins: the gradients of the last one are forgotten."""
         check_whole("backwards", backwards, 1)
+        if self.closed:
+            raise UserError("this trainer was closed: nothing more can be learned. Call close() after the last step")
         self._check_unchanged()
-        self.backwards = backwards
+        self.backwards, self.begun = backwards, next(steps_begun)
         self.due = 1 if self.each_backward else backwards  # how often a parameter has fired when its bucket may leave
         self.left = 0  # buckets that have left
         self.fired = {p: 0 for bucket in self.trained for p in bucket.parameters}
@@ -145,7 +149,8 @@ class Reducer:
             self.line.wait()
 
     def close(self) -> None:
-        """The run is over: ends the communication thread."""
+        """The run is over: ends the communication thread, and refuses further steps."""
+        self.closed = True
         if self.line is not None:
             self.line.close()
 

@@ -149,7 +149,6 @@ class Zero3(Zero2):
     poison = False  # fill what is dropped with NaN first, so that whoever still reads it is found out
 
     def __init__(self, buckets: Sequence[Bucket], seed: int, prefetch: bool = False, **options) -> None:  # type: ignore[no-untyped-def]
-        self.shards: dict[Bucket, Array] = {}  # the parameters that this rank owns
         self.users: dict[Bucket, int] = {}  # segments at work that use a bucket
         self.segments: list[Sequence[Module]] = []  # in the order of the forward; set by train/build.py
         self.last = 0  # the segment that was at work last
@@ -159,8 +158,8 @@ class Zero3(Zero2):
         self.ahead_lines = own_lines([bucket.group for bucket in buckets]) if prefetch else {}
 
     def place(self, bucket: Bucket, flat: Array) -> None:
-        self.shards[bucket] = flat[own(bucket)].copy()
-        ledger.hold(self.shards[bucket], "parameters", "set-up")
+        bucket.shard = flat[own(bucket)].copy()
+        ledger.hold(bucket.shard, "parameters", "set-up")
         self.users[bucket] = 0
 
     @contextmanager
@@ -195,7 +194,7 @@ class Zero3(Zero2):
     def with_own_share(self, bucket: Bucket) -> Array:
         """An array for the whole bucket, in which this rank's share stands."""
         flat = xp.empty(bucket.size, bucket.dtype)
-        flat[own(bucket)] = self.shards[bucket]
+        flat[own(bucket)] = there(bucket.shard)
         ledger.hold(flat, "parameters", "gather")
         return flat
 
@@ -234,13 +233,13 @@ class Zero3(Zero2):
             self.ahead.close()
 
     def owned(self) -> list[Owned]:
-        return [Owned(self.shards[b], self.grads[b], b.decay) for b in self.trained]
+        return [Owned(there(b.shard), self.grads[b], b.decay) for b in self.trained]
 
     def after_step(self) -> None:
         """Nothing: the next forward gathers what was updated."""
 
     def whole(self, bucket: Bucket, what: str) -> Array | None:
-        return gathered(bucket, self.shards[bucket]) if what == "data" else super().whole(bucket, what)
+        return gathered(bucket, there(bucket.shard)) if what == "data" else super().whole(bucket, what)
 
 
 def buckets_of(units: Sequence[Module]) -> list[Bucket]:

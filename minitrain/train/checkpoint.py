@@ -1,7 +1,7 @@
 """The logical model in one file, whatever mesh trained it."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..backend import Array, to_device, to_host, wide
+from ..backend import Array, is_float, to_device, to_host, wide
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
-from ..errors import UserError
+from ..errors import UserError, shown
 from ..models import Model
 from ..nn import Parameter
 from ..parallel.flat import Bucket
@@ -112,16 +112,42 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise UserError(f"{path} has a description that is not JSON: {error}") from error
 
 
-def restore(model: Model, tensors: dict[str, np.ndarray]) -> None:
-    """Gives each parameter its slice of the logical tensors. Raises UserError if one is missing or misshapen."""
-    for p in model.parameters():
-        where = p.placement
-        found = tensors.get(where.path)
-        if found is None or found.shape != where.shape:
-            got = "nothing" if found is None else f"shape {found.shape}"
-            raise UserError(f"the checkpoint has {got} for {where.path}; the model needs shape {where.shape}")
-        values = to_device(np.ascontiguousarray(found[where.index], p.dtype))
-        if p.bucket is None:
-            p.data = values
-        else:
-            p.data[...] = values  # a view of the bucket, which the optimizer updates
+def restore(model: Model, tensors: Mapping[str, np.ndarray], strict: bool = True) -> None:
+    """Give each parameter its slice of the logical tensors; under every strategy, before or after the trainer is made.
+
+    strict: the tensors are exactly the model's, by path and dtype. Otherwise what is missing keeps its values, what the
+    model does not have is left out, and floats are converted. Shapes have to fit always.
+    Raise UserError, before anything has changed, for what does not fit.
+    """
+    parameters = {p.placement.path: p for p in model.parameters()}
+    if strict:
+        check_names(set(tensors), parameters.keys() | getattr(model, "elsewhere", frozenset()))
+    found = {path: tensors[path] for path in parameters if path in tensors}
+    for path, p in parameters.items():
+        if path in found:
+            check_fits(path, found[path], p, strict)
+    for path, values in found.items():
+        p = parameters[path]
+        p.data = to_device(np.array(values[p.placement.index], p.dtype, order="C"))
+
+
+def check_names(given: Set[str], wanted: Set[str]) -> None:
+    """Raise UserError unless a checkpoint has the tensors that the model wants, and no others."""
+    for names, said in ((wanted - given, "lacks"), (given - wanted, "has, and the model does not,")):
+        if names:
+            first, more = sorted(names)[:3], len(names) - 3
+            raise UserError(
+                f"the checkpoint {said} {', '.join(first)}" + (f" and {more} more" if more > 0 else "") + ".\n"
+                "Make the model with the sizes of the checkpoint, or restore(..., strict=False) to take what both have"
+            )
+
+
+def check_fits(path: str, values: np.ndarray, p: Parameter, strict: bool) -> None:
+    """Raise UserError unless the values have the parameter's logical shape and, if `strict`, its dtype."""
+    shape, dtype = p.placement.shape, getattr(values, "dtype", None)
+    alike = dtype == p.dtype if strict else is_float(dtype)
+    if getattr(values, "shape", None) != shape or not alike or isinstance(values, np.ma.MaskedArray):
+        raise UserError(
+            f"the checkpoint has {shown(values)} for {path}; the model needs {p.dtype}, shape {shape}"
+            + ("" if alike else ".\nConvert it, or restore(..., strict=False) to have floats converted")
+        )

@@ -2,10 +2,12 @@
 
 import json
 import time
+import zlib
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TextIO
 
+from ..comm.agreement import check_same
 from ..comm.communicator import Communicator
 from ..comm.ring import RingCommunicator
 from ..data.loader import TextLoader
@@ -35,6 +37,9 @@ class TextTrainer:
         if config.parallel.memory_mb is not None:
             limit_memory(config.parallel.memory_mb)
         text = load_text(config.data.text)
+        places = ("out", "text")  # of files, which may stand elsewhere on another machine
+        options = {key: value for group in config.plain().values() for key, value in group.items() if key not in places}
+        check_same(world, {**options, "checksum of the text": zlib.crc32(text.encode())})
         self.tokenizer = CharTokenizer.of(text)
         train, validation = split(self.tokenizer.encode(text), config.data.validation)
         seed, context, batch = config.report.seed, config.model.context, config.data.batch

@@ -9,6 +9,7 @@ accuracy, when to stop) are sums over the ranks that divide the batch, so it is 
 
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar
@@ -16,7 +17,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ..autograd import no_grad
-from ..backend import to_device, to_host
+from ..backend import Array, is_finite, to_device, to_host, xp
+from ..comm.agreement import check_same
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..data.batch import Batch
@@ -74,7 +76,7 @@ class Trainer:
         scaler: Scaler | None = None,
         advice: str = "give a smaller learning rate as the `schedule`",
     ) -> None:
-        """Draws the model's parameters and divides them as the mesh and the strategy say.
+        """Divides the model as the mesh and the strategy say. Parameters without values are drawn; others keep theirs.
 
         optimizer: makes one from the gradients: a class such as Adam, or partial(AdamW, weight_decay=0.01).
         schedule: the learning rate, or a pure function of the number of updates made so far that returns it. One that
@@ -100,6 +102,9 @@ class Trainer:
         how = {"how": "bucketed", "bucket_mb": 1.0, **(strategy or {})}
         self.gradients = reduce(model, self.mesh, seed=seed, **how)
         self.optimizer = optimizer(self.gradients)
+        given = {"accumulate": accumulate, "clip": clip, "schedule": schedule, "momentum": momentum}
+        given |= {"precision": precision, "half_weights": half_weights, "scaler": self.scaler}
+        check_same(world, {**given, "optimizer": self.optimizer})
         self.batches = 0  # that were worked on, also those whose update a scaler left out
         self.history = History()  # of all epochs so far
         self.told = time.monotonic()  # when something was said last
@@ -130,12 +135,29 @@ class Trainer:
                 self.model, mine, self.gradients, self.optimizer, lr, self.accumulate, self.clip, self.scaler
             )
         self.batches += 1
-        update = Update(self.over_ranks(loss, "loss", "dp", "pp"), lr, norm, scale)
+        update = Update(self.loss_of(loss, batch, lr), lr, norm, scale)
         if not math.isfinite(update.loss) or (update.skipped and self.scaler.skips == skips):
             self.look_into(update, mine, expected=self.scaler.skips > skips)
         if isinstance(self.precision, Dynamic):
             self.adapt(self.precision, update, at_floor)
         return update
+
+    def loss_of(self, part: float, batch: Batch, lr: float) -> float:
+        """The loss of the global batch, of which the ranks have parts. Raise UserError unless all had the same batch.
+
+        A mark of the batch and its square are added up along with the loss, over all ranks. N times the sum of the
+        squares is the square of the sum only if all marks are equal; both are exact.
+        """
+        where, world = batch.where, self.mesh.world
+        given = {"batch": where.number, "seed": where.seed, "B": where.B, "T": where.T, "learning rate": lr}
+        mark = zlib.crc32(repr(given).encode()) & 0xFFFFF
+        mine = part if self.mesh.coordinates["tp"] == 0 else 0.0  # ranks that share the matrices have the same part
+        x = to_device(np.array([mine, mark, mark**2], np.float64))
+        world.all_reduce(x, ("dp", "loss"))
+        loss, marks, squares = to_host(x).tolist()
+        if world.size * squares != marks**2:
+            check_same(world, given)
+        return loss
 
     def adapt(self, precision: Dynamic, update: Update, at_floor: bool) -> None:
         """Lets the precision learn from a batch, and says what it changed."""
@@ -148,8 +170,9 @@ class Trainer:
         precision.log.clear()
 
     def look_into(self, update: Update, mine: Batch, expected: bool) -> None:
-        """Raises UserError for a loss or a gradient that is no number, naming the first layer that makes one; not when
-        float32 is wide enough for the forward, and the scaler `expected` such a thing."""
+        """Raise UserError for a loss or a gradient that is not finite, naming the sample, or else the first layer, that
+        is to blame. Silent when the forward is finite in float32 and the scaler `expected` an overflow."""
+        self.look_into_data(mine)
         here = [first_bad_layer(self.model, micro) for micro in mine.split(self.accumulate)]
         found = set(chain(*self.world.gather_objects(here)))
         layer = next((path for path in self.layers if path in found), None)
@@ -165,6 +188,15 @@ class Trainer:
             raise UserError(
                 f"{where}, though in float32 all layers' outputs are finite: half precision overflows. Give a scaler, "
                 "which skips such batches, a Dynamic precision, which takes such layers back to float32, or bfloat16"
+            )
+
+    def look_into_data(self, mine: Batch) -> None:
+        """Raise UserError, on all ranks, when a sample of the batch is not finite."""
+        found = [said for said in self.world.gather_objects(first_bad_sample(mine)) if said is not None]
+        if found:
+            raise UserError(
+                f"batch {mine.where.number}, at update {self.updates}: {min(found)[1]}.\n"
+                "No learning rate helps against that: mend or remove the sample"
             )
 
     def rate(self) -> float:
@@ -237,7 +269,8 @@ class Trainer:
         """Goes through the training data so many times, with a line of progress after each, and returns the history.
 
         validation: data to look at after each epoch and never to learn from. patience: stop when so many epochs in a
-        row bring no better validation loss. A second call goes on where the first one ended, with a history of its own.
+        row bring no better validation loss; at the end the model has the weights of the best epoch (each rank keeps a
+        copy of what its optimizer updates). A second call goes on where the first one ended, with its own history.
         Raises UserError for values that cannot be meant, and for a loss that is no number.
         """
         check_fit(train, epochs, validation, patience)
@@ -251,10 +284,32 @@ class Trainer:
             history.add(row)
             self.history.add(row)
             self.say(f"{name}  {history.line()}")
-            if patience is not None and history.waited >= patience:
+            if patience is None:
+                continue
+            if history.waited == 0:
+                best = self.weights()
+            if history.waited >= patience:
                 self.say(f"stopped: no better validation loss in {patience} epoch(s) after epoch {history.best + 1}")
                 break
+        if patience is not None and history.waited:
+            self.put_back(best)
+            self.say(f"the weights are those of epoch {history.best + 1} again, the best one")
         return history
+
+    def weights(self) -> list[Array]:
+        """A copy of all that this rank's optimizer updates: values, and the masters of those in half precision."""
+        return [array.copy() for array in self.updated()]
+
+    def put_back(self, weights: list[Array]) -> None:
+        """Return to such a copy; called by all ranks. The optimizer's state stays as it is."""
+        for array, kept in zip(self.updated(), weights, strict=True):
+            array[...] = kept
+        self.gradients.after_step()
+
+    def updated(self) -> list[Array]:
+        """What this rank's optimizer updates."""
+        masters = [master for master in self.optimizer.masters if master is not None]
+        return [owned.data for owned in self.gradients.owned()] + masters
 
     def epoch(self, train: ArrayLoader, name: str) -> list[float]:
         """[mean loss over the samples, learning rate of the last update] of one pass through the data.
@@ -299,6 +354,17 @@ class Trainer:
     def close(self) -> None:
         """Ends what runs beside the training: the communication thread of an overlapped strategy."""
         self.gradients.close()
+
+
+def first_bad_sample(batch: Batch) -> tuple[int, str] | None:
+    """Where in the global batch the first sample is that holds NaN or infinity, and a sentence on it; None for none."""
+    for name, array in (("inputs", batch.inputs), ("labels", batch.labels)):
+        if array is None or array.dtype.kind in "iu" or is_finite(array):
+            continue
+        i = int(to_host(~xp.isfinite(array).reshape(len(array), -1).all(axis=1)).argmax())
+        number, row = batch.where.samples.start + i, "" if batch.rows is None else f", row {batch.rows[i]} of the data,"
+        return number, f"sample {number}{row} has {name} that are NaN or infinite"
+    return None
 
 
 def scaler_for(precision: Precision | None) -> Scaler:

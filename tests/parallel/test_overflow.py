@@ -88,7 +88,7 @@ def state(training: Training) -> list[bytes]:
     """Everything that an update changes on this rank, but for the number of updates."""
     gradients, optimizer = training.gradients, training.optimizer
     arrays = [b.data for b in gradients.buckets if b.data is not None]
-    arrays += gradients.shards.values() if isinstance(gradients, Zero3) else ()
+    arrays += [there(bucket.shard) for bucket in gradients.buckets] if isinstance(gradients, Zero3) else []
     arrays += [array for states in optimizer.state for array in states]
     return [array.tobytes() for array in arrays]
 

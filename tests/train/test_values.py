@@ -1,0 +1,456 @@
+"""Values are kept: those that a model has when training begins, and those that somebody sets later."""
+
+import copy
+import math
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minitrain.comm import threads
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.mesh import Mesh
+from minitrain.comm.threads import world_of_one
+from minitrain.data.batch import Batch
+from minitrain.data.loader import ArrayLoader
+from minitrain.errors import UserError
+from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
+from minitrain.nn import Dropout, Linear, Module
+from minitrain.optim import SGD, Adam
+from minitrain.precision import Static
+from minitrain.train import checkpoint
+from minitrain.train.build import REDUCERS
+from minitrain.train.trainer import Trainer
+from tests.equivalence.harness import toy_batch
+
+Tensors = dict[str, np.ndarray]
+Program = Callable[[Communicator], Any]
+
+# (how, the other options of the strategy, the mesh): sizes that do not divide, three ranks, every axis
+WAYS: list[tuple[str, dict[str, Any], dict[str, int]]] = [
+    *((how, {}, {"dp": 3}) for how in REDUCERS),
+    ("bucketed", {"recompute": 2}, {"dp": 1}),
+    ("zero3", {"recompute": 1, "prefetch": True}, {"dp": 2}),
+    ("bucketed", {}, {"tp": 3}),
+    ("zero1", {"sequence": True}, {"tp": 2}),
+    ("bucketed", {}, {"pp": 3}),
+    ("zero1", {"schedule": "interleaved", "chunks": 2}, {"pp": 2}),
+    ("zero2", {}, {"dp": 2, "tp": 2}),
+]
+
+
+def shown(x: Any) -> str:
+    return x if isinstance(x, str) else " ".join(f"{key}={value}" for key, value in x.items())
+
+
+every_way = pytest.mark.parametrize(("how", "options", "mesh"), WAYS, ids=shown)
+
+
+def small(tied: bool = True, layers: int = 2, dtype: str = "float64") -> Model:
+    return gpt(GPTConfig(11, 6, layers=layers, heads=3, width=9, tied=tied, std=0.3, dtype=dtype))
+
+
+def loaded(seed: int = 7, **options: Any) -> Model:
+    """A model that somebody has given values."""
+    model = small(**options)
+    model.draw(seed)
+    return model
+
+
+def values(model: Model) -> Tensors:
+    return {p.placement.path: np.array(p.data) for p in model.parameters()}
+
+
+def trainer(model: Model, world: Communicator, how: str, options: dict[str, Any], mesh: dict[str, int]) -> Trainer:
+    return Trainer(
+        model,
+        world,
+        optimizer=SGD,
+        schedule=0.5,
+        mesh=Mesh(world, **mesh),
+        strategy={"how": how, **options},
+        accumulate=2 if options.get("schedule") == "interleaved" else 1,
+    )
+
+
+def gathered(made: Trainer) -> Tensors:
+    return checkpoint.gather(made.model, made.world, gradients=made.gradients)
+
+
+def on_ranks(mesh: dict[str, int], program: Program) -> list[Any]:
+    return threads.run(math.prod(mesh.values()), program, timeout=20)
+
+
+def same(found: Tensors, true: Tensors, bound: float = 0.0) -> None:
+    assert found.keys() == true.keys()
+    for path, x in found.items():
+        np.testing.assert_allclose(x, true[path], rtol=0, atol=bound, err_msg=path)
+
+
+def batch(number: int = 0) -> Batch:
+    return toy_batch(number)
+
+
+def serial_step(model: Model) -> Tensors:
+    """What one process has after one step from the model's values."""
+    made = trainer(model, world_of_one(), "naive", {}, {"dp": 1})
+    made.step(batch())
+    return gathered(made)
+
+
+# A model that has values keeps them -----------------------------------------------------------------------------------
+
+
+@every_way
+def test_a_trainer_keeps_the_values_of_a_model(how: str, options: dict[str, Any], mesh: dict[str, int]) -> None:
+    true = values(loaded())
+    after = serial_step(loaded())
+
+    def program(world: Communicator) -> None:
+        made = trainer(loaded(), world, how, options, mesh)
+        same(gathered(made), true)
+        made.step(batch())
+        same(gathered(made), after, 1e-12)
+        made.close()
+
+    on_ranks(mesh, program)
+
+
+def test_what_has_no_values_is_drawn() -> None:
+    """Some loaded, some new: only the new ones are drawn."""
+    model, drawn = small(), loaded(seed=1)
+    own = values(loaded())
+    chosen = [p for p in model.parameters() if "mlp" in p.placement.path]
+    for p in chosen:
+        p.data = own[p.placement.path]
+    made = Trainer(model, world_of_one(), seed=1)
+    kept = {p.placement.path for p in chosen}
+    same(gathered(made), {path: own[path] if path in kept else x for path, x in values(drawn).items()})
+
+
+# Values that are set later --------------------------------------------------------------------------------------------
+
+
+@every_way
+def test_values_that_are_restored(how: str, options: dict[str, Any], mesh: dict[str, int]) -> None:
+    """After the trainer was made, and after an update: the next step starts from them."""
+    true, after = values(loaded()), serial_step(loaded())
+
+    def program(world: Communicator) -> None:
+        made = trainer(small(), world, how, options, mesh)
+        for number in range(2):
+            made.step(batch(number))
+            checkpoint.restore(made.model, true)
+            same(gathered(made), true)
+        made.step(batch())
+        same(gathered(made), after, 1e-12)
+        made.close()
+
+    on_ranks(mesh, program)
+
+
+@pytest.mark.parametrize("how", [*REDUCERS])
+def test_values_that_are_assigned(how: str) -> None:
+    """`p.data = w` writes through to what the optimizer updates; `p.data *= 2` works in place."""
+    doubled = loaded()
+    for p in doubled.parameters():
+        p.data = p.data * 2
+    after = serial_step(doubled)
+
+    def program(world: Communicator) -> None:
+        made = trainer(small(), world, how, {}, {"dp": 3})
+        for p, q in zip(made.model.parameters(), loaded().parameters(), strict=True):
+            p.data = q.data * 2
+        made.step(batch())
+        same(gathered(made), after, 1e-12)
+        made.close()
+
+    on_ranks({"dp": 3}, program)
+
+
+def test_values_that_are_changed_in_place() -> None:
+    made = trainer(loaded(), world_of_one(), "bucketed", {}, {"dp": 1})
+    before = gathered(made)
+    for p in made.model.parameters():
+        place = p.data
+        p.data *= 2
+        assert p.data is place
+    same(gathered(made), {path: 2 * x for path, x in before.items()})
+
+
+@pytest.mark.parametrize("in_a_bucket", [False, True])
+@pytest.mark.parametrize(
+    "value",
+    [np.ones((9, 9)), np.ones(11), np.ones((11, 9), np.float32), np.ones((11, 9), int), [[1.0] * 9] * 11, None, 1.0],
+    ids=lambda value: str(getattr(value, "dtype", type(value).__name__)),
+)
+def test_values_that_do_not_fit(value: Any, in_a_bucket: bool) -> None:
+    model = loaded()
+    if in_a_bucket:
+        Trainer(model, world_of_one())
+    table = model.parameters()[0]
+    before = table.data.copy()
+    with pytest.raises(UserError, match=r"embed\.tokens\.weight\.data is set to .*float64, shape \(11, 9\)"):
+        table.data = value
+    np.testing.assert_array_equal(table.data, before)
+
+
+@pytest.mark.parametrize("how", ["bucketed", "zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("half", ["mixed_float16", "mixed_bfloat16"])
+def test_half_weights_that_are_restored_stay(how: str, half: str) -> None:
+    """The masters follow, and an update of 0 changes nothing; elements that nobody set keep their masters' digits."""
+    true = values(loaded(dtype="float32"))
+
+    def program(world: Communicator) -> None:
+        made = Trainer(
+            small(dtype="float32"),
+            world,
+            optimizer=Adam,
+            schedule=0.0,
+            strategy={"how": how},
+            precision=Static(half),
+            half_weights=True,
+        )
+        made.step(batch())
+        masters = [np.array(master) for master in made.optimizer.masters if master is not None]
+        made.step(batch())
+        for master, before in zip(made.optimizer.masters, masters, strict=True):
+            assert master is not None
+            np.testing.assert_array_equal(master, before)
+        checkpoint.restore(made.model, true, strict=False)
+        made.step(batch())
+        dtype = made.model.parameters()[0].dtype
+        same(gathered(made), {path: x.astype(dtype) for path, x in true.items()})
+
+    on_ranks({"dp": 3}, program)
+
+
+# What does not fit a checkpoint ---------------------------------------------------------------------------------------
+
+
+def refused(model: Model, tensors: Tensors, said: str) -> None:
+    """By name, and before anything is changed."""
+    before = values(model)
+    with pytest.raises(UserError, match=said) as caught:
+        checkpoint.restore(model, tensors)
+    assert len(str(caught.value).splitlines()) <= 3
+    same(values(model), before)
+
+
+def test_more_tensors_than_the_model_has() -> None:
+    tensors = values(loaded(seed=3, layers=3))
+    refused(loaded(), tensors, r"the checkpoint has, and the model does not, blocks\.2\.attn.* and 9 more")
+    refused(loaded(), values(loaded(tied=False)), r"has, and the model does not, head\.classifier\.weight")
+    model = loaded()
+    checkpoint.restore(model, tensors, strict=False)
+    same(values(model), {path: tensors[path] for path in values(model)})
+
+
+def test_fewer_tensors_than_the_model_has() -> None:
+    tensors = values(loaded(seed=3))
+    refused(loaded(layers=3), tensors, r"the checkpoint lacks blocks\.2\.attn.* and 9 more")
+    model, own = loaded(layers=3), values(loaded(layers=3))
+    checkpoint.restore(model, tensors, strict=False)
+    same(values(model), {path: tensors.get(path, x) for path, x in own.items()})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.ones((11, 8)), np.ones((9, 11)), np.ones(99), np.ones((11, 9), np.float32), np.ones((11, 9), np.int64),
+        np.ma.masked_array(np.ones((11, 9))), [[1.0] * 9] * 11, np.ones((11, 9), object), None,
+    ],
+)  # fmt: skip
+def test_one_tensor_of_another_kind(wrong: Any) -> None:
+    tensors = values(loaded(seed=3))
+    refused(loaded(), {**tensors, "embed.tokens.weight": wrong}, r"for embed\.tokens\.weight; the model needs float64")
+
+
+def test_a_stage_knows_what_the_others_have() -> None:
+    """Strict as well where a rank has some of the layers."""
+    whole, more = values(loaded()), values(loaded(layers=3))
+
+    def program(world: Communicator) -> None:
+        made = trainer(small(), world, "bucketed", {}, {"pp": 2})
+        checkpoint.restore(made.model, whole)
+        with pytest.raises(UserError, match=r"has, and the model does not, blocks\.2"):
+            checkpoint.restore(made.model, more)
+        with pytest.raises(UserError, match=r"the checkpoint lacks head\.norm\.bias"):
+            checkpoint.restore(made.model, {path: x for path, x in whole.items() if path != "head.norm.bias"})
+
+    on_ranks({"pp": 2}, program)
+
+
+# One path, one thing --------------------------------------------------------------------------------------------------
+
+
+class Two(Module):
+    def __init__(self, first: Module, second: Module) -> None:
+        self.path, self.first, self.second = "two", first, second
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Two(Linear("a", 2, 3), Linear("a", 2, 3)),
+        lambda: Two(Dropout("drop", 0.5), Dropout("drop", 0.5)),
+        lambda: Two(Linear("a", 2, 3), Two(Linear("b", 2, 3), Linear("a", 2, 4))),
+    ],
+)
+def test_two_things_with_one_path(make: Callable[[], Module]) -> None:
+    with pytest.raises(UserError, match=r"two (parameters|layers) have the path '(a\.weight|drop|a|two)'"):
+        Model([make()])
+    model = Model([])
+    model.units = [make()]  # afterwards
+    with pytest.raises(UserError, match=r"two (parameters|layers) have the path"):
+        Trainer(model, world_of_one())
+
+
+def test_a_shared_layer_is_one_thing() -> None:
+    layer = Linear("a", 2, 3)
+    assert len(Model([Two(layer, layer)]).parameters()) == 2
+
+
+# One trainer a model --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [*REDUCERS])
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_second_trainer(how: str, closed: bool) -> None:
+    def program(world: Communicator) -> None:
+        model = small()
+        first = trainer(model, world, how, {}, {"dp": 2})
+        first.step(batch())
+        if closed:
+            first.close()
+        for precision in (None, Static()):
+            with pytest.raises(UserError, match="belongs to a trainer already"):
+                Trainer(model, world, precision=precision)
+        if not closed:
+            first.step(batch())
+            first.close()
+        with pytest.raises(UserError, match="this trainer was closed"):
+            first.step(batch())
+        first.close()  # twice is once
+
+    on_ranks({"dp": 2}, program)
+
+
+def test_a_forward_after_close() -> None:
+    """Works where nothing has to be gathered by a thread that has ended; by name otherwise."""
+
+    def forward(how: str, **options: Any) -> Program:
+        def program(world: Communicator) -> float:
+            made = trainer(loaded(), world, how, options, {"dp": 2})
+            made.close()
+            return made.model(made.mine(batch())).item()
+
+        return program
+
+    for how in REDUCERS:
+        assert all(math.isfinite(loss) for loss in on_ranks({"dp": 2}, forward(how)))
+    with pytest.raises(RuntimeError, match="the prefetch thread has ended: its trainer was closed"):
+        on_ranks({"dp": 2}, forward("zero3", prefetch=True))
+
+
+# Copies ---------------------------------------------------------------------------------------------------------------
+
+copies = pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deep", "pickle"]
+)
+
+
+@copies
+@pytest.mark.parametrize("how", ["naive", "bucketed", "overlap", "zero1", "zero2"])
+def test_a_copy_of_a_trained_model(copied: Callable[[Any], Any], how: str) -> None:
+    """It has the values, trains by itself, and leaves the model as it is."""
+
+    def program(world: Communicator) -> None:
+        made = trainer(loaded(), world, how, {"recompute": 1} if how == "zero1" else {}, {"dp": 2})
+        made.step(batch())
+        other = copied(made.model)
+        before = gathered(made)
+        same(values(other), before)
+        apart = trainer(other, world, "bucketed", {}, {"dp": 2})
+        apart.step(batch(1))
+        same(gathered(made), before)
+        made.step(batch(1))
+        same(gathered(made), gathered(apart), 1e-12)
+        assert len(other.parameters()) == len(made.model.parameters()), "a tied weight stays one"
+        made.close()
+
+    on_ranks({"dp": 2}, program)
+
+
+@copies
+def test_a_copy_of_a_model_before_training(copied: Callable[[Any], Any]) -> None:
+    same(values(copied(loaded())), values(loaded()))
+    fresh = copied(small())
+    fresh.draw(7)
+    same(values(fresh), values(loaded()))
+
+
+@copies
+@pytest.mark.parametrize(("how", "mesh"), [("zero3", {"dp": 2}), ("bucketed", {"tp": 2}), ("bucketed", {"pp": 2})])
+def test_no_copy_of_a_part(copied: Callable[[Any], Any], how: str, mesh: dict[str, int]) -> None:
+    def program(world: Communicator) -> None:
+        made = trainer(loaded(), world, how, {}, mesh)
+        with pytest.raises((UserError, TypeError), match="cannot be copied"):
+            copied(made.model)
+
+    on_ranks(mesh, program)
+
+
+# The best epoch -------------------------------------------------------------------------------------------------------
+
+
+def examples(samples: int, seed: int) -> ArrayLoader:
+    """Labels by chance: what is learned soon makes the validation loss worse."""
+    draw = np.random.default_rng(seed)
+    return ArrayLoader(draw.normal(size=(samples, 5)).astype(np.float32), draw.integers(0, 2, samples), 7, seed=seed)
+
+
+@pytest.mark.parametrize("how", ["bucketed", "zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("half", [False, True])
+def test_patience_ends_with_the_best_weights(how: str, half: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    def program(world: Communicator) -> tuple[float, list[float]]:
+        options: dict[str, Any] = {"precision": Static(), "half_weights": True} if half else {}
+        made = Trainer(
+            mlp(MLPConfig(5, (16,), 2)), world, optimizer=Adam, schedule=0.05, strategy={"how": how}, **options
+        )
+        held_out = examples(10, 2)
+        history = made.fit(examples(25, 1), 9, held_out, patience=3)
+        assert history.waited > 0, "otherwise this shows nothing"
+        again = made.validate(held_out)[0]
+        made.step(examples(25, 1).batch(0))  # and training goes on from there
+        return again, history.validation_loss
+
+    for again, losses in on_ranks({"dp": 3}, program):
+        assert again == pytest.approx(min(losses), rel=1e-12)
+    assert "the weights are those of epoch" in capsys.readouterr().out
+
+
+# NaN in the data ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_sample_that_is_not_finite_is_named(ranks: int, bad: float) -> None:
+    """On every rank alike, and not the learning rate."""
+    draw = np.random.default_rng(1)
+    inputs, labels = draw.normal(size=(25, 5)).astype(np.float32), draw.integers(0, 2, 25)
+    inputs[17, 2] = bad
+    data = ArrayLoader(inputs, labels, 7, seed=1)
+
+    def program(world: Communicator) -> str:
+        made = Trainer(mlp(MLPConfig(5, (4,), 2)), world)
+        with pytest.raises(UserError) as caught, np.errstate(invalid="ignore"):
+            made.fit(data, 1)
+        return str(caught.value)
+
+    first, *others = on_ranks({"dp": ranks}, program)
+    assert others == [first] * (ranks - 1) and len(first.splitlines()) <= 3
+    assert "row 17 of the data, has inputs that are NaN or infinite" in first
+    assert "smaller" not in first
