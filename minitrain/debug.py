@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .backend import Array, to_host
 from .errors import UserError
 
@@ -61,4 +63,4 @@ def check_unchanged(node: "Node") -> None:
 
 def _checksum(kept: Any) -> int:
     array: Array = kept if hasattr(kept, "nbytes") else kept.data
-    return zlib.crc32(to_host(array).tobytes())
+    return zlib.crc32((array if isinstance(array, np.generic) else to_host(array)).tobytes())

@@ -37,9 +37,11 @@ class TextTrainer:
         if config.parallel.memory_mb is not None:
             limit_memory(config.parallel.memory_mb)
         text = load_text(config.data.text)
-        places = ("out", "text")  # of files, which may stand elsewhere on another machine
-        options = {key: value for group in config.plain().values() for key, value in group.items() if key not in places}
-        check_same(world, {**options, "checksum of the text": zlib.crc32(text.encode())})
+        given = {
+            key: value for group in asdict(config).values() if isinstance(group, dict) for key, value in group.items()
+        }
+        del given["out"], given["text"]  # files may stand elsewhere on another machine
+        check_same(world, {**given, "checksum of the text": zlib.crc32(text.encode())})
         self.tokenizer = CharTokenizer.of(text)
         train, validation = split(self.tokenizer.encode(text), config.data.validation)
         seed, context, batch = config.report.seed, config.model.context, config.data.batch
