@@ -46,6 +46,7 @@ def launch(wait: float | None = None) -> Iterator[Communicator]:
         yield world
         door.wait_for_all()
     except BaseException as error:
+        door.leaving = True
         _leave(world, error, door)
     finally:
         threading.excepthook = before
@@ -104,6 +105,7 @@ class _Door:
         self.comm: Any = getattr(world.duplicate(), "comm", None) if world.size > 1 else None
         self.request: Any = None
         self.failed = threading.Event()
+        self.leaving = False  # before the end: then the main thread says why
         self.watch = None
         if self.comm is not None and world.threads_allowed:
             from .watch import Watch
@@ -113,6 +115,8 @@ class _Door:
 
     def give_up(self, message: str) -> None:
         """Ends the job from the watch's thread."""
+        if self.leaving:
+            return
         if message:
             _end(self.world, f"minitrain: error: {message}\n", 1, None)
         _interrupted(self.world, None)

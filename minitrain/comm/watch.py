@@ -28,7 +28,7 @@ from .positions import ENDED, SILENT, Moves, Standing, report, standing, stuck, 
 
 ASK, ANSWER = 1, 2  # tags on a communicator of their own
 INTERRUPTS = {signal.SIGINT, signal.SIGTERM}  # mpirun ends its ranks with the one or the other
-GRACE = 0.5  # seconds: for the main thread to see an interrupt by itself
+GRACE = 0.25  # seconds: for the main thread to see an interrupt by itself
 
 
 class Watch:
@@ -69,7 +69,7 @@ class Watch:
         self.mouth.close()
 
     def run(self) -> None:
-        """Looks twenty times in a limit, and at least every half second."""
+        """Looks twenty times in a limit, and at least four times a second."""
         while True:
             ready, _, _ = select.select([self.ear], [], [], min(self.limit / 20, GRACE))
             heard = self.ear.recv(100) if ready else b""
