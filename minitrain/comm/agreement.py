@@ -94,13 +94,21 @@ class Call(NamedTuple):
 def call_of(comm: "Communicator", operation: str, x: Array | None, tag: Any, how: dict[str, Any]) -> Call:
     """The description of a call that is being made."""
     shape, dtype = (x.shape, str(x.dtype)) if x is not None else (None, "")
-    return Call(operation, type(comm).__name__, tag, shape, dtype, tuple(how.items()), caller(x))
+    return Call(operation, _kind(comm), tag, shape, dtype, tuple(how.items()), caller(x))
+
+
+def _kind(comm: Any) -> str:
+    """RingCommunicator on MPICommunicator"""
+    inner = getattr(comm, "inner", None)
+    return type(comm).__name__ + ("" if inner is None else f" on {_kind(inner)}")
 
 
 def agree(comm: "Communicator", mine: Call) -> None:
     """Raises the same UserError on every rank of the group when they are about to do different things."""
     ranks, calls = zip(*comm._gather_objects((comm.moves.rank, mine)), strict=True)
     if differing := differences(calls):
+        if "communicator" in differing:
+            calls = [call._replace(operation=f"{call.operation} of {call.communicator}") for call in calls]
         raise UserError(f"ranks differ in {', '.join(differing)}: {CURE}\n{_listed(ranks, calls)}")
     places = [call.place for call in calls]
     if len(set(places)) == 1:

@@ -35,10 +35,12 @@ def launch(wait: float | None = None) -> Iterator[Communicator]:
     wait: seconds after which it ends, too, when ranks wait for others and none moves. By default 60, or the number in
     MINITRAIN_WAIT.
     """
+    world: Communicator = world_of_one()
     try:
-        limit, world = waiting(wait), _world()
+        world = _world()
+        limit = waiting(wait)
     except UserError as error:
-        _end(world_of_one(), f"minitrain: error: {error}\n", 2, error)
+        _mistake(world, error)
         raise
     before, door = threading.excepthook, _Door(world, limit)
     threading.excepthook = door.thread_failed
@@ -88,9 +90,7 @@ def _leave(world: Communicator, error: BaseException, door: "_Door") -> None:
             raise error
         _fail(world, error, " (the others are still at work)")
     elif isinstance(error, UserError):
-        if world.rank != 0:
-            time.sleep(PATIENCE)  # the same mistake is seen on every rank: one message is enough
-        _end(world, f"minitrain: error: {error}\n", 2, error)
+        _mistake(world, error)
     elif isinstance(error, KeyboardInterrupt):
         _interrupted(world, error)
     else:
@@ -149,6 +149,13 @@ class _Door:
         self.all_come(float("inf"))
         while self.failed.is_set():
             time.sleep(1)
+
+
+def _mistake(world: Communicator, error: UserError) -> None:
+    """One that a person can mend; mostly the same on every rank: one message is enough."""
+    if world.rank != 0:
+        time.sleep(PATIENCE)
+    _end(world, f"minitrain: error: {error}\n", 2, error)
 
 
 def _interrupted(world: Communicator, error: BaseException | None) -> None:
