@@ -108,7 +108,7 @@ def agree(comm: "Communicator", mine: Call) -> None:
     ranks, calls = zip(*comm._gather_objects((comm.moves.rank, mine)), strict=True)
     if differing := differences(calls):
         if "communicator" in differing:
-            calls = [call._replace(operation=f"{call.operation} of {call.communicator}") for call in calls]
+            calls = tuple(call._replace(operation=f"{call.operation} of {call.communicator}") for call in calls)
         raise UserError(f"ranks differ in {', '.join(differing)}: {CURE}\n{_listed(ranks, calls)}")
     places = [call.place for call in calls]
     if len(set(places)) == 1:

@@ -102,7 +102,7 @@ class Trainer:
         how = {"how": "bucketed", "bucket_mb": 1.0, **(strategy or {})}
         self.gradients = reduce(model, self.mesh, seed=seed, **how)
         self.optimizer = optimizer(self.gradients)
-        given = {"accumulate": accumulate, "clip": clip, "schedule": schedule, "momentum": momentum}
+        given: dict[str, Any] = {"accumulate": accumulate, "clip": clip, "schedule": schedule, "momentum": momentum}
         given |= {"precision": precision, "half_weights": half_weights, "scaler": self.scaler}
         check_same(world, {**given, "optimizer": self.optimizer})
         self.batches = 0  # that were worked on, also those whose update a scaler left out
