@@ -13,10 +13,11 @@ from .errors import UserError
 try:
     from .autograd import Tensor, backward, no_grad
     from .comm.launch import launch
+    from .fused import IGNORE
 except UserError as error:  # a MINITRAIN_BACKEND that cannot be used: known before `main` is there to catch it
     if sys.argv[0] != "-m":  # what Python puts there while it looks for the module to run
         raise
     sys.exit(tell(error))
 
 __version__ = "0.1.0"
-__all__ = ["Tensor", "UserError", "backward", "launch", "no_grad"]
+__all__ = ["IGNORE", "Tensor", "UserError", "backward", "launch", "no_grad"]

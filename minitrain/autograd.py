@@ -15,17 +15,22 @@ younger than its operands, so "youngest first" is such an order.
 Baydin, Pearlmutter, Radul, Siskind, "Automatic Differentiation in Machine Learning: a Survey", arXiv:1502.05767.
 """
 
+import functools
+import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from numbers import Number
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, TypeAlias
+from types import UnionType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, get_args
 
 import numpy as np
 
 from . import debug
-from .backend import Array, xp
+from .backend import WIDE, Array, as_floats, is_masked, xp
+from .errors import shown
 from .observe import ledger
 
 Vjp: TypeAlias = Callable[[Array], tuple[Array, ...]]  # gradient of the result -> one gradient per input
@@ -34,6 +39,9 @@ WeightVjp: TypeAlias = Callable[..., Array]  # (gradient of the result, out=None
 Edge: TypeAlias = "Node | Tensor | None"
 Order: TypeAlias = "Callable[[Sequence[Tensor]], tuple[list[Node], dict[Tensor, int]]]"  # see youngest_first
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _births = itertools.count()  # a node's order; next() on it is atomic, so threads may share it
 _deferring: ContextVar["Defer | None"] = ContextVar("deferring", default=None)  # of the backward that is running
 _recording: ContextVar[bool] = ContextVar("recording", default=True)  # each thread starts with the default
@@ -41,8 +49,9 @@ without_grad: set[int] = set()  # the threads inside no_grad, for one that asks 
 
 
 class Tensor:
-    """An array and, when a gradient can flow through it, the place it has on the tape.
+    """An array of floating point and, when a gradient can flow through it, the place it has on the tape.
 
+    data: an array or a list of numbers; with a `dtype`, integers are converted, and without one they are refused.
     A *leaf* (no node) with `requires_grad` collects its gradient in `grad`; `on_ready(leaf)` is called once per
     backward, after the last of its consumers has contributed. Operators are defined in functional.py.
     """
@@ -51,7 +60,10 @@ class Tensor:
     __array_ufunc__ = None  # `numpy_array * tensor` comes to Tensor.__rmul__ instead of looping over elements
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None) -> None:
-        self.data: Array = xp.asarray(data, dtype=dtype)
+        known = dtype is None and type(data) is xp.ndarray and data.dtype in WIDE  # the result of an operation
+        self.data: Array = data if known else as_floats("Tensor", data, dtype)
+        if type(requires_grad) is not bool:
+            raise TypeError(f"Tensor: requires_grad is {shown(requires_grad)}; give True or False (and dtype by name)")
         self.requires_grad = requires_grad
         self.grad: Array | None = None
         self.node: Node | None = None
@@ -73,8 +85,47 @@ class Tensor:
         return f"Tensor({self.data!r}{', requires_grad=True' if self.requires_grad else ''})"
 
     def item(self) -> float:
-        """The value of a tensor of one element, as a Python number."""
+        """The value of a tensor of one element, as a Python number. Raises ValueError for any other."""
+        if self.data.size != 1:
+            raise ValueError(f"a tensor of shape {self.shape} has no single value; take its array: tensor.data")
         return self.data.item()
+
+    def __float__(self) -> float:
+        return self.item()
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
+
+    def __len__(self) -> int:
+        """The length of the first axis. Raises TypeError without one."""
+        if not self.ndim:
+            raise TypeError("a tensor without axes has no length, and no elements to go through")
+        return self.shape[0]
+
+    def __iter__(self) -> "Iterator[Tensor]":
+        """The rows, each on the tape."""
+        return (self[i] for i in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether this is the same object: tensors are keys of dictionaries. Raises TypeError for numbers."""
+        if isinstance(other, (Number, np.generic, np.ndarray, xp.ndarray, list, tuple)):
+            raise TypeError(f"a Tensor is not compared with {shown(other)}; compare its array: tensor.data == ...")
+        return self is other if isinstance(other, Tensor) else NotImplemented
+
+    __hash__ = object.__hash__
+
+    def __array__(self, *args: Any, **options: Any) -> np.ndarray:
+        """Raises TypeError: what NumPy computes is not on the tape."""
+        raise TypeError(f"{shown(self)} does not become an array by itself; take its array: tensor.data")
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Of a leaf, for copies and pickles. Raises TypeError on the tape: a copied node would share its vjps."""
+        if self.node is not None:
+            raise TypeError(f"{shown(self)} is on the tape and is not copied or pickled; detach() it first")
+        return super().__reduce_ex__(protocol)
 
     def detach(self) -> "Tensor":
         """The same array, cut off from the tape."""
@@ -104,6 +155,7 @@ class Tensor:
         def __truediv__(self, other: Any) -> "Tensor": ...
         def __rtruediv__(self, other: Any) -> "Tensor": ...
         def __matmul__(self, other: Any) -> "Tensor": ...
+        def __rmatmul__(self, other: Any) -> "Tensor": ...
         def __neg__(self) -> "Tensor": ...
         def __getitem__(self, item: Any) -> "Tensor": ...
 
@@ -141,6 +193,36 @@ class Node:
     def free(self) -> None:
         """Lets go of everything that was kept for backward."""
         self.edges, self.vjp, self.weights, self.saved, self.sums, self.spent = (), None, (), (), [], True
+
+
+def operation(function: Callable[P, R]) -> Callable[P, R]:
+    """Return the function with a check: TypeError for what is not a Tensor where the signature says Tensor.
+
+    An array has many of a tensor's attributes, and would get far. Lists of tensors are for `check_tensors`.
+    """
+    places: list[tuple[int, str, tuple[type, ...]]] = []
+    for i, (name, parameter) in enumerate(inspect.signature(function).parameters.items()):
+        union = isinstance(parameter.annotation, UnionType)
+        allowed = get_args(parameter.annotation) if union else (parameter.annotation,)
+        if any(isinstance(kind, type) and issubclass(kind, Tensor) for kind in allowed):
+            places.append((i, name, allowed))
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **options: P.kwargs) -> R:
+        for i, name, allowed in places:
+            given = args[i] if i < len(args) else options.get(name)
+            if not isinstance(given, allowed) and (i < len(args) or name in options):
+                raise TypeError(f"{function.__name__}: {name} is {shown(given)}; give a {allowed[0].__name__}")
+        return function(*args, **options)
+
+    return checked
+
+
+def check_tensors(name: str, given: Any) -> None:
+    """Raises TypeError unless this is a list or a tuple of tensors."""
+    wrong = [x for x in given if not isinstance(x, Tensor)] if isinstance(given, (list, tuple)) else [given]
+    if wrong:
+        raise TypeError(f"{name}: {shown(wrong[0])} is given; give a list of tensors")
 
 
 def apply(
@@ -228,8 +310,7 @@ def backward(
     order: finds the nodes, every node after all that were computed from it, and counts the uses of each leaf.
     The tape below the roots is freed; a second backward through it raises RuntimeError.
     """
-    gradients = [None] * len(roots) if gradients is None else gradients
-    seeds = [_seed(root, g) for root, g in zip(roots, gradients, strict=True)]
+    seeds = _seeds(roots, gradients)
     nodes, consumers = order(roots)
     arrived: dict[Node, Array] = {}
     own: set[Node] = set()  # nodes whose gradient is an array of ours, so that adding in place is safe
@@ -309,6 +390,17 @@ def _copy(g: Array, out: Array | None = None) -> Array:
     return out
 
 
+def _seeds(roots: Sequence[Tensor], gradients: Sequence[Array | None] | None) -> list[Array]:
+    """A gradient for each root."""
+    check_tensors("backward", roots)
+    gradients = [None] * len(roots) if gradients is None else gradients
+    if not isinstance(gradients, (list, tuple)):
+        raise TypeError(f"backward: gradients is {shown(gradients)}; give a list with an array for each root")
+    if len(gradients) != len(roots):
+        raise ValueError(f"backward: there are {len(roots)} roots and {len(gradients)} gradients")
+    return [_seed(root, g) for root, g in zip(roots, gradients, strict=True)]
+
+
 def _seed(root: Tensor, g: Array | None) -> Array:
     if not root.requires_grad:
         raise RuntimeError("backward: this tensor was not computed from anything that requires a gradient")
@@ -316,8 +408,10 @@ def _seed(root: Tensor, g: Array | None) -> Array:
         if root.data.size != 1:
             raise RuntimeError(f"backward: a root of shape {root.shape} needs a gradient; only one element may omit it")
         return xp.ones_like(root.data)
+    if not isinstance(g, (xp.ndarray, np.generic)) or is_masked(g):
+        raise TypeError(f"backward: the gradient is {shown(g)}; give an array of the root's shape and dtype")
     if g.shape != root.shape:
         raise RuntimeError(f"backward: the root has shape {root.shape}, the gradient {g.shape}")
     if g.dtype != root.dtype:
         raise TypeError(f"backward: the root is {root.dtype}, the gradient {g.dtype}; cast it")
-    return g
+    return xp.asarray(g)  # no subclass, which may multiply in another way

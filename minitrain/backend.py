@@ -7,6 +7,7 @@ differently, or NumPy does slowly, has a function here.
 import contextlib
 import ctypes
 import os
+from numbers import Real
 from typing import Any
 
 import ml_dtypes
@@ -17,6 +18,8 @@ from .errors import UserError, shown
 from .observe import ledger
 
 FLOATS = tuple(map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)))  # what is computed with
+FLOAT_NAMES = "float16, bfloat16, float32 or float64"
+WIDE = {dtype: np.dtype(np.float32) if dtype.itemsize < 4 else dtype for dtype in FLOATS}  # sums are made in this
 Array = np.ndarray  # or cupy.ndarray, which offers the same methods
 LOCAL_RANK = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")  # set by Open MPI's mpirun, by MPICH's
 
@@ -86,21 +89,79 @@ def to_device(array: np.ndarray) -> Array:
 
 
 def is_float(dtype: Any) -> bool:
-    """Whether this is a dtype that is computed with, one of FLOATS."""
-    return dtype is not None and dtype in FLOATS  # None would be equal to float64
+    """Whether this names a dtype that is computed with, one of FLOATS: as "float32" or np.float32 does."""
+    with contextlib.suppress(TypeError, ValueError):
+        return dtype is not None and np.dtype(dtype) in WIDE  # np.dtype(None) is float64
+    return False
+
+
+def as_floats(name: str, value: Any, dtype: Any = None) -> Array:
+    """Numbers as an array of floating point; what is one already stays as it is. dtype: turns any real numbers into it.
+
+    Raises TypeError for integers and booleans without a dtype, since arithmetic would stay with the integers, and for
+    what is not real numbers: NumPy computes with much of it in silence (None becomes NaN, a mask is dropped).
+    """
+    if dtype is not None and not is_float(dtype):
+        raise TypeError(f"{name}: dtype is {shown(dtype)}; tensors are floating point: give {FLOAT_NAMES}")
+    array = value if isinstance(value, (np.ndarray, xp.ndarray)) else _read(value)
+    if array is None or is_masked(value) or not (array.dtype.kind in "biuf" or array.dtype in WIDE):
+        raise TypeError(f"{name}: {shown(value)} is not an array of real numbers; give an array or a list of them")
+    own = array.dtype.newbyteorder("=")
+    if dtype is None and own not in WIDE:
+        raise TypeError(
+            f"{name}: {shown(value)} has dtype {array.dtype}; tensors are floating point: {FLOAT_NAMES}.\n"
+            "Give dtype='float32', or write 1.0 for 1. Ids and labels stay plain arrays"
+        )
+    if isinstance(array, np.ndarray):
+        array = np.asarray(array, dtype or own)  # on the host: a device knows no foreign byte order
+    return xp.asarray(array, dtype=dtype or own)
+
+
+def _read(value: Any) -> np.ndarray | None:
+    """What NumPy makes of a number, a list of numbers, or an object that says it is an array; None if it cannot."""
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, OverflowError):  # a Tensor, an array of the device, rows of different lengths
+        return None
+
+
+def is_masked(value: Any) -> bool:
+    """Whether this is a masked array or a list with one in it: arithmetic on the bare numbers would drop the mask."""
+    if isinstance(value, (list, tuple)):
+        return any(map(is_masked, value))
+    return isinstance(value, np.ndarray) and hasattr(value, "mask")  # np.ma itself takes 40 ms to import
+
+
+def constant(name: str, x: Any, dtype: np.dtype) -> Array:
+    """An array of floating point as it is; a real number, or a list of them, as an array of this dtype.
+
+    Raises TypeError for anything else.
+    """
+    if (number := _number(x, dtype)) is not None:
+        return number
+    return as_floats(name, x, dtype if isinstance(x, (list, tuple)) else None)
+
+
+def _number(value: Any, dtype: Any) -> Array | None:
+    """A real number, of Python or an array without axes, as an array of this dtype; None for anything else."""
+    if isinstance(value, (np.generic, np.ndarray, xp.ndarray)):
+        real = not value.ndim and not is_masked(value) and (value.dtype.kind in "biuf" or value.dtype in WIDE)
+        return xp.asarray(value, dtype=dtype) if real else None
+    if isinstance(value, Real):
+        with contextlib.suppress(OverflowError):  # a whole number that no float can hold
+            return xp.asarray(float(value), dtype=dtype)
+    return None
 
 
 def as_ids(name: str, value: Any) -> Array:
     """Ids or labels as an array of whole numbers: a list, a tuple or a range becomes one, an array stays as it is.
 
+    What a list becomes lies on the host; an operation calls xp.asarray on the result.
+
     Raises TypeError for anything else: booleans and fractions would be taken for a mask, or cut off.
     """
-    ids = value if hasattr(value, "dtype") else _listed(value)
-    if (
-        not isinstance(ids, (np.ndarray, xp.ndarray))
-        or isinstance(ids, np.ma.MaskedArray)
-        or ids.dtype.kind not in "iu"
-    ):
+    ids = np.asarray(value) if isinstance(value, np.integer) else value if hasattr(value, "dtype") else _listed(value)
+    if not isinstance(ids, (np.ndarray, xp.ndarray)) or is_masked(ids) or ids.dtype.kind not in "iu":
         raise TypeError(f"{name} is {shown(value)}; it must be an array of whole numbers, such as int64")
     return ids if ids.dtype.isnative else ids.astype(ids.dtype.newbyteorder("="))
 
@@ -136,8 +197,14 @@ def synchronize() -> None:
 
 
 def wide(dtype: Any) -> Any:
-    """The dtype in which sums of `dtype` are made: float32 for half precision, otherwise dtype itself."""
-    return np.dtype(np.float32) if np.dtype(dtype).itemsize < 4 else np.dtype(dtype)
+    """The dtype in which sums of `dtype` are made: float32 for half precision, float64 and float32 themselves.
+
+    Raises TypeError for any other: a sum of small integers would run over in silence.
+    """
+    try:
+        return WIDE[np.dtype(dtype)]
+    except KeyError:
+        raise TypeError(f"dtype is {dtype}; what is computed with is floating point: {FLOAT_NAMES}") from None
 
 
 def matmul(a: Array, b: Array, out: Array | None = None, dtype: Any = None) -> Array:
@@ -147,7 +214,8 @@ def matmul(a: Array, b: Array, out: Array | None = None, dtype: Any = None) -> A
     rounded, which is what a tensor core does (and 350 times faster than NumPy's own loop for float16).
     """
     dtype = (a.dtype if dtype is None else np.dtype(dtype)) if out is None else out.dtype
-    if a.dtype.itemsize >= 4 or (xp is not np and a.dtype == dtype):
+    wide(b.dtype)  # refuses what is not floating point
+    if wide(a.dtype) == a.dtype or (xp is not np and a.dtype == dtype):
         product = xp.matmul(a, b, out=out)
         ledger.flops(2 * product.size * a.shape[-1])
         return product

@@ -20,9 +20,10 @@ class UserError(Exception):
 
 def shown(value: Any) -> str:
     """The value for a message, in at most a line: an array by its dtype and shape, a long list by its beginning."""
-    if (dtype := getattr(value, "dtype", None)) is not None and getattr(value, "ndim", None):
+    dtype, ndim = getattr(value, "dtype", None), getattr(value, "ndim", None)
+    if dtype is not None and isinstance(ndim, int) and ndim:  # the classes of NumPy's numbers have them as well
         return f"{_indefinite(type(value).__name__)} of {dtype}, shape {tuple(value.shape)}"
-    return _brief.repr(value)
+    return _brief.repr(value).replace("\n", " ")  # an array inside a list may take several lines
 
 
 def _indefinite(noun: str) -> str:
@@ -64,12 +65,6 @@ def check_shape(name: str, shape: Any) -> None:
         raise UserError(f"{name} is {shown(shape)}; it must be a tuple of whole numbers")
     for n in shape:
         check_whole(f"an axis of {name} {shown(shape)}", n)
-
-
-def check_ids(name: str, value: Any) -> None:
-    """Raises UserError unless the value is an array of one axis that holds whole numbers."""
-    if getattr(value, "ndim", 0) != 1 or value.dtype.kind not in "iu":
-        raise UserError(f"{name} is {shown(value)}; it must be an array of whole numbers with one axis")
 
 
 def check_number(name: str, value: Any, allowed: str) -> None:

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from . import backend
-from .autograd import Tensor, apply
+from .autograd import Tensor, apply, operation
 from .backend import Array, xp
+from .errors import UserError, check_number, check_whole, shown
 from .functional import row_max, softmax_rows
 
 BLOCK = 32 * 1024  # elements: GELU's steps find a block in the cache (3 to 5% of a training step)
+IGNORE = -100  # the label of a token that is not predicted, such as padding; PyTorch's ignore_index
 
 
 class Spread:
@@ -37,6 +39,7 @@ class Spread:
 WHOLE = Spread()
 
 
+@operation
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False, spread: Spread = WHOLE) -> Tensor:
     """y = x W + b, or y = gelu(x W + b).  x (..., I), W (I, *O), b (*O) -> y (..., *O).
 
@@ -49,9 +52,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
     spread: x is held otherwise than whole; only what is held is kept for backward.
     """
     _check_parameters("linear", x, weight, bias)
-    dtype, fan_in, out_shape = x.dtype, weight.shape[0], weight.shape[1:]
-    if x.shape[-1] != fan_in:
+    dtype, fan_in, out_shape = x.dtype, _axes_of("linear: W", weight)[0], weight.shape[1:]
+    if _axes_of("linear: x", x)[-1] != fan_in:
         raise ValueError(f"linear: x has shape {x.shape}, W {weight.shape}: x's last axis must be {fan_in}")
+    if bias is not None and bias.shape != out_shape:
+        raise ValueError(f"linear: W has shape {weight.shape}, so b must have shape {out_shape}, not {bias.shape}")
     held = x.data
     whole = spread.collect(held)
     lead = whole.shape[:-1]
@@ -92,9 +97,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
     return apply(y.reshape(*lead, *out_shape), (x,), vjp, weights, saved=kept if slope is None else (*kept, slope))
 
 
+@operation
 def add_bias(x: Tensor, bias: Tensor) -> Tensor:
     """y = x + b.  x, y (..., D), b (D); gx = g, gb = sum over rows of g."""
     _check_parameters("add_bias", x, bias)
+    if bias.shape != _axes_of("add_bias: x", x)[-1:]:
+        raise ValueError(f"add_bias: x has shape {x.shape}, so b must have shape {x.shape[-1:]}, not {bias.shape}")
 
     def bias_vjp(g: Array, out: Array | None = None) -> Array:
         return _into(bias, out, _over_rows(g))
@@ -102,14 +110,15 @@ def add_bias(x: Tensor, bias: Tensor) -> Tensor:
     return apply(x.data + _used(bias, x.dtype), (x,), lambda g: (g,), [(bias, bias_vjp)])
 
 
+@operation
 def linear_transposed(x: Tensor, weight: Tensor) -> Tensor:
     """y = x W^T.  x (..., D), W (V, D) -> y (..., V): a classifier whose weight has the layout of the token table.
 
     gx = g W        gW = g^T x
     """
     _check_parameters("linear_transposed", x, weight)
-    dtype, (V, D) = x.dtype, weight.shape
-    if x.shape[-1] != D:
+    dtype, (V, D) = x.dtype, _axes_of("linear_transposed: W", weight, 2)
+    if _axes_of("linear_transposed: x", x)[-1] != D:
         raise ValueError(f"linear_transposed: x has shape {x.shape}, W {weight.shape}: x's last axis must be {D}")
     lead = x.shape[:-1]
     rows = math.prod(lead)
@@ -125,12 +134,15 @@ def linear_transposed(x: Tensor, weight: Tensor) -> Tensor:
     return apply(y, (x,), vjp, [(weight, weight_vjp)], saved=(x2,) if weight.requires_grad else ())
 
 
-def embedding(ids: Array, table: Tensor, dtype: Any = None) -> Tensor:
-    """y = table[ids].  ids (...) of integers, table (V, D) -> y (..., D), in the table's dtype unless another is given.
+@operation
+def embedding(ids: Any, table: Tensor, dtype: Any = None) -> Tensor:
+    """y = table[ids].  ids (...), table (V, D) -> y (..., D), in the table's dtype unless another is given.
 
-    Row v is used by every token whose id is v, so its gradient is the sum of their g. Raises IndexError for an id
-    outside 0..V-1 (a negative one would silently count from the end).
+    ids: whole numbers, an array or a list. Row v is used by every token whose id is v, so its gradient is the sum of
+    their g. Raises IndexError for an id outside 0..V-1 (a negative one would silently count from the end).
     """
+    _axes_of("embedding: table", table, 2)
+    ids = xp.asarray(backend.as_ids("embedding: ids", ids))
     if ids.size and not (0 <= int(ids.min()) and int(ids.max()) < table.shape[0]):
         raise IndexError(f"ids reach from {ids.min()} to {ids.max()}; the table has rows 0 to {table.shape[0] - 1}")
 
@@ -143,6 +155,7 @@ def embedding(ids: Array, table: Tensor, dtype: Any = None) -> Tensor:
     return apply(y if dtype is None else y.astype(dtype, copy=False), weights=[(table, table_vjp)], saved=(ids,))
 
 
+@operation
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -> Tensor:
     """y = n w + b with n = (x - mean(x)) r, r = 1/sqrt(var(x) + epsilon), over the last axis.  x, y (..., D); w, b (D).
 
@@ -154,9 +167,11 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -
     Ba, Kiros, Hinton, "Layer Normalization", arXiv:1607.06450.
     """
     _check_parameters("layer_norm", x, weight, bias)
-    width, dtype, wide = x.shape[-1], x.dtype, backend.wide(x.dtype)
-    if weight.shape != (width,):
-        raise ValueError(f"layer_norm: x has shape {x.shape}, so w must have shape ({width},), not {weight.shape}")
+    epsilon = _number("layer_norm: epsilon", epsilon, "at least 0")
+    width, dtype, wide = _axes_of("layer_norm: x", x)[-1], x.dtype, backend.wide(x.dtype)
+    for name, p in (("w", weight), ("b", bias)):
+        if p.shape != (width,):
+            raise ValueError(f"layer_norm: x has shape {x.shape}, so {name} must have shape ({width},), not {p.shape}")
     centred = x.data.astype(wide, copy=False) - _row_mean(x.data)
     r = (1 / xp.sqrt(_row_mean(centred * centred) + epsilon)).astype(wide)
     n = xp.multiply(centred, r, out=centred)
@@ -180,6 +195,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -
     return apply(y.astype(dtype, copy=False), (x,), vjp, [(weight, weight_vjp), (bias, bias_vjp)], saved=(n, r))
 
 
+@operation
 def gelu(x: Tensor) -> Tensor:
     """y = x/2 (1 + t), t = tanh(u), u = c (x + 0.044715 x^3), c = sqrt(2/pi).  Any shape.
 
@@ -211,6 +227,7 @@ def _gelu_and_slope(x: Array, dtype: Any) -> tuple[Array, Array]:
     return y, slope
 
 
+@operation
 def causal_attention(qkv: Tensor, start: int = 0, scale: float | None = None) -> Tensor:
     """Each position looks at itself and the positions before it.  qkv (B, T, 3, H, D/H) -> y (B, T, H D/H).
 
@@ -221,8 +238,9 @@ def causal_attention(qkv: Tensor, start: int = 0, scale: float | None = None) ->
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise ValueError(f"causal_attention: qkv must have shape (B, T, 3, H, D/H), not {qkv.shape}")
     B, T, _, H, d = qkv.shape
-    if scale is None:
-        scale = d**-0.5 if d else 1.0
+    start = _whole("causal_attention: start", start)
+    default = d**-0.5 if d else 1.0
+    scale = default if scale is None else _number("causal_attention: scale", scale, "finite")
     q, k, v = (xp.ascontiguousarray(qkv.data[:, :, i].transpose(0, 2, 1, 3)) for i in range(3))
     y, p = attend(q, k, v, scale, start, start)
 
@@ -266,28 +284,28 @@ def attend_vjp(g: Array, q: Array, k: Array, v: Array, p: Array, scale: float) -
     return backend.matmul(gs, k), backend.matmul(gs.swapaxes(-1, -2), q), gv
 
 
-def cross_entropy(logits: Tensor, labels: Array, denominator: float) -> Tensor:
+@operation
+def cross_entropy(logits: Tensor, labels: Any, denominator: float) -> Tensor:
     """L = sum over tokens n of (ln sum_v e^x_nv - x_n,label(n)) / denominator.  logits x (..., V), labels (...).
 
         gx_nv = g (softmax(x_n)_v - 1[v = label(n)]) / denominator
 
-    The denominator is the number of tokens of the *global* batch, over all micro-batches and ranks, so that partial
-    losses and partial gradients only ever have to be added. The loss is float32 for half-precision logits.
-    Raises IndexError for a label outside 0..V-1, ValueError for a denominator that is not positive.
+    A token whose label is IGNORE is not in the sum, and its gradient is 0. The denominator is the number of the other
+    tokens of the *global* batch, over all micro-batches and ranks (`batch.where.count`), so that partial losses and
+    partial gradients only ever have to be added. The loss is float32 for half-precision logits.
+    Raises IndexError for any other label outside 0..V-1, ValueError for a denominator that is not positive.
     """
-    denominator = _positive(denominator)
-    V, dtype, wide = logits.shape[-1], logits.dtype, backend.wide(logits.dtype)
-    if logits.shape[:-1] != labels.shape:
-        raise ValueError(
-            f"cross_entropy: logits {logits.shape} need labels of shape {logits.shape[:-1]}, not {labels.shape}"
-        )
-    if labels.size and not (0 <= int(labels.min()) and int(labels.max()) < V):
-        raise IndexError(f"labels reach from {labels.min()} to {labels.max()}; there are {V} classes, counted from 0")
+    denominator, labels = _positive(denominator), xp.asarray(backend.as_ids("cross_entropy: labels", labels))
+    V, dtype, wide = _axes_of("cross_entropy: logits", logits)[-1], logits.dtype, backend.wide(logits.dtype)
+    flat, ignored = targets(labels, logits.shape[:-1], V)
+    lead, tokens = labels.shape, xp.arange(labels.size)
     x = logits.data.reshape(labels.size, V).astype(wide, copy=False)
-    lead, tokens, flat = labels.shape, xp.arange(labels.size), labels.reshape(-1)
     p = xp.exp(shifted := x - row_max(x))
     z = backend.total(p, axis=-1, keepdims=True)
-    loss = (xp.log(z)[:, 0] - shifted[tokens, flat]).sum() / denominator
+    losses = xp.log(z)[:, 0] - shifted[tokens, flat]
+    if ignored is not None:
+        losses[ignored] = 0
+    loss = losses.sum() / denominator
     p /= z
     kept = p if x.dtype == dtype else logits.data  # in half precision the logits are kept, and p is made again
 
@@ -295,18 +313,46 @@ def cross_entropy(logits: Tensor, labels: Array, denominator: float) -> Tensor:
         p = kept if kept.dtype == wide else softmax_rows(kept.reshape(-1, V).astype(wide))
         p[tokens, flat] -= 1  # in place: the tape is walked once, and p serves nothing else
         gx = xp.multiply(p, g / denominator, out=p)
+        if ignored is not None:
+            gx[ignored] = 0
         return (gx.astype(dtype, copy=False).reshape(*lead, V),)
 
-    return apply(loss.astype(wide), (logits,), vjp, saved=(kept, tokens, flat))
+    saved = (kept, tokens, flat) if ignored is None else (kept, tokens, flat, ignored)
+    return apply(loss.astype(wide), (logits,), vjp, saved=saved)
 
 
-def mean_squared_error(prediction: Tensor, target: Array, denominator: float) -> Tensor:
+def targets(labels: Array, shape: tuple[int, ...], V: int) -> tuple[Array, Array | None]:
+    """(labels in one row, where they are IGNORE): the ignored ones replaced by 0, the second None if there are none.
+
+    Raises ValueError for labels of another shape than this, IndexError for labels outside 0..V-1 that are not IGNORE.
+    """
+    if labels.shape != shape:
+        raise ValueError(f"cross_entropy: logits {(*shape, V)} need labels of shape {shape}, not {labels.shape}")
+    flat = labels.reshape(-1)
+    if not flat.size:
+        return flat, None
+    least, most, ignored = int(flat.min()), int(flat.max()), None
+    if least == IGNORE:
+        ignored = flat == IGNORE
+        flat = xp.where(ignored, 0, flat)
+        least = int(flat.min())
+    if least < 0 or most >= V:
+        also = f", and {IGNORE} for a token that is to be ignored" if least < 0 else ""
+        raise IndexError(f"labels reach from {least} to {most}; there are {V} classes, counted from 0{also}")
+    return flat, ignored
+
+
+@operation
+def mean_squared_error(prediction: Tensor, target: Any, denominator: float) -> Tensor:
     """L = sum over all elements of (y - target)^2 / denominator.  gy = 2 g (y - target) / denominator.
 
-    prediction and target of one shape; the loss is float32 for half precision.
-    Raises ValueError for different shapes or a denominator that is not positive.
+    prediction and target of one shape; a list takes the prediction's dtype. The loss is float32 for half precision.
+    Raises ValueError for different shapes or a denominator that is not positive, TypeError for a Tensor as the target.
     """
     denominator = _positive(denominator)
+    if isinstance(target, Tensor):
+        raise TypeError(f"mean_squared_error: target is {shown(target)}; no gradient goes there: give its array, .data")
+    target = backend.constant("mean_squared_error: target", target, prediction.dtype)
     if prediction.shape != target.shape:
         raise ValueError(f"mean_squared_error: prediction {prediction.shape} against target {target.shape}")
     _check_dtypes("mean_squared_error", prediction, target)
@@ -320,14 +366,19 @@ def mean_squared_error(prediction: Tensor, target: Array, denominator: float) ->
     )
 
 
+@operation
 def dropout(x: Tensor, keep: Array, p: float) -> Tensor:
     """y = x / (1 - p) where `keep`, otherwise 0; gx likewise.  keep: booleans of x's shape, False with probability p.
 
     The mask is an argument: nn.Dropout draws it from (seed, batch number, layer, position), the same on any mesh.
-    Raises ValueError for p outside 0..1. Srivastava et al., "Dropout", JMLR 15, 2014.
+    Raises ValueError for p outside 0..1 or another shape, TypeError for another mask: numbers would be multiplied with.
+    Srivastava et al., "Dropout", JMLR 15, 2014.
     """
-    if not 0 <= p < 1:
-        raise ValueError(f"dropout: p is {p}; it must be at least 0 and less than 1")
+    p = _number("dropout: p", p, "at least 0 and less than 1")
+    if not isinstance(keep, (xp.ndarray, np.bool_)) or backend.is_masked(keep) or keep.dtype != bool:
+        raise TypeError(f"dropout: keep is {shown(keep)}; give an array of booleans")
+    if keep.shape != x.shape:
+        raise ValueError(f"dropout: x has shape {x.shape}, so keep must have this shape, not {keep.shape}")
     factor = x.dtype.type(1 / (1 - p))  # bfloat16 times a Python number would be float32
     return apply(x.data * keep * factor, (x,), lambda g: (g * keep * factor,), saved=(keep,))
 
@@ -369,7 +420,30 @@ def _check_parameters(operation: str, x: Tensor, *parameters: Tensor | None) -> 
         _check_dtypes(operation, x, *parameters)
 
 
+def _axes_of(name: str, x: Tensor, exactly: int = 0) -> tuple[int, ...]:
+    """The shape of x. Raises ValueError unless it has so many axes, or at least one."""
+    if not x.shape or (exactly and x.ndim != exactly):
+        raise ValueError(f"{name} has shape {x.shape}; it needs {exactly or 'at least 1'} axes")
+    return x.shape
+
+
+def _number(name: str, value: Any, allowed: str) -> float:
+    """Return the value as a Python number (NumPy's would turn float32 into float64). Raise ValueError otherwise."""
+    try:
+        check_number(name, value, allowed)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return float(value)
+
+
+def _whole(name: str, value: Any) -> int:
+    """Return the value as a whole number of at least 0. Raise ValueError otherwise."""
+    try:
+        check_whole(name, value)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return int(value)
+
+
 def _positive(denominator: float) -> float:
-    if not 0 < denominator < math.inf:
-        raise ValueError(f"the denominator is the global number of tokens or samples, not {denominator}")
-    return float(denominator)  # a NumPy scalar would turn float32 into float64
+    return _number("the denominator, the global number of tokens or samples,", denominator, "above 0")

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from . import functional as F
-from . import fused
 from .autograd import Tensor
-from .backend import xp
+from .backend import is_float, wide, xp
 from .data.batch import Batch
-from .errors import UserError, check_choice, check_memory, check_number, check_shape, check_whole
+from .errors import UserError, check_choice, check_memory, check_number, check_shape, check_whole, shown
 from .nn import (
     Block,
     Classifier,
@@ -29,6 +28,7 @@ from .nn import (
     Parameter,
     check_heads,
     check_paths,
+    judged,
     pass_through,
 )
 
@@ -104,7 +104,7 @@ class Dense(Module):
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
         """x (B, I), or nothing in the first unit, which reads batch.inputs -> (B, O)."""
-        return F.relu(self.at("layer", self.linear(Tensor(batch.inputs) if x is None else x)))
+        return F.relu(self.at("layer", self.linear(as_input(batch, self.linear) if x is None else x)))
 
 
 class DenseHead(Module):
@@ -116,8 +116,30 @@ class DenseHead(Module):
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
         """x (B, I) -> the loss, or the logits (B, classes) of a batch without labels."""
-        logits = self.linear(Tensor(batch.inputs) if x is None else x)
-        return logits if batch.labels is None else fused.cross_entropy(logits, batch.labels, batch.where.count)
+        return judged(self.linear(as_input(batch, self.linear) if x is None else x), batch)
+
+
+def as_input(batch: Batch, linear: Linear) -> Tensor:
+    """batch.inputs (B, I), for the first layer of an MLP.
+
+    Raises UserError for another number of features, for whole numbers, which have no gradient, and for floats of
+    another dtype than the layer's, unless its precision casts them: NumPy would compute in the wider one.
+    """
+    x, weight = batch.inputs, linear.weight
+    features, dtype = weight.shape[0], wide(weight.dtype)  # of half weights, float32
+    if x.ndim != 2 or x.shape[1] != features:
+        raise UserError(
+            f"the inputs are {shown(x)}; {linear.path} takes {features} features a sample: "
+            f"give inputs of shape (B, {features}), or a model of that size"
+        )
+    used = x.dtype if linear.precision is None else wide(linear.chosen("linear", x.dtype))
+    if used != dtype or not is_float(x.dtype):
+        other = f", or a model with dtype={str(x.dtype)!r}" if str(x.dtype) in DTYPES else ""
+        raise UserError(
+            f"the inputs are {shown(x)}, and {linear.path} holds {dtype}: "
+            f"give ArrayLoader(inputs.astype(np.{dtype}), ...){other}"
+        )
+    return Tensor(x)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ put another class in a layer's place, without any layer knowing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from . import functional, fused, rng
 from .autograd import Tensor, WeightVjp
-from .backend import Array, to_device, xp
+from .backend import FLOAT_NAMES, Array, is_float, to_device, xp
 from .data.batch import Batch
 from .errors import UserError, check_number, check_seed, check_shape, check_text, check_whole, shown
 from .observe import ledger
@@ -87,11 +87,12 @@ class Parameter(Tensor):
         check_number(f"{path}: mean", mean, "finite")
         check_number(f"{path}: std", std, "at least 0")
         self.requires_grad = True
-        self.grad = self.node = self.on_ready = None  # as in Tensor.__init__, but for the values, which come later
+        self.node = self.on_ready = None  # as in Tensor.__init__, but for the values, which come later
         self.placement = Placement(path, shape, tuple(slice(0, n) for n in shape))
         self.mean, self.std, self.decay = mean, std, decay
         self.bucket: Any = None  # parallel.flat.Bucket, when one holds this parameter
         self._data: Array | None = None
+        self._grad: Array | None = None
         self._dtype = _float_type(path, dtype)
 
     @property
@@ -110,11 +111,7 @@ class Parameter(Tensor):
         """
         if value is self._data:  # p.data *= 2 has changed the values in their place
             return
-        if not isinstance(value, xp.ndarray) or value.shape != self.shape or value.dtype != self._dtype:
-            raise UserError(
-                f"{self.placement.path}.data is set to {shown(value)}; "
-                f"it must be an array of {self._dtype}, shape {self.shape}"
-            )
+        self._check_fits("data", value)
         if self.bucket is None:
             self._data = value
         else:
@@ -125,9 +122,47 @@ class Parameter(Tensor):
         """Whether it has values: drawn ones, or others that it was given."""
         return self._data is not None
 
+    @property
+    def grad(self) -> Array | None:
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Array | None) -> None:
+        """Take this gradient; a parameter in a bucket copies it to its place there, which the optimizer reads.
+
+        Raise UserError for another shape or dtype, and where the bucket has no gradients to write to.
+        """
+        if value is self._grad:  # p.grad *= 2
+            return
+        if self.bucket is None and value is None:
+            self._grad = None
+            return
+        if self.bucket is not None and (self._grad is None or value is None):
+            raise UserError(
+                f"{self.placement.path}.grad is set to {shown(value)}, and its bucket has no place for that now.\n"
+                "Gradients live from backward to begin(), and under ZeRO-2 and -3 only until they are reduced"
+            )
+        self._check_fits("grad", value)
+        if self._grad is None:
+            self._grad = value
+        else:
+            self._grad[...] = value
+
+    def _check_fits(self, what: str, value: Any) -> None:
+        """Raise UserError unless the value is an array of this parameter's shape and dtype."""
+        if not isinstance(value, xp.ndarray) or value.shape != self.shape or value.dtype != self._dtype:
+            raise UserError(
+                f"{self.placement.path}.{what} is set to {shown(value)}; "
+                f"it must be an array of {self._dtype}, shape {self.shape}"
+            )
+
     def view(self, values: Array | None) -> None:
         """Let the values be this array, a part of a bucket; None takes them away."""
         self._data = values
+
+    def view_gradient(self, place: Array | None) -> None:
+        """Let the gradient be this array, a part of a bucket; None takes it away."""
+        self._grad = place
 
     def initial(self, seed: int) -> Array:
         """Return the values to start from, of the slice held here: those that it has, or else drawn ones."""
@@ -149,7 +184,7 @@ class Parameter(Tensor):
             raise UserError(
                 f"{self.placement.path} has {self._dtype} values already; choose its dtype before it is drawn"
             )
-        self._dtype = np.dtype(dtype)
+        self._dtype = _float_type(self.placement.path, dtype)
 
     def draw(self, seed: int) -> np.ndarray:
         """The initial values of the slice held here, on the host: the same numbers whatever the mesh."""
@@ -192,7 +227,7 @@ class Parameter(Tensor):
         return {**kept, "placement": Placement(where.path, where.shape, where.index), "_data": values}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.grad = self.node = self.on_ready = self.bucket = None
+        self._grad = self.node = self.on_ready = self.bucket = None
         for name, value in state.items():
             setattr(self, name, value)
 
@@ -201,11 +236,10 @@ class Parameter(Tensor):
 
 
 def _float_type(path: str, dtype: Any) -> np.dtype:
-    """Not np.dtype(None), which is float64."""
-    with suppress(TypeError):
-        if dtype is not None and np.dtype(dtype).kind == "f":
-            return np.dtype(dtype)
-    raise UserError(f"{path}: dtype is {dtype!r}; parameters are floating point, such as 'float32'")
+    """The dtype that this names. Raises UserError unless it is one that is computed with."""
+    if not is_float(dtype):
+        raise UserError(f"{path}: dtype is {shown(dtype)}; parameters are floating point: {FLOAT_NAMES}")
+    return np.dtype(dtype)
 
 
 class Module:
@@ -416,7 +450,20 @@ class Classifier(Module):
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x (B, T, D) -> the loss, or the logits (B, T, V) of a batch without labels."""
         logits = fused.linear_transposed(self.at("linear", x), self.weight)
-        return logits if batch.labels is None else fused.cross_entropy(logits, batch.labels, batch.where.count)
+        return judged(logits, batch)
+
+
+def judged(logits: Tensor, batch: Batch) -> Tensor:
+    """The cross-entropy of logits (..., V), or the logits themselves when the batch has no labels.
+
+    Raises UserError for labels outside 0..V-1, with the batch and the row of the data.
+    """
+    if batch.labels is None:
+        return logits
+    try:
+        return fused.cross_entropy(logits, batch.labels, batch.where.count)
+    except IndexError as error:
+        raise batch.mislabelled(logits.shape[-1]) from error
 
 
 class Block(Module):

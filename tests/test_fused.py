@@ -345,6 +345,52 @@ def test_cross_entropy_of_rows_far_apart(dtype: Any, shift: float) -> None:
     np.testing.assert_array_equal(results[0][2], results[1][2])
 
 
+IGNORED = ((2, -100, 0), (-100, -100, -100), (3, 1, -100))  # a row of which nothing counts
+
+
+@pytest.mark.parametrize("labels", [IGNORED, np.full((3, 3), -100).tolist(), np.ones((3, 3), int).tolist()])
+def test_ignored_labels_like_torch(labels: Any) -> None:
+    """Neither in the sum nor in the denominator, also where nothing or everything counts."""
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).standard_normal((3, 3, 4))
+    count = max(int((np.array(labels) != -100).sum()), 1)
+    theirs = torch.tensor(x, requires_grad=True)
+    flat = torch.tensor(labels).flatten()
+    sums = torch.nn.functional.cross_entropy(theirs.flatten(0, 1), flat, ignore_index=-100, reduction="sum")
+    (sums / count).backward()
+    leaf = Tensor(x, requires_grad=True)
+    loss = fused.cross_entropy(leaf, np.array(labels), count)
+    loss.backward()
+    assert leaf.grad is not None
+    np.testing.assert_allclose(loss.item(), sums.item() / count, rtol=1e-14)
+    np.testing.assert_allclose(leaf.grad, theirs.grad.numpy(), rtol=1e-13, atol=1e-16)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64])
+@pytest.mark.parametrize("of", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+def test_ignored_labels_are_as_if_their_rows_were_not_there(of: Any, dtype: Any) -> None:
+    """Bit for bit, also where a row that does not count is infinite, or no number at all."""
+    x = np.random.default_rng(0).standard_normal((9, 4)).astype(of)
+    labels = np.array(IGNORED, dtype).reshape(9)
+    counts = labels != fused.IGNORE
+    x[1], x[3] = np.inf, np.nan
+    every, some = Tensor(x, requires_grad=True), Tensor(x[counts], requires_grad=True)
+    with np.errstate(invalid="ignore"):
+        losses = fused.cross_entropy(every, labels, 4), fused.cross_entropy(some, labels[counts], 4)
+        for loss in losses:
+            loss.backward()
+    assert every.grad is not None and some.grad is not None and losses[0].item() > 0
+    np.testing.assert_allclose(losses[0].item(), losses[1].item(), rtol=1e-15 if of is np.float64 else 1e-6)
+    assert every.grad[counts].tobytes() == some.grad.tobytes() and not every.grad[~counts].any()
+
+
+def test_other_negative_labels_are_refused_with_ignored_ones_there() -> None:
+    logits = Tensor(np.zeros((3, 3)))
+    for label in (-1, -99, -101, 3):
+        with pytest.raises(IndexError, match=f"{label}.* 3 classes"):
+            fused.cross_entropy(logits, np.array([1, -100, label]), 2)
+
+
 def test_cross_entropy_refuses() -> None:
     logits = Tensor(np.zeros((2, 3)))
     for labels in ([0, 3], [-1, 0]):

@@ -12,6 +12,7 @@ from minitrain.data.batch import Batch, Where
 from minitrain.errors import UserError
 from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.nn import Dropout, Parameter
+from minitrain.precision import Static, use
 from tests.gradcheck import close
 
 TOY = GPTConfig(vocabulary=11, context=6, layers=2, heads=3, width=6, std=0.3, dtype="float64")
@@ -215,14 +216,41 @@ def test_one_dtype_everywhere(kind: str, dtype: str) -> None:
         assert p.dtype == p.data.dtype == p.grad.dtype == dtype and p.grad.shape == p.shape
 
 
-def test_inputs_of_another_dtype_do_not_widen_the_model() -> None:
-    """A float32 MLP on float64 inputs: refused or float32."""
-    model = drawn(mlp(replace(TOY_MLP, dtype="float32")))
-    try:
-        loss = model(digits(dtype="float64"))
-    except TypeError:
-        return
-    assert loss.dtype == np.float32
+@pytest.mark.parametrize("hidden", [(7, 6), ()])
+@pytest.mark.parametrize(
+    ("model", "given"),
+    [
+        *(("float32", kind) for kind in ("float64", "float16", "uint8", "uint16", "int64", "bool")),
+        *(("float64", kind) for kind in ("float32", "uint8")),
+    ],
+)
+def test_inputs_of_another_dtype_are_refused(model: str, given: str, hidden: tuple[int, ...]) -> None:
+    """Images of 8 bits trained a model in which nothing moved."""
+    units = drawn(mlp(replace(TOY_MLP, hidden=hidden, dtype=model)))
+    layer = "dense.0" if hidden else "head"
+    cure = rf"{given}, shape \(3, 5\), and {layer}.linear holds {model}: give ArrayLoader\(inputs.astype\(np.{model}\)"
+    with pytest.raises(UserError, match=cure):
+        units(digits(dtype=given))
+    assert units(digits(dtype=model)).dtype == model
+
+
+@pytest.mark.parametrize("half_weights", [False, True])
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float32"])
+def test_inputs_of_a_model_in_mixed_precision(policy: str, half_weights: bool) -> None:
+    """Its layers hold float32, whatever they compute in; floats are cast by the policy, whole numbers are refused."""
+    model = mlp(replace(TOY_MLP, dtype="float32"))
+    use(model, Static(policy), half_weights and policy != "float32")
+    drawn(model)
+    assert model(digits(dtype="float32")).dtype == np.float32
+    with pytest.raises(UserError, match=r"uint8, shape \(3, 5\), and dense.0.linear holds float32"):
+        model(digits(dtype="uint8"))
+
+
+@pytest.mark.parametrize("shape", [(7, 4), (7, 6), (7,), (7, 1, 5), (0, 4)])
+def test_inputs_of_another_width_are_refused(shape: tuple[int, ...]) -> None:
+    where = Where(1, 0, 7, 1, slice(0, 7), slice(0, 1))
+    with pytest.raises(UserError, match=r"dense.0.linear takes 5 features a sample: give inputs of shape \(B, 5\)"):
+        drawn(mlp(TOY_MLP))(Batch(np.ones(shape), None, where))
 
 
 # PyTorch -------------------------------------------------------------------------------------------------------------

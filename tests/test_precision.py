@@ -382,9 +382,9 @@ def test_clipping_comes_after_the_scale(half_weights: bool) -> None:
         assert close_to(moved, lr * clip, 0.01)
 
 
-def test_a_finite_gradient_is_no_overflow() -> None:
+def test_a_finite_gradient_is_no_overflow(kind: type[DynamicScaler] = DynamicScaler) -> None:
     """S g may be finite where float32 cannot hold its square: what counts is the gradient, as PyTorch's found_inf."""
-    one, plain = (run(small_gpt(), scaler=scaler, lr=1e-3) for scaler in (DynamicScaler(2.0**60, interval=1), None))
+    one, plain = (run(small_gpt(), scaler=scaler, lr=1e-3) for scaler in (kind(2.0**60, interval=1), None))
     for number in range(80):
         skips, scale = one.scaler.skips, one.scaler.value
         norm, true = one.step(ids(number))[1], plain.step(ids(number))[1]
@@ -413,7 +413,7 @@ def test_float64_gradients_whose_squares_are_infinite_are_finite() -> None:
     assert all_finite(np.array([1e200, -1e300])) and not all_finite(np.array([1e200, math.nan]))
 
 
-def test_models_that_share_a_scaler() -> None:
+def test_models_that_share_a_scaler(kind: type[DynamicScaler] = DynamicScaler) -> None:
     """As in a GAN: whatever the order, no gradient is off by a factor, and S moves once a round."""
 
     def pair() -> list[Run]:
@@ -421,7 +421,7 @@ def test_models_that_share_a_scaler() -> None:
 
     norms = [run(small_gpt(), optimizer=SGD, lr=0.0).step(ids(number))[1] for number in range(2)]
     for bad in (False, True):
-        scaler, (one, two) = DynamicScaler(1024.0, interval=1), pair()
+        scaler, (one, two) = kind(1024.0, interval=1), pair()
         for number, each in enumerate((one, two)):
             compute_gradients(each.model, ids(number), each.gradients, scaler=scaler)
         if bad:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .. import debug
-from ..backend import Array, wide, xp
+from ..backend import Array, is_float, wide, xp
 from ..observe import ledger
 from ..shares import share
 from .agreement import agree, agree_on_members, agree_on_message, call_of
@@ -204,7 +204,7 @@ class Communicator(ABC):
 
     def _widen(self, x: Array) -> Array:
         """x itself, or a copy in the dtype that sums are made in."""
-        widened = x.astype(wide(x.dtype), copy=False)
+        widened = x.astype(wide(x.dtype), copy=False) if is_float(x.dtype) else x
         ledger.hold(widened, "buffers", "all-reduce")
         return widened
 

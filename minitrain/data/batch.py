@@ -2,9 +2,14 @@
 
 from dataclasses import dataclass, replace
 
-from ..backend import Array
-from ..errors import check_whole
+import numpy as np
+
+from ..backend import Array, as_ids, to_device, to_host
+from ..errors import UserError, check_whole
+from ..fused import IGNORE
 from ..shares import share
+
+__all__ = ["IGNORE", "Batch", "Where"]
 
 
 @dataclass(frozen=True)
@@ -22,21 +27,44 @@ class Where:
     samples: slice  # held here, of 0..B
     time: slice  # held here, of 0..T
     training: bool = True  # dropout is off otherwise
+    counted: int | None = None  # labels of the global batch that are not IGNORE; None: all of them
 
     @property
     def count(self) -> int:
         """Predictions of the global batch: what its summed loss is divided by."""
-        return self.B * self.T
+        return self.B * self.T if self.counted is None else self.counted
 
 
 @dataclass(frozen=True)
 class Batch:
-    """inputs (B, T) of token ids, or (B, features); labels (B, T) or (B), or None when there is nothing to compare."""
+    """inputs (B, T) of token ids, or (B, features); labels (B, T) or (B), or None when there is nothing to compare.
+
+    Labels that are IGNORE count neither in the loss nor in its denominator, which is `where.counted`. A whole global
+    batch counts its labels by itself; a part cannot know it. Raises UserError for a part with such labels and no
+    `counted`, and for a global batch in which nothing counts.
+    """
 
     inputs: Array
     labels: Array | None
     where: Where
     rows: Array | None = None  # of the data: where its samples come from, for messages
+
+    def __post_init__(self) -> None:
+        if self.labels is not None and not hasattr(self.labels, "dtype"):
+            object.__setattr__(self, "labels", to_device(as_ids("labels", self.labels)))  # a list
+        if self.where.counted is None and (ignored := count_ignored(self.labels)):
+            where, size = self.where, 0 if self.labels is None else self.labels.size
+            if (where.samples, where.time) != (slice(0, where.B), slice(0, where.T)):
+                raise UserError(
+                    f"this part of a batch ignores {ignored} of its {size} labels, and where.counted is None: "
+                    "give the number of labels of the whole global batch that are not IGNORE"
+                )
+            object.__setattr__(self, "where", replace(where, counted=size - ignored))
+        if self.where.counted is not None and self.where.counted < 1:
+            raise UserError(
+                f"where.counted is {self.where.counted} in batch {self.where.number}: all labels of the global batch "
+                f"are IGNORE ({IGNORE}), and the loss has no denominator; give at least one label"
+            )
 
     def part(self, i: int, n: int) -> "Batch":
         """The i-th of n runs of samples (of ranks, then of micro-batches): uneven if n does not divide, or empty.
@@ -55,3 +83,25 @@ class Batch:
         """All n parts, one behind the other: the micro-batches."""
         check_whole("n", n, 1)
         return [self.part(i, n) for i in range(n)]
+
+    def mislabelled(self, V: int) -> UserError:
+        """The error for labels that V classes do not have: the first of them, and where it is.
+
+        Raises TypeError for labels that are no whole numbers at all.
+        """
+        labels = to_host(as_ids("labels", self.labels))
+        wrong = np.argwhere(((labels < 0) & (labels != IGNORE)) | (labels >= V))[0]
+        where = f"sample {self.where.samples.start + int(wrong[0])} of batch {self.where.number}"
+        if self.rows is not None:
+            where += f" (row {self.rows[wrong[0]]} of the data)"
+        return UserError(
+            f"a label of {where} is {labels[tuple(wrong)]}; there are {V} classes, counted from 0, "
+            f"and {IGNORE} for a label that is to be ignored: mend the labels, or give the model more classes"
+        )
+
+
+def count_ignored(labels: Array | None) -> int:
+    """How many of the labels are IGNORE. One look at the least of them where none is."""
+    if labels is None or labels.dtype.kind != "i" or not labels.size or int(labels.min()) > IGNORE:
+        return 0
+    return int((labels == IGNORE).sum())

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import check_seed
+from ..errors import UserError, check_seed
 from ..rng import key, permutation
+from .kinds import as_row, as_samples
 from .text import count_held_out
 
 BUNDLED = Path(__file__).with_name("digits.npz")
@@ -24,9 +25,12 @@ def split_digits(
 ) -> tuple[Examples, Examples]:
     """((images, labels) to train on, (images, labels) held out), by a permutation that only the seed decides.
 
-    Raises UserError when the fraction leaves either side empty.
+    Raises UserError for images and labels of different number, and when the fraction leaves either side empty.
     """
     check_seed(seed)
+    images, labels = as_samples("images", images), as_row("labels", labels)
+    if len(images) != len(labels):
+        raise UserError(f"there are {len(images)} images and {len(labels)} labels; the numbers must be equal")
     order = permutation(key(seed, "digits split"), len(images))
     border = len(images) - count_held_out(len(images), validation)
     train, held_out = order[:border], order[border:]

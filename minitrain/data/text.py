@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError, check_text, check_whole
+from .kinds import as_row
 
 BUNDLED = Path(__file__).with_name("shakespeare.txt.xz")
 
@@ -71,6 +72,7 @@ class CharTokenizer:
     @classmethod
     def of(cls, text: str) -> "CharTokenizer":
         """The tokenizer whose vocabulary is the distinct characters of the text, sorted."""
+        check_text("text", text)
         return cls("".join(sorted(set(text))))
 
     @property
@@ -93,10 +95,7 @@ class CharTokenizer:
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of the ids. Raises UserError for an id that is none."""
-        ids = np.asarray(ids).reshape(-1)
-        if ids.size and ids.dtype.kind not in "iu":
-            raise UserError(f"ids is {ids}; these are no whole numbers")
-        ids = ids.astype(np.int64)
+        ids = as_row("ids", ids)
         wrong = (ids < 0) | (ids >= self.size)
         if wrong.any():
             position = int(wrong.argmax())
@@ -107,11 +106,12 @@ class CharTokenizer:
         return self._codes[ids].tobytes().decode("utf-32-le", "surrogatepass")
 
 
-def split(ids: np.ndarray, validation: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+def split(ids: Sequence[int] | np.ndarray, validation: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
     """(train, validation): the last part of the ids is held out, and training sees only what comes before it.
 
     A random choice of passages would not do: neighbours of each would be in training.
     """
+    ids = as_row("ids", ids)
     held_out = count_held_out(len(ids), validation)
     return ids[: len(ids) - held_out], ids[len(ids) - held_out :]
 

@@ -16,39 +16,45 @@ Cost on N ranks for an array of M bytes, per rank of a ring: an all-reduce 2 (N-
 Shoeybi et al., "Megatron-LM", arXiv:1909.08053, section 3; Korthikanti et al., arXiv:2205.05198, section 4.2.
 """
 
-from ..autograd import Tensor, apply
+from ..autograd import Tensor, apply, operation
 from ..backend import Array, xp
 from ..comm.communicator import Communicator, Tag
 from ..observe import ledger
 from ..shares import share
 
 
+@operation
 def copy_to(x: Tensor, group: Communicator, tag: Tag) -> Tensor:
     """y = x, the same on all ranks; each does a part of the work with it, and gx = sum over ranks of g."""
     return apply(x.data, (x,), lambda g: (summed(g, group, tag),))
 
 
+@operation
 def reduce_from(x: Tensor, group: Communicator, tag: Tag) -> Tensor:
     """y = sum over ranks of x; gx = g, which all ranks have alike."""
     return apply(summed(x.data, group, tag), (x,), lambda g: (g,))
 
 
+@operation
 def split_to(x: Tensor, group: Communicator, tag: Tag, axis: int) -> Tensor:
     """y = this rank's share of x along `axis`; gx = the shares of all ranks."""
     n = x.shape[axis]
     return apply(own(x.data, group, axis), (x,), lambda g: (gathered(g, n, group, tag, axis),))
 
 
+@operation
 def gather_from(x: Tensor, group: Communicator, tag: Tag, axis: int, n: int) -> Tensor:
     """y = the shares x of all ranks along `axis`, n in all; gx = this rank's share of g."""
     return apply(gathered(x.data, n, group, tag, axis), (x,), lambda g: (own(g, group, axis),))
 
 
+@operation
 def all_gather(x: Tensor, group: Communicator, tag: Tag, axis: int, n: int) -> Tensor:
     """y = the shares x of all ranks along `axis`, n in all; gx = this rank's share of the sum over ranks of g."""
     return apply(gathered(x.data, n, group, tag, axis), (x,), lambda g: (scattered(g, group, tag, axis),))
 
 
+@operation
 def reduce_scatter(x: Tensor, group: Communicator, tag: Tag, axis: int) -> Tensor:
     """y = this rank's share along `axis` of the sum over ranks of x; gx = the shares g of all ranks."""
     n = x.shape[axis]

@@ -92,7 +92,7 @@ class Bucket:
         ledger.hold(flat, "gradients", "backward")
         self.written.clear()
         for p in self.parameters:
-            p.grad = None if flat is None else self.piece(p, flat)
+            p.view_gradient(None if flat is None else self.piece(p, flat))
 
     def opened(self) -> Array:
         """The gradients, with a place made for them if there is none."""

@@ -39,8 +39,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
+
 from .. import backend, fused
-from ..autograd import Tensor, apply
+from ..autograd import Tensor, apply, operation
 from ..backend import Array, xp
 from ..comm.communicator import Communicator
 from ..data.batch import Batch
@@ -148,14 +150,18 @@ class VocabularyEmbedding(Placed, Embedding):
         return own_rows(ids, self.weight, self.chosen("embedding", self.weight.dtype))
 
 
+@operation
 def own_rows(ids: Array, table: Parameter, dtype: Any = None) -> Tensor:
     """y = table[id - first] where this slice of the table has the id, otherwise 0.  ids (...) -> (..., D)."""
+    ids = xp.asarray(backend.as_ids("own_rows: ids", ids))
+    if len(table.shape) != 2:
+        raise ValueError(f"own_rows: the table has shape {table.shape}; it needs 2 axes")
     first, rows = table.placement.index[0].start, table.shape[0]
     V = table.placement.shape[0]
     if ids.size and not (0 <= int(ids.min()) and int(ids.max()) < V):
         raise IndexError(f"ids reach from {ids.min()} to {ids.max()}; the table has rows 0 to {V - 1}")
     here = (ids >= first) & (ids < first + rows)
-    local = ids[here] - first
+    local = ids[here].astype(np.int64) - first  # the ids' own dtype may be too small for the number `first`
     y = xp.zeros((*ids.shape, table.shape[1]), dtype or table.dtype)
     y[here] = table.data[local]
 
@@ -183,11 +189,14 @@ class VocabularyClassifier(Placed, Classifier):
         where = self.weight.placement
         if batch.labels is None:
             return gather_from(logits, self.group, HEAD, 2, where.shape[0])
-        return vocabulary_cross_entropy(
-            logits, batch.labels, batch.where.count, where.index[0].start, where.shape[0], self.group
-        )
+        first, V = where.index[0].start, where.shape[0]
+        try:
+            return vocabulary_cross_entropy(logits, batch.labels, batch.where.count, first, V, self.group)
+        except IndexError as error:
+            raise batch.mislabelled(V) from error
 
 
+@operation
 def vocabulary_cross_entropy(
     logits: Tensor, labels: Array, denominator: float, first: int, V: int, group: Communicator
 ) -> Tensor:
@@ -196,10 +205,10 @@ def vocabulary_cross_entropy(
     L = sum over tokens n of (ln sum_v e^x_nv - x_n,label(n)) / denominator, with the sum over v and the label's logit
     made over the ranks: of each row only the maximum, the sum and the label's logit travel. L is the same on every rank
     and counts once; gx_nv = g (softmax(x_n)_v - 1[v = label(n)]) / denominator as ever, for the v that are here.
-    Raises IndexError for a label outside 0..V-1.
+    Tokens whose label is IGNORE are left out, as there. Raises IndexError for any other label outside 0..V-1.
     """
-    if labels.size and not (0 <= int(labels.min()) and int(labels.max()) < V):
-        raise IndexError(f"labels reach from {labels.min()} to {labels.max()}; there are {V} classes, counted from 0")
+    labels = xp.asarray(backend.as_ids("vocabulary_cross_entropy: labels", labels))
+    flat, ignored = fused.targets(labels, logits.shape[:-1], V)
     dtype, shape, rows = logits.dtype, logits.shape, labels.size  # the vjp must not keep the logits themselves
     held = shape[-1]
     x = logits.data.reshape(rows, held).astype(backend.wide(dtype), copy=False)
@@ -209,13 +218,15 @@ def vocabulary_cross_entropy(
     shifted = x - top
     p = xp.exp(shifted)
     z = summed(backend.total(p, axis=-1, keepdims=True), group, LOSS)
-    flat = labels.reshape(-1)
     mine = xp.nonzero((flat >= first) & (flat < first + held))[0]
-    column = flat[mine] - first
+    column = flat[mine].astype(np.int64) - first
     right = xp.zeros(rows, x.dtype)
     right[mine] = shifted[mine, column]
     right = summed(right, group, LOSS)
-    loss = (xp.log(z)[:, 0] - right).sum() / float(denominator)
+    losses = xp.log(z)[:, 0] - right
+    if ignored is not None:
+        losses[ignored] = 0
+    loss = losses.sum() / float(denominator)
     p /= z
     kept = (p,) if x.dtype == dtype else (logits.data, top, z)  # in half precision p is made again from the logits
 
@@ -223,9 +234,12 @@ def vocabulary_cross_entropy(
         p = kept[0] if len(kept) == 1 else xp.exp(kept[0].reshape(rows, held) - kept[1]) / kept[2]
         p[mine, column] -= 1  # in place: the tape is walked once
         gx = xp.multiply(p, g / float(denominator), out=p)
+        if ignored is not None:
+            gx[ignored] = 0
         return (gx.astype(dtype, copy=False).reshape(shape),)
 
-    return apply(loss.astype(x.dtype), (logits,), vjp, saved=(*kept, mine, column))
+    saved = (*kept, mine, column) if ignored is None else (*kept, mine, column, ignored)
+    return apply(loss.astype(x.dtype), (logits,), vjp, saved=saved)
 
 
 # From the serial model to this form -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Writing text with a trained model, one character at a time."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ from .. import rng
 from ..autograd import no_grad
 from ..backend import to_device, to_host
 from ..data.batch import Batch, Where
+from ..data.kinds import as_row
 from ..data.text import CharTokenizer
-from ..errors import UserError, check_ids, check_memory, check_number, check_seed, check_whole
+from ..errors import UserError, check_memory, check_number, check_seed, check_whole
 from ..models import GPTConfig, Model, gpt
 from . import checkpoint
 
@@ -21,14 +23,16 @@ def check_length(length: int) -> None:
     check_memory(f"a text of {length} characters", size, "give a smaller --length or --sample")
 
 
-def generate(model: Model, context: int, prompt: np.ndarray, length: int, temperature: float, seed: int) -> np.ndarray:
+def generate(
+    model: Model, context: int, prompt: Sequence[int] | np.ndarray, length: int, temperature: float, seed: int
+) -> np.ndarray:
     """`length` more ids after the prompt, each drawn from softmax(logits / temperature) of the last position.
 
     The model sees the last `context` ids. Temperature 0 takes the most probable one. Raises UserError for arguments
     that cannot be meant.
     """
     check_whole("context", context, 1)
-    check_ids("prompt", prompt)
+    prompt = as_row("prompt", prompt)
     check_length(length)
     check_number("temperature", temperature, "at least 0")
     check_seed(seed)
@@ -42,7 +46,7 @@ def generate(model: Model, context: int, prompt: np.ndarray, length: int, temper
             where = Where(seed, 0, 1, context, slice(0, 1), slice(0, window.shape[1]), training=False)
             logits = to_host(model(Batch(to_device(window), None, where)).data)[0, -1].astype(np.float64)
             ids.append(_choose(logits, temperature, u))
-    return np.array(ids[len(prompt) :])
+    return np.array(ids[len(prompt) :], np.int64)
 
 
 def _choose(logits: np.ndarray, temperature: float, u: float) -> int:

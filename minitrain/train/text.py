@@ -92,7 +92,8 @@ class TextTrainer:
                 self.say(progress.line(row))
             if row["step"] % self.config.report.val_every == 0 and not last:
                 row["val_loss"] = self.validate(QUICK_VALIDATION)
-                self.say(f"validation loss {row['val_loss']:.3f}, on {QUICK_VALIDATION} windows")
+                windows = min(QUICK_VALIDATION, self.val_data.windows)
+                self.say(f"validation loss {row['val_loss']:.3f}, on {windows} windows")
             self.record(log, row)
         final = self.validate()
         self.record(log, {"step": self.trainer.updates, "final_val_loss": final})

@@ -312,17 +312,18 @@ class Trainer:
         return [owned.data for owned in self.gradients.owned()] + masters
 
     def epoch(self, train: ArrayLoader, name: str) -> list[float]:
-        """[mean loss over the samples, learning rate of the last update] of one pass through the data.
+        """[mean loss over the labels, learning rate of the last update] of one pass through the data.
 
-        A sample's loss is that before the update which it took part in; the last batch may have fewer samples.
+        A label's loss is that before the update which it took part in; batches count by their labels, which may be
+        fewer in the last one, or ignored.
         """
-        loss, samples, first = 0.0, 0, self.epochs * train.batches
+        loss, labels, first = 0.0, 0, self.epochs * train.batches
         for number in self.watch(range(first, first + train.batches), train.batches, name):
             batch = train.batch(number)
             update = self.step(batch)
             if math.isfinite(update.loss):  # the others were skipped: half precision was too narrow for them
-                loss, samples = loss + update.loss * len(batch.inputs), samples + len(batch.inputs)
-        return [loss / samples if samples else math.nan, update.lr]
+                loss, labels = loss + update.loss * batch.where.count, labels + batch.where.count
+        return [loss / labels if labels else math.nan, update.lr]
 
     def validate(self, data: ArrayLoader, name: str = "validation") -> list[float]:
         """[mean loss, accuracy] on all samples. Two forwards: the loss is what the model makes of the labels."""

@@ -54,11 +54,17 @@ class DataParallelBug(FunctionBug):
     """A bug in data parallel: it is not the serial run on three ranks, with SGD and a batch that does not divide."""
 
     def __init__(
-        self, how: str, reducer: type[Reducer] | None = None, accumulate: int = 1, dropout: float = 0.1, **doors: Any
+        self,
+        how: str,
+        reducer: type[Reducer] | None = None,
+        accumulate: int = 1,
+        dropout: float = 0.1,
+        ignore: bool = False,
+        **doors: Any,
     ) -> None:
         options: dict[str, Any] = {"reducers": {**REDUCERS, how: reducer}} if reducer else {}
         options |= {name: doors.pop(name) for name in ("sync", "same") if name in doors}
-        correct = Case(f"dp-{how}", comm="ring", accumulate=accumulate, dropout=dropout)
+        correct = Case(f"dp-{how}", comm="ring", accumulate=accumulate, dropout=dropout, ignore=ignore)
         super().__init__(test_three_ranks, (correct,), (replace(correct, options=options, **doors),))
 
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from minitrain.data.batch import Batch
+from minitrain.data.batch import IGNORE, Batch
 from minitrain.data.loader import ArrayLoader, TextLoader
 from minitrain.errors import UserError
 
@@ -87,34 +89,59 @@ def test_a_batch_without_labels_has_parts() -> None:
 
 
 def test_validation_covers_the_text_once() -> None:
+    """166 windows of 6 predictions, and one more that ends where the text does, of which three are new."""
     batches = list(text(context=6, batch=4).validation())
-    windows = (len(IDS) - 1) // 6
-    assert [len(batch.inputs) for batch in batches] == [4] * 41 + [2] and windows == 166
-    assert np.array_equal(np.concatenate([b.inputs.reshape(-1) for b in batches]), IDS[: 6 * windows])
-    labels = [b.labels.reshape(-1) for b in batches if b.labels is not None]
-    assert np.array_equal(np.concatenate(labels), IDS[1 : 6 * windows + 1])
+    windows = -(-(len(IDS) - 1) // 6)
+    assert [len(batch.inputs) for batch in batches] == [4] * 41 + [3] and windows == 167
+    inputs = np.concatenate([b.inputs.reshape(-1) for b in batches])
+    assert np.array_equal(inputs[: 6 * 166], IDS[: 6 * 166]) and np.array_equal(inputs[6 * 166 :], IDS[-7:-1])
+    labels = np.concatenate([b.labels.reshape(-1) for b in batches if b.labels is not None])
+    assert np.array_equal(labels[labels != IGNORE], IDS[1:])
+    assert (labels[-6:-3] == IGNORE).all() and not (labels[:-6] == IGNORE).any()
 
 
 def test_validation_losses_add_up_to_the_mean() -> None:
     """Each loss is a sum divided by `count`: that of all windows, not of the batch."""
     batches = list(text(context=6, batch=4).validation())
-    assert {batch.where.count for batch in batches} == {166 * 6}
+    assert {batch.where.count for batch in batches} == {999}
     assert not any(batch.where.training for batch in batches)
     samples = [i for b in batches for i in range(b.where.samples.start, b.where.samples.stop)]
-    assert samples == list(range(166))
-    total = sum(part.labels.size for b in batches for part in b.split(3) if part.labels is not None)
-    assert total == batches[0].where.count
+    assert samples == list(range(167))
+    parts = [part.labels for b in batches for part in b.split(3) if part.labels is not None]
+    assert sum(int((labels != IGNORE).sum()) for labels in parts) == batches[0].where.count
+
+
+@settings(derandomize=True, database=None, max_examples=200, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 5), st.data())
+def test_every_position_is_predicted_once(context: int, batch: int, draw: st.DataObject) -> None:
+    """In texts of all lengths, ids of all kinds; with `most`, as many as are said to be counted, none twice."""
+    n = draw.draw(st.integers(context + 1, 60))
+    ids = np.arange(n).astype(draw.draw(st.sampled_from([np.int8, np.uint8, np.uint16, np.int32, np.uint64])))
+    most = draw.draw(st.none() | st.integers(1, 70))
+    batches = list(TextLoader(ids, context, batch, 1).validation(most))
+    predicted: list[int] = []
+    for b in batches:
+        assert b.labels is not None and b.labels.shape == b.inputs.shape == (len(b.inputs), context)
+        counts = b.labels != IGNORE
+        assert (b.labels[counts] == b.inputs[counts] + 1).all()
+        predicted += b.labels[counts].tolist()
+    assert {b.where.counted for b in batches} == {len(predicted)} and len(set(predicted)) == len(predicted)
+    windows = -(-(n - 1) // context)
+    if most is None or most >= windows:
+        assert predicted == list(range(1, n))
+    else:
+        assert len(predicted) == most * context
 
 
 @pytest.mark.parametrize("most", [1, 5, 100, 166, 167, 10_000])
 def test_quick_validation_is_spread_over_the_text(most: int) -> None:
     batches = list(text(context=6, batch=4).validation(most))
-    starts = np.concatenate([PLACE[b.inputs[:, 0]] for b in batches]) // 6
-    n = min(most, 166)
-    assert len(starts) == n and starts[0] == 0
-    gaps = np.diff([*starts, 166])
-    assert gaps.min() >= 166 // n and gaps.max() <= -(-166 // n)
-    assert {b.where.count for b in batches} == {n * 6}
+    windows = np.concatenate([-(-PLACE[b.inputs[:, 0]] // 6) for b in batches])  # the last begins before 6 x 166
+    n = min(most, 167)
+    assert len(windows) == n and windows[0] == 0
+    gaps = np.diff([*windows, 167])
+    assert gaps.min() >= 167 // n and gaps.max() <= -(-167 // n)
+    assert {b.where.count for b in batches} == {min(n * 6, 999)}
 
 
 @pytest.mark.parametrize("n", [0, 1, 5])

@@ -24,7 +24,7 @@ from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import ThreadCommunicator, world_of_one
-from minitrain.data.batch import Batch, Where
+from minitrain.data.batch import IGNORE, Batch, Where
 from minitrain.models import GPTConfig, Model, gpt
 from minitrain.nn import Parameter
 from minitrain.observe.ledger import Ledger
@@ -85,6 +85,7 @@ class Case:
     tied: bool = True
     dropout: float = 0.1
     B: int = B
+    ignore: bool = False  # labels that do not count, unequally many on each rank and in each micro-batch
     scaler: Callable[[], Scaler] | None = None  # makes the loss scale, which the serial run does without
     make: Callable[[Reducer], Optimizer] | None = None  # the optimizer, of the serial run as well
     options: dict[str, Any] = field(default_factory=dict)  # of minitrain.train.build.reduce
@@ -150,10 +151,19 @@ def toy_gpt(dtype: str = "float64", tied: bool = True, dropout: float = 0.1, hea
     return model
 
 
-def toy_batch(number: int, samples: int = B) -> Batch:
-    """Global batch `number`: `samples` rows of 5 ids, the same on every rank."""
+def toy_batch(number: int, samples: int = B, ignore: bool = False) -> Batch:
+    """Global batch `number`: `samples` rows of 5 ids, the same on every rank.
+
+    ignore: no label of the last three rows counts, which are all that the last of two or three ranks has, and not those
+    of about a third of the others.
+    """
     ids = rng.integers(rng.key(SEED, "toy", number), samples * (T + 1), V).reshape(samples, T + 1)
-    return Batch(ids[:, :-1], ids[:, 1:], Where(SEED, number, samples, T, slice(0, samples), slice(0, T)))
+    labels = ids[:, 1:]
+    if ignore:
+        labels = labels.copy()
+        labels[-3:] = IGNORE
+        labels[labels % 3 == number % 3] = IGNORE
+    return Batch(ids[:, :-1], labels, Where(SEED, number, samples, T, slice(0, samples), slice(0, T)))
 
 
 @dataclass
@@ -215,7 +225,8 @@ class Training:
         self.scaler = case.scaler() if case.scaler else Scaler()
 
     def step(self, number: int) -> tuple[float, float]:
-        mine = self.case.part(toy_batch(number, self.case.B), self.mesh.coordinates["dp"], self.mesh.sizes["dp"])
+        batch = toy_batch(number, self.case.B, self.case.ignore)
+        mine = self.case.part(batch, self.mesh.coordinates["dp"], self.mesh.sizes["dp"])
         k, clip = self.case.accumulate, self.case.clip
         return train_step(self.model, mine, self.gradients, self.optimizer, self.lr, k, clip, self.scaler)
 
@@ -253,7 +264,7 @@ def forward_flops(case: Case) -> int:
     model.draw(SEED)
     with ledger.open(), no_grad():
         for number in range(STEPS):
-            for micro in toy_batch(number, case.B).split(case.accumulate):
+            for micro in toy_batch(number, case.B, case.ignore).split(case.accumulate):
                 model(micro)
     return ledger.flops
 
@@ -441,9 +452,9 @@ def same_as_serial(world: Communicator, case: Case) -> Row:
 
 
 def _suffix(case: Case) -> str:
-    """What divides the model, and whether the loss has a scale: "+tp", "+1f1b", "+zb-h1+sp", "+scale"."""
+    """What divides the model, and whether the loss has a scale or ignored labels: "+zb-h1+sp", "+scale", "+pad"."""
     parts = [case.schedule if part == "pp" else part for part in case.layout.split("+") if part != "dp"]
-    return "".join(f"+{part}" for part in parts + ["scale"] * bool(case.scaler))
+    return "".join(f"+{part}" for part in parts + ["scale"] * bool(case.scaler) + ["pad"] * case.ignore)
 
 
 def wrong(row: Row, case: Case) -> list[str]:

@@ -59,6 +59,13 @@ def ids(shape: tuple[int, ...], n: int) -> Any:
     return to_device(np.arange(np.prod(shape, dtype=int)).reshape(shape) * 2 % max(n, 1))
 
 
+def padded(shape: tuple[int, ...], n: int) -> Any:
+    """The same, of which the first row is to be ignored."""
+    labels = ids(shape, n)
+    labels[0] = fused.IGNORE
+    return labels
+
+
 def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     y, p = fused.attend(q.data, k.data, v.data, 0.7, 3, 1)
     return apply(y, (q, k, v), lambda g: fused.attend_vjp(g, q.data, k.data, v.data, p, 0.7), saved=(q, k, v, p))
@@ -78,6 +85,7 @@ TABLE = [
     Row("subtract", lambda x: 2 - (x - 0.5), ONE),
     Row("multiply", lambda a, b: a * b, TWO),
     Row("multiply", lambda x: np.float32(3) * x * 2, ONE),
+    Row("multiply", lambda x: x * [1, 2.5, 3] * to_device(np.ones(3)).astype(x.dtype), [((2, 3),), ((3,),)]),
     Row("divide exp", lambda a, b: a / F.exp(b), TWO),
     Row("divide exp", lambda x: 1 / (F.exp(x) / 3), ONE),
     Row("negative", lambda x: -x, ONE),
@@ -118,6 +126,7 @@ TABLE = [
     Row("embedding", lambda w: fused.embedding(ids((2, 3), 4), w), [((4, 3),), ((7, 1),)]),
     Row("embedding", lambda w: fused.embedding(ids((2, 0), 4), w), [((4, 3),)]),
     Row("embedding", lambda w: fused.embedding(ids((), 4), w), [((4, 3),)]),
+    Row("embedding", lambda w: fused.embedding([[0, 2], [3, 0]], w), [((4, 3),)]),
     Row("layer_norm", fused.layer_norm, [((5,), (5,), (5,)), ((2, 3, 5), (5,), (5,)), ((0, 5), (5,), (5,))]),
     Row("gelu", fused.gelu, ONE),
     Row("causal_attention", fused.causal_attention, [((2, 5, 3, 2, 3),), ((1, 1, 3, 2, 2),), ((0, 3, 3, 2, 2),)]),
@@ -127,10 +136,20 @@ TABLE = [
         "cross_entropy", lambda x: fused.cross_entropy(x, ids(x.shape[:-1], x.shape[-1]), 7), [((6, 4),), ((2, 3, 5),)]
     ),
     Row("cross_entropy", lambda x: fused.cross_entropy(x, ids(x.shape[:-1], 1), 7), [((5,),), ((0, 4),), ((3, 1),)]),
+    Row("cross_entropy", lambda x: fused.cross_entropy(x, padded(x.shape[:-1], x.shape[-1]), 4), [((2, 3, 5),)]),
+    Row("cross_entropy", lambda x: fused.cross_entropy(x, [1, 0], 7), [((2, 3),)]),
+    Row("mean_squared_error", lambda x: fused.mean_squared_error(x, [[1, 2.5, 3]], 7), [((1, 3),)]),
     Row("mean_squared_error", lambda x: fused.mean_squared_error(x, to_device(np.ones(x.shape, x.dtype)), 7), ONE),
     Row("dropout", lambda x: fused.dropout(x, ids(x.shape, 3) > 0, 0.3), ONE),
 ]
-HELPERS = {"unbroadcast", "unbroadcast_both", "operands", "row_max", "softmax_rows"}  # on the way of the others
+HELPERS = {
+    "unbroadcast",
+    "unbroadcast_both",
+    "operands",
+    "row_max",
+    "softmax_rows",
+    "targets",
+}  # on the way of the others
 
 
 def uncalled() -> list[str]:

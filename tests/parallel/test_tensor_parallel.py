@@ -19,7 +19,7 @@ from minitrain.comm.communicator import Communicator, counts
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
-from minitrain.data.batch import Batch, Where
+from minitrain.data.batch import IGNORE, Batch, Where
 from minitrain.errors import UserError
 from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.nn import Embedding
@@ -63,6 +63,35 @@ def over_ranks(world: Communicator, x: Array, labels: Array) -> tuple[bytes, Ten
     loss.backward()
     assert logits.grad is not None and logits.grad.shape == logits.shape
     return loss.data.tobytes(), loss, logits.grad
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float64, 1e-12), (np.float32, 1e-6), (np.float16, 2e-3)])
+@ranks
+def test_ignored_labels_of_a_divided_vocabulary(t: int, dtype: Any, bound: float) -> None:
+    """As with whole rows of logits, also where every label is ignored; their gradient is 0 on every rank."""
+    x = (np.random.default_rng(0).standard_normal((5, 7, 7)) * 2 + SHIFTS).astype(dtype)
+    some = np.broadcast_to(np.arange(7), (5, 7)).copy()
+    some[1], some[::2, ::3] = IGNORE, IGNORE
+    for labels in (some, np.full((5, 7), IGNORE)):
+        whole = Tensor(x, requires_grad=True)
+        true = fused.cross_entropy(whole, labels, labels.size + 1)
+        true.backward()
+        found = threads.run(t, lambda world: over_ranks(RingCommunicator(world), x, labels))  # noqa: B023 (ends here)
+        bits, losses, parts = zip(*found, strict=True)
+        assert len(set(bits)) == 1 and whole.grad is not None
+        np.testing.assert_allclose(losses[0].item(), true.item(), rtol=bound)
+        gradient = np.concatenate(parts, axis=-1)
+        np.testing.assert_allclose(gradient.astype(float), whole.grad.astype(float), rtol=bound, atol=bound)
+        assert not gradient[labels == IGNORE].any()
+
+
+@pytest.mark.parametrize("labels", [[0, -1], [IGNORE, 7], [IGNORE, -2]])
+def test_labels_outside_a_divided_vocabulary(labels: list[int]) -> None:
+    def look(world: Communicator) -> None:
+        with pytest.raises(IndexError, match=f"{labels[1]}.* 7 classes"):
+            over_ranks(world, np.zeros((2, 7)), np.array(labels))
+
+    threads.run(2, look)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(np.float64, 1e-12), (np.float32, 1e-6), (np.float16, 2e-3)])

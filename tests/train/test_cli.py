@@ -99,6 +99,8 @@ def test_the_run_is_shown(text: Path, tmp_path: Path, capsys: Capture) -> None:
     shown = capsys.readouterr().out
     for part in ("4/12", "8/12", "12/12", "tokens/s", "validation loss", str(tmp_path / "model.safetensors")):
         assert part in shown
+    windows = math.ceil((round(len(text.read_text()) / 10) - 1) / 16)  # of validation: fewer than are asked for
+    assert shown.count(f", on {windows} windows\n") == 2
     assert "-" * 80 in shown.splitlines()
 
 

@@ -126,7 +126,7 @@ def test_a_model_divided_by_tensor_parallel_is_judged_once() -> None:
         return trainer.mean_loss(text.validation()), trainer.accuracy(text.validation())
 
     loss, right = judged(threads.world_of_one())
-    assert 1 / 7 < right < 1 and (right * 54).is_integer()
+    assert 1 / 7 < right < 1 and right == round(right * 59) / 59
     for sp in (False, True):
         for found in threads.run(4, lambda world: judged(world, 2, sp)):  # noqa: B023
             assert math.isclose(found[0], loss, rel_tol=1e-12) and found[1] == right
@@ -213,11 +213,8 @@ def test_a_loss_that_is_no_number_names_layer_and_batch(world: Communicator, bad
     for number in range(2):
         trainer.step(data(25).batch(number))
     batch = data(25).batch(2)
-    if bad == "dense.0":
-        batch.inputs[0, 0] = np.nan
-    else:
-        p = next(p for p in trainer.model.parameters() if p.placement.path == f"{bad}.linear.bias")
-        p.data[...] = np.nan if world.rank == world.size - 1 else p.data
+    p = next(p for p in trainer.model.parameters() if p.placement.path == f"{bad}.linear.bias")
+    p.data[...] = np.nan if world.rank == world.size - 1 else p.data
     with pytest.raises(UserError, match=rf"the loss is nan in batch 2, at update 2; the first layer .* is {bad}; give"):
         trainer.step(batch)
     assert trainer.updates == 2

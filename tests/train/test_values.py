@@ -1,9 +1,12 @@
 """Values are kept: those that a model has when training begins, and those that somebody sets later."""
 
 import copy
+import itertools
 import math
 import pickle
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +21,12 @@ from minitrain.data.loader import ArrayLoader
 from minitrain.errors import UserError
 from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.nn import Dropout, Linear, Module
-from minitrain.optim import SGD, Adam
+from minitrain.optim import SGD, Adam, Optimizer
+from minitrain.parallel.reducer import Reducer
 from minitrain.precision import Static
 from minitrain.train import checkpoint
 from minitrain.train.build import REDUCERS
+from minitrain.train.step import compute_gradients
 from minitrain.train.trainer import Trainer
 from tests.equivalence.harness import toy_batch
 
@@ -63,7 +68,9 @@ def values(model: Model) -> Tensors:
     return {p.placement.path: np.array(p.data) for p in model.parameters()}
 
 
-def trainer(model: Model, world: Communicator, how: str, options: dict[str, Any], mesh: dict[str, int]) -> Trainer:
+def trainer(
+    model: Model, world: Communicator, how: str, options: Mapping[str, Any], mesh: Mapping[str, int]
+) -> Trainer:
     return Trainer(
         model,
         world,
@@ -104,12 +111,14 @@ def serial_step(model: Model) -> Tensors:
 
 
 @every_way
-def test_a_trainer_keeps_the_values_of_a_model(how: str, options: dict[str, Any], mesh: dict[str, int]) -> None:
+def test_a_trainer_keeps_the_values_of_a_model(
+    how: str, options: dict[str, Any], mesh: dict[str, int], reducers: Mapping[str, type[Reducer]] = REDUCERS
+) -> None:
     true = values(loaded())
     after = serial_step(loaded())
 
     def program(world: Communicator) -> None:
-        made = trainer(loaded(), world, how, options, mesh)
+        made = trainer(loaded(), world, how, {**options, "reducers": reducers}, mesh)
         same(gathered(made), true)
         made.step(batch())
         same(gathered(made), after, 1e-12)
@@ -180,6 +189,28 @@ def test_values_that_are_changed_in_place() -> None:
     same(gathered(made), {path: 2 * x for path, x in before.items()})
 
 
+@pytest.mark.parametrize("how", ["bucketed", "zero1", "zero2"])
+def test_gradients_that_are_assigned(how: str) -> None:
+    """`p.grad = g` is what the optimizer uses, or it is refused; `p.grad *= 2` works in place."""
+    model = loaded()
+    made = trainer(model, world_of_one(), how, {}, {"dp": 1})
+    table, before = model.parameters()[0], values(model)
+    with pytest.raises(UserError, match="its bucket has no place for that now"):
+        table.grad = np.ones(table.shape)
+    compute_gradients(model, batch(), made.gradients)
+    if how == "zero2":  # they have been reduced to their owners
+        with pytest.raises(UserError, match="under ZeRO-2 and -3 only until they are reduced"):
+            table.grad = np.ones(table.shape)
+        return
+    for wrong in (None, np.ones(3), np.ones(table.shape, np.float32)):
+        with pytest.raises(UserError, match=r"embed\.tokens\.weight\.grad is set to"):
+            table.grad = wrong
+    table.grad = np.full(table.shape, 3.0)
+    table.grad *= 2
+    made.optimizer.step(0.5)
+    np.testing.assert_array_equal(table.data, before[table.placement.path] - 0.5 * 6.0)
+
+
 @pytest.mark.parametrize("in_a_bucket", [False, True])
 @pytest.mark.parametrize(
     "value",
@@ -199,7 +230,7 @@ def test_values_that_do_not_fit(value: Any, in_a_bucket: bool) -> None:
 
 @pytest.mark.parametrize("how", ["bucketed", "zero1", "zero2", "zero3"])
 @pytest.mark.parametrize("half", ["mixed_float16", "mixed_bfloat16"])
-def test_half_weights_that_are_restored_stay(how: str, half: str) -> None:
+def test_half_weights_that_are_restored_stay(how: str, half: str, optimizer: type[Optimizer] = Adam) -> None:
     """The masters follow, and an update of 0 changes nothing; elements that nobody set keep their masters' digits."""
     true = values(loaded(dtype="float32"))
 
@@ -207,7 +238,7 @@ def test_half_weights_that_are_restored_stay(how: str, half: str) -> None:
         made = Trainer(
             small(dtype="float32"),
             world,
-            optimizer=Adam,
+            optimizer=optimizer,
             schedule=0.0,
             strategy={"how": how},
             precision=Static(half),
@@ -414,12 +445,10 @@ def examples(samples: int, seed: int) -> ArrayLoader:
 
 @pytest.mark.parametrize("how", ["bucketed", "zero1", "zero2", "zero3"])
 @pytest.mark.parametrize("half", [False, True])
-def test_patience_ends_with_the_best_weights(how: str, half: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_patience_ends_with_the_best_weights(how: str, half: bool, kind: type[Trainer] = Trainer) -> None:
     def program(world: Communicator) -> tuple[float, list[float]]:
         options: dict[str, Any] = {"precision": Static(), "half_weights": True} if half else {}
-        made = Trainer(
-            mlp(MLPConfig(5, (16,), 2)), world, optimizer=Adam, schedule=0.05, strategy={"how": how}, **options
-        )
+        made = kind(mlp(MLPConfig(5, (16,), 2)), world, optimizer=Adam, schedule=0.05, strategy={"how": how}, **options)
         held_out = examples(10, 2)
         history = made.fit(examples(25, 1), 9, held_out, patience=3)
         assert history.waited > 0, "otherwise this shows nothing"
@@ -429,7 +458,6 @@ def test_patience_ends_with_the_best_weights(how: str, half: bool, capsys: pytes
 
     for again, losses in on_ranks({"dp": 3}, program):
         assert again == pytest.approx(min(losses), rel=1e-12)
-    assert "the weights are those of epoch" in capsys.readouterr().out
 
 
 # NaN in the data ------------------------------------------------------------------------------------------------------
@@ -454,3 +482,16 @@ def test_a_sample_that_is_not_finite_is_named(ranks: int, bad: float) -> None:
     assert others == [first] * (ranks - 1) and len(first.splitlines()) <= 3
     assert "row 17 of the data, has inputs that are NaN or infinite" in first
     assert "smaller" not in first
+
+
+# The README ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_program_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    """It runs as it is printed."""
+    text = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    section = text.split("### Your own data and weights\n", 1)[1]
+    program = textwrap.dedent("\n".join(itertools.takewhile(lambda x: not x or x[0] == " ", section.splitlines())))
+    names: dict[str, Any] = {}
+    exec(compile(program, "README.md", "exec"), names)
+    assert names["history"].loss and names["tensors"].keys() == values(names["model"]).keys()

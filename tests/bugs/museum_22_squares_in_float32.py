@@ -1,0 +1,22 @@
+"""Finite gradients are taken for an overflow, since their squares are added up in float32."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from minitrain.precision import DynamicScaler
+from tests.bugs.museum import FunctionBug
+from tests.test_precision import test_a_finite_gradient_is_no_overflow
+
+
+class Squares(DynamicScaler):
+    def unscale(self, gradients: Any) -> bool:
+        with np.errstate(over="ignore"):
+            sums = [float(np.dot(owned.grad, owned.grad)) for owned in gradients.owned()]
+        if not all(map(math.isfinite, sums)):
+            gradients.owned()[0].grad[0] = math.inf
+        return super().unscale(gradients)
+
+
+BUG = FunctionBug(test_a_finite_gradient_is_no_overflow, kind=Squares)

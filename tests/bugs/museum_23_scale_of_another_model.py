@@ -1,0 +1,17 @@
+"""One scaler for two models: the second's gradients are divided by the scale that the first has moved."""
+
+from typing import Any
+
+from minitrain.precision import DynamicScaler
+from tests.bugs.museum import FunctionBug
+from tests.test_precision import test_models_that_share_a_scaler
+
+
+class Moves(DynamicScaler):
+    def enter(self, gradients: Any) -> None:
+        """Every model has a round of its own."""
+        self.moved = -1
+        super().enter(gradients)
+
+
+BUG = FunctionBug(test_models_that_share_a_scaler, kind=Moves)
