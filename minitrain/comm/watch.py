@@ -152,4 +152,4 @@ class Watch:
         elif self.ended and mine.quiet >= self.limit and not any(at.waits for at in ranks):
             self.remarked = True  # nobody needs the others to go on: they may take their time
             if next(rank for rank, at in enumerate(ranks) if at.text == ENDED) == self.comm.rank:
-                print(f"minitrain: {together(ranks)}", file=sys.stderr, flush=True)
+                print(f"minitrain: still waiting for all ranks to end; {together(ranks)}", file=sys.stderr, flush=True)

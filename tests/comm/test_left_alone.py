@@ -13,6 +13,7 @@ import pytest
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.launchers import find_mpirun
+from minitrain.comm.positions import Standing, report, stuck, together
 from minitrain.errors import UserError
 from tests.comm import alone
 
@@ -122,7 +123,7 @@ def test_mpi(case: tuple[int, str, str, int]) -> None:
     assert said.count("minitrain: ") == 1 and "Traceback" not in said
 
 
-def job(ranks: int, command: list[str], limit: float, seconds: float = 20.0) -> tuple[int, str]:
+def job(ranks: int, command: list[str], limit: float | str, seconds: float = 20.0) -> tuple[int, str]:
     """(status, output) of a job that must end in time."""
     assert MPIRUN is not None
     done = subprocess.run(
@@ -150,7 +151,9 @@ print("well", flush=True)
 """
     status, said = job(3, ["-c", program], 60)
     assert status == 0 and said.count("well") == 3
-    assert re.search(r"minitrain: rank 0: at work at <string>:11; ranks 1, 2: ended\n", said), said
+    assert re.search(
+        r"still waiting for all ranks to end; rank 0: at work at <string>:11; ranks 1, 2: ended\n", said
+    ), said
 
 
 def test_threads_that_move_are_left_in_peace() -> None:
@@ -182,6 +185,24 @@ def test_a_limit_without_meaning(text: str, said: str, monkeypatch: pytest.Monke
     monkeypatch.delenv("MINITRAIN_WAIT")
     with pytest.raises(UserError, match="wait is -1; it must be a number, above 0"):
         threads.run(2, lambda world: None, wait=-1)
+
+
+@needs_mpirun
+def test_a_limit_without_meaning_is_said_once() -> None:
+    status, said = job(2, ["-c", "import minitrain\nwith minitrain.launch(): print('began')"], "soon")
+    assert status == 2 and "began" not in said
+    assert said.count("minitrain: error: MINITRAIN_WAIT is 'soon'; ") == said.count("minitrain:") == 1
+
+
+def test_many_ranks_are_named_together() -> None:
+    ranks = [Standing(True, 9.0, "waiting in barrier at a.py:1")] * 62 + [Standing(False, 9.0, "ended")] * 2
+    ranks[7] = Standing(False, 9.0, "at work at a.py:5")
+    assert together(ranks) == (
+        "ranks 0-6, 8-61: waiting in barrier at a.py:1; rank 7: at work at a.py:5; ranks 62, 63: ended"
+    )
+    assert stuck(ranks, 9.0) and not stuck(ranks, 9.5) and not stuck(ranks[-2:], 9.0)
+    everywhere = [Standing(True, 9.0, f"waiting in barrier at a.py:{rank}") for rank in range(20)]
+    assert len(report(everywhere, 9.0).splitlines()) == 3 and "; and 12 other places" in report(everywhere, 9.0)
 
 
 # Ends from outside ----------------------------------------------------------------------------------------------------
