@@ -29,7 +29,7 @@ STEPS, LONG = 3, 4.0  # seconds: a thread that waits cannot be ended, and should
 def trainer_of(world: Communicator, layout: str) -> Trainer:
     """A small MLP that the ranks train as the layout says."""
     axis = layout if layout in ("tp", "pp") else "dp"
-    strategy = {"how": "zero3" if layout == "zero3" else "bucketed"}
+    strategy = {"how": layout if layout in ("zero3", "overlap") else "bucketed"}
     model = mlp(MLPConfig(4, (8, 8, 8), 4))
     return Trainer(model, world, optimizer=SGD, mesh=Mesh(world, **{axis: world.size}), strategy=strategy)
 
