@@ -20,6 +20,8 @@ from tests.comm import alone
 ROOT = Path(__file__).resolve().parents[2]
 MPIRUN = find_mpirun()
 needs_mpirun = pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")
+# of a helper thread that is woken up, to end
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 FIRST = "ranks wait for others, and none has moved for {} s; the job ends here"
 
 # ranks, layout, what one of them does, which one
@@ -103,7 +105,6 @@ def numbers(text: str) -> list[int]:
     return [n for run in runs for n in range(int(run[0]), int(run[-1]) + 1)]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of a helper thread that is woken
 @pytest.mark.parametrize("case", ON_THREADS, ids=name)
 def test_threads(case: tuple[int, str, str, int]) -> None:
     ranks, layout, way, who = case
