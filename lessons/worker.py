@@ -19,6 +19,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 import minitrain
+from minitrain import debug
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 
@@ -91,7 +92,8 @@ def as_threads(exercise: Exercise, file: Path, limit: float) -> Found:
             found[world.rank] = raised(error, file, world.rank)
             raise
 
-    with contextlib.suppress(RuntimeError, TimeoutError):  # what was found until then is what is compared
+    # what was found until then is what is compared
+    with contextlib.suppress(RuntimeError, TimeoutError), debug.enabled():
         threads.run(exercise.ranks, program, timeout=limit)
     return found
 

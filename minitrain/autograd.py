@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from numbers import Number
+from threading import get_ident
 from types import UnionType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, get_args
 
@@ -44,6 +45,7 @@ R = TypeVar("R")
 _births = itertools.count()  # a node's order; next() on it is atomic, so threads may share it
 _deferring: ContextVar["Defer | None"] = ContextVar("deferring", default=None)  # of the backward that is running
 _recording: ContextVar[bool] = ContextVar("recording", default=True)  # each thread starts with the default
+without_grad: set[int] = set()  # the threads inside no_grad, for one that asks what another is doing
 
 
 class Tensor:
@@ -374,11 +376,15 @@ def deferring() -> Defer | None:
 @contextmanager
 def no_grad() -> Iterator[None]:
     """Operations inside leave nothing on the tape (evaluation, sampling). Per thread."""
-    token = _recording.set(False)
+    token, thread = _recording.set(False), get_ident()
+    nested = thread in without_grad
+    without_grad.add(thread)
     try:
         yield
     finally:
         _recording.reset(token)
+        if not nested:
+            without_grad.discard(thread)
 
 
 def recording() -> bool:

@@ -1,14 +1,18 @@
 """The debug mode, MINITRAIN_DEBUG=1: checks that are too slow for every run.
 
-One of them is here: whether the arrays that a backward needs are still those of the forward. An operation keeps them,
-or reads them through their parameter; changed in between (`p.data *= 2`, `y.data *= 10`), they make another gradient
-without a word. So a checksum of each is kept on the tape, and compared before the operation's backward.
+One is in comm/agreement.py: whether the ranks of a group make the same calls. One is here: whether the arrays that a
+backward needs are still those of the forward. An operation keeps them, or reads them through their parameter; changed
+in between (`p.data *= 2`, `y.data *= 10`), they make another gradient without a word. So a checksum of each is kept on
+the tape, and compared before the operation's backward.
 """
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .backend import Array, to_host
 from .errors import UserError
@@ -27,6 +31,17 @@ def _choose() -> bool:
 
 
 on = _choose()
+
+
+@contextmanager
+def enabled() -> Iterator[None]:
+    """Debug mode for all threads of this process, while inside."""
+    global on
+    before, on = on, True
+    try:
+        yield
+    finally:
+        on = before
 
 
 def checksums(saved: Sequence[Any], parameters: Sequence["Tensor"]) -> Sums:
@@ -48,4 +63,4 @@ def check_unchanged(node: "Node") -> None:
 
 def _checksum(kept: Any) -> int:
     array: Array = kept if hasattr(kept, "nbytes") else kept.data
-    return zlib.crc32(to_host(array).tobytes())
+    return zlib.crc32((array if isinstance(array, np.generic) else to_host(array)).tobytes())

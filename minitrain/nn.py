@@ -119,6 +119,11 @@ class Parameter(Tensor):
             self.bucket.write(self, value)
 
     @property
+    def drawn(self) -> bool:
+        """Whether it has values: drawn ones, or others that it was given."""
+        return self._data is not None
+
+    @property
     def grad(self) -> Array | None:
         return self._grad
 

@@ -13,7 +13,6 @@ down all the time (a rank that is killed cannot be asked any more), and the test
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -23,13 +22,13 @@ import time
 from collections.abc import Iterator
 from linecache import getline
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.launchers import find_mpirun
+from minitrain.comm.positions import of_a_library, places
 
 EVERY = "every test"
 JOB = "MINITRAIN_TEST_JOB"  # the folder that a job's ranks and its parent share
@@ -218,20 +217,6 @@ class Job:
 # In each rank ---------------------------------------------------------------------------------------------------------
 
 
-def places(thread: int) -> list[tuple[str, int, str]]:
-    """(file, line, function) of a thread, the innermost last.
-
-    Frames are let go of at once: while they are held, so is what their functions have dropped since, and tests count
-    memory. Reading the lines, as traceback.extract_stack does, takes long on a busy machine.
-    """
-    frame: FrameType | None = sys._current_frames()[thread]
-    found = []
-    while frame is not None:
-        found.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
-        frame = frame.f_back
-    return found[::-1]
-
-
 class Rank:
     """Runs the tests of the list in its order, all ranks in step, and writes down what came out."""
 
@@ -256,7 +241,7 @@ class Rank:
         before = ""
         while True:
             time.sleep(GLANCE)
-            ours = [place for place in places(thread) if not re.search("site-packages|<frozen", place[0])]
+            ours = [place for place in places(thread) if not of_a_library(place[0])]
             now = "".join(f"  {file}:{n} in {name}: {getline(file, n).strip()}\n" for file, n, name in ours[-8:])
             if now != before:
                 self.file.with_suffix(".new").write_text(now)

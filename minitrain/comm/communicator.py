@@ -19,9 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from .. import debug
 from ..backend import Array, is_float, wide, xp
 from ..observe import ledger
 from ..shares import share
+from .agreement import agree, agree_on_members, agree_on_message, call_of
+from .positions import Moves
 
 Tag = tuple[str, str]  # (axis of the mesh, purpose)
 NUMBERS = "biufcV"  # kinds of dtype; V: bfloat16
@@ -30,9 +33,15 @@ NUMBERS = "biufcV"  # kinds of dtype; V: bfloat16
 class Communicator(ABC):
     """A group of ranks, numbered from 0. Subclasses move the bytes: mpi.py, threads.py."""
 
-    rank: int
-    size: int
     threads_allowed = True  # whether two threads of a rank may communicate at the same time
+    numbers = 2**28  # a message's number is below
+
+    def __init__(self, rank: int, size: int, moves: Moves) -> None:
+        """moves: this rank's, which all its communicators share."""
+        self.rank, self.size, self.moves = rank, size, moves
+        self.apart: dict[
+            str, list[set[tuple[str, ...]]]
+        ] = {}  # call -> per rank, where it stood while others stood elsewhere
 
     def __reduce_ex__(self, protocol: object) -> str | tuple[Any, ...]:
         """Raise TypeError: it stands for running ranks."""
@@ -48,6 +57,7 @@ class Communicator(ABC):
         self._check(x)
         if op not in ("sum", "max"):
             raise ValueError(f"all_reduce: op is {op!r}; allowed: 'sum', 'max'")
+        self._begin("all_reduce", x, tag, op=op)
         if self.size == 1 or x.size == 0:
             return
         widened = self._widen(x)
@@ -60,6 +70,7 @@ class Communicator(ABC):
     def reduce_scatter(self, x: Array, tag: Tag) -> Array:
         """Returns this rank's share of x, a view, in which the sum over ranks now stands."""
         self._check_shares(x)
+        self._begin("reduce_scatter", x, tag)
         mine = x[share(len(x), self.size, self.rank)]
         if self.size > 1 and x.size:
             widened = self._widen(x)
@@ -70,6 +81,7 @@ class Communicator(ABC):
     def all_gather(self, x: Array, tag: Tag) -> None:
         """Fills x from the shares of all ranks; this rank's share must stand in it."""
         self._check_shares(x)
+        self._begin("all_gather", x, tag)
         if self.size > 1 and x.size:
             self._charge(tag, lambda: x.nbytes - self._share_bytes(x, 1))
             self._all_gather(x, tag)
@@ -78,14 +90,16 @@ class Communicator(ABC):
         """x becomes the root's x."""
         self._check(x)
         self._check_peer(root)
+        self._begin("broadcast", x, tag, root=root)
         if self.size > 1 and x.size:
             last = (self.rank - root) % self.size == self.size - 1
             self._charge(tag, lambda: 0 if last else x.nbytes)
             self._broadcast(x, root, tag)
 
-    @abstractmethod
     def barrier(self) -> None:
         """Returns when every rank of the group has called it."""
+        self._begin("barrier")
+        self._barrier()
 
     # Point to point ---------------------------------------------------------------------------------------------------
 
@@ -97,6 +111,9 @@ class Communicator(ABC):
         """
         self._check(x)
         self._check_peer(to, number)
+        self.moves.begin()
+        if debug.on:
+            self._tell((self.moves.rank, call_of(self, "send", x, tag, {"to": to}), x.nbytes), to, number)
         ledger.sent(tag, x.nbytes)
         return self._send(x, to, number)
 
@@ -104,27 +121,64 @@ class Communicator(ABC):
         """Fills x with the message of that number from `source`; waits for it. patient: leaves the core to others."""
         self._check(x)
         self._check_peer(source, number)
+        self.moves.begin()
         if patient:
             self._await(source, number)
+        if debug.on:
+            mine = call_of(self, "receive", x, tag, {"source": source})
+            agree_on_message(self, source, number, mine, x.nbytes)
         self._receive(x, source, number)
 
     # Small Python objects, for set-up and reports, never inside a training step ---------------------------------------
 
-    @abstractmethod
     def gather_objects(self, value: Any) -> list[Any]:
         """The values of all ranks, in order, on every rank."""
+        self._begin("gather_objects")
+        return self._gather_objects(value)
 
     # Groups -----------------------------------------------------------------------------------------------------------
 
-    @abstractmethod
     def subgroup(self, ranks: Sequence[int]) -> "Communicator":
         """A communicator of these ranks, in this order. To be called by its members only, by all of them."""
+        self._check_members(ranks)
+        self.moves.begin()
+        if debug.on:
+            members = list(ranks)
+            agree_on_members(self, members, call_of(self, "subgroup", None, None, {"ranks": members}))
+        return self._subgroup(ranks)
 
-    @abstractmethod
     def duplicate(self) -> "Communicator":
         """The same ranks with a message space of their own, for another thread. Called by all ranks."""
+        self._begin("duplicate")
+        return self._duplicate()
+
+    def _begin(self, operation: str, x: Array | None = None, tag: Tag | None = None, **how: Any) -> None:
+        """Every collective begins here, before it communicates."""
+        self.moves.begin()
+        if debug.on and self.size > 1:
+            agree(self, call_of(self, operation, x, tag, how))
 
     # What a subclass implements: contiguous arrays, more than one rank, at least one element --------------------------
+
+    @abstractmethod
+    def _barrier(self) -> None: ...
+
+    @abstractmethod
+    def _gather_objects(self, value: Any) -> list[Any]: ...
+
+    @abstractmethod
+    def _subgroup(self, ranks: Sequence[int]) -> "Communicator": ...
+
+    @abstractmethod
+    def _duplicate(self) -> "Communicator": ...
+
+    @abstractmethod
+    def _tell(self, value: Any, to: int, number: int) -> None:
+        """Debug mode: sends a small object, apart from all messages."""
+
+    @abstractmethod
+    def _hear(self, source: int, number: int) -> Any:
+        """Debug mode: the object of that number that was told to this rank; waits for it."""
 
     @abstractmethod
     def _all_reduce(self, x: Array, op: str, tag: Tag) -> None: ...
@@ -187,8 +241,10 @@ class Communicator(ABC):
     def _check_peer(self, rank: int, number: int = 0) -> None:
         if isinstance(rank, bool) or not isinstance(rank, Integral) or not 0 <= rank < self.size:
             raise ValueError(f"rank {rank} does not exist: the group has ranks 0 to {self.size - 1}")
-        if isinstance(number, bool) or not isinstance(number, Integral) or not 0 <= number < 2**63:
-            raise ValueError(f"a message's number is a whole number of at least 0, not {number!r}")
+        if isinstance(number, bool) or not isinstance(number, Integral) or not 0 <= number < self.numbers:
+            raise ValueError(
+                f"a message's number is a whole number of at least 0 and below {self.numbers}, not {number!r}"
+            )
 
     def _check_members(self, ranks: Sequence[int]) -> None:
         """Raises ValueError unless these are ranks of the group, each once, with this one among them.

@@ -6,7 +6,8 @@
 Under mpirun `world` has N ranks; without it, one. MPI by itself hangs when a rank raises or leaves: the others wait
 for it for ever. So any unclean end of a rank (an exception here or in another thread, sys.exit) prints which rank it
 was and why, and ends the whole job with a status that is not 0. (os._exit and kill -9 leave no time for that; the
-launcher sees them, unless the status is 0.)
+launcher sees them, unless the status is 0.) A rank that leaves the others alone in any other way (it has ended, skips a
+step, sleeps, is stopped) is noticed by a watch: see watch.py.
 """
 
 import contextlib
@@ -24,33 +25,40 @@ import numpy as np
 from ..errors import UserError, out_of_memory
 from . import remains
 from .communicator import Communicator
-from .launchers import family_of, launched
+from .launchers import family_of, launched, waiting
 from .say import output_lost, watched
 from .threads import world_of_one
 
 PATIENCE = 2.0  # seconds: how long a rank that leaves early waits for the others to leave as well
 SPEAKER = 1.0  # seconds: the same for rank 0 with a mistake, which has said it by the time that another would
-REMARK = 20.0  # seconds: after which a rank that has ended says that it waits for the others
 
 
 @contextmanager
-def launch() -> Iterator[Communicator]:
-    """Gives the communicator of all ranks, and ends the job when one of them fails."""
+def launch(wait: float | None = None) -> Iterator[Communicator]:
+    """Gives the communicator of all ranks, and ends the job when one of them fails.
+
+    wait: seconds after which it ends, too, when ranks wait for others and none moves. By default 60, or the number in
+    MINITRAIN_WAIT.
+    """
+    world: Communicator = world_of_one()
     try:
         world = _world()
+        limit = waiting(wait)
     except UserError as error:
-        _end(world_of_one(), f"minitrain: error: {error}\n", 2, error)
+        _mistake(world, error)
         raise
-    page, before, door = sys.stdout, threading.excepthook, _Door(world)
+    page, before, door = sys.stdout, threading.excepthook, _Door(world, limit)
     remains.unlink_own()  # the door was made by all ranks together, so they have left MPI_Init
     threading.excepthook, sys.stdout = door.thread_failed, watched(page)
     try:
         yield world
         door.wait_for_all()
     except BaseException as error:
+        door.leaving = True
         _leave(world, error, door)
     finally:
         threading.excepthook, sys.stdout = before, page
+        door.close()
 
 
 def _world() -> Communicator:
@@ -105,14 +113,15 @@ def _leave(world: Communicator, error: BaseException, door: "_Door") -> None:
     elif isinstance(error, UserError) or (starved := out_of_memory(error)):
         said = error if isinstance(error, UserError) else starved
         _leave_with(world, door, f"minitrain: error: {said}\n", error)
-    elif isinstance(error, KeyboardInterrupt):  # Ctrl-C: where each rank stood is of no interest
-        _end(world, f"minitrain: rank {world.rank} of {world.size} was interrupted; the job ends here\n", 130, error)
+    elif isinstance(error, KeyboardInterrupt):
+        _interrupted(world, error)
     else:
         _fail(world, error)
 
 
 def _leave_with(world: Communicator, door: "_Door", message: str, error: BaseException) -> None:
     """Says it once and ends with status 2: together when all ranks come to the door in time, or else by Abort."""
+    door.close()
     if world.rank == 0:
         _say(message)
     together = door.all_come(PATIENCE if world.rank else SPEAKER, mistaken=True)
@@ -138,12 +147,33 @@ def _finalize(status: int) -> None:
 class _Door:
     """Where the ranks meet at the end; a line of its own, so that who comes early meets nobody's collective."""
 
-    def __init__(self, world: Communicator) -> None:
+    def __init__(self, world: Communicator, limit: float) -> None:
         self.world = world
         self.comm: Any = getattr(world.duplicate(), "comm", None) if world.size > 1 else None
         self.request: Any = None
         self.mine, self.first = np.full(1, world.size), np.full(1, world.size)
         self.failed = threading.Event()
+        self.leaving = False  # before the end: then the main thread says why
+        self.watch = None
+        if self.comm is not None and world.threads_allowed:
+            from .watch import Watch
+
+            self.watch = Watch(self.comm, world.moves, limit, self.give_up)
+            self.watch.start()
+
+    def give_up(self, message: str) -> None:
+        """Ends the job from the watch's thread."""
+        if self.leaving:
+            return
+        if message:
+            _end(self.world, f"minitrain: error: {message}\n", 1, None)
+        _interrupted(self.world, None)
+
+    def close(self) -> None:
+        """Ends the watch's thread, if it has not ended yet."""
+        watch, self.watch = self.watch, None
+        if watch is not None:
+            watch.stop()
 
     def thread_failed(self, args: threading.ExceptHookArgs) -> None:
         """What threading.excepthook is while the program runs."""
@@ -173,11 +203,25 @@ class _Door:
 
     def wait_for_all(self) -> None:
         """Returns when every rank has come; never, when a thread of this one has failed and is about to end the job."""
-        if not self.all_come(REMARK):
-            print(f"minitrain: rank {self.world.rank} has ended and waits for the others", file=sys.stderr, flush=True)
-            self.all_come(float("inf"))
+        if self.watch is not None:
+            self.watch.ended = True
+        self.all_come(float("inf"))
         while self.failed.is_set():
             time.sleep(1)
+
+
+def _mistake(world: Communicator, error: UserError) -> None:
+    """One that a person can mend; mostly the same on every rank: one message is enough."""
+    if world.rank != 0:
+        time.sleep(PATIENCE)
+    _end(world, f"minitrain: error: {error}\n", 2, error)
+
+
+def _interrupted(world: Communicator, error: BaseException | None) -> None:
+    """Ctrl-C, or mpirun's way to say so: where each rank stood is of no interest."""
+    if world.rank != 0:
+        time.sleep(PATIENCE)  # mostly all ranks are told: one line is enough
+    _end(world, f"minitrain: rank {world.rank} of {world.size} was interrupted; the job ends here\n", 130, error)
 
 
 def _fail(world: Communicator, error: BaseException | None, where: str = "") -> None:
@@ -196,19 +240,22 @@ def _fail(world: Communicator, error: BaseException | None, where: str = "") -> 
 
 def _say(message: str) -> None:
     """Prints the message in one piece, after what was printed before."""
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # a closed terminal must not keep the job alive
-        sys.stdout.flush()
-        sys.stderr.write(message)
-        sys.stderr.flush()
+    for stream, text in ((sys.stdout, ""), (sys.stderr or sys.__stderr__, message)):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # a closed terminal must not keep the job alive
+            if stream is not None:
+                stream.write(text)
+                stream.flush()
 
 
 def _end(world: Communicator, message: str, status: int, error: BaseException | None) -> None:
     """Prints the message in one piece and ends the job: all ranks, whatever they are waiting for."""
-    _say(message)
-    comm: Any = getattr(world, "comm", None)
-    if comm is not None and world.size > 1:
-        time.sleep(0.25)  # mpirun may drop what it has not passed on when the job is aborted
-        comm.Abort(status)
-    if threading.current_thread() is threading.main_thread():
-        raise SystemExit(status) from error
-    os._exit(status)
+    try:
+        _say(message)
+    finally:  # whatever the program has put in the place of the streams must not keep the job from ending
+        comm: Any = getattr(world, "comm", None)
+        if comm is not None and world.size > 1:
+            time.sleep(0.25)  # mpirun may drop what it has not passed on when the job is aborted
+            comm.Abort(status)
+        if threading.current_thread() is not threading.main_thread():
+            os._exit(status)
+    raise SystemExit(status) from error

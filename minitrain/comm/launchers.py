@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import UserError, shown
+from ..errors import UserError, check_number, shown
 
 # (family, variable of the rank, variable of the size)
 LAUNCHERS = (
@@ -53,6 +53,23 @@ def family_of(text: str) -> str:
         if "mpich" in low or "hydra" in low
         else ""
     )
+
+
+def waiting(limit: float | None) -> float:
+    """Seconds that ranks may wait for one that does not move: what was given, otherwise MINITRAIN_WAIT, otherwise 60.
+
+    Raises UserError for what is not a number above 0.
+    """
+    if limit is not None:
+        check_number("wait", limit, "above 0")
+        return limit
+    text = os.environ.get("MINITRAIN_WAIT", "60")
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise UserError(f"MINITRAIN_WAIT is {shown(text)}; it must be a number of seconds, above 0") from None
+    check_number("MINITRAIN_WAIT", seconds, "above 0")
+    return seconds
 
 
 def outside(environment: Mapping[str, str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from ..backend import Array, pinned, synchronize, unpin, xp
 from ..observe import ledger
 from ..shares import share
 from .communicator import Communicator, Tag, counts
+from .positions import Moves
 
 
 def takes_device_arrays() -> bool:
@@ -25,17 +26,22 @@ def takes_device_arrays() -> bool:
 
 
 DIRECT = takes_device_arrays()
+TAGS = (MPI.COMM_WORLD.Get_attr(MPI.TAG_UB) or 32767) // 2  # half of them for messages, half for debug mode
 
 
 class MPICommunicator(Communicator):
     """A group of MPI processes."""
 
-    def __init__(self, comm: MPI.Intracomm) -> None:
-        self.comm = comm
-        self.rank, self.size = comm.Get_rank(), comm.Get_size()
-        self.threads_allowed = MPI.Query_thread() == MPI.THREAD_MULTIPLE
+    numbers = TAGS
 
-    def barrier(self) -> None:
+    def __init__(self, comm: MPI.Intracomm, moves: Moves | None = None) -> None:
+        """moves: of the communicator that this one is made from; none for the world."""
+        super().__init__(comm.Get_rank(), comm.Get_size(), moves or Moves(comm.Get_rank()))
+        self.comm = comm
+        self.threads_allowed = MPI.Query_thread() == MPI.THREAD_MULTIPLE
+        self.told: list[MPI.Request] = []
+
+    def _barrier(self) -> None:
         self.comm.Barrier()
 
     def _all_reduce(self, x: Array, op: str, tag: Tag) -> None:
@@ -79,7 +85,7 @@ class MPICommunicator(Communicator):
 
     def _send(self, x: Array, to: int, number: int) -> Any:
         lent = _lend(x)
-        return _Sent(self.comm.Isend([_bytes(lent), MPI.BYTE], to, number), lent)
+        return _Sent(self.comm.Isend([_bytes(lent), MPI.BYTE], to, number), lent, self.moves)
 
     def _await(self, source: int, number: int) -> None:
         """MPI's own wait spins, and takes a whole core from ranks that have work to do."""
@@ -92,33 +98,45 @@ class MPICommunicator(Communicator):
     def _receive(self, x: Array, source: int, number: int) -> None:
         lent = _lend(x, filled=False)
         status = MPI.Status()
-        self.comm.Recv([_bytes(lent), MPI.BYTE], source, number, status)
+        try:
+            self.comm.Recv([_bytes(lent), MPI.BYTE], source, number, status)
+        except MPI.Exception as error:
+            if error.Get_error_class() != MPI.ERR_TRUNCATE:
+                raise
+            raise ValueError(f"a message of more than the {x.nbytes} bytes of {x.shape} of {x.dtype} arrives") from None
         self._check_message(x, status.Get_count(MPI.BYTE))
         _take_back(lent, x)
 
-    def gather_objects(self, value: Any) -> list[Any]:
+    def _gather_objects(self, value: Any) -> list[Any]:
         return self.comm.allgather(value)
 
-    def subgroup(self, ranks: Sequence[int]) -> "MPICommunicator":
-        self._check_members(ranks)
+    def _subgroup(self, ranks: Sequence[int]) -> "MPICommunicator":
         group = self.comm.Get_group().Incl(list(ranks))
-        return MPICommunicator(self.comm.Create_group(group))
+        return MPICommunicator(self.comm.Create_group(group), self.moves)
 
-    def duplicate(self) -> "MPICommunicator":
-        return MPICommunicator(self.comm.Dup())
+    def _duplicate(self) -> "MPICommunicator":
+        return MPICommunicator(self.comm.Dup(), self.moves)
+
+    def _tell(self, value: Any, to: int, number: int) -> None:
+        self.told = [request for request in self.told if not request.Test()]
+        self.told.append(self.comm.isend(value, to, TAGS + number))
+
+    def _hear(self, source: int, number: int) -> Any:
+        return self.comm.recv(source=source, tag=TAGS + number)
 
 
 class _Sent:
     """A send under way. Keeps what MPI reads alive until it has left."""
 
-    def __init__(self, request: MPI.Request, lent: Any) -> None:
-        self.request, self.lent = request, lent
+    def __init__(self, request: MPI.Request, lent: Any, moves: Moves) -> None:
+        self.request, self.lent, self.moves = request, lent, moves
 
     def done(self) -> bool:
         """Whether what was sent may change again; does not wait."""
         return self.request.Test()
 
     def wait(self) -> None:
+        self.moves.begin()
         self.request.Wait()
 
 

@@ -89,7 +89,8 @@ class RingCommunicator(Communicator):
         reduce_scatter: Callable[..., Array] = ring_reduce_scatter,
         all_gather: Callable[..., None] = ring_all_gather,
     ) -> None:
-        self.inner, self.rank, self.size = inner, inner.rank, inner.size
+        super().__init__(inner.rank, inner.size, inner.moves)
+        self.inner, self.numbers = inner, inner.numbers
         self.threads_allowed = inner.threads_allowed
         self.line = inner.duplicate()  # so that the ring's messages cannot meet those of its user
         self.functions = (reduce_scatter, all_gather)
@@ -109,8 +110,8 @@ class RingCommunicator(Communicator):
     def _broadcast(self, x: Array, root: int, tag: Tag) -> None:
         ring_broadcast(self.line, x.reshape(-1), root, tag)
 
-    def barrier(self) -> None:
-        self.inner.barrier()
+    def _barrier(self) -> None:
+        self.inner._barrier()
 
     def _send(self, x: Array, to: int, number: int) -> Any:
         return self.inner._send(x, to, number)
@@ -124,11 +125,17 @@ class RingCommunicator(Communicator):
     def _charge(self, tag: Tag, size: Callable[[], int]) -> None:
         """Nothing: every message is counted when it is sent."""
 
-    def gather_objects(self, value: Any) -> list[Any]:
-        return self.inner.gather_objects(value)
+    def _gather_objects(self, value: Any) -> list[Any]:
+        return self.inner._gather_objects(value)
 
-    def subgroup(self, ranks: Sequence[int]) -> "RingCommunicator":
-        return RingCommunicator(self.inner.subgroup(ranks), *self.functions)
+    def _tell(self, value: Any, to: int, number: int) -> None:
+        self.inner._tell(value, to, number)
 
-    def duplicate(self) -> "RingCommunicator":
-        return RingCommunicator(self.inner.duplicate(), *self.functions)
+    def _hear(self, source: int, number: int) -> Any:
+        return self.inner._hear(source, number)
+
+    def _subgroup(self, ranks: Sequence[int]) -> "RingCommunicator":
+        return RingCommunicator(self.inner._subgroup(ranks), *self.functions)
+
+    def _duplicate(self) -> "RingCommunicator":
+        return RingCommunicator(self.inner._duplicate(), *self.functions)

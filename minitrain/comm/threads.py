@@ -19,6 +19,8 @@ from ..backend import Array, xp
 from ..errors import UserError, check_memory, check_number, check_whole
 from ..shares import share
 from .communicator import Communicator, Tag
+from .launchers import waiting
+from .positions import ENDED, Moves, Standing, report, standing, stuck
 
 STACK = 8 * 2**20  # bytes that a thread's stack may take, on most systems
 
@@ -54,11 +56,13 @@ class _Group:
 class ThreadCommunicator(Communicator):
     """A group of threads."""
 
-    def __init__(self, group: _Group, rank: int) -> None:
-        self.group, self.rank, self.size = group, rank, group.size
+    def __init__(self, group: _Group, rank: int, moves: Moves | None = None) -> None:
+        """moves: of the communicator that this one is made from; none for the world."""
+        super().__init__(rank, group.size, moves or Moves(rank))
+        self.group = group
         self.made: dict[tuple, int] = defaultdict(int)
 
-    def barrier(self) -> None:
+    def _barrier(self) -> None:
         self._meet()
 
     def _meet(self) -> None:
@@ -100,32 +104,40 @@ class ThreadCommunicator(Communicator):
         return _Sent()
 
     def _receive(self, x: Array, source: int, number: int) -> None:
-        box = self.group.mailbox((source, self.rank, number))
+        message = self._take((source, self.rank, number))
+        self._check_message(x, message.nbytes)
+        x.reshape(-1)[...] = message.reshape(-1)
+
+    def _take(self, key: tuple) -> Any:
+        """The next message of a mailbox; waits for it."""
+        box = self.group.mailbox(key)
         while not self.group.failed.is_set():
             try:
-                message = box.get(timeout=0.05)
+                return box.get(timeout=0.05)
             except Empty:
                 continue
-            self._check_message(x, message.nbytes)
-            x.reshape(-1)[...] = message.reshape(-1)
-            return
         raise RankFailed("another rank failed")
 
-    def gather_objects(self, value: Any) -> list[Any]:
+    def _tell(self, value: Any, to: int, number: int) -> None:
+        self.group.mailbox(("told", self.rank, to, number)).put(value)
+
+    def _hear(self, source: int, number: int) -> Any:
+        return self._take(("told", source, self.rank, number))
+
+    def _gather_objects(self, value: Any) -> list[Any]:
         return self._exchange(value, copy.deepcopy)  # as if they had been sent
 
-    def subgroup(self, ranks: Sequence[int]) -> "ThreadCommunicator":
-        self._check_members(ranks)
+    def _subgroup(self, ranks: Sequence[int]) -> "ThreadCommunicator":
         return self._child(("subgroup", *ranks), list(ranks))
 
-    def duplicate(self) -> "ThreadCommunicator":
+    def _duplicate(self) -> "ThreadCommunicator":
         return self._child(("duplicate",), list(range(self.size)))
 
     def _child(self, name: tuple, members: list[int]) -> "ThreadCommunicator":
         """Members find each other by the group's name and by how many times they have asked for it."""
         self.made[name] += 1
         child = self.group.child((*name, self.made[name]), len(members))
-        return ThreadCommunicator(child, members.index(self.rank))
+        return ThreadCommunicator(child, members.index(self.rank), self.moves)
 
 
 class _Sent:
@@ -143,33 +155,35 @@ def world_of_one() -> ThreadCommunicator:
     return ThreadCommunicator(_Group(1, threading.Event()), 0)
 
 
-def run(size: int, program: Callable[[Communicator], Any], timeout: float = 120.0) -> list[Any]:
+def run(
+    size: int, program: Callable[[Communicator], Any], timeout: float = 120.0, wait: float | None = None
+) -> list[Any]:
     """Calls program(world) in `size` threads and returns the results in rank order.
 
     When a rank raises, the others are stopped where they wait, and RuntimeError names the rank and its exception.
-    Raises TimeoutError when they do not end within `timeout` seconds, UserError for a size that is none or more
-    threads than the machine has memory for.
+    Raises TimeoutError when they do not end within `timeout` seconds, or when some wait for others and none moves for
+    `wait` seconds, by default those of `minitrain.launch()`; UserError for a size that is none or more threads than the
+    machine has memory for.
     """
     check_whole("size", size, 1)
     check_memory(f"size is {size}; the stacks of so many threads", size * STACK, "give fewer ranks")
     check_number("timeout", timeout, "above 0")
-    timeout = min(timeout, threading.TIMEOUT_MAX)
+    timeout, limit = min(timeout, threading.TIMEOUT_MAX), waiting(wait)
     group = _Group(size, threading.Event())
+    worlds = [ThreadCommunicator(group, rank) for rank in range(size)]
     results: list[Any] = [None] * size
     errors: list[tuple[int, BaseException]] = []
 
     def body(rank: int) -> None:
         try:
-            results[rank] = program(ThreadCommunicator(group, rank))
+            results[rank] = program(worlds[rank])
         except BaseException as error:
             errors.append((rank, error))
             _stop(group)
 
     threads = [threading.Thread(target=body, args=(rank,), daemon=True, name=f"rank {rank}") for rank in range(size)]
     _start(threads, group)
-    deadline = time.monotonic() + timeout
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+    message = _join(threads, [world.moves for world in worlds], time.monotonic() + timeout, limit)
     late = [thread.name for thread in threads if thread.is_alive()]
     failed = list(errors)  # before those that are late are woken up, to fail as well
     _stop(group) if late else None
@@ -178,8 +192,34 @@ def run(size: int, program: Callable[[Communicator], Any], timeout: float = 120.
         rank, error = causes[0]
         raise RuntimeError(f"rank {rank} of {size} raised {type(error).__name__}: {error}") from error
     if late:
-        raise TimeoutError(f"after {timeout} s these had not ended: {', '.join(late)}")
+        raise TimeoutError(message or f"after {timeout} s these had not ended: {', '.join(late)}")
     return results
+
+
+def _join(threads: list[threading.Thread], moves: list[Moves], deadline: float, limit: float) -> str:
+    """Returns when all have ended, at the deadline, or when they are stuck: then with a message that says where."""
+    counts, since = [-1] * len(moves), [0.0] * len(moves)
+    pause = min(limit / 20, 1.0)
+    for thread in threads:
+        while thread.is_alive():
+            now = time.monotonic()
+            if now >= deadline:
+                return ""
+            for rank, move in enumerate(moves):
+                if move.count != counts[rank]:
+                    counts[rank], since[rank] = move.count, now
+            if max(since) <= now - limit and stuck(ranks := _standings(threads, moves, now, since), limit):
+                return report(ranks, limit)
+            thread.join(min(pause, deadline - now))
+    return ""
+
+
+def _standings(threads: list[threading.Thread], moves: list[Moves], now: float, since: list[float]) -> list[Standing]:
+    """Where each rank stands."""
+    return [
+        standing(thread.ident or 0, move, now - before) if thread.is_alive() else Standing(False, now - before, ENDED)
+        for thread, move, before in zip(threads, moves, since, strict=True)
+    ]
 
 
 def _start(threads: list[threading.Thread], group: _Group) -> None:

@@ -10,9 +10,12 @@ Data parallel needs the fourth alone.
 """
 
 import inspect
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from ..backend import to_host
+from ..comm.agreement import check_same
 from ..comm.mesh import Mesh
 from ..errors import UserError, check_choice, check_whole, shown
 from ..models import Model
@@ -64,6 +67,7 @@ def reduce(
     table: Table | None = None,
     schedule: str | Schedule = "1f1b",
     chunks: int = 1,
+    same: bool = True,
     **options: Any,
 ) -> Reducer:
     """Gives the parameters their values and their gradients a reducer, made with `options`.
@@ -72,7 +76,8 @@ def reduce(
     segments, as under ZeRO-3, where a segment of one unit is not replayed. On a mesh with a tp axis the model's layers
     are replaced first, as `table` says, or as tensor parallel does, or sequence parallel if `sequence`. On a pp axis
     the model itself becomes a Pipeline of this rank's stages, `chunks` of them, which follows `schedule`.
-    Raises UserError for an unknown `how`, and for a model that the tp axis cannot divide.
+    same: compare first that all ranks were given the same; False for a lesson or a test on ranks that differ.
+    Raises UserError for an unknown `how`, for a model that the tp axis cannot divide, and for ranks that differ.
     """
     check_choice("how", how, tuple(reducers))
     check_options(reducers[how], options)
@@ -82,6 +87,10 @@ def reduce(
         check_choice("schedule", schedule, tuple(SCHEDULES))
     check_paths(model)
     check_free(model)
+    if same:
+        settings = {"seed": seed, "how": how, "bucket_mb": bucket_mb, "recompute": recompute, "sequence": sequence}
+        settings |= {"schedule": schedule, "chunks": chunks, "table": table, **options}
+        check_same(mesh.world, {**settings, **mesh.sizes, **kinds_of(model)})
     if mesh.sizes["pp"] > 1 and how in ("zero2", "zero3"):
         raise UserError(
             f"--zero {how[-1]} with --pp: these stages reduce (and at stage 3 gather) around a backward of the model, "
@@ -105,7 +114,7 @@ def reduce(
 
 def check_options(reducer: type[Reducer], options: Mapping[str, Any]) -> None:
     """Raises UserError for an option that neither `reduce` nor this reducer has, such as one that is misspelt."""
-    allowed = {"how", "bucket_mb", "recompute", "sequence", "table", "schedule", "chunks"}
+    allowed = {"how", "bucket_mb", "recompute", "sequence", "table", "schedule", "chunks", "same"}
     for part in reducer.__mro__:
         if "__init__" in vars(part):
             parameters = inspect.signature(vars(part)["__init__"]).parameters.values()
@@ -119,6 +128,16 @@ def check_options(reducer: type[Reducer], options: Mapping[str, Any]) -> None:
             f"the strategy has an option {shown(unknown)}, which {reducer.__name__} does not know; "
             f"allowed: {', '.join(sorted(allowed))}"
         )
+
+
+def kinds_of(model: Model) -> dict[str, str]:
+    """Each parameter by its path: its kind, what it is drawn with, and a checksum of its values, if it has any."""
+    kinds = {}
+    for p in model.parameters():
+        state = "" if p.requires_grad else ", frozen"
+        values = f", values {zlib.crc32(to_host(p.data).tobytes()):08x}" if p.drawn else f", std {p.std:g}"
+        kinds[p.placement.path] = f"{p.placement.shape} of {p.dtype}{state}{values}"
+    return kinds
 
 
 def users_of(model: Model) -> dict[Parameter, tuple[int, ...]]:

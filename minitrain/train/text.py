@@ -2,12 +2,14 @@
 
 import json
 import time
+import zlib
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ..comm.agreement import check_same
 from ..comm.communicator import Communicator
 from ..comm.ring import RingCommunicator
 from ..data.loader import TextLoader
@@ -39,6 +41,11 @@ class TextTrainer:
         limit = config.parallel.memory_mb
         before = 0 if limit is None else memory_at_start()
         text = load_text(config.data.text)
+        given = {
+            key: value for group in asdict(config).values() if isinstance(group, dict) for key, value in group.items()
+        }
+        del given["out"], given["text"]  # files may stand elsewhere on another machine
+        check_same(world, {**given, "checksum of the text": zlib.crc32(text.encode())})
         self.tokenizer = CharTokenizer.of(text)
         train, validation = split(self.tokenizer.encode(text), config.data.validation)
         seed, context, batch = config.report.seed, config.model.context, config.data.batch

@@ -9,6 +9,7 @@ accuracy, when to stop) are sums over the ranks that divide the batch, so it is 
 
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar
@@ -17,6 +18,7 @@ import numpy as np
 
 from ..autograd import no_grad
 from ..backend import Array, is_finite, to_device, to_host, xp
+from ..comm.agreement import check_same
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..data.batch import Batch
@@ -114,6 +116,9 @@ class Trainer:
         except BaseException:
             self.gradients.release()  # so that the next try finds the model free
             raise
+        given: dict[str, Any] = {"accumulate": accumulate, "clip": clip, "schedule": schedule, "momentum": momentum}
+        given |= {"precision": precision, "half_weights": half_weights, "scaler": self.scaler}
+        check_same(world, {**given, "optimizer": self.optimizer})
         self.batches = 0  # that were worked on, also those whose update a scaler left out
         self.history = History()  # of all epochs so far
         self.told = time.monotonic()  # when something was said last
@@ -146,12 +151,29 @@ class Trainer:
                 self.model, mine, self.gradients, self.optimizer, lr, self.accumulate, self.clip, self.scaler
             )
         self.batches += 1
-        update = Update(self.over_ranks(loss, "loss", "dp", "pp"), lr, norm, scale)
+        update = Update(self.loss_of(loss, batch, lr), lr, norm, scale)
         if not math.isfinite(update.loss) or (update.skipped and self.scaler.skips == skips):
             self.look_into(update, mine, expected=self.scaler.skips > skips)
         if isinstance(self.precision, Dynamic):
             self.adapt(self.precision, update, at_floor)
         return update
+
+    def loss_of(self, part: float, batch: Batch, lr: float) -> float:
+        """The loss of the global batch, of which the ranks have parts. Raise UserError unless all had the same batch.
+
+        A mark of the batch and its square are added up along with the loss, over all ranks. N times the sum of the
+        squares is the square of the sum only if all marks are equal; both are exact.
+        """
+        where, world = batch.where, self.mesh.world
+        given = {"batch": where.number, "seed": where.seed, "B": where.B, "T": where.T, "learning rate": lr}
+        mark = zlib.crc32(repr(given).encode()) & 0xFFFFF
+        mine = part if self.mesh.coordinates["tp"] == 0 else 0.0  # ranks that share the matrices have the same part
+        x = to_device(np.array([mine, mark, mark**2], np.float64))
+        world.all_reduce(x, ("dp", "loss"))
+        loss, marks, squares = to_host(x).tolist()
+        if world.size * squares != marks**2:
+            check_same(world, given)
+        return loss
 
     def adapt(self, precision: Dynamic, update: Update, at_floor: bool) -> None:
         """Lets the precision learn from a batch, and says what it changed."""

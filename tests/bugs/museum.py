@@ -63,8 +63,7 @@ class DataParallelBug(FunctionBug):
         **doors: Any,
     ) -> None:
         options: dict[str, Any] = {"reducers": {**REDUCERS, how: reducer}} if reducer else {}
-        if "sync" in doors:
-            options["sync"] = doors.pop("sync")
+        options |= {name: doors.pop(name) for name in ("sync", "same") if name in doors}
         correct = Case(f"dp-{how}", comm="ring", accumulate=accumulate, dropout=dropout, ignore=ignore)
         super().__init__(test_three_ranks, (correct,), (replace(correct, options=options, **doors),))
 

@@ -2,4 +2,4 @@
 
 from tests.bugs.museum import DataParallelBug
 
-BUG = DataParallelBug("bucketed", seed=lambda rank: 3 + rank)
+BUG = DataParallelBug("bucketed", seed=lambda rank: 3 + rank, same=False)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from minitrain import debug
 from minitrain.backend import Array
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
@@ -34,6 +35,20 @@ def test_one_row(world: Communicator, strategy: str) -> None:
 def test_threads(size: int, comm: str, strategy: str) -> None:
     for row in threads.run(size, lambda world: same_as_serial(world, Case(strategy, comm, "adam", 3, 0.5))):
         assert row.ok, row
+
+
+IN_DEBUG_MODE = [Case(strategy, "ring", accumulate=2, clip=0.5) for strategy in AXES["strategy"]] + [
+    Case(comm="ring", layout=layout, pp=2 if "pp" in layout else 1, accumulate=2)
+    for layout in ("tp", "sp", "pp", "pp+tp", "pp+sp")
+]
+
+
+@pytest.mark.parametrize("case", IN_DEBUG_MODE, ids=lambda case: f"{case.strategy} {case.layout}")
+def test_in_debug_mode(case: Case) -> None:
+    """Ranks that do the same are let go on, and send as many bytes."""
+    with debug.enabled():
+        for row in threads.run(4 if "+" in case.layout else 2, lambda world: same_as_serial(world, case)):
+            assert row.ok, row
 
 
 @pytest.mark.parametrize("case", [Case("dp-naive", "ring"), Case("dp-bucketed", "ring", accumulate=3)])

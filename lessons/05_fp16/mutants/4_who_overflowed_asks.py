@@ -4,7 +4,7 @@ import numpy as np
 
 from minitrain.precision import OVERFLOW
 
-SAYS = "waits in all_reduce"
+SAYS = "ranks differ in operation"
 
 
 def agree(overflow, world):

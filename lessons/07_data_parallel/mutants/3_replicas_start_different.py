@@ -22,7 +22,7 @@ def train(
 ) -> tuple[list[float], Model]:
     """Trains a small MLP by data parallel. Returns the losses of the global batches and this rank's replica."""
     model = mlp(MLPConfig(hidden=(32,), dtype=str(loader.inputs.dtype)))
-    gradients = reduce(model, Mesh(world, dp=world.size), "bucketed", 1.0, seed + world.rank, sync=sync)
+    gradients = reduce(model, Mesh(world, dp=world.size), "bucketed", 1.0, seed + world.rank, sync=sync, same=False)
     update = optimizer(gradients)
     losses = []
     for number in range(steps):

@@ -3,7 +3,7 @@
 from minitrain.parallel.zero import GRADIENTS, PARAMETERS
 from minitrain.shares import share
 
-SAYS = "it takes the whole array"
+SAYS = "ranks differ in shape"
 
 
 def zero1_step(w, g, group, update):

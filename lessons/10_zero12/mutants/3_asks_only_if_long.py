@@ -8,7 +8,7 @@ from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
 from minitrain.parallel.zero import NORM
 
-SAYS = "waits in all_reduce"
+SAYS = "ranks differ in operation"
 
 
 def clip_shares(shares: Sequence[Array], group: Communicator, limit: float) -> float:

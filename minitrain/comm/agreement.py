@@ -1,0 +1,162 @@
+"""Whether the ranks of a group do the same: what they were given at the start, and, in debug mode, every call.
+
+`check_same` compares once, before the first step. The rest is for debug mode: before each collective, the ranks of
+its group compare what they are about to do.
+
+A collective works only if all ranks make the same call. If they do not, MPI hangs, ends with an error stack of its own,
+or adds up bytes that mean something else. With MINITRAIN_DEBUG=1 a description of each call goes to all ranks first,
+and when they differ, all of them raise the same UserError. Messages carry their sender's description along.
+
+The place in the program and the array's name may differ where all else is equal: `if rank == root: broadcast(x) else:
+broadcast(buffer)` is right. But when a rank comes with a name to the line where another one was with it before, the two
+make the same calls in another order.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..backend import Array
+from ..errors import UserError, shown
+from .positions import caller, named
+
+if TYPE_CHECKING:
+    from .communicator import Communicator
+
+CURE = "all ranks of a group must make the same calls in the same order, with the same arguments"
+PLAIN = (bool, int, float, str, type(None))
+KINDS = 4  # of calls, or of values, that a message shows
+
+
+def check_same(world: "Communicator", given: Mapping[str, Any]) -> None:
+    """Raise the same UserError on every rank unless all were given the same; a small message each.
+
+    An object counts by what is the same in every process: see `plain`.
+    """
+    if world.size == 1:
+        return
+    mine = {key: repr(value) for name, thing in given.items() for key, value in plain(name, thing).items()}
+    if len(set(world.gather_objects(zlib.crc32(repr(mine).encode())))) == 1:
+        return
+    everyone = world.gather_objects(mine)
+    names = [
+        name for name in dict(chain(*map(dict.items, everyone))) if len({given.get(name) for given in everyone}) > 1
+    ]
+    told = [_who_has(name, [given.get(name, "nothing") for given in everyone]) for name in names]
+    rest = f"; and {len(told) - 2} more" if len(told) > 2 else ""
+    raise UserError("\n".join(["ranks were given different things; start all of them with the same", *told[:2]]) + rest)
+
+
+def _who_has(name: str, values: Sequence[str]) -> str:
+    """seed: 1 on ranks 0, 2; 3 on rank 1"""
+    groups: dict[str, list[int]] = {}
+    for rank, value in enumerate(values):
+        groups.setdefault(value, []).append(rank)
+    said = [f"{value[:200]} on {named(ranks)}" for value, ranks in groups.items()]
+    return f"{name}: {'; '.join(said[:KINDS] + (['others elsewhere'] if len(said) > KINDS else []))}"
+
+
+def plain(name: str, thing: Any) -> dict[str, Any]:
+    """A number, a word, or a sequence of them; an object by its class and by its attributes that are such."""
+    if isinstance(thing, np.generic):
+        thing = thing.item()
+    if isinstance(thing, PLAIN) or (isinstance(thing, (tuple, list)) and all(isinstance(x, PLAIN) for x in thing)):
+        return {name: thing}
+    kind = getattr(thing, "__qualname__", type(thing).__qualname__)  # of a function or a class, its own name
+    attributes = () if isinstance(thing, type) else getattr(thing, "__dict__", {}).items()
+    return {name: kind, **{f"{name}.{key}": value for key, value in attributes if isinstance(value, PLAIN)}}
+
+
+class Call(NamedTuple):
+    """What a rank is about to do. All ranks of the group must have the same, but for the place in the program."""
+
+    operation: str
+    communicator: str
+    tag: Any = None
+    shape: tuple[int, ...] | None = None
+    dtype: str = ""
+    how: tuple[tuple[str, Any], ...] = ()
+    place: tuple[str, ...] = ()  # file:line, and the names that the array has there
+
+    def text(self) -> str:
+        """all_reduce of loss: float64 (6,), tag ('dp', 'x'), op 'sum', at train.py:12"""
+        where, *names = self.place
+        array = f" of {', '.join(names)}{': ' if names else ''}{self.dtype} {self.shape}" if self.dtype else ""
+        parts = [self.operation + array]
+        parts += [f"tag {shown(self.tag)}"] if self.tag is not None else []
+        parts += [f"{name} {shown(value)}" for name, value in self.how]
+        return ", ".join([*parts, f"at {where}"])
+
+
+def call_of(comm: "Communicator", operation: str, x: Array | None, tag: Any, how: dict[str, Any]) -> Call:
+    """The description of a call that is being made."""
+    shape, dtype = (x.shape, str(x.dtype)) if x is not None else (None, "")
+    return Call(operation, _kind(comm), tag, shape, dtype, tuple(how.items()), caller(x))
+
+
+def _kind(comm: Any) -> str:
+    """RingCommunicator on MPICommunicator"""
+    inner = getattr(comm, "inner", None)
+    return type(comm).__name__ + ("" if inner is None else f" on {_kind(inner)}")
+
+
+def agree(comm: "Communicator", mine: Call) -> None:
+    """Raises the same UserError on every rank of the group when they are about to do different things."""
+    ranks, calls = zip(*comm._gather_objects((comm.moves.rank, mine)), strict=True)
+    if differing := differences(calls):
+        if "communicator" in differing:
+            calls = tuple(call._replace(operation=f"{call.operation} of {call.communicator}") for call in calls)
+        raise UserError(f"ranks differ in {', '.join(differing)}: {CURE}\n{_listed(ranks, calls)}")
+    places = [call.place for call in calls]
+    if len(set(places)) == 1:
+        return
+    before = comm.apart.setdefault(repr(mine[:-1]), [set() for _ in places])
+    for place, was in zip(places, before, strict=True):
+        was.add(place)
+    if any(place in was and place != now for place in places for now, was in zip(places, before, strict=True)):
+        raise UserError(f"ranks make the same calls in another order: {CURE}\n{_listed(ranks, calls)}")
+
+
+def differences(calls: Sequence[Call]) -> list[str]:
+    """What is not the same in all calls; of different operations, that alone."""
+    names = [name for i, name in enumerate(Call._fields[:-1]) if len({repr(call[i]) for call in calls}) > 1]
+    if "how" in names and "operation" not in names:
+        names[names.index("how")] = calls[0].how[0][0]
+    return names if "operation" not in names else ["operation"]
+
+
+def agree_on_members(comm: "Communicator", members: Sequence[int], mine: Call) -> None:
+    """Raises UserError when those that make a subgroup name other members, or these in another order.
+
+    Only the members are there, so each tells each; of two that differ, each names the other.
+    """
+    others = [rank for rank in members if rank != comm.rank]
+    apart = comm.numbers  # a number that no message has
+    for rank in others:
+        comm._tell((comm.moves.rank, mine), rank, apart)
+    for rank in others:
+        other, theirs = comm._hear(rank, apart)
+        if theirs[:-1] != mine[:-1]:
+            ranks, calls = zip(*sorted([(comm.moves.rank, mine), (other, theirs)]), strict=True)
+            raise UserError(f"ranks differ in the members of a subgroup: {CURE}\n{_listed(ranks, calls)}")
+
+
+def agree_on_message(comm: "Communicator", source: int, number: int, mine: Call, nbytes: int) -> None:
+    """Raises UserError when the message that comes is not what is being received."""
+    other, theirs, coming = comm._hear(source, number)
+    if (theirs.tag, theirs.dtype, coming) != (mine.tag, mine.dtype, nbytes):
+        told = _listed((other, comm.moves.rank), (theirs, mine))
+        raise UserError(f"a message is not what its receiver expects: its tag, dtype and size must be the same\n{told}")
+
+
+def _listed(ranks: Sequence[int], calls: Sequence[Call]) -> str:
+    """Who does what and where: a line for the first kind of call, another one for all others."""
+    groups: dict[str, list[int]] = {}
+    for rank, call in zip(ranks, calls, strict=True):
+        groups.setdefault(call.text(), []).append(rank)
+    said = [f"{named(numbers)}: {text}" for text, numbers in groups.items()]
+    rest = [f"and {len(said) - KINDS} more kinds of calls"] if len(said) > KINDS else []
+    return f"{said[0]}\n{'; '.join(said[1:KINDS] + rest)}"
