@@ -324,12 +324,10 @@ class Module:
 
 def check_paths(model: Module) -> None:
     """Raise UserError unless each path belongs to one parameter, and to one dropout: random numbers are keyed by it."""
-    dropouts = [module for module in model.modules() if isinstance(module, Dropout)]
     found: dict[str, Any] = {}
-    for kind, path, thing in [
-        *(("parameters", p.placement.path, p) for p in model.parameters()),
-        *(("dropouts", module.path, module) for module in dropouts),
-    ]:
+    keyed = [("parameters", p.placement.path, p) for p in model.parameters()]
+    keyed += [("dropouts", m.path, m) for m in model.modules() if isinstance(m, Dropout)]  # type: ignore[misc]
+    for kind, path, thing in keyed:
         if found.setdefault(f"{kind} {path}", thing) is not thing:
             raise UserError(
                 f"two {kind} have the path {path!r}, which their random numbers are keyed by: they would be equal.\n"

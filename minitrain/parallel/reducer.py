@@ -186,10 +186,10 @@ class Reducer:
         """Raises UserError when the model has other parameters than when it was divided into buckets."""
         if self.model is None:
             return
-        now = self.model.parameters()
-        gone = {p for bucket in self.buckets for p in bucket.parameters}.difference(now)
-        for p in (*now, *gone):
-            if what := "was removed" if p in gone else _changed(p):
+        now = dict.fromkeys(self.model.parameters())
+        before = [p for bucket in self.buckets for p in bucket.parameters]
+        for p in (*now, *before):
+            if what := _changed(p) if p in now else "was removed":
                 raise UserError(
                     f"{p.placement.path} {what} after the model was divided into buckets; change the model first, and "
                     "then make its reducer: minitrain.train.build.reduce"

@@ -279,5 +279,11 @@ def place(model: Model, table: Table, group: Communicator) -> None:
 def _placed(module: Module, table: Table, group: Communicator) -> Module:
     for pattern, kind in table.items():
         if re.fullmatch(pattern, module.path) and not isinstance(module, Placed):
+            if type(module) not in kind.__mro__:
+                raise UserError(
+                    f"tensor parallel puts a {kind.__name__} in the place of {module.path}, whose class "
+                    f"{type(module).__name__} it does not know: what that does otherwise would be lost.\n"
+                    "Give the layer another path, which leaves it whole on every rank, or a table for its class"
+                )
             return take_over(module, kind, group)
     return module

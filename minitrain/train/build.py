@@ -96,6 +96,11 @@ def reduce(
             f"--zero {how[-1]} with --pp: these stages reduce (and at stage 3 gather) around a backward of the model, "
             "and in a pipeline those of several micro-batches are under way at once; give --zero 1"
         )
+    if sequence and model.units[0].path != "embed":
+        raise UserError(
+            f"sequence parallel divides the time of a GPT, and this model begins with {shown(model.units[0].path)}.\n"
+            "Give tensor parallel alone, sequence=False"
+        )
     if mesh.sizes["tp"] > 1:
         place(model, table or (SEQUENCE if sequence else TENSOR), mesh.group("tp"))
     if mesh.sizes["pp"] > 1:

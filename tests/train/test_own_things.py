@@ -1,0 +1,492 @@
+"""What people bring: layers, batches, settings and failures of their own, right or refused by name."""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minitrain import Tensor, fused
+from minitrain import functional as F
+from minitrain.comm import threads
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.mesh import Mesh
+from minitrain.comm.threads import world_of_one
+from minitrain.data.batch import Batch, Where
+from minitrain.data.loader import ArrayLoader, TextLoader
+from minitrain.errors import UserError
+from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
+from minitrain.nn import Linear, Module, Parameter
+from minitrain.optim import SGD, Adam
+from minitrain.precision import DynamicScaler, Static, StaticScaler
+from minitrain.train import checkpoint
+from minitrain.train.history import History
+from minitrain.train.step import compute_gradients
+from minitrain.train.trainer import Trainer
+from tests.train.test_values import batch as ids
+from tests.train.test_values import loaded, on_ranks, same, small, trainer, values
+
+
+def refused(call: Callable[[], Any], said: str, error: type[Exception] = UserError) -> None:
+    with pytest.raises(error, match=said) as caught:
+        call()
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def points(n: int = 12, features: int = 5, dtype: str = "float32") -> ArrayLoader:
+    draw = np.random.default_rng(1)
+    return ArrayLoader(draw.normal(size=(n, features)).astype(dtype), draw.integers(0, 2, n), 4, seed=1)
+
+
+def tiny(dtype: str = "float32") -> Model:
+    return mlp(MLPConfig(5, (6,), 2, dtype))
+
+
+# Layers ---------------------------------------------------------------------------------------------------------------
+
+
+class Stack(Module):
+    """A unit with its layers in a list and a dictionary, and a parameter without axes."""
+
+    def __init__(self, path: str, kind: type = list) -> None:
+        self.path = path
+        layers = [Linear(f"{path}.{i}", 5, 5, std=0.5, dtype="float64") for i in range(2)]
+        self.layers: Any = kind(layers) if kind is not dict else dict(enumerate(layers))
+        self.scale = Parameter(f"{path}.scale", (), mean=1.5, dtype="float64")
+
+    def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
+        x = Tensor(batch.inputs) if x is None else x
+        for layer in self.layers.values() if isinstance(self.layers, dict) else self.layers:
+            x = F.tanh(layer(x))
+        return F.multiply(x, self.scale)
+
+
+def stacked(kind: type = list) -> Model:
+    return Model([Stack("stack", kind), *mlp(MLPConfig(5, (), 2, "float64")).units])
+
+
+@pytest.mark.parametrize("kind", [list, tuple, dict])
+def test_layers_in_a_list_are_trained(kind: type) -> None:
+    """On one process and on three."""
+
+    def learn(world: Communicator) -> dict[str, np.ndarray]:
+        made = Trainer(stacked(kind), world, optimizer=SGD, schedule=0.5)
+        made.step(points(dtype="float64").batch(0))
+        return checkpoint.gather(made.model, world)
+
+    start = stacked(kind)
+    start.draw(1)
+    after = learn(world_of_one())
+    assert len(after) == 7 and all((x != after[path]).any() for path, x in values(start).items())
+    for found in threads.run(3, learn):
+        same(found, after, 1e-12)
+
+
+@pytest.mark.parametrize("change", ["times", "tensor", "array", "none"])
+def test_a_parameter_that_would_be_replaced(change: str) -> None:
+    """`layer.weight *= 0.5` makes a tensor that nobody would train."""
+    layer = Linear("a", 2, 3)
+    layer.draw(1)
+
+    def replace() -> None:
+        if change == "times":
+            layer.weight *= 0.5  # type: ignore[assignment]
+        else:
+            layer.weight = {"tensor": Tensor(np.ones((2, 3))), "array": np.ones((2, 3)), "none": None}[change]  # type: ignore[assignment]
+
+    refused(replace, r"a\.weight is a parameter, and is set to .*\nChange its values instead: weight\.data \*= 0\.5")
+    layer.weight.data *= 0.5
+    layer.weight = Parameter("b.weight", (2, 3))
+
+
+def test_parameters_that_change_after_the_trainer_was_made() -> None:
+    for change, said in (
+        (lambda model: setattr(model.parameters()[0], "decay", False), "has another decay, False"),
+        (lambda model: model.units.pop(0), r"dense\.0\.linear\.\w+ was removed"),
+        (lambda model: setattr(model.parameters()[0], "requires_grad", False), "was frozen"),
+    ):
+        made = Trainer(tiny(), world_of_one())
+        change(made.model)
+        refused(lambda made=made: made.step(points().batch(0)), said)  # type: ignore[misc]
+
+
+def test_a_weight_that_was_computed() -> None:
+    """It would get no gradient."""
+    x, w = (Tensor(np.ones((3, 3)), requires_grad=True) for _ in range(2))
+    row = Tensor(np.ones(3), requires_grad=True)
+    for name, call in (
+        ("linear", lambda: fused.linear(x, w * 2)),
+        ("linear", lambda: fused.linear(x, w, row * 2)),
+        ("linear_transposed", lambda: fused.linear_transposed(x, w + x)),
+        ("layer_norm", lambda: fused.layer_norm(x, row * 2, row)),
+        ("embedding", lambda: fused.embedding([0, 1], w * 2)),
+        ("add_bias", lambda: fused.add_bias(x, row * 2)),
+    ):
+        refused(call, rf"^{name}: a weight of shape .* was computed", TypeError)
+    F.sum(F.matmul(x, w * 2)).backward()
+    assert w.grad is not None and (w.grad == 6).all()
+
+
+def test_tensor_parallel_refuses_a_layer_that_it_does_not_know() -> None:
+    class Scaled(Linear):
+        """What it does would be lost."""
+
+    def program(world: Communicator) -> None:
+        model = tiny()
+        model.units[0].linear = Scaled("dense.0.linear", 5, 6)
+        refused(lambda: Trainer(model, world, mesh=Mesh(world, tp=2)), "whose class Scaled it does not know")
+
+    threads.run(2, program)
+
+
+def test_sequence_parallel_needs_a_time() -> None:
+    def program(world: Communicator) -> None:
+        make = lambda: Trainer(tiny(), world, mesh=Mesh(world, tp=2), strategy={"sequence": True})
+        refused(make, "sequence parallel divides the time of a GPT, and this model begins with 'dense.0'")
+
+    threads.run(2, program)
+
+
+@pytest.mark.parametrize("returned", [None, 1.0, np.ones(3), (1, 2)])
+def test_a_unit_that_returns_something_else(returned: Any) -> None:
+    class Wrong(Module):
+        path = "wrong"
+
+        def __call__(self, x: Tensor | None, batch: Batch) -> Any:
+            return returned
+
+    refused(lambda: Model([Wrong()])(points().batch(0)), "unit wrong returned .*; a unit returns a Tensor", TypeError)
+    refused(lambda: Model([lambda x, batch: x]), "a unit of the model is")  # type: ignore[list-item]
+
+
+def test_copies_keep_what_was_added() -> None:
+    p = Parameter("p", (2,))
+    p.tag = "mine"  # type: ignore[attr-defined]
+    assert copy.deepcopy(p).tag == "mine"  # type: ignore[attr-defined]
+
+
+# Values ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_parameter_without_axes() -> None:
+    """NumPy turns sums of such arrays into numbers."""
+    p = Parameter("p", (), mean=2.0, dtype="float64")
+    p.data = np.array(2.0)
+    p.data = p.data - 0.5 * p.data
+    assert p.data.shape == () and p.data == 1.0
+
+
+@pytest.mark.parametrize("how", ["bucketed", "zero1", "zero3"])
+def test_a_model_that_is_drawn_again(how: str) -> None:
+    def program(world: Communicator) -> None:
+        made = trainer(small(), world, how, {}, {"dp": 2})
+        made.model.draw(7)
+        same(checkpoint.gather(made.model, world, gradients=made.gradients), values(loaded()))
+
+    on_ranks({"dp": 2}, program)
+
+
+def test_values_that_differ_between_ranks() -> None:
+    """Loaded on rank 0 alone: the replicas would train apart."""
+
+    def program(world: Communicator) -> None:
+        model = small() if world.rank else loaded()
+        refused(lambda: trainer(model, world, "bucketed", {}, {"dp": 2}), "ranks were given different things")
+
+    on_ranks({"dp": 2}, program)
+
+
+def test_a_gradient_assigned_before_finish() -> None:
+    """It is not taken for one that backward did not reach."""
+    made = trainer(loaded(), world_of_one(), "naive", {}, {"dp": 1})
+    table, gradients = made.model.parameters()[0], made.gradients
+    gradients.begin()
+    made.model(made.mine(ids())).backward()
+    table.grad = np.full(table.shape, 3.0)
+    gradients.end_backward()
+    gradients.finish()
+    assert table.grad is not None and (table.grad == 3.0).all()
+
+
+@pytest.mark.parametrize("half", ["mixed_float16", "mixed_bfloat16"])
+def test_rows_that_change_places_in_half_weights(half: str) -> None:
+    """In place, where no setter sees it: the masters follow all the same."""
+    made = Trainer(
+        small(dtype="float32"), world_of_one(), optimizer=Adam, schedule=0.0, precision=Static(half), half_weights=True
+    )
+    made.step(ids())
+    table = made.model.parameters()[0]
+    turned = table.data[::-1].copy()
+    table.data[...] = turned
+    made.step(ids())
+    np.testing.assert_array_equal(table.data, turned)
+
+
+def test_a_checkpoint_holds_what_it_was_given(tmp_path: Any) -> None:
+    """In whatever order the memory is: safetensors writes it as it lies there."""
+    a = np.arange(12.0).reshape(3, 4)
+    tensors = {
+        "turned": a.T, "cut": a[:, ::2], "fortran": np.asfortranarray(a), "back": a[::-1], "foreign": a.astype(">f8"),
+        "spread": np.broadcast_to(a[0], (3, 4)), "number": np.array(2.5), "none": a[:0],
+    }  # fmt: skip
+    path = str(tmp_path / "model.safetensors")
+    checkpoint.save(path, tensors, {})
+    found, _ = checkpoint.load(path)
+    assert found.keys() == tensors.keys()
+    for name, x in tensors.items():
+        assert found[name].shape == x.shape
+        np.testing.assert_array_equal(found[name], x)
+    for wrong in ([1.0], np.ma.ones(2), Tensor([1.0])):
+        refused(lambda wrong=wrong: checkpoint.save(path, {"x": wrong}, {}), "x is .*; a checkpoint holds arrays")  # type: ignore[misc]
+
+
+def test_all_ranks_save_to_one_file(tmp_path: Any) -> None:
+    path = tmp_path / "model.safetensors"
+
+    def save(world: Communicator) -> None:
+        for _ in range(20):
+            checkpoint.save(path, {"x": np.ones(1000)}, {})
+
+    threads.run(4, save)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    (tmp_path / "model.999999999.1.partial").touch()  # of a process that is gone
+    checkpoint.save(path, {"x": np.ones(1)}, {})
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_restoring_what_does_not_fit() -> None:
+    model, names = loaded(), {"transformer.wte": np.ones(2)}
+    refused(lambda: checkpoint.restore(model, names, strict=False), "the checkpoint has nothing of the model")
+    refused(lambda: checkpoint.restore(model, ({}, {})), "the tensors are")  # type: ignore[arg-type]
+    half = small(dtype="float32")
+    large = {path: np.full(x.shape, 1e39) for path, x in values(loaded(dtype="float32")).items()}
+    refused(lambda: checkpoint.restore(half, large, strict=False), "numbers up to 1e[+]39, too large for float32")
+    refused(lambda: checkpoint.gather(model, world_of_one(), what="weights"), "what is 'weights'")
+    refused(lambda: checkpoint.gather(model, world_of_one(), root=5), "root is 5")
+    made = Trainer(model, world_of_one())
+    compute_gradients(model, ids(), made.gradients)
+    refused(lambda: checkpoint.gather(model, world_of_one(), "grad"), "give gather.*gradients=trainer.gradients")
+
+
+def test_a_stage_refuses_what_only_another_one_has() -> None:
+    """So that no rank has changed anything."""
+
+    def program(world: Communicator) -> None:
+        made = trainer(loaded(), world, "bucketed", {}, {"pp": 2})
+        before = values(made.model)
+        wrong = {**values(loaded(seed=3)), "head.norm.bias": np.ones(3)}
+        refused(lambda: checkpoint.restore(made.model, wrong), r"for head\.norm\.bias; the model needs float64")
+        same(values(made.model), before)
+
+    on_ranks({"pp": 2}, program)
+
+
+# Batches --------------------------------------------------------------------------------------------------------------
+
+
+def where(**changed: Any) -> Where:
+    return Where(**{"seed": 1, "number": 0, "B": 3, "T": 1, "samples": slice(0, 3), "time": slice(0, 1), **changed})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"B": 2}, {"samples": slice(0, 2)}, {"samples": slice(1, 3)}, {"samples": slice(1, 4)}, {"T": 0}],
+)
+def test_a_batch_is_as_long_as_it_says(changed: dict[str, Any]) -> None:
+    x = np.ones((3, 5), np.float32)
+    Batch(x, np.zeros(3, int), where())
+    refused(lambda: Batch(x, np.zeros(3, int), where(**changed)), "`where` says samples")
+    refused(lambda: Batch(x, np.zeros(4, int), where()), "`where` says samples")
+    tokens = np.zeros((3, 7), int)
+    Batch(tokens, tokens, where(T=7, time=slice(0, 7)))
+    for labels in (None, tokens):  # as of images, though they have a time
+        refused(lambda labels=labels: Batch(tokens, labels, where()), "a column for each time")  # type: ignore[misc]
+
+
+def test_a_batch_of_lists() -> None:
+    batch = Batch([[1.0, 2, 3, 4, 5]] * 3, [0, 1, 0], where())  # type: ignore[arg-type]
+    model = tiny("float64")
+    model.draw(1)
+    assert math.isfinite(model(batch).item())
+    for masked in ([np.ma.ones(5)] * 3, np.ma.ones((3, 5))):
+        refused(lambda masked=masked: ArrayLoader(masked, [0, 1, 0], 2, 1), "inputs is")  # type: ignore[misc]
+
+
+def test_objects_that_numpy_can_read() -> None:
+    """Of pandas or PyTorch, say."""
+
+    class Like:
+        def __init__(self, values: Any) -> None:
+            self.values = np.asarray(values)
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+            return self.values
+
+    loader = ArrayLoader(Like(np.ones((3, 5))), Like([0, 1, 0]), 2, 1)  # type: ignore[arg-type]
+    assert loader.inputs.dtype == np.float64 and loader.labels.tolist() == [0, 1, 0]
+    refused(lambda: ArrayLoader(Tensor(np.ones((3, 5))), [0, 1, 0], 2, 1), "inputs is")  # type: ignore[arg-type]
+
+
+def test_validation_on_parts_of_one_batch() -> None:
+    """An iterator that has ended, or batches of which each is a whole: their losses add up to no mean."""
+    made, data = Trainer(tiny(), world_of_one()), points()
+    used = data.validation()
+    assert 0 <= made.accuracy(data.validation()) <= 1 and made.mean_loss(used) > 0
+    for look in (made.mean_loss, made.accuracy):
+        refused(lambda look=look: look(used), "the batches hold 0 samples")  # type: ignore[misc]
+        refused(lambda look=look: look([data.batch(0), data.batch(1)]), "hold 8 samples, of a global batch of 4")  # type: ignore[misc]
+        refused(lambda look=look: look(data), "batches is")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_validation_sample_that_is_not_finite_is_named(ranks: int) -> None:
+    data = points()
+    data.inputs[7, 1] = math.nan
+
+    def program(world: Communicator) -> None:
+        made = Trainer(tiny(), world)
+        with np.errstate(invalid="ignore"):
+            refused(lambda: made.fit(points(), 1, data), "row 7 of the data, has inputs that are NaN")
+
+    on_ranks({"dp": ranks}, program)
+
+
+def test_a_context_that_the_model_does_not_have() -> None:
+    model = gpt(GPTConfig(11, 4, layers=1, heads=3, width=9))
+    model.draw(1)
+    data = TextLoader(np.arange(50) % 11, 8, 2, 1)
+    refused(lambda: model(data.batch(0)), "positions 0 to 7, and the model's context is 4")
+
+
+# Trainers -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"model": mlp}, {"world": None}, {"mesh": 4}, {"precision": "mixed_float16"}, {"scaler": 65536},
+        {"half_weights": True},
+    ],
+)  # fmt: skip
+def test_arguments_of_another_kind(wrong: dict[str, Any]) -> None:
+    given = {"model": tiny(), "world": world_of_one(), **wrong}
+    refused(lambda: Trainer(given.pop("model"), given.pop("world"), **given), next(iter(wrong)))
+
+
+def test_a_trainer_that_could_not_be_made_leaves_the_model_free() -> None:
+    model = loaded()
+    true = values(model)
+
+    def wrong(gradients: Any) -> Any:
+        raise ValueError("a typo")
+
+    refused(lambda: Trainer(model, world_of_one(), optimizer=wrong), "a typo", ValueError)
+    same(values(model), true)
+    Trainer(model, world_of_one()).step(ids())
+
+
+def test_a_step_needs_a_batch_with_labels() -> None:
+    made, batch = Trainer(tiny(), world_of_one()), points().batch(0)
+    for wrong in ((batch.inputs, batch.labels), Batch(batch.inputs, None, batch.where)):
+        refused(lambda wrong=wrong: made.step(wrong), "training takes a Batch with labels")  # type: ignore[misc]
+
+
+def test_a_copy_computes_as_the_model_does() -> None:
+    """In its precision, and so with a scale."""
+    made = Trainer(tiny(), world_of_one(), precision=Static())
+    copied = Trainer(copy.deepcopy(made.model), world_of_one())
+    assert isinstance(copied.precision, Static) and isinstance(copied.scaler, DynamicScaler)
+
+
+def test_adam_refuses_a_gradient_whose_square_is_infinite() -> None:
+    """Its second moment would stay infinite, and the weight where it is; clipped, the step is made."""
+    made = Trainer(tiny(), world_of_one(), schedule=0.1)
+    compute_gradients(made.model, points().batch(0), made.gradients)
+    made.gradients.owned()[0].grad[0] = 3e19
+    norm = made.gradients.norm()
+    refused(lambda: made.optimizer.check_norm(norm), "the norm of the gradient is 3.0e[+]19")
+    made.gradients.factor /= norm
+    made.optimizer.check_norm(made.gradients.norm())
+    made.optimizer.step(0.1)
+    assert all(np.isfinite(array).all() for state in made.optimizer.state for array in state)
+
+
+@pytest.mark.parametrize(("power", "clip"), [(120, 1e-6), (126, 1e-6), (127, 1e-8)])
+def test_a_small_clip_of_largely_scaled_gradients(power: int, clip: float) -> None:
+    """Their product is below float32's smallest number; the gradient that the optimizer sees is not."""
+    plain, scaled = (
+        Trainer(tiny(), world_of_one(), optimizer=SGD, schedule=1e3, clip=clip, scaler=scaler)
+        for scaler in (None, StaticScaler(2.0**power))
+    )
+    start = values(plain.model)
+    for made in (plain, scaled):
+        made.step(points().batch(0))
+    moved = [{path: x - start[path] for path, x in values(made.model).items()} for made in (plain, scaled)]
+    for path, x in moved[0].items():
+        np.testing.assert_allclose(moved[1][path], x, rtol=1e-4, atol=1e-6 * abs(x).max(), err_msg=path)
+
+
+def test_a_scale_that_moved_between_begin_and_the_loss() -> None:
+    """Which scale the gradients have is not known then."""
+    scaler = DynamicScaler(1024.0, interval=1)
+    one, two = (Trainer(tiny(), world_of_one(), scaler=scaler) for _ in range(2))
+    for made in (one, two):
+        made.gradients.begin()
+    for made in (one, two):
+        scaler.scale(made.model(points().batch(0))).backward()
+        made.gradients.end_backward()
+        made.gradients.finish()
+        if made is one:
+            assert scaler.unscale(made.gradients)
+    refused(lambda: scaler.unscale(two.gradients), "a loss was scaled after the scale had moved")
+
+
+@pytest.mark.parametrize("half_weights", [False, True])
+def test_patience_with_epochs_that_were_skipped(half_weights: bool) -> None:
+    """The best epoch is one before any update: the optimizer had no masters yet."""
+    made = Trainer(
+        tiny(), world_of_one(), schedule=5.0, precision=Static(), half_weights=half_weights,
+        scaler=DynamicScaler(2.0**40, interval=10**6),
+    )  # fmt: skip
+    start = values(made.model)
+    with np.errstate(all="ignore"):
+        history = made.fit(points(), 10, points(), patience=9)
+    assert made.updates > 0 and history.best == 0 and history.waited > 0
+    same(values(made.model), start)
+
+
+def test_a_forward_that_failed_leaves_nothing_behind() -> None:
+    """Under ZeRO-3 with prefetch, what was under way is old by the next forward."""
+
+    def program(world: Communicator) -> list[float]:
+        losses = []
+        for prefetch in (False, True):
+            model = mlp(MLPConfig(5, (6, 6), 2))
+            model.draw(1)
+            made = Trainer(model, world, strategy={"how": "zero3", "prefetch": prefetch})
+            wrong = ArrayLoader(np.ones((4, 3), np.float32), [0, 1, 0, 1], 4, 1)
+            refused(lambda made=made, wrong=wrong: made.validate(wrong), "takes 5 features")  # type: ignore[misc]
+            twice = {path: 2 * x for path, x in values(tiny_drawn()).items()}
+            checkpoint.restore(model, twice)
+            losses.append(made.validate(points())[0])
+            made.close()
+        return losses
+
+    for plain, prefetched in on_ranks({"dp": 2}, program):
+        assert plain == prefetched
+
+
+def tiny_drawn() -> Model:
+    model = mlp(MLPConfig(5, (6, 6), 2))
+    model.draw(1)
+    return model
+
+
+def test_a_history_of_epochs_with_and_without_validation() -> None:
+    history = History()
+    for row in ([3.0, 0.1], [2.0, 0.1, 5.0, 0.5], [1.0, 0.1, 4.0, 0.6], [1.0, 0.1]):
+        history.add(row)
+    assert len(history.loss) == len(history.validation_loss) == len(history.accuracy) == 4
+    assert (history.best, history.waited) == (2, 1)
