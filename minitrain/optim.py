@@ -96,7 +96,7 @@ class Optimizer:
     def gradient(self, stored: Array, dtype: Any) -> Array:
         """What the rule sees of a stored gradient: in the master's dtype, times the factor."""
         g, factor = stored.astype(dtype, copy=False), self.gradients.factor
-        while factor < SMALL:  # float32 would round it: the gradients are as large as the factor is small
+        while 0 < factor < SMALL:  # float32 would round it: the gradients are as large as the factor is small
             g, factor = g * g.dtype.type(SMALL), factor / SMALL
         return g if factor == 1 else g * g.dtype.type(factor)
 
