@@ -39,9 +39,8 @@ class Communicator(ABC):
     def __init__(self, rank: int, size: int, moves: Moves) -> None:
         """moves: this rank's, which all its communicators share."""
         self.rank, self.size, self.moves = rank, size, moves
-        self.apart: dict[
-            str, list[set[tuple[str, ...]]]
-        ] = {}  # call -> per rank, where it stood while others stood elsewhere
+        # call -> for each rank, the places where it made the call while others stood elsewhere
+        self.apart: dict[str, list[set[tuple[str, ...]]]] = {}
 
     def __reduce_ex__(self, protocol: object) -> str | tuple[Any, ...]:
         """Raise TypeError: it stands for running ranks."""
@@ -57,6 +56,8 @@ class Communicator(ABC):
         self._check(x)
         if op not in ("sum", "max"):
             raise ValueError(f"all_reduce: op is {op!r}; allowed: 'sum', 'max'")
+        if op == "sum":
+            self._check_sum(x)
         self._begin("all_reduce", x, tag, op=op)
         if self.size == 1 or x.size == 0:
             return
@@ -70,6 +71,7 @@ class Communicator(ABC):
     def reduce_scatter(self, x: Array, tag: Tag) -> Array:
         """Returns this rank's share of x, a view, in which the sum over ranks now stands."""
         self._check_shares(x)
+        self._check_sum(x)
         self._begin("reduce_scatter", x, tag)
         mine = x[share(len(x), self.size, self.rank)]
         if self.size > 1 and x.size:
@@ -237,6 +239,11 @@ class Communicator(ABC):
     def _check_message(self, x: Array, size: int) -> None:
         if size != x.nbytes:
             raise ValueError(f"a message of {size} bytes arrives; {x.shape} of {x.dtype} takes {x.nbytes} bytes")
+
+    def _check_sum(self, x: Array) -> None:
+        """Raise ValueError for integers that a sum soon leaves: it would begin again at the other end."""
+        if x.dtype.kind in "biu" and x.dtype.itemsize < 4:
+            raise ValueError(f"sums over ranks of {x.dtype} would not fit into it; convert x to int64 or float32 first")
 
     def _check_peer(self, rank: int, number: int = 0) -> None:
         if isinstance(rank, bool) or not isinstance(rank, Integral) or not 0 <= rank < self.size:

@@ -451,3 +451,18 @@ def test_time_limit_ends_the_ranks_that_wait_for_a_late_one() -> None:
         threads.run(2, program, timeout=0.2)
     assert stopped.wait(2)
     release.set()
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint8, np.int16, np.uint16])
+def test_no_sum_of_small_integers(dtype: type) -> None:
+    """200 + 100 would be 44 in uint8; the largest of them is one of them."""
+
+    def program(world: Communicator) -> None:
+        x = np.ones(4, dtype)
+        for call in (world.all_reduce, world.reduce_scatter):
+            with pytest.raises(ValueError, match=f"sums over ranks of {np.dtype(dtype)} would not fit into it"):
+                call(x, ("dp", "x"))
+        world.all_reduce(x, ("dp", "x"), op="max")
+        assert (x == 1).all()
+
+    run(2, program)
