@@ -465,4 +465,4 @@ def test_no_sum_of_small_integers(dtype: type) -> None:
         world.all_reduce(x, ("dp", "x"), op="max")
         assert (x == 1).all()
 
-    run(2, program)
+    threads.run(2, program)
