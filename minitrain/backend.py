@@ -278,15 +278,15 @@ def _square_in(dtype: Any, x: Array) -> float:
         return float(sum(xp.dot(part, part) for part in parts))
 
 
-def fingerprint(x: Array) -> int:
-    """Return a number that will be another one when elements of x, a flat array of at most 128 KB, change or move.
+def fingerprints(x: Array) -> list[int]:
+    """Return numbers that will be others when elements of the flat array x change or move, one for each 128 KB.
 
-    A sum of its 64-bit words, each times an odd number of its own.
+    A sum of the 64-bit words, each times an odd number of its own.
     """
-    raw = x.view(np.uint8)
+    raw, size = x.view(np.uint8), 8 * len(ODD)
     whole = len(raw) // 8 * 8
-    words = raw[:whole].view(np.uint64)
-    return int((words * ODD[: len(words)]).sum()) + hash(to_host(raw[whole:]).tobytes())
+    blocks = (raw[lo : min(lo + size, whole)].view(np.uint64) for lo in range(0, whole, size))
+    return [int((words * ODD[: len(words)]).sum()) for words in blocks] + [hash(to_host(raw[whole:]).tobytes())]
 
 
 def is_finite(x: Array) -> bool:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .backend import Array, fingerprint, wide, xp
+from .backend import Array, fingerprints, wide, xp
 from .errors import UserError, check_number
 from .observe import ledger
 
@@ -59,7 +59,7 @@ class Optimizer:
         self.updates = 0
         self.state: list[list[Array]] = []
         self.masters: list[Array | None] = []  # the float32 values of slices that are in half precision
-        self.prints: dict[tuple[int, int], int] = {}  # of the blocks of such a slice, as the last update left them
+        self.prints: dict[int, list[int]] = {}  # fingerprints of such slices, as the last update left them
 
     def step(self, lr: float) -> None:
         """One update with this learning rate. Raises UserError for one that is negative or NaN."""
@@ -69,16 +69,22 @@ class Optimizer:
             if i == len(self.state):
                 self.remember(data)
             kept = self.masters[i]
-            master = data if kept is None else kept
+            master = data if kept is None else self.follow(i, data, kept)
             for lo in range(0, len(data), BLOCK):
                 block = slice(lo, lo + BLOCK)
-                if master is not data and fingerprint(data[block]) != self.prints.get((i, lo)):
-                    follow(master[block], data[block])
                 g = self.gradient(grad[block], master.dtype)
                 self.update(master[block], g, [state[block] for state in self.state[i]], lr, decay)
                 if master is not data:
                     data[block] = master[block]
-                    self.prints[i, lo] = fingerprint(data[block])
+            if master is not data:
+                self.prints[i] = fingerprints(data)
+
+    def follow(self, i: int, data: Array, master: Array) -> Array:
+        """Return the master of slice i, with the values that somebody has set in data since the last update."""
+        if fingerprints(data) != self.prints.get(i):
+            changed = master.astype(data.dtype) != data
+            master[changed] = data[changed]
+        return master
 
     def check_norm(self, norm: float) -> None:
         """Raise UserError for a gradient of this length whose squares the state cannot hold: it would stay infinite.
@@ -111,13 +117,6 @@ class Optimizer:
     def update(self, w: Array, g: Array, state: list[Array], lr: float, decay: bool) -> None:
         """The rule, in place on w and state."""
         raise NotImplementedError
-
-
-def follow(master: Array, data: Array) -> None:
-    """Give the master the values of data where somebody has set data since the last update."""
-    changed = master.astype(data.dtype) != data
-    if changed.any():
-        master[changed] = data[changed]
 
 
 class SGD(Optimizer):

@@ -135,7 +135,7 @@ def _host() -> Finding:
 def _shared_memory() -> Finding:
     """Ranks of one machine talk through files in /dev/shm; MPI dies with "Bus error" when it is full."""
     if not remains.SHARED.is_dir():
-        return Finding("shared memory", "no /dev/shm on this system")
+        return Finding("/dev/shm", "no /dev/shm on this system")
     free, left = shutil.disk_usage(remains.SHARED).free, remains.abandoned()
     found = f"{free / 2**20:,.0f} MiB free in {remains.SHARED}"
     few = free < 8 * remains.A_RANK
@@ -145,9 +145,9 @@ def _shared_memory() -> Finding:
         cure = (
             f"jobs that were killed have left {size:,.0f} MiB there ({len(left)} files); while no job runs: rm {names}"
         )
-        return Finding("shared memory", found, cure, fatal=few)
+        return Finding("/dev/shm", found, cure, fatal=few)
     cure = 'ranks die with "Bus error" when it is full: delete files there; in a container: docker run --shm-size=1g'
-    return Finding("shared memory", found, cure if few else "")
+    return Finding("/dev/shm", found, cure if few else "")
 
 
 def _two_ranks(seconds: float) -> Finding:

@@ -64,6 +64,8 @@ class Batch:
                     "give the number of labels of the whole global batch that are not IGNORE"
                 )
             object.__setattr__(self, "where", replace(where, counted=size - ignored))
+        if self.where.counted is not None:
+            check_whole("where.counted", self.where.counted, most=2**127)
         if self.where.counted is not None and self.where.counted < 1:
             raise UserError(
                 f"where.counted is {self.where.counted} in batch {self.where.number}: all labels of the global batch "
@@ -74,13 +76,13 @@ class Batch:
         """Raise UserError unless the arrays are as long as `where` says, by which the loss is divided."""
         where, labels, n = self.where, self.labels, len(self.inputs)
         samples, time = where.samples, where.time
-        lengths = (time.stop - time.start, where.T)  # a share of the time may come with whole labels
-        fits = samples.stop - samples.start == n and 0 <= samples.start <= samples.stop <= where.B
+        length = time.stop - time.start  # of the share of a window's time that is held here
+        fits = samples.stop - samples.start == n and samples.start >= 0
         fits &= 0 <= time.start <= time.stop <= where.T
         if labels is not None:
-            fits &= len(labels) == n and (labels.ndim < 2 or labels.shape[1] in lengths)
+            fits &= len(labels) == n and (labels.ndim < 2 or length <= labels.shape[1] <= where.T)
         if self.inputs.dtype.kind in "iu" and (labels is None or labels.ndim > 1):  # an id for each position
-            fits &= self.inputs.ndim > 1 and self.inputs.shape[1] in lengths
+            fits &= self.inputs.ndim > 1 and length <= self.inputs.shape[1] <= where.T
         if not fits:
             given = "none" if labels is None else labels.shape
             raise UserError(

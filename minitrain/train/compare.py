@@ -212,9 +212,7 @@ def precise(world: Communicator, options: CompareOptions, o: PrecisionOptions, p
 
 def weighted(batch: Batch, parts: int) -> Batch:
     """The batch as a part of one that has `parts` times as many predictions, by which its loss is divided."""
-    where = batch.where
-    counted = None if where.counted is None else where.counted * parts
-    return replace(batch, where=replace(where, B=where.B * parts, counted=counted))
+    return replace(batch, where=replace(batch.where, counted=batch.where.count * parts))
 
 
 def train_precise(

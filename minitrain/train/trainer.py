@@ -143,6 +143,11 @@ class Trainer:
         """
         if not isinstance(batch, Batch) or batch.labels is None:
             raise UserError(f"the batch is {shown(batch)}; training takes a Batch with labels, such as a loader's")
+        if batch.where.samples != slice(0, batch.where.B):
+            raise UserError(
+                f"the batch holds samples {batch.where.samples.start}:{batch.where.samples.stop} of {batch.where.B}; "
+                "every rank gives step the whole global batch, and works on its own part of it"
+            )
         lr, scale, skips, mine = self.rate(), self.scaler.value, self.scaler.skips, self.mine(batch)
         at_floor = self.scaler.at_floor()
         self.set_momentum()

@@ -458,7 +458,7 @@ def test_no_sum_of_small_integers(dtype: type) -> None:
     """200 + 100 would be 44 in uint8; the largest of them is one of them."""
 
     def program(world: Communicator) -> None:
-        x = np.ones(4, dtype)
+        x: np.ndarray = np.ones(4, dtype)
         for call in (world.all_reduce, world.reduce_scatter):
             with pytest.raises(ValueError, match=f"sums over ranks of {np.dtype(dtype)} would not fit into it"):
                 call(x, ("dp", "x"))

@@ -217,7 +217,7 @@ def steps(case: Case, world: Communicator, how: str, count: int = 3) -> Results:
         rows.append(train_step(case.model, mine, gradients, optimizer, lr=0.05, accumulate=2, clip=0.5))
     gradients.close()
     tensors = {f"parameter {name}": x for name, x in checkpoint.gather(case.model, world).items()}
-    tensors |= {f"gradient {name}": x for name, x in checkpoint.gather(case.model, world, "grad").items()}
+    tensors |= {f"gradient {name}": x for name, x in checkpoint.gather(case.model, world, "grad", gradients).items()}
     loss, norm = np.array(rows).T
     return tensors | {"loss": loss, "norm": norm}
 

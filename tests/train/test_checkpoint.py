@@ -211,7 +211,7 @@ def test_who_may_read_it_is_what_the_user_has_set(mask: int, tmp_path: Path) -> 
 
 
 def test_what_a_crash_has_left_is_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, partial = tmp_path / "model.safetensors", tmp_path / "model.partial"
+    path, partial = tmp_path / "model.safetensors", tmp_path / "model.999999999.1.partial"  # of a process that is gone
     partial.write_bytes(b"half of it")
     partial.chmod(0)
     checkpoint.save(path, {"x": np.ones(2)}, ABOUT)

@@ -174,7 +174,7 @@ def test_a_weighted_batch_is_a_part_of_a_larger_one() -> None:
     batch: Batch = learned.batch(0)
     found = compare.weighted(batch, 8)
     assert found.where.count == 8 * batch.where.count and found.inputs is batch.inputs
-    assert compare.weighted(batch, 1) == batch
+    assert compare.weighted(batch, 1).where.count == batch.where.count
 
 
 def test_bytes_are_those_of_the_table_in_precision() -> None:
