@@ -128,10 +128,18 @@ def _leave_with(world: Communicator, door: "_Door", message: str, error: BaseExc
     if world.rank != 0 and (not together or door.speaker == world.rank):
         _say(message)
     if together and world.size > 1 and threading.active_count() == 1:  # another thread may be inside MPI
-        with contextlib.suppress(RuntimeError):  # no memory for a thread: then by Abort
+        with contextlib.suppress(RuntimeError):  # no memory for a thread, or a message that nobody has received
             _finalize(2)
             raise SystemExit(2) from error
+        if _is_finalized():
+            os._exit(2)
     _end(world, "", 2, error)
+
+
+def _is_finalized() -> bool:
+    from mpi4py import MPI
+
+    return MPI.Is_finalized()
 
 
 def _finalize(status: int) -> None:
@@ -230,12 +238,23 @@ def _fail(world: Communicator, error: BaseException | None, where: str = "") -> 
         what = f"called sys.exit({error.code!r})"
         status = (isinstance(error.code, int) and error.code & 255) or 1  # a status has 8 bits: 256 would be 0
     report = "".join(traceback.format_exception(error)) if error is not None else ""
+    if error is not None and type(error).__module__.startswith("mpi4py"):  # MPI's own stack tells a reader nothing
+        place = next((f for f in traceback.extract_tb(error.__traceback__)[::-1] if _of_the_user(f.filename)), None)
+        at = f" in a call at {os.path.basename(place.filename)}:{place.lineno}" if place else ""
+        report = (
+            f"MPI failed{at}: {str(error).splitlines()[0][:100]}\n"
+            "Ranks that make different calls do that; to have them named: MINITRAIN_DEBUG=1\n"
+        )
     _end(
         world,
         f"minitrain: rank {world.rank} of {world.size} {what}{where}; the job ends here\n{report}",
         status,
         error,
     )
+
+
+def _of_the_user(file: str) -> bool:
+    return not file.startswith(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) and "mpi4py" not in file
 
 
 def _say(message: str) -> None:

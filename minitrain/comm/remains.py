@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import UserError
 
-A_RANK = 2**20  # bytes of shared memory
+A_RANK, BASE = 2**20, 2**18  # bytes of shared memory: of each rank, and of a job
 SHARED = Path("/dev/shm")  # where Linux has POSIX shared memory; macOS shows it nowhere
 SEGMENTS = ("mpich_shm_", "ucx_shm_", "sm_segment", "vader_segment")  # MPICH's, and Open MPI's
 TOPOLOGY = "hydra_hwloc_xmlfile_"  # MPICH's mpirun writes the machine's plan there, for MPI_Init to read
@@ -28,13 +28,14 @@ def unlink_own() -> None:
 
 def check_room(rank: int, ranks: int) -> None:
     """Raise UserError when shared memory has less room than so many ranks of MPICH need: MPI_Init would crash."""
-    if ranks == 1 or not SHARED.is_dir() or (free := shutil.disk_usage(SHARED).free) >= ranks * A_RANK:
+    need = max(ranks, 2) * A_RANK + BASE
+    if not SHARED.is_dir() or (free := shutil.disk_usage(SHARED).free) >= need:
         return
     if rank != 0:
         raise SystemExit(2)  # without a word: rank 0 has it
     raise UserError(
-        f"{SHARED} has {free / 2**20:.1f} MiB left, and {ranks} ranks need {ranks * A_RANK / 2**20:.0f} MiB of shared "
-        "memory there; what fills it, and what helps: python -m minitrain doctor"
+        f"{SHARED} has {free / 2**20:.1f} MiB left, and {ranks} rank(s) need {need / 2**20:.2f} MiB of shared memory "
+        "there; what fills it, and what helps: python -m minitrain doctor"
     )
 
 

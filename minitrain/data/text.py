@@ -44,6 +44,8 @@ def load_text(path: str | Path | None = None) -> str:
 
 def _read(path: Path, name: str) -> bytes:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UserError(f"{name} is no regular file, and every rank reads it whole: save it to a file first")
         return path.read_bytes()
     except FileNotFoundError as error:
         advice = "check the path, or name no file to use the bundled text"

@@ -144,6 +144,8 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     of another dtype, or not finite.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the file in it, such as {path / 'model.safetensors'}")
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; train one first: python -m minitrain train")
     try:

@@ -34,6 +34,8 @@ class RunFolder:
         Raises UserError, on all ranks, for a folder that cannot be written, that another run is writing, or that has
         such files which may be neither moved nor deleted.
         """
+        if path == Path():  # as `--out ""` and `--out .` are read
+            raise UserError("the folder of the run is the current one, or its name is empty; name a folder for the run")
         self.path, self.names, self.overwrite, self.aside = path, names, overwrite, aside
         self.lock: IO[str] | None = None
         self.begun = False

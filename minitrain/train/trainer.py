@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from .. import debug
 from ..autograd import no_grad
 from ..backend import Array, is_finite, to_device, to_host, xp
 from ..comm.agreement import check_same
@@ -33,6 +34,7 @@ from .build import reduce
 from .history import History
 from .step import train_step
 
+SMALL = 2**16  # bytes of a batch that are compared between ranks in every step
 QUIET = 2.0  # seconds that fit may work without a word
 
 Item = TypeVar("Item")
@@ -110,6 +112,8 @@ class Trainer:
             use(model, precision, half_weights)
         self.mesh = mesh or Mesh(world, dp=world.size)
         how = {"how": "bucketed", "bucket_mb": 1.0, **(strategy or {})}
+        if wrong := [key for key in how if not isinstance(key, str) or key in ("model", "mesh", "seed")]:
+            raise UserError(f"the strategy has a key {shown(wrong[0])}; that is an argument of Trainer, or none at all")
         self.gradients = reduce(model, self.mesh, seed=seed, **how)
         try:
             self.optimizer = optimizer(self.gradients)
@@ -171,6 +175,8 @@ class Trainer:
         """
         where, world = batch.where, self.mesh.world
         given = {"batch": where.number, "seed": where.seed, "B": where.B, "T": where.T, "learning rate": lr}
+        if world.size > 1 and (self.batches == 1 or debug.on or batch.inputs.nbytes < SMALL):
+            given["checksum of the data"] = checksum(batch)
         mark = zlib.crc32(repr(given).encode()) & 0xFFFFF
         mine = part if self.mesh.coordinates["tp"] == 0 else 0.0  # ranks that share the matrices have the same part
         x = to_device(np.array([mine, mark, mark**2], np.float64))
@@ -261,7 +267,7 @@ class Trainer:
         """Of batches that are parts of one global batch, such as those of a loader's `validation()`."""
         loss, bad = 0.0, None
         with no_grad():
-            for mine in map(self.mine, whole(batches)):
+            for mine in self.parts(batches):
                 part = self.model(mine).item()
                 bad = bad or (None if math.isfinite(part) else mine)
                 loss += part
@@ -277,13 +283,30 @@ class Trainer:
         """
         right, count = 0, 1
         with no_grad():
-            for batch in map(self.mine, whole(batches)):
+            for batch in self.parts(batches):
                 if batch.labels is None:
                     raise UserError(f"batch {batch.where.number} has no labels, and accuracy compares with them")
                 likely = to_host(self.model(Batch(batch.inputs, None, batch.where)).data).argmax(axis=-1)
                 right += int((likely == to_host(batch.labels)).sum())
                 count = batch.where.count  # of all of them, on all ranks
         return self.over_ranks(right, "right", "dp") / count
+
+    def parts(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """This rank's part of each batch. Raise UserError, after the last one, unless together they are one global
+        batch, each part once, and the same on all ranks."""
+        if not isinstance(batches, Iterable):
+            raise UserError(f"batches is {shown(batches)}; give the parts of a global batch, loader.validation()")
+        samples, B, data = 0, 1, 0
+        for batch in batches:
+            samples, B = samples + batch.where.samples.stop - batch.where.samples.start, batch.where.B
+            data = checksum(batch, data) if self.world.size > 1 else 0
+            yield self.mine(batch)
+        check_same(self.mesh.world, {"samples": samples, "B": B, "checksum of the data": data})
+        if samples != B:
+            raise UserError(
+                f"the batches hold {samples} samples, of a global batch of {B}: they must be all of it, each once.\n"
+                "Give loader.validation(), anew each time, since an iterator ends"
+            )
 
     # Epochs -----------------------------------------------------------------------------------------------------------
 
@@ -380,19 +403,11 @@ class Trainer:
         self.gradients.close()
 
 
-def whole(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches. Raise UserError, after the last one, unless together they are one global batch, each part once."""
-    if not isinstance(batches, Iterable):
-        raise UserError(f"batches is {shown(batches)}; give the parts of one global batch, such as loader.validation()")
-    samples, B = 0, 1
-    for batch in batches:
-        samples, B = samples + batch.where.samples.stop - batch.where.samples.start, batch.where.B
-        yield batch
-    if samples != B:
-        raise UserError(
-            f"the batches hold {samples} samples, of a global batch of {B}: they must be all its parts, each once.\n"
-            "Give loader.validation(), anew each time, since an iterator ends"
-        )
+def checksum(batch: Batch, before: int = 0) -> int:
+    """A number that is another one for other inputs or labels, or for others `before`."""
+    for array in (batch.inputs, batch.labels):
+        before = before if array is None else zlib.crc32(to_host(array).tobytes(), before)
+    return before
 
 
 def first_bad_sample(batch: Batch) -> tuple[int, str] | None:

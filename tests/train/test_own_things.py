@@ -495,3 +495,27 @@ def test_a_history_of_epochs_with_and_without_validation() -> None:
         history.add(row)
     assert len(history.loss) == len(history.validation_loss) == len(history.accuracy) == 4
     assert (history.best, history.waited) == (2, 1)
+
+
+# Ranks with other data ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("differs", ["labels", "inputs"])
+@pytest.mark.parametrize("where_it_is", ["training", "validation"])
+def test_data_that_differ_between_ranks(differs: str, where_it_is: str) -> None:
+    """Of one size, so that nothing else shows it."""
+
+    def program(world: Communicator) -> None:
+        mine, held_out = points(), points(8)
+        other = mine if where_it_is == "training" else held_out
+        if world.rank == 1:
+            setattr(other, differs, getattr(other, differs)[::-1].copy())
+        made = Trainer(tiny(), world)
+        refused(lambda: made.fit(mine, 1, held_out), "ranks were given different things.*\nchecksum of the data")
+
+    threads.run(3, program)
+
+
+def test_keys_of_a_strategy_that_are_arguments_of_the_trainer() -> None:
+    for key in ("seed", "mesh", "model", 1):
+        refused(lambda key=key: Trainer(tiny(), world_of_one(), strategy={key: 1}), "the strategy has a key")  # type: ignore[misc]
