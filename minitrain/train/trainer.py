@@ -94,26 +94,14 @@ class Trainer:
         Raises UserError for values that cannot be meant.
         """
         check_options(optimizer, schedule, momentum, seed, strategy, accumulate, clip)
-        for name, value, kind in (
-            ("model", model, Model), ("world", world, Communicator), ("mesh", mesh, Mesh | None),
-            ("precision", precision, Precision | None), ("scaler", scaler, Scaler | None),
-        ):  # fmt: skip
-            if not isinstance(value, kind):
-                raise UserError(f"{name} is {shown(value)}; it must be a {getattr(kind, '__name__', kind)}")
-        kept = next((module.precision for module in model.modules() if module.precision is not None), None)
-        precision = kept if precision is None else precision  # that of a copied model
-        if half_weights and precision is None:
-            raise UserError("half_weights is True, and there is no precision that says in which half: give one")
+        check_kinds(model, world, mesh, precision, scaler)
         self.model, self.world, self.schedule, self.momentum = model, world, schedule, momentum
         self.accumulate, self.clip, self.advice = accumulate, clip, advice
-        self.precision, self.scaler = precision, scaler or scaler_for(precision)
+        self.precision = chosen(model, precision, half_weights)
+        self.scaler = scaler or scaler_for(self.precision)
         self.layers = [unit.path for unit in model.units]
-        if precision is not None and precision is not kept:
-            use(model, precision, half_weights)
         self.mesh = mesh or Mesh(world, dp=world.size)
         how = {"how": "bucketed", "bucket_mb": 1.0, **(strategy or {})}
-        if wrong := [key for key in how if not isinstance(key, str) or key in ("model", "mesh", "seed")]:
-            raise UserError(f"the strategy has a key {shown(wrong[0])}; that is an argument of Trainer, or none at all")
         self.gradients = reduce(model, self.mesh, seed=seed, **how)
         try:
             self.optimizer = optimizer(self.gradients)
@@ -121,7 +109,7 @@ class Trainer:
             self.gradients.release()  # so that the next try finds the model free
             raise
         given: dict[str, Any] = {"accumulate": accumulate, "clip": clip, "schedule": schedule, "momentum": momentum}
-        given |= {"precision": precision, "half_weights": half_weights, "scaler": self.scaler}
+        given |= {"precision": self.precision, "half_weights": half_weights, "scaler": self.scaler}
         check_same(world, {**given, "optimizer": self.optimizer})
         self.batches = 0  # that were worked on, also those whose update a scaler left out
         self.history = History()  # of all epochs so far
@@ -145,13 +133,7 @@ class Trainer:
         Raises UserError for a loss or a gradient that is no number, unless half precision is all that is to blame and
         the scaler has skipped the batch.
         """
-        if not isinstance(batch, Batch) or batch.labels is None:
-            raise UserError(f"the batch is {shown(batch)}; training takes a Batch with labels, such as a loader's")
-        if batch.where.samples != slice(0, batch.where.B):
-            raise UserError(
-                f"the batch holds samples {batch.where.samples.start}:{batch.where.samples.stop} of {batch.where.B}; "
-                "every rank gives step the whole global batch, and works on its own part of it"
-            )
+        check_global(batch)
         lr, scale, skips, mine = self.rate(), self.scaler.value, self.scaler.skips, self.mine(batch)
         at_floor = self.scaler.at_floor()
         self.set_momentum()
@@ -431,17 +413,57 @@ def check_options(
 ) -> None:
     """Raises UserError for arguments of `Trainer` that cannot be meant."""
     if not callable(optimizer):
-        raise UserError(f"optimizer is {optimizer!r}; it must make one from the gradients: give the class Adam, say")
+        raise UserError(
+            f"optimizer is {shown(optimizer)}; it must make one from the gradients: give the class Adam, say"
+        )
     if not callable(schedule):
         check_number("schedule", schedule, "at least 0")
     if momentum is not None and not callable(momentum):
-        raise UserError(f"momentum is {momentum!r}; it must be a function of the update, or None for a constant one")
+        raise UserError(
+            f"momentum is {shown(momentum)}; it must be a function of the update, or None for a constant one"
+        )
     check_seed(seed)
     if not isinstance(strategy, Mapping | None):
-        raise UserError(f'strategy is {strategy!r}; it must be a dictionary: give {{"how": "zero1"}}, say')
+        raise UserError(f'strategy is {shown(strategy)}; it must be a dictionary: give {{"how": "zero1"}}, say')
+    for key in strategy or ():
+        if not isinstance(key, str) or key in ("model", "mesh", "seed"):
+            raise UserError(f"the strategy has a key {shown(key)}; that is an argument of Trainer, or none at all")
     check_whole("accumulate", accumulate, 1)
     if clip is not None:
         check_number("clip", clip, "above 0")
+
+
+def check_kinds(model: Any, world: Any, mesh: Any, precision: Any, scaler: Any) -> None:
+    """Raise UserError for arguments of `Trainer` of another kind."""
+    kinds = {"model": (model, Model), "world": (world, Communicator), "mesh": (mesh, Mesh | None)}
+    kinds |= {"precision": (precision, Precision | None), "scaler": (scaler, Scaler | None)}
+    for name, (value, kind) in kinds.items():
+        if not isinstance(value, kind):
+            raise UserError(f"{name} is {shown(value)}; it must be a {getattr(kind, '__name__', kind)}")
+
+
+def chosen(model: Model, precision: Precision | None, half_weights: bool) -> Precision | None:
+    """Return the precision that the model computes in from now on: the given one, or that of a model that has one, as a
+    copy does."""
+    own = next((module.precision for module in model.modules() if module.precision is not None), None)
+    if precision is None or precision is own:
+        if half_weights and own is None:
+            raise UserError("half_weights is True, and there is no precision that says in which half: give one")
+        return own
+    use(model, precision, half_weights)
+    return precision
+
+
+def check_global(batch: Any) -> None:
+    """Raise UserError unless this is a whole global batch with labels."""
+    if not isinstance(batch, Batch) or batch.labels is None:
+        raise UserError(f"the batch is {shown(batch)}; training takes a Batch with labels, such as a loader's")
+    samples, B = batch.where.samples, batch.where.B
+    if samples != slice(0, B):
+        raise UserError(
+            f"the batch holds samples {samples.start}:{samples.stop} of {B}; "
+            "every rank gives step the whole global batch, and works on its own part of it"
+        )
 
 
 def check_fit(train: Any, epochs: Any, validation: Any, patience: Any) -> None:
@@ -449,7 +471,7 @@ def check_fit(train: Any, epochs: Any, validation: Any, patience: Any) -> None:
     for name, data in (("train", train), ("validation", validation)):
         if not isinstance(data, ArrayLoader) and not (name == "validation" and data is None):
             raise UserError(
-                f"{name} is {data!r}; it must be an ArrayLoader, which has epochs: "
+                f"{name} is {shown(data)}; it must be an ArrayLoader, which has epochs: "
                 "give ArrayLoader(inputs, labels, batch=32, seed=1), say"
             )
     check_whole("epochs", epochs, 1)
