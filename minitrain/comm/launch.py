@@ -12,6 +12,7 @@ step, sleeps, is stopped) is noticed by a watch: see watch.py.
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -114,6 +115,10 @@ def _leave(world: Communicator, error: BaseException, door: "_Door") -> None:
         said = error if isinstance(error, UserError) else starved
         _leave_with(world, door, f"minitrain: error: {said}\n", error)
     elif isinstance(error, KeyboardInterrupt):
+        for number in (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ():
+            signal.signal(number, signal.SIG_DFL)  # a second one ends this rank at once, without a traceback
+        if door.told_to_be_quiet():
+            time.sleep(PATIENCE)  # another rank has said why the job ends
         _interrupted(world, error)
     else:
         _fail(world, error)
@@ -168,6 +173,7 @@ class _Door:
 
             self.watch = Watch(self.comm, world.moves, limit, self.give_up)
             self.watch.start()
+            world.moves.hush = self.watch.hush
 
     def give_up(self, message: str) -> None:
         """Ends the job from the watch's thread."""
@@ -177,10 +183,18 @@ class _Door:
             _end(self.world, f"minitrain: error: {message}\n", 1, None)
         _interrupted(self.world, None)
 
+    def told_to_be_quiet(self) -> bool:
+        """Whether another rank is ending the job, of which mpirun's signal has told us first."""
+        if self.watch is None:
+            return False
+        time.sleep(0.15)  # so that the watch has looked
+        return self.watch.hushed
+
     def close(self) -> None:
         """Ends the watch's thread, if it has not ended yet."""
         watch, self.watch = self.watch, None
         if watch is not None:
+            self.world.moves.hush = lambda: None
             watch.stop()
 
     def thread_failed(self, args: threading.ExceptHookArgs) -> None:
@@ -229,7 +243,19 @@ def _interrupted(world: Communicator, error: BaseException | None) -> None:
     """Ctrl-C, or mpirun's way to say so: where each rank stood is of no interest."""
     if world.rank != 0:
         time.sleep(PATIENCE)  # mostly all ranks are told: one line is enough
-    _end(world, f"minitrain: rank {world.rank} of {world.size} was interrupted; the job ends here\n", 130, error)
+    message = f"minitrain: rank {world.rank} of {world.size} was interrupted; the job ends here\n"
+    if launched()[0] == "Open MPI":
+        _say_on_terminal(message)
+        message = ""
+    _end(world, message, 130, error)
+
+
+def _say_on_terminal(message: str) -> None:
+    """Writes to the job's terminal, if any: once interrupted, Open MPI's mpirun passes on nothing that ranks print."""
+    with contextlib.suppress(OSError):
+        terminal = os.open("/dev/tty", os.O_WRONLY | os.O_NOCTTY)
+        os.write(terminal, message.encode())
+        os.close(terminal)
 
 
 def _fail(world: Communicator, error: BaseException | None, where: str = "") -> None:
@@ -273,6 +299,7 @@ def _end(world: Communicator, message: str, status: int, error: BaseException | 
     finally:  # whatever the program has put in the place of the streams must not keep the job from ending
         comm: Any = getattr(world, "comm", None)
         if comm is not None and world.size > 1:
+            world.moves.hush()
             time.sleep(0.25)  # mpirun may drop what it has not passed on when the job is aborted
             comm.Abort(status)
         if threading.current_thread() is not threading.main_thread():

@@ -9,7 +9,7 @@ import re
 import sys
 import sysconfig
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -25,11 +25,13 @@ RANKS = 8  # groups of ranks that stand at the same place and are named; of the 
 class Moves:
     """One rank's way through its communications, written by its communicators. A watch reads it.
 
-    rank: in the world. count: communications begun so far. thread: which thread began the last one.
+    rank: in the world. count: communications begun so far. thread: which thread began the last one. hush: tells the
+    other ranks' watches, where there are any, that this rank is about to end the job, and has said why.
     """
 
     def __init__(self, rank: int) -> None:
         self.rank, self.count, self.thread = rank, 0, 0
+        self.hush: Callable[[], None] = lambda: None
 
     def begin(self) -> None:
         """Another communication begins in this thread."""

@@ -20,15 +20,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from mpi4py import MPI
 
 from .positions import ENDED, SILENT, Moves, Standing, report, standing, stuck, together
 
-ASK, ANSWER = 1, 2  # tags on a communicator of their own
+ASK, ANSWER, HUSH = 1, 2, 3  # tags on a communicator of their own
 INTERRUPTS = {signal.SIGINT, signal.SIGTERM}  # mpirun ends its ranks with the one or the other
-GRACE = 0.25  # seconds: for the main thread to see an interrupt by itself
+GRACE = 0.1  # seconds: for the main thread to see an interrupt by itself; Open MPI kills the ranks after 0.3
+
+
+def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """Handle SIGTERM as Ctrl-C. A second one ends the rank at once, wherever the first has brought it, and what an
+    interrupt breaks off while launch() is being left is not traced."""
+    signal.signal(number, signal.SIG_DFL)
+    sys.excepthook = lambda *_: None
+    raise KeyboardInterrupt
 
 
 class Watch:
@@ -44,6 +53,7 @@ class Watch:
         self.answers: dict[int, Standing] = {}
         self.sent: list[MPI.Request] = []
         self.interrupted: tuple[float, int] | None = None  # when, and how many communications had begun
+        self.hushed = False  # another rank ends the job: what comes now is no interrupt
         self.ear, self.mouth = socket.socketpair()
         self.mouth.setblocking(False)
         self.thread = threading.Thread(target=self.run, daemon=True, name="watch")
@@ -54,14 +64,14 @@ class Watch:
         if self.hears:
             self.former = signal.set_wakeup_fd(self.mouth.fileno())
             if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-                signal.signal(signal.SIGTERM, signal.default_int_handler)
+                signal.signal(signal.SIGTERM, interrupt)
         self.thread.start()
 
     def stop(self) -> None:
         """Returns when the thread has ended: nobody may talk when MPI comes to its end."""
         if self.hears:
             signal.set_wakeup_fd(self.former)
-            if signal.getsignal(signal.SIGTERM) == signal.default_int_handler:
+            if signal.getsignal(signal.SIGTERM) == interrupt:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self.mouth.send(b"\0")
         self.thread.join()
@@ -85,10 +95,10 @@ class Watch:
         if self.moves.count != self.count:
             self.count, self.since = self.moves.count, now
             self.answers.clear()
-        if self.interrupted is not None:
-            self.heed(now, *self.interrupted)
         self.answer()
         self.listen()
+        if self.interrupted is not None:
+            self.heed(now, *self.interrupted)
         if now - self.since < self.limit / 2:
             return
         mine = self.here()
@@ -98,7 +108,7 @@ class Watch:
 
     def heed(self, now: float, since: float, count: int) -> None:
         """Ends the job after an interrupt that the main thread cannot see, since it sits in a communication."""
-        if self.moves.count != count:
+        if self.moves.count != count or self.hushed:
             self.interrupted = None  # it has seen it, and goes on
         elif now - since >= GRACE and self.here().waits:
             self.end("")
@@ -116,12 +126,19 @@ class Watch:
             self.send(self.here(), status.Get_source(), ANSWER)
 
     def listen(self) -> None:
-        """Takes in what was answered."""
+        """Takes in what was answered, and that another rank ends the job."""
         status = MPI.Status()
+        while self.comm.iprobe(MPI.ANY_SOURCE, HUSH, status):
+            self.comm.recv(None, status.Get_source(), HUSH)
+            self.hushed = True
         while self.comm.iprobe(MPI.ANY_SOURCE, ANSWER, status):
             rank = status.Get_source()
             self.answers[rank] = self.comm.recv(None, rank, ANSWER)
             self.asked.pop(rank, None)
+
+    def hush(self) -> None:
+        """Tells the other ranks' watches that this rank is about to end the job."""
+        self.sent += [self.comm.isend(None, rank, HUSH) for rank in range(self.comm.size) if rank != self.comm.rank]
 
     def ask(self, now: float) -> None:
         """Asks each rank that has no question to answer."""

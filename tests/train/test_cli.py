@@ -398,7 +398,7 @@ def test_checkpoints_that_are_none(run: Path, tmp_path: Path, capsys: Capture) -
     save_file({"x": np.ones(3)}, other)
     for path, said in (
         (missing, "there is no checkpoint"),
-        (tmp_path, "there is no checkpoint"),
+        (tmp_path, "is a folder; give the file in it"),
         (garbage, "cannot be read as a checkpoint"),
         (cut, "cannot be read as a checkpoint"),
         (other, "not one that minitrain wrote"),
