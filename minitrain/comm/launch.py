@@ -119,7 +119,7 @@ def _leave(world: Communicator, error: BaseException, door: "_Door") -> None:
             signal.signal(number, signal.SIG_DFL)  # a second one ends this rank at once, without a traceback
         if door.told_to_be_quiet():
             time.sleep(PATIENCE)  # another rank has said why the job ends
-        _interrupted(world, error)
+        _interrupted(world, error, door.watch is not None and door.watch.signalled)
     else:
         _fail(world, error)
 
@@ -181,7 +181,7 @@ class _Door:
             return
         if message:
             _end(self.world, f"minitrain: error: {message}\n", 1, None)
-        _interrupted(self.world, None)
+        _interrupted(self.world, None, signalled=True)
 
     def told_to_be_quiet(self) -> bool:
         """Whether another rank is ending the job, of which mpirun's signal has told us first."""
@@ -239,12 +239,12 @@ def _mistake(world: Communicator, error: UserError) -> None:
     _end(world, f"minitrain: error: {error}\n", 2, error)
 
 
-def _interrupted(world: Communicator, error: BaseException | None) -> None:
+def _interrupted(world: Communicator, error: BaseException | None, signalled: bool) -> None:
     """Ctrl-C, or mpirun's way to say so: where each rank stood is of no interest."""
     if world.rank != 0:
         time.sleep(PATIENCE)  # mostly all ranks are told: one line is enough
     message = f"minitrain: rank {world.rank} of {world.size} was interrupted; the job ends here\n"
-    if launched()[0] == "Open MPI":
+    if signalled and launched()[0] == "Open MPI":
         _say_on_terminal(message)
         message = ""
     _end(world, message, 130, error)

@@ -53,6 +53,7 @@ class Watch:
         self.answers: dict[int, Standing] = {}
         self.sent: list[MPI.Request] = []
         self.interrupted: tuple[float, int] | None = None  # when, and how many communications had begun
+        self.signalled = False  # an interrupt has come as a signal
         self.hushed = False  # another rank ends the job: what comes now is no interrupt
         self.ear, self.mouth = socket.socketpair()
         self.mouth.setblocking(False)
@@ -86,6 +87,7 @@ class Watch:
             if 0 in heard:
                 return
             if not INTERRUPTS.isdisjoint(heard) and self.interrupted is None:
+                self.signalled = True
                 self.interrupted = time.monotonic(), self.moves.count
             self.look()
 
