@@ -7,6 +7,7 @@ differently, or NumPy does slowly, has a function here.
 import contextlib
 import ctypes
 import os
+import zlib
 from numbers import Real
 from typing import Any
 
@@ -276,6 +277,11 @@ def _square_in(dtype: Any, x: Array) -> float:
     parts = (x[lo : lo + step].astype(dtype, copy=False) for lo in range(0, len(x), step or 1))
     with np.errstate(over="ignore"):
         return float(sum(xp.dot(part, part) for part in parts))
+
+
+def checksum(x: Any, before: int = 0) -> int:
+    """Return a number that is another one for other bytes of the array, or of those `before`."""
+    return zlib.crc32((x if isinstance(x, np.generic) else to_host(x)).tobytes(), before)
 
 
 def fingerprints(x: Array) -> list[int]:

@@ -10,11 +10,10 @@ Data parallel needs the fourth alone.
 """
 
 import inspect
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from ..backend import to_host
+from ..backend import checksum
 from ..comm.agreement import check_same
 from ..comm.mesh import Mesh
 from ..errors import UserError, check_choice, check_whole, shown
@@ -140,7 +139,7 @@ def kinds_of(model: Model) -> dict[str, str]:
     kinds = {}
     for p in model.parameters():
         state = "" if p.requires_grad else ", frozen"
-        values = f", values {zlib.crc32(to_host(p.data).tobytes()):08x}" if p.drawn else f", std {p.std:g}"
+        values = f", values {checksum(p.data):08x}" if p.drawn else f", std {p.std:g}"
         kinds[p.placement.path] = f"{p.placement.shape} of {p.dtype}{state}{values}"
     return kinds
 
