@@ -1,4 +1,4 @@
-"""`pytest` runs everything. A test marked `ranks`, which takes `world`, runs under mpirun: see tests/ranks.py."""
+"""What `pytest` runs: the first tier, or with --full everything (tests/tiers.py); some on ranks (tests/ranks.py)."""
 
 import os
 
@@ -6,8 +6,13 @@ import pytest
 
 from tests import ranks
 from tests.ranks import pytest_generate_tests, world
+from tests.tiers import Tiers
 
 __all__ = ["pytest_generate_tests", "world"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run every test, those of the second tier (mark: full) too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -16,4 +21,5 @@ def pytest_configure(config: pytest.Config) -> None:
         ranks.Here.rank = ranks.Rank()
         config.pluginmanager.register(ranks.Here.rank)
     else:
+        config.pluginmanager.register(Tiers(config))
         config.pluginmanager.register(ranks.Parent())

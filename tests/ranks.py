@@ -3,11 +3,12 @@
     @pytest.mark.ranks(2, 3, 4)
     def test_sum(world): ...
 
-is three tests. The first one with N ranks starts `mpirun -n N python -m pytest`, in which every rank runs all the tests
-for N ranks, one after the other, and writes what came out to a file of its own; the pytest that was started reads these
-files and reports. A rank whose test fails aborts the job, since the others may wait for it for ever; a job whose test
-exceeds its time limit is ended. Either way it is reported where every rank stood, which a thread in each rank writes
-down all the time (a rank that is killed cannot be asked any more), and the tests after it run in a new job.
+is three tests; with ranks(3, full=(2, 4)) two of them belong to the second tier (tests/tiers.py). The first one with N
+ranks starts `mpirun -n N python -m pytest`, in which every rank runs all the tests for N ranks, one after the other,
+and writes what came out to a file of its own; the pytest that was started reads these files and reports. A rank whose
+test fails aborts the job, since the others may wait for it for ever; a job whose test exceeds its time limit is ended.
+Either way it is reported where every rank stood, which a thread in each rank writes down all the time (a rank that is
+killed cannot be asked any more), and the tests after it run in a new job.
 """
 
 import contextlib
@@ -49,10 +50,12 @@ def limit_of(item: pytest.Item) -> float:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test for each number of ranks."""
+    """One test for each number of ranks; those under `full` belong to the second tier of tests/tiers.py."""
     mark = metafunc.definition.get_closest_marker("ranks")
     if mark:
-        metafunc.parametrize("world", mark.args, indirect=True, ids=[f"{n} ranks" for n in mark.args])
+        later = mark.kwargs.get("full", ())
+        sizes = [*mark.args, *(pytest.param(n, marks=pytest.mark.full) for n in later)]
+        metafunc.parametrize("world", sizes, indirect=True, ids=[f"{n} ranks" for n in (*mark.args, *later)])
 
 
 # In the pytest that the user started ----------------------------------------------------------------------------------

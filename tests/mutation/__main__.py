@@ -1,0 +1,237 @@
+"""Do the tests bite? Change the library in one place, run the tests, and see whether one fails.
+
+    python -m tests.mutation --count 100 --seed 1
+
+takes 100 different lines of the files below and changes one thing on each. Every mutant meets the tests of its own file
+first, then those of `make test`, then those that only `make test FULL=1` has, and is done with at the first that fails.
+What survives all of them is printed at the end: either a test is missing, or the change makes no difference, which
+tests/mutation/equivalent.py then explains.
+
+Each result is written down when it comes, in build/mutation/seed-1.jsonl. The same command goes on where it was ended.
+Hundred mutants take about two hours on two cores.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tests.mutation.equivalent import EQUIVALENT
+from tests.mutation.mutants import Mutant, mutants_of
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "mutation"
+FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "minitrain/parallel").glob("[a-z]*.py")) + [
+    f"minitrain/{name}.py"
+    for name in ("precision", "optim", "autograd", "fused", "comm/ring", "comm/mpi", "comm/communicator")
+    + ("train/checkpoint", "train/trainer", "data/loader")
+]
+ELSEWHERE = {  # where the tests of a file do not stand at its mirror image
+    "minitrain/parallel/data_parallel.py": "tests/equivalence/test_data_parallel.py",
+    "minitrain/parallel/sequence_parallel.py": "tests/parallel/test_tensor_parallel.py",
+    "minitrain/comm/mpi.py": "tests/comm/test_communicator.py",
+}
+STAGES = {  # name -> arguments of pytest, and a limit in seconds: a mutant that loops for ever is noticed by it
+    "own": ([], 120),
+    "first": ([], 600),
+    "full": (["--full", "-m", "full"], 1500),
+}
+
+
+@dataclass
+class Result:
+    """What became of a mutant: the stage and the test that saw it, or "survived" and the last stage it went through."""
+
+    key: str
+    outcome: str
+    stage: str
+    by: str
+    seconds: float
+
+
+def main() -> int:
+    arguments = parse()
+    mutants = choose(arguments.count, arguments.seed)
+    path = BUILD / f"seed-{arguments.seed}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results = load(path, forget=arguments.survivors)
+    waiting = [
+        (number, mutant)
+        for number, mutant in enumerate(mutants, 1)
+        if unfinished(results.get(mutant.key), arguments.stages)
+    ]
+    lock, trees = threading.Lock(), Trees(arguments.jobs)
+
+    def run(number: int, mutant: Mutant) -> None:
+        done = results.get(mutant.key)
+        with trees.one() as tree:
+            result = try_out(mutant, tree, done, arguments.stages)
+        with lock, path.open("a") as file:
+            file.write(json.dumps(asdict(result)) + "\n")
+            results[mutant.key] = result
+            print(f"{number}/{len(mutants)} {line_of(mutant, result)}", flush=True)
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for future in [pool.submit(run, *pair) for pair in waiting]:
+            future.result()
+    return report(mutants, results)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.mutation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--count", type=int, default=100, help="how many mutants (100)")
+    parser.add_argument("--seed", type=int, default=1, help="which ones: the same seed and code, the same mutants (1)")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="stop after these tests")
+    parser.add_argument("--survivors", action="store_true", help="try those again that survived")
+    parser.add_argument("--jobs", type=int, default=1, help="mutants at a time (1: some tests need the cores)")
+    return parser.parse_args()
+
+
+def choose(count: int, seed: int) -> list[Mutant]:
+    """Different lines, each as likely as any other, and one change on each."""
+    random_ = random.Random(seed)
+    lines: dict[tuple[str, int], list[Mutant]] = {}
+    for file in FILES:
+        for mutant in mutants_of(ROOT, file):
+            lines.setdefault((file, mutant.line), []).append(mutant)
+    return [random_.choice(lines[line]) for line in random_.sample(sorted(lines), count)]
+
+
+def load(path: Path, forget: bool) -> dict[str, Result]:
+    """The last result of each mutant; without the survivors, if they are to be forgotten."""
+    if not path.exists():
+        return {}
+    results = {r["key"]: Result(**r) for r in map(json.loads, path.read_text().splitlines())}
+    return {key: result for key, result in results.items() if not (forget and result.outcome == "survived")}
+
+
+def unfinished(result: Result | None, stages: Sequence[str]) -> bool:
+    return result is None or (result.outcome == "survived" and result.stage != stages[-1])
+
+
+class Trees:
+    """Copies of the checkout to change, so that a run that is ended leaves no mutant in yours."""
+
+    def __init__(self, count: int) -> None:
+        self.free = []
+        for i in range(count):
+            tree = BUILD / f"tree-{i}"
+            shutil.rmtree(tree, ignore_errors=True)
+            command = ["git", "ls-files", "-co", "--exclude-standard"]
+            listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+            for name in listed.stdout.splitlines():
+                if (ROOT / name).exists():
+                    (tree / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(ROOT / name, tree / name)
+            self.free.append(tree)
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[Path]:
+        tree = self.free.pop()
+        yield tree
+        self.free.append(tree)
+
+
+def try_out(mutant: Mutant, tree: Path, done: Result | None, stages: Sequence[str]) -> Result:
+    """Runs the stages that it has not gone through, up to the first in which a test fails."""
+    rest = list(stages)[list(stages).index(done.stage) + 1 :] if done else list(stages)
+    path, source = tree / mutant.file, (ROOT / mutant.file).read_text()
+    began = time.monotonic()
+    result = Result(mutant.key, "survived", "", "", 0.0)
+    write(path, mutant.apply(source))
+    try:
+        for stage in rest:
+            by = killer(tree, stage, mutant.file)
+            result = Result(mutant.key, "killed" if by else "survived", stage, by, round(time.monotonic() - began, 1))
+            if by:
+                break
+    finally:
+        write(path, source)
+    return result
+
+
+def write(path: Path, text: str) -> None:
+    """Python takes a compiled file for current when time and size are the same; a mutant often has both."""
+    path.write_text(text)
+    for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
+        compiled.unlink()
+
+
+def killer(tree: Path, stage: str, file: str) -> str:
+    """The test that failed; empty when all passed."""
+    arguments, limit = STAGES[stage]
+    files = [own_tests(file)] if stage == "own" else []
+    scratch = tree / "build" / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", *arguments, *files],
+        cwd=tree, env={**os.environ, "PYTHONPATH": str(tree), "TMPDIR": str(scratch), "COLUMNS": "400"},
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        output = process.communicate(timeout=limit)[0]
+    except subprocess.TimeoutExpired:
+        end(process)
+        return f"no end after {limit} s"
+    if process.returncode == 0:
+        return ""
+    failed = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - .*)?$", output, re.MULTILINE)
+    return failed[1] if failed else f"status {process.returncode}: {output.strip()[-300:]}"
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ends pytest in a way in which it ends the ranks that it started; then whatever is left of it."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.communicate(timeout=20)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def own_tests(file: str) -> str:
+    mirror = Path("tests", *Path(file).parts[1:-1], f"test_{Path(file).name}")
+    return ELSEWHERE.get(file, str(mirror))
+
+
+def line_of(mutant: Mutant, result: Result) -> str:
+    what = f"by {result.by}" if result.outcome == "killed" else EQUIVALENT.get(mutant.key, "")
+    return (
+        f"{mutant.file}:{mutant.line} {mutant.kind}: {mutant.was[:80]} -> {mutant.becomes[:80]}\n"
+        f"    {result.outcome} ({result.stage}, {result.seconds:.0f} s) {what}"
+    )
+
+
+def report(mutants: Sequence[Mutant], results: dict[str, Result]) -> int:
+    """Prints the survivors and the shares; status 1 when one survived that is not explained."""
+    survived = [mutant for mutant in mutants if results[mutant.key].outcome == "survived"]
+    print("\nSurvivors" if survived else "\nNo survivors")
+    for mutant in survived:
+        print(line_of(mutant, results[mutant.key]))
+    real = [mutant for mutant in mutants if not (mutant in survived and mutant.key in EQUIVALENT)]
+    stages = Counter(results[mutant.key].stage for mutant in real if results[mutant.key].outcome == "killed")
+    print(f"\n{len(mutants)} mutants, {len(mutants) - len(real)} of them equivalent; of the other {len(real)}:")
+    total = 0
+    for stage, what in {"own": "tests of its file", "first": "make test", "full": "make test FULL=1"}.items():
+        total += stages[stage]
+        print(f"  killed by {what:17} {total:4}  {total / max(len(real), 1):.0%}")
+    return int(total < len(real))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
