@@ -3,10 +3,16 @@
 import os
 
 import pytest
+from hypothesis import settings
 
 from tests import ranks
 from tests.ranks import pytest_generate_tests, world
 from tests.tiers import Tiers
+
+# The same draws in every run: what fails, fails for everybody. Others: pytest --hypothesis-profile=random
+settings.register_profile("the same", derandomize=True, database=None, deadline=None)
+settings.register_profile("random", database=None, deadline=None)
+settings.load_profile("the same")
 
 __all__ = ["pytest_generate_tests", "world"]
 
