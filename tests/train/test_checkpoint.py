@@ -235,6 +235,13 @@ def test_what_a_crash_has_left_is_in_nobodys_way(tmp_path: Path, monkeypatch: py
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    path, others = tmp_path / "model.safetensors", tmp_path / f"model.{os.getppid()}.1.partial"
+    others.write_bytes(b"half of it")
+    checkpoint.save(path, {"x": np.ones(2)}, ABOUT)
+    assert others.read_bytes() == b"half of it"
+
+
 def test_a_restored_model_trains_on() -> None:
     """Its parameters stay views of the buckets, which the optimizer updates."""
     made = mlp()
