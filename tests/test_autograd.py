@@ -14,6 +14,7 @@ import pytest
 from minitrain import functional as F
 from minitrain import fused
 from minitrain.autograd import Node, Tensor, apply, backward, no_grad, recording, youngest_first
+from tests.tiers import full
 
 
 def leaf(*values: float) -> Tensor:
@@ -74,7 +75,7 @@ def test_a_younger_consumer_goes_first() -> None:
     assert gradient(x) == [33 * np.exp(0.5)]
 
 
-@pytest.mark.parametrize("n", [10_000, 300_000])
+@pytest.mark.parametrize("n", [10_000, full(300_000)])
 def test_a_long_chain(n: int) -> None:
     """No recursion: neither in backward nor when a graph is dropped without one."""
 
