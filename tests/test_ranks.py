@@ -304,7 +304,8 @@ def test_something(world, number):
     assert processes(found.mark) == []
 
 
-@pytest.mark.parametrize("sent", [full(signal.SIGINT), signal.SIGTERM])
+@pytest.mark.full
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_nothing_is_left_over_after_an_interrupt(sent: signal.Signals, folder: Path) -> None:
     hang = """
 import time

@@ -146,7 +146,7 @@ def test_busy_threads(case: Case) -> None:
 
 
 @needs_mpirun
-@pytest.mark.parametrize("case", some(UNDER_MPI, 3), ids=name)
+@pytest.mark.parametrize("case", some(UNDER_MPI, 2), ids=name)
 def test_mpi(case: Case) -> None:
     ranks, layout, way, who = case
     status, said = job(ranks, ["-m", "tests.comm.alone", layout, way, str(who)], 0.5)
@@ -167,6 +167,7 @@ def job(ranks: int, command: list[str], limit: float | str, seconds: float = 20.
 
 
 @needs_mpirun
+@pytest.mark.full
 def test_ranks_that_move_are_left_in_peace(tmp_path: Path) -> None:
     """One rank waits for several limits, while the two others talk; then one has ended and the other works alone."""
     program = """
