@@ -92,6 +92,7 @@ def test_run_says_what_it_runs(folder: Path) -> None:
     assert first.startswith("$ mpirun -n 4 python ") and first.endswith("lesson.py --steps 5")
 
 
+@pytest.mark.full
 def test_selftest(folder: Path) -> None:
     """With only what is installed: in another process, in a folder of its own."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
