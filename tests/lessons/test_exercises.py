@@ -25,6 +25,7 @@ FIRST = [next(known) for _, known in groupby(KNOWN, lambda pair: pair[0].id)]
 STARTED = [(e, m) for e, m in FIRST if e.id in ("03.1", "07.3", "07.4", "10.1", "14.2")]
 SLOW = ("01.3", "05.2", "10.2", "10.4", "14.4")
 COMPARED = [full(*pair) if pair[0].id in SLOW and pair not in FIRST else pair for pair in KNOWN]
+ON_RANKS = [(e, m, e.ranks) if e.ranks == 3 and e.id not in SLOW else full(e, m, e.ranks) for e, m in FIRST]
 EVER_RUN = cache(worker.as_threads)
 
 
@@ -69,18 +70,16 @@ def test_a_wrong_solution_is_named(exercise: Exercise, mutant: Mutant) -> None:
     assert verdict.state == "failed" and verdict.cause == mutant.mistake, verdict
 
 
-@pytest.mark.ranks(3, full=(1, 4))
-def test_processes_find_what_threads_find(world: Communicator, tmp_path: Path) -> None:
-    """Of each exercise the model solution, and a wrong one."""
-    chosen = [(e, m) for e, m in FIRST if e.ranks == world.size]
-    assert chosen
-    for exercise, mutant in chosen:
-        solution = tmp_path / f"{exercise.id}.py"
-        solution.write_text(exercise_file(exercise.lesson, solved=True), "utf-8")
-        right, wrong = (examined(world, exercise, path) for path in (solution, mutant.path))
-        assert all(report["ok"] for report in right.values()), (exercise.id, right)
-        if world.rank == 0:
-            assert worker.diagnose(exercise, wrong, checking.LIMIT) == mutant.mistake, (exercise.id, wrong)
+@pytest.mark.parametrize(("exercise", "mutant", "world"), ON_RANKS, indirect=["world"], ids=ids(FIRST))
+def test_processes_find_what_threads_find(
+    exercise: Exercise, mutant: Mutant, world: Communicator, tmp_path: Path
+) -> None:
+    """With the model solution and with a wrong one; all exercises of one number of ranks share a job."""
+    solution = tmp_path / "exercise.py"
+    solution.write_text(exercise_file(exercise.lesson, solved=True), "utf-8")
+    right, wrong = (examined(world, exercise, path) for path in (solution, mutant.path))
+    assert all(report["ok"] for report in right.values()), right
+    assert world.rank or worker.diagnose(exercise, wrong, checking.LIMIT) == mutant.mistake, wrong
 
 
 def examined(world: Communicator, exercise: Exercise, file: Path) -> worker.Found:
