@@ -6,6 +6,7 @@ import pytest
 
 from lessons.check import Verdict, check
 from lessons.manifest import exercises
+from tests.tiers import full
 
 HELLO = {exercise.id: exercise for exercise in exercises() if exercise.lesson.number == "00"}
 
@@ -21,7 +22,7 @@ def verdict(name: str, text: str, folder: Path) -> Verdict:
     [
         ("00.1", "def say(world, text, file=None):\n    pass\n", "nothing came: is print called, and with file=file?"),
         ("00.3", "def printed(ranks):\n    return [3, 1, 11, 13]\n", "each line is a text"),
-        ("00.3", "def printed(ranks):\n    return 'rank 0 has 3'\n", "a list of lines is wanted"),
+        full("00.3", "def printed(ranks):\n    return 'rank 0 has 3'\n", "a list of lines is wanted"),
     ],
 )
 def test_what_is_said(name: str, text: str, says: str, tmp_path: Path) -> None:

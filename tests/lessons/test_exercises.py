@@ -23,6 +23,7 @@ EVERY = exercises()
 KNOWN = [(e, m) for e in EVERY for m in e.mutants() if not m.says]
 FIRST = [next(known) for _, known in groupby(KNOWN, lambda pair: pair[0].id)]
 STARTED = [(e, m) for e, m in FIRST if e.id in ("03.1", "07.3", "07.4", "10.1", "14.2")]
+LATER = ("07.4", "10.1")  # of these
 SLOW = ("01.3", "05.2", "10.2", "10.4", "14.4")
 COMPARED = [full(*pair) if pair[0].id in SLOW and pair not in FIRST else pair for pair in KNOWN]
 ON_RANKS = [(e, m, e.ranks) if e.ranks == 3 and e.id not in SLOW else full(e, m, e.ranks) for e, m in FIRST]
@@ -63,7 +64,9 @@ def test_the_stub_fails_and_the_model_solution_passes(exercise: Exercise, tmp_pa
     assert solved.state == "passed", solved
 
 
-@pytest.mark.parametrize(("exercise", "mutant"), STARTED, ids=ids(STARTED))
+@pytest.mark.parametrize(
+    ("exercise", "mutant"), [full(*pair) if pair[0].id in LATER else pair for pair in STARTED], ids=ids(STARTED)
+)
 def test_a_wrong_solution_is_named(exercise: Exercise, mutant: Mutant) -> None:
     """One of each kind, and on one rank and on four, just as a student's would be."""
     verdict = check(exercise, mutant.path, as_given=True)
