@@ -242,7 +242,8 @@ def test_every_kind_is_among_those_below() -> None:
     assert set(re.findall(r"def test_(?:after_)?(\w+)", TESTS)) == {*FIRST, *LATER}
 
 
-@pytest.mark.parametrize("kinds", [FIRST, full(LATER)], ids=["first", "later"])
+@pytest.mark.full
+@pytest.mark.parametrize("kinds", [FIRST, LATER], ids=["first", "later"])
 def test_every_kind_of_failure(kinds: list[str], folder: Path) -> None:
     found = run(folder, TESTS, "-k", " or ".join(kinds))
     results = {name.removesuffix("[3 ranks]"): result for name, result in found.results.items()}

@@ -1,0 +1,55 @@
+"""What is changed, what is left alone, and that the explanations are about lines that exist."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.mutation.__main__ import FILES, ROOT, choose, own_tests
+from tests.mutation.equivalent import EQUIVALENT
+from tests.mutation.mutants import mutants_of
+
+
+def changes(source: str, folder: Path) -> set[str]:
+    (folder / "file.py").write_text(source)
+    return {mutant.apply(source) for mutant in mutants_of(folder, "file.py")}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("a < b\n", {"(a <= b)\n", "(a >= b)\n", "pass\n"}),
+        ("x = a + b\n", {"x = (a - b)\n"}),
+        ("x = a and b\n", {"x = (a or b)\n", "x = (a)\n", "x = (b)\n"}),
+        ("x = not a\n", {"x = (a)\n"}),
+        ("x = 'tp'\n", {"x = 'tp_'\n"}),
+        ("x = a[i:j]\n", {"x = (a[:j])\n", "x = (a[i:])\n"}),
+        ("x = f(a, b)\n", {"x = (f(b, a))\n"}),
+        ("x = f(c=a)\n", {"x = (f())\n"}),
+        ("x = [i for i in a if i]\n", {"x = ([i for i in a])\n"}),
+        ("a.b += c\n", {"pass\n"}),
+        ("for i in a:\n    break\n", {"for i in ():\n    break\n", "for i in a:\n    continue\n"}),
+        ("if a:\n    f()\n", {"if True:\n    f()\n", "if False:\n    f()\n", "if a:\n    pass\n"}),
+        ("def f():\n    return a\n", {"def f():\n    return None\n"}),
+    ],
+)
+def test_each_kind_of_change(source: str, expected: set[str], tmp_path: Path) -> None:
+    assert changes(source, tmp_path) == expected
+
+
+def test_what_people_read_is_left_alone(tmp_path: Path) -> None:
+    source = '"""Text, 1."""\n\n\ndef f(a: "x" = None) -> "y":\n    raise E(f"{a} is", 1 + 2)\n'
+    assert changes(source, tmp_path) == {source.replace('raise E(f"{a} is", 1 + 2)', "pass")}
+
+
+def test_the_same_seed_gives_the_same_mutants_on_different_lines() -> None:
+    mutants = choose(50, seed=3)
+    assert mutants == choose(50, seed=3) != choose(50, seed=4)
+    assert len({(mutant.file, mutant.line) for mutant in mutants}) == 50
+    for mutant in mutants:
+        compile(mutant.apply((ROOT / mutant.file).read_text()), mutant.file, "exec")
+    assert all((ROOT / own_tests(file)).exists() for file in FILES)
+
+
+def test_what_is_explained_is_still_there() -> None:
+    known = {mutant.key for file in FILES for mutant in mutants_of(ROOT, file)}
+    assert not EQUIVALENT.keys() - known
