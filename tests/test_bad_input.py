@@ -8,6 +8,7 @@ model) are left to the type checker.
 import inspect
 import math
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -589,7 +590,7 @@ def refused(case: Case, name: str, value: Any) -> None:
 def names(said: str, name: str, value: Any) -> bool:
     """Whether the message names the argument, or shows the value or the part of it that is wrong."""
     parts = value if isinstance(value, (list, tuple)) else ()
-    return name in said or any(
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said) is not None or any(
         repr(part) in said or str(part) in said or shown(part) in said for part in (value, *parts)
     )
 

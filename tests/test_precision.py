@@ -47,6 +47,7 @@ from minitrain.precision import (
 from minitrain.train.build import reduce
 from minitrain.train.step import compute_gradients, train_step
 from tests.gradcheck import close
+from tests.tiers import full as later
 
 HALVES = ("float16", "bfloat16")
 MIXED = {half: name for name, half in POLICIES.items() if half in HALVES}  # dtype -> the policy named after it
@@ -814,7 +815,7 @@ def full(weight: float, lr: float, name: str = "SGD") -> float:
     return digits(weight, lr, {kind.__name__: kind for kind, _ in RATES}[name])[0]
 
 
-@pytest.mark.parametrize("half_weights", [False, True])
+@pytest.mark.parametrize("half_weights", [later(False), True])
 @pytest.mark.parametrize(("kind", "lr"), RATES)
 def test_small_gradients_need_a_scale_in_float16(kind: type[Optimizer], lr: float, half_weights: bool) -> None:
     options: dict[str, Any] = {"kind": kind, "precision": Static(), "half_weights": half_weights}
@@ -872,7 +873,9 @@ def learned() -> float:
 
 
 @pytest.mark.parametrize("half_weights", [False, True])
-@pytest.mark.parametrize(("precision", "half"), [(Static, "float16"), (Static, "bfloat16"), (Dynamic, "float16")])
+@pytest.mark.parametrize(
+    ("precision", "half"), [later(Static, "float16"), later(Static, "bfloat16"), (Dynamic, "float16")]
+)
 def test_the_gpt_learns_as_in_float32(precision: Any, half: str, half_weights: bool) -> None:
     made = precision(MIXED[half] if precision is Static else half)
     scaler = DynamicScaler(interval=20) if half == "float16" else None  # which tries larger ones until they overflow

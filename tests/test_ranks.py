@@ -1,6 +1,7 @@
 """The runner of rank-marked tests: each way of failing is reported by name, and the tests after still run."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from minitrain.comm.launchers import find_mpirun
+from tests.ranks import BARE
+from tests.tiers import full
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "MINITRAIN_TEST_OF_THE_RUNNER"  # in the environment of every process that a run starts
@@ -191,7 +194,7 @@ def start(folder: Path, tests: str, *arguments: str) -> subprocess.Popen[str]:
         stdin=subprocess.DEVNULL,
         text=True,
         cwd=ROOT,
-        env={**outside, MARK: folder.name},
+        env={**outside, **BARE, MARK: folder.name},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
 
@@ -219,34 +222,44 @@ def run(folder: Path, tests: str, *arguments: str) -> Run:
     return Run(process.returncode, output, results, folder.name)
 
 
-def test_every_kind_of_failure(folder: Path) -> None:
-    found = run(folder, TESTS)
+# test -> what is reported of it
+FAILS = {
+    "one_rank_fails": ["AssertionError: the cause", "rank 1 of 3: failed", "rank 0 of 3: did not come", "in wait"],
+    "all_ranks_fail": ["ValueError: the cause on 0", "cause on 1", "cause on 2", "printed by 2"],
+    "one_rank_hangs": ["no end after 2 s", "rank 2 of 3", "last seen at", "in stuck_here", "in wait"],
+    "one_rank_is_killed": ["the job ended", "rank 0 of 3: did not come back", "last seen at", "in wait"],
+    "one_rank_leaves": ["rank 1 of 3: did not come back"],
+    "sys_exit": ["rank 1 of 3: failed", "SystemExit"],
+    "skipped_on_one_rank": ["do not agree", "rank 1 of 3: skipped"],
+    "a_fixture_fails": ["the cause in the fixture", "rank 2 of 3: failed"],
+}
+SKIPS = {"skips": "the reason to skip", "skipped_by_mark": "the reason of the mark"}
+FIRST = ["one_rank_fails", "one_rank_hangs", *SKIPS, "folders_of_its_own", "an_ordinary_one"]
+LATER = [*(name for name in FAILS if name not in FIRST), "with_parameters"]
+
+
+def test_every_kind_is_among_those_below() -> None:
+    assert set(re.findall(r"def test_(?:after_)?(\w+)", TESTS)) == {*FIRST, *LATER}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kinds", [FIRST, LATER], ids=["first", "later"])
+def test_every_kind_of_failure(kinds: list[str], folder: Path) -> None:
+    found = run(folder, TESTS, "-k", " or ".join(kinds))
     results = {name.removesuffix("[3 ranks]"): result for name, result in found.results.items()}
     assert found.status == 1, found.output
-    fails = {
-        "one_rank_fails": ["AssertionError: the cause", "rank 1 of 3: failed", "rank 0 of 3: did not come", "in wait"],
-        "all_ranks_fail": ["ValueError: the cause on 0", "cause on 1", "cause on 2", "printed by 2"],
-        "one_rank_hangs": ["no end after 2 s", "rank 2 of 3", "last seen at", "in stuck_here", "in wait"],
-        "one_rank_is_killed": ["the job ended", "rank 0 of 3: did not come back", "last seen at", "in wait"],
-        "one_rank_leaves": ["rank 1 of 3: did not come back"],
-        "sys_exit": ["rank 1 of 3: failed", "SystemExit"],
-        "skipped_on_one_rank": ["do not agree", "rank 1 of 3: skipped"],
-        "a_fixture_fails": ["the cause in the fixture", "rank 2 of 3: failed"],
-    }
-    for name, parts in fails.items():
-        result = results[f"test_{name}"]
+    for name in FAILS.keys() & kinds:
+        result = results.pop(f"test_{name}")
         assert result.outcome == "failure", name
-        for part in parts:
+        for part in FAILS[name]:
             assert part in result.text, f"{name}: {part} is not in\n{result.text}"
         assert f"test_{name}[3 ranks]" in found.output
         assert result.seconds < (2 if name == "one_rank_hangs" else 10) + 5, name
-        assert results[f"test_after_{name}"].outcome == "passed", name
-    skipped = {"test_skips": "the reason to skip", "test_skipped_by_mark": "the reason of the mark"}
-    for name, reason in skipped.items():
-        assert results[name].outcome == "skipped" and reason in results[name].text
-    rest = [results.pop(f"test_{name}") for name in ("after_skips", "folders_of_its_own", "an_ordinary_one")]
-    rest += [result for name, result in results.items() if "with_parameters" in name]
-    assert [result.outcome for result in rest] == ["passed"] * 7
+        assert results.pop(f"test_after_{name}").outcome == "passed", name
+    for name in SKIPS.keys() & kinds:
+        result = results.pop(f"test_{name}")
+        assert result.outcome == "skipped" and SKIPS[name] in result.text
+    assert [result.outcome for result in results.values()] == ["passed"] * (3 if kinds is FIRST else 4)
     assert processes(found.mark) == []
 
 
@@ -268,7 +281,7 @@ def test_job(world, number):
     assert len(found.results) == 3 and len(set(seen.read_text().split())) == 2
 
 
-@pytest.mark.parametrize("ranks", ["(0, 1)", "(1,)"], ids=["all ranks", "one rank"])
+@pytest.mark.parametrize("ranks", ["(1,)", full("(0, 1)")], ids=["one rank", "all ranks"])
 def test_a_file_that_ranks_cannot_import(ranks: str, folder: Path) -> None:
     """The cause is reported, at once, and for every test."""
     tests = """
@@ -292,6 +305,7 @@ def test_something(world, number):
     assert processes(found.mark) == []
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_nothing_is_left_over_after_an_interrupt(sent: signal.Signals, folder: Path) -> None:
     hang = """
@@ -307,7 +321,7 @@ def test_hang(world):
     process = start(folder, hang.replace("PATH", repr(str(began))))
     deadline = time.monotonic() + 30
     while not (began.exists() and len(began.read_text()) == 2) and time.monotonic() < deadline:
-        time.sleep(0.1)
+        time.sleep(0.02)
     process.send_signal(sent)
     output = finish(process, 15)
     assert "KeyboardInterrupt" in output

@@ -35,6 +35,7 @@ def check(rows: list[Row]) -> None:
     assert all(line.startswith(r["name"]) for line, r in zip(lines[1:], rows, strict=True))
 
 
+@pytest.mark.full
 def test_step_beside_torch() -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'minitrain[oracle]'")
     found = step.measure(TINY, rounds=2)  # raises unless the two agree, before and after an update

@@ -10,5 +10,5 @@ BUG = FunctionBug(
     test_all_ranks_leave_the_batch_out,
     (3, Case(layout="pp", pp=3, accumulate=3), (Spot(1, UP),)),
     scaler=partial(moving, agree=lambda overflow, world: overflow),
-    patience=2,
+    patience=1,
 )

@@ -3,4 +3,4 @@
 from tests.bugs.museum import FunctionBug
 from tests.parallel.test_pipeline import Blocking, test_pipeline_is_the_serial_run
 
-BUG = FunctionBug(test_pipeline_is_the_serial_run, ("1f1b", True), comm=Blocking, patience=2)
+BUG = FunctionBug(test_pipeline_is_the_serial_run, ("1f1b", True), comm=Blocking, patience=1)

@@ -3,11 +3,13 @@
 import pytest
 
 from tests.bugs.museum import exhibits
+from tests.tiers import full
 
 EXHIBITS = exhibits()
+SLOW = ("12_", "13f_", "22_", "pp_sends_that_block")  # a limit of time or many steps; their tests are in both tiers
 
 
-@pytest.mark.parametrize("name", EXHIBITS)
+@pytest.mark.parametrize("name", [full(name) if name.startswith(SLOW) else name for name in EXHIBITS])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_planted_bug(name: str) -> None:
     bug = EXHIBITS[name].BUG

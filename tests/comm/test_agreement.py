@@ -173,7 +173,7 @@ def named(world: Communicator, mistake: Callable[..., None], ring: bool) -> None
 @mistakes
 @pytest.mark.parametrize("ring", [False, True], ids=["plain", "ring"])
 @pytest.mark.usefixtures("debugging")
-@pytest.mark.ranks(2, 3, limit=20)
+@pytest.mark.ranks(3, full=(2,), limit=20)
 def test_mpi(world: Communicator, mistake: Callable[..., None], ring: bool) -> None:
     named(world, mistake, ring)
 
@@ -310,7 +310,7 @@ def found(world: Communicator, given: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("given", "said"), GIVEN, ids=[said.partition(":")[0] + str(i) for i, (_, said) in enumerate(GIVEN)]
 )
-@pytest.mark.ranks(2, 3, limit=20)
+@pytest.mark.ranks(3, full=(2,), limit=20)
 def test_ranks_that_were_given_different_things(world: Communicator, given: dict[str, Any], said: str) -> None:
     found(world, given, said)
 

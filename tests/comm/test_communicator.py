@@ -326,7 +326,7 @@ CHECKS = pytest.mark.parametrize(
 
 
 @CHECKS
-@pytest.mark.ranks(2, 3, 4, limit=20)
+@pytest.mark.ranks(2, 3, full=(4,), limit=20)
 def test_mpi(world: Communicator, check: Callable[[Communicator], None]) -> None:
     check(world)
 

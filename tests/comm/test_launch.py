@@ -14,12 +14,14 @@ import pytest
 from minitrain.comm import launch, launchers
 from minitrain.comm.launchers import find_mpirun
 from minitrain.errors import UserError
+from tests.tiers import full
 
 MPIRUN = find_mpirun()
 ROOT = Path(__file__).resolve().parents[2]
 needs_mpirun = pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")
-sizes = pytest.mark.parametrize("n", [2, 3])
+sizes = pytest.mark.parametrize("n", [2, full(3)])
 START, END = 20.0, 5.0  # seconds: for mpirun and the imports; after the fault
+SHORT = 0.3  # seconds of patience with ranks that never come
 
 PRELUDE = """
 import os, sys, threading, time
@@ -89,10 +91,12 @@ def alive(pid: int) -> bool:
     return True
 
 
-def job(n: int, body: str) -> Ended:
-    """Runs PRELUDE and body under mpirun."""
+def job(n: int, body: str, patience: float = launch.PATIENCE) -> Ended:
+    """Runs PRELUDE and body under mpirun. patience: for which a rank that leaves early waits for the others."""
     assert MPIRUN is not None
-    program = PRELUDE + textwrap.indent(textwrap.dedent(body), "    ")
+    speaker = min(launch.SPEAKER, patience)
+    change = f"from minitrain.comm import launch as module\nmodule.PATIENCE, module.SPEAKER = {patience}, {speaker}\n"
+    program = change + PRELUDE + textwrap.indent(textwrap.dedent(body), "    ")
     return run([MPIRUN, "-n", str(n), sys.executable, "-c", program])
 
 
@@ -102,8 +106,8 @@ def job(n: int, body: str) -> Ended:
     ("body", "said"),
     [
         ('if fault(1): raise ZeroDivisionError("the cause")\nwait()', "raised"),
-        ('if fault(1): sys.exit("the cause")\nwait()', "called sys.exit('the cause')"),
-        ('if fault(1): raise MemoryError("the cause")\nworld.receive(x, 1, ("dp", "test"))', "raised"),
+        full('if fault(1): sys.exit("the cause")\nwait()', "called sys.exit('the cause')"),
+        full('if fault(1): raise MemoryError("the cause")\nworld.receive(x, 1, ("dp", "test"))', "raised"),
         (
             """
             def work():
@@ -124,6 +128,7 @@ def test_one_rank_fails(n: int, body: str, said: str) -> None:
 
 
 @needs_mpirun
+@pytest.mark.full
 @sizes
 def test_a_thread_fails_while_its_rank_computes(n: int) -> None:
     end = job(
@@ -147,21 +152,25 @@ def test_sys_exit_with_a_status(n: int) -> None:
 
 
 @needs_mpirun
-@pytest.mark.parametrize(("n", "leave"), [(2, "sys.exit(0)"), (3, "sys.exit()")])
-def test_one_rank_leaves_as_if_all_were_well(n: int, leave: str) -> None:
-    end = job(n, f"if fault(1): {leave}\nwait()")
+@pytest.mark.parametrize(
+    ("n", "leave", "patience"), [(2, "sys.exit(0)", SHORT), full(3, "sys.exit()", launch.PATIENCE)]
+)
+def test_one_rank_leaves_as_if_all_were_well(n: int, leave: str, patience: float) -> None:
+    end = job(n, f"if fault(1): {leave}\nwait()", patience)
     assert end.status != 0 and end.seconds < END
     assert f"rank 1 of {n} called" in end.output and "Traceback" in end.output
 
 
 @needs_mpirun
+@pytest.mark.full
 def test_an_interrupt_is_no_mistake_to_be_traced() -> None:
-    end = job(2, "if fault(1): raise KeyboardInterrupt\nwait()")
+    end = job(2, "if fault(1): raise KeyboardInterrupt\nwait()", SHORT)
     assert end.status != 0 and end.seconds < END
     assert "rank 1 of 2 was interrupted" in end.output and "Traceback" not in end.output
 
 
 @needs_mpirun
+@pytest.mark.full
 def test_a_status_is_never_cut_to_0() -> None:
     """The system keeps 8 bits of it, and 256 would look like success."""
     assert job(2, "if fault(1): sys.exit(256)\nwait()").status == 1
@@ -176,12 +185,13 @@ def test_words_that_cannot_be_said_do_not_keep_the_job_alive() -> None:
 @needs_mpirun
 def test_a_rank_that_ends_early_meets_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its barrier is not the others': they go on, it waits, and all is well when they come."""
-    body = "if world.rank == 0:\n    world.send(x, 1, ('a', 'b'), 1).wait()\nelse:\n    time.sleep(1)\n"
+    body = "if world.rank == 0:\n    world.send(x, 1, ('a', 'b'), 1).wait()\nelse:\n    time.sleep(0.5)\n"
     end = job(2, body + "    world.receive(x, 0, ('a', 'b'), 1); print('received')")
     assert end.status == 0 and "received" in end.output
 
 
 @needs_mpirun
+@pytest.mark.full
 def test_a_communication_thread_that_fails() -> None:
     body = """
     from minitrain.parallel.overlap import CommunicationThread
@@ -221,9 +231,12 @@ def test_all_ranks_see_the_same_mistake(n: int) -> None:
 
 
 @needs_mpirun
-@pytest.mark.parametrize(("n", "rank"), [(2, 0), (3, 0), (2, 1), (3, 2)])
-def test_one_rank_sees_a_mistake(n: int, rank: int) -> None:
-    end = job(n, f'if fault({rank}): raise UserError("no space on the disk")\nwait()')
+@pytest.mark.parametrize(
+    ("n", "rank", "patience"),
+    [(2, 1, SHORT), full(2, 0, SHORT), full(3, 0, launch.PATIENCE), full(3, 2, launch.PATIENCE)],
+)
+def test_one_rank_sees_a_mistake(n: int, rank: int, patience: float) -> None:
+    end = job(n, f'if fault({rank}): raise UserError("no space on the disk")\nwait()', patience)
     assert end.status == 2 and end.seconds < END
     assert end.output.count("minitrain: error: no space on the disk\n") == 1 and "Traceback" not in end.output
 
@@ -236,6 +249,7 @@ def test_a_rank_sees_a_mistake_when_the_other_has_come_to_the_end() -> None:
 
 
 @needs_mpirun
+@pytest.mark.full
 def test_a_thread_that_waits_does_not_keep_the_job_from_ending() -> None:
     """All ranks see the mistake; a collective of a helper thread, which the other rank never joins, is under way."""
     end = job(
@@ -329,8 +343,7 @@ def test_mpich_under_the_mpirun_of_openmpi_is_named_before_mpi_begins(n: int) ->
     launch.check_families("", n, "MPICH Version:      5.0.2")
 
 
-@pytest.mark.parametrize("command", ["program", "train"])
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("command", "rank"), [("train", 1), full("train", 0), full("program", 0), full("program", 1)])
 def test_started_by_a_foreign_mpirun(command: str, rank: int, tmp_path: Path) -> None:
     """As if Open MPI's mpirun had started two processes that use MPICH's library, or the other way round."""
     ask = "from mpi4py import MPI; print(MPI.Get_library_version())"

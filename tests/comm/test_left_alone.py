@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from minitrain.comm.launchers import find_mpirun
 from minitrain.comm.positions import Standing, report, stuck, together
 from minitrain.errors import UserError
 from tests.comm import alone
+from tests.tiers import full
 
 ROOT = Path(__file__).resolve().parents[2]
 MPIRUN = find_mpirun()
@@ -27,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExc
 FIRST = "ranks wait for others, and none has moved for {} s; the job ends here"
 
 # ranks, layout, what one of them does, which one
-ON_THREADS = [
+WAITING_THREADS = [
     (2, "dp", "returns", 1),
     (4, "dp", "returns", 0),
     (2, "dp", "sleeps", 0),
@@ -35,12 +37,9 @@ ON_THREADS = [
     (4, "dp", "waits for a thread that has left", 1),
     (3, "dp", "receives what nobody sends", 0),
     (2, "dp", "waits for a thread that has left", 0),
-    (2, "dp", "evaluates", 0),
-    (3, "dp", "computes", 1),
     (2, "overlap", "returns", 1),
     (2, "zero3", "returns", 0),
     (3, "zero3", "sleeps", 1),
-    (4, "zero3", "computes", 3),
     (2, "zero3", "waits in a lock", 1),
     (2, "tp", "returns", 1),
     (2, "tp", "sleeps", 0),
@@ -50,19 +49,26 @@ ON_THREADS = [
     (4, "pp", "skips", 0),
     (2, "pp", "waits in a lock", 0),
 ]
+BUSY_THREADS = [(2, "dp", "evaluates", 0), (3, "dp", "computes", 1), (4, "zero3", "computes", 3)]
 UNDER_MPI = [
     (2, "dp", "is stopped", 1),
     (3, "dp", "returns", 1),
+    (2, "dp", "skips", 1),
     (2, "dp", "evaluates", 0),
     (3, "dp", "waits elsewhere", 0),
     (2, "zero3", "is stopped", 0),
     (3, "zero3", "waits in a lock", 2),
     (2, "tp", "is stopped", 1),
-    (2, "dp", "skips", 1),
     (2, "pp", "is stopped", 1),
     (3, "pp", "returns", 0),
     (4, "pp", "sleeps", 1),
 ]
+Case = tuple[int, str, str, int]
+
+
+def some(cases: list[Case], first: int) -> list[object]:
+    """So many of them in the first tier, all in the second."""
+    return [*cases[:first], *map(full, cases[first:])]
 
 
 def name(case: tuple) -> str:
@@ -107,24 +113,46 @@ def numbers(text: str) -> list[int]:
     return [n for run in runs for n in range(int(run[0]), int(run[-1]) + 1)]
 
 
-@pytest.mark.parametrize("case", ON_THREADS, ids=name)
-def test_threads(case: tuple[int, str, str, int]) -> None:
+def on_threads(case: Case) -> tuple[str, float]:
+    """(what is said, after how many seconds)."""
     ranks, layout, way, who = case
     began = time.monotonic()
     with pytest.raises(TimeoutError) as error:
         threads.run(ranks, lambda world: alone.train(world, layout, way, who), timeout=30, wait=0.5)
-    assert time.monotonic() - began < alone.LONG
-    check(str(error.value), ranks, way, who, "0.5")
+    return str(error.value), time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def waiting() -> dict[Case, Future]:
+    """All cases in which no rank computes, some at a time: they take no more than patience."""
+    with ThreadPoolExecutor(6) as pool:
+        return {case: pool.submit(on_threads, case) for case in WAITING_THREADS}
+
+
+@pytest.mark.parametrize("case", WAITING_THREADS, ids=name)
+def test_threads(case: Case, waiting: dict[Case, Future]) -> None:
+    ranks, _, way, who = case
+    said, seconds = waiting[case].result()
+    assert seconds < alone.LONG
+    check(said, ranks, way, who, "0.5")
+
+
+@pytest.mark.parametrize("case", some(BUSY_THREADS, 1), ids=name)
+def test_busy_threads(case: Case) -> None:
+    ranks, _, way, who = case
+    said, seconds = on_threads(case)
+    assert seconds < alone.LONG
+    check(said, ranks, way, who, "0.5")
 
 
 @needs_mpirun
-@pytest.mark.parametrize("case", UNDER_MPI, ids=name)
-def test_mpi(case: tuple[int, str, str, int]) -> None:
+@pytest.mark.parametrize("case", some(UNDER_MPI, 2), ids=name)
+def test_mpi(case: Case) -> None:
     ranks, layout, way, who = case
-    status, said = job(ranks, ["-m", "tests.comm.alone", layout, way, str(who)], 1)
+    status, said = job(ranks, ["-m", "tests.comm.alone", layout, way, str(who)], 0.5)
     assert status != 0
     message = said.partition("minitrain: error: ")[2]
-    check("\n".join(message.splitlines()[:3]), ranks, way, who, "1")
+    check("\n".join(message.splitlines()[:3]), ranks, way, who, "0.5")
     assert said.count("minitrain: ") == 1 and "Traceback" not in said
 
 
@@ -139,6 +167,7 @@ def job(ranks: int, command: list[str], limit: float | str, seconds: float = 20.
 
 
 @needs_mpirun
+@pytest.mark.full
 def test_ranks_that_move_are_left_in_peace(tmp_path: Path) -> None:
     """One rank waits for several limits, while the two others talk; then one has ended and the other works alone."""
     program = """
@@ -146,12 +175,12 @@ import time, numpy as np, minitrain
 with minitrain.launch(wait=0.5) as world:
     if world.rank > 0:
         pair = world.subgroup([1, 2])
-        for _ in range(6):
+        for _ in range(4):
             time.sleep(0.25)
             pair.barrier()
     world.barrier()
     if world.rank == 0:
-        time.sleep(1.5)
+        time.sleep(1.2)
 print("well", flush=True)
 """
     status, said = job(3, ["-c", program], 60)
@@ -220,11 +249,19 @@ with minitrain.launch() as world:
         open(PATH, "w").write("x")
     WAIT
 """
+RECEIVES = "world.receive(np.ones(1), 1 - world.rank, ('a', 'b'))"
 
 
 @needs_mpirun
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("wait", ["world.receive(np.ones(1), 1 - world.rank, ('a', 'b'))", "time.sleep(60)"])
+@pytest.mark.parametrize(
+    ("sent", "wait"),
+    [
+        (signal.SIGINT, RECEIVES),
+        (signal.SIGTERM, "time.sleep(60)"),
+        full(signal.SIGINT, "time.sleep(60)"),
+        full(signal.SIGTERM, RECEIVES),
+    ],
+)
 def test_an_interrupt_is_said_once(sent: signal.Signals, wait: str, tmp_path: Path) -> None:
     """By rank 0, whether mpirun passes it on as the one signal or as the other, and wherever the ranks are.
 
@@ -255,7 +292,7 @@ def test_an_interrupt_is_said_once(sent: signal.Signals, wait: str, tmp_path: Pa
 
 
 @needs_mpirun
-@pytest.mark.parametrize("stream", ["None", "NoStream()"])
+@pytest.mark.parametrize("stream", ["None", full("NoStream()")])
 def test_without_a_stream_to_write_to_a_job_ends_too(stream: str) -> None:
     program = f"""
 import sys, numpy as np, minitrain

@@ -44,6 +44,7 @@ done
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")
 @pytest.mark.skipif(not private_mounts(), reason="this user may not mount a /dev/shm of their own")
 def test_aborted_jobs_do_not_fill_shared_memory(tmp_path: Path) -> None:

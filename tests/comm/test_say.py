@@ -43,7 +43,7 @@ def speak(world: Communicator) -> None:
         assert page.writes == expected and page.flushed == "".join(expected)
 
 
-@pytest.mark.ranks(1, 2, 3, 4)
+@pytest.mark.ranks(2, 3, full=(1, 4))
 def test_under_mpi(world: Communicator) -> None:
     speak(world)
 

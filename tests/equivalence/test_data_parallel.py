@@ -11,11 +11,23 @@ from minitrain.comm.communicator import Communicator
 from minitrain.parallel.data_parallel import sync_gradients
 from tests.equivalence.cover import AXES, RANKS, cases, name, pairwise
 from tests.equivalence.harness import Case, same_as_serial, wrong
+from tests.tiers import full
 
 CASES = cases(full=False)
 
 
-@pytest.mark.parametrize(("world", "case"), CASES, indirect=["world"], ids=[name(*case) for case in CASES])
+def in_both_tiers(rows: list[tuple[int, Case]]) -> list[tuple[int, Case]]:
+    """One row on 4 ranks for each way to divide the model, and for ranks that have no sample."""
+    kinds = {(case.layout, case.pp > 1 and case.schedule, case.B < n): (n, case) for n, case in rows if n == 4}
+    return list(kinds.values())
+
+
+@pytest.mark.parametrize(
+    ("world", "case"),
+    [row if row in in_both_tiers(CASES) else full(*row) for row in CASES],
+    indirect=["world"],
+    ids=[name(*row) for row in CASES],
+)
 def test_mpi(world: Communicator, case: Case) -> None:
     row = same_as_serial(world, case)
     assert row.ok, row
@@ -31,7 +43,7 @@ def test_one_row(world: Communicator, strategy: str) -> None:
 
 @pytest.mark.parametrize("strategy", AXES["strategy"])
 @pytest.mark.parametrize("comm", AXES["comm"])
-@pytest.mark.parametrize("size", RANKS)
+@pytest.mark.parametrize("size", [n if n == 3 else full(n) for n in RANKS])
 def test_threads(size: int, comm: str, strategy: str) -> None:
     for row in threads.run(size, lambda world: same_as_serial(world, Case(strategy, comm, "adam", 3, 0.5))):
         assert row.ok, row
@@ -58,7 +70,7 @@ def test_three_ranks(case: Case) -> None:
     assert not wrong(rows[0], case), f"not as on one process: {', '.join(wrong(rows[0], case))}"
 
 
-@pytest.mark.ranks(8)
+@pytest.mark.ranks(full=(8,))
 def test_more_ranks_than_samples(world: Communicator) -> None:
     row = same_as_serial(world, Case(accumulate=2, comm="ring"))
     assert row.ok, row

@@ -1,6 +1,6 @@
 """Everything that one process computes, on whatever backend is chosen, into a file of NumPy arrays.
 
-    MINITRAIN_BACKEND=... python -m tests.gpu.strict_run OUT.npz [--dtype float32] [--only models ranks]
+    MINITRAIN_BACKEND=... python -m tests.gpu.strict_run OUT.npz [--dtypes float64 float32] [--only models ranks]
     mpirun -n 2 python -m tests.gpu.strict_run OUT.npz --only mpi
 
 Each operation of functional.py and fused.py forward and backward, the models through their whole training step, and
@@ -326,10 +326,11 @@ def main() -> None:
     """See the top of this file."""
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
-    parser.add_argument("--dtype", default="float64")
+    parser.add_argument("--dtypes", nargs="+", default=["float64"])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=["operations", "models", "ranks"])
     given = parser.parse_args()
-    results = {f"{part}: {name}": x for part in given.only for name, x in PARTS[part](given.dtype).items()}
+    wanted = [(part, dtype) for part in given.only for dtype in given.dtypes]
+    results = {f"{part} {dtype}: {name}": x for part, dtype in wanted for name, x in PARTS[part](dtype).items()}
     print(f"computed with {xp.__file__}")
     if results:
         np.savez(given.out, **results)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +15,20 @@ from lessons.manifest import exercises, written
 from lessons.stubs import exercise_file, replaced, source
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A student's folder, which is the current one."""
-    made = tmp_path / "mine"
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student's folder as it is made."""
+    made = tmp_path_factory.mktemp("fresh") / "mine"
     assert main(["init", str(made)]) == 0
-    monkeypatch.chdir(made)
     return made
+
+
+@pytest.fixture
+def folder(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A student's folder, which is the current one."""
+    mine = shutil.copytree(fresh, tmp_path / "mine")
+    monkeypatch.chdir(mine)
+    return mine
 
 
 def test_init_makes_a_stub_for_every_exercise_and_keeps_what_is_there(folder: Path) -> None:
@@ -92,6 +100,7 @@ def test_run_says_what_it_runs(folder: Path) -> None:
     assert first.startswith("$ mpirun -n 4 python ") and first.endswith("lesson.py --steps 5")
 
 
+@pytest.mark.full
 def test_selftest(folder: Path) -> None:
     """With only what is installed: in another process, in a folder of its own."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}

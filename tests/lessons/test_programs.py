@@ -16,6 +16,7 @@ from minitrain.comm.communicator import Communicator
 from minitrain.comm.launchers import find_mpirun
 from minitrain.comm.threads import world_of_one
 from minitrain.train.history import History
+from tests.tiers import full
 
 ROOT = Path(__file__).resolve().parents[2]
 MPIRUN = find_mpirun()
@@ -23,7 +24,7 @@ SEEDS = (1, 2, 3, 4, 5)
 
 
 @pytest.mark.parametrize(
-    ("run", "least"), [(distributed.run, 0.95), (dynamic_rate.run, 0.93), (mixed_precision.run, 0.95)]
+    ("run", "least"), [(distributed.run, 0.95), full(dynamic_rate.run, 0.93), full(mixed_precision.run, 0.95)]
 )
 def test_the_digits_are_learned(run: Callable[..., History], least: float) -> None:
     """In ten epochs, on 359 images that were held out; the median over the seeds of split, weights and order."""
@@ -32,8 +33,8 @@ def test_the_digits_are_learned(run: Callable[..., History], least: float) -> No
     assert statistics.median(history.accuracy[-1] for history in histories) >= least
 
 
-@pytest.mark.ranks(1, 2, 3)
-@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), ("float32", 1e-5)])
+@pytest.mark.ranks(2, full=(1, 3))
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), full("float32", 1e-5)])
 def test_the_same_curve_on_any_number_of_ranks(dtype: str, bound: float, world: Communicator) -> None:
     """Adding up gradients over ranks changes the order of the additions and nothing else: rounding, 450 updates long.
 

@@ -1,10 +1,13 @@
 """The READMEs: commands do what the text says they do, quoted code is the library's, links lead somewhere."""
 
+from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 from lessons.text import links, problems, readmes, same
+from tests.lessons.together import started
 
 TEXT = """# Title
 
@@ -27,9 +30,21 @@ CODE = '''def check_text(name: str, value: Any) -> None:
 '''
 
 
+@pytest.fixture(scope="module")
+def found(request: pytest.FixtureRequest) -> Iterator[dict[tuple, Future]]:
+    """The problems of every text that is asked for; the commands of two texts run at a time."""
+    yield from started(request, ("path",), problems, workers=2)
+
+
 @pytest.mark.parametrize("path", readmes(), ids=lambda path: path.parent.name)
-def test_a_text_is_true(path: Path) -> None:
-    assert problems(path) == []
+def test_a_text_is_true_without_its_commands(path: Path) -> None:
+    assert problems(path, run=False) == []
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("path", readmes(), ids=lambda path: path.parent.name)
+def test_a_text_is_true(path: Path, found: dict[tuple, Future]) -> None:
+    assert found[path,].result() == []
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def main() -> int:
     waiting = [
         (number, mutant)
         for number, mutant in enumerate(mutants, 1)
-        if unfinished(results.get(mutant.key), arguments.stages)
+        if mutant.key not in EQUIVALENT and unfinished(results.get(mutant.key), arguments.stages)
     ]
     lock, trees = threading.Lock(), Trees(arguments.jobs)
 
@@ -210,7 +210,7 @@ def own_tests(file: str) -> str:
 
 
 def line_of(mutant: Mutant, result: Result) -> str:
-    what = f"by {result.by}" if result.outcome == "killed" else EQUIVALENT.get(mutant.key, "")
+    what = f"by {result.by}" if result.outcome == "killed" else ""
     return (
         f"{mutant.file}:{mutant.line} {mutant.kind}: {mutant.was[:80]} -> {mutant.becomes[:80]}\n"
         f"    {result.outcome} ({result.stage}, {result.seconds:.0f} s) {what}"
@@ -219,11 +219,11 @@ def line_of(mutant: Mutant, result: Result) -> str:
 
 def report(mutants: Sequence[Mutant], results: dict[str, Result]) -> int:
     """Prints the survivors and the shares; status 1 when one survived that is not explained."""
-    survived = [mutant for mutant in mutants if results[mutant.key].outcome == "survived"]
+    real = [mutant for mutant in mutants if mutant.key not in EQUIVALENT]
+    survived = [mutant for mutant in real if results[mutant.key].outcome == "survived"]
     print("\nSurvivors" if survived else "\nNo survivors")
     for mutant in survived:
         print(line_of(mutant, results[mutant.key]))
-    real = [mutant for mutant in mutants if not (mutant in survived and mutant.key in EQUIVALENT)]
     stages = Counter(results[mutant.key].stage for mutant in real if results[mutant.key].outcome == "killed")
     print(f"\n{len(mutants)} mutants, {len(mutants) - len(real)} of them equivalent; of the other {len(real)}:")
     total = 0

@@ -1,3 +1,7 @@
 """Mutants that no test can see, since they change nothing that can be seen, and why."""
 
-EQUIVALENT: dict[str, str] = {}
+EQUIVALENT: dict[str, str] = {
+    "minitrain/fused.py: flat_x, flat_y, flat_slope = x.reshape(-1), y.reshape(-1), slope.reshape(-1): 1 -> 2": (
+        "reshape(-2) is reshape(-1): NumPy finds the length for any negative number"
+    ),
+}

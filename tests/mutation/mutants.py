@@ -22,7 +22,7 @@ OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: bytes `start` to `end` of the file become `new`. `line`, `was` and `becomes` are for people."""
+    """One change: bytes `start` to `end` of the file become `new`. What follows `new` is for people."""
 
     file: str
     line: int
@@ -30,6 +30,7 @@ class Mutant:
     start: int
     end: int
     new: str
+    text: str  # of its first line
     was: str
     becomes: str
 
@@ -40,7 +41,7 @@ class Mutant:
     @property
     def key(self) -> str:
         """What stays the same when lines are added above."""
-        return f"{self.file}: {self.was} -> {self.becomes}"
+        return f"{self.file}: {self.text}: {self.was} -> {self.becomes}"
 
 
 def mutants_of(root: Path, file: str) -> list[Mutant]:
@@ -57,7 +58,8 @@ def mutants_of(root: Path, file: str) -> list[Mutant]:
         old = data[start:end].decode()
         if isinstance(node, ast.expr) and not isinstance(node, ast.Constant | ast.Name):
             new = f"({new})"
-        found.append(Mutant(file, node.lineno, kind, start, end, new, _one_line(old), _one_line(new)))
+        text = source.splitlines()[node.lineno - 1].strip()
+        found.append(Mutant(file, node.lineno, kind, start, end, new, text, _one_line(old), _one_line(new)))
     return sorted(found, key=lambda mutant: (mutant.start, mutant.end, mutant.new))
 
 

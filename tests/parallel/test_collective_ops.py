@@ -115,7 +115,7 @@ def test_gradients_across_three_ranks(name: str, axis: int, n: int) -> None:
 
 
 @every
-@pytest.mark.ranks(2, 3, 4)
+@pytest.mark.ranks(3, full=(2, 4))
 def test_gradients_under_mpi(world: Communicator, name: str) -> None:
     """MPI's own collectives and the ring."""
     for group in (world, RingCommunicator(world)):

@@ -23,7 +23,7 @@ def parts(n: int, ranks: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("n", [10, 2])
-@pytest.mark.ranks(1, 2, 3)
+@pytest.mark.ranks(3, full=(1, 2))
 def test_the_sum_of_the_rounded(world: Communicator, dtype: str, n: int) -> None:
     """In float32 before it is rounded for the way back, on every rank the same bits; 2 numbers on 3 ranks as well.
     One rank has nobody to send to, and rounds nothing."""

@@ -3,6 +3,8 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -25,7 +27,8 @@ from minitrain.parallel.reducer import Reducer
 from minitrain.parallel.zero import PARAMETERS, Zero1, Zero2, Zero3, buckets_of
 from minitrain.train.build import REDUCERS, reduce
 from minitrain.train.step import train_step
-from tests.equivalence.harness import Case, Run, same_as_serial, toy_batch, toy_gpt, train, wrong
+from tests.equivalence.harness import STATES, Case, Run, same_as_serial, toy_batch, toy_gpt, train, wrong
+from tests.tiers import full
 
 N = 3
 
@@ -44,24 +47,39 @@ def bits(run: Run) -> list[Any]:
     return [run.losses, run.norms, *({path: x.tobytes() for path, x in t.items()} for t in tensors)]
 
 
-def same_bits(world: Communicator, strategy: str, micros: int, optimizer: str, clip: float | None, replay: int) -> bool:
-    cases = [Case(name, "ring", optimizer, micros, clip, replay) for name in (strategy, "dp-bucketed")]
-    ours, plain = (bits(train(RingCommunicator(world), case)) for case in cases)
-    return ours == plain
+def bits_on_a_ring(world: Communicator, case: Case) -> list[Any]:
+    return bits(train(RingCommunicator(world), case))
 
 
-@pytest.mark.parametrize("replay", [0, 2])
-@pytest.mark.parametrize("clip", [None, 0.5])
+@cache
+def on_threads(case: Case) -> list[list[Any]]:
+    """The bits of N ranks, run once for all that are compared with them."""
+    return threads.run(N, lambda world: bits_on_a_ring(world, case))
+
+
+@cache
+def under_mpi(world: Communicator, case: Case) -> list[Any]:
+    """The bits of this rank, likewise."""
+    return bits_on_a_ring(world, case)
+
+
+@pytest.mark.parametrize("replay", [full(0), 2])
+@pytest.mark.parametrize("clip", [full(None), 0.5])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize(("strategy", "micros"), SAME_ORDER)
 def test_bit_for_bit_data_parallel(strategy: str, micros: int, optimizer: str, clip: float | None, replay: int) -> None:
-    assert all(threads.run(N, lambda world: same_bits(world, strategy, micros, optimizer, clip, replay)))
+    case = Case(strategy, "ring", optimizer, micros, clip, replay)
+    ours = threads.run(N, lambda world: bits_on_a_ring(world, case))
+    same = ours == on_threads(replace(case, strategy="dp-bucketed"))
+    assert same
 
 
 @pytest.mark.parametrize(("strategy", "micros"), SAME_ORDER)
-@pytest.mark.ranks(2, 3, 4)
+@pytest.mark.ranks(3, full=(2, 4))
 def test_bit_for_bit_under_mpi(world: Communicator, strategy: str, micros: int) -> None:
-    assert same_bits(world, strategy, micros, "adam", 0.5, 1)
+    case = Case(strategy, "ring", "adam", micros, 0.5, 1)
+    same = bits_on_a_ring(world, case) == under_mpi(world, replace(case, strategy="dp-bucketed"))
+    assert same
 
 
 def test_recompute_changes_no_bit() -> None:
@@ -155,10 +173,7 @@ def fullest(ledger: Ledger, *kinds: str) -> int:
     return max(sum(live.get(kind, 0) for kind in kinds) for live in ledger.history)
 
 
-STATES = ("parameters", "gradients", "optimizer")
-
-
-@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize("ranks", [full(2), 3, full(4)])
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_bytes_a_parameter(stage: int, ranks: int, reducers: Any = REDUCERS) -> None:
     """Every rank at its fullest: bytes a parameter as the table says, plus what is at work or in flight."""
@@ -189,7 +204,7 @@ def test_the_saw_tooth_of_stage_3(reducers: Any = REDUCERS) -> None:
         assert max(curve) <= low + unit
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", [full(0), full(1), full(2), 3])
 @pytest.mark.ranks(4)
 def test_the_matrix_sees_a_rank_that_holds_too_much(world: Communicator, stage: int) -> None:
     """tracemalloc and the ledger agree with the formula on every rank; the toy has an empty share."""

@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 import threading
+from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,6 +22,7 @@ from minitrain.cli import main
 from minitrain.comm.launchers import find_mpirun
 from minitrain.lr_schedules import warmup_cosine
 from minitrain.train.config import TrainConfig
+from tests.tiers import full
 
 Capture = pytest.CaptureFixture[str]
 MPIRUN = find_mpirun()
@@ -44,20 +47,24 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def command(*arguments: str, ranks: int = 0, columns: int = 80) -> tuple[int, str]:
-    """(status, output) of python -m minitrain; under mpirun when ranks are given."""
-    start = [str(MPIRUN), "-n", str(ranks)] if ranks else []
+def process(command: list[str], ranks: int = 0, limit: float = 60.0) -> tuple[int, str]:
+    """(status, output) of a command in 80 columns; under mpirun when ranks are given."""
     done = subprocess.run(
-        [*start, sys.executable, "-m", "minitrain", *arguments],
+        [*([str(MPIRUN), "-n", str(ranks)] if ranks else []), *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "COLUMNS": str(columns)},
-        timeout=60,
+        env={**os.environ, "COLUMNS": "80"},
+        timeout=limit,
     )
     return done.returncode, done.stdout
+
+
+def command(*arguments: str, ranks: int = 0) -> tuple[int, str]:
+    """(status, output) of python -m minitrain."""
+    return process([sys.executable, "-m", "minitrain", *arguments], ranks)
 
 
 def here(*arguments: str) -> int:
@@ -152,53 +159,115 @@ def test_sample_under_mpirun_writes_once(run: Path) -> None:
     assert shown[1].returncode != 0 and shown[1].stderr.count("there is no checkpoint") == 1
 
 
+# One process a rank runs all commands of a file, and each rank keeps what it prints.
+SEVERAL = """
+import contextlib, json, sys
+from minitrain.cli import main
+from minitrain.comm.launchers import launched
+
+for number, arguments in enumerate(json.load(open(sys.argv[1]))):
+    with open(f"{sys.argv[1]}-{number}-{launched()[1]}", "w") as page, contextlib.redirect_stdout(page):
+        status = main(arguments)
+    if status != 0:
+        sys.exit(status)
+"""
+
+
+class Done(NamedTuple):
+    """What came of a command."""
+
+    status: int
+    shown: str  # what all ranks have printed, and the job's other output unless the status is 0
+    out: Path  # its --out
+
+
+def job(ranks: int, lines: list[str], text: Path, folder: Path) -> dict[tuple[int, str], Done]:
+    """These commands on so many ranks, with the tiny run's options, one after the other in one job."""
+    outs, told = [folder / str(number) for number in range(len(lines))], folder / "commands"
+    commands = [
+        [name, *TINY, *options, "--text", str(text), "--out", str(out)]
+        for (name, *options), out in zip(map(str.split, lines), outs, strict=True)
+    ]
+    told.write_text(json.dumps(commands))
+    status, output = process([sys.executable, "-c", SEVERAL, str(told)], ranks, limit=60.0 + 10.0 * len(lines))
+    found = {}
+    for number, (line, out) in enumerate(zip(lines, outs, strict=True)):
+        printed = [path.read_text() for path in sorted(folder.glob(f"commands-{number}-*"))]
+        well = len(printed) == ranks and (status == 0 or (folder / f"commands-{number + 1}-0").exists())
+        found[ranks, line] = Done(0, "".join(printed), out) if well else Done(status or 1, f"{printed}\n{output}", out)
+    return found
+
+
+@pytest.fixture(scope="module")
+def jobs(
+    request: pytest.FixtureRequest, text: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[int, str], Done]:
+    """(ranks, line) of all tests here that are to run -> what came of it."""
+    lines: dict[int, list[str]] = defaultdict(list)
+    for item in request.session.items:
+        given = getattr(item, "callspec", None)
+        if item.path == request.path and given is not None and "line" in given.params:
+            lines[given.params["ranks"]].append(given.params["line"])
+    jobs = [job(ranks, these, text, tmp_path_factory.mktemp(f"on-{ranks}")) for ranks, these in lines.items()]
+    return {key: done for found in jobs for key, done in found.items()}
+
+
 @needs_mpirun
 @pytest.mark.parametrize(
-    ("ranks", "options"),
+    ("ranks", "line"),
     [
-        (1, "--dtype float32"),
-        (2, "--dtype float32"),
-        (3, "--dtype float32 --dp 3"),
-        (1, "--dtype float64 --accumulate 3"),
-        (2, "--dtype float64"),
-        (3, "--dtype float64"),
-        (2, "--dtype float64 --reduce naive"),
-        (3, "--dtype float64 --reduce naive --accumulate 2"),
-        (2, "--dtype float64 --accumulate 3"),
-        (2, "--dtype float64 --reduce overlap"),
-        (3, "--dtype float64 --reduce overlap --comm ring --accumulate 2"),
-        (3, "--dtype float64 --comm ring"),
-        (2, "--dtype float32 --accumulate 3"),
-        (2, "--dtype float64 --zero 1 --accumulate 3"),
-        (3, "--dtype float64 --zero 2 --reduce overlap --accumulate 2"),
-        (3, "--dtype float64 --zero 3 --prefetch --recompute 2 --comm ring"),
-        (2, "--dtype float64 --zero 3 --reduce-once --accumulate 3"),
-        (1, "--dtype float64 --zero 3 --recompute 1"),
-        (2, "--dtype float64 --tp 2"),
-        (4, "--dtype float64 --dp 2 --tp 2 --zero 1"),
-        (4, "--dtype float64 --tp 2 --sp --zero 3 --accumulate 2 --recompute 1"),
-        (2, "--dtype float64 --tp 2 --sp --comm ring --reduce overlap"),
-        (3, "--dtype float64 --pp 3 --accumulate 3 --schedule gpipe"),
-        (4, "--dtype float64 --dp 2 --pp 2 --zero 1 --accumulate 2 --schedule zb-h1 --comm ring"),
-        (8, "--dtype float64 --dp 2 --pp 2 --tp 2 --zero 1 --accumulate 3"),
+        full(1, "train --dtype float32"),
+        (3, "train --dtype float32 --dp 3"),
+        full(1, "train --dtype float64 --accumulate 3"),
+        (2, "train --dtype float64"),
+        (3, "train --dtype float64"),
+        (2, "train --dtype float64 --reduce naive"),
+        (3, "train --dtype float64 --reduce naive --accumulate 2"),
+        (2, "train --dtype float64 --accumulate 3"),
+        (2, "train --dtype float64 --reduce overlap"),
+        (3, "train --dtype float64 --reduce overlap --comm ring --accumulate 2"),
+        (3, "train --dtype float64 --comm ring"),
+        (2, "train --dtype float32 --accumulate 3"),
+        (2, "train --dtype float64 --zero 1 --accumulate 3"),
+        (3, "train --dtype float64 --zero 2 --reduce overlap --accumulate 2"),
+        (3, "train --dtype float64 --zero 3 --prefetch --recompute 2 --comm ring"),
+        (2, "train --dtype float64 --zero 3 --reduce-once --accumulate 3"),
+        full(1, "train --dtype float64 --zero 3 --recompute 1"),
+        (2, "train --dtype float64 --tp 2"),
+        full(4, "train --dtype float64 --dp 2 --tp 2 --zero 1"),
+        full(4, "train --dtype float64 --tp 2 --sp --zero 3 --accumulate 2 --recompute 1"),
+        (2, "train --dtype float64 --tp 2 --sp --comm ring --reduce overlap"),
+        (3, "train --dtype float64 --pp 3 --accumulate 3 --schedule gpipe"),
+        full(4, "train --dtype float64 --dp 2 --pp 2 --zero 1 --accumulate 2 --schedule zb-h1 --comm ring"),
+        full(8, "train --dtype float64 --dp 2 --pp 2 --tp 2 --zero 1 --accumulate 3"),
     ],
 )
-def test_equal_losses(ranks: int, options: str, text: Path, serial: dict, tmp_path: Path) -> None:
-    arguments = [*TINY, *options.split(), "--text", str(text), "--out", str(tmp_path)]
-    status, shown = command("train", *arguments, ranks=ranks)
-    assert status == 0, shown
-    dtype, bound = ("float64", 1e-12) if "float64" in options else ("float32", 1e-5)
-    found, true = rows(tmp_path), serial[dtype]
-    assert len(found) == len(true) == STEPS + 1
+def test_equal_losses(ranks: int, line: str, jobs: dict[tuple[int, str], Done], serial: dict) -> None:
+    compare_losses(jobs[ranks, line], serial, "float64" if "float64" in line else "float32")
+
+
+@needs_mpirun
+def test_equal_losses_of_a_command(text: Path, serial: dict, tmp_path: Path) -> None:
+    """As it is given at a prompt."""
+    status, shown = command("train", *TINY, "--text", str(text), "--out", str(tmp_path), ranks=2)
+    compare_losses(Done(status, shown, tmp_path), serial, "float32")
+
+
+def compare_losses(done: Done, serial: dict[str, list[dict]], dtype: str) -> None:
+    assert done.status == 0, done.shown
+    bound = {"float64": 1e-12, "float32": 1e-5}[dtype]
+    found, true = rows(done.out), serial[dtype]
+    assert len(found) == len(true) == STEPS + 1, done.shown
     for row, other in zip(found, true, strict=True):
         assert row.keys() == other.keys()
         for name in {"loss", "norm", "val_loss", "final_val_loss"} & row.keys():
             slack = 10 if name == "norm" else 1
             assert math.isclose(row[name], other[name], rel_tol=slack * bound, abs_tol=0), (row, other)
-    assert shown.count("on the whole validation text") == 1  # rank 0 speaks, alone
+    assert done.shown.count("on the whole validation text") == 1, done.shown  # rank 0 speaks, alone
 
 
 @needs_mpirun
+@pytest.mark.full
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="this system has no RLIMIT_DATA to set")
 def test_a_model_that_fits_only_when_it_is_divided(text: Path, tmp_path: Path) -> None:
     """16 bytes a parameter are 97 MiB, and each rank has 90: ZeRO-3 trains on four, stage 0 does not begin.
@@ -289,7 +358,14 @@ def refused(capsys: Capture, *arguments: str) -> str:
     return " ".join(words)
 
 
-@pytest.mark.parametrize(("name", "value", "hint"), WRONG)
+def later(name: str, value: str, hint: str) -> bool:
+    """Whether the first tier has another value, or for what is no number another option, that is wrong in this way."""
+    if hint in ("INT", "FLOAT"):
+        return name not in ("seed", "dropout")
+    return hint == "at least 1" and value == "-3"
+
+
+@pytest.mark.parametrize(("name", "value", "hint"), [full(*case) if later(*case) else case for case in WRONG])
 def test_wrong_options(name: str, value: str, hint: str, text: Path, tmp_path: Path, capsys: Capture) -> None:
     files = ["--text", str(text), "--out", str(tmp_path / "run")]
     said = refused(capsys, "train", *TINY, *files, f"--{name}", value)
@@ -421,10 +497,10 @@ def test_checkpoints_with_a_wrong_description(about: str, tmp_path: Path, capsys
     [
         ("--dp 3", "dp 3 makes 3 ranks, but there are 2: run mpirun -n 3"),
         ("--batch 1", "--batch is 1, but 2 ranks with 1 micro-batches each need at least 2"),
-        ("--batch 7 --accumulate 4", "at least 8"),
-        ("--heads 3", "heads is 3, which does not divide the width 16"),
-        ("--text nowhere.txt", "'nowhere.txt' does not exist"),
-        ("--layers x", "--layers"),
+        full("--batch 7 --accumulate 4", "at least 8"),
+        full("--heads 3", "heads is 3, which does not divide the width 16"),
+        full("--text nowhere.txt", "'nowhere.txt' does not exist"),
+        full("--layers x", "--layers"),
         ("--layerz 3", "--layerz"),
     ],
 )
@@ -440,10 +516,10 @@ def test_wrong_input_is_told_once(arguments: str, said: str, text: Path, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["", "train", "sample", "doctor", "lr-range", "compare"])
-def test_help(name: str) -> None:
-    status, shown = command(*name.split(), "--help")
-    assert status == 0
-    first, *lines = shown.splitlines()
+def test_help(name: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert here(*name.split(), "--help") == 0
+    first, *lines = (shown := capsys.readouterr().out).splitlines()
     assert name == "" or len(first) <= 80  # the list of all commands, in one piece: the terminal breaks it
     wide = [line for line in lines if len(line) > 80]
     assert not wide, wide
@@ -456,22 +532,24 @@ def test_help(name: str) -> None:
 def test_help_is_shown_once() -> None:
     status, shown = command("sample", "--help", ranks=2)
     assert status == 0 and shown.count("--prompt") == 1
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 # Memory -----------------------------------------------------------------------------------------------------
 
 
 @needs_mpirun
-@pytest.mark.parametrize(("zero", "states"), [("0", 16.0), ("3", 16 / 3)])
-def test_what_is_held_is_drawn(zero: str, states: float, text: Path) -> None:
+@pytest.mark.parametrize("ranks", [3])
+@pytest.mark.parametrize(("line", "states"), [("memory --zero 0", 16.0), ("memory --zero 3", 16 / 3)])
+def test_what_is_held_is_drawn(ranks: int, line: str, states: float, jobs: dict[tuple[int, str], Done]) -> None:
     """A chart and one row a rank, in 80 columns: parameters, gradients and state, in bytes a parameter at most."""
-    status, shown = command("memory", *TINY, "--text", str(text), "--zero", zero, ranks=3)
+    status, shown, _ = jobs[ranks, line]
     assert status == 0, shown
     lines = shown.splitlines()
     assert max(map(len, lines)) <= 80 and "o parameters   . gradients" in lines[0]
     rows = [line.split() for line in lines if line.startswith("rank ")]
     assert [row[:2] for row in rows] == [["rank", str(r)] for r in range(3)]
-    unit = 8.0 if zero == "3" else 0.01  # this model is small: its largest unit is most of it
+    unit = 8.0 if states < 16 else 0.01  # this model is small: its largest unit is most of it
     assert all(states <= float(row[-1]) + 0.01 <= states + unit + 0.01 for row in rows)
 
 
@@ -479,17 +557,18 @@ def test_what_is_held_is_drawn(zero: str, states: float, text: Path) -> None:
 
 
 @needs_mpirun
+@pytest.mark.parametrize("ranks", [3])
 @pytest.mark.parametrize(
-    ("options", "idle", "peaks"),
+    ("line", "idle", "peaks"),
     [
-        ("--pp 3 --accumulate 6 --schedule gpipe", "1/4", "[6, 6, 6]"),  # (p-1)/(m+p-1)
-        ("--pp 3 --accumulate 6", "1/4", "[3, 2, 1]"),
-        ("--pp 3 --accumulate 6 --schedule naive", "2/3", "[1, 1, 1]"),  # 1 - 1/p
-        ("--pp 3 --accumulate 6 --schedule zb-h1", "1/10", "[3, 3, 3]"),  # (p-1)(F+I-W) of 3 m + p - 1
+        ("timeline --pp 3 --accumulate 6 --schedule gpipe", "1/4", "[6, 6, 6]"),  # (p-1)/(m+p-1)
+        ("timeline --pp 3 --accumulate 6", "1/4", "[3, 2, 1]"),
+        ("timeline --pp 3 --accumulate 6 --schedule naive", "2/3", "[1, 1, 1]"),  # 1 - 1/p
+        ("timeline --pp 3 --accumulate 6 --schedule zb-h1", "1/10", "[3, 3, 3]"),  # (p-1)(F+I-W) of 3 m + p - 1
     ],
 )
-def test_a_run_in_virtual_time(options: str, idle: str, peaks: str, text: Path) -> None:
-    status, shown = command("timeline", *TINY, "--text", str(text), *options.split(), ranks=3)
+def test_a_run_in_virtual_time(ranks: int, line: str, idle: str, peaks: str, jobs: dict[tuple[int, str], Done]) -> None:
+    status, shown, _ = jobs[ranks, line]
     assert status == 0, shown
     lines = shown.splitlines()
     assert max(map(len, lines)) <= 80 and [line[:6] for line in lines[1:4]] == ["rank 0", "rank 1", "rank 2"]

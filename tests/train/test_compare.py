@@ -61,7 +61,7 @@ def test_a_run_that_explodes_is_the_worst() -> None:
     assert compare.plain(found)["validation"] is None and compare.plain(found)["losses"] == found.losses
 
 
-@pytest.mark.ranks(2, 3)
+@pytest.mark.ranks(3, full=(2,))
 def test_the_same_numbers_on_any_ranks(world: Communicator) -> None:
     o = schedule_options("one-cycle", 0.003, 20, 45)
     found, true = (compare.train(w, SHORT, o, 1) for w in (world, threads.world_of_one()))
@@ -198,6 +198,7 @@ def test_the_same_in_16_bits_on_any_ranks(world: Communicator) -> None:
     assert all(other == found for other in world.gather_objects(found))
 
 
+@pytest.mark.full
 def test_the_command_for_precision(tmp_path: Path, capsys: Capture) -> None:
     assert main(["compare", "precision", "--updates", "40", "--seeds", "2", "--out", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -159,13 +159,13 @@ def test_the_momentum_stays(tiny: TrainConfig) -> None:
     assert here(cycle, threads.world_of_one()) == here(tiny, threads.world_of_one())
 
 
-@pytest.mark.ranks(2, 3)
+@pytest.mark.ranks(3, full=(2,))
 def test_the_same_curve_on_any_ranks(world: Communicator, tiny: TrainConfig) -> None:
     """Up to the explosion, after which a difference in the last bit grows as fast as the loss."""
+    true = here(tiny, threads.world_of_one())
+    calm = int(np.argmin(smooth(true[1])))
     for options in (ParallelOptions(), ParallelOptions(zero=2)):
         rates, losses = here(replace(tiny, parallel=options), world)
-        true = here(tiny, threads.world_of_one())
-        calm = int(np.argmin(smooth(true[1])))
         assert calm > 20 and np.allclose(losses[:calm], true[1][:calm], rtol=1e-8)
         assert suggest_rate(rates, losses) == suggest_rate(*true)
         assert len({*world.gather_objects(len(losses))}) == 1

@@ -1,6 +1,7 @@
 """The MLP learns the digits through the same loader, reducer and step as the GPT."""
 
 import numpy as np
+import pytest
 
 from minitrain.autograd import no_grad
 from minitrain.backend import to_host
@@ -44,14 +45,19 @@ def train(world: Communicator) -> tuple[float, float, float]:
     return float(first), float(last), accuracy(model, validation)
 
 
-def test_digits_are_learned() -> None:
-    first, last, right = train(threads.world_of_one())
+@pytest.fixture(scope="module")
+def serial() -> tuple[float, float, float]:
+    return train(threads.world_of_one())
+
+
+def test_digits_are_learned(serial: tuple[float, float, float]) -> None:
+    first, last, right = serial
     assert last < first / 4
     assert right >= 0.93
 
 
-def test_digits_are_learned_by_three_ranks() -> None:
+@pytest.mark.full
+def test_digits_are_learned_by_three_ranks(serial: tuple[float, float, float]) -> None:
     """32 samples on 3 ranks, and 30 in the last batch of an epoch."""
-    serial = train(threads.world_of_one())
     for found in threads.run(3, train):
         assert np.allclose(found, serial, rtol=1e-2)

@@ -110,7 +110,7 @@ def test_the_same_history_on_any_mesh(ranks: int, options: dict[str, Any]) -> No
         assert_close(found, serial, 1e-12)
 
 
-@pytest.mark.ranks(2, 3)
+@pytest.mark.ranks(3, full=(2,))
 def test_the_same_history_under_mpirun(world: Communicator) -> None:
     assert_close(learn(world), learn(threads.world_of_one()), 1e-12)
 
@@ -208,7 +208,7 @@ def test_a_batch_whose_update_is_left_out_counts_as_a_batch() -> None:
 
 
 @pytest.mark.parametrize("bad", ["dense.0", "dense.1", "head"])
-@pytest.mark.ranks(1, 2)
+@pytest.mark.ranks(2, full=(1,))
 def test_a_loss_that_is_no_number_names_layer_and_batch(world: Communicator, bad: str) -> None:
     """In batch 2, on one rank: the others say the same, and nobody has made a step."""
     trainer = small(world)

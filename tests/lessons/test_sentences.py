@@ -1,0 +1,64 @@
+"""What the checker says of solutions whose mistake its sentence names: they hang, raise, or go past the communicator.
+
+Each is checked once, under mpirun, a few at a time: one that hangs takes no more than its limit.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from lessons import check as checking
+from lessons.check import check
+from lessons.manifest import Exercise, Mutant, exercises
+from tests.lessons.together import started
+
+SAYING = {f"{e.id}-{m.path.stem}": (e, m) for e in exercises() for m in e.mutants() if m.says}
+FIRST = ("07.2-2_mpi_directly", "10.2-2_gathers_its_share")
+PARAMETERS = [
+    pytest.param(*pair, id=name, marks=() if name in FIRST else pytest.mark.full) for name, pair in SAYING.items()
+]
+
+Verdicts = dict[tuple, Future]
+
+
+@pytest.fixture(scope="module")
+def verdicts(request: pytest.FixtureRequest) -> Iterator[Verdicts]:
+    """What comes out for every solution that is asked for, whether it hangs or not; three are checked at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checking, "LIMIT", 30.0)
+        patch.setattr(checking, "START", 60.0)
+        patch.setattr(checking, "_worker", partial(impatient, checking._worker))
+        patch.setattr(checking, "_cause", lambda *_: "")  # the sentence names it
+        yield from started(request, ("exercise", "mutant"), lambda e, m: check(e, m.path, as_given=True), workers=3)
+
+
+def impatient(worker: Callable[..., list[str]], exercise: Exercise, file: Path, folder: Path) -> list[str]:
+    """The command of a rank: one that is going to hang is given 4 seconds, less than on a student's computer."""
+    command = worker(exercise, file, folder)
+    hangs = any("waits in" in m.says for m in exercise.mutants() if m.path == file)
+    return [*command[:-1], "4"] if hangs else command
+
+
+@pytest.mark.parametrize(("exercise", "mutant"), PARAMETERS)
+def test_a_sentence_names_the_mistake(exercise: Exercise, mutant: Mutant, verdicts: Verdicts) -> None:
+    verdict = verdicts[exercise, mutant].result()
+    assert verdict.state == "failed" and mutant.says in verdict.sentence
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("exercise", "mutant", "says"),
+    [
+        (*SAYING["00.1-1_rank_0_gathers_alone"], ("no return from gather_objects", "when every rank has called it")),
+        (*SAYING["00.2-2_as_given"], ("4,194,304 bytes: no return from wait", "when its receiver stands in receive")),
+        (*SAYING["00.2-2_receives_first"], ("24 bytes: no return from receive", "nothing is on its way")),
+    ],
+)
+def test_a_hang_is_explained(exercise: Exercise, mutant: Mutant, says: tuple[str, ...], verdicts: Verdicts) -> None:
+    """With the size of the message, on which it depends whether a send waits."""
+    found = verdicts[exercise, mutant].result()
+    assert found.state == "failed"
+    assert all(part in "\n".join(found.printed) for part in says), found
