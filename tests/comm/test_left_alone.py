@@ -152,7 +152,7 @@ def test_mpi(case: Case) -> None:
     status, said = job(ranks, ["-m", "tests.comm.alone", layout, way, str(who)], 1)
     assert status != 0
     message = said.partition("minitrain: error: ")[2]
-    check("\n".join(message.splitlines()[:3]), ranks, way, who, "0.5")
+    check("\n".join(message.splitlines()[:3]), ranks, way, who, "1")
     assert said.count("minitrain: ") == 1 and "Traceback" not in said
 
 
