@@ -25,7 +25,7 @@ from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.nn import Embedding
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam
-from minitrain.parallel.sequence_parallel import SEQUENCE, Shared
+from minitrain.parallel.sequence_parallel import SEQUENCE, Shared, length, own_time
 from minitrain.parallel.tensor_parallel import (
     LOSS,
     TENSOR,
@@ -500,3 +500,17 @@ def test_float32_on_a_mesh(sequence: bool, optimizer: Callable[..., Any]) -> Non
     assert serial == sorted(serial, reverse=True) and serial[-1] < 0.99 * serial[0]
     for found in threads.run(4, lambda world: run(RingCommunicator(world), tp=2, sequence=sequence)):
         np.testing.assert_allclose(found.losses, serial, rtol=1e-5)
+
+
+# A share of the time -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("start", "shares"), [(0, [(0, 3), (3, 5), (5, 7)]), (3, [(3, 6), (6, 8), (8, 10)])])
+def test_a_share_of_the_time_is_counted_from_where_the_batch_begins(start: int, shares: list[tuple[int, int]]) -> None:
+    """Positions 3 to 9 are 7, and the first rank has 3, 4 and 5."""
+    where = Where(1, 0, 2, 12, slice(0, 2), slice(start, start + 7))
+    batch = Batch(np.zeros((2, 7), int), None, where)
+    assert length(batch) == 7
+    found = threads.run(3, lambda world: own_time(batch, world).where)
+    assert [(where.time.start, where.time.stop) for where in found] == shares
+    assert all(where.samples == slice(0, 2) and where.T == 12 for where in found)
