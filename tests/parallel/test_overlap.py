@@ -115,3 +115,20 @@ def test_the_thread_talks_on_a_line_of_its_own(world: Communicator) -> None:
     line.wait()
     line.close()
     assert (x == 2).all() and (y == 20).all()
+
+
+def test_jobs_have_numbers_and_one_may_be_left() -> None:
+    """Whoever needs what job n does waits for no later one."""
+    line, go = CommunicationThread(), threading.Event()
+
+    def later() -> None:
+        go.wait(20)
+
+    numbers = [line.submit(job) for job in (lambda: None, lambda: None, later)]
+    assert numbers == [1, 2, 3] and line.submitted == 3
+    line.wait(line.submitted - numbers[1])  # the third one is at work
+    assert not go.is_set() and line.pending == 1
+    go.set()
+    line.wait()
+    assert line.pending == 0
+    line.close()
