@@ -24,8 +24,9 @@ from ..parallel.flat import make_buckets
 from ..parallel.pipeline import Pipeline, Schedule, partition
 from ..parallel.pipeline_schedules import SCHEDULES
 from ..parallel.reducer import Reducer
-from ..parallel.sequence_parallel import SEQUENCE
-from ..parallel.tensor_parallel import TENSOR, Table, place
+from ..parallel.plan import Plan
+from ..parallel.sequence_parallel import SequenceIO
+from ..parallel.tensor_parallel import TensorIO
 from ..parallel.zero import Zero1, Zero2, Zero3
 from ..recompute import Segment, segments
 
@@ -39,19 +40,18 @@ REDUCERS: dict[str, type[Reducer]] = {
 }
 
 
-def replicate(model: Model, mesh: Mesh, sequence: bool = False) -> None:
+def replicate(model: Model, mesh: Mesh, plan: Plan | None = None) -> None:
     """Every parameter stands on each dp coordinate, each of which contributes a part of its gradient.
 
-    What tensor parallel has not divided stands on each tp coordinate as well, with the whole gradient; and under
-    sequence parallel, where each of them sees a share of the time, with a part of it.
+    What the plan has not divided stands on each tp coordinate as well, with the whole gradient or with a part of it.
     """
     replicas, ranks = (tuple(range(mesh.sizes[axis])) for axis in ("dp", "tp"))
     for p in model.parameters():
         whole = p.placement.local == p.placement.shape
         p.placement = p.placement.replicate("dp", replicas)
-        if whole and len(ranks) > 1:
+        if whole and plan is not None:
             where = p.placement
-            p.placement = where.replicate("tp", ranks) if sequence else where.held_at("tp", ranks)
+            p.placement = where.replicate("tp", ranks) if plan.partial(p) else where.held_at("tp", ranks)
 
 
 def reduce(
@@ -63,7 +63,7 @@ def reduce(
     reducers: Mapping[str, type[Reducer]] = REDUCERS,
     recompute: int = 0,
     sequence: bool = False,
-    table: Table | None = None,
+    io: type[TensorIO] | None = None,
     schedule: str | Schedule = "1f1b",
     chunks: int = 1,
     same: bool = True,
@@ -73,7 +73,8 @@ def reduce(
 
     recompute: units in a segment that is replayed in backward; 0 keeps all activations. The model's units are then
     segments, as under ZeRO-3, where a segment of one unit is not replayed. On a mesh with a tp axis the model's layers
-    are replaced first, as `table` says, or as tensor parallel does, or sequence parallel if `sequence`. On a pp axis
+    are divided first, as their `shard` says; `io` does what tensor parallel does, or sequence parallel if `sequence`.
+    On a pp axis
     the model itself becomes a Pipeline of this rank's stages, `chunks` of them, which follows `schedule`.
     same: compare first that all ranks were given the same; False for a lesson or a test on ranks that differ.
     Raises UserError for an unknown `how`, for a model that the tp axis cannot divide, and for ranks that differ.
@@ -88,27 +89,24 @@ def reduce(
     check_free(model)
     if same:
         settings = {"seed": seed, "how": how, "bucket_mb": bucket_mb, "recompute": recompute, "sequence": sequence}
-        settings |= {"schedule": schedule, "chunks": chunks, "table": table, **options}
+        settings |= {"schedule": schedule, "chunks": chunks, "io": io, **options}
         check_same(mesh.world, {**settings, **mesh.sizes, **kinds_of(model)})
     if mesh.sizes["pp"] > 1 and how in ("zero2", "zero3"):
         raise UserError(
             f"--zero {how[-1]} with --pp: these stages reduce (and at stage 3 gather) around a backward of the model, "
             "and in a pipeline those of several micro-batches are under way at once; give --zero 1"
         )
-    if sequence and model.units[0].path != "embed":
-        raise UserError(
-            f"sequence parallel divides the time of a GPT, and this model begins with {shown(model.units[0].path)}.\n"
-            "Give tensor parallel alone, sequence=False"
-        )
+    plan = None
     if mesh.sizes["tp"] > 1:
-        place(model, table or (SEQUENCE if sequence else TENSOR), mesh.group("tp"))
+        plan = Plan((io or (SequenceIO if sequence else TensorIO))(mesh.group("tp")))
+        plan.follow(model)
     if mesh.sizes["pp"] > 1:
-        partition(model, mesh, schedule, chunks, sequence)
+        partition(model, mesh, schedule, chunks)
     users = users_of(model)
     if recompute or how == "zero3":
         for part in model.chunks if isinstance(model, Pipeline) else [model]:
             part.units = segments(part.units, recompute or 1, replay=recompute > 0)
-    replicate(model, mesh, sequence)
+    replicate(model, mesh, plan)
     reducer = reducers[how](make_buckets(model.parameters(), bucket_mb, mesh, users), seed, **options)
     reducer.model, reducer.mesh = model, mesh
     if isinstance(reducer, Zero3):
@@ -118,7 +116,7 @@ def reduce(
 
 def check_options(reducer: type[Reducer], options: Mapping[str, Any]) -> None:
     """Raises UserError for an option that neither `reduce` nor this reducer has, such as one that is misspelt."""
-    allowed = {"how", "bucket_mb", "recompute", "sequence", "table", "schedule", "chunks", "same"}
+    allowed = {"how", "bucket_mb", "recompute", "sequence", "io", "schedule", "chunks", "same"}
     for part in reducer.__mro__:
         if "__init__" in vars(part):
             parameters = inspect.signature(vars(part)["__init__"]).parameters.values()

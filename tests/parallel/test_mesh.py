@@ -1,6 +1,6 @@
 """Tensor and sequence parallel beside data parallel: four ranks, dp 2 x tp 2, are the run on one process."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 
 import numpy as np
@@ -11,9 +11,10 @@ from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
+from minitrain.models import Model
 from minitrain.optim import SGD, clip_grad_norm
 from minitrain.parallel.reducer import Reducer
-from minitrain.parallel.tensor_parallel import Table
+from minitrain.parallel.tensor_parallel import TensorIO
 from minitrain.train.build import REDUCERS, reduce
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients
@@ -27,13 +28,14 @@ def train(
     tp: int,
     sequence: bool,
     tied: bool,
-    table: Table | None = None,
+    io: type[TensorIO] | None = None,
     reducers: Mapping[str, type[Reducer]] = REDUCERS,
+    make: Callable[..., Model] = toy_gpt,
 ) -> Run:
     """Some steps with everything written down: the gradients as they are before clipping."""
-    run, model = Run(), toy_gpt(tied=tied)
+    run, model = Run(), make(tied=tied)
     mesh = Mesh(world, dp=world.size // tp, tp=tp)
-    gradients = reduce(model, mesh, "bucketed", BUCKET_MB, SEED, reducers, sequence=sequence, table=table)
+    gradients = reduce(model, mesh, "bucketed", BUCKET_MB, SEED, reducers, sequence=sequence, io=io)
     optimizer = SGD(gradients, momentum=0.9)
     for number in range(STEPS):
         mine = toy_batch(number).part(mesh.coordinates["dp"], mesh.sizes["dp"])
@@ -86,11 +88,12 @@ def first_difference(run: Run, true: Run) -> str:
 def test_tensor_parallel_is_the_serial_run(
     sequence: bool,
     tied: bool,
-    table: Table | None = None,
+    io: type[TensorIO] | None = None,
     reducers: Mapping[str, type[Reducer]] = REDUCERS,
+    make: Callable[..., Model] = toy_gpt,
 ) -> None:
     """Loss, norm, every gradient and parameter as on one process, on every rank; copies have the same bits."""
-    runs = threads.run(4, lambda world: train(RingCommunicator(world), 2, sequence, tied, table, reducers))
+    runs = threads.run(4, lambda world: train(RingCommunicator(world), 2, sequence, tied, io, reducers, make))
     for rank, run in enumerate(runs):
         found = first_difference(run, serial(tied))
         assert not found, f"not as on one process: rank {rank}, {found}"

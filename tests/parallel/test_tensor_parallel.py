@@ -25,16 +25,9 @@ from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.nn import Embedding
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam
-from minitrain.parallel.sequence_parallel import SEQUENCE, Shared
-from minitrain.parallel.tensor_parallel import (
-    LOSS,
-    TENSOR,
-    Table,
-    VocabularyEmbedding,
-    place,
-    take_over,
-    vocabulary_cross_entropy,
-)
+from minitrain.parallel.plan import Plan
+from minitrain.parallel.sequence_parallel import SequenceIO, Shared
+from minitrain.parallel.tensor_parallel import LOSS, TensorIO, own_rows, vocabulary_cross_entropy
 from minitrain.shares import share
 from minitrain.train.build import reduce
 from minitrain.train.checkpoint import gather
@@ -45,7 +38,7 @@ from tests.gradcheck import Array, as_activations, close, names_what_it_keeps
 SEED = 3
 BOUND = 1e-12  # float64
 ranks = pytest.mark.parametrize("t", [2, 3, 4])
-tables = pytest.mark.parametrize("table", [TENSOR, SEQUENCE], ids=["tp", "sp"])
+kinds = pytest.mark.parametrize("kind", [TensorIO, SequenceIO], ids=["tp", "sp"])
 sequences = pytest.mark.parametrize("sequence", [False, True], ids=["tp", "sp"])
 
 
@@ -165,6 +158,14 @@ def test_no_rank_has_the_logits(world: Communicator, sequence: bool) -> None:
 # The divided token table ----------------------------------------------------------------------------------------------
 
 
+def divided_table(V: int, world: Communicator) -> Embedding:
+    """A table (V, 3) with its values, of which each rank has some rows."""
+    layer = Embedding("t", V, 3, std=1.0, dtype="float64")
+    Plan(TensorIO(world)).vocabulary(layer)
+    layer.draw(SEED)
+    return layer
+
+
 @pytest.mark.parametrize("V", [12, 7, 2])
 @ranks
 def test_embedding_of_every_id(t: int, V: int) -> None:
@@ -173,13 +174,12 @@ def test_embedding_of_every_id(t: int, V: int) -> None:
     c = np.random.default_rng(1).standard_normal((*ids.shape, 3))
 
     def program(world: Communicator) -> tuple[Array, Array]:
-        layer = take_over(Embedding("t", V, 3, std=1.0, dtype="float64"), VocabularyEmbedding, RingCommunicator(world))
-        layer.draw(SEED)
+        layer = divided_table(V, RingCommunicator(world))
         y = layer(ids)
         np.testing.assert_array_equal(y.data, table[ids])
         own = share(V, t, world.rank)
         here = (own.start <= ids) & (ids < own.stop)
-        part = layer.partial(ids).data
+        part = own_rows(ids, layer.weight).data
         np.testing.assert_array_equal(part[here], table[ids[here]])
         assert not part[~here].any()
         for wrong in (-1, V):
@@ -228,14 +228,14 @@ def divided(world: Communicator, tied: bool, sequence: bool) -> Model:
     return model
 
 
-@tables
+@kinds
 @pytest.mark.parametrize("tied", [True, False])
-def test_local_shapes(tied: bool, table: Table) -> None:
+def test_local_shapes(tied: bool, kind: type[TensorIO]) -> None:
     """Three heads on two ranks are two and one."""
 
     def program(world: Communicator) -> Model:
         model = toy_gpt(tied=tied)
-        place(model, table, world)
+        Plan(kind(world)).follow(model)
         return model
 
     for rank, model in enumerate(threads.run(2, program)):
@@ -296,14 +296,14 @@ def test_one_column_is_not_divided(t: int, make: Callable[[], Model]) -> None:
 B, T, D, H = 2, 8, 16, 4
 
 
-def kept(world: Communicator, table: Table | None, dropout: float) -> int:
+def kept(world: Communicator, kind: type[TensorIO] | None, dropout: float) -> int:
     """Bytes, as the operations of a block name them."""
     model = gpt(GPTConfig(16, T, layers=1, heads=H, width=D, dropout=dropout))
-    if table:
-        place(model, table, world)
+    if kind:
+        Plan(kind(world)).follow(model)
     model.draw(SEED)
     block: Any = model.units[1]
-    time = share(T, world.size, world.rank) if table is SEQUENCE else slice(0, T)
+    time = share(T, world.size, world.rank) if kind is SequenceIO else slice(0, T)
     x = Tensor(np.random.default_rng(0).standard_normal((B, T, D)).astype(np.float32)[:, time], requires_grad=True)
     batch = Batch(np.zeros((B, T), int), None, Where(SEED, 0, B, T, slice(0, B), slice(0, T)))
     with Ledger().open() as ledger:
@@ -321,18 +321,18 @@ def test_saved_activations(dropout: float) -> None:
     the input of down, 4 each.)
     """
 
-    def on(t: int, table: Table) -> int:
-        found = set(threads.run(t, lambda world: kept(RingCommunicator(world), table, dropout)))
+    def on(t: int, kind: type[TensorIO]) -> int:
+        found = set(threads.run(t, lambda world: kept(RingCommunicator(world), kind, dropout)))
         assert len(found) == 1, "ranks that hold the same sizes keep the same"
         return found.pop()
 
     serial = kept(world_of_one(), None, dropout)
-    assert on(1, TENSOR) == on(1, SEQUENCE) == serial
-    b = 2 * (serial - on(2, TENSOR))
+    assert on(1, TensorIO) == on(1, SequenceIO) == serial
+    b = 2 * (serial - on(2, TensorIO))
     a = serial - b
-    assert 4 * on(4, TENSOR) == 4 * a + b
+    assert 4 * on(4, TensorIO) == 4 * a + b
     for t in (2, 4):
-        assert t * on(t, SEQUENCE) == a + b
+        assert t * on(t, SequenceIO) == a + b
     unit = B * T * D * 4
     assert a / unit == 4 + 2 / D + (2 / 4 if dropout else 0)
     assert b / unit == 12 + H * T / D
@@ -346,13 +346,12 @@ def test_operations_name_what_they_keep() -> None:
 
     def program(world: Communicator) -> None:
         columns, time = share(7, 2, world.rank), share(5, 2, world.rank)
-        table = take_over(Embedding("t", 7, 3, std=1.0, dtype="float64"), VocabularyEmbedding, world)
-        table.draw(SEED)
+        table = divided_table(7, world)
         loss = lambda x: vocabulary_cross_entropy(x, labels, 10, columns.start, 7, world)
         plain, gelu = (partial(fused.linear, gelu=gelu, spread=Shared(world, 5)) for gelu in (False, True))
         for y in (
             as_activations(loss, [drawn[..., columns]]),
-            table.partial(labels),
+            own_rows(labels, table.weight),
             as_activations(fused.add_bias, [drawn.swapaxes(1, 2), bias]),
             as_activations(plain, [drawn[:, time], matrix, bias]),
             as_activations(gelu, [drawn[:, time], matrix, bias]),
@@ -419,7 +418,7 @@ def test_mlp(t: int, hidden: tuple[int, ...]) -> None:
 
     def program(world: Communicator) -> tuple[Result, dict[str, tuple[int, ...]]]:
         model = make()
-        place(model, TENSOR, world)
+        Plan(TensorIO(world)).follow(model)
         shapes = {p.placement.path: p.shape for p in model.parameters()}
         return train(RingCommunicator(world), make, digits, t), shapes
 
@@ -469,9 +468,9 @@ def test_mlp_under_mpi(world: Communicator) -> None:
     same(train(world, make, digits, world.size), train(world_of_one(), make, digits))
 
 
-@tables
+@kinds
 @pytest.mark.parametrize("t", [2, 3])
-def test_logits_without_labels(t: int, table: Table) -> None:
+def test_logits_without_labels(t: int, kind: type[TensorIO]) -> None:
     """Whole, on every rank."""
     batch = toy_batch(0)
     asked = Batch(batch.inputs, None, replace(batch.where, training=False))
@@ -479,7 +478,7 @@ def test_logits_without_labels(t: int, table: Table) -> None:
     def logits(world: Communicator) -> Array:
         model = toy_gpt()
         if world.size > 1:
-            place(model, table, world)
+            Plan(kind(world)).follow(model)
         model.draw(SEED)
         with no_grad():
             return model(asked).data
