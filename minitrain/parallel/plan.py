@@ -25,7 +25,7 @@ sequence parallel differ.
     inside      all of its parameters                           what lies between              the same
     residual    all of its parameters                           x between such divisions       the same
     gather      all of its parameters                           the whole x                    as it is: a loss, logits
-    everywhere  all of its parameters                           the whole x                    as residual layers give it
+    everywhere  all of its parameters                           the whole x                    residual again
 
 Under tensor parallel x is the same on all ranks wherever nothing is divided, and so are the gradients there. Under
 sequence parallel it is a share of the time there, with partial gradients: so a `residual` layer has to work on each
@@ -36,9 +36,6 @@ residual. What is named wrongly, or not named, is refused before the first step,
 
 Shoeybi et al., arXiv:1909.08053, section 3; Korthikanti et al., arXiv:2205.05198, section 4.2.
 """
-
-from functools import cache
-from typing import Any
 
 from ..errors import UserError
 from ..models import Model
@@ -86,7 +83,9 @@ class Plan:
         for layer in layers:
             shape = self.matrices(layer, "heads")[0].placement.shape
             if len(shape) < 3:
-                raise UserError(f"plan.heads({layer.path}) needs a matrix (I, ..., H, D/H), not {shape}; or plan.column")
+                raise UserError(
+                    f"plan.heads({layer.path}) needs a matrix (I, ..., H, D/H), not {shape}; or plan.column"
+                )
             if self.tp > shape[-2]:
                 around = layer.path.rpartition(".")[0] or layer.path
                 raise UserError(f"--tp is {self.tp}, but {around} has {shape[-2]} heads; allowed: 1 to {shape[-2]}")
@@ -213,7 +212,7 @@ class Plan:
     def change(self, layer: Module, form: type[Divided]) -> None:
         """Give the layer its divided form; its own class stays behind."""
         layer.__class__ = in_form(form, type(layer))
-        layer.io = self.io  # type: ignore[attr-defined]
+        layer.io = self.io
 
     # All of the model -------------------------------------------------------------------------------------------------
 
@@ -233,14 +232,17 @@ class Plan:
     def check_beside(self, module: Module) -> None:
         """Raise UserError where some of the layers below a module are divided and one of them has no name."""
         children = [child for _, child in module.children()]
-        word = next((self.named[c] for c in [*children, *own_parameters(module)] if self.named.get(c) in DIVIDES), None)
-        below = [layer for child in children for layer in leaves(child)] if word else []
-        for thing in (*below, *(own_parameters(module) if word and children else ())):
+        beside: list[Module | Parameter] = [*children, *own_parameters(module)]
+        word = next((self.named[thing] for thing in beside if self.named.get(thing) in DIVIDES), None)
+        if word is None or not children:
+            return
+        below: list[Module | Parameter] = [layer for child in children for layer in leaves(child)]
+        for thing in (*below, *own_parameters(module)):
             if thing not in self.named:
                 raise UserError(
                     f"{path_of(module) or type(module).__name__} divides layers (plan.{word}) and does not name "
                     f"{path_of(thing)}: say in its `shard` what that is.\n"
-                    "plan.column, heads, row: divided. plan.inside: between a column and a row. plan.residual: elsewhere"
+                    "plan.column, heads, row: divided; plan.inside: between a column and a row; plan.residual: elsewhere"
                 )
 
     def partial(self, p: Parameter) -> bool:
@@ -265,7 +267,7 @@ def path_of(thing: Module | Parameter) -> str:
 
 def calls(layer: Module, kind: type[Module]) -> bool:
     """Whether the layer is called as this class is: a subclass may have a `__call__` of its own."""
-    return isinstance(layer, kind) and type(layer).__call__ is kind.__call__  # type: ignore[operator]
+    return isinstance(layer, kind) and type(layer).__call__ is kind.__call__
 
 
 def check_per_position(layer: Module) -> None:
@@ -277,7 +279,11 @@ def check_per_position(layer: Module) -> None:
         )
 
 
-@cache
+FORMS: dict[tuple[type[Divided], type[Module]], type[Module]] = {}  # made so far: layers of one class stay of one class
+
+
 def in_form(form: type[Divided], kind: type[Module]) -> type[Module]:
     """The class `kind` in its divided form, under its own name."""
-    return type(kind.__name__, (form, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+    if (form, kind) not in FORMS:
+        FORMS[form, kind] = type(kind.__name__, (form, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+    return FORMS[form, kind]

@@ -13,7 +13,7 @@ rank (an unused parameter, an empty micro-batch), so a bucket that is complete w
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,10 @@ from ..optim import steps_begun
 from ..shares import share
 from .flat import Bucket
 from .overlap import CommunicationThread, own_lines
+
+if TYPE_CHECKING:
+    from ..data.batch import Batch
+    from .division import Division
 
 MODEL_AXES = ("pp", "tp")  # along which ranks hold different parts of the model
 NORM = ("tp", "norm")
@@ -61,6 +65,8 @@ class Reducer:
     each_backward = False  # buckets leave in every backward of a step; otherwise once, in the last one
     in_flight = 1 << 30  # buckets that may wait for the line, each with its memory
     sharded = False  # this rank's optimizer sees a slice of each bucket only
+
+    division: "Division | None" = None  # looks at a divided model, until the first step is over
 
     # What the strategies override -------------------------------------------------------------------------------------
 
@@ -147,6 +153,14 @@ class Reducer:
         self._leave(all_complete=True)
         if self.line is not None:
             self.line.wait()
+        if self.division is not None:
+            self.division.compare()
+            self.division = None
+
+    def look(self, batch: "Batch") -> None:
+        """In the first step, with its first micro-batch: is the model divided as it says?"""
+        if self.division is not None:
+            self.division.look(batch)
 
     def close(self) -> None:
         """The run is over: ends the communication thread, and refuses further steps."""
@@ -175,6 +189,8 @@ class Reducer:
                 return
             self.left += 1
             bucket.fill()
+            if self.division is not None:
+                self.division.see(bucket)
             flat = self.detach(bucket)
             if self.line is None:
                 self.reduce(bucket, flat, bucket.group)

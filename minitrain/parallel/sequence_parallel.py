@@ -42,7 +42,7 @@ class SequenceIO(TensorIO):
     def unit(self, batch: Batch) -> Batch:
         """The residual path has a share of the time; attention has all of it."""
         time, where = batch.where.time, batch.where
-        if where.T == 1 and batch.inputs.ndim < 2 or batch.inputs.dtype.kind not in "iu":
+        if (where.T == 1 and batch.inputs.ndim < 2) or batch.inputs.dtype.kind not in "iu":
             raise UserError(
                 f"sequence parallel divides the time of a batch of ids (B, T), and the inputs have shape "
                 f"{batch.inputs.shape}, {batch.inputs.dtype}: give tensor parallel alone, sequence=False"

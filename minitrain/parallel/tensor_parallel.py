@@ -44,6 +44,7 @@ from ..autograd import Tensor, apply, operation
 from ..backend import Array, xp
 from ..comm.communicator import Communicator, Tag
 from ..data.batch import Batch
+from ..errors import UserError
 from ..functional import row_max
 from ..nn import Module, Parameter
 from .collective_ops import copy_to, gather_from, reduce_from, summed
@@ -55,6 +56,7 @@ class TensorIO:
     """What enters and leaves the layers that are divided; one object for all of them. Here: whole arrays."""
 
     sequence = False
+    look = False  # rows show that they are linear: see division.py
 
     def __init__(self, group: Communicator) -> None:
         self.group = group  # the ranks of the tp axis
@@ -62,7 +64,6 @@ class TensorIO:
 
     def unit(self, batch: Batch) -> Batch:
         """The batch as a unit of the model sees it, when it begins."""
-        self.entered.clear()
         return batch
 
     def enter(self, x: Tensor, tag: Tag = BLOCK) -> Tensor:
@@ -118,13 +119,20 @@ class TensorIO:
         return y
 
 
-# Layers in their divided form. Each comes before the layer's own class, which stays: see `Plan.change`. ----------------
+# Layers in their divided form, which comes before their own class: see Plan.change -----------------------------------
 
 
 class Divided(Module):
     """A layer whose input or output passes through `io`."""
 
     io: TensorIO
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Raise UserError: a copy (copy.deepcopy, pickle) would be of one rank's part."""
+        raise UserError(
+            f"{self.path} cannot be copied: this rank holds a part of it.\n"
+            "Gather the model first, minitrain.train.checkpoint.gather, and restore it into a new one"
+        )
 
 
 class Column(Divided):
@@ -138,7 +146,22 @@ class Row(Divided):
     """Any layer that is linear, and has its own rows: what it makes is added up."""
 
     def __call__(self, x: Tensor, *rest: Any, **options: Any) -> Tensor:
-        return self.io.leave(super().__call__(x, *rest, **options))  # type: ignore[misc]
+        y = super().__call__(x, *rest, **options)  # type: ignore[misc]
+        if self.io.look:
+            check_linear(self.path, y, super().__call__(Tensor(x.data * -2), *rest, **options))  # type: ignore[misc]
+        return self.io.leave(y)
+
+
+def check_linear(path: str, y: Tensor, other: Tensor) -> None:
+    """Raise UserError unless the other, made of -2 x, is -2 y."""
+    size = float(abs(y.data).max()) if y.data.size else 0.0
+    bound = (1e-9 if y.dtype.itemsize == 8 else 1e-2) * size
+    if not y.data.size or float(abs(other.data + 2 * y.data).max()) <= bound:
+        return
+    raise UserError(
+        f"plan.row({path}): the layer is not linear, so the ranks' results cannot be added up: of -2 x it does not "
+        "make -2 times what it makes of x.\nLet it multiply only, and do the rest (bias, activation) after it"
+    )
 
 
 class Gathered(Divided):
@@ -159,7 +182,9 @@ class Unit(Divided):
     """A unit of the model: it says when it begins, and with which batch."""
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
-        return super().__call__(x, self.io.unit(batch))  # type: ignore[misc]
+        y = super().__call__(x, self.io.unit(batch))  # type: ignore[misc]
+        self.io.entered.clear()
+        return y
 
 
 class ColumnLinear(Divided):

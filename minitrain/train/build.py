@@ -20,11 +20,12 @@ from ..errors import UserError, check_choice, check_whole, shown
 from ..models import Model
 from ..nn import Parameter, check_free, check_paths
 from ..parallel.data_parallel import Bucketed, Naive, Overlapped
+from ..parallel.division import Division
 from ..parallel.flat import make_buckets
 from ..parallel.pipeline import Pipeline, Schedule, partition
 from ..parallel.pipeline_schedules import SCHEDULES
-from ..parallel.reducer import Reducer
 from ..parallel.plan import Plan
+from ..parallel.reducer import Reducer
 from ..parallel.sequence_parallel import SequenceIO
 from ..parallel.tensor_parallel import TensorIO
 from ..parallel.zero import Zero1, Zero2, Zero3
@@ -67,6 +68,7 @@ def reduce(
     schedule: str | Schedule = "1f1b",
     chunks: int = 1,
     same: bool = True,
+    check: bool = True,
     **options: Any,
 ) -> Reducer:
     """Gives the parameters their values and their gradients a reducer, made with `options`.
@@ -77,6 +79,7 @@ def reduce(
     On a pp axis
     the model itself becomes a Pipeline of this rank's stages, `chunks` of them, which follows `schedule`.
     same: compare first that all ranks were given the same; False for a lesson or a test on ranks that differ.
+    check: look in the first step whether the layers are divided as their `shard` says (parallel/division.py).
     Raises UserError for an unknown `how`, for a model that the tp axis cannot divide, and for ranks that differ.
     """
     check_choice("how", how, tuple(reducers))
@@ -109,6 +112,8 @@ def reduce(
     replicate(model, mesh, plan)
     reducer = reducers[how](make_buckets(model.parameters(), bucket_mb, mesh, users), seed, **options)
     reducer.model, reducer.mesh = model, mesh
+    if plan is not None and check:
+        reducer.division = Division(plan, model)
     if isinstance(reducer, Zero3):
         wrap(model, reducer)
     return reducer
@@ -116,7 +121,7 @@ def reduce(
 
 def check_options(reducer: type[Reducer], options: Mapping[str, Any]) -> None:
     """Raises UserError for an option that neither `reduce` nor this reducer has, such as one that is misspelt."""
-    allowed = {"how", "bucket_mb", "recompute", "sequence", "io", "schedule", "chunks", "same"}
+    allowed = {"how", "bucket_mb", "recompute", "sequence", "io", "schedule", "chunks", "same", "check"}
     for part in reducer.__mro__:
         if "__init__" in vars(part):
             parameters = inspect.signature(vars(part)["__init__"]).parameters.values()

@@ -186,7 +186,7 @@ def test_embedding_of_every_id(t: int, V: int) -> None:
             with pytest.raises(IndexError, match=rf"rows 0 to {V - 1}"):
                 layer(np.array([0, wrong]))
         y.backward(c)
-        return here, layer.weight.grad
+        return here, layer.weight.grad  # type: ignore[return-value]
 
     serial = Embedding("t", V, 3, std=1.0, dtype="float64")
     serial.draw(SEED)
