@@ -45,7 +45,7 @@ from .reducer import Reducer
 
 ACTIVATIONS, GRADIENTS, TIME = ("pp", "activations"), ("pp", "gradients"), ("clock", "time")
 HEADER = ("pp", "header")
-AXES = 7  # that a header has room for
+ROOM = 7  # axes that a header has room for
 Key = tuple[int, int]  # (micro-batch, chunk)
 Header = tuple[tuple[int, ...], np.dtype]  # (shape, dtype)
 Schedule = Callable[[int, int, int, int], list[Do]]  # (rank, stages, micro-batches, chunks): what the rank does
@@ -144,7 +144,7 @@ class Pipeline(Model):
         """The shape and the dtype of what comes."""
         key = ("received", c, *self.kind(c, 0, batch))
         if key not in self.headers:
-            numbers = xp.empty(AXES + 2, np.int64)
+            numbers = xp.empty(ROOM + 2, np.int64)
             self.group.receive(numbers, self.before, HEADER, number + 1, patient=True)
             self.headers[key] = unpacked(to_host(numbers))
         return self.headers[key]
@@ -204,7 +204,7 @@ class Pipeline(Model):
 
 def packed(shape: tuple[int, ...], dtype: np.dtype) -> Array:
     """A header as numbers: how many axes, their lengths, the dtype."""
-    numbers = np.zeros(AXES + 2, np.int64)
+    numbers = np.zeros(ROOM + 2, np.int64)
     numbers[0], numbers[1 : 1 + len(shape)], numbers[-1] = len(shape), shape, FLOATS.index(np.dtype(dtype))
     return to_device(numbers)
 
@@ -283,7 +283,7 @@ def partition(model: Model, mesh: Mesh, schedule: str | Schedule, chunks: int) -
 
     Raises UserError when there are more stages than units, and for several chunks in a schedule that has one.
     """
-    p, r = mesh.sizes["pp"], mesh.coordinates["pp"]
+    (axis,), p, r = mesh.along("layers"), mesh.parts("layers"), mesh.part("layers")
     if isinstance(schedule, str) and schedule not in SCHEDULES:
         raise UserError(f"--schedule is {shown(schedule)}; allowed: {', '.join(SCHEDULES)}")
     if isinstance(schedule, str) and (chunks > 1) != (schedule == "interleaved"):
@@ -298,13 +298,13 @@ def partition(model: Model, mesh: Mesh, schedule: str | Schedule, chunks: int) -
             used.setdefault(q, []).append(stage % p)
     for q, ranks in used.items():
         if len(set(ranks)) > 1:
-            q.placement = q.placement.replicate("pp", tuple(sorted(set(ranks))))
+            q.placement = q.placement.replicate(axis, tuple(sorted(set(ranks))))
     mine = [Model(model.units[cuts[c * p + r]]) for c in range(chunks)]
     edges = [cuts[c * p + r] for c in range(chunks)]
     borders = [(model.units[cut.start - 1], model.units[cut.stop - 1]) for cut in edges]
     vars(model).clear()
     everything = {q.placement.path: (q.placement.shape, q.dtype) for q in used}
     model.__class__ = Pipeline  # whoever holds the model holds its stages now
-    Pipeline.__init__(model, mine, mesh.group("pp"), schedule, borders)  # type: ignore[arg-type]
+    Pipeline.__init__(model, mine, mesh.over("layers"), schedule, borders)  # type: ignore[arg-type]
     own = {q.placement.path for q in model.parameters()}
     model.elsewhere = {path: it for path, it in everything.items() if path not in own}

@@ -242,7 +242,7 @@ class Plan:
                 raise UserError(
                     f"{path_of(module) or type(module).__name__} divides layers (plan.{word}) and does not name "
                     f"{path_of(thing)}: say in its `shard` what that is.\n"
-                    "plan.column, heads, row: divided; plan.inside: between a column and a row; plan.residual: elsewhere"
+                    "plan.column, heads, row: divided; plan.inside: between column and row; plan.residual: elsewhere"
                 )
 
     def partial(self, p: Parameter) -> bool:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..data.batch import Batch
     from .division import Division
 
-MODEL_AXES = ("pp", "tp")  # along which ranks hold different parts of the model
+MODEL = ("layers", "matrices")  # what is divided of a model
 NORM = ("tp", "norm")
 
 
@@ -229,14 +229,14 @@ class Reducer:
 
     def counts(self, bucket: Bucket) -> bool:
         """Whether this rank counts the bucket: of the ranks along the model's axes that hold it, the first one does."""
-        held_by = {axis: places for axis, places in bucket.copies.items() if axis in MODEL_AXES}
+        held_by = {axis: places for axis, places in bucket.copies.items() if axis in Mesh.along(*MODEL)}
         return self.mesh is None or all(self.mesh.coordinates[axis] == at[0] for axis, at in held_by.items())
 
     def over_model(self, part: float) -> float:
         """The sum of the parts over the ranks that divide the model, in their order: 8 bytes from each."""
-        if self.mesh is None or self.mesh.group(*MODEL_AXES).size == 1:
+        if self.mesh is None or self.mesh.parts(*MODEL) == 1:
             return part
-        group = self.mesh.group(*MODEL_AXES)
+        group = self.mesh.over(*MODEL)
         parts = to_device(np.zeros(group.size))
         parts[group.rank] = part
         group.all_gather(parts, NORM)

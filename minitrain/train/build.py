@@ -42,17 +42,18 @@ REDUCERS: dict[str, type[Reducer]] = {
 
 
 def replicate(model: Model, mesh: Mesh, plan: Plan | None = None) -> None:
-    """Every parameter stands on each dp coordinate, each of which contributes a part of its gradient.
+    """Every parameter stands on each rank that has other samples, each of which contributes a part of its gradient.
 
-    What the plan has not divided stands on each tp coordinate as well, with the whole gradient or with a part of it.
+    What the plan has not divided stands on each rank along tp as well, with the whole gradient or with a part of it.
     """
-    replicas, ranks = (tuple(range(mesh.sizes[axis])) for axis in ("dp", "tp"))
     for p in model.parameters():
         whole = p.placement.local == p.placement.shape
-        p.placement = p.placement.replicate("dp", replicas)
+        for axis in mesh.along("samples"):
+            p.placement = p.placement.replicate(axis, tuple(range(mesh.sizes[axis])))
         if whole and plan is not None:
-            where = p.placement
-            p.placement = where.replicate("tp", ranks) if plan.partial(p) else where.held_at("tp", ranks)
+            where, (axis,) = p.placement, mesh.along("matrices")
+            ranks = tuple(range(mesh.sizes[axis]))
+            p.placement = where.replicate(axis, ranks) if plan.partial(p) else where.held_at(axis, ranks)
 
 
 def reduce(
@@ -86,7 +87,7 @@ def reduce(
     check_options(reducers[how], options)
     check_whole("recompute", recompute)
     check_whole("chunks", chunks, 1)
-    if isinstance(schedule, str) and mesh.sizes["pp"] == 1:  # on several, the pipeline looks at it
+    if isinstance(schedule, str) and mesh.parts("layers") == 1:  # on several, the pipeline looks at it
         check_choice("schedule", schedule, tuple(SCHEDULES))
     check_paths(model)
     check_free(model)
@@ -94,16 +95,16 @@ def reduce(
         settings = {"seed": seed, "how": how, "bucket_mb": bucket_mb, "recompute": recompute, "sequence": sequence}
         settings |= {"schedule": schedule, "chunks": chunks, "io": io, **options}
         check_same(mesh.world, {**settings, **mesh.sizes, **kinds_of(model)})
-    if mesh.sizes["pp"] > 1 and how in ("zero2", "zero3"):
+    if mesh.parts("layers") > 1 and how in ("zero2", "zero3"):
         raise UserError(
             f"--zero {how[-1]} with --pp: these stages reduce (and at stage 3 gather) around a backward of the model, "
             "and in a pipeline those of several micro-batches are under way at once; give --zero 1"
         )
     plan = None
-    if mesh.sizes["tp"] > 1:
-        plan = Plan((io or (SequenceIO if sequence else TensorIO))(mesh.group("tp")))
+    if mesh.parts("matrices") > 1:
+        plan = Plan((io or (SequenceIO if sequence else TensorIO))(mesh.over("matrices")))
         plan.follow(model)
-    if mesh.sizes["pp"] > 1:
+    if mesh.parts("layers") > 1:
         partition(model, mesh, schedule, chunks)
     users = users_of(model)
     if recompute or how == "zero3":

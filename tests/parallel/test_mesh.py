@@ -1,11 +1,12 @@
 """Tensor and sequence parallel beside data parallel: four ranks, dp 2 x tp 2, are the run on one process."""
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
 
+from minitrain.comm import mesh as mesh_of
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
@@ -18,6 +19,7 @@ from minitrain.parallel.tensor_parallel import TensorIO
 from minitrain.train.build import REDUCERS, reduce
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients
+from minitrain.train.trainer import Trainer
 from tests.equivalence.harness import BUCKET_MB, SEED, STEPS, Run, Tensors, difference, toy_batch, toy_gpt
 
 BOUND = 1e-12
@@ -103,3 +105,25 @@ def test_tensor_parallel_is_the_serial_run(
             copies.setdefault(slice_of, set()).add(values.tobytes())
     torn = [slice_of for slice_of, bits in copies.items() if len(bits) > 1]
     assert not torn, f"copies differ: {torn[:3]}"
+
+
+# A new axis -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["bucketed", "zero1", "zero3"])
+def test_an_axis_that_divides_samples_is_one_row(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three ranks along it, alone or beside two along dp: the run on one process, gradients partial over both."""
+    monkeypatch.setitem(mesh_of.AXES, "ep", mesh_of.Axis("samples", "share the batch as well"))
+
+    def program(sizes: dict[str, int], world: Communicator) -> tuple[list[float], Tensors]:
+        mesh = Mesh(world, **sizes)
+        made = Trainer(toy_gpt(), world, mesh=mesh, optimizer=SGD, schedule=0.05, strategy={"how": how})
+        losses = [made.step(toy_batch(number))[0] for number in range(STEPS)]
+        assert all(p.placement.partial.keys() == {"dp", "ep"} for p in made.model.parameters())
+        return losses, gather(made.model, world, gradients=made.gradients)
+
+    losses, parameters = program({}, world_of_one())
+    for sizes in ({"dp": 2, "ep": 3}, {"ep": 3}):
+        for found, others in threads.run(6 if "dp" in sizes else 3, partial(program, sizes)):
+            np.testing.assert_allclose(found, losses, rtol=BOUND)
+            assert difference(others, parameters) <= BOUND
