@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from minitrain import functional as F
 from minitrain import fused
 from minitrain.autograd import Tensor, no_grad
 from minitrain.comm import threads
@@ -22,7 +23,7 @@ from minitrain.comm.threads import world_of_one
 from minitrain.data.batch import IGNORE, Batch, Where
 from minitrain.errors import UserError
 from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
-from minitrain.nn import Embedding
+from minitrain.nn import Embedding, FeedForward, Linear
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam
 from minitrain.parallel.plan import Plan
@@ -499,3 +500,66 @@ def test_float32_on_a_mesh(sequence: bool, optimizer: Callable[..., Any]) -> Non
     assert serial == sorted(serial, reverse=True) and serial[-1] < 0.99 * serial[0]
     for found in threads.run(4, lambda world: run(RingCommunicator(world), tp=2, sequence=sequence)):
         np.testing.assert_allclose(found.losses, serial, rtol=1e-5)
+
+
+# What is sent for a block ---------------------------------------------------------------------------------------------
+
+
+class SwiGLU(FeedForward):
+    """Two layers of columns on one x."""
+
+    def __init__(self, path: str, width: int, dtype: Any) -> None:
+        super().__init__(path, width, 0.3, 0.3, dtype)
+        self.gate = Linear(f"{path}.gate", width, 4 * width, 0.3, dtype)
+
+    def shard(self, plan: Plan) -> None:
+        plan.column(self.gate)
+        super().shard(plan)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        g = self.gate(x)
+        return self.down(g / (F.exp(-g) + 1.0) * self.up(x))
+
+
+@pytest.mark.parametrize(("kind", "gated", "units"), [
+    (TensorIO, False, 8), (TensorIO, True, 8), (SequenceIO, False, 10), (SequenceIO, True, 13),
+])  # fmt: skip
+def test_bytes_of_a_block(kind: type[TensorIO], gated: bool, units: int) -> None:
+    """In units of (t-1)/t x B T D elements. Under tensor parallel two layers of columns share what is sent for x;
+    under sequence parallel each gathers it, in forward and in backward, and scatters its own gradient."""
+
+    def program(world: Communicator) -> int:
+        model = gpt(GPTConfig(16, 8, layers=1, heads=4, width=16, dtype="float64"))
+        block: Any = model.units[1]
+        if gated:
+            block.mlp = SwiGLU(block.mlp.path, 16, np.float64)
+        gradients = reduce(model, Mesh(world, tp=2), "bucketed", 1.0, SEED, sequence=kind is SequenceIO)
+        ids = np.random.default_rng(0).integers(0, 16, (3, 9))
+        with Ledger().open() as ledger:
+            where = Where(SEED, 0, 3, 8, slice(0, 3), slice(0, 8))
+            compute_gradients(model, Batch(ids[:, :-1], ids[:, 1:], where), gradients)
+        return ledger.bytes["tp", "block"]
+
+    found = threads.run(2, lambda world: program(RingCommunicator(world)))
+    assert found == [units * 3 * 8 * 16 * 8 // 2] * 2
+
+
+def test_an_activation_after_rows_comes_after_the_sum() -> None:
+    """gelu(a + b) is not gelu(a) + gelu(b)."""
+    x = np.random.default_rng(0).standard_normal((2, 5, 6))
+
+    def layer() -> Linear:
+        made = Linear("row", 6, 4, std=1.0, dtype=np.float64)
+        made.bias.mean = 0.5
+        return made
+
+    def program(world: Communicator) -> Array:
+        made = layer()
+        Plan(TensorIO(world)).row(made)
+        made.draw(SEED)
+        return made(Tensor(x[..., share(6, world.size, world.rank)].copy()), gelu=True).data
+
+    serial = layer()
+    serial.draw(SEED)
+    for found in threads.run(3, program):
+        assert close(found, serial(Tensor(x), gelu=True).data) <= BOUND
