@@ -182,7 +182,7 @@ class Plan:
         """
         if self.tp > n == 1:
             raise UserError(f"--tp is {self.tp}, but {p.placement.path} has size 1 where it is divided; allowed: 1")
-        self.hold([p], f"divided along axis {dim}", layer)
+        self.hold([p], f"divided along axis {dim} in {n}", layer)
         if p.placement.local == p.placement.shape:
             own, step = share(n, self.tp, self.io.group.rank), p.shape[dim] // n
             p.placement = p.placement.split(dim, own.start * step, own.stop * step)
