@@ -56,6 +56,7 @@ from .tensor_parallel import (
     WholeEmbedding,
 )
 
+LOOK = "Then see whether it is the serial run: python -m minitrain compare model --help"
 DIVIDES = ("column", "heads", "row", "split", "inside")  # words that ask for a name of every layer beside
 
 
@@ -242,7 +243,8 @@ class Plan:
                 raise UserError(
                     f"{path_of(module) or type(module).__name__} divides layers (plan.{word}) and does not name "
                     f"{path_of(thing)}: say in its `shard` what that is.\n"
-                    "plan.column, heads, row: divided; plan.inside: between column and row; plan.residual: elsewhere"
+                    "plan.column, heads, row: divided; plan.inside: between column and row; plan.residual: elsewhere.\n"
+                    f"{LOOK}"
                 )
 
     def partial(self, p: Parameter) -> bool:
@@ -275,7 +277,8 @@ def check_per_position(layer: Module) -> None:
         raise UserError(
             f"sequence parallel gives {path_of(layer)} a share of the time, and its class {type(layer).__name__} does "
             "not say that it treats each position by itself.\n"
-            "If it does: per_position = True in the class. If not, plan.everywhere(it), in the `shard` around it"
+            "If it does: per_position = True in the class. If not, plan.everywhere(it), in the `shard` around it.\n"
+            f"{LOOK}"
         )
 
 
