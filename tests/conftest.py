@@ -21,5 +21,19 @@ def pytest_configure(config: pytest.Config) -> None:
         ranks.Here.rank = ranks.Rank()
         config.pluginmanager.register(ranks.Here.rank)
     else:
+        draw_the_same()
         config.pluginmanager.register(Tiers(config))
         config.pluginmanager.register(ranks.Parent())
+
+
+def draw_the_same() -> None:
+    """What hypothesis draws is the same in every run: what fails, fails for everybody.
+
+    Others are drawn with --hypothesis-profile=random. (Imported here, since the ranks of a job need none of it.)
+    """
+    from hypothesis import settings
+
+    settings.register_profile("the same", derandomize=True, database=None, deadline=None)
+    settings.register_profile("random", database=None, deadline=None)
+    if settings.get_current_profile_name() == "default":
+        settings.load_profile("the same")

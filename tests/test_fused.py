@@ -147,6 +147,12 @@ TABLE = [
         lambda t, x: x * t.tensor(pattern(tuple(x.shape))) / 0.7,
         ANY,
     ),
+    Operation(
+        "dropout",  # with nothing to make up for
+        lambda x: fused.dropout(x, pattern(x.shape), 0),
+        lambda t, x: x * t.tensor(pattern(tuple(x.shape))),
+        ANY,
+    ),
 ]
 LOSSES = ("cross_entropy", "mean_squared_error")
 HALVES = (np.float16, ml_dtypes.bfloat16)

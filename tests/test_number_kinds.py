@@ -290,7 +290,7 @@ def fits(letter: str, value: Any, dtype: Any) -> bool:
     return {"T": False, "N": value is None, "G": own == dtype}.get(letter, True)  # X, A: as NumPy has it
 
 
-@settings(max_examples=2, derandomize=True, database=None, deadline=None)
+@settings(max_examples=2)
 @pytest.mark.parametrize("row", ROWS, ids=[f"{i} {row.name}" for i, row in enumerate(ROWS)])
 @given(numbers=st.lists(st.integers(1, 3), min_size=1, max_size=5), dtype=st.sampled_from(FLOATS))
 def test_sweep(row: Row, numbers: list[int], dtype: np.dtype) -> None:

@@ -74,7 +74,7 @@ def slices(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[slice, ...]]:
     return shape, tuple(slice(lo, hi) for lo, hi in borders)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@settings(max_examples=200)
 @given(slices())
 def test_a_slice_drawn_alone(case: tuple[tuple[int, ...], tuple[slice, ...]]) -> None:
     shape, index = case

@@ -201,9 +201,10 @@ def duplicates_have_messages_of_their_own(world: Communicator) -> None:
     third = world.duplicate()
     assert (other.rank, other.size) == (world.rank, world.size)
     n, me = world.size, world.rank
-    handles = [c.send(np.array([value]), (me + 1) % n, TAG) for value, c in ((1.0, world), (2.0, other))]
+    lines = ((1.0, world), (2.0, other), (3.0, third), (4.0, other.duplicate()))
+    handles = [c.send(np.array([value]), (me + 1) % n, TAG) for value, c in lines]
     x = np.empty(1)
-    for value, c in ((2.0, other), (1.0, world)):
+    for value, c in reversed(lines):
         c.receive(x, (me - 1) % n, TAG)
         assert x[0] == value
     for handle in handles:

@@ -118,14 +118,14 @@ def on_threads(case: Case) -> tuple[str, float]:
     ranks, layout, way, who = case
     began = time.monotonic()
     with pytest.raises(TimeoutError) as error:
-        threads.run(ranks, lambda world: alone.train(world, layout, way, who), timeout=30, wait=0.5)
+        threads.run(ranks, lambda world: alone.train(world, layout, way, who), timeout=30, wait=1.0)
     return str(error.value), time.monotonic() - began
 
 
 @pytest.fixture(scope="module")
 def waiting() -> dict[Case, Future]:
     """All cases in which no rank computes, some at a time: they take no more than patience."""
-    with ThreadPoolExecutor(6) as pool:
+    with ThreadPoolExecutor(4) as pool:
         return {case: pool.submit(on_threads, case) for case in WAITING_THREADS}
 
 
@@ -134,7 +134,7 @@ def test_threads(case: Case, waiting: dict[Case, Future]) -> None:
     ranks, _, way, who = case
     said, seconds = waiting[case].result()
     assert seconds < alone.LONG
-    check(said, ranks, way, who, "0.5")
+    check(said, ranks, way, who, "1")
 
 
 @pytest.mark.parametrize("case", some(BUSY_THREADS, 1), ids=name)
@@ -142,17 +142,17 @@ def test_busy_threads(case: Case) -> None:
     ranks, _, way, who = case
     said, seconds = on_threads(case)
     assert seconds < alone.LONG
-    check(said, ranks, way, who, "0.5")
+    check(said, ranks, way, who, "1")
 
 
 @needs_mpirun
 @pytest.mark.parametrize("case", some(UNDER_MPI, 2), ids=name)
 def test_mpi(case: Case) -> None:
     ranks, layout, way, who = case
-    status, said = job(ranks, ["-m", "tests.comm.alone", layout, way, str(who)], 0.5)
+    status, said = job(ranks, ["-m", "tests.comm.alone", layout, way, str(who)], 1)
     assert status != 0
     message = said.partition("minitrain: error: ")[2]
-    check("\n".join(message.splitlines()[:3]), ranks, way, who, "0.5")
+    check("\n".join(message.splitlines()[:3]), ranks, way, who, "1")
     assert said.count("minitrain: ") == 1 and "Traceback" not in said
 
 

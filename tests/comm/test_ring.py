@@ -8,7 +8,7 @@ import pytest
 
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
-from minitrain.comm.ring import RingCommunicator
+from minitrain.comm.ring import RingCommunicator, ring_all_gather, ring_all_reduce, ring_reduce_scatter
 from minitrain.shares import share
 
 TAG = ("dp", "test")
@@ -39,6 +39,20 @@ def sums(world: Communicator, length: int, dtype: Any) -> None:
     np.testing.assert_array_equal(x, np.sum(everybody, axis=0))
 
 
+def functions(world: Communicator, length: int, dtype: Any) -> None:
+    """The three functions by themselves, as a reader of the file would call them."""
+    everybody = [values(r, length, dtype) for r in range(world.size)]
+    total, own = np.sum(everybody, axis=0), share(length, world.size, world.rank)
+    x = everybody[world.rank].copy()
+    ring_all_reduce(world, x, TAG)
+    np.testing.assert_array_equal(x, total)
+    x = everybody[world.rank].copy()
+    np.testing.assert_array_equal(ring_reduce_scatter(world, x, TAG), total[own])
+    x[: own.start], x[own.stop :] = np.nan, np.nan
+    ring_all_gather(world, x, TAG)
+    np.testing.assert_array_equal(x, total)
+
+
 def broadcasts(world: Communicator, length: int, dtype: Any) -> None:
     for root in range(world.size):
         x = values(world.rank, length, dtype)
@@ -47,7 +61,7 @@ def broadcasts(world: Communicator, length: int, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("check", [sums, broadcasts])
+@pytest.mark.parametrize("check", [sums, functions, broadcasts])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.ranks(2, 3, 4)
 def test_mpi(world: Communicator, check: Callable[..., None], length: int, dtype: Any) -> None:
@@ -55,7 +69,7 @@ def test_mpi(world: Communicator, check: Callable[..., None], length: int, dtype
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
-@pytest.mark.parametrize("check", [sums, broadcasts])
+@pytest.mark.parametrize("check", [sums, functions, broadcasts])
 def test_threads(size: int, check: Callable[..., None]) -> None:
     def program(world: Communicator) -> None:
         for length in LENGTHS:

@@ -109,7 +109,7 @@ ROWS: dict[str, tuple[Callable[[Any], np.ndarray], str]] = {
     "generate": (prompt, "prompt"),
     "as_row": (lambda ids: as_row("ids", ids), "ids"),
 }
-sweep = settings(derandomize=True, database=None, max_examples=250, deadline=None)
+sweep = settings(max_examples=250)
 forms = st.sampled_from([*ALIKE, *WRONG])
 
 

@@ -111,7 +111,21 @@ def test_validation_losses_add_up_to_the_mean() -> None:
     assert sum(int((labels != IGNORE).sum()) for labels in parts) == batches[0].where.count
 
 
-@settings(derandomize=True, database=None, max_examples=200, deadline=None)
+@pytest.mark.parametrize("context", [1, 3, 4, 5, 6, 12])
+@pytest.mark.parametrize("n", [13, 14, 25])
+def test_a_text_of_whole_windows_has_no_window_more(n: int, context: int) -> None:
+    """12 predictions are 3 windows of 4; 13 are 4, of which the last begins one earlier than it would."""
+    loader = text(context, 2, ids=np.arange(n))
+    batches = list(loader.validation())
+    starts = [int(x) for b in batches for x in b.inputs[:, 0]]
+    whole, rest = divmod(n - 1, context)
+    assert starts == [i * context for i in range(whole)] + [n - 1 - context] * (rest > 0)
+    assert loader.windows == len(starts) and batches[0].where.count == n - 1
+    ignored = [int((b.labels == IGNORE).sum()) for b in batches if b.labels is not None]
+    assert ignored == [0] * (len(batches) - 1) + [(context - rest) % context]
+
+
+@settings(max_examples=200)
 @given(st.integers(1, 9), st.integers(1, 5), st.data())
 def test_every_position_is_predicted_once(context: int, batch: int, draw: st.DataObject) -> None:
     """In texts of all lengths, ids of all kinds; with `most`, as many as are said to be counted, none twice."""

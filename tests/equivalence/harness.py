@@ -21,6 +21,7 @@ import numpy as np
 
 from minitrain import rng
 from minitrain.autograd import no_grad
+from minitrain.backend import to_host
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
@@ -30,12 +31,11 @@ from minitrain.models import GPTConfig, Model, gpt
 from minitrain.nn import Parameter
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, Optimizer
-from minitrain.parallel.data_parallel import TAG
 from minitrain.parallel.overlap import CommunicationThread
 from minitrain.parallel.pipeline import HEADER
 from minitrain.parallel.reducer import Reducer
-from minitrain.parallel.zero import CHECKPOINT, GRADIENTS, NORM, PARAMETERS, Zero3
-from minitrain.precision import OVERFLOW, Scaler
+from minitrain.parallel.zero import CHECKPOINT, Zero3
+from minitrain.precision import Scaler
 from minitrain.shares import share
 from minitrain.train.build import reduce
 from minitrain.train.checkpoint import gather
@@ -44,6 +44,8 @@ from tests.ranks import GLANCE
 
 SEED, B, T, V, STEPS, BUCKET_MB = 3, 7, 5, 11, 3, 0.003
 STATES = ("parameters", "gradients", "optimizer")  # the ledger's kinds of what is held between two steps
+# How traffic should be labelled, in the formulas: the library's own names are what is compared with them.
+GRADIENTS, PARAMETERS, NORM, OVERFLOW = ("dp", "gradients"), ("dp", "parameters"), ("dp", "norm"), ("mesh", "overflow")
 Tensors = dict[str, np.ndarray]
 
 # name -> (constructor, learning rate)
@@ -246,7 +248,18 @@ class Training:
         return train_step(self.model, mine, self.gradients, self.optimizer, self.lr, k, clip, self.scaler)
 
     def gather(self, what: str) -> Tensors:
+        """The logical tensors. The gradients of one process are read where they stand: what gathers is under test."""
+        if what == "grad" and self.world.size == 1:
+            found = {p.placement.path: to_host(p.grad) for p in self.model.parameters() if p.grad is not None}
+            return clipped(found, self.case.clip)
         return gather(self.model, self.world, what, self.gradients)
+
+
+def clipped(gradients: Tensors, limit: float | None) -> Tensors:
+    """Copies, no longer than the limit all together."""
+    length = math.sqrt(sum(float(np.vdot(g, g)) for g in gradients.values()))
+    factor = limit / length if limit and length > limit else 1.0
+    return {path: g * g.dtype.type(factor) for path, g in gradients.items()}
 
 
 def train(world: Communicator, case: Case) -> Run:
@@ -390,7 +403,7 @@ def _of_gradients(case: Case, buckets: list[Packed], item: int) -> Counter[tuple
     if not case.how.startswith("zero"):
         lengths = [(n, b) for b in trained for n in (b.lengths if case.how == "naive" else [b.size])]
         every = sum(scattered(n, b.ranks, b.rank) + collected(n, b.ranks, b.rank) for n, b in lengths)
-        return Counter({TAG: every * item})
+        return Counter({GRADIENTS: every * item})
     each = 1 if case.how == "zero1" or "once" in case.strategy else k
     if case.how == "zero3":  # each segment that uses a bucket gathers it before its forward and before its backward
         gather = 2 * k * sum(b.users * collected(b.size, b.ranks, b.rank) for b in buckets) * item

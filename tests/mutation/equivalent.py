@@ -4,4 +4,8 @@ EQUIVALENT: dict[str, str] = {
     "minitrain/fused.py: flat_x, flat_y, flat_slope = x.reshape(-1), y.reshape(-1), slope.reshape(-1): 1 -> 2": (
         "reshape(-2) is reshape(-1): NumPy finds the length for any negative number"
     ),
+    (
+        'minitrain/precision.py: "layer_norm": GIVEN,  # mean and variance are in float32: '
+        "\"layer_norm\" -> 'mron_reyal'"
+    ): "an operation without a row is done on what it is given, so this row is there for its reader",
 }

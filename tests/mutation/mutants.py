@@ -136,7 +136,8 @@ def _of_a_constant(value: object) -> Iterator[tuple[str, str]]:
     elif isinstance(value, float):
         yield str(2 * value + 1), "constant"
     elif isinstance(value, str) and value.isidentifier():
-        yield repr(value + "_"), "constant"
+        other = value[::-1]
+        yield repr(other if other != value else value + "_"), "constant"
 
 
 def _of_a_statement(node: ast.stmt) -> Iterator[tuple[ast.expr | ast.stmt, str, str]]:

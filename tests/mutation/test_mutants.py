@@ -21,7 +21,7 @@ def changes(source: str, folder: Path) -> set[str]:
         ("x = a + b\n", {"x = (a - b)\n"}),
         ("x = a and b\n", {"x = (a or b)\n", "x = (a)\n", "x = (b)\n"}),
         ("x = not a\n", {"x = (a)\n"}),
-        ("x = 'tp'\n", {"x = 'tp_'\n"}),
+        ("x = 'tp'\n", {"x = 'pt'\n"}),
         ("x = a[i:j]\n", {"x = (a[:j])\n", "x = (a[i:])\n"}),
         ("x = f(a, b)\n", {"x = (f(b, a))\n"}),
         ("x = f(c=a)\n", {"x = (f())\n"}),

@@ -39,6 +39,15 @@ def test_the_sum_of_the_rounded(world: Communicator, dtype: str, n: int) -> None
     assert np.array_equal(x, total.astype(half).astype(np.float32) if world.size > 1 else every[0])
 
 
+@pytest.mark.ranks(2, 3)
+def test_the_rounded_copy_is_held_while_it_is_sent(world: Communicator) -> None:
+    x = np.ones(1000, np.float32)
+    with Ledger(history=True).open() as ledger:
+        reduce_scatter_in(x, world, TAG, np.float16)
+    assert ledger.history is not None and max(live.get("buffers", 0) for live in ledger.history) == 2 * 1000
+    assert not ledger.live["buffers"]
+
+
 @pytest.mark.ranks(3)
 def test_ones_are_not_lost(world: Communicator) -> None:
     """2048 + 1 is 2048 in float16: a sum in it would lose both ones."""

@@ -22,7 +22,7 @@ from minitrain.models import GPTConfig, MLPConfig, gpt, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, clip_grad_norm
 from minitrain.parallel.pipeline import Schedule
-from minitrain.parallel.pipeline_schedules import SCHEDULES, check
+from minitrain.parallel.pipeline_schedules import SCHEDULES, Do, check
 from minitrain.parallel.reducer import Reducer
 from minitrain.recompute import Segment
 from minitrain.train.build import REDUCERS, reduce
@@ -95,6 +95,16 @@ def test_pipeline_is_the_serial_run(
     assert shared == ({"embed.tokens.weight"} if tied else set())
     torn = [path for path in shared if runs[0].held[path].tobytes() != runs[-1].held[path].tobytes()]
     assert not torn, f"copies differ: {torn}"
+
+
+def test_a_schedule_of_ones_own() -> None:
+    """A function like those of SCHEDULES: here, all forwards and then all backwards, the first micro-batch first."""
+
+    def first_in_first_out(rank: int, stages: int, m: int, chunks: int) -> list[Do]:
+        return [Do("F", i, 0) for i in range(m)] + [Do("B", i, 0) for i in range(m)]
+
+    for run in threads.run(2, lambda world: train(world, first_in_first_out)):
+        assert not first_difference(run, serial(True))
 
 
 # Sends that wait for their receiver -------------------------------------------------------------------------

@@ -563,3 +563,16 @@ def test_an_activation_after_rows_comes_after_the_sum() -> None:
     serial.draw(SEED)
     for found in threads.run(3, program):
         assert close(found, serial(Tensor(x), gelu=True).data) <= BOUND
+
+
+# A share of the time -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("start", "shares"), [(0, [(0, 3), (3, 5), (5, 7)]), (3, [(3, 6), (6, 8), (8, 10)])])
+def test_a_share_of_the_time_is_counted_from_where_the_batch_begins(start: int, shares: list[tuple[int, int]]) -> None:
+    """Positions 3 to 9 are 7, and the first rank has 3, 4 and 5."""
+    where = Where(1, 0, 2, 12, slice(0, 2), slice(start, start + 7))
+    batch = Batch(np.zeros((2, 7), int), None, where)
+    found = threads.run(3, lambda world: SequenceIO(world).unit(batch).where)
+    assert [(where.residual.start, where.residual.stop) for where in found] == shares
+    assert all(where.time == batch.where.time and where.samples == slice(0, 2) for where in found)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -19,10 +19,12 @@ from minitrain.comm.ring import RingCommunicator
 from minitrain.data.batch import Batch, Where
 from minitrain.errors import UserError
 from minitrain.models import GPTConfig, Model, gpt
+from minitrain.nn import Module
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam
+from minitrain.parallel.flat import Bucket
 from minitrain.parallel.reducer import Reducer
-from minitrain.parallel.zero import PARAMETERS, Zero1, Zero2, Zero3
+from minitrain.parallel.zero import PARAMETERS, Zero1, Zero2, Zero3, buckets_of
 from minitrain.train.build import REDUCERS, reduce
 from minitrain.train.step import train_step
 from tests.equivalence.harness import STATES, Case, Run, same_as_serial, toy_batch, toy_gpt, train, wrong
@@ -122,6 +124,20 @@ def test_the_tied_weight_is_gathered_for_both_its_users(tied: bool, extra: int) 
     assert sent["dp", "gradients"] == 3 * (N - 1) * k * trained
 
 
+@pytest.mark.parametrize(
+    ("strategy", "purposes"),
+    [
+        *((f"dp-{how}", {"gradients"}) for how in ("naive", "bucketed", "overlap")),
+        *((f"zero{stage}", {"gradients", "parameters", "norm"}) for stage in (1, 2, 3)),
+    ],
+)
+def test_what_is_sent_is_told_under_its_name(strategy: str, purposes: set[str]) -> None:
+    """The names are written out: the formulas of the matrix use those of the library."""
+    for run in threads.run(2, lambda world: train(RingCommunicator(world), Case(strategy, "ring"))):
+        assert set(run.ledger.bytes) - {("dp", "checkpoint")} == {("dp", purpose) for purpose in purposes}
+        assert not +run.ledger.charged
+
+
 # What is held ---------------------------------------------------------------------------------------------------------
 
 B, T, V, D, LAYERS = 8, 8, 64, 48, 8
@@ -196,6 +212,52 @@ def test_the_matrix_sees_a_rank_that_holds_too_much(world: Communicator, stage: 
     row = same_as_serial(world, case)
     assert wrong(row, case) == []
     assert row.memory == row.memory_theory
+
+
+# What is prefetched ---------------------------------------------------------------------------------------------------
+
+
+class Watched(Zero3):
+    """Writes down, whenever a segment begins: which one, whether it had to wait for its own gather, what comes next."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.seen: list[tuple[int, bool, list[int]]] = []
+        self.fetched: list[bool] = []
+        super().__init__(*arguments, **options)
+
+    def fetch(self, bucket: Bucket) -> Array:
+        self.fetched.append(bucket in self.coming)
+        return super().fetch(bucket)
+
+    def send_for(self, units: Sequence[Module]) -> None:
+        super().send_for(units)
+        whole = [b for b in self.buckets if b.data is not None or b in self.coming]
+        number = {b: i for i, segment in enumerate(self.segments) for b in buckets_of(segment)}
+        here = next(i for i, segment in enumerate(self.segments) if self.users[buckets_of(segment)[0]])
+        assert {number[b] for b in whole} <= {here, *(number[b] for b in self.coming)}, "more is held than is used"
+        self.seen.append((here, all(self.fetched), sorted({number[b] for b in self.coming})))
+        self.fetched.clear()
+
+
+@pytest.mark.parametrize("micros", [1, 2])
+def test_the_next_segment_is_prefetched_and_no_other(micros: int, kind: type[Watched] = Watched) -> None:
+    """While one is at work the next one comes: forward that after it, backward that before it, and none at the ends."""
+
+    def program(world: Communicator) -> list[tuple[int, bool, list[int]]]:
+        made = gpt(GPTConfig(V, T, layers=3, heads=4, width=D, tied=False))
+        kinds = {**REDUCERS, "zero3": kind}
+        gradients = reduce(made, Mesh(world, dp=2), "zero3", 0.05, 1, kinds, prefetch=True)
+        assert isinstance(gradients, kind)
+        for number in range(2):
+            train_step(made, batch(number).part(world.rank, 2), gradients, SGD(gradients), 0.1, micros)
+        assert not gradients.coming
+        gradients.close()
+        return gradients.seen
+
+    forward = [(0, False, [1]), (1, True, [2]), (2, True, [3]), (3, True, [4]), (4, True, [])]
+    backward = [(4, False, [3]), (3, True, [2]), (2, True, [1]), (1, True, [0]), (0, True, [])]
+    for seen in threads.run(2, program):
+        assert seen == (forward + backward) * micros * 2
 
 
 # What is refused ------------------------------------------------------------------------------------------------------

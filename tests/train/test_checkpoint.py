@@ -1,6 +1,7 @@
 """A checkpoint comes back as it was saved, appears whole or not at all, and says what does not fit."""
 
 import json
+import math
 import os
 import re
 import struct
@@ -16,13 +17,16 @@ from safetensors.numpy import load_file, save_file
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
+from minitrain.data.batch import Batch, Where
 from minitrain.errors import UserError
 from minitrain.models import GPTConfig, Model, gpt, mlp
 from minitrain.nn import Parameter
-from minitrain.optim import SGD
+from minitrain.optim import SGD, clip_grad_norm
+from minitrain.precision import StaticScaler
 from minitrain.train import checkpoint
 from minitrain.train.build import reduce
 from minitrain.train.sample import load_model
+from minitrain.train.step import compute_gradients
 
 ABOUT = {"vocabulary": 'ab\n"\u00e9', "gpt": {"width": 9, "std": 0.02, "tied": True}}
 
@@ -31,6 +35,11 @@ def model(dtype: str = "float32", width: int = 9, layers: int = 1, seed: int = 1
     made = gpt(GPTConfig(11, 5, layers=layers, heads=3, width=width, dtype=dtype))
     made.draw(seed)
     return made
+
+
+def toy() -> Batch:
+    ids = np.arange(18).reshape(3, 6) % 11
+    return Batch(ids[:, :-1], ids[:, 1:], Where(1, 0, 3, 5, slice(0, 3), slice(0, 5)))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -226,6 +235,13 @@ def test_what_a_crash_has_left_is_in_nobodys_way(tmp_path: Path, monkeypatch: py
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    path, others = tmp_path / "model.safetensors", tmp_path / f"model.{os.getppid()}.1.partial"
+    others.write_bytes(b"half of it")
+    checkpoint.save(path, {"x": np.ones(2)}, ABOUT)
+    assert others.read_bytes() == b"half of it"
+
+
 def test_a_restored_model_trains_on() -> None:
     """Its parameters stay views of the buckets, which the optimizer updates."""
     made = mlp()
@@ -237,3 +253,23 @@ def test_a_restored_model_trains_on() -> None:
     SGD(gradients).step(lr=0.5)
     for p in made.parameters():
         np.testing.assert_array_equal(p.data, before[p.placement.path] - np.float32(0.5))
+
+
+@pytest.mark.parametrize("strategy", ["bucketed", "zero2"])
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+@pytest.mark.parametrize("clip", [None, 0.25])
+def test_gathered_gradients_are_those_that_the_optimizer_sees(clip: float | None, scale: float, strategy: str) -> None:
+    """Without the loss scale, and clipped: beside those of a model that has neither reducer nor scale."""
+    plain, made = model("float64"), model("float64")
+    plain(toy()).backward()
+    true = {p.placement.path: p.grad for p in plain.parameters() if p.grad is not None}
+    length = math.sqrt(sum(float((g * g).sum()) for g in true.values()))
+    gradients = reduce(made, Mesh(world_of_one()), strategy, 1.0, seed=1)
+    scaler = StaticScaler(scale)
+    compute_gradients(made, toy(), gradients, scaler=scaler)
+    assert scaler.unscale(gradients)
+    assert clip is None or clip_grad_norm(gradients, clip) == pytest.approx(length, rel=1e-12)
+    found = checkpoint.gather(made, world_of_one(), "grad", gradients)
+    assert found.keys() == true.keys()
+    for path, g in true.items():
+        np.testing.assert_allclose(found[path], g * (clip / length if clip else 1), rtol=1e-12, atol=1e-15)

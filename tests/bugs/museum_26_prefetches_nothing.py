@@ -1,0 +1,17 @@
+"""ZeRO-3 whose prefetch never has anything to gather: the same bits, and every segment is waited for."""
+
+from collections.abc import Sequence
+
+from minitrain.nn import Module
+from tests.bugs.museum import FunctionBug
+from tests.parallel.test_zero import Watched, test_the_next_segment_is_prefetched_and_no_other
+
+
+class Nothing(Watched):
+    """No segment is the next one."""
+
+    def following(self, units: Sequence[Module]) -> Sequence[Module]:
+        return ()
+
+
+BUG = FunctionBug(test_the_next_segment_is_prefetched_and_no_other, (1,), (1, Nothing))
