@@ -2,6 +2,7 @@
 
     gradients   what every rank along tp holds whole has the same gradient on all of them, or a part of it on each
     rows        a layer that `row` divides is linear, since its results are added up: f(-2x) = -2 f(x)
+    ranks       where nothing is divided, all ranks make the same
     borders     with a share of the time between the divided layers, and with all of it, the loss is the same
 
 Cost: two numbers a parameter, sent once; under sequence parallel, or with a row of one's own, one or two forwards
@@ -28,7 +29,8 @@ from .pipeline import Pipeline
 from .plan import Plan
 from .tensor_parallel import Row, TensorIO
 
-Numbers = tuple[float, float]  # the sum of a gradient's elements, and of their squares
+Numbers = tuple[float, float]  # the sum of an array's elements, and of their squares
+Outputs = list[tuple[str, Tensor]]  # (path of a unit, what it makes)
 OFF = 'Should it be right as it is, reduce(..., check=False) or strategy={"check": False} leaves these checks out.'
 
 
@@ -40,7 +42,7 @@ class Division:
         self.seen: dict[Parameter, Numbers] = {}
 
     def look(self, batch: Batch) -> None:
-        """Before the first backward: the rows, and the borders. Called by all ranks of the model."""
+        """Before the first backward: rows, ranks and borders. Called by all ranks of the model."""
         rows = any(isinstance(module, Row) for module in self.model.modules())
         if not (rows or self.plan.sequence):
             return
@@ -51,14 +53,28 @@ class Division:
             if self.plan.sequence:
                 with whole_borders(self.plan.io):
                     wholes = outputs(self.model, batch)
+                self.check_ranks(wholes)
                 self.check_borders(batch, shares, wholes)
+            else:
+                self.check_ranks(shares)
 
-    def check_borders(self, batch: Batch, shares: dict[str, Tensor], wholes: dict[str, Tensor]) -> None:
+    def check_ranks(self, wholes: Outputs) -> None:
+        """Raise UserError for the first unit that does not make the same on each rank."""
+        every = self.group.gather_objects([sums(y.data) for _, y in wholes])
+        for i, (path, y) in enumerate(wholes):
+            if not alike([rank[i] for rank in every], 1e-3 if y.dtype.itemsize < 8 else 1e-8):
+                raise UserError(
+                    f"{path} makes something else on each rank along tp: what they made of their parts was not added "
+                    "up.\nBehind what is divided (plan.column, heads, split) comes a layer that is named plan.row, and "
+                    f"before a split a plan.column. {OFF}"
+                )
+
+    def check_borders(self, batch: Batch, shares: Outputs, wholes: Outputs) -> None:
         """Raise UserError for the first unit that makes something else of shares than of the whole."""
-        for path, y in shares.items():
+        for (path, y), (_, whole) in zip(shares, wholes, strict=True):
             time = batch.where.time
             own = share(time.stop - time.start, self.group.size, self.group.rank)
-            true = wholes[path].data
+            true = whole.data
             true = true[:, own] if true.ndim > 1 and true.shape != y.shape else true
             wrong = true.shape != y.shape or far(y.data, true)
             if any(self.group.gather_objects(wrong)):
@@ -72,8 +88,7 @@ class Division:
         """The gradients of a bucket, before they are added up over ranks."""
         for p in bucket.parameters:
             if p not in self.seen and p.placement.local == p.placement.shape and p.grad is not None:
-                g = to_host(p.grad).astype(np.float64)
-                self.seen[p] = float(g.sum()), float(np.vdot(g, g))
+                self.seen[p] = sums(p.grad)
 
     def compare(self) -> None:
         """Raise UserError for a gradient that is partial where it should be whole, or whole where partial."""
@@ -95,8 +110,13 @@ class Division:
                 )
 
 
+def sums(x: Array) -> Numbers:
+    x = to_host(x).astype(np.float64)
+    return float(x.sum()), float(np.vdot(x, x))
+
+
 def alike(numbers: list[Numbers], bound: float) -> bool:
-    """Whether gradients with these sums are the same."""
+    """Whether arrays with these sums are the same."""
     (total, square), *others = numbers
     if not all(math.isfinite(x) for pair in numbers for x in pair):
         return True  # an overflow has its own words
@@ -111,13 +131,13 @@ def far(a: Array, b: Array) -> bool:
     return bool(a.size) and not float(np.abs(a - b).max()) <= bound * max(float(np.abs(b).max()), 1e-30)
 
 
-def outputs(model: Model, batch: Batch) -> dict[str, Tensor]:
+def outputs(model: Model, batch: Batch) -> Outputs:
     """What each unit on this rank makes of the batch, by a forward that leaves no trace in a pipeline."""
-    found: dict[str, Tensor] = {}
+    found: Outputs = []
     before = {name: getattr(model, name) for name in ("clock", "headers") if isinstance(model, Pipeline)}
     if isinstance(model, Pipeline):
         model.clock, model.headers = None, {}
-    with watching(lambda path, x, y: found.__setitem__(path, y)):
+    with watching(lambda path, x, y: found.append((path, y))):
         model(batch)
     vars(model).update(before)
     return found
