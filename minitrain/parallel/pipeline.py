@@ -55,6 +55,7 @@ class Pipeline(Model):
     """This rank's stages of a model. schedule: the name of one of SCHEDULES, or a function like them."""
 
     elsewhere: Mapping[str, tuple[tuple[int, ...], np.dtype]] = MappingProxyType({})  # parameters of the other stages
+    order: Mapping[Parameter, int] = MappingProxyType({})  # this rank's, by their place in the whole model
 
     def __init__(
         self,
@@ -74,6 +75,10 @@ class Pipeline(Model):
     def units(self) -> list[Module]:  # type: ignore[override]
         """Of all chunks, first used first."""
         return [unit for chunk in self.chunks for unit in chunk.units]
+
+    def parameters(self) -> list[Parameter]:
+        """In the whole model's order: stages that share several would otherwise add them up in different ones."""
+        return sorted(super().parameters(), key=lambda p: self.order.get(p, len(self.order)))
 
     def stage(self, chunk: int) -> int:
         """Which part of the model this chunk is."""
@@ -304,7 +309,9 @@ def partition(model: Model, mesh: Mesh, schedule: str | Schedule, chunks: int) -
     borders = [(model.units[cut.start - 1], model.units[cut.stop - 1]) for cut in edges]
     vars(model).clear()
     everything = {q.placement.path: (q.placement.shape, q.dtype) for q in used}
+    places = {q: i for i, q in enumerate(used)}
     model.__class__ = Pipeline  # whoever holds the model holds its stages now
     Pipeline.__init__(model, mine, mesh.over("layers"), schedule, borders)  # type: ignore[arg-type]
+    model.order = {q: places[q] for q in model.parameters()}
     own = {q.placement.path for q in model.parameters()}
     model.elsewhere = {path: it for path, it in everything.items() if path not in own}

@@ -37,7 +37,10 @@ residual. What is named wrongly, or not named, is refused before the first step,
 Shoeybi et al., arXiv:1909.08053, section 3; Korthikanti et al., arXiv:2205.05198, section 4.2.
 """
 
-from ..errors import UserError
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import UserError, check_whole, shown
 from ..models import Model
 from ..nn import Classifier, Dropout, Embedding, Linear, Module, Parameter
 from ..shares import share
@@ -68,52 +71,63 @@ class Plan:
         self.named: dict[Module | Parameter, str] = {}
         self.held: dict[Parameter, tuple[str, str]] = {}  # how a parameter is held, and for which layer
 
+    own_classes = False  # whether the model has classes that are not the library's
+
     # The words --------------------------------------------------------------------------------------------------------
 
     def column(self, *layers: Module, axis: int = 0, word: str = "column") -> None:
         """Divide the columns: axis `axis` of *O, of a matrix (I, *O) and of a bias (*O)."""
+        check_things(word, layers, Module)
         for layer in layers:
             if self.name(layer, word):
                 matrix, *biases = self.matrices(layer, word)
+                check_whole(f"plan.{word}({path_of(layer)}): axis", axis, 0, len(matrix.placement.shape) - 2)
                 for p, dim in ((matrix, 1 + axis), *((bias, axis) for bias in biases)):
                     self.cut(p, dim, matrix.placement.shape[1 + axis], layer)
                 self.change(layer, ColumnLinear if calls(layer, Linear) else Column)
+                layer.fan_in = matrix.shape[0]
 
     def heads(self, *layers: Module) -> None:
         """Divide the columns by heads: the next to last axis of *O, as in (3, H, D/H) and (H, D/H)."""
+        check_things("heads", layers, Module)
         for layer in layers:
             shape = self.matrices(layer, "heads")[0].placement.shape
             if len(shape) < 3:
                 raise UserError(
-                    f"plan.heads({layer.path}) needs a matrix (I, ..., H, D/H), not {shape}; or plan.column"
+                    f"plan.heads({path_of(layer)}) needs a matrix (I, ..., H, D/H), not {shape}.\n"
+                    "Give it that shape; or plan.column, if each column is used by itself"
                 )
             if self.tp > shape[-2]:
-                around = layer.path.rpartition(".")[0] or layer.path
+                around = path_of(layer).rpartition(".")[0] or path_of(layer)
                 raise UserError(f"--tp is {self.tp}, but {around} has {shape[-2]} heads; allowed: 1 to {shape[-2]}")
             self.column(layer, axis=len(shape) - 3, word="heads")
 
     def row(self, *layers: Module, parts: int = 0) -> None:
         """Divide the rows of a matrix (I, O): into `parts` whole things, such as heads, or one by one."""
+        check_things("row", layers, Module)
         for layer in layers:
             if self.name(layer, "row"):
                 matrix, *biases = self.matrices(layer, "row")
                 if biases and not calls(layer, Linear):
                     raise UserError(
-                        f"plan.row({layer.path}): {type(layer).__name__} adds {biases[0].placement.path}, and every "
-                        "rank would add it.\nUse nn.Linear as it is, or a layer without a bias"
+                        f"plan.row({path_of(layer)}): {type(layer).__name__} adds {biases[0].placement.path}, and "
+                        "every rank would add it.\nUse nn.Linear as it is, or a layer without a bias"
                     )
                 self.cut(matrix, 0, parts or matrix.placement.shape[0], layer)
                 self.hold(biases, "whole", layer)
                 self.change(layer, RowLinear if calls(layer, Linear) else Row)
+                layer.fan_in = matrix.shape[0]
 
     def vocabulary(self, *layers: Module) -> None:
         """Divide the rows of an nn.Embedding, one for each id, or of an nn.Classifier."""
+        check_things("vocabulary", layers, Module)
         for layer in layers:
             kind = Embedding if isinstance(layer, Embedding) else Classifier
             if not calls(layer, kind):
+                word = "everywhere" if kind is Embedding else "gather"
                 raise UserError(
-                    f"plan.vocabulary({layer.path}): {type(layer).__name__} has a __call__ of its own, which a divided "
-                    f"vocabulary would replace.\nGive the class: def shard(self, plan): plan.gather(self)"
+                    f"plan.vocabulary({path_of(layer)}): {type(layer).__name__} has a __call__ of its own, which a "
+                    f"divided vocabulary would replace.\nGive the class: def shard(self, plan): plan.{word}(self)"
                 )
             if self.name(layer, "vocabulary"):
                 weight: Parameter = layer.weight  # type: ignore[attr-defined]
@@ -122,17 +136,24 @@ class Plan:
 
     def split(self, p: Parameter, dim: int, unit: int = 1) -> None:
         """Divide dimension `dim` of a parameter, in steps of `unit`: what multiplies the columns of a layer, say."""
+        check_things("split", (p,), Parameter)
+        shape = p.placement.shape
+        check_whole(f"plan.split({p.placement.path}), of shape {shape}: the axis", dim, 0, len(shape) - 1)
+        check_whole(f"plan.split({p.placement.path}): unit", unit, 1)
+        if shape[dim] % unit:
+            raise UserError(f"plan.split({p.placement.path}): axis {dim} has size {shape[dim]}, no multiple of {unit}")
         if self.name(p, "split"):
-            self.cut(p, dim, p.placement.shape[dim] // unit, None)
+            self.cut(p, dim, shape[dim] // unit, None)
 
     def inside(self, *things: Module | Parameter) -> None:
         """What lies between a column and a row and is whole on every rank: a norm over a head, attention itself."""
+        check_things("inside", things, Module, Parameter)
         for thing in things:
             for layer in leaves(thing) if isinstance(thing, Module) else ():
                 if isinstance(layer, Dropout) and layer.p:
                     raise UserError(
-                        f"plan.inside({layer.path}): a Dropout draws its mask for whole rows, and here each rank has "
-                        "some of the columns.\nPut it behind the row, or give it p = 0"
+                        f"plan.inside({path_of(layer)}): a Dropout draws its mask for whole rows, and here each rank "
+                        "has some of the columns.\nPut it behind the row, or give it p = 0"
                     )
             self.keep(thing, "inside")
 
@@ -163,14 +184,17 @@ class Plan:
 
     def keep(self, thing: Module | Parameter, word: str, form: type[Divided] | None = None) -> None:
         """Note what is whole on every rank."""
+        check_things(word, (thing,), Module, Parameter)
         if not self.name(thing, word):
             return
         if isinstance(thing, Parameter):
             self.hold([thing], word, None)
             return
-        for layer in leaves(thing):
-            self.named.setdefault(layer, word)
+        for layer in thing.modules():
             self.hold(own_parameters(layer), word, layer)
+            below: list[Module | Parameter] = [layer, *own_parameters(layer)]
+            for one in below:
+                self.named.setdefault(one, word)
             if word == "residual" and isinstance(layer, Embedding):
                 self.change(layer, WholeEmbedding)
         if form is not None:
@@ -183,17 +207,20 @@ class Plan:
         """
         if self.tp > n == 1:
             raise UserError(f"--tp is {self.tp}, but {p.placement.path} has size 1 where it is divided; allowed: 1")
-        self.hold([p], f"divided along axis {dim} in {n}", layer)
+        if p.placement.shape[dim] % n:
+            raise UserError(f"{p.placement.path} has shape {p.placement.shape}: axis {dim} has no {n} equal parts")
+        self.hold([p], f"divided along axis {dim} into {n}", layer)
         if p.placement.local == p.placement.shape:
             own, step = share(n, self.tp, self.io.group.rank), p.shape[dim] // n
             p.placement = p.placement.split(dim, own.start * step, own.stop * step)
 
     def hold(self, parameters: list[Parameter], how: str, layer: Module | None) -> None:
         """Note how parameters are held. Raise UserError for one that two layers want in different ways."""
+        kind = lambda how: how if how.startswith("divided") else self.has_part(how)
         for p in parameters:
             mine = path_of(layer or p)
             before, other = self.held.setdefault(p, (how, mine))
-            if before != how:
+            if kind(before) != kind(how):
                 raise UserError(
                     f"{p.placement.path} is {before} in {other} and {how} in {mine}, and there is one of it.\n"
                     "Name the two alike, or give each a weight of its own"
@@ -203,10 +230,12 @@ class Plan:
         """[the matrix (I, *O), the biases (*O)] of a layer. Raise UserError for a layer that has others."""
         own = sorted(own_parameters(layer), key=lambda p: -len(p.placement.shape))
         shapes = [p.placement.shape for p in own]
+        if isinstance(layer, (Embedding, Classifier)):
+            raise UserError(f"plan.{word}({path_of(layer)}) is for layers that multiply; name it plan.vocabulary")
         if not own or len(shapes[0]) < 2 or any(shape != shapes[0][1:] for shape in shapes[1:]):
             raise UserError(
                 f"plan.{word}({path_of(layer)}) is for a layer of a matrix (I, *O) and biases (*O), and it has "
-                f"{', '.join(map(str, shapes)) or 'no parameters'}.\nName its parts: plan.split(parameter, axis)"
+                f"{', '.join(map(str, shapes)) or 'no parameters'}.\nMake it of layers that have one matrix each"
             )
         return own
 
@@ -219,16 +248,22 @@ class Plan:
 
     def follow(self, model: Model) -> None:
         """Ask the model, look whether all is named that has to be, and let the units say when they begin."""
+        self.own_classes = any(map(of_ones_own, model.modules()))
         model.shard(self)
         for module in model.modules():
             self.check_beside(module)
         for layer in leaves(model):
-            if layer not in self.named:
+            if not self.all_named(layer):
                 self.keep(layer, "residual")
-            if self.sequence and self.named[layer] == "residual":
+            if self.sequence and self.named.get(layer) == "residual":
                 check_per_position(layer)
-        for unit in dict.fromkeys(model.units):
+        for module in model.modules():  # one with layers below may have a parameter of its own, or one of theirs
+            if module not in self.named:
+                self.hold([p for p in own_parameters(module) if p not in self.named], "residual", module)
+        for i, unit in enumerate(dict.fromkeys(model.units)):
             self.change(unit, Unit)
+            unit.path = unit.path or f"units.{i}"  # what has no path is not looked at
+            unit.words = self.words(unit)
 
     def check_beside(self, module: Module) -> None:
         """Raise UserError where some of the layers below a module are divided and one of them has no name."""
@@ -237,19 +272,49 @@ class Plan:
         word = next((self.named[thing] for thing in beside if self.named.get(thing) in DIVIDES), None)
         if word is None or not children:
             return
+        self.check_heads(module, [child for child in children if self.named.get(child) == "heads"])
         below: list[Module | Parameter] = [layer for child in children for layer in leaves(child)]
         for thing in (*below, *own_parameters(module)):
-            if thing not in self.named:
+            if not self.all_named(thing):
                 raise UserError(
-                    f"{path_of(module) or type(module).__name__} divides layers (plan.{word}) and does not name "
+                    f"{path_of(module)} divides layers (plan.{word}) and does not name "
                     f"{path_of(thing)}: say in its `shard` what that is.\n"
                     "plan.column, heads, row: divided; plan.inside: between column and row; plan.residual: elsewhere.\n"
                     f"{LOOK}"
                 )
 
+    def all_named(self, thing: Module | Parameter) -> bool:
+        """Whether it has a name, or all its parameters have."""
+        own = own_parameters(thing) if isinstance(thing, Module) else []
+        return thing in self.named or bool(own and all(p in self.named for p in own))
+
+    def check_heads(self, module: Module, layers: list[Module]) -> None:
+        """Raise UserError where some have more heads than others, and ranks would get unlike shares of them."""
+        heads = {self.matrices(layer, "heads")[0].placement.shape[-2] for layer in layers}
+        if len(heads) > 1 and any(n % self.tp for n in heads):
+            raise UserError(
+                f"--tp is {self.tp}, and {path_of(module)} has layers of {' and of '.join(map(str, sorted(heads)))} "
+                "heads, of which ranks would get shares that do not belong together.\nGive a number that divides them; "
+                "or divide the groups: a matrix (I, groups, heads of a group, D/H), plan.column, axis 0"
+            )
+
+    def words(self, unit: Module) -> str:
+        """What is said about the layers of a unit, for a message."""
+        things: list[Module | Parameter] = []
+        for module in unit.modules():
+            things += [module, *own_parameters(module)]
+        said = {thing: self.named[thing] for thing in things if self.named.get(thing) in DIVIDES}
+        return ", ".join(
+            f"plan.{word}({path_of(thing)})"
+            for thing, word in said.items()
+            if isinstance(thing, Module) or word == "split"
+        )
+
     def partial(self, p: Parameter) -> bool:
         """Whether a parameter that is whole on every rank has a partial gradient on each."""
-        how = self.held.get(p, ("residual", ""))[0]
+        return self.has_part(self.held.get(p, ("residual", ""))[0])
+
+    def has_part(self, how: str) -> bool:
         return how == "inside" or (self.sequence and how in ("residual", "whole"))
 
 
@@ -264,7 +329,23 @@ def own_parameters(module: Module) -> list[Parameter]:
 
 
 def path_of(thing: Module | Parameter) -> str:
-    return thing.placement.path if isinstance(thing, Parameter) else thing.path
+    return thing.placement.path if isinstance(thing, Parameter) else thing.path or type(thing).__name__
+
+
+def check_things(word: str, things: Sequence[Any], *kinds: type) -> None:
+    """Raise UserError for what a word is not about."""
+    for thing in things:
+        if not isinstance(thing, kinds):
+            names = " or ".join("layers" if kind is Module else "parameters" for kind in kinds)
+            raise UserError(
+                f"plan.{word} is given {shown(thing)}; it names {names}, one by one"
+                + (": plan.split(parameter, axis)" if isinstance(thing, Parameter) else "")
+            )
+
+
+def of_ones_own(module: Module) -> bool:
+    """Whether its class is none of the library's."""
+    return not type(module).__module__.startswith(__name__.partition(".")[0] + ".")
 
 
 def calls(layer: Module, kind: type[Module]) -> bool:

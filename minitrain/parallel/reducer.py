@@ -10,9 +10,10 @@ A collective works only if all ranks call it in the same order. Gradients may be
 rank (an unused parameter, an empty micro-batch), so a bucket that is complete waits until those before it have left.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -66,6 +67,7 @@ class Reducer:
     in_flight = 1 << 30  # buckets that may wait for the line, each with its memory
     sharded = False  # this rank's optimizer sees a slice of each bucket only
 
+    times: Mapping[Parameter, int] = MappingProxyType({})  # backwards of a micro-batch that are about it, if not one
     division: "Division | None" = None  # looks at a divided model, until the first step is over
 
     # What the strategies override -------------------------------------------------------------------------------------
@@ -124,12 +126,12 @@ class Reducer:
     def ready(self, bucket: Bucket, p: Parameter) -> None:
         """p's gradient is complete as far as one backward goes."""
         self.fired[p] += 1
-        if self.fired[p] > self.backwards:
+        if self.fired[p] > self.backwards * self.times.get(p, 1):
             raise RuntimeError(
                 f"{p.placement.path} fired {self.fired[p]} times in a step of {self.backwards} backwards: "
                 "either begin() was not called since the last finish(), or a hook fires twice in a backward"
             )
-        if self.early and self.fired[p] == self.due:
+        if self.early and self.fired[p] == self.due * self.times.get(p, 1):
             self._leave(all_complete=False)
 
     def end_backward(self, parameters: Iterable[Parameter] | None = None) -> None:
@@ -145,7 +147,7 @@ class Reducer:
 
     def finish(self) -> None:
         """Returns when the gradients of all buckets are sums over all ranks."""
-        late = [p.placement.path for p, n in self.fired.items() if n != self.backwards]
+        late = [p.placement.path for p, n in self.fired.items() if n != self.backwards * self.times.get(p, 1)]
         if late:
             raise RuntimeError(
                 f"finish() before {self.backwards} backwards have ended; waiting for {', '.join(late[:3])}"
@@ -184,7 +186,7 @@ class Reducer:
         """Sends off the next buckets, in order, as far as they are complete."""
         while self.left < len(self.trained):
             bucket = self.trained[self.left]
-            complete = all(self.fired[p] == self.due for p in bucket.parameters)
+            complete = all(self.fired[p] == self.due * self.times.get(p, 1) for p in bucket.parameters)
             if not complete or (bucket.spans_stages and not all_complete):
                 return
             self.left += 1

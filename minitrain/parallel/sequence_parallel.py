@@ -28,9 +28,7 @@ from ..errors import UserError
 from ..nn import Parameter
 from ..shares import share
 from .collective_ops import all_gather, gather_from, gathered, reduce_scatter, scattered, split_to
-from .tensor_parallel import BLOCK, TensorIO
-
-TIME = 1  # the axis of x (B, T, D)
+from .tensor_parallel import BLOCK, TIME, TensorIO
 
 
 class SequenceIO(TensorIO):
@@ -54,27 +52,40 @@ class SequenceIO(TensorIO):
 
     def copied(self, x: Tensor, tag: Tag) -> Tensor:
         """x (B, T/t, ...) -> (B, T, ...)."""
-        return all_gather(x, self.group, tag, TIME, self.T)
+        return all_gather(self.shared(x), self.group, tag, TIME, self.T)
 
-    def leave(self, y: Tensor, tag: Tag = BLOCK) -> Tensor:
+    def leave(self, y: Tensor, tag: Tag = BLOCK, time: int = TIME) -> Tensor:
         """The sum over ranks of y (B, T, ...) -> (B, T/t, ...)."""
-        return reduce_scatter(y, self.group, tag, TIME)
+        return reduce_scatter(y, self.group, tag, time)
+
+    def shared(self, x: Tensor) -> Tensor:
+        """x (B, T/t, ...). Raise ValueError for anything else."""
+        own = share(self.T, self.group.size, self.group.rank)
+        if x.ndim < 3 or x.shape[TIME] != own.stop - own.start:
+            raise ValueError(
+                f"x {x.shape} enters a divided layer, and is no share of the {self.T} positions, as sequence parallel "
+                "has them there: what was made by plan.gather is whole (plan.everywhere makes shares again)"
+            )
+        return x
 
     def column(self, x: Tensor, weight: Parameter, bias: Parameter | None, gelu: bool) -> Tensor:
         """The share is what is kept for backward, where it is gathered once more."""
-        return fused.linear(x, weight, bias, gelu, Shared(self.group, self.T))
+        return fused.linear(self.shared(x), weight, bias, gelu, Shared(self.group, self.T))
 
     def own_ids(self, ids: Array) -> Array:
         """ids (..., T) -> (..., T/t)."""
         return ids[..., share(ids.shape[-1], self.group.size, self.group.rank)]
 
+    def all_of(self, batch: Batch) -> Batch:
+        return replace(batch, where=replace(batch.where, share=None))
+
     def whole(self, x: Tensor) -> Tensor:
         """x (B, T/t, ...) -> (B, T, ...)."""
-        return gather_from(x, self.group, BLOCK, TIME, self.T)
+        return gather_from(self.shared(x), self.group, BLOCK, TIME, self.T)
 
-    def own(self, y: Tensor) -> Tensor:
+    def own(self, y: Tensor, time: int = TIME) -> Tensor:
         """y (B, T, ...) -> (B, T/t, ...)."""
-        return split_to(y, self.group, BLOCK, TIME)
+        return split_to(y, self.group, BLOCK, time)
 
 
 class Shared(fused.Spread):

@@ -49,6 +49,7 @@ from ..functional import row_max
 from ..nn import Module, Parameter
 from .collective_ops import copy_to, gather_from, reduce_from, summed
 
+TIME = 1  # the axis of x (B, T, D)
 BLOCK, EMBEDDING, HEAD, LOSS = ("tp", "block"), ("tp", "embedding"), ("tp", "head"), ("tp", "loss")
 
 
@@ -76,7 +77,7 @@ class TensorIO:
     def copied(self, x: Tensor, tag: Tag) -> Tensor:
         return copy_to(x, self.group, tag)
 
-    def leave(self, y: Tensor, tag: Tag = BLOCK) -> Tensor:
+    def leave(self, y: Tensor, tag: Tag = BLOCK, time: int = TIME) -> Tensor:
         """The sum over ranks of what the divided work has made."""
         return reduce_from(y, self.group, tag)
 
@@ -92,7 +93,7 @@ class TensorIO:
 
     def rows(self, ids: Array, table: Parameter, dtype: Any) -> Tensor:
         """ids (...) -> (..., D): the table's rows, each of which one rank has."""
-        return self.leave(own_rows(ids, table, dtype), EMBEDDING)
+        return self.leave(own_rows(ids, table, dtype), EMBEDDING, ids.ndim - 1)
 
     def judge(self, x: Tensor, weight: Parameter, batch: Batch) -> Tensor:
         """x (B, T, D) -> the loss, the same on all ranks, or the whole logits (B, T, V) of a batch without labels."""
@@ -110,11 +111,15 @@ class TensorIO:
         """The ids of a table that is not divided."""
         return ids
 
+    def all_of(self, batch: Batch) -> Batch:
+        """The batch as a layer sees it that is given the whole x."""
+        return batch
+
     def whole(self, x: Tensor) -> Tensor:
         """x for a layer that every rank calls alike, on all of it."""
         return x
 
-    def own(self, y: Tensor) -> Tensor:
+    def own(self, y: Tensor, time: int = TIME) -> Tensor:
         """What such a layer has made, as residual layers have it."""
         return y
 
@@ -135,18 +140,48 @@ class Divided(Module):
         )
 
 
-class Column(Divided):
-    """Any layer that multiplies by its own columns: it is given the whole x."""
+class Columns(Divided):
+    """What has columns of its own is given the whole x."""
+
+    fan_in: int
+
+    def given(self, x: Tensor) -> Tensor:
+        """Raise UserError for a part of the columns."""
+        if self.io.group.size > 1 and x.shape[-1] != self.fan_in:
+            raise UserError(
+                f"plan.column({self.path}): it multiplies {self.fan_in} columns, and is given x {x.shape}, a part of "
+                "them.\nBehind another column it is plan.row(it)"
+            )
+        return self.at("linear", x)
+
+
+class Rows(Divided):
+    """What has rows of its own is given as many columns."""
+
+    fan_in: int
+
+    def given(self, x: Tensor) -> Tensor:
+        """Raise UserError for the whole x, or for columns that were divided in another way."""
+        if self.io.group.size > 1 and x.shape[-1] != self.fan_in:
+            raise UserError(
+                f"plan.row({self.path}): this rank has {self.fan_in} of its rows, and it is given x {x.shape}.\n"
+                "Name it column if that is the whole x; if these are heads, plan.row(it, parts=heads)"
+            )
+        return x
+
+
+class Column(Columns):
+    """Any layer that multiplies by its own columns."""
 
     def __call__(self, x: Tensor, *rest: Any, **options: Any) -> Tensor:
-        return super().__call__(self.io.enter(self.at("linear", x)), *rest, **options)  # type: ignore[misc]
+        return super().__call__(self.io.enter(self.given(x)), *rest, **options)  # type: ignore[misc]
 
 
-class Row(Divided):
-    """Any layer that is linear, and has its own rows: what it makes is added up."""
+class Row(Rows):
+    """Any layer that is linear: what it makes is added up."""
 
     def __call__(self, x: Tensor, *rest: Any, **options: Any) -> Tensor:
-        y = super().__call__(x, *rest, **options)  # type: ignore[misc]
+        y = super().__call__(self.given(x), *rest, **options)  # type: ignore[misc]
         if self.io.look:
             check_linear(self.path, y, super().__call__(Tensor(x.data * -2), *rest, **options))  # type: ignore[misc]
         return self.io.leave(y)
@@ -165,46 +200,58 @@ def check_linear(path: str, y: Tensor, other: Tensor) -> None:
 
 
 class Gathered(Divided):
-    """A layer that every rank calls alike."""
+    """A layer that every rank calls alike; ids are whole as they are, and so is what a first unit is given: nothing."""
 
-    def __call__(self, x: Tensor, *rest: Any, **options: Any) -> Tensor:
-        return super().__call__(self.io.whole(x), *rest, **options)  # type: ignore[misc]
+    def __call__(self, x: Tensor | Array | None, *rest: Any, **options: Any) -> Tensor:
+        x = self.io.whole(x) if isinstance(x, Tensor) else x
+        every = [self.io.all_of(it) if isinstance(it, Batch) else it for it in rest]
+        return super().__call__(x, *every, **options)  # type: ignore[misc]
 
 
 class Everywhere(Gathered):
     """And that is followed by residual layers."""
 
-    def __call__(self, x: Tensor, *rest: Any, **options: Any) -> Tensor:
-        return self.io.own(super().__call__(x, *rest, **options))
+    def __call__(self, x: Tensor | Array | None, *rest: Any, **options: Any) -> Tensor:
+        time = TIME if x is None or isinstance(x, Tensor) else x.ndim - 1
+        return self.io.own(super().__call__(x, *rest, **options), time)
 
 
 class Unit(Divided):
     """A unit of the model: it says when it begins, and with which batch."""
 
+    words: str  # what is said about its layers
+
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
-        y = super().__call__(x, self.io.unit(batch))  # type: ignore[misc]
-        self.io.entered.clear()
-        return y
+        """Raise UserError for shapes that do not fit: those of its layers are not what its author had before him."""
+        try:
+            return super().__call__(x, self.io.unit(batch))  # type: ignore[misc]
+        except ValueError as error:
+            raise UserError(
+                f"{self.path}, with its layers divided: {error}.\nIf it runs on one process, what `shard` says is "
+                f"wrong, or something is left out: {self.words or 'nothing'}"
+            ) from error
+        finally:
+            self.io.entered.clear()
 
 
-class ColumnLinear(Divided):
+class ColumnLinear(Columns):
     """nn.Linear by columns."""
 
     weight: Parameter
     bias: Parameter
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
-        return self.io.column(self.at("linear", x), self.weight, self.bias, gelu)
+        return self.io.column(self.given(x), self.weight, self.bias, gelu)
 
 
-class RowLinear(Divided):
+class RowLinear(Rows):
     """nn.Linear by rows."""
 
     weight: Parameter
     bias: Parameter
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
-        return self.io.row(self.at("linear", x), self.weight, self.bias, gelu)
+        return self.io.row(self.at("linear", self.given(x)), self.weight, self.bias, gelu)
 
 
 class VocabularyEmbedding(Divided):

@@ -10,6 +10,7 @@ Data parallel needs the fourth alone.
 """
 
 import inspect
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -104,15 +105,17 @@ def reduce(
     if mesh.parts("matrices") > 1:
         plan = Plan((io or (SequenceIO if sequence else TensorIO))(mesh.over("matrices")))
         plan.follow(model)
+    users = users_of(model)  # of the whole model: stages that share parameters lay them out alike
     if mesh.parts("layers") > 1:
         partition(model, mesh, schedule, chunks)
-    users = users_of(model)
     if recompute or how == "zero3":
         for part in model.chunks if isinstance(model, Pipeline) else [model]:
             part.units = segments(part.units, recompute or 1, replay=recompute > 0)
     replicate(model, mesh, plan)
     reducer = reducers[how](make_buckets(model.parameters(), bucket_mb, mesh, users), seed, **options)
     reducer.model, reducer.mesh = model, mesh
+    if isinstance(model, Pipeline):  # a backward is about a chunk, and several may use one parameter
+        reducer.times = Counter(p for chunk in model.chunks for p in chunk.parameters())
     if plan is not None and check:
         reducer.division = Division(plan, model)
     if isinstance(reducer, Zero3):
