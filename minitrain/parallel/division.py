@@ -4,34 +4,30 @@
     rows        a layer that `row` divides is linear, since its results are added up: f(-2x) = -2 f(x)
     ranks       where nothing is divided, all ranks make the same
     borders     with a share of the time between the divided layers, and with all of it, the loss is the same
-    parts       a unit with classes of one's own makes the same of its parts as of the whole, unlike a softmax over
-                columns; it is put together on every rank for a moment, if it has no divided vocabulary
 
-Cost: two numbers a parameter, sent once; under sequence parallel two forwards without a backward, with classes of one's
-own two, and their parameters. What they send is not in the run's ledger.
+Cost: two numbers a parameter, sent once; under sequence parallel, or with a row of one's own, one or two forwards
+without a backward. What they send is not in the run's ledger. Only a comparison with the serial run sees more, such as
+a softmax over divided columns: `python -m minitrain compare model`.
 """
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 
 from ..autograd import Tensor, no_grad
-from ..backend import Array, to_device, to_host
-from ..comm.threads import world_of_one
+from ..backend import Array, to_host
 from ..data.batch import Batch
 from ..errors import UserError
 from ..models import Model
-from ..nn import Module, Parameter, Watch, watching
+from ..nn import Parameter, watching
 from ..observe.ledger import Ledger
 from ..shares import share
-from .collective_ops import gathered
 from .flat import Bucket
 from .pipeline import Pipeline
-from .plan import Plan, of_ones_own
-from .tensor_parallel import BLOCK, TIME, TensorIO, Unit, VocabularyClassifier, VocabularyEmbedding
+from .plan import Plan
+from .tensor_parallel import Row, TensorIO
 
 Numbers = tuple[float, float]  # the sum of an array's elements, and of their squares
 Outputs = list[tuple[str, Tensor]]  # (path of a unit, what it makes)
@@ -47,7 +43,8 @@ class Division:
 
     def look(self, batch: Batch) -> None:
         """Before the first backward: rows, ranks and borders. Called by all ranks of the model."""
-        if not (self.plan.own_classes or self.plan.sequence):  # of all stages: they look together
+        rows = any(isinstance(module, Row) for module in self.model.modules())
+        if not (rows or self.plan.sequence):
             return
         with no_grad(), Ledger().open():
             self.plan.io.look = True
@@ -60,8 +57,6 @@ class Division:
                 self.check_borders(batch, shares, wholes)
             else:
                 self.check_ranks(shares)
-            if self.plan.own_classes:
-                outputs(self.model, batch, self.check_parts(batch))
 
     def check_ranks(self, wholes: Outputs) -> None:
         """Raise UserError for the first unit that does not make the same on each rank."""
@@ -77,40 +72,17 @@ class Division:
     def check_borders(self, batch: Batch, shares: Outputs, wholes: Outputs) -> None:
         """Raise UserError for the first unit that makes something else of shares than of the whole."""
         for (path, y), (_, whole) in zip(shares, wholes, strict=True):
-            if self.other(y, whole, batch):
+            time = batch.where.time
+            own = share(time.stop - time.start, self.group.size, self.group.rank)
+            true = whole.data
+            true = true[:, own] if true.ndim > 1 and true.shape != y.shape else true
+            wrong = true.shape != y.shape or far(y.data, true)
+            if any(self.group.gather_objects(wrong)):
                 raise UserError(
                     f"under sequence parallel {path} makes something else of shares of the time than of all of it: "
                     "something in it looks at several positions, between layers that are not divided.\n"
                     f"Divide it in `shard`, or name it: plan.everywhere(...). {OFF}"
                 )
-
-    def check_parts(self, batch: Batch) -> Watch:
-        """What raises UserError for a unit that makes something else of its parts than of the whole."""
-        units = {unit.path: unit for unit in self.model.modules() if isinstance(unit, Unit) and is_checked(unit)}
-
-        def check(path: str, x: Tensor | None, y: Tensor) -> None:
-            if path not in units:
-                return
-            unit, T = units[path], batch.where.time.stop - batch.where.time.start
-            if x is not None and self.plan.sequence:
-                x = Tensor(gathered(x.data, T, self.group, BLOCK, TIME))
-            with watching(None), put_together(unit, self.plan.io):
-                whole = unit(x, batch)
-            if self.other(y, whole, batch):
-                raise UserError(
-                    f"{path} makes something else of its parts than of the whole ({unit.words}): between a column and "
-                    "a row something needs all columns, such as a softmax, or a reshape that takes heads apart.\n"
-                    f"Divide heads by plan.heads, a matrix (I, ..., H, D/H); or leave these layers whole. {OFF}"
-                )
-
-        return check
-
-    def other(self, y: Tensor, whole: Tensor, batch: Batch) -> bool:
-        """Whether a unit makes something else, on some rank, than what it should be a share of, or be."""
-        time, true = batch.where.time, whole.data
-        own = share(time.stop - time.start, self.group.size, self.group.rank)
-        true = true[:, own] if true.ndim > 1 and true.shape != y.shape else true
-        return any(self.group.gather_objects(true.shape != y.shape or far(y.data, true)))
 
     def see(self, bucket: Bucket) -> None:
         """The gradients of a bucket, before they are added up over ranks."""
@@ -159,45 +131,16 @@ def far(a: Array, b: Array) -> bool:
     return bool(a.size) and not float(np.abs(a - b).max()) <= bound * max(float(np.abs(b).max()), 1e-30)
 
 
-def outputs(model: Model, batch: Batch, watch: Watch | None = None) -> Outputs:
+def outputs(model: Model, batch: Batch) -> Outputs:
     """What each unit on this rank makes of the batch, by a forward that leaves no trace in a pipeline."""
     found: Outputs = []
     before = {name: getattr(model, name) for name in ("clock", "headers") if isinstance(model, Pipeline)}
     if isinstance(model, Pipeline):
         model.clock, model.headers = None, {}
-    with watching(watch or (lambda path, x, y: found.append((path, y)))):
+    with watching(lambda path, x, y: found.append((path, y))):
         model(batch)
     vars(model).update(before)
     return found
-
-
-def is_checked(unit: Module) -> bool:
-    """A vocabulary is too large to be put together."""
-    below = list(unit.modules())
-    return any(map(of_ones_own, below)) and not any(
-        isinstance(m, (VocabularyEmbedding, VocabularyClassifier)) for m in below
-    )
-
-
-@contextmanager
-def put_together(unit: Module, io: TensorIO) -> Iterator[None]:
-    """Meanwhile, this rank has all of the unit's parameters, and works alone."""
-    group, kind = io.group, type(io)
-    before = [(p, p.placement, p.data) for p in unit.parameters() if p.placement.local != p.placement.shape]
-    for p, where, data in before:
-        whole = np.empty(where.shape, p.dtype)
-        for index, piece in group.gather_objects((where.index, to_host(data))):
-            whole[index] = piece
-        p.placement = replace(where, index=tuple(slice(0, n) for n in where.shape))
-        p.view(to_device(whole))
-    io.__class__, io.group = TensorIO, world_of_one()
-    try:
-        yield
-    finally:
-        io.__class__, io.group = kind, group
-        for p, where, data in before:
-            p.placement = where
-            p.view(data)
 
 
 @contextmanager

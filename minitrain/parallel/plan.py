@@ -71,8 +71,6 @@ class Plan:
         self.named: dict[Module | Parameter, str] = {}
         self.held: dict[Parameter, tuple[str, str]] = {}  # how a parameter is held, and for which layer
 
-    own_classes = False  # whether the model has classes that are not the library's
-
     # The words --------------------------------------------------------------------------------------------------------
 
     def column(self, *layers: Module, axis: int = 0, word: str = "column") -> None:
@@ -248,7 +246,6 @@ class Plan:
 
     def follow(self, model: Model) -> None:
         """Ask the model, look whether all is named that has to be, and let the units say when they begin."""
-        self.own_classes = any(map(of_ones_own, model.modules()))
         model.shard(self)
         for module in model.modules():
             self.check_beside(module)
@@ -341,11 +338,6 @@ def check_things(word: str, things: Sequence[Any], *kinds: type) -> None:
                 f"plan.{word} is given {shown(thing)}; it names {names}, one by one"
                 + (": plan.split(parameter, axis)" if isinstance(thing, Parameter) else "")
             )
-
-
-def of_ones_own(module: Module) -> bool:
-    """Whether its class is none of the library's."""
-    return not type(module).__module__.startswith(__name__.partition(".")[0] + ".")
 
 
 def calls(layer: Module, kind: type[Module]) -> bool:

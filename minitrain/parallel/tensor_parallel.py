@@ -147,7 +147,7 @@ class Columns(Divided):
 
     def given(self, x: Tensor) -> Tensor:
         """Raise UserError for a part of the columns."""
-        if self.io.group.size > 1 and x.shape[-1] != self.fan_in:
+        if x.shape[-1] != self.fan_in:
             raise UserError(
                 f"plan.column({self.path}): it multiplies {self.fan_in} columns, and is given x {x.shape}, a part of "
                 "them.\nBehind another column it is plan.row(it)"
@@ -162,7 +162,7 @@ class Rows(Divided):
 
     def given(self, x: Tensor) -> Tensor:
         """Raise UserError for the whole x, or for columns that were divided in another way."""
-        if self.io.group.size > 1 and x.shape[-1] != self.fan_in:
+        if x.shape[-1] != self.fan_in:
             raise UserError(
                 f"plan.row({self.path}): this rank has {self.fan_in} of its rows, and it is given x {x.shape}.\n"
                 "Name it column if that is the whole x; if these are heads, plan.row(it, parts=heads)"
