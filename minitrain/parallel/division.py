@@ -27,7 +27,7 @@ from ..shares import share
 from .flat import Bucket
 from .pipeline import Pipeline
 from .plan import Plan
-from .tensor_parallel import Row, TensorIO
+from .tensor_parallel import TensorIO
 
 Numbers = tuple[float, float]  # the sum of an array's elements, and of their squares
 Outputs = list[tuple[str, Tensor]]  # (path of a unit, what it makes)
@@ -43,8 +43,7 @@ class Division:
 
     def look(self, batch: Batch) -> None:
         """Before the first backward: rows, ranks and borders. Called by all ranks of the model."""
-        rows = any(isinstance(module, Row) for module in self.model.modules())
-        if not (rows or self.plan.sequence):
+        if not (self.plan.own_rows or self.plan.sequence):  # of all stages of a pipeline: they look together
             return
         with no_grad(), Ledger().open():
             self.plan.io.look = True

@@ -70,11 +70,15 @@ class Plan:
         self.io, self.tp, self.sequence = io, io.group.size, io.sequence
         self.named: dict[Module | Parameter, str] = {}
         self.held: dict[Parameter, tuple[str, str]] = {}  # how a parameter is held, and for which layer
+        self.own_rows = False  # whether a layer that is no nn.Linear is divided by rows
 
     # The words --------------------------------------------------------------------------------------------------------
 
     def column(self, *layers: Module, axis: int = 0, word: str = "column") -> None:
-        """Divide the columns: axis `axis` of *O, of a matrix (I, *O) and of a bias (*O)."""
+        """Divide the columns, axis `axis` of *O: of a matrix (I, *O) and of a bias (*O).
+
+        They are cut as they lie. What a reshape makes heads of later belongs into the shape, and is for `heads`.
+        """
         check_things(word, layers, Module)
         for layer in layers:
             if self.name(layer, word):
@@ -113,6 +117,7 @@ class Plan:
                     )
                 self.cut(matrix, 0, parts or matrix.placement.shape[0], layer)
                 self.hold(biases, "whole", layer)
+                self.own_rows |= not calls(layer, Linear)
                 self.change(layer, RowLinear if calls(layer, Linear) else Row)
                 layer.fan_in = matrix.shape[0]
 

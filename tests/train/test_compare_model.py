@@ -202,7 +202,12 @@ def test_float32_is_said(folder: Path) -> None:
         ("own.py", {}, {"sp": True}, "--sp divides what --tp leaves whole"),
         ("own.py", {}, {"pp": 2, "zero": 3}, "--zero 3 with --pp"),
         ("own.py:unnamed", {}, {"tp": 2}, "does not name blocks.1.mlp.up.*\n.*\n.*minitrain compare model"),
-        ("own.py:full_width", {}, {"tp": 2}, "and on the mesh raised ValueError: reshape: .*, at line 2\\d$"),
+        (
+            "own.py:full_width",
+            {},
+            {"tp": 2},
+            r"blocks.1, with its layers divided: reshape: .*\n.*`shard` says",
+        ),
     ],
 )
 def test_what_is_refused(model: str, options: dict[str, Any], mesh: dict[str, Any], said: str, folder: Path) -> None:
