@@ -444,6 +444,27 @@ def examples(samples: int, seed: int) -> ArrayLoader:
     return ArrayLoader(draw.normal(size=(samples, 5)).astype(np.float32), draw.integers(0, 2, samples), 7, seed=seed)
 
 
+def test_masters_are_put_back_to_the_last_digit() -> None:
+    """A master that was made of the half weights again would have lost what they cannot hold."""
+
+    def program(world: Communicator) -> None:
+        made = Trainer(
+            mlp(MLPConfig(5, (16,), 2)), world, optimizer=Adam, schedule=0.05, strategy={"how": "zero1"},
+            precision=Static(), half_weights=True,
+        )  # fmt: skip
+        for number in range(6):
+            made.step(examples(25, 1).batch(number))
+            if number == 2:
+                kept = made.weights()
+        made.put_back(kept)
+        masters = [master for master in made.optimizer.masters if master is not None]
+        assert len(masters) == len(kept) and all(np.array_equal(a, b) for a, b in zip(masters, kept, strict=True))
+        half = made.precision.half
+        assert any((master != master.astype(half)).any() for master in masters)
+
+    on_ranks({"dp": 2}, program)
+
+
 @pytest.mark.parametrize("how", ["bucketed", "zero1", "zero2", "zero3"])
 @pytest.mark.parametrize("half", [False, True])
 def test_patience_ends_with_the_best_weights(how: str, half: bool, kind: type[Trainer] = Trainer) -> None:
