@@ -53,7 +53,8 @@ def differences(a: Tensors, b: Tensors) -> dict[str, float]:
 
 
 def size(x: np.ndarray) -> float:
-    return float(np.abs(x.astype(np.float64)).max(initial=0))
+    """The largest element."""
+    return float(np.abs(x.astype(np.float64)).max()) if x.size else 0.0
 
 
 def ratio(a: float, b: float) -> float:
