@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -17,6 +17,7 @@ from .comm.launchers import launched, tell
 from .comm.say import watching_output
 from .errors import UserError, check_number
 from .train import compare, lr_range, memory, timeline
+from .train.compare_model import CompareModelOptions, compare_model
 from .train.config import TrainConfig
 from .train.sample import generate, load_model
 from .train.text import TextTrainer
@@ -127,9 +128,8 @@ class LrRange(TrainConfig):
         return 0
 
 
-@dataclass(frozen=True)
-class Compare(compare.CompareOptions):
-    """Compare small runs on the bundled digits that differ in one thing."""
+class Comparison(compare.CompareOptions):
+    """What the two comparisons on the digits have in common."""
 
     def run(self) -> int:
         """A chart and a table, and the numbers in the folder --out."""
@@ -138,6 +138,56 @@ class Compare(compare.CompareOptions):
             if world.rank == 0:
                 print(text, flush=True)
         return 0
+
+
+@dataclass(frozen=True)
+class Schedules(Comparison):
+    """Schedules of the learning rate on the digits, each at its best peak of --lr."""
+
+    what: tyro.conf.Suppress[Literal["schedules", "precision"]] = "schedules"
+
+
+@dataclass(frozen=True)
+class Precisions(Comparison):
+    """16 bits with and without a loss scale, at the first learning rate of --lr."""
+
+    what: tyro.conf.Suppress[Literal["schedules", "precision"]] = "precision"
+
+
+@dataclass(frozen=True)
+class CompareModel(CompareModelOptions):
+    """A model of your own on a mesh: is it the same training run as on one process?
+
+    mpirun -n 4 python -m minitrain compare model my.py:make_model --tp 2 --sp
+
+    Loss, gradients and parameters have to be equal to 1e-12, in float64.
+
+    Status: 0 when they are, 1 when one differs, 2 when the model is refused.
+    """
+
+    def run(self) -> int:
+        """The tables and the verdict."""
+        with launch() as world:
+            found = compare_model(self, world)
+            if world.rank == 0:
+                print(found.text, flush=True)
+        return 0 if found.equal else 1
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare runs that differ in one thing only."""
+
+    what: (
+        Annotated[Schedules, tyro.conf.subcommand("schedules", prefix_name=False)]
+        | Annotated[Precisions, tyro.conf.subcommand("precision", prefix_name=False)]
+        | Annotated[CompareModel, tyro.conf.subcommand("model", prefix_name=False)]
+    )
+    """What is compared."""
+
+    def run(self) -> int:
+        """What was asked for."""
+        return self.what.run()
 
 
 Command = (
@@ -152,7 +202,7 @@ Command = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; the exit status is 0, or 2 for a mistake in what was asked."""
+    """Runs one command; the exit status is 0, 1 for a model that differs, or 2 for a mistake in what was asked."""
     return watching_output(partial(run, arguments))
 
 

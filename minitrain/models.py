@@ -8,7 +8,7 @@ stage is a slice of the list, and the other transformations replace layers insid
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from .nn import (
     judged,
     pass_through,
 )
+
+if TYPE_CHECKING:
+    from .parallel.plan import Plan
 
 DTYPES = ("float32", "float64")  # in which models can be trained
 
@@ -77,6 +80,11 @@ class Embed(Module):
         self.tokens = Embedding("embed.tokens", vocabulary, width, std, dtype)
         self.positions = Embedding("embed.positions", context, width, std, dtype)
         self.drop = Dropout("embed.drop", dropout)
+
+    def shard(self, plan: "Plan") -> None:
+        """Rows of the token table. The positions are few."""
+        plan.vocabulary(self.tokens)
+        plan.residual(self.positions, self.drop)
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
         """x is nothing; batch.inputs (B, T) -> (B, T, D)."""
@@ -227,4 +235,19 @@ def mlp(config: MLPConfig | None = None) -> Model:
     c = config or MLPConfig()
     dtype, sizes = np.dtype(c.dtype), (c.inputs, *c.hidden)
     units: list[Module] = [Dense(f"dense.{i}", n, m, dtype) for i, (n, m) in enumerate(pairwise(sizes))]
-    return Model([*units, DenseHead("head", sizes[-1], c.classes, dtype)])
+    return MLP([*units, DenseHead("head", sizes[-1], c.classes, dtype)])
+
+
+class MLP(Model):
+    """Dense layers, which take turns when they are divided: columns, rows, columns, and so on."""
+
+    def shard(self, plan: "Plan") -> None:
+        """The head has rows if it follows columns, and is whole otherwise: its logits are few."""
+        if plan.sequence:
+            raise UserError("sequence parallel divides the time of a GPT; give tensor parallel alone, sequence=False")
+        for i, unit in enumerate(self.units):
+            linear: Linear = unit.linear  # type: ignore[attr-defined]
+            if i % 2:
+                plan.row(linear)
+            elif i < len(self.units) - 1:
+                plan.column(linear)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from .backend import FLOAT_NAMES, Array, is_float, is_masked, to_device, xp
 from .data.batch import Batch
 from .errors import UserError, check_number, check_seed, check_shape, check_text, check_whole, shown
 from .observe import ledger
+
+if TYPE_CHECKING:
+    from .parallel.plan import Plan
 
 Coordinates = Mapping[str, tuple[int, ...]]
 
@@ -253,6 +256,15 @@ class Module:
 
     path: str = ""
     precision: Any = None  # precision.Precision, which chooses dtypes; without one all is computed as it is given
+    per_position = False  # each position is treated by itself: the module may be given a share of the time
+
+    def shard(self, plan: "Plan") -> None:
+        """Say how the layers below are divided among the ranks of a tp axis, in the words of parallel/plan.py.
+
+        By default each child says so itself, and a layer that says nothing is whole on every rank.
+        """
+        for _, child in self.children():
+            child.shard(plan)
 
     def chosen(self, operation: str, given: Any) -> np.dtype:
         """The dtype in which this module does the operation, on activations of dtype `given`."""
@@ -376,6 +388,8 @@ def pass_through(units: Sequence[Any], x: Tensor | None, batch: Batch) -> Tensor
 class Linear(Module):
     """y = x W + b, W (I, *O), b (*O)."""
 
+    per_position = True
+
     def __init__(
         self,
         path: str,
@@ -397,6 +411,8 @@ class Linear(Module):
 class LayerNorm(Module):
     """See fused.layer_norm."""
 
+    per_position = True
+
     def __init__(self, path: str, width: int, dtype: Any = np.float32) -> None:
         self.path = path
         self.weight = Parameter(f"{path}.weight", (width,), mean=1.0, dtype=dtype, decay=False)
@@ -414,6 +430,9 @@ class Embedding(Module):
         self.path = path
         self.weight = Parameter(f"{path}.weight", (rows, width), std=std, dtype=dtype)
 
+    def shard(self, plan: "Plan") -> None:
+        plan.vocabulary(self)
+
     def __call__(self, ids: Array) -> Tensor:
         """ids (...) -> (..., D)."""
         return fused.embedding(ids, self.weight, self.chosen("embedding", self.weight.dtype))
@@ -422,6 +441,8 @@ class Embedding(Module):
 class Dropout(Module):
     """Zeroes elements with probability p in training, by a mask that depends on seed, batch number, path and the
     logical position of the element: the same on any mesh, and again in a replay."""
+
+    per_position = True
 
     def __init__(self, path: str, p: float) -> None:
         check_number(f"{path}: p", p, "at least 0 and less than 1")
@@ -433,7 +454,7 @@ class Dropout(Module):
         if self.p == 0 or not where.training:
             return x
         width = x.shape[-1]
-        shape, index = (where.B, where.T, width), (where.samples, where.time, slice(0, width))
+        shape, index = (where.B, where.T, width), (where.samples, where.residual, slice(0, width))
         keep = rng.mask(rng.key(where.seed, "dropout", where.number, self.path), shape, index, self.p)
         return fused.dropout(x, to_device(keep), self.p)
 
@@ -446,6 +467,12 @@ class Attention(Module):
         self.path = path
         self.qkv = Linear(f"{path}.qkv", width, (3, heads, width // heads), std, dtype)
         self.proj = Linear(f"{path}.proj", width, width, out_std, dtype)
+
+    def shard(self, plan: "Plan") -> None:
+        """Heads of qkv, and the rows of proj that multiply them."""
+        heads = self.qkv.weight.shape[2]
+        plan.heads(self.qkv)
+        plan.row(self.proj, parts=heads)
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x (B, T, D) -> (B, T, D)."""
@@ -469,6 +496,11 @@ class FeedForward(Module):
         self.up = Linear(f"{path}.up", width, 4 * width, std, dtype)
         self.down = Linear(f"{path}.down", 4 * width, width, out_std, dtype)
 
+    def shard(self, plan: "Plan") -> None:
+        """Columns of up, and the rows of down that multiply them."""
+        plan.column(self.up)
+        plan.row(self.down)
+
     def __call__(self, x: Tensor) -> Tensor:
         """x (B, T, D) -> (B, T, D)."""
         return self.down(self.up(x, gelu=True))
@@ -480,6 +512,9 @@ class Classifier(Module):
     def __init__(self, path: str, weight: Parameter) -> None:
         self.path = path
         self.weight = weight
+
+    def shard(self, plan: "Plan") -> None:
+        plan.vocabulary(self)
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x (B, T, D) -> the loss, or the logits (B, T, V) of a batch without labels."""

@@ -7,17 +7,34 @@
 The group of an axis is a slice along it: rank 2's dp group is its column [0, 2], its tp group the row [2, 3]. Tensor
 parallel talks in every layer, a pipeline at its stages' borders, data parallel once an update: so the innermost axis
 gets the ranks that stand next to each other, in one machine.
+
+What an axis divides is said in one place, AXES, and from it follows what a rank holds of the batch and of the model,
+and over which ranks gradients are added up. Code asks the mesh for what is divided, not for an axis by its name.
 """
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import UserError, check_whole
 from .communicator import Communicator
 
-AXES = ("dp", "pp", "tp")  # outermost first
+
+@dataclass(frozen=True)
+class Axis:
+    """divides: "samples" of the batch, "layers" of the model, or its "matrices". says: what ranks along it do."""
+
+    divides: str
+    says: str
+
+
+AXES = {  # outermost first
+    "dp": Axis("samples", "share the batch"),
+    "pp": Axis("layers", "have stages of the layers"),
+    "tp": Axis("matrices", "share every matrix"),
+}
 
 
 class Mesh:
@@ -39,6 +56,30 @@ class Mesh:
 
         self._groups: dict[tuple[int, ...], Communicator] = {}
 
+    # By what is divided -----------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def along(*what: str) -> tuple[str, ...]:
+        """The axes that divide one of these: "samples", "layers", "matrices"."""
+        return tuple(name for name, axis in AXES.items() if axis.divides in what)
+
+    def parts(self, *what: str) -> int:
+        """Into how many parts they are divided, all together."""
+        return math.prod(self.sizes[axis] for axis in self.along(*what))
+
+    def part(self, *what: str) -> int:
+        """Which of these parts is this rank's."""
+        number = 0
+        for axis in self.along(*what):
+            number = number * self.sizes[axis] + self.coordinates[axis]
+        return number
+
+    def over(self, *what: str) -> Communicator:
+        """The ranks that have other parts, and the same of all else; first called by all of them together."""
+        return self.group(*self.along(*what))
+
+    # By axis ----------------------------------------------------------------------------------------------------------
+
     def group(self, *axes: str) -> Communicator:
         """The ranks that differ from this one only along these axes; first called by all of them together."""
         self._check(axes)
@@ -59,12 +100,11 @@ class Mesh:
 
     def table(self) -> str:
         """Who talks to whom, an axis a line."""
-        when = {"dp": "share the batch", "pp": "have stages of the layers", "tp": "share every matrix"}
         lines = []
-        for place, axis in enumerate(AXES):
+        for place, (axis, about) in enumerate(AXES.items()):
             groups = np.moveaxis(self.ranks, place, -1).reshape(-1, self.sizes[axis])
             if self.sizes[axis] > 1:
-                lines.append(f"{axis}: ranks {' '.join(map(str, groups.tolist()))} {when[axis]}")
+                lines.append(f"{axis}: ranks {' '.join(map(str, groups.tolist()))} {about.says}")
         return "\n".join(lines)
 
     def _check(self, axes: tuple[str, ...]) -> None:

@@ -26,9 +26,15 @@ class Where:
     B: int  # samples of the global batch
     T: int  # positions of a whole sample (1 when samples are not sequences)
     samples: slice  # held here, of 0..B
-    time: slice  # held here, of 0..T
+    time: slice  # held here, of 0..T: what attention sees
     training: bool = True  # dropout is off otherwise
     counted: int | None = None  # labels of the global batch that are not IGNORE; None: all of them
+    share: slice | None = None  # of the time, on the residual path under sequence parallel; None: all of `time`
+
+    @property
+    def residual(self) -> slice:
+        """The positions, of 0..T, of what norms, dropout and the residual path are given here."""
+        return self.time if self.share is None else self.share
 
     @property
     def count(self) -> int:

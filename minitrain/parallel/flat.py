@@ -41,7 +41,7 @@ class Bucket:
         self.group = group
         self.dtype, self.decay, self.trained = first.dtype, first.decay, first.requires_grad
         self.copies, self.partial = first.placement.copies, first.placement.partial
-        self.spans_stages = "pp" in self.partial
+        self.spans_stages = bool(self.partial.keys() & Mesh.along("layers"))
         ends = np.cumsum([math.prod(p.shape) for p in parameters]).tolist()
         self.pieces = {p: slice(end - math.prod(p.shape), end) for p, end in zip(parameters, ends, strict=True)}
         self.size = ends[-1]

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import Tensor, backward
-from ..backend import Array, xp
+from ..backend import FLOATS, Array, to_device, to_host, xp
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..data.batch import Batch
@@ -44,7 +44,10 @@ from .pipeline_schedules import SCHEDULES, Do
 from .reducer import Reducer
 
 ACTIVATIONS, GRADIENTS, TIME = ("pp", "activations"), ("pp", "gradients"), ("clock", "time")
+HEADER = ("pp", "header")
+ROOM = 7  # axes that a header has room for
 Key = tuple[int, int]  # (micro-batch, chunk)
+Header = tuple[tuple[int, ...], np.dtype]  # (shape, dtype)
 Schedule = Callable[[int, int, int, int], list[Do]]  # (rank, stages, micro-batches, chunks): what the rank does
 
 
@@ -52,7 +55,7 @@ class Pipeline(Model):
     """This rank's stages of a model. schedule: the name of one of SCHEDULES, or a function like them."""
 
     elsewhere: Mapping[str, tuple[tuple[int, ...], np.dtype]] = MappingProxyType({})  # parameters of the other stages
-    sequence, place = 1, 0  # ranks that divide the time of what is sent, and which of them this one is
+    order: Mapping[Parameter, int] = MappingProxyType({})  # this rank's, by their place in the whole model
 
     def __init__(
         self,
@@ -65,11 +68,17 @@ class Pipeline(Model):
         self.chunks, self.group, self.schedule = list(chunks), group, schedule
         self.stages = len(chunks) * group.size
         self.borders = list(borders)  # which choose the dtype of what is received and sent
+        self.headers: dict[tuple, Header] = {}  # of each border and kind of batch: what passes, once it has been said
+        self.saying: list[Any] = []  # handles of headers that are being sent
 
     @property
     def units(self) -> list[Module]:  # type: ignore[override]
         """Of all chunks, first used first."""
         return [unit for chunk in self.chunks for unit in chunk.units]
+
+    def parameters(self) -> list[Parameter]:
+        """In the whole model's order: stages that share several would otherwise add them up in different ones."""
+        return sorted(super().parameters(), key=lambda p: self.order.get(p, len(self.order)))
 
     def stage(self, chunk: int) -> int:
         """Which part of the model this chunk is."""
@@ -102,31 +111,53 @@ class Pipeline(Model):
         """(the leaf that the input became, the result, the handle of its sending) of a chunk."""
         leaf, sent = None, None
         if self.stage(c) > 0:
-            leaf = Tensor(self.receive(chunk, c, micro, batch), requires_grad=True)
+            leaf = Tensor(self.receive(c, micro, batch), requires_grad=True)
         self.spend(Do("F", micro, c))
         y = chunk.through(leaf, batch)
         if self.stage(c) < self.stages - 1:
             y = self.borders[c][1].at("layer", y)
             number = self.number(micro, c + self.wraps)
+            self.tell(c, number, batch, (y.shape, y.dtype))
             self.stamp(self.after, number)
             sent = self.group.send(xp.ascontiguousarray(y.data), self.after, ACTIVATIONS, number)
         return leaf, y, sent
 
-    def receive(self, chunk: Model, c: int, micro: int, batch: Batch) -> Array:
+    def receive(self, c: int, micro: int, batch: Batch) -> Array:
         """The activations that the stage before has sent."""
-        first = chunk.parameters()[0]  # of the first unit; its rows are the width of what comes in
-        x = xp.empty((*self.lead(batch), first.shape[0]), self.borders[c][0].chosen("layer", first.dtype))
-        self.group.receive(x, self.before, ACTIVATIONS, self.number(micro, c), patient=True)
-        self.read_stamp(self.before, self.number(micro, c), x.nbytes)
+        number = self.number(micro, c)
+        x = xp.empty(*self.hear(c, number, batch))
+        self.group.receive(x, self.before, ACTIVATIONS, number, patient=True)
+        self.read_stamp(self.before, number, x.nbytes)
         return x
 
-    def lead(self, batch: Batch) -> tuple[int, ...]:
-        """The axes before the width: (B, T) of tokens, T divided under sequence parallel; (B) of other samples."""
-        if batch.inputs.dtype.kind not in "iu":
-            return batch.inputs.shape[:1]
-        B, T = batch.inputs.shape
-        own = share(T, self.sequence, self.place)
-        return B, own.stop - own.start
+    # What passes a border: said by a header, a message of its own, before the first one of a kind ---------------------
+
+    def tell(self, c: int, number: int, batch: Batch, header: Header) -> None:
+        """Send the header if it is new. Raise UserError if it is not what the receiver expects."""
+        key = ("sent", c, *self.kind(c, 1, batch))
+        if key not in self.headers:
+            self.headers[key] = header
+            self.saying = [handle for handle in self.saying if not handle.done()]  # the others keep arrays alive
+            self.saying.append(self.group.send(packed(*header), self.after, HEADER, number + 1))
+        elif self.headers[key] != header:
+            raise UserError(
+                f"{self.borders[c][1].path} makes an array of {shown(header)} of a batch of which it made "
+                f"{shown(self.headers[key])} before; what passes to the next stage has one shape and dtype"
+            )
+
+    def hear(self, c: int, number: int, batch: Batch) -> Header:
+        """The shape and the dtype of what comes."""
+        key = ("received", c, *self.kind(c, 0, batch))
+        if key not in self.headers:
+            numbers = xp.empty(ROOM + 2, np.int64)
+            self.group.receive(numbers, self.before, HEADER, number + 1, patient=True)
+            self.headers[key] = unpacked(to_host(numbers))
+        return self.headers[key]
+
+    def kind(self, c: int, which: int, batch: Batch) -> tuple:
+        """Batches of which the same passes the border."""
+        where, chosen = batch.where, self.borders[c][which].chosen("layer", np.float32)
+        return batch.inputs.shape, where.time.stop - where.time.start, batch.labels is None, str(chosen)
 
     # Virtual time: each rank's clock, and beside every message the time at which it left ------------------------------
 
@@ -171,8 +202,21 @@ class Pipeline(Model):
         return int(self.after == 0)
 
     def number(self, micro: int, chunk: int, back: bool = False) -> int:
-        """Tells messages between two ranks apart: by micro-batch, the chunk that receives, and direction."""
-        return (micro * len(self.chunks) + chunk) * 2 + back
+        """Tells messages between two ranks apart: by micro-batch, the chunk that receives, and direction. Two numbers
+        for each, the second one for a header."""
+        return ((micro * len(self.chunks) + chunk) * 2 + back) * 2
+
+
+def packed(shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """A header as numbers: how many axes, their lengths, the dtype."""
+    numbers = np.zeros(ROOM + 2, np.int64)
+    numbers[0], numbers[1 : 1 + len(shape)], numbers[-1] = len(shape), shape, FLOATS.index(np.dtype(dtype))
+    return to_device(numbers)
+
+
+def unpacked(numbers: np.ndarray) -> Header:
+    axes, *rest = numbers.tolist()
+    return tuple(rest[:axes]), FLOATS[rest[-1]]
 
 
 class Run:
@@ -238,14 +282,13 @@ class Run:
             self.sending.append(pipe.group.send(gx, pipe.before, GRADIENTS, number))
 
 
-def partition(model: Model, mesh: Mesh, schedule: str | Schedule, chunks: int, sequence: bool) -> None:
+def partition(model: Model, mesh: Mesh, schedule: str | Schedule, chunks: int) -> None:
     """Turns the model into this rank's stages. A parameter that several stages use stands on each of them, with a part
     of its gradient.
 
-    Raises UserError when there are more stages than units, for several chunks in a schedule that has one, and for a
-    precision that does not say which dtype passes between the layers.
+    Raises UserError when there are more stages than units, and for several chunks in a schedule that has one.
     """
-    p, r = mesh.sizes["pp"], mesh.coordinates["pp"]
+    (axis,), p, r = mesh.along("layers"), mesh.parts("layers"), mesh.part("layers")
     if isinstance(schedule, str) and schedule not in SCHEDULES:
         raise UserError(f"--schedule is {shown(schedule)}; allowed: {', '.join(SCHEDULES)}")
     if isinstance(schedule, str) and (chunks > 1) != (schedule == "interleaved"):
@@ -253,12 +296,6 @@ def partition(model: Model, mesh: Mesh, schedule: str | Schedule, chunks: int, s
     n = len(model.units)
     if p * chunks > n:
         raise UserError(f"--pp {p} x --chunks {chunks} makes {p * chunks} stages of {n} units; allowed: up to {n}")
-    for unit in model.units:
-        if unit.precision is not None and unit.chosen("layer", np.float16) != unit.chosen("layer", np.float32):
-            raise UserError(
-                f"the precision leaves what {unit.path} makes as it is given, and the next stage has to know the dtype "
-                'of what it receives: give casts={**CASTS, ...} with a dtype for "layer"'
-            )
     cuts = [share(n, p * chunks, stage) for stage in range(p * chunks)]
     used: dict[Parameter, list[int]] = {}
     for stage, cut in enumerate(cuts):
@@ -266,15 +303,15 @@ def partition(model: Model, mesh: Mesh, schedule: str | Schedule, chunks: int, s
             used.setdefault(q, []).append(stage % p)
     for q, ranks in used.items():
         if len(set(ranks)) > 1:
-            q.placement = q.placement.replicate("pp", tuple(sorted(set(ranks))))
+            q.placement = q.placement.replicate(axis, tuple(sorted(set(ranks))))
     mine = [Model(model.units[cuts[c * p + r]]) for c in range(chunks)]
     edges = [cuts[c * p + r] for c in range(chunks)]
     borders = [(model.units[cut.start - 1], model.units[cut.stop - 1]) for cut in edges]
     vars(model).clear()
     everything = {q.placement.path: (q.placement.shape, q.dtype) for q in used}
+    places = {q: i for i, q in enumerate(used)}
     model.__class__ = Pipeline  # whoever holds the model holds its stages now
-    Pipeline.__init__(model, mine, mesh.group("pp"), schedule, borders)  # type: ignore[arg-type]
+    Pipeline.__init__(model, mine, mesh.over("layers"), schedule, borders)  # type: ignore[arg-type]
+    model.order = {q: places[q] for q in model.parameters()}
     own = {q.placement.path for q in model.parameters()}
     model.elsewhere = {path: it for path, it in everything.items() if path not in own}
-    if sequence:
-        model.sequence, model.place = mesh.sizes["tp"], mesh.coordinates["tp"]

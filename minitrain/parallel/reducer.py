@@ -10,10 +10,11 @@ A collective works only if all ranks call it in the same order. Gradients may be
 rank (an unused parameter, an empty micro-batch), so a bucket that is complete waits until those before it have left.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -27,7 +28,11 @@ from ..shares import share
 from .flat import Bucket
 from .overlap import CommunicationThread, own_lines
 
-MODEL_AXES = ("pp", "tp")  # along which ranks hold different parts of the model
+if TYPE_CHECKING:
+    from ..data.batch import Batch
+    from .division import Division
+
+MODEL = ("layers", "matrices")  # what is divided of a model
 NORM = ("tp", "norm")
 
 
@@ -61,6 +66,9 @@ class Reducer:
     each_backward = False  # buckets leave in every backward of a step; otherwise once, in the last one
     in_flight = 1 << 30  # buckets that may wait for the line, each with its memory
     sharded = False  # this rank's optimizer sees a slice of each bucket only
+
+    times: Mapping[Parameter, int] = MappingProxyType({})  # backwards of a micro-batch that are about it, if not one
+    division: "Division | None" = None  # looks at a divided model, until the first step is over
 
     # What the strategies override -------------------------------------------------------------------------------------
 
@@ -118,12 +126,12 @@ class Reducer:
     def ready(self, bucket: Bucket, p: Parameter) -> None:
         """p's gradient is complete as far as one backward goes."""
         self.fired[p] += 1
-        if self.fired[p] > self.backwards:
+        if self.fired[p] > self.backwards * self.times.get(p, 1):
             raise RuntimeError(
                 f"{p.placement.path} fired {self.fired[p]} times in a step of {self.backwards} backwards: "
                 "either begin() was not called since the last finish(), or a hook fires twice in a backward"
             )
-        if self.early and self.fired[p] == self.due:
+        if self.early and self.fired[p] == self.due * self.times.get(p, 1):
             self._leave(all_complete=False)
 
     def end_backward(self, parameters: Iterable[Parameter] | None = None) -> None:
@@ -139,7 +147,7 @@ class Reducer:
 
     def finish(self) -> None:
         """Returns when the gradients of all buckets are sums over all ranks."""
-        late = [p.placement.path for p, n in self.fired.items() if n != self.backwards]
+        late = [p.placement.path for p, n in self.fired.items() if n != self.backwards * self.times.get(p, 1)]
         if late:
             raise RuntimeError(
                 f"finish() before {self.backwards} backwards have ended; waiting for {', '.join(late[:3])}"
@@ -147,6 +155,14 @@ class Reducer:
         self._leave(all_complete=True)
         if self.line is not None:
             self.line.wait()
+        if self.division is not None:
+            self.division.compare()
+            self.division = None
+
+    def look(self, batch: "Batch") -> None:
+        """In the first step, with its first micro-batch: is the model divided as it says?"""
+        if self.division is not None:
+            self.division.look(batch)
 
     def close(self) -> None:
         """The run is over: ends the communication thread, and refuses further steps."""
@@ -170,11 +186,13 @@ class Reducer:
         """Sends off the next buckets, in order, as far as they are complete."""
         while self.left < len(self.trained):
             bucket = self.trained[self.left]
-            complete = all(self.fired[p] == self.due for p in bucket.parameters)
+            complete = all(self.fired[p] == self.due * self.times.get(p, 1) for p in bucket.parameters)
             if not complete or (bucket.spans_stages and not all_complete):
                 return
             self.left += 1
             bucket.fill()
+            if self.division is not None:
+                self.division.see(bucket)
             flat = self.detach(bucket)
             if self.line is None:
                 self.reduce(bucket, flat, bucket.group)
@@ -213,14 +231,14 @@ class Reducer:
 
     def counts(self, bucket: Bucket) -> bool:
         """Whether this rank counts the bucket: of the ranks along the model's axes that hold it, the first one does."""
-        held_by = {axis: places for axis, places in bucket.copies.items() if axis in MODEL_AXES}
+        held_by = {axis: places for axis, places in bucket.copies.items() if axis in Mesh.along(*MODEL)}
         return self.mesh is None or all(self.mesh.coordinates[axis] == at[0] for axis, at in held_by.items())
 
     def over_model(self, part: float) -> float:
         """The sum of the parts over the ranks that divide the model, in their order: 8 bytes from each."""
-        if self.mesh is None or self.mesh.group(*MODEL_AXES).size == 1:
+        if self.mesh is None or self.mesh.parts(*MODEL) == 1:
             return part
-        group = self.mesh.group(*MODEL_AXES)
+        group = self.mesh.over(*MODEL)
         parts = to_device(np.zeros(group.size))
         parts[group.rank] = part
         group.all_gather(parts, NORM)

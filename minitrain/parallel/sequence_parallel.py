@@ -21,42 +21,71 @@ from dataclasses import replace
 
 from .. import fused
 from ..autograd import Tensor
-from ..backend import Array, xp
-from ..comm.communicator import Communicator
+from ..backend import Array
+from ..comm.communicator import Communicator, Tag
 from ..data.batch import Batch
-from ..models import Embed
-from ..nn import Block, like
+from ..errors import UserError
+from ..nn import Parameter
 from ..shares import share
-from .collective_ops import all_gather, gathered, reduce_scatter, scattered
-from .tensor_parallel import (
-    BLOCK,
-    EMBEDDING,
-    HEAD,
-    TENSOR,
-    ColumnLinear,
-    HeadsLinear,
-    Placed,
-    RowLinear,
-    Table,
-    TensorAttention,
-    TensorFeedForward,
-    VocabularyClassifier,
-    VocabularyEmbedding,
-)
-
-TIME = 1  # the axis of x (B, T, D)
+from .collective_ops import all_gather, gather_from, gathered, reduce_scatter, scattered, split_to
+from .tensor_parallel import BLOCK, TIME, TensorIO
 
 
-def own_time(batch: Batch, group: Communicator) -> Batch:
-    """The same batch, on the residual path: this rank's share of the time."""
-    start, T = batch.where.time.start, length(batch)
-    own = share(T, group.size, group.rank)
-    return replace(batch, where=replace(batch.where, time=slice(start + own.start, start + own.stop)))
+class SequenceIO(TensorIO):
+    """Outside the divided layers, each rank has a share of the time."""
 
+    sequence = True
+    T = 0  # positions of the batch at work
 
-def length(batch: Batch) -> int:
-    """Positions of the batch."""
-    return batch.where.time.stop - batch.where.time.start
+    def unit(self, batch: Batch) -> Batch:
+        """The residual path has a share of the time; attention has all of it."""
+        time, where = batch.where.time, batch.where
+        if (where.T == 1 and batch.inputs.ndim < 2) or batch.inputs.dtype.kind not in "iu":
+            raise UserError(
+                f"sequence parallel divides the time of a batch of ids (B, T), and the inputs have shape "
+                f"{batch.inputs.shape}, {batch.inputs.dtype}: give tensor parallel alone, sequence=False"
+            )
+        self.T = time.stop - time.start
+        own = share(self.T, self.group.size, self.group.rank)
+        mine = slice(time.start + own.start, time.start + own.stop)
+        return super().unit(replace(batch, where=replace(where, share=mine)))
+
+    def copied(self, x: Tensor, tag: Tag) -> Tensor:
+        """x (B, T/t, ...) -> (B, T, ...)."""
+        return all_gather(self.shared(x), self.group, tag, TIME, self.T)
+
+    def leave(self, y: Tensor, tag: Tag = BLOCK, time: int = TIME) -> Tensor:
+        """The sum over ranks of y (B, T, ...) -> (B, T/t, ...)."""
+        return reduce_scatter(y, self.group, tag, time)
+
+    def shared(self, x: Tensor) -> Tensor:
+        """x (B, T/t, ...). Raise ValueError for anything else."""
+        own = share(self.T, self.group.size, self.group.rank)
+        if x.ndim < 3 or x.shape[TIME] != own.stop - own.start:
+            raise ValueError(
+                f"x {x.shape} enters a divided layer, and is no share of the {self.T} positions, as sequence parallel "
+                "has them there: what was made by plan.gather is whole (plan.everywhere makes shares again)"
+            )
+        return x
+
+    def column(self, x: Tensor, weight: Parameter, bias: Parameter | None, gelu: bool) -> Tensor:
+        """The share is what is kept for backward, where it is gathered once more."""
+        return fused.linear(self.shared(x), weight, bias, gelu, Shared(self.group, self.T))
+
+    def own_ids(self, ids: Array) -> Array:
+        """ids (..., T) -> (..., T/t)."""
+        return ids[..., share(ids.shape[-1], self.group.size, self.group.rank)]
+
+    def all_of(self, batch: Batch) -> Batch:
+        return replace(batch, where=replace(batch.where, share=None))
+
+    def whole(self, x: Tensor) -> Tensor:
+        """x (B, T/t, ...) -> (B, T, ...)."""
+        return gather_from(self.shared(x), self.group, BLOCK, TIME, self.T)
+
+    def own(self, y: Tensor, time: int = TIME) -> Tensor:
+        """y (B, T, ...) -> (B, T/t, ...)."""
+        return split_to(y, self.group, BLOCK, time)
 
 
 class Shared(fused.Spread):
@@ -70,97 +99,3 @@ class Shared(fused.Spread):
 
     def deliver(self, gx: Array) -> Array:
         return scattered(gx, self.group, BLOCK, TIME)
-
-
-class SequenceColumn(ColumnLinear):
-    """Column parallel on an input that is divided along time."""
-
-    def over(self, x: Tensor, batch: Batch, gelu: bool = False) -> Tensor:
-        """x (B, T/t, I) -> (B, T, *O), this rank's columns."""
-        shared = Shared(self.group, length(batch))
-        return fused.linear(self.at("linear", x), self.weight, self.bias, gelu, shared)
-
-
-class SequenceHeads(SequenceColumn, HeadsLinear):
-    """Columns by heads."""
-
-
-class SequenceRow(RowLinear):
-    """Row parallel with an output that is divided along time."""
-
-    def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
-        """x (B, T, I), this rank's columns -> (B, T/t, O)."""
-        y = fused.linear(self.at("linear", x), self.weight)
-        return fused.add_bias(reduce_scatter(y, self.group, BLOCK, TIME), self.bias)
-
-
-class SequenceAttention(TensorAttention):
-    """All positions, of this rank's heads."""
-
-    kinds = (SequenceHeads, SequenceRow)
-
-    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        """x (B, T/t, D) -> (B, T/t, D)."""
-        qkv: SequenceHeads = self.qkv  # type: ignore[assignment]
-        return self.proj(fused.causal_attention(self.at("attention", qkv.over(x, batch)), batch.where.time.start))
-
-
-class SequenceFeedForward(TensorFeedForward):
-    """All positions, of this rank's columns."""
-
-    kinds = (SequenceColumn, SequenceRow)
-
-    def over(self, x: Tensor, batch: Batch) -> Tensor:
-        """x (B, T/t, D) -> (B, T/t, D)."""
-        up: SequenceColumn = self.up  # type: ignore[assignment]
-        return self.down(up.over(x, batch, gelu=True))
-
-
-class SequenceBlock(Placed, Block):
-    """The residual path has a share of the time; attention and the feed-forward layer pass it in and out."""
-
-    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        """x (B, T/t, D) -> (B, T/t, D)."""
-        own = own_time(batch, self.group)
-        mlp: SequenceFeedForward = self.mlp  # type: ignore[assignment]
-        x = self.at("layer", x)
-        x = x + like(x, self.drop1(self.attn(self.norm1(x), batch), own))
-        return x + like(x, self.drop2(mlp.over(self.norm2(x), batch), own))
-
-
-class SequenceVocabulary(VocabularyEmbedding):
-    """Rows of the table; the sum over ranks leaves each its share of the time."""
-
-    def __call__(self, ids: Array) -> Tensor:
-        """ids (B, T) -> (B, T/t, D)."""
-        return reduce_scatter(self.partial(ids), self.group, EMBEDDING, TIME)
-
-
-class SequenceEmbed(Placed, Embed):
-    """Tokens and positions of a share of the time."""
-
-    def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
-        """x is nothing; batch.inputs (B, T) -> (B, T/t, D)."""
-        own = own_time(batch, self.group)
-        time = xp.arange(own.where.time.start, own.where.time.stop)
-        x = self.at("layer", self.tokens(batch.inputs)) + self.at("layer", self.positions(time))
-        return self.drop(x, own)
-
-
-class SequenceClassifier(VocabularyClassifier):
-    """Every rank needs every position for its part of the vocabulary."""
-
-    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        """x (B, T/t, D) -> the loss, or the whole logits (B, T, V) of a batch without labels."""
-        return self.judge(all_gather(self.at("linear", x), self.group, HEAD, TIME, length(batch)), batch)
-
-
-SEQUENCE: Table = {
-    r"embed": SequenceEmbed,
-    r"blocks\.\d+": SequenceBlock,
-    **TENSOR,
-    r"embed\.tokens": SequenceVocabulary,
-    r"blocks\.\d+\.attn": SequenceAttention,
-    r"blocks\.\d+\.mlp": SequenceFeedForward,
-    r"head\.classifier": SequenceClassifier,
-}

@@ -35,119 +35,248 @@ Shoeybi et al., "Megatron-LM: Training Multi-Billion Parameter Language Models U
 arXiv:1909.08053.
 """
 
-import re
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from .. import backend, fused
 from ..autograd import Tensor, apply, operation
 from ..backend import Array, xp
-from ..comm.communicator import Communicator
+from ..comm.communicator import Communicator, Tag
 from ..data.batch import Batch
 from ..errors import UserError
 from ..functional import row_max
-from ..models import Model
-from ..nn import Attention, Classifier, Embedding, FeedForward, Linear, Module, Parameter
-from ..shares import share
+from ..nn import Module, Parameter
 from .collective_ops import copy_to, gather_from, reduce_from, summed
 
+TIME = 1  # the axis of x (B, T, D)
 BLOCK, EMBEDDING, HEAD, LOSS = ("tp", "block"), ("tp", "embedding"), ("tp", "head"), ("tp", "loss")
 
 
-class Placed(Module):
-    """A module that has taken over the fields of a serial one; `divide` cuts its parameters down to this rank's."""
+class TensorIO:
+    """What enters and leaves the layers that are divided; one object for all of them. Here: whole arrays."""
 
-    group: Communicator  # the ranks of the tp axis
+    sequence = False
+    look = False  # rows show that they are linear: see division.py
 
-    def divide(self) -> None:
-        """Changes placements; called once, before any values are drawn."""
+    def __init__(self, group: Communicator) -> None:
+        self.group = group  # the ranks of the tp axis
+        self.entered: dict[tuple[int, Tag], tuple[Tensor, Tensor]] = {}  # what has entered, in the unit at work
+
+    def unit(self, batch: Batch) -> Batch:
+        """The batch as a unit of the model sees it, when it begins."""
+        return batch
+
+    def enter(self, x: Tensor, tag: Tag = BLOCK) -> Tensor:
+        """x, which all ranks have, for work that is divided. Two layers on one x share what is sent for it."""
+        key = (id(x), tag)
+        if key not in self.entered:
+            self.entered[key] = (x, self.copied(x, tag))
+        return self.entered[key][1]
+
+    def copied(self, x: Tensor, tag: Tag) -> Tensor:
+        return copy_to(x, self.group, tag)
+
+    def leave(self, y: Tensor, tag: Tag = BLOCK, time: int = TIME) -> Tensor:
+        """The sum over ranks of what the divided work has made."""
+        return reduce_from(y, self.group, tag)
+
+    def column(self, x: Tensor, weight: Parameter, bias: Parameter | None, gelu: bool) -> Tensor:
+        """x (..., I), whole -> (..., *O), this rank's columns: whole elements, which GELU may be applied to."""
+        return fused.linear(self.enter(x), weight, bias, gelu)
+
+    def row(self, x: Tensor, weight: Parameter, bias: Parameter | None, gelu: bool) -> Tensor:
+        """x (..., I), this rank's columns -> (..., O), whole; the bias is added once, after the sum."""
+        y = self.leave(fused.linear(x, weight))
+        y = y if bias is None else fused.add_bias(y, bias)
+        return fused.gelu(y) if gelu else y
+
+    def rows(self, ids: Array, table: Parameter, dtype: Any) -> Tensor:
+        """ids (...) -> (..., D): the table's rows, each of which one rank has."""
+        return self.leave(own_rows(ids, table, dtype), EMBEDDING, ids.ndim - 1)
+
+    def judge(self, x: Tensor, weight: Parameter, batch: Batch) -> Tensor:
+        """x (B, T, D) -> the loss, the same on all ranks, or the whole logits (B, T, V) of a batch without labels."""
+        logits = fused.linear_transposed(self.enter(x, HEAD), weight)
+        where = weight.placement
+        if batch.labels is None:
+            return gather_from(logits, self.group, HEAD, logits.ndim - 1, where.shape[0])
+        first, V = where.index[0].start, where.shape[0]
+        try:
+            return vocabulary_cross_entropy(logits, batch.labels, batch.where.count, first, V, self.group)
+        except IndexError as error:
+            raise batch.mislabelled(V) from error
+
+    def own_ids(self, ids: Array) -> Array:
+        """The ids of a table that is not divided."""
+        return ids
+
+    def all_of(self, batch: Batch) -> Batch:
+        """The batch as a layer sees it that is given the whole x."""
+        return batch
+
+    def whole(self, x: Tensor) -> Tensor:
+        """x for a layer that every rank calls alike, on all of it."""
+        return x
+
+    def own(self, y: Tensor, time: int = TIME) -> Tensor:
+        """What such a layer has made, as residual layers have it."""
+        return y
 
 
-def cut(p: Parameter, dim: int, n: int, group: Communicator) -> None:
-    """Leaves p this rank's share of dimension dim, in steps of shape[dim] / n elements. A shared one is cut once.
-
-    Raises UserError where n is 1: the rank that held it all would take it for a parameter that every rank holds.
-    """
-    if group.size > n == 1:
-        raise UserError(f"--tp is {group.size}, but {p.placement.path} has size 1 where it is divided; allowed: 1")
-    if p.placement.local == p.placement.shape:
-        own, step = share(n, group.size, group.rank), p.shape[dim] // n
-        p.placement = p.placement.split(dim, own.start * step, own.stop * step)
+# Layers in their divided form, which comes before their own class: see Plan.change -----------------------------------
 
 
-class ColumnLinear(Placed, Linear):
-    """y_r = x A_r + b_r: whole elements of y, for this rank's columns."""
+class Divided(Module):
+    """A layer whose input or output passes through `io`."""
 
-    axis = 0  # of the output's axes *O: the one that is divided
+    io: TensorIO
 
-    def divide(self) -> None:
-        n = self.bias.shape[self.axis]
-        cut(self.weight, 1 + self.axis, n, self.group)
-        cut(self.bias, self.axis, n, self.group)
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Raise UserError: a copy (copy.deepcopy, pickle) would be of one rank's part."""
+        raise UserError(
+            f"{self.path} cannot be copied: this rank holds a part of it.\n"
+            "Gather the model first, minitrain.train.checkpoint.gather, and restore it into a new one"
+        )
+
+
+class Columns(Divided):
+    """What has columns of its own is given the whole x."""
+
+    fan_in: int
+
+    def given(self, x: Tensor) -> Tensor:
+        """Raise UserError for a part of the columns."""
+        if x.shape[-1] != self.fan_in:
+            raise UserError(
+                f"plan.column({self.path}): it multiplies {self.fan_in} columns, and is given x {x.shape}, a part of "
+                "them.\nBehind another column it is plan.row(it)"
+            )
+        return self.at("linear", x)
+
+
+class Rows(Divided):
+    """What has rows of its own is given as many columns."""
+
+    fan_in: int
+
+    def given(self, x: Tensor) -> Tensor:
+        """Raise UserError for the whole x, or for columns that were divided in another way."""
+        if x.shape[-1] != self.fan_in:
+            raise UserError(
+                f"plan.row({self.path}): this rank has {self.fan_in} of its rows, and it is given x {x.shape}.\n"
+                "Name it column if that is the whole x; if these are heads, plan.row(it, parts=heads)"
+            )
+        return x
+
+
+class Column(Columns):
+    """Any layer that multiplies by its own columns."""
+
+    def __call__(self, x: Tensor, *rest: Any, **options: Any) -> Tensor:
+        return super().__call__(self.io.enter(self.given(x)), *rest, **options)  # type: ignore[misc]
+
+
+class Row(Rows):
+    """Any layer that is linear: what it makes is added up."""
+
+    def __call__(self, x: Tensor, *rest: Any, **options: Any) -> Tensor:
+        y = super().__call__(self.given(x), *rest, **options)  # type: ignore[misc]
+        if self.io.look:
+            check_linear(self.path, y, super().__call__(Tensor(x.data * -2), *rest, **options))  # type: ignore[misc]
+        return self.io.leave(y)
+
+
+def check_linear(path: str, y: Tensor, other: Tensor) -> None:
+    """Raise UserError unless the other, made of -2 x, is -2 y."""
+    size = float(abs(y.data).max()) if y.data.size else 0.0
+    bound = (1e-9 if y.dtype.itemsize == 8 else 1e-2) * size
+    if not y.data.size or float(abs(other.data + 2 * y.data).max()) <= bound:
+        return
+    raise UserError(
+        f"plan.row({path}): the layer is not linear, so the ranks' results cannot be added up: of -2 x it does not "
+        "make -2 times what it makes of x.\nLet it multiply only, and do the rest (bias, activation) after it"
+    )
+
+
+class Gathered(Divided):
+    """A layer that every rank calls alike; ids are whole as they are, and so is what a first unit is given: nothing."""
+
+    def __call__(self, x: Tensor | Array | None, *rest: Any, **options: Any) -> Tensor:
+        x = self.io.whole(x) if isinstance(x, Tensor) else x
+        every = [self.io.all_of(it) if isinstance(it, Batch) else it for it in rest]
+        return super().__call__(x, *every, **options)  # type: ignore[misc]
+
+
+class Everywhere(Gathered):
+    """And that is followed by residual layers."""
+
+    def __call__(self, x: Tensor | Array | None, *rest: Any, **options: Any) -> Tensor:
+        time = TIME if x is None or isinstance(x, Tensor) else x.ndim - 1
+        return self.io.own(super().__call__(x, *rest, **options), time)
+
+
+class Unit(Divided):
+    """A unit of the model: it says when it begins, and with which batch."""
+
+    words: str  # what is said about its layers
+
+    def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
+        """Raise UserError for shapes that do not fit: those of its layers are not what its author had before him."""
+        try:
+            return super().__call__(x, self.io.unit(batch))  # type: ignore[misc]
+        except ValueError as error:
+            raise UserError(
+                f"{self.path}, with its layers divided: {error}.\nIf it runs on one process, what `shard` says is "
+                f"wrong, or something is left out: {self.words or 'nothing'}"
+            ) from error
+        finally:
+            self.io.entered.clear()
+
+
+class ColumnLinear(Columns):
+    """nn.Linear by columns."""
+
+    weight: Parameter
+    bias: Parameter
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
-        """x (..., I), whole -> (..., *O), this rank's columns."""
-        return fused.linear(copy_to(self.at("linear", x), self.group, BLOCK), self.weight, self.bias, gelu)
+        return self.io.column(self.given(x), self.weight, self.bias, gelu)
 
 
-class HeadsLinear(ColumnLinear):
-    """Columns by heads: the output is (3, H, D/H)."""
+class RowLinear(Rows):
+    """nn.Linear by rows."""
 
-    axis = 1
-
-
-class RowLinear(Placed, Linear):
-    """y = sum over ranks of x_r B_r, and b added once, after the sum."""
-
-    parts = 0  # whole things that the rows are cut into: heads; single rows unless given
-
-    def divide(self) -> None:
-        cut(self.weight, 0, self.parts or self.weight.shape[0], self.group)
+    weight: Parameter
+    bias: Parameter
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
-        """x (..., I), this rank's columns -> (..., O), whole."""
-        y = fused.linear(self.at("linear", x), self.weight)
-        return fused.add_bias(reduce_from(y, self.group, BLOCK), self.bias)
+        return self.io.row(self.at("linear", self.given(x)), self.weight, self.bias, gelu)
 
 
-class TensorAttention(Placed, Attention):
-    """H/t heads. How many these are is read from the local weight, never from the config."""
-
-    kinds: ClassVar[tuple[type[Placed], type[Placed]]] = (HeadsLinear, RowLinear)
-
-    def divide(self) -> None:
-        heads = self.qkv.weight.shape[2]
-        if self.group.size > heads:
-            raise UserError(f"--tp is {self.group.size}, but {self.path} has {heads} heads; allowed: 1 to {heads}")
-        self.qkv = take_over(self.qkv, self.kinds[0], self.group)
-        self.proj = take_over(self.proj, self.kinds[1], self.group, parts=heads)
-
-
-class TensorFeedForward(Placed, FeedForward):
-    """F/t columns of up, the same rows of down."""
-
-    kinds: ClassVar[tuple[type[Placed], type[Placed]]] = (ColumnLinear, RowLinear)
-
-    def divide(self) -> None:
-        self.up = take_over(self.up, self.kinds[0], self.group)
-        self.down = take_over(self.down, self.kinds[1], self.group)
-
-
-class VocabularyEmbedding(Placed, Embedding):
+class VocabularyEmbedding(Divided):
     """Rows of the table: an id that is another rank's gives a row of zeros here, and the sum has the right one."""
 
-    def divide(self) -> None:
-        cut(self.weight, 0, self.weight.shape[0], self.group)
+    weight: Parameter
 
     def __call__(self, ids: Array) -> Tensor:
-        """ids (...) -> (..., D), whole."""
-        return reduce_from(self.partial(ids), self.group, EMBEDDING)
+        return self.io.rows(ids, self.weight, self.chosen("embedding", self.weight.dtype))
 
-    def partial(self, ids: Array) -> Tensor:
-        """ids (...) -> (..., D): the rows that are held here, zeros for the others."""
-        return own_rows(ids, self.weight, self.chosen("embedding", self.weight.dtype))
+
+class WholeEmbedding(Divided):
+    """A table that every rank has."""
+
+    def __call__(self, ids: Array) -> Tensor:
+        return super().__call__(self.io.own_ids(ids))  # type: ignore[misc]
+
+
+class VocabularyClassifier(Divided):
+    """Logits of this rank's part of the vocabulary, and their cross-entropy."""
+
+    weight: Parameter
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return self.io.judge(self.at("linear", x), self.weight, batch)
 
 
 @operation
@@ -171,29 +300,6 @@ def own_rows(ids: Array, table: Parameter, dtype: Any = None) -> Tensor:
         return out
 
     return apply(y, weights=[(table, table_vjp)], saved=(here, local))
-
-
-class VocabularyClassifier(Placed, Classifier):
-    """Logits of this rank's part of the vocabulary, and their cross-entropy."""
-
-    def divide(self) -> None:
-        cut(self.weight, 0, self.weight.shape[0], self.group)
-
-    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        """x (B, T, D) -> the loss, the same on all ranks, or the whole logits (B, T, V) of a batch without labels."""
-        return self.judge(copy_to(self.at("linear", x), self.group, HEAD), batch)
-
-    def judge(self, x: Tensor, batch: Batch) -> Tensor:
-        """From x as every rank has it."""
-        logits = fused.linear_transposed(x, self.weight)
-        where = self.weight.placement
-        if batch.labels is None:
-            return gather_from(logits, self.group, HEAD, 2, where.shape[0])
-        first, V = where.index[0].start, where.shape[0]
-        try:
-            return vocabulary_cross_entropy(logits, batch.labels, batch.where.count, first, V, self.group)
-        except IndexError as error:
-            raise batch.mislabelled(V) from error
 
 
 @operation
@@ -240,50 +346,3 @@ def vocabulary_cross_entropy(
 
     saved = (*kept, mine, column) if ignored is None else (*kept, mine, column, ignored)
     return apply(loss.astype(x.dtype), (logits,), vjp, saved=saved)
-
-
-# From the serial model to this form -----------------------------------------------------------------------------------
-
-Table = Mapping[str, type[Placed]]  # pattern of a path -> what takes the module's place
-
-TENSOR: Table = {
-    r"embed\.tokens": VocabularyEmbedding,
-    r"blocks\.\d+\.attn": TensorAttention,
-    r"blocks\.\d+\.mlp": TensorFeedForward,
-    r"head\.classifier": VocabularyClassifier,
-    r"dense\.\d*[02468]\.linear": ColumnLinear,
-    r"dense\.\d*[13579]\.linear": RowLinear,
-    r"head\.linear": RowLinear,
-}
-
-
-def take_over(module: Module, kind: type[Placed], group: Communicator, **fields: Any) -> Any:
-    """A `kind` with the module's fields, so that paths and attributes stay, and divided."""
-    placed = kind.__new__(kind)
-    placed.__dict__.update(vars(module), group=group, **fields)
-    placed.divide()
-    return placed
-
-
-def place(model: Model, table: Table, group: Communicator) -> None:
-    """Puts what the table says in the place of the model's modules, units first."""
-    if sum(unit.path.startswith("dense.") for unit in model.units) % 2 == 0:  # the head of an MLP follows a row
-        table = {pattern: kind for pattern, kind in table.items() if pattern != r"head\.linear"}
-    model.units = [_placed(unit, table, group) for unit in model.units]
-    for unit in model.units:
-        for module in list(unit.modules()):
-            for name, child in list(module.children()):
-                module.put(name, _placed(child, table, group))
-
-
-def _placed(module: Module, table: Table, group: Communicator) -> Module:
-    for pattern, kind in table.items():
-        if re.fullmatch(pattern, module.path) and not isinstance(module, Placed):
-            if type(module) not in kind.__mro__:
-                raise UserError(
-                    f"tensor parallel puts a {kind.__name__} in the place of {module.path}, whose class "
-                    f"{type(module).__name__} it does not know: what that does otherwise would be lost.\n"
-                    "Give the layer another path, which leaves it whole on every rank, or a table for its class"
-                )
-            return take_over(module, kind, group)
-    return module

@@ -10,6 +10,7 @@ Data parallel needs the fourth alone.
 """
 
 import inspect
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,12 +21,14 @@ from ..errors import UserError, check_choice, check_whole, shown
 from ..models import Model
 from ..nn import Parameter, check_free, check_paths
 from ..parallel.data_parallel import Bucketed, Naive, Overlapped
+from ..parallel.division import Division
 from ..parallel.flat import make_buckets
 from ..parallel.pipeline import Pipeline, Schedule, partition
 from ..parallel.pipeline_schedules import SCHEDULES
+from ..parallel.plan import Plan
 from ..parallel.reducer import Reducer
-from ..parallel.sequence_parallel import SEQUENCE
-from ..parallel.tensor_parallel import TENSOR, Table, place
+from ..parallel.sequence_parallel import SequenceIO
+from ..parallel.tensor_parallel import TensorIO
 from ..parallel.zero import Zero1, Zero2, Zero3
 from ..recompute import Segment, segments
 
@@ -39,19 +42,19 @@ REDUCERS: dict[str, type[Reducer]] = {
 }
 
 
-def replicate(model: Model, mesh: Mesh, sequence: bool = False) -> None:
-    """Every parameter stands on each dp coordinate, each of which contributes a part of its gradient.
+def replicate(model: Model, mesh: Mesh, plan: Plan | None = None) -> None:
+    """Every parameter stands on each rank that has other samples, each of which contributes a part of its gradient.
 
-    What tensor parallel has not divided stands on each tp coordinate as well, with the whole gradient; and under
-    sequence parallel, where each of them sees a share of the time, with a part of it.
+    What the plan has not divided stands on each rank along tp as well, with the whole gradient or with a part of it.
     """
-    replicas, ranks = (tuple(range(mesh.sizes[axis])) for axis in ("dp", "tp"))
     for p in model.parameters():
         whole = p.placement.local == p.placement.shape
-        p.placement = p.placement.replicate("dp", replicas)
-        if whole and len(ranks) > 1:
-            where = p.placement
-            p.placement = where.replicate("tp", ranks) if sequence else where.held_at("tp", ranks)
+        for axis in mesh.along("samples"):
+            p.placement = p.placement.replicate(axis, tuple(range(mesh.sizes[axis])))
+        if whole and plan is not None:
+            where, (axis,) = p.placement, mesh.along("matrices")
+            ranks = tuple(range(mesh.sizes[axis]))
+            p.placement = where.replicate(axis, ranks) if plan.partial(p) else where.held_at(axis, ranks)
 
 
 def reduce(
@@ -63,54 +66,58 @@ def reduce(
     reducers: Mapping[str, type[Reducer]] = REDUCERS,
     recompute: int = 0,
     sequence: bool = False,
-    table: Table | None = None,
+    io: type[TensorIO] | None = None,
     schedule: str | Schedule = "1f1b",
     chunks: int = 1,
     same: bool = True,
+    check: bool = True,
     **options: Any,
 ) -> Reducer:
     """Gives the parameters their values and their gradients a reducer, made with `options`.
 
     recompute: units in a segment that is replayed in backward; 0 keeps all activations. The model's units are then
     segments, as under ZeRO-3, where a segment of one unit is not replayed. On a mesh with a tp axis the model's layers
-    are replaced first, as `table` says, or as tensor parallel does, or sequence parallel if `sequence`. On a pp axis
+    are divided first, as their `shard` says; `io` does what tensor parallel does, or sequence parallel if `sequence`.
+    On a pp axis
     the model itself becomes a Pipeline of this rank's stages, `chunks` of them, which follows `schedule`.
     same: compare first that all ranks were given the same; False for a lesson or a test on ranks that differ.
+    check: look in the first step whether the layers are divided as their `shard` says (parallel/division.py).
     Raises UserError for an unknown `how`, for a model that the tp axis cannot divide, and for ranks that differ.
     """
     check_choice("how", how, tuple(reducers))
     check_options(reducers[how], options)
     check_whole("recompute", recompute)
     check_whole("chunks", chunks, 1)
-    if isinstance(schedule, str) and mesh.sizes["pp"] == 1:  # on several, the pipeline looks at it
+    if isinstance(schedule, str) and mesh.parts("layers") == 1:  # on several, the pipeline looks at it
         check_choice("schedule", schedule, tuple(SCHEDULES))
     check_paths(model)
     check_free(model)
     if same:
         settings = {"seed": seed, "how": how, "bucket_mb": bucket_mb, "recompute": recompute, "sequence": sequence}
-        settings |= {"schedule": schedule, "chunks": chunks, "table": table, **options}
+        settings |= {"schedule": schedule, "chunks": chunks, "io": io, **options}
         check_same(mesh.world, {**settings, **mesh.sizes, **kinds_of(model)})
-    if mesh.sizes["pp"] > 1 and how in ("zero2", "zero3"):
+    if mesh.parts("layers") > 1 and how in ("zero2", "zero3"):
         raise UserError(
             f"--zero {how[-1]} with --pp: these stages reduce (and at stage 3 gather) around a backward of the model, "
             "and in a pipeline those of several micro-batches are under way at once; give --zero 1"
         )
-    if sequence and model.units[0].path != "embed":
-        raise UserError(
-            f"sequence parallel divides the time of a GPT, and this model begins with {shown(model.units[0].path)}.\n"
-            "Give tensor parallel alone, sequence=False"
-        )
-    if mesh.sizes["tp"] > 1:
-        place(model, table or (SEQUENCE if sequence else TENSOR), mesh.group("tp"))
-    if mesh.sizes["pp"] > 1:
-        partition(model, mesh, schedule, chunks, sequence)
-    users = users_of(model)
+    plan = None
+    if mesh.parts("matrices") > 1:
+        plan = Plan((io or (SequenceIO if sequence else TensorIO))(mesh.over("matrices")))
+        plan.follow(model)
+    users = users_of(model)  # of the whole model: stages that share parameters lay them out alike
+    if mesh.parts("layers") > 1:
+        partition(model, mesh, schedule, chunks)
     if recompute or how == "zero3":
         for part in model.chunks if isinstance(model, Pipeline) else [model]:
             part.units = segments(part.units, recompute or 1, replay=recompute > 0)
-    replicate(model, mesh, sequence)
+    replicate(model, mesh, plan)
     reducer = reducers[how](make_buckets(model.parameters(), bucket_mb, mesh, users), seed, **options)
     reducer.model, reducer.mesh = model, mesh
+    if isinstance(model, Pipeline):  # a backward is about a chunk, and several may use one parameter
+        reducer.times = Counter(p for chunk in model.chunks for p in chunk.parameters())
+    if plan is not None and check:
+        reducer.division = Division(plan, model)
     if isinstance(reducer, Zero3):
         wrap(model, reducer)
     return reducer
@@ -118,7 +125,7 @@ def reduce(
 
 def check_options(reducer: type[Reducer], options: Mapping[str, Any]) -> None:
     """Raises UserError for an option that neither `reduce` nor this reducer has, such as one that is misspelt."""
-    allowed = {"how", "bucket_mb", "recompute", "sequence", "table", "schedule", "chunks", "same"}
+    allowed = {"how", "bucket_mb", "recompute", "sequence", "io", "schedule", "chunks", "same", "check"}
     for part in reducer.__mro__:
         if "__init__" in vars(part):
             parameters = inspect.signature(vars(part)["__init__"]).parameters.values()

@@ -19,7 +19,7 @@ from ..errors import UserError, check_choice, check_whole, shown
 from ..models import Model
 from ..nn import Parameter
 from ..parallel.flat import Bucket
-from ..parallel.reducer import Reducer
+from ..parallel.reducer import MODEL, Reducer
 
 
 def gather(
@@ -39,7 +39,7 @@ def gather(
     check_whole("root", 0 if root is None else root, 0, world.size - 1)
     if what == "grad" and gradients is None and any(p.bucket is not None for p in model.parameters()):
         raise UserError("gradients are in the hands of a trainer: give gather(..., gradients=trainer.gradients)")
-    if gradients is not None and gradients.mesh is not None and gradients.mesh.sizes["pp"] > 1:
+    if gradients is not None and gradients.mesh is not None and gradients.mesh.parts("layers") > 1:
         return _gather_stages(model, what, gradients, gradients.mesh, root in (None, world.rank))
     logical: dict[str, np.ndarray] = {}
     for p, array in _held(model, what, gradients):
@@ -57,7 +57,7 @@ def _gather_stages(model: Model, what: str, gradients: Reducer, mesh: Mesh, keep
     """Of a pipeline, whose ranks have different parameters: all at once."""
     mine = [(p.placement, to_host(array)) for p, array in _held(model, what, gradients) if array is not None]
     pieces: dict[str, list] = {}
-    for where, array in chain(*mesh.group("pp", "tp").gather_objects(mine)):
+    for where, array in chain(*mesh.over(*MODEL).gather_objects(mine)):
         pieces.setdefault(where.path, []).append((where, array))
     return {
         path: _joined(found[0][0].shape, [(where.index, array) for where, array in found])

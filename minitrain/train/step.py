@@ -47,6 +47,7 @@ def compute_gradients(
     """The first half of a step: afterwards `gradients` holds those of the global batch, times the scaler's S."""
     gradients.begin(backwards=accumulate)  # a bucket is complete when each parameter has fired that often
     micros, loss = batch.split(accumulate), 0.0
+    gradients.look(micros[0])  # once: is a model that is divided what it says?
     if isinstance(model, Pipeline):
         loss = model.train(micros, gradients, scaler.scale)  # a schedule, in the place of the loop
     else:

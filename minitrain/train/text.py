@@ -17,6 +17,7 @@ from ..data.text import CharTokenizer, load_text, split
 from ..errors import UserError, left_of_limit, limit_memory, memory_left, memory_used
 from ..models import gpt
 from ..optim import AdamW
+from ..parallel import reducer
 from ..parallel.half_wire import wire_options
 from ..precision import DTYPES, StaticScaler
 from . import checkpoint
@@ -37,7 +38,7 @@ class TextTrainer:
         self.config = config
         self.world = world = RingCommunicator(world) if config.parallel.comm == "ring" else world
         self.mesh = make_mesh(world, config.parallel)
-        config.check(self.mesh.sizes["dp"])
+        config.check(self.mesh.parts("samples"))
         limit = config.parallel.memory_mb
         before = 0 if limit is None else memory_at_start()
         text = load_text(config.data.text)
@@ -53,7 +54,7 @@ class TextTrainer:
         self.val_data = TextLoader(validation, context, batch, seed)
         self.gpt_config = config.gpt(self.tokenizer.size)
         left = memory_left() if limit is None else left_of_limit(limit, before)
-        config.check_memory(self.gpt_config, self.mesh.sizes["dp"], left)
+        config.check_memory(self.gpt_config, self.mesh.parts("samples"), left)
         if limit is not None:
             limit_memory(limit, before)
         self.model = gpt(self.gpt_config)
@@ -172,7 +173,7 @@ class TextTrainer:
         return (
             f"GPT of {g.parameters:,} parameters: {g.layers} layers of width {g.width}, {g.vocabulary} characters\n"
             f"{len(d.ids):,} characters to learn from; {d.B} windows of {d.T} an update, on {self.world.size} rank(s)"
-            + ("\n" + self.mesh.table() if self.mesh.sizes["tp"] * self.mesh.sizes["pp"] > 1 else "")
+            + ("\n" + self.mesh.table() if self.mesh.parts(*reducer.MODEL) > 1 else "")
         )
 
     def record(self, folder: RunFolder, row: dict[str, Any]) -> None:

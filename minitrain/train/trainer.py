@@ -160,7 +160,7 @@ class Trainer:
         if world.size > 1 and (self.batches == 1 or debug.on or batch.inputs.nbytes < SMALL):
             given["checksum of the data"] = checksum_of(batch)
         mark = zlib.crc32(repr(given).encode()) & 0xFFFFF
-        mine = part if self.mesh.coordinates["tp"] == 0 else 0.0  # ranks that share the matrices have the same part
+        mine = part if self.mesh.part("matrices") == 0 else 0.0  # ranks that share the matrices have the same part
         x = to_device(np.array([mine, mark, mark**2], np.float64))
         world.all_reduce(x, ("dp", "loss"))
         loss, marks, squares = to_host(x).tolist()
@@ -235,12 +235,12 @@ class Trainer:
 
     def mine(self, batch: Batch) -> Batch:
         """This rank's part of a global batch, which is empty when there are more ranks than samples."""
-        return batch.part(self.mesh.coordinates["dp"], self.mesh.sizes["dp"])
+        return batch.part(self.mesh.part("samples"), self.mesh.parts("samples"))
 
-    def over_ranks(self, part: float, name: str, *axes: str) -> float:
-        """The sum over the ranks along these axes of the mesh; `name` tags what is sent."""
+    def over_ranks(self, part: float, name: str, *what: str) -> float:
+        """The sum over the ranks that have other parts of this ("samples", "layers"); `name` tags what is sent."""
         x = to_device(np.array([part], np.float64))
-        self.mesh.group(*axes).all_reduce(x, ("dp", name))
+        self.mesh.over(*what).all_reduce(x, ("dp", name))
         return float(x[0])
 
     # Validation -------------------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ class Trainer:
                 part = self.model(mine).item()
                 bad = bad or (None if math.isfinite(part) else mine)
                 loss += part
-        if not math.isfinite(total := self.over_ranks(loss, "loss", "dp", "pp")):
+        if not math.isfinite(total := self.over_ranks(loss, "loss", "samples", "layers")):
             self.look_into_data(bad, "validation")
             raise UserError(f"the loss is {total} at update {self.updates}; {self.advice}")
         return total
@@ -271,7 +271,7 @@ class Trainer:
                 likely = to_host(self.model(Batch(batch.inputs, None, batch.where)).data).argmax(axis=-1)
                 right += int((likely == to_host(batch.labels)).sum())
                 count = batch.where.count  # of all of them, on all ranks
-        return self.over_ranks(right, "right", "dp") / count
+        return self.over_ranks(right, "right", "samples") / count
 
     def parts(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """This rank's part of each batch. Raise UserError, after the last one, unless together they are one global

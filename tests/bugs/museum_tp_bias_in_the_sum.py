@@ -2,20 +2,15 @@
 
 from minitrain import fused
 from minitrain.autograd import Tensor
-from minitrain.parallel.collective_ops import reduce_from
-from minitrain.parallel.tensor_parallel import BLOCK, TENSOR, ColumnLinear, RowLinear, TensorFeedForward
+from minitrain.nn import Parameter
+from minitrain.parallel.tensor_parallel import TensorIO
 from tests.bugs.museum import FunctionBug
 from tests.parallel.test_mesh import test_tensor_parallel_is_the_serial_run
 
 
-class BiasInside(RowLinear):
-    def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
-        return reduce_from(fused.linear(x, self.weight, self.bias), self.group, BLOCK)
+class BiasInside(TensorIO):
+    def row(self, x: Tensor, weight: Parameter, bias: Parameter | None, gelu: bool) -> Tensor:
+        return self.leave(fused.linear(x, weight, bias))
 
 
-class Planted(TensorFeedForward):
-    kinds = (ColumnLinear, BiasInside)
-
-
-TABLE = {**TENSOR, r"blocks\.\d+\.mlp": Planted}
-BUG = FunctionBug(test_tensor_parallel_is_the_serial_run, (False, True), table=TABLE)
+BUG = FunctionBug(test_tensor_parallel_is_the_serial_run, (False, True), io=BiasInside)

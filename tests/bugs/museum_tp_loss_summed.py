@@ -2,16 +2,16 @@
 
 from minitrain.autograd import Tensor
 from minitrain.data.batch import Batch
+from minitrain.nn import Parameter
 from minitrain.parallel.collective_ops import reduce_from
-from minitrain.parallel.tensor_parallel import LOSS, TENSOR, VocabularyClassifier
+from minitrain.parallel.tensor_parallel import LOSS, TensorIO
 from tests.bugs.museum import FunctionBug
 from tests.parallel.test_mesh import test_tensor_parallel_is_the_serial_run
 
 
-class LossSummed(VocabularyClassifier):
-    def judge(self, x: Tensor, batch: Batch) -> Tensor:
-        return reduce_from(super().judge(x, batch), self.group, LOSS)
+class LossSummed(TensorIO):
+    def judge(self, x: Tensor, weight: Parameter, batch: Batch) -> Tensor:
+        return reduce_from(super().judge(x, weight, batch), self.group, LOSS)
 
 
-TABLE = {**TENSOR, r"head\.classifier": LossSummed}
-BUG = FunctionBug(test_tensor_parallel_is_the_serial_run, (False, True), table=TABLE)
+BUG = FunctionBug(test_tensor_parallel_is_the_serial_run, (False, True), io=LossSummed)

@@ -2,26 +2,43 @@
 
 from minitrain import fused
 from minitrain.autograd import Tensor
-from minitrain.parallel.collective_ops import gather_from, reduce_from, split_to
-from minitrain.parallel.tensor_parallel import BLOCK, TENSOR, ColumnLinear, RowLinear, TensorFeedForward
+from minitrain.models import Model
+from minitrain.nn import FeedForward, Parameter
+from minitrain.parallel.collective_ops import gather_from, split_to
+from minitrain.parallel.plan import Plan
+from minitrain.parallel.tensor_parallel import BLOCK, TensorIO
 from tests.bugs.museum import FunctionBug
+from tests.equivalence.harness import toy_gpt
 from tests.parallel.test_mesh import test_tensor_parallel_is_the_serial_run
 
 
-class Rows(RowLinear):
-    def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
-        h = fused.linear(split_to(x, self.group, BLOCK, axis=2), self.weight, None, gelu)
-        return fused.add_bias(reduce_from(h, self.group, BLOCK), self.bias)
+class RowsFirst(FeedForward):
+    def shard(self, plan: Plan) -> None:
+        plan.row(self.up)
+        plan.column(self.down)
 
 
-class Columns(ColumnLinear):
-    def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
-        return gather_from(super().__call__(x), self.group, BLOCK, axis=2, n=self.bias.placement.shape[0])
+def planted(tied: bool) -> Model:
+    """The toy GPT with this feed-forward layer."""
+    model = toy_gpt(tied=tied)
+    for block in model.units[1:-1]:
+        block.mlp.__class__ = RowsFirst  # type: ignore[attr-defined]
+    return model
 
 
-class Planted(TensorFeedForward):
-    kinds = (Rows, Columns)
+class GeluBeforeTheSum(TensorIO):
+    def row(self, x: Tensor, weight: Parameter, bias: Parameter | None, gelu: bool) -> Tensor:
+        if not gelu:
+            return super().row(x, weight, bias, gelu)
+        assert bias is not None
+        h = fused.linear(split_to(x, self.group, BLOCK, axis=2), weight, None, gelu=True)
+        return fused.add_bias(self.leave(h), bias)
+
+    def column(self, x: Tensor, weight: Parameter, bias: Parameter | None, gelu: bool) -> Tensor:
+        y = super().column(x, weight, bias, gelu)
+        if gelu or y.ndim > 3:
+            return y
+        return gather_from(y, self.group, BLOCK, axis=2, n=weight.placement.shape[1])
 
 
-TABLE = {**TENSOR, r"blocks\.\d+\.mlp": Planted}
-BUG = FunctionBug(test_tensor_parallel_is_the_serial_run, (False, True), table=TABLE)
+BUG = FunctionBug(test_tensor_parallel_is_the_serial_run, (False, True), io=GeluBeforeTheSum, make=planted)

@@ -32,6 +32,7 @@ from minitrain.nn import Parameter
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, Optimizer
 from minitrain.parallel.overlap import CommunicationThread
+from minitrain.parallel.pipeline import HEADER
 from minitrain.parallel.reducer import Reducer
 from minitrain.parallel.zero import CHECKPOINT, Zero3
 from minitrain.precision import Scaler
@@ -387,6 +388,14 @@ def _of_the_borders(case: Case, samples: int, mesh: Mesh, item: int) -> Counter[
     return Counter({("pp", "activations"): down * size, ("pp", "gradients"): up * size})
 
 
+def bytes_of_headers(case: Case, mesh: Mesh) -> int:
+    """A header of 9 numbers of 8 bytes for each border down, and each length that a micro-batch has, in all steps."""
+    samples = _length(share(case.B, mesh.sizes["dp"], mesh.coordinates["dp"]))
+    lengths = {_length(share(samples, case.accumulate, i)) for i in range(case.accumulate)}
+    down = sum(case.layers + 1 not in stage for stage in _stages(case, mesh))
+    return down * len(lengths) * 9 * 8 if mesh.sizes["pp"] > 1 else 0
+
+
 def _of_gradients(case: Case, buckets: list[Packed], item: int) -> Counter[tuple[str, str]]:
     """The table of the stages, summed over buckets."""
     k, trained = case.accumulate, [b for b in buckets if b.trained]
@@ -460,6 +469,7 @@ def same_as_serial(world: Communicator, case: Case) -> Row:
     _without_key_bias(case, run)
     mine = run.ledger.bytes + run.ledger.charged  # counters, which leave out the tags of 0 bytes when added
     del mine[CHECKPOINT]  # of this comparison
+    headers = mine.pop(HEADER, 0)  # said once, not in every step
     theory, memory_theory = sent(world, case, run.buckets), held(case, run.buckets)
     memory, witness = (None, None) if on_threads else held_bytes(world, case, memory_theory)
     bits = world.gather_objects({path: array.tobytes() for path, array in run.held.items()})
@@ -477,7 +487,8 @@ def same_as_serial(world: Communicator, case: Case) -> Row:
         bytes_theory=sum(sum(counter.values()) for counter in world.gather_objects(theory)),
         bytes_kind="charged" if any(world.gather_objects(run.ledger.charged.total() > 0)) else "counted",
         memory=memory, memory_theory=memory_theory, memory_witness=witness,
-        bytes_per_rank_ok=mine == Counter({tag: STEPS * n for tag, n in theory.items()}),
+        bytes_per_rank_ok=mine == Counter({tag: STEPS * n for tag, n in theory.items()})
+        and headers == bytes_of_headers(case, case.mesh(world)),
         work=sum(world.gather_objects(run.ledger.flops)) / (serial.ledger.flops + replayed),
         replicas_equal=all(other[key] == one[key] for one in bits for other in bits for key in one if key in other),
     )  # fmt: skip

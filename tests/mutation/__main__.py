@@ -42,6 +42,8 @@ FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "minitrain/parall
 ELSEWHERE = {  # where the tests of a file do not stand at its mirror image
     "minitrain/parallel/data_parallel.py": "tests/equivalence/test_data_parallel.py",
     "minitrain/parallel/sequence_parallel.py": "tests/parallel/test_tensor_parallel.py",
+    "minitrain/parallel/plan.py": "tests/parallel/test_own_models.py",
+    "minitrain/parallel/division.py": "tests/parallel/test_own_models.py",
     "minitrain/comm/mpi.py": "tests/comm/test_communicator.py",
 }
 STAGES = {  # name -> arguments of pytest, and a limit in seconds: a mutant that loops for ever is noticed by it

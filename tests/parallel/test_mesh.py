@@ -1,22 +1,25 @@
 """Tensor and sequence parallel beside data parallel: four ranks, dp 2 x tp 2, are the run on one process."""
 
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 
 import numpy as np
 import pytest
 
+from minitrain.comm import mesh as mesh_of
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
+from minitrain.models import Model
 from minitrain.optim import SGD, clip_grad_norm
 from minitrain.parallel.reducer import Reducer
-from minitrain.parallel.tensor_parallel import Table
+from minitrain.parallel.tensor_parallel import TensorIO
 from minitrain.train.build import REDUCERS, reduce
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients
+from minitrain.train.trainer import Trainer
 from tests.equivalence.harness import BUCKET_MB, SEED, STEPS, Run, Tensors, difference, toy_batch, toy_gpt
 
 BOUND = 1e-12
@@ -27,13 +30,14 @@ def train(
     tp: int,
     sequence: bool,
     tied: bool,
-    table: Table | None = None,
+    io: type[TensorIO] | None = None,
     reducers: Mapping[str, type[Reducer]] = REDUCERS,
+    make: Callable[..., Model] = toy_gpt,
 ) -> Run:
     """Some steps with everything written down: the gradients as they are before clipping."""
-    run, model = Run(), toy_gpt(tied=tied)
+    run, model = Run(), make(tied=tied)
     mesh = Mesh(world, dp=world.size // tp, tp=tp)
-    gradients = reduce(model, mesh, "bucketed", BUCKET_MB, SEED, reducers, sequence=sequence, table=table)
+    gradients = reduce(model, mesh, "bucketed", BUCKET_MB, SEED, reducers, sequence=sequence, io=io)
     optimizer = SGD(gradients, momentum=0.9)
     for number in range(STEPS):
         mine = toy_batch(number).part(mesh.coordinates["dp"], mesh.sizes["dp"])
@@ -86,11 +90,12 @@ def first_difference(run: Run, true: Run) -> str:
 def test_tensor_parallel_is_the_serial_run(
     sequence: bool,
     tied: bool,
-    table: Table | None = None,
+    io: type[TensorIO] | None = None,
     reducers: Mapping[str, type[Reducer]] = REDUCERS,
+    make: Callable[..., Model] = toy_gpt,
 ) -> None:
     """Loss, norm, every gradient and parameter as on one process, on every rank; copies have the same bits."""
-    runs = threads.run(4, lambda world: train(RingCommunicator(world), 2, sequence, tied, table, reducers))
+    runs = threads.run(4, lambda world: train(RingCommunicator(world), 2, sequence, tied, io, reducers, make))
     for rank, run in enumerate(runs):
         found = first_difference(run, serial(tied))
         assert not found, f"not as on one process: rank {rank}, {found}"
@@ -100,3 +105,25 @@ def test_tensor_parallel_is_the_serial_run(
             copies.setdefault(slice_of, set()).add(values.tobytes())
     torn = [slice_of for slice_of, bits in copies.items() if len(bits) > 1]
     assert not torn, f"copies differ: {torn[:3]}"
+
+
+# A new axis -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["bucketed", "zero1", "zero3"])
+def test_an_axis_that_divides_samples_is_one_row(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three ranks along it, alone or beside two along dp: the run on one process, gradients partial over both."""
+    monkeypatch.setitem(mesh_of.AXES, "ep", mesh_of.Axis("samples", "share the batch as well"))
+
+    def program(sizes: dict[str, int], world: Communicator) -> tuple[list[float], Tensors]:
+        mesh = Mesh(world, **sizes)
+        made = Trainer(toy_gpt(), world, mesh=mesh, optimizer=SGD, schedule=0.05, strategy={"how": how})
+        losses = [made.step(toy_batch(number))[0] for number in range(STEPS)]
+        assert all(p.placement.partial.keys() == {"dp", "ep"} for p in made.model.parameters())
+        return losses, gather(made.model, world, gradients=made.gradients)
+
+    losses, parameters = program({}, world_of_one())
+    for sizes in ({"dp": 2, "ep": 3}, {"ep": 3}):
+        for found, others in threads.run(6 if "dp" in sizes else 3, partial(program, sizes)):
+            np.testing.assert_allclose(found, losses, rtol=BOUND)
+            assert difference(others, parameters) <= BOUND

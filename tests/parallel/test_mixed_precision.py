@@ -18,7 +18,6 @@ from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
 from minitrain.data.batch import Batch, Where
-from minitrain.errors import UserError
 from minitrain.models import Dense, DenseHead, GPTConfig, Model, gpt
 from minitrain.nn import FeedForward, Module
 from minitrain.observe.ledger import Ledger
@@ -158,15 +157,12 @@ def test_borders_of_stages_between_unlike_layers(how: dict[str, Any], layers: di
     assert threads.run(2, program) == pytest.approx([full(30)] * 2, rel=0.01)
 
 
-def test_a_precision_must_say_what_passes_between_stages() -> None:
-    """A table without "layer" lets through what is given, which the receiver cannot know."""
+def test_a_precision_that_leaves_open_what_passes_between_stages() -> None:
+    """A table without "layer" lets through what is given, and the receiver is told what that is."""
     casts = {operation: cast for operation, cast in CASTS.items() if operation != "layer"}
-
-    def program(world: Communicator) -> None:
-        with pytest.raises(UserError, match=r"what embed makes .* has to know the dtype"):
-            losses(world, 1, Dynamic(casts=casts), Mesh(world, pp=2))
-
-    threads.run(2, program)
+    alone = losses(world_of_one(), 3, Dynamic(casts=casts), Mesh(world_of_one()))
+    found = threads.run(2, lambda world: losses(world, 3, Dynamic(casts=casts), Mesh(world, pp=2)))
+    assert found == pytest.approx([alone] * 2, rel=1e-5)
 
 
 @pytest.mark.ranks(2)

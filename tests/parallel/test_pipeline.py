@@ -24,7 +24,6 @@ from minitrain.optim import SGD, clip_grad_norm
 from minitrain.parallel.pipeline import Schedule
 from minitrain.parallel.pipeline_schedules import SCHEDULES, Do, check
 from minitrain.parallel.reducer import Reducer
-from minitrain.precision import CASTS, GIVEN, Dynamic, use
 from minitrain.recompute import Segment
 from minitrain.train.build import REDUCERS, reduce
 from minitrain.train.checkpoint import gather
@@ -313,20 +312,6 @@ def test_refused(options: dict[str, Any], message: str) -> None:
 
     for said in threads.run(4, program, 30):
         assert said.startswith(message)
-
-
-def test_a_precision_that_leaves_the_dtype_of_a_border_open() -> None:
-    """It would be whatever is given, and what the stage before gives is not known here."""
-
-    def program(world: Communicator) -> str:
-        model = toy_gpt(dtype="float32")
-        use(model, Dynamic("float16", casts={**CASTS, "layer": GIVEN}))
-        with pytest.raises(UserError) as caught:
-            reduce(model, Mesh(world, pp=2), "bucketed", 1, SEED)
-        return str(caught.value)
-
-    for said in threads.run(2, program):
-        assert said.startswith("the precision leaves what embed makes as it is given") and '"layer"' in said
 
 
 def test_a_segment_puts_off_the_work_on_its_weights() -> None:

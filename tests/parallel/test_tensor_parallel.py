@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from minitrain import functional as F
 from minitrain import fused
 from minitrain.autograd import Tensor, no_grad
 from minitrain.comm import threads
@@ -22,19 +23,12 @@ from minitrain.comm.threads import world_of_one
 from minitrain.data.batch import IGNORE, Batch, Where
 from minitrain.errors import UserError
 from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
-from minitrain.nn import Embedding
+from minitrain.nn import Embedding, FeedForward, Linear
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam
-from minitrain.parallel.sequence_parallel import SEQUENCE, Shared, length, own_time
-from minitrain.parallel.tensor_parallel import (
-    LOSS,
-    TENSOR,
-    Table,
-    VocabularyEmbedding,
-    place,
-    take_over,
-    vocabulary_cross_entropy,
-)
+from minitrain.parallel.plan import Plan
+from minitrain.parallel.sequence_parallel import SequenceIO, Shared
+from minitrain.parallel.tensor_parallel import LOSS, TensorIO, own_rows, vocabulary_cross_entropy
 from minitrain.shares import share
 from minitrain.train.build import reduce
 from minitrain.train.checkpoint import gather
@@ -45,7 +39,7 @@ from tests.gradcheck import Array, as_activations, close, names_what_it_keeps
 SEED = 3
 BOUND = 1e-12  # float64
 ranks = pytest.mark.parametrize("t", [2, 3, 4])
-tables = pytest.mark.parametrize("table", [TENSOR, SEQUENCE], ids=["tp", "sp"])
+kinds = pytest.mark.parametrize("kind", [TensorIO, SequenceIO], ids=["tp", "sp"])
 sequences = pytest.mark.parametrize("sequence", [False, True], ids=["tp", "sp"])
 
 
@@ -165,6 +159,14 @@ def test_no_rank_has_the_logits(world: Communicator, sequence: bool) -> None:
 # The divided token table ----------------------------------------------------------------------------------------------
 
 
+def divided_table(V: int, world: Communicator) -> Embedding:
+    """A table (V, 3) with its values, of which each rank has some rows."""
+    layer = Embedding("t", V, 3, std=1.0, dtype="float64")
+    Plan(TensorIO(world)).vocabulary(layer)
+    layer.draw(SEED)
+    return layer
+
+
 @pytest.mark.parametrize("V", [12, 7, 2])
 @ranks
 def test_embedding_of_every_id(t: int, V: int) -> None:
@@ -173,20 +175,19 @@ def test_embedding_of_every_id(t: int, V: int) -> None:
     c = np.random.default_rng(1).standard_normal((*ids.shape, 3))
 
     def program(world: Communicator) -> tuple[Array, Array]:
-        layer = take_over(Embedding("t", V, 3, std=1.0, dtype="float64"), VocabularyEmbedding, RingCommunicator(world))
-        layer.draw(SEED)
+        layer = divided_table(V, RingCommunicator(world))
         y = layer(ids)
         np.testing.assert_array_equal(y.data, table[ids])
         own = share(V, t, world.rank)
         here = (own.start <= ids) & (ids < own.stop)
-        part = layer.partial(ids).data
+        part = own_rows(ids, layer.weight).data
         np.testing.assert_array_equal(part[here], table[ids[here]])
         assert not part[~here].any()
         for wrong in (-1, V):
             with pytest.raises(IndexError, match=rf"rows 0 to {V - 1}"):
                 layer(np.array([0, wrong]))
         y.backward(c)
-        return here, layer.weight.grad
+        return here, layer.weight.grad  # type: ignore[return-value]
 
     serial = Embedding("t", V, 3, std=1.0, dtype="float64")
     serial.draw(SEED)
@@ -228,14 +229,14 @@ def divided(world: Communicator, tied: bool, sequence: bool) -> Model:
     return model
 
 
-@tables
+@kinds
 @pytest.mark.parametrize("tied", [True, False])
-def test_local_shapes(tied: bool, table: Table) -> None:
+def test_local_shapes(tied: bool, kind: type[TensorIO]) -> None:
     """Three heads on two ranks are two and one."""
 
     def program(world: Communicator) -> Model:
         model = toy_gpt(tied=tied)
-        place(model, table, world)
+        Plan(kind(world)).follow(model)
         return model
 
     for rank, model in enumerate(threads.run(2, program)):
@@ -296,14 +297,14 @@ def test_one_column_is_not_divided(t: int, make: Callable[[], Model]) -> None:
 B, T, D, H = 2, 8, 16, 4
 
 
-def kept(world: Communicator, table: Table | None, dropout: float) -> int:
+def kept(world: Communicator, kind: type[TensorIO] | None, dropout: float) -> int:
     """Bytes, as the operations of a block name them."""
     model = gpt(GPTConfig(16, T, layers=1, heads=H, width=D, dropout=dropout))
-    if table:
-        place(model, table, world)
+    if kind:
+        Plan(kind(world)).follow(model)
     model.draw(SEED)
     block: Any = model.units[1]
-    time = share(T, world.size, world.rank) if table is SEQUENCE else slice(0, T)
+    time = share(T, world.size, world.rank) if kind is SequenceIO else slice(0, T)
     x = Tensor(np.random.default_rng(0).standard_normal((B, T, D)).astype(np.float32)[:, time], requires_grad=True)
     batch = Batch(np.zeros((B, T), int), None, Where(SEED, 0, B, T, slice(0, B), slice(0, T)))
     with Ledger().open() as ledger:
@@ -321,18 +322,18 @@ def test_saved_activations(dropout: float) -> None:
     the input of down, 4 each.)
     """
 
-    def on(t: int, table: Table) -> int:
-        found = set(threads.run(t, lambda world: kept(RingCommunicator(world), table, dropout)))
+    def on(t: int, kind: type[TensorIO]) -> int:
+        found = set(threads.run(t, lambda world: kept(RingCommunicator(world), kind, dropout)))
         assert len(found) == 1, "ranks that hold the same sizes keep the same"
         return found.pop()
 
     serial = kept(world_of_one(), None, dropout)
-    assert on(1, TENSOR) == on(1, SEQUENCE) == serial
-    b = 2 * (serial - on(2, TENSOR))
+    assert on(1, TensorIO) == on(1, SequenceIO) == serial
+    b = 2 * (serial - on(2, TensorIO))
     a = serial - b
-    assert 4 * on(4, TENSOR) == 4 * a + b
+    assert 4 * on(4, TensorIO) == 4 * a + b
     for t in (2, 4):
-        assert t * on(t, SEQUENCE) == a + b
+        assert t * on(t, SequenceIO) == a + b
     unit = B * T * D * 4
     assert a / unit == 4 + 2 / D + (2 / 4 if dropout else 0)
     assert b / unit == 12 + H * T / D
@@ -346,13 +347,12 @@ def test_operations_name_what_they_keep() -> None:
 
     def program(world: Communicator) -> None:
         columns, time = share(7, 2, world.rank), share(5, 2, world.rank)
-        table = take_over(Embedding("t", 7, 3, std=1.0, dtype="float64"), VocabularyEmbedding, world)
-        table.draw(SEED)
+        table = divided_table(7, world)
         loss = lambda x: vocabulary_cross_entropy(x, labels, 10, columns.start, 7, world)
         plain, gelu = (partial(fused.linear, gelu=gelu, spread=Shared(world, 5)) for gelu in (False, True))
         for y in (
             as_activations(loss, [drawn[..., columns]]),
-            table.partial(labels),
+            own_rows(labels, table.weight),
             as_activations(fused.add_bias, [drawn.swapaxes(1, 2), bias]),
             as_activations(plain, [drawn[:, time], matrix, bias]),
             as_activations(gelu, [drawn[:, time], matrix, bias]),
@@ -419,7 +419,7 @@ def test_mlp(t: int, hidden: tuple[int, ...]) -> None:
 
     def program(world: Communicator) -> tuple[Result, dict[str, tuple[int, ...]]]:
         model = make()
-        place(model, TENSOR, world)
+        Plan(TensorIO(world)).follow(model)
         shapes = {p.placement.path: p.shape for p in model.parameters()}
         return train(RingCommunicator(world), make, digits, t), shapes
 
@@ -469,9 +469,9 @@ def test_mlp_under_mpi(world: Communicator) -> None:
     same(train(world, make, digits, world.size), train(world_of_one(), make, digits))
 
 
-@tables
+@kinds
 @pytest.mark.parametrize("t", [2, 3])
-def test_logits_without_labels(t: int, table: Table) -> None:
+def test_logits_without_labels(t: int, kind: type[TensorIO]) -> None:
     """Whole, on every rank."""
     batch = toy_batch(0)
     asked = Batch(batch.inputs, None, replace(batch.where, training=False))
@@ -479,7 +479,7 @@ def test_logits_without_labels(t: int, table: Table) -> None:
     def logits(world: Communicator) -> Array:
         model = toy_gpt()
         if world.size > 1:
-            place(model, table, world)
+            Plan(kind(world)).follow(model)
         model.draw(SEED)
         with no_grad():
             return model(asked).data
@@ -502,6 +502,69 @@ def test_float32_on_a_mesh(sequence: bool, optimizer: Callable[..., Any]) -> Non
         np.testing.assert_allclose(found.losses, serial, rtol=1e-5)
 
 
+# What is sent for a block ---------------------------------------------------------------------------------------------
+
+
+class SwiGLU(FeedForward):
+    """Two layers of columns on one x."""
+
+    def __init__(self, path: str, width: int, dtype: Any) -> None:
+        super().__init__(path, width, 0.3, 0.3, dtype)
+        self.gate = Linear(f"{path}.gate", width, 4 * width, 0.3, dtype)
+
+    def shard(self, plan: Plan) -> None:
+        plan.column(self.gate)
+        super().shard(plan)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        g = self.gate(x)
+        return self.down(g / (F.exp(-g) + 1.0) * self.up(x))
+
+
+@pytest.mark.parametrize(("kind", "gated", "units"), [
+    (TensorIO, False, 8), (TensorIO, True, 8), (SequenceIO, False, 10), (SequenceIO, True, 13),
+])  # fmt: skip
+def test_bytes_of_a_block(kind: type[TensorIO], gated: bool, units: int) -> None:
+    """In units of (t-1)/t x B T D elements. Under tensor parallel two layers of columns share what is sent for x;
+    under sequence parallel each gathers it, in forward and in backward, and scatters its own gradient."""
+
+    def program(world: Communicator) -> int:
+        model = gpt(GPTConfig(16, 8, layers=1, heads=4, width=16, dtype="float64"))
+        block: Any = model.units[1]
+        if gated:
+            block.mlp = SwiGLU(block.mlp.path, 16, np.float64)
+        gradients = reduce(model, Mesh(world, tp=2), "bucketed", 1.0, SEED, sequence=kind is SequenceIO)
+        ids = np.random.default_rng(0).integers(0, 16, (3, 9))
+        with Ledger().open() as ledger:
+            where = Where(SEED, 0, 3, 8, slice(0, 3), slice(0, 8))
+            compute_gradients(model, Batch(ids[:, :-1], ids[:, 1:], where), gradients)
+        return ledger.bytes["tp", "block"]
+
+    found = threads.run(2, lambda world: program(RingCommunicator(world)))
+    assert found == [units * 3 * 8 * 16 * 8 // 2] * 2
+
+
+def test_an_activation_after_rows_comes_after_the_sum() -> None:
+    """gelu(a + b) is not gelu(a) + gelu(b)."""
+    x = np.random.default_rng(0).standard_normal((2, 5, 6))
+
+    def layer() -> Linear:
+        made = Linear("row", 6, 4, std=1.0, dtype=np.float64)
+        made.bias.mean = 0.5
+        return made
+
+    def program(world: Communicator) -> Array:
+        made = layer()
+        Plan(TensorIO(world)).row(made)
+        made.draw(SEED)
+        return made(Tensor(x[..., share(6, world.size, world.rank)].copy()), gelu=True).data
+
+    serial = layer()
+    serial.draw(SEED)
+    for found in threads.run(3, program):
+        assert close(found, serial(Tensor(x), gelu=True).data) <= BOUND
+
+
 # A share of the time -------------------------------------------------------------------------------------------------
 
 
@@ -510,7 +573,6 @@ def test_a_share_of_the_time_is_counted_from_where_the_batch_begins(start: int, 
     """Positions 3 to 9 are 7, and the first rank has 3, 4 and 5."""
     where = Where(1, 0, 2, 12, slice(0, 2), slice(start, start + 7))
     batch = Batch(np.zeros((2, 7), int), None, where)
-    assert length(batch) == 7
-    found = threads.run(3, lambda world: own_time(batch, world).where)
-    assert [(where.time.start, where.time.stop) for where in found] == shares
-    assert all(where.samples == slice(0, 2) and where.T == 12 for where in found)
+    found = threads.run(3, lambda world: SequenceIO(world).unit(batch).where)
+    assert [(where.residual.start, where.residual.stop) for where in found] == shares
+    assert all(where.time == batch.where.time and where.samples == slice(0, 2) for where in found)

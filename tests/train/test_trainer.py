@@ -386,10 +386,16 @@ def test_options_reach_the_optimizer() -> None:
 @pytest.mark.parametrize(
     ("strategy", "said"),
     [
-        ({"hwo": "zero1"}, "'hwo', which Bucketed does not know; allowed: bucket_mb, chunks, how, line, recompute"),
-        ({"how": "zero1", "recompte": 1}, "'recompte', which Zero1 does not know; allowed: bucket_mb, chunks, gather"),
+        ({"hwo": "zero1"}, "'hwo', which Bucketed does not know; allowed: bucket_mb, check, chunks, how, io, line"),
+        (
+            {"how": "zero1", "recompte": 1},
+            "'recompte', which Zero1 does not know; allowed: bucket_mb, check, chunks",
+        ),
         ({"how": "zero1", "reduce_once": True}, "'reduce_once', which Zero1 does not know"),
-        ({"how": "zero3", "prefech": True}, "'prefech', which Zero3 does not know; allowed: bucket_mb, chunks, gather"),
+        (
+            {"how": "zero3", "prefech": True},
+            "'prefech', which Zero3 does not know; allowed: bucket_mb, check, chunks",
+        ),
         ({"x" * 10**6: 1}, "which Bucketed does not know"),
         ({"schedule": "2f2b"}, "schedule is '2f2b'; allowed: 'naive'"),
         ({"chunks": 0}, "chunks is 0; it must be at least 1"),

@@ -1,0 +1,155 @@
+"""A model of one's own on a mesh beside the same model on one process: loss, gradients and parameters, step by step.
+
+    mpirun -n 4 python -m minitrain compare model FILE.py:make_model --tp 2 --sp
+
+It finds what no other check can see, such as a softmax over divided columns, since it looks at the numbers alone. How
+far a tensor a is from b, that of one process: max|a - b| / max(max|b|, 1e-3 x the largest |b| of all tensors of its
+kind). An elementwise ratio would mean nothing: some true gradients are 0.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import tyro
+
+from ..comm.agreement import check_same
+from ..comm.communicator import Communicator
+from ..comm.ring import RingCommunicator
+from ..comm.threads import world_of_one
+from ..data.batch import Batch
+from ..errors import UserError, check_whole
+from ..models import Model
+from ..optim import SGD
+from .build import reduce
+from .checkpoint import gather
+from .config import DataOptions, OptimizerOptions, ParallelOptions, RunOptions, TrainConfig, make_mesh
+from .differences import Apart, Step, apart, farthest, first_beyond, parameters, table, verdict
+from .own_model import OwnFile, agreed
+from .step import compute_gradients
+from .trainer import checksum_of
+
+SIZES = ("vocabulary", "context", "batch")  # of batches of ids
+INEXACT = """
+Some parameters are not float64: the bound is that of float32, and what is less
+passes unseen. Make the model of dtype="float64" for a comparison to 1e-12"""
+
+
+@dataclass(frozen=True)
+class MeshOptions(ParallelOptions):
+    """How the work is divided, as in train."""
+
+    memory_mb: tyro.conf.Suppress[float | None] = None
+
+
+@dataclass(frozen=True)
+class CompareModelOptions:
+    """Which model, on which batches and on which mesh."""
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE.py:make_model")]
+    """A Python file, and the function in it that returns a new minitrain.models.Model. If there is a function
+    make_batch(number) as well, it makes the global batches, with labels; if not, they are ids at random."""
+    steps: int = 3
+    """Updates. A few show everything, and rounding grows with each."""
+    lr: float = 0.05
+    """Learning rate of SGD, with momentum 0.9."""
+    vocabulary: int | None = None
+    """Ids to draw from; the rows of the model's first nn.Embedding unless given."""
+    context: int | None = None
+    """Ids in a sample; 7 unless given, or the rows of the second nn.Embedding (of positions) if fewer."""
+    batch: int | None = None
+    """Samples per update, over all ranks together; unless given, one more than two a micro-batch."""
+    seed: int = 1
+    """Of initial values, dropout and ids."""
+    check: bool = True
+    """Refuse what is seen to be divided wrongly in the first step; --no-check compares all the same."""
+    parallel: MeshOptions = field(default_factory=MeshOptions)
+
+    def sizes(self, world: Communicator) -> dict[str, int]:
+        """Of the mesh. Raise UserError for options that cannot be meant."""
+        for name in SIZES:
+            if getattr(self, name) is not None:
+                check_whole(f"--{name}", getattr(self, name), 1)
+        config = TrainConfig(
+            data=DataOptions(batch=self.batch or 1),
+            optimizer=OptimizerOptions(self.steps, self.lr, weight_decay=0.0),
+            parallel=self.parallel,
+            report=RunOptions(self.seed),
+        )
+        config.check_each()
+        sizes = make_mesh(world, self.parallel).sizes
+        config.check(sizes["dp"] if self.batch else 0)  # unless given, there will be samples enough
+        return sizes
+
+
+class Comparison(NamedTuple):
+    """The verdict, the steps, and a text that shows them; the same on every rank."""
+
+    equal: bool
+    steps: list[Apart]
+    text: str
+
+
+def compare_model(options: CompareModelOptions, world: Communicator) -> Comparison:
+    """Run the model on one process and on the ranks of `world`, which all call it.
+
+    Raise UserError for options or a file that cannot be meant, and for a model that cannot be divided like that.
+    """
+    sizes = options.sizes(world)
+    file = agreed(world, lambda: OwnFile(options.model))
+    one, other = agreed(world, file.models)
+    asked = {name: getattr(options, name) for name in SIZES}
+    samples = 2 * sizes["dp"] * options.parallel.accumulate + 1
+    batches = agreed(world, lambda: file.batches(one, options.steps, options.seed, asked, samples))
+    check_same(world, {f"checksum of batch {i}": checksum_of(batch) for i, batch in enumerate(batches)})
+    exact = all(p.dtype == np.float64 for p in one.parameters())
+    with np.errstate(over="ignore", invalid="ignore"):
+        losses, found = side_by_side(world, file, options, (one, other), batches)
+    where = " x ".join(f"{axis} {n}" for axis, n in sizes.items() if n > 1) or "nothing is divided"
+    heading = f"{file.path.name} on {world.size} rank(s), {where}, beside one process{'' if exact else INEXACT}"
+    bound = 1e-12 if exact else 2e-5
+    text = [heading, table(losses, found), parameters(found, bound), verdict(found, bound)]
+    return Comparison(first_beyond(found, bound) is None, found, "\n".join(text))
+
+
+def side_by_side(
+    world: Communicator, file: OwnFile, o: CompareModelOptions, models: tuple[Model, Model], batches: Sequence[Batch]
+) -> tuple[list[tuple[float, float]], list[Apart]]:
+    """(losses on one process and on the mesh, the differences), of each step. Every rank runs the whole model, too."""
+    serial = run(world_of_one(), models[0], o, ParallelOptions(), batches)
+    mesh = run(world, models[1], o, o.parallel, batches)
+    losses: list[tuple[float, float]] = []
+    found: list[Apart] = []
+    for number in range(len(batches)):
+        true = agreed(world, lambda: file.alone(serial))
+        if not math.isfinite(true.loss):
+            raise UserError(f"the loss on one process is {true.loss} after {number} updates; give a smaller --lr")
+        with file.blamed("runs on one process, and on the mesh", all_errors=False):
+            here = next(mesh)
+        found.append(farthest(world.gather_objects(apart(here, true))))
+        losses.append((true.loss, here.loss))
+    for ended in (serial, mesh):
+        next(ended, None)
+    return losses, found
+
+
+def run(
+    world: Communicator, model: Model, o: CompareModelOptions, p: ParallelOptions, batches: Sequence[Batch]
+) -> Iterator[Step]:
+    """The steps, one at a time. The model is divided when the first one is asked for."""
+    world = RingCommunicator(world) if p.comm == "ring" else world
+    mesh, (how, more) = make_mesh(world, p), p.reducer()
+    more |= {"recompute": p.recompute, "sequence": p.sp, "schedule": p.schedule, "chunks": p.chunks, "check": o.check}
+    gradients = reduce(model, mesh, how, p.bucket_mb, o.seed, **more)
+    optimizer = SGD(gradients, momentum=0.9)
+    for batch in batches:
+        mine = batch.part(mesh.coordinates["dp"], mesh.sizes["dp"])
+        loss = compute_gradients(model, mine, gradients, p.accumulate)
+        loss = sum(mesh.group("dp", "pp").gather_objects(loss))  # the ranks along tp all have the same part
+        before = gather(model, world, "grad", gradients)
+        optimizer.step(o.lr)
+        gradients.after_step()
+        yield Step(loss, before, gather(model, world, "data", gradients))
+    gradients.close()

@@ -1,0 +1,1120 @@
+"""Models that a user of the library would write, divided in every way: the serial run's numbers, or refused by name.
+
+Each stands here as its author would write it, with a `shard` or without one.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minitrain import functional as F
+from minitrain import fused
+from minitrain.autograd import Tensor
+from minitrain.backend import Array
+from minitrain.comm import threads
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.mesh import Mesh
+from minitrain.comm.ring import RingCommunicator
+from minitrain.comm.threads import world_of_one
+from minitrain.data.batch import Batch
+from minitrain.models import Embed, Head, Model
+from minitrain.nn import (
+    Attention,
+    Block,
+    Classifier,
+    Dropout,
+    Embedding,
+    FeedForward,
+    LayerNorm,
+    Linear,
+    Module,
+    Parameter,
+    judged,
+)
+from minitrain.optim import SGD, Adam
+from minitrain.parallel.plan import Plan
+from minitrain.train.build import reduce
+from minitrain.train.checkpoint import gather
+from minitrain.train.step import train_step
+from tests.equivalence.harness import BUCKET_MB, SEED, STEPS, Run, T, V, difference, toy_batch
+from tests.tiers import full
+
+H, D = 3, 12  # heads, and the width: each head is 4 wide
+WIDE = 19  # inside a feed-forward
+BOUND = 1e-12
+DTYPE = np.dtype("float64")
+
+# name -> (axes of the mesh, what reduces gradients, options of `reduce`)
+PLACES: dict[str, tuple[dict[str, int], str, dict[str, Any]]] = {
+    "dp 2": ({"dp": 2}, "bucketed", {}),
+    "tp 2": ({"tp": 2}, "bucketed", {}),
+    "tp 3": ({"tp": 3}, "bucketed", {}),
+    "sp 2": ({"tp": 2}, "bucketed", {"sequence": True}),
+    "sp 3": ({"tp": 3}, "bucketed", {"sequence": True}),
+    "pp 2": ({"pp": 2}, "bucketed", {}),
+    "zero3": ({"dp": 2}, "zero3", {}),
+    "dp 2 pp 2 tp 2": ({"dp": 2, "pp": 2, "tp": 2}, "bucketed", {}),
+}
+FIRST = ("sp 2", "dp 2 pp 2 tp 2")  # what the first tier has of it
+everywhere = pytest.mark.parametrize("place", [place if place in FIRST else full(place) for place in PLACES])
+Make = Callable[[], Model]
+
+
+def train(world: Communicator, make: Make, place: str, adam: bool = False) -> Run:
+    """Three steps with everything written down."""
+    axes, how, options = PLACES[place] if world.size > 1 else ({}, "bucketed", {})
+    run, model, mesh = Run(), make(), Mesh(world, **axes)
+    gradients = reduce(model, mesh, how, BUCKET_MB, SEED, **options)
+    optimizer: Any = Adam(gradients, epsilon=1e-4) if adam else SGD(gradients, momentum=0.9)
+    update = optimizer.step
+
+    def step(lr: float) -> None:
+        run.gradients.append(gather(model, world, "grad", gradients))
+        update(lr)
+
+    optimizer.step = step
+    for number in range(STEPS):
+        mine = toy_batch(number).part(mesh.coordinates["dp"], mesh.sizes["dp"])
+        micros = 2 if mesh.sizes["pp"] > 1 else 1
+        loss, _ = train_step(model, mine, gradients, optimizer, 0.01 if adam else 0.05, micros)
+        run.losses.append(sum(mesh.group("dp", "pp").gather_objects(loss)))
+    run.parameters = gather(model, world, "data", gradients)
+    gradients.close()
+    return run
+
+
+@cache
+def serial(make: Make, adam: bool) -> Run:
+    return train(world_of_one(), make, "one", adam)
+
+
+def on_ranks(make: Make, place: str, adam: bool = False) -> list[Run]:
+    ranks = int(np.prod([*PLACES[place][0].values()]))
+    return threads.run(ranks, lambda world: train(RingCommunicator(world), make, place, adam), timeout=30, wait=5)
+
+
+def same(make: Make, place: str, adam: bool = False) -> None:
+    """The serial run's loss, gradients and parameters, on every rank."""
+    true = serial(make, adam)
+    for found in on_ranks(make, place, adam):
+        np.testing.assert_allclose(found.losses, true.losses, rtol=BOUND)
+        assert max(map(difference, found.gradients, true.gradients)) <= BOUND
+        assert difference(found.parameters, true.parameters) <= BOUND
+
+
+def refused(make: Make, place: str, said: str) -> None:
+    """By a UserError, in the first step at the latest; it is right on one process."""
+    serial(make, False)
+    with pytest.raises(RuntimeError, match=rf"(?s)raised UserError: .*{said}"):
+        on_ranks(make, place)
+
+
+def model(*blocks: Module, embed: Module | None = None, head: Module | None = None) -> Model:
+    """A GPT with these blocks, with every parameter drawn at 0.3 so that errors show."""
+    first: Any = embed or Embed(V, T, D, 0.1, 0.3, DTYPE)
+    made = Model([first, *blocks, head or Head(first.tokens.weight, D, DTYPE)])
+    for p in made.parameters():
+        p.std = 0.3
+    return made
+
+
+def block(i: int, attn: Module | None = None, mlp: Module | None = None, kind: type[Block] = Block) -> Block:
+    """A GPT's, with a part of one's own."""
+    made = kind(f"blocks.{i}", D, H, 0.1, 0.3, 0.3, DTYPE)
+    made.attn, made.mlp = attn or made.attn, mlp or made.mlp  # type: ignore[assignment]
+    return made
+
+
+def blocks(**parts: Callable[[str], Module]) -> Model:
+    """Two blocks with such parts."""
+    made = [{name: make(f"blocks.{i}.{name}") for name, make in parts.items()} for i in range(2)]
+    return model(*(block(i, parts.get("attn"), parts.get("mlp")) for i, parts in enumerate(made)))
+
+
+# A Llama --------------------------------------------------------------------------------------------------------------
+
+
+class Matrix(Module):
+    """A layer without a bias."""
+
+    def __init__(self, path: str, fan_in: int, *out: int) -> None:
+        self.path = path
+        self.weight = Parameter(f"{path}.weight", (fan_in, *out), dtype=DTYPE)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return fused.linear(x, self.weight)
+
+
+class RMSNorm(Module):
+    per_position = True
+
+    def __init__(self, path: str, width: int) -> None:
+        self.path = path
+        self.weight = Parameter(f"{path}.weight", (width,), mean=1.0, dtype=DTYPE, decay=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        square = F.mean(x * x, axis=-1, keepdims=True) + 1e-5
+        return x * F.exp(F.log(square) * -0.5) * self.weight
+
+
+def rotate(x: Tensor, start: int) -> Tensor:
+    """x (B, T, H, d)."""
+    half = x.shape[-1] // 2
+    angle = np.outer(np.arange(start, start + x.shape[1]), 100.0 ** -np.linspace(0, 1, half, endpoint=False))
+    c, s = np.cos(angle)[:, None, :], np.sin(angle)[:, None, :]
+    a, b = x[..., :half], x[..., half:]
+    return F.concatenate([a * c - b * s, a * s + b * c], axis=-1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, start: int) -> Tensor:
+    """q, k, v (B, T, H, d) -> (B, T, H d)."""
+    parts = [F.reshape(x, (*x.shape[:2], 1, *x.shape[2:])) for x in (q, k, v)]
+    return fused.causal_attention(F.concatenate(parts, axis=2), start)
+
+
+class Rotary(Module):
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.qkv = Matrix(f"{path}.qkv", D, 3, H, D // H)
+        self.proj = Matrix(f"{path}.proj", D, D)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        qkv, start = self.qkv(x), batch.where.time.start
+        return self.proj(attend(rotate(qkv[:, :, 0], start), rotate(qkv[:, :, 1], start), qkv[:, :, 2], start))
+
+
+class DividedRotary(Rotary):
+    def shard(self, plan: Plan) -> None:
+        plan.heads(self.qkv)
+        plan.row(self.proj, parts=H)
+
+
+class SwiGLU(Module):
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.gate, self.up = (Matrix(f"{path}.{name}", D, WIDE) for name in ("gate", "up"))
+        self.down = Matrix(f"{path}.down", WIDE, D)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        g = self.gate(x)
+        return self.down(g / (F.exp(-g) + 1.0) * self.up(x))
+
+
+class DividedSwiGLU(SwiGLU):
+    def shard(self, plan: Plan) -> None:
+        plan.column(self.gate, self.up)
+        plan.row(self.down)
+
+
+class LlamaBlock(Module):
+    def __init__(self, path: str, attn: type[Rotary], mlp: type[SwiGLU]) -> None:
+        self.path = path
+        self.norm1, self.attn = RMSNorm(f"{path}.norm1", D), attn(f"{path}.attn")
+        self.norm2, self.mlp = RMSNorm(f"{path}.norm2", D), mlp(f"{path}.mlp")
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        x = x + self.attn(self.norm1(x), batch)
+        return x + self.mlp(self.norm2(x))
+
+
+class LlamaEmbed(Module):
+    def __init__(self) -> None:
+        self.path = "embed"
+        self.tokens = Embedding("embed.tokens", V, D, dtype=DTYPE)
+
+    def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
+        return self.tokens(batch.inputs)
+
+
+class LlamaHead(Module):
+    def __init__(self, weight: Parameter) -> None:
+        self.path = "head"
+        self.norm = RMSNorm("head.norm", D)
+        self.classifier = Classifier("head.classifier", weight)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return self.classifier(self.norm(x), batch)
+
+
+def llama_of(attn: type[Rotary], mlp: type[SwiGLU]) -> Model:
+    embed = LlamaEmbed()
+    layers = [LlamaBlock(f"layers.{i}", attn, mlp) for i in range(3)]  # not called blocks
+    return model(*layers, embed=embed, head=LlamaHead(embed.tokens.weight))
+
+
+def llama() -> Model:
+    return llama_of(DividedRotary, DividedSwiGLU)
+
+
+def whole_llama() -> Model:
+    return llama_of(Rotary, SwiGLU)
+
+
+# Parts of a GPT -------------------------------------------------------------------------------------------------------
+
+
+class Gated(FeedForward):
+    """SwiGLU of the library's layers; its `shard` is the library's, which does not know the gate."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, D, 0.3, 0.3, DTYPE)
+        self.gate = Linear(f"{path}.gate", D, 4 * D, dtype=DTYPE)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        g = self.gate(x)
+        return self.down(g / (F.exp(-g) + 1.0) * self.up(x))
+
+
+class NamedGate(Gated):
+    def shard(self, plan: Plan) -> None:
+        super().shard(plan)
+        plan.column(self.gate)
+
+
+class Relu(FeedForward):
+    def __init__(self, path: str) -> None:
+        super().__init__(path, D, 0.3, 0.3, DTYPE)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.down(F.relu(self.up(x)))
+
+
+class Sharp(Attention):
+    def __init__(self, path: str) -> None:
+        super().__init__(path, D, H, 0.3, 0.3, DTYPE)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        scale = 3 * self.qkv.weight.shape[-1] ** -0.5
+        return self.proj(fused.causal_attention(self.qkv(x), batch.where.time.start, scale=scale))
+
+
+class Fused(Module):
+    """Gate and up in one matrix (D, 2, F), of which each rank has the same columns of both."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.both = Linear(f"{path}.both", D, (2, WIDE), dtype=DTYPE)
+        self.down = Linear(f"{path}.down", WIDE, D, dtype=DTYPE)
+
+    def shard(self, plan: Plan) -> None:
+        plan.column(self.both, axis=1)
+        plan.row(self.down)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y = self.both(x)
+        return self.down(F.tanh(y[..., 0, :]) * y[..., 1, :])
+
+
+class LoRA(Relu):
+    """A matrix of low rank beside `up`."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.a, self.b = Matrix(f"{path}.a", D, 2), Matrix(f"{path}.b", 2, 4 * D)
+
+    def shard(self, plan: Plan) -> None:
+        super().shard(plan)
+        plan.column(self.b)
+        plan.everywhere(self.a)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.down(F.relu(self.up(x) + self.b(self.a(x))))
+
+
+class Parallel(Block):
+    """x + attn(norm(x)) + mlp(norm(x))."""
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        n = self.norm1(x)
+        return x + self.drop1(self.attn(n, batch), batch) + self.drop2(self.mlp(n), batch)
+
+
+class Normed(Attention):
+    """A norm over each head of q and k, and a gate for each head."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, D, H, 0.3, 0.3, DTYPE)
+        self.norm_q, self.norm_k = (LayerNorm(f"{path}.norm_{name}", D // H, DTYPE) for name in "qk")
+        self.gate = Parameter(f"{path}.gate", (H,), mean=1.0, dtype=DTYPE)
+
+    def shard(self, plan: Plan) -> None:
+        super().shard(plan)
+        plan.inside(self.norm_q, self.norm_k)
+        plan.split(self.gate, 0)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        qkv = self.qkv(x)
+        q, k, v = self.norm_q(qkv[:, :, 0]), self.norm_k(qkv[:, :, 1]), qkv[:, :, 2]
+        gate = F.reshape(self.gate, (*self.gate.shape, 1))
+        return self.proj(attend(q, k, v * gate, batch.where.time.start))
+
+
+class Core(Module):
+    """What is between qkv and proj, as a module with a parameter and a layer of its own."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.sharpness = Parameter(f"{path}.sharpness", (), mean=1.0, dtype=DTYPE)
+        self.norm = RMSNorm(f"{path}.norm", D // H)
+
+    def __call__(self, qkv: Tensor, start: int) -> Tensor:
+        return attend(self.norm(qkv[:, :, 0]) * self.sharpness, qkv[:, :, 1], qkv[:, :, 2], start)
+
+
+class WithCore(Attention):
+    def __init__(self, path: str) -> None:
+        super().__init__(path, D, H, 0.3, 0.3, DTYPE)
+        self.core = Core(f"{path}.core")
+
+    def shard(self, plan: Plan) -> None:
+        super().shard(plan)
+        plan.inside(self.core)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return self.proj(self.core(self.qkv(x), batch.where.time.start))
+
+
+class Separate(Module):
+    """Layers of their own for q, k and v."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.q, self.k, self.v = (Linear(f"{path}.{name}", D, (H, D // H), dtype=DTYPE) for name in "qkv")
+        self.out = Linear(f"{path}.out", D, D, dtype=DTYPE)
+
+    def shard(self, plan: Plan) -> None:
+        plan.heads(self.q, self.k, self.v)
+        plan.row(self.out, parts=H)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return self.out(attend(self.q(x), self.k(x), self.v(x), batch.where.time.start))
+
+
+class Grouped(Module):
+    """Two heads of q for each one of k and v: it is these that are divided."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.q = Matrix(f"{path}.q", D, H, 2, 2)
+        self.kv = Matrix(f"{path}.kv", D, 2, H, 2)
+        self.out = Matrix(f"{path}.out", 4 * H, D)
+
+    def shard(self, plan: Plan) -> None:
+        plan.column(self.q)
+        plan.heads(self.kv)
+        plan.row(self.out, parts=H)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        q, kv = self.q(x), self.kv(x)
+        heads = [attend(q[:, :, :, i], kv[:, :, 0], kv[:, :, 1], batch.where.time.start) for i in range(2)]
+        groups = [F.reshape(y, (*y.shape[:2], y.shape[2] // 2, 1, 2)) for y in heads]
+        y = F.concatenate(groups, axis=3)
+        return self.out(F.reshape(y, (*y.shape[:2], 4 * y.shape[2])))
+
+
+class Twice(Block):
+    """Its feed-forward, two times."""
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return super().__call__(x + self.mlp(self.norm2(x)), batch)
+
+
+class OneTable(FeedForward):
+    """Two feed-forwards of which the second has the weights of the first."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, D, 0.3, 0.3, DTYPE)
+        self.up2 = Linear(f"{path}.up2", D, 4 * D, dtype=DTYPE)
+        self.down2 = Linear(f"{path}.down2", 4 * D, D, dtype=DTYPE)
+        self.up2.weight, self.down2.weight = self.up.weight, self.down.weight
+
+    def shard(self, plan: Plan) -> None:
+        super().shard(plan)
+        plan.column(self.up2)
+        plan.row(self.down2)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(x) + self.down2(F.tanh(self.up2(x)))
+
+
+class ScalarFirst(Block):
+    """A learnt scalar, which is the block's first parameter."""
+
+    def __init__(self, path: str, *sizes: Any) -> None:
+        self.gate = Parameter(f"{path}.gate", (1,), mean=1.0, dtype=DTYPE)
+        super().__init__(path, *sizes)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return super().__call__(x, batch) * self.gate
+
+
+class Positions(Module):
+    """A scale for each position, of those that are given here."""
+
+    per_position = True
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.scale = Parameter(f"{path}.scale", (T, D), mean=1.0, dtype=DTYPE)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return x * self.scale[batch.where.residual]
+
+
+class Scaled(Block):
+    def __init__(self, path: str, *sizes: Any) -> None:
+        super().__init__(path, *sizes)
+        self.positions = Positions(f"{path}.positions")
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return super().__call__(self.positions(x, batch), batch)
+
+
+class Biased(Classifier):
+    """Logits with a bias."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, Parameter(f"{path}.weight", (V, D), dtype=DTYPE))
+        self.bias = Parameter(f"{path}.bias", (V,), dtype=DTYPE, decay=False)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return judged(fused.linear_transposed(x, self.weight) + self.bias, batch)
+
+
+class GatheredBiased(Biased):
+    def shard(self, plan: Plan) -> None:
+        plan.gather(self)
+
+
+class Strong(Embedding):
+    """A table whose rows are multiplied by a number."""
+
+    def shard(self, plan: Plan) -> None:
+        plan.everywhere(self)
+
+    def __call__(self, ids: Array) -> Tensor:
+        return Embedding.__call__(self, ids) * D**0.5
+
+
+class WholeHead(Classifier):
+    def shard(self, plan: Plan) -> None:
+        plan.gather(self)
+
+
+class OwnEmbed(Module):
+    """Tokens and positions, by an author who says nothing about ranks."""
+
+    def __init__(self) -> None:
+        self.path = "embed"
+        self.tokens = Embedding("embed.tokens", V, D, dtype=DTYPE)
+        self.positions = Embedding("embed.positions", T, D, dtype=DTYPE)
+
+    def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
+        time = batch.where.time
+        return self.tokens(batch.inputs) + self.positions(np.arange(time.start, time.stop))
+
+
+class FirstEverywhere(OwnEmbed):
+    """The same, with a dropout, and as a whole on every rank."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = Dropout("embed.drop", 0.1)
+
+    def shard(self, plan: Plan) -> None:
+        plan.everywhere(self)
+
+    def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
+        return self.drop(super().__call__(x, batch), batch)
+
+
+class Unsaid(Module):
+    """An attention whose author has said nothing; with a dropout of its own."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.qkv = Linear(f"{path}.qkv", D, (3, H, D // H), dtype=DTYPE)
+        self.drop = Dropout(f"{path}.drop", 0.1)
+        self.proj = Linear(f"{path}.proj", D, D, dtype=DTYPE)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        y = fused.causal_attention(self.qkv(x), batch.where.time.start)
+        return self.proj(self.drop(y, batch))
+
+
+class Everywhere(Block):
+    """A block with such an attention, which says so."""
+
+    def __init__(self, path: str, *sizes: Any) -> None:
+        super().__init__(path, *sizes)
+        self.attn = Unsaid(f"{path}.attn")  # type: ignore[assignment]
+
+    def shard(self, plan: Plan) -> None:
+        plan.everywhere(self.attn)
+        self.mlp.shard(plan)
+
+
+class HeadGate(Module):
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.scale = Parameter(f"{path}.scale", (H, 1), mean=1.0, dtype=DTYPE)
+
+    def shard(self, plan: Plan) -> None:
+        plan.split(self.scale, 0)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+class GatedHeads(Separate):
+    """The gate of each head is a layer."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.gate = HeadGate(f"{path}.gate")
+
+    def shard(self, plan: Plan) -> None:
+        super().shard(plan)
+        self.gate.shard(plan)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return self.out(attend(self.q(x), self.k(x), self.gate(self.v(x)), batch.where.time.start))
+
+
+class OwnHead(Module):
+    """The loss straight from the token table."""
+
+    def __init__(self, weight: Parameter) -> None:
+        self.path = "head"
+        self.norm = LayerNorm("head.norm", D, DTYPE)
+        self.weight = weight
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return judged(fused.linear_transposed(self.norm(x), self.weight), batch)
+
+
+def with_head(classifier: Classifier) -> Model:
+    head = Head(classifier.weight, D, DTYPE)
+    head.classifier = classifier
+    return model(block(0), block(1), head=head)
+
+
+def named_gate() -> Model:
+    return blocks(mlp=NamedGate)
+
+
+def unnamed_gate() -> Model:
+    return blocks(mlp=Gated)
+
+
+def subclasses() -> Model:
+    return blocks(mlp=Relu, attn=Sharp)
+
+
+def fused_columns() -> Model:
+    return blocks(mlp=Fused, attn=Grouped)
+
+
+def low_rank() -> Model:
+    return blocks(mlp=LoRA)
+
+
+def separate() -> Model:
+    return blocks(attn=Separate)
+
+
+def normed_heads() -> Model:
+    return blocks(attn=Normed)
+
+
+def module_inside() -> Model:
+    return blocks(attn=WithCore)
+
+
+def parallel() -> Model:
+    return model(block(0, kind=Parallel), block(1, kind=Parallel))
+
+
+def twice() -> Model:
+    return model(block(0, kind=Twice), block(1))
+
+
+def shared_nearby() -> Model:
+    """By two blocks of the first of two stages."""
+    one = Relu("mlp")
+    return model(block(0, mlp=one), block(1, mlp=one), block(2), block(3))
+
+
+def shared_afar() -> Model:
+    """By blocks of both stages."""
+    one, other = Relu("mlp"), Relu("other")
+    return model(block(0, mlp=one), block(1, mlp=other), block(2, mlp=other), block(3, mlp=one))
+
+
+def unit_twice() -> Model:
+    """One block in both stages."""
+    one = block(0)
+    return model(one, one, one)
+
+
+def one_table() -> Model:
+    return blocks(mlp=OneTable)
+
+
+def head_with_bias() -> Model:
+    return with_head(GatheredBiased("head.classifier"))
+
+
+def scalar_first() -> Model:
+    return model(block(0, kind=ScalarFirst), block(1, kind=ScalarFirst))
+
+
+def per_position() -> Model:
+    return model(block(0, kind=Scaled), block(1, kind=Scaled))
+
+
+def strong_table() -> Model:
+    """Tied, with a table that has a __call__ of its own: both are whole."""
+    embed = LlamaEmbed()
+    embed.tokens = Strong("embed.tokens", V, D, dtype=DTYPE)
+    head = Head(embed.tokens.weight, D, DTYPE)
+    head.classifier = WholeHead("head.classifier", embed.tokens.weight)
+    return model(block(0), block(1), embed=embed, head=head)
+
+
+def own_embed() -> Model:
+    return model(block(0), block(1), embed=OwnEmbed())
+
+
+def first_everywhere() -> Model:
+    own = Parameter("head.classifier.weight", (V, D), dtype=DTYPE)
+    return model(block(0), block(1), embed=FirstEverywhere(), head=Head(own, D, DTYPE))
+
+
+def attention_everywhere() -> Model:
+    return model(block(0, kind=Everywhere), block(1))
+
+
+def gated_heads() -> Model:
+    return blocks(attn=GatedHeads)
+
+
+class GatheredHead(OwnHead):
+    """With a weight of its own, and a bias."""
+
+    def __init__(self) -> None:
+        super().__init__(Parameter("head.weight", (V, D), dtype=DTYPE))
+        self.bias = Parameter("head.bias", (V,), dtype=DTYPE, decay=False)
+
+    def shard(self, plan: Plan) -> None:
+        plan.gather(self)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return judged(fused.linear_transposed(self.norm(x), self.weight) + self.bias, batch)
+
+
+def gathered_head() -> Model:
+    return model(block(0), block(1), head=GatheredHead())
+
+
+def own_head() -> Model:
+    embed = Embed(V, T, D, 0.1, 0.3, DTYPE)
+    return model(block(0), block(1), embed=embed, head=OwnHead(embed.tokens.weight))
+
+
+EQUAL: list[Make] = [
+    llama, whole_llama, named_gate, subclasses, fused_columns, low_rank, separate, normed_heads, module_inside,
+    parallel, twice, shared_nearby, shared_afar, unit_twice, one_table, head_with_bias, scalar_first, per_position,
+    strong_table, own_embed, first_everywhere, attention_everywhere, gated_heads, gathered_head,
+]  # fmt: skip
+OTHERS: dict[str, tuple[dict[str, int], str, dict[str, Any]]] = {
+    "pp 3 zero1": ({"pp": 3}, "zero1", {}),
+    "pp 2 interleaved": ({"pp": 2}, "bucketed", {"schedule": "interleaved", "chunks": 2}),
+    "dp 2 pp 2 overlap": ({"dp": 2, "pp": 2}, "overlap", {}),
+    "dp 2 tp 2 zero3": ({"dp": 2, "tp": 2}, "zero3", {}),
+    "sp 2 recompute": ({"tp": 2}, "bucketed", {"sequence": True, "recompute": 2}),
+}
+PLACES |= OTHERS
+ADAM = (llama, normed_heads, shared_afar, head_with_bias)
+
+
+@everywhere
+@pytest.mark.parametrize("make", EQUAL, ids=lambda make: make.__name__)
+def test_own_model(make: Make, place: str) -> None:
+    if place.startswith("sp") and make is whole_llama:
+        refused(make, place, r"layers\.0\.attn\.qkv a share of the time.* class Matrix.*per_position = True")
+    else:
+        same(make, place)
+
+
+@pytest.mark.parametrize("place", [full(place) if place[0] in "ds" else place for place in OTHERS])
+@pytest.mark.parametrize("make", [shared_afar, unit_twice])
+def test_shared_by_stages_and_segments(make: Make, place: str) -> None:
+    """Ranks that hold some of them, in other places, add them up in one order; so do two chunks of one rank."""
+    same(make, place)
+
+
+@pytest.mark.parametrize("place", [place if place == FIRST[-1] else full(place) for place in list(PLACES)[:8]])
+@pytest.mark.parametrize("make", ADAM, ids=lambda make: make.__name__)
+def test_own_model_with_adam(make: Make, place: str) -> None:
+    same(make, place, adam=True)
+
+
+# Said wrongly ---------------------------------------------------------------------------------------------------------
+
+
+def said(part: type[Module], shard: Callable[[Any, Any], None], *, attn: bool = False) -> Make:
+    """A GPT whose feed-forward (or attention) is this one, and says this about its layers."""
+    kind = type(part.__name__, (part,), {"shard": shard})
+
+    def make() -> Model:
+        return blocks(attn=kind) if attn else blocks(mlp=kind)
+
+    return make
+
+
+def block_that(shard: Callable[[Any, Any], None]) -> Make:
+    """A GPT whose blocks say this."""
+    kind = type("OwnBlock", (Block,), {"shard": shard})
+    return lambda: model(block(0, kind=kind), block(1, kind=kind))
+
+
+def row_first(self: Any, plan: Plan) -> None:
+    plan.row(self.up, self.down)
+
+
+def column_last(self: Any, plan: Plan) -> None:
+    plan.column(self.up, self.down)
+
+
+def norms_named(word: str) -> Callable[[Any, Any], None]:
+    """A block that names all that it has, and its first norm by this word."""
+
+    def shard(self: Any, plan: Plan) -> None:
+        Module.shard(self, plan)
+        getattr(plan, word)(self.norm1)
+        plan.residual(self.norm2, self.drop1, self.drop2)
+
+    return shard
+
+
+def residual_inside(self: Any, plan: Plan) -> None:
+    Attention.shard(self, plan)
+    plan.residual(self.norm_q, self.norm_k)
+    plan.split(self.gate, 0)
+
+
+def split_wrongly(axis: int) -> Callable[[Any, Any], None]:
+    def shard(self: Any, plan: Plan) -> None:
+        Attention.shard(self, plan)
+        plan.inside(self.norm_q, self.norm_k)
+        plan.split(self.gate, axis)
+
+    return shard
+
+
+class WideGate(Normed):
+    """A gate for each head and channel."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.gate = Parameter(f"{path}.gate", (H, D // H), mean=1.0, dtype=DTYPE)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        q, k, v = (self.qkv(x)[:, :, i] for i in range(3))
+        return self.proj(attend(self.norm_q(q), self.norm_k(k), v * self.gate, batch.where.time.start))
+
+
+class Dropping(Attention):
+    """A dropout between the columns and the rows, which nobody has named."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, D, H, 0.3, 0.3, DTYPE)
+        self.drop = Dropout(f"{path}.drop", 0.1)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return self.proj(self.drop(fused.causal_attention(self.qkv(x)), batch))
+
+
+class Curved(Matrix):
+    """A layer that does more than multiply."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(F.tanh(x))
+
+
+class Affine(Matrix):
+    """A layer with a bias of its own."""
+
+    def __init__(self, path: str, fan_in: int, *out: int) -> None:
+        super().__init__(path, fan_in, *out)
+        self.bias = Parameter(f"{path}.bias", out, dtype=DTYPE, decay=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(x) + self.bias
+
+
+def swiglu_with(kind: type[Matrix]) -> type[SwiGLU]:
+    class Other(DividedSwiGLU):
+        def __init__(self, path: str) -> None:
+            super().__init__(path)
+            self.down = kind(f"{path}.down", WIDE, D)
+
+    return Other
+
+
+class Mirrored(FeedForward):
+    """down is up, transposed."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, D, 0.3, 0.3, DTYPE)
+        self.up = Matrix(f"{path}.up", D, D)  # type: ignore[assignment]
+        self.down = Matrix(f"{path}.down", D, D)  # type: ignore[assignment]
+        self.down.weight = self.up.weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.down(F.relu(self.up(x)))
+
+
+class Borrowing(Block):
+    """A second feed-forward by hand, with the weights of the first."""
+
+    def __init__(self, path: str, *sizes: Any) -> None:
+        super().__init__(path, *sizes)
+        self.again = Linear(f"{path}.again", D, 4 * D, dtype=DTYPE)
+        self.again.weight = self.mlp.up.weight
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return super().__call__(x + F.mean(self.again(x), axis=-1, keepdims=True), batch)
+
+
+def dropout_inside(self: Any, plan: Plan) -> None:
+    Attention.shard(self, plan)
+    plan.inside(self.drop)
+
+
+def heads_of_a_flat_matrix(self: Any, plan: Plan) -> None:
+    plan.heads(self.gate)
+    plan.column(self.up)
+    plan.row(self.down)
+
+
+def rows_without_heads(self: Any, plan: Plan) -> None:
+    plan.heads(self.qkv)
+    plan.row(self.proj)
+
+
+def rows_in_wrong_parts(self: Any, plan: Plan) -> None:
+    plan.heads(self.qkv)
+    plan.row(self.proj, parts=7)
+
+
+def wrong_axis(self: Any, plan: Plan) -> None:
+    plan.column(self.up, axis=-1)
+    plan.row(self.down)
+
+
+def core_residual(self: Any, plan: Plan) -> None:
+    Attention.shard(self, plan)
+    plan.residual(self.core)
+
+
+def row_forgotten(self: Any, plan: Plan) -> None:
+    plan.column(self.up)
+
+
+def row_called_residual(self: Any, plan: Plan) -> None:
+    plan.column(self.up)
+    plan.residual(self.down)
+
+
+def borrowing() -> Model:
+    return model(block(0, kind=Borrowing), block(1))
+
+
+def plain_bias() -> Model:
+    return with_head(Biased("head.classifier"))
+
+
+def strong_by_default() -> Model:
+    embed = LlamaEmbed()
+    embed.tokens = type("Strong", (Embedding,), {"__call__": Strong.__call__})("embed.tokens", V, D, dtype=DTYPE)
+    own = Parameter("head.classifier.weight", (V, D), dtype=DTYPE)
+    return model(block(0), block(1), embed=embed, head=Head(own, D, DTYPE))
+
+
+class Queries(Separate):
+    """Two heads of q for each one of k and v, as layers of so many heads."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.q = Linear(f"{path}.q", D, (2 * H, 2), dtype=DTYPE)
+        self.k, self.v = (Linear(f"{path}.{name}", D, (H, 2), dtype=DTYPE) for name in "kv")
+
+    def shard(self, plan: Plan) -> None:
+        plan.heads(self.q, self.k, self.v)
+        plan.row(self.out, parts=2 * H)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        times = q.shape[2] // k.shape[2]
+        heads = [i // times for i in range(q.shape[2])]
+        k, v = (F.concatenate([y[:, :, i : i + 1] for i in heads], axis=2) for y in (k, v))
+        return self.out(attend(q, k, v, batch.where.time.start))
+
+
+class ByHand(Module):
+    """A feed-forward of two parameters: what the ranks make is not added up."""
+
+    per_position = True
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.up = Parameter(f"{path}.up", (D, WIDE), dtype=DTYPE)
+        self.down = Parameter(f"{path}.down", (WIDE, D), dtype=DTYPE)
+
+    def shard(self, plan: Plan) -> None:
+        plan.split(self.up, 1)
+        plan.split(self.down, 0)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return fused.linear(F.tanh(fused.linear(x, self.up)), self.down)
+
+
+class TwoMatrices(Linear):
+    """A layer with a matrix of low rank inside."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, D, 4 * D, dtype=DTYPE)
+        self.a, self.b = (Parameter(f"{path}.{n}", s, dtype=DTYPE) for n, s in (("a", (D, 2)), ("b", (2, 4 * D))))
+
+    def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
+        y = super().__call__(x) + fused.linear(fused.linear(x, self.a), self.b)
+        return fused.gelu(y) if gelu else y
+
+
+class WithTwo(Relu):
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.up = TwoMatrices(f"{path}.up")
+
+
+def unsaid_units() -> Model:
+    made = blocks(attn=Unsaid)
+    for unit in made.units:
+        unit.path = ""
+    return made
+
+
+def parameter_named(self: Any, plan: Plan) -> None:
+    plan.column(self.up.weight)
+
+
+def list_named(self: Any, plan: Plan) -> None:
+    plan.column([self.up, self.down])  # type: ignore[arg-type]
+
+
+BESIDE = r"does not name blocks\.0\.{}: say in its `shard`"
+
+
+def both(make: Make, message: str) -> tuple[Make, str | None, str | None]:
+    return make, message, message
+
+
+# name -> (model, what is said under tensor parallel, and under sequence parallel: None where it is equal)
+WRONG: dict[str, tuple[Make, str | None, str | None]] = {
+    "row instead of column": both(said(Relu, row_first), r"plan\.row\(blocks\.0\.mlp\.up\).*Name it column"),
+    "column instead of row": both(said(Relu, column_last), r"plan\.column\(blocks\.0\.mlp\.down\).*it is plan\.row"),
+    "inside on a residual norm": (block_that(norms_named("inside")), r"norm1\.\w+ has the same.*plan\.residual", None),
+    "residual on a norm of heads": (
+        said(Normed, residual_inside, attn=True),
+        r"norm_\w\.\w+ has another.*plan\.inside",
+        None,
+    ),
+    "a dropout unnamed": both(said(Dropping, Attention.shard, attn=True), BESIDE.format(r"attn\.drop")),
+    "a dropout inside": both(
+        said(Dropping, dropout_inside, attn=True), r"plan\.inside\(blocks\.0\.attn\.drop\).*behind the row"
+    ),
+    "everywhere on a norm": (block_that(norms_named("everywhere")), None, None),
+    "gather on a norm": (
+        block_that(norms_named("gather")),
+        None,
+        r"blocks\.0.*plan\.gather is whole \(plan\.everywhere",
+    ),
+    "row of a curve": both(
+        lambda: blocks(mlp=swiglu_with(Curved)), r"plan\.row\(blocks\.0\.mlp\.down\): the layer is not linear"
+    ),
+    "row with a bias": both(
+        lambda: blocks(mlp=swiglu_with(Affine)), r"plan\.row\(blocks\.0\.mlp\.down\): Affine adds .*down\.bias"
+    ),
+    "vocabulary of one's own": both(plain_bias, r"plan\.vocabulary\(head\.classifier\): Biased .*plan\.gather\(self\)"),
+    "a table of one's own": both(
+        strong_by_default, r"plan\.vocabulary\(embed\.tokens\): Strong .*plan\.everywhere\(self\)"
+    ),
+    "heads of a flat matrix": both(
+        said(Gated, heads_of_a_flat_matrix), r"plan\.heads\(blocks\.0\.mlp\.gate\) needs .*or plan\.column"
+    ),
+    "one weight as column and row": both(
+        lambda: blocks(mlp=Mirrored),
+        r"up\.weight is divided along axis 1 into 12 in .*axis 0 into 12 in .*Name the two alike",
+    ),
+    "a weight divided and unnamed": both(borrowing, r"mlp\.up\.weight is divided along axis 1 .*again.*of its own"),
+    "a table divided and used": both(
+        own_head, r"embed\.tokens\.weight is divided along axis 0 into 11 in embed\.tokens .*in head,.*of its own"
+    ),
+    "split along no axis": both(
+        said(Normed, split_wrongly(1), attn=True), r"plan\.split\(blocks\.0\.attn\.gate\).*axis is 1"
+    ),
+    "split along a wrong axis": both(
+        said(WideGate, split_wrongly(1), attn=True),
+        r"blocks\.0, with its layers .*plan\.split\(blocks\.0\.attn\.gate\)",
+    ),
+    "column along a wrong axis": both(said(Relu, wrong_axis), r"plan\.column\(blocks\.0\.mlp\.up\): axis is -1"),
+    "row without heads": both(
+        said(Sharp, rows_without_heads, attn=True), r"plan\.row\(blocks\.0\.attn\.proj\).*parts=heads"
+    ),
+    "row in wrong parts": both(said(Sharp, rows_in_wrong_parts, attn=True), r"attn\.proj\.weight .*no 7 equal parts"),
+    "a module of heads residual": (
+        said(WithCore, core_residual, attn=True),
+        r"core\.\S+ has another.*plan\.inside",
+        None,
+    ),
+    "row forgotten": both(said(Relu, row_forgotten), BESIDE.format(r"mlp\.down")),
+    "row called residual": both(
+        said(Relu, row_called_residual), r"blocks\.0, with its layers divided: .*plan\.column\(blocks\.0\.mlp\.up"
+    ),
+    "gate unnamed": both(unnamed_gate, BESIDE.format(r"mlp\.gate")),
+    "attention unsaid": (
+        lambda: blocks(attn=Unsaid),
+        None,
+        r"under sequence parallel blocks\.0 makes something else of shares",
+    ),
+    "groups of heads": both(lambda: blocks(attn=Queries), r"attn has layers of 3 and of 6 heads, .*divide the groups"),
+    "units without a path": (unsaid_units, None, r"under sequence parallel units\.1 makes something else"),
+    "a parameter as a layer": both(
+        said(Relu, parameter_named), r"plan\.column is given .*it names layers.*plan\.split"
+    ),
+    "matrices by hand": (lambda: blocks(mlp=ByHand), "has another gradient", r"blocks\.0 makes something else on each"),
+    "two matrices": both(lambda: blocks(mlp=WithTwo), r"plan\.column\(blocks\.0\.mlp\.up\).*one matrix each"),
+    "a list of layers": both(said(Relu, list_named), r"plan\.column is given \[.*one by one"),
+}
+
+
+def wrong_places() -> list[object]:
+    """(name, place); sequence parallel is in the first tier where it says something else."""
+    found: list[object] = []
+    for name, (_, tensor, sequence) in WRONG.items():
+        found += [pytest.param(name, "tp 2"), full(name, "dp 2 pp 2 tp 2")]
+        found.append(full(name, "sp 2") if tensor == sequence else pytest.param(name, "sp 2"))
+    return found
+
+
+@pytest.mark.parametrize(("name", "place"), wrong_places())
+def test_said_wrongly(name: str, place: str) -> None:
+    """Refused by the name of the layer and with a cure, or right after all."""
+    make, tensor, sequence = WRONG[name]
+    message = sequence if place.startswith("sp") else tensor
+    same(make, place) if message is None else refused(make, place, message)
