@@ -3,7 +3,7 @@
     GPT   [Embed, Block, Block, ..., Head]        MLP   [Dense, Dense, DenseHead]
 
 The last unit returns the loss, or the logits when the batch has no labels. Nothing here knows about ranks: a pipeline
-stage is a slice of the list, and the other transformations replace layers inside the units.
+stage is a slice of the list, and `shard` says how the layers inside the units may be divided.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """From a serial model to one that trains on a mesh, by transformations in one fixed order.
 
-    1 place        layers are replaced by those that hold a slice             (tensor, sequence, expert parallel)
+    1 shard        layers keep a slice of what they have, as they say         (tensor, sequence parallel)
     2 partition    this stage's run of the units                              (pipeline)
     3 segment      runs of units become one operation                         (recompute, ZeRO-3)
     4 reduce       buckets draw the parameters; a reducer decides what happens to their gradients
