@@ -8,4 +8,13 @@ EQUIVALENT: dict[str, str] = {
         'minitrain/precision.py: "layer_norm": GIVEN,  # mean and variance are in float32: '
         "\"layer_norm\" -> 'mron_reyal'"
     ): "an operation without a row is done on what it is given, so this row is there for its reader",
+    (
+        "minitrain/fused.py: return apply(y.astype(dtype, copy=False), (x,), vjp, "
+        "[(weight, weight_vjp), (bias, bias_vjp)], saved=(n, r)): False -> True"
+    ): "a copy of y, which has no other user",
+    "minitrain/comm/mpi.py: info.Free(): info.Free() -> pass": "a few bytes of MPI's, once in a process",
+    (
+        "minitrain/parallel/reducer.py: if self.mesh is None or self.mesh.parts(*MODEL) == 1:: "
+        "self.mesh is None or self.mesh.parts(*MODEL) == 1 -> (self.mesh is None)"
+    ): "a group of one rank would gather its own part: the same number, and nothing is sent",
 }
