@@ -131,6 +131,11 @@ class Plan:
         check_things("vocabulary", layers, Module)
         for layer in layers:
             kind = Embedding if isinstance(layer, Embedding) else Classifier
+            if not isinstance(layer, (Embedding, Classifier)):
+                raise UserError(
+                    f"plan.vocabulary({path_of(layer)}) is for an nn.Embedding or an nn.Classifier, and this is a "
+                    f"{type(layer).__name__}; a layer that multiplies is plan.column or plan.row"
+                )
             if not calls(layer, kind):
                 word = "everywhere" if kind is Embedding else "gather"
                 raise UserError(
