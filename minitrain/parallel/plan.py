@@ -143,7 +143,7 @@ class Plan:
                     f"divided vocabulary would replace.\nGive the class: def shard(self, plan): plan.{word}(self)"
                 )
             if self.name(layer, "vocabulary"):
-                weight: Parameter = layer.weight  # type: ignore[attr-defined]
+                weight: Parameter = layer.weight
                 self.cut(weight, 0, weight.placement.shape[0], layer)
                 self.change(layer, VocabularyEmbedding if kind is Embedding else VocabularyClassifier)
 

@@ -37,6 +37,7 @@ from minitrain.nn import (
 )
 from minitrain.optim import SGD, Adam
 from minitrain.parallel.plan import Plan
+from minitrain.parallel.tensor_parallel import TensorIO
 from minitrain.train.build import reduce
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import train_step
@@ -1167,3 +1168,11 @@ def test_a_gradient_that_is_zero_at_first_is_looked_at_again(kind: type[FromZero
 
     for said in threads.run(2, program):
         assert not said if kind.right else "mlp.inner has another gradient" in said and "plan.inside" in said
+
+
+def test_a_vocabulary_is_that_of_a_table_or_a_classifier() -> None:
+    def program(world: Communicator) -> None:
+        with pytest.raises(UserError, match=r"plan.vocabulary\(a\) is for an nn.Embedding .* this is a Linear"):
+            Plan(TensorIO(world)).vocabulary(Linear("a", 4, 4))
+
+    threads.run(2, program)
