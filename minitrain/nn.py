@@ -103,6 +103,7 @@ class Parameter(Tensor):
         if self._data is None:
             raise RuntimeError(
                 f"parameter {self.placement.path} has no values here: draw the model, or make its trainer.\n"
+                "Layers are found in attributes, and in flat lists, tuples and dictionaries. "
                 "Under ZeRO-3 use gather(model, world, gradients=trainer.gradients), and assign p.data = w"
             )
         return self._data

@@ -1,9 +1,11 @@
-"""Is a model divided as its `shard` says? What cannot be seen from outside is looked at once, in the first step.
+"""Is a model divided as its `shard` says? What cannot be seen from outside is looked at in the first step.
 
     gradients   what every rank along tp holds whole has the same gradient on all of them, or a part of it on each
     rows        a layer that `row` divides is linear, since its results are added up: f(-2x) = -2 f(x)
     ranks       where nothing is divided, all ranks make the same
     borders     with a share of the time between the divided layers, and with all of it, the loss is the same
+
+While a gradient is 0, as behind a branch that begins with 0, it is looked again in the next steps, three in all.
 
 Cost: two numbers a parameter, sent once; under sequence parallel, or with a row of one's own, one or two forwards
 without a backward. What they send is not in the run's ledger. Only a comparison with the serial run sees more, such as
@@ -18,6 +20,7 @@ import numpy as np
 
 from ..autograd import Tensor, no_grad
 from ..backend import Array, to_host
+from ..comm.communicator import Communicator
 from ..data.batch import Batch
 from ..errors import UserError
 from ..models import Model
@@ -31,15 +34,17 @@ from .tensor_parallel import TensorIO
 
 Numbers = tuple[float, float]  # the sum of an array's elements, and of their squares
 Outputs = list[tuple[str, Tensor]]  # (path of a unit, what it makes)
+AGAIN = 3  # steps in which is looked, at most: what lies behind a branch that begins with 0 has no gradient at first
 OFF = 'Should it be right as it is, reduce(..., check=False) or strategy={"check": False} leaves these checks out.'
 
 
 class Division:
     """The looks at one model; `compare` is the last of them."""
 
-    def __init__(self, plan: Plan, model: Model) -> None:
-        self.plan, self.model, self.group = plan, model, plan.io.group
+    def __init__(self, plan: Plan, model: Model, world: Communicator) -> None:
+        self.plan, self.model, self.group, self.world = plan, model, plan.io.group, world
         self.seen: dict[Parameter, Numbers] = {}
+        self.steps, self.over = 0, False
 
     def look(self, batch: Batch) -> None:
         """Before the first backward: rows, ranks and borders. Called by all ranks of the model."""
@@ -80,7 +85,7 @@ class Division:
                 raise UserError(
                     f"under sequence parallel {path} makes something else of shares of the time than of all of it: "
                     "something in it looks at several positions, between layers that are not divided.\n"
-                    f"Divide it in `shard`, or name it: plan.everywhere(...). {OFF}"
+                    f"Divide it in `shard`; or plan.everywhere(it), or plan.gather(it) if it makes the loss. {OFF}"
                 )
 
     def see(self, bucket: Bucket) -> None:
@@ -90,8 +95,14 @@ class Division:
                 self.seen[p] = sums(p.grad)
 
     def compare(self) -> None:
-        """Raise UserError for a gradient that is partial where it should be whole, or whole where partial."""
+        """Raise UserError for a gradient that is partial where it should be whole, or whole where partial.
+
+        Where all gradients have shown themselves the looks are over; the others are waited for, some steps long.
+        """
         every = self.group.gather_objects([*self.seen.values()])
+        self.steps += 1
+        silent = [i for i in range(len(self.seen)) if not any(rank[i][1] for rank in every)]
+        self.over = self.steps == AGAIN or not any(self.world.gather_objects(bool(silent)))  # all stages look together
         for i, p in enumerate(self.seen):
             numbers = [rank[i] for rank in every]
             how, layer = self.plan.held.get(p, ("residual", p.placement.path))
@@ -105,8 +116,10 @@ class Division:
                 raise UserError(
                     f"{p.placement.path} has another gradient on each rank along tp, and `shard` says that each has "
                     f"the whole of it (plan.{how}): the ranks would drift apart.\n"
-                    f"If {layer} lies between a column and a row, say plan.inside. {OFF}"
+                    f"If {layer} lies between a column and a row, say plan.inside. Or something behind it takes x, is "
+                    f"whole, and meets divided columns: make that a column, or leave all of it whole. {OFF}"
                 )
+        self.seen.clear()
 
 
 def sums(x: Array) -> Numbers:

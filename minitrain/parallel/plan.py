@@ -37,13 +37,21 @@ residual. What is named wrongly, or not named, is refused before the first step,
 Shoeybi et al., arXiv:1909.08053, section 3; Korthikanti et al., arXiv:2205.05198, section 4.2.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
-from ..errors import UserError, check_whole, shown
+from ..errors import UserError, check_whole
 from ..models import Model
 from ..nn import Classifier, Dropout, Embedding, Linear, Module, Parameter
 from ..shares import share
+from .naming import (
+    all_named,
+    check_beside,
+    check_per_position,
+    check_things,
+    largest_first,
+    leaves,
+    own_parameters,
+    path_of,
+    said_about,
+)
 from .tensor_parallel import (
     Column,
     ColumnLinear,
@@ -58,9 +66,6 @@ from .tensor_parallel import (
     VocabularyEmbedding,
     WholeEmbedding,
 )
-
-LOOK = "Then see whether it is the serial run: python -m minitrain compare model --help"
-DIVIDES = ("column", "heads", "row", "split", "inside")  # words that ask for a name of every layer beside
 
 
 class Plan:
@@ -126,6 +131,11 @@ class Plan:
         check_things("vocabulary", layers, Module)
         for layer in layers:
             kind = Embedding if isinstance(layer, Embedding) else Classifier
+            if not isinstance(layer, (Embedding, Classifier)):
+                raise UserError(
+                    f"plan.vocabulary({path_of(layer)}) is for an nn.Embedding or an nn.Classifier, and this is a "
+                    f"{type(layer).__name__}; a layer that multiplies is plan.column or plan.row"
+                )
             if not calls(layer, kind):
                 word = "everywhere" if kind is Embedding else "gather"
                 raise UserError(
@@ -133,7 +143,7 @@ class Plan:
                     f"divided vocabulary would replace.\nGive the class: def shard(self, plan): plan.{word}(self)"
                 )
             if self.name(layer, "vocabulary"):
-                weight: Parameter = layer.weight  # type: ignore[attr-defined]
+                weight: Parameter = layer.weight
                 self.cut(weight, 0, weight.placement.shape[0], layer)
                 self.change(layer, VocabularyEmbedding if kind is Embedding else VocabularyClassifier)
 
@@ -231,7 +241,7 @@ class Plan:
 
     def matrices(self, layer: Module, word: str) -> list[Parameter]:
         """[the matrix (I, *O), the biases (*O)] of a layer. Raise UserError for a layer that has others."""
-        own = sorted(own_parameters(layer), key=lambda p: -len(p.placement.shape))
+        own = largest_first(layer)
         shapes = [p.placement.shape for p in own]
         if isinstance(layer, (Embedding, Classifier)):
             raise UserError(f"plan.{word}({path_of(layer)}) is for layers that multiply; name it plan.vocabulary")
@@ -253,9 +263,9 @@ class Plan:
         """Ask the model, look whether all is named that has to be, and let the units say when they begin."""
         model.shard(self)
         for module in model.modules():
-            self.check_beside(module)
+            check_beside(self.named, module, self.tp)
         for layer in leaves(model):
-            if not self.all_named(layer):
+            if not all_named(self.named, layer):
                 self.keep(layer, "residual")
             if self.sequence and self.named.get(layer) == "residual":
                 check_per_position(layer)
@@ -265,52 +275,7 @@ class Plan:
         for i, unit in enumerate(dict.fromkeys(model.units)):
             self.change(unit, Unit)
             unit.path = unit.path or f"units.{i}"  # what has no path is not looked at
-            unit.words = self.words(unit)
-
-    def check_beside(self, module: Module) -> None:
-        """Raise UserError where some of the layers below a module are divided and one of them has no name."""
-        children = [child for _, child in module.children()]
-        beside: list[Module | Parameter] = [*children, *own_parameters(module)]
-        word = next((self.named[thing] for thing in beside if self.named.get(thing) in DIVIDES), None)
-        if word is None or not children:
-            return
-        self.check_heads(module, [child for child in children if self.named.get(child) == "heads"])
-        below: list[Module | Parameter] = [layer for child in children for layer in leaves(child)]
-        for thing in (*below, *own_parameters(module)):
-            if not self.all_named(thing):
-                raise UserError(
-                    f"{path_of(module)} divides layers (plan.{word}) and does not name "
-                    f"{path_of(thing)}: say in its `shard` what that is.\n"
-                    "plan.column, heads, row: divided; plan.inside: between column and row; plan.residual: elsewhere.\n"
-                    f"{LOOK}"
-                )
-
-    def all_named(self, thing: Module | Parameter) -> bool:
-        """Whether it has a name, or all its parameters have."""
-        own = own_parameters(thing) if isinstance(thing, Module) else []
-        return thing in self.named or bool(own and all(p in self.named for p in own))
-
-    def check_heads(self, module: Module, layers: list[Module]) -> None:
-        """Raise UserError where some have more heads than others, and ranks would get unlike shares of them."""
-        heads = {self.matrices(layer, "heads")[0].placement.shape[-2] for layer in layers}
-        if len(heads) > 1 and any(n % self.tp for n in heads):
-            raise UserError(
-                f"--tp is {self.tp}, and {path_of(module)} has layers of {' and of '.join(map(str, sorted(heads)))} "
-                "heads, of which ranks would get shares that do not belong together.\nGive a number that divides them; "
-                "or divide the groups: a matrix (I, groups, heads of a group, D/H), plan.column, axis 0"
-            )
-
-    def words(self, unit: Module) -> str:
-        """What is said about the layers of a unit, for a message."""
-        things: list[Module | Parameter] = []
-        for module in unit.modules():
-            things += [module, *own_parameters(module)]
-        said = {thing: self.named[thing] for thing in things if self.named.get(thing) in DIVIDES}
-        return ", ".join(
-            f"plan.{word}({path_of(thing)})"
-            for thing, word in said.items()
-            if isinstance(thing, Module) or word == "split"
-        )
+            unit.words = said_about(self.named, unit)
 
     def partial(self, p: Parameter) -> bool:
         """Whether a parameter that is whole on every rank has a partial gradient on each."""
@@ -320,44 +285,9 @@ class Plan:
         return how == "inside" or (self.sequence and how in ("residual", "whole"))
 
 
-def leaves(module: Module) -> list[Module]:
-    """The modules at or below this one that have no modules below them."""
-    return [m for m in module.modules() if not any(True for _ in m.children())]
-
-
-def own_parameters(module: Module) -> list[Parameter]:
-    """Those of the module itself."""
-    return [value for _, value in module.members() if isinstance(value, Parameter)]
-
-
-def path_of(thing: Module | Parameter) -> str:
-    return thing.placement.path if isinstance(thing, Parameter) else thing.path or type(thing).__name__
-
-
-def check_things(word: str, things: Sequence[Any], *kinds: type) -> None:
-    """Raise UserError for what a word is not about."""
-    for thing in things:
-        if not isinstance(thing, kinds):
-            names = " or ".join("layers" if kind is Module else "parameters" for kind in kinds)
-            raise UserError(
-                f"plan.{word} is given {shown(thing)}; it names {names}, one by one"
-                + (": plan.split(parameter, axis)" if isinstance(thing, Parameter) else "")
-            )
-
-
 def calls(layer: Module, kind: type[Module]) -> bool:
     """Whether the layer is called as this class is: a subclass may have a `__call__` of its own."""
     return isinstance(layer, kind) and type(layer).__call__ is kind.__call__
-
-
-def check_per_position(layer: Module) -> None:
-    if not layer.per_position and not isinstance(layer, Embedding):
-        raise UserError(
-            f"sequence parallel gives {path_of(layer)} a share of the time, and its class {type(layer).__name__} does "
-            "not say that it treats each position by itself.\n"
-            "If it does: per_position = True in the class. If not, plan.everywhere(it), in the `shard` around it.\n"
-            f"{LOOK}"
-        )
 
 
 FORMS: dict[tuple[type[Divided], type[Module]], type[Module]] = {}  # made so far: layers of one class stay of one class

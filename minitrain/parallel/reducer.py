@@ -157,7 +157,7 @@ class Reducer:
             self.line.wait()
         if self.division is not None:
             self.division.compare()
-            self.division = None
+            self.division = None if self.division.over else self.division
 
     def look(self, batch: "Batch") -> None:
         """In the first step, with its first micro-batch: is the model divided as it says?"""

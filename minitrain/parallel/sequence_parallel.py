@@ -85,6 +85,11 @@ class SequenceIO(TensorIO):
 
     def own(self, y: Tensor, time: int = TIME) -> Tensor:
         """y (B, T, ...) -> (B, T/t, ...)."""
+        if y.ndim <= time:
+            raise UserError(
+                f"plan.everywhere is for a layer that others follow, and this one makes {y.shape}, which has no time "
+                "to divide.\nIf it makes the loss: plan.gather(it)"
+            )
         return split_to(y, self.group, BLOCK, time)
 
 

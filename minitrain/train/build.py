@@ -117,7 +117,7 @@ def reduce(
     if isinstance(model, Pipeline):  # a backward is about a chunk, and several may use one parameter
         reducer.times = Counter(p for chunk in model.chunks for p in chunk.parameters())
     if plan is not None and check:
-        reducer.division = Division(plan, model)
+        reducer.division = Division(plan, model, mesh.world)
     if isinstance(reducer, Zero3):
         wrap(model, reducer)
     return reducer

@@ -19,8 +19,9 @@ from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
-from minitrain.data.batch import Batch
-from minitrain.models import Embed, Head, Model
+from minitrain.data.batch import Batch, Where
+from minitrain.errors import UserError
+from minitrain.models import Embed, GPTConfig, Head, Model, gpt
 from minitrain.nn import (
     Attention,
     Block,
@@ -36,9 +37,11 @@ from minitrain.nn import (
 )
 from minitrain.optim import SGD, Adam
 from minitrain.parallel.plan import Plan
+from minitrain.parallel.tensor_parallel import TensorIO
 from minitrain.train.build import reduce
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import train_step
+from minitrain.train.trainer import Trainer
 from tests.equivalence.harness import BUCKET_MB, SEED, STEPS, Run, T, V, difference, toy_batch
 from tests.tiers import full
 
@@ -1118,3 +1121,58 @@ def test_said_wrongly(name: str, place: str) -> None:
     make, tensor, sequence = WRONG[name]
     message = sequence if place.startswith("sp") else tensor
     same(make, place) if message is None else refused(make, place, message)
+
+
+# Behind a branch that begins with 0 -----------------------------------------------------------------------------------
+
+
+class FromZero(FeedForward):
+    """x + a mlp(x) with a = 0 at first. `inner` lies between column and row, and is named as if it did not."""
+
+    right = False
+
+    def __init__(self, path: str, *sizes: Any) -> None:
+        super().__init__(path, *sizes)
+        self.inner = Parameter(f"{path}.inner", (1,), mean=1.0, dtype=DTYPE)
+        self.alpha = Parameter(f"{path}.alpha", (1,), dtype=DTYPE)
+
+    def shard(self, plan: Plan) -> None:
+        super().shard(plan)
+        plan.inside(self.inner) if self.right else plan.residual(self.inner)
+        plan.residual(self.alpha)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.down(self.up(x, gelu=True) * self.inner) * self.alpha
+
+
+class RightFromZero(FromZero):
+    right = True
+
+
+@pytest.mark.parametrize("kind", [FromZero, RightFromZero])
+def test_a_gradient_that_is_zero_at_first_is_looked_at_again(kind: type[FromZero]) -> None:
+    def program(world: Communicator) -> str:
+        model = gpt(GPTConfig(11, 5, layers=1, heads=2, width=8, dtype="float64", std=0.3))
+        block: Any = model.units[1]
+        block.mlp = kind(block.mlp.path, 8, 0.3, 0.3, DTYPE)
+        made = Trainer(model, world, mesh=Mesh(world, tp=2), optimizer=SGD, schedule=0.1)
+        ids = np.random.default_rng(0).integers(0, 11, (3, 6))
+        batch = Batch(ids[:, :-1], ids[:, 1:], Where(1, 0, 3, 5, slice(0, 3), slice(0, 5)))
+        made.step(batch)
+        try:
+            made.step(batch)
+        except UserError as error:
+            return str(error)
+        assert made.gradients.division is None, "all has been seen"
+        return ""
+
+    for said in threads.run(2, program):
+        assert not said if kind.right else "mlp.inner has another gradient" in said and "plan.inside" in said
+
+
+def test_a_vocabulary_is_that_of_a_table_or_a_classifier() -> None:
+    def program(world: Communicator) -> None:
+        with pytest.raises(UserError, match=r"plan.vocabulary\(a\) is for an nn.Embedding .* this is a Linear"):
+            Plan(TensorIO(world)).vocabulary(Linear("a", 4, 4))
+
+    threads.run(2, program)
