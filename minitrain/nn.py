@@ -19,6 +19,7 @@ from .backend import FLOAT_NAMES, Array, is_float, is_masked, to_device, xp
 from .data.batch import Batch
 from .errors import UserError, check_number, check_seed, check_shape, check_text, check_whole, shown
 from .observe import ledger
+from .shares import share
 
 if TYPE_CHECKING:
     from .parallel.plan import Plan
@@ -27,19 +28,39 @@ Coordinates = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Where a parameter lies in the logical model. Initialisation, gradient reduction, norms, gathering and
-    checkpoints read this and nothing else.
+class Replicate:
+    """Along an axis of the mesh: the same slice is held at each of these coordinates."""
 
-    copies: axis of the mesh -> its coordinates that hold this same slice.
+    at: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Along an axis of the mesh: each coordinate holds a share of dimension `dim`, in steps of `unit` elements."""
+
+    dim: int
+    unit: int = 1
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a parameter lies in the logical model, in the words of PyTorch's DTensor. Initialisation, gradient
+    reduction, norms, gathering and checkpoints read this and nothing else.
+
+    axes: axis of the mesh -> Replicate or Shard.
     partial: axis -> its coordinates over which the gradient is a partial sum, so that it has to be added up.
     """
 
     path: str
     shape: tuple[int, ...]  # of the logical parameter
     index: tuple[slice, ...]  # the slice that is held here
-    copies: Coordinates = field(default_factory=dict)
+    axes: Mapping[str, Replicate | Shard] = field(default_factory=dict)
     partial: Coordinates = field(default_factory=dict)
+
+    @property
+    def copies(self) -> Coordinates:
+        """Axis -> its coordinates that hold this same slice."""
+        return {axis: how.at for axis, how in self.axes.items() if isinstance(how, Replicate)}
 
     @property
     def local(self) -> tuple[int, ...]:
@@ -60,13 +81,19 @@ class Placement:
         index = (*self.index[:dim], slice(start + lo, start + hi), *self.index[dim + 1 :])
         return replace(self, index=index)
 
+    def shard(self, axis: str, how: Shard, n: int, i: int) -> "Placement":
+        """The i-th of n shares along this axis of the mesh."""
+        own = share(self.local[how.dim] // how.unit, n, i)
+        cut = self.split(how.dim, own.start * how.unit, own.stop * how.unit)
+        return replace(cut, axes={**self.axes, axis: how})
+
     def held_at(self, axis: str, coordinates: tuple[int, ...]) -> "Placement":
         """Held whole at each of the coordinates, which all have the whole gradient (tensor parallel)."""
-        return replace(self, copies={**self.copies, axis: coordinates})
+        return replace(self, axes={**self.axes, axis: Replicate(coordinates)})
 
     def replicate(self, axis: str, coordinates: tuple[int, ...]) -> "Placement":
         """Held whole at each of the coordinates, each of which contributes a part of the gradient (data parallel)."""
-        return replace(self, copies={**self.copies, axis: coordinates}, partial={**self.partial, axis: coordinates})
+        return replace(self.held_at(axis, coordinates), partial={**self.partial, axis: coordinates})
 
 
 class Parameter(Tensor):
@@ -460,6 +487,23 @@ class Dropout(Module):
         return fused.dropout(x, to_device(keep), self.p)
 
 
+class CausalAttention(Module):
+    """What heads do with q, k and v: a layer without parameters, of the heads that are held here."""
+
+    def __init__(self, path: str, scale: float | None = None) -> None:
+        self.path, self.scale = path, scale
+
+    def __call__(self, qkv: Tensor, batch: Batch) -> Tensor:
+        """qkv (B, T, 3, H, D/H) -> (B, T, D). Raises UserError for a share of the time: it looks at all of it."""
+        time = batch.where.time
+        if qkv.ndim > 1 and qkv.shape[1] != time.stop - time.start:
+            raise UserError(
+                f"{self.path} is given {qkv.shape[1]} positions, and the batch has {time.stop - time.start}: attention "
+                "needs all of them.\nUnder sequence parallel divide the layer before it (plan.heads), in `shard`"
+            )
+        return fused.causal_attention(self.at("attention", qkv), time.start, self.scale)
+
+
 class Attention(Module):
     """Causal self-attention with H heads: qkv.weight (D, 3, H, D/H), proj.weight (D, D)."""
 
@@ -467,6 +511,7 @@ class Attention(Module):
         check_heads(heads, width)
         self.path = path
         self.qkv = Linear(f"{path}.qkv", width, (3, heads, width // heads), std, dtype)
+        self.core = CausalAttention(f"{path}.core")
         self.proj = Linear(f"{path}.proj", width, width, out_std, dtype)
 
     def shard(self, plan: "Plan") -> None:
@@ -477,7 +522,7 @@ class Attention(Module):
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x (B, T, D) -> (B, T, D)."""
-        return self.proj(fused.causal_attention(self.at("attention", self.qkv(x)), batch.where.time.start))
+        return self.proj(self.core(self.qkv(x), batch))
 
 
 def check_heads(heads: int, width: int) -> None:

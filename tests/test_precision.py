@@ -495,7 +495,7 @@ QUESTIONS = {
     ("embed", "layer"), ("head", "layer"), ("head.norm", "layer_norm"), ("head.classifier", "linear"),
     *((f"blocks.{i}.{norm}", "layer_norm") for i in range(L) for norm in ("norm1", "norm2")),
     *((f"blocks.{i}.{part}", "linear") for i in range(L) for part in ("attn.qkv", "attn.proj", "mlp.up", "mlp.down")),
-    *((f"blocks.{i}.attn", "attention") for i in range(L)),
+    *((f"blocks.{i}.attn.core", "attention") for i in range(L)),
     *((f"blocks.{i}", "layer") for i in range(L)),
 }  # fmt: skip
 

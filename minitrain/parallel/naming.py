@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UserError, shown
-from ..nn import Embedding, Module, Parameter
+from ..nn import CausalAttention, Embedding, Module, Parameter
 
 Names = Mapping[Module | Parameter, str]  # what is named -> the word
 LOOK = "Then see whether it is the serial run: python -m minitrain compare model --help"
@@ -61,9 +61,12 @@ def check_beside(named: Names, module: Module, tp: int) -> None:
 
 
 def all_named(named: Names, thing: Module | Parameter) -> bool:
-    """Whether it has a name, or all its parameters have."""
+    """Whether it has a name, or all its parameters have.
+
+    Attention itself needs none: it takes whatever heads there are, and refuses a share of the time by itself.
+    """
     own = own_parameters(thing) if isinstance(thing, Module) else []
-    return thing in named or bool(own and all(p in named for p in own))
+    return thing in named or isinstance(thing, CausalAttention) or bool(own and all(p in named for p in own))
 
 
 def check_heads(module: Module, layers: list[Module], tp: int) -> None:

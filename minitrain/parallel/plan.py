@@ -37,10 +37,10 @@ residual. What is named wrongly, or not named, is refused before the first step,
 Shoeybi et al., arXiv:1909.08053, section 3; Korthikanti et al., arXiv:2205.05198, section 4.2.
 """
 
+from ..comm.mesh import Mesh
 from ..errors import UserError, check_whole
 from ..models import Model
-from ..nn import Classifier, Dropout, Embedding, Linear, Module, Parameter
-from ..shares import share
+from ..nn import Classifier, Dropout, Embedding, Linear, Module, Parameter, Shard
 from .naming import (
     all_named,
     check_beside,
@@ -224,8 +224,8 @@ class Plan:
             raise UserError(f"{p.placement.path} has shape {p.placement.shape}: axis {dim} has no {n} equal parts")
         self.hold([p], f"divided along axis {dim} into {n}", layer)
         if p.placement.local == p.placement.shape:
-            own, step = share(n, self.tp, self.io.group.rank), p.shape[dim] // n
-            p.placement = p.placement.split(dim, own.start * step, own.stop * step)
+            (axis,), how = Mesh.along("matrices"), Shard(dim, p.shape[dim] // n)
+            p.placement = p.placement.shard(axis, how, self.tp, self.io.group.rank)
 
     def hold(self, parameters: list[Parameter], how: str, layer: Module | None) -> None:
         """Note how parameters are held. Raise UserError for one that two layers want in different ways."""

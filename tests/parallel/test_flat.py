@@ -10,7 +10,7 @@ from minitrain.backend import Array
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
 from minitrain.models import GPTConfig, gpt
-from minitrain.nn import Parameter
+from minitrain.nn import Parameter, Replicate
 from minitrain.parallel.flat import Bucket, make_buckets
 
 KIB = 1 / 1024  # MiB
@@ -56,7 +56,7 @@ def test_kinds_do_not_mix() -> None:
     whole.placement = whole.placement.replicate("dp", (0,))
     split.placement = split.placement.replicate("tp", (0,))
     copied, summed = parameter("copied"), parameter("summed")
-    copied.placement = replace(copied.placement, copies={"tp": (0,)})
+    copied.placement = replace(copied.placement, axes={"tp": Replicate((0,))})
     summed.placement = replace(summed.placement, partial={"tp": (0,)})
     kinds = [plain, single, bias, frozen, whole, split, copied, summed]
     more = [parameter("again"), parameter("and again")]

@@ -25,6 +25,7 @@ from minitrain.models import Embed, GPTConfig, Head, Model, gpt
 from minitrain.nn import (
     Attention,
     Block,
+    CausalAttention,
     Classifier,
     Dropout,
     Embedding,
@@ -370,14 +371,14 @@ class Core(Module):
 class WithCore(Attention):
     def __init__(self, path: str) -> None:
         super().__init__(path, D, H, 0.3, 0.3, DTYPE)
-        self.core = Core(f"{path}.core")
+        self.middle = Core(f"{path}.middle")
 
     def shard(self, plan: Plan) -> None:
         super().shard(plan)
-        plan.inside(self.core)
+        plan.inside(self.middle)
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        return self.proj(self.core(self.qkv(x), batch.where.time.start))
+        return self.proj(self.middle(self.qkv(x), batch.where.time.start))
 
 
 class Separate(Module):
@@ -922,7 +923,7 @@ def wrong_axis(self: Any, plan: Plan) -> None:
 
 def core_residual(self: Any, plan: Plan) -> None:
     Attention.shard(self, plan)
-    plan.residual(self.core)
+    plan.residual(self.middle)
 
 
 def row_forgotten(self: Any, plan: Plan) -> None:
@@ -1082,7 +1083,7 @@ WRONG: dict[str, tuple[Make, str | None, str | None]] = {
     "row in wrong parts": both(said(Sharp, rows_in_wrong_parts, attn=True), r"attn\.proj\.weight .*no 7 equal parts"),
     "a module of heads residual": (
         said(WithCore, core_residual, attn=True),
-        r"core\.\S+ has another.*plan\.inside",
+        r"middle\.\S+ has another.*plan\.inside",
         None,
     ),
     "row forgotten": both(said(Relu, row_forgotten), BESIDE.format(r"mlp\.down")),
@@ -1176,3 +1177,22 @@ def test_a_vocabulary_is_that_of_a_table_or_a_classifier() -> None:
             Plan(TensorIO(world)).vocabulary(Linear("a", 4, 4))
 
     threads.run(2, program)
+
+
+class Heads(Module):
+    """Attention made of the library's layers, by an author who wrote no `shard`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.qkv = Linear(f"{path}.qkv", D, (3, H, D // H), dtype=DTYPE)
+        self.core = CausalAttention(f"{path}.core")
+        self.proj = Linear(f"{path}.proj", D, D, dtype=DTYPE)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return self.proj(self.core(self.qkv(x), batch))
+
+
+def test_attention_refuses_a_share_of_the_time() -> None:
+    """Before the first step's checks would see it."""
+    same(lambda: blocks(attn=Heads), "tp 2")
+    refused(lambda: blocks(attn=Heads), "sp 2", r"blocks\.0\.attn\.core is given \d positions, .*plan\.heads")
