@@ -13,7 +13,7 @@ import pytest
 
 from minitrain import functional as F
 from minitrain import fused
-from minitrain.autograd import Node, Tensor, apply, backward, no_grad, recording, youngest_first
+from minitrain.autograd import Node, Tensor, apply, backward, no_grad, recording, without_grad, youngest_first
 from tests.tiers import full
 
 
@@ -423,3 +423,13 @@ def test_a_graph_that_is_dropped_is_freed() -> None:
         assert array() is not None
         del loss
         assert array() is None
+
+
+def test_no_grad_inside_of_no_grad() -> None:
+    """Only the outer one ends it: whoever looks where a rank stands asks which threads are in such a forward."""
+    here = threading.get_ident()
+    with no_grad():
+        with no_grad():
+            assert here in without_grad
+        assert here in without_grad and not recording()
+    assert here not in without_grad and recording()
