@@ -153,7 +153,9 @@ def test_mpi(case: Case) -> None:
     assert status != 0
     message = said.partition("minitrain: error: ")[2]
     check("\n".join(message.splitlines()[:3]), ranks, way, who, "1")
-    assert said.count("minitrain: ") == 1 and "Traceback" not in said
+    assert said.count("minitrain: error: ") == 1 and "Traceback" not in said
+    # One that was stopped is woken up to be ended, and may still say that it was: it could not be told to be quiet.
+    assert way == "is stopped" or said.count("minitrain: ") == 1
 
 
 def job(ranks: int, command: list[str], limit: float | str, seconds: float = 20.0) -> tuple[int, str]:
