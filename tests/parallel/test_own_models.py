@@ -38,7 +38,7 @@ from minitrain.nn import (
 )
 from minitrain.optim import SGD, Adam
 from minitrain.parallel.plan import Plan
-from minitrain.parallel.tensor_parallel import TensorIO
+from minitrain.parallel.tensor_parallel import TensorIO, check_linear
 from minitrain.train.build import reduce
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import train_step
@@ -1196,3 +1196,17 @@ def test_attention_refuses_a_share_of_the_time() -> None:
     """Before the first step's checks would see it."""
     same(lambda: blocks(attn=Heads), "tp 2")
     refused(lambda: blocks(attn=Heads), "sp 2", r"blocks\.0\.attn\.core is given \d positions, .*plan\.heads")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "off", "refused"), [("float64", 1e-6, True), ("float32", 1e-6, False), ("float32", 0.1, True)]
+)
+def test_how_linear_a_row_has_to_be(dtype: str, off: float, refused: bool) -> None:
+    """To the digits of the dtype."""
+    y = np.linspace(-1, 1, 7).astype(dtype)
+    other = Tensor((-2 * y * (1 + off)).astype(dtype))
+    if not refused:
+        check_linear("down", Tensor(y), other)
+        return
+    with pytest.raises(UserError, match=r"plan.row\(down\): the layer is not linear"):
+        check_linear("down", Tensor(y), other)

@@ -14,6 +14,7 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
@@ -273,3 +274,14 @@ def test_gathered_gradients_are_those_that_the_optimizer_sees(clip: float | None
     assert found.keys() == true.keys()
     for path, g in true.items():
         np.testing.assert_allclose(found[path], g * (clip / length if clip else 1), rtol=1e-12, atol=1e-15)
+
+
+def test_what_every_rank_holds_whole_is_gathered_by_one_alone() -> None:
+    """Nothing is sent for it, so nobody has to be there."""
+
+    def program(world: Communicator) -> int:
+        made = mlp()
+        gradients = reduce(made, Mesh(world, dp=2), "bucketed", 1.0, seed=1)
+        return len(checkpoint.gather(made, world, gradients=gradients)) if world.rank == 0 else 0
+
+    assert threads.run(2, program, timeout=10) == [6, 0]
