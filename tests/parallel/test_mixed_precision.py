@@ -392,3 +392,20 @@ def test_no_layer_goes_back_without_a_reason(world: Communicator, axis: str) -> 
     _, _, skipped, sent = learn(world, [0, 1, 2], 0.1, precision, axis)
     assert not any(skipped) and not precision.resting and not precision.overflowed
     assert axis == "dp" or world.rank == 1 or sent == [2 * ROWS * D] * 3
+
+
+@pytest.mark.parametrize(("reduce_once", "dtype"), [(True, np.float16), (False, np.float32)])
+def test_half_gradients_are_added_up_in_float32(reduce_once: bool, dtype: Any) -> None:
+    """Where several backwards of a step add to a share; one that is reduced once stays half."""
+
+    def program(world: Communicator) -> set[Any]:
+        trainer = Trainer(
+            small_gpt(), world, precision=Static(HALF16), half_weights=True, accumulate=2,
+            strategy={"how": "zero2", "reduce_once": reduce_once},
+        )  # fmt: skip
+        trainer.step(text(0))
+        gradients: Any = trainer.gradients
+        trainer.close()
+        return {share.dtype for share in gradients.grads.values()}
+
+    assert threads.run(2, program) == [{np.dtype(dtype)}] * 2

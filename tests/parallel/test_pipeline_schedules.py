@@ -21,6 +21,7 @@ from minitrain.parallel.pipeline_schedules import (
     check,
     simulate,
     source,
+    stuck,
     target,
 )
 
@@ -390,3 +391,9 @@ def test_the_pictures_of_the_docstrings_are_true(name: str, m: int, v: int) -> N
     assert shown
     for rank, picture in shown:
         assert drawn[int(rank)].split()[-1].rstrip(".") == picture.rstrip(".")
+
+
+def test_a_rank_that_has_ended_waits_for_nobody() -> None:
+    lists = all_ranks("gpipe", 2, 2)
+    (said,) = stuck(lists, 1, [2 * len(lists[0]), 0])
+    assert said.startswith("rank 1 at ") and said.endswith(" on rank 0")
