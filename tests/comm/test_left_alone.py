@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from minitrain.comm.launchers import find_mpirun
 from minitrain.comm.positions import Standing, report, stuck, together
 from minitrain.errors import UserError
 from tests.comm import alone
+from tests.lessons.together import started
 from tests.tiers import full
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,16 +125,15 @@ def on_threads(case: Case) -> tuple[str, float]:
 
 
 @pytest.fixture(scope="module")
-def waiting() -> dict[Case, Future]:
-    """All cases in which no rank computes, some at a time: they take no more than patience."""
-    with ThreadPoolExecutor(4) as pool:
-        return {case: pool.submit(on_threads, case) for case in WAITING_THREADS}
+def waiting(request: pytest.FixtureRequest) -> Iterator[dict[tuple, Future]]:
+    """The cases in which no rank computes, some at a time: they take no more than patience."""
+    yield from started(request, ("case",), on_threads, workers=4)
 
 
-@pytest.mark.parametrize("case", WAITING_THREADS, ids=name)
-def test_threads(case: Case, waiting: dict[Case, Future]) -> None:
+@pytest.mark.parametrize("case", some(WAITING_THREADS, 6), ids=name)
+def test_threads(case: Case, waiting: dict[tuple, Future]) -> None:
     ranks, _, way, who = case
-    said, seconds = waiting[case].result()
+    said, seconds = waiting[case,].result()
     assert seconds < alone.LONG
     check(said, ranks, way, who, "1")
 
