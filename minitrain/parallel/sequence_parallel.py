@@ -46,9 +46,13 @@ class SequenceIO(TensorIO):
                 f"{batch.inputs.shape}, {batch.inputs.dtype}: give tensor parallel alone, sequence=False"
             )
         self.T = time.stop - time.start
-        own = share(self.T, self.group.size, self.group.rank)
+        own = self.own_time()
         mine = slice(time.start + own.start, time.start + own.stop)
         return super().unit(replace(batch, where=replace(where, share=mine)))
+
+    def own_time(self) -> slice:
+        """This rank's share of the T positions."""
+        return share(self.T, self.group.size, self.group.rank)
 
     def copied(self, x: Tensor, tag: Tag) -> Tensor:
         """x (B, T/t, ...) -> (B, T, ...)."""
@@ -60,7 +64,7 @@ class SequenceIO(TensorIO):
 
     def shared(self, x: Tensor) -> Tensor:
         """x (B, T/t, ...). Raise ValueError for anything else."""
-        own = share(self.T, self.group.size, self.group.rank)
+        own = self.own_time()
         if x.ndim < 3 or x.shape[TIME] != own.stop - own.start:
             raise ValueError(
                 f"x {x.shape} enters a divided layer, and is no share of the {self.T} positions, as sequence parallel "

@@ -140,41 +140,42 @@ class Divided(Module):
         )
 
 
-class Columns(Divided):
+class Multiplies(Divided):
+    """What has a part of its matrix. wrong: what is said of an x with another number of columns."""
+
+    fan_in: int
+    wrong: str
+
+    def given(self, x: Tensor) -> Tensor:
+        """Raise UserError for an x that this part of the matrix does not multiply."""
+        if x.shape[-1] != self.fan_in:
+            raise UserError(self.wrong.format(path=self.path, fan_in=self.fan_in, shape=x.shape))
+        return x
+
+
+class Columns(Multiplies):
     """What has columns of its own is given the whole x."""
 
-    fan_in: int
-
-    def given(self, x: Tensor) -> Tensor:
-        """Raise UserError for a part of the columns."""
-        if x.shape[-1] != self.fan_in:
-            raise UserError(
-                f"plan.column({self.path}): it multiplies {self.fan_in} columns, and is given x {x.shape}, a part of "
-                "them.\nBehind another column it is plan.row(it)"
-            )
-        return self.at("linear", x)
+    wrong = (
+        "plan.column({path}): it multiplies {fan_in} columns, and is given x {shape}, a part of them.\n"
+        "Behind another column it is plan.row(it)"
+    )
 
 
-class Rows(Divided):
-    """What has rows of its own is given as many columns."""
+class Rows(Multiplies):
+    """What has rows of its own is given as many columns, divided as they are."""
 
-    fan_in: int
-
-    def given(self, x: Tensor) -> Tensor:
-        """Raise UserError for the whole x, or for columns that were divided in another way."""
-        if x.shape[-1] != self.fan_in:
-            raise UserError(
-                f"plan.row({self.path}): this rank has {self.fan_in} of its rows, and it is given x {x.shape}.\n"
-                "Name it column if that is the whole x; if these are heads, plan.row(it, parts=heads)"
-            )
-        return x
+    wrong = (
+        "plan.row({path}): this rank has {fan_in} of its rows, and it is given x {shape}.\n"
+        "Name it column if that is the whole x; if these are heads, plan.row(it, parts=heads)"
+    )
 
 
 class Column(Columns):
     """Any layer that multiplies by its own columns."""
 
     def __call__(self, x: Tensor, *rest: Any, **options: Any) -> Tensor:
-        return super().__call__(self.io.enter(self.given(x)), *rest, **options)  # type: ignore[misc]
+        return super().__call__(self.io.enter(self.at("linear", self.given(x))), *rest, **options)  # type: ignore[misc]
 
 
 class Row(Rows):
@@ -241,7 +242,7 @@ class ColumnLinear(Columns):
     bias: Parameter
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
-        return self.io.column(self.given(x), self.weight, self.bias, gelu)
+        return self.io.column(self.at("linear", self.given(x)), self.weight, self.bias, gelu)
 
 
 class RowLinear(Rows):

@@ -78,8 +78,7 @@ def reduce(
     recompute: units in a segment that is replayed in backward; 0 keeps all activations. The model's units are then
     segments, as under ZeRO-3, where a segment of one unit is not replayed. On a mesh with a tp axis the model's layers
     are divided first, as their `shard` says; `io` does what tensor parallel does, or sequence parallel if `sequence`.
-    On a pp axis
-    the model itself becomes a Pipeline of this rank's stages, `chunks` of them, which follows `schedule`.
+    On a pp axis the model itself becomes a Pipeline of this rank's stages, `chunks` of them, which follows `schedule`.
     same: compare first that all ranks were given the same; False for a lesson or a test on ranks that differ.
     check: look in the first step whether the layers are divided as their `shard` says (parallel/division.py).
     Raises UserError for an unknown `how`, for a model that the tp axis cannot divide, and for ranks that differ.

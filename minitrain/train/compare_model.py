@@ -145,9 +145,9 @@ def run(
     gradients = reduce(model, mesh, how, p.bucket_mb, o.seed, **more)
     optimizer = SGD(gradients, momentum=0.9)
     for batch in batches:
-        mine = batch.part(mesh.coordinates["dp"], mesh.sizes["dp"])
+        mine = batch.part(mesh.part("samples"), mesh.parts("samples"))
         loss = compute_gradients(model, mine, gradients, p.accumulate)
-        loss = sum(mesh.group("dp", "pp").gather_objects(loss))  # the ranks along tp all have the same part
+        loss = sum(mesh.over("samples", "layers").gather_objects(loss))  # the ranks along tp all have the same part
         before = gather(model, world, "grad", gradients)
         optimizer.step(o.lr)
         gradients.after_step()
