@@ -30,7 +30,7 @@ import numpy as np
 
 from . import debug
 from .backend import WIDE, Array, as_floats, is_masked, xp
-from .errors import shown
+from .errors import UserError, shown
 from .observe import ledger
 
 Vjp: TypeAlias = Callable[[Array], tuple[Array, ...]]  # gradient of the result -> one gradient per input
@@ -45,6 +45,7 @@ R = TypeVar("R")
 _births = itertools.count()  # a node's order; next() on it is atomic, so threads may share it
 _deferring: ContextVar["Defer | None"] = ContextVar("deferring", default=None)  # of the backward that is running
 _recording: ContextVar[bool] = ContextVar("recording", default=True)  # each thread starts with the default
+_segment: ContextVar[Any] = ContextVar("segment", default=None)  # that is at work in this thread: see `inside`
 without_grad: set[int] = set()  # the threads inside no_grad, for one that asks what another is doing
 
 
@@ -56,7 +57,7 @@ class Tensor:
     backward, after the last of its consumers has contributed. Operators are defined in functional.py.
     """
 
-    __slots__ = ("data", "grad", "node", "on_ready", "requires_grad")
+    __slots__ = ("data", "grad", "node", "on_ready", "requires_grad", "segment")
     __array_ufunc__ = None  # `numpy_array * tensor` comes to Tensor.__rmul__ instead of looping over elements
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None) -> None:
@@ -68,6 +69,7 @@ class Tensor:
         self.grad: Array | None = None
         self.node: Node | None = None
         self.on_ready: Callable[[Any], None] | None = None
+        self.segment: Any = None  # in which this was computed; others must not use it
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -243,9 +245,13 @@ def apply(
     """
     result = Tensor(data)
     ledger.hold(result.data, "buffers", "forward")
+    segment = _segment.get()
+    _check_segment(inputs, segment, vjp)
+    trained = tuple(pair for pair in weights if pair[0].requires_grad)
+    if segment is not None and (trained or any(x.requires_grad or x.segment is not None for x in inputs)):
+        result.segment = segment
     if not _recording.get():
         return result
-    trained = tuple(pair for pair in weights if pair[0].requires_grad)
     for p, made_by in trained:
         if p.node is not None:
             raise TypeError(
@@ -258,6 +264,31 @@ def apply(
         for kept in saved:
             ledger.hold(kept.data if isinstance(kept, Tensor) else kept, "activations", "forward", result.node)
     return result
+
+
+@contextmanager
+def inside(segment: Any) -> Iterator[None]:
+    """What is computed here belongs to this segment, a part of the tape that is an operation of the tape outside.
+
+    Its gradient passes through the segment's input and result alone. Any other way, a gradient would be lost.
+    """
+    token = _segment.set(segment)
+    try:
+        yield
+    finally:
+        _segment.reset(token)
+
+
+def _check_segment(inputs: Sequence[Tensor], segment: Any, vjp: Vjp | None) -> None:
+    """Raise UserError for a tensor that another segment has computed."""
+    for x in inputs:
+        if x.segment is not None and x.segment is not segment:
+            raise UserError(
+                f"{_named(vjp)} is given a tensor {x.shape} that was computed in {x.segment}, and is called "
+                f"{'outside' if segment is None else f'in {segment}'}.\n"
+                "Under recompute and ZeRO-3 a unit gives what it returns and nothing else: let it return this too, "
+                "or make one unit of the two"
+            )
 
 
 def _named(made_by: Callable[..., Any] | None) -> str:

@@ -117,7 +117,7 @@ class Parameter(Tensor):
         check_number(f"{path}: mean", mean, "finite")
         check_number(f"{path}: std", std, "at least 0")
         self.requires_grad = True
-        self.node = self.on_ready = None  # as in Tensor.__init__, but for the values, which come later
+        self.node = self.on_ready = self.segment = None  # as in Tensor.__init__, but for the values, which come later
         self.placement = Placement(path, shape, tuple(slice(0, n) for n in shape))
         self.mean, self.std, self.decay = mean, std, decay
         self.bucket: Any = None  # parallel.flat.Bucket, when one holds this parameter
@@ -264,7 +264,7 @@ class Parameter(Tensor):
         return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._grad = self.node = self.on_ready = self.bucket = None
+        self._grad = self.node = self.segment = self.on_ready = self.bucket = None
         for name, value in state.items():
             setattr(self, name, value)
 

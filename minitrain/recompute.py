@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from .autograd import Tensor, apply, backward, deferring, no_grad, recording
+from .autograd import Tensor, apply, backward, deferring, inside, no_grad, recording
 from .backend import Array, xp
 from .data.batch import Batch
 from .models import Units
@@ -43,6 +43,9 @@ class Segment(Units):
         super().__init__(list(units))
         self.replay, self.around = replay, around
 
+    def __str__(self) -> str:
+        return " + ".join(unit.path or type(unit).__name__ for unit in self.units)
+
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
         """What the units make of x (nothing for the first one of a model).
 
@@ -52,7 +55,7 @@ class Segment(Units):
         """
         inputs = () if x is None or not x.requires_grad else (x,)
         leaf = None if x is None else Tensor(x.data, requires_grad=bool(inputs))
-        with self.around(self.units):
+        with self.around(self.units), inside(self):
             if self.replay and recording():
                 with no_grad():
                     y = self.through(leaf, batch)
@@ -61,7 +64,7 @@ class Segment(Units):
         kept = None if self.replay else y
 
         def vjp(g: Array) -> tuple[Array, ...]:
-            with self.around(self.units):
+            with self.around(self.units), inside(self):
                 backward([self.through(leaf, batch) if kept is None else kept], [g], deferring(), fire=False)
             return tuple(_gradient(leaf) for _ in inputs)
 

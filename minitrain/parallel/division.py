@@ -48,12 +48,14 @@ class Division:
 
     def look(self, batch: Batch) -> None:
         """Before the first backward: rows, ranks and borders. Called by all ranks of the model."""
-        if not (self.plan.own_rows or self.plan.sequence):  # of all stages of a pipeline: they look together
+        if not (self.plan.looks or self.plan.sequence):  # of all stages of a pipeline: they look together
             return
         with no_grad(), Ledger().open():
-            self.plan.io.look = True
-            shares = outputs(self.model, batch)
-            self.plan.io.look = False
+            self.plan.io.look = self
+            try:
+                shares = outputs(self.model, batch)
+            finally:
+                self.plan.io.look = None
             if self.plan.sequence:
                 with whole_borders(self.plan.io):
                     wholes = outputs(self.model, batch)
@@ -66,12 +68,23 @@ class Division:
         """Raise UserError for the first unit that does not make the same on each rank."""
         every = self.group.gather_objects([sums(y.data) for _, y in wholes])
         for i, (path, y) in enumerate(wholes):
-            if not alike([rank[i] for rank in every], 1e-3 if y.dtype.itemsize < 8 else 1e-8):
+            if not alike([rank[i] for rank in every], bound_of(y.dtype)):
                 raise UserError(
                     f"{path} makes something else on each rank along tp: what they made of their parts was not added "
                     "up.\nBehind what is divided (plan.column, heads, split) comes a layer that is named plan.row, and "
                     f"before a split a plan.column. {OFF}"
                 )
+
+    def check_dropout(self, path: str, x: Tensor) -> None:
+        """Raise UserError for a residual dropout that is given a part of the columns: all would get one mask."""
+        if self.plan.sequence:  # a part of them has all of the time, and the mask does not fit
+            return
+        every = self.group.gather_objects((x.shape, sums(x.data)))
+        if len({shape for shape, _ in every}) > 1 or not alike([numbers for _, numbers in every], bound_of(x.dtype)):
+            raise UserError(
+                f"plan.residual({path}): it is given something else on each rank along tp, and a Dropout draws its "
+                f"mask for whole rows.\nPut it behind the row, or give it p = 0 and say plan.inside. {OFF}"
+            )
 
     def check_borders(self, batch: Batch, shares: Outputs, wholes: Outputs) -> None:
         """Raise UserError for the first unit that makes something else of shares than of the whole."""
@@ -112,7 +125,7 @@ class Division:
                     f"a part of it (plan.{how}): it would count {len(every)} times.\n"
                     f"If {layer} is given all of x: plan.{'everywhere' if self.plan.sequence else 'residual'}. {OFF}"
                 )
-            if not self.plan.partial(p) and not alike(numbers, 1e-3 if p.dtype.itemsize < 8 else 1e-8):
+            if not self.plan.partial(p) and not alike(numbers, bound_of(p.dtype)):
                 raise UserError(
                     f"{p.placement.path} has another gradient on each rank along tp, and `shard` says that each has "
                     f"the whole of it (plan.{how}): the ranks would drift apart.\n"
@@ -136,6 +149,11 @@ def alike(numbers: list[Numbers], bound: float) -> bool:
     return all(abs(a - total) <= bound * scale and abs(b - square) <= bound * scale**2 for a, b in others)
 
 
+def bound_of(dtype: np.dtype) -> float:
+    """How far sums of what is the same may be apart."""
+    return 1e-3 if dtype.itemsize < 8 else 1e-8
+
+
 def far(a: Array, b: Array) -> bool:
     """Whether two results differ by more than rounding."""
     bound = {2: 0.05, 4: 1e-3, 8: 1e-9}[a.dtype.itemsize]
@@ -149,9 +167,11 @@ def outputs(model: Model, batch: Batch) -> Outputs:
     before = {name: getattr(model, name) for name in ("clock", "headers") if isinstance(model, Pipeline)}
     if isinstance(model, Pipeline):
         model.clock, model.headers = None, {}
-    with watching(lambda path, x, y: found.append((path, y))):
-        model(batch)
-    vars(model).update(before)
+    try:
+        with watching(lambda path, x, y: found.append((path, y))):
+            model(batch)
+    finally:
+        vars(model).update(before)
     return found
 
 

@@ -1,5 +1,6 @@
 """Has everything a name that needs one? What plan.py looks at before a divided model has its first step."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,21 +37,33 @@ def check_things(word: str, things: Sequence[Any], *kinds: type) -> None:
             )
 
 
+def check_shard(module: Module) -> None:
+    """Raise UserError for a `shard` that cannot be called with the plan."""
+    try:
+        inspect.signature(module.shard).bind(None)
+    except TypeError as error:
+        raise UserError(
+            f"{path_of(module)}: `shard` of {type(module).__name__} takes {inspect.signature(module.shard)}; "
+            "write def shard(self, plan)"
+        ) from error
+
+
 def largest_first(layer: Module) -> list[Parameter]:
     """A layer's own parameters, the one with most axes first: its matrix."""
     return sorted(own_parameters(layer), key=lambda p: -len(p.placement.shape))
 
 
-def check_beside(named: Names, module: Module, tp: int) -> None:
-    """Raise UserError where some of the layers below a module are divided and one of them has no name."""
+def check_beside(named: Names, module: Module, tp: int) -> list[Module]:
+    """Return the layers below a module that divides some of them. Raise UserError where one of them has no name."""
     children = [child for _, child in module.children()]
     beside: list[Module | Parameter] = [*children, *own_parameters(module)]
     word = next((named[thing] for thing in beside if named.get(thing) in DIVIDES), None)
     if word is None or not children:
-        return
+        return []
     check_heads(module, [child for child in children if named.get(child) == "heads"], tp)
-    below: list[Module | Parameter] = [layer for child in children for layer in leaves(child)]
-    for thing in (*below, *own_parameters(module)):
+    below = [layer for child in children for layer in leaves(child)]
+    things: list[Module | Parameter] = [*below, *own_parameters(module)]
+    for thing in things:
         if not all_named(named, thing):
             raise UserError(
                 f"{path_of(module)} divides layers (plan.{word}) and does not name "
@@ -58,6 +71,7 @@ def check_beside(named: Names, module: Module, tp: int) -> None:
                 "plan.column, heads, row: divided; plan.inside: between column and row; plan.residual: elsewhere.\n"
                 f"{LOOK}"
             )
+    return below
 
 
 def all_named(named: Names, thing: Module | Parameter) -> bool:

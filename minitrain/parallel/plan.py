@@ -45,6 +45,7 @@ from .naming import (
     all_named,
     check_beside,
     check_per_position,
+    check_shard,
     check_things,
     largest_first,
     leaves,
@@ -58,6 +59,7 @@ from .tensor_parallel import (
     Divided,
     Everywhere,
     Gathered,
+    ResidualDropout,
     Row,
     RowLinear,
     TensorIO,
@@ -75,7 +77,7 @@ class Plan:
         self.io, self.tp, self.sequence = io, io.group.size, io.sequence
         self.named: dict[Module | Parameter, str] = {}
         self.held: dict[Parameter, tuple[str, str]] = {}  # how a parameter is held, and for which layer
-        self.own_rows = False  # whether a layer that is no nn.Linear is divided by rows
+        self.looks = False  # whether a layer looks at what it is given: see TensorIO.look
 
     # The words --------------------------------------------------------------------------------------------------------
 
@@ -122,7 +124,7 @@ class Plan:
                     )
                 self.cut(matrix, 0, parts or matrix.placement.shape[0], layer)
                 self.hold(biases, "whole", layer)
-                self.own_rows |= not calls(layer, Linear)
+                self.looks |= not calls(layer, Linear)
                 self.change(layer, RowLinear if calls(layer, Linear) else Row)
                 layer.fan_in = matrix.shape[0]
 
@@ -261,9 +263,19 @@ class Plan:
 
     def follow(self, model: Model) -> None:
         """Ask the model, look whether all is named that has to be, and let the units say when they begin."""
-        model.shard(self)
         for module in model.modules():
-            check_beside(self.named, module, self.tp)
+            check_shard(module)
+        model.shard(self)
+        if self.tp > 1 and all(type(module).shard is Module.shard for module in model.modules()):
+            raise UserError(
+                f"--tp is {self.tp}, and no layer of the model is divided: none of its modules says so in `shard`.\n"
+                "Write `def shard(self, plan)` in the class of each block, as in parallel/plan.py, or leave --tp out"
+            )
+        for module in model.modules():
+            for layer in check_beside(self.named, module, self.tp):
+                if isinstance(layer, Dropout) and layer.p and self.named[layer] == "residual":
+                    self.change(layer, ResidualDropout)
+                    self.looks = True
         for layer in leaves(model):
             if not all_named(self.named, layer):
                 self.keep(layer, "residual")

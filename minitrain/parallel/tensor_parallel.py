@@ -35,7 +35,7 @@ Shoeybi et al., "Megatron-LM: Training Multi-Billion Parameter Language Models U
 arXiv:1909.08053.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -49,6 +49,9 @@ from ..functional import row_max
 from ..nn import Module, Parameter
 from .collective_ops import copy_to, gather_from, reduce_from, summed
 
+if TYPE_CHECKING:
+    from .division import Division
+
 TIME = 1  # the axis of x (B, T, D)
 BLOCK, EMBEDDING, HEAD, LOSS = ("tp", "block"), ("tp", "embedding"), ("tp", "head"), ("tp", "loss")
 
@@ -57,7 +60,7 @@ class TensorIO:
     """What enters and leaves the layers that are divided; one object for all of them. Here: whole arrays."""
 
     sequence = False
-    look = False  # rows show that they are linear: see division.py
+    look: "Division | None" = None  # layers show what they are given and make: see division.py
 
     def __init__(self, group: Communicator) -> None:
         self.group = group  # the ranks of the tp axis
@@ -183,7 +186,7 @@ class Row(Rows):
 
     def __call__(self, x: Tensor, *rest: Any, **options: Any) -> Tensor:
         y = super().__call__(self.given(x), *rest, **options)  # type: ignore[misc]
-        if self.io.look:
+        if self.io.look is not None:
             check_linear(self.path, y, super().__call__(Tensor(x.data * -2), *rest, **options))  # type: ignore[misc]
         return self.io.leave(y)
 
@@ -217,6 +220,15 @@ class Everywhere(Gathered):
         return self.io.own(super().__call__(x, *rest, **options), time)
 
 
+class ResidualDropout(Divided):
+    """A dropout of whole rows."""
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        if self.io.look is not None:
+            self.io.look.check_dropout(self.path, x)
+        return super().__call__(x, batch)  # type: ignore[misc]
+
+
 class Unit(Divided):
     """A unit of the model: it says when it begins, and with which batch."""
 
@@ -226,7 +238,7 @@ class Unit(Divided):
         """Raise UserError for shapes that do not fit: those of its layers are not what its author had before him."""
         try:
             return super().__call__(x, self.io.unit(batch))  # type: ignore[misc]
-        except ValueError as error:
+        except (ValueError, IndexError) as error:
             raise UserError(
                 f"{self.path}, with its layers divided: {error}.\nIf it runs on one process, what `shard` says is "
                 f"wrong, or something is left out: {self.words or 'nothing'}"

@@ -5,7 +5,7 @@ Each stands here as its author would write it, with a `shard` or without one.
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -739,6 +739,8 @@ OTHERS: dict[str, tuple[dict[str, int], str, dict[str, Any]]] = {
     "pp 2 interleaved": ({"pp": 2}, "bucketed", {"schedule": "interleaved", "chunks": 2}),
     "dp 2 pp 2 overlap": ({"dp": 2, "pp": 2}, "overlap", {}),
     "dp 2 tp 2 zero3": ({"dp": 2, "tp": 2}, "zero3", {}),
+    "recompute 1": ({"dp": 2}, "bucketed", {"recompute": 1}),
+    "recompute 6": ({"dp": 2}, "bucketed", {"recompute": 6}),
     "sp 2 recompute": ({"tp": 2}, "bucketed", {"sequence": True, "recompute": 2}),
 }
 PLACES |= OTHERS
@@ -754,7 +756,7 @@ def test_own_model(make: Make, place: str) -> None:
         same(make, place)
 
 
-@pytest.mark.parametrize("place", [full(place) if place[0] in "ds" else place for place in OTHERS])
+@pytest.mark.parametrize("place", [full(place) if place[0] in "ds" else place for place in OTHERS if place[0] != "r"])
 @pytest.mark.parametrize("make", [shared_afar, unit_twice])
 def test_shared_by_stages_and_segments(make: Make, place: str) -> None:
     """Ranks that hold some of them, in other places, add them up in one order; so do two chunks of one rank."""
@@ -841,6 +843,15 @@ class Dropping(Attention):
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         return self.proj(self.drop(fused.causal_attention(self.qkv(x)), batch))
+
+
+def drop_residual(self: Any, plan: Plan) -> None:
+    Attention.shard(self, plan)
+    plan.residual(self.drop)
+
+
+def without_a_plan(self: Any) -> None:  # the mistake
+    pass
 
 
 class Curved(Matrix):
@@ -1103,6 +1114,14 @@ WRONG: dict[str, tuple[Make, str | None, str | None]] = {
     ),
     "matrices by hand": (lambda: blocks(mlp=ByHand), "has another gradient", r"blocks\.0 makes something else on each"),
     "two matrices": both(lambda: blocks(mlp=WithTwo), r"plan\.column\(blocks\.0\.mlp\.up\).*one matrix each"),
+    "a dropout of columns residual": (
+        said(Dropping, drop_residual, attn=True),
+        r"plan\.residual\(blocks\.0\.attn\.drop\): it is given something else.*behind the row",
+        r"blocks\.0, with its layers divided",
+    ),
+    "a shard without a plan": both(
+        said(Relu, cast(Any, without_a_plan)), r"blocks\.0\.mlp: .* takes \(\).*; write def shard\(self, plan\)"
+    ),
     "a list of layers": both(said(Relu, list_named), r"plan\.column is given \[.*one by one"),
 }
 
@@ -1169,6 +1188,83 @@ def test_a_gradient_that_is_zero_at_first_is_looked_at_again(kind: type[FromZero
 
     for said in threads.run(2, program):
         assert not said if kind.right else "mlp.inner has another gradient" in said and "plan.inside" in said
+
+
+class Stored(Module):
+    """A unit that passes something on beside what it returns: y = x + tanh(x), and tanh(x) for whoever looks."""
+
+    per_position = True
+
+    def __init__(self, path: str) -> None:
+        self.path, self.weight = path, Parameter(f"{path}.weight", (D,), mean=1.0, dtype=DTYPE)
+        self.kept: Tensor | None = None
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        self.kept = F.tanh(x * self.weight)
+        return x + self.kept
+
+
+class Reading(Stored):
+    """A unit that takes what another one has kept."""
+
+    def __init__(self, path: str, first: Stored) -> None:
+        super().__init__(path)
+        self.first = lambda: first.kept
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return super().__call__(x, batch) + self.first()
+
+
+def skipping() -> Model:
+    """A connection from one block to another that no unit knows of."""
+    first = Stored("first")
+    return model(block(0), first, block(1), Reading("last", first))
+
+
+@pytest.mark.parametrize("place", ["tp 2", "dp 2"])
+def test_a_connection_past_the_units(place: str) -> None:
+    same(skipping, place)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"), [("zero3", "first, and is called in last"), ("recompute 1", "first, and is called in last")]
+)
+def test_a_connection_past_the_units_is_refused_in_segments(place: str, said: str) -> None:
+    """A segment gives back the gradient of x, and no other: that of the connection would be lost."""
+    refused(skipping, place, rf"computed in {said}.*let it return this too")
+
+
+def test_a_connection_within_a_segment() -> None:
+    same(skipping, "recompute 6")
+
+
+def test_a_mesh_that_divides_nothing_is_refused() -> None:
+    """It would hold and compute all of it on each rank, and nobody would notice."""
+    refused(undivided, "tp 2", r"--tp is 2, and no layer of the model is divided.*def shard\(self, plan\)")
+
+
+class UndividedHead(Module):
+    """Logits and their loss, by an author who has not read about `shard`."""
+
+    def __init__(self) -> None:
+        self.path, self.proj = "head", Linear("head.proj", D, V, dtype=DTYPE)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return judged(self.proj(x), batch)
+
+
+class UndividedEmbed(Module):
+    """A one-hot product."""
+
+    def __init__(self) -> None:
+        self.path, self.weight = "embed", Parameter("embed.weight", (V, D), dtype=DTYPE)
+
+    def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
+        return F.matmul(Tensor(np.eye(V)[batch.inputs]), self.weight)
+
+
+def undivided() -> Model:
+    return model(embed=UndividedEmbed(), head=UndividedHead())
 
 
 def test_a_vocabulary_is_that_of_a_table_or_a_classifier() -> None:
