@@ -4,6 +4,10 @@ Samples over ranks, samples over micro-batches, elements of a buffer over ranks:
 two places that divide the same thing agree on the borders.
 """
 
+from collections.abc import Sequence
+
+Cuts = Sequence[slice]  # for each rank a run of an array's first axis; together, in order, they cover it
+
 
 def share(n: int, parts: int, i: int) -> slice:
     """The i-th of `parts` consecutive runs that together cover 0 to n - 1, as even as can be.
@@ -18,3 +22,13 @@ def share(n: int, parts: int, i: int) -> slice:
     base, longer = divmod(n, parts)
     start = i * base + min(i, longer)
     return slice(start, start + base + (i < longer))
+
+
+def shares(n: int, parts: int) -> list[slice]:
+    """All of them."""
+    return [share(n, parts, i) for i in range(parts)]
+
+
+def lengths(cuts: Cuts) -> list[int]:
+    """How long they are."""
+    return [cut.stop - cut.start for cut in cuts]

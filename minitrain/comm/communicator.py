@@ -9,7 +9,9 @@ names a `tag`, (axis, purpose), such as ("dp", "gradients"). With x_r the array 
     broadcast         every rank ends with the root's array
 
 A rank's share of n elements is `shares.share(n, N, rank)`, uneven when N does not divide n; of an array of several
-axes, a share is a run of the first. Half precision is summed in float32 and rounded once.
+axes, a share is a run of the first. `cuts`, the same on all ranks, gives other shares, such as whole parameters: they
+say what each rank has, and in a ring also in which order the numbers of an all-reduce are added up. Half precision is
+summed in float32 and rounded once.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +24,7 @@ import numpy as np
 from .. import debug
 from ..backend import Array, is_float, wide, xp
 from ..observe import ledger
-from ..shares import share
+from ..shares import Cuts, shares
 from .agreement import agree, agree_on_members, agree_on_message, call_of
 from .positions import Moves
 
@@ -51,9 +53,13 @@ class Communicator(ABC):
 
     # Collectives ------------------------------------------------------------------------------------------------------
 
-    def all_reduce(self, x: Array, tag: Tag, op: str = "sum") -> None:
-        """x becomes the sum over ranks (or the maximum: op="max"), which is NaN where any rank has NaN."""
+    def all_reduce(self, x: Array, tag: Tag, op: str = "sum", cuts: Cuts | None = None) -> None:
+        """x becomes the sum over ranks (or the maximum: op="max"), which is NaN where any rank has NaN.
+
+        cuts: shares of x, flat.
+        """
         self._check(x)
+        self._check_cuts(x.size, cuts)
         if op not in ("sum", "max"):
             raise ValueError(f"all_reduce: op is {op!r}; allowed: 'sum', 'max'")
         if op == "sum":
@@ -63,30 +69,31 @@ class Communicator(ABC):
             return
         widened = self._widen(x)
         flat = widened.reshape(-1)
-        self._charge(tag, lambda: 2 * widened.nbytes - self._share_bytes(flat, 0) - self._share_bytes(flat, 1))
-        self._all_reduce(widened, op, tag)
+        own = lambda: self._share_bytes(flat, 0, cuts) + self._share_bytes(flat, 1, cuts)
+        self._charge(tag, lambda: 2 * widened.nbytes - own())
+        self._all_reduce(widened, op, tag, cuts)
         if widened is not x:
             x[...] = widened
 
-    def reduce_scatter(self, x: Array, tag: Tag) -> Array:
+    def reduce_scatter(self, x: Array, tag: Tag, cuts: Cuts | None = None) -> Array:
         """Returns this rank's share of x, a view, in which the sum over ranks now stands."""
-        self._check_shares(x)
+        self._check_shares(x, cuts)
         self._check_sum(x)
         self._begin("reduce_scatter", x, tag)
-        mine = x[share(len(x), self.size, self.rank)]
+        mine = x[self._cuts(x, cuts)[self.rank]]
         if self.size > 1 and x.size:
             widened = self._widen(x)
-            self._charge(tag, lambda: widened.nbytes - self._share_bytes(widened, 0))
-            mine[...] = self._reduce_scatter(widened, tag)
+            self._charge(tag, lambda: widened.nbytes - self._share_bytes(widened, 0, cuts))
+            mine[...] = self._reduce_scatter(widened, tag, cuts)
         return mine
 
-    def all_gather(self, x: Array, tag: Tag) -> None:
+    def all_gather(self, x: Array, tag: Tag, cuts: Cuts | None = None) -> None:
         """Fills x from the shares of all ranks; this rank's share must stand in it."""
-        self._check_shares(x)
+        self._check_shares(x, cuts)
         self._begin("all_gather", x, tag)
         if self.size > 1 and x.size:
-            self._charge(tag, lambda: x.nbytes - self._share_bytes(x, 1))
-            self._all_gather(x, tag)
+            self._charge(tag, lambda: x.nbytes - self._share_bytes(x, 1, cuts))
+            self._all_gather(x, tag, cuts)
 
     def broadcast(self, x: Array, root: int, tag: Tag) -> None:
         """x becomes the root's x."""
@@ -183,13 +190,13 @@ class Communicator(ABC):
         """Debug mode: the object of that number that was told to this rank; waits for it."""
 
     @abstractmethod
-    def _all_reduce(self, x: Array, op: str, tag: Tag) -> None: ...
+    def _all_reduce(self, x: Array, op: str, tag: Tag, cuts: Cuts | None) -> None: ...
 
     @abstractmethod
-    def _reduce_scatter(self, x: Array, tag: Tag) -> Array: ...
+    def _reduce_scatter(self, x: Array, tag: Tag, cuts: Cuts | None) -> Array: ...
 
     @abstractmethod
-    def _all_gather(self, x: Array, tag: Tag) -> None: ...
+    def _all_gather(self, x: Array, tag: Tag, cuts: Cuts | None) -> None: ...
 
     @abstractmethod
     def _broadcast(self, x: Array, root: int, tag: Tag) -> None: ...
@@ -210,9 +217,13 @@ class Communicator(ABC):
         ledger.hold(widened, "buffers", "all-reduce")
         return widened
 
-    def _share_bytes(self, x: Array, ahead: int) -> int:
+    def _cuts(self, x: Array, cuts: Cuts | None) -> Cuts:
+        """The shares of all ranks."""
+        return shares(len(x), self.size) if cuts is None else cuts
+
+    def _share_bytes(self, x: Array, ahead: int, cuts: Cuts | None) -> int:
         """Bytes of the share of the rank that is `ahead` ranks further on."""
-        cut = share(len(x), self.size, (self.rank + ahead) % self.size)
+        cut = self._cuts(x, cuts)[(self.rank + ahead) % self.size]
         return (cut.stop - cut.start) * (x.nbytes // len(x))
 
     def _charge(self, tag: Tag, size: Callable[[], int]) -> None:
@@ -231,10 +242,20 @@ class Communicator(ABC):
         if not x.flags.c_contiguous:
             raise ValueError(f"collectives need a contiguous array; this one has shape {x.shape}, strides {x.strides}")
 
-    def _check_shares(self, x: Array) -> None:
+    def _check_shares(self, x: Array, cuts: Cuts | None) -> None:
         self._check(x)
         if x.ndim == 0:
             raise ValueError("shares are runs of the first axis; this array has none: reshape it to (1,)")
+        self._check_cuts(len(x), cuts)
+
+    def _check_cuts(self, n: int, cuts: Cuts | None) -> None:
+        """Raise ValueError unless these are runs for all ranks that cover n elements in order."""
+        if cuts is None:
+            return
+        borders = [0, *(cut.stop for cut in cuts)]
+        in_order = borders == sorted(borders) and [cut.start for cut in cuts] == borders[:-1]
+        if not in_order or len(cuts) != self.size or borders[-1] != n:
+            raise ValueError(f"{list(cuts)} do not cover {n} elements in order, one cut for each of {self.size} ranks")
 
     def _check_message(self, x: Array, size: int) -> None:
         if size != x.nbytes:
@@ -265,8 +286,3 @@ class Communicator(ABC):
             raise ValueError(f"a subgroup needs a sequence of ranks, each once, not {ranks!r}")
         if self.rank not in members:
             raise ValueError(f"rank {self.rank} asks for a subgroup of the ranks {members} without being in it")
-
-
-def counts(n: int, parts: int) -> list[int]:
-    """The lengths of all shares of n elements."""
-    return [cut.stop - cut.start for cut in (share(n, parts, i) for i in range(parts))]

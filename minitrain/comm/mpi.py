@@ -12,8 +12,8 @@ from mpi4py import MPI
 
 from ..backend import Array, pinned, synchronize, unpin, xp
 from ..observe import ledger
-from ..shares import share
-from .communicator import Communicator, Tag, counts
+from ..shares import Cuts, lengths
+from .communicator import Communicator, Tag
 from .positions import Moves
 
 
@@ -44,7 +44,7 @@ class MPICommunicator(Communicator):
     def _barrier(self) -> None:
         self.comm.Barrier()
 
-    def _all_reduce(self, x: Array, op: str, tag: Tag) -> None:
+    def _all_reduce(self, x: Array, op: str, tag: Tag, cuts: Cuts | None) -> None:
         lent = _lend(x)
         if op == "max":
             self._take_largest(lent)
@@ -59,22 +59,20 @@ class MPICommunicator(Communicator):
         self.comm.Allgather([_bytes(x), MPI.BYTE], [_bytes(everyone), MPI.BYTE])
         everyone.max(axis=0, out=x)
 
-    def _reduce_scatter(self, x: Array, tag: Tag) -> Array:
-        lengths = counts(len(x), self.size)
-        mine = xp.empty((lengths[self.rank], *x.shape[1:]), x.dtype)
+    def _reduce_scatter(self, x: Array, tag: Tag, cuts: Cuts | None) -> Array:
+        counts = lengths(self._cuts(x, cuts))
+        mine = xp.empty((counts[self.rank], *x.shape[1:]), x.dtype)
         ledger.hold(mine, "buffers", "reduce-scatter")
         lent = _lend(mine, filled=False)
         row = x.size // len(x)
-        self.comm.Reduce_scatter(_lend(x), lent, [n * row for n in lengths], MPI.SUM)
+        self.comm.Reduce_scatter(_lend(x), lent, [n * row for n in counts], MPI.SUM)
         _take_back(lent, mine)
         return mine
 
-    def _all_gather(self, x: Array, tag: Tag) -> None:
+    def _all_gather(self, x: Array, tag: Tag, cuts: Cuts | None) -> None:
         lent = _lend(x)
-        lengths = counts(len(x), self.size)
-        starts = [share(len(x), self.size, r).start for r in range(self.size)]
-        step = x.nbytes // len(x)
-        places = ([n * step for n in lengths], [start * step for start in starts])
+        shares, step = self._cuts(x, cuts), x.nbytes // len(x)
+        places = ([n * step for n in lengths(shares)], [cut.start * step for cut in shares])
         self.comm.Allgatherv(MPI.IN_PLACE, [_bytes(lent), places, MPI.BYTE])
         _take_back(lent, x)
 

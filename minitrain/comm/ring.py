@@ -21,43 +21,45 @@ from typing import Any
 
 from ..backend import Array, xp
 from ..observe import ledger
-from ..shares import share
+from ..shares import Cuts, share, shares
 from .communicator import Communicator, Tag
 
 Add = Callable[..., Array]  # (a, b, out=a): numpy.add, numpy.maximum
 
 
-def ring_reduce_scatter(comm: Communicator, x: Array, tag: Tag, add: Add = xp.add) -> Array:
+def ring_reduce_scatter(comm: Communicator, x: Array, tag: Tag, add: Add = xp.add, cuts: Cuts | None = None) -> Array:
     """Returns this rank's share of the flat array x, in which the sum over ranks now stands. The rest is undefined.
 
     N - 1 steps, one share each: rank r sends to r + 1 and adds what arrives from r - 1 to its own, by add(a, b, out=a).
     """
     n, r = comm.size, comm.rank
-    arriving = xp.empty_like(x[share(len(x), n, 0)])  # share 0 is the longest
+    chunks = [x[cut] for cut in cuts or shares(len(x), n)]
+    arriving = xp.empty_like(max(chunks, key=len))
     ledger.hold(arriving, "buffers", "reduce-scatter")
     for step in range(n - 1):
-        out, into = x[share(len(x), n, (r - 1 - step) % n)], x[share(len(x), n, (r - 2 - step) % n)]
+        out, into = chunks[(r - 1 - step) % n], chunks[(r - 2 - step) % n]
         sent = comm.send(out, (r + 1) % n, tag, step)
         comm.receive(arriving[: len(into)], (r - 1) % n, tag, step)
         add(into, arriving[: len(into)], out=into)
         sent.wait()
-    return x[share(len(x), n, r)]
+    return chunks[r]
 
 
-def ring_all_gather(comm: Communicator, x: Array, tag: Tag) -> None:
+def ring_all_gather(comm: Communicator, x: Array, tag: Tag, cuts: Cuts | None = None) -> None:
     """Fills the flat array x: rank r starts with share r, and sends on to r + 1 what it received last from r - 1."""
     n, r = comm.size, comm.rank
+    chunks = [x[cut] for cut in cuts or shares(len(x), n)]
     for step in range(n - 1):
-        out, into = x[share(len(x), n, (r - step) % n)], x[share(len(x), n, (r - 1 - step) % n)]
+        out, into = chunks[(r - step) % n], chunks[(r - 1 - step) % n]
         sent = comm.send(out, (r + 1) % n, tag, step)
         comm.receive(into, (r - 1) % n, tag, step)
         sent.wait()
 
 
-def ring_all_reduce(comm: Communicator, x: Array, tag: Tag, add: Add = xp.add) -> None:
+def ring_all_reduce(comm: Communicator, x: Array, tag: Tag, add: Add = xp.add, cuts: Cuts | None = None) -> None:
     """The flat array x becomes the sum over ranks, the same bits on all of them."""
-    ring_reduce_scatter(comm, x, tag, add)
-    ring_all_gather(comm, x, tag)
+    ring_reduce_scatter(comm, x, tag, add, cuts)
+    ring_all_gather(comm, x, tag, cuts)
 
 
 def ring_broadcast(comm: Communicator, x: Array, root: int, tag: Tag) -> None:
@@ -95,17 +97,17 @@ class RingCommunicator(Communicator):
         self.line = inner.duplicate()  # so that the ring's messages cannot meet those of its user
         self.functions = (reduce_scatter, all_gather)
 
-    def _all_reduce(self, x: Array, op: str, tag: Tag) -> None:
+    def _all_reduce(self, x: Array, op: str, tag: Tag, cuts: Cuts | None) -> None:
         reduce_scatter, all_gather = self.functions
-        flat = x.reshape(-1)
-        reduce_scatter(self.line, flat, tag, xp.add if op == "sum" else xp.maximum)
-        all_gather(self.line, flat, tag)
+        flat, given = x.reshape(-1), _given(cuts)
+        reduce_scatter(self.line, flat, tag, xp.add if op == "sum" else xp.maximum, **given)
+        all_gather(self.line, flat, tag, **given)
 
-    def _reduce_scatter(self, x: Array, tag: Tag) -> Array:
-        return self.functions[0](self.line, x, tag)
+    def _reduce_scatter(self, x: Array, tag: Tag, cuts: Cuts | None) -> Array:
+        return self.functions[0](self.line, x, tag, **_given(cuts))
 
-    def _all_gather(self, x: Array, tag: Tag) -> None:
-        self.functions[1](self.line, x, tag)
+    def _all_gather(self, x: Array, tag: Tag, cuts: Cuts | None) -> None:
+        self.functions[1](self.line, x, tag, **_given(cuts))
 
     def _broadcast(self, x: Array, root: int, tag: Tag) -> None:
         ring_broadcast(self.line, x.reshape(-1), root, tag)
@@ -139,3 +141,8 @@ class RingCommunicator(Communicator):
 
     def _duplicate(self) -> "RingCommunicator":
         return RingCommunicator(self.inner._duplicate(), *self.functions)
+
+
+def _given(cuts: Cuts | None) -> dict[str, Cuts]:
+    """An argument for a function that need not know of cuts, as long as there are none."""
+    return {} if cuts is None else {"cuts": cuts}

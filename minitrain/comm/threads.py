@@ -17,7 +17,7 @@ from typing import Any
 
 from ..backend import Array, xp
 from ..errors import UserError, check_memory, check_number, check_whole
-from ..shares import share
+from ..shares import Cuts
 from .communicator import Communicator, Tag
 from .launchers import waiting
 from .positions import ENDED, Moves, Standing, report, standing, stuck
@@ -82,19 +82,19 @@ class ThreadCommunicator(Communicator):
         self.group.shown[self.rank] = None  # it may be the last reference to an array
         return result
 
-    def _all_reduce(self, x: Array, op: str, tag: Tag) -> None:
+    def _all_reduce(self, x: Array, op: str, tag: Tag, cuts: Cuts | None) -> None:
         join = xp.add if op == "sum" else xp.maximum
         x[...] = self._exchange(x, lambda all_x: reduce(join, all_x))
 
-    def _reduce_scatter(self, x: Array, tag: Tag) -> Array:
-        mine = share(len(x), self.size, self.rank)
+    def _reduce_scatter(self, x: Array, tag: Tag, cuts: Cuts | None) -> Array:
+        mine = self._cuts(x, cuts)[self.rank]
         return self._exchange(x, lambda all_x: reduce(xp.add, [other[mine] for other in all_x]))
 
-    def _all_gather(self, x: Array, tag: Tag) -> None:
-        def collect(all_x: list[Array]) -> Array:
-            return xp.concatenate([other[share(len(x), self.size, r)] for r, other in enumerate(all_x)])
-
-        x[...] = self._exchange(x, collect)
+    def _all_gather(self, x: Array, tag: Tag, cuts: Cuts | None) -> None:
+        shares = self._cuts(x, cuts)
+        x[...] = self._exchange(
+            x, lambda all_x: xp.concatenate([other[cut] for other, cut in zip(all_x, shares, strict=True)])
+        )
 
     def _broadcast(self, x: Array, root: int, tag: Tag) -> None:
         x[...] = self._exchange(x, lambda all_x: all_x[root].copy())

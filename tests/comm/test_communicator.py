@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,40 @@ def all_gather(world: Communicator) -> None:
             x[cut] = whole[cut]
             world.all_gather(x, TAG)
             assert np.array_equal(x, whole), (dtype, shape)
+
+
+def own_cuts(world: Communicator) -> None:
+    """Shares of any lengths: the last rank has most of the rows, the first none."""
+    n = world.size
+    for dtype in DTYPES:
+        for shape in [(7,), (5, 3)]:
+            borders = [0] * n + [shape[0]] if n < 3 else [0, 0, *range(1, n - 1), shape[0]]
+            cuts = [slice(lo, hi) for lo, hi in pairwise(borders)]
+            parts = arrays(n, shape, dtype)
+            x, own = parts[world.rank].copy(), cuts[world.rank]
+            assert close(world.reduce_scatter(x, TAG, cuts), total(parts)[own])
+            x[: own.start], x[own.stop :] = -1, -1
+            world.all_gather(x, TAG, cuts)
+            assert close(x, total(parts)), (dtype, shape)
+            x = parts[world.rank].reshape(-1).copy()
+            world.all_reduce(x, TAG, cuts=[slice(0, len(x))] + [slice(len(x), len(x))] * (n - 1))
+            assert close(x, total(parts).reshape(-1))
+
+
+def wrong_cuts(world: Communicator) -> None:
+    """A gap, an overlap, one too many, another length: ranks would read each other's shares."""
+    n, x = world.size, np.zeros(6)
+    right = [slice(0, 6)] + [slice(6, 6)] * (n - 1)
+    for wrong in (
+        [slice(1, 6), *right[1:]],
+        [*right[:-1], slice(5, 6)],
+        [*right, slice(6, 6)],
+        [slice(0, 5), *right[1:]],
+    ):
+        for call in (world.all_gather, world.reduce_scatter, lambda x, tag, cuts: world.all_reduce(x, tag, cuts=cuts)):
+            if wrong != right:
+                with pytest.raises(ValueError, match="do not cover 6 elements in order"):
+                    call(x, TAG, wrong)
 
 
 def broadcast(world: Communicator) -> None:
@@ -305,6 +340,8 @@ CHECKS = pytest.mark.parametrize(
         half_is_summed_in_float32,
         reduce_scatter,
         all_gather,
+        own_cuts,
+        wrong_cuts,
         broadcast,
         all_ranks_get_equal_bits,
         messages_are_told_apart_by_number,

@@ -1,5 +1,6 @@
 """The ring's collectives are the definitions, on MPI and on threads, for any length, dtype and number of ranks."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.ring import RingCommunicator, ring_all_gather, ring_all_reduce, ring_reduce_scatter
+from minitrain.observe.ledger import Ledger
 from minitrain.shares import share
 
 TAG = ("dp", "test")
@@ -53,6 +55,27 @@ def functions(world: Communicator, length: int, dtype: Any) -> None:
     np.testing.assert_array_equal(x, total)
 
 
+def own_cuts(world: Communicator, length: int, dtype: Any) -> None:
+    """Shares of any lengths, some of them empty, and the first not the longest; bytes as for even ones, in sum."""
+    n = world.size
+    borders = [0, *sorted((7 * r * length // 11) % (length + 1) for r in range(1, n)), length]
+    cuts = [slice(lo, hi) for lo, hi in itertools.pairwise(borders)]
+    everybody = [values(r, length, dtype) for r in range(n)]
+    total, own = np.sum(everybody, axis=0), cuts[world.rank]
+    for x in (everybody[world.rank].copy(), everybody[world.rank].copy().reshape(1, -1)):
+        book = Ledger()
+        with book.open():
+            world.all_reduce(x, TAG, cuts=cuts)
+        np.testing.assert_array_equal(x.reshape(-1), total)
+        if n > 1:
+            assert sum(world.gather_objects(book.bytes[TAG])) == 2 * (n - 1) * length * max(4, x.dtype.itemsize)
+    x = everybody[world.rank].copy()
+    np.testing.assert_array_equal(world.reduce_scatter(x, TAG, cuts), total[own])
+    x[: own.start], x[own.stop :] = np.nan, np.nan
+    world.all_gather(x, TAG, cuts)
+    np.testing.assert_array_equal(x, total)
+
+
 def broadcasts(world: Communicator, length: int, dtype: Any) -> None:
     for root in range(world.size):
         x = values(world.rank, length, dtype)
@@ -61,7 +84,7 @@ def broadcasts(world: Communicator, length: int, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("check", [sums, functions, broadcasts])
+@pytest.mark.parametrize("check", [sums, functions, own_cuts, broadcasts])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.ranks(2, 3, 4)
 def test_mpi(world: Communicator, check: Callable[..., None], length: int, dtype: Any) -> None:
@@ -69,7 +92,7 @@ def test_mpi(world: Communicator, check: Callable[..., None], length: int, dtype
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
-@pytest.mark.parametrize("check", [sums, functions, broadcasts])
+@pytest.mark.parametrize("check", [sums, functions, own_cuts, broadcasts])
 def test_threads(size: int, check: Callable[..., None]) -> None:
     def program(world: Communicator) -> None:
         for length in LENGTHS:

@@ -14,11 +14,11 @@ import pytest
 
 from minitrain.autograd import Tensor
 from minitrain.comm import threads
-from minitrain.comm.communicator import Communicator, counts
+from minitrain.comm.communicator import Communicator
 from minitrain.comm.ring import RingCommunicator
 from minitrain.observe.ledger import Ledger
 from minitrain.parallel.collective_ops import all_gather, copy_to, gather_from, reduce_from, reduce_scatter, split_to
-from minitrain.shares import share
+from minitrain.shares import lengths, share, shares
 from tests.gradcheck import BOUND, STEP, Array, as_activations, close, names_what_it_keeps, pull
 
 TAG = ("tp", "test")
@@ -169,10 +169,10 @@ def elements(collective: str, size: int, rank: int, axis: int, n: int) -> int:
     whole = int(np.prod(shape_of(axis, n)))
     following = (rank + 1) % size
     if collective == "all-reduce":
-        lengths = counts(whole, size)
-        return 2 * whole - lengths[rank] - lengths[following]
+        pieces = lengths(shares(whole, size))
+        return 2 * whole - pieces[rank] - pieces[following]
     kept = {"reduce-scatter": rank, "all-gather": following}
-    return (n - counts(n, size)[kept[collective]]) * (whole // n) if collective else 0
+    return (n - lengths(shares(n, size))[kept[collective]]) * (whole // n) if collective else 0
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])

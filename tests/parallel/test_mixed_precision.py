@@ -23,7 +23,7 @@ from minitrain.nn import FeedForward, Module
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import Adam
 from minitrain.precision import CASTS, Dynamic, DynamicScaler, Precision, Static, StaticScaler
-from minitrain.shares import share
+from minitrain.shares import Cuts, share
 from minitrain.train.trainer import Trainer
 from tests.ranks import GLANCE
 from tests.tiers import full as later
@@ -75,17 +75,17 @@ class Watched(RingCommunicator):
         group.seen = self.seen
         return group
 
-    def all_reduce(self, x: Array, tag: Tag, op: str = "sum") -> None:
-        super().all_reduce(x, tag, op)
+    def all_reduce(self, x: Array, tag: Tag, op: str = "sum", cuts: Cuts | None = None) -> None:
+        super().all_reduce(x, tag, op, cuts)
         self.seen[tag].add(x.dtype.name)
 
-    def reduce_scatter(self, x: Array, tag: Tag) -> Array:
+    def reduce_scatter(self, x: Array, tag: Tag, cuts: Cuts | None = None) -> Array:
         self.seen[tag].add(x.dtype.name)
-        return super().reduce_scatter(x, tag)
+        return super().reduce_scatter(x, tag, cuts)
 
-    def all_gather(self, x: Array, tag: Tag) -> None:
+    def all_gather(self, x: Array, tag: Tag, cuts: Cuts | None = None) -> None:
         self.seen[tag].add(x.dtype.name)
-        super().all_gather(x, tag)
+        super().all_gather(x, tag, cuts)
 
     def send(self, x: Array, to: int, tag: Tag, number: int = 0) -> Any:
         self.seen[tag].add(x.dtype.name)

@@ -16,7 +16,7 @@ from minitrain import functional as F
 from minitrain import fused
 from minitrain.autograd import Tensor, no_grad
 from minitrain.comm import threads
-from minitrain.comm.communicator import Communicator, counts
+from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
@@ -29,7 +29,7 @@ from minitrain.optim import SGD, Adam
 from minitrain.parallel.plan import Plan
 from minitrain.parallel.sequence_parallel import SequenceIO, Shared
 from minitrain.parallel.tensor_parallel import LOSS, TensorIO, own_rows, vocabulary_cross_entropy
-from minitrain.shares import share
+from minitrain.shares import lengths, share, shares
 from minitrain.train.build import reduce
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients, train_step
@@ -128,8 +128,8 @@ def test_of_each_row_three_numbers_travel(t: int) -> None:
         labels = np.arange(rows).reshape(2, 5)
         with Ledger().open() as ledger:
             over_ranks(RingCommunicator(world), np.zeros((2, 5, 100)), labels)
-        lengths = counts(rows, t)
-        sent = 2 * rows - lengths[world.rank] - lengths[(world.rank + 1) % t]
+        pieces = lengths(shares(rows, t))
+        sent = 2 * rows - pieces[world.rank] - pieces[(world.rank + 1) % t]
         assert ledger.bytes == {LOSS: 3 * 8 * sent}
 
     threads.run(t, program)
@@ -430,7 +430,7 @@ def test_mlp(t: int, hidden: tuple[int, ...]) -> None:
         for i, path in enumerate([*(f"dense.{i}" for i in range(len(hidden))), "head"]):
             I, O = sizes[i : i + 2]
             columns, rows = i % 2 == 0 and path != "head", i % 2 == 1
-            mine = (counts(I, t)[rank] if rows else I, counts(O, t)[rank] if columns else O)
+            mine = (lengths(shares(I, t))[rank] if rows else I, lengths(shares(O, t))[rank] if columns else O)
             assert (shapes[f"{path}.linear.weight"], shapes[f"{path}.linear.bias"]) == (mine, mine[1:])
 
 
@@ -568,11 +568,11 @@ def test_an_activation_after_rows_comes_after_the_sum() -> None:
 # A share of the time -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("start", "shares"), [(0, [(0, 3), (3, 5), (5, 7)]), (3, [(3, 6), (6, 8), (8, 10)])])
-def test_a_share_of_the_time_is_counted_from_where_the_batch_begins(start: int, shares: list[tuple[int, int]]) -> None:
+@pytest.mark.parametrize(("start", "pieces"), [(0, [(0, 3), (3, 5), (5, 7)]), (3, [(3, 6), (6, 8), (8, 10)])])
+def test_a_share_of_the_time_is_counted_from_where_the_batch_begins(start: int, pieces: list[tuple[int, int]]) -> None:
     """Positions 3 to 9 are 7, and the first rank has 3, 4 and 5."""
     where = Where(1, 0, 2, 12, slice(0, 2), slice(start, start + 7))
     batch = Batch(np.zeros((2, 7), int), None, where)
     found = threads.run(3, lambda world: SequenceIO(world).unit(batch).where)
-    assert [(where.residual.start, where.residual.stop) for where in found] == shares
+    assert [(where.residual.start, where.residual.stop) for where in found] == pieces
     assert all(where.time == batch.where.time and where.samples == slice(0, 2) for where in found)

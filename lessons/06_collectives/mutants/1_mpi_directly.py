@@ -3,8 +3,7 @@
 from mpi4py import MPI
 
 from minitrain.backend import xp
-from minitrain.comm.communicator import counts
-from minitrain.shares import share
+from minitrain.shares import lengths, share, shares
 
 SAYS = "such as mpi4py itself"
 
@@ -12,6 +11,6 @@ SAYS = "such as mpi4py itself"
 def ring_reduce_scatter(comm, x, tag, add=xp.add):
     mine = x[share(len(x), comm.size, comm.rank)]
     result = xp.empty_like(mine)
-    MPI.COMM_WORLD.Reduce_scatter(x, result, counts(len(x), comm.size), MPI.SUM)
+    MPI.COMM_WORLD.Reduce_scatter(x, result, lengths(shares(len(x), comm.size)), MPI.SUM)
     mine[...] = result
     return mine
