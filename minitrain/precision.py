@@ -49,7 +49,6 @@ from .data.batch import Batch
 from .errors import UserError, check_choice, check_number, check_whole, shown
 from .nn import Module, check_free, watching
 from .optim import steps_begun
-from .shares import share
 
 if TYPE_CHECKING:
     from .comm.communicator import Communicator
@@ -216,15 +215,8 @@ class Dynamic(Precision):
 
 def not_finite(gradients: Any) -> list[str]:
     """The paths of the parameters that have gradients on this rank which are not finite."""
-    paths = []
-    for bucket, owned in zip(gradients.trained, gradients.owned(), strict=True):
-        divided = len(owned.grad) < bucket.size
-        first = share(bucket.size, bucket.group.size, bucket.group.rank).start if divided else 0
-        for p, piece in bucket.pieces.items():
-            part = owned.grad[max(piece.start - first, 0) : max(piece.stop - first, 0)]
-            if not is_finite(part):
-                paths.append(p.placement.path)
-    return paths
+    pieces = ((owned.grad[piece.place], piece.parameter) for owned in gradients.owned() for piece in owned.pieces)
+    return [p.placement.path for grad, p in pieces if not is_finite(grad)]
 
 
 def _layers_of(paths: list[str]) -> set[str]:

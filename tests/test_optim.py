@@ -7,8 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minitrain.optim import BLOCK, SGD, Adam, AdamW, Optimizer, adam_step, adamw_step, clip_grad_norm
-from minitrain.parallel.reducer import Owned
+from minitrain.backend import Array
+from minitrain.nn import Parameter
+from minitrain.optim import (
+    BLOCK,
+    SGD,
+    Adam,
+    AdamW,
+    Found,
+    Held,
+    Optimizer,
+    Owned,
+    Totals,
+    adam_step,
+    adamw_step,
+    clip_grad_norm,
+)
 
 LENGTHS = (1, 7, BLOCK + 5, 2 * BLOCK)  # the last block is short, or there is none left over
 STEPS, LR = 20, 0.01
@@ -31,6 +45,15 @@ class Slices:
 
     def owned(self) -> list[Owned]:
         return self.pieces
+
+    def held(self) -> list[Held]:
+        return [Held(piece.data, piece.decay) for piece in self.pieces]
+
+    def over_pieces(self, found: Found) -> Totals:
+        raise NotImplementedError
+
+    def logical(self, p: Parameter, flat: Array) -> Array:
+        raise NotImplementedError
 
     def norm(self) -> float:
         squares = sum((piece.grad.astype(np.float64) ** 2).sum() for piece in self.pieces)
@@ -66,8 +89,11 @@ RULES: dict[str, tuple[Callable[[Slices], Optimizer], Formula]] = {
         lambda w, g, s, t, on: sgd(w, g, s, t, 0.1 * on, 0.9),
     ),
     "adam": (Adam, lambda w, g, s, t, on: adam(w, g, s, t)),
-    "adam betas": (lambda x: Adam(x, 0.8, 0.9, 0.1), lambda w, g, s, t, on: adam(w, g, s, t, 0.8, 0.9, 0.1)),
-    "adamw": (lambda x: AdamW(x, 0.1, beta2=0.95), lambda w, g, s, t, on: adamw(w, g, s, t, 0.1 * on)),
+    "adam betas": (
+        lambda x: Adam(x, beta1=0.8, beta2=0.9, epsilon=0.1),
+        lambda w, g, s, t, on: adam(w, g, s, t, 0.8, 0.9, 0.1),
+    ),
+    "adamw": (lambda x: AdamW(x, weight_decay=0.1, beta2=0.95), lambda w, g, s, t, on: adamw(w, g, s, t, 0.1 * on)),
 }
 
 
@@ -90,7 +116,7 @@ def test_formula(rule: str, dtype: str, bound: float) -> None:
         assert piece.data.dtype == dtype
         assert np.abs(piece.data - w).max() <= bound
     assert all(state.dtype == dtype for held in optimizer.state for state in held)
-    assert [len(held) for held in optimizer.state] == [optimizer.states] * len(LENGTHS)
+    assert [len(held) for held in optimizer.state] == [len(optimizer.states)] * len(LENGTHS)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -151,7 +177,7 @@ def test_decay_only_where_the_slice_says(kind: type[SGD] | type[AdamW]) -> None:
 def test_decay_goes_past_the_memory() -> None:
     """m and v are Adam's to the last bit, and so is w where nothing decays."""
     runs = [Slices((5, 5)), Slices((5, 5))]
-    plain, decayed = Adam(runs[0]), AdamW(runs[1], 0.1)
+    plain, decayed = Adam(runs[0]), AdamW(runs[1], weight_decay=0.1)
     for step in range(3):
         for slices, optimizer in zip(runs, (plain, decayed), strict=True):
             slices.draw_gradients(step)

@@ -24,8 +24,8 @@ from minitrain.errors import UserError
 from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.nn import Module, Parameter, watching
 from minitrain.observe.ledger import Ledger
-from minitrain.optim import SGD, Adam, AdamW, Optimizer
-from minitrain.parallel.reducer import Owned, Reducer, there
+from minitrain.optim import SGD, Adam, AdamW, Optimizer, Owned
+from minitrain.parallel.reducer import Reducer, there
 from minitrain.precision import (
     CASTS,
     DTYPES,

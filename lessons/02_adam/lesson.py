@@ -20,8 +20,7 @@ from minitrain.data.batch import Batch
 from minitrain.data.digits import load_digits, split_digits
 from minitrain.data.loader import ArrayLoader
 from minitrain.models import Model, mlp
-from minitrain.optim import SGD, Adam, Optimizer, adam_step
-from minitrain.parallel.reducer import Owned
+from minitrain.optim import SGD, Adam, Optimizer, Owned, adam_step
 from minitrain.train.build import reduce
 from minitrain.train.step import train_step
 

@@ -22,8 +22,7 @@ from minitrain.data.digits import load_digits
 from minitrain.data.loader import ArrayLoader
 from minitrain.models import MLPConfig, mlp
 from minitrain.observe.ledger import Ledger
-from minitrain.optim import SGD, Adam
-from minitrain.parallel.reducer import Owned
+from minitrain.optim import SGD, Adam, Owned
 from minitrain.precision import DynamicScaler, Scaler, Static, StaticScaler, use
 from minitrain.train.build import reduce
 from minitrain.train.step import train_step

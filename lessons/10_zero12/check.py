@@ -14,9 +14,9 @@ from minitrain.comm.threads import world_of_one
 from minitrain.data.loader import ArrayLoader
 from minitrain.models import MLPConfig, mlp
 from minitrain.observe.ledger import Ledger
-from minitrain.optim import SGD, Adam, Optimizer, clip_grad_norm
+from minitrain.optim import SGD, Adam, Optimizer, Owned, clip_grad_norm
 from minitrain.parallel.flat import Bucket
-from minitrain.parallel.reducer import Owned, Reducer, there
+from minitrain.parallel.reducer import Reducer, there
 from minitrain.parallel.zero import GRADIENTS, NORM, PARAMETERS, Zero1
 from minitrain.shares import share
 from minitrain.train.build import REDUCERS, reduce

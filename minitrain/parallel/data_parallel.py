@@ -21,18 +21,19 @@ from collections.abc import Callable, Sequence
 
 from ..backend import Array
 from ..comm.communicator import Communicator
+from ..shares import Cuts
 from .flat import Bucket
 from .overlap import CommunicationThread
 from .reducer import Reducer
 
 TAG = ("dp", "gradients")
-Sync = Callable[[Sequence[Array], Communicator], None]
+Sync = Callable[..., None]  # (gradients, group), and cuts for a bucket that has its own
 
 
-def sync_gradients(gradients: Sequence[Array], group: Communicator) -> None:
+def sync_gradients(gradients: Sequence[Array], group: Communicator, cuts: Cuts | None = None) -> None:
     """Each gradient becomes its sum over the group. This is all that data parallel adds to the serial run."""
     for gradient in gradients:
-        group.all_reduce(gradient, TAG)
+        group.all_reduce(gradient, TAG, cuts=cuts)
 
 
 class DataParallel(Reducer):
@@ -62,7 +63,7 @@ class Bucketed(DataParallel):
     """One all-reduce for each bucket, when backward has completed it."""
 
     def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
-        self.sync([flat], group)
+        self.sync([flat], group, **bucket.own_cuts)
 
 
 class Overlapped(Bucketed):

@@ -13,7 +13,8 @@ Li et al., "PyTorch Distributed", VLDB 2020, arXiv:2006.15704, section 3.2.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
 from numbers import Real
 
 import numpy as np
@@ -24,16 +25,21 @@ from ..comm.mesh import Mesh
 from ..errors import UserError, shown
 from ..nn import Parameter
 from ..observe import ledger
-from ..shares import share
+from ..optim import Piece
+from ..shares import Cuts, shares
 
 
 class Bucket:
     """Parameters of one kind: equal dtype, weight decay, copies and partial. `group` adds up their gradients.
 
+    cuts: what each rank of the group owns under ZeRO, and the chunks in which a ring adds up: equal shares, or else
+    whole parameters, owners[i] being the rank that owns parameter i.
     Raises UserError for no parameters, for different kinds, and for a parameter that is there twice.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], group: Communicator) -> None:
+    def __init__(
+        self, parameters: Sequence[Parameter], group: Communicator, owners: Sequence[int] | None = None
+    ) -> None:
         if not parameters or len(set(map(_kind, parameters))) > 1 or len(set(parameters)) < len(parameters):
             raise UserError(f"a bucket needs parameters of one kind, each once, not {shown(list(parameters))}")
         first = parameters[0]
@@ -45,6 +51,9 @@ class Bucket:
         ends = np.cumsum([math.prod(p.shape) for p in parameters]).tolist()
         self.pieces = {p: slice(end - math.prod(p.shape), end) for p, end in zip(parameters, ends, strict=True)}
         self.size = ends[-1]
+        self.owners = None if owners is None else dict(zip(parameters, owners, strict=True))
+        self.cuts: Cuts = shares(self.size, group.size) if owners is None else self._whole_cuts(group.size)
+        self.parts: dict[int | None, tuple[Piece, ...]] = {}  # found so far
         self.data: Array | None = None
         self.shard: Array | None = None  # of the values, where nobody keeps them whole (ZeRO-3)
         self.grad: Array | None = None
@@ -58,6 +67,38 @@ class Bucket:
         for p, piece in self.pieces.items():
             flat[piece] = p.initial(seed).reshape(-1)
         return flat
+
+    def _whole_cuts(self, ranks: int) -> Cuts:
+        """From the owners, which never decrease from one parameter to the next."""
+        assert self.owners is not None
+        sizes = [0] * ranks
+        for p, owner in self.owners.items():
+            sizes[owner] += math.prod(p.shape)
+        return [slice(lo, hi) for lo, hi in pairwise(accumulate(sizes, initial=0))]
+
+    @property
+    def own(self) -> slice:
+        """What this rank owns of the bucket, under ZeRO."""
+        return self.cuts[self.group.rank]
+
+    @property
+    def own_cuts(self) -> dict[str, Cuts]:
+        """An argument for what moves this bucket between ranks: there is none as long as the shares are equal ones."""
+        return {} if self.owners is None else {"cuts": self.cuts}
+
+    def part(self, rank: int | None) -> tuple[Piece, ...]:
+        """What stands in the share of a rank, counted from where it begins; None: in the whole bucket."""
+        if rank not in self.parts:
+            self.parts[rank] = tuple(self._part(rank))
+        return self.parts[rank]
+
+    def _part(self, rank: int | None) -> Iterator[Piece]:
+        cut = slice(0, self.size) if rank is None else self.cuts[rank]
+        for p, at in self.pieces.items():
+            lo, hi = max(at.start, cut.start), min(at.stop, cut.stop)
+            here = lo < hi if rank is None or self.owners is None else self.owners[p] == rank
+            if here or rank is None:  # a whole parameter may be empty here, and not on other ranks of the tp axis
+                yield Piece(p, slice(lo - at.start, hi - at.start), slice(lo - cut.start, hi - cut.start))
 
     def piece(self, p: Parameter, flat: Array) -> Array:
         """p's piece of an array of this bucket's size, as a view."""
@@ -80,7 +121,7 @@ class Bucket:
         if self.data is not None:
             self.piece(p, self.data)[...] = values
         if self.shard is not None:
-            piece, own = self.pieces[p], share(self.size, self.group.size, self.group.rank)
+            piece, own = self.pieces[p], self.own
             lo, hi = max(piece.start, own.start), min(piece.stop, own.stop)
             if lo < hi:
                 flat = values.reshape(-1)
@@ -121,6 +162,7 @@ def make_buckets(
     megabytes: float,
     mesh: Mesh,
     users: Mapping[Parameter, tuple[int, ...]] | None = None,
+    whole: bool = False,
 ) -> list[Bucket]:
     """Divides the parameters (in order of first use in the forward) into buckets of about this size.
 
@@ -129,6 +171,7 @@ def make_buckets(
     Backward reaches the last layers first, so buckets are filled from the end of the list; parameters of different
     kinds go to different buckets. The buckets come in the order in which backward completes them: a bucket is
     complete with the parameter that the forward used earliest. Raises ValueError unless the size is above 0.
+    whole: each parameter is owned by one rank, see `owners_of`.
     """
     if not isinstance(megabytes, Real) or isinstance(megabytes, bool) or not megabytes > 0:
         raise ValueError(f"buckets of {megabytes} megabytes cannot be filled; give a size above 0")
@@ -138,14 +181,19 @@ def make_buckets(
     for p in reversed(parameters):
         kind = (_kind(p), (users or {}).get(p))
         bucket = open_buckets.setdefault(kind, [])
-        if bucket and sum(map(_bytes, bucket)) + _bytes(p) > limit:
+        if bucket and sum(_bytes(q, whole) for q in (*bucket, p)) > limit:
             full.append(bucket)
             bucket = open_buckets[kind] = []
         bucket.append(p)
     full.extend(open_buckets.values())
     first_use = {p: i for i, p in enumerate(parameters)}
     full.sort(key=lambda bucket: -first_use[bucket[-1]])
-    buckets = [Bucket(bucket, mesh.product(bucket[0].placement.partial)) for bucket in full]
+    loads: dict[Communicator, list[int]] = {}
+    buckets = []
+    for members in full:
+        group = mesh.product(members[0].placement.partial)
+        load = loads.setdefault(group, [0] * group.size)
+        buckets.append(Bucket(members, group, owners_of(members, load) if whole else None))
     return sorted(buckets, key=lambda bucket: bucket.spans_stages)  # these leave last, and must not keep others back
 
 
@@ -160,5 +208,27 @@ def _kind(p: Parameter) -> tuple:
     )
 
 
-def _bytes(p: Parameter) -> int:
-    return math.prod(p.shape) * p.dtype.itemsize
+def _bytes(p: Parameter, whole: bool) -> int:
+    """whole: of the logical parameter, so that ranks that hold other parts of the model make the same buckets."""
+    return math.prod(p.placement.shape if whole else p.shape) * p.dtype.itemsize
+
+
+def owners_of(parameters: Sequence[Parameter], load: list[int]) -> list[int]:
+    """Which rank owns which of a bucket's parameters, as a whole; what they own is added to `load`.
+
+    Runs of parameters, for the ranks in their order, as long as will bring all to the same load. So it goes by how
+    sizes happen to fall: with few large matrices some ranks own more than others, do more of the optimizer's work, and
+    hold more of its state; and a ring waits for its longest chunk. The sizes are those of the logical model: ranks that
+    hold other parts of a matrix have the same owner for it.
+    """
+    sizes = [math.prod(p.placement.shape) for p in parameters]
+    level = (sum(load) + sum(sizes)) / len(load)
+    room = [max(level - before, 0) for before in load]
+    borders = [sum(sizes) * end / (sum(room) or 1) for end in accumulate(room)]
+    owners = []
+    for size, end in zip(sizes, accumulate(sizes), strict=True):
+        middle = end - size / 2
+        owner = next((rank for rank, border in enumerate(borders) if middle <= border), len(load) - 1)
+        load[owner] += size
+        owners.append(owner)
+    return owners

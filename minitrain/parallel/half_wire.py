@@ -22,24 +22,25 @@ from typing import Any
 from ..backend import Array, wide, xp
 from ..comm.communicator import Communicator, Tag
 from ..observe import ledger
-from ..shares import share
+from ..shares import Cuts, shares
 from .data_parallel import TAG
 from .zero import GRADIENTS
 
 
-def reduce_scatter_in(x: Array, group: Communicator, tag: Tag, dtype: Any) -> Array:
+def reduce_scatter_in(x: Array, group: Communicator, tag: Tag, dtype: Any, cuts: Cuts | None = None) -> Array:
     """Returns this rank's share of the flat array x, in which the sum over ranks of the rounded values now stands."""
     n, r = group.size, group.rank
     if n == 1:
         return x
     rounded = x.astype(dtype)
     ledger.hold(rounded, "buffers", "reduce-scatter")
-    sending = [group.send(rounded[share(len(x), n, to)], to, tag) for to in range(n) if to != r]
-    mine = x[share(len(x), n, r)]
+    cuts = cuts or shares(len(x), n)
+    sending = [group.send(rounded[cuts[to]], to, tag) for to in range(n) if to != r]
+    mine = x[cuts[r]]
     total, arriving = xp.zeros(len(mine), wide(x.dtype)), xp.empty(len(mine), dtype)
     for source in range(n):
         if source == r:
-            total += rounded[share(len(x), n, r)]
+            total += rounded[cuts[r]]
         else:
             group.receive(arriving, source, tag)
             total += arriving
@@ -49,25 +50,25 @@ def reduce_scatter_in(x: Array, group: Communicator, tag: Tag, dtype: Any) -> Ar
     return mine
 
 
-def all_gather_in(x: Array, group: Communicator, tag: Tag, dtype: Any) -> None:
+def all_gather_in(x: Array, group: Communicator, tag: Tag, dtype: Any, cuts: Cuts | None = None) -> None:
     """Fills the flat array x from the shares of all ranks, rounded, the own one as well."""
     rounded = x.astype(dtype)
     ledger.hold(rounded, "buffers", "all-gather")
-    group.all_gather(rounded, tag)
+    group.all_gather(rounded, tag, cuts)
     x[...] = rounded
 
 
-def sync_in(gradients: Sequence[Array], group: Communicator, dtype: Any) -> None:
+def sync_in(gradients: Sequence[Array], group: Communicator, dtype: Any, cuts: Cuts | None = None) -> None:
     """Each gradient becomes its sum over the group: data parallel's `sync`."""
     for gradient in gradients:
         if group.size > 1 and gradient.size:
-            reduce_scatter_in(gradient, group, TAG, dtype)
-            all_gather_in(gradient, group, TAG, dtype)
+            reduce_scatter_in(gradient, group, TAG, dtype, cuts)
+            all_gather_in(gradient, group, TAG, dtype, cuts)
 
 
-def reduce_to_owners_in(flat: Array, group: Communicator, dtype: Any) -> Array:
+def reduce_to_owners_in(flat: Array, group: Communicator, dtype: Any, cuts: Cuts | None = None) -> Array:
     """This rank's share of the sum over ranks: ZeRO's `scatter`."""
-    return reduce_scatter_in(flat, group, GRADIENTS, dtype)
+    return reduce_scatter_in(flat, group, GRADIENTS, dtype, cuts)
 
 
 def wire_options(how: str, dtype: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,10 +23,10 @@ from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..errors import UserError, check_whole
 from ..nn import Module, Parameter
-from ..optim import steps_begun
-from ..shares import share
+from ..optim import Found, Held, Owned, Totals, steps_begun
 from .flat import Bucket
 from .overlap import CommunicationThread, own_lines
+from .pieces import joined, over_matrices
 
 if TYPE_CHECKING:
     from ..data.batch import Batch
@@ -34,14 +34,6 @@ if TYPE_CHECKING:
 
 MODEL = ("layers", "matrices")  # what is divided of a model
 NORM = ("tp", "norm")
-
-
-class Owned(NamedTuple):
-    """A flat piece of the parameters that this rank's optimizer updates."""
-
-    data: Array
-    grad: Array
-    decay: bool
 
 
 class Reducer:
@@ -90,21 +82,57 @@ class Reducer:
     def after_step(self) -> None:
         """The optimizer has updated what `owned` returned."""
 
-    def owned(self) -> list[Owned]:
-        """What this rank's optimizer updates, always in the same order."""
-        return [Owned(there(b.data), there(b.grad), b.decay) for b in self.trained]
+    def values(self, bucket: Bucket) -> Array:
+        """What this rank's optimizer updates of a bucket."""
+        return there(bucket.data)
+
+    def sums(self, bucket: Bucket) -> Array:
+        """Its gradient, the sum over ranks."""
+        return there(bucket.grad)
 
     def squares(self) -> list[list[float]]:
         """|g|^2 of each share of each trained bucket, g being what the bucket holds; after finish().
 
         Shares are the pieces that ZeRO gives to the ranks of the group: whoever holds which, the sum has the same bits.
         """
-        pieces = {b: [there(b.grad)[share(b.size, b.group.size, i)] for i in range(b.group.size)] for b in self.trained}
-        return [[square(piece) for piece in pieces[b]] for b in self.trained]
+        return [[square(there(b.grad)[cut]) for cut in b.cuts] for b in self.trained]
 
     def whole(self, bucket: Bucket, what: str) -> Array | None:
         """All parameters ("data") or gradients ("grad") of the bucket, for checkpoints; called by all of its group."""
         return getattr(bucket, what)
+
+    # What the optimizer sees ------------------------------------------------------------------------------------------
+
+    def held(self) -> list[Held]:
+        """What this rank's optimizer updates, always in the same order."""
+        if not self.sharded:
+            return [Held(self.values(b), b.decay, b.part(None), b.cuts) for b in self.trained]
+        own = lambda bucket: [slice(0, bucket.own.stop - bucket.own.start)]
+        return [Held(self.values(b), b.decay, b.part(b.group.rank), own(b)) for b in self.trained]
+
+    def owned(self) -> list[Owned]:
+        """The same, with the gradients."""
+        pairs = zip(self.held(), self.trained, strict=True)
+        return [Owned(it.data, self.sums(bucket), *it[1:]) for it, bucket in pairs]
+
+    def over_pieces(self, found: Found) -> Totals:
+        """For each parameter, the sum of what was found on its pieces, on all ranks that have some; called by all.
+
+        found: (parameter, numbers), bucket by bucket in the order of `owned`. Of what lies in one share of a bucket the
+        numbers come as one, and shares are added up in their order, whoever has them: so the sum has the same bits.
+        """
+        totals = {p: np.zeros(2) for p in self.fired}
+        for p, numbers in found:
+            totals[p] += numbers
+        return over_matrices(self.over_shares(totals), self.mesh)
+
+    def over_shares(self, totals: Totals) -> Totals:
+        """The sums over the ranks that have other shares of a bucket: here each has all of it."""
+        return totals
+
+    def logical(self, p: Parameter, flat: Array) -> Array:
+        """The whole of an array of which each rank has the slice that it has of p; called by all of them."""
+        return joined(p.placement, flat.reshape(p.shape), self.mesh)
 
     # The step ---------------------------------------------------------------------------------------------------------
 
@@ -212,6 +240,11 @@ class Reducer:
                     f"{p.placement.path} {what} after the model was divided into buckets; change the model first, and "
                     "then make its reducer: minitrain.train.build.reduce"
                 )
+
+    @property
+    def owners(self) -> str:
+        """What a rank owns under ZeRO: runs of "elements", or whole "parameters"."""
+        return "elements" if any(bucket.owners is None for bucket in self.trained) else "parameters"
 
     @property
     def world(self) -> Communicator | None:

@@ -41,28 +41,25 @@ from ..backend import Array, square, to_device, to_host, wide, xp
 from ..comm.communicator import Communicator
 from ..nn import Module
 from ..observe import ledger
-from ..shares import share
+from ..optim import Totals
+from ..shares import Cuts
 from .flat import Bucket
 from .overlap import CommunicationThread, own_lines
-from .reducer import Owned, Reducer, there
+from .pieces import in_order
+from .reducer import Reducer, there
 
 GRADIENTS, PARAMETERS = ("dp", "gradients"), ("dp", "parameters")
-NORM, CHECKPOINT = ("dp", "norm"), ("dp", "checkpoint")
+NORM, NORMS, CHECKPOINT = ("dp", "norm"), ("dp", "norms"), ("dp", "checkpoint")
 
 
-def own(bucket: Bucket) -> slice:
-    """The share of the bucket that this rank owns."""
-    return share(bucket.size, bucket.group.size, bucket.group.rank)
-
-
-def reduce_to_owners(flat: Array, group: Communicator) -> Array:
+def reduce_to_owners(flat: Array, group: Communicator, cuts: Cuts | None = None) -> Array:
     """Returns this rank's share of the sum over ranks; the rest of `flat` is then worth nothing."""
-    return group.reduce_scatter(flat, GRADIENTS)
+    return group.reduce_scatter(flat, GRADIENTS, cuts)
 
 
-def gather_from_owners(flat: Array, group: Communicator) -> None:
+def gather_from_owners(flat: Array, group: Communicator, cuts: Cuts | None = None) -> None:
     """Fills `flat` with every rank's share; the own one stands in it."""
-    group.all_gather(flat, PARAMETERS)
+    group.all_gather(flat, PARAMETERS, cuts)
 
 
 class Zero1(Reducer):
@@ -75,25 +72,28 @@ class Zero1(Reducer):
         buckets: Sequence[Bucket],
         seed: int,
         line: Callable[[], CommunicationThread] | None = None,
-        scatter: Callable[[Array, Communicator], Array] = reduce_to_owners,
-        gather: Callable[[Array, Communicator], None] = gather_from_owners,
+        scatter: Callable[..., Array] = reduce_to_owners,
+        gather: Callable[..., None] = gather_from_owners,
     ) -> None:
         self.scatter, self.gather = scatter, gather
         super().__init__(buckets, seed, line() if line else None)
 
     def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
-        self.scatter(flat, group)
+        self.scatter(flat, group, **bucket.own_cuts)
 
-    def owned(self) -> list[Owned]:
-        return [Owned(there(b.data)[own(b)], there(b.grad)[own(b)], b.decay) for b in self.trained]
+    def values(self, bucket: Bucket) -> Array:
+        return there(bucket.data)[bucket.own]
+
+    def sums(self, bucket: Bucket) -> Array:
+        return there(bucket.grad)[bucket.own]
 
     def after_step(self) -> None:
         for bucket in self.trained:
-            self.gather(there(bucket.data), bucket.group)
+            self.gather(there(bucket.data), bucket.group, **bucket.own_cuts)
 
     def squares(self) -> list[list[float]]:
         """Each rank contributes the squares of its shares: 8 bytes a bucket, once for each group of ranks."""
-        mine = {b: square(piece.grad) for b, piece in zip(self.trained, self.owned(), strict=True)}
+        mine = {b: square(self.sums(b)) for b in self.trained}
         found: dict[Bucket, list[float]] = {}
         for group in dict.fromkeys(b.group for b in self.trained):
             buckets = [b for b in self.trained if b.group is group]
@@ -105,10 +105,18 @@ class Zero1(Reducer):
             found |= dict(zip(buckets, to_host(device).reshape(group.size, n).T.tolist(), strict=True))
         return [found[b] for b in self.trained]
 
+    def over_shares(self, totals: Totals) -> Totals:
+        """16 bytes a parameter from each rank of its group, once for each group."""
+        for group in dict.fromkeys(b.group for b in self.trained):
+            here = [p for b in self.trained if b.group is group for p in b.parameters]
+            sums = in_order(np.array([totals[p] for p in here]), group, NORMS)
+            totals |= dict(zip(here, sums, strict=True))
+        return totals
+
     def whole(self, bucket: Bucket, what: str) -> Array | None:
         if not bucket.trained or (what == "data" and bucket.data is not None):
             return getattr(bucket, what)
-        return gathered(bucket, getattr(self.owned()[self.trained.index(bucket)], what))
+        return gathered(bucket, self.values(bucket) if what == "data" else self.sums(bucket))
 
 
 class Zero2(Zero1):
@@ -131,7 +139,7 @@ class Zero2(Zero1):
         return flat
 
     def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
-        mine = self.scatter(flat, group)
+        mine = self.scatter(flat, group, **bucket.own_cuts)
         if bucket in self.grads:
             self.grads[bucket] += mine
         else:  # a copy, since a view would keep the rest alive; what is added to is wide
@@ -139,8 +147,8 @@ class Zero2(Zero1):
             self.grads[bucket] = mine.astype(wide(mine.dtype) if several else mine.dtype)
             ledger.hold(self.grads[bucket], "gradients", "reduce-scatter")
 
-    def owned(self) -> list[Owned]:
-        return [Owned(there(b.data)[own(b)], self.grads[b], b.decay) for b in self.trained]
+    def sums(self, bucket: Bucket) -> Array:
+        return there(self.grads.get(bucket))
 
 
 class Zero3(Zero2):
@@ -158,7 +166,7 @@ class Zero3(Zero2):
         self.ahead_lines = own_lines([bucket.group for bucket in buckets]) if prefetch else {}
 
     def place(self, bucket: Bucket, flat: Array) -> None:
-        bucket.shard = flat[own(bucket)].copy()
+        bucket.shard = flat[bucket.own].copy()
         ledger.hold(bucket.shard, "parameters", "set-up")
         self.users[bucket] = 0
 
@@ -192,13 +200,13 @@ class Zero3(Zero2):
             self.ahead.wait(self.ahead.submitted - job)
         else:
             flat = self.with_own_share(bucket)
-            self.gather(flat, bucket.group)
+            self.gather(flat, bucket.group, **bucket.own_cuts)
         return flat
 
     def with_own_share(self, bucket: Bucket) -> Array:
         """An array for the whole bucket, in which this rank's share stands."""
         flat = xp.empty(bucket.size, bucket.dtype)
-        flat[own(bucket)] = there(bucket.shard)
+        flat[bucket.own] = there(bucket.shard)
         ledger.hold(flat, "parameters", "gather")
         return flat
 
@@ -222,7 +230,8 @@ class Zero3(Zero2):
         for bucket in buckets_of(units):
             if bucket not in self.coming and self.users[bucket] == 0:
                 flat = self.with_own_share(bucket)
-                job = self.ahead.submit(partial(self.gather, flat, self.ahead_lines[bucket.group]))
+                line = self.ahead_lines[bucket.group]
+                job = self.ahead.submit(partial(self.gather, flat, line, **bucket.own_cuts))
                 self.coming[bucket] = (job, flat)
 
     def begin(self, backwards: int = 1) -> None:
@@ -236,8 +245,8 @@ class Zero3(Zero2):
         if self.ahead is not None:
             self.ahead.close()
 
-    def owned(self) -> list[Owned]:
-        return [Owned(there(b.shard), self.grads[b], b.decay) for b in self.trained]
+    def values(self, bucket: Bucket) -> Array:
+        return there(bucket.shard)
 
     def after_step(self) -> None:
         """Nothing: the next forward gathers what was updated."""
@@ -254,6 +263,6 @@ def buckets_of(units: Sequence[Module]) -> list[Bucket]:
 def gathered(bucket: Bucket, mine: Array) -> Array:
     """A bucket from the shares of all ranks, as a copy."""
     flat = xp.empty(bucket.size, mine.dtype)
-    flat[own(bucket)] = mine
-    bucket.group.all_gather(flat, CHECKPOINT)
+    flat[bucket.own] = mine
+    bucket.group.all_gather(flat, CHECKPOINT, bucket.own_cuts.get("cuts"))
     return flat

@@ -71,6 +71,7 @@ def reduce(
     chunks: int = 1,
     same: bool = True,
     check: bool = True,
+    owners: str = "elements",
     **options: Any,
 ) -> Reducer:
     """Gives the parameters their values and their gradients a reducer, made with `options`.
@@ -84,6 +85,7 @@ def reduce(
     Raises UserError for an unknown `how`, for a model that the tp axis cannot divide, and for ranks that differ.
     """
     check_choice("how", how, tuple(reducers))
+    check_choice("owners", owners, ("elements", "parameters"))
     check_options(reducers[how], options)
     check_whole("recompute", recompute)
     check_whole("chunks", chunks, 1)
@@ -111,7 +113,9 @@ def reduce(
         for part in model.chunks if isinstance(model, Pipeline) else [model]:
             part.units = segments(part.units, recompute or 1, replay=recompute > 0)
     replicate(model, mesh, plan)
-    reducer = reducers[how](make_buckets(model.parameters(), bucket_mb, mesh, users), seed, **options)
+    reducer = reducers[how](
+        make_buckets(model.parameters(), bucket_mb, mesh, users, owners == "parameters"), seed, **options
+    )
     reducer.model, reducer.mesh = model, mesh
     if isinstance(model, Pipeline):  # a backward is about a chunk, and several may use one parameter
         reducer.times = Counter(p for chunk in model.chunks for p in chunk.parameters())
@@ -124,7 +128,7 @@ def reduce(
 
 def check_options(reducer: type[Reducer], options: Mapping[str, Any]) -> None:
     """Raises UserError for an option that neither `reduce` nor this reducer has, such as one that is misspelt."""
-    allowed = {"how", "bucket_mb", "recompute", "sequence", "io", "schedule", "chunks", "same", "check"}
+    allowed = {"how", "bucket_mb", "recompute", "sequence", "io", "schedule", "chunks", "same", "check", "owners"}
     for part in reducer.__mro__:
         if "__init__" in vars(part):
             parameters = inspect.signature(vars(part)["__init__"]).parameters.values()

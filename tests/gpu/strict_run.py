@@ -200,7 +200,7 @@ def cases(dtype: str) -> Iterator[tuple[str, Case]]:
     text = TextLoader(draw.integers(0, 11, 200), context=6, batch=5, seed=3)
     images = ArrayLoader(draw.standard_normal((23, 6)).astype(dtype), draw.integers(0, 4, 23), batch=8, seed=3)
     config = GPTConfig(vocabulary=11, context=6, layers=2, heads=2, width=8, dropout=0.2, std=0.3, dtype=dtype)
-    yield "gpt adamw", Case(gpt(config), text, lambda g: AdamW(g, 0.1, epsilon=epsilon))
+    yield "gpt adamw", Case(gpt(config), text, lambda g: AdamW(g, weight_decay=0.1, epsilon=epsilon))
     untied = dataclasses.replace(config, tied=False)
     yield "untied gpt sgd", Case(gpt(untied), text, lambda g: SGD(g, momentum=0.9, weight_decay=0.1))
     small = MLPConfig(6, (9, 7), 4, dtype)

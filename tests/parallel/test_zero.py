@@ -21,7 +21,7 @@ from minitrain.errors import UserError
 from minitrain.models import GPTConfig, Model, gpt
 from minitrain.nn import Module
 from minitrain.observe.ledger import Ledger
-from minitrain.optim import SGD, Adam
+from minitrain.optim import SGD, Adam, Matrixwise
 from minitrain.parallel.flat import Bucket
 from minitrain.parallel.reducer import Reducer
 from minitrain.parallel.zero import PARAMETERS, Zero1, Zero2, Zero3, buckets_of
@@ -263,8 +263,12 @@ def test_the_next_segment_is_prefetched_and_no_other(micros: int, kind: type[Wat
 # What is refused ------------------------------------------------------------------------------------------------------
 
 
-class LARS(SGD):
-    """Scales by the norm of the whole parameter, which a share does not show."""
+class Orthogonal(Matrixwise):
+    """Needs whole matrices, of which a share shows nothing."""
+
+
+class OwnLARS(SGD):
+    """Would scale by the norm of the whole parameter, and is given blocks of a share."""
 
     elementwise = False
 
@@ -273,11 +277,15 @@ class LARS(SGD):
 def test_an_optimizer_that_needs_whole_parameters(how: str) -> None:
     def program(world: Communicator) -> None:
         gradients = reduce(toy_gpt(), Mesh(world, dp=2), how, 1.0, 1)
-        with pytest.raises(UserError, match=r"LARS .* whole parameters"):
-            LARS(gradients)
+        with pytest.raises(UserError, match=r"Orthogonal needs whole parameters, .*owners"):
+            Orthogonal(gradients)
+        Orthogonal(reduce(toy_gpt(), Mesh(world, dp=2), how, 1.0, 1, owners="parameters"))
 
     threads.run(2, program)
-    LARS(reduce(toy_gpt(), Mesh(threads.world_of_one()), "bucketed", 1.0, 1))
+    alone = reduce(toy_gpt(), Mesh(threads.world_of_one()), "bucketed", 1.0, 1)
+    Orthogonal(alone)
+    with pytest.raises(UserError, match=r"OwnLARS says that it is not element by element"):
+        OwnLARS(alone)
 
 
 def freeze(made: Model) -> None:

@@ -1,0 +1,52 @@
+"""What an optimizer updates: pieces of parameters, cut anywhere, and what belongs to a parameter as a whole.
+
+    rank 0's share | rank 1's share       of a bucket, under ZeRO
+    [ W1      ][b1]|[ W2                  rank 0 updates W1, b1 and a piece of W2, rank 1 the rest of it
+
+A rule that goes element by element needs no more. One that needs the norm of a parameter adds up squares over the
+pieces, here, and one that needs a matrix as a whole has whole parameters for its pieces (`owners_of` in flat.py), which
+tensor parallel may have divided again.
+"""
+
+import numpy as np
+
+from ..backend import Array, to_device, to_host
+from ..comm.communicator import Communicator, Tag
+from ..comm.mesh import Mesh
+from ..nn import Placement, Shard
+from ..optim import Totals
+from .collective_ops import gathered
+
+NORMS = ("tp", "norms")
+
+
+def over_matrices(totals: Totals, mesh: Mesh | None) -> Totals:
+    """Add up over the ranks that hold other parts of a parameter: 16 bytes for each such one, from each of them."""
+    divided = sorted((p for p in totals if p.placement.local != p.placement.shape), key=lambda p: p.placement.path)
+    if mesh is not None and mesh.parts("matrices") > 1 and divided:
+        sums = in_order(np.array([totals[p] for p in divided]), mesh.over("matrices"), NORMS)
+        totals |= dict(zip(divided, sums, strict=True))
+    return totals
+
+
+def in_order(mine: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
+    """Return the sum over ranks in their order, the same bits on all: of few numbers, which each rank sends to all."""
+    every = np.zeros((group.size, *mine.shape))
+    every[group.rank] = mine
+    device = to_device(every)
+    group.all_gather(device, tag)
+    total = np.zeros(mine.shape)
+    for part in to_host(device):
+        total += part
+    return total
+
+
+def joined(where: Placement, x: Array, mesh: Mesh | None) -> Array:
+    """Return the logical array of which each rank has the slice that `where` says; called by all that have others."""
+    for axis, how in where.axes.items():
+        if isinstance(how, Shard) and mesh is not None:
+            before, after = x.shape[: how.dim], x.shape[how.dim + 1 :]
+            rows = x.reshape(*before, x.shape[how.dim] // how.unit, how.unit, *after)
+            n = where.shape[how.dim] // how.unit
+            x = gathered(rows, n, mesh.group(axis), (axis, "matrices"), how.dim).reshape(*before, n * how.unit, *after)
+    return x
