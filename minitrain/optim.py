@@ -20,7 +20,7 @@ rounded, was set by somebody else (a checkpoint that was restored, say), and the
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -92,13 +92,13 @@ class Alone:
 
     factor = 1.0
 
-    def __init__(self, parameters: Sequence[Parameter]) -> None:
+    def __init__(self, parameters: Iterable[Parameter]) -> None:
         """Raise UserError for what is no list of parameters, and for those that a reducer holds."""
-        self.parameters = list(parameters)
+        self.parameters = list(parameters) if isinstance(parameters, Iterable) else [parameters]
         for p in self.parameters:
             if not isinstance(p, Parameter) or p.bucket is not None:
-                why = f"{shown(p)} is given" if not isinstance(p, Parameter) else f"{p.placement.path} has a reducer"
-                raise UserError(f"an optimizer takes a reducer, or a list of parameters without one; {why}")
+                why = f"{p.placement.path} has a reducer" if isinstance(p, Parameter) else f"{shown(p)} is given"
+                raise UserError(f"an optimizer takes a reducer, or model.parameters() of a model without one; {why}")
 
     def held(self) -> list[Held]:
         return [Held(*it) for it in self._arrays()]
@@ -169,7 +169,7 @@ class Optimizer:
     elementwise = True  # the rule treats each element by itself
     owners = "elements"  # what ranks have to own under ZeRO: runs of elements, or whole "parameters"
 
-    def __init__(self, gradients: Slices | Sequence[Parameter]) -> None:
+    def __init__(self, gradients: Slices | Iterable[Parameter]) -> None:
         """gradients: a reducer, or on one process `model.parameters()`.
 
         Raise UserError for a rule that needs whole parameters where ranks own shares of them.
@@ -180,7 +180,7 @@ class Optimizer:
                 f"{name} says that it is not element by element, and would be given runs of parameters, cut anywhere.\n"
                 "Derive it from Layerwise if it needs norms, and from Matrixwise if it needs whole matrices"
             )
-        self.gradients: Slices = Alone(gradients) if isinstance(gradients, Sequence) else gradients
+        self.gradients: Slices = gradients if hasattr(gradients, "owned") else Alone(gradients)  # type: ignore[assignment]
         if (
             getattr(gradients, "sharded", False)
             and getattr(gradients, "owners", "elements") != self.owners == "parameters"
@@ -286,6 +286,14 @@ class Optimizer:
             state[name] = Part(to_host(array).copy(), piece.parameter.placement.index, piece.run)
         return state
 
+    def of_this_rank(self, state: State) -> set[str]:
+        """The names in a state, without those of whole arrays that other ranks need, and this one has nothing of."""
+        here = {piece.parameter.placement.path for held in self.gradients.held() for piece in held.pieces}
+        world = getattr(self.gradients, "world", None)
+        several = world is not None and world.size > 1
+        elsewhere = lambda name: isinstance(state[name], np.ndarray) and name.rpartition(".")[0] not in here
+        return {name for name in state if name != "updates" and not (several and elsewhere(name))}
+
     def load_state_dict(self, state: State) -> None:
         """Take over such a state: of the same mesh and strategy, or whole arrays; also before the first update.
 
@@ -298,7 +306,7 @@ class Optimizer:
         for i, held in enumerate(self.gradients.held()):
             self.master(i, held.data)
         places = {} if fresh else {name: (piece, array) for name, piece, array in self.named()}
-        check_names(type(self).__name__, set(state) - {"updates"}, set(places))
+        check_names(type(self).__name__, self.of_this_rank(state), set(places))
         found = {name: fitting(name, state[name], *it) for name, it in places.items()}
         for name, (_, array) in places.items():
             array[...] = to_device(found[name])
@@ -414,7 +422,7 @@ class SGD(Optimizer):
     """w -= lr v with v = momentum v + g (without momentum, v is g)."""
 
     def __init__(
-        self, gradients: Slices | Sequence[Parameter], *, momentum: float = 0.0, weight_decay: float = 0.0
+        self, gradients: Slices | Iterable[Parameter], *, momentum: float = 0.0, weight_decay: float = 0.0
     ) -> None:
         super().__init__(gradients)
         check_number("momentum", momentum, "at least 0 and less than 1")
@@ -489,7 +497,7 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        gradients: Slices | Sequence[Parameter],
+        gradients: Slices | Iterable[Parameter],
         *,
         beta1: float = 0.9,
         beta2: float = 0.999,
@@ -511,7 +519,7 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        gradients: Slices | Sequence[Parameter],
+        gradients: Slices | Iterable[Parameter],
         *,
         weight_decay: float = 0.1,
         beta1: float = 0.9,
@@ -542,7 +550,7 @@ class LARS(Layerwise):
 
     def __init__(
         self,
-        gradients: Slices | Sequence[Parameter],
+        gradients: Slices | Iterable[Parameter],
         *,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
@@ -580,7 +588,7 @@ class LAMB(Layerwise, Adam):
 
     def __init__(
         self,
-        gradients: Slices | Sequence[Parameter],
+        gradients: Slices | Iterable[Parameter],
         *,
         beta1: float = 0.9,
         beta2: float = 0.999,
@@ -620,7 +628,7 @@ class LAMB(Layerwise, Adam):
         w -= x
 
 
-def clip_grad_norm(gradients: Slices | Sequence[Parameter], limit: float) -> float:
+def clip_grad_norm(gradients: Slices | Iterable[Parameter], limit: float) -> float:
     """Shortens the gradient of the whole logical model to `limit` if it is longer: g = g min(1, limit / |g|).
 
     Returns the length it had. One factor for all, so the direction stays, and it is all that is noted: see the top of
@@ -629,9 +637,10 @@ def clip_grad_norm(gradients: Slices | Sequence[Parameter], limit: float) -> flo
     Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", arXiv:1211.5063.
     """
     check_number("limit", limit, "above 0")
-    if isinstance(gradients, Sequence):
-        norm = Alone(gradients).norm()
-        for p in gradients if norm > limit else ():
+    if isinstance(gradients, Iterable):
+        alone = Alone(gradients)
+        norm = alone.norm()
+        for p in alone.parameters if norm > limit else ():
             p.grad = None if p.grad is None else p.grad * p.dtype.type(limit / norm)
         return norm
     norm = gradients.norm()

@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 
 from minitrain.backend import Array
+from minitrain.comm.mesh import Mesh
+from minitrain.comm.threads import world_of_one
+from minitrain.errors import UserError
+from minitrain.models import mlp
 from minitrain.nn import Parameter
 from minitrain.optim import (
     BLOCK,
+    LAMB,
+    LARS,
     SGD,
     Adam,
     AdamW,
@@ -23,6 +29,9 @@ from minitrain.optim import (
     adamw_step,
     clip_grad_norm,
 )
+from minitrain.train.build import reduce
+from minitrain.train.step import train_step
+from tests.equivalence.harness import toy_batch, toy_gpt
 
 LENGTHS = (1, 7, BLOCK + 5, 2 * BLOCK)  # the last block is short, or there is none left over
 STEPS, LR = 20, 0.01
@@ -242,3 +251,97 @@ def test_no_gradient_at_all() -> None:
     slices = Slices()
     assert clip_grad_norm(slices, 1.0) == 0
     assert not any(piece.grad.any() for piece in slices.owned())
+
+
+# On one process, without a reducer ------------------------------------------------------------------------------------
+
+ALONE: dict[str, Callable[[Any], Optimizer]] = {
+    "sgd": lambda it: SGD(it, momentum=0.9, weight_decay=0.1),
+    "adamw": lambda it: AdamW(it, weight_decay=0.1),
+    "lars": lambda it: LARS(it, weight_decay=0.1),
+    "lamb": lambda it: LAMB(it, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("clip", [None, 0.01, 1e6])
+@pytest.mark.parametrize("rule", ALONE)
+def test_a_list_of_parameters(rule: str, clip: float | None) -> None:
+    """model.parameters() is enough, as in other libraries: the run with a reducer, with one that is frozen, too."""
+    made, other = toy_gpt(), toy_gpt()
+    gradients = reduce(other, Mesh(world_of_one()), "bucketed", 1.0, 3)
+    made.draw(3)
+    alone, with_reducer = ALONE[rule](made.parameters()), ALONE[rule](gradients)
+    for number in range(3):
+        for p in made.parameters():
+            p.grad = None
+        made(toy_batch(number)).backward()
+        norm = clip_grad_norm(made.parameters(), clip) if clip else 0
+        alone.step(LR)
+        _, true = train_step(other, toy_batch(number), gradients, with_reducer, LR, clip=clip)
+        assert not clip or abs(norm - true) <= 1e-13 * true
+    for p, q in zip(made.parameters(), other.parameters(), strict=True):
+        assert np.abs(p.data - q.data).max() <= 1e-13, p
+
+
+def test_values_that_lie_in_columns() -> None:
+    """A flat view of them would be a copy: the update would be lost."""
+    p = Parameter("w", (2, 3), dtype=np.float64)
+    p.data = np.arange(6.0).reshape(3, 2).T
+    start = p.data.copy()
+    p.grad = np.ones((3, 2)).T
+    SGD([p]).step(0.5)
+    assert np.array_equal(p.data, start - 0.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ([np.ones(3)], "without one; an array of float64, .* is given"),
+        ([[Parameter("w", (2,))]], r"without one; \["),
+        (mlp(), "without one; .*MLP object"),
+        (np.float64(3), "without one; "),
+        ("w", "without one; 'w' is given"),
+    ],
+)
+def test_what_is_no_list_of_parameters(given: Any, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        Adam(given)
+
+
+def test_parameters_that_a_reducer_holds() -> None:
+    made = toy_gpt()
+    reduce(made, Mesh(world_of_one()), "bucketed", 1.0, 3)
+    with pytest.raises(UserError, match=r"embed\.tokens\.weight has a reducer"):
+        Adam(made.parameters())
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW, LARS, LAMB])
+def test_hyperparameters_are_given_by_name(kind: Any) -> None:
+    """A learning rate in second place, as in other libraries, must not pass for beta1."""
+    with pytest.raises(TypeError, match="positional"):
+        kind([Parameter("w", (2,))], 0.01)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda it: LARS(it, momentum=1.0), "momentum"),
+        (lambda it: LARS(it, weight_decay=-1.0), "weight_decay"),
+        (lambda it: LARS(it, eta=0.0), "eta"),
+        (lambda it: LAMB(it, weight_decay=-1.0), "weight_decay"),
+        (lambda it: LAMB(it, beta2=1.0), "beta2"),
+    ],
+)
+def test_wrong_hyperparameters(make: Callable[[Any], Optimizer], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        make([Parameter("w", (2,))])
+
+
+@pytest.mark.parametrize("rule", [LARS, LAMB])
+def test_a_norm_of_zero(rule: Any) -> None:
+    """Neither a w of zeros nor a gradient of zeros has a ratio: the learning rate stays as it is."""
+    for w, g in ((0.0, 1.0), (1.0, 0.0), (0.0, 0.0)):
+        p = Parameter("w", (3,), dtype=np.float64)
+        p.data, p.grad = np.full(3, w), np.full(3, g)
+        rule([p], weight_decay=0.0).step(0.5)
+        assert np.allclose(p.data, w - 0.5 * g, rtol=0, atol=1e-5), (w, g)

@@ -18,6 +18,7 @@ from ..comm.mesh import Mesh
 from ..errors import UserError, check_choice, check_whole, shown
 from ..models import Model
 from ..nn import Parameter
+from ..optim import Part, State
 from ..parallel.flat import Bucket
 from ..parallel.reducer import MODEL, Reducer
 
@@ -90,6 +91,27 @@ def _held(model: Model, what: str, gradients: Reducer | None) -> Iterator[tuple[
             yield p, piece.astype(wide(piece.dtype)) * gradients.factor
         if p is p.bucket.parameters[0]:  # the one that the forward uses last: the others have been asked for
             del flats[p.bucket]
+
+
+def gather_state(state: State, world: Communicator) -> dict[str, np.ndarray | int]:
+    """An optimizer's state_dict() with whole arrays, put together from the parts of all ranks; on every rank.
+
+    It is what one process would have, and can be loaded on any mesh.
+    """
+    whole: dict[str, np.ndarray | int] = {}
+    parts: dict[str, list[Part]] = {}
+    for name, part in chain(*(rank.items() for rank in world.gather_objects(dict(state)))):
+        if isinstance(part, Part):
+            parts.setdefault(name, []).append(part)
+        else:
+            whole[name] = part
+    for name, found in parts.items():
+        shape = tuple(max(cut.stop for cut in cuts) for cuts in zip(*(part.held for part in found), strict=True))
+        whole[name] = logical = np.empty(shape, found[0].array.dtype)
+        for part in found:
+            index: tuple[Any, ...] = (*part.held, ...)  # a view, also of an array without axes
+            logical[index].flat[part.run] = part.array
+    return whole
 
 
 def save(path: str | Path, tensors: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:

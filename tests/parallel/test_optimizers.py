@@ -1,7 +1,9 @@
 """Rules of three kinds, under every strategy: those of the papers, over whole parameters, in ten lines of NumPy."""
 
+import copy
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -14,11 +16,13 @@ from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
+from minitrain.errors import UserError
 from minitrain.observe.ledger import Ledger
-from minitrain.optim import LAMB, LARS, Matrixwise, Optimizer
+from minitrain.optim import LAMB, LARS, SGD, AdamW, Matrixwise, Optimizer, Part, State
 from minitrain.parallel.reducer import Reducer
+from minitrain.precision import Static, use
 from minitrain.train.build import reduce
-from minitrain.train.checkpoint import gather
+from minitrain.train.checkpoint import gather, gather_state, restore
 from minitrain.train.step import compute_gradients, train_step
 from tests.equivalence.harness import SEED, difference, toy_batch, toy_gpt
 from tests.tiers import full
@@ -204,6 +208,171 @@ def test_bytes(rule: str, place: str) -> None:
     owners = 1 if zero else n
     size = sum(math.prod(p.shape) for p in divided) * item
     assert sent(("tp", "matrices")) == STEPS * owners * (t - 1) * size * (rule == "muon")
+
+
+# State with names -----------------------------------------------------------------------------------------------------
+
+
+def plain_sgd(it: Reducer) -> Optimizer:
+    return SGD(it, momentum=0.9, weight_decay=0.1)
+
+
+def adamw(it: Reducer) -> Optimizer:
+    return AdamW(it, epsilon=0.01)
+
+
+STATEFUL: dict[str, Make] = {name: make for name, (make, _) in RULES.items()} | {"adamw": adamw, "sgd": plain_sgd}
+
+
+@dataclass
+class Run:
+    """A run that can be ended after any step and gone on with by another one."""
+
+    world: Communicator
+    rule: str
+    place: str
+    half: bool = False
+
+    def __post_init__(self) -> None:
+        axes, how, options = PLACES[self.place] if self.world.size > 1 else ({}, "bucketed", {})
+        self.model, self.mesh = toy_gpt("float32" if self.half else "float64"), Mesh(self.world, **axes)
+        if self.half:
+            use(self.model, Static("mixed_bfloat16"), half_weights=True)
+        owners = OWNERS.get(self.rule, "elements")
+        self.gradients = reduce(self.model, self.mesh, how, 0.003, SEED, owners=owners, **options)
+        self.optimizer = STATEFUL[self.rule](self.gradients)
+
+    def steps(self, numbers: range) -> None:
+        for number in numbers:
+            mine = toy_batch(number).part(self.mesh.part("samples"), self.mesh.parts("samples"))
+            micros = 2 if self.mesh.parts("layers") > 1 else 1
+            train_step(self.model, mine, self.gradients, self.optimizer, LR, micros)
+
+    def weights(self) -> Tensors:
+        return gather(self.model, self.world, gradients=self.gradients)
+
+    def go_on(self, weights: Tensors, state: State) -> None:
+        restore(self.model, weights, strict=False)
+        self.optimizer.load_state_dict(state)
+
+
+@cache
+def half_way(rule: str, half: bool) -> tuple[Tensors, Any]:
+    """Weights and state of a run on one process after two steps."""
+    run = Run(world_of_one(), rule, "dp 3", half)
+    run.steps(range(2))
+    return run.weights(), gather_state(run.optimizer.state_dict(), run.world)
+
+
+STATE_PLACES = (
+    "dp 3",
+    "zero1 3",
+    "zero2 3",
+    "zero3 3",
+    "tp 3",
+    "dp 2 sp 2 zero2",
+    "pp 4 zero1",
+    "dp 2 pp 2 tp 2 zero1",
+)
+
+
+@pytest.mark.parametrize("half", [False, full(True)])
+@pytest.mark.parametrize("place", [p if p in ("zero3 3", "dp 2 sp 2 zero2") else full(p) for p in STATE_PLACES])
+@pytest.mark.parametrize("rule", STATEFUL)
+def test_state_goes_on_bit_for_bit(rule: str, place: str, half: bool) -> None:
+    """Loaded before the first step of a fresh run; and whole, it is the state of one process."""
+
+    def program(world: Communicator) -> tuple[Tensors, Tensors, Any]:
+        run, fresh = (Run(RingCommunicator(world), rule, place, half) for _ in range(2))
+        run.steps(range(2))
+        weights, state = run.weights(), run.optimizer.state_dict()
+        kept = copy.deepcopy(state)
+        run.steps(range(2, 4))
+        assert same_state(state, kept), "a copy: what comes later does not change it"
+        fresh.go_on(weights, state)
+        assert same_state(fresh.optimizer.state_dict(), state)
+        fresh.steps(range(2, 4))
+        assert same_state(fresh.optimizer.state_dict(), run.optimizer.state_dict())
+        return run.weights(), fresh.weights(), gather_state(state, world)
+
+    ranks = math.prod(PLACES[place][0].values())
+    _, true_state = half_way(rule, half)
+    for uninterrupted, resumed, state in threads.run(ranks, program, timeout=60):
+        assert all(np.array_equal(uninterrupted[path], resumed[path]) for path in uninterrupted)
+        assert state.keys() == true_state.keys() and state["updates"] == true_state["updates"] == 2
+        arrays = [{name: x for name, x in it.items() if isinstance(x, np.ndarray)} for it in (state, true_state)]
+        if not half:
+            for name in arrays[0]:  # each kind by itself: v is much smaller than m
+                kind = name.rpartition(".")[2]
+                pick = lambda tensors, kind=kind: {k: x for k, x in tensors.items() if k.endswith(kind)}
+                assert difference(pick(arrays[0]), pick(arrays[1])) <= BOUND
+
+
+def same_state(a: State, b: State) -> bool:
+    if a.keys() != b.keys():
+        return False
+    for name, part in a.items():
+        other = b[name]
+        if isinstance(part, Part) and isinstance(other, Part):
+            if part[1:] != other[1:] or not np.array_equal(part.array, other.array):
+                return False
+        elif part != other:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("place", ["dp 2 sp 2 zero2", full("zero3 3"), full("pp 4 zero1")])
+@pytest.mark.parametrize("rule", ["adamw", "muon"])
+def test_a_whole_state_is_loaded_on_any_mesh(rule: str, place: str) -> None:
+    """From one process to several: the run goes on as it would have."""
+    weights, state = half_way(rule, False)
+    alone = Run(world_of_one(), rule, place)
+    alone.go_on(weights, state)
+    alone.steps(range(2, 4))
+
+    def program(world: Communicator) -> Tensors:
+        run = Run(RingCommunicator(world), rule, place)
+        run.go_on(weights, state)
+        run.steps(range(2, 4))
+        return run.weights()
+
+    for found in threads.run(math.prod(PLACES[place][0].values()), program, timeout=60):
+        assert difference(found, alone.weights()) <= BOUND
+
+
+def test_what_is_no_state_of_this_optimizer() -> None:
+    run = Run(world_of_one(), "adamw", "dp 3")
+    run.steps(range(1))
+    before: Any = run.optimizer.state_dict()
+    lamb, sgd = (Run(world_of_one(), rule, "dp 3") for rule in ("lamb", "sgd"))
+    for other in (lamb, sgd):
+        other.steps(range(1))
+    lamb.optimizer.load_state_dict(before)  # it remembers the same
+    path = "blocks.0.attn.proj.weight"
+    wrong: list[tuple[Any, str]] = [
+        (None, "give what state_dict"),
+        ({}, "give what state_dict"),
+        ({**before, "updates": -1}, "updates is -1"),
+        ({"updates": 3}, r"lacks blocks\.0\.attn\.proj\.bias\.m, .* more"),
+        (sgd.optimizer.state_dict(), r"lacks .*\.m, .*\n.*this is AdamW"),
+        ({**before, "more.m": before[f"{path}.m"]}, r"has, and the optimizer does not, more\.m\."),
+        ({**before, f"{path}.m": before[f"{path}.v"].array[:-1]}, rf"the state has .* for {path}\.m"),
+        ({**before, f"{path}.m": before["blocks.0.attn.proj.bias.m"]}, rf"the state has .* for {path}\.m"),
+        ({**before, f"{path}.m": before[f"{path}.m"]._replace(array=np.zeros(81, "float32"))}, "the state has float32"),
+    ]
+    for state, says in wrong:
+        with pytest.raises(UserError, match=says):
+            run.optimizer.load_state_dict(state)
+        assert same_state(run.optimizer.state_dict(), before)
+
+
+def test_a_state_from_before_the_first_update() -> None:
+    run, fresh = (Run(world_of_one(), "adamw", "dp 3") for _ in range(2))
+    begun = fresh.optimizer.state_dict()
+    assert begun == {"updates": 0}
+    run.steps(range(1))
+    run.optimizer.load_state_dict(begun)
+    assert run.optimizer.updates == 0 and run.optimizer.state_dict() == begun
 
 
 DIVIDED = ("qkv", "proj.weight", "up", "down.weight", "tokens", "classifier")
