@@ -128,11 +128,14 @@ def true(rule: str) -> tuple[list[float], Tensors]:
     return losses, gather(model, world, gradients=gradients)
 
 
-def train(world: Communicator, rule: str, place: str, bucket_mb: float = 0.003) -> tuple[list[float], Tensors, Ledger]:
+def train(
+    world: Communicator, rule: str, place: str, bucket_mb: float, make: Make | None, **doors: Any
+) -> tuple[list[float], Tensors, Ledger]:
+    """make, doors: where planted bugs come in."""
     axes, how, options = PLACES[place]
     model, mesh, losses, book = toy_gpt(), Mesh(world, **axes), [], Ledger()
-    gradients = reduce(model, mesh, how, bucket_mb, SEED, owners=OWNERS.get(rule, "elements"), **options)
-    optimizer = RULES[rule][0](gradients)
+    gradients = reduce(model, mesh, how, bucket_mb, SEED, owners=OWNERS.get(rule, "elements"), **options, **doors)
+    optimizer = (make or RULES[rule][0])(gradients)
     with book.open():
         for t in range(1, STEPS + 1):
             mine = toy_batch(t).part(mesh.part("samples"), mesh.parts("samples"))
@@ -154,17 +157,19 @@ def check_memory(gradients: Reducer, optimizer: Optimizer, how: str) -> None:
             assert {border for cut in bucket.cuts for border in (cut.start, cut.stop)} <= borders
 
 
-def on_ranks(rule: str, place: str, bucket_mb: float = 0.003) -> list[tuple[list[float], Tensors, Ledger]]:
-    ranks = math.prod(PLACES[place][0].values())
-    return threads.run(ranks, lambda world: train(RingCommunicator(world), rule, place, bucket_mb), timeout=60)
+def on_ranks(
+    rule: str, place: str, bucket_mb: float = 0.003, make: Make | None = None, **doors: Any
+) -> list[tuple[list[float], Tensors, Ledger]]:
+    program = lambda world: train(RingCommunicator(world), rule, place, bucket_mb, make, **doors)
+    return threads.run(math.prod(PLACES[place][0].values()), program, timeout=60)
 
 
 @pytest.mark.parametrize("place", [place if place in FIRST else full(place) for place in PLACES])
 @pytest.mark.parametrize("rule", RULES)
-def test_whole_parameters(rule: str, place: str) -> None:
+def test_whole_parameters(rule: str, place: str, make: Make | None = None, **doors: Any) -> None:
     """What stands in which bucket, on which rank, cut where, makes no difference."""
     losses, parameters = true(rule)
-    for found in on_ranks(rule, place):
+    for found in on_ranks(rule, place, make=make, **doors):
         np.testing.assert_allclose(found[0], losses, rtol=BOUND)
         assert difference(found[1], parameters) <= BOUND
 

@@ -1,0 +1,15 @@
+"""LAMB scales each rank's piece of a parameter by the norms of that piece."""
+
+from minitrain.optim import Totals
+from minitrain.parallel.zero import Zero1
+from minitrain.train.build import REDUCERS
+from tests.bugs.museum import FunctionBug
+from tests.parallel.test_optimizers import test_whole_parameters
+
+
+class NormsOfAPiece(Zero1):
+    def over_shares(self, totals: Totals) -> Totals:
+        return totals
+
+
+BUG = FunctionBug(test_whole_parameters, ("lamb", "zero1 3"), reducers={**REDUCERS, "zero1": NormsOfAPiece})
