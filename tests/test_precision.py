@@ -268,6 +268,31 @@ def test_without_a_scale() -> None:
 
 
 @pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: StaticScaler(0.0), "the loss scale is 0"),
+        (lambda: StaticScaler(2.0, patience=0), "patience is 0"),
+        (lambda: DynamicScaler(growth=-1.0), "growth is -1"),
+        (lambda: DynamicScaler(backoff=0.0), "backoff is 0"),
+        (lambda: DynamicScaler(floor=0.0), "floor is 0"),
+        (lambda: DynamicScaler(interval=0), "interval is 0"),
+        (lambda: Dynamic("float32"), "half is 'float32'"),
+        (lambda: Dynamic(casts={"linear": "float8"}), "the cast of linear is 'float8'"),
+        (lambda: Dynamic(patience=-1), "patience is -1"),
+        (lambda: Dynamic(rest=0), "rest is 0"),
+    ],
+)
+def test_a_wrong_argument_is_named(make: Callable[[], Any], name: str) -> None:
+    with pytest.raises(UserError, match=f"^{name}[.;,]"):
+        make()
+
+
+def test_a_precision_of_ones_own_has_to_choose() -> None:
+    with pytest.raises(NotImplementedError):
+        Precision().dtype("blocks.0", "linear", np.float32)
+
+
+@pytest.mark.parametrize(
     "wrong", [{"growth": 1.0}, {"backoff": 1.0}, {"floor": 4.0, "value": 2.0}], ids=lambda wrong: next(iter(wrong))
 )
 def test_a_scale_that_cannot_move(wrong: dict[str, Any]) -> None:
