@@ -206,8 +206,8 @@ ADAM_BAD = {"beta1": NO_SHARE, "beta2": NO_SHARE, "epsilon": NEGATIVE}
 GENERATE_GOOD = {"context": 4, "prompt": np.array([1, 2]), "length": 2, "temperature": 0.5, "seed": 1}
 NO_IDS = st.sampled_from([np.zeros((2, 2), int), np.ones(3), np.array([]), [1.5], ["a"], None, 3, "ab", [math.nan]])
 NO_LOADER: Values = st.sampled_from(
-    [[], (np.ones((2, 3)), np.ones(2)), np.ones((2, 3)), "digits", 3, {"x": 1}]
-) | st.builds(lambda: TextLoader(tokens(), context=4, batch=2, seed=1))
+    [[], (np.ones((2, 3)), np.ones(2)), np.ones((2, 3)), "digits", 3, {"x": 1}, TextLoader]
+)
 
 # Of each schedule: arguments that are right beside t, peak and floor, and those among them that cannot be together.
 SCHEDULES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -537,6 +537,18 @@ CASES = [
         },
         also={"validation": None},
     ),
+    Case(
+        "fit for updates",
+        lambda **rest: trainer().fit(examples(), **rest),
+        {"updates": 2, "validate_every": 1},
+        {"updates": NO_SIZE, "validate_every": but(NO_SIZE, is_none)},
+    ),
+    Case(
+        "each_update",
+        lambda **rest: list(trainer().each_update(**rest)),
+        {"train": examples(), "updates": 1},
+        {"train": NO_LOADER | st.none(), "updates": NO_COUNT},
+    ),
     Case("CharTokenizer", CharTokenizer, {"vocabulary": "abc"}, {"vocabulary": NO_TEXT | st.sampled_from(["", "aba"])}),
     Case("encode", CharTokenizer("abc").encode, {"text": "cab"}, {"text": NO_TEXT | st.just("abd")}),
     Case(
@@ -665,7 +677,8 @@ def test_every_setting_is_tried() -> None:
     for group, names in SETTINGS.items():
         assert names.keys() == vars(getattr(TINY, group)).keys()
     assert SETTINGS.keys() == vars(TINY).keys()
-    assert trained("model", "layers", 1).step()["step"] == 1
+    text = trained("model", "layers", 1)
+    assert [text.row(update)["step"] for update in text.updates(1)] == [1]
 
 
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group, names in SETTINGS.items() for name in names])

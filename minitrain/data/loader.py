@@ -5,7 +5,7 @@ number of ranks, and a run that is resumed at batch n goes on with the batch tha
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +14,21 @@ from ..backend import to_device
 from ..errors import UserError, check_memory, check_seed, check_whole
 from .batch import IGNORE, Batch, Where
 from .kinds import as_row, as_samples
+
+
+@runtime_checkable
+class Loader(Protocol):
+    """What training asks of its data, which may be text, images or anything else."""
+
+    @property
+    def batches(self) -> int:
+        """Of an epoch, and of a validation."""
+
+    def batch(self, number: int) -> Batch:
+        """Global batch `number`, counted from 0; the numbers of an epoch follow those of the one before."""
+
+    def validation(self) -> Iterator[Batch]:
+        """Parts of one global batch, which is all of the data."""
 
 
 class TextLoader:
@@ -43,6 +58,15 @@ class TextLoader:
     def windows(self) -> int:
         """So many it takes to predict each id but the first."""
         return -(-(len(self.ids) - 1) // self.T)
+
+    @property
+    def batches(self) -> int:
+        """So many have windows enough to predict each id but the first, once.
+
+        Validation does that. An epoch does it on average: its windows are at random places, so that some ids come twice
+        in it, and others not at all.
+        """
+        return -(-self.windows // self.B)
 
     def batch(self, number: int) -> Batch:
         """Global batch `number`: inputs and labels (B, T)."""

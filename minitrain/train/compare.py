@@ -31,7 +31,7 @@ from .config import LearningRates, OptimizerOptions, PrecisionOptions
 from .folder import RunFolder
 from .lr_range import smooth
 from .step import compute_gradients
-from .trainer import QUIET, Trainer
+from .trainer import QUIET, Trainer, Update
 
 NAMES: tuple[LearningRates, ...] = get_args(LearningRates)
 SHOWN = ("constant", "cosine", "inverse-time", "one-cycle")  # in the text chart, where more cannot be told apart
@@ -90,16 +90,16 @@ def train(world: Communicator, options: CompareOptions, o: OptimizerOptions, see
     """One run of Adam as `o` says, from the start that belongs to the seed; called by all ranks."""
     learned, held_out = data(options, seed)
     trainer = Trainer(mlp(), world, optimizer=Adam, schedule=o.schedule(), momentum=o.momentum(), seed=seed)
-    return follow(trainer, map(learned.batch, range(options.updates)), learned, held_out)
+    return follow(trainer, trainer.each_update(learned, options.updates), learned, held_out)
 
 
-def follow(trainer: Trainer, batches: Iterable[Batch], learned: ArrayLoader, held_out: ArrayLoader) -> Result:
-    """Trains on the batches, and says what came of it."""
+def follow(trainer: Trainer, updates: Iterable[Update], learned: ArrayLoader, held_out: ArrayLoader) -> Result:
+    """Makes the updates, and says what came of it."""
     losses: list[float] = []
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            for batch in batches:
-                losses += trainer.agreed([trainer.step(batch).loss])
+            for update in updates:
+                losses += trainer.agreed([update.loss])
             found = [trainer.mean_loss(x.validation()) for x in (learned, held_out)]
             return Result(losses, *trainer.agreed([*found, trainer.accuracy(held_out.validation())]))
     except UserError:
@@ -222,12 +222,12 @@ def train_precise(
     learned, held_out = data(options, seed)
     scales: list[float] = []
 
-    def batches() -> Iterator[Batch]:
+    def updates() -> Iterator[Update]:
         for number in range(options.updates):
             scales.append(trainer.scaler.value)
-            yield weighted(learned.batch(number), parts)
+            yield trainer.step(weighted(learned.batch(number), parts))
 
-    found = follow(trainer, batches(), learned, held_out)
+    found = follow(trainer, updates(), learned, held_out)
     losses = [loss * parts for loss in found.losses]
     zeros = 0.0 if full is None else underflow(full, trainer, weighted(learned.batch(options.updates), parts))
     return HalfResult(**{**vars(found), "losses": losses}, scales=scales, skips=trainer.scaler.skips, zeros=zeros)

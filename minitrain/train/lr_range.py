@@ -76,23 +76,21 @@ def record(
     A loss is that before the update which the rate beside it made.
     """
     text = TextTrainer(config, world)
-    trainer, rates, losses = text.trainer, [], []  # type: ignore[var-annotated]
+    trainer, rates, losses = text.trainer, [], []
     trainer.schedule, trainer.momentum = partial(range_test, least=least, most=most, updates=updates), None
-    with np.errstate(over="ignore", invalid="ignore"):
-        for _ in trainer.watch(range(updates), updates, "range test"):
-            try:
-                row = text.step()
-            except UserError:
-                if not losses:
-                    raise
-                break  # the loss is no number any more: this is the explosion that was looked for
-            if "skipped" in row:
-                continue  # half precision overflowed: no update, and no loss of one
-            rates.append(row["lr"])
-            losses += trainer.agreed([row["loss"]])  # so that all ranks stop together
-            smoothed = smooth(losses)
-            if smoothed[-1] > EXPLODED * min(smoothed):
-                break
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            for update in trainer.watch(text.updates(updates), updates, "range test"):
+                if update.skipped:
+                    continue  # half precision overflowed: no update, and no loss of one
+                rates.append(update.lr)
+                losses += trainer.agreed([update.loss])  # so that all ranks stop together
+                smoothed = smooth(losses)
+                if smoothed[-1] > EXPLODED * min(smoothed):
+                    break
+    except UserError:
+        if not losses:
+            raise  # otherwise the loss is no number any more: this is the explosion that was looked for
     text.close()
     return rates, losses
 

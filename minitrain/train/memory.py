@@ -16,12 +16,13 @@ def record(config: TrainConfig, world: Communicator) -> tuple[int, Ledger]:
     """(parameters of the model, the ledger with the history of the second update: the first makes the state)."""
     ledger = Ledger()
     with ledger.open():
-        trainer = TextTrainer(config, world)
-        trainer.step()
+        text = TextTrainer(config, world)
+        updates = text.updates(2)
+        next(updates)
         ledger.history = []
-        trainer.step()
-        trainer.close()
-    return trainer.gpt_config.parameters, ledger
+        next(updates)
+        text.close()
+    return text.gpt_config.parameters, ledger
 
 
 def show(config: TrainConfig, world: Communicator) -> str:

@@ -1,8 +1,9 @@
-"""A GPT on text, as `python -m minitrain train` does it: data, steps, progress, log, checkpoint, sample."""
+"""A GPT on text, as `python -m minitrain train` does it: what it makes of the options, prints, logs and saves."""
 
 import json
 import time
 import zlib
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -24,7 +25,7 @@ from . import checkpoint
 from .config import FULL_NAMES, RunOptions, TrainConfig, make_mesh
 from .folder import RunFolder, on_rank_0, reason, write_somewhere
 from .sample import generate
-from .trainer import Trainer
+from .trainer import Trainer, Update
 
 LOG, MODEL = "log.jsonl", "model.safetensors"
 QUICK_VALIDATION = 200  # windows, while training
@@ -91,44 +92,40 @@ class TextTrainer:
         with RunFolder(self.world, o.out, (LOG, MODEL), o.overwrite, aside=o.out == RunOptions.out) as folder:
             self.say(self.describe())
             with np.errstate(over="ignore", invalid="ignore"):  # the trainer looks at every loss itself
-                self.train(folder)
+                self.train(folder, self.config.optimizer.steps)
             final = self.validate()
             self.record(folder, {"step": self.trainer.updates, "final_val_loss": final})
             self.say(f"validation loss {final:.4f} nats a character, on the whole validation text")
             self.save()
         return final
 
-    def train(self, folder: RunFolder) -> None:
-        """All updates."""
-        steps = self.config.optimizer.steps
-        progress = Progress(steps, self.train_data.B * self.train_data.T)
-        while self.trainer.updates < steps:
-            row = self.step()
-            if "skipped" in row:
-                self.record(folder, row)
-                continue
-            last = row["step"] == steps
-            if row["step"] % self.config.report.log_every == 0 or last:
+    def train(self, folder: RunFolder, steps: int) -> None:
+        """All updates, with a row in the log for each."""
+        o, progress = self.config.report, Progress(steps, self.train_data.B * self.train_data.T)
+        for update in self.updates(steps - self.trainer.updates):
+            row, last = self.row(update), self.trainer.updates == steps
+            if not update.skipped and (row["step"] % o.log_every == 0 or last):
                 self.say(progress.line(row))
-            if row["step"] % self.config.report.val_every == 0 and not last:
+            if not update.skipped and row["step"] % o.val_every == 0 and not last:
                 row["val_loss"] = self.validate(QUICK_VALIDATION)
                 windows = min(QUICK_VALIDATION, self.val_data.windows)
                 self.say(f"validation loss {row['val_loss']:.3f}, on {windows} windows")
             self.record(folder, row)
 
-    def step(self) -> dict[str, Any]:
-        """One update; what the log shows of it."""
-        number = self.trainer.batches
-        update = self.trainer.step(self.train_data.batch(number))
-        row = {"step": self.trainer.updates, **update._asdict()}
-        if not isinstance(self.trainer.scaler, StaticScaler):
-            del row["scale"]
-        if update.skipped:
-            row |= {"skipped": True, "loss": None, "norm": None}  # JSON has no infinity
-            self.say(
-                f"batch {number} skipped: gradients overflowed; the loss scale is now {self.trainer.scaler.value:g}"
-            )
-        return row
+    def updates(self, count: int) -> Iterator[Update]:
+        """So many updates more, each made when it is asked for. Says which batches were skipped in between."""
+        for update in self.trainer.each_update(self.train_data, count):
+            if update.skipped:
+                number, scale = self.trainer.batches - 1, self.trainer.scaler.value
+                self.say(f"batch {number} skipped: gradients overflowed; the loss scale is now {scale:g}")
+            yield update
+
+    def row(self, update: Update) -> dict[str, Any]:
+        """What the log shows of an update."""
+        row: dict[str, Any] = {"step": self.trainer.updates, "loss": update.loss, "lr": update.lr, "norm": update.norm}
+        if isinstance(self.trainer.scaler, StaticScaler):
+            row["scale"] = update.scale
+        return row | {"skipped": True, "loss": None, "norm": None} if update.skipped else row  # JSON has no infinity
 
     def validate(self, most: int | None = None) -> float:
         """The mean loss over the validation text, or over `most` windows of it."""

@@ -12,14 +12,14 @@ from .text import TextTrainer
 
 def record(config: TrainConfig, world: Communicator, costs: Costs | None = None) -> Timeline:
     """The lanes of the ranks of one pipeline in a real update, in which every instruction takes its declared time."""
-    trainer = TextTrainer(config, world)
-    if not isinstance(trainer.model, Pipeline):
+    text = TextTrainer(config, world)
+    if not isinstance(text.model, Pipeline):
         raise UserError("a timeline needs a pipeline: give --pp 4 --accumulate 8, say")
     clock = Clock(costs or Costs())
-    trainer.model.tick(clock)
-    trainer.step()
-    trainer.close()
-    return Timeline(trainer.model.group.gather_objects(clock.lane))
+    text.model.tick(clock)
+    next(text.updates(1))
+    text.close()
+    return Timeline(text.model.group.gather_objects(clock.lane))
 
 
 def show(config: TrainConfig, world: Communicator, svg: Path | None = None) -> str:

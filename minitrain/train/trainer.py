@@ -1,7 +1,10 @@
-"""Training any model on any mesh: one update, the validation, and epochs of both.
+"""Training any model on any data and any mesh: one update, the validation, and many of both.
 
     trainer = Trainer(mlp(), world, optimizer=Adam, schedule=0.001)
-    history = trainer.fit(train, epochs=10, validation=held_out)
+    history = trainer.fit(images, epochs=10, validation=held_out)
+
+    trainer = Trainer(gpt(config), world, schedule=0.003, clip=1.0)
+    history = trainer.fit(text, updates=1000, validation=held_out, validate_every=100)
 
 Every rank makes the same global batches and works on its own part of each. What is shown and decided (the losses, the
 accuracy, when to stop) are sums over the ranks that divide the batch, so it is the same on any number of ranks.
@@ -11,7 +14,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -23,7 +26,7 @@ from ..comm.agreement import check_same
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..data.batch import Batch
-from ..data.loader import ArrayLoader
+from ..data.loader import Loader
 from ..errors import UserError, check_number, check_seed, check_whole, shown
 from ..models import Model
 from ..nn import watching
@@ -41,7 +44,8 @@ Item = TypeVar("Item")
 
 
 class Update(NamedTuple):
-    """One batch: its loss, the learning rate, the norm of the gradient before clipping, and the loss scale it had.
+    """One batch: its loss, the learning rate, the norm of the gradient before clipping, the loss scale that it had, and
+    how many labels the loss is the mean of.
 
     The norm is no number when gradients overflowed in half precision: then no update was made.
     """
@@ -50,6 +54,7 @@ class Update(NamedTuple):
     lr: float
     norm: float
     scale: float = 1.0
+    labels: int = 1
 
     @property
     def skipped(self) -> bool:
@@ -82,7 +87,7 @@ class Trainer:
 
         optimizer: makes one from the gradients: a class such as Adam, or partial(AdamW, weight_decay=0.01).
         schedule: the learning rate, or a pure function of the number of updates made so far that returns it. One that
-        goes by what was measured reads `history`, the same on all ranks, of the epochs so far:
+        goes by what was measured reads `history`, the same on all ranks, of all that `fit` did so far:
         lambda update: reduce_on_plateau(trainer.history.validation_loss, peak=0.001).
         momentum: such a function for SGD's momentum or Adam's beta1 (see one_cycle_momentum); constant unless given.
         mesh: the ranks as dp x pp x tp; unless given, all of them divide the batch.
@@ -111,19 +116,14 @@ class Trainer:
         given: dict[str, Any] = {"accumulate": accumulate, "clip": clip, "schedule": schedule, "momentum": momentum}
         given |= {"precision": self.precision, "half_weights": half_weights, "scaler": self.scaler}
         check_same(world, {**given, "optimizer": self.optimizer})
-        self.batches = 0  # that were worked on, also those whose update a scaler left out
-        self.history = History()  # of all epochs so far
+        self.batches = 0  # the number of the next one: also those count whose update a scaler left out
+        self.history = History()  # of all calls of `fit` so far
         self.told = time.monotonic()  # when something was said last
 
     @property
     def updates(self) -> int:
         """Made so far: what the schedule counts."""
         return self.optimizer.updates
-
-    @property
-    def epochs(self) -> int:
-        """Gone through so far."""
-        return len(self.history.loss)
 
     # One update -------------------------------------------------------------------------------------------------------
 
@@ -142,7 +142,7 @@ class Trainer:
                 self.model, mine, self.gradients, self.optimizer, lr, self.accumulate, self.clip, self.scaler
             )
         self.batches += 1
-        update = Update(self.loss_of(loss, batch, lr), lr, norm, scale)
+        update = Update(self.loss_of(loss, batch, lr), lr, norm, scale, batch.where.count)
         if not math.isfinite(update.loss) or (update.skipped and self.scaler.skips == skips):
             self.look_into(update, mine, expected=self.scaler.skips > skips)
         if isinstance(self.precision, Dynamic):
@@ -290,40 +290,73 @@ class Trainer:
                 "Give loader.validation(), anew each time, since an iterator ends"
             )
 
-    # Epochs -----------------------------------------------------------------------------------------------------------
+    # Many updates -----------------------------------------------------------------------------------------------------
 
     def fit(
-        self, train: ArrayLoader, epochs: int, validation: ArrayLoader | None = None, patience: int | None = None
+        self,
+        train: Loader,
+        epochs: int | None = None,
+        validation: Loader | None = None,
+        patience: int | None = None,
+        *,
+        updates: int | None = None,
+        validate_every: int | None = None,
     ) -> History:
-        """Goes through the training data so many times, with a line of progress after each, and returns the history.
+        """Train for so many epochs, or so many updates, with a line of progress now and then, and return the history.
 
-        validation: data to look at after each epoch and never to learn from. patience: stop when so many epochs in a
-        row bring no better validation loss; at the end the model has the weights of the best epoch (each rank keeps a
-        copy of what its optimizer updates). A second call goes on where the first one ended, with its own history.
-        Raises UserError for values that cannot be meant, and for a loss that is no number.
+        The history has a row for each epoch; or for every `validate_every` updates, and for what is left of them at the
+        end (one row for all unless given). validation: data to look at after each row and never to learn from.
+        patience: stop when so many rows in a row bring no better validation loss; at the end the model has the weights
+        of the best row (each rank keeps a copy of what its optimizer updates). A second call goes on where the first
+        one ended, with its own history and patience. Raise UserError for values that cannot be meant, and for a loss
+        that is no number.
         """
-        check_fit(train, epochs, validation, patience)
-        history = History()
-        for n in range(1, epochs + 1):
-            name = f"epoch {n:>{len(str(epochs))}}/{epochs}"
-            row = self.epoch(train, name)
-            if validation is not None:
-                row += self.validate(validation, name)
-            row = self.agreed(row)
+        check_fit(train, epochs, validation, patience, updates, validate_every)
+        counts = {"epochs": epochs, "updates": updates, "validate_every": validate_every, "patience": patience}
+        check_same(self.world, {**counts, "batches of an epoch": train.batches, "validation": validation is not None})
+        unit, last = ("update", updates or 0) if epochs is None else ("epoch", epochs)
+        every = validate_every or (last if epochs is None else 1)
+        history, best = History(), 0
+        for done, n in pairwise([0, *range(every, last, every), last]):
+            name = f"{unit} {n:>{len(str(last))}}/{last}"
+            made = self.each_update(train, n - done) if epochs is None else self.epoch(train)
+            row = summed_up(self.watch(made, n - done if epochs is None else train.batches, name))
+            row = self.agreed(row if validation is None else row + self.validate(validation, name))
             history.add(row)
             self.history.add(row)
             self.say(f"{name}  {history.line()}")
             if patience is None:
                 continue
             if history.waited == 0:
-                best = self.weights()
+                best, weights = n, self.weights()
             if history.waited >= patience:
-                self.say(f"stopped: no better validation loss in {patience} epoch(s) after epoch {history.best + 1}")
+                self.say(f"stopped: no better validation loss in {n - best} {unit}(s) after {unit} {best}")
                 break
         if patience is not None and history.waited:
-            self.put_back(best)
-            self.say(f"the weights are those of epoch {history.best + 1} again, the best one")
+            self.put_back(weights)
+            self.say(f"the weights are those of {unit} {best} again, the best one")
         return history
+
+    def epoch(self, train: Loader) -> Iterator[Update]:
+        """Work on the batches of the next epoch, one when the next item is asked for. What is left of one that has
+        begun is left out, so that each sample comes once."""
+        self.batches = -(-self.batches // train.batches) * train.batches
+        for number in range(self.batches, self.batches + train.batches):
+            yield self.step(train.batch(number))
+
+    def each_update(self, train: Loader, updates: int) -> Iterator[Update]:
+        """Make so many updates from the batches that come next, one when the next item is asked for.
+
+            for update in trainer.each_update(text, 1000):
+                print(trainer.updates, update.loss)
+
+        Batches that the scaler skipped are among the items, and are no updates.
+        """
+        check_loader("train", train)
+        check_whole("updates", updates)
+        last = self.updates + updates
+        while self.updates < last:
+            yield self.step(train.batch(self.batches))
 
     def weights(self) -> list[Array]:
         """A copy of what this rank's optimizer updates: the masters of values in half precision, once there are any."""
@@ -339,23 +372,15 @@ class Trainer:
                 master[...] = kept
         self.gradients.after_step()
 
-    def epoch(self, train: ArrayLoader, name: str) -> list[float]:
-        """[mean loss over the labels, learning rate of the last update] of one pass through the data.
+    def validate(self, data: Loader, name: str = "validation") -> list[float]:
+        """[mean loss] on all the data, and where a sample has one label the accuracy, too.
 
-        A label's loss is that before the update which it took part in; batches count by their labels, which may be
-        fewer in the last one, or ignored.
+        That takes two forwards: the loss is what the model makes of the labels.
         """
-        loss, labels, first = 0.0, 0, self.epochs * train.batches
-        for number in self.watch(range(first, first + train.batches), train.batches, name):
-            batch = train.batch(number)
-            update = self.step(batch)
-            if math.isfinite(update.loss):  # the others were skipped: half precision was too narrow for them
-                loss, labels = loss + update.loss * batch.where.count, labels + batch.where.count
-        return [loss / labels if labels else math.nan, update.lr]
-
-    def validate(self, data: ArrayLoader, name: str = "validation") -> list[float]:
-        """[mean loss, accuracy] on all samples. Two forwards: the loss is what the model makes of the labels."""
         loss = self.mean_loss(self.watch(data.validation(), data.batches, f"{name}, loss"))
+        labels = next(iter(data.validation())).labels
+        if labels is None or labels.ndim > 1:
+            return [loss]
         return [loss, self.accuracy(self.watch(data.validation(), data.batches, f"{name}, accuracy"))]
 
     def agreed(self, row: list[float]) -> list[float]:
@@ -383,6 +408,20 @@ class Trainer:
     def close(self) -> None:
         """Ends what runs beside the training: the communication thread of an overlapped strategy."""
         self.gradients.close()
+
+
+def summed_up(updates: Iterable[Update]) -> list[float]:
+    """[mean loss over the labels, learning rate of the last update]
+
+    A label's loss is that before the update which it took part in; batches count by their labels, which may be fewer in
+    the last one of an epoch, or ignored.
+    """
+    loss, labels, lr = 0.0, 0, math.nan
+    for update in updates:
+        lr = update.lr
+        if math.isfinite(update.loss):  # the others were skipped: half precision was too narrow for them
+            loss, labels = loss + update.loss * update.labels, labels + update.labels
+    return [loss / labels if labels else math.nan, lr]
 
 
 def checksum_of(batch: Batch, before: int = 0) -> int:
@@ -466,16 +505,31 @@ def check_global(batch: Any) -> None:
         )
 
 
-def check_fit(train: Any, epochs: Any, validation: Any, patience: Any) -> None:
-    """Raises UserError for arguments of `fit` that cannot be meant."""
-    for name, data in (("train", train), ("validation", validation)):
-        if not isinstance(data, ArrayLoader) and not (name == "validation" and data is None):
-            raise UserError(
-                f"{name} is {shown(data)}; it must be an ArrayLoader, which has epochs: "
-                "give ArrayLoader(inputs, labels, batch=32, seed=1), say"
-            )
-    check_whole("epochs", epochs, 1)
-    if patience is not None:
-        check_whole("patience", patience, 1)
-        if validation is None:
-            raise UserError(f"patience is {patience}, which waits for a better validation loss: give a validation, too")
+def check_fit(train: Any, epochs: Any, validation: Any, patience: Any, updates: Any, validate_every: Any) -> None:
+    """Raise UserError for arguments of `fit` that cannot be meant."""
+    check_loader("train", train)
+    if validation is not None:
+        check_loader("validation", validation)
+    if (epochs is None) == (updates is None):
+        raise UserError(
+            f"epochs is {shown(epochs)} and updates is {shown(updates)}; one of the two says how long to train: "
+            "give epochs=10 or updates=1000, say"
+        )
+    counts = {"epochs": epochs, "updates": updates, "validate_every": validate_every, "patience": patience}
+    for name, count in counts.items():
+        if count is not None:
+            check_whole(name, count, 1)
+    if validate_every is not None and updates is None:
+        raise UserError(f"validate_every is {validate_every} updates, and epochs have a row each: give updates instead")
+    if patience is not None and validation is None:
+        raise UserError(f"patience is {patience}, which waits for a better validation loss: give a validation, too")
+
+
+def check_loader(name: str, data: Any) -> None:
+    """Raise UserError unless training can take its batches from there."""
+    if not isinstance(data, Loader) or isinstance(data, type):
+        raise UserError(
+            f"{name} is {shown(data)}; it must be a loader: "
+            "give ArrayLoader(inputs, labels, batch=32, seed=1) or TextLoader(ids, context=64, batch=24, seed=1), say"
+        )
+    check_whole(f"{name}.batches", data.batches, 1)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitrain.data.batch import IGNORE, Batch
-from minitrain.data.loader import ArrayLoader, TextLoader
+from minitrain.data.loader import ArrayLoader, Loader, TextLoader
 from minitrain.errors import UserError
 
 IDS = np.random.default_rng(5).permutation(1000).astype(np.int32)  # each id tells its place in the text
@@ -156,6 +156,18 @@ def test_quick_validation_is_spread_over_the_text(most: int) -> None:
     gaps = np.diff([*windows, 167])
     assert gaps.min() >= 167 // n and gaps.max() <= -(-167 // n)
     assert {b.where.count for b in batches} == {min(n * 6, 999)}
+
+
+@pytest.mark.parametrize(("n", "context", "batch"), [(1000, 6, 4), (1000, 999, 1), (7, 6, 5), (13, 6, 2), (14, 6, 2)])
+def test_an_epoch_of_text_predicts_as_many_ids_as_there_are(n: int, context: int, batch: int) -> None:
+    """And not a batch more. That many batches have the validation, too."""
+    loader = text(context=context, batch=batch, ids=IDS[:n])
+    assert (loader.batches - 1) * batch * context < n - 1 <= loader.batches * batch * context
+    assert len(list(loader.validation())) == loader.batches
+
+
+def test_what_training_asks_of_data() -> None:
+    assert isinstance(text(context=6, batch=4), Loader) and isinstance(arrays(), Loader)
 
 
 @pytest.mark.parametrize("n", [0, 1, 5])

@@ -85,10 +85,10 @@ def test_a_run_that_makes_no_update_changes_nothing(
     assert train(1, *folder) == 0
     there = folder[1] if folder else "build/run"
 
-    def explode(_: TextTrainer) -> None:
+    def explode(_: TextTrainer, count: int) -> None:
         raise UserError("the loss is nan")
 
-    monkeypatch.setattr(TextTrainer, "step", explode)
+    monkeypatch.setattr(TextTrainer, "updates", explode)
     assert train(2, *folder) == 2
     assert updates(there) == 1 and not Path("build/run.1").exists()
 

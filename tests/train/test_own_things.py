@@ -485,6 +485,17 @@ def test_a_history_of_epochs_with_and_without_validation() -> None:
     assert (history.best, history.waited) == (2, 1)
 
 
+def test_a_history_without_accuracy() -> None:
+    """Until there is one: then the places still belong together."""
+    history = History()
+    for row in ([3.0, 0.1, 5.0], [2.0, 0.1, 4.0]):
+        history.add(row)
+    assert history.accuracy == [] and history.validation_loss == [5.0, 4.0] and history.best == 1
+    assert history.line() == "loss 2.000  rate 1.00e-01  validation loss 4.000"
+    history.add([1.0, 0.1, 3.0, 0.5])
+    assert np.isnan(history.accuracy).tolist() == [True, True, False] and "accuracy 0.500" in history.line()
+
+
 # Ranks with other data ------------------------------------------------------------------------------------------------
 
 

@@ -139,7 +139,7 @@ def test_a_second_fit_goes_on() -> None:
     true = whole.fit(data(25), 5, data(10))
     first, second = (parts.fit(data(25), n, data(10)) for n in (2, 3))
     assert astuple(true) == tuple(a + b for a, b in zip(astuple(first), astuple(second), strict=True))
-    assert parts.epochs == 5 and parts.batches == parts.updates == 20
+    assert len(parts.history.loss) == 5 and parts.batches == parts.updates == 20
 
 
 # The learning rate ----------------------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ def test_a_batch_whose_update_is_left_out_counts_as_a_batch() -> None:
     assert [(update.lr, update.scale, update.skipped) for update in made] == [(0.5, 8.0, True)] * 3
     assert (trainer.batches, trainer.updates, scaler.skips) == (3, 0, 3)
     assert all(np.array_equal(p.data, w) for p, w in zip(trainer.model.parameters(), before, strict=True))
-    assert trainer.epoch(data(25), "epoch")[0] > 0, "their losses are numbers, and count"
+    assert trainer.fit(data(25), 1).loss[0] > 0, "their losses are numbers, and count"
 
 
 @pytest.mark.parametrize("bad", ["dense.0", "dense.1", "head"])
@@ -301,7 +301,7 @@ def test_patience(patience: int | None, losses: list[float], epochs: int, monkey
     trainer = small(threads.world_of_one())
     losses_of(trainer, losses, monkeypatch)
     history = trainer.fit(data(25), len(losses), data(10), patience)
-    assert history.validation_loss == losses[:epochs] and len(history.loss) == trainer.epochs == epochs
+    assert history.validation_loss == losses[:epochs] and len(history.loss) == len(trainer.history.loss) == epochs
     assert history.best == losses.index(min(losses[:epochs]))
 
 
