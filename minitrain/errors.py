@@ -5,6 +5,7 @@ import functools
 import math
 import os
 import reprlib
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,19 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raises UserError unless the value is one of these words."""
     if not (isinstance(value, str) and value in choices):
         raise UserError(f"{name} is {shown(value)}; allowed: {', '.join(map(repr, choices))}")
+
+
+def check_state(name: str, state: Any, names: Iterable[str]) -> None:
+    """Raise UserError unless the state is a dictionary with exactly these names in it, as `state_dict` returned it."""
+    if not isinstance(state, Mapping):
+        raise UserError(f"{name} is {shown(state)}; it must be the dictionary that state_dict() returned")
+    wanted, given = dict.fromkeys(names), dict.fromkeys(state)
+    lacks, more = [key for key in wanted if key not in given], [key for key in given if key not in wanted]
+    if lacks or more:
+        raise UserError(
+            f"{name} {'lacks' if lacks else 'has'} {', '.join(map(shown, (lacks or more)[:3]))}; it must have "
+            f"{', '.join(map(repr, wanted)) or 'nothing in it'}: load the state of a run with the same arguments"
+        )
 
 
 def check_text(name: str, value: Any) -> None:

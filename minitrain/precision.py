@@ -46,7 +46,7 @@ import numpy as np
 from .autograd import Tensor, no_grad
 from .backend import Array, is_finite, square, to_device, xp
 from .data.batch import Batch
-from .errors import UserError, check_choice, check_number, check_whole, shown
+from .errors import UserError, check_choice, check_number, check_state, check_whole, shown
 from .nn import Module, check_free, watching
 from .optim import steps_begun
 
@@ -83,6 +83,14 @@ class Precision:
 
     def check(self, paths: set[str]) -> None:
         """Raises UserError when this does not suit a model with these paths."""
+
+    def state_dict(self) -> dict[str, dict[str, int]]:
+        """What was learned since training began; nothing where all is fixed before."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, int]]) -> None:
+        """Go on from there. Raise UserError for a state that is none of this precision."""
+        check_state("the state of the precision", state, self.state_dict())
 
     @contextmanager
     def in_full(self) -> Iterator[None]:
@@ -188,6 +196,19 @@ class Dynamic(Precision):
             if not self.resting[layer]:
                 del self.resting[layer]
                 self.log.append(f"layer {layer} is tried in half precision again")
+
+    def state_dict(self) -> dict[str, dict[str, int]]:
+        return {"resting": dict(self.resting), "blamed": dict(self.blamed)}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, int]]) -> None:
+        super().load_state_dict(state)
+        for name, counts in state.items():
+            if not isinstance(counts, Mapping):
+                raise UserError(f"{name} in the state of the precision is {shown(counts)}; it must be a dictionary")
+            for layer, count in counts.items():
+                check_choice(f"a layer of {name} in the state of the precision", layer, self.layers)
+                check_whole(f"{name}[{layer!r}] in the state of the precision", count, 1)
+        self.resting, self.blamed, self.seen = dict(state["resting"]), dict(state["blamed"]), set()
 
     def skipped(self, gradients: Any, at_floor: bool) -> None:
         """The step was skipped; called by all ranks of the mesh, with the reducer.
@@ -317,6 +338,14 @@ class Scaler:
         """Around what may overflow: no warnings of what will be looked for."""
         return nullcontext()
 
+    def state_dict(self) -> dict[str, float]:
+        """What has moved since training began, by name; nothing without a scale."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on from there; between two steps. Raise UserError for a state that is none of this kind of scaler."""
+        check_state("the state of the scaler", state, self.state_dict())
+
 
 class StaticScaler(Scaler):
     """A constant S. A batch whose gradients overflow is skipped, by all ranks.
@@ -333,12 +362,10 @@ class StaticScaler(Scaler):
         patience: int = 20,
         agree: Callable[[bool, Any], bool] = agree,
     ) -> None:
-        check_number("the loss scale", value, "above 0")
-        if not 2.0**-126 <= value < 2.0**128:
-            raise UserError(f"the loss scale is {value}; float32 must hold it and 1 / it: give 2^-126 to 2^127")
+        check_scale(value)
         check_whole("patience", patience, 1)
         self.value, self.patience, self.agree = float(value), patience, agree
-        self.in_a_row = 0
+        self.in_a_row = self.skips = 0
         self.round: list[Any] = []  # the gradients that were unscaled with the same S
         self.moved = self.scaled = -1  # when S moved last, and was used last: in the count of the reducers' steps
         self.before: dict[str, Any] = {}  # S, and what moves with it, as the round found them
@@ -395,6 +422,26 @@ class StaticScaler(Scaler):
 
     def update(self, overflow: bool) -> None:
         """The scale for the next batch."""
+
+    def state_dict(self) -> dict[str, float]:
+        return {name: vars(self)[name] for name in (*self.moving, "skips")}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        super().load_state_dict(state)
+        for name, number in state.items():
+            if name == "value":
+                check_scale(number)
+            else:
+                check_whole(f"{name} in the state of the scaler", number)
+        vars(self).update(state, value=float(state["value"]))
+        self.round, self.moved, self.scaled = [], -1, -1  # what comes is a new round
+
+
+def check_scale(value: Any) -> None:
+    """Raise UserError unless this can be a loss scale."""
+    check_number("the loss scale", value, "above 0")
+    if not 2.0**-126 <= value < 2.0**128:
+        raise UserError(f"the loss scale is {value}; float32 must hold it and 1 / it: give 2^-126 to 2^127")
 
 
 class DynamicScaler(StaticScaler):

@@ -1,8 +1,11 @@
 """What a run was like, row by row: of each epoch, or of so many updates."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from numbers import Real
+
+from ..errors import UserError, check_state, shown
 
 
 @dataclass
@@ -28,6 +31,26 @@ class History:
             if place < len(row) or numbers:
                 numbers += [math.nan] * (rows - len(numbers))
                 numbers.append(row[place] if place < len(row) else math.nan)
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """The lists by their names, as copies."""
+        return asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, list[float]]) -> None:
+        """Go on from there. Raise UserError for what is no history."""
+        check_state("the state of the history", state, vars(self))
+        rows = len(state["loss"]) if isinstance(state["loss"], list) else 0
+        for name, numbers in state.items():
+            of_numbers = isinstance(numbers, list) and all(
+                isinstance(x, Real) and not isinstance(x, bool) for x in numbers
+            )
+            may_be_empty = name in ("validation_loss", "accuracy")
+            if not of_numbers or not (len(numbers) == rows or (may_be_empty and not numbers)):
+                raise UserError(
+                    f"{name} in the state of the history is {shown(numbers)}; it must be a list of {rows} numbers"
+                )
+        for name, numbers in state.items():
+            setattr(self, name, list(numbers))
 
     @property
     def best(self) -> int:

@@ -10,6 +10,7 @@ Every rank makes the same global batches and works on its own part of each. What
 accuracy, when to stop) are sums over the ranks that divide the batch, so it is the same on any number of ranks.
 """
 
+import copy
 import math
 import time
 import zlib
@@ -27,7 +28,7 @@ from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..data.batch import Batch
 from ..data.loader import Loader
-from ..errors import UserError, check_number, check_seed, check_whole, shown
+from ..errors import UserError, check_number, check_seed, check_state, check_whole, shown
 from ..models import Model
 from ..nn import watching
 from ..optim import SGD, Adam, Optimizer
@@ -390,6 +391,42 @@ class Trainer:
         self.world.broadcast(x, 0, ("dp", "history"))
         return to_host(x).tolist()
 
+    # State ------------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that later updates depend on, beside the weights, the data and the arguments that this was made with: a
+        new trainer that is given these goes on bit for bit.
+
+            tensors, state = gather(model, world, gradients=trainer.gradients), trainer.state_dict()
+
+            restore(new_model, tensors)
+            Trainer(new_model, world, ...).load_state_dict(state)
+
+        "optimizer" is of this rank's arrays; all else is numbers, lists and dictionaries, the same on all ranks.
+        """
+        parts = {name: part.state_dict() for name, part in self.parts_of_state().items()}
+        return {"optimizer": self.optimizer.state_dict(), **parts, "batches": self.batches}  # type: ignore[attr-defined]
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there; called by all ranks, before or after weights are restored.
+
+        Raise UserError, before anything has changed, for a state of which some part does not fit.
+        """
+        check_same(self.world, leaves("state", state))
+        parts = self.parts_of_state()
+        check_state("the state of the trainer", state, ("optimizer", *parts, "batches"))
+        check_whole("batches in the state of the trainer", state["batches"])
+        for name, part in parts.items():
+            copy.copy(part).load_state_dict(state[name])  # finds what does not fit
+        self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[attr-defined]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        self.batches = int(state["batches"])
+
+    def parts_of_state(self) -> dict[str, Scaler | Precision | History]:
+        """What has a state of plain data, by name."""
+        return {"scaler": self.scaler, "precision": self.precision or Precision(), "history": self.history}
+
     # What is shown ----------------------------------------------------------------------------------------------------
 
     def watch(self, items: Iterable[Item], count: int, name: str) -> Iterator[Item]:
@@ -422,6 +459,16 @@ def summed_up(updates: Iterable[Update]) -> list[float]:
         if math.isfinite(update.loss):  # the others were skipped: half precision was too narrow for them
             loss, labels = loss + update.loss * update.labels, labels + update.labels
     return [loss / labels if labels else math.nan, lr]
+
+
+def leaves(name: str, state: Any) -> dict[str, Any]:
+    """What is in nested dictionaries, by its path; of "optimizer" only that it is there."""
+    if not isinstance(state, Mapping):
+        return {name: state}
+    found: dict[str, Any] = {f"names in {name}": sorted(map(str, state))}
+    for key, value in state.items():
+        found |= {} if key == "optimizer" else leaves(f"{name}.{key}", value)
+    return found
 
 
 def checksum_of(batch: Batch, before: int = 0) -> int:
