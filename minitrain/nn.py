@@ -156,6 +156,12 @@ class Parameter(Tensor):
 
     @property
     def grad(self) -> Array | None:
+        """What backward has written, and the ranks have added up: times the loss scale, not clipped, and under ZeRO-1 a
+        sum only where this rank owns it.
+
+        What the optimizer sees is trainer.gradients.gradient(p), and of the whole model, by the parameters' paths,
+        gather(model, world, "grad", trainer.gradients).
+        """
         return self._grad
 
     @grad.setter

@@ -155,6 +155,14 @@ class Work(NamedTuple):
                     yield p, slice(lo, hi)
 
 
+def unscaled(stored: Array, dtype: Any, factor: float) -> Array:
+    """A stored gradient in this dtype, times the factor; where that changes nothing, the same array."""
+    g = stored.astype(dtype, copy=False)
+    while 0 < factor < SMALL:  # float32 would round it: the gradients are as large as the factor is small
+        g, factor = g * g.dtype.type(SMALL), factor / SMALL
+    return g if factor == 1 else g * g.dtype.type(factor)
+
+
 def blocks(run: slice) -> Iterator[slice]:
     """The run in parts that stay in the cache."""
     for lo in range(run.start, run.stop, BLOCK):
@@ -251,10 +259,7 @@ class Optimizer:
 
     def gradient(self, stored: Array, dtype: Any) -> Array:
         """What the rule sees of a stored gradient: in the master's dtype, times the factor."""
-        g, factor = stored.astype(dtype, copy=False), self.gradients.factor
-        while 0 < factor < SMALL:  # float32 would round it: the gradients are as large as the factor is small
-            g, factor = g * g.dtype.type(SMALL), factor / SMALL
-        return g if factor == 1 else g * g.dtype.type(factor)
+        return unscaled(stored, dtype, self.gradients.factor)
 
     def remember(self, data: Array) -> None:
         """Makes the state of a piece, and its master."""

@@ -13,9 +13,9 @@ make the same calls in another order.
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .communicator import Communicator
 
 CURE = "all ranks of a group must make the same calls in the same order, with the same arguments"
+Made = TypeVar("Made")
 PLAIN = (bool, int, float, str, type(None))
 KINDS = 4  # of calls, or of values, that a message shows
 
@@ -48,6 +49,19 @@ def check_same(world: "Communicator", given: Mapping[str, Any]) -> None:
     told = [_who_has(name, [given.get(name, "nothing") for given in everyone]) for name in names]
     rest = f"; and {len(told) - 2} more" if len(told) > 2 else ""
     raise UserError("\n".join(["ranks were given different things; start all of them with the same", *told[:2]]) + rest)
+
+
+def agreed(world: "Communicator", work: Callable[[], Made]) -> Made:
+    """What the work makes; or, on all ranks, the UserError of the first that has one. Called by all of them."""
+    said, made = "", None
+    try:
+        made = work()
+    except UserError as error:
+        said = str(error)
+    told = [other for other in world.gather_objects(said) if other]
+    if told:
+        raise UserError(told[0])
+    return made  # type: ignore[return-value]
 
 
 def _who_has(name: str, values: Sequence[str]) -> str:

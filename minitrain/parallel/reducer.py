@@ -10,6 +10,7 @@ A collective works only if all ranks call it in the same order. Gradients may be
 rank (an unused parameter, an empty micro-batch), so a bucket that is complete waits until those before it have left.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -18,12 +19,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..backend import Array, square, to_device, to_host
+from ..backend import Array, square, to_device, to_host, wide
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..errors import UserError, check_whole
 from ..nn import Module, Parameter
-from ..optim import Found, Held, Owned, Totals, steps_begun
+from ..optim import Found, Held, Owned, Totals, steps_begun, unscaled
 from .flat import Bucket
 from .overlap import CommunicationThread, own_lines
 from .pieces import joined, over_matrices
@@ -134,6 +135,26 @@ class Reducer:
         """The whole of an array of which each rank has the slice that it has of p; called by all of them."""
         return joined(p.placement, flat.reshape(p.shape), self.mesh)
 
+    def gradient(self, p: Parameter) -> Array:
+        """The gradient of p as the optimizer sees it, of the slice held here: without the loss scale, and clipped if it
+        has been; a copy, in float32 or wider. From finish() to the next begin().
+
+        Raise UserError where this rank does not have all of it; checkpoint.gather puts it together.
+        """
+        if p.bucket not in self.trained:
+            raise UserError(f"{p.placement.path} is not trained here, and has no gradient")
+        pieces = p.bucket.part(p.bucket.group.rank if self.sharded else None)
+        every = slice(0, math.prod(p.shape))
+        place = next((at for other, run, at in pieces if other is p and run == every), None)
+        if place is None or not self.finished:
+            raise UserError(
+                f"the gradient of {p.placement.path} is not here: it is complete from finish() to the next begin(), "
+                "and under ZeRO a rank has those that it owns.\n"
+                'Gather it on all ranks: checkpoint.gather(model, world, "grad", trainer.gradients)'
+            )
+        stored = self.sums(p.bucket)[place].reshape(p.shape)
+        return unscaled(stored.copy(), wide(stored.dtype), self.factor)
+
     # The step ---------------------------------------------------------------------------------------------------------
 
     def begin(self, backwards: int = 1) -> None:
@@ -148,6 +169,7 @@ class Reducer:
         self.fired = {p: 0 for bucket in self.trained for p in bucket.parameters}
         self.ended = dict.fromkeys(self.fired, 0)  # backwards that were about it
         self.factor = 1.0  # the gradient is this times what the buckets hold: see optim.py
+        self.finished = False
         for bucket in self.trained:
             bucket.open(None)
 
@@ -183,6 +205,7 @@ class Reducer:
         self._leave(all_complete=True)
         if self.line is not None:
             self.line.wait()
+        self.finished = True
         if self.division is not None:
             self.division.compare()
             self.division = None if self.division.over else self.division

@@ -18,7 +18,7 @@ from ..comm.mesh import Mesh
 from ..errors import UserError, check_choice, check_whole, shown
 from ..models import Model
 from ..nn import Parameter
-from ..optim import Part, State
+from ..optim import Part, State, unscaled
 from ..parallel.flat import Bucket
 from ..parallel.reducer import MODEL, Reducer
 
@@ -87,8 +87,7 @@ def _held(model: Model, what: str, gradients: Reducer | None) -> Iterator[tuple[
         if flat is None or what == "data" or gradients.factor == 1:
             yield p, None if flat is None else p.bucket.piece(p, flat)
         else:
-            piece = p.bucket.piece(p, flat)
-            yield p, piece.astype(wide(piece.dtype)) * gradients.factor
+            yield p, unscaled(p.bucket.piece(p, flat), wide(flat.dtype), gradients.factor)
         if p is p.bucket.parameters[0]:  # the one that the forward uses last: the others have been asked for
             del flats[p.bucket]
 

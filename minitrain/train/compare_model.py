@@ -15,7 +15,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import tyro
 
-from ..comm.agreement import check_same
+from ..comm.agreement import agreed, check_same
 from ..comm.communicator import Communicator
 from ..comm.ring import RingCommunicator
 from ..comm.threads import world_of_one
@@ -27,7 +27,7 @@ from .build import reduce
 from .checkpoint import gather
 from .config import DataOptions, OptimizerOptions, ParallelOptions, RunOptions, TrainConfig, make_mesh
 from .differences import Apart, Step, apart, farthest, first_beyond, parameters, table, verdict
-from .own_model import OwnFile, agreed
+from .own_model import OwnFile
 from .step import compute_gradients
 from .trainer import checksum_of
 

@@ -9,7 +9,7 @@ Whatever goes wrong in it is said in a sentence, with the line, on every rank al
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import isfunction
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import TypeVar
 
 from .. import rng
 from ..backend import to_device
-from ..comm.communicator import Communicator
 from ..comm.threads import RankFailed
 from ..data.batch import Batch, Where
 from ..errors import UserError, shown
@@ -154,16 +153,3 @@ def ids(seed: int, number: int, B: int, T: int, V: int) -> Batch:
     drawn = rng.integers(rng.key(seed, "compare model", number), B * (T + 1), V).reshape(B, T + 1)
     where = Where(seed, number, B, T, slice(0, B), slice(0, T))
     return Batch(to_device(drawn[:, :-1]), to_device(drawn[:, 1:]), where)
-
-
-def agreed(world: Communicator, work: Callable[[], Made]) -> Made:
-    """What the work makes; or, on all ranks, the UserError of the first that has one. Called by all of them."""
-    said, made = "", None
-    try:
-        made = work()
-    except UserError as error:
-        said = str(error)
-    told = [other for other in world.gather_objects(said) if other]
-    if told:
-        raise UserError(told[0])
-    return made  # type: ignore[return-value]

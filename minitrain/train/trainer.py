@@ -23,7 +23,7 @@ import numpy as np
 from .. import debug
 from ..autograd import no_grad
 from ..backend import Array, checksum, is_finite, to_device, to_host, xp
-from ..comm.agreement import check_same
+from ..comm.agreement import agreed, check_same
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..data.batch import Batch
@@ -402,15 +402,17 @@ class Trainer:
             restore(new_model, tensors)
             Trainer(new_model, world, ...).load_state_dict(state)
 
-        "optimizer" is of this rank's arrays; all else is numbers, lists and dictionaries, the same on all ranks.
+        "optimizer" is of this rank's arrays, which checkpoint.gather_state makes whole for another mesh; all else is
+        numbers, lists and dictionaries, the same on all ranks.
         """
         parts = {name: part.state_dict() for name, part in self.parts_of_state().items()}
-        return {"optimizer": self.optimizer.state_dict(), **parts, "batches": self.batches}  # type: ignore[attr-defined]
+        return {"optimizer": self.optimizer.state_dict(), **parts, "batches": self.batches}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there; called by all ranks, before or after weights are restored.
 
-        Raise UserError, before anything has changed, for a state of which some part does not fit.
+        Raise UserError, on all ranks, for a state that does not fit on one of them: scaler, precision, history and
+        `batches` are then as they were, and so is the optimizer of that rank.
         """
         check_same(self.world, leaves("state", state))
         parts = self.parts_of_state()
@@ -418,7 +420,7 @@ class Trainer:
         check_whole("batches in the state of the trainer", state["batches"])
         for name, part in parts.items():
             copy.copy(part).load_state_dict(state[name])  # finds what does not fit
-        self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[attr-defined]
+        agreed(self.world, lambda: self.optimizer.load_state_dict(state["optimizer"]))
         for name, part in parts.items():
             part.load_state_dict(state[name])
         self.batches = int(state["batches"])

@@ -7,6 +7,7 @@ import re
 import struct
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -19,15 +20,17 @@ from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
 from minitrain.data.batch import Batch, Where
+from minitrain.data.loader import ArrayLoader
 from minitrain.errors import UserError
-from minitrain.models import GPTConfig, Model, gpt, mlp
+from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.nn import Parameter
 from minitrain.optim import SGD, clip_grad_norm
-from minitrain.precision import StaticScaler
+from minitrain.precision import Static, StaticScaler
 from minitrain.train import checkpoint
 from minitrain.train.build import reduce
 from minitrain.train.sample import load_model
 from minitrain.train.step import compute_gradients
+from minitrain.train.trainer import Trainer
 
 ABOUT = {"vocabulary": 'ab\n"\u00e9', "gpt": {"width": 9, "std": 0.02, "tied": True}}
 
@@ -274,6 +277,87 @@ def test_gathered_gradients_are_those_that_the_optimizer_sees(clip: float | None
     assert found.keys() == true.keys()
     for path, g in true.items():
         np.testing.assert_allclose(found[path], g * (clip / length if clip else 1), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("strategy", ["naive", "bucketed", "overlap"])
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [("float64", 8.0), ("float32", 2.0**120), ("float16", 1.0), ("float16", 8.0)]
+)
+@pytest.mark.parametrize("clip", [None, 1e-3])
+def test_a_gradient_as_the_optimizer_sees_it(clip: float | None, dtype: str, scale: float, strategy: str) -> None:
+    """To the last bit what its rule is given, also where the factor alone is nothing in float32."""
+
+    def program(world: Communicator) -> None:
+        given: list[np.ndarray] = []
+
+        class Plain(SGD):
+            def update(self, w: np.ndarray, g: np.ndarray, *rest: Any) -> None:
+                given.append(g.copy())
+                super().update(w, g, *rest)
+
+        half = {"precision": Static(), "half_weights": True} if dtype == "float16" else {}
+        model = mlp(MLPConfig(5, (4,), 2, "float32" if half else dtype))
+        options = {"optimizer": Plain, "clip": clip, "scaler": StaticScaler(scale), "strategy": {"how": strategy}}
+        trainer = Trainer(model, world, **options, **half)  # type: ignore[arg-type]
+        assert not trainer.step(samples("float32" if half else dtype)).skipped
+        flat = np.concatenate(given)
+        assert flat.dtype == (np.float32 if half else dtype)
+        reducer = trainer.gradients
+        order = [p for bucket in reducer.trained for p in bucket.parameters]
+        np.testing.assert_array_equal(np.concatenate([reducer.gradient(p).reshape(-1) for p in order]), flat)
+        assert all(reducer.gradient(p).shape == p.shape for p in order) and np.abs(flat).max() > 0
+        gathered = checkpoint.gather(trainer.model, world, "grad", reducer)
+        for p in order:
+            np.testing.assert_array_equal(reducer.gradient(p), gathered[p.placement.path])
+            reducer.gradient(p)[...] = 0  # a copy
+        assert np.abs(reducer.gradient(order[0])).max() > 0
+        trainer.close()
+
+    threads.run(2, program, timeout=20)
+
+
+def samples(dtype: str = "float64") -> Batch:
+    draw = np.random.default_rng(1)
+    return ArrayLoader(draw.normal(size=(8, 5)).astype(dtype), draw.integers(0, 2, 8), 8, 1).batch(0)
+
+
+@pytest.mark.parametrize("how", ["zero1", "zero2", "zero3"])
+def test_a_gradient_that_somebody_else_owns(how: str) -> None:
+    """Each is on the rank that owns all of it, and on no other."""
+
+    def program(world: Communicator) -> dict[str, bool]:
+        trainer = Trainer(model("float64"), world, strategy={"how": how})
+        trainer.step(toy())
+        true, found = checkpoint.gather(trainer.model, world, "grad", trainer.gradients), {}
+        for p in trainer.model.parameters():
+            try:
+                np.testing.assert_array_equal(trainer.gradients.gradient(p), true[p.placement.path])
+                found[p.placement.path] = True
+            except UserError as error:
+                assert f"the gradient of {p.placement.path} is not here" in str(error) and "gather(" in str(error)
+                found[p.placement.path] = False
+        return found
+
+    owners = list(zip(*(found.values() for found in threads.run(2, program)), strict=True))
+    assert {*owners} == {(True, False), (False, True), (False, False)}, "one is cut in two"
+    assert all(program(world_of_one()).values())
+
+
+def test_a_gradient_that_is_not_there() -> None:
+    made, other = mlp(MLPConfig(5, (4,), 2, "float64")), mlp(MLPConfig(5, (4,), 2, "float64"))
+    frozen, p = made.parameters()[0], made.parameters()[-1]
+    frozen.requires_grad = False
+    reducer = reduce(made, Mesh(world_of_one()), "bucketed", 1.0, seed=1)
+    for wrong in (frozen, other.parameters()[-1]):
+        with pytest.raises(UserError, match="is not trained here, and has no gradient"):
+            reducer.gradient(wrong)
+    with pytest.raises(UserError, match=rf"{p.placement.path} is not here: it is complete from finish"):
+        reducer.gradient(p)
+    compute_gradients(made, samples(), reducer)
+    reducer.gradient(p)
+    reducer.begin()
+    with pytest.raises(UserError, match="is not here"):
+        reducer.gradient(p)
 
 
 def test_what_every_rank_holds_whole_is_gathered_by_one_alone() -> None:

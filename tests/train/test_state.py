@@ -1,9 +1,8 @@
 """A run that was interrupted goes on bit for bit: fresh objects, the weights restored, the state loaded."""
 
-import copy
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import astuple
 from functools import partial
 from typing import Any
@@ -19,29 +18,11 @@ from minitrain.data.loader import ArrayLoader, TextLoader
 from minitrain.errors import UserError
 from minitrain.lr_schedules import reduce_on_plateau
 from minitrain.models import GPTConfig, MLPConfig, gpt, mlp
-from minitrain.optim import SGD, Adam, Optimizer
+from minitrain.optim import LAMB, SGD, Adam
 from minitrain.precision import Dynamic, DynamicScaler, Precision, Scaler, Static, StaticScaler
 from minitrain.train import checkpoint
 from minitrain.train.history import History
 from minitrain.train.trainer import Trainer, Update
-
-
-class Kept(Optimizer):
-    """A state by the numbers of the slices, which is enough where nothing is looked at but what is around it."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return copy.deepcopy({"updates": self.updates, "state": self.state, "masters": self.masters})
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        vars(self).update(copy.deepcopy(dict(state)))
-
-
-class KeptAdam(Kept, Adam):
-    pass
-
-
-class KeptSGD(Kept, SGD):
-    pass
 
 
 def points(n: int = 25, seed: int = 1) -> ArrayLoader:
@@ -51,7 +32,7 @@ def points(n: int = 25, seed: int = 1) -> ArrayLoader:
 
 def trainer(world: Communicator, **options: Any) -> Trainer:
     model = mlp(MLPConfig(5, (6, 4), 2))
-    return Trainer(model, world, **{"optimizer": KeptAdam, "schedule": 0.05, **options})
+    return Trainer(model, world, **{"optimizer": Adam, "schedule": 0.05, **options})
 
 
 def gathered(made: Trainer) -> dict[str, np.ndarray]:
@@ -79,7 +60,8 @@ Options = Callable[[], dict[str, Any]]
 # What stands at an interruption: a scale that has come down and is about to grow, layers that rest and are blamed.
 RUNS: dict[str, Options] = {
     "float32": dict,
-    "momentum": lambda: {"optimizer": partial(KeptSGD, momentum=0.5), "clip": 0.1},
+    "momentum": lambda: {"optimizer": partial(SGD, momentum=0.5), "clip": 0.1},
+    "norms": lambda: {"optimizer": LAMB},
     "scale": lambda: {"precision": Static(), "scaler": DynamicScaler(2.0**40, interval=3)},
     "half weights": lambda: {"precision": Static(), "half_weights": True, "scaler": DynamicScaler(2.0**20, interval=2)},
     "constant": lambda: {"precision": Static(), "scaler": StaticScaler(2.0**10)},
@@ -173,7 +155,7 @@ def test_text_goes_on_in_the_middle_of_an_epoch() -> None:
 
     def make() -> Trainer:
         model = gpt(GPTConfig(7, 6, layers=1, heads=2, width=8, std=0.3, dropout=0.3, dtype="float64"))
-        return Trainer(model, world_of_one(), optimizer=KeptAdam, schedule=0.01)
+        return Trainer(model, world_of_one(), optimizer=Adam, schedule=0.01)
 
     whole, part = make(), make()
     true = whole.fit(text, updates=7, validate_every=1)
@@ -195,6 +177,43 @@ def test_on_a_divided_model(mesh: dict[str, int]) -> None:
         same(made, other)
 
     threads.run(2, program, timeout=20)
+
+
+@pytest.mark.parametrize("optimizer", [Adam, LAMB])
+def test_on_another_mesh(optimizer: Any) -> None:
+    """With the optimizer's state made whole; the run of one process that never stopped is the second source."""
+
+    def make(world: Communicator, **mesh: int) -> Trainer:
+        how = {"how": "zero2" if world.size > 1 else "bucketed"}
+        model = mlp(MLPConfig(5, (6, 4), 2, "float64"))
+        return Trainer(model, world, optimizer=optimizer, schedule=0.01, strategy=how, mesh=Mesh(world, **mesh))
+
+    draw = np.random.default_rng(1)
+    data = ArrayLoader(draw.normal(size=(25, 5)), draw.integers(0, 2, 25), 7, seed=1)
+
+    def first(world: Communicator) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        made = make(world, dp=3)
+        made.fit(data, updates=5, validation=data, validate_every=2)
+        state = made.state_dict()
+        return gathered(made), {**state, "optimizer": checkpoint.gather_state(state["optimizer"], world)}
+
+    tensors, state = threads.run(3, first)[0]
+
+    def second(world: Communicator, **mesh: int) -> tuple[dict[str, np.ndarray], History]:
+        made = make(world, **mesh)
+        checkpoint.restore(made.model, tensors)
+        made.load_state_dict(state)
+        made.fit(data, updates=4, validation=data, validate_every=2)
+        return gathered(made), made.history
+
+    whole = make(world_of_one(), dp=1)
+    for updates in (5, 4):
+        whole.fit(data, updates=updates, validation=data, validate_every=2)
+    others = [*threads.run(4, lambda world: second(world, dp=2, tp=2)), second(world_of_one(), dp=1)]
+    for values, history in others:
+        for path, x in gathered(whole).items():
+            np.testing.assert_allclose(values[path], x, rtol=0, atol=1e-12, err_msg=path)
+        np.testing.assert_allclose(history.loss, whole.history.loss, rtol=1e-12)
 
 
 # A scaler, a precision and a history by themselves --------------------------------------------------------------------
@@ -275,15 +294,20 @@ def test_what_is_no_state(part: str, wrong: Any, said: str) -> None:
 
 
 def test_an_optimizer_that_refuses_its_state_leaves_the_rest_alone() -> None:
-    class Refuses(KeptAdam):
-        def load_state_dict(self, state: Mapping[str, Any]) -> None:
-            raise UserError("no")
+    """On all ranks, though one of them alone has a state that does not fit."""
 
-    made, other = trainer(world_of_one()), trainer(world_of_one(), optimizer=Refuses)
-    made.fit(points(), 1)
-    with pytest.raises(UserError, match="no"):
-        other.load_state_dict(made.state_dict())
-    assert other.batches == 0 and other.history == History()
+    def program(world: Communicator) -> str:
+        made, other = (trainer(world, strategy={"how": "zero1"}) for _ in range(2))
+        made.fit(points(), 1)
+        state = made.state_dict()
+        if world.rank == 1:
+            state["optimizer"].pop("head.linear.weight.m")
+        with pytest.raises(UserError, match=r"the state lacks head\.linear\.weight\.m") as caught:
+            other.load_state_dict(state)
+        assert other.batches == 0 and other.history == History()
+        return str(caught.value)
+
+    assert len({*threads.run(2, program, timeout=10)}) == 1
 
 
 def test_a_state_of_another_kind_of_run() -> None:

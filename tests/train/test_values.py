@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import minitrain
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
@@ -23,7 +24,7 @@ from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.nn import Dropout, Linear, Module
 from minitrain.optim import SGD, Adam, Optimizer
 from minitrain.parallel.reducer import Reducer
-from minitrain.precision import Static
+from minitrain.precision import Static, use
 from minitrain.train import checkpoint
 from minitrain.train.build import REDUCERS
 from minitrain.train.step import compute_gradients
@@ -256,6 +257,44 @@ def test_half_weights_that_are_restored_stay(how: str, half: str, optimizer: typ
         same(gathered(made), {path: x.astype(dtype) for path, x in true.items()})
 
     on_ranks({"dp": 3}, program)
+
+
+@pytest.mark.parametrize("how", ["bucketed", "zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("half", [None, "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("made_before", [0, 1])
+@pytest.mark.parametrize("mesh", [{"dp": 3}, pytest.param({"dp": 2, "tp": 2}, marks=pytest.mark.full)], ids=shown)
+def test_training_goes_on_from_restored_values(
+    mesh: dict[str, int], made_before: int, half: str | None, how: str
+) -> None:
+    """To the last bit as a trainer does that had these values from the beginning: weights, and masters in float32."""
+
+    def make(world: Communicator, tensors: Tensors | None = None) -> Trainer:
+        model = small(dtype="float32")
+        if half is not None:
+            use(model, Static(half), half_weights=True)
+        if tensors is not None:
+            checkpoint.restore(model, tensors, strict=False)
+        return Trainer(
+            model, world, optimizer=SGD, schedule=0.01, mesh=Mesh(world, **mesh), strategy={"how": how}, seed=1
+        )
+
+    def program(world: Communicator) -> None:
+        made = make(world)
+        for number in range(made_before):
+            made.step(batch(number))
+        tensors = {path: x.astype(np.float32) + 1 for path, x in gathered(made).items()}  # other ones everywhere
+        checkpoint.restore(made.model, tensors, strict=False)
+        true = make(world, tensors)
+        for number in range(2):
+            same(gathered(made), gathered(true))
+            for one in (made, true):
+                one.step(batch(number))
+        assert (half is not None) == any(master is not None for master in made.optimizer.masters)
+        for a, b in zip(made.optimizer.masters, true.optimizer.masters, strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert any((gathered(made)[path] != x).any() for path, x in tensors.items()), "nothing was learned"
+
+    on_ranks(mesh, program)
 
 
 # What does not fit a checkpoint ---------------------------------------------------------------------------------------
@@ -506,6 +545,16 @@ def test_a_sample_that_is_not_finite_is_named(ranks: int, bad: float) -> None:
 
 
 # The README ---------------------------------------------------------------------------------------------------------
+
+
+def test_text_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    """It runs as it is printed."""
+    text = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    section = text.split("this is a GPT on text, in updates instead of epochs:\n", 1)[1]
+    program = textwrap.dedent("\n".join(itertools.takewhile(lambda x: not x or x[0] == " ", section.splitlines())))
+    exec(compile(program, "README.md", "exec"), {"minitrain": minitrain})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:12] for line in lines] == ["update 10/20", "update 20/20"] and "validation loss" in lines[1]
 
 
 def test_the_program_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
