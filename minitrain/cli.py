@@ -71,7 +71,7 @@ class Train(TrainConfig):
         with launch() as world:
             trainer = TextTrainer(self, world)
             trainer.fit()
-            divided = self.parallel.zero == 3 or self.parallel.tp > 1 or self.parallel.pp > 1
+            divided = self.strategy.zero == 3 or self.parallel.tp > 1 or self.parallel.pp > 1
             if self.report.sample and (world.rank == 0 or divided):
                 rule = "-" * 80
                 trainer.say(f"{rule}\n{trainer.sample(self.report.sample)}\n{rule}")

@@ -6,6 +6,7 @@ The last unit returns the loss, or the logits when the batch has no labels. Noth
 stage is a slice of the list, and `shard` says how the layers inside the units may be divided.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,9 @@ from .nn import (
 
 if TYPE_CHECKING:
     from .parallel.plan import Plan
+    from .parallel.reducer import Reducer
 
+Loop = Callable[["Model", Sequence[Batch], "Reducer", Callable[[Tensor], Tensor]], float]  # see train/step.py
 DTYPES = ("float32", "float64")  # in which models can be trained
 
 
@@ -70,6 +73,23 @@ class Model(Units):
     def __call__(self, batch: Batch) -> Tensor:
         """The loss of the batch (its part of the global mean), or the logits when it has no labels."""
         return self.through(None, batch)
+
+    def trial(self, batch: Batch) -> Tensor:
+        """The same, in a forward that leaves no trace in the model."""
+        return self(batch)
+
+    def parts(self) -> list["Model"]:
+        """What micro-batches go through at one go: the model itself, or each of the chunks of a pipeline."""
+        return [self]
+
+    def train(
+        self, loop: Loop, micros: Sequence[Batch], gradients: "Reducer", scale: Callable[[Tensor], Tensor]
+    ) -> float:
+        """Forwards and backwards of these micro-batches, by the loop of train/step.py; returns the loss of all.
+
+        scale: what is done to a loss before backward (precision.Scaler).
+        """
+        return loop(self, micros, gradients, scale)
 
 
 class Embed(Module):
@@ -244,7 +264,7 @@ class MLP(Model):
     def shard(self, plan: "Plan") -> None:
         """The head has rows if it follows columns, and is whole otherwise: its logits are few."""
         if plan.sequence:
-            raise UserError("sequence parallel divides the time of a GPT; give tensor parallel alone, sequence=False")
+            raise UserError("sequence parallel divides the time of a GPT; give tensor parallel alone, sp=False")
         for i, unit in enumerate(self.units):
             linear: Linear = unit.linear  # type: ignore[attr-defined]
             if i % 2:

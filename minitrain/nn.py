@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -285,9 +286,16 @@ def _float_type(path: str, dtype: Any) -> np.dtype:
     return np.dtype(dtype)
 
 
-class Module:
-    """Something with parameters, found by looking through its attributes in the order they were set."""
+_changes = count(1)
 
+
+class Module:
+    """Something with parameters, found by looking through its attributes in the order they were set.
+
+    changes: a number that is another one after any module has had a member set or taken away.
+    """
+
+    changes = 0
     path: str = ""
     precision: Any = None  # precision.Precision, which chooses dtypes; without one all is computed as it is given
     per_position = False  # each position is treated by itself: the module may be given a share of the time
@@ -317,6 +325,11 @@ class Module:
                 f"Change its values instead: {name}.data *= 0.5, or {name}.data = an array"
             )
         super().__setattr__(name, value)
+        Module.changes = next(_changes)
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        Module.changes = next(_changes)
 
     def members(self) -> Iterator[tuple[str, Any]]:
         """(name, thing) for the attributes, and for what is in lists, tuples and dictionaries: "layers.0"."""

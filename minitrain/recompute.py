@@ -78,6 +78,6 @@ def _gradient(leaf: Tensor | None) -> Array:
     return xp.zeros_like(leaf.data) if leaf.grad is None else leaf.grad
 
 
-def segments(units: Sequence[Module], length: int, replay: bool) -> list[Module]:
+def segments(units: Sequence[Module], length: int, replay: bool) -> list[Segment]:
     """The units in runs of `length`, the last one perhaps shorter."""
     return [Segment(units[i : i + length], replay) for i in range(0, len(units), length)]

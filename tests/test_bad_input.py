@@ -33,16 +33,17 @@ from minitrain.data.digits import split_digits
 from minitrain.data.loader import ArrayLoader, TextLoader
 from minitrain.data.text import CharTokenizer, load_text, split
 from minitrain.errors import UserError, shown
-from minitrain.models import GPTConfig, MLPConfig, gpt, mlp
-from minitrain.nn import Attention, Dropout, Embedding, LayerNorm, Linear, Parameter, Placement
+from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
+from minitrain.nn import Attention, Dropout, Embedding, LayerNorm, Linear, Module, Parameter, Placement
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, AdamW, clip_grad_norm
 from minitrain.parallel.data_parallel import Bucketed
 from minitrain.parallel.flat import Bucket, make_buckets
-from minitrain.parallel.reducer import Reducer
+from minitrain.parallel.parallelize import parallelize
+from minitrain.parallel.reducer import Divided, Reducer
+from minitrain.parallel.strategy import Strategy
 from minitrain.precision import DTYPES, POLICIES, Dynamic, DynamicScaler, Static, StaticScaler
 from minitrain.train import config
-from minitrain.train.build import reduce
 from minitrain.train.config import DataOptions, ModelOptions, OptimizerOptions, RunOptions, TrainConfig
 from minitrain.train.sample import generate
 from minitrain.train.step import train_step
@@ -141,7 +142,20 @@ def one() -> Mesh:
 
 
 def reducer(seed: int = 1) -> Reducer:
-    return Bucketed(make_buckets([parameter()], 1.0, one()), seed)
+    return in_buckets(Model([Own()]), seed)
+
+
+class Own(Module):
+    """A unit with a parameter."""
+
+    def __init__(self) -> None:
+        self.own = parameter()
+
+
+def in_buckets(model: Model, seed: int) -> Reducer:
+    made = Bucketed(Divided(model, one(), make_buckets(model.parameters(), 1.0, one())))
+    made.init(seed)
+    return made
 
 
 def with_gradients() -> Reducer:
@@ -392,10 +406,29 @@ CASES = [
     Case("Reducer", reducer, {"seed": 1}, {"seed": NO_SEED}),
     Case("Reducer.begin", lambda backwards: reducer().begin(backwards), {"backwards": 2}, {"backwards": NO_SIZE}),
     Case(
-        "reduce",
-        lambda how: reduce(gpt(GPTConfig(5, 4, 1, 1, 4)), one(), how, 1.0, 1),
-        {"how": "naive"},
-        {"how": no_choice("naive", "bucketed", "overlap")},
+        "parallelize",
+        lambda **fields: parallelize(gpt(GPTConfig(5, 4, 1, 1, 4)), one(), Strategy(**fields)),
+        {
+            "zero": 1,
+            "reduce": "bucketed",
+            "bucket_mb": 1.0,
+            "recompute": 1,
+            "schedule": "1f1b",
+            "chunks": 1,
+            "wire": "full",
+            "owners": "elements",
+        },
+        {
+            "zero": NO_COUNT,
+            "reduce": no_choice("naive", "bucketed", "overlap"),
+            "bucket_mb": NOT_POSITIVE,
+            "recompute": NO_COUNT,
+            "schedule": no_choice("naive", "gpipe", "1f1b", "interleaved", "zb-h1"),
+            "chunks": NO_SIZE,
+            "wire": no_choice("full", "fp16", "bf16"),
+            "owners": no_choice("elements", "parameters"),
+        },
+        also={"zero": 4, "reduce": "naive", "chunks": 2, "reduce_once": True, "prefetch": 3, "sp": True, "check": 1},
     ),
     Case(
         "TextLoader",
@@ -511,7 +544,7 @@ CASES = [
             "schedule": 0.1,
             "momentum": None,
             "seed": 1,
-            "strategy": {"how": "zero1"},
+            "strategy": Strategy(zero=1),
             "accumulate": 2,
             "clip": 0.5,
         },
@@ -520,7 +553,7 @@ CASES = [
             "schedule": NEGATIVE,
             "momentum": st.sampled_from([0.9, "x", [0.9], math.nan, True]),
             "seed": NO_SEED,
-            "strategy": st.sampled_from(["zero1", 3, True, [("how", "zero1")], "", ()]),
+            "strategy": st.sampled_from(["zero1", 3, True, [("zero", 1)], {"zero": 1}, "", (), None, Strategy]),
             "accumulate": NO_SIZE,
             "clip": but(NOT_POSITIVE, is_none),
         },
@@ -650,16 +683,20 @@ SETTINGS: dict[str, dict[str, Values]] = {
         "lr_gamma": NO_GAMMA, "lr_every": NO_OPTIONAL_SIZE, "lr_power": NOT_POSITIVE, "lr_factor": NO_SIZE,
     },
     "parallel": {
-        "dp": NO_OPTIONAL_SIZE, "reduce": no_choice("bucketed", "naive", "overlap"), "comm": no_choice("mpi", "ring"),
-        "tp": NO_SIZE, "sp": NO_FLAG, "bucket_mb": NOT_POSITIVE, "accumulate": NO_SIZE, "zero": no_whole(0, 3),
-        "recompute": NO_COUNT, "pp": NO_SIZE, "chunks": NO_SIZE,
+        "dp": NO_OPTIONAL_SIZE, "tp": NO_SIZE, "pp": NO_SIZE, "comm": no_choice("mpi", "ring"), "accumulate": NO_SIZE,
+        "memory_mb": but(NOT_POSITIVE, is_none),
+    },
+    "strategy": {
+        "zero": no_whole(0, 3), "reduce": no_choice("bucketed", "naive", "overlap"), "bucket_mb": NOT_POSITIVE,
+        "recompute": NO_COUNT, "chunks": NO_SIZE, "wire": no_choice("full", "fp16", "bf16"),
         "schedule": no_choice("naive", "gpipe", "1f1b", "interleaved", "zb-h1"),
-        "reduce_once": NO_FLAG, "prefetch": NO_FLAG, "memory_mb": but(NOT_POSITIVE, is_none),
+        "owners": no_choice("elements", "parameters"),
+        "reduce_once": NO_FLAG, "prefetch": NO_FLAG, "sp": NO_FLAG, "check": NO_FLAG,
     },
     "precision": {
         "precision": no_choice("fp32", "fp16", "bf16"), "half_weights": NO_FLAG, "keep_fp32": NO_TEXT,
         "adaptive": NO_FLAG, "scaling": no_choice("auto", "dynamic", "static", "none"), "loss_scale": NOT_POSITIVE,
-        "scale_every": NO_SIZE, "wire": no_choice("full", "fp16", "bf16"),
+        "scale_every": NO_SIZE,
     },
     "report": {
         "seed": NO_SEED, "out": NO_PATH | st.none(), "overwrite": NO_FLAG, "log_every": NO_SIZE, "val_every": NO_SIZE,
@@ -717,7 +754,7 @@ def test_the_memory_of_a_run_is_not_overestimated() -> None:
         model, windows = gpt(shape), 4
         assert shape.parameters == sum(math.prod(p.shape) for p in model.parameters())
         with Ledger().open() as ledger:
-            gradients = Bucketed(make_buckets(model.parameters(), 1.0, one()), 1)
+            gradients = in_buckets(model, 1)
             loader = TextLoader(tokens(500), shape.context, windows, 1)
             optimizer = AdamW(gradients)
             for number in range(2):

@@ -29,7 +29,7 @@ from minitrain.optim import (
     adamw_step,
     clip_grad_norm,
 )
-from minitrain.train.build import reduce
+from minitrain.parallel.parallelize import parallelize
 from minitrain.train.step import train_step
 from tests.equivalence.harness import toy_batch, toy_gpt
 
@@ -268,7 +268,8 @@ ALONE: dict[str, Callable[[Any], Optimizer]] = {
 def test_a_list_of_parameters(rule: str, clip: float | None) -> None:
     """model.parameters() is enough, as in other libraries: the run with a reducer, with one that is frozen, too."""
     made, other = toy_gpt(), toy_gpt()
-    gradients = reduce(other, Mesh(world_of_one()), "bucketed", 1.0, 3)
+    gradients = parallelize(other, Mesh(world_of_one()))
+    gradients.init(3)
     made.draw(3)
     alone, with_reducer = ALONE[rule](made.parameters()), ALONE[rule](gradients)
     for number in range(3):
@@ -310,7 +311,7 @@ def test_what_is_no_list_of_parameters(given: Any, says: str) -> None:
 
 def test_parameters_that_a_reducer_holds() -> None:
     made = toy_gpt()
-    reduce(made, Mesh(world_of_one()), "bucketed", 1.0, 3)
+    parallelize(made, Mesh(world_of_one())).init(3)
     with pytest.raises(UserError, match=r"embed\.tokens\.weight has a reducer"):
         Adam(made.parameters())
 

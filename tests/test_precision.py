@@ -25,6 +25,7 @@ from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.nn import Module, Parameter, watching
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, AdamW, Optimizer, Owned
+from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.reducer import Reducer, there
 from minitrain.precision import (
     CASTS,
@@ -44,7 +45,6 @@ from minitrain.precision import (
     not_finite,
     use,
 )
-from minitrain.train.build import reduce
 from minitrain.train.step import compute_gradients, train_step
 from tests.gradcheck import close
 from tests.tiers import full as later
@@ -89,8 +89,10 @@ model_of = pytest.mark.parametrize(("make", "batch"), MODELS.values(), ids=MODEL
 
 
 def divided(model: Model, seed: int = SEED) -> Reducer:
-    """Draws the parameters, and a reducer for their gradients."""
-    return reduce(model, Mesh(world_of_one(), dp=1), "bucketed", 1.0, seed)
+    """A reducer for its gradients, and initial values."""
+    gradients = parallelize(model, Mesh(world_of_one(), dp=1))
+    gradients.init(seed)
+    return gradients
 
 
 @dataclass
@@ -811,14 +813,15 @@ def test_small_updates_add_up_in_the_master(kind: type[Optimizer], half: str) ->
 IMAGES, LAST = 64, 10
 
 
-class Weighted:
+class Weighted(Model):
     """A model whose loss is multiplied by `weight`: gradients as small as we like, and everything else as before."""
 
     def __init__(self, model: Model, weight: float) -> None:
-        self.model, self.weight = model, weight
+        super().__init__(model.units)
+        self.weight = weight
 
     def __call__(self, batch: Batch) -> Tensor:
-        return self.model(batch) * self.weight
+        return super().__call__(batch) * self.weight
 
 
 def digits(weight: float, lr: float, kind: type[Optimizer] = SGD, **options: Any) -> tuple[float, Run]:
@@ -826,7 +829,7 @@ def digits(weight: float, lr: float, kind: type[Optimizer] = SGD, **options: Any
     images, labels = load_digits()
     data = ArrayLoader(images[:IMAGES].astype(np.float32), labels[:IMAGES], IMAGES, SEED)
     one = run(mlp(MLPConfig(hidden=(32,))), optimizer=kind, lr=lr / weight if kind is SGD else lr, **options)
-    one.model = Weighted(one.model, weight)  # type: ignore[assignment]
+    one.model = Weighted(one.model, weight)
     losses = [one.step(data.batch(number))[0] / weight for number in range(150)]
     return float(np.mean(losses[-LAST:])), one
 

@@ -14,8 +14,9 @@ from minitrain.data.batch import Batch, Where
 from minitrain.models import GPTConfig, Model, gpt
 from minitrain.nn import Module
 from minitrain.observe.ledger import Ledger
+from minitrain.parallel.parallelize import parallelize
+from minitrain.parallel.strategy import Strategy
 from minitrain.recompute import Segment, segments
-from minitrain.train.build import reduce
 from minitrain.train.step import compute_gradients
 from tests.equivalence.harness import toy_batch, toy_gpt
 
@@ -42,7 +43,7 @@ def test_a_chain_of_equal_layers(layers: int, length: int) -> None:
     ledger = Ledger(history=True)
     with ledger.open():
         for segment in segments([Layer() for _ in range(layers)], length, replay=True):
-            y = segment(y, None)  # type: ignore[operator]
+            y = segment(y, None)  # type: ignore[arg-type]
         F.sum(y).backward()
     lengths = [min(length, layers - i) for i in range(0, layers, length)]
     assert fullest(ledger) == max(i + n for i, n in enumerate(lengths, start=1)) * BYTES
@@ -84,14 +85,16 @@ def test_a_gpt(length: int) -> None:
     expected = max(i * BTD + sum(part) for i, part in enumerate(cut))
 
     model = gpt(GPTConfig(V, T, layers=6, heads=3, width=D))
-    gradients = reduce(model, Mesh(world_of_one()), "bucketed", 1.0, 1, recompute=length)
+    gradients = parallelize(model, Mesh(world_of_one()), Strategy(recompute=length))
+    gradients.init(1)
     with Ledger(history=True).open() as ledger:
         compute_gradients(model, batch(), gradients)
     assert fullest(ledger) == expected
 
 
 def flops(model: Model, recompute: int) -> int:
-    gradients = reduce(model, Mesh(world_of_one()), "bucketed", 1.0, 1, recompute=recompute)
+    gradients = parallelize(model, Mesh(world_of_one()), Strategy(recompute=recompute))
+    gradients.init(1)
     with Ledger().open() as ledger:
         compute_gradients(model, batch(), gradients)
     return ledger.flops
@@ -124,7 +127,7 @@ def test_gradients_have_the_same_bits_and_hooks_fire_once(replay: bool) -> None:
         return {p.placement.path: p.grad for p in model.parameters() if p.grad is not None}
 
     plain, cut = toy_gpt(), toy_gpt()
-    cut.units = segments(cut.units, 2, replay)
+    cut.units = [*segments(cut.units, 2, replay)]
     a, b = gradients(plain), gradients(cut)
     assert {k: v.tobytes() for k, v in a.items()} == {k: v.tobytes() for k, v in b.items()}
 
@@ -133,7 +136,7 @@ def test_the_order_in_which_parameters_fire_is_that_of_buckets() -> None:
     """Last used first, inside a segment as well."""
     cut = toy_gpt(tied=False)
     cut.draw(1)
-    cut.units = segments(cut.units, 2, replay=True)
+    cut.units = [*segments(cut.units, 2, replay=True)]
     fired: list[Any] = []
     for p in cut.parameters():
         p.on_ready = fired.append

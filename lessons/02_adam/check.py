@@ -13,7 +13,7 @@ from minitrain.data.loader import ArrayLoader
 from minitrain.models import MLPConfig, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import Adam, AdamW, Optimizer, adam_step, adamw_step
-from minitrain.train.build import reduce
+from minitrain.parallel.parallelize import parallelize
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import train_step
 
@@ -175,7 +175,8 @@ def train(world: Communicator, make: Callable[..., Optimizer], config: MLPConfig
     inputs, labels = draw.normal(size=(12, config.inputs)), draw.integers(0, config.classes, 12)
     data = ArrayLoader(inputs.astype(config.dtype), labels, 12, SEED)
     model = mlp(config)
-    gradients = reduce(model, Mesh(world, dp=world.size), "bucketed", 1.0, SEED)
+    gradients = parallelize(model, Mesh(world, dp=world.size))
+    gradients.init(SEED)
     optimizer = make(gradients)
     for number in range(steps):
         train_step(model, data.batch(number), gradients, optimizer, 0.05)

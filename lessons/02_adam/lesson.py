@@ -21,7 +21,7 @@ from minitrain.data.digits import load_digits, split_digits
 from minitrain.data.loader import ArrayLoader
 from minitrain.models import Model, mlp
 from minitrain.optim import SGD, Adam, Optimizer, Owned, adam_step
-from minitrain.train.build import reduce
+from minitrain.parallel.parallelize import parallelize
 from minitrain.train.step import train_step
 
 SEED, EPOCHS, UPDATES, SHOWN, CURVATURE = 1, 6, 2000, 300, np.array([1.0, 1000.0])
@@ -86,7 +86,8 @@ def serial(receipt: Receipt) -> list[float]:
     parts = split_digits(images.astype(np.float32), labels, SEED)
     data, held_out = (ArrayLoader(*part, batch=32, seed=SEED) for part in parts)
     model, losses = mlp(), []
-    gradients = reduce(model, Mesh(world_of_one(), dp=1), "bucketed", 1.0, SEED)
+    gradients = parallelize(model, Mesh(world_of_one(), dp=1))
+    gradients.init(SEED)
     optimizer = Adam(gradients)
     for epoch in range(EPOCHS):
         numbers = range(epoch * data.batches, (epoch + 1) * data.batches)

@@ -16,9 +16,10 @@ from minitrain.data.loader import ArrayLoader
 from minitrain.models import MLPConfig, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, Optimizer, adam_step, clip_grad_norm
+from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.reducer import Reducer
+from minitrain.parallel.strategy import Strategy
 from minitrain.precision import OVERFLOW, DynamicScaler, Static, StaticScaler, agree, next_scale, use
-from minitrain.train.build import reduce
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients
 
@@ -244,8 +245,9 @@ def toy(world: Communicator, make: Callable[..., Optimizer], half: bool) -> tupl
     model = mlp(MLPConfig(8, (6,), 3))
     if half:
         use(model, Static("mixed_float16"), half_weights=True)
-    how = "zero2" if world.size > 1 else "bucketed"
-    gradients: Reducer = reduce(model, Mesh(world, dp=world.size), how, 1.0, SEED)
+    strategy = Strategy(zero=2 if world.size > 1 else 0)
+    gradients: Reducer = parallelize(model, Mesh(world, dp=world.size), strategy)
+    gradients.init(SEED)
 
     def step(number: int, scaler: StaticScaler) -> None:
         with scaler.expecting():

@@ -9,22 +9,24 @@ from collections.abc import Callable
 from importlib import import_module
 from itertools import chain
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import minitrain  # isort: skip (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
 from lessons.charts import chart
 from lessons.receipt import Receipt
+from minitrain.autograd import Tensor
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
+from minitrain.data.batch import Batch
 from minitrain.data.digits import load_digits
 from minitrain.data.loader import ArrayLoader
-from minitrain.models import MLPConfig, mlp
+from minitrain.models import MLPConfig, Model, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, Owned
+from minitrain.parallel.parallelize import parallelize
 from minitrain.precision import DynamicScaler, Scaler, Static, StaticScaler, use
-from minitrain.train.build import reduce
 from minitrain.train.step import train_step
 
 B, SEED, UPDATES, SCRIPT = 128, 1, 1000, "...xx..x..."  # x: a batch whose gradients overflow
@@ -32,18 +34,29 @@ window = import_module("lessons.05_fp16.window")  # the pictures
 
 
 # %% The same training in float32, or with weights and gradients in float16
+class Weighted(Model):
+    """The units as a model whose loss is multiplied by `weight`."""
+
+    weight = 1.0
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return super().__call__(batch) * self.weight
+
+
 def train(
     updates: int, weight: float, half: bool, scaler: Scaler, make: Callable[..., Any] = SGD, lr: float = 0.5
 ) -> tuple[list[float], Any, Any, Callable]:
     """A small MLP; its loss is multiplied by `weight`. Returns the losses without it, and what makes one more step."""
-    model, (images, labels) = mlp(MLPConfig(hidden=(32,))), load_digits()
+    model, (images, labels) = Weighted(mlp(MLPConfig(hidden=(32,))).units), load_digits()
+    model.weight = weight
     data = ArrayLoader(images[:B].astype(np.float32), labels[:B], B, SEED)  # every batch holds all 128 images
     if half:
         use(model, Static("mixed_float16"), half_weights=True)
-    gradients = reduce(model, Mesh(world_of_one(), dp=1), "bucketed", 1.0, SEED)
-    optimizer, weighted = make(gradients), cast(Any, lambda batch: model(batch) * weight)
+    gradients = parallelize(model, Mesh(world_of_one(), dp=1))
+    gradients.init(SEED)
+    optimizer = make(gradients)
     rate = lr / weight if make is SGD else lr  # Adam divides by the size of the gradient anyway
-    step = lambda: train_step(weighted, data.batch(optimizer.updates), gradients, optimizer, rate, scaler=scaler)
+    step = lambda: train_step(model, data.batch(optimizer.updates), gradients, optimizer, rate, scaler=scaler)
     return [step()[0] / weight for _ in range(updates)], gradients, optimizer, step
 
 

@@ -23,7 +23,7 @@ from minitrain.models import MLPConfig, Model, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam
 from minitrain.parallel.data_parallel import TAG, sync_gradients
-from minitrain.train.build import reduce
+from minitrain.parallel.parallelize import parallelize
 
 B, SEED = 30, 1  # 30 samples: neither 4 ranks nor any batch of an epoch's end divides evenly
 
@@ -40,7 +40,8 @@ def train(
 ) -> tuple[list[float], Model]:
     """Trains a small MLP by data parallel. Returns the losses of the global batches and this rank's replica."""
     model = mlp(MLPConfig(hidden=(32,), dtype=str(loader.inputs.dtype)))
-    gradients = reduce(model, Mesh(world, dp=world.size), "bucketed", 1.0, seed, sync=sync, same=False)
+    gradients = parallelize(model, Mesh(world, dp=world.size), sync=sync, same=False)
+    gradients.init(seed)
     update = optimizer(gradients)
     losses = []
     for number in range(steps):

@@ -1,6 +1,7 @@
 """The oracle of this lesson's exercises: the run on one process, data parallel bit for bit, and the ledger."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,11 +16,11 @@ from minitrain.data.loader import ArrayLoader
 from minitrain.models import MLPConfig, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, Optimizer, Owned, clip_grad_norm
-from minitrain.parallel.flat import Bucket
+from minitrain.parallel.parallelize import REDUCERS, Make, parallelize
 from minitrain.parallel.reducer import Reducer, there
+from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.zero import GRADIENTS, NORM, PARAMETERS, Zero1
 from minitrain.shares import share
-from minitrain.train.build import REDUCERS, reduce
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients
 
@@ -110,7 +111,8 @@ def check_10_1(world: Communicator, owned_parts: Callable, report: Report) -> No
             report.true("share", mine == list(range(sum(sizes)))[cut], f"{told} gives {said}; {of}", str(mine))
     if report.ok:
         ring = RingCommunicator(world)
-        ours, plain = train(ring, "by map", Adam, owned_parts=owned_parts), train(ring, "zero1", Adam)
+        by_map = partial(ByMap, owned_parts=owned_parts)
+        ours, plain = train(ring, 1, Adam, kind=by_map), train(ring, 1, Adam)
         sentence = "the library trains with these parts, and its parameters are not those of ZeRO-1"
         report.true("library", ours.bits == plain.bits, sentence)
         held = "with these parts rank {rank}'s optimizer holds {got:,} bytes; by its shares {expected:,}"
@@ -122,9 +124,9 @@ def check_10_2(world: Communicator, zero1_step: Callable, report: Report) -> Non
     ring, theirs = RingCommunicator(world), RingCommunicator(world, all_gather=gather_of_the_whole)
     for optimizer in (momentum, Adam):
         name = "Adam" if optimizer is Adam else "SGD with momentum"
-        ours = train(theirs, "by hand", optimizer, step=zero1_step, rule=optimizer)
-        alone, plain = train(world_of_one(), "bucketed", optimizer), train(ring, "bucketed", optimizer)
-        sharded, gap = train(ring, "zero1", optimizer), ours.gap(alone)
+        ours = train(theirs, 0, optimizer, kind=partial(ByHand, step=zero1_step, rule=optimizer))
+        alone, plain = train(world_of_one(), 0, optimizer), train(ring, 0, optimizer)
+        sharded, gap = train(ring, 1, optimizer), ours.gap(alone)
         allowed = 1e-12 if optimizer is momentum else 1e-9  # near a gradient of 0, Adam makes the last digit large
         report.close(
             "parameters", gap, allowed, f"{name}: after {STEPS} steps, parameters are not those of one process"
@@ -178,7 +180,7 @@ def check_10_3(world: Communicator, clip_shares: Callable, report: Report) -> No
     def alone(gradients: Reducer) -> None:
         lengths["alone"].append(clip_grad_norm(gradients, CLIP))
 
-    trained, true = train(ring, "zero1", SGD, ours), train(world_of_one(), "bucketed", SGD, alone)
+    trained, true = train(ring, 1, SGD, ours), train(world_of_one(), 0, SGD, alone)
     gap = max(abs(a - b) for a, b in zip(*lengths.values(), strict=True))
     report.close("norms", gap, 1e-12, "in a training run, the lengths are not those of one process")
     report.close(
@@ -189,8 +191,8 @@ def check_10_3(world: Communicator, clip_shares: Callable, report: Report) -> No
 def check_10_4(world: Communicator, bytes_of_a_rank: Callable[..., float], report: Report) -> None:
     """The prediction against what the ledger counts in float64, and against the paper's table."""
     ring = RingCommunicator(world)
-    for stage, how in enumerate(STAGES):
-        run = train(ring, how, Adam)
+    for stage in STAGES:
+        run = train(ring, stage, Adam)
         P = sum(x.size for x in run.parameters.values())
         counted = sum(world.gather_objects(sum(run.held[kind] for kind in KINDS))) / world.size
         got = bytes_of_a_rank(P, world.size, stage, (8, 8, 16))
@@ -233,8 +235,8 @@ class Update:
 class ByHand(Reducer):
     """Gradients stay each rank's own, and `step` does the rest, in the place of the run's optimizer."""
 
-    def __init__(self, buckets: Sequence[Bucket], seed: int, step: Callable, rule: Callable[..., Optimizer]) -> None:
-        super().__init__(buckets, seed)
+    def __init__(self, *parts: Any, step: Callable, rule: Callable[..., Optimizer]) -> None:
+        super().__init__(*parts)
         self.step, self.updates = step, {bucket: Update(rule) for bucket in self.trained}
 
     def owned(self) -> list[Owned]:
@@ -257,9 +259,9 @@ def gather_of_the_whole(comm: Communicator, x: Array, tag: Tag) -> None:
 class ByMap(Zero1):
     """The optimizer steps on parts of parameters, not on shares of buckets."""
 
-    def __init__(self, buckets: Sequence[Bucket], seed: int, owned_parts: Callable) -> None:
+    def __init__(self, *parts: Any, owned_parts: Callable) -> None:
+        super().__init__(*parts)
         self.parts = owned_parts
-        super().__init__(buckets, seed)
 
     def owned(self) -> list[Owned]:
         found = []
@@ -289,17 +291,19 @@ class Outcome(NamedTuple):
 
 def train(
     world: Communicator,
-    how: str,
+    stage: int,
     optimizer: Callable[..., Optimizer],
     clip: Callable[[Reducer], None] = lambda gradients: None,
-    **doors: Any,
+    kind: Make | None = None,
 ) -> Outcome:
-    """A few steps in float64."""
-    reducers = {**REDUCERS, "by hand": ByHand, "by map": ByMap}
+    """A few steps in float64. kind: in the place of the library's reducer."""
+    strategy = Strategy(zero=stage, bucket_mb=BUCKET)
+    reducers: Mapping[str, Make] = {**REDUCERS, strategy.reducer: kind} if kind else REDUCERS
     ledger = Ledger()
     with ledger.open():
         model = mlp(MLPConfig(hidden=(5, 4), dtype="float64"))
-        gradients = reduce(model, Mesh(world, dp=world.size), how, BUCKET, SEED, reducers, **doors)
+        gradients = parallelize(model, Mesh(world, dp=world.size), strategy, reducers=reducers)
+        gradients.init(SEED)
         update = optimizer(gradients)
         for number in range(STEPS):
             compute_gradients(model, toy().batch(number).part(world.rank, world.size), gradients)

@@ -7,7 +7,7 @@ mpirun -n 4 python lessons/10_zero12/lesson.py [--stage 2] [--steps 20] [--figur
 import argparse
 from importlib import import_module
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import minitrain
 from lessons.charts import chart
@@ -22,12 +22,14 @@ from minitrain.errors import UserError
 from minitrain.models import MLPConfig, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import Adam
+from minitrain.parallel.parallelize import parallelize
+from minitrain.parallel.reducer import Scatter
+from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.zero import GRADIENTS, own
-from minitrain.train.build import reduce
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients
 
-STAGES = ("bucketed", "zero1", "zero2", "zero3")  # the library's names; the first is data parallel
+STAGES = range(4)  # the first is data parallel
 KINDS = ("parameters", "gradients", "optimizer")
 B, SEED, BUCKET = 30, 1, 0.01  # samples, seed, MiB of a bucket: about a layer
 picture = import_module("lessons.10_zero12.picture")
@@ -44,12 +46,14 @@ class Run(NamedTuple):
     owned: int  # the bytes of this rank's shares of the parameters
 
 
-def train(world: Communicator, loader: ArrayLoader, how: str, steps: int, **doors: Any) -> Run:
+def train(world: Communicator, loader: ArrayLoader, stage: int, steps: int, scatter: Scatter | None = None) -> Run:
     """Trains a small MLP with Adam. The lines are the same for data parallel and for each stage."""
     ledger = Ledger()
     with ledger.open():
         model = mlp(MLPConfig(hidden=(64, 64, 64)))
-        gradients = reduce(model, Mesh(world, dp=world.size), how, BUCKET, SEED, **doors)
+        strategy = Strategy(zero=stage, bucket_mb=BUCKET)
+        gradients = parallelize(model, Mesh(world, dp=world.size), strategy, scatter=scatter)
+        gradients.init(SEED)
         adam = Adam(gradients)
         for number in range(steps):
             ledger.history = []
@@ -75,8 +79,8 @@ def experiment(world: Communicator, stage: int, steps: int, receipt: Receipt) ->
     """Trains at every stage, fills the receipt. Returns for each stage the runs of all ranks."""
     images, labels = load_digits()
     loader, ring, N = ArrayLoader(images.astype("float32"), labels, B, SEED), RingCommunicator(world), world.size
-    stages = [world.gather_objects(train(ring, loader, how, steps)) for how in STAGES]
-    obvious = world.gather_objects(train(ring, loader, "zero1", steps, scatter=all_reduced))
+    stages = [world.gather_objects(train(ring, loader, stage, steps)) for stage in STAGES]
+    obvious = world.gather_objects(train(ring, loader, 1, steps, scatter=all_reduced))
     M = stages[0][0].held["parameters"]
     equal = lambda runs: all(run.bits == stages[0][0].bits for run in runs)
     for s in range(1, stage + 1):

@@ -20,12 +20,13 @@ from minitrain.data.digits import load_digits
 from minitrain.data.loader import ArrayLoader
 from minitrain.errors import UserError
 from minitrain.models import MLPConfig, mlp
-from minitrain.observe.clock import Clock, Timeline
+from minitrain.observe.clock import Clock, Stamps, Timeline
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD
-from minitrain.parallel.pipeline import ACTIVATIONS, GRADIENTS, Pipeline
+from minitrain.parallel.parallelize import parallelize
+from minitrain.parallel.pipeline import ACTIVATIONS, GRADIENTS, observing
 from minitrain.parallel.pipeline_schedules import SCHEDULES
-from minitrain.train.build import reduce
+from minitrain.parallel.strategy import Strategy
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients
 
@@ -46,16 +47,17 @@ def train(
     model = mlp(MLPConfig(hidden=(32,) * 7, dtype="float64"))
     chunks = 2 if schedule == "interleaved" else 1
     mesh = Mesh(world, pp=world.size)
-    gradients = reduce(model, mesh, "bucketed", bucket_mb=1.0, seed=1, schedule=schedule, chunks=chunks)
+    gradients = parallelize(model, mesh, Strategy(schedule=schedule, chunks=chunks))
+    gradients.init(1)
     update = SGD(gradients)
-    if isinstance(model, Pipeline) and clock is not None:
-        model.tick(clock)
+    observer = Stamps(clock, mesh.over("layers")) if clock else None
     losses = []
-    for number in range(steps):
-        batch = loader.batch(number)  # rank 0 reads its images, the last rank its labels
-        loss = compute_gradients(model, batch, gradients, m)  # all that the schedule says, in here
-        update.step(0.1)  # once, when the pipeline is empty
-        losses.append(sum(world.gather_objects(loss)))
+    with observing(observer):
+        for number in range(steps):
+            batch = loader.batch(number)  # rank 0 reads its images, the last rank its labels
+            loss = compute_gradients(model, batch, gradients, m)  # all that the schedule says, in here
+            update.step(0.1)  # once, when the pipeline is empty
+            losses.append(sum(world.gather_objects(loss)))
     return losses, gather(model, world, "grad", gradients)
 
 

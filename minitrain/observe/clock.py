@@ -15,8 +15,14 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
+if TYPE_CHECKING:
+    from ..comm.communicator import Communicator
+
+TIME = ("clock", "time")
 Number = int | Fraction
 
 
@@ -72,6 +78,33 @@ class Clock:
         end = self.time + getattr(self.costs, what.kind)
         self.lane.append((self.time, end, what))
         self.time = end
+
+
+class Stamps:
+    """What a pipeline tells (an Observer, parallel/pipeline.py), as virtual time: beside every message goes the time
+    at which it left.
+
+    clock: the rank's. group: the ranks of its pipeline, which all make this together; the times travel on a
+    communicator of their own.
+    """
+
+    def __init__(self, clock: Clock, group: "Communicator") -> None:
+        self.clock, self.times = clock, group.duplicate()
+
+    def begins(self, do: Instruction) -> None:
+        """It takes its declared time."""
+        self.clock.run(do)
+
+    def sends(self, to: int, number: int) -> None:
+        """The time is so small a message that it is copied aside."""
+        time = np.array(self.clock.time.as_integer_ratio())
+        self.times.send(time, to, TIME, number).wait()
+
+    def received(self, source: int, number: int, nbytes: int) -> None:
+        """Wait, in virtual time, for the message."""
+        time = np.empty(2, np.int64)
+        self.times.receive(time, source, TIME, number)
+        self.clock.receive(Fraction(*time.tolist()), nbytes)
 
 
 def peak_in_flight(instructions: Iterable[Instruction]) -> int:

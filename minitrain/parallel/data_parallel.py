@@ -17,17 +17,16 @@ of one process: parameters, gradients and optimizer state whole.
 Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", VLDB 2020, arXiv:2006.15704.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ..backend import Array
 from ..comm.communicator import Communicator
 from ..shares import Cuts
 from .flat import Bucket
-from .overlap import CommunicationThread
-from .reducer import Reducer
+from .reducer import Divided, Doors, Reducer
+from .strategy import Strategy
 
 TAG = ("dp", "gradients")
-Sync = Callable[..., None]  # (gradients, group), and cuts for a bucket that has its own
 
 
 def sync_gradients(gradients: Sequence[Array], group: Communicator, cuts: Cuts | None = None) -> None:
@@ -39,15 +38,9 @@ def sync_gradients(gradients: Sequence[Array], group: Communicator, cuts: Cuts |
 class DataParallel(Reducer):
     """What the forms have in common. sync: what adds gradients up over a group of ranks."""
 
-    def __init__(
-        self,
-        buckets: Sequence[Bucket],
-        seed: int,
-        sync: Sync = sync_gradients,
-        line: CommunicationThread | None = None,
-    ) -> None:
-        super().__init__(buckets, seed, line)
-        self.sync = sync
+    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), doors: Doors = Doors()) -> None:
+        super().__init__(divided, strategy, doors)
+        self.sync = doors.sync or sync_gradients
 
 
 class Naive(DataParallel):
@@ -64,16 +57,3 @@ class Bucketed(DataParallel):
 
     def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
         self.sync([flat], group, **bucket.own_cuts)
-
-
-class Overlapped(Bucketed):
-    """The same by a communication thread, while backward goes on. line: what makes that thread."""
-
-    def __init__(
-        self,
-        buckets: Sequence[Bucket],
-        seed: int,
-        sync: Sync = sync_gradients,
-        line: Callable[[], CommunicationThread] = CommunicationThread,
-    ) -> None:
-        super().__init__(buckets, seed, sync, line())

@@ -117,7 +117,10 @@ class Bucket:
         Raise RuntimeError when neither is there yet.
         """
         if self.data is None and self.shard is None:
-            raise RuntimeError(f"{p.placement.path} is in a bucket that has no values yet; set them before or after")
+            raise RuntimeError(
+                f"{p.placement.path} is in a bucket that has no values yet: set them before parallelize, or after "
+                "init(seed) of its reducer"
+            )
         if self.data is not None:
             self.piece(p, self.data)[...] = values
         if self.shard is not None:

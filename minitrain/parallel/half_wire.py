@@ -16,7 +16,6 @@ Micikevicius et al., "Mixed Precision Training", arXiv:1710.03740; sums in float
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from ..backend import Array, wide, xp
@@ -69,10 +68,3 @@ def sync_in(gradients: Sequence[Array], group: Communicator, dtype: Any, cuts: C
 def reduce_to_owners_in(flat: Array, group: Communicator, dtype: Any, cuts: Cuts | None = None) -> Array:
     """This rank's share of the sum over ranks: ZeRO's `scatter`."""
     return reduce_scatter_in(flat, group, GRADIENTS, dtype, cuts)
-
-
-def wire_options(how: str, dtype: Any) -> dict[str, Any]:
-    """What the reducer of this name (train/build.py) is to be made with for gradients to travel in `dtype`."""
-    if how.startswith("zero"):
-        return {"scatter": partial(reduce_to_owners_in, dtype=dtype)}
-    return {"sync": partial(sync_in, dtype=dtype)}

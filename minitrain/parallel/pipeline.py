@@ -23,10 +23,11 @@ flush), arXiv:2006.09503, and "Efficient Large-Scale Language Model Training on 
 arXiv:2104.04473; Qi et al., "Zero Bubble Pipeline Parallelism", arXiv:2401.10241.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -36,19 +37,58 @@ from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..data.batch import Batch
 from ..errors import UserError, shown
-from ..models import Model
+from ..models import Loop, Model
 from ..nn import Module, Parameter
-from ..observe.clock import Clock
 from ..shares import share
-from .pipeline_schedules import SCHEDULES, Do
+from .pipeline_schedules import SCHEDULES, Do, Schedule
 from .reducer import Reducer
+from .strategy import Strategy
 
-ACTIVATIONS, GRADIENTS, TIME = ("pp", "activations"), ("pp", "gradients"), ("clock", "time")
+ACTIVATIONS, GRADIENTS = ("pp", "activations"), ("pp", "gradients")
 HEADER = ("pp", "header")
 ROOM = 7  # axes that a header has room for
 Key = tuple[int, int]  # (micro-batch, chunk)
 Header = tuple[tuple[int, ...], np.dtype]  # (shape, dtype)
-Schedule = Callable[[int, int, int, int], list[Do]]  # (rank, stages, micro-batches, chunks): what the rank does
+
+
+class Observer(Protocol):
+    """Whoever wants to know what a rank does in a step, and in which order (observe/clock.py, say)."""
+
+    def begins(self, do: Do) -> None:
+        """What this instruction needs has arrived, and its work begins."""
+
+    def sends(self, to: int, number: int) -> None:
+        """A message leaves for rank `to` of the pipeline."""
+
+    def received(self, source: int, number: int, nbytes: int) -> None:
+        """The message with this number has come from rank `source`."""
+
+
+class Nobody:
+    """Wants to know nothing."""
+
+    def begins(self, do: Do) -> None:
+        pass
+
+    def sends(self, to: int, number: int) -> None:
+        pass
+
+    def received(self, source: int, number: int, nbytes: int) -> None:
+        pass
+
+
+NOBODY = Nobody()
+_observer: ContextVar[Observer] = ContextVar("observer", default=NOBODY)
+
+
+@contextmanager
+def observing(observer: Observer | None) -> Iterator[None]:
+    """The observer is told what pipelines do in their steps, in this thread; None: nobody is."""
+    token = _observer.set(observer or NOBODY)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
 
 
 class Pipeline(Model):
@@ -71,6 +111,9 @@ class Pipeline(Model):
         self.headers: dict[tuple, Header] = {}  # of each border and kind of batch: what passes, once it has been said
         self.saying: list[Any] = []  # handles of headers that are being sent
 
+    def parts(self) -> list[Model]:
+        return self.chunks
+
     @property
     def units(self) -> list[Module]:  # type: ignore[override]
         """Of all chunks, first used first."""
@@ -85,24 +128,33 @@ class Pipeline(Model):
         return chunk * self.group.size + self.group.rank
 
     def __call__(self, batch: Batch) -> Tensor:
-        """One forward through all stages: the loss, on the last stage (0 elsewhere), or on every rank the logits."""
+        """One forward through all stages: the loss, on the last stage (0 elsewhere), or on every rank the logits.
+
+        It is no part of a step, and no observer is told of it.
+        """
         y = Tensor(np.zeros((), np.float32))
-        for c, chunk in enumerate(self.chunks):
-            _, y, sent = self.forward(chunk, c, 0, batch)
-            if sent is not None:
-                sent.wait()  # what is being sent must stay alive until it has left
+        with observing(None):
+            for c, chunk in enumerate(self.chunks):
+                _, y, sent = self.forward(chunk, c, 0, batch)
+                if sent is not None:
+                    sent.wait()  # what is being sent must stay alive until it has left
         last = self.stage(len(self.chunks) - 1) == self.stages - 1
         if batch.labels is not None:
             return y if last else Tensor(np.zeros((), y.dtype))
         return Tensor(self.group.gather_objects(y.data if last else None)[-1])
 
-    def train(
-        self, micros: Sequence[Batch], gradients: Reducer, scale: Callable[[Tensor], Tensor] = lambda loss: loss
-    ) -> float:
-        """All forwards and backwards of these micro-batches; returns this rank's part of the loss.
+    def trial(self, batch: Batch) -> Tensor:
+        """Headers that are said in it are forgotten: what passes may be of another shape than in a step."""
+        headers, self.headers = self.headers, {}
+        try:
+            return self(batch)
+        finally:
+            self.headers = headers
 
-        scale: what is done to the loss before backward (precision.Scaler).
-        """
+    def train(
+        self, loop: Loop, micros: Sequence[Batch], gradients: Reducer, scale: Callable[[Tensor], Tensor]
+    ) -> float:
+        """All forwards and backwards of these micro-batches, as the schedule says; the loop is not used."""
         p, m, v = self.group.size, len(micros), len(self.chunks)
         make = SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
         return Run(self, micros, gradients, scale).follow(make(self.group.rank, p, m, v))
@@ -112,13 +164,13 @@ class Pipeline(Model):
         leaf, sent = None, None
         if self.stage(c) > 0:
             leaf = Tensor(self.receive(c, micro, batch), requires_grad=True)
-        self.spend(Do("F", micro, c))
+        _observer.get().begins(Do("F", micro, c))
         y = chunk.through(leaf, batch)
         if self.stage(c) < self.stages - 1:
             y = self.borders[c][1].at("layer", y)
             number = self.number(micro, c + self.wraps)
             self.tell(c, number, batch, (y.shape, y.dtype))
-            self.stamp(self.after, number)
+            _observer.get().sends(self.after, number)
             sent = self.group.send(xp.ascontiguousarray(y.data), self.after, ACTIVATIONS, number)
         return leaf, y, sent
 
@@ -127,7 +179,7 @@ class Pipeline(Model):
         number = self.number(micro, c)
         x = xp.empty(*self.hear(c, number, batch))
         self.group.receive(x, self.before, ACTIVATIONS, number, patient=True)
-        self.read_stamp(self.before, number, x.nbytes)
+        _observer.get().received(self.before, number, x.nbytes)
         return x
 
     # What passes a border: said by a header, a message of its own, before the first one of a kind ---------------------
@@ -158,33 +210,6 @@ class Pipeline(Model):
         """Batches of which the same passes the border."""
         where, chosen = batch.where, self.borders[c][which].chosen("layer", np.float32)
         return batch.inputs.shape, where.time.stop - where.time.start, batch.labels is None, str(chosen)
-
-    # Virtual time: each rank's clock, and beside every message the time at which it left ------------------------------
-
-    clock: Clock | None = None
-    times: Communicator | None = None  # what carries the times, under a tag of their own
-
-    def tick(self, clock: Clock) -> None:
-        """From now on the clock runs; called by all ranks of the pipeline."""
-        self.clock, self.times = clock, self.group.duplicate()
-
-    def spend(self, do: Do) -> None:
-        """The instruction takes its declared time."""
-        if self.clock is not None:
-            self.clock.run(do)
-
-    def stamp(self, to: int, number: int) -> None:
-        """Sends the time beside a message."""
-        if self.clock is not None and self.times is not None:
-            time = np.array(self.clock.time.as_integer_ratio())
-            self.times.send(time, to, TIME, number).wait()  # so small that it is copied aside
-
-    def read_stamp(self, source: int, number: int, nbytes: int) -> None:
-        """Waits, in virtual time, for the message that came with it."""
-        if self.clock is not None and self.times is not None:
-            time = np.empty(2, np.int64)
-            self.times.receive(time, source, TIME, number)
-            self.clock.receive(Fraction(*time.tolist()), nbytes)
 
     # Neighbours -------------------------------------------------------------------------------------------------------
 
@@ -255,7 +280,7 @@ class Run:
         self.back(do, self.later.setdefault((do.micro, do.chunk), []).append)
 
     def weight_gradient(self, do: Do) -> None:
-        self.pipeline.spend(do)
+        _observer.get().begins(do)
         for work in self.later.pop((do.micro, do.chunk)):
             work()
         self.gradients.end_backward(self.pipeline.chunks[do.chunk].parameters())
@@ -269,33 +294,31 @@ class Run:
             g = xp.empty(y.shape, y.dtype)
             number = pipe.number(do.micro, c, back=True)
             pipe.group.receive(g, pipe.after, GRADIENTS, number, patient=True)
-            pipe.read_stamp(pipe.after, number, g.nbytes)
+            _observer.get().received(pipe.after, number, g.nbytes)
             sent.wait()  # for nothing: the gradient of y came back, so y has arrived
-        pipe.spend(do)
+        _observer.get().begins(do)
         if y.requires_grad:
             backward([y], [g], defer)
         if leaf is not None:
             gx = xp.zeros_like(leaf.data) if leaf.grad is None else xp.ascontiguousarray(leaf.grad)
             to = c - int(pipe.before == pipe.group.size - 1)
             number = pipe.number(do.micro, to, back=True)
-            pipe.stamp(pipe.before, number)
+            _observer.get().sends(pipe.before, number)
             self.sending.append(pipe.group.send(gx, pipe.before, GRADIENTS, number))
 
 
-def partition(model: Model, mesh: Mesh, schedule: str | Schedule, chunks: int) -> None:
-    """Turns the model into this rank's stages. A parameter that several stages use stands on each of them, with a part
+def partition(model: Model, mesh: Mesh, strategy: Strategy) -> None:
+    """Turn the model into this rank's stages. A parameter that several stages use stands on each of them, with a part
     of its gradient.
 
-    Raises UserError when there are more stages than units, and for several chunks in a schedule that has one.
+    Raise UserError when there are more stages than units.
     """
-    (axis,), p, r = mesh.along("layers"), mesh.parts("layers"), mesh.part("layers")
-    if isinstance(schedule, str) and schedule not in SCHEDULES:
-        raise UserError(f"--schedule is {shown(schedule)}; allowed: {', '.join(SCHEDULES)}")
-    if isinstance(schedule, str) and (chunks > 1) != (schedule == "interleaved"):
-        raise UserError(f"--schedule {schedule} with --chunks {chunks}: interleaved has several, the others one")
-    n = len(model.units)
+    n, p, chunks, r = len(model.units), mesh.parts("layers"), strategy.chunks, mesh.part("layers")
+    (axis,), say = mesh.along("layers"), strategy.say
     if p * chunks > n:
-        raise UserError(f"--pp {p} x --chunks {chunks} makes {p * chunks} stages of {n} units; allowed: up to {n}")
+        raise UserError(
+            f"{say(axis, p)} x {say('chunks', chunks)} makes {p * chunks} stages of {n} units; allowed: up to {n}"
+        )
     cuts = [share(n, p * chunks, stage) for stage in range(p * chunks)]
     used: dict[Parameter, list[int]] = {}
     for stage, cut in enumerate(cuts):
@@ -304,14 +327,12 @@ def partition(model: Model, mesh: Mesh, schedule: str | Schedule, chunks: int) -
     for q, ranks in used.items():
         if len(set(ranks)) > 1:
             q.placement = q.placement.replicate(axis, tuple(sorted(set(ranks))))
-    mine = [Model(model.units[cuts[c * p + r]]) for c in range(chunks)]
     edges = [cuts[c * p + r] for c in range(chunks)]
+    mine = [Model(model.units[cut]) for cut in edges]
     borders = [(model.units[cut.start - 1], model.units[cut.stop - 1]) for cut in edges]
     vars(model).clear()
-    everything = {q.placement.path: (q.placement.shape, q.dtype) for q in used}
-    places = {q: i for i, q in enumerate(used)}
     model.__class__ = Pipeline  # whoever holds the model holds its stages now
-    Pipeline.__init__(model, mine, mesh.over("layers"), schedule, borders)  # type: ignore[arg-type]
-    model.order = {q: places[q] for q in model.parameters()}
-    own = {q.placement.path for q in model.parameters()}
-    model.elsewhere = {path: it for path, it in everything.items() if path not in own}
+    Pipeline.__init__(model, mine, mesh.over("layers"), strategy.schedule, borders)  # type: ignore[arg-type]
+    own = set(model.parameters())
+    model.order = {q: i for i, q in enumerate(used) if q in own}
+    model.elsewhere = {q.placement.path: (q.placement.shape, q.dtype) for q in used if q not in own}

@@ -56,6 +56,7 @@ class Do:
 
 
 Lists = Sequence[Sequence[Do]]  # what each rank does
+Schedule = Callable[[int, int, int, int], list[Do]]  # (rank, stages, micro-batches, chunks): what the rank does
 
 
 # The schedules ----------------------------------------------------------------------------------------------

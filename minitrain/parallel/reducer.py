@@ -1,5 +1,6 @@
 """What all ways of reducing gradients share: when a bucket is complete, and that buckets leave in one order everywhere.
 
+    gradients.init(seed)               once: the parameters have values
     gradients.begin(backwards=k)       a bucket is complete when each of its parameters has fired k times
     loss.backward()                    a parameter fires when its gradient is complete, once per backward
     gradients.end_backward()           a parameter that was not reached counts as fired
@@ -11,23 +12,25 @@ rank (an unused parameter, an empty micro-batch), so a bucket that is complete w
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..backend import Array, square, to_device, to_host, wide
+from ..comm.agreement import check_same
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
-from ..errors import UserError, check_whole
+from ..errors import UserError, check_seed, check_whole
 from ..nn import Module, Parameter
 from ..optim import Found, Held, Owned, Totals, steps_begun, unscaled
 from .flat import Bucket
 from .overlap import CommunicationThread, own_lines
 from .pieces import joined, over_matrices
+from .strategy import Strategy
 
 if TYPE_CHECKING:
     from ..data.batch import Batch
@@ -37,36 +40,75 @@ MODEL = ("layers", "matrices")  # what is divided of a model
 NORM = ("tp", "norm")
 
 
+# Called with arrays and the group, and `cuts` for a bucket that has its own:
+Sync = Callable[..., None]  # each of a list of gradients becomes its sum over the group
+Scatter = Callable[..., Array]  # returns this rank's share of the sum
+Gather = Callable[..., None]  # fills the array with the shares of all ranks
+
+
+@dataclass(frozen=True)
+class Divided:
+    """A model that parallelize.py has transformed: all that a reducer knows of it."""
+
+    model: Module
+    mesh: Mesh
+    buckets: Sequence[Bucket]
+    segments: Sequence[Sequence[Module]] = ()  # units that are one operation, in the order of the forward
+    times: Mapping[Parameter, int] = field(default_factory=dict)  # backwards of a micro-batch about it, if not one
+    division: "Division | None" = None  # looks at a divided model, until the first steps are over
+    same: bool = True  # all ranks are to be given the same
+
+
+@dataclass(frozen=True)
+class Doors:
+    """What moves gradients and parameters, where it is not the library's own."""
+
+    sync: Sync | None = None
+    scatter: Scatter | None = None
+    gather: Gather | None = None
+    line: Callable[[], CommunicationThread] = CommunicationThread  # makes the thread that reduces beside backward
+
+
 class Reducer:
     """Base of data parallel and the ZeRO stages, and by itself the reducer of a single process: nothing to add up."""
 
-    def __init__(self, buckets: Sequence[Bucket], seed: int, line: CommunicationThread | None = None) -> None:
-        """line: the thread that makes the reductions beside backward; without one they are made where they stand."""
-        self.line = line
-        self.model: Module | None = None  # whose parameters these are; this and the mesh are set by train/build.py
-        self.mesh: Mesh | None = None
-        self.closed = False
-        self.lines = own_lines([bucket.group for bucket in buckets if bucket.trained]) if line else {}
-        self.buckets = list(buckets)
+    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), doors: Doors = Doors()) -> None:
+        """With strategy.reduce "overlap" a thread makes the reductions beside backward; otherwise they are made where
+        they stand."""
+        self.model, self.mesh, self.same = divided.model, divided.mesh, divided.same
+        self.times, self.division = divided.times, divided.division
+        self.buckets = list(divided.buckets)
         self.trained = [bucket for bucket in self.buckets if bucket.trained]
+        self.line = doors.line() if strategy.reduce == "overlap" else None
+        self.lines = own_lines([bucket.group for bucket in self.trained]) if self.line else {}
+        self.closed = self.drawn = False
+        self.steps, self.changes = 0, -1  # steps that were begun, and when the modules were looked through last
         for bucket in self.buckets:
-            self.place(bucket, bucket.draw(seed))
             for p in bucket.parameters:
                 p.on_ready = partial(self.ready, bucket)
-        self.begin()
+        self.forget()
+
+    def init(self, seed: int) -> None:
+        """Give the parameters their initial values, bucket by bucket: a model that has values keeps them.
+
+        Raise UserError for seeds that are not the same on all ranks.
+        """
+        check_seed(seed)
+        if self.same:
+            check_same(self.world, {"seed": seed})
+        for bucket in self.buckets:
+            self.place(bucket, bucket.draw(seed))
+        self.drawn = True
 
     early = True  # buckets leave during backward, as they are completed; otherwise all in finish()
     each_backward = False  # buckets leave in every backward of a step; otherwise once, in the last one
     in_flight = 1 << 30  # buckets that may wait for the line, each with its memory
     sharded = False  # this rank's optimizer sees a slice of each bucket only
 
-    times: Mapping[Parameter, int] = MappingProxyType({})  # backwards of a micro-batch that are about it, if not one
-    division: "Division | None" = None  # looks at a divided model, until the first step is over
-
     # What the strategies override -------------------------------------------------------------------------------------
 
     def place(self, bucket: Bucket, flat: Array) -> None:
-        """Keeps the parameters of this bucket, which have just been drawn."""
+        """Keep the values of this bucket's parameters, which have just been drawn."""
         bucket.attach(flat)
 
     def around(self, units: Sequence[Module]) -> AbstractContextManager[None]:
@@ -100,12 +142,14 @@ class Reducer:
 
     def whole(self, bucket: Bucket, what: str) -> Array | None:
         """All parameters ("data") or gradients ("grad") of the bucket, for checkpoints; called by all of its group."""
+        self.check_drawn()
         return getattr(bucket, what)
 
     # What the optimizer sees ------------------------------------------------------------------------------------------
 
     def held(self) -> list[Held]:
         """What this rank's optimizer updates, always in the same order."""
+        self.check_drawn()
         if not self.sharded:
             return [Held(self.values(b), b.decay, b.part(None), b.cuts) for b in self.trained]
         own = lambda bucket: [slice(0, bucket.own.stop - bucket.own.start)]
@@ -162,7 +206,17 @@ class Reducer:
         check_whole("backwards", backwards, 1)
         if self.closed:
             raise UserError("this trainer was closed: nothing more can be learned. Call close() after the last step")
+        self.check_drawn()
         self._check_unchanged()
+        self.forget(backwards)
+
+    def check_drawn(self) -> None:
+        """Raise UserError while the parameters have no values."""
+        if not self.drawn:
+            raise UserError("the parameters have no values yet: call init(seed) of the reducer, once, and then train")
+
+    def forget(self, backwards: int = 1) -> None:
+        """Count from 0, for a step of this many backwards."""
         self.backwards, self.begun = backwards, next(steps_begun)
         self.due = 1 if self.each_backward else backwards  # how often a parameter has fired when its bucket may leave
         self.left = 0  # buckets that have left
@@ -228,7 +282,7 @@ class Reducer:
         """
         self.close()
         for bucket in self.buckets:
-            if bucket.data is not None:
+            if bucket.shard is None:
                 for p in bucket.parameters:
                     p.bucket = p.on_ready = None
                     p.view_gradient(None)
@@ -252,16 +306,20 @@ class Reducer:
                 self.line.submit(partial(self.reduce, bucket, flat, self.lines[bucket.group]))
 
     def _check_unchanged(self) -> None:
-        """Raises UserError when the model has other parameters than when it was divided into buckets."""
-        if self.model is None:
-            return
-        now = dict.fromkeys(self.model.parameters())
-        before = [p for bucket in self.buckets for p in bucket.parameters]
-        for p in (*now, *before):
+        """Raise UserError when the model has other parameters than when it was divided into buckets.
+
+        The modules are looked through when one of them has changed. A list in one of them may have changed as well,
+        which nothing tells of: so they are at steps 0, 1, 2, 4, 8 and so on, too.
+        """
+        held = now = dict.fromkeys(p for bucket in self.buckets for p in bucket.parameters)
+        if self.changes != Module.changes or self.steps & (self.steps - 1) == 0:
+            self.changes, now = Module.changes, dict.fromkeys(self.model.parameters())
+        self.steps += 1
+        for p in {**now, **held}:
             if what := _changed(p) if p in now else "was removed":
                 raise UserError(
                     f"{p.placement.path} {what} after the model was divided into buckets; change the model first, and "
-                    "then make its reducer: minitrain.train.build.reduce"
+                    "then make its reducer: minitrain.parallel.parallelize"
                 )
 
     @property
@@ -270,14 +328,15 @@ class Reducer:
         return "elements" if any(bucket.owners is None for bucket in self.trained) else "parameters"
 
     @property
-    def world(self) -> Communicator | None:
-        """All ranks of the mesh; None where there is none, in a run of one process."""
-        return None if self.mesh is None else self.mesh.world
+    def world(self) -> Communicator:
+        """All ranks of the mesh."""
+        return self.mesh.world
 
     # The norm ---------------------------------------------------------------------------------------------------------
 
     def norm(self) -> float:
         """The length of the gradient of the whole logical model, the same on every rank; each element counts once."""
+        self.check_drawn()
         total = 0.0
         for bucket, squares in zip(self.trained, self.squares(), strict=True):
             if self.counts(bucket):
@@ -288,11 +347,11 @@ class Reducer:
     def counts(self, bucket: Bucket) -> bool:
         """Whether this rank counts the bucket: of the ranks along the model's axes that hold it, the first one does."""
         held_by = {axis: places for axis, places in bucket.copies.items() if axis in Mesh.along(*MODEL)}
-        return self.mesh is None or all(self.mesh.coordinates[axis] == at[0] for axis, at in held_by.items())
+        return all(self.mesh.coordinates[axis] == at[0] for axis, at in held_by.items())
 
     def over_model(self, part: float) -> float:
         """The sum of the parts over the ranks that divide the model, in their order: 8 bytes from each."""
-        if self.mesh is None or self.mesh.parts(*MODEL) == 1:
+        if self.mesh.parts(*MODEL) == 1:
             return part
         group = self.mesh.over(*MODEL)
         parts = to_device(np.zeros(group.size))

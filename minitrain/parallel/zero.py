@@ -31,7 +31,7 @@ Rajbhandari, Rasley, Ruwase, He, "ZeRO: Memory Optimizations Toward Training Tri
 arXiv:1910.02054. Stage 3 with units: Zhao et al., "PyTorch FSDP", VLDB 2023, arXiv:2304.11277.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -46,7 +46,8 @@ from ..shares import Cuts
 from .flat import Bucket
 from .overlap import CommunicationThread, own_lines
 from .pieces import in_order
-from .reducer import Reducer, there
+from .reducer import Divided, Doors, Reducer, there
+from .strategy import Strategy
 
 GRADIENTS, PARAMETERS = ("dp", "gradients"), ("dp", "parameters")
 NORM, NORMS, CHECKPOINT = ("dp", "norm"), ("dp", "norms"), ("dp", "checkpoint")
@@ -67,16 +68,9 @@ class Zero1(Reducer):
 
     sharded = True
 
-    def __init__(
-        self,
-        buckets: Sequence[Bucket],
-        seed: int,
-        line: Callable[[], CommunicationThread] | None = None,
-        scatter: Callable[..., Array] = reduce_to_owners,
-        gather: Callable[..., None] = gather_from_owners,
-    ) -> None:
-        self.scatter, self.gather = scatter, gather
-        super().__init__(buckets, seed, line() if line else None)
+    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), doors: Doors = Doors()) -> None:
+        super().__init__(divided, strategy, doors)
+        self.scatter, self.gather = doors.scatter or reduce_to_owners, doors.gather or gather_from_owners
 
     def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
         self.scatter(flat, group, **bucket.own_cuts)
@@ -88,6 +82,7 @@ class Zero1(Reducer):
         return there(bucket.grad)[bucket.own]
 
     def after_step(self) -> None:
+        self.check_drawn()
         for bucket in self.trained:
             self.gather(there(bucket.data), bucket.group, **bucket.own_cuts)
 
@@ -114,20 +109,21 @@ class Zero1(Reducer):
         return totals
 
     def whole(self, bucket: Bucket, what: str) -> Array | None:
+        self.check_drawn()
         if not bucket.trained or (what == "data" and bucket.data is not None):
             return getattr(bucket, what)
         return gathered(bucket, self.values(bucket) if what == "data" else self.sums(bucket))
 
 
 class Zero2(Zero1):
-    """And the gradients. reduce_once: not in every backward of a step, but in its last one."""
+    """And the gradients. With reduce_once not in every backward of a step, but in its last one."""
 
     in_flight = 1  # one bucket travels while another is filled: a third would have to wait, whole, for its turn
 
-    def __init__(self, buckets: Sequence[Bucket], seed: int, reduce_once: bool = False, **options) -> None:  # type: ignore[no-untyped-def]
-        self.each_backward = not reduce_once
+    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), doors: Doors = Doors()) -> None:
+        self.each_backward = not strategy.reduce_once
         self.grads: dict[Bucket, Array] = {}  # of the own shares
-        super().__init__(buckets, seed, **options)
+        super().__init__(divided, strategy, doors)
 
     def begin(self, backwards: int = 1) -> None:
         self.grads.clear()
@@ -152,23 +148,22 @@ class Zero2(Zero1):
 
 
 class Zero3(Zero2):
-    """And the parameters. prefetch: a thread gathers the next segment's while this one is at work."""
+    """And the parameters. With prefetch a thread gathers the next segment's while this one is at work."""
 
     poison = False  # fill what is dropped with NaN first, so that whoever still reads it is found out
 
-    def __init__(self, buckets: Sequence[Bucket], seed: int, prefetch: bool = False, **options) -> None:  # type: ignore[no-untyped-def]
-        self.users: dict[Bucket, int] = {}  # segments at work that use a bucket
-        self.segments: list[Sequence[Module]] = []  # in the order of the forward; set by train/build.py
+    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), doors: Doors = Doors()) -> None:
+        super().__init__(divided, strategy, doors)
+        self.users = dict.fromkeys(self.buckets, 0)  # segments at work that use a bucket
+        self.segments = list(divided.segments)
         self.last = 0  # the segment that was at work last
-        self.ahead = CommunicationThread("prefetch") if prefetch else None
+        self.ahead = CommunicationThread("prefetch") if strategy.prefetch else None
         self.coming: dict[Bucket, tuple[int, Array]] = {}  # number of the job that gathers it, and where to
-        super().__init__(buckets, seed, **options)
-        self.ahead_lines = own_lines([bucket.group for bucket in buckets]) if prefetch else {}
+        self.ahead_lines = own_lines([bucket.group for bucket in self.buckets]) if strategy.prefetch else {}
 
     def place(self, bucket: Bucket, flat: Array) -> None:
         bucket.shard = flat[bucket.own].copy()
         ledger.hold(bucket.shard, "parameters", "set-up")
-        self.users[bucket] = 0
 
     @contextmanager
     def around(self, units: Sequence[Module]) -> Iterator[None]:
@@ -252,6 +247,7 @@ class Zero3(Zero2):
         """Nothing: the next forward gathers what was updated."""
 
     def whole(self, bucket: Bucket, what: str) -> Array | None:
+        self.check_drawn()
         return gathered(bucket, there(bucket.shard)) if what == "data" else super().whole(bucket, what)
 
 

@@ -40,7 +40,7 @@ def gather(
     check_whole("root", 0 if root is None else root, 0, world.size - 1)
     if what == "grad" and gradients is None and any(p.bucket is not None for p in model.parameters()):
         raise UserError("gradients are in the hands of a trainer: give gather(..., gradients=trainer.gradients)")
-    if gradients is not None and gradients.mesh is not None and gradients.mesh.parts("layers") > 1:
+    if gradients is not None and gradients.mesh.parts("layers") > 1:
         return _gather_stages(model, what, gradients, gradients.mesh, root in (None, world.rank))
     logical: dict[str, np.ndarray] = {}
     for p, array in _held(model, what, gradients):

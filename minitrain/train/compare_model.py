@@ -9,7 +9,7 @@ kind). An elementwise ratio would mean nothing: some true gradients are 0.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -23,9 +23,18 @@ from ..data.batch import Batch
 from ..errors import UserError, check_whole
 from ..models import Model
 from ..optim import SGD
-from .build import reduce
+from ..parallel.parallelize import parallelize
+from ..parallel.strategy import Strategy, Wire
 from .checkpoint import gather
-from .config import DataOptions, OptimizerOptions, ParallelOptions, RunOptions, TrainConfig, make_mesh
+from .config import (
+    DataOptions,
+    OptimizerOptions,
+    ParallelOptions,
+    RunOptions,
+    StrategyOptions,
+    TrainConfig,
+    make_mesh,
+)
 from .differences import Apart, Step, apart, farthest, first_beyond, parameters, table, verdict
 from .own_model import OwnFile
 from .step import compute_gradients
@@ -42,6 +51,13 @@ class MeshOptions(ParallelOptions):
     """How the work is divided, as in train."""
 
     memory_mb: tyro.conf.Suppress[float | None] = None
+
+
+@dataclass(frozen=True)
+class FullStrategy(StrategyOptions):
+    """How the model, its gradients and its activations are held and sent, as in train."""
+
+    wire: tyro.conf.Suppress[Wire] = "full"
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,7 @@ class CompareModelOptions:
     check: bool = True
     """Refuse what is seen to be divided wrongly in the first step; --no-check compares all the same."""
     parallel: MeshOptions = field(default_factory=MeshOptions)
+    strategy: FullStrategy = field(default_factory=FullStrategy)
 
     def sizes(self, world: Communicator) -> dict[str, int]:
         """Of the mesh. Raise UserError for options that cannot be meant."""
@@ -76,12 +93,14 @@ class CompareModelOptions:
             data=DataOptions(batch=self.batch or 1),
             optimizer=OptimizerOptions(self.steps, self.lr, weight_decay=0.0),
             parallel=self.parallel,
+            strategy=self.strategy,
             report=RunOptions(self.seed),
         )
         config.check_each()
-        sizes = make_mesh(world, self.parallel).sizes
-        config.check(sizes["dp"] if self.batch else 0)  # unless given, there will be samples enough
-        return sizes
+        mesh = make_mesh(world, self.parallel)
+        self.strategy.check_on(mesh, self.parallel.accumulate)
+        config.check(mesh.parts("samples") if self.batch else 0)  # unless given, there will be samples enough
+        return mesh.sizes
 
 
 class Comparison(NamedTuple):
@@ -118,8 +137,8 @@ def side_by_side(
     world: Communicator, file: OwnFile, o: CompareModelOptions, models: tuple[Model, Model], batches: Sequence[Batch]
 ) -> tuple[list[tuple[float, float]], list[Apart]]:
     """(losses on one process and on the mesh, the differences), of each step. Every rank runs the whole model, too."""
-    serial = run(world_of_one(), models[0], o, ParallelOptions(), batches)
-    mesh = run(world, models[1], o, o.parallel, batches)
+    serial = run(world_of_one(), models[0], o, ParallelOptions(), Strategy(), batches)
+    mesh = run(world, models[1], o, o.parallel, replace(o.strategy, check=o.check), batches)
     losses: list[tuple[float, float]] = []
     found: list[Apart] = []
     for number in range(len(batches)):
@@ -136,13 +155,18 @@ def side_by_side(
 
 
 def run(
-    world: Communicator, model: Model, o: CompareModelOptions, p: ParallelOptions, batches: Sequence[Batch]
+    world: Communicator,
+    model: Model,
+    o: CompareModelOptions,
+    p: ParallelOptions,
+    strategy: Strategy,
+    batches: Sequence[Batch],
 ) -> Iterator[Step]:
     """The steps, one at a time. The model is divided when the first one is asked for."""
     world = RingCommunicator(world) if p.comm == "ring" else world
-    mesh, (how, more) = make_mesh(world, p), p.reducer()
-    more |= {"recompute": p.recompute, "sequence": p.sp, "schedule": p.schedule, "chunks": p.chunks, "check": o.check}
-    gradients = reduce(model, mesh, how, p.bucket_mb, o.seed, **more)
+    mesh = make_mesh(world, p)
+    gradients = parallelize(model, mesh, strategy)
+    gradients.init(o.seed)
     optimizer = SGD(gradients, momentum=0.9)
     for batch in batches:
         mine = batch.part(mesh.part("samples"), mesh.parts("samples"))

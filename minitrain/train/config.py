@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
+import tyro
 
 from .. import lr_schedules
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..errors import UserError, check_choice, check_memory, check_number, check_whole, shown
 from ..models import GPTConfig
-from ..parallel.overlap import CommunicationThread
+from ..parallel.strategy import HALVES, Owners, Strategy
 from ..precision import Dynamic, DynamicScaler, Precision, Scaler, Static, StaticScaler
 from .sample import check_length
 
@@ -126,43 +127,29 @@ class ParallelOptions:
     """Ranks that divide the batch; all that mpirun started, divided by --pp and --tp, unless given."""
     tp: int = 1
     """Ranks that divide each matrix of the model (tensor parallel); the others divide the batch."""
-    sp: bool = False
-    """With --tp: divide the residual path along time as well (sequence parallel)."""
     pp: int = 1
     """Ranks that divide the layers (pipeline); --accumulate gives it micro-batches to work on."""
-    schedule: Literal["naive", "gpipe", "1f1b", "interleaved", "zb-h1"] = "1f1b"
-    """The order of a pipeline's forwards and backwards."""
-    chunks: int = 1
-    """Stages that each rank of an interleaved pipeline holds."""
-    reduce: Literal["bucketed", "naive", "overlap"] = "bucketed"
-    """Gradients are added up in buckets, one by one after backward, or in buckets while backward goes on."""
     comm: Literal["mpi", "ring"] = "mpi"
     """Collectives of MPI, or our own ring made of send and receive."""
-    bucket_mb: float = 1.0
-    """Size of a bucket, in MiB."""
     accumulate: int = 1
     """Micro-batches per update and rank."""
-    zero: int = 0
-    """Divide over the ranks: 1 the optimizer's state, 2 the gradients as well, 3 the parameters as well."""
-    reduce_once: bool = False
-    """ZeRO-2 and -3 with micro-batches: keep the whole gradient and reduce it once, which sends less and holds more."""
-    prefetch: bool = False
-    """ZeRO-3: gather the next unit's parameters while one is at work."""
-    recompute: int = 0
-    """Keep only the input of every run of so many units, and compute their forward again in backward; 0 keeps all."""
     memory_mb: float | None = None
     """Memory that each rank may use beside what it starts with, in MiB, to try what fits; no limit unless given."""
 
-    def reducer(self) -> tuple[str, dict[str, Any]]:
-        """(name of the reducer in train/build.py, its options)."""
-        if self.zero == 0:
-            return self.reduce, {}
-        options: dict[str, Any] = {"line": CommunicationThread} if self.reduce == "overlap" else {}
-        if self.zero >= 2:
-            options["reduce_once"] = self.reduce_once
-        if self.zero == 3:
-            options["prefetch"] = self.prefetch
-        return f"zero{self.zero}", options
+
+@dataclass(frozen=True)
+class StrategyOptions(Strategy):
+    """How the model, its gradients and its activations are held and sent."""
+
+    schedule: Literal["naive", "gpipe", "1f1b", "interleaved", "zb-h1"] = "1f1b"
+    """The order of a pipeline's forwards and backwards."""
+    owners: tyro.conf.Suppress[Owners] = "elements"
+    check: tyro.conf.Suppress[bool] = True
+
+    def say(self, name: str, value: Any = None) -> str:
+        """As on the command line: --reduce-once, or --zero 2."""
+        flag = "--" + name.replace("_", "-")
+        return flag if value is None or value is True else f"{flag} {value}"
 
 
 def make_mesh(world: Communicator, p: ParallelOptions) -> Mesh:
@@ -195,42 +182,37 @@ class PrecisionOptions:
     """The constant of static scaling, the first scale of dynamic."""
     scale_every: int = 2000
     """Good updates in a row after which dynamic scaling doubles the scale."""
-    wire: Literal["full", "fp16", "bf16"] = "full"
-    """How gradients travel between ranks: as they are, or in 16 bits and added up in 32."""
 
     def policy(self) -> Precision | None:
         """What chooses dtypes, if anything does."""
         if self.precision == "fp32":
             return None
-        dtype = FULL_NAMES[self.precision]
+        dtype = HALVES[self.precision]
         if self.adaptive:
             return Dynamic(dtype)
         kept = [pattern.strip() for pattern in self.keep_fp32.split(",") if pattern.strip()]
         return Static(f"mixed_{dtype}", dict.fromkeys(kept, "float32"))
 
-    def scaler(self) -> Scaler:
-        """What scales the loss."""
-        auto = "dynamic" if "fp16" in (self.precision, self.wire) else "none"
+    def scaler(self, wire: str = "full") -> Scaler:
+        """What scales the loss. wire: how gradients travel."""
+        auto = "dynamic" if "fp16" in (self.precision, wire) else "none"
         how = auto if self.scaling == "auto" else self.scaling
         if how == "dynamic":
             return DynamicScaler(self.loss_scale, interval=self.scale_every, floor=min(1.0, self.loss_scale))
         return StaticScaler(self.loss_scale) if how == "static" else Scaler()
 
-    def check(self, dtype: str) -> None:
-        """Raises UserError for options that cannot go together. dtype: of the model."""
+    def check(self, dtype: str, wire: str) -> None:
+        """Raises UserError for options that cannot go together. dtype: of the model. wire: how gradients travel."""
         more = {"--half-weights": self.half_weights, "--adaptive": self.adaptive, f"--keep-fp32 {self.keep_fp32}": True}
         given = [name for name, said in more.items() if said and name != "--keep-fp32 "]
         if self.precision == "fp32" and given:
             raise UserError(f"{given[0]} is about 16 bits, and --precision is fp32; give --precision fp16 or bf16")
-        if dtype != "float32" and (self.precision != "fp32" or self.wire != "full"):
+        if dtype != "float32" and (self.precision != "fp32" or wire != "full"):
             raise UserError(f"--precision and --wire start from a float32 model, and --dtype is {dtype}; leave it out")
         if self.adaptive and self.keep_fp32:
             raise UserError(
                 "--adaptive finds the layers that need 32 bits, --keep-fp32 fixes them; give one of the two"
             )
-
-
-FULL_NAMES = {"fp16": "float16", "bf16": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -252,13 +234,11 @@ class RunOptions:
 
 
 # What an option must be; whole numbers that are not here are at least 1, others at least 0.
-LEAST = {"seed": -(2**63), "warmup": 0, "sample": 0, "recompute": 0, "zero": 0}
-MOST = {"zero": 3}
+LEAST = {"seed": -(2**63), "warmup": 0, "sample": 0}
 ALLOWED = {
     "loss_scale": "above 0",
     "dropout": "at least 0 and less than 1",
     "beta2": "at least 0 and less than 1",
-    "bucket_mb": "above 0",
     "memory_mb": "above 0",
     "lr_gamma": "above 0 and at most 1",
     "lr_power": "above 0",
@@ -266,19 +246,25 @@ ALLOWED = {
 }
 
 
-def memory(model: GPTConfig, windows: int, parallel: ParallelOptions | None = None, ranks: int = 1) -> int:
+def memory(
+    model: GPTConfig,
+    windows: int,
+    strategy: Strategy = Strategy(),
+    parallel: ParallelOptions | None = None,
+    ranks: int = 1,
+) -> int:
     """Bytes that training needs at least: for the parameters, Adam's two moments, and what a micro-batch of so many
     windows keeps for backward; or, where these are more, for the gradients, which take its place during backward.
 
     Under ZeRO a rank has its share of each, and at stage 3 the whole of a unit; replayed units keep nothing; tensor
     and pipeline parallel divide most of all that.
     """
-    p = parallel or ParallelOptions()
+    p, zero = parallel or ParallelOptions(), strategy.zero
     T, D, P, item = model.context, model.width, model.parameters, np.dtype(model.dtype).itemsize
-    layers = min(model.layers, p.recompute or model.layers)
+    layers = min(model.layers, strategy.recompute or model.layers)
     kept = windows * T * (layers * (16 * D + model.heads * T) + model.vocabulary)
-    states, gradients, parameters = (P // ranks if p.zero >= stage else P for stage in (1, 2, 3))
-    unit = max(12 * D * D, model.vocabulary * D) if p.zero == 3 else 0
+    states, gradients, parameters = (P // ranks if zero >= stage else P for stage in (1, 2, 3))
+    unit = max(12 * D * D, model.vocabulary * D) if zero == 3 else 0
     return model.declared + item * (parameters + unit + 2 * states + max(kept, gradients)) // (p.tp * p.pp)
 
 
@@ -290,13 +276,17 @@ class TrainConfig:
     data: DataOptions = field(default_factory=DataOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     parallel: ParallelOptions = field(default_factory=ParallelOptions)
+    strategy: StrategyOptions = field(default_factory=StrategyOptions)
     precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     report: RunOptions = field(default_factory=RunOptions)
 
     def check(self, ranks: int) -> None:
-        """Raises UserError for options that cannot go together, on every rank alike. ranks: they divide the batch."""
+        """Raises UserError for options that cannot go together, on every rank alike. ranks: they divide the batch.
+
+        What the strategy's fields cannot be is said by `Strategy.check_on`.
+        """
         check_length(self.report.sample)
-        self.precision.check(self.model.dtype)
+        self.precision.check(self.model.dtype, self.strategy.wire)
         o, d, p = self.optimizer, self.data, self.parallel
         if o.warm_updates() >= o.steps and o.lr_schedule != "one-cycle":
             raise UserError(
@@ -309,24 +299,6 @@ class TrainConfig:
                 f"--lr {o.lr} times --weight-decay {o.weight_decay} is {o.lr * o.weight_decay}: an update would take "
                 "away the whole of every weight; give a smaller one of them"
             )
-        if p.zero and p.reduce == "naive":
-            raise UserError(f"--zero {p.zero} reduces bucket by bucket; give --reduce bucketed or overlap, not naive")
-        if (p.chunks > 1) != (p.schedule == "interleaved") or (p.chunks > 1 and p.pp == 1):
-            raise UserError(
-                f"--chunks {p.chunks} with --schedule {p.schedule} and --pp {p.pp}: several chunks a rank are what "
-                "interleaved is, on several ranks; give --chunks 2 --schedule interleaved --pp 2, say, or none of these"
-            )
-        if p.schedule == "interleaved" and p.accumulate % p.pp:
-            raise UserError(
-                f"--schedule interleaved passes micro-batches on in groups of --pp {p.pp}, which does not divide "
-                f"--accumulate {p.accumulate}; give a multiple of {p.pp}"
-            )
-        if p.sp and p.tp == 1:
-            raise UserError("--sp divides what --tp leaves whole, and --tp is 1; give --tp 2, say")
-        if p.prefetch and p.zero < 3:
-            raise UserError(f"--prefetch gathers parameters, which --zero {p.zero} does not divide; give --zero 3")
-        if p.reduce_once and p.zero < 2:
-            raise UserError(f"--reduce-once is for --zero 2 and 3; --zero {p.zero} reduces once anyway")
         if d.batch < ranks * p.accumulate:
             raise UserError(
                 f"--batch is {d.batch}, but {ranks} ranks with {p.accumulate} micro-batches each need "
@@ -335,13 +307,14 @@ class TrainConfig:
 
     def check_each(self) -> None:
         """Raises UserError for the first option that is wrong by itself: by its type, or by what is allowed."""
+        self.strategy.check_each()
         for group in (self.model, self.data, self.optimizer, self.parallel, self.precision, self.report):
             for key, hint in get_type_hints(type(group)).items():
                 name, value = "--" + key.replace("_", "-"), getattr(group, key)
                 if value is None and type(None) in get_args(hint):
                     continue
                 if hint is int or int in get_args(hint):
-                    check_whole(name, value, LEAST.get(key, 1), MOST.get(key, 2**63 - 1))
+                    check_whole(name, value, LEAST.get(key, 1))
                 elif hint is float or float in get_args(hint):
                     check_number(name, value, ALLOWED.get(key, "at least 0"))
                 elif get_origin(hint) is Literal:
@@ -354,7 +327,7 @@ class TrainConfig:
         windows, given = -(-self.data.batch // (ranks * self.parallel.accumulate)), self.parallel.memory_mb
         check_memory(
             f"a rank with {model.layers} layers of width {model.width} and {windows} windows of {model.context}",
-            memory(model, windows, self.parallel, ranks),
+            memory(model, windows, self.strategy, self.parallel, ranks),
             "give fewer --layers, a smaller --width, --context or --batch, more micro-batches with --accumulate, "
             "--recompute 1, or more ranks with --zero 3" + ("" if given is None else "; or a larger --memory-mb"),
             there,

@@ -23,7 +23,7 @@ from ..data.batch import Batch, Where
 from ..errors import UserError, shown
 from ..models import Model
 from ..nn import Embedding
-from .build import kinds_of
+from ..parallel.parallelize import kinds_of
 from .trainer import check_global
 
 CONTEXT = 7  # odd, so that no number of ranks divides it

@@ -1,11 +1,12 @@
 """The training step: the same lines for every strategy."""
 
 import math
+from collections.abc import Callable, Sequence
 
+from ..autograd import Tensor
 from ..data.batch import Batch
 from ..models import Model
 from ..optim import Optimizer, clip_grad_norm
-from ..parallel.pipeline import Pipeline
 from ..parallel.reducer import Reducer
 from ..precision import Scaler
 
@@ -46,15 +47,19 @@ def compute_gradients(
 ) -> float:
     """The first half of a step: afterwards `gradients` holds those of the global batch, times the scaler's S."""
     gradients.begin(backwards=accumulate)  # a bucket is complete when each parameter has fired that often
-    micros, loss = batch.split(accumulate), 0.0
+    micros = batch.split(accumulate)
     gradients.look(micros[0])  # once: is a model that is divided what it says?
-    if isinstance(model, Pipeline):
-        loss = model.train(micros, gradients, scaler.scale)  # a schedule, in the place of the loop
-    else:
-        for micro in micros:
-            part = model(micro)
-            scaler.scale(part).backward()  # buckets leave as they fill
-            gradients.end_backward()  # what was not reached counts as fired
-            loss += part.item()
+    loss = model.train(one_by_one, micros, gradients, scaler.scale)  # a pipeline: its schedule, in the loop's place
     gradients.finish()
+    return loss
+
+
+def one_by_one(model: Model, micros: Sequence[Batch], gradients: Reducer, scale: Callable[[Tensor], Tensor]) -> float:
+    """Forward and backward of one micro-batch after the other; returns the loss of all."""
+    loss = 0.0
+    for micro in micros:
+        part = model(micro)
+        scale(part).backward()  # buckets leave as they fill
+        gradients.end_backward()  # what was not reached counts as fired
+        loss += part.item()
     return loss

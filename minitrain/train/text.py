@@ -19,10 +19,9 @@ from ..errors import UserError, left_of_limit, limit_memory, memory_left, memory
 from ..models import gpt
 from ..optim import AdamW
 from ..parallel import reducer
-from ..parallel.half_wire import wire_options
-from ..precision import DTYPES, StaticScaler
+from ..precision import StaticScaler
 from . import checkpoint
-from .config import FULL_NAMES, RunOptions, TrainConfig, make_mesh
+from .config import RunOptions, TrainConfig, make_mesh
 from .folder import RunFolder, on_rank_0, reason, write_somewhere
 from .sample import generate
 from .trainer import Trainer, Update
@@ -39,6 +38,7 @@ class TextTrainer:
         self.config = config
         self.world = world = RingCommunicator(world) if config.parallel.comm == "ring" else world
         self.mesh = make_mesh(world, config.parallel)
+        config.strategy.check_on(self.mesh, config.parallel.accumulate)
         config.check(self.mesh.parts("samples"))
         limit = config.parallel.memory_mb
         before = 0 if limit is None else memory_at_start()
@@ -64,11 +64,7 @@ class TextTrainer:
 
     def make_trainer(self) -> Trainer:
         """What makes the updates."""
-        o, p = self.config.optimizer, self.config.parallel
-        how, options = p.reducer()
-        if self.config.precision.wire != "full":
-            options |= wire_options(how, DTYPES[FULL_NAMES[self.config.precision.wire]])
-        options |= {"recompute": p.recompute, "sequence": p.sp, "schedule": p.schedule, "chunks": p.chunks}
+        o = self.config.optimizer
         return Trainer(
             self.model,
             self.world,
@@ -77,12 +73,12 @@ class TextTrainer:
             momentum=o.momentum(),
             seed=self.config.report.seed,
             mesh=self.mesh,
-            strategy={"how": how, "bucket_mb": p.bucket_mb, **options},
-            accumulate=p.accumulate,
+            strategy=self.config.strategy,
+            accumulate=self.config.parallel.accumulate,
             clip=o.clip or None,
             precision=self.config.precision.policy(),
             half_weights=self.config.precision.half_weights,
-            scaler=self.config.precision.scaler(),
+            scaler=self.config.precision.scaler(self.config.strategy.wire),
             advice=f"try a smaller --lr than {o.lr} or a longer --warmup",
         )
 

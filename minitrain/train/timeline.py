@@ -4,8 +4,8 @@ from pathlib import Path
 
 from ..comm.communicator import Communicator
 from ..errors import UserError
-from ..observe.clock import Clock, Costs, Timeline
-from ..parallel.pipeline import Pipeline
+from ..observe.clock import Clock, Costs, Stamps, Timeline
+from ..parallel.pipeline import observing
 from .config import TrainConfig
 from .text import TextTrainer
 
@@ -13,13 +13,13 @@ from .text import TextTrainer
 def record(config: TrainConfig, world: Communicator, costs: Costs | None = None) -> Timeline:
     """The lanes of the ranks of one pipeline in a real update, in which every instruction takes its declared time."""
     text = TextTrainer(config, world)
-    if not isinstance(text.model, Pipeline):
+    if text.mesh.parts("layers") == 1:
         raise UserError("a timeline needs a pipeline: give --pp 4 --accumulate 8, say")
-    clock = Clock(costs or Costs())
-    text.model.tick(clock)
-    next(text.updates(1))
+    clock, stages = Clock(costs or Costs()), text.mesh.over("layers")
+    with observing(Stamps(clock, stages)):
+        next(text.updates(1))
     text.close()
-    return Timeline(text.model.group.gather_objects(clock.lane))
+    return Timeline(stages.gather_objects(clock.lane))
 
 
 def show(config: TrainConfig, world: Communicator, svg: Path | None = None) -> str:
@@ -34,7 +34,8 @@ def show(config: TrainConfig, world: Communicator, svg: Path | None = None) -> s
         except OSError as error:
             raise UserError(f"cannot write {svg}: {error.strerror}; give another file with --svg") from error
     p = config.parallel
-    stages = f"{p.schedule}, {p.pp * p.chunks} stages, {p.accumulate} micro-batches"
+    s = config.strategy
+    stages = f"{s.schedule}, {p.pp * s.chunks} stages, {p.accumulate} micro-batches"
     return "\n".join([
         f"{stages}; digits: forward, letters: backward, dots: idle",
         timeline.draw(),

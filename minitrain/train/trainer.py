@@ -32,9 +32,10 @@ from ..errors import UserError, check_number, check_seed, check_state, check_who
 from ..models import Model
 from ..nn import watching
 from ..optim import SGD, Adam, Optimizer
+from ..parallel.parallelize import parallelize
 from ..parallel.reducer import Reducer
+from ..parallel.strategy import Strategy
 from ..precision import Dynamic, DynamicScaler, Precision, Scaler, first_bad_layer, use
-from .build import reduce
 from .history import History
 from .step import train_step
 
@@ -76,13 +77,14 @@ class Trainer:
         momentum: Callable[[int], float] | None = None,
         seed: int = 1,
         mesh: Mesh | None = None,
-        strategy: Mapping[str, Any] | None = None,
+        strategy: Strategy = Strategy(),
         accumulate: int = 1,
         clip: float | None = None,
         precision: Precision | None = None,
         half_weights: bool = False,
         scaler: Scaler | None = None,
         advice: str = "give a smaller learning rate as the `schedule`",
+        parallelize: Callable[[Model, Mesh, Strategy], Reducer] = parallelize,
     ) -> None:
         """Divides the model as the mesh and the strategy say. Parameters without values are drawn; others keep theirs.
 
@@ -92,11 +94,11 @@ class Trainer:
         lambda update: reduce_on_plateau(trainer.history.validation_loss, peak=0.001).
         momentum: such a function for SGD's momentum or Adam's beta1 (see one_cycle_momentum); constant unless given.
         mesh: the ranks as dp x pp x tp; unless given, all of them divide the batch.
-        strategy: arguments of train/build.reduce, such as {"how": "zero2", "recompute": 1}; buckets unless given.
+        strategy: such as Strategy(zero=2, recompute=1); data parallel in buckets unless given.
         accumulate: micro-batches per update and rank. clip: largest norm of the gradient, or None.
         precision: for a float32 model, one of minitrain.precision, such as Static("mixed_float16"), with half_weights
         as in precision.use. scaler: scales the loss; for float16 a DynamicScaler unless given.
-        advice: what to do about a loss that is no number.
+        advice: what to do about a loss that is no number. parallelize: what transforms the model.
         Raises UserError for values that cannot be meant.
         """
         check_options(optimizer, schedule, momentum, seed, strategy, accumulate, clip)
@@ -104,11 +106,12 @@ class Trainer:
         self.model, self.world, self.schedule, self.momentum = model, world, schedule, momentum
         self.accumulate, self.clip, self.advice = accumulate, clip, advice
         self.precision = chosen(model, precision, half_weights)
-        self.scaler = scaler or scaler_for(self.precision)
+        self.scaler = scaler or scaler_for(self.precision, strategy)
         self.layers = [unit.path for unit in model.units]
         self.mesh = mesh or Mesh(world, dp=world.size)
-        how = {"how": "bucketed", "bucket_mb": 1.0, **(strategy or {})}
-        self.gradients = reduce(model, self.mesh, seed=seed, **how)
+        strategy.check_on(self.mesh, accumulate)
+        self.gradients = parallelize(model, self.mesh, strategy)
+        self.gradients.init(seed)
         try:
             self.optimizer = optimizer(self.gradients)
         except BaseException:
@@ -491,9 +494,10 @@ def first_bad_sample(batch: Batch) -> tuple[int, str] | None:
     return None
 
 
-def scaler_for(precision: Precision | None) -> Scaler:
-    """A dynamic loss scale for float16, none for what has float32's range."""
-    return DynamicScaler() if precision is not None and precision.half == np.float16 else Scaler()
+def scaler_for(precision: Precision | None, strategy: Strategy) -> Scaler:
+    """A dynamic loss scale for float16, also where gradients only travel in it; none for what has float32's range."""
+    halves = [strategy.wire_dtype, precision and precision.half]
+    return DynamicScaler() if np.float16 in halves else Scaler()
 
 
 def check_options(
@@ -511,11 +515,8 @@ def check_options(
             f"momentum is {shown(momentum)}; it must be a function of the update, or None for a constant one"
         )
     check_seed(seed)
-    if not isinstance(strategy, Mapping | None):
-        raise UserError(f'strategy is {shown(strategy)}; it must be a dictionary: give {{"how": "zero1"}}, say')
-    for key in strategy or ():
-        if not isinstance(key, str) or key in ("model", "mesh", "seed"):
-            raise UserError(f"the strategy has a key {shown(key)}; that is an argument of Trainer, or none at all")
+    if not isinstance(strategy, Strategy):
+        raise UserError(f"strategy is {shown(strategy)}; it must be a Strategy: give Strategy(zero=1), say")
     check_whole("accumulate", accumulate, 1)
     if clip is not None:
         check_number("clip", clip, "above 0")

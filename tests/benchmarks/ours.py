@@ -10,9 +10,9 @@ from minitrain.comm.mesh import Mesh
 from minitrain.data.batch import Batch, Where
 from minitrain.models import GPTConfig, gpt
 from minitrain.optim import Adam
-from minitrain.train.build import reduce
-from minitrain.train.config import ParallelOptions
+from minitrain.parallel.parallelize import parallelize
 from tests.benchmarks.sizes import LR, Size
+from tests.strategies import named
 
 
 class Ours:
@@ -22,7 +22,8 @@ class Ours:
         ranks, B, T = world.size, world.size * size.B, size.T
         self.model = gpt(GPTConfig(size.V, T, size.layers, size.heads, size.width))
         mesh = Mesh(world, dp=ranks)
-        self.gradients = reduce(self.model, mesh, how, ParallelOptions().bucket_mb, seed=1)
+        self.gradients = parallelize(self.model, mesh, named(how))
+        self.gradients.init(1)
         self.optimizer = Adam(self.gradients)
         ids = size.ids(ranks)
         where = Where(seed=1, number=0, B=B, T=T, samples=slice(0, B), time=slice(0, T))

@@ -25,8 +25,8 @@ from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
 from minitrain.data.batch import Batch
 from minitrain.parallel.data_parallel import sync_gradients
+from minitrain.parallel.parallelize import REDUCERS
 from minitrain.parallel.reducer import Reducer
-from minitrain.train.build import REDUCERS
 from tests.equivalence.harness import Case
 from tests.equivalence.test_data_parallel import test_three_ranks
 
@@ -73,10 +73,10 @@ class DataParallelBug(FunctionBug):
         ignore: bool = False,
         **doors: Any,
     ) -> None:
-        options: dict[str, Any] = {"reducers": {**REDUCERS, how: reducer}} if reducer else {}
-        options |= {name: doors.pop(name) for name in ("sync", "same") if name in doors}
+        opened: dict[str, Any] = {"reducers": {**REDUCERS, how: reducer}} if reducer else {}
+        opened |= {name: doors.pop(name) for name in ("sync", "same") if name in doors}
         correct = Case(f"dp-{how}", comm="ring", accumulate=accumulate, dropout=dropout, ignore=ignore)
-        super().__init__(test_three_ranks, (correct,), (replace(correct, options=options, **doors),))
+        super().__init__(test_three_ranks, (correct,), (replace(correct, doors=opened, **doors),))
 
 
 def average(gradients: Sequence[Array], group: Communicator) -> None:

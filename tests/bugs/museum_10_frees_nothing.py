@@ -1,8 +1,8 @@
 """ZeRO-3 that frees nothing on rank 0: `if rank:` is false there."""
 
 from minitrain.parallel.flat import Bucket
+from minitrain.parallel.parallelize import REDUCERS
 from minitrain.parallel.zero import Zero3
-from minitrain.train.build import REDUCERS
 from tests.bugs.museum import FunctionBug
 from tests.parallel.test_zero import test_bytes_a_parameter
 

@@ -2,9 +2,9 @@
 
 from minitrain.backend import Array
 from minitrain.parallel.flat import Bucket
+from minitrain.parallel.parallelize import REDUCERS
 from minitrain.parallel.reducer import there
 from minitrain.parallel.zero import Zero3
-from minitrain.train.build import REDUCERS
 from tests.bugs.museum import FunctionBug
 from tests.parallel.test_zero import test_bytes_a_parameter
 

@@ -6,8 +6,8 @@ from minitrain.models import Model
 from minitrain.optim import Optimizer, clip_grad_norm
 from minitrain.parallel.data_parallel import Bucketed
 from minitrain.parallel.flat import Bucket
+from minitrain.parallel.parallelize import REDUCERS
 from minitrain.precision import DynamicScaler
-from minitrain.train.build import REDUCERS
 from minitrain.train.step import compute_gradients
 from tests.bugs.museum import FunctionBug
 from tests.equivalence.harness import Case
@@ -42,6 +42,6 @@ SPOTS = (Spot(2, FIRST),)
 BUG = FunctionBug(
     test_all_ranks_leave_the_batch_out,
     (3, Case(), SPOTS),
-    (3, Case(options={"reducers": {**REDUCERS, "bucketed": LooksFirst}}), SPOTS),
+    (3, Case(doors={"reducers": {**REDUCERS, "bucketed": LooksFirst}}), SPOTS),
     step=step,
 )

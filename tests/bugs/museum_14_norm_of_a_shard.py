@@ -1,8 +1,8 @@
 """The norm for clipping is that of the rank's own shares."""
 
 from minitrain.backend import xp
+from minitrain.parallel.parallelize import REDUCERS
 from minitrain.parallel.zero import Zero1
-from minitrain.train.build import REDUCERS
 from tests.bugs.museum import FunctionBug
 from tests.equivalence.harness import Case
 from tests.equivalence.test_data_parallel import test_three_ranks
@@ -16,5 +16,5 @@ class NormOfAShard(Zero1):
 BUG = FunctionBug(
     test_three_ranks,
     (Case("zero1", "ring", clip=0.5),),
-    (Case("zero1", "ring", clip=0.5, options={"reducers": {**REDUCERS, "zero1": NormOfAShard}}),),
+    (Case("zero1", "ring", clip=0.5, doors={"reducers": {**REDUCERS, "zero1": NormOfAShard}}),),
 )

@@ -1,7 +1,7 @@
 """Tensor parallel: the norm for clipping is that of the rank's own slices."""
 
 from minitrain.parallel.data_parallel import Bucketed
-from minitrain.train.build import REDUCERS
+from minitrain.parallel.parallelize import REDUCERS
 from tests.bugs.museum import FunctionBug
 from tests.parallel.test_mesh import test_tensor_parallel_is_the_serial_run
 

@@ -3,8 +3,8 @@
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
 from minitrain.parallel.flat import Bucket
+from minitrain.parallel.parallelize import REDUCERS
 from minitrain.parallel.zero import Zero2
-from minitrain.train.build import REDUCERS
 from tests.bugs.museum import FunctionBug
 from tests.equivalence.harness import Case
 from tests.equivalence.test_data_parallel import test_three_ranks
@@ -18,5 +18,5 @@ class LastMicroBatchKept(Zero2):
 BUG = FunctionBug(
     test_three_ranks,
     (Case("zero2", "ring", accumulate=3),),
-    (Case("zero2", "ring", accumulate=3, options={"reducers": {**REDUCERS, "zero2": LastMicroBatchKept}}),),
+    (Case("zero2", "ring", accumulate=3, doors={"reducers": {**REDUCERS, "zero2": LastMicroBatchKept}}),),
 )

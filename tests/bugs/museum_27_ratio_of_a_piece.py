@@ -1,8 +1,8 @@
 """LAMB scales each rank's piece of a parameter by the norms of that piece."""
 
 from minitrain.optim import Totals
+from minitrain.parallel.parallelize import REDUCERS
 from minitrain.parallel.zero import Zero1
-from minitrain.train.build import REDUCERS
 from tests.bugs.museum import FunctionBug
 from tests.parallel.test_optimizers import test_whole_parameters
 

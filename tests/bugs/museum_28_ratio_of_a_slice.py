@@ -4,7 +4,7 @@ import numpy as np
 
 from minitrain.optim import Found, Totals
 from minitrain.parallel.data_parallel import Bucketed
-from minitrain.train.build import REDUCERS
+from minitrain.parallel.parallelize import REDUCERS
 from tests.bugs.museum import FunctionBug
 from tests.parallel.test_optimizers import test_whole_parameters
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from minitrain.nn import Parameter
 from minitrain.parallel.data_parallel import Bucketed
-from minitrain.train.build import REDUCERS
+from minitrain.parallel.parallelize import REDUCERS
 from tests.bugs.museum import FunctionBug
 from tests.parallel.test_pipeline import test_pipeline_is_the_serial_run
 

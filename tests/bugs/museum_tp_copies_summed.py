@@ -4,7 +4,7 @@ from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
 from minitrain.parallel.data_parallel import Bucketed
 from minitrain.parallel.flat import Bucket
-from minitrain.train.build import REDUCERS
+from minitrain.parallel.parallelize import REDUCERS
 from tests.bugs.museum import FunctionBug
 from tests.parallel.test_mesh import test_tensor_parallel_is_the_serial_run
 

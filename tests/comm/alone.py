@@ -22,6 +22,7 @@ from minitrain.data.loader import ArrayLoader
 from minitrain.models import MLPConfig, mlp
 from minitrain.optim import SGD
 from minitrain.train.trainer import Trainer
+from tests.strategies import named
 
 STEPS, LONG = 3, 4.0  # seconds: a thread that waits cannot be ended, and should not outlive the tests by much
 
@@ -29,7 +30,7 @@ STEPS, LONG = 3, 4.0  # seconds: a thread that waits cannot be ended, and should
 def trainer_of(world: Communicator, layout: str) -> Trainer:
     """A small MLP that the ranks train as the layout says."""
     axis = layout if layout in ("tp", "pp") else "dp"
-    strategy = {"how": layout if layout in ("zero3", "overlap") else "bucketed"}
+    strategy = named(layout if layout in ("zero3", "overlap") else "bucketed")
     model = mlp(MLPConfig(4, (8, 8, 8), 4))
     return Trainer(model, world, optimizer=SGD, mesh=Mesh(world, **{axis: world.size}), strategy=strategy)
 

@@ -19,6 +19,7 @@ from minitrain.errors import UserError
 from minitrain.models import MLPConfig, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, AdamW
+from minitrain.parallel.strategy import Strategy
 from minitrain.train.trainer import Trainer
 
 TAG = ("dp", "test")
@@ -286,7 +287,7 @@ GIVEN: list[tuple[dict[str, Any], str]] = [
     ({"odd": {"clip": 1.0}}, "clip: None on {}; 1.0 on {}"),
     ({"odd": {"accumulate": 2}}, "accumulate: 1 on {}; 2 on {}"),
     ({"odd": {"schedule": 0.01}}, "schedule: 0.001 on {}; 0.01 on {}"),
-    ({"odd": {"strategy": {"how": "zero1"}}}, "how: 'bucketed' on {}; 'zero1' on {}"),
+    ({"odd": {"strategy": Strategy(zero=1)}}, "zero: 0 on {}; 1 on {}"),
     ({"odd": {"optimizer": partial(SGD, momentum=0.9)}}, "optimizer.momentum: 0.0 on {}; 0.9 on {}"),
     ({"odd": {"optimizer": AdamW}}, "optimizer: 'SGD' on {}; 'AdamW' on {}"),
     ({"odd": {}, "width": 6}, r"dense.0.linear.weight: '(4, 5) of float32, std 0.707107' on {}; '(4, 6) of .*' on {}"),

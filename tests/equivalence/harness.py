@@ -31,13 +31,13 @@ from minitrain.models import GPTConfig, Model, gpt
 from minitrain.nn import Parameter
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, Optimizer
-from minitrain.parallel.overlap import CommunicationThread
+from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.pipeline import HEADER
 from minitrain.parallel.reducer import Reducer
+from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.zero import CHECKPOINT, Zero3
 from minitrain.precision import Scaler
 from minitrain.shares import share
-from minitrain.train.build import reduce
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import train_step
 from tests.ranks import GLANCE
@@ -54,19 +54,18 @@ OPTIMIZERS: dict[str, tuple[Callable[[Reducer], Optimizer], float]] = {
     "adam": (lambda gradients: Adam(gradients, epsilon=1e-4), 0.01),
     "adam 1e-8": (lambda gradients: Adam(gradients, epsilon=1e-8), 0.01),
 }
-# name -> (what reduces gradients, its options)
-STRATEGIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "dp-naive": ("naive", {}),
-    "dp-bucketed": ("bucketed", {}),
-    "dp-overlap": ("overlap", {}),
-    "zero1": ("zero1", {}),
-    "zero2": ("zero2", {}),
-    "zero3": ("zero3", {}),
-    "zero1-overlap": ("zero1", {"line": CommunicationThread}),
-    "zero2-overlap": ("zero2", {"line": CommunicationThread}),
-    "zero2-once": ("zero2", {"reduce_once": True}),
-    "zero3-once": ("zero3", {"reduce_once": True}),
-    "zero3-prefetch": ("zero3", {"line": CommunicationThread, "prefetch": True}),
+STRATEGIES = {
+    "dp-naive": Strategy(reduce="naive"),
+    "dp-bucketed": Strategy(),
+    "dp-overlap": Strategy(reduce="overlap"),
+    "zero1": Strategy(zero=1),
+    "zero2": Strategy(zero=2),
+    "zero3": Strategy(zero=3),
+    "zero1-overlap": Strategy(zero=1, reduce="overlap"),
+    "zero2-overlap": Strategy(zero=2, reduce="overlap"),
+    "zero2-once": Strategy(zero=2, reduce_once=True),
+    "zero3-once": Strategy(zero=3, reduce_once=True),
+    "zero3-prefetch": Strategy(zero=3, reduce="overlap", prefetch=True),
 }
 
 
@@ -97,7 +96,7 @@ class Case:
     ignore: bool = False  # labels that do not count, unequally many on each rank and in each micro-batch
     scaler: Callable[[], Scaler] | None = None  # makes the loss scale, which the serial run does without
     make: Callable[[Reducer], Optimizer] | None = None  # the optimizer, of the serial run as well
-    options: dict[str, Any] = field(default_factory=dict, hash=False)  # of minitrain.train.build.reduce
+    doors: dict[str, Any] = field(default_factory=dict, hash=False)  # of parallelize
     part: Callable[[Batch, int, int], Batch] = Batch.part
     seed: Callable[[int], int] = same_seed
 
@@ -106,13 +105,22 @@ class Case:
         """What one process does of it: the same for many cases."""
         return replace(
             self, strategy="dp-bucketed", comm="mpi", layout="dp", tp=0, pp=1, schedule="1f1b", recompute=0,
-            scaler=None, options={}, part=Batch.part, seed=same_seed,
+            scaler=None, doors={}, part=Batch.part, seed=same_seed,
         )  # fmt: skip
 
     @property
     def how(self) -> str:
         """What reduces gradients."""
-        return STRATEGIES[self.strategy][0]
+        return STRATEGIES[self.strategy].reducer
+
+    def parallel(self, mesh: Mesh) -> Strategy:
+        """What divides the model and reduces gradients."""
+        strategy = replace(STRATEGIES[self.strategy], bucket_mb=BUCKET_MB, recompute=self.recompute)
+        if mesh.sizes["tp"] > 1:
+            strategy = replace(strategy, sp="sp" in self.layout)
+        if mesh.sizes["pp"] > 1:
+            strategy = replace(strategy, schedule=self.schedule, chunks=2 if self.schedule == "interleaved" else 1)
+        return strategy
 
     def mesh(self, world: Communicator) -> Mesh:
         if world.size == 1:
@@ -229,12 +237,9 @@ class Training:
 
     def __init__(self, world: Communicator, case: Case) -> None:
         self.case, self.world = case, world
-        self.model, self.mesh, seed = case.toy(), case.mesh(world), case.seed(world.rank)
-        how, options = STRATEGIES[case.strategy]
-        options = {"recompute": case.recompute, "sequence": "sp" in case.layout, **options, **case.options}
-        if case.pp > 1:
-            options |= {"schedule": case.schedule, "chunks": 2 if case.schedule == "interleaved" else 1}
-        self.gradients = reduce(self.model, self.mesh, how, BUCKET_MB, seed, **options)
+        self.model, self.mesh = case.toy(), case.mesh(world)
+        self.gradients = parallelize(self.model, self.mesh, case.parallel(self.mesh), **case.doors)
+        self.gradients.init(case.seed(world.rank))
         if isinstance(self.gradients, Zero3):
             self.gradients.poison = True
         make, self.lr = OPTIMIZERS[case.optimizer]

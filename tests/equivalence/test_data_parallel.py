@@ -79,7 +79,7 @@ def test_more_ranks_than_samples(world: Communicator) -> None:
 @pytest.mark.ranks(3)
 def test_the_harness_sees_a_missing_sum(world: Communicator) -> None:
     """Without it, a harness that compared nothing would pass everything above."""
-    row = same_as_serial(world, Case(options={"sync": lambda gradients, group: None}))
+    row = same_as_serial(world, Case(doors={"sync": lambda gradients, group: None}))
     assert not row.ok
     assert row.max_dgradient > 1e-3
     assert row.bytes == 0
@@ -92,7 +92,7 @@ def test_the_harness_sees_traffic_under_another_tag(world: Communicator) -> None
         for gradient in gradients:
             group.all_reduce(gradient.copy(), ("dp", "another"))
 
-    case = Case(options={"sync": twice})
+    case = Case(doors={"sync": twice})
     assert wrong(same_as_serial(world, case), case) == ["bytes"]
 
 

@@ -32,11 +32,12 @@ from minitrain.data.loader import ArrayLoader, TextLoader
 from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, AdamW, Optimizer
+from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.reducer import Reducer
 from minitrain.train import checkpoint
-from minitrain.train.build import reduce
 from minitrain.train.sample import generate
 from minitrain.train.step import train_step
+from tests.strategies import named
 
 Results: TypeAlias = dict[str, np.ndarray]
 Shapes: TypeAlias = list[tuple[tuple[int, ...], ...]]
@@ -209,7 +210,8 @@ def cases(dtype: str) -> Iterator[tuple[str, Case]]:
 
 def steps(case: Case, world: Communicator, how: str, count: int = 3) -> Results:
     """Losses, norms, gradients and parameters of some training steps of this rank."""
-    gradients = reduce(case.model, Mesh(world, dp=world.size), how, bucket_mb=1e-3, seed=7)
+    gradients = parallelize(case.model, Mesh(world, dp=world.size), named(how, bucket_mb=1e-3))
+    gradients.init(7)
     optimizer = case.optimizer(gradients)
     rows = []
     for number in range(count):

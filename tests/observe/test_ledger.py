@@ -20,7 +20,7 @@ from minitrain.fused import linear
 from minitrain.models import GPTConfig, gpt
 from minitrain.observe.ledger import Ledger, current
 from minitrain.optim import Adam
-from minitrain.train.build import reduce
+from minitrain.parallel.parallelize import parallelize
 from minitrain.train.step import train_step
 
 TAG = ("dp", "test")
@@ -29,7 +29,8 @@ TAG = ("dp", "test")
 def gpt_steps(steps: int = 2) -> int:
     """Trains a GPT; returns the number of its parameters."""
     model = gpt(GPTConfig(vocabulary=64, context=64, layers=6, heads=4, width=128))
-    gradients = reduce(model, Mesh(world_of_one()), "bucketed", 1.0, seed=0)
+    gradients = parallelize(model, Mesh(world_of_one()))
+    gradients.init(0)
     optimizer = Adam(gradients)
     loader = TextLoader(np.arange(2000) % 64, context=64, batch=16, seed=0)
     for number in range(steps):

@@ -10,11 +10,12 @@ from minitrain.comm.mesh import Mesh
 from minitrain.models import MLPConfig, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.parallel.data_parallel import TAG
-from minitrain.parallel.half_wire import reduce_scatter_in, sync_in, wire_options
+from minitrain.parallel.half_wire import reduce_scatter_in, sync_in
+from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.zero import GRADIENTS
 from minitrain.precision import DTYPES
 from minitrain.shares import share
-from minitrain.train.build import reduce
+from tests.strategies import named
 
 
 def parts(n: int, ranks: int) -> list[np.ndarray]:
@@ -70,9 +71,10 @@ def test_what_overflows_is_infinite_everywhere(world: Communicator) -> None:
 def test_half_the_bytes(world: Communicator, how: str) -> None:
     """Of gradients; each strategy takes the functions by its own door."""
     sent = []
-    for options in ({}, wire_options(how, np.dtype(np.float16))):
+    for wire in ("full", "fp16"):
         model = mlp(MLPConfig(inputs=5, hidden=(6, 4), classes=2))
-        gradients = reduce(model, Mesh(world, dp=world.size), how, 1.0, 1, **options)
+        gradients = parallelize(model, Mesh(world, dp=world.size), named(how, wire=wire))
+        gradients.init(1)
         with Ledger().open() as ledger:
             for p in model.parameters():
                 p.accumulate(partial(_given, p.shape), np.empty(0))

@@ -14,13 +14,15 @@ from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
 from minitrain.models import Model
 from minitrain.optim import SGD, clip_grad_norm
+from minitrain.parallel.parallelize import REDUCERS, parallelize
 from minitrain.parallel.reducer import Reducer
+from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.tensor_parallel import TensorIO
-from minitrain.train.build import REDUCERS, reduce
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients
 from minitrain.train.trainer import Trainer
 from tests.equivalence.harness import BUCKET_MB, SEED, STEPS, Run, Tensors, difference, toy_batch, toy_gpt
+from tests.strategies import named
 
 BOUND = 1e-12
 
@@ -37,7 +39,8 @@ def train(
     """Some steps with everything written down: the gradients as they are before clipping."""
     run, model = Run(), make(tied=tied)
     mesh = Mesh(world, dp=world.size // tp, tp=tp)
-    gradients = reduce(model, mesh, "bucketed", BUCKET_MB, SEED, reducers, sequence=sequence, io=io)
+    gradients = parallelize(model, mesh, Strategy(bucket_mb=BUCKET_MB, sp=sequence), reducers=reducers, io=io)
+    gradients.init(SEED)
     optimizer = SGD(gradients, momentum=0.9)
     for number in range(STEPS):
         mine = toy_batch(number).part(mesh.coordinates["dp"], mesh.sizes["dp"])
@@ -117,7 +120,7 @@ def test_an_axis_that_divides_samples_is_one_row(how: str, monkeypatch: pytest.M
 
     def program(sizes: dict[str, int], world: Communicator) -> tuple[list[float], Tensors]:
         mesh = Mesh(world, **sizes)
-        made = Trainer(toy_gpt(), world, mesh=mesh, optimizer=SGD, schedule=0.05, strategy={"how": how})
+        made = Trainer(toy_gpt(), world, mesh=mesh, optimizer=SGD, schedule=0.05, strategy=named(how))
         losses = [made.step(toy_batch(number))[0] for number in range(STEPS)]
         assert all(p.placement.partial.keys() == {"dp", "ep"} for p in made.model.parameters())
         return losses, gather(made.model, world, gradients=made.gradients)

@@ -4,6 +4,7 @@ table's bytes, and a layer that overflows on one rank goes back to float32 on al
 import time
 import tracemalloc
 from collections import defaultdict
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -22,10 +23,12 @@ from minitrain.models import Dense, DenseHead, GPTConfig, Model, gpt
 from minitrain.nn import FeedForward, Module
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import Adam
+from minitrain.parallel.strategy import Strategy
 from minitrain.precision import CASTS, Dynamic, DynamicScaler, Precision, Static, StaticScaler
 from minitrain.shares import Cuts, share
 from minitrain.train.trainer import Trainer
 from tests.ranks import GLANCE
+from tests.strategies import named
 from tests.tiers import full as later
 
 # It learns as float32 does --------------------------------------------------------------------------------------------
@@ -98,16 +101,16 @@ BLOCK: Tag = ("tp", "block")
 DOWN, UP = ("pp", "activations"), ("pp", "gradients")
 G, P = ("dp", "gradients"), ("dp", "parameters")
 # policy, half weights, steps, strategy, axis -> the dtypes that some tags must have
-LEARNING: list[tuple[str, bool, int, dict[str, Any], str, dict[Tag, set[str]]]] = [
-    (HALF16, False, STEPS, {"how": "bucketed"}, "dp", {G: F32}),
-    (HALF16, False, STEPS, {"how": "zero3"}, "dp", {G: F32, P: F32}),
-    (HALF16, True, STEPS, {"how": "zero3"}, "dp", {G: F16, P: F16}),
-    (HALFB, True, STEPS, {"how": "zero1"}, "dp", {G: B16, P: B16}),
-    (HALF16, False, 60, {"how": "bucketed"}, "tp", {BLOCK: F16, ("tp", "loss"): F32}),
-    (HALF16, False, 60, {"how": "bucketed", "sequence": True}, "tp", {BLOCK: F16, ("tp", "head"): F16}),
-    (HALF16, True, 60, {"how": "bucketed"}, "tp", {BLOCK: F16, ("tp", "embedding"): F16}),
-    (HALF16, False, 60, {"how": "bucketed"}, "pp", {DOWN: F16, UP: F16}),
-    (HALFB, True, 60, {"how": "bucketed"}, "pp", {DOWN: B16, UP: B16}),
+LEARNING: list[tuple[str, bool, int, Strategy, str, dict[Tag, set[str]]]] = [
+    (HALF16, False, STEPS, Strategy(), "dp", {G: F32}),
+    (HALF16, False, STEPS, Strategy(zero=3), "dp", {G: F32, P: F32}),
+    (HALF16, True, STEPS, Strategy(zero=3), "dp", {G: F16, P: F16}),
+    (HALFB, True, STEPS, Strategy(zero=1), "dp", {G: B16, P: B16}),
+    (HALF16, False, 60, Strategy(), "tp", {BLOCK: F16, ("tp", "loss"): F32}),
+    (HALF16, False, 60, Strategy(sp=True), "tp", {BLOCK: F16, ("tp", "head"): F16}),
+    (HALF16, True, 60, Strategy(), "tp", {BLOCK: F16, ("tp", "embedding"): F16}),
+    (HALF16, False, 60, Strategy(), "pp", {DOWN: F16, UP: F16}),
+    (HALFB, True, 60, Strategy(), "pp", {DOWN: B16, UP: B16}),
 ]
 
 
@@ -121,14 +124,14 @@ def test_it_learns_as_float32_does(
     policy: str,
     half_weights: bool,
     steps: int,
-    strategy: dict[str, Any],
+    strategy: Strategy,
     axis: str,
     dtypes: dict[Tag, set[str]],
 ) -> None:
     """Within 1%; and what passes between the ranks is half."""
     watched = Watched(world)
     loss = losses(
-        watched, steps, Static(policy), Mesh(watched, **{axis: 2}), strategy={"bucket_mb": 0.02, **strategy},
+        watched, steps, Static(policy), Mesh(watched, **{axis: 2}), strategy=replace(strategy, bucket_mb=0.02),
         half_weights=half_weights, accumulate=2 if axis == "pp" else 1,
     )  # fmt: skip
     assert full(STEPS) < 0.5 * full(10), "it has learned"
@@ -151,7 +154,7 @@ def test_borders_of_stages_between_unlike_layers(how: dict[str, Any], layers: di
     """Two neighbours in different dtypes, at every border of a stage."""
 
     def program(world: Communicator) -> float:
-        mesh, strategy = Mesh(world, pp=2), {"how": "bucketed", "bucket_mb": 0.02, **how}
+        mesh, strategy = Mesh(world, pp=2), Strategy(bucket_mb=0.02, **how)
         return losses(world, 30, Static(HALF16, layers), mesh, strategy=strategy, accumulate=4)
 
     assert threads.run(2, program) == pytest.approx([full(30)] * 2, rel=0.01)
@@ -182,7 +185,7 @@ def held(world: Communicator, how: str, half: str, k: int, half_weights: bool) -
     with Ledger().open() as ledger:
         trainer = Trainer(
             small_gpt(), world, precision=Static(half), half_weights=half_weights, accumulate=k,
-            strategy={"how": how, "bucket_mb": 0.02},
+            strategy=named(how, bucket_mb=0.02),
         )  # fmt: skip
         trainer.step(text(0))
         assert trainer.updates == 1
@@ -262,7 +265,7 @@ def test_a_scale_that_is_too_large_comes_down(how: str, axes: dict[str, int]) ->
         """(skipped before the first, the scale at the first, all that two updates have changed)"""
         trainer = Trainer(
             small_gpt(), RingCommunicator(world), mesh=Mesh(world, **axes), precision=Static(HALF16), half_weights=True,
-            scaler=DynamicScaler(scale, patience=60), strategy={"how": how, "bucket_mb": 0.02},
+            scaler=DynamicScaler(scale, patience=60), strategy=named(how, bucket_mb=0.02),
         )  # fmt: skip
         while trainer.step(text(0)).skipped:
             assert trainer.updates == 0
@@ -340,7 +343,7 @@ def learn(
     large: float,
     precision: Precision | None = None,
     axis: str = "dp",
-    strategy: dict[str, Any] | None = None,
+    strategy: Strategy = Strategy(),
 ) -> tuple[Trainer, list[float], list[bool], list[int]]:
     """(the trainer, losses, which batches were skipped, bytes of activations that left this rank in each)."""
     trainer = Trainer(
@@ -360,10 +363,11 @@ def learn(
 
 
 @pytest.mark.parametrize(
-    ("axis", "strategy"), [("dp", {}), ("pp", {}), ("dp", {"how": "zero3"}), ("dp", {"recompute": 2})]
+    ("axis", "strategy"),
+    [("dp", Strategy()), ("pp", Strategy()), ("dp", Strategy(zero=3)), ("dp", Strategy(recompute=2))],
 )
 @pytest.mark.ranks(2)
-def test_a_layer_goes_back_to_float32_on_all_ranks(world: Communicator, axis: str, strategy: dict[str, Any]) -> None:
+def test_a_layer_goes_back_to_float32_on_all_ranks(world: Communicator, axis: str, strategy: Strategy) -> None:
     """Only one rank has seen it overflow: the one with the large sample, or with the layer."""
     precision, every = Remembers(), list(range(2 * PATIENCE + 2 * REST))
     trainer, losses, skipped, sent = learn(world, every, LARGE, precision, axis, strategy)
@@ -401,7 +405,7 @@ def test_half_gradients_are_added_up_in_float32(reduce_once: bool, dtype: Any) -
     def program(world: Communicator) -> set[Any]:
         trainer = Trainer(
             small_gpt(), world, precision=Static(HALF16), half_weights=True, accumulate=2,
-            strategy={"how": "zero2", "reduce_once": reduce_once},
+            strategy=Strategy(zero=2, reduce_once=reduce_once),
         )  # fmt: skip
         trainer.step(text(0))
         gradients: Any = trainer.gradients

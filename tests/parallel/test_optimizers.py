@@ -19,12 +19,14 @@ from minitrain.comm.threads import world_of_one
 from minitrain.errors import UserError
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import LAMB, LARS, SGD, AdamW, Matrixwise, Optimizer, Part, State
+from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.reducer import Reducer
+from minitrain.parallel.strategy import Strategy
 from minitrain.precision import Static, use
-from minitrain.train.build import reduce
 from minitrain.train.checkpoint import gather, gather_state, restore
 from minitrain.train.step import compute_gradients, train_step
 from tests.equivalence.harness import SEED, difference, toy_batch, toy_gpt
+from tests.strategies import named
 from tests.tiers import full
 
 STEPS, LR, BOUND = 3, 0.05, 1e-12
@@ -100,12 +102,12 @@ PLACES: dict[str, tuple[dict[str, int], str, dict[str, Any]]] = {
     "zero3 3": ({"dp": 3}, "zero3", {}),
     "tp 2": ({"tp": 2}, "bucketed", {}),
     "tp 3": ({"tp": 3}, "bucketed", {}),
-    "sp 2": ({"tp": 2}, "bucketed", {"sequence": True}),
+    "sp 2": ({"tp": 2}, "bucketed", {"sp": True}),
     "pp 2": ({"pp": 2}, "bucketed", {}),
     "pp 4 zero1": ({"pp": 4}, "zero1", {}),
     "dp 2 tp 2": ({"dp": 2, "tp": 2}, "bucketed", {}),
     "dp 2 tp 2 zero3": ({"dp": 2, "tp": 2}, "zero3", {}),
-    "dp 2 sp 2 zero2": ({"dp": 2, "tp": 2}, "zero2", {"sequence": True}),
+    "dp 2 sp 2 zero2": ({"dp": 2, "tp": 2}, "zero2", {"sp": True}),
     "dp 2 pp 2 zero1": ({"dp": 2, "pp": 2}, "zero1", {}),
     "dp 2 pp 2 tp 2 zero1": ({"dp": 2, "pp": 2, "tp": 2}, "zero1", {}),
 }
@@ -116,7 +118,8 @@ FIRST = ("zero2 3", "tp 3", "dp 2 sp 2 zero2", "dp 2 pp 2 zero1")
 def true(rule: str) -> tuple[list[float], Tensors]:
     """Losses, and the parameters in the end: one process, gradients by the library, everything else by NumPy."""
     model, world = toy_gpt(), world_of_one()
-    gradients = reduce(model, Mesh(world), "bucketed", 1.0, SEED)
+    gradients = parallelize(model, Mesh(world))
+    gradients.init(SEED)
     states: dict[str, Tensors] = {p.placement.path: {} for p in model.parameters()}
     losses = []
     for t in range(1, STEPS + 1):
@@ -134,7 +137,9 @@ def train(
     """make, doors: where planted bugs come in."""
     axes, how, options = PLACES[place]
     model, mesh, losses, book = toy_gpt(), Mesh(world, **axes), [], Ledger()
-    gradients = reduce(model, mesh, how, bucket_mb, SEED, owners=OWNERS.get(rule, "elements"), **options, **doors)
+    strategy = named(how, bucket_mb=bucket_mb, owners=OWNERS.get(rule, "elements"), **options)
+    gradients = parallelize(model, mesh, strategy, **doors)
+    gradients.init(SEED)
     optimizer = (make or RULES[rule][0])(gradients)
     with book.open():
         for t in range(1, STEPS + 1):
@@ -244,7 +249,8 @@ class Run:
         if self.half:
             use(self.model, Static("mixed_bfloat16"), half_weights=True)
         owners = OWNERS.get(self.rule, "elements")
-        self.gradients = reduce(self.model, self.mesh, how, 0.003, SEED, owners=owners, **options)
+        self.gradients = parallelize(self.model, self.mesh, named(how, bucket_mb=0.003, owners=owners, **options))
+        self.gradients.init(SEED)
         self.optimizer = STATEFUL[self.rule](self.gradients)
 
     def steps(self, numbers: range) -> None:
@@ -387,7 +393,8 @@ def test_owners_have_about_the_same_load() -> None:
     """No rank has more than the even share and the largest parameter; each has something."""
 
     def program(world: Communicator) -> int:
-        gradients = reduce(toy_gpt(), Mesh(world, dp=3), "zero1", 0.003, SEED, owners="parameters")
+        gradients = parallelize(toy_gpt(), Mesh(world, dp=3), Strategy(zero=1, bucket_mb=0.003, owners="parameters"))
+        gradients.init(SEED)
         return sum(len(it.data) for it in gradients.held())
 
     found = threads.run(3, program)

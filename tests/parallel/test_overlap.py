@@ -14,7 +14,8 @@ from minitrain.errors import UserError
 from minitrain.observe.ledger import Ledger
 from minitrain.parallel.data_parallel import sync_gradients
 from minitrain.parallel.overlap import CommunicationThread
-from minitrain.train.build import reduce
+from minitrain.parallel.parallelize import parallelize
+from minitrain.parallel.strategy import Strategy
 from minitrain.train.step import compute_gradients
 from tests.equivalence.harness import BUCKET_MB, SEED, toy_batch, toy_gpt
 
@@ -45,7 +46,10 @@ def order_of_events(world: Communicator, line: Callable[[], CommunicationThread]
         events.append("reduction ends")
 
     model = toy_gpt()
-    gradients = reduce(model, Mesh(world, dp=world.size), "overlap", BUCKET_MB, SEED, sync=sync, line=line)
+    gradients = parallelize(
+        model, Mesh(world, dp=world.size), Strategy(reduce="overlap", bucket_mb=BUCKET_MB), sync=sync, line=line
+    )
+    gradients.init(SEED)
     table = model.parameters()[0]  # the token table of the first unit: backward reaches it last
     after = table.on_ready
 
@@ -67,7 +71,8 @@ def order_of_events(world: Communicator, line: Callable[[], CommunicationThread]
 def test_traffic_is_counted_in_a_ledger_that_is_opened_later() -> None:
     def program(world: Communicator) -> int:
         model = toy_gpt()
-        gradients = reduce(model, Mesh(world, dp=2), "overlap", BUCKET_MB, SEED)
+        gradients = parallelize(model, Mesh(world, dp=2), Strategy(reduce="overlap", bucket_mb=BUCKET_MB))
+        gradients.init(SEED)
         with Ledger().open() as ledger:
             compute_gradients(model, toy_batch(0).part(world.rank, 2), gradients)
         gradients.close()
@@ -80,7 +85,7 @@ def test_an_mpi_without_threads_is_refused() -> None:
     world = threads.world_of_one()
     world.threads_allowed = False
     with pytest.raises(UserError, match="MPI_THREAD_MULTIPLE"):
-        reduce(toy_gpt(), Mesh(world), "overlap", BUCKET_MB, SEED)
+        parallelize(toy_gpt(), Mesh(world), Strategy(reduce="overlap", bucket_mb=BUCKET_MB)).init(SEED)
 
 
 def test_jobs_are_done_in_order_and_waited_for() -> None:

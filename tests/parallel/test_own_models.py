@@ -4,6 +4,7 @@ Each stands here as its author would write it, with a `shard` or without one.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any, cast
 
@@ -37,9 +38,10 @@ from minitrain.nn import (
     judged,
 )
 from minitrain.optim import SGD, Adam
+from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.plan import Plan
+from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.tensor_parallel import TensorIO, check_linear
-from minitrain.train.build import reduce
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import train_step
 from minitrain.train.trainer import Trainer
@@ -51,16 +53,16 @@ WIDE = 19  # inside a feed-forward
 BOUND = 1e-12
 DTYPE = np.dtype("float64")
 
-# name -> (axes of the mesh, what reduces gradients, options of `reduce`)
-PLACES: dict[str, tuple[dict[str, int], str, dict[str, Any]]] = {
-    "dp 2": ({"dp": 2}, "bucketed", {}),
-    "tp 2": ({"tp": 2}, "bucketed", {}),
-    "tp 3": ({"tp": 3}, "bucketed", {}),
-    "sp 2": ({"tp": 2}, "bucketed", {"sequence": True}),
-    "sp 3": ({"tp": 3}, "bucketed", {"sequence": True}),
-    "pp 2": ({"pp": 2}, "bucketed", {}),
-    "zero3": ({"dp": 2}, "zero3", {}),
-    "dp 2 pp 2 tp 2": ({"dp": 2, "pp": 2, "tp": 2}, "bucketed", {}),
+# name -> (axes of the mesh, the strategy)
+PLACES: dict[str, tuple[dict[str, int], Strategy]] = {
+    "dp 2": ({"dp": 2}, Strategy()),
+    "tp 2": ({"tp": 2}, Strategy()),
+    "tp 3": ({"tp": 3}, Strategy()),
+    "sp 2": ({"tp": 2}, Strategy(sp=True)),
+    "sp 3": ({"tp": 3}, Strategy(sp=True)),
+    "pp 2": ({"pp": 2}, Strategy()),
+    "zero3": ({"dp": 2}, Strategy(zero=3)),
+    "dp 2 pp 2 tp 2": ({"dp": 2, "pp": 2, "tp": 2}, Strategy()),
 }
 FIRST = ("tp 2", "sp 2")  # what the first tier has of it
 everywhere = pytest.mark.parametrize("place", [place if place in FIRST else full(place) for place in PLACES])
@@ -69,9 +71,10 @@ Make = Callable[[], Model]
 
 def train(world: Communicator, make: Make, place: str, adam: bool = False) -> Run:
     """Three steps with everything written down."""
-    axes, how, options = PLACES[place] if world.size > 1 else ({}, "bucketed", {})
+    axes, strategy = PLACES[place] if world.size > 1 else ({}, Strategy())
     run, model, mesh = Run(), make(), Mesh(world, **axes)
-    gradients = reduce(model, mesh, how, BUCKET_MB, SEED, **options)
+    gradients = parallelize(model, mesh, replace(strategy, bucket_mb=BUCKET_MB))
+    gradients.init(SEED)
     optimizer: Any = Adam(gradients, epsilon=1e-4) if adam else SGD(gradients, momentum=0.9)
     update = optimizer.step
 
@@ -734,14 +737,14 @@ EQUAL: list[Make] = [
     parallel, twice, shared_nearby, shared_afar, unit_twice, one_table, head_with_bias, scalar_first, per_position,
     strong_table, own_embed, first_everywhere, attention_everywhere, gated_heads, gathered_head,
 ]  # fmt: skip
-OTHERS: dict[str, tuple[dict[str, int], str, dict[str, Any]]] = {
-    "pp 3 zero1": ({"pp": 3}, "zero1", {}),
-    "pp 2 interleaved": ({"pp": 2}, "bucketed", {"schedule": "interleaved", "chunks": 2}),
-    "dp 2 pp 2 overlap": ({"dp": 2, "pp": 2}, "overlap", {}),
-    "dp 2 tp 2 zero3": ({"dp": 2, "tp": 2}, "zero3", {}),
-    "recompute 1": ({"dp": 2}, "bucketed", {"recompute": 1}),
-    "recompute 6": ({"dp": 2}, "bucketed", {"recompute": 6}),
-    "sp 2 recompute": ({"tp": 2}, "bucketed", {"sequence": True, "recompute": 2}),
+OTHERS: dict[str, tuple[dict[str, int], Strategy]] = {
+    "pp 3 zero1": ({"pp": 3}, Strategy(zero=1)),
+    "pp 2 interleaved": ({"pp": 2}, Strategy(schedule="interleaved", chunks=2)),
+    "dp 2 pp 2 overlap": ({"dp": 2, "pp": 2}, Strategy(reduce="overlap")),
+    "dp 2 tp 2 zero3": ({"dp": 2, "tp": 2}, Strategy(zero=3)),
+    "recompute 1": ({"dp": 2}, Strategy(recompute=1)),
+    "recompute 6": ({"dp": 2}, Strategy(recompute=6)),
+    "sp 2 recompute": ({"tp": 2}, Strategy(sp=True, recompute=2)),
 }
 PLACES |= OTHERS
 ADAM = (llama, normed_heads, shared_afar, head_with_bias)

@@ -21,11 +21,12 @@ from minitrain.errors import UserError
 from minitrain.models import GPTConfig, MLPConfig, gpt, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, clip_grad_norm
+from minitrain.parallel.parallelize import REDUCERS, parallelize
 from minitrain.parallel.pipeline import Schedule
 from minitrain.parallel.pipeline_schedules import SCHEDULES, Do, check
 from minitrain.parallel.reducer import Reducer
+from minitrain.parallel.strategy import Strategy
 from minitrain.recompute import Segment
-from minitrain.train.build import REDUCERS, reduce
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients
 from tests.equivalence.harness import BUCKET_MB, SEED, STEPS, Run, Tensors, toy_batch, toy_gpt
@@ -52,7 +53,10 @@ def train(
 ) -> Run:
     """Some steps with everything written down: the gradients as they are before clipping."""
     run, model, mesh = Run(), toy_gpt(tied=tied, layers=LAYERS), Mesh(world, pp=world.size)
-    gradients = reduce(model, mesh, "bucketed", BUCKET_MB, SEED, reducers, schedule=schedule, chunks=chunks(schedule))
+    gradients = parallelize(
+        model, mesh, Strategy(bucket_mb=BUCKET_MB, schedule=schedule, chunks=chunks(schedule)), reducers=reducers
+    )
+    gradients.init(SEED)
     optimizer = SGD(gradients, momentum=0.9)
     for number in range(STEPS):
         loss = compute_gradients(model, part(toy_batch(number), 0, 1), gradients, MICROS)
@@ -175,7 +179,8 @@ def one_step(world: Communicator, schedule: str, samples: int) -> tuple[float, T
     """The loss and the gradients of an MLP of 8 units, 128 wide."""
     model = mlp(MLPConfig(hidden=(128,) * 7, dtype="float64"))
     mesh = Mesh(world, pp=world.size)
-    gradients = reduce(model, mesh, "bucketed", 0.2, SEED, schedule=schedule, chunks=chunks(schedule))
+    gradients = parallelize(model, mesh, Strategy(bucket_mb=0.2, schedule=schedule, chunks=chunks(schedule)))
+    gradients.init(SEED)
     loss = compute_gradients(model, labelled(samples), gradients, MICROS)
     return sum(world.gather_objects(loss)), gather(model, world, "grad", gradients)
 
@@ -230,7 +235,8 @@ def test_blocking_sends_hang_where_the_checker_says_so(schedule: str) -> None:
 def peak_activations(world: Communicator, schedule: str | Schedule) -> int:
     """The most bytes of activations alive at once in a step of 8 equal micro-batches."""
     ledger, model = Ledger(history=True), toy_gpt(layers=LAYERS, dropout=0)
-    gradients = reduce(model, Mesh(world, pp=world.size), "bucketed", BUCKET_MB, SEED, schedule=schedule)
+    gradients = parallelize(model, Mesh(world, pp=world.size), Strategy(bucket_mb=BUCKET_MB, schedule=schedule))
+    gradients.init(SEED)
     with ledger.open():
         compute_gradients(model, toy_batch(0, samples=16), gradients, accumulate=8)
     assert ledger.history is not None
@@ -269,7 +275,7 @@ def test_evaluation(schedule: str) -> None:
 
     def program(world: Communicator) -> tuple[float, Array]:
         model = toy_gpt(layers=LAYERS)
-        reduce(model, Mesh(world, pp=world.size), "bucketed", 1, SEED, schedule=schedule, chunks=chunks(schedule))
+        parallelize(model, Mesh(world, pp=world.size), Strategy(schedule=schedule, chunks=chunks(schedule))).init(SEED)
         with no_grad():
             return model(batch).item(), model(questions).data
 
@@ -289,13 +295,13 @@ def test_evaluation(schedule: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": 1}, "--pp 4 x --chunks 1 makes 4 stages of 3 units; allowed: up to 3"),
-        ({"schedule": "interleaved", "chunks": 3}, "--pp 4 x --chunks 3 makes 12 stages of 8 units; allowed: up to 8"),
-        ({"schedule": "1f1b", "chunks": 2}, "--schedule 1f1b with --chunks 2: interleaved has several, the others one"),
-        ({"schedule": "interleaved"}, "--schedule interleaved with --chunks 1: interleaved has several"),
-        ({"schedule": "2f2b"}, "--schedule is '2f2b'; allowed: naive, gpipe, 1f1b, interleaved, zb-h1"),
-        ({"how": "zero2"}, "--zero 2 with --pp: these stages reduce (and at stage 3 gather) around"),
-        ({"how": "zero3"}, "--zero 3 with --pp: these stages reduce (and at stage 3 gather) around"),
+        ({"layers": 1}, "pp=4 x chunks=1 makes 4 stages of 3 units; allowed: up to 3"),
+        ({"schedule": "interleaved", "chunks": 3}, "pp=4 x chunks=3 makes 12 stages of 8 units; allowed: up to 8"),
+        ({"chunks": 2}, "chunks=2 with schedule='1f1b' and pp=4: several chunks a rank are what interleaved is"),
+        ({"schedule": "interleaved"}, "chunks=1 with schedule='interleaved' and pp=4: several chunks a rank"),
+        ({"schedule": "2f2b"}, "schedule is '2f2b'; allowed: 'naive', 'gpipe', '1f1b', 'interleaved', 'zb-h1'"),
+        ({"zero": 2}, "zero=2 with pp=4: these stages reduce (and at stage 3 gather) around"),
+        ({"zero": 3}, "zero=3 with pp=4: these stages reduce (and at stage 3 gather) around"),
         ({"schedule": "interleaved", "chunks": 2}, "3 micro-batches on 4 stages: the interleaved schedule needs"),
     ],
 )
@@ -304,9 +310,10 @@ def test_refused(options: dict[str, Any], message: str) -> None:
 
     def program(world: Communicator) -> str:
         model = toy_gpt(layers=options.get("layers", LAYERS))
-        others = {name: value for name, value in options.items() if name not in ("layers", "how")}
+        strategy = Strategy(**{name: value for name, value in options.items() if name != "layers"})
         with pytest.raises(UserError) as caught:
-            gradients = reduce(model, Mesh(world, pp=4), options.get("how", "bucketed"), 1, SEED, **others)
+            gradients = parallelize(model, Mesh(world, pp=4), strategy)
+            gradients.init(SEED)
             compute_gradients(model, toy_batch(0), gradients, accumulate=3)
         return str(caught.value)
 
@@ -341,7 +348,8 @@ def test_memory_does_not_grow_with_the_micro_batches(world: Communicator) -> Non
     peaks = []
     for m in (8, 32):
         model = gpt(GPTConfig(11, 64, layers=2, heads=2, width=32, dtype="float64"))
-        gradients = reduce(model, Mesh(world, pp=2), "bucketed", 1.0, SEED)
+        gradients = parallelize(model, Mesh(world, pp=2))
+        gradients.init(SEED)
         ids = rng.integers(rng.key(SEED, "long"), m * 65, 11).reshape(m, 65)
         batch = Batch(ids[:, :-1], ids[:, 1:], Where(SEED, 0, m, 64, slice(0, m), slice(0, 64)))
         with Ledger(history=True).open() as ledger:

@@ -11,20 +11,20 @@ from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
-from minitrain.nn import Parameter
+from minitrain.nn import Module, Parameter
 from minitrain.optim import SGD
 from minitrain.parallel.data_parallel import Bucketed, Naive
 from minitrain.parallel.flat import Bucket, make_buckets
-from minitrain.parallel.reducer import Reducer
+from minitrain.parallel.reducer import Divided, Reducer
 
 
 class Recorder(Reducer):
     """Notes which buckets leave, and with which gradients."""
 
-    def __init__(self, buckets: Sequence[Bucket], seed: int = 1) -> None:
+    def __init__(self, divided: Divided) -> None:
         self.calls: list[str] = []
         self.seen: list[list[float]] = []
-        super().__init__(buckets, seed)
+        super().__init__(divided)
 
     def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
         assert flat is bucket.grad and group is bucket.group
@@ -42,7 +42,16 @@ def parameters(names: str) -> list[Parameter]:
 
 def recorder(ps: list[Parameter], kind: type[Recorder] = Recorder, in_a_bucket: int = 2) -> Recorder:
     """Buckets of two parameters, unless told otherwise: [d c] [b a] for a, b, c, d."""
-    return kind(make_buckets(ps, in_a_bucket * 16 / 2**20, Mesh(world_of_one())))
+    made = kind(divided(ps, in_a_bucket * 16 / 2**20))
+    made.init(1)
+    return made
+
+
+def divided(ps: Sequence[Parameter], megabytes: float) -> Divided:
+    """A model that has these parameters, in buckets of this size."""
+    mesh, model = Mesh(world_of_one()), Module()
+    model.__dict__["parameters_of_it"] = [*ps]
+    return Divided(model, mesh, make_buckets(ps, megabytes, mesh))
 
 
 def loss(ps: Sequence[Parameter], factor: float = 1.0) -> Tensor:
@@ -209,9 +218,10 @@ def frozen_and_free() -> tuple[Parameter, Parameter]:
 
 
 @pytest.mark.parametrize("kind", [Reducer, Naive, Bucketed])
-def test_a_frozen_parameter_is_not_trained(kind: Callable[[Sequence[Bucket], int], Reducer]) -> None:
+def test_a_frozen_parameter_is_not_trained(kind: Callable[[Divided], Reducer]) -> None:
     frozen, free = frozen_and_free()
-    reducer = kind(make_buckets([frozen, free], 1.0, Mesh(world_of_one())), 5)
+    reducer = kind(divided([frozen, free], 1.0))
+    reducer.init(5)
     assert np.array_equal(frozen.data, frozen.draw(5)) and np.array_equal(free.data, free.draw(5))
     reducer.begin()
     loss([frozen, free], factor=3.0).backward()

@@ -26,11 +26,12 @@ from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.nn import Embedding, FeedForward, Linear
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam
+from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.plan import Plan
 from minitrain.parallel.sequence_parallel import SequenceIO, Shared
+from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.tensor_parallel import LOSS, TensorIO, own_rows, vocabulary_cross_entropy
 from minitrain.shares import lengths, share, shares
-from minitrain.train.build import reduce
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients, train_step
 from tests.equivalence.harness import Tensors, difference, toy_batch, toy_gpt
@@ -145,7 +146,8 @@ def test_no_rank_has_the_logits(world: Communicator, sequence: bool) -> None:
 
     def most(group: Communicator) -> int:
         model = gpt(GPTConfig(V, 8, layers=1, heads=4, width=4, dtype="float64"))
-        gradients = reduce(model, Mesh(group, tp=group.size), "bucketed", 1.0, SEED, sequence=sequence)
+        gradients = parallelize(model, Mesh(group, tp=group.size), Strategy(sp=sequence and group.size > 1))
+        gradients.init(SEED)
         tracemalloc.start()
         compute_gradients(model, Batch(ids[:, :-1], ids[:, 1:], where), gradients)
         peak = tracemalloc.get_traced_memory()[1]
@@ -225,7 +227,7 @@ HERE = {  # the toy GPT (V 11, T 5, 3 heads, D 9, F 36) on two ranks
 def divided(world: Communicator, tied: bool, sequence: bool) -> Model:
     """The toy GPT with its values on the ranks of `world`."""
     model = toy_gpt(tied=tied)
-    reduce(model, Mesh(world, tp=world.size), "bucketed", 1.0, SEED, sequence=sequence)
+    parallelize(model, Mesh(world, tp=world.size), Strategy(sp=sequence)).init(SEED)
     return model
 
 
@@ -287,7 +289,7 @@ def test_one_column_is_not_divided(t: int, make: Callable[[], Model]) -> None:
 
     def program(world: Communicator) -> None:
         with pytest.raises(UserError, match=r"--tp is .* has size 1 where it is divided; allowed: 1$"):
-            reduce(make(), Mesh(world, tp=t), "bucketed", 1.0, SEED)
+            parallelize(make(), Mesh(world, tp=t)).init(SEED)
 
     threads.run(t, program, timeout=20)
 
@@ -383,7 +385,8 @@ def train(
 ) -> Result:
     """Some steps on dp x tp ranks. Losses are of the global batch, each tp rank having the same."""
     model, mesh = make(), Mesh(world, dp=world.size // tp, tp=tp)
-    gradients = reduce(model, mesh, "bucketed", 0.003, SEED, sequence=sequence)
+    gradients = parallelize(model, mesh, Strategy(bucket_mb=0.003, sp=sequence))
+    gradients.init(SEED)
     step = optimizer(gradients)
     result = Result([], [], {})
     for number in range(steps):
@@ -533,7 +536,8 @@ def test_bytes_of_a_block(kind: type[TensorIO], gated: bool, units: int) -> None
         block: Any = model.units[1]
         if gated:
             block.mlp = SwiGLU(block.mlp.path, 16, np.float64)
-        gradients = reduce(model, Mesh(world, tp=2), "bucketed", 1.0, SEED, sequence=kind is SequenceIO)
+        gradients = parallelize(model, Mesh(world, tp=2), Strategy(sp=kind is SequenceIO))
+        gradients.init(SEED)
         ids = np.random.default_rng(0).integers(0, 16, (3, 9))
         with Ledger().open() as ledger:
             where = Where(SEED, 0, 3, 8, slice(0, 3), slice(0, 8))

@@ -23,11 +23,13 @@ from minitrain.nn import Module
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, Matrixwise
 from minitrain.parallel.flat import Bucket
+from minitrain.parallel.parallelize import REDUCERS, parallelize
 from minitrain.parallel.reducer import Reducer
+from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.zero import PARAMETERS, Zero1, Zero2, Zero3, buckets_of
-from minitrain.train.build import REDUCERS, reduce
 from minitrain.train.step import train_step
 from tests.equivalence.harness import STATES, Case, Run, same_as_serial, toy_batch, toy_gpt, train, wrong
+from tests.strategies import named
 from tests.tiers import full
 
 N = 3
@@ -102,7 +104,7 @@ def test_the_obvious_zero1_sends_half_as_much_again() -> None:
     """In units of (N-1) M over all ranks, beside the 8 bytes a bucket of the norm: 3, and ours 2."""
 
     def units(world: Communicator, kind: type[Reducer]) -> float:
-        case = Case("zero1", "ring", options={"reducers": {**REDUCERS, "zero1": kind}})
+        case = Case("zero1", "ring", doors={"reducers": {**REDUCERS, "zero1": kind}})
         run = train(RingCommunicator(world), case)
         mine = sum(n for tag, n in run.ledger.bytes.items() if tag[1] in ("gradients", "parameters"))
         M = sum(b.size for b in run.buckets if b.trained) * 8
@@ -160,7 +162,8 @@ def states(world: Communicator, how: str, reducers: Any = REDUCERS, steps: int =
     ledger = Ledger(history=True)
     with ledger.open():
         made = model()
-        gradients = reduce(made, Mesh(world, dp=world.size), how, 0.05, 1, reducers)
+        gradients = parallelize(made, Mesh(world, dp=world.size), named(how, bucket_mb=0.05), reducers=reducers)
+        gradients.init(1)
         optimizer = Adam(gradients)
         for number in range(steps):
             train_step(made, batch(number).part(world.rank, world.size), gradients, optimizer, 1e-3)
@@ -246,7 +249,10 @@ def test_the_next_segment_is_prefetched_and_no_other(micros: int, kind: type[Wat
     def program(world: Communicator) -> list[tuple[int, bool, list[int]]]:
         made = gpt(GPTConfig(V, T, layers=3, heads=4, width=D, tied=False))
         kinds = {**REDUCERS, "zero3": kind}
-        gradients = reduce(made, Mesh(world, dp=2), "zero3", 0.05, 1, kinds, prefetch=True)
+        gradients = parallelize(
+            made, Mesh(world, dp=2), Strategy(zero=3, bucket_mb=0.05, prefetch=True), reducers=kinds
+        )
+        gradients.init(1)
         assert isinstance(gradients, kind)
         for number in range(2):
             train_step(made, batch(number).part(world.rank, 2), gradients, SGD(gradients), 0.1, micros)
@@ -276,13 +282,13 @@ class OwnLARS(SGD):
 @pytest.mark.parametrize("how", ["zero1", "zero2", "zero3"])
 def test_an_optimizer_that_needs_whole_parameters(how: str) -> None:
     def program(world: Communicator) -> None:
-        gradients = reduce(toy_gpt(), Mesh(world, dp=2), how, 1.0, 1)
+        gradients = parallelize(toy_gpt(), Mesh(world, dp=2), named(how))
         with pytest.raises(UserError, match=r"Orthogonal needs whole parameters, .*owners"):
             Orthogonal(gradients)
-        Orthogonal(reduce(toy_gpt(), Mesh(world, dp=2), how, 1.0, 1, owners="parameters"))
+        Orthogonal(parallelize(toy_gpt(), Mesh(world, dp=2), named(how, owners="parameters")))
 
     threads.run(2, program)
-    alone = reduce(toy_gpt(), Mesh(threads.world_of_one()), "bucketed", 1.0, 1)
+    alone = parallelize(toy_gpt(), Mesh(threads.world_of_one()))
     Orthogonal(alone)
     with pytest.raises(UserError, match=r"OwnLARS says that it is not element by element"):
         OwnLARS(alone)
@@ -300,7 +306,8 @@ def add(made: Model) -> None:
 @pytest.mark.parametrize("change", [freeze, add])
 def test_a_model_that_was_changed_after_it_was_divided(change: Callable[[Model], None]) -> None:
     made = toy_gpt()
-    gradients = reduce(made, Mesh(threads.world_of_one()), "zero3", 1.0, 1)
+    gradients = parallelize(made, Mesh(threads.world_of_one()), Strategy(zero=3))
+    gradients.init(1)
     train_step(made, toy_batch(0), gradients, SGD(gradients), 0.1)
     change(made)
     with pytest.raises(UserError, match=r"embed.tokens.weight .* after"):
@@ -309,7 +316,7 @@ def test_a_model_that_was_changed_after_it_was_divided(change: Callable[[Model],
 
 def test_a_dropped_parameter_cannot_be_read() -> None:
     made = toy_gpt()
-    reduce(made, Mesh(threads.world_of_one()), "zero3", 1.0, 1)
+    parallelize(made, Mesh(threads.world_of_one()), Strategy(zero=3)).init(1)
     with pytest.raises(RuntimeError, match="no values here"):
         _ = made.parameters()[0].data
 
@@ -319,7 +326,8 @@ def test_nothing_to_train(kind: type[Zero1]) -> None:
     made = toy_gpt()
     for p in made.parameters():
         p.requires_grad = False
-    gradients = reduce(made, Mesh(threads.world_of_one()), kind.__name__.lower(), 1.0, 1)
+    gradients = parallelize(made, Mesh(threads.world_of_one()), named(kind.__name__.lower()))
+    gradients.init(1)
     gradients.begin()
     gradients.end_backward()
     gradients.finish()

@@ -25,12 +25,13 @@ from minitrain.errors import UserError
 from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.nn import Parameter
 from minitrain.optim import SGD, clip_grad_norm
+from minitrain.parallel.parallelize import parallelize
 from minitrain.precision import Static, StaticScaler
 from minitrain.train import checkpoint
-from minitrain.train.build import reduce
 from minitrain.train.sample import load_model
 from minitrain.train.step import compute_gradients
 from minitrain.train.trainer import Trainer
+from tests.strategies import named
 
 ABOUT = {"vocabulary": 'ab\n"\u00e9', "gpt": {"width": 9, "std": 0.02, "tied": True}}
 
@@ -249,7 +250,8 @@ def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
 def test_a_restored_model_trains_on() -> None:
     """Its parameters stay views of the buckets, which the optimizer updates."""
     made = mlp()
-    gradients = reduce(made, Mesh(world_of_one()), "bucketed", 1.0, seed=1)
+    gradients = parallelize(made, Mesh(world_of_one()))
+    gradients.init(1)
     checkpoint.restore(made, {path: x + 1 for path, x in checkpoint.gather(made, world_of_one()).items()})
     before = checkpoint.gather(made, world_of_one())
     for bucket in gradients.trained:
@@ -268,7 +270,8 @@ def test_gathered_gradients_are_those_that_the_optimizer_sees(clip: float | None
     plain(toy()).backward()
     true = {p.placement.path: p.grad for p in plain.parameters() if p.grad is not None}
     length = math.sqrt(sum(float((g * g).sum()) for g in true.values()))
-    gradients = reduce(made, Mesh(world_of_one()), strategy, 1.0, seed=1)
+    gradients = parallelize(made, Mesh(world_of_one()), named(strategy))
+    gradients.init(1)
     scaler = StaticScaler(scale)
     compute_gradients(made, toy(), gradients, scaler=scaler)
     assert scaler.unscale(gradients)
@@ -297,7 +300,7 @@ def test_a_gradient_as_the_optimizer_sees_it(clip: float | None, dtype: str, sca
 
         half = {"precision": Static(), "half_weights": True} if dtype == "float16" else {}
         model = mlp(MLPConfig(5, (4,), 2, "float32" if half else dtype))
-        options = {"optimizer": Plain, "clip": clip, "scaler": StaticScaler(scale), "strategy": {"how": strategy}}
+        options = {"optimizer": Plain, "clip": clip, "scaler": StaticScaler(scale), "strategy": named(strategy)}
         trainer = Trainer(model, world, **options, **half)  # type: ignore[arg-type]
         assert not trainer.step(samples("float32" if half else dtype)).skipped
         flat = np.concatenate(given)
@@ -326,7 +329,7 @@ def test_a_gradient_that_somebody_else_owns(how: str) -> None:
     """Each is on the rank that owns all of it, and on no other."""
 
     def program(world: Communicator) -> dict[str, bool]:
-        trainer = Trainer(model("float64"), world, strategy={"how": how})
+        trainer = Trainer(model("float64"), world, strategy=named(how))
         trainer.step(toy())
         true, found = checkpoint.gather(trainer.model, world, "grad", trainer.gradients), {}
         for p in trainer.model.parameters():
@@ -347,7 +350,8 @@ def test_a_gradient_that_is_not_there() -> None:
     made, other = mlp(MLPConfig(5, (4,), 2, "float64")), mlp(MLPConfig(5, (4,), 2, "float64"))
     frozen, p = made.parameters()[0], made.parameters()[-1]
     frozen.requires_grad = False
-    reducer = reduce(made, Mesh(world_of_one()), "bucketed", 1.0, seed=1)
+    reducer = parallelize(made, Mesh(world_of_one()))
+    reducer.init(1)
     for wrong in (frozen, other.parameters()[-1]):
         with pytest.raises(UserError, match="is not trained here, and has no gradient"):
             reducer.gradient(wrong)
@@ -365,7 +369,8 @@ def test_what_every_rank_holds_whole_is_gathered_by_one_alone() -> None:
 
     def program(world: Communicator) -> int:
         made = mlp()
-        gradients = reduce(made, Mesh(world, dp=2), "bucketed", 1.0, seed=1)
+        gradients = parallelize(made, Mesh(world, dp=2))
+        gradients.init(1)
         return len(checkpoint.gather(made, world, gradients=gradients)) if world.rank == 0 else 0
 
     assert threads.run(2, program, timeout=10) == [6, 0]

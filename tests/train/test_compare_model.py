@@ -11,7 +11,7 @@ import pytest
 from minitrain.cli import main
 from minitrain.comm import threads
 from minitrain.errors import UserError
-from minitrain.train.compare_model import CompareModelOptions, Comparison, MeshOptions, compare_model
+from minitrain.train.compare_model import CompareModelOptions, Comparison, FullStrategy, MeshOptions, compare_model
 from minitrain.train.differences import Step, apart, differences, farthest, verdict
 from tests.tiers import full
 from tests.train.test_cli import command, needs_mpirun
@@ -106,9 +106,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def options_of(model: str, options: dict[str, Any], mesh: dict[str, Any]) -> CompareModelOptions:
+    """mesh: fields of the mesh and of the strategy."""
+    axes = {name: value for name, value in mesh.items() if name in ("dp", "tp", "pp", "accumulate", "comm")}
+    strategy = {name: value for name, value in mesh.items() if name not in axes}
+    return CompareModelOptions(model, parallel=MeshOptions(**axes), strategy=FullStrategy(**strategy), **options)
+
+
 def compared(ranks: int, model: str, options: dict[str, Any] | None = None, **mesh: Any) -> Comparison:
     """By threads; all ranks come to the same."""
-    asked = CompareModelOptions(model, parallel=MeshOptions(**mesh), **(options or {}))
+    asked = options_of(model, options or {}, mesh)
     first, *others = threads.run(ranks, lambda world: compare_model(asked, world))
     assert all(other == first for other in others)
     assert max(map(len, first.text.splitlines())) <= 80, first.text
@@ -215,7 +222,7 @@ def test_what_is_refused(model: str, options: dict[str, Any], mesh: dict[str, An
 
     def ask(world: Any) -> str:
         with pytest.raises(UserError, match=said) as caught, np.errstate(all="ignore"):
-            compare_model(CompareModelOptions(f"{folder}/{model}", parallel=MeshOptions(**mesh), **options), world)
+            compare_model(options_of(f"{folder}/{model}", options, mesh), world)
         return str(caught.value)
 
     texts = {re.sub(r"\(3, 6, [23]\)|size \d+", "", text) for text in threads.run(2, ask)}  # of a rank's own columns

@@ -19,6 +19,7 @@ from minitrain.optim import SGD
 from minitrain.precision import StaticScaler
 from minitrain.train.history import History
 from minitrain.train.trainer import Trainer
+from tests.strategies import named
 
 Capture = pytest.CaptureFixture[str]
 
@@ -110,7 +111,7 @@ def test_the_same_history_on_any_mesh(make: Callable[..., Any], mesh: dict[str, 
     serial = program(world_of_one())
     ranks = math.prod(mesh.values())
     for found in threads.run(
-        ranks, lambda world: program(world, mesh=Mesh(world, **mesh), strategy={"how": how}), timeout=20
+        ranks, lambda world: program(world, mesh=Mesh(world, **mesh), strategy=named(how)), timeout=20
     ):
         for name in ("loss", "rate", "validation_loss", "accuracy"):
             np.testing.assert_allclose(getattr(found, name), getattr(serial, name), rtol=1e-12)

@@ -21,9 +21,9 @@ from minitrain.train.config import (
     DataOptions,
     ModelOptions,
     OptimizerOptions,
-    ParallelOptions,
     PrecisionOptions,
     RunOptions,
+    StrategyOptions,
     TrainConfig,
 )
 from minitrain.train.lr_range import record, smooth, suggest_rate
@@ -165,8 +165,8 @@ def test_the_same_curve_on_any_ranks(world: Communicator, tiny: TrainConfig) -> 
     """Up to the explosion, after which a difference in the last bit grows as fast as the loss."""
     true = here(tiny, threads.world_of_one())
     calm = int(np.argmin(smooth(true[1])))
-    for options in (ParallelOptions(), ParallelOptions(zero=2)):
-        rates, losses = here(replace(tiny, parallel=options), world)
+    for options in (StrategyOptions(), StrategyOptions(zero=2)):
+        rates, losses = here(replace(tiny, strategy=options), world)
         assert calm > 20 and np.allclose(losses[:calm], true[1][:calm], rtol=1e-8)
         assert suggest_rate(rates, losses) == suggest_rate(*true)
         assert len({*world.gather_objects(len(losses))}) == 1

@@ -13,7 +13,8 @@ from minitrain.data.digits import load_digits, split_digits
 from minitrain.data.loader import ArrayLoader
 from minitrain.models import Model, mlp
 from minitrain.optim import Adam
-from minitrain.train.build import reduce
+from minitrain.parallel.parallelize import parallelize
+from minitrain.parallel.strategy import Strategy
 from minitrain.train.step import train_step
 
 SEED, EPOCHS = 1, 8
@@ -35,7 +36,8 @@ def train(world: Communicator) -> tuple[float, float, float]:
     learned, held_out = split_digits(images.astype(np.float32), labels, SEED)
     data, validation = (ArrayLoader(*examples, batch=32, seed=SEED) for examples in (learned, held_out))
     model = mlp()
-    gradients = reduce(model, Mesh(world, dp=world.size), "bucketed", bucket_mb=0.05, seed=SEED)
+    gradients = parallelize(model, Mesh(world, dp=world.size), Strategy(bucket_mb=0.05))
+    gradients.init(SEED)
     optimizer = Adam(gradients)
     losses = []
     for number in range(EPOCHS * data.batches):

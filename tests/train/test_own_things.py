@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from minitrain.errors import UserError
 from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.nn import Linear, Module, Parameter
 from minitrain.optim import SGD, Adam
+from minitrain.parallel.strategy import Strategy
 from minitrain.precision import DynamicScaler, Static, StaticScaler
 from minitrain.train import checkpoint
 from minitrain.train.history import History
@@ -131,7 +133,7 @@ def test_a_weight_that_was_computed() -> None:
 
 def test_sequence_parallel_needs_a_time() -> None:
     def program(world: Communicator) -> None:
-        make = lambda: Trainer(tiny(), world, mesh=Mesh(world, tp=2), strategy={"sequence": True})
+        make = lambda: Trainer(tiny(), world, mesh=Mesh(world, tp=2), strategy=Strategy(sp=True))
         refused(make, "sequence parallel divides the time of a GPT")
 
     threads.run(2, program)
@@ -458,7 +460,7 @@ def test_a_forward_that_failed_leaves_nothing_behind() -> None:
         for prefetch in (False, True):
             model = mlp(MLPConfig(5, (6, 6), 2))
             model.draw(1)
-            made = Trainer(model, world, strategy={"how": "zero3", "prefetch": prefetch})
+            made = Trainer(model, world, strategy=Strategy(zero=3, prefetch=prefetch))
             wrong = ArrayLoader(np.ones((4, 3), np.float32), [0, 1, 0, 1], 4, 1)
             refused(lambda made=made, wrong=wrong: made.validate(wrong), "takes 5 features")  # type: ignore[misc]
             twice = {path: 2 * x for path, x in values(tiny_drawn()).items()}
@@ -515,6 +517,8 @@ def test_data_that_differ_between_ranks(differs: str, where_it_is: str) -> None:
     threads.run(3, program)
 
 
-def test_keys_of_a_strategy_that_are_arguments_of_the_trainer() -> None:
-    for key in ("seed", "mesh", "model", 1):
-        refused(lambda key=key: Trainer(tiny(), world_of_one(), strategy={key: 1}), "the strategy has a key")  # type: ignore[misc]
+def test_a_strategy_that_is_a_dictionary() -> None:
+    for key in ("zero", "seed", "mesh", "model", 1):
+        given: Any = {key: 1}
+        make = partial(Trainer, tiny(), world_of_one(), strategy=given)
+        refused(make, r"must be a Strategy: give Strategy\(zero=1\)")

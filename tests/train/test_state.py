@@ -19,10 +19,12 @@ from minitrain.errors import UserError
 from minitrain.lr_schedules import reduce_on_plateau
 from minitrain.models import GPTConfig, MLPConfig, gpt, mlp
 from minitrain.optim import LAMB, SGD, Adam
+from minitrain.parallel.strategy import Strategy
 from minitrain.precision import Dynamic, DynamicScaler, Precision, Scaler, Static, StaticScaler
 from minitrain.train import checkpoint
 from minitrain.train.history import History
 from minitrain.train.trainer import Trainer, Update
+from tests.strategies import named
 
 
 def points(n: int = 25, seed: int = 1) -> ArrayLoader:
@@ -84,7 +86,7 @@ def test_a_run_that_was_interrupted_goes_on(name: str, how: str) -> None:
 
     def program(world: Communicator) -> None:
         def make() -> Trainer:
-            return trainer(world, strategy={"how": how}, **RUNS[name]())
+            return trainer(world, strategy=named(how), **RUNS[name]())
 
         whole, parts = make(), [make()]
         if name == "layers":
@@ -184,9 +186,9 @@ def test_on_another_mesh(optimizer: Any) -> None:
     """With the optimizer's state made whole; the run of one process that never stopped is the second source."""
 
     def make(world: Communicator, **mesh: int) -> Trainer:
-        how = {"how": "zero2" if world.size > 1 else "bucketed"}
+        strategy = Strategy(zero=2 if world.size > 1 else 0)
         model = mlp(MLPConfig(5, (6, 4), 2, "float64"))
-        return Trainer(model, world, optimizer=optimizer, schedule=0.01, strategy=how, mesh=Mesh(world, **mesh))
+        return Trainer(model, world, optimizer=optimizer, schedule=0.01, strategy=strategy, mesh=Mesh(world, **mesh))
 
     draw = np.random.default_rng(1)
     data = ArrayLoader(draw.normal(size=(25, 5)), draw.integers(0, 2, 25), 7, seed=1)
@@ -297,7 +299,7 @@ def test_an_optimizer_that_refuses_its_state_leaves_the_rest_alone() -> None:
     """On all ranks, though one of them alone has a state that does not fit."""
 
     def program(world: Communicator) -> str:
-        made, other = (trainer(world, strategy={"how": "zero1"}) for _ in range(2))
+        made, other = (trainer(world, strategy=Strategy(zero=1)) for _ in range(2))
         made.fit(points(), 1)
         state = made.state_dict()
         if world.rank == 1:

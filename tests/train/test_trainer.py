@@ -17,8 +17,9 @@ from minitrain.data.batch import Batch
 from minitrain.data.loader import ArrayLoader, TextLoader
 from minitrain.errors import UserError
 from minitrain.lr_schedules import reduce_on_plateau
-from minitrain.models import GPTConfig, MLPConfig, gpt, mlp
+from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.optim import SGD, Adam
+from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.zero import Zero3
 from minitrain.precision import Dynamic, DynamicScaler, Scaler, Static, StaticScaler
 from minitrain.train import trainer as module
@@ -94,12 +95,12 @@ def test_the_history_by_hand() -> None:
         (3, {}),
         (4, {}),
         (3, {"accumulate": 2, "clip": 0.1}),
-        (3, {"strategy": {"how": "naive"}}),
-        (2, {"strategy": {"how": "zero1"}}),
-        (3, {"strategy": {"how": "zero2"}, "accumulate": 2}),
-        (3, {"strategy": {"how": "zero3", "recompute": 1}}),
-        (2, {"mesh": {"pp": 2}, "accumulate": 2, "strategy": {"schedule": "gpipe"}}),
-        (4, {"mesh": {"dp": 2, "pp": 2}, "strategy": {"bucket_mb": 1e-4}}),
+        (3, {"strategy": Strategy(reduce="naive")}),
+        (2, {"strategy": Strategy(zero=1)}),
+        (3, {"strategy": Strategy(zero=2), "accumulate": 2}),
+        (3, {"strategy": Strategy(zero=3, recompute=1)}),
+        (2, {"mesh": {"pp": 2}, "accumulate": 2, "strategy": Strategy(schedule="gpipe")}),
+        (4, {"mesh": {"dp": 2, "pp": 2}, "strategy": Strategy(bucket_mb=1e-4)}),
     ],
     ids=str,
 )
@@ -122,7 +123,7 @@ def test_a_model_divided_by_tensor_parallel_is_judged_once() -> None:
     def judged(world: Communicator, tp: int = 1, sp: bool = False) -> tuple[float, float]:
         mesh = Mesh(world, dp=world.size // tp, tp=tp)
         model = gpt(GPTConfig(7, 6, layers=1, heads=2, width=8, std=0.3, dtype="float64"))
-        trainer = Trainer(model, world, mesh=mesh, strategy={"sequence": sp})
+        trainer = Trainer(model, world, mesh=mesh, strategy=Strategy(sp=sp))
         for number in range(20):
             trainer.step(text.batch(number))
         return trainer.mean_loss(text.validation()), trainer.accuracy(text.validation())
@@ -367,13 +368,13 @@ def test_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model sees them one after the other."""
     trainer = small(threads.world_of_one(), accumulate=3)
     seen: list[int] = []
-    model = trainer.model
+    forward = Model.__call__
 
-    def look(batch: Batch) -> Tensor:
+    def look(model: Model, batch: Batch) -> Tensor:
         seen.append(len(batch.inputs))
-        return model(batch)
+        return forward(model, batch)
 
-    monkeypatch.setattr(trainer, "model", look)
+    monkeypatch.setattr(Model, "__call__", look)
     trainer.step(data(25).batch(0))
     assert seen == [3, 2, 2]
 
@@ -386,29 +387,27 @@ def test_options_reach_the_optimizer() -> None:
 @pytest.mark.parametrize(
     ("strategy", "said"),
     [
-        ({"hwo": "zero1"}, "'hwo', which Bucketed does not know; allowed: bucket_mb, check, chunks, how, io, line"),
-        (
-            {"how": "zero1", "recompte": 1},
-            "'recompte', which Zero1 does not know; allowed: bucket_mb, check, chunks",
-        ),
-        ({"how": "zero1", "reduce_once": True}, "'reduce_once', which Zero1 does not know"),
-        (
-            {"how": "zero3", "prefech": True},
-            "'prefech', which Zero3 does not know; allowed: bucket_mb, check, chunks",
-        ),
-        ({"x" * 10**6: 1}, "which Bucketed does not know"),
-        ({"schedule": "2f2b"}, "schedule is '2f2b'; allowed: 'naive'"),
-        ({"chunks": 0}, "chunks is 0; it must be at least 1"),
+        ({"how": "zero1"}, "must be a Strategy: give Strategy(zero=1), say"),
+        ({"x" * 10**6: 1}, "must be a Strategy: give Strategy(zero=1), say"),
+        (Strategy(zero=1, reduce_once=True), "reduce_once=True is for zero=2 and 3; zero=1 reduces once anyway"),
+        (Strategy(schedule="2f2b"), "schedule is '2f2b'; allowed: 'naive'"),
+        (Strategy(chunks=0), "chunks is 0; it must be at least 1"),
     ],
 )
-def test_options_of_a_strategy_that_nothing_knows(strategy: dict[str, Any], said: str) -> None:
+def test_a_strategy_that_cannot_be_meant(strategy: Any, said: str) -> None:
     with pytest.raises(UserError, match=re.escape(said)) as error:
         Trainer(mlp(), threads.world_of_one(), strategy=strategy)
     assert len(str(error.value)) < 600
 
 
-def test_options_of_a_strategy_are_passed_on_to_what_is_below() -> None:
-    strategy = {"how": "zero3", "prefetch": True, "reduce_once": True, "line": None, "recompute": 1, "bucket_mb": 2.0}
+@pytest.mark.parametrize("fields", [{"hwo": "zero1"}, {"zero": 1, "recompte": 1}, {"zero": 3, "prefech": True}])
+def test_a_field_that_no_strategy_has(fields: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=f"'{[*fields][-1]}'"):
+        Strategy(**fields)
+
+
+def test_the_fields_of_a_strategy_are_passed_on_to_what_is_below() -> None:
+    strategy = Strategy(zero=3, prefetch=True, reduce_once=True, recompute=1, bucket_mb=2.0)
     trainer = Trainer(mlp(), threads.world_of_one(), strategy=strategy)
     made = trainer.gradients
     assert isinstance(made, Zero3) and made.ahead is not None and not made.each_backward

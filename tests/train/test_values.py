@@ -6,6 +6,7 @@ import math
 import pickle
 import textwrap
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,15 @@ from minitrain.errors import UserError
 from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.nn import Dropout, Linear, Module
 from minitrain.optim import SGD, Adam, Optimizer
+from minitrain.parallel.parallelize import REDUCERS, parallelize
 from minitrain.parallel.reducer import Reducer
+from minitrain.parallel.strategy import Strategy
 from minitrain.precision import Static, use
 from minitrain.train import checkpoint
-from minitrain.train.build import REDUCERS
 from minitrain.train.step import compute_gradients
 from minitrain.train.trainer import Trainer
 from tests.equivalence.harness import toy_batch
+from tests.strategies import named
 
 Tensors = dict[str, np.ndarray]
 Program = Callable[[Communicator], Any]
@@ -40,7 +43,7 @@ WAYS: list[tuple[str, dict[str, Any], dict[str, int]]] = [
     ("bucketed", {"recompute": 2}, {"dp": 1}),
     ("zero3", {"recompute": 1, "prefetch": True}, {"dp": 2}),
     ("bucketed", {}, {"tp": 3}),
-    ("zero1", {"sequence": True}, {"tp": 2}),
+    ("zero1", {"sp": True}, {"tp": 2}),
     ("bucketed", {}, {"pp": 3}),
     ("zero1", {"schedule": "interleaved", "chunks": 2}, {"pp": 2}),
     ("zero2", {}, {"dp": 2, "tp": 2}),
@@ -70,7 +73,12 @@ def values(model: Model) -> Tensors:
 
 
 def trainer(
-    model: Model, world: Communicator, how: str, options: Mapping[str, Any], mesh: Mapping[str, int]
+    model: Model,
+    world: Communicator,
+    how: str,
+    options: Mapping[str, Any],
+    mesh: Mapping[str, int],
+    reducers: Mapping[str, type[Reducer]] = REDUCERS,
 ) -> Trainer:
     return Trainer(
         model,
@@ -78,8 +86,9 @@ def trainer(
         optimizer=SGD,
         schedule=0.5,
         mesh=Mesh(world, **mesh),
-        strategy={"how": how, **options},
+        strategy=named(how, **options),
         accumulate=2 if options.get("schedule") == "interleaved" else 1,
+        parallelize=partial(parallelize, reducers=reducers),
     )
 
 
@@ -119,7 +128,7 @@ def test_a_trainer_keeps_the_values_of_a_model(
     after = serial_step(loaded())
 
     def program(world: Communicator) -> None:
-        made = trainer(loaded(), world, how, {**options, "reducers": reducers}, mesh)
+        made = trainer(loaded(), world, how, options, mesh, reducers)
         same(gathered(made), true)
         made.step(batch())
         same(gathered(made), after, 1e-12)
@@ -241,7 +250,7 @@ def test_half_weights_that_are_restored_stay(how: str, half: str, optimizer: typ
             world,
             optimizer=optimizer,
             schedule=0.0,
-            strategy={"how": how},
+            strategy=named(how),
             precision=Static(half),
             half_weights=True,
         )
@@ -275,7 +284,7 @@ def test_training_goes_on_from_restored_values(
         if tensors is not None:
             checkpoint.restore(model, tensors, strict=False)
         return Trainer(
-            model, world, optimizer=SGD, schedule=0.01, mesh=Mesh(world, **mesh), strategy={"how": how}, seed=1
+            model, world, optimizer=SGD, schedule=0.01, mesh=Mesh(world, **mesh), strategy=named(how), seed=1
         )
 
     def program(world: Communicator) -> None:
@@ -488,7 +497,7 @@ def test_masters_are_put_back_to_the_last_digit() -> None:
 
     def program(world: Communicator) -> None:
         made = Trainer(
-            mlp(MLPConfig(5, (16,), 2)), world, optimizer=Adam, schedule=0.05, strategy={"how": "zero1"},
+            mlp(MLPConfig(5, (16,), 2)), world, optimizer=Adam, schedule=0.05, strategy=Strategy(zero=1),
             precision=Static(), half_weights=True,
         )  # fmt: skip
         for number in range(6):
@@ -508,7 +517,7 @@ def test_masters_are_put_back_to_the_last_digit() -> None:
 def test_patience_ends_with_the_best_weights(how: str, half: bool, kind: type[Trainer] = Trainer) -> None:
     def program(world: Communicator) -> tuple[float, list[float]]:
         options: dict[str, Any] = {"precision": Static(), "half_weights": True} if half else {}
-        made = kind(mlp(MLPConfig(5, (16,), 2)), world, optimizer=Adam, schedule=0.05, strategy={"how": how}, **options)
+        made = kind(mlp(MLPConfig(5, (16,), 2)), world, optimizer=Adam, schedule=0.05, strategy=named(how), **options)
         held_out = examples(10, 2)
         history = made.fit(examples(25, 1), 9, held_out, patience=3)
         assert history.waited > 0, "otherwise this shows nothing"

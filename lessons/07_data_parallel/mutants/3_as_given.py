@@ -9,7 +9,7 @@ from minitrain.data.loader import ArrayLoader
 from minitrain.models import MLPConfig, Model, mlp
 from minitrain.optim import SGD
 from minitrain.parallel.data_parallel import sync_gradients
-from minitrain.train.build import reduce
+from minitrain.parallel.parallelize import parallelize
 
 
 def train(
@@ -23,7 +23,8 @@ def train(
 ) -> tuple[list[float], Model]:
     """Trains a small MLP by data parallel. Returns the losses of the global batches and this rank's replica."""
     model = mlp(MLPConfig(hidden=(32,), dtype=str(loader.inputs.dtype)))
-    gradients = reduce(model, Mesh(world, dp=world.size), "bucketed", 1.0, seed + world.rank, sync=sync, same=False)
+    gradients = parallelize(model, Mesh(world, dp=world.size), sync=sync, same=False)
+    gradients.init(seed + world.rank)
     update = optimizer(gradients)
     losses = []
     for number in range(steps):

@@ -9,10 +9,11 @@ from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
 from minitrain.data.loader import ArrayLoader
 from minitrain.models import MLPConfig, mlp
-from minitrain.observe.clock import Clock
+from minitrain.observe.clock import Clock, Stamps
 from minitrain.optim import SGD
-from minitrain.parallel.pipeline import Pipeline
-from minitrain.train.build import reduce
+from minitrain.parallel.parallelize import parallelize
+from minitrain.parallel.pipeline import observing
+from minitrain.parallel.strategy import Strategy
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients
 
@@ -29,14 +30,15 @@ def train(
     chunks = 2 if schedule == "interleaved" else 1
     world = world_of_one()
     mesh = Mesh(world, pp=1)
-    gradients = reduce(model, mesh, "bucketed", bucket_mb=1.0, seed=1, schedule=schedule, chunks=chunks)
+    gradients = parallelize(model, mesh, Strategy(schedule=schedule, chunks=chunks))
+    gradients.init(1)
     update = SGD(gradients)
-    if isinstance(model, Pipeline) and clock is not None:
-        model.tick(clock)
+    observer = Stamps(clock, mesh.over("layers")) if clock else None
     losses = []
-    for number in range(steps):
-        batch = loader.batch(number)
-        loss = compute_gradients(model, batch, gradients, m)
-        update.step(0.1)
-        losses.append(sum(world.gather_objects(loss)))
+    with observing(observer):
+        for number in range(steps):
+            batch = loader.batch(number)
+            loss = compute_gradients(model, batch, gradients, m)
+            update.step(0.1)
+            losses.append(sum(world.gather_objects(loss)))
     return losses, gather(model, world, "grad", gradients)

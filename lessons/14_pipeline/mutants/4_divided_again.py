@@ -9,10 +9,11 @@ from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.data.loader import ArrayLoader
 from minitrain.models import MLPConfig, mlp
-from minitrain.observe.clock import Clock
+from minitrain.observe.clock import Clock, Stamps
 from minitrain.optim import SGD
-from minitrain.parallel.pipeline import Pipeline
-from minitrain.train.build import reduce
+from minitrain.parallel.parallelize import parallelize
+from minitrain.parallel.pipeline import observing
+from minitrain.parallel.strategy import Strategy
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients
 
@@ -28,15 +29,16 @@ def train(
     model = mlp(MLPConfig(hidden=(32,) * 7, dtype="float64"))
     chunks = 2 if schedule == "interleaved" else 1
     mesh = Mesh(world, pp=world.size)
-    gradients = reduce(model, mesh, "bucketed", bucket_mb=1.0, seed=1, schedule=schedule, chunks=chunks)
+    gradients = parallelize(model, mesh, Strategy(schedule=schedule, chunks=chunks))
+    gradients.init(1)
     update = SGD(gradients)
-    if isinstance(model, Pipeline) and clock is not None:
-        model.tick(clock)
+    observer = Stamps(clock, mesh.over("layers")) if clock else None
     losses = []
-    for number in range(steps):
-        batch = loader.batch(number)
-        where = replace(batch.where, B=batch.where.B * m)
-        loss = compute_gradients(model, replace(batch, where=where), gradients, m)
-        update.step(0.1)
-        losses.append(sum(world.gather_objects(loss)))
+    with observing(observer):
+        for number in range(steps):
+            batch = loader.batch(number)
+            where = replace(batch.where, B=batch.where.B * m)
+            loss = compute_gradients(model, replace(batch, where=where), gradients, m)
+            update.step(0.1)
+            losses.append(sum(world.gather_objects(loss)))
     return losses, gather(model, world, "grad", gradients)

@@ -1,0 +1,299 @@
+"""Initial values are a step of their own; the model is looked through when it may have changed; a pipeline is watched
+from outside."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minitrain.comm import threads
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.mesh import Mesh
+from minitrain.comm.ring import RingCommunicator
+from minitrain.errors import UserError
+from minitrain.models import Model
+from minitrain.nn import Linear, Module, Parameter
+from minitrain.observe.clock import Clock, Stamps
+from minitrain.observe.ledger import Ledger
+from minitrain.optim import SGD
+from minitrain.parallel.parallelize import REDUCERS, parallelize
+from minitrain.parallel.pipeline import observing
+from minitrain.parallel.pipeline_schedules import Do, all_ranks, simulate
+from minitrain.parallel.reducer import Reducer
+from minitrain.parallel.strategy import Strategy
+from minitrain.train.checkpoint import gather, restore
+from minitrain.train.step import compute_gradients, train_step
+from tests.equivalence.harness import toy_batch, toy_gpt
+from tests.strategies import named
+
+# Initial values -------------------------------------------------------------------------------------------------------
+
+USES: dict[str, Callable[[Model, Reducer], Any]] = {
+    "begin": lambda model, gradients: gradients.begin(),
+    "owned": lambda model, gradients: gradients.owned(),
+    "norm": lambda model, gradients: gradients.norm(),
+    "gather": lambda model, gradients: gather(model, gradients.world, gradients=gradients),
+    "a step": lambda model, gradients: compute_gradients(model, toy_batch(0), gradients),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("how", REDUCERS)
+def test_a_reducer_without_values_is_not_used(how: str, use: str) -> None:
+    model = toy_gpt()
+    gradients = parallelize(model, Mesh(threads.world_of_one()), named(how))
+    with pytest.raises(UserError, match=r"no values yet: call init\(seed\)"):
+        USES[use](model, gradients)
+    gradients.init(3)
+    gradients.begin()
+    gradients.close()
+
+
+def test_after_step_without_values() -> None:
+    for zero in (1, 2):
+        gradients = parallelize(toy_gpt(), Mesh(threads.world_of_one()), Strategy(zero=zero))
+        with pytest.raises(UserError, match=r"no values yet: call init\(seed\)"):
+            gradients.after_step()
+
+
+@pytest.mark.parametrize("how", REDUCERS)
+def test_init_gives_the_values_of_the_seed(how: str) -> None:
+    """On any ranks those of `draw`; nothing has any before."""
+    true = toy_gpt()
+    true.draw(5)
+
+    def program(world: Communicator) -> dict[str, np.ndarray]:
+        model = toy_gpt()
+        gradients = parallelize(model, Mesh(world, dp=2), named(how))
+        assert not any(p.drawn for p in model.parameters()) and not any(b.data is not None for b in gradients.buckets)
+        gradients.init(5)
+        found = gather(model, world, gradients=gradients)
+        gradients.close()
+        return found
+
+    for found in threads.run(2, program):
+        for p in true.parameters():
+            np.testing.assert_array_equal(found[p.placement.path], p.data)
+
+
+def test_init_makes_one_bucket_at_a_time() -> None:
+    """Under ZeRO-3 no rank ever has the whole model: all shares, and beside them one bucket."""
+
+    def program(world: Communicator) -> None:
+        gradients = parallelize(toy_gpt(layers=8), Mesh(world, dp=2), Strategy(zero=3, bucket_mb=1e-3))
+        drawn: list[int] = []
+        place = gradients.place
+
+        def noted(bucket: Any, flat: np.ndarray) -> None:
+            drawn.append(sum(b.shard is not None for b in gradients.buckets))
+            place(bucket, flat)
+
+        gradients.place = noted  # type: ignore[method-assign]
+        with Ledger().open() as ledger:
+            gradients.init(1)
+        assert drawn == list(range(len(gradients.buckets))) and len(drawn) > 8
+        assert ledger.live["parameters"] == sum(b.shard.nbytes for b in gradients.buckets if b.shard is not None)
+
+    threads.run(2, program)
+
+
+def test_values_that_come_between() -> None:
+    """They would be drawn over in a part of the buckets: refused, with what to do."""
+    model, true = toy_gpt(), toy_gpt()
+    true.draw(7)
+    tensors = {p.placement.path: p.data for p in true.parameters()}
+    gradients = parallelize(model, Mesh(threads.world_of_one()))
+    with pytest.raises(RuntimeError, match=r"no values yet: set them before parallelize, or after init\(seed\)"):
+        restore(model, tensors)
+    gradients.init(1)
+    restore(model, tensors)
+    for p, q in zip(model.parameters(), true.parameters(), strict=True):
+        np.testing.assert_array_equal(p.data, q.data)
+
+
+@pytest.mark.parametrize("how", REDUCERS)
+def test_seeds_that_differ(how: str) -> None:
+    """Between ranks; and what is no seed."""
+
+    def program(world: Communicator) -> None:
+        gradients = parallelize(toy_gpt(), Mesh(world, dp=2), named(how))
+        with pytest.raises(UserError, match="seed is 'x'; it must be a whole number"):
+            gradients.init("x")  # type: ignore[arg-type]
+        with pytest.raises(UserError, match="seed: 3 on rank 0; 4 on rank 1"):
+            gradients.init(3 + world.rank)
+        gradients.close()
+        apart = parallelize(toy_gpt(), Mesh(world, dp=2), named(how), same=False)
+        apart.init(3 + world.rank)  # for a lesson about ranks that differ
+        apart.close()
+
+    threads.run(2, program)
+
+
+@pytest.mark.parametrize("how", REDUCERS)
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_released_model_is_free_again(how: str, drawn: bool) -> None:
+    """Before it had values it always is; after, where every rank has them whole."""
+    model = toy_gpt()
+    gradients = parallelize(model, Mesh(threads.world_of_one()), named(how))
+    if drawn:
+        gradients.init(1)
+    gradients.release()
+    held = [p for p in model.parameters() if p.bucket is not None]
+    assert bool(held) == (drawn and how == "zero3")
+    assert held or all(p.on_ready is None and p.drawn == drawn for p in model.parameters())
+
+
+# A model that changes -------------------------------------------------------------------------------------------------
+
+
+class Counting(Model):
+    """Counts how often it was looked through."""
+
+    looks = 0
+
+    def parameters(self) -> list[Parameter]:
+        vars(self)["looks"] = self.looks + 1  # without setting a member
+        return super().parameters()
+
+
+def counting() -> tuple[Counting, Reducer, SGD]:
+    model = Counting(toy_gpt().units)
+    gradients = parallelize(model, Mesh(threads.world_of_one()))
+    gradients.init(1)
+    return model, gradients, SGD(gradients)
+
+
+def test_an_unchanged_model_is_not_looked_through_in_every_step() -> None:
+    model, gradients, optimizer = counting()
+    looks = []
+    for number in range(40):
+        before = model.looks
+        train_step(model, toy_batch(number), gradients, optimizer, 0.01)
+        looks.append(model.looks - before)
+    assert [n for n, count in enumerate(looks) if count] == [0, 1, 2, 4, 8, 16, 32]
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 11])
+def test_a_layer_that_is_added_is_seen_at_once(step: int) -> None:
+    model, gradients, optimizer = counting()
+    for number in range(step):
+        train_step(model, toy_batch(number), gradients, optimizer, 0.01)
+    block: Any = model.units[1]
+    block.more = Linear("more", 2, 3)
+    with pytest.raises(UserError, match=r"more.weight was added .*\n?.*minitrain.parallel.parallelize"):
+        gradients.begin()
+    del block.more
+    gradients.begin()
+    bias = block.attn.proj.bias
+    vars(block.attn.proj).pop("bias")  # which nothing tells of
+    block.attn.proj.name = "what is set last"
+    with pytest.raises(UserError, match=r"attn.proj.bias was removed"):
+        gradients.begin()
+    block.attn.proj.bias = bias
+    gradients.begin()
+    del block.attn.proj.bias
+    with pytest.raises(UserError, match=r"attn.proj.bias was removed"):
+        gradients.begin()
+
+
+def test_what_is_put_into_a_list_is_seen_by_the_next_power_of_two() -> None:
+    """Where it was made before: a new layer has had members set."""
+
+    class Pair(Module):
+        def __init__(self) -> None:
+            self.layers = [Linear("a", 2, 3)]
+
+    model, more = Model([Pair()]), Linear("b", 3, 2)
+    gradients = parallelize(model, Mesh(threads.world_of_one()))
+    gradients.init(1)
+    for _ in range(5):  # steps 0 to 4
+        gradients.begin()
+    unit: Any = model.units[0]
+    unit.layers.append(more)
+    for _ in range(3):
+        gradients.begin()
+    with pytest.raises(UserError, match=r"b.weight was added"):
+        gradients.begin()  # step 8
+
+
+@pytest.mark.parametrize("step", [3, 7])
+def test_a_parameter_that_is_frozen_is_seen_at_once(step: int) -> None:
+    model, gradients, optimizer = counting()
+    for number in range(step):
+        train_step(model, toy_batch(number), gradients, optimizer, 0.01)
+    model.parameters()[0].requires_grad = False
+    with pytest.raises(UserError, match=r"embed.tokens.weight was frozen after"):
+        gradients.begin()
+
+
+# A pipeline that is watched -------------------------------------------------------------------------------------------
+
+
+class Notes:
+    """What a pipeline has told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def begins(self, do: Do) -> None:
+        self.told.append(str(do))
+
+    def sends(self, to: int, number: int) -> None:
+        self.told.append(f"to {to}")
+
+    def received(self, source: int, number: int, nbytes: int) -> None:
+        self.told.append(f"from {source}")
+
+
+def divided(world: Communicator, **axes: int) -> tuple[Model, Reducer]:
+    model = toy_gpt(layers=2, heads=4)
+    gradients = parallelize(model, Mesh(world, **axes), Strategy(sp=axes.get("tp", 1) > 1))
+    gradients.init(1)
+    return model, gradients
+
+
+def test_an_observer_is_told_what_happens_in_a_step() -> None:
+    """In its order; not of an evaluation, and nobody is told when nobody asks."""
+
+    def program(world: Communicator) -> list[str]:
+        (model, gradients), notes = divided(world, pp=2), Notes()
+        with observing(notes):
+            compute_gradients(model, toy_batch(0), gradients, 2)
+            model(toy_batch(1))
+        compute_gradients(model, toy_batch(2), gradients, 2)
+        return notes.told
+
+    first, last = threads.run(2, program)
+    assert first == ["F0", "to 1", "F1", "to 1", "from 1", "B0", "from 1", "B1"]
+    assert last == ["from 0", "F0", "B0", "to 0", "from 0", "F1", "B1", "to 0"]
+
+
+def test_the_look_at_a_divided_model_takes_no_virtual_time() -> None:
+    """Its forwards are no part of the step: the timeline of the first update is that of the schedule."""
+
+    def program(world: Communicator) -> Any:
+        model, gradients = divided(world, pp=2, tp=2)
+        clock = Clock()
+        with observing(Stamps(clock, gradients.mesh.over("layers"))):
+            compute_gradients(model, toy_batch(0), gradients, 3)
+        assert gradients.division is not None, "it was looked at, and will be again"
+        return clock.lane
+
+    lanes = threads.run(4, lambda world: program(RingCommunicator(world)), timeout=30)
+    true = simulate(all_ranks("1f1b", 2, 3)).lanes
+    assert [list(lane) for lane in lanes] == [list(true[rank // 2]) for rank in range(4)]
+
+
+def test_the_times_are_not_in_the_ledger_of_the_pipeline() -> None:
+    """They have a tag of their own, and the other bytes are as without them."""
+
+    def program(world: Communicator, watched: bool) -> dict[Any, int]:
+        model, gradients = divided(world, pp=2)
+        observer = Stamps(Clock(), gradients.mesh.over("layers")) if watched else None
+        with observing(observer), Ledger().open() as ledger:
+            compute_gradients(model, toy_batch(0), gradients, 2)
+        return {tag: n for tag, n in ledger.bytes.items() if tag[0] != "clock"}
+
+    plain, watched = (threads.run(2, lambda world: program(RingCommunicator(world), on)) for on in (False, True))  # noqa: B023
+    assert plain == watched and all(sum(bytes_.values()) for bytes_ in plain)

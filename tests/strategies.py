@@ -1,0 +1,12 @@
+"""Strategies by name, for tests that go through several: "naive", "bucketed", "overlap", "zero1", "zero2", "zero3"."""
+
+from typing import Any
+
+from minitrain.parallel.strategy import Strategy
+
+
+def named(name: str, **fields: Any) -> Strategy:
+    """What the name says, and the other fields as given."""
+    if name.startswith("zero"):
+        return Strategy(zero=int(name.removeprefix("zero")), **fields)
+    return Strategy(reduce=name, **fields)  # type: ignore[arg-type]
