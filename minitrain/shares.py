@@ -25,7 +25,7 @@ def share(n: int, parts: int, i: int) -> slice:
 
 
 def shares(n: int, parts: int) -> list[slice]:
-    """All of them."""
+    """The runs of all parts: see `share`."""
     return [share(n, parts, i) for i in range(parts)]
 
 

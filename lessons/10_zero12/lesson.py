@@ -25,7 +25,7 @@ from minitrain.optim import Adam
 from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.reducer import Scatter
 from minitrain.parallel.strategy import Strategy
-from minitrain.parallel.zero import GRADIENTS, own
+from minitrain.parallel.zero import GRADIENTS
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients
 
@@ -63,7 +63,7 @@ def train(world: Communicator, loader: ArrayLoader, stage: int, steps: int, scat
             gradients.after_step()  # the parameters are whole again
     sizes = [size for size, _ in groupby(live.get("gradients", 0) for live in ledger.history or [])]
     sizes = sizes[sizes.index(0) :]  # at first, those of the last update are dropped
-    owned = sum(4 * len(range(bucket.size)[own(bucket)]) for bucket in gradients.buckets)
+    owned = sum(4 * len(range(bucket.size)[bucket.own]) for bucket in gradients.buckets)
     bits = [x.tobytes() for x in gather(model, world, gradients=gradients).values()]
     return Run(bits, held, sizes, ledger.bytes.total() // steps, owned)
 

@@ -82,7 +82,6 @@ class Zero1(Reducer):
         return there(bucket.grad)[bucket.own]
 
     def after_step(self) -> None:
-        self.check_drawn()
         for bucket in self.trained:
             self.gather(there(bucket.data), bucket.group, **bucket.own_cuts)
 

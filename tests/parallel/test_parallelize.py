@@ -50,13 +50,6 @@ def test_a_reducer_without_values_is_not_used(how: str, use: str) -> None:
     gradients.close()
 
 
-def test_after_step_without_values() -> None:
-    for zero in (1, 2):
-        gradients = parallelize(toy_gpt(), Mesh(threads.world_of_one()), Strategy(zero=zero))
-        with pytest.raises(UserError, match=r"no values yet: call init\(seed\)"):
-            gradients.after_step()
-
-
 @pytest.mark.parametrize("how", REDUCERS)
 def test_init_gives_the_values_of_the_seed(how: str) -> None:
     """On any ranks those of `draw`; nothing has any before."""
