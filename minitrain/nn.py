@@ -130,7 +130,8 @@ class Parameter(Tensor):
     def data(self) -> Array:
         if self._data is None:
             raise RuntimeError(
-                f"parameter {self.placement.path} has no values here: draw the model, or make its trainer.\n"
+                f"parameter {self.placement.path} has no values here: draw the model, make its trainer, or "
+                "call init(seed) of its reducer.\n"
                 "Layers are found in attributes, and in flat lists, tuples and dictionaries. "
                 "Under ZeRO-3 use gather(model, world, gradients=trainer.gradients), and assign p.data = w"
             )

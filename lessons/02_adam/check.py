@@ -71,7 +71,9 @@ def check_02_2(world: Communicator, adamw_step: Callable[..., None], report: Rep
     for setting in SETTINGS:
         for weight_decay in (0.5, 0.0):
             follows(lambda *a, weight_decay=weight_decay: rule(*a, weight_decay), setting, weight_decay, report)
-    inside(world, lambda gradients, rule: AdamW(gradients, weight_decay=0.5, rule=rule), rule, REFERENCE["adamw"], report)
+    inside(
+        world, lambda gradients, rule: AdamW(gradients, weight_decay=0.5, rule=rule), rule, REFERENCE["adamw"], report
+    )
 
 
 def check_02_3(world: Communicator, adam_bytes: Callable[[tuple[int, ...]], int], report: Report) -> None:

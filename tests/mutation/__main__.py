@@ -45,6 +45,7 @@ ELSEWHERE = {  # where the tests of a file do not stand at its mirror image
     "minitrain/parallel/plan.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/naming.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/division.py": "tests/parallel/test_own_models.py",
+    "minitrain/parallel/pieces.py": "tests/parallel/test_optimizers.py",
     "minitrain/comm/mpi.py": "tests/comm/test_communicator.py",
 }
 STAGES = {  # name -> arguments of pytest, and a limit in seconds: a mutant that loops for ever is noticed by it

@@ -13,8 +13,7 @@ EQUIVALENT: dict[str, str] = {
         "[(weight, weight_vjp), (bias, bias_vjp)], saved=(n, r)): False -> True"
     ): "a copy of y, which has no other user",
     "minitrain/comm/mpi.py: info.Free(): info.Free() -> pass": "a few bytes of MPI's, once in a process",
-    (
-        "minitrain/parallel/reducer.py: if self.mesh is None or self.mesh.parts(*MODEL) == 1:: "
-        "self.mesh is None or self.mesh.parts(*MODEL) == 1 -> (self.mesh is None)"
-    ): "a group of one rank would gather its own part: the same number, and nothing is sent",
+    "minitrain/parallel/reducer.py: if self.mesh.parts(*MODEL) == 1:: self.mesh.parts(*MODEL) == 1 -> (False)": (
+        "a group of one rank would gather its own part: the same number, and nothing is sent"
+    ),
 }
