@@ -75,19 +75,18 @@ def parallelize(
     check(model, mesh, strategy)
     if same:
         check_all_same(model, mesh, strategy, {"io": io, "sync": sync, "scatter": scatter, "gather": gather})
-    plan = shard(model, mesh, strategy, io)
+    plan = shard(model, mesh, strategy, io)  # 1
     users = users_of(model)  # of the whole model: stages that share parameters lay them out alike
     if mesh.parts("layers") > 1:
-        partition(model, mesh, strategy)
-    runs = segment(model, strategy)
-    whole = strategy.owners == "parameters"
-    buckets = make_buckets(model.parameters(), strategy.bucket_mb, mesh, users, whole)
+        partition(model, mesh, strategy)  # 2
+    runs = segment(model, strategy)  # 3
+    buckets = make_buckets(model.parameters(), strategy.bucket_mb, mesh, users, strategy.owners == "parameters")
     times = Counter(p for part in model.parts() for p in part.parameters())
     division = Division(plan, model, mesh.world) if plan is not None and strategy.check else None
     divided = Divided(model, mesh, buckets, [run.units for run in runs], times, division, same)
-    reducer = reducers[strategy.reducer](divided, strategy, doors(strategy, sync, scatter, gather, line))
+    reducer = reducers[strategy.reducer](divided, strategy, doors(strategy, sync, scatter, gather, line))  # 4
     if strategy.zero == 3:
-        wrap(runs, reducer)
+        wrap(runs, reducer)  # 5
     return reducer
 
 

@@ -43,7 +43,7 @@ class SequenceIO(TensorIO):
         if (where.T == 1 and batch.inputs.ndim < 2) or batch.inputs.dtype.kind not in "iu":
             raise UserError(
                 f"sequence parallel divides the time of a batch of ids (B, T), and the inputs have shape "
-                f"{batch.inputs.shape}, {batch.inputs.dtype}: give tensor parallel alone, sequence=False"
+                f"{batch.inputs.shape}, {batch.inputs.dtype}: give tensor parallel alone, sp=False"
             )
         self.T = time.stop - time.start
         own = self.own_time()
