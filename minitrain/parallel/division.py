@@ -12,15 +12,14 @@ forwards without a backward. What they send is not in the run's ledger. Only a c
 such as a softmax over divided columns: `python -m minitrain compare model`.
 """
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 
-from ..autograd import Tensor, apply, no_grad, operation
-from ..backend import Array, to_host
+from ..autograd import Tensor, no_grad
+from ..backend import to_host
 from ..comm.communicator import Communicator
 from ..data.batch import Batch
 from ..errors import UserError
@@ -28,14 +27,13 @@ from ..models import Model
 from ..nn import Parameter, watching
 from ..observe.ledger import Ledger
 from ..shares import share
+from .borders import Borders, Notes, Numbers, alike, bound_of, note, sums, unlike
 from .flat import Bucket
 from .naming import spoken
 from .pipeline import Pipeline
 from .plan import Plan
 from .tensor_parallel import TensorIO
 
-Numbers = tuple[float, float]  # the sum of an array's elements, and of their squares
-Notes = dict[str, tuple[Numbers, float]]  # path of a unit -> of what passes there, and how far they may be apart
 AGAIN = 3  # steps in which is looked, at most: what lies behind a branch that begins with 0 has no gradient at first
 OFF = 'Should it be right as it is, reduce(..., check=False) or strategy={"check": False} leaves these checks out.'
 
@@ -56,42 +54,6 @@ class Wrong(NamedTuple):
     said: str
 
 
-class Borders:
-    """What passes between the units in a step's own forward and backward: of each unit the first, as of a micro-batch.
-
-    After sequence parallel's units each rank has something else, so that there is nothing to be compared.
-    """
-
-    def __init__(self) -> None:
-        self.made: Notes = {}
-        self.gradients: Notes = {}
-
-    def enter(self, path: str, x: Tensor) -> Tensor:
-        """x, whose gradient is noted when it comes back."""
-        return x if path in self.gradients else shown_gradient(x, lambda g: note(self.gradients, path, g))
-
-    def leave(self, path: str, y: Tensor) -> Tensor:
-        if isinstance(y, Tensor):  # anything else is refused in a moment
-            note(self.made, path, y.data)
-        return y
-
-
-@operation
-def shown_gradient(x: Tensor, show: Callable[[Array], None]) -> Tensor:
-    """y = x; gx = g, which is shown."""
-
-    def vjp(g: Array) -> tuple[Array]:
-        show(g)
-        return (g,)
-
-    return apply(x.data, (x,), vjp)
-
-
-def note(notes: Notes, path: str, x: Array) -> None:
-    if path not in notes:
-        notes[path] = (sums(x), bound_of(x.dtype))
-
-
 class Division:
     """The looks at one model; `compare` is the last of them."""
 
@@ -105,7 +67,7 @@ class Division:
         if self.plan.looks or self.plan.sequence:  # of all stages of a pipeline: they look together
             with no_grad(), Ledger().open():
                 self.forward(batch)
-        if not self.plan.sequence:
+        if not (self.plan.sequence or self.plan.joined):
             self.plan.io.borders = Borders()
 
     def forward(self, batch: Batch) -> None:
@@ -180,7 +142,7 @@ class Division:
                 self.plan.places[path],
                 f"{path} makes something else on each rank along tp: what they made of their parts was not added up.\n"
                 "Behind what is divided (plan.column, heads, split) comes a layer that is named plan.row, and before a "
-                f"split a plan.column. {OFF}",
+                f"split a plan.column; a divided parameter is used by its own layer alone. {OFF}",
             )
             for path in unlike(every)[:1]
         ]
@@ -220,39 +182,10 @@ class Division:
         return []
 
 
-def unlike(every: list[Notes]) -> list[str]:
-    """The paths of the notes that are not the same on each rank."""
-    nothing = ((0.0, 0.0), 0.0)
-    return [
-        path
-        for path, (_, bound) in every[0].items()
-        if not alike([rank.get(path, nothing)[0] for rank in every], bound)
-    ]
-
-
 def cure(how: str, layer: str) -> str:
     """What to say of a gradient that should be whole."""
     inside = "" if how == "whole" else f"If {layer} is used between column and row alone, say plan.inside. "
     return f"{inside}If what takes its result is whole, and meets divided columns: plan.enter(that)."
-
-
-def sums(x: Array) -> Numbers:
-    x = to_host(x).astype(np.float64)
-    return float(x.sum()), float(np.vdot(x, x))
-
-
-def alike(numbers: list[Numbers], bound: float) -> bool:
-    """Whether arrays with these sums are the same."""
-    (total, square), *others = numbers
-    if not all(math.isfinite(x) for pair in numbers for x in pair):
-        return True  # an overflow has its own words
-    scale = max(b for _, b in numbers) ** 0.5
-    return all(abs(a - total) <= bound * scale and abs(b - square) <= bound * scale**2 for a, b in others)
-
-
-def bound_of(dtype: np.dtype) -> float:
-    """How far sums of what is the same may be apart."""
-    return 1e-3 if dtype.itemsize < 8 else 1e-8
 
 
 def far(one: Passed, whole: Passed, own: slice) -> bool:

@@ -83,6 +83,7 @@ class Plan:
         self.named: dict[Module | Parameter, str] = {}
         self.held: dict[Parameter, tuple[str, str]] = {}  # how a parameter is held, and for which layer
         self.places: dict[str, int] = {}  # path of a unit -> its place in the whole model
+        self.joined = False  # whether what is divided may pass from unit to unit, as in the MLP
         self.looks = False  # whether a layer looks at what it is given: see TensorIO.look
 
     # The words --------------------------------------------------------------------------------------------------------
@@ -280,6 +281,7 @@ class Plan:
         """Ask the model, look whether all is named that has to be, and let the units say when they begin."""
         for module in model.modules():
             check_shard(module)
+        self.joined = type(model).shard is not Module.shard  # it speaks for all of its units
         with check_words(self):
             model.shard(self)
         if self.tp > 1 and all(type(module).shard is Module.shard for module in model.modules()):

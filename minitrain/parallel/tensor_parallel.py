@@ -44,13 +44,14 @@ from ..autograd import Tensor, apply, operation
 from ..backend import Array, xp
 from ..comm.communicator import Communicator, Tag
 from ..data.batch import Batch
-from ..errors import UserError, shown
+from ..errors import UserError
 from ..functional import row_max
 from ..nn import Module, Parameter
 from .collective_ops import copy_to, gather_from, reduce_from, summed
 
 if TYPE_CHECKING:
-    from .division import Borders, Division
+    from .borders import Borders
+    from .division import Division
 
 TIME = 1  # the axis of x (B, T, D)
 BLOCK, EMBEDDING, HEAD, LOSS = ("tp", "block"), ("tp", "embedding"), ("tp", "head"), ("tp", "loss")
@@ -162,10 +163,9 @@ class Multiplies(Divided):
 def first_of(layer: Module, word: str, x: Any) -> Tensor:
     """x, the first argument of a layer. Raise UserError for what is no Tensor."""
     if not isinstance(x, Tensor):
-        given = "none" if x is None else shown(x)
         raise UserError(
-            f"plan.{word}({layer.path}): such a layer is called with a Tensor first, which is what it shares with the "
-            f"other ranks, and not by name; it is given {given}"
+            f"plan.{word}({layer.path}): it must be called with a Tensor as its first argument, by position, since "
+            f"that is what ranks send each other; it is given {'none' if x is None else f'a {type(x).__name__}'}"
         )
     return x
 
@@ -281,18 +281,19 @@ class Unit(Divided):
         try:
             y = super().__call__(x, self.io.unit(batch))  # type: ignore[misc]
         except (ValueError, IndexError) as error:
-            raise UserError(
-                f"{self.path}, with its layers divided: {error}.\n"
-                + (
-                    f"If it runs on one process, its `shard` is wrong or leaves something out: {self.words}"
-                    if self.words
-                    else "It says nothing about its layers. If it runs on one process, name them in its `shard`; if it "
-                    "makes the loss from all of x: def shard(self, plan): plan.gather(self)"
-                )
-            ) from error
+            raise UserError(f"{self.path}, with its layers divided: {error}.\n{self.advice()}") from error
         finally:
             self.io.entered.clear()
         return y if borders is None else borders.leave(self.path, y)
+
+    def advice(self) -> str:
+        """What to look at, if it runs on one process."""
+        if self.words:
+            return f"If it runs on one process, what `shard` says is wrong, or something is left out: {self.words}"
+        return (
+            "If it runs on one process, it lacks a `shard`: it says nothing about its layers. One that makes the loss "
+            "from all of x: def shard(self, plan): plan.gather(self)"
+        )
 
 
 class ColumnLinear(Columns):

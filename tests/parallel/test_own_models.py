@@ -1294,8 +1294,10 @@ WRONG: dict[str, tuple[Make, str | None, str | None]] = {
     "an unknown word": both(
         said(Relu, unknown_word), r"plan\.columns, at line \d+ of test_own_models\.py, is no word .* column, heads, row"
     ),
-    "a column called by name": both(lambda: blocks(mlp=CalledByName), r"plan\.column\(blocks\.0\.mlp\.up\).*first"),
-    "a column of a list": both(lambda: blocks(mlp=CalledWithMany), r"plan\.column\(blocks\.0\.mlp\.up\).*\[Tensor"),
+    "a column called by name": both(
+        lambda: blocks(mlp=CalledByName), r"plan\.column\(blocks\.0\.mlp\.up\).*given none"
+    ),
+    "a column of a list": both(lambda: blocks(mlp=CalledWithMany), r"plan\.column\(blocks\.0\.mlp\.up\).*given a list"),
     "enter called by name": both(lambda: blocks(attn=EnteredByName), r"plan\.enter\(blocks\.0\.attn\.gate\).*first"),
     "a table by hand": (looking, None, r"embed a share of the time.*in its own class: .*plan\.everywhere\(self\)"),
     "a loss by hand": (plain_head, None, r"head, with its layers divided: .*says nothing.*plan\.gather\(self\)"),
