@@ -12,7 +12,7 @@ from minitrain.cli import main
 from minitrain.comm import threads
 from minitrain.errors import UserError
 from minitrain.train.compare_model import CompareModelOptions, Comparison, MeshOptions, compare_model
-from minitrain.train.differences import Step, apart, differences, farthest, verdict
+from minitrain.train.differences import Step, apart, differences, farthest, listed, verdict
 from tests.tiers import full
 from tests.train.test_cli import command, needs_mpirun
 
@@ -63,6 +63,13 @@ class Misnamed(SwiGLU):
     def __call__(self, x):
         return self.down(F.multiply(self.gate(x) * self.up(x), self.scale))
 
+class Misspelt(SwiGLU):
+    shard, shards = Module.shard, SwiGLU.shard
+
+class Unused(SwiGLU):
+    def __call__(self, x):
+        return super().__call__(x) * 0.0
+
 def make_model(kind=SwiGLU, dtype="float64"):
     model = gpt(GPTConfig(11, 6, 2, heads=2, width=6, dropout=0.1, dtype=dtype))
     model.units[2].mlp = kind("blocks.1.mlp", dtype)
@@ -72,6 +79,8 @@ def make_model(kind=SwiGLU, dtype="float64"):
 def softmax(): return make_model(Softmax)
 def full_width(): return make_model(FullWidth)
 def unnamed(): return make_model(Unnamed)
+def misspelt(): return make_model(Misspelt)
+def unused(): return make_model(Unused)
 def misnamed(): return make_model(Misnamed)
 def single(): return make_model(dtype="float32")
 def digits(): return mlp(MLPConfig(5, (6,), 3, "float64"))
@@ -147,6 +156,26 @@ def test_a_softmax_over_divided_columns(sp: bool, folder: Path) -> None:
     assert worst == sorted(far, key=lambda path: -far[path])[:3]
     assert re.search(r"^blocks\.1\.mlp\.up\.weight .*<--$", found.text, re.M) and "a softmax" in found.text
     assert compared(2, f"{folder}/own.py:softmax").equal
+
+
+def test_what_is_divided_is_said(folder: Path) -> None:
+    """A misspelt `shard` is equal, and divides nothing."""
+    mesh: dict[str, Any] = {"tp": 2, "pp": 2, "recompute": 1, "accumulate": 2}
+    right, wrong = (compared(4, f"{folder}/own.py:{name}", **mesh).text for name in ("make_model", "misspelt"))
+    whole = "of the elements; not in\n  embed.positions\n"
+    assert f"\ndivided along tp: 15 of 30 parameters, 87% {whole}\n" in right
+    assert f"\ndivided along tp: 10 of 30 parameters, 76% {whole}  blocks.1.mlp\n\n" in wrong
+    assert "divided along" not in compared(2, f"{folder}/own.py:misspelt").text
+
+
+def test_what_no_step_has_used_is_said(folder: Path) -> None:
+    """A gradient that is 0 everywhere is equal, whatever `shard` says."""
+    found = compared(2, f"{folder}/own.py:unused", tp=2)
+    paths = found.text.partition("make_batch(number) for them\n")[2].split()
+    layers = ("norm2", "mlp.gate", "mlp.up", "mlp.down")
+    assert found.equal and "equal to one process, within 1e-12, in what these 3 step(s) use" in found.text
+    assert paths == [f"blocks.1.{layer}.{what}" for layer in layers for what in ("weight", "bias")]
+    assert listed("these", list("abcdefghijklmn")).endswith("  l\n  and 2 more")
 
 
 def test_without_the_look_of_the_first_step(folder: Path) -> None:
