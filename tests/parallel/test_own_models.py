@@ -624,6 +624,22 @@ class HeadGate(Module):
         return x * self.scale
 
 
+class Sloped(Separate):
+    """A constant for each head, as a frozen parameter: each rank has that of its own heads."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.slopes = Parameter(f"{path}.slopes", (H, 1), dtype=DTYPE)
+        self.slopes.data, self.slopes.requires_grad = 2.0 ** -np.arange(H)[:, None], False
+
+    def shard(self, plan: Plan) -> None:
+        super().shard(plan)
+        plan.split(self.slopes, 0)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return self.out(attend(self.q(x), self.k(x), self.v(x) * self.slopes, batch.where.time.start))
+
+
 class GatedHeads(Separate):
     """The gate of each head is a layer."""
 
@@ -761,6 +777,10 @@ def multi_query() -> Model:
     return blocks(attn=MultiQuery)
 
 
+def sloped() -> Model:
+    return blocks(attn=Sloped)
+
+
 def shifted() -> Model:
     return model(block(0, kind=Shifted), block(1))
 
@@ -792,6 +812,7 @@ EQUAL: list[Make] = [
     llama, whole_llama, named_gate, subclasses, fused_columns, low_rank, separate, normed_heads, module_inside,
     parallel, twice, shared_nearby, shared_afar, unit_twice, one_table, head_with_bias, scalar_first, per_position,
     strong_table, own_embed, first_everywhere, attention_everywhere, gated_heads, gathered_head, multi_query, shifted,
+    sloped,
 ]  # fmt: skip
 OTHERS: dict[str, tuple[dict[str, int], str, dict[str, Any]]] = {
     "pp 3 zero1": ({"pp": 3}, "zero1", {}),

@@ -2,14 +2,20 @@
 
 import math
 import re
+import runpy
+import textwrap
+import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import minitrain
 from minitrain.cli import main
 from minitrain.comm import threads
+from minitrain.comm.communicator import Communicator
 from minitrain.errors import UserError
 from minitrain.train.compare_model import CompareModelOptions, Comparison, MeshOptions, compare_model
 from minitrain.train.differences import Step, apart, differences, farthest, listed, verdict
@@ -276,6 +282,60 @@ def test_how_far() -> None:
     most = farthest(steps)
     assert (most.loss, most.gradients, most.most) == (0.5, differences(a, b), (0.5, math.inf, 0))
     assert "DIFFERS from one process in step 1" in verdict([steps[1]._replace(loss=0.0), most], 1e-12)
+
+
+# The README ----------------------------------------------------------------------------------------------------------
+
+AROUND = """
+from minitrain import functional as F
+from minitrain.models import GPTConfig, Model, gpt
+from minitrain.nn import Linear, Module, judged
+
+{0}
+
+class Own(SwiGLU):
+    def __init__(self, path):
+        self.path = path
+        self.gate, self.up = (Linear(f"{{path}}.{{name}}", 6, 5, 0.3, "float64") for name in ("gate", "up"))
+        self.down = Linear(f"{{path}}.down", 5, 6, 0.3, "float64")
+
+class Pool(Module):
+    def __init__(self):
+        self.path, self.out = "head", Linear("head.out", 6, 3, 0.3, "float64")
+
+    def shard(self, plan):
+        plan.gather(self)
+
+    def __call__(self, x, batch):
+        return judged(self.out(F.mean(x, axis=1)), batch)
+
+def make_model():
+    model = gpt(GPTConfig(11, 7, 2, heads=2, width=6, dtype="float64"))
+    model.units[2].mlp = Own("blocks.1.mlp")
+    return Model([*model.units[:-1], Pool()])
+
+{1}
+"""
+
+
+def test_the_programs_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class with a `shard`, a make_batch and a run on the mesh work as they are printed."""
+    text = Path(__file__).parents[2].joinpath("README.md").read_text("utf-8")
+    section = text.partition("### Your own model on a mesh\n")[2].partition("\n### ")[0]
+    programs = [textwrap.dedent(block) for block in re.findall(r"(?:^(?: {4}.*)?\n)+", section, re.M) if block.strip()]
+    layer, batches, trains = (next(x for x in programs if word in x) for word in ("SwiGLU", "make_batch", "Trainer"))
+    (tmp_path / "my.py").write_text(AROUND.format(layer, batches))
+    assert compared(2, f"{tmp_path}/my.py", tp=2).equal and compared(2, f"{tmp_path}/my.py", tp=2, sp=True).equal
+    here = threading.local()
+    monkeypatch.setattr(minitrain, "launch", lambda: nullcontext(here.world))
+
+    def program(world: Communicator) -> list[float]:
+        here.world, names = world, runpy.run_path(f"{tmp_path}/my.py")
+        exec(compile(trains, "README.md", "exec"), names)
+        return names["losses"]
+
+    first, second = threads.run(2, program)
+    assert first == second and len(first) == 3
 
 
 # The command ----------------------------------------------------------------------------------------------------------
