@@ -129,7 +129,7 @@ def check_per_position(layer: Module, units: Sequence[Module]) -> None:
         raise UserError(
             f"sequence parallel gives {path_of(layer)} a share of the time, and its class {type(layer).__name__} does "
             "not say that it treats each position by itself.\n"
-            f"If it does: per_position = True in the class. If not, or if it looks ids up, {cure}.\n"
+            f"If it does: per_position = True in the class. If not, or if it looks ids up, say {cure}.\n"
             f"{LOOK}"
         )
 

@@ -226,7 +226,7 @@ class Gathered(Divided):
     word = "gather"
 
     def __call__(self, x: Tensor | Array | None = None, *rest: Any, **options: Any) -> Tensor:
-        if any(isinstance(it, Tensor) for it in options.values()):
+        if x is None and any(isinstance(it, Tensor) for it in options.values()):
             first_of(self, self.word, x)
         x = self.taken(x) if isinstance(x, Tensor) else x
         every = [self.all_of(it) for it in rest]
@@ -291,8 +291,8 @@ class Unit(Divided):
         if self.words:
             return f"If it runs on one process, what `shard` says is wrong, or something is left out: {self.words}"
         return (
-            "If it runs on one process, it lacks a `shard`: it says nothing about its layers. One that makes the loss "
-            "from all of x: def shard(self, plan): plan.gather(self)"
+            "If it runs on one process: its `shard` names no layer that is divided. One that makes the loss from all "
+            "of x says plan.gather(self), one that looks at several positions plan.everywhere(self)"
         )
 
 

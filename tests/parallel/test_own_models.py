@@ -1321,7 +1321,7 @@ WRONG: dict[str, tuple[Make, str | None, str | None]] = {
     "a column of a list": both(lambda: blocks(mlp=CalledWithMany), r"plan\.column\(blocks\.0\.mlp\.up\).*given a list"),
     "enter called by name": both(lambda: blocks(attn=EnteredByName), r"plan\.enter\(blocks\.0\.attn\.gate\).*first"),
     "a table by hand": (looking, None, r"embed a share of the time.*in its own class: .*plan\.everywhere\(self\)"),
-    "a loss by hand": (plain_head, None, r"head, with its layers divided: .*says nothing.*plan\.gather\(self\)"),
+    "a loss by hand": (plain_head, None, r"head, with its layers divided: .*names no layer .*plan\.gather\(self\)"),
     "two matrices": both(lambda: blocks(mlp=WithTwo), r"plan\.column\(blocks\.0\.mlp\.up\).*one matrix each"),
     "a dropout of columns residual": (
         said(Dropping, drop_residual, attn=True),
