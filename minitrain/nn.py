@@ -132,7 +132,8 @@ class Parameter(Tensor):
             raise RuntimeError(
                 f"parameter {self.placement.path} has no values here: draw the model, make its trainer, or "
                 "call init(seed) of its reducer.\n"
-                "Layers are found in attributes, and in flat lists, tuples and dictionaries. "
+                "Layers are found in attributes, and in flat lists, tuples and dictionaries. In a pipeline another "
+                "stage may have it: a unit uses layers of its own. "
                 "Under ZeRO-3 use gather(model, world, gradients=trainer.gradients), and assign p.data = w"
             )
         return self._data
@@ -517,9 +518,16 @@ class CausalAttention(Module):
         """qkv (B, T, 3, H, D/H) -> (B, T, D). Raises UserError for a share of the time: it looks at all of it."""
         time = batch.where.time
         if qkv.ndim > 1 and qkv.shape[1] != time.stop - time.start:
+            given = f"{self.path} is given {qkv.shape[1]} positions, and"
+            if batch.where.T == 1:
+                raise UserError(
+                    f"{given} the batch says that its samples are no sequences: where.T is 1.\n"
+                    "An ArrayLoader makes such batches; for sequences with one label each make Batch(ids, labels, "
+                    "Where(seed, number, B, T, slice(0, B), slice(0, T), counted=B))"
+                )
             raise UserError(
-                f"{self.path} is given {qkv.shape[1]} positions, and the batch has {time.stop - time.start}: attention "
-                "needs all of them.\nUnder sequence parallel divide the layer before it (plan.heads), in `shard`"
+                f"{given} the batch has {time.stop - time.start}: attention needs all of them.\n"
+                "Under sequence parallel divide the layer before it (plan.heads), in `shard`"
             )
         return fused.causal_attention(self.at("attention", qkv), time.start, self.scale)
 

@@ -1,7 +1,10 @@
 """Has everything a name that needs one? What plan.py looks at before a divided model has its first step."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, shown
@@ -9,7 +12,8 @@ from ..nn import CausalAttention, Embedding, Module, Parameter
 
 Names = Mapping[Module | Parameter, str]  # what is named -> the word
 LOOK = "Then see whether it is the serial run: python -m minitrain compare model --help"
-DIVIDES = ("column", "heads", "row", "split", "inside")  # words that ask for a name of every layer beside
+WORDS = ("column", "heads", "row", "vocabulary", "split", "inside", "enter", "residual", "gather", "everywhere")
+DIVIDES = ("column", "heads", "row", "split", "inside", "enter")  # words that ask for a name of every layer beside
 
 
 def leaves(module: Module) -> list[Module]:
@@ -20,6 +24,13 @@ def leaves(module: Module) -> list[Module]:
 def own_parameters(module: Module) -> list[Parameter]:
     """Those of the module itself."""
     return [value for _, value in module.members() if isinstance(value, Parameter)]
+
+
+def spoken(how: str, layer: str) -> str:
+    """How a parameter is held, in the words of a `shard`."""
+    if how.startswith("divided"):
+        return how
+    return f"the bias behind plan.row({layer})" if how == "whole" else f"plan.{how}"
 
 
 def path_of(thing: Module | Parameter) -> str:
@@ -48,6 +59,21 @@ def check_shard(module: Module) -> None:
         ) from error
 
 
+@contextmanager
+def check_words(plan: object) -> Iterator[None]:
+    """Raise UserError for a word that the plan does not have."""
+    try:
+        yield
+    except AttributeError as error:
+        if error.obj is not plan:
+            raise
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"plan.{error.name}, at line {at.lineno} of {Path(at.filename).name}, is no word of a `shard`; the words "
+            f"are {', '.join(WORDS)}: see minitrain/parallel/plan.py"
+        ) from error
+
+
 def largest_first(layer: Module) -> list[Parameter]:
     """A layer's own parameters, the one with most axes first: its matrix."""
     return sorted(own_parameters(layer), key=lambda p: -len(p.placement.shape))
@@ -68,7 +94,8 @@ def check_beside(named: Names, module: Module, tp: int) -> list[Module]:
             raise UserError(
                 f"{path_of(module)} divides layers (plan.{word}) and does not name "
                 f"{path_of(thing)}: say in its `shard` what that is.\n"
-                "plan.column, heads, row: divided; plan.inside: between column and row; plan.residual: elsewhere.\n"
+                "plan.column, heads, row: divided; plan.inside: between column and row; plan.enter: whole, but meets "
+                "what is divided; plan.residual: elsewhere.\n"
                 f"{LOOK}"
             )
     return below
@@ -94,13 +121,15 @@ def check_heads(module: Module, layers: list[Module], tp: int) -> None:
         )
 
 
-def check_per_position(layer: Module) -> None:
+def check_per_position(layer: Module, units: Sequence[Module]) -> None:
     """Raise UserError for a residual layer that may look at several positions."""
+    where = "in its own class: def shard(self, plan): plan.everywhere(self)"
+    cure = where if layer in units else "in the `shard` around it: plan.everywhere(it)"
     if not layer.per_position and not isinstance(layer, Embedding):
         raise UserError(
             f"sequence parallel gives {path_of(layer)} a share of the time, and its class {type(layer).__name__} does "
             "not say that it treats each position by itself.\n"
-            "If it does: per_position = True in the class. If not, plan.everywhere(it), in the `shard` around it.\n"
+            f"If it does: per_position = True in the class. If not, or if it looks ids up, say {cure}.\n"
             f"{LOOK}"
         )
 

@@ -23,13 +23,15 @@ sequence parallel differ.
     vocabulary  rows of a token table, or of a classifier       all ids; the whole x           all; the loss
     split       a slice of a parameter, as said
     inside      all of its parameters                           what lies between              the same
+    enter       all of its parameters                           the whole x                    what meets columns
     residual    all of its parameters                           x between such divisions       the same
     gather      all of its parameters                           the whole x                    as it is: a loss, logits
     everywhere  all of its parameters                           the whole x                    residual again
 
 Under tensor parallel x is the same on all ranks wherever nothing is divided, and so are the gradients there. Under
 sequence parallel it is a share of the time there, with partial gradients: so a `residual` layer has to work on each
-position by itself, and says so by `per_position = True`. The gradient of what is `inside` is partial in both.
+position by itself, and says so by `per_position = True`. The gradient of what is named `inside` or `enter` is partial
+in both.
 
 In a module that divides layers each layer below it has to be named, Dropout as well; elsewhere one without a name is
 residual. What is named wrongly, or not named, is refused before the first step, or found in it (division.py).
@@ -47,16 +49,19 @@ from .naming import (
     check_per_position,
     check_shard,
     check_things,
+    check_words,
     largest_first,
     leaves,
     own_parameters,
     path_of,
     said_about,
+    spoken,
 )
 from .tensor_parallel import (
     Column,
     ColumnLinear,
     Divided,
+    Entered,
     Everywhere,
     Gathered,
     ResidualDropout,
@@ -77,6 +82,8 @@ class Plan:
         self.io, self.tp, self.sequence = io, io.group.size, io.sequence
         self.named: dict[Module | Parameter, str] = {}
         self.held: dict[Parameter, tuple[str, str]] = {}  # how a parameter is held, and for which layer
+        self.places: dict[str, int] = {}  # path of a unit -> its place in the whole model
+        self.joined = False  # whether what is divided may pass from unit to unit, as in the MLP
         self.looks = False  # whether a layer looks at what it is given: see TensorIO.look
 
     # The words --------------------------------------------------------------------------------------------------------
@@ -172,6 +179,14 @@ class Plan:
                     )
             self.keep(thing, "inside")
 
+    def enter(self, *layers: Module) -> None:
+        """What is whole on every rank, and makes of the whole x what meets divided columns: one head of k and v for all
+        heads of q, or a gate that each head is multiplied by.
+        """
+        check_things("enter", layers, Module)
+        for layer in layers:
+            self.keep(layer, "enter", Entered)
+
     def residual(self, *things: Module | Parameter) -> None:
         """What lies before the columns, or behind the rows, and is whole on every rank."""
         for thing in things:
@@ -237,7 +252,8 @@ class Plan:
             before, other = self.held.setdefault(p, (how, mine))
             if kind(before) != kind(how):
                 raise UserError(
-                    f"{p.placement.path} is {before} in {other} and {how} in {mine}, and there is one of it.\n"
+                    f"{p.placement.path} is {spoken(before, other)} in {other} and {spoken(how, mine)} in {mine}, and "
+                    "there is one of it.\n"
                     "Name the two alike, or give each a weight of its own"
                 )
 
@@ -265,7 +281,9 @@ class Plan:
         """Ask the model, look whether all is named that has to be, and let the units say when they begin."""
         for module in model.modules():
             check_shard(module)
-        model.shard(self)
+        self.joined = type(model).shard is not Module.shard  # it speaks for all of its units
+        with check_words(self):
+            model.shard(self)
         if self.tp > 1 and all(type(module).shard is Module.shard for module in model.modules()):
             raise UserError(
                 f"--tp is {self.tp}, and no layer of the model is divided: none of its modules says so in `shard`.\n"
@@ -280,7 +298,7 @@ class Plan:
             if not all_named(self.named, layer):
                 self.keep(layer, "residual")
             if self.sequence and self.named.get(layer) == "residual":
-                check_per_position(layer)
+                check_per_position(layer, model.units)
         for module in model.modules():  # one with layers below may have a parameter of its own, or one of theirs
             if module not in self.named:
                 self.hold([p for p in own_parameters(module) if p not in self.named], "residual", module)
@@ -288,13 +306,14 @@ class Plan:
             self.change(unit, Unit)
             unit.path = unit.path or f"units.{i}"  # what has no path is not looked at
             unit.words = said_about(self.named, unit)
+            self.places[unit.path] = i
 
     def partial(self, p: Parameter) -> bool:
         """Whether a parameter that is whole on every rank has a partial gradient on each."""
         return self.has_part(self.held.get(p, ("residual", ""))[0])
 
     def has_part(self, how: str) -> bool:
-        return how == "inside" or (self.sequence and how in ("residual", "whole"))
+        return how in ("inside", "enter") or (self.sequence and how in ("residual", "whole"))
 
 
 def calls(layer: Module, kind: type[Module]) -> bool:

@@ -68,7 +68,9 @@ class SequenceIO(TensorIO):
         if x.ndim < 3 or x.shape[TIME] != own.stop - own.start:
             raise ValueError(
                 f"x {x.shape} enters a divided layer, and is no share of the {self.T} positions, as sequence parallel "
-                "has them there: what was made by plan.gather is whole (plan.everywhere makes shares again)"
+                "has them there: what was made by plan.gather is whole (plan.everywhere makes shares again), and so is "
+                "that of plan.enter.\nOr is it a mean over time, or a position picked out: plan.everywhere(the whole "
+                "module that makes it)"
             )
         return x
 

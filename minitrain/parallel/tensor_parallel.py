@@ -50,6 +50,7 @@ from ..nn import Module, Parameter
 from .collective_ops import copy_to, gather_from, reduce_from, summed
 
 if TYPE_CHECKING:
+    from .borders import Borders
     from .division import Division
 
 TIME = 1  # the axis of x (B, T, D)
@@ -61,6 +62,7 @@ class TensorIO:
 
     sequence = False
     look: "Division | None" = None  # layers show what they are given and make: see division.py
+    borders: "Borders | None" = None  # units show what enters and leaves them
 
     def __init__(self, group: Communicator) -> None:
         self.group = group  # the ranks of the tp axis
@@ -147,18 +149,31 @@ class Multiplies(Divided):
     """What has a part of its matrix. wrong: what is said of an x with another number of columns."""
 
     fan_in: int
+    word: str
     wrong: str
 
-    def given(self, x: Tensor) -> Tensor:
-        """Raise UserError for an x that this part of the matrix does not multiply."""
+    def given(self, x: Any) -> Tensor:
+        """x. Raise UserError for what this part of the matrix does not multiply."""
+        x = first_of(self, self.word, x)
         if x.shape[-1] != self.fan_in:
             raise UserError(self.wrong.format(path=self.path, fan_in=self.fan_in, shape=x.shape))
         return x
 
 
+def first_of(layer: Module, word: str, x: Any) -> Tensor:
+    """x, the first argument of a layer. Raise UserError for what is no Tensor."""
+    if not isinstance(x, Tensor):
+        raise UserError(
+            f"plan.{word}({layer.path}): it must be called with a Tensor as its first argument, by position, since "
+            f"that is what ranks send each other; it is given {'none' if x is None else f'a {type(x).__name__}'}"
+        )
+    return x
+
+
 class Columns(Multiplies):
     """What has columns of its own is given the whole x."""
 
+    word = "column"
     wrong = (
         "plan.column({path}): it multiplies {fan_in} columns, and is given x {shape}, a part of them.\n"
         "Behind another column it is plan.row(it)"
@@ -168,6 +183,7 @@ class Columns(Multiplies):
 class Rows(Multiplies):
     """What has rows of its own is given as many columns, divided as they are."""
 
+    word = "row"
     wrong = (
         "plan.row({path}): this rank has {fan_in} of its rows, and it is given x {shape}.\n"
         "Name it column if that is the whole x; if these are heads, plan.row(it, parts=heads)"
@@ -177,14 +193,15 @@ class Rows(Multiplies):
 class Column(Columns):
     """Any layer that multiplies by its own columns."""
 
-    def __call__(self, x: Tensor, *rest: Any, **options: Any) -> Tensor:
-        return super().__call__(self.io.enter(self.at("linear", self.given(x))), *rest, **options)  # type: ignore[misc]
+    def __call__(self, x: Any = None, *rest: Any, **options: Any) -> Tensor:
+        x = self.io.enter(self.at("linear", self.given(x)))
+        return super().__call__(x, *rest, **options)  # type: ignore[misc]
 
 
 class Row(Rows):
     """Any layer that is linear: what it makes is added up."""
 
-    def __call__(self, x: Tensor, *rest: Any, **options: Any) -> Tensor:
+    def __call__(self, x: Any = None, *rest: Any, **options: Any) -> Tensor:
         y = super().__call__(self.given(x), *rest, **options)  # type: ignore[misc]
         if self.io.look is not None:
             check_linear(self.path, y, super().__call__(Tensor(x.data * -2), *rest, **options))  # type: ignore[misc]
@@ -206,16 +223,39 @@ def check_linear(path: str, y: Tensor, other: Tensor) -> None:
 class Gathered(Divided):
     """A layer that every rank calls alike; ids are whole as they are, and so is what a first unit is given: nothing."""
 
-    def __call__(self, x: Tensor | Array | None, *rest: Any, **options: Any) -> Tensor:
-        x = self.io.whole(x) if isinstance(x, Tensor) else x
-        every = [self.io.all_of(it) if isinstance(it, Batch) else it for it in rest]
+    word = "gather"
+
+    def __call__(self, x: Tensor | Array | None = None, *rest: Any, **options: Any) -> Tensor:
+        if x is None and any(isinstance(it, Tensor) for it in options.values()):
+            first_of(self, self.word, x)
+        x = self.taken(x) if isinstance(x, Tensor) else x
+        every = [self.all_of(it) for it in rest]
+        options = {name: self.all_of(it) for name, it in options.items()}
         return super().__call__(x, *every, **options)  # type: ignore[misc]
+
+    def taken(self, x: Tensor) -> Tensor:
+        return self.io.whole(x)
+
+    def all_of(self, it: Any) -> Any:
+        """A batch as such a layer sees it; anything else as it is."""
+        return self.io.all_of(it) if isinstance(it, Batch) else it
+
+
+class Entered(Gathered):
+    """And whose result meets what is divided: the gradient that comes back to x is a part of it on each rank."""
+
+    word = "enter"
+
+    def taken(self, x: Tensor) -> Tensor:
+        return self.io.enter(x)
 
 
 class Everywhere(Gathered):
-    """And that is followed by residual layers."""
+    """A gathered one that is followed by residual layers."""
 
-    def __call__(self, x: Tensor | Array | None, *rest: Any, **options: Any) -> Tensor:
+    word = "everywhere"
+
+    def __call__(self, x: Tensor | Array | None = None, *rest: Any, **options: Any) -> Tensor:
         time = TIME if x is None or isinstance(x, Tensor) else x.ndim - 1
         return self.io.own(super().__call__(x, *rest, **options), time)
 
@@ -236,15 +276,24 @@ class Unit(Divided):
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
         """Raise UserError for shapes that do not fit: those of its layers are not what its author had before him."""
+        borders = self.io.borders
+        x = x if x is None or borders is None else borders.enter(self.path, x)
         try:
-            return super().__call__(x, self.io.unit(batch))  # type: ignore[misc]
+            y = super().__call__(x, self.io.unit(batch))  # type: ignore[misc]
         except (ValueError, IndexError) as error:
-            raise UserError(
-                f"{self.path}, with its layers divided: {error}.\nIf it runs on one process, what `shard` says is "
-                f"wrong, or something is left out: {self.words or 'nothing'}"
-            ) from error
+            raise UserError(f"{self.path}, with its layers divided: {error}.\n{self.advice()}") from error
         finally:
             self.io.entered.clear()
+        return y if borders is None else borders.leave(self.path, y)
+
+    def advice(self) -> str:
+        """What to look at, if it runs on one process."""
+        if self.words:
+            return f"If it runs on one process, what `shard` says is wrong, or something is left out: {self.words}"
+        return (
+            "If it runs on one process: its `shard` names no layer that is divided. One that makes the loss from all "
+            "of x says plan.gather(self), one that looks at several positions plan.everywhere(self)"
+        )
 
 
 class ColumnLinear(Columns):

@@ -22,7 +22,9 @@ from ..comm.threads import world_of_one
 from ..data.batch import Batch
 from ..errors import UserError, check_whole
 from ..models import Model
+from ..nn import Module
 from ..optim import SGD
+from ..parallel.naming import path_of
 from ..parallel.parallelize import parallelize
 from ..parallel.strategy import Strategy, Wire
 from .checkpoint import gather
@@ -35,7 +37,7 @@ from .config import (
     TrainConfig,
     make_mesh,
 )
-from .differences import Apart, Step, apart, farthest, first_beyond, parameters, table, verdict
+from .differences import Apart, Step, apart, farthest, first_beyond, listed, parameters, size, table, verdict
 from .own_model import OwnFile
 from .step import compute_gradients
 from .trainer import checksum_of
@@ -103,6 +105,14 @@ class CompareModelOptions:
         return mesh.sizes
 
 
+class Sides(NamedTuple):
+    """Of each step the losses on one process and on the mesh, and how far the two are apart; the same on every rank."""
+
+    losses: list[tuple[float, float]]
+    found: list[Apart]
+    unused: list[str]  # parameters whose gradient was 0 on one process, in all steps
+
+
 class Comparison(NamedTuple):
     """The verdict, the steps, and a text that shows them; the same on every rank."""
 
@@ -125,22 +135,24 @@ def compare_model(options: CompareModelOptions, world: Communicator) -> Comparis
     check_same(world, {f"checksum of batch {i}": checksum_of(batch) for i, batch in enumerate(batches)})
     exact = all(p.dtype == np.float64 for p in one.parameters())
     with np.errstate(over="ignore", invalid="ignore"):
-        losses, found = side_by_side(world, file, options, (one, other), batches)
+        losses, found, unused = side_by_side(world, file, options, (one, other), batches)
     where = " x ".join(f"{axis} {n}" for axis, n in sizes.items() if n > 1) or "nothing is divided"
     heading = f"{file.path.name} on {world.size} rank(s), {where}, beside one process{'' if exact else INEXACT}"
     bound = 1e-12 if exact else 2e-5
-    text = [heading, table(losses, found), parameters(found, bound), verdict(found, bound)]
+    text = [heading, division(world, one, other), table(losses, found), parameters(found, bound)]
+    text = [part for part in (*text, verdict(found, bound, unused)) if part]
     return Comparison(first_beyond(found, bound) is None, found, "\n".join(text))
 
 
 def side_by_side(
     world: Communicator, file: OwnFile, o: CompareModelOptions, models: tuple[Model, Model], batches: Sequence[Batch]
-) -> tuple[list[tuple[float, float]], list[Apart]]:
-    """(losses on one process and on the mesh, the differences), of each step. Every rank runs the whole model, too."""
+) -> Sides:
+    """Every rank runs the whole model, too."""
     serial = run(world_of_one(), models[0], o, ParallelOptions(), Strategy(), batches)
     mesh = run(world, models[1], o, o.parallel, replace(o.strategy, check=o.check), batches)
     losses: list[tuple[float, float]] = []
     found: list[Apart] = []
+    used: dict[str, bool] = {}
     for number in range(len(batches)):
         true = agreed(world, lambda: file.alone(serial))
         if not math.isfinite(true.loss):
@@ -149,9 +161,34 @@ def side_by_side(
             here = next(mesh)
         found.append(farthest(world.gather_objects(apart(here, true))))
         losses.append((true.loss, here.loss))
+        used |= {path: used.get(path, False) or size(g) > 0 for path, g in true.gradients.items()}
     for ended in (serial, mesh):
         next(ended, None)
-    return losses, found
+    return Sides(losses, found, [path for path, is_used in used.items() if not is_used])
+
+
+def division(world: Communicator, one: Model, other: Model) -> str:
+    """What is divided of a model on a mesh, and which of its modules with matrices are whole: "" where nothing is.
+
+    one: the same model, undivided.
+    """
+    cut = [p.placement.path for p in other.parameters() if p.placement.local != p.placement.shape]
+    paths = {path for stage in world.gather_objects(cut) for path in stage}
+    every = {p.placement.path: math.prod(p.placement.shape) for p in one.parameters()}
+    if not paths:
+        return ""
+    share = sum(every[path] for path in paths) / sum(every.values())
+    text = f"divided along tp: {len(paths)} of {len(every)} parameters, {share:.0%} of the elements"
+    left = [path for unit in one.units for path in undivided(unit, paths)]
+    return listed(f"{text}; not in", left) if left else text
+
+
+def undivided(module: Module, paths: set[str]) -> list[str]:
+    """The outermost modules here that have a matrix, and of which nothing is divided."""
+    own = module.parameters()
+    if any(p.placement.path in paths for p in own):
+        return [path for _, child in module.children() for path in undivided(child, paths)]
+    return [path_of(module)] if any(len(p.placement.shape) > 1 for p in own) else []
 
 
 def run(

@@ -12,8 +12,25 @@ import numpy as np
 
 Tensors = dict[str, np.ndarray]
 NAME = 44  # columns for a parameter's path
-WRONG = """Between a column and a row a rank has a part of the columns: a softmax or a mean
-over them is not that over all. A loss is a sum over samples / batch.where.count"""
+MOST = 12  # paths in a list
+WRONG = """What the checks of the first steps cannot see:
+- Between a column and a row a rank has a part of the columns: a softmax, a mean
+  or a norm over them is not that over all.
+- Columns are cut as they lie: of gate|up or q|k|v in one flat matrix (D, 2 F)
+  a rank gets others than it takes them for. Give the matrix the shape (D, 2, F)
+  and say plan.column(it, axis=1). Nor are two columns, put behind each other,
+  what one row multiplies: give each a row of its own.
+- A constant for each head or column: every rank has that of the first ones.
+  Make it a frozen Parameter, and say plan.split(it, axis).
+- A layer that is whole, and takes x to where columns are, is plan.enter.
+- A parameter used between column and row and elsewhere, too: make it two.
+- A row's result is a sum over its rows: a norm of its weight over them is not.
+- With --sp, a layer that looks at several positions is plan.everywhere.
+- A loss is a sum over samples / batch.where.count."""
+UNUSED = """
+equal to one process, within {bound}, in what these {steps} use: loss,
+gradients and parameters. Of the parameters below the gradient was 0 in all of
+them, which shows nothing: give more --steps, or a make_batch(number) for them"""
 
 
 class Step(NamedTuple):
@@ -102,16 +119,28 @@ def parameters(found: Sequence[Apart], bound: float) -> str:
     return "\n".join(lines)
 
 
+def listed(heading: str, paths: Sequence[str]) -> str:
+    """A line for each path, of many the first."""
+    more = [f"  and {len(paths) - MOST} more"] if len(paths) > MOST else []
+    return "\n".join([heading, *(f"  {path}" for path in paths[:MOST]), *more])
+
+
 def short(x: float) -> str:
     """In 5 characters."""
     return "-" if math.isnan(x) else "0" if x == 0 else f"{x:.0e}"
 
 
-def verdict(found: Sequence[Apart], bound: float) -> str:
-    """The last lines; where something differs, the parameters that do so most in the first such step."""
+def verdict(found: Sequence[Apart], bound: float, unused: Sequence[str] = ()) -> str:
+    """The last lines; where something differs, the parameters that do so most in the first such step.
+
+    unused: parameters whose gradient was 0 in all steps, about which nothing is known.
+    """
     number = first_beyond(found, bound)
     if number is None:
-        return f"\nequal to one process, within {bound:g}: loss, gradients, parameters of {len(found)} step(s)"
+        steps = f"{len(found)} step(s)"
+        if unused:
+            return listed(UNUSED.format(bound=f"{bound:g}", steps=steps), unused)
+        return f"\nequal to one process, within {bound:g}: loss, gradients, parameters of {steps}"
     step, lines = found[number], [f"\nDIFFERS from one process in step {number}:"]
     kinds = zip(("loss", "gradients", "parameters"), step.most, strict=True)
     lines.append(f"  {', '.join(f'{kind} by {short(x)}' for kind, x in kinds if x > bound)}")

@@ -44,6 +44,7 @@ ELSEWHERE = {  # where the tests of a file do not stand at its mirror image
     "minitrain/parallel/sequence_parallel.py": "tests/parallel/test_tensor_parallel.py",
     "minitrain/parallel/plan.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/naming.py": "tests/parallel/test_own_models.py",
+    "minitrain/parallel/borders.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/division.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/pieces.py": "tests/parallel/test_optimizers.py",
     "minitrain/comm/mpi.py": "tests/comm/test_communicator.py",

@@ -21,6 +21,7 @@ from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
 from minitrain.data.batch import Batch, Where
+from minitrain.data.loader import ArrayLoader
 from minitrain.errors import UserError
 from minitrain.models import Embed, GPTConfig, Head, Model, gpt
 from minitrain.nn import (
@@ -38,6 +39,7 @@ from minitrain.nn import (
     judged,
 )
 from minitrain.optim import SGD, Adam
+from minitrain.parallel.division import Passed, far
 from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.plan import Plan
 from minitrain.parallel.strategy import Strategy
@@ -564,6 +566,55 @@ class Everywhere(Block):
         self.mlp.shard(plan)
 
 
+class MultiQuery(Module):
+    """One head of k and v for all heads of q, and one gate of their columns: whole layers that meet divided heads."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.q = Linear(f"{path}.q", D, (H, D // H), dtype=DTYPE)
+        self.kv = Linear(f"{path}.kv", D, (2, 1, D // H), dtype=DTYPE)
+        self.gate = Matrix(f"{path}.gate", D, 1, D // H)
+        self.out = Linear(f"{path}.out", D, D, dtype=DTYPE)
+
+    def shard(self, plan: Plan) -> None:
+        plan.heads(self.q)
+        plan.enter(self.kv, self.gate)
+        plan.row(self.out, parts=H)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        q, kv, gate = self.q(x), self.kv(x), F.tanh(self.gate(x))
+        k, v = (F.concatenate([kv[:, :, i]] * q.shape[2], axis=2) for i in range(2))
+        return self.out(attend(q, k, v * gate, batch.where.time.start))
+
+
+class Shift(Module):
+    """What each position has, and the one before it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.weight = Parameter(f"{path}.weight", (D,), mean=1.0, dtype=DTYPE)
+        self.drop = Dropout(f"{path}.drop", 0.1)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        first = Tensor(np.zeros((len(x), 1, D), x.dtype))
+        return self.drop(x + F.concatenate([first, x[:, :-1]], axis=1), batch) * self.weight
+
+
+class Shifted(Block):
+    """With a shift that is given its batch by name."""
+
+    def __init__(self, path: str, *sizes: Any) -> None:
+        super().__init__(path, *sizes)
+        self.shift = Shift(f"{path}.shift")
+
+    def shard(self, plan: Plan) -> None:
+        super().shard(plan)
+        plan.everywhere(self.shift)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return super().__call__(self.shift(x, batch=batch), batch)
+
+
 class HeadGate(Module):
     def __init__(self, path: str) -> None:
         self.path = path
@@ -574,6 +625,22 @@ class HeadGate(Module):
 
     def __call__(self, x: Tensor) -> Tensor:
         return x * self.scale
+
+
+class Sloped(Separate):
+    """A constant for each head, as a frozen parameter: each rank has that of its own heads."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.slopes = Parameter(f"{path}.slopes", (H, 1), dtype=DTYPE)
+        self.slopes.data, self.slopes.requires_grad = 2.0 ** -np.arange(H)[:, None], False
+
+    def shard(self, plan: Plan) -> None:
+        super().shard(plan)
+        plan.split(self.slopes, 0)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return self.out(attend(self.q(x), self.k(x), self.v(x) * self.slopes, batch.where.time.start))
 
 
 class GatedHeads(Separate):
@@ -709,6 +776,18 @@ def gated_heads() -> Model:
     return blocks(attn=GatedHeads)
 
 
+def multi_query() -> Model:
+    return blocks(attn=MultiQuery)
+
+
+def sloped() -> Model:
+    return blocks(attn=Sloped)
+
+
+def shifted() -> Model:
+    return model(block(0, kind=Shifted), block(1))
+
+
 class GatheredHead(OwnHead):
     """With a weight of its own, and a bias."""
 
@@ -735,7 +814,8 @@ def own_head() -> Model:
 EQUAL: list[Make] = [
     llama, whole_llama, named_gate, subclasses, fused_columns, low_rank, separate, normed_heads, module_inside,
     parallel, twice, shared_nearby, shared_afar, unit_twice, one_table, head_with_bias, scalar_first, per_position,
-    strong_table, own_embed, first_everywhere, attention_everywhere, gated_heads, gathered_head,
+    strong_table, own_embed, first_everywhere, attention_everywhere, gated_heads, gathered_head, multi_query, shifted,
+    sloped,
 ]  # fmt: skip
 OTHERS: dict[str, tuple[dict[str, int], Strategy]] = {
     "pp 3 zero1": ({"pp": 3}, Strategy(zero=1)),
@@ -1035,6 +1115,105 @@ def list_named(self: Any, plan: Plan) -> None:
     plan.column([self.up, self.down])  # type: ignore[arg-type]
 
 
+def inside_instead_of_enter(self: Any, plan: Plan) -> None:
+    plan.heads(self.q)
+    plan.inside(self.kv, self.gate)
+    plan.row(self.out, parts=H)
+
+
+def training(make: Make, *paths: str) -> Make:
+    """The same with all else frozen: no gradient of a norm or a bias tells what is wrong."""
+
+    def made() -> Model:
+        model = make()
+        for p in model.parameters():
+            p.requires_grad = any(path in p.placement.path for path in paths)
+        return model
+
+    return made
+
+
+class Squeezed(Module):
+    """x times a mean over columns, which are divided, and nothing adds them up."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.up = Linear(f"{path}.up", D, WIDE, dtype=DTYPE)
+
+    def shard(self, plan: Plan) -> None:
+        plan.column(self.up)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x * F.tanh(F.mean(self.up(x), axis=-1, keepdims=True))
+
+
+def unknown_word(self: Any, plan: Plan) -> None:
+    cast(Any, plan).columns(self.up)  # the mistake
+
+
+class ByName(Matrix):
+    def __call__(self, h: Tensor) -> Tensor:
+        return super().__call__(h)
+
+
+class OfMany(Matrix):
+    def __call__(self, xs: list[Tensor]) -> Tensor:  # type: ignore[override]
+        return super().__call__(F.concatenate(xs, axis=-1))
+
+
+class CalledByName(Relu):
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.up = ByName(f"{path}.up", D, 4 * D)  # type: ignore[assignment]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.down(F.relu(self.up(h=x)))  # type: ignore[call-arg]
+
+
+class CalledWithMany(Relu):
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.up = OfMany(f"{path}.up", 2 * D, 4 * D)  # type: ignore[assignment]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.down(F.relu(self.up([x, x])))  # type: ignore[arg-type]
+
+
+class EnteredByName(MultiQuery):
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.gate = ByName(f"{path}.gate", D, 1, D // H)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return super().__call__(x, batch) * F.mean(self.gate(h=x))  # type: ignore[call-arg]
+
+
+class Looking(Module):
+    """A first unit that looks ids up by itself."""
+
+    def __init__(self) -> None:
+        self.path, self.table = "embed", Parameter("embed.table", (V, D), dtype=DTYPE)
+
+    def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
+        return self.table[batch.inputs]
+
+
+class PlainHead(OwnHead):
+    """The loss from a weight of its own, by an author who says nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(Parameter("head.weight", (V, D), dtype=DTYPE))
+
+
+def plain_head() -> Model:
+    return model(block(0), block(1), head=PlainHead())
+
+
+def looking() -> Model:
+    own = Parameter("head.classifier.weight", (V, D), dtype=DTYPE)
+    return model(block(0), block(1), embed=Looking(), head=Head(own, D, DTYPE))
+
+
 BESIDE = r"does not name blocks\.0\.{}: say in its `shard`"
 
 
@@ -1108,14 +1287,44 @@ WRONG: dict[str, tuple[Make, str | None, str | None]] = {
     "attention unsaid": (
         lambda: blocks(attn=Unsaid),
         None,
-        r"under sequence parallel blocks\.0 makes something else of shares",
+        r"under sequence parallel blocks\.0 makes something else of shares.* kept, which is a share of the time",
     ),
     "groups of heads": both(lambda: blocks(attn=Queries), r"attn has layers of 3 and of 6 heads, .*divide the groups"),
     "units without a path": (unsaid_units, None, r"under sequence parallel units\.1 makes something else"),
     "a parameter as a layer": both(
         said(Relu, parameter_named), r"plan\.column is given .*it names layers.*plan\.split"
     ),
-    "matrices by hand": (lambda: blocks(mlp=ByHand), "has another gradient", r"blocks\.0 makes something else on each"),
+    "matrices by hand": both(lambda: blocks(mlp=ByHand), r"blocks\.0 makes something else on each"),
+    "no row behind frozen norms": (
+        training(lambda: blocks(mlp=Squeezed), "mlp.up"),
+        r"blocks\.0 makes something else on each rank along tp",
+        "blocks.0, with its layers divided",
+    ),
+    "a whole layer that meets heads": (
+        said(MultiQuery, inside_instead_of_enter, attn=True),
+        r"the gradient of what enters blocks\.1 differs on the ranks along tp.*plan\.enter",
+        r"blocks\.0, with its layers divided",
+    ),
+    "a whole layer that meets heads behind frozen norms": (
+        training(said(MultiQuery, inside_instead_of_enter, attn=True), "attn.q", "blocks.0.mlp.up"),
+        r"the gradient of what enters blocks\.1 differs on the ranks along tp.*plan\.enter",
+        r"blocks\.0, with its layers divided",
+    ),
+    "enter on a norm": (
+        block_that(norms_named("enter")),
+        r"norm1\.\w+ has the same.*plan\.residual",
+        r"blocks\.0.*is no share .* that of plan\.enter",
+    ),
+    "an unknown word": both(
+        said(Relu, unknown_word), r"plan\.columns, at line \d+ of test_own_models\.py, is no word .* column, heads, row"
+    ),
+    "a column called by name": both(
+        lambda: blocks(mlp=CalledByName), r"plan\.column\(blocks\.0\.mlp\.up\).*given none"
+    ),
+    "a column of a list": both(lambda: blocks(mlp=CalledWithMany), r"plan\.column\(blocks\.0\.mlp\.up\).*given a list"),
+    "enter called by name": both(lambda: blocks(attn=EnteredByName), r"plan\.enter\(blocks\.0\.attn\.gate\).*first"),
+    "a table by hand": (looking, None, r"embed a share of the time.*in its own class: .*plan\.everywhere\(self\)"),
+    "a loss by hand": (plain_head, None, r"head, with its layers divided: .*names no layer .*plan\.gather\(self\)"),
     "two matrices": both(lambda: blocks(mlp=WithTwo), r"plan\.column\(blocks\.0\.mlp\.up\).*one matrix each"),
     "a dropout of columns residual": (
         said(Dropping, drop_residual, attn=True),
@@ -1191,6 +1400,99 @@ def test_a_gradient_that_is_zero_at_first_is_looked_at_again(kind: type[FromZero
 
     for said in threads.run(2, program):
         assert not said if kind.right else "mlp.inner has another gradient" in said and "plan.inside" in said
+
+
+# Between the units --------------------------------------------------------------------------------------------------
+
+
+BETWEEN: dict[str, tuple[dict[str, int], Strategy]] = {
+    "tp 2 recompute": ({"tp": 2}, Strategy(recompute=2)),
+    "pp 2 tp 2": ({"pp": 2, "tp": 2}, Strategy()),
+    "pp 2 tp 2 zero bubble": ({"pp": 2, "tp": 2}, Strategy(schedule="zb-h1")),
+    "pp 2 tp 2 interleaved": ({"pp": 2, "tp": 2}, Strategy(schedule="interleaved", chunks=2)),
+}
+PLACES |= BETWEEN
+WHOLE_ON_X = said(MultiQuery, inside_instead_of_enter, attn=True)
+
+
+@pytest.mark.parametrize("place", ["pp 2 tp 2", *map(full, BETWEEN), full("dp 2 tp 2 zero3")])
+def test_gradients_between_units_in_any_place(place: str) -> None:
+    """Of the last unit that is wrong, on every rank."""
+
+    def program(world: Communicator) -> str:
+        with pytest.raises(UserError, match=r"the gradient of what enters blocks\.1 differs") as caught:
+            train(RingCommunicator(world), WHOLE_ON_X, place)
+        return str(caught.value)
+
+    ranks = int(np.prod([*PLACES[place][0].values()]))
+    assert len(set(threads.run(ranks, program, timeout=30, wait=5))) == 1
+
+
+@pytest.mark.parametrize("place", ["pp 2 tp 2", *map(full, BETWEEN)])
+def test_a_whole_layer_enters_in_any_place(place: str) -> None:
+    same(multi_query, place)
+
+
+def test_the_looks_are_over_after_the_first_step() -> None:
+    """All that passes between the units is noted in it, once, and nothing in the next."""
+
+    def program(world: Communicator) -> None:
+        made = blocks(attn=MultiQuery)
+        gradients = parallelize(made, Mesh(world, tp=2), Strategy(bucket_mb=BUCKET_MB))
+        gradients.init(SEED)
+        io = cast(Any, made.units[0]).io
+        for number in range(2):
+            gradients.begin(2)
+            gradients.look(toy_batch(number))
+            for micro in toy_batch(number).split(2):
+                made(micro).backward()
+                gradients.end_backward()
+            if number == 0:
+                units = [unit.path for unit in made.units]
+                assert [*io.borders.made] == units and [*io.borders.gradients] == units[:0:-1]
+            gradients.finish()
+            assert io.borders is None and gradients.division is None
+
+    threads.run(2, program)
+
+
+class SmallShift(Block):
+    """A shift, whose author takes it to treat each position by itself, in what a small scale multiplies."""
+
+    def __init__(self, path: str, *sizes: Any) -> None:
+        super().__init__(path, *sizes)
+        self.shift = Shift(f"{path}.shift")
+        self.shift.per_position, self.shift.drop.p = True, 0.0
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        return x + self.shift(self.mlp(self.norm2(x)), batch) * 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["float32", full("float64")])
+def test_a_branch_that_adds_little_looks_at_several_positions(dtype: str) -> None:
+    def made() -> Model:
+        own = model(block(0), block(1, kind=SmallShift))
+        for p in own.parameters():
+            p.store_as(np.dtype(dtype))
+        return own
+
+    refused(made, "sp 2", r"under sequence parallel blocks\.1 makes something else of shares")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "off", "expected"),
+    [("float16", 0.04, False), ("float32", 1e-6, False), ("float32", 1e-5, True), ("float64", 1e-14, False),
+     ("float64", 1e-10, True), ("float32", np.nan, True)],
+)  # fmt: skip
+def test_how_far_shares_may_be_from_the_whole(dtype: str, off: float, expected: bool) -> None:
+    """As far as y is rounded, where x is 1 and what a unit adds is 1e-4 of it, or of 1e-10."""
+    x = np.ones((2, 6, 3), dtype)
+    y = (x * (1 + (1e-4 if dtype == "float32" else 1e-10))).astype(dtype)
+    own, wrong = slice(0, 3), y[:, :3].copy()
+    wrong[0, 0, 0] += np.dtype(dtype).type(off)
+    whole = Passed("unit", Tensor(x), Tensor(y))
+    assert far(Passed("unit", Tensor(x[:, own]), Tensor(wrong)), whole, own) is expected
+    assert not far(Passed("unit", Tensor(x[:, own]), Tensor(y[:, own])), whole, own)
 
 
 class Stored(Module):
@@ -1295,6 +1597,13 @@ def test_attention_refuses_a_share_of_the_time() -> None:
     """Before the first step's checks would see it."""
     same(lambda: blocks(attn=Heads), "tp 2")
     refused(lambda: blocks(attn=Heads), "sp 2", r"blocks\.0\.attn\.core is given \d positions, .*plan\.heads")
+
+
+def test_attention_on_a_batch_that_has_no_time() -> None:
+    """As ArrayLoader makes it of ids: to it a sample is no sequence."""
+    batch = ArrayLoader(np.zeros((2, 5), np.int64), [0, 1], 2, seed=1).batch(0)
+    with pytest.raises(UserError, match=r"(?s)core is given 5 positions, .* where\.T is 1.*ArrayLoader"):
+        CausalAttention("core")(Tensor(np.zeros((2, 5, 3, H, D // H))), batch)
 
 
 @pytest.mark.parametrize(

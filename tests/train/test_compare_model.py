@@ -2,17 +2,23 @@
 
 import math
 import re
+import runpy
+import textwrap
+import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import minitrain
 from minitrain.cli import main
 from minitrain.comm import threads
+from minitrain.comm.communicator import Communicator
 from minitrain.errors import UserError
 from minitrain.train.compare_model import CompareModelOptions, Comparison, FullStrategy, MeshOptions, compare_model
-from minitrain.train.differences import Step, apart, differences, farthest, verdict
+from minitrain.train.differences import Step, apart, differences, farthest, listed, verdict
 from tests.tiers import full
 from tests.train.test_cli import command, needs_mpirun
 
@@ -63,6 +69,13 @@ class Misnamed(SwiGLU):
     def __call__(self, x):
         return self.down(F.multiply(self.gate(x) * self.up(x), self.scale))
 
+class Misspelt(SwiGLU):
+    shard, shards = Module.shard, SwiGLU.shard
+
+class Unused(SwiGLU):
+    def __call__(self, x):
+        return super().__call__(x) * 0.0
+
 def make_model(kind=SwiGLU, dtype="float64"):
     model = gpt(GPTConfig(11, 6, 2, heads=2, width=6, dropout=0.1, dtype=dtype))
     model.units[2].mlp = kind("blocks.1.mlp", dtype)
@@ -72,6 +85,8 @@ def make_model(kind=SwiGLU, dtype="float64"):
 def softmax(): return make_model(Softmax)
 def full_width(): return make_model(FullWidth)
 def unnamed(): return make_model(Unnamed)
+def misspelt(): return make_model(Misspelt)
+def unused(): return make_model(Unused)
 def misnamed(): return make_model(Misnamed)
 def single(): return make_model(dtype="float32")
 def digits(): return mlp(MLPConfig(5, (6,), 3, "float64"))
@@ -154,6 +169,26 @@ def test_a_softmax_over_divided_columns(sp: bool, folder: Path) -> None:
     assert worst == sorted(far, key=lambda path: -far[path])[:3]
     assert re.search(r"^blocks\.1\.mlp\.up\.weight .*<--$", found.text, re.M) and "a softmax" in found.text
     assert compared(2, f"{folder}/own.py:softmax").equal
+
+
+def test_what_is_divided_is_said(folder: Path) -> None:
+    """A misspelt `shard` is equal, and divides nothing."""
+    mesh: dict[str, Any] = {"tp": 2, "pp": 2, "recompute": 1, "accumulate": 2}
+    right, wrong = (compared(4, f"{folder}/own.py:{name}", **mesh).text for name in ("make_model", "misspelt"))
+    whole = "of the elements; not in\n  embed.positions\n"
+    assert f"\ndivided along tp: 15 of 30 parameters, 87% {whole}\n" in right
+    assert f"\ndivided along tp: 10 of 30 parameters, 76% {whole}  blocks.1.mlp\n\n" in wrong
+    assert "divided along" not in compared(2, f"{folder}/own.py:misspelt").text
+
+
+def test_what_no_step_has_used_is_said(folder: Path) -> None:
+    """A gradient that is 0 everywhere is equal, whatever `shard` says."""
+    found = compared(2, f"{folder}/own.py:unused", tp=2)
+    paths = found.text.partition("make_batch(number) for them\n")[2].split()
+    layers = ("norm2", "mlp.gate", "mlp.up", "mlp.down")
+    assert found.equal and "equal to one process, within 1e-12, in what these 3 step(s) use" in found.text
+    assert paths == [f"blocks.1.{layer}.{what}" for layer in layers for what in ("weight", "bias")]
+    assert listed("these", list("abcdefghijklmn")).endswith("  l\n  and 2 more")
 
 
 def test_without_the_look_of_the_first_step(folder: Path) -> None:
@@ -254,6 +289,60 @@ def test_how_far() -> None:
     most = farthest(steps)
     assert (most.loss, most.gradients, most.most) == (0.5, differences(a, b), (0.5, math.inf, 0))
     assert "DIFFERS from one process in step 1" in verdict([steps[1]._replace(loss=0.0), most], 1e-12)
+
+
+# The README ----------------------------------------------------------------------------------------------------------
+
+AROUND = """
+from minitrain import functional as F
+from minitrain.models import GPTConfig, Model, gpt
+from minitrain.nn import Linear, Module, judged
+
+{0}
+
+class Own(SwiGLU):
+    def __init__(self, path):
+        self.path = path
+        self.gate, self.up = (Linear(f"{{path}}.{{name}}", 6, 5, 0.3, "float64") for name in ("gate", "up"))
+        self.down = Linear(f"{{path}}.down", 5, 6, 0.3, "float64")
+
+class Pool(Module):
+    def __init__(self):
+        self.path, self.out = "head", Linear("head.out", 6, 3, 0.3, "float64")
+
+    def shard(self, plan):
+        plan.gather(self)
+
+    def __call__(self, x, batch):
+        return judged(self.out(F.mean(x, axis=1)), batch)
+
+def make_model():
+    model = gpt(GPTConfig(11, 7, 2, heads=2, width=6, dtype="float64"))
+    model.units[2].mlp = Own("blocks.1.mlp")
+    return Model([*model.units[:-1], Pool()])
+
+{1}
+"""
+
+
+def test_the_programs_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class with a `shard`, a make_batch and a run on the mesh work as they are printed."""
+    text = Path(__file__).parents[2].joinpath("README.md").read_text("utf-8")
+    section = text.partition("### Your own model on a mesh\n")[2].partition("\n### ")[0]
+    programs = [textwrap.dedent(block) for block in re.findall(r"(?:^(?: {4}.*)?\n)+", section, re.M) if block.strip()]
+    layer, batches, trains = (next(x for x in programs if word in x) for word in ("SwiGLU", "make_batch", "Trainer"))
+    (tmp_path / "my.py").write_text(AROUND.format(layer, batches))
+    assert compared(2, f"{tmp_path}/my.py", tp=2).equal and compared(2, f"{tmp_path}/my.py", tp=2, sp=True).equal
+    here = threading.local()
+    monkeypatch.setattr(minitrain, "launch", lambda: nullcontext(here.world))
+
+    def program(world: Communicator) -> list[float]:
+        here.world, names = world, runpy.run_path(f"{tmp_path}/my.py")
+        exec(compile(trains, "README.md", "exec"), names)
+        return names["losses"]
+
+    first, second = threads.run(2, program)
+    assert first == second and len(first) == 3
 
 
 # The command ----------------------------------------------------------------------------------------------------------
