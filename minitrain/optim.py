@@ -195,7 +195,7 @@ class Optimizer:
         ):
             raise UserError(
                 f"{name} needs whole parameters, and under ZeRO a rank owns shares, cut anywhere; "
-                'give owners="parameters"'
+                'give Strategy(owners="parameters")'
             )
         self.updates = 0
         self.state: list[list[Array]] = []

@@ -15,6 +15,8 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from itertools import chain, pairwise
 from typing import Any, NamedTuple, TypeVar
 
@@ -94,7 +96,8 @@ class Trainer:
         lambda update: reduce_on_plateau(trainer.history.validation_loss, peak=0.001).
         momentum: such a function for SGD's momentum or Adam's beta1 (see one_cycle_momentum); constant unless given.
         mesh: the ranks as dp x pp x tp; unless given, all of them divide the batch.
-        strategy: such as Strategy(zero=2, recompute=1); data parallel in buckets unless given.
+        strategy: such as Strategy(zero=2, recompute=1); data parallel in buckets unless given. Ranks own whole
+        parameters where the optimizer's class says that it needs them (optim.Matrixwise).
         accumulate: micro-batches per update and rank. clip: largest norm of the gradient, or None.
         precision: for a float32 model, one of minitrain.precision, such as Static("mixed_float16"), with half_weights
         as in precision.use. scaler: scales the loss; for float16 a DynamicScaler unless given.
@@ -110,6 +113,8 @@ class Trainer:
         self.layers = [unit.path for unit in model.units]
         self.mesh = mesh or Mesh(world, dp=world.size)
         strategy.check_on(self.mesh, accumulate)
+        if owners(optimizer) == "parameters":
+            strategy = replace(strategy, owners="parameters")
         self.gradients = parallelize(model, self.mesh, strategy)
         self.gradients.init(seed)
         try:
@@ -492,6 +497,14 @@ def first_bad_sample(batch: Batch) -> tuple[int, str] | None:
         number, row = batch.where.samples.start + i, "" if batch.rows is None else f", row {batch.rows[i]} of the data,"
         return number, f"sample {number}{row} has {name} that are NaN or infinite"
     return None
+
+
+def owners(optimizer: Callable[..., Optimizer]) -> str:
+    """What ranks have to own for this optimizer, as its class says; of a partial, the class inside."""
+    made: Any = optimizer
+    while isinstance(made, partial):
+        made = made.func
+    return getattr(made, "owners", "elements")
 
 
 def scaler_for(precision: Precision | None, strategy: Strategy) -> Scaler:

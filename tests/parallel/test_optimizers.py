@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from minitrain.parallel.strategy import Strategy
 from minitrain.precision import Static, use
 from minitrain.train.checkpoint import gather, gather_state, restore
 from minitrain.train.step import compute_gradients, train_step
+from minitrain.train.trainer import Trainer
 from tests.equivalence.harness import SEED, difference, toy_batch, toy_gpt
 from tests.strategies import named
 from tests.tiers import full
@@ -401,3 +402,21 @@ def test_owners_have_about_the_same_load() -> None:
     trained = [math.prod(p.shape) for p in toy_gpt().parameters() if p.requires_grad]
     assert sum(found) == sum(trained)
     assert 0 < min(found) and max(found) <= sum(trained) / 3 + max(trained)
+
+
+@pytest.mark.parametrize("optimizer", [Muon, partial(Muon), partial(partial(Muon))])
+def test_a_trainer_divides_as_the_optimizer_needs(optimizer: Callable[..., Optimizer]) -> None:
+    """Its class says it, before the parameters are given their places; a function does not."""
+
+    def program(world: Communicator) -> Tensors:
+        made = Trainer(toy_gpt(), world, optimizer=optimizer, schedule=LR, seed=SEED, strategy=Strategy(zero=3))
+        for t in range(1, STEPS + 1):
+            made.step(toy_batch(t))
+        other = toy_gpt()
+        with pytest.raises(UserError, match=r"Muon needs whole parameters, .*\n?.*Strategy\(owners=\"parameters\"\)"):
+            Trainer(other, world, optimizer=lambda it: Muon(it), strategy=Strategy(zero=1))
+        Trainer(other, world, optimizer=lambda it: Muon(it), strategy=Strategy(zero=1, owners="parameters"))
+        return gather(made.model, world, gradients=made.gradients)
+
+    for found in threads.run(3, program):
+        assert difference(found, true("muon")[1]) <= BOUND
