@@ -610,26 +610,30 @@ class LAMB(Layerwise, Adam):
         m += (1 - self.beta1) * g
         v *= self.beta2
         v += (1 - self.beta2) * (g * g)
-        return self.length(w, state, decay)
-
-    def length(self, w: Array, state: list[Array], decay: bool) -> Array:
-        """x: made twice, since it would take as much memory as m until its norm is known."""
-        m, v = state
-        x = xp.sqrt(v)
-        x *= (1 - self.beta2**self.updates) ** -0.5
-        x += self.epsilon
-        xp.divide(m, x, out=x)
-        x *= 1 / (1 - self.beta1**self.updates)
+        x, scale = self.adam(m, v)
+        x *= scale
         if decay and self.weight_decay:
             x += self.weight_decay * w
         return x
 
+    def adam(self, m: Array, v: Array) -> tuple[Array, float]:
+        """m_hat / (sqrt(v_hat) + epsilon), but for a factor: (array, factor).
+
+        Made twice in an update: kept until its norm is known, it would take as much memory as m.
+        """
+        root = (1 - self.beta2**self.updates) ** 0.5
+        x = xp.sqrt(v)
+        x += self.epsilon * root
+        return xp.divide(m, x, out=x), root / (1 - self.beta1**self.updates)
+
     def update_with(
         self, w: Array, g: Array, state: list[Array], lr: float, decay: bool, w_norm: float, x_norm: float
     ) -> None:
-        ratio = w_norm / x_norm if w_norm and x_norm else 1.0
-        x = self.length(w, state, decay)
-        x *= lr * ratio
+        rate = lr * (w_norm / x_norm if w_norm and x_norm else 1.0)
+        x, scale = self.adam(*state)
+        x *= rate * scale
+        if decay and self.weight_decay:
+            w *= 1 - rate * self.weight_decay
         w -= x
 
 
