@@ -22,6 +22,8 @@ from minitrain.optim import (
     AdamW,
     Found,
     Held,
+    Layerwise,
+    Matrixwise,
     Optimizer,
     Owned,
     Totals,
@@ -346,3 +348,26 @@ def test_a_norm_of_zero(rule: Any) -> None:
         p.data, p.grad = np.full(3, w), np.full(3, g)
         rule([p], weight_decay=0.0).step(0.5)
         assert np.allclose(p.data, w - 0.5 * g, rtol=0, atol=1e-5), (w, g)
+
+
+class OnlyADirection(Layerwise):
+    def direction(self, w: Array, g: Array, state: list[Array], decay: bool) -> Array:
+        return g
+
+
+class NotWhole(Matrixwise):
+    def direction(self, w: Array, g: Array, state: list[Array], decay: bool) -> Array:
+        return g
+
+
+class NoUpdate(NotWhole):
+    def whole(self, x: Array) -> Array:
+        return x
+
+
+@pytest.mark.parametrize("kind", [Optimizer, Layerwise, OnlyADirection, Matrixwise, NotWhole, NoUpdate])
+def test_a_rule_that_is_not_written_does_not_pass_for_one(kind: type[Optimizer]) -> None:
+    p = Parameter("w", (2, 3), mean=1.0)
+    p.data = p.initial(1)
+    with pytest.raises(NotImplementedError):
+        kind([p]).step(0.1)

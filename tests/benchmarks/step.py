@@ -17,9 +17,10 @@ import numpy as np
 
 from minitrain.comm.threads import world_of_one
 from minitrain.observe.ledger import Ledger
+from minitrain.optim import LAMB, Optimizer
 from tests.benchmarks import jobs, timing
 from tests.benchmarks.ours import Ours
-from tests.benchmarks.sizes import SIZES, Row, Size, row
+from tests.benchmarks.sizes import LR, SIZES, Row, Size, row
 from tests.benchmarks.timing import Side
 
 WARM_UP = 2  # steps: the first one makes the optimizer's state
@@ -34,14 +35,19 @@ def rows(size: Size, rounds: int) -> list[Row]:
 
 
 def as_rows(size: Size, found: Found) -> list[Row]:
-    """found: seconds of timing.PARTS for "ours" and perhaps "theirs", and of the step for "floor"."""
+    """found: seconds of timing.PARTS for "ours" and perhaps "theirs", of the step for "floor", of an update by rule."""
     ours, floor = [1e3 * t for t in found["ours"]], 1e3 * found["floor"][0]
     table = []
     if "theirs" in found:
         for name, t, theirs in zip(timing.PARTS, ours, found["theirs"], strict=True):
             goal = size.goal if name == "step" else None
             table.append(row(f"{size.name} {name} / PyTorch", t, 1e3 * theirs, "ms", goal))
-    return [*table, row(f"{size.name} step / floor", ours[0], floor, "ms")]
+    lamb, adam = (1e3 * found[rule][0] for rule in ("lamb", "adam"))
+    return [
+        *table,
+        row(f"{size.name} step / floor", ours[0], floor, "ms"),
+        row(f"{size.name} LAMB / our Adam", lamb, adam, "ms", goal=2.0),
+    ]
 
 
 def measure(size: Size, rounds: int) -> Found:
@@ -58,7 +64,21 @@ def measure(size: Size, rounds: int) -> Found:
             timing.step(side)
         timing.agree(*(side.loss() for side in sides.values()))
     found = timing.medians({name: partial(timing.step, side) for name, side in sides.items()}, rounds)
-    return {**found, "floor": [flops(ours) / sgemm_rate(size)]}
+    return {**found, **updates(ours, rounds), "floor": [flops(ours) / sgemm_rate(size)]}
+
+
+def updates(ours: Ours, rounds: int) -> Found:
+    """Seconds of an update by rules that make two passes over the parameters, and one; they take turns."""
+    rules: dict[str, Optimizer] = {"lamb": LAMB(ours.gradients), "adam": ours.optimizer}
+    for rule in rules.values():
+        rule.step(LR)
+    taken: Found = {name: [] for name in rules}
+    for _ in range(rounds):
+        for name, rule in rules.items():
+            start = perf_counter()
+            rule.step(LR)
+            taken[name].append(perf_counter() - start)
+    return {name: [float(np.median(times))] for name, times in taken.items()}
 
 
 def flops(side: Side) -> int:

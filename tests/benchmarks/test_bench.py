@@ -40,7 +40,7 @@ def test_step_beside_torch() -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'minitrain[oracle]'")
     found = step.measure(TINY, rounds=2)  # raises unless the two agree, before and after an update
     rows = step.as_rows(TINY, found)
-    assert [r["name"] for r in rows[:2]] == ["tiny step / PyTorch", "tiny forward / PyTorch"] and len(rows) == 5
+    assert [r["name"] for r in rows[:2]] == ["tiny step / PyTorch", "tiny forward / PyTorch"] and len(rows) == 6
     check(rows)
     assert memory.measure("theirs", TINY) >= 0
 
@@ -48,7 +48,7 @@ def test_step_beside_torch() -> None:
 def test_step_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "find_spec", lambda name: None)
     rows = step.as_rows(TINY, step.measure(TINY, rounds=1))
-    assert [r["name"] for r in rows] == ["tiny step / floor"]
+    assert [r["name"] for r in rows] == ["tiny step / floor", "tiny LAMB / our Adam"]
     check(rows)
     assert memory.measure("ours", TINY) >= 0
     assert ddp.measure(Ours(TINY, world_of_one()), steps=1) > 0

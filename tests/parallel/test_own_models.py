@@ -1572,6 +1572,16 @@ def undivided() -> Model:
     return model(embed=UndividedEmbed(), head=UndividedHead())
 
 
+@pytest.mark.parametrize(
+    "word", ["column", "heads", "row", "vocabulary", "inside", "enter", "residual", "gather", "everywhere"]
+)
+def test_each_word_is_about_layers_one_by_one(word: str) -> None:
+    """Whatever else is given would be left as it is, without a word."""
+    for wrong in ([Linear("a", 4, 4)], "a", None):
+        with pytest.raises(UserError, match=rf"plan\.{word} is given .*; it names layers.*, one by one"):
+            getattr(Plan(TensorIO(world_of_one())), word)(wrong)
+
+
 def test_a_vocabulary_is_that_of_a_table_or_a_classifier() -> None:
     def program(world: Communicator) -> None:
         with pytest.raises(UserError, match=r"plan.vocabulary\(a\) is for an nn.Embedding .* this is a Linear"):
