@@ -2,9 +2,12 @@
 
 import copy
 import math
+import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -420,3 +423,26 @@ def test_a_trainer_divides_as_the_optimizer_needs(optimizer: Callable[..., Optim
 
     for found in threads.run(3, program):
         assert difference(found, true("muon")[1]) <= BOUND
+
+
+def test_the_rules_of_the_readme() -> None:
+    """They run as they stand there, on shares as on whole parameters, and with a plain list of parameters."""
+    text = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    section = text.partition("### Your own optimizer\n")[2].partition("\n### ")[0]
+    program = textwrap.dedent("".join(re.findall(r"^(?: {4}.*)?\n", section, re.M)))
+
+    def run(world: Communicator, name: str, zero: int) -> Tensors:
+        names: dict[str, Any] = {"np": np, "Trainer": Trainer, "world": world, "model": toy_gpt()}
+        exec(compile(program, "README.md", "exec"), names)
+        made = Trainer(toy_gpt(), world, optimizer=names[name], schedule=0.01, seed=SEED, strategy=Strategy(zero=zero))
+        for t in range(STEPS):
+            made.step(toy_batch(t))
+        return gather(made.model, world, gradients=made.gradients)
+
+    for name in ("Lion", "Relative"):
+        alone = run(world_of_one(), name, 0)
+        for zero in (0, 2, 3):
+            for found in threads.run(3, lambda world, name=name, zero=zero: run(world, name, zero)):  # type: ignore[misc]
+                for key in [path for path in alone if path.endswith("qkv.bias")]:  # a part of whose gradient is 0,
+                    found.pop(key)  # of which the sign is that of its rounding
+                assert difference(found, {path: alone[path] for path in found}) <= BOUND
