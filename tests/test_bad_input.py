@@ -33,8 +33,8 @@ from minitrain.data.digits import split_digits
 from minitrain.data.loader import ArrayLoader, TextLoader
 from minitrain.data.text import CharTokenizer, load_text, split
 from minitrain.errors import UserError, shown
-from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
-from minitrain.nn import Attention, Dropout, Embedding, LayerNorm, Linear, Module, Parameter, Placement
+from minitrain.models import Attention, GPTConfig, MLPConfig, Model, gpt, mlp
+from minitrain.nn import Dropout, Embedding, LayerNorm, Linear, Module, Parameter, Placement
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, AdamW, clip_grad_norm
 from minitrain.parallel.data_parallel import Bucketed

@@ -6,7 +6,7 @@ from minitrain import rng
 from minitrain.models import GPTConfig, gpt
 from minitrain.nn import Parameter
 from tests.bugs.museum import FunctionBug
-from tests.test_models import test_no_two_parameters_start_equal
+from tests.models.test_models import test_no_two_parameters_start_equal
 
 
 def draw(p: Parameter, seed: int) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 from minitrain import fused
 from minitrain.autograd import Tensor
-from minitrain.models import Model
-from minitrain.nn import FeedForward, Parameter
+from minitrain.models import FeedForward, Model
+from minitrain.nn import Parameter
 from minitrain.parallel.collective_ops import gather_from, split_to
 from minitrain.parallel.plan import Plan
 from minitrain.parallel.tensor_parallel import BLOCK, TensorIO

@@ -19,8 +19,8 @@ from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
 from minitrain.data.batch import Batch, Where
-from minitrain.models import Dense, DenseHead, GPTConfig, Model, gpt
-from minitrain.nn import FeedForward, Module
+from minitrain.models import Dense, DenseHead, FeedForward, GPTConfig, Model, gpt
+from minitrain.nn import Module
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import Adam
 from minitrain.parallel.strategy import Strategy

@@ -23,21 +23,8 @@ from minitrain.comm.threads import world_of_one
 from minitrain.data.batch import Batch, Where
 from minitrain.data.loader import ArrayLoader
 from minitrain.errors import UserError
-from minitrain.models import Embed, GPTConfig, Head, Model, gpt
-from minitrain.nn import (
-    Attention,
-    Block,
-    CausalAttention,
-    Classifier,
-    Dropout,
-    Embedding,
-    FeedForward,
-    LayerNorm,
-    Linear,
-    Module,
-    Parameter,
-    judged,
-)
+from minitrain.models import Attention, Block, Embed, FeedForward, GPTConfig, Head, Model, gpt
+from minitrain.nn import CausalAttention, Classifier, Dropout, Embedding, LayerNorm, Linear, Module, Parameter, judged
 from minitrain.optim import SGD, Adam
 from minitrain.parallel.division import Passed, far
 from minitrain.parallel.parallelize import parallelize

@@ -22,8 +22,8 @@ from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
 from minitrain.data.batch import IGNORE, Batch, Where
 from minitrain.errors import UserError
-from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
-from minitrain.nn import Embedding, FeedForward, Linear
+from minitrain.models import FeedForward, GPTConfig, MLPConfig, Model, gpt, mlp
+from minitrain.nn import Embedding, Linear
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam
 from minitrain.parallel.parallelize import parallelize

@@ -1,0 +1,30 @@
+"""The two models, as lists of units, each for one process and knowing nothing of ranks.
+
+GPT   [Embed, Block, Block, ..., Head]        MLP   [Dense, Dense, DenseHead]
+"""
+
+from .gpt import Attention, Block, Embed, FeedForward, GPTConfig, Head, check_heads, gpt, like
+from .mlp import MLP, Dense, DenseHead, MLPConfig, as_input, mlp
+from .model import DTYPES, Loop, Model, Units
+
+__all__ = [
+    "DTYPES",
+    "MLP",
+    "Attention",
+    "Block",
+    "Dense",
+    "DenseHead",
+    "Embed",
+    "FeedForward",
+    "GPTConfig",
+    "Head",
+    "Loop",
+    "MLPConfig",
+    "Model",
+    "Units",
+    "as_input",
+    "check_heads",
+    "gpt",
+    "like",
+    "mlp",
+]

@@ -1,0 +1,106 @@
+"""An MLP classifier: [Dense, Dense, DenseHead]."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import functional as F
+from ..autograd import Tensor
+from ..backend import is_float, wide
+from ..data.batch import Batch
+from ..errors import UserError, check_choice, check_shape, check_whole, shown
+from ..nn import Linear, Module, judged
+from .model import DTYPES, Model
+
+if TYPE_CHECKING:
+    from ..parallel.plan import Plan
+
+
+class Dense(Module):
+    """A unit of the MLP: relu(x W + b)."""
+
+    def __init__(self, path: str, fan_in: int, fan_out: int, dtype: Any) -> None:
+        self.path = path
+        self.linear = Linear(f"{path}.linear", fan_in, fan_out, (2 / fan_in) ** 0.5, dtype)  # He et al., 1502.01852
+
+    def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
+        """x (B, I), or nothing in the first unit, which reads batch.inputs -> (B, O)."""
+        return F.relu(self.at("layer", self.linear(as_input(batch, self.linear) if x is None else x)))
+
+
+class DenseHead(Module):
+    """The last unit of the MLP: one logit a class."""
+
+    def __init__(self, path: str, fan_in: int, classes: int, dtype: Any) -> None:
+        self.path = path
+        self.linear = Linear(f"{path}.linear", fan_in, classes, (1 / fan_in) ** 0.5, dtype)
+
+    def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
+        """x (B, I) -> the loss, or the logits (B, classes) of a batch without labels."""
+        return judged(self.linear(as_input(batch, self.linear) if x is None else x), batch)
+
+
+def as_input(batch: Batch, linear: Linear) -> Tensor:
+    """batch.inputs (B, I), for the first layer of an MLP.
+
+    Raises UserError for another number of features, for whole numbers, which have no gradient, and for floats of
+    another dtype than the layer's, unless its precision casts them: NumPy would compute in the wider one.
+    """
+    x, weight = batch.inputs, linear.weight
+    features, dtype = weight.shape[0], wide(weight.dtype)  # of half weights, float32
+    if not x.ndim or x.shape[-1] != features:
+        raise UserError(
+            f"the inputs are {shown(x)}; {linear.path} takes {features} features a sample: "
+            f"give inputs of shape (B, {features}), or a model of that size"
+        )
+    used = x.dtype if linear.precision is None else wide(linear.chosen("linear", x.dtype))
+    if used != dtype or not is_float(x.dtype):
+        other = f", or a model with dtype={str(x.dtype)!r}" if str(x.dtype) in DTYPES else ""
+        raise UserError(
+            f"the inputs are {shown(x)}, and {linear.path} holds {dtype}: "
+            f"give ArrayLoader(inputs.astype(np.{dtype}), ...){other}"
+        )
+    return Tensor(x)
+
+
+@dataclass(frozen=True)
+class MLPConfig:
+    """Sizes of an MLP classifier. Raises UserError for sizes that make no model."""
+
+    inputs: int = 64
+    hidden: tuple[int, ...] = (128, 128)
+    classes: int = 10
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        check_shape("hidden", self.hidden)
+        for name, n in (("inputs", self.inputs), ("classes", self.classes)):
+            check_whole(name, n, 1)
+        for n in self.hidden:
+            check_whole(f"a size in hidden {self.hidden}", n, 1)
+        check_choice("dtype", self.dtype, DTYPES)
+
+
+def mlp(config: MLPConfig | None = None) -> Model:
+    """inputs -> hidden, relu -> ... -> classes: by default 64 -> 128 -> 128 -> 10."""
+    c = config or MLPConfig()
+    dtype, sizes = np.dtype(c.dtype), (c.inputs, *c.hidden)
+    units: list[Module] = [Dense(f"dense.{i}", n, m, dtype) for i, (n, m) in enumerate(pairwise(sizes))]
+    return MLP([*units, DenseHead("head", sizes[-1], c.classes, dtype)])
+
+
+class MLP(Model):
+    """Dense layers, which take turns when they are divided: columns, rows, columns, and so on."""
+
+    def shard(self, plan: "Plan") -> None:
+        """The head has rows if it follows columns, and is whole otherwise: its logits are few."""
+        if plan.sequence:
+            raise UserError("sequence parallel divides the time of a GPT; give tensor parallel alone, sp=False")
+        for i, unit in enumerate(self.units):
+            linear: Linear = unit.linear  # type: ignore[attr-defined]
+            if i % 2:
+                plan.row(linear)
+            elif i < len(self.units) - 1:
+                plan.column(linear)

@@ -1,0 +1,27 @@
+"""Layers, and what they are made of: parameters that know their place in the logical model, and modules."""
+
+from .checks import check_free, check_paths
+from .layers import CausalAttention, Classifier, Dropout, Embedding, LayerNorm, Linear, judged
+from .module import Module, Watch, pass_through, watching
+from .parameter import Coordinates, Parameter, Placement, Replicate, Shard
+
+__all__ = [
+    "CausalAttention",
+    "Classifier",
+    "Coordinates",
+    "Dropout",
+    "Embedding",
+    "LayerNorm",
+    "Linear",
+    "Module",
+    "Parameter",
+    "Placement",
+    "Replicate",
+    "Shard",
+    "Watch",
+    "check_free",
+    "check_paths",
+    "judged",
+    "pass_through",
+    "watching",
+]

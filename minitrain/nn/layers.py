@@ -1,0 +1,148 @@
+"""The layers.
+
+Every layer is written for one process. It takes its path ("blocks.0.mlp.up") from the function that builds the model,
+and reads sizes from the parameters that it holds, never from the config: so a transformation can cut a parameter, or
+put another class in a layer's place, without any layer knowing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import fused, rng
+from ..autograd import Tensor
+from ..backend import Array, to_device
+from ..data.batch import Batch
+from ..errors import UserError, check_number
+from .module import Module
+from .parameter import Parameter
+
+if TYPE_CHECKING:
+    from ..parallel.plan import Plan
+
+
+class Linear(Module):
+    """y = x W + b, W (I, *O), b (*O)."""
+
+    per_position = True
+
+    def __init__(
+        self,
+        path: str,
+        fan_in: int,
+        fan_out: int | tuple[int, ...],
+        std: float = 0.02,
+        dtype: Any = np.float32,
+    ) -> None:
+        self.path = path
+        out = fan_out if isinstance(fan_out, tuple) else (fan_out,)
+        self.weight = Parameter(f"{path}.weight", (fan_in, *out), std=std, dtype=dtype)
+        self.bias = Parameter(f"{path}.bias", out, dtype=dtype, decay=False)
+
+    def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
+        """x (..., I) -> (..., *O), with GELU on top if asked for."""
+        return fused.linear(self.at("linear", x), self.weight, self.bias, gelu)
+
+
+class LayerNorm(Module):
+    """See fused.layer_norm."""
+
+    per_position = True
+
+    def __init__(self, path: str, width: int, dtype: Any = np.float32) -> None:
+        self.path = path
+        self.weight = Parameter(f"{path}.weight", (width,), mean=1.0, dtype=dtype, decay=False)
+        self.bias = Parameter(f"{path}.bias", (width,), dtype=dtype, decay=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (..., D) -> (..., D)."""
+        return fused.layer_norm(self.at("layer_norm", x), self.weight, self.bias)
+
+
+class Embedding(Module):
+    """A table with one row per id, weight (V, D)."""
+
+    def __init__(self, path: str, rows: int, width: int, std: float = 0.02, dtype: Any = np.float32) -> None:
+        self.path = path
+        self.weight = Parameter(f"{path}.weight", (rows, width), std=std, dtype=dtype)
+
+    def shard(self, plan: "Plan") -> None:
+        plan.vocabulary(self)
+
+    def __call__(self, ids: Array) -> Tensor:
+        """ids (...) -> (..., D)."""
+        return fused.embedding(ids, self.weight, self.chosen("embedding", self.weight.dtype))
+
+
+class Dropout(Module):
+    """Zeroes elements with probability p in training, by a mask that depends on seed, batch number, path and the
+    logical position of the element: the same on any mesh, and again in a replay."""
+
+    per_position = True
+
+    def __init__(self, path: str, p: float) -> None:
+        check_number(f"{path}: p", p, "at least 0 and less than 1")
+        self.path, self.p = path, p
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        """x (B, T, D) -> (B, T, D)."""
+        where = batch.where
+        if self.p == 0 or not where.training:
+            return x
+        width = x.shape[-1]
+        shape, index = (where.B, where.T, width), (where.samples, where.residual, slice(0, width))
+        keep = rng.mask(rng.key(where.seed, "dropout", where.number, self.path), shape, index, self.p)
+        return fused.dropout(x, to_device(keep), self.p)
+
+
+class CausalAttention(Module):
+    """What heads do with q, k and v: a layer without parameters, of the heads that are held here."""
+
+    def __init__(self, path: str, scale: float | None = None) -> None:
+        self.path, self.scale = path, scale
+
+    def __call__(self, qkv: Tensor, batch: Batch) -> Tensor:
+        """qkv (B, T, 3, H, D/H) -> (B, T, D). Raises UserError for a share of the time: it looks at all of it."""
+        time = batch.where.time
+        if qkv.ndim > 1 and qkv.shape[1] != time.stop - time.start:
+            given = f"{self.path} is given {qkv.shape[1]} positions, and"
+            if batch.where.T == 1:
+                raise UserError(
+                    f"{given} the batch says that its samples are no sequences: where.T is 1.\n"
+                    "An ArrayLoader makes such batches; for sequences with one label each make Batch(ids, labels, "
+                    "Where(seed, number, B, T, slice(0, B), slice(0, T), counted=B))"
+                )
+            raise UserError(
+                f"{given} the batch has {time.stop - time.start}: attention needs all of them.\n"
+                "Under sequence parallel divide the layer before it (plan.heads), in `shard`"
+            )
+        return fused.causal_attention(self.at("attention", qkv), time.start, self.scale)
+
+
+class Classifier(Module):
+    """logits = x W^T, and their cross-entropy. W (V, D) has the layout of the token table, and may be that table."""
+
+    def __init__(self, path: str, weight: Parameter) -> None:
+        self.path = path
+        self.weight = weight
+
+    def shard(self, plan: "Plan") -> None:
+        plan.vocabulary(self)
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        """x (B, T, D) -> the loss, or the logits (B, T, V) of a batch without labels."""
+        logits = fused.linear_transposed(self.at("linear", x), self.weight)
+        return judged(logits, batch)
+
+
+def judged(logits: Tensor, batch: Batch) -> Tensor:
+    """The cross-entropy of logits (..., V), or the logits themselves when the batch has no labels.
+
+    Raises UserError for labels outside 0..V-1, with the batch and the row of the data.
+    """
+    if batch.labels is None:
+        return logits
+    try:
+        return fused.cross_entropy(logits, batch.labels, batch.where.count)
+    except IndexError as error:
+        raise batch.mislabelled(logits.shape[-1]) from error
