@@ -6,7 +6,7 @@ EXERCISES = (
     Exercise(
         "02.1",
         "I",
-        "minitrain.optim:adam_step",
+        "minitrain.optim.rules:adam_step",
         hints=(
             "The docstring's three lines of formulas, in their order. In the first update t is 1, and m and v are 0.",
             "w, m and v are pieces of larger arrays: change them with *=, += and -=, and never give these names to new "
@@ -18,7 +18,7 @@ EXERCISES = (
     Exercise(
         "02.2",
         "I",
-        "minitrain.optim:adamw_step",
+        "minitrain.optim.rules:adamw_step",
         hints=(
             "Which of the two terms of the formula does `adam` take care of?",
             "The weight shrinks by the factor 1 - lr weight_decay, and the gradient hears nothing of it.",

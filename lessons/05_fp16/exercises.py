@@ -6,7 +6,7 @@ EXERCISES = (
     Exercise(
         "05.1",
         "I",
-        "minitrain.precision:next_scale",
+        "minitrain.precision.scaler:next_scale",
         hints=(
             "Three cases: the batch overflowed; it did not, and too few good ones have come; enough have come.",
             "`good` counts the good batches before this one, so with this one they are good + 1. In which two cases "
@@ -43,7 +43,7 @@ EXERCISES = (
     Exercise(
         "05.4",
         "I",
-        "minitrain.precision:agree",
+        "minitrain.precision.scaler:agree",
         ranks=3,
         hints=(
             "Write overflow as a number, 0 or 1, into an array of one element. Of all ranks' numbers, which one tells?",

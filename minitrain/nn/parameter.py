@@ -158,7 +158,7 @@ class Parameter(Tensor):
     def grad(self, value: Array | None) -> None:
         """Take this gradient; a parameter in a bucket copies it to its place there, which the optimizer reads.
 
-        For after finish(); what the optimizer sees is `factor` times it, as of all gradients (see optim.py).
+        For after finish(); what the optimizer sees is `factor` times it, as of all gradients (see optim/).
         Raise UserError for another shape or dtype, and where the bucket has no gradients to write to.
         """
         if value is self._grad:  # p.grad *= 2

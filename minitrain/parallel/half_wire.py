@@ -9,7 +9,7 @@ once, and the owner adds the N parts up in float32, in the order of the ranks:
     all-gather                   of the sums, rounded: every rank ends with the same bits
 
 As many numbers as in a ring, 2 (N-1)/N of them in an all-reduce, at 2 bytes each; N - 1 messages instead of N - 1 hops.
-Gradients are sent while they carry the loss scale (precision.py), which keeps them in float16's range; one that
+Gradients are sent while they carry the loss scale (precision/scaler.py), which keeps them in float16's range; one that
 overflows becomes infinite, and the step is skipped by all. So float16 on the wire wants a scaler.
 
 Micikevicius et al., "Mixed Precision Training", arXiv:1710.03740; sums in float32: section 3.3.

@@ -222,7 +222,7 @@ class Reducer:
         self.left = 0  # buckets that have left
         self.fired = {p: 0 for bucket in self.trained for p in bucket.parameters}
         self.ended = dict.fromkeys(self.fired, 0)  # backwards that were about it
-        self.factor = 1.0  # the gradient is this times what the buckets hold: see optim.py
+        self.factor = 1.0  # the gradient is this times what the buckets hold: see optim/
         self.finished = False
         for bucket in self.trained:
             bucket.open(None)

@@ -7,7 +7,7 @@ import numpy as np
 
 from minitrain.precision import DynamicScaler
 from tests.bugs.museum import FunctionBug
-from tests.test_precision import test_a_finite_gradient_is_no_overflow
+from tests.precision.test_precision import test_a_finite_gradient_is_no_overflow
 
 
 class Squares(DynamicScaler):

@@ -4,7 +4,7 @@ from typing import Any
 
 from minitrain.precision import DynamicScaler
 from tests.bugs.museum import FunctionBug
-from tests.test_precision import test_models_that_share_a_scaler
+from tests.precision.test_precision import test_models_that_share_a_scaler
 
 
 class Moves(DynamicScaler):

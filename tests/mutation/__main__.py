@@ -34,9 +34,13 @@ from tests.mutation.mutants import Mutant, mutants_of
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "mutation"
-FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "minitrain/parallel").glob("[a-z]*.py")) + [
+ROOMS = ("parallel", "optim", "precision")
+FILES = [
+    str(path.relative_to(ROOT)) for room in ROOMS for path in sorted((ROOT / "minitrain" / room).glob("[a-z]*.py"))
+]
+FILES += [
     f"minitrain/{name}.py"
-    for name in ("precision", "optim", "autograd", "fused", "comm/ring", "comm/mpi", "comm/communicator")
+    for name in ("autograd", "fused", "comm/ring", "comm/mpi", "comm/communicator")
     + ("train/checkpoint", "train/trainer", "data/loader")
 ]
 ELSEWHERE = {  # where the tests of a file do not stand at its mirror image
@@ -210,8 +214,11 @@ def end(process: subprocess.Popen) -> None:
 
 
 def own_tests(file: str) -> str:
-    mirror = Path("tests", *Path(file).parts[1:-1], f"test_{Path(file).name}")
-    return ELSEWHERE.get(file, str(mirror))
+    """A file's mirror image, or that of the package it is in."""
+    room = Path(file).parts[1:-1]
+    mirror = Path("tests", *room, f"test_{Path(file).name}")
+    whole = Path("tests", *room, f"test_{room[-1]}.py") if room else mirror
+    return ELSEWHERE.get(file, str(whole if not (ROOT / mirror).exists() and (ROOT / whole).exists() else mirror))
 
 
 def line_of(mutant: Mutant, result: Result) -> str:

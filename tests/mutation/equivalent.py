@@ -5,7 +5,7 @@ EQUIVALENT: dict[str, str] = {
         "reshape(-2) is reshape(-1): NumPy finds the length for any negative number"
     ),
     (
-        'minitrain/precision.py: "layer_norm": GIVEN,  # mean and variance are in float32: '
+        'minitrain/precision/fallback.py: "layer_norm": GIVEN,  # mean and variance are in float32: '
         "\"layer_norm\" -> 'mron_reyal'"
     ): "an operation without a row is done on what it is given, so this row is there for its reader",
     (

@@ -208,7 +208,7 @@ def table(how: str, k: int, half_weights: bool, whole: int, share: int) -> int:
     return weights * places[0] + gradients * places[1] + optimizer * places[2]
 
 
-# what stands in the docstring of precision.py, in bytes a parameter, over all N ranks: a N + b for a + b / N
+# what stands in the docstring of precision, in bytes a parameter, over all N ranks: a N + b for a + b / N
 FOR_ALL = {
     ("bucketed", 1): (16, 0), ("zero1", 1): (4, 12), ("zero2", 1): (2, 14), ("zero3", 1): (0, 16),
     ("bucketed", 2): (16, 0), ("zero1", 2): (4, 12), ("zero2", 2): (2, 16), ("zero3", 2): (0, 18),

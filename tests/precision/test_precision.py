@@ -1132,7 +1132,7 @@ def test_full_is_put_back_after_an_error() -> None:
 
 
 def test_bfloat16_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minitrain.precision.xp", None)  # another backend than NumPy
+    monkeypatch.setattr("minitrain.precision.policy.xp", None)  # another backend than NumPy
     use(small_gpt(), Static("mixed_float16"))
     with pytest.raises(UserError, match="CuPy has no bfloat16: use float16"):
         use(small_gpt(), Static("mixed_bfloat16"))

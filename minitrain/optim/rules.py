@@ -1,0 +1,223 @@
+"""The rules: SGD, Adam, AdamW, LARS, LAMB."""
+
+from collections.abc import Callable, Iterable
+
+from ..backend import Array, xp
+from ..errors import check_number
+from ..nn import Parameter
+from .base import Layerwise, Optimizer
+from .pieces import Slices
+
+
+class SGD(Optimizer):
+    """w -= lr v with v = momentum v + g (without momentum, v is g)."""
+
+    def __init__(
+        self, gradients: Slices | Iterable[Parameter], *, momentum: float = 0.0, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(gradients)
+        check_number("momentum", momentum, "at least 0 and less than 1")
+        check_number("weight_decay", weight_decay, "at least 0")
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self.states = ("velocity",) if momentum else ()
+
+    def update(self, w: Array, g: Array, state: list[Array], lr: float, decay: bool) -> None:
+        if decay and self.weight_decay:
+            g = g + self.weight_decay * w
+        if self.momentum:
+            (v,) = state
+            v *= self.momentum
+            v += g
+            g = v
+        w -= lr * g
+
+
+def adam_step(
+    w: Array, g: Array, m: Array, v: Array, t: int, lr: float, beta1: float, beta2: float, epsilon: float
+) -> None:
+    """Adam's update number t (from 1), in place on w, m and v, all of shape (n).
+
+        m = beta1 m + (1 - beta1) g        m_hat = m / (1 - beta1^t)
+        v = beta2 v + (1 - beta2) g^2      v_hat = v / (1 - beta2^t)
+        w = w - lr m_hat / (sqrt(v_hat) + epsilon)
+
+    m and v start at 0 and are too small at first; the two divisors mend that. (For speed: lr and the corrections are
+    single numbers. Joined first, they cost fewer passes over arrays.) Kingma, Ba, "Adam", arXiv:1412.6980, algorithm 1.
+    """
+    m *= beta1
+    m += (1 - beta1) * g
+    v *= beta2
+    v += (1 - beta2) * (g * g)
+    denominator = xp.sqrt(v)
+    denominator *= (1 - beta2**t) ** -0.5
+    denominator += epsilon
+    w -= (lr / (1 - beta1**t)) * m / denominator
+
+
+def adamw_step(
+    w: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    t: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+    adam: Callable[..., None] = adam_step,
+) -> None:
+    """Update number t of Adam, and beside it w shrinks by lr x weight_decay. In place, all arrays of shape (n).
+
+        w = w - lr weight_decay w - lr m_hat / (sqrt(v_hat) + epsilon)
+
+    On the right stands the w from before the update, both times. The decay goes past m and v. Added to the gradient it
+    would be divided by sqrt(v_hat), too: weights with large gradients would hardly decay. For the other part, call the
+    argument `adam`, with the arguments of adam_step.
+    Loshchilov, Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101, algorithm 2.
+    """
+    if weight_decay:
+        w *= 1 - lr * weight_decay
+    adam(w, g, m, v, t, lr, beta1, beta2, epsilon)
+
+
+class Adam(Optimizer):
+    """See adam_step. 8 bytes a parameter in fp32."""
+
+    states, squares = ("m", "v"), True
+
+    def __init__(
+        self,
+        gradients: Slices | Iterable[Parameter],
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        rule: Callable[..., None] = adam_step,
+    ) -> None:
+        super().__init__(gradients)
+        check_number("beta1", beta1, "at least 0 and less than 1")
+        check_number("beta2", beta2, "at least 0 and less than 1")
+        check_number("epsilon", epsilon, "at least 0")
+        self.beta1, self.beta2, self.epsilon, self.rule = beta1, beta2, epsilon, rule
+
+    def update(self, w: Array, g: Array, state: list[Array], lr: float, decay: bool) -> None:
+        self.rule(w, g, *state, self.updates, lr, self.beta1, self.beta2, self.epsilon)
+
+
+class AdamW(Adam):
+    """See adamw_step. Only pieces that say so decay."""
+
+    def __init__(
+        self,
+        gradients: Slices | Iterable[Parameter],
+        *,
+        weight_decay: float = 0.1,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        rule: Callable[..., None] = adamw_step,
+    ) -> None:
+        super().__init__(gradients, beta1=beta1, beta2=beta2, epsilon=epsilon, rule=rule)
+        check_number("weight_decay", weight_decay, "at least 0")
+        self.weight_decay = weight_decay
+
+    def update(self, w: Array, g: Array, state: list[Array], lr: float, decay: bool) -> None:
+        rate = self.weight_decay if decay else 0.0
+        self.rule(w, g, *state, self.updates, lr, self.beta1, self.beta2, self.epsilon, rate)
+
+
+class LARS(Layerwise):
+    """SGD with momentum, and a learning rate for each parameter w that goes with |w|: 4 bytes a parameter in fp32.
+
+        rate = lr eta |w| / (|g| + weight_decay |w|)            lr, where |w| or |g| is 0
+        v = momentum v + rate (g + weight_decay w)
+        w = w - v
+
+    You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", arXiv:1708.03888, algorithm 1.
+    """
+
+    states = ("velocity",)
+
+    def __init__(
+        self,
+        gradients: Slices | Iterable[Parameter],
+        *,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        eta: float = 0.001,
+    ) -> None:
+        super().__init__(gradients)
+        check_number("momentum", momentum, "at least 0 and less than 1")
+        check_number("weight_decay", weight_decay, "at least 0")
+        check_number("eta", eta, "above 0")
+        self.momentum, self.weight_decay, self.eta = momentum, weight_decay, eta
+
+    def direction(self, w: Array, g: Array, state: list[Array], decay: bool) -> Array:
+        return g
+
+    def update_with(
+        self, w: Array, g: Array, state: list[Array], lr: float, decay: bool, w_norm: float, x_norm: float
+    ) -> None:
+        weight_decay = self.weight_decay if decay else 0.0
+        ratio = self.eta * w_norm / (x_norm + weight_decay * w_norm) if w_norm and x_norm else 1.0
+        (v,) = state
+        v *= self.momentum
+        v += lr * ratio * (g + weight_decay * w if weight_decay else g)
+        w -= v
+
+
+class LAMB(Layerwise, Adam):
+    """Adam's direction, as long as |w| for each parameter w: 8 bytes a parameter in fp32.
+
+        x = m_hat / (sqrt(v_hat) + epsilon) + weight_decay w        m, v as in adam_step
+        w = w - lr |w| / |x| x                                      lr x, where |w| or |x| is 0
+
+    You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes", arXiv:1904.00962,
+    algorithm 2.
+    """
+
+    def __init__(
+        self,
+        gradients: Slices | Iterable[Parameter],
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-6,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(gradients, beta1=beta1, beta2=beta2, epsilon=epsilon)
+        check_number("weight_decay", weight_decay, "at least 0")
+        self.weight_decay = weight_decay
+
+    def direction(self, w: Array, g: Array, state: list[Array], decay: bool) -> Array:
+        m, v = state
+        m *= self.beta1
+        m += (1 - self.beta1) * g
+        v *= self.beta2
+        v += (1 - self.beta2) * (g * g)
+        x, scale = self.adam(m, v)
+        x *= scale
+        if decay and self.weight_decay:
+            x += self.weight_decay * w
+        return x
+
+    def adam(self, m: Array, v: Array) -> tuple[Array, float]:
+        """m_hat / (sqrt(v_hat) + epsilon), but for a factor: (array, factor).
+
+        Made twice in an update: kept until its norm is known, it would take as much memory as m.
+        """
+        root = (1 - self.beta2**self.updates) ** 0.5
+        x = xp.sqrt(v)
+        x += self.epsilon * root
+        return xp.divide(m, x, out=x), root / (1 - self.beta1**self.updates)
+
+    def update_with(
+        self, w: Array, g: Array, state: list[Array], lr: float, decay: bool, w_norm: float, x_norm: float
+    ) -> None:
+        rate = lr * (w_norm / x_norm if w_norm and x_norm else 1.0)
+        x, scale = self.adam(*state)
+        x *= rate * scale
+        if decay and self.weight_decay:
+            w *= 1 - rate * self.weight_decay
+        w -= x

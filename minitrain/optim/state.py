@@ -1,0 +1,49 @@
+"""The state of an optimizer, with names."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from ..backend import Array
+from ..errors import UserError, shown
+from .pieces import Piece
+
+
+class Part(NamedTuple):
+    """A part of an optimizer's state: elements `run` of the slice `held`, flat, of what belongs to a parameter."""
+
+    array: np.ndarray
+    held: tuple[slice, ...]
+    run: slice
+
+
+State = Mapping[str, "Part | np.ndarray | int"]
+
+
+def check_names(kind: str, given: set[str], wanted: set[str]) -> None:
+    """Raise UserError unless a state has these parts, and no others."""
+    for names, said in ((wanted - given, "lacks"), (given - wanted, "has, and the optimizer does not,")):
+        if names:
+            first, more = sorted(names)[:3], len(names) - 3
+            raise UserError(
+                f"the state {said} {', '.join(first)}" + (f" and {more} more" if more > 0 else "") + ".\n"
+                f"Load it into the optimizer that it is of, on the same mesh, or gather it first; this is {kind}"
+            )
+
+
+def fitting(name: str, part: object, piece: Piece, array: Array) -> np.ndarray:
+    """Return what a state has for this piece. Raise UserError for another slice, shape or dtype."""
+    where = piece.parameter.placement
+    if isinstance(part, np.ndarray) and part.shape == where.shape:
+        found = part[where.index].reshape(-1)[piece.run]
+    elif isinstance(part, Part) and (part.held, part.run) == (where.index, piece.run):
+        found = part.array
+    else:
+        raise UserError(
+            f"the state has {shown(part)} for {name}; this rank needs elements {piece.run.start} to {piece.run.stop} "
+            f"of {where.index}.\nLoad it on the mesh where it was made, or gather it: train.checkpoint.gather_state"
+        )
+    if found.dtype != array.dtype or found.shape != array.shape:
+        raise UserError(f"the state has {found.dtype}, shape {found.shape}, for {name}; it is {array.dtype} here")
+    return found

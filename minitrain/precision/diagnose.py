@@ -1,0 +1,26 @@
+"""A loss that is NaN or infinite: which layer is the first to blame."""
+
+import numpy as np
+
+from ..autograd import Tensor, no_grad
+from ..backend import is_finite
+from ..data.batch import Batch
+from ..nn import Module, watching
+from .policy import Precision
+
+
+def first_bad_layer(model: Module, batch: Batch) -> str | None:
+    """The first unit whose output on this batch is not finite in float32, though its input was; None if all are finite.
+
+    On this rank; called by all ranks that hold a part of the model.
+    """
+    found: list[str] = []
+
+    def watch(path: str, x: Tensor | None, y: Tensor) -> None:
+        if not found and not is_finite(y.data):
+            found.append(path)
+
+    used = next((module.precision for module in model.modules() if module.precision is not None), Precision())
+    with no_grad(), watching(watch), used.in_full(), np.errstate(over="ignore", invalid="ignore"):
+        model(batch)  # type: ignore[operator]
+    return found[0] if found else None
