@@ -92,7 +92,7 @@ $(VENV)/installed: pyproject.toml $(PY) $(shell test -x $(PY) || echo anew)
 	@echo "Installing minitrain, its tools and MPI ($(MPI)) into $(VENV): 60 MB, half a minute on a fast line"
 	@$(PIP) install --quiet $(FROM) -e ".[$(MPI),dev]" || { \
 	    echo "The installation failed, see above. No network? make WHEELS=folder, see make help" >&2; exit 1; }
-	@$(if $(filter openmpi,$(MPI)),$(PY) -m minitrain.comm.openmpi_params)
+	@$(if $(filter openmpi,$(MPI)),$(PY) -m minitrain.runtime.openmpi_params)
 	@touch $@
 
 # Each candidate is run, since a name proves little (pyenv leaves stubs, Apple's python3 is old).

@@ -7,13 +7,13 @@ import sys
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-from .comm.launchers import not_installed, tell
 from .errors import UserError
+from .runtime.launchers import not_installed, tell
 
 try:
     from .autograd import Tensor, backward, no_grad
-    from .comm.launch import launch
     from .fused import IGNORE
+    from .runtime.launch import launch
 except UserError as error:  # a MINITRAIN_BACKEND that cannot be used: known before `main` is there to catch it
     if sys.argv[0] != "-m":  # what Python puts there while it looks for the module to run
         raise

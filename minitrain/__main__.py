@@ -1,6 +1,6 @@
 import sys
 
-from .comm.launchers import not_installed, tell
+from .runtime.launchers import not_installed, tell
 
 try:
     from .cli import main

@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from .comm.launchers import launched
+from .environment import launched
 from .errors import UserError, shown
 from .observe import ledger
 

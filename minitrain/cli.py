@@ -11,11 +11,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .comm.doctor import examine
-from .comm.launch import launch
-from .comm.launchers import launched, tell
-from .comm.say import watching_output
+from .environment import launched
 from .errors import UserError, check_number
+from .runtime.doctor import examine
+from .runtime.launch import launch
+from .runtime.launchers import tell
+from .runtime.say import watching_output
 from .train import compare, lr_range, memory, timeline
 from .train.compare_model import CompareModelOptions, compare_model
 from .train.config import TrainConfig

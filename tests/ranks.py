@@ -28,8 +28,8 @@ from typing import Any
 import pytest
 
 from minitrain.comm.communicator import Communicator
-from minitrain.comm.launchers import find_mpirun
 from minitrain.comm.positions import of_a_library, places
+from minitrain.runtime.launchers import find_mpirun
 
 EVERY = "every test"
 JOB = "MINITRAIN_TEST_JOB"  # the folder that a job's ranks and its parent share
@@ -219,8 +219,8 @@ class Rank:
     def __init__(self) -> None:
         from mpi4py import MPI
 
-        from minitrain.comm import remains
         from minitrain.comm.mpi import MPICommunicator
+        from minitrain.runtime import remains
 
         self.abort = MPI.COMM_WORLD.Abort
         self.world = MPICommunicator(MPI.COMM_WORLD)

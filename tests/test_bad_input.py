@@ -24,8 +24,7 @@ from hypothesis import strategies as st
 
 from minitrain import errors, fused, lr_schedules, rng
 from minitrain.autograd import Tensor
-from minitrain.comm import launchers, threads
-from minitrain.comm.launchers import find_mpirun
+from minitrain.comm import threads
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.data.batch import Batch, Where
@@ -43,6 +42,8 @@ from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.reducer import Divided, Reducer
 from minitrain.parallel.strategy import Strategy
 from minitrain.precision import DTYPES, POLICIES, Dynamic, DynamicScaler, Static, StaticScaler
+from minitrain.runtime import launchers
+from minitrain.runtime.launchers import find_mpirun
 from minitrain.train import config
 from minitrain.train.config import DataOptions, ModelOptions, OptimizerOptions, RunOptions, TrainConfig
 from minitrain.train.sample import generate

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from minitrain.comm import openmpi_params
+from minitrain.runtime import openmpi_params
 
 ROOT = Path(__file__).resolve().parent.parent
 MAKE = shutil.which("make")

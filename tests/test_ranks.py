@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from minitrain.comm.launchers import find_mpirun
+from minitrain.runtime.launchers import find_mpirun
 from tests.ranks import BARE
 from tests.tiers import full
 
@@ -287,7 +287,7 @@ def test_a_file_that_ranks_cannot_import(ranks: str, folder: Path) -> None:
     tests = """
 import os
 import pytest
-from minitrain.comm.launch import launched
+from minitrain.environment import launched
 
 if "MINITRAIN_TEST_JOB" in os.environ and launched()[1] in RANKS:
     raise ImportError("the cause at import")

@@ -20,8 +20,8 @@ from lessons.jobs import Job, job
 from lessons.receipt import Receipt
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
-from minitrain.comm.doctor import findings
-from minitrain.comm.say import say
+from minitrain.runtime.doctor import findings
+from minitrain.runtime.say import say
 
 
 # %% Every rank runs these lines, each with a rank of its own

@@ -12,8 +12,8 @@ import minitrain  # isort: skip (it comes before NumPy, which then multiplies wi
 import numpy as np
 
 from minitrain.comm.communicator import Communicator
-from minitrain.comm.launchers import launched
-from minitrain.comm.say import say
+from minitrain.environment import launched
+from minitrain.runtime.say import say
 
 
 # %% Something to predict

@@ -1,1 +1,1 @@
-"""How ranks talk: communicators, meshes, and the start and end of a parallel program."""
+"""How ranks talk: communicators over MPI and over threads, the ring, the mesh; and whether they agree."""

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from ..autograd import without_grad
 
-COMM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
-PACKAGE = os.path.join(os.path.dirname(os.path.dirname(COMM)), "")
+PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+TALK = tuple(os.path.join(PACKAGE, room, "") for room in ("comm", "runtime"))  # what a rank waits in
 STDLIB = os.path.join(sysconfig.get_paths()["stdlib"], "")
 RANKS = 8  # groups of ranks that stand at the same place and are named; of the others, how many there are
 
@@ -78,11 +78,11 @@ def short(file: str, line: int) -> str:
 
 
 def caller(array: Any = None) -> tuple[str, ...]:
-    """The place outside comm/ from which this function was called, and the names that the array has there."""
+    """The place outside comm/ and runtime/ from which this was called, and the names that the array has there."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(COMM):
+    while frame is not None and frame.f_code.co_filename.startswith(TALK):
         frame = frame.f_back
-    assert frame is not None, "comm/ is called from somewhere"
+    assert frame is not None, "they are called from somewhere"
     names = [name for name, value in list(frame.f_locals.items()) if value is array and array is not None]
     return short(frame.f_code.co_filename, frame.f_lineno), *sorted(names)
 
@@ -94,10 +94,10 @@ def look(thread: int) -> tuple[str, str]:
     """
     frame: FrameType | None = sys._current_frames().get(thread)
     communication = place = ""
-    inside = True  # only libraries and comm/ so far, from the innermost frame outwards
+    inside = True  # only libraries, comm/ and runtime/ so far, from the innermost frame outwards
     while frame is not None:
         file, name = frame.f_code.co_filename, frame.f_code.co_name
-        if file.startswith(COMM):
+        if file.startswith(TALK):
             if inside and not name.startswith("_"):
                 communication = f"{name}{_peer(frame)}"
         elif not of_a_library(file):

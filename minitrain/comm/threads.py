@@ -16,10 +16,10 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..backend import Array, xp
+from ..environment import waiting
 from ..errors import UserError, check_memory, check_number, check_whole
 from ..shares import Cuts
 from .communicator import Communicator, Tag
-from .launchers import waiting
 from .positions import ENDED, Moves, Standing, report, standing, stuck
 
 STACK = 8 * 2**20  # bytes that a thread's stack may take, on most systems

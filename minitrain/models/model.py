@@ -21,7 +21,7 @@ DTYPES = ("float32", "float64")  # in which models can be trained
 
 
 class Units(Module):
-    """Units applied one after the other: a whole model, or a segment of one (recompute.py)."""
+    """Units applied one after the other: a whole model, or a segment of one (parallel/recompute.py)."""
 
     def __init__(self, units: list[Module]) -> None:
         self.units = units

@@ -23,7 +23,6 @@ from ..comm.mesh import Mesh
 from ..errors import UserError, shown
 from ..models import Model
 from ..nn import Parameter, check_free, check_paths
-from ..recompute import Segment, segments
 from .data_parallel import Bucketed, Naive
 from .division import Division
 from .flat import make_buckets
@@ -31,6 +30,7 @@ from .half_wire import reduce_to_owners_in, sync_in
 from .overlap import CommunicationThread
 from .pipeline import partition
 from .plan import Plan
+from .recompute import Segment, segments
 from .reducer import Divided, Doors, Gather, Reducer, Scatter, Sync
 from .sequence_parallel import SequenceIO
 from .strategy import Strategy

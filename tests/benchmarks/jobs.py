@@ -37,7 +37,7 @@ def python(module: str, *arguments: object, launcher: Sequence[str] = (), **envi
 
 def mpirun(n: int, module: str, *arguments: object) -> subprocess.Popen[str]:
     """Starts a measurement on n ranks of MPI."""
-    from minitrain.comm.launchers import find_mpirun  # not above: it imports minitrain, which changes the allocator
+    from minitrain.runtime.launchers import find_mpirun  # not above: it imports minitrain, which changes the allocator
 
     command = find_mpirun()
     if command is None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitrain.data import derive
 from minitrain.data.text import CharTokenizer, load_text, split
 from minitrain.errors import UserError
+from tests.data import derive
 
-FOLDER = Path(derive.__file__).parent
+FOLDER = derive.HERE
 
 
 @pytest.fixture(scope="module")

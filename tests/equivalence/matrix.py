@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 import minitrain
-from minitrain.comm.launchers import find_mpirun
+from minitrain.runtime.launchers import find_mpirun
 from tests.equivalence.cover import MESHES, cases, name
 from tests.equivalence.harness import Row, same_as_serial
 

@@ -24,7 +24,6 @@ from minitrain.autograd import Tensor, apply, no_grad
 from minitrain.backend import to_device, to_host, xp
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
-from minitrain.comm.launch import launch
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.data.batch import Batch
@@ -34,6 +33,7 @@ from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, AdamW, Optimizer
 from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.reducer import Reducer
+from minitrain.runtime.launch import launch
 from minitrain.train import checkpoint
 from minitrain.train.sample import generate
 from minitrain.train.step import train_step

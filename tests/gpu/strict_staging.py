@@ -16,7 +16,7 @@ import numpy as np
 from minitrain.backend import to_device, to_host, xp
 from minitrain.comm import mpi
 from minitrain.comm.communicator import Communicator
-from minitrain.comm.launch import launch
+from minitrain.runtime.launch import launch
 from minitrain.shares import share
 
 TAG = ("dp", "test")

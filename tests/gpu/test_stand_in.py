@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from minitrain import backend
-from minitrain.comm.launchers import find_mpirun
 from minitrain.errors import UserError
+from minitrain.runtime.launchers import find_mpirun
 from tests.gpu import strict_run
 from tests.gpu.test_signatures import LACKING, stand_in
 from tests.tiers import full
@@ -218,7 +218,7 @@ def test_the_ranks_of_mpirun_take_the_devices_in_turn(monkeypatch: pytest.Monkey
     monkeypatch.setenv("STRICT_CUPY_DEVICES", "2")
     program = """
         from minitrain.backend import xp
-        from minitrain.comm.launch import launch
+        from minitrain.runtime.launch import launch
         with launch() as world:
             devices = world.gather_objects(xp.cuda.Device().id)
             print(sorted(devices) if world.rank == 0 else "")

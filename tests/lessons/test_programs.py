@@ -13,8 +13,8 @@ import pytest
 
 from lessons.programs import distributed, dynamic_rate, mixed_precision
 from minitrain.comm.communicator import Communicator
-from minitrain.comm.launchers import find_mpirun
 from minitrain.comm.threads import world_of_one
+from minitrain.runtime.launchers import find_mpirun
 from minitrain.train.history import History
 from tests.tiers import full
 

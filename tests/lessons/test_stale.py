@@ -8,7 +8,6 @@ import pytest
 
 from lessons import check
 from lessons.manifest import HERE, LESSONS, exercises, written
-from minitrain.data import derive
 from minitrain.data.digits import load_digits, split_digits
 from minitrain.data.loader import ArrayLoader
 from minitrain.data.text import load_text
@@ -17,6 +16,7 @@ from minitrain.parallel.pipeline_schedules import SCHEDULES
 from minitrain.train.compare import TASKS, CompareOptions
 from minitrain.train.config import LearningRates, TrainConfig
 from tests.bugs.museum import exhibits
+from tests.data import derive
 from tests.equivalence.cover import cases
 from tests.equivalence.harness import Case
 

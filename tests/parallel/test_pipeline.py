@@ -24,9 +24,9 @@ from minitrain.optim import SGD, clip_grad_norm
 from minitrain.parallel.parallelize import REDUCERS, parallelize
 from minitrain.parallel.pipeline import Schedule
 from minitrain.parallel.pipeline_schedules import SCHEDULES, Do, check
+from minitrain.parallel.recompute import Segment
 from minitrain.parallel.reducer import Reducer
 from minitrain.parallel.strategy import Strategy
-from minitrain.recompute import Segment
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients
 from tests.equivalence.harness import BUCKET_MB, SEED, STEPS, Run, Tensors, toy_batch, toy_gpt

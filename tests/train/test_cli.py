@@ -19,8 +19,8 @@ from safetensors.numpy import save_file
 
 from minitrain import cli
 from minitrain.cli import main
-from minitrain.comm.launchers import find_mpirun
 from minitrain.lr_schedules import warmup_cosine
+from minitrain.runtime.launchers import find_mpirun
 from minitrain.train.config import TrainConfig
 from tests.tiers import full
 
@@ -163,7 +163,7 @@ def test_sample_under_mpirun_writes_once(run: Path) -> None:
 SEVERAL = """
 import contextlib, json, sys
 from minitrain.cli import main
-from minitrain.comm.launchers import launched
+from minitrain.environment import launched
 
 for number, arguments in enumerate(json.load(open(sys.argv[1]))):
     with open(f"{sys.argv[1]}-{number}-{launched()[1]}", "w") as page, contextlib.redirect_stdout(page):

@@ -19,11 +19,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from .autograd import Tensor, apply, backward, deferring, inside, no_grad, recording
-from .backend import Array, xp
-from .data.batch import Batch
-from .models import Units
-from .nn import Module
+from ..autograd import Tensor, apply, backward, deferring, inside, no_grad, recording
+from ..backend import Array, xp
+from ..data.batch import Batch
+from ..models import Units
+from ..nn import Module
 
 Around = Callable[[Sequence[Module]], AbstractContextManager[Any]]
 

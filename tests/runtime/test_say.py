@@ -11,7 +11,7 @@ import pytest
 
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
-from minitrain.comm.say import say, watching_output
+from minitrain.runtime.say import say, watching_output
 
 ROOT = Path(__file__).resolve().parents[2]
 

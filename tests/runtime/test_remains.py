@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from minitrain.comm import doctor, remains
-from minitrain.comm.launchers import find_mpirun
 from minitrain.errors import UserError
+from minitrain.runtime import doctor, remains
+from minitrain.runtime.launchers import find_mpirun
 
 MPIRUN = find_mpirun()
 ROOT = Path(__file__).resolve().parents[2]

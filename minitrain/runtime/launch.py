@@ -23,12 +23,13 @@ from typing import Any
 
 import numpy as np
 
+from ..comm.communicator import Communicator
+from ..comm.threads import world_of_one
+from ..environment import launched, waiting
 from ..errors import UserError, out_of_memory
 from . import remains
-from .communicator import Communicator
-from .launchers import family_of, launched, waiting
+from .launchers import family_of
 from .say import output_lost, watched
-from .threads import world_of_one
 
 PATIENCE = 2.0  # seconds: how long a rank that leaves early waits for the others to leave as well
 SPEAKER = 1.0  # seconds: the same for rank 0 with a mistake, which has said it by the time that another would
@@ -75,7 +76,7 @@ def _world() -> Communicator:
         if not MPI.Is_initialized():  # as it is when the program has imported mpi4py's MPI itself
             remains.check_room(rank, size)
             MPI.Init_thread()
-        from .mpi import MPICommunicator
+        from ..comm.mpi import MPICommunicator
     except (ImportError, RuntimeError) as error:
         if size > 1:
             raise UserError(

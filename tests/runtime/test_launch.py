@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from minitrain.comm import launch, launchers
-from minitrain.comm.launchers import find_mpirun
+from minitrain.environment import LAUNCHERS
 from minitrain.errors import UserError
+from minitrain.runtime import launch
+from minitrain.runtime.launchers import find_mpirun
 from tests.tiers import full
 
 MPIRUN = find_mpirun()
@@ -28,7 +29,7 @@ import os, sys, threading, time
 import numpy as np
 import minitrain
 from minitrain import UserError
-from minitrain.comm.launch import launch
+from minitrain.runtime.launch import launch
 
 def fault(rank):  # says when, so that the test measures from here
     if world.rank == rank:
@@ -95,7 +96,9 @@ def job(n: int, body: str, patience: float = launch.PATIENCE) -> Ended:
     """Runs PRELUDE and body under mpirun. patience: for which a rank that leaves early waits for the others."""
     assert MPIRUN is not None
     speaker = min(launch.SPEAKER, patience)
-    change = f"from minitrain.comm import launch as module\nmodule.PATIENCE, module.SPEAKER = {patience}, {speaker}\n"
+    change = (
+        f"from minitrain.runtime import launch as module\nmodule.PATIENCE, module.SPEAKER = {patience}, {speaker}\n"
+    )
     program = change + PRELUDE + textwrap.indent(textwrap.dedent(body), "    ")
     return run([MPIRUN, "-n", str(n), sys.executable, "-c", program])
 
@@ -349,7 +352,7 @@ def test_started_by_a_foreign_mpirun(command: str, rank: int, tmp_path: Path) ->
     ask = "from mpi4py import MPI; print(MPI.Get_library_version())"
     library = run([sys.executable, "-c", ask]).output
     here, foreign = ("Open MPI", "MPICH") if "Open MPI" in library else ("MPICH", "Open MPI")
-    variables = {family: names for family, *names in launchers.LAUNCHERS}
+    variables = {family: names for family, *names in LAUNCHERS}
     env = dict(zip(variables[foreign], [str(rank), "2"], strict=True))
     if command == "program":
         end = alone("print('trained')", env)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO, cast
 
-from .communicator import Communicator
+from ..comm.communicator import Communicator
 
 
 def say(world: Communicator, text: str, file: TextIO | None = None) -> None:

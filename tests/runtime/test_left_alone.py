@@ -16,11 +16,11 @@ import pytest
 
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
-from minitrain.comm.launchers import find_mpirun
 from minitrain.comm.positions import Standing, report, stuck, together
 from minitrain.errors import UserError
-from tests.comm import alone
+from minitrain.runtime.launchers import find_mpirun
 from tests.lessons.together import started
+from tests.runtime import alone
 from tests.tiers import full
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -150,7 +150,7 @@ def test_busy_threads(case: Case) -> None:
 @pytest.mark.parametrize("case", some(UNDER_MPI, 2), ids=name)
 def test_mpi(case: Case) -> None:
     ranks, layout, way, who = case
-    status, said = job(ranks, ["-m", "tests.comm.alone", layout, way, str(who)], 1)
+    status, said = job(ranks, ["-m", "tests.runtime.alone", layout, way, str(who)], 1)
     assert status != 0
     message = said.partition("minitrain: error: ")[2]
     check("\n".join(message.splitlines()[:3]), ranks, way, who, "1")

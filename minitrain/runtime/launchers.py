@@ -1,19 +1,14 @@
-"""What mpirun tells the processes that it starts. Readable before MPI, NumPy or a backend is there."""
+"""What mpirun is, what it leaves in the environment, and what to say when the start fails."""
 
 import contextlib
-import os
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import UserError, check_number, shown
+from ..environment import launched
+from ..errors import UserError
 
-# (family, variable of the rank, variable of the size)
-LAUNCHERS = (
-    ("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("MPICH", "PMI_RANK", "PMI_SIZE"),
-)
 SET_BY_MPIRUN = ("PMI_", "PMIX_", "HYDI_", "MPI_LOCAL", "OMPI_", "PRTE_")
 # but for these: parameters, places, and the permission of root, which users set
 SET_BY_USERS = ("PMIX_MCA_", "OMPI_MCA_", "PRTE_MCA_", "PMIX_PREFIX", "PRTE_PREFIX", "OMPI_ALLOW_")
@@ -23,24 +18,6 @@ def find_mpirun() -> str | None:
     """The mpirun beside this Python, which belongs to its MPI, or the first on the PATH."""
     beside = Path(sys.executable).parent / "mpirun"
     return str(beside) if beside.exists() else shutil.which("mpirun")
-
-
-def launched() -> tuple[str, int, int]:
-    """(launcher's family, rank, number of processes), from the environment; ("", 0, 1) without mpirun.
-
-    Raises UserError when the environment has no numbers there.
-    """
-    for family, rank, size in LAUNCHERS:
-        if rank in os.environ and size in os.environ:
-            return family, _number(rank), _number(size)
-    return "", 0, 1
-
-
-def _number(variable: str) -> int:
-    value = os.environ[variable]
-    if not (value.isascii() and value.isdigit()):
-        raise UserError(f"{variable} is {shown(value)}; mpirun sets it to a number: unset it, or start with mpirun")
-    return int(value)
 
 
 def family_of(text: str) -> str:
@@ -53,23 +30,6 @@ def family_of(text: str) -> str:
         if "mpich" in low or "hydra" in low
         else ""
     )
-
-
-def waiting(limit: float | None) -> float:
-    """Seconds that ranks may wait for one that does not move: what was given, otherwise MINITRAIN_WAIT, otherwise 60.
-
-    Raises UserError for what is not a number above 0.
-    """
-    if limit is not None:
-        check_number("wait", limit, "above 0")
-        return limit
-    text = os.environ.get("MINITRAIN_WAIT", "60")
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise UserError(f"MINITRAIN_WAIT is {shown(text)}; it must be a number of seconds, above 0") from None
-    check_number("MINITRAIN_WAIT", seconds, "above 0")
-    return seconds
 
 
 def outside(environment: Mapping[str, str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from minitrain.comm.communicator import Communicator
-from minitrain.comm.launchers import find_mpirun, outside
+from minitrain.runtime.launchers import find_mpirun, outside
 
 
 def test_what_mpirun_sets_goes_and_what_users_set_stays() -> None:
@@ -34,7 +34,7 @@ def test_a_job_in_a_job(world: Communicator) -> None:
     if world.rank == 0:
         mpirun = find_mpirun()
         assert mpirun is not None
-        program = "import minitrain; from minitrain.comm.say import say\n"
+        program = "import minitrain; from minitrain.runtime.say import say\n"
         program += "with minitrain.launch() as world: say(world, f'{world.rank} of {world.size}')"
         done = subprocess.run(
             [mpirun, "-n", "3", sys.executable, "-c", program],

@@ -156,7 +156,7 @@ def _two_ranks(seconds: float) -> Finding:
     if mpirun is None:
         return Finding("two ranks", "not tried", "there is no mpirun")
     program = (
-        "import minitrain.comm.launch as m, numpy as np\n"
+        "import minitrain.runtime.launch as m, numpy as np\n"
         "with m.launch() as world:\n"
         "    x = np.full(3, world.rank + 1.0); world.all_reduce(x, ('dp', 'doctor'))\n"
         "    assert world.size == 2 and x[0] == 3, (world.size, x)\n"
