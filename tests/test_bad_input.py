@@ -27,6 +27,10 @@ from minitrain.autograd import Tensor
 from minitrain.comm import threads
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
+from minitrain.commands.config import TrainConfig, memory
+from minitrain.commands.options import DataOptions, LearningRates, ModelOptions, OptimizerOptions, RunOptions
+from minitrain.commands.sample import generate
+from minitrain.commands.train import TextTrainer
 from minitrain.data.batch import Batch, Where
 from minitrain.data.digits import split_digits
 from minitrain.data.loader import ArrayLoader, TextLoader
@@ -44,11 +48,7 @@ from minitrain.parallel.strategy import Strategy
 from minitrain.precision import DTYPES, POLICIES, Dynamic, DynamicScaler, Static, StaticScaler
 from minitrain.runtime import launchers
 from minitrain.runtime.launchers import find_mpirun
-from minitrain.train import config
-from minitrain.train.config import DataOptions, ModelOptions, OptimizerOptions, RunOptions, TrainConfig
-from minitrain.train.sample import generate
 from minitrain.train.step import train_step
-from minitrain.train.text import TextTrainer
 from minitrain.train.trainer import Trainer
 
 Values = st.SearchStrategy[Any]
@@ -680,7 +680,7 @@ SETTINGS: dict[str, dict[str, Values]] = {
     "data": {"text": NO_PATH, "batch": NO_SIZE, "validation": no_number(lambda x: 0 < x < 1)},
     "optimizer": {
         "steps": NO_SIZE, "warmup": NO_OPTIONAL_COUNT, "lr": NEGATIVE, "lr_floor": NEGATIVE, "weight_decay": NEGATIVE,
-        "beta2": NO_SHARE, "clip": NEGATIVE, "lr_schedule": no_choice(*get_args(config.LearningRates)),
+        "beta2": NO_SHARE, "clip": NEGATIVE, "lr_schedule": no_choice(*get_args(LearningRates)),
         "lr_gamma": NO_GAMMA, "lr_every": NO_OPTIONAL_SIZE, "lr_power": NOT_POSITIVE, "lr_factor": NO_SIZE,
     },
     "parallel": {
@@ -760,7 +760,7 @@ def test_the_memory_of_a_run_is_not_overestimated() -> None:
             optimizer = AdamW(gradients)
             for number in range(2):
                 train_step(model, loader.batch(number), gradients, optimizer, 0.1)
-        estimate = config.memory(shape, windows) - shape.declared
+        estimate = memory(shape, windows) - shape.declared
         assert 0.5 * ledger.peak <= estimate <= ledger.peak
 
 

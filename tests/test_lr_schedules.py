@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from minitrain.comm import threads
+from minitrain.commands.config import TrainConfig
+from minitrain.commands.options import LearningRates, OptimizerOptions
 from minitrain.data.loader import ArrayLoader
 from minitrain.errors import UserError
 from minitrain.lr_schedules import (
@@ -32,7 +34,6 @@ from minitrain.lr_schedules import (
     warmup_cosine,
 )
 from minitrain.models import MLPConfig, mlp
-from minitrain.train.config import LearningRates, OptimizerOptions, TrainConfig
 from minitrain.train.trainer import Trainer
 
 PEAK, N, FLOOR = 0.01, 100, 0.001

@@ -1,1 +1,1 @@
-"""Putting it all together: configuration, the step, the trainer, checkpoints, samples."""
+"""The engine, for any model and any data: the training step, the trainer, its history, checkpoints."""

@@ -26,6 +26,7 @@ from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
+from minitrain.commands.sample import generate
 from minitrain.data.batch import Batch
 from minitrain.data.loader import ArrayLoader, TextLoader
 from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
@@ -35,7 +36,6 @@ from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.reducer import Reducer
 from minitrain.runtime.launch import launch
 from minitrain.train import checkpoint
-from minitrain.train.sample import generate
 from minitrain.train.step import train_step
 from tests.strategies import named
 

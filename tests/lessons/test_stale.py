@@ -8,13 +8,15 @@ import pytest
 
 from lessons import check
 from lessons.manifest import HERE, LESSONS, exercises, written
+from minitrain.commands.compare_precision import TASKS
+from minitrain.commands.comparison import CompareOptions
+from minitrain.commands.config import TrainConfig
+from minitrain.commands.options import LearningRates
 from minitrain.data.digits import load_digits, split_digits
 from minitrain.data.loader import ArrayLoader
 from minitrain.data.text import load_text
 from minitrain.fused import IGNORE
 from minitrain.parallel.pipeline_schedules import SCHEDULES
-from minitrain.train.compare import TASKS, CompareOptions
-from minitrain.train.config import LearningRates, TrainConfig
 from tests.bugs.museum import exhibits
 from tests.data import derive
 from tests.equivalence.cover import cases

@@ -9,12 +9,12 @@ import pytest
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
+from minitrain.commands.options import StrategyOptions
 from minitrain.errors import UserError
 from minitrain.parallel.parallelize import REDUCERS, parallelize
 from minitrain.parallel.pipeline_schedules import SCHEDULES, Do
 from minitrain.parallel.strategy import Strategy
 from minitrain.precision import DynamicScaler
-from minitrain.train.config import StrategyOptions
 from minitrain.train.trainer import Trainer
 from tests.equivalence.harness import STRATEGIES, toy_gpt
 from tests.strategies import named

@@ -19,6 +19,7 @@ from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
+from minitrain.commands.sample import load_model
 from minitrain.data.batch import Batch, Where
 from minitrain.data.loader import ArrayLoader
 from minitrain.errors import UserError
@@ -28,7 +29,6 @@ from minitrain.optim import SGD, clip_grad_norm
 from minitrain.parallel.parallelize import parallelize
 from minitrain.precision import Static, StaticScaler
 from minitrain.train import checkpoint
-from minitrain.train.sample import load_model
 from minitrain.train.step import compute_gradients
 from minitrain.train.trainer import Trainer
 from tests.strategies import named

@@ -12,10 +12,11 @@ import pytest
 from minitrain.cli import main
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
+from minitrain.commands import compare, compare_precision, compare_schedules, comparison
+from minitrain.commands.compare_schedules import schedule_options
+from minitrain.commands.comparison import CompareOptions, Result, overlap, smooth_median, spread, table
+from minitrain.commands.options import LearningRates
 from minitrain.data.batch import Batch
-from minitrain.train import compare
-from minitrain.train.compare import CompareOptions, Result, overlap, schedule_options, smooth_median, spread, table
-from minitrain.train.config import LearningRates
 
 Capture = pytest.CaptureFixture[str]
 SHORT = CompareOptions("schedules", updates=20, lr=(0.003, 0.03), seeds=2)
@@ -45,7 +46,7 @@ def test_the_same_start() -> None:
     """All runs with one seed have the same loss before the first update, those with another do not."""
     world, options = threads.world_of_one(), replace(SHORT, updates=20)
     first = {
-        (name, seed): compare.train(world, options, schedule_options(name, 0.01, 20, 45), seed).losses[0]
+        (name, seed): compare_schedules.train(world, options, schedule_options(name, 0.01, 20, 45), seed).losses[0]
         for name in ("cosine", "one-cycle", "constant")
         for seed in (1, 2)
     }
@@ -56,15 +57,15 @@ def test_the_same_start() -> None:
 def test_a_run_that_explodes_is_the_worst() -> None:
     options = replace(SHORT, updates=20)
     o = schedule_options("constant", 1e30, 20, 45)
-    found = compare.train(threads.world_of_one(), options, o, 1)
+    found = compare_schedules.train(threads.world_of_one(), options, o, 1)
     assert found.validation == found.loss == math.inf and found.accuracy == 0 and 0 < len(found.losses) < 20
-    assert compare.plain(found)["validation"] is None and compare.plain(found)["losses"] == found.losses
+    assert comparison.plain(found)["validation"] is None and comparison.plain(found)["losses"] == found.losses
 
 
 @pytest.mark.ranks(3, full=(2,))
 def test_the_same_numbers_on_any_ranks(world: Communicator) -> None:
     o = schedule_options("one-cycle", 0.003, 20, 45)
-    found, true = (compare.train(w, SHORT, o, 1) for w in (world, threads.world_of_one()))
+    found, true = (compare_schedules.train(w, SHORT, o, 1) for w in (world, threads.world_of_one()))
     assert found.losses == pytest.approx(true.losses, rel=1e-3) and found.loss == pytest.approx(true.loss, rel=1e-3)
     assert found.accuracy == pytest.approx(true.accuracy, abs=2 / 359)
     assert all(other == found for other in world.gather_objects(found))
@@ -90,7 +91,7 @@ def test_the_command(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_progress_is_shown(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "QUIET", -1.0)
+    monkeypatch.setattr(comparison, "QUIET", -1.0)
     compare.run(replace(SHORT, seeds=1, lr=(0.01,), out=tmp_path), threads.world_of_one())
     assert capsys.readouterr().out.splitlines() == [f"{n} of 9 settings" for n in range(1, 9)]
 
@@ -124,13 +125,13 @@ def test_wrong_options(arguments: str, said: str, tmp_path: Path, capsys: Captur
 # Precision ------------------------------------------------------------------------------------------------------------
 
 
-def precise(name: str, task: str, world: Communicator | None = None) -> compare.HalfResult:
+def precise(name: str, task: str, world: Communicator | None = None) -> compare_precision.HalfResult:
     """The run of HALVES from the first start."""
     world = world or threads.world_of_one()
-    parts, settings = compare.TASKS[task], compare.precision_settings(HALVES.updates)
-    full, trainer = (compare.precise(world, HALVES, settings[key], parts, 1) for key in ("fp32", name))
-    compare.train_precise(full, HALVES, parts, 1)
-    return compare.train_precise(trainer, HALVES, parts, 1, full)
+    parts, settings = compare_precision.TASKS[task], compare_precision.precision_settings(HALVES.updates)
+    full, trainer = (compare_precision.precise(world, HALVES, settings[key], parts, 1) for key in ("fp32", name))
+    compare_precision.train_precise(full, HALVES, parts, 1)
+    return compare_precision.train_precise(trainer, HALVES, parts, 1, full)
 
 
 def test_in_float32_the_constructed_task_is_the_plain_one() -> None:
@@ -144,7 +145,7 @@ def test_in_float32_the_constructed_task_is_the_plain_one() -> None:
 def test_what_the_scale_is_for() -> None:
     """Without it float16 learns the plain task and loses the gradients of the constructed one."""
     full = precise("fp32", "plain")
-    bare = {task: precise("fp16, no scale", task) for task in compare.TASKS}
+    bare = {task: precise("fp16, no scale", task) for task in compare_precision.TASKS}
     assert bare["plain"].zeros < 0.05 and bare["plain"].loss == pytest.approx(full.loss, rel=0.1)
     assert bare["constructed"].zeros > 0.3 and bare["constructed"].loss > 1.5 * full.loss
     for name in ("bf16", "fp16, dynamic", "fp16, half weights"):
@@ -155,34 +156,36 @@ def test_what_the_scale_is_for() -> None:
 
 def test_underflow_is_counted() -> None:
     """At float32's weights; all gradients are lost when the loss is divided by 2^60, and none with a scale of 2^60."""
-    world, settings = threads.world_of_one(), compare.precision_settings(20)
-    full, half = (compare.precise(world, HALVES, settings[name], 1, seed) for name, seed in (("fp32", 1), ("bf16", 2)))
-    learned, _ = compare.data(HALVES, 1)
-    assert 0 < compare.underflow(full, half, learned.batch(0)) < 0.01  # a relu is just on, and off in bf16
-    assert compare.underflow(full, full, learned.batch(0)) == 0
+    world, settings = threads.world_of_one(), compare_precision.precision_settings(20)
+    full, half = (
+        compare_precision.precise(world, HALVES, settings[name], 1, seed) for name, seed in (("fp32", 1), ("bf16", 2))
+    )
+    learned, _ = comparison.data(HALVES, 1)
+    assert 0 < compare_precision.underflow(full, half, learned.batch(0)) < 0.01  # a relu is just on, and off in bf16
+    assert compare_precision.underflow(full, full, learned.batch(0)) == 0
     pairs = zip(full.model.parameters(), half.model.parameters(), strict=True)
     assert all(np.array_equal(p.data, q.data) for p, q in pairs)
-    half = compare.precise(world, HALVES, settings["fp16, static"], 1, 1)
-    tiny = compare.weighted(learned.batch(0), 2**60)
-    assert compare.underflow(full, half, tiny) == 1
+    half = compare_precision.precise(world, HALVES, settings["fp16, static"], 1, 1)
+    tiny = compare_precision.weighted(learned.batch(0), 2**60)
+    assert compare_precision.underflow(full, half, tiny) == 1
     half.scaler.value = 2.0**60
-    assert compare.underflow(full, half, tiny) < 0.01
+    assert compare_precision.underflow(full, half, tiny) < 0.01
 
 
 def test_a_weighted_batch_is_a_part_of_a_larger_one() -> None:
-    learned, _ = compare.data(HALVES, 1)
+    learned, _ = comparison.data(HALVES, 1)
     batch: Batch = learned.batch(0)
-    found = compare.weighted(batch, 8)
+    found = compare_precision.weighted(batch, 8)
     assert found.where.count == 8 * batch.where.count and found.inputs is batch.inputs
-    assert compare.weighted(batch, 1).where.count == batch.where.count
+    assert compare_precision.weighted(batch, 1).where.count == batch.where.count
 
 
 def test_bytes_are_those_of_the_table_in_precision() -> None:
     """4 + 4 + 8 a parameter, with half weights 2 + 2 + 12; half the activations, but for labels and places."""
-    settings = compare.precision_settings(20)
-    found = {name: compare.held(threads.world_of_one(), HALVES, o) for name, o in settings.items()}
+    settings = compare_precision.precision_settings(20)
+    found = {name: compare_precision.held(threads.world_of_one(), HALVES, o) for name, o in settings.items()}
     for name, size in found.items():
-        per = [size[kind] / size["count"] for kind in compare.STATES]
+        per = [size[kind] / size["count"] for kind in compare_precision.STATES]
         assert per == ([2, 2, 12] if name == "fp16, half weights" else [4, 4, 8]), name
         ratio = size["activations"] / found["fp32"]["activations"]
         assert (ratio == 1) if name == "fp32" else (0.5 <= ratio < 0.55), name
@@ -204,8 +207,10 @@ def test_the_command_for_precision(tmp_path: Path, capsys: Capture) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80
     written = json.loads((tmp_path / "precision.json").read_text())
-    names = list(compare.precision_settings(40))
-    assert [(row["task"], row["precision"]) for row in written] == [(task, n) for task in compare.TASKS for n in names]
+    names = list(compare_precision.precision_settings(40))
+    assert [(row["task"], row["precision"]) for row in written] == [
+        (task, n) for task in compare_precision.TASKS for n in names
+    ]
     shown = [line for line in lines if line.startswith("fp16, dynamic ")]
     assert len(shown) == 3  # in the table of either task, and in that of the cost
     for row in written:
@@ -238,7 +243,7 @@ def test_medians_and_ranges() -> None:
 
 
 def test_what_json_cannot_say_is_null() -> None:
-    assert compare.plain(result(math.inf, [2.0, math.nan, math.inf])) == {
+    assert comparison.plain(result(math.inf, [2.0, math.nan, math.inf])) == {
         "losses": [2.0, None, None], "loss": None, "validation": None, "accuracy": 0.9
     }  # fmt: skip
 

@@ -1,13 +1,15 @@
 """The timeline of a pipeline's step, in virtual time: what each rank did, and when."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..comm.communicator import Communicator
 from ..errors import UserError
 from ..observe.clock import Clock, Costs, Stamps, Timeline
 from ..parallel.pipeline import observing
+from ..runtime.launch import launch
 from .config import TrainConfig
-from .text import TextTrainer
+from .train import TextTrainer
 
 
 def record(config: TrainConfig, world: Communicator, costs: Costs | None = None) -> Timeline:
@@ -41,3 +43,19 @@ def show(config: TrainConfig, world: Communicator, svg: Path | None = None) -> s
         timeline.draw(),
         f"idle {timeline.idle} of the time; activations in flight {timeline.peaks}",
     ])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TimelineOf(TrainConfig):
+    """Draw what each rank of a pipeline does in an update, in virtual time, with the options of train."""
+
+    svg: Path | None = None
+    """Write the drawing as a picture to this file, too."""
+
+    def run(self) -> int:
+        """One update, drawn."""
+        with launch() as world:
+            text = show(self, world, self.svg)
+            if world.rank == 0:
+                print(text, flush=True)
+        return 0

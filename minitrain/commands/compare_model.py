@@ -27,20 +27,14 @@ from ..optim import SGD
 from ..parallel.naming import path_of
 from ..parallel.parallelize import parallelize
 from ..parallel.strategy import Strategy, Wire
-from .checkpoint import gather
-from .config import (
-    DataOptions,
-    OptimizerOptions,
-    ParallelOptions,
-    RunOptions,
-    StrategyOptions,
-    TrainConfig,
-    make_mesh,
-)
+from ..runtime.launch import launch
+from ..train.checkpoint import gather
+from ..train.step import compute_gradients
+from ..train.trainer import checksum_of
+from .config import TrainConfig
 from .differences import Apart, Step, apart, farthest, first_beyond, listed, parameters, size, table, verdict
+from .options import DataOptions, OptimizerOptions, ParallelOptions, RunOptions, StrategyOptions, make_mesh
 from .own_model import OwnFile
-from .step import compute_gradients
-from .trainer import checksum_of
 
 SIZES = ("vocabulary", "context", "batch")  # of batches of ids
 INEXACT = """
@@ -214,3 +208,23 @@ def run(
         gradients.after_step()
         yield Step(loss, before, gather(model, world, "data", gradients))
     gradients.close()
+
+
+@dataclass(frozen=True)
+class CompareModel(CompareModelOptions):
+    """A model of your own on a mesh: is it the same training run as on one process?
+
+    mpirun -n 4 python -m minitrain compare model my.py:make_model --tp 2 --sp
+
+    Loss, gradients and parameters have to be equal to 1e-12, in float64.
+
+    Status: 0 when they are, 1 when one differs, 2 when the model is refused.
+    """
+
+    def run(self) -> int:
+        """The tables and the verdict."""
+        with launch() as world:
+            found = compare_model(self, world)
+            if world.rank == 0:
+                print(found.text, flush=True)
+        return 0 if found.equal else 1

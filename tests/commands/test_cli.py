@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from minitrain import cli
 from minitrain.cli import main
+from minitrain.commands import doctor
+from minitrain.commands.config import TrainConfig
 from minitrain.lr_schedules import warmup_cosine
 from minitrain.runtime.launchers import find_mpirun
-from minitrain.train.config import TrainConfig
 from tests.tiers import full
 
 Capture = pytest.CaptureFixture[str]
@@ -280,7 +280,7 @@ def test_a_model_that_fits_only_when_it_is_divided(text: Path, tmp_path: Path) -
     assert status == 0 and "saved" in shown, shown
     status, shown = command("train", *arguments, ranks=4)
     assert status != 0 and "needs at least 97 MiB of memory; there are" in shown and "--zero 3" in shown, shown
-    unaware = "from minitrain.train.config import TrainConfig as C; C.check_memory = lambda *a: None; "
+    unaware = "from minitrain.commands.config import TrainConfig as C; C.check_memory = lambda *a: None; "
     program = f"{unaware} from minitrain.cli import main; main({['train', *arguments]!r})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode != 0 and "Unable to allocate" in done.stderr, done.stderr
@@ -414,7 +414,7 @@ def test_wrong_commands(arguments: list[str], said: str, capsys: Capture) -> Non
 
 def test_the_longest_patience_of_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     """More seconds than the system's clocks can count are as many as they can."""
-    monkeypatch.setattr(cli, "examine", lambda seconds: 0 if seconds == threading.TIMEOUT_MAX else 1)
+    monkeypatch.setattr(doctor, "examine", lambda seconds: 0 if seconds == threading.TIMEOUT_MAX else 1)
     assert here("doctor", "--seconds", "1e300") == 0
 
 

@@ -6,6 +6,7 @@ Smith, "Cyclical Learning Rates for Training Neural Networks", arXiv:1506.01186,
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,10 +16,12 @@ from ..comm.communicator import Communicator
 from ..errors import UserError, check_number
 from ..lr_schedules import range_test
 from ..observe.draw import chart
+from ..runtime.launch import launch
 from . import figure
-from .config import RunOptions, TrainConfig
+from .config import TrainConfig
 from .folder import RunFolder
-from .text import TextTrainer
+from .options import RunOptions
+from .train import TextTrainer
 
 MEMORY = 0.9  # of the smoothed loss: a mean over about ten updates
 EXPLODED = 4.0  # times the lowest smoothed loss: beyond it nothing more is to be learned
@@ -137,3 +140,23 @@ def draw(rates: list[float], losses: list[float], smoothed: list[float], named: 
         axes.axvline(named, color="C3", linestyle=":", label=f"falls steepest: {named:.1e}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(0, 1.5 * losses[0]))
     axes.legend(frameon=False)
+
+
+@dataclass(frozen=True)
+class LrRange(TrainConfig):
+    """Let the learning rate grow until the loss explodes, and name one to use."""
+
+    least: float = 1e-5
+    """The first learning rate."""
+    most: float = 1.0
+    """The last one, unless the loss explodes before."""
+    updates: int = 100
+    """Of the test, in the place of --steps."""
+
+    def run(self) -> int:
+        """A chart, the curve in the folder --out, and a rate."""
+        with launch() as world:
+            text = show(self, world, self.least, self.most, self.updates)
+            if world.rank == 0:
+                print(text, flush=True)
+        return 0

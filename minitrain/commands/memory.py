@@ -1,13 +1,15 @@
 """What a rank holds during one update, and when."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 from ..comm.communicator import Communicator
 from ..observe.draw import chart
 from ..observe.ledger import Ledger
+from ..runtime.launch import launch
 from .config import TrainConfig
-from .text import TextTrainer
+from .train import TextTrainer
 
 KINDS = ("parameters", "gradients", "optimizer", "activations")
 
@@ -47,3 +49,16 @@ def _heading() -> str:
 def _row(name: str, held: Sequence[int], parameters: int) -> str:
     """states/P: parameters, gradients and optimizer together, in bytes a parameter."""
     return f"{name:<12}" + "".join(f"{n / 2**20:>13.2f}" for n in held[:-1]) + f"{held[-1] / parameters:>11.2f}"
+
+
+@dataclass(frozen=True)
+class Memory(TrainConfig):
+    """Show what each rank holds during one update, with the options of train."""
+
+    def run(self) -> int:
+        """Two updates, of which the second is drawn."""
+        with launch() as world:
+            text = show(self, world)
+            if world.rank == 0:
+                print(text, flush=True)
+        return 0

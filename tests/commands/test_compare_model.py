@@ -16,11 +16,11 @@ import minitrain
 from minitrain.cli import main
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
+from minitrain.commands.compare_model import CompareModelOptions, Comparison, FullStrategy, MeshOptions, compare_model
+from minitrain.commands.differences import Step, apart, differences, farthest, listed, verdict
 from minitrain.errors import UserError
-from minitrain.train.compare_model import CompareModelOptions, Comparison, FullStrategy, MeshOptions, compare_model
-from minitrain.train.differences import Step, apart, differences, farthest, listed, verdict
+from tests.commands.test_cli import command, needs_mpirun
 from tests.tiers import full
-from tests.train.test_cli import command, needs_mpirun
 
 Capture = pytest.CaptureFixture[str]
 

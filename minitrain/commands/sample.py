@@ -1,6 +1,7 @@
 """Writing text with a trained model, one character at a time."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from ..backend import to_device, to_host
 from ..data.batch import Batch, Where
 from ..data.kinds import as_row
 from ..data.text import CharTokenizer
+from ..environment import launched
 from ..errors import UserError, check_memory, check_number, check_seed, check_whole, shown
 from ..models import GPTConfig, Model, gpt
-from . import checkpoint
+from ..train import checkpoint
 
 
 def check_length(length: int) -> None:
@@ -86,3 +88,29 @@ def check_parts(path: Path, config: GPTConfig, tokenizer: CharTokenizer, tensors
     blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
     if len(blocks) != config.layers:
         raise UserError(f"{path} describes {config.layers} layers, and has the tensors of {len(blocks)}")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Write text with a trained model."""
+
+    checkpoint: Path = Path("build/run/model.safetensors")
+    """The model, as `train` saved it."""
+    prompt: str = "\n"
+    """The text to go on from."""
+    length: int = 400
+    """Characters to write."""
+    temperature: float = 0.8
+    """Below 1: more careful; above: bolder; 0: always the most probable character."""
+    seed: int = 1
+    """Another seed writes another text."""
+
+    def run(self) -> int:
+        """Prints the prompt and what the model makes of it; one process is enough."""
+        if launched()[1] != 0:
+            return 0
+        model, config, tokenizer = load_model(self.checkpoint)
+        prompt = tokenizer.encode(self.prompt)
+        ids = generate(model, config.context, prompt, self.length, self.temperature, self.seed)
+        print(self.prompt + tokenizer.decode(ids))
+        return 0

@@ -4,7 +4,7 @@ import json
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -20,11 +20,13 @@ from ..models import gpt
 from ..optim import AdamW
 from ..parallel import reducer
 from ..precision import StaticScaler
-from . import checkpoint
-from .config import RunOptions, TrainConfig, make_mesh
+from ..runtime.launch import launch
+from ..train import checkpoint
+from ..train.trainer import Trainer, Update
+from .config import TrainConfig
 from .folder import RunFolder, on_rank_0, reason, write_somewhere
+from .options import RunOptions, make_mesh
 from .sample import generate
-from .trainer import Trainer, Update
 
 LOG, MODEL = "log.jsonl", "model.safetensors"
 QUICK_VALIDATION = 200  # windows, while training
@@ -205,3 +207,20 @@ class Progress:
             f"[{bar:<10}] {step:>{len(str(self.steps))}}/{self.steps}  loss {row['loss']:.3f}  lr {row['lr']:.1e}  "
             f"{self.tokens * step / seconds:,.0f} tokens/s  {left // 60}:{left % 60:02} left"
         )
+
+
+@dataclass(frozen=True)
+class Train(TrainConfig):
+    """Train a GPT on text, on one process or under `mpirun -n 2`."""
+
+    def run(self) -> int:
+        """Trains, saves, and shows a sample."""
+        with launch() as world:
+            trainer = TextTrainer(self, world)
+            trainer.fit()
+            divided = self.strategy.zero == 3 or self.parallel.tp > 1 or self.parallel.pp > 1
+            if self.report.sample and (world.rank == 0 or divided):
+                rule = "-" * 80
+                trainer.say(f"{rule}\n{trainer.sample(self.report.sample)}\n{rule}")
+            trainer.close()
+        return 0

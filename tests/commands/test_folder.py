@@ -16,10 +16,11 @@ from minitrain.cli import main
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.threads import world_of_one
+from minitrain.commands import compare_schedules, figure
+from minitrain.commands.folder import RunFolder, write_somewhere
+from minitrain.commands.train import TextTrainer
 from minitrain.errors import UserError
-from minitrain.train import checkpoint, compare, figure
-from minitrain.train.folder import RunFolder, write_somewhere
-from minitrain.train.text import TextTrainer
+from minitrain.train import checkpoint
 
 Capture = pytest.CaptureFixture[str]
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,7 +97,7 @@ def test_a_run_that_makes_no_update_changes_nothing(
 def test_lr_range_and_compare_go_through_the_same_door(
     train: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setattr(compare, "NAMES", compare.SHOWN)
+    monkeypatch.setattr(compare_schedules, "NAMES", compare_schedules.SHOWN)
     monkeypatch.setattr(figure.importlib.util, "find_spec", lambda name: None)  # no pictures
     test = ["lr-range", *TINY, "--text", "text.txt", "--updates", "12"]
     small = ["compare", "schedules", "--updates", "20", "--seeds", "1", "--lr", "0.01"]
@@ -124,7 +125,7 @@ def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
 def test_the_lock_dies_with_its_process(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from minitrain.comm.threads import world_of_one\n"
-        "from minitrain.train.folder import RunFolder\n"
+        "from minitrain.commands.folder import RunFolder\n"
         "with RunFolder(world_of_one(), Path(sys.argv[1]), ('x',)): print('ready', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]

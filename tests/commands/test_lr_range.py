@@ -14,19 +14,19 @@ import pytest
 from minitrain.cli import main
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
-from minitrain.errors import UserError
-from minitrain.lr_schedules import range_test
-from minitrain.train import figure, lr_range
-from minitrain.train.config import (
+from minitrain.commands import figure, lr_range
+from minitrain.commands.config import TrainConfig
+from minitrain.commands.lr_range import record, smooth, suggest_rate
+from minitrain.commands.options import (
     DataOptions,
     ModelOptions,
     OptimizerOptions,
     PrecisionOptions,
     RunOptions,
     StrategyOptions,
-    TrainConfig,
 )
-from minitrain.train.lr_range import record, smooth, suggest_rate
+from minitrain.errors import UserError
+from minitrain.lr_schedules import range_test
 
 Capture = pytest.CaptureFixture[str]
 N = 100

@@ -1,0 +1,133 @@
+"""Everything that determines a training run, and what is refused before it starts."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from ..errors import UserError, check_choice, check_memory, check_number, check_whole, shown
+from ..models import GPTConfig
+from ..parallel.strategy import Strategy
+from .options import (
+    DataOptions,
+    ModelOptions,
+    OptimizerOptions,
+    ParallelOptions,
+    PrecisionOptions,
+    RunOptions,
+    StrategyOptions,
+)
+from .sample import check_length
+
+# What an option must be; whole numbers that are not here are at least 1, others at least 0.
+LEAST = {"seed": -(2**63), "warmup": 0, "sample": 0}
+ALLOWED = {
+    "loss_scale": "above 0",
+    "dropout": "at least 0 and less than 1",
+    "beta2": "at least 0 and less than 1",
+    "memory_mb": "above 0",
+    "lr_gamma": "above 0 and at most 1",
+    "lr_power": "above 0",
+    "validation": "between 0 and 1",
+}
+
+
+def memory(
+    model: GPTConfig,
+    windows: int,
+    strategy: Strategy = Strategy(),
+    parallel: ParallelOptions | None = None,
+    ranks: int = 1,
+) -> int:
+    """Bytes that training needs at least: for the parameters, Adam's two moments, and what a micro-batch of so many
+    windows keeps for backward; or, where these are more, for the gradients, which take its place during backward.
+
+    Under ZeRO a rank has its share of each, and at stage 3 the whole of a unit; replayed units keep nothing; tensor
+    and pipeline parallel divide most of all that.
+    """
+    p, zero = parallel or ParallelOptions(), strategy.zero
+    T, D, P, item = model.context, model.width, model.parameters, np.dtype(model.dtype).itemsize
+    layers = min(model.layers, strategy.recompute or model.layers)
+    kept = windows * T * (layers * (16 * D + model.heads * T) + model.vocabulary)
+    states, gradients, parameters = (P // ranks if zero >= stage else P for stage in (1, 2, 3))
+    unit = max(12 * D * D, model.vocabulary * D) if zero == 3 else 0
+    return model.declared + item * (parameters + unit + 2 * states + max(kept, gradients)) // (p.tp * p.pp)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that determines a run."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    data: DataOptions = field(default_factory=DataOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    parallel: ParallelOptions = field(default_factory=ParallelOptions)
+    strategy: StrategyOptions = field(default_factory=StrategyOptions)
+    precision: PrecisionOptions = field(default_factory=PrecisionOptions)
+    report: RunOptions = field(default_factory=RunOptions)
+
+    def check(self, ranks: int) -> None:
+        """Raises UserError for options that cannot go together, on every rank alike. ranks: they divide the batch.
+
+        What the strategy's fields cannot be is said by `Strategy.check_on`.
+        """
+        check_length(self.report.sample)
+        self.precision.check(self.model.dtype, self.strategy.wire)
+        o, d, p = self.optimizer, self.data, self.parallel
+        if o.warm_updates() >= o.steps and o.lr_schedule != "one-cycle":
+            raise UserError(
+                f"--warmup is {o.warmup}, which leaves nothing of the {o.steps} --steps; give a smaller warm-up"
+            )
+        if o.steps < 3 and o.lr_schedule == "one-cycle":
+            raise UserError(f"--steps is {o.steps}, and --lr-schedule one-cycle has three phases; give 3 steps or more")
+        if o.lr * o.weight_decay >= 1:
+            raise UserError(
+                f"--lr {o.lr} times --weight-decay {o.weight_decay} is {o.lr * o.weight_decay}: an update would take "
+                "away the whole of every weight; give a smaller one of them"
+            )
+        if d.batch < ranks * p.accumulate:
+            raise UserError(
+                f"--batch is {d.batch}, but {ranks} ranks with {p.accumulate} micro-batches each need "
+                f"at least {ranks * p.accumulate}, one window each: give a larger --batch or a smaller --accumulate"
+            )
+
+    def check_each(self) -> None:
+        """Raises UserError for the first option that is wrong by itself: by its type, or by what is allowed."""
+        self.strategy.check_each()
+        for group in (self.model, self.data, self.optimizer, self.parallel, self.precision, self.report):
+            for key, hint in get_type_hints(type(group)).items():
+                name, value = "--" + key.replace("_", "-"), getattr(group, key)
+                if value is None and type(None) in get_args(hint):
+                    continue
+                if hint is int or int in get_args(hint):
+                    check_whole(name, value, LEAST.get(key, 1))
+                elif hint is float or float in get_args(hint):
+                    check_number(name, value, ALLOWED.get(key, "at least 0"))
+                elif get_origin(hint) is Literal:
+                    check_choice(name, value, get_args(hint))
+                elif not isinstance(value, hint):
+                    raise UserError(f"{name} is {shown(value)}; it must be a {getattr(hint, '__name__', hint)}")
+
+    def check_memory(self, model: GPTConfig, ranks: int, there: float) -> None:
+        """Raises UserError for a run that needs more bytes of memory than there are, for one of its ranks alone."""
+        windows, given = -(-self.data.batch // (ranks * self.parallel.accumulate)), self.parallel.memory_mb
+        check_memory(
+            f"a rank with {model.layers} layers of width {model.width} and {windows} windows of {model.context}",
+            memory(model, windows, self.strategy, self.parallel, ranks),
+            "give fewer --layers, a smaller --width, --context or --batch, more micro-batches with --accumulate, "
+            "--recompute 1, or more ranks with --zero 3" + ("" if given is None else "; or a larger --memory-mb"),
+            there,
+        )
+
+    def gpt(self, vocabulary: int) -> GPTConfig:
+        """The model's sizes."""
+        m = self.model
+        return GPTConfig(vocabulary, m.context, m.layers, m.heads, m.width, m.dropout, m.tied, dtype=m.dtype)
+
+    def plain(self) -> dict[str, Any]:
+        """As dictionaries of numbers and strings, for a file."""
+        return {
+            name: {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
+            for name, options in asdict(self).items()
+        }
