@@ -26,6 +26,10 @@ class Units(Module):
     def __init__(self, units: list[Module]) -> None:
         self.units = units
 
+    def unrolled(self) -> list[Module]:
+        """Its units, with those of segments in the place of these."""
+        return [inner for unit in self.units for inner in unit.unrolled()]
+
     def through(self, x: Tensor | None, batch: Batch) -> Tensor:
         """What the units make of x; nothing goes into the first unit of a whole model."""
         return pass_through(self.units, x, batch)

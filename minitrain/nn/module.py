@@ -42,6 +42,10 @@ class Module:
         for _, child in self.children():
             child.shard(plan)
 
+    def unrolled(self) -> list["Module"]:
+        """The units that this one is made of: itself, unless it is a segment of several."""
+        return [self]
+
     def chosen(self, operation: str, given: Any) -> np.dtype:
         """The dtype in which this module does the operation, on activations of dtype `given`."""
         return np.dtype(given) if self.precision is None else self.precision.dtype(self.path, operation, given)

@@ -21,7 +21,7 @@ class Work(NamedTuple):
 
     w: Array
     owned: Owned
-    state: list[Array]
+    state: Sequence[Array]
 
     def runs(self) -> Iterator[tuple[Parameter, slice]]:
         """What stands of each parameter in each share of the bucket."""
@@ -30,6 +30,14 @@ class Work(NamedTuple):
                 lo, hi = max(place.start, cut.start), min(place.stop, cut.stop)
                 if lo < hi:
                     yield p, slice(lo, hi)
+
+
+def read_only(x: Array) -> Array:
+    """A view that cannot be written to: what a rule is given may be the bucket itself, or its own momentum."""
+    view = x[...]
+    if xp is np:
+        view.flags.writeable = False
+    return view
 
 
 def blocks(run: slice) -> Iterator[slice]:
@@ -57,13 +65,14 @@ class Optimizer:
                 f"{name} says that it is not element by element, and would be given runs of parameters, cut anywhere.\n"
                 "Derive it from Layerwise if it needs norms, and from Matrixwise if it needs whole matrices"
             )
+        named = isinstance(self.states, tuple) and len(set(self.states)) == len(self.states)
+        if not named or not all(isinstance(state, str) and state not in ("", "master") for state in self.states):
+            raise UserError(f'{name}.states is {self.states!r}; give a tuple of different names: ("momentum",)')
         self.gradients: Slices = gradients if hasattr(gradients, "owned") else Alone(gradients)  # type: ignore[assignment]
-        if (
-            getattr(gradients, "sharded", False)
-            and getattr(gradients, "owners", "elements") != self.owners == "parameters"
-        ):
+        world = getattr(gradients, "world", None)
+        if world is not None and world.size > 1 and getattr(gradients, "owners", "") != self.owners == "parameters":
             raise UserError(
-                f"{name} needs whole parameters, and under ZeRO a rank owns shares, cut anywhere; "
+                f"{name} needs whole parameters, and ranks own shares of them, cut anywhere; "
                 'give Strategy(owners="parameters")'
             )
         self.updates = 0
@@ -74,8 +83,8 @@ class Optimizer:
     def step(self, lr: float) -> None:
         """One update with this learning rate. Raises UserError for one that is negative or NaN."""
         check_number("lr", lr, "at least 0")
-        self.updates += 1
         work = [Work(self.master(i, it.data), it, self.state[i]) for i, it in enumerate(self.gradients.owned())]
+        self.updates += 1
         self.apply(work, lr)
         for i, (w, it, _) in enumerate(work):
             if w is not it.data:
@@ -88,13 +97,14 @@ class Optimizer:
                 self.update(*self.given(it, block), lr, it.owned.decay)
                 self.store(it, block)
 
-    def update(self, w: Array, g: Array, state: list[Array], lr: float, decay: bool) -> None:
-        """The rule, in place on w and state: flat arrays, a block of neighbours each."""
+    def update(self, w: Array, g: Array, state: Sequence[Array], lr: float, decay: bool) -> None:
+        """The rule, in place on w and state: flat arrays, a block of neighbours each. g is only read."""
         raise NotImplementedError
 
-    def given(self, it: Work, run: slice) -> tuple[Array, Array, list[Array]]:
+    def given(self, it: Work, run: slice) -> tuple[Array, Array, tuple[Array, ...]]:
         """w, the gradient, and the state there."""
-        return it.w[run], self.gradient(it.owned.grad[run], it.w.dtype), [state[run] for state in it.state]
+        g = read_only(self.gradient(it.owned.grad[run], it.w.dtype))
+        return it.w[run], g, tuple([state[run] for state in it.state])
 
     def store(self, it: Work, run: slice) -> None:
         """The values are what the master is now, rounded."""
@@ -118,8 +128,8 @@ class Optimizer:
 
         Called with the same norm, that of the step, on all ranks.
         """
-        owned = self.gradients.owned() if self.squares else ()
-        most = min((float(np.finfo(wide(data.dtype)).max) ** 0.5 for data, *_ in owned), default=math.inf)
+        held = self.gradients.held() if self.squares else ()
+        most = min((float(np.finfo(wide(it.data.dtype)).max) ** 0.5 for it in held), default=math.inf)
         if norm > most:
             raise UserError(
                 f"the norm of the gradient is {norm:.1e}; {type(self).__name__} keeps squares, of up to {most:.1e}.\n"
@@ -161,30 +171,42 @@ class Optimizer:
         return state
 
     def of_this_rank(self, state: State) -> set[str]:
-        """The names in a state, without those of whole arrays that other ranks need, and this one has nothing of."""
+        """The names in a state, without those of whole arrays that only other ranks have something of."""
         here = {piece.parameter.placement.path for held in self.gradients.held() for piece in held.pieces}
-        world = getattr(self.gradients, "world", None)
-        several = world is not None and world.size > 1
-        elsewhere = lambda name: isinstance(state[name], np.ndarray) and name.rpartition(".")[0] not in here
-        return {name for name in state if name != "updates" and not (several and elsewhere(name))}
+        others = self.gradients.paths() - here
+        elsewhere = lambda name: isinstance(state[name], np.ndarray) and name.rpartition(".")[0] in others
+        return {name for name in state if name != "updates" and not elsewhere(name)}
+
+    def parts_of(self, state: State) -> dict[str, np.ndarray]:
+        """What this rank needs of a state. Raise UserError, with nothing changed, for one that does not fit."""
+        if not isinstance(state, Mapping) or "updates" not in state:
+            raise UserError(f"the state is {shown(state)}; give what state_dict() of an optimizer has returned")
+        check_whole("updates", state["updates"])
+        if len(state) == 1 and not state["updates"]:  # of an optimizer that had remembered nothing yet
+            return {}
+        before = len(self.state)
+        for i, held in enumerate(self.gradients.held()):
+            self.master(i, held.data)
+        try:
+            places = {name: (piece, array) for name, piece, array in self.named()}
+            check_names(type(self).__name__, self.of_this_rank(state), set(places))
+            return {name: fitting(name, state[name], *it) for name, it in places.items()}
+        finally:
+            del self.state[before:], self.masters[before:]
 
     def load_state_dict(self, state: State) -> None:
         """Take over such a state: of the same mesh and strategy, or whole arrays; also before the first update.
 
-        Raise UserError, before anything has changed, for a state of another optimizer or of other parameters.
+        Raise UserError, with nothing changed, for a state with other names or shapes. Each rank looks at its own part;
+        Trainer.load_state_dict has them agree first.
         """
-        if not isinstance(state, Mapping) or "updates" not in state:
-            raise UserError(f"the state is {shown(state)}; give what state_dict() of an optimizer has returned")
-        check_whole("updates", state["updates"])
-        fresh = len(state) == 1 and not state["updates"]  # of an optimizer that had remembered nothing yet
-        for i, held in enumerate(self.gradients.held()):
-            self.master(i, held.data)
-        places = {} if fresh else {name: (piece, array) for name, piece, array in self.named()}
-        check_names(type(self).__name__, self.of_this_rank(state), set(places))
-        found = {name: fitting(name, state[name], *it) for name, it in places.items()}
-        for name, (_, array) in places.items():
-            array[...] = to_device(found[name])
-        if fresh:
+        found = self.parts_of(state)
+        if found:
+            for i, held in enumerate(self.gradients.held()):
+                self.master(i, held.data)
+            for name, _, array in self.named():
+                array[...] = to_device(found[name])
+        else:
             self.state, self.masters = [], []
         self.prints.clear()
         self.updates = int(state["updates"])  # type: ignore[arg-type]
@@ -201,12 +223,12 @@ class Layerwise(Optimizer):
 
     elementwise = False
 
-    def direction(self, w: Array, g: Array, state: list[Array], decay: bool) -> Array:
+    def direction(self, w: Array, g: Array, state: Sequence[Array], decay: bool) -> Array:
         """Return what has the second norm that the rule needs; may change the state. Called once an update."""
         raise NotImplementedError
 
     def update_with(
-        self, w: Array, g: Array, state: list[Array], lr: float, decay: bool, w_norm: float, x_norm: float
+        self, w: Array, g: Array, state: Sequence[Array], lr: float, decay: bool, w_norm: float, x_norm: float
     ) -> None:
         """The rule, in place on w and state: flat arrays, a block of neighbours of one parameter each."""
         raise NotImplementedError
@@ -233,25 +255,26 @@ class Matrixwise(Optimizer):
     """For rules that need matrices as a whole: write `direction`, `whole` and `update_with`.
 
     Under ZeRO each rank owns whole parameters (owners="parameters"), and updates those. Where tensor parallel divides
-    one, its direction is gathered, and every rank computes what is made of it:
+    one, its direction is gathered, and every rank computes what is made of it. All are told which parameter p it is, so
+    that a rule can treat matrices and the others, or the table and the rest, in different ways:
 
-        x = direction(w, g)                    (n), this rank's slice, flat
-        y = whole(x)                           of the logical shape, such as (D, 3, H, D/H)
-        w = update_with(w, y)                  (n), with this rank's slice of y
+        x = direction(p, w, g)                 (n), this rank's slice, flat
+        y = whole(p, x)                        of the logical shape, such as (D, 3, H, D/H)
+        w = update_with(p, w, y)               (n), with this rank's slice of y
     """
 
     elementwise = False
     owners = "parameters"
 
-    def direction(self, w: Array, g: Array, state: list[Array], decay: bool) -> Array:
+    def direction(self, p: Parameter, w: Array, g: Array, state: Sequence[Array], decay: bool) -> Array:
         """Return what is to be made whole, such as the momentum; may change the state."""
         raise NotImplementedError
 
-    def whole(self, x: Array) -> Array:
-        """Return an array of the same shape. x: of the logical parameter's shape, which may have one axis only."""
+    def whole(self, p: Parameter, x: Array) -> Array:
+        """Return an array of the same shape. x: of the logical parameter's, which may have one axis only; only read."""
         raise NotImplementedError
 
-    def update_with(self, w: Array, y: Array, lr: float, decay: bool) -> None:
+    def update_with(self, p: Parameter, w: Array, y: Array, lr: float, decay: bool) -> None:
         """The rule, in place on w."""
         raise NotImplementedError
 
@@ -259,6 +282,6 @@ class Matrixwise(Optimizer):
         for it in work:
             for p, _, place in it.owned.pieces:
                 w, g, state = self.given(it, place)
-                x = self.gradients.logical(p, self.direction(w, g, state, it.owned.decay))
-                self.update_with(w, self.whole(x)[p.placement.index].reshape(-1), lr, it.owned.decay)
+                x = read_only(self.gradients.logical(p, self.direction(p, w, g, state, it.owned.decay)))
+                self.update_with(p, w, self.whole(p, x)[p.placement.index].reshape(-1), lr, it.owned.decay)
                 self.store(it, place)

@@ -66,6 +66,8 @@ class Slices(Protocol):
 
     def logical(self, p: Parameter, flat: Array) -> Array: ...
 
+    def paths(self) -> set[str]: ...
+
 
 class Alone:
     """The parameters of a model on one process, without a reducer: each one a piece."""
@@ -73,12 +75,18 @@ class Alone:
     factor = 1.0
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
-        """Raise UserError for what is no list of parameters, and for those that a reducer holds."""
+        """Raise UserError for what is no list of parameters, each once, and for those that a reducer holds."""
         self.parameters = list(parameters) if isinstance(parameters, Iterable) else [parameters]
         for p in self.parameters:
             if not isinstance(p, Parameter) or p.bucket is not None:
                 why = f"{p.placement.path} has a reducer" if isinstance(p, Parameter) else f"{shown(p)} is given"
                 raise UserError(f"an optimizer takes a reducer, or model.parameters() of a model without one; {why}")
+        self.trained = [p for p in self.parameters if p.requires_grad]
+        if not self.trained or len(set(self.parameters)) < len(self.parameters):
+            raise UserError(
+                f"an optimizer takes parameters to train, each once; {len(self.parameters)} are given, of which "
+                f"{len(set(self.parameters))} are different and {len(set(self.trained))} of these to be trained"
+            )
 
     def held(self) -> list[Held]:
         return [Held(*it) for it in self._arrays()]
@@ -97,8 +105,19 @@ class Alone:
     def logical(self, p: Parameter, flat: Array) -> Array:
         return flat.reshape(p.shape)
 
+    def paths(self) -> set[str]:
+        return {p.placement.path for p in self.trained}
+
     def _trained(self) -> list[Parameter]:
-        return [p for p in self.parameters if p.requires_grad]
+        """Raise UserError for a change of what is trained: the state belongs to those that were."""
+        trained = set(self.trained)
+        for p in self.parameters:
+            if p.requires_grad != (p in trained):
+                raise UserError(
+                    f"{p.placement.path} was {'un' if p.requires_grad else ''}frozen after its optimizer was made; "
+                    "do it before, or make a new optimizer"
+                )
+        return self.trained
 
     def _arrays(self) -> Iterator[tuple[Array, bool, tuple[Piece, ...], Cuts]]:
         for p in self._trained():

@@ -1,6 +1,6 @@
 """The rules: SGD, Adam, AdamW, LARS, LAMB."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from ..backend import Array, xp
 from ..errors import check_number
@@ -21,7 +21,7 @@ class SGD(Optimizer):
         self.momentum, self.weight_decay = momentum, weight_decay
         self.states = ("velocity",) if momentum else ()
 
-    def update(self, w: Array, g: Array, state: list[Array], lr: float, decay: bool) -> None:
+    def update(self, w: Array, g: Array, state: Sequence[Array], lr: float, decay: bool) -> None:
         if decay and self.weight_decay:
             g = g + self.weight_decay * w
         if self.momentum:
@@ -101,7 +101,7 @@ class Adam(Optimizer):
         check_number("epsilon", epsilon, "at least 0")
         self.beta1, self.beta2, self.epsilon, self.rule = beta1, beta2, epsilon, rule
 
-    def update(self, w: Array, g: Array, state: list[Array], lr: float, decay: bool) -> None:
+    def update(self, w: Array, g: Array, state: Sequence[Array], lr: float, decay: bool) -> None:
         self.rule(w, g, *state, self.updates, lr, self.beta1, self.beta2, self.epsilon)
 
 
@@ -122,7 +122,7 @@ class AdamW(Adam):
         check_number("weight_decay", weight_decay, "at least 0")
         self.weight_decay = weight_decay
 
-    def update(self, w: Array, g: Array, state: list[Array], lr: float, decay: bool) -> None:
+    def update(self, w: Array, g: Array, state: Sequence[Array], lr: float, decay: bool) -> None:
         rate = self.weight_decay if decay else 0.0
         self.rule(w, g, *state, self.updates, lr, self.beta1, self.beta2, self.epsilon, rate)
 
@@ -137,7 +137,7 @@ class LARS(Layerwise):
     You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", arXiv:1708.03888, algorithm 1.
     """
 
-    states = ("velocity",)
+    states = ("step",)  # not SGD's velocity: the learning rate is in it
 
     def __init__(
         self,
@@ -153,11 +153,11 @@ class LARS(Layerwise):
         check_number("eta", eta, "above 0")
         self.momentum, self.weight_decay, self.eta = momentum, weight_decay, eta
 
-    def direction(self, w: Array, g: Array, state: list[Array], decay: bool) -> Array:
+    def direction(self, w: Array, g: Array, state: Sequence[Array], decay: bool) -> Array:
         return g
 
     def update_with(
-        self, w: Array, g: Array, state: list[Array], lr: float, decay: bool, w_norm: float, x_norm: float
+        self, w: Array, g: Array, state: Sequence[Array], lr: float, decay: bool, w_norm: float, x_norm: float
     ) -> None:
         weight_decay = self.weight_decay if decay else 0.0
         ratio = self.eta * w_norm / (x_norm + weight_decay * w_norm) if w_norm and x_norm else 1.0
@@ -190,7 +190,7 @@ class LAMB(Layerwise, Adam):
         check_number("weight_decay", weight_decay, "at least 0")
         self.weight_decay = weight_decay
 
-    def direction(self, w: Array, g: Array, state: list[Array], decay: bool) -> Array:
+    def direction(self, w: Array, g: Array, state: Sequence[Array], decay: bool) -> Array:
         m, v = state
         m *= self.beta1
         m += (1 - self.beta1) * g
@@ -213,7 +213,7 @@ class LAMB(Layerwise, Adam):
         return xp.divide(m, x, out=x), root / (1 - self.beta1**self.updates)
 
     def update_with(
-        self, w: Array, g: Array, state: list[Array], lr: float, decay: bool, w_norm: float, x_norm: float
+        self, w: Array, g: Array, state: Sequence[Array], lr: float, decay: bool, w_norm: float, x_norm: float
     ) -> None:
         rate = lr * (w_norm / x_norm if w_norm and x_norm else 1.0)
         x, scale = self.adam(*state)

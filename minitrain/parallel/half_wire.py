@@ -37,6 +37,8 @@ def reduce_scatter_in(x: Array, group: Communicator, tag: Tag, dtype: Any, cuts:
     sending = [group.send(rounded[cuts[to]], to, tag) for to in range(n) if to != r]
     mine = x[cuts[r]]
     total, arriving = xp.zeros(len(mine), wide(x.dtype)), xp.empty(len(mine), dtype)
+    for array in (total, arriving):
+        ledger.hold(array, "buffers", "reduce-scatter")
     for source in range(n):
         if source == r:
             total += rounded[cuts[r]]

@@ -27,13 +27,15 @@ from .data_parallel import Bucketed, Naive
 from .division import Division
 from .flat import make_buckets
 from .half_wire import reduce_to_owners_in, sync_in
+from .naming import path_of
 from .overlap import CommunicationThread
-from .pipeline import partition
+from .pipeline import Pipeline, partition
 from .plan import Plan
 from .recompute import Segment, segments
 from .reducer import Divided, Doors, Gather, Reducer, Scatter, Sync
 from .sequence_parallel import SequenceIO
 from .strategy import Strategy
+from .tensor_parallel import Divided as DividedLayer
 from .tensor_parallel import TensorIO
 from .zero import Zero1, Zero2, Zero3
 
@@ -97,6 +99,18 @@ def check(model: Model, mesh: Mesh, strategy: Strategy) -> None:
     strategy.check_on(mesh)
     check_paths(model)
     check_free(model)
+    check_undivided(model)
+
+
+def check_undivided(model: Model) -> None:
+    """Raise UserError for a model that another mesh has divided, also where that has failed half-way."""
+    cut = next((p.placement.path for p in model.parameters() if p.placement.local != p.placement.shape), None)
+    changed = next((path_of(module) for module in model.modules() if isinstance(module, DividedLayer)), None)
+    if isinstance(model, Pipeline) or cut or changed:
+        raise UserError(
+            f"the model was divided for another trainer{', such as ' + str(cut or changed) if cut or changed else ''}: "
+            "this rank holds a part of it.\nMake a new one, and restore what was gathered of this one into it"
+        )
 
 
 def check_all_same(model: Model, mesh: Mesh, strategy: Strategy, doors: Mapping[str, object]) -> None:
@@ -136,6 +150,7 @@ def segment(model: Model, strategy: Strategy) -> list[Segment]:
     found: list[Segment] = []
     if strategy.recompute or strategy.zero == 3:
         for part in model.parts():
+            part.units = part.unrolled()  # of an earlier strategy, whose trainer has given the model back
             runs = segments(part.units, strategy.recompute or 1, replay=strategy.recompute > 0)
             part.units = [*runs]
             found += runs

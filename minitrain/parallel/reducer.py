@@ -160,6 +160,10 @@ class Reducer:
         pairs = zip(self.held(), self.trained, strict=True)
         return [Owned(it.data, self.sums(bucket), *it[1:]) for it, bucket in pairs]
 
+    def paths(self) -> set[str]:
+        """Of the parameters that are trained on any rank; of another stage's, the frozen ones, too."""
+        return {p.placement.path for p in self.fired} | set(getattr(self.model, "elsewhere", {}))
+
     def over_pieces(self, found: Found) -> Totals:
         """For each parameter, the sum of what was found on its pieces, on all ranks that have some; called by all.
 
@@ -281,7 +285,8 @@ class Reducer:
         Only where every rank has them whole: a model that was divided stays so.
         """
         self.close()
-        for bucket in self.buckets:
+        divided = any(p.placement.local != p.placement.shape for bucket in self.buckets for p in bucket.parameters)
+        for bucket in () if divided or self.mesh.parts("layers") > 1 else self.buckets:
             if bucket.shard is None:
                 for p in bucket.parameters:
                     p.bucket = p.on_ready = None

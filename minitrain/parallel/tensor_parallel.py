@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import backend, fused
-from ..autograd import Tensor, apply, operation
+from ..autograd import Tensor, apply, operation, recording
 from ..backend import Array, xp
 from ..comm.communicator import Communicator, Tag
 from ..data.batch import Batch
@@ -66,7 +66,7 @@ class TensorIO:
 
     def __init__(self, group: Communicator) -> None:
         self.group = group  # the ranks of the tp axis
-        self.entered: dict[tuple[int, Tag], tuple[Tensor, Tensor]] = {}  # what has entered, in the unit at work
+        self.entered: dict[tuple[int, Tag, bool], tuple[Tensor, Tensor]] = {}  # what has entered, in the unit at work
 
     def unit(self, batch: Batch) -> Batch:
         """The batch as a unit of the model sees it, when it begins."""
@@ -74,7 +74,7 @@ class TensorIO:
 
     def enter(self, x: Tensor, tag: Tag = BLOCK) -> Tensor:
         """x, which all ranks have, for work that is divided. Two layers on one x share what is sent for it."""
-        key = (id(x), tag)
+        key = (id(x), tag, recording())  # what has entered under no_grad has no way back
         if key not in self.entered:
             self.entered[key] = (x, self.copied(x, tag))
         return self.entered[key][1]

@@ -162,6 +162,7 @@ class Zero3(Zero2):
 
     def place(self, bucket: Bucket, flat: Array) -> None:
         bucket.shard = flat[bucket.own].copy()
+        bucket.attach(None)  # values that the model had before would be held beside it, and go stale
         ledger.hold(bucket.shard, "parameters", "set-up")
 
     @contextmanager
@@ -228,11 +229,11 @@ class Zero3(Zero2):
                 job = self.ahead.submit(partial(self.gather, flat, line, **bucket.own_cuts))
                 self.coming[bucket] = (job, flat)
 
-    def begin(self, backwards: int = 1) -> None:
-        if self.ahead is not None:
+    def finish(self) -> None:
+        super().finish()
+        if self.ahead is not None:  # what has come and found no use: of a first unit that is frozen
             self.ahead.wait()
-            self.coming.clear()  # gathered before the last step, if there is any: those values are old
-        super().begin(backwards)
+            self.coming.clear()  # after the step these values are old
 
     def close(self) -> None:
         super().close()

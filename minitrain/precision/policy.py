@@ -107,7 +107,7 @@ def use(model: Module, precision: Precision, half_weights: bool = False) -> None
             raise UserError(f"{p.placement.path} is {p.dtype}; mixed precision starts from a float32 model")
     if xp is not np and precision.half == DTYPES["bfloat16"]:
         raise UserError("CuPy has no bfloat16: use float16, or MINITRAIN_BACKEND=numpy")
-    precision.layers = tuple(unit.path for unit in getattr(model, "units", ()))
+    precision.layers = tuple(unit.path for unit in model.unrolled() if unit is not model)
     modules = [module for module in model.modules() if module is not model]
     precision.check({module.path for module in modules})
     if half_weights:

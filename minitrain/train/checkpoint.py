@@ -117,7 +117,7 @@ def save(path: str | Path, tensors: Mapping[str, np.ndarray], about: Mapping[str
     """Writes a safetensors file; `about` is kept with the tensors as JSON. The file appears whole or not at all, also
     when several ranks save to it.
 
-    Raises OSError when it cannot be written, UserError for what is no array.
+    Raises OSError when it cannot be written, UserError for what is no array, and for half precision.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,6 +152,8 @@ def _in_rows(name: str, x: Any) -> np.ndarray:
     """The array row after row in this machine's byte order: safetensors writes the memory as it lies there."""
     if not isinstance(x, np.ndarray) or is_masked(x):
         raise UserError(f"{name} is {shown(x)}; a checkpoint holds arrays: give its values, p.data")
+    if is_float(x.dtype) and x.dtype.itemsize < 4:
+        raise UserError(f"{name} is {x.dtype}; `load` reads float32 and float64: save x.astype(np.float32)")
     return np.asarray(x, x.dtype.newbyteorder("="), order="C")
 
 

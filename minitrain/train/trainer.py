@@ -108,23 +108,23 @@ class Trainer:
         check_kinds(model, world, mesh, precision, scaler)
         self.model, self.world, self.schedule, self.momentum = model, world, schedule, momentum
         self.accumulate, self.clip, self.advice = accumulate, clip, advice
-        self.precision = chosen(model, precision, half_weights)
-        self.scaler = scaler or scaler_for(self.precision, strategy)
-        self.layers = [unit.path for unit in model.units]
         self.mesh = mesh or Mesh(world, dp=world.size)
         strategy.check_on(self.mesh, accumulate)
+        self.precision = chosen(model, precision, half_weights)
+        self.scaler = scaler or scaler_for(self.precision, strategy)
+        self.layers = [unit.path for unit in model.unrolled()]
         if owners(optimizer) == "parameters":
             strategy = replace(strategy, owners="parameters")
         self.gradients = parallelize(model, self.mesh, strategy)
-        self.gradients.init(seed)
+        given: dict[str, Any] = {"accumulate": accumulate, "clip": clip, "schedule": schedule, "momentum": momentum}
+        given |= {"precision": self.precision, "half_weights": half_weights, "scaler": self.scaler}
         try:
+            self.gradients.init(seed)
             self.optimizer = optimizer(self.gradients)
+            check_same(world, {**given, "optimizer": self.optimizer})
         except BaseException:
             self.gradients.release()  # so that the next try finds the model free
             raise
-        given: dict[str, Any] = {"accumulate": accumulate, "clip": clip, "schedule": schedule, "momentum": momentum}
-        given |= {"precision": self.precision, "half_weights": half_weights, "scaler": self.scaler}
-        check_same(world, {**given, "optimizer": self.optimizer})
         self.batches = 0  # the number of the next one: also those count whose update a scaler left out
         self.history = History()  # of all calls of `fit` so far
         self.told = time.monotonic()  # when something was said last
@@ -291,7 +291,7 @@ class Trainer:
         for batch in batches:
             samples, B = samples + batch.where.samples.stop - batch.where.samples.start, batch.where.B
             data = checksum_of(batch, data) if self.world.size > 1 else 0
-            yield self.mine(batch)
+            yield self.mine(replace(batch, where=replace(batch.where, training=False)))
         check_same(self.mesh.world, {"samples": samples, "B": B, "checksum of the data": data})
         if samples != B:
             raise UserError(
@@ -369,14 +369,14 @@ class Trainer:
 
     def weights(self) -> list[Array]:
         """A copy of what this rank's optimizer updates: the masters of values in half precision, once there are any."""
-        data = [owned.data for owned in self.gradients.owned()]
+        data = [held.data for held in self.gradients.held()]
         masters = self.optimizer.masters or data
         return [(x if master is None else master).copy() for x, master in zip(data, masters, strict=True)]
 
     def put_back(self, weights: list[Array]) -> None:
         """Take such a copy as the values again; called by all ranks. The optimizer's state stays as it is."""
-        for i, (owned, kept) in enumerate(zip(self.gradients.owned(), weights, strict=True)):
-            owned.data[...] = kept
+        for i, (held, kept) in enumerate(zip(self.gradients.held(), weights, strict=True)):
+            held.data[...] = kept
             if self.optimizer.masters and (master := self.optimizer.masters[i]) is not None:
                 master[...] = kept
         self.gradients.after_step()
@@ -387,8 +387,10 @@ class Trainer:
         That takes two forwards: the loss is what the model makes of the labels.
         """
         loss = self.mean_loss(self.watch(data.validation(), data.batches, f"{name}, loss"))
-        labels = next(iter(data.validation())).labels
-        if labels is None or labels.ndim > 1:
+        first = next(iter(data.validation()), None)
+        if first is None:
+            raise UserError(f"{name}: validation() gives batches once and then none; it must make them anew each time")
+        if first.labels is None or first.labels.ndim > 1:
             return [loss]
         return [loss, self.accuracy(self.watch(data.validation(), data.batches, f"{name}, accuracy"))]
 
@@ -407,8 +409,9 @@ class Trainer:
 
             tensors, state = gather(model, world, gradients=trainer.gradients), trainer.state_dict()
 
+            new = Trainer(new_model, world, ...)
             restore(new_model, tensors)
-            Trainer(new_model, world, ...).load_state_dict(state)
+            new.load_state_dict(state)
 
         "optimizer" is of this rank's arrays, which checkpoint.gather_state makes whole for another mesh; all else is
         numbers, lists and dictionaries, the same on all ranks.
@@ -420,7 +423,7 @@ class Trainer:
         """Go on from there; called by all ranks, before or after weights are restored.
 
         Raise UserError, on all ranks, for a state that does not fit on one of them: scaler, precision, history and
-        `batches` are then as they were, and so is the optimizer of that rank.
+        `batches` are then as they were, and so is the optimizer.
         """
         check_same(self.world, leaves("state", state))
         parts = self.parts_of_state()
@@ -428,7 +431,8 @@ class Trainer:
         check_whole("batches in the state of the trainer", state["batches"])
         for name, part in parts.items():
             copy.copy(part).load_state_dict(state[name])  # finds what does not fit
-        agreed(self.world, lambda: self.optimizer.load_state_dict(state["optimizer"]))
+        agreed(self.world, lambda: self.optimizer.parts_of(state["optimizer"]))
+        self.optimizer.load_state_dict(state["optimizer"])
         for name, part in parts.items():
             part.load_state_dict(state[name])
         self.batches = int(state["batches"])

@@ -1,5 +1,7 @@
 """The optimizer is changed to normalise the gradient, which is right for whole parameters and wrong for shares."""
 
+from collections.abc import Sequence
+
 from minitrain.backend import Array
 from minitrain.optim import SGD
 from tests.bugs.museum import FunctionBug
@@ -8,7 +10,7 @@ from tests.equivalence.test_data_parallel import test_three_ranks
 
 
 class Normalised(SGD):
-    def update(self, w: Array, g: Array, state: list[Array], lr: float, decay: bool) -> None:
+    def update(self, w: Array, g: Array, state: Sequence[Array], lr: float, decay: bool) -> None:
         super().update(w, g / ((g * g).sum() ** 0.5 + 1e-12), state, lr, decay)
 
 

@@ -12,8 +12,8 @@ class SlicesApart(Muon):
         for it in work:
             for p, _, place in it.owned.pieces:
                 w, g, state = self.given(it, place)
-                x = self.direction(w, g, state, it.owned.decay).reshape(p.shape)
-                self.update_with(w, self.whole(x).reshape(-1), lr, it.owned.decay)
+                x = self.direction(p, w, g, state, it.owned.decay).reshape(p.shape)
+                self.update_with(p, w, self.whole(p, x).reshape(-1), lr, it.owned.decay)
 
 
 BUG = FunctionBug(test_whole_parameters, ("muon", "tp 2"), make=SlicesApart)

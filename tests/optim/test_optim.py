@@ -1,6 +1,6 @@
 """The optimizers follow the papers' formulas and PyTorch; clipping shortens a gradient and turns nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +64,9 @@ class Slices:
         raise NotImplementedError
 
     def logical(self, p: Parameter, flat: Array) -> Array:
+        raise NotImplementedError
+
+    def paths(self) -> set[str]:
         raise NotImplementedError
 
     def norm(self) -> float:
@@ -351,17 +354,17 @@ def test_a_norm_of_zero(rule: Any) -> None:
 
 
 class OnlyADirection(Layerwise):
-    def direction(self, w: Array, g: Array, state: list[Array], decay: bool) -> Array:
+    def direction(self, w: Array, g: Array, state: Sequence[Array], decay: bool) -> Array:
         return g
 
 
 class NotWhole(Matrixwise):
-    def direction(self, w: Array, g: Array, state: list[Array], decay: bool) -> Array:
+    def direction(self, p: Parameter, w: Array, g: Array, state: Sequence[Array], decay: bool) -> Array:
         return g
 
 
 class NoUpdate(NotWhole):
-    def whole(self, x: Array) -> Array:
+    def whole(self, p: Parameter, x: Array) -> Array:
         return x
 
 
@@ -370,4 +373,60 @@ def test_a_rule_that_is_not_written_does_not_pass_for_one(kind: type[Optimizer])
     p = Parameter("w", (2, 3), mean=1.0)
     p.data = p.initial(1)
     with pytest.raises(NotImplementedError):
+        kind([p]).step(0.1)
+
+
+def test_what_is_trained_stays_the_same() -> None:
+    """The state belongs to those parameters that were trained when it was made."""
+    made = [Parameter(name, (2,)) for name in "ab"]
+    for p in made:
+        p.data, p.grad = p.initial(1), np.ones(2, np.float32)
+    optimizer = Adam(made)
+    optimizer.step(0.1)
+    made[0].requires_grad = False
+    with pytest.raises(UserError, match=r"^a was frozen after its optimizer was made"):
+        optimizer.step(0.1)
+    again = Adam(made)
+    made[0].requires_grad = True
+    with pytest.raises(UserError, match=r"^a was unfrozen after its optimizer was made"):
+        again.step(0.1)
+
+
+def test_each_parameter_once_and_one_at_least() -> None:
+    p, frozen = Parameter("w", (2,)), Parameter("f", (2,))
+    frozen.requires_grad = False
+    for wrong in ([p, p], [], [frozen]):
+        with pytest.raises(UserError, match=r"parameters to train, each once; \d are given"):
+            SGD(wrong)
+
+
+@pytest.mark.parametrize("states", ["momentum", ("m", "m"), ("master",), (3,), ["m"], ("",)])
+def test_names_of_states(states: Any) -> None:
+    """A string is a sequence of letters, each of which would become an array."""
+    with pytest.raises(UserError, match=r"Own\.states is .*give a tuple of different names"):
+        Adam.__init__(object.__new__(type("Own", (Adam,), {"states": states})), [Parameter("w", (2,))])
+
+
+class WritesTheGradient(Optimizer):
+    def update(self, w: Array, g: Array, state: Sequence[Array], lr: float, decay: bool) -> None:
+        g += w
+
+
+class WritesTheMomentum(Matrixwise):
+    states = ("m",)
+
+    def direction(self, p: Parameter, w: Array, g: Array, state: Sequence[Array], decay: bool) -> Array:
+        return state[0]
+
+    def whole(self, p: Parameter, x: Array) -> Array:
+        x += 1
+        return x
+
+
+@pytest.mark.parametrize("kind", [WritesTheGradient, WritesTheMomentum])
+def test_what_a_rule_is_given_to_read_is_not_written_to(kind: type[Optimizer]) -> None:
+    """It may be the bucket itself, or not, by the loss scale and the mesh: a rule would be another one there."""
+    p = Parameter("w", (2, 3))
+    p.data, p.grad = p.initial(1), np.ones((2, 3), np.float32)
+    with pytest.raises(ValueError, match="read-only"):
         kind([p]).step(0.1)

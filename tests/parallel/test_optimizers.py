@@ -4,7 +4,7 @@ import copy
 import math
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
 from minitrain.errors import UserError
+from minitrain.nn import Parameter
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import LAMB, LARS, SGD, AdamW, Matrixwise, Optimizer, Part, State
 from minitrain.parallel.parallelize import parallelize
@@ -52,16 +53,16 @@ class Muon(Matrixwise):
 
     states = ("momentum",)
 
-    def direction(self, w: Array, g: Array, state: list[Array], decay: bool) -> Array:
+    def direction(self, p: Parameter, w: Array, g: Array, state: Sequence[Array], decay: bool) -> Array:
         (m,) = state
         m *= 0.9
         m += g
         return m
 
-    def whole(self, x: Array) -> Array:
+    def whole(self, p: Parameter, x: Array) -> Array:
         return newton_schulz(x.reshape(len(x), -1)).reshape(x.shape) if x.ndim > 1 else x
 
-    def update_with(self, w: Array, y: Array, lr: float, decay: bool) -> None:
+    def update_with(self, p: Parameter, w: Array, y: Array, lr: float, decay: bool) -> None:
         w -= lr * (y + 0.1 * w if decay else y)
 
 
@@ -104,6 +105,7 @@ PLACES: dict[str, tuple[dict[str, int], str, dict[str, Any]]] = {
     "zero1 3": ({"dp": 3}, "zero1", {}),
     "zero2 3": ({"dp": 3}, "zero2", {}),
     "zero3 3": ({"dp": 3}, "zero3", {}),
+    "zero1 2": ({"dp": 2}, "zero1", {}),
     "tp 2": ({"tp": 2}, "bucketed", {}),
     "tp 3": ({"tp": 3}, "bucketed", {}),
     "sp 2": ({"tp": 2}, "bucketed", {"sp": True}),
@@ -379,6 +381,33 @@ def test_what_is_no_state_of_this_optimizer() -> None:
         with pytest.raises(UserError, match=says):
             run.optimizer.load_state_dict(state)
         assert same_state(run.optimizer.state_dict(), before)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_whole_arrays_of_other_parameters(ranks: int) -> None:
+    """Other ranks' are let pass, and those of nobody are refused, on one rank as on several."""
+    _, state = half_way("adamw", False)
+    more = {**state, "blocks.9.mlp.up.weight.m": np.zeros((9, 36))}
+
+    def program(world: Communicator) -> None:
+        run = Run(RingCommunicator(world), "adamw", "zero1 2" if ranks == 2 else "dp 3")
+        run.optimizer.load_state_dict(state)
+        with pytest.raises(UserError, match=r"has, and the optimizer does not, blocks\.9\.mlp\.up\.weight\.m"):
+            run.optimizer.load_state_dict(more)
+
+    threads.run(ranks, program)
+
+
+@pytest.mark.parametrize("axes", [{"tp": 2}, {"dp": 2}])
+def test_whole_matrices_are_asked_for(axes: dict[str, int]) -> None:
+    """Ranks would gather matrices in different orders, since buckets go by what they hold."""
+
+    def program(world: Communicator) -> None:
+        gradients = parallelize(toy_gpt(), Mesh(world, **axes), Strategy(bucket_mb=0.0003))
+        with pytest.raises(UserError, match=r'Muon needs whole parameters, .*owners="parameters"'):
+            Muon(gradients)
+
+    threads.run(2, program)
 
 
 def test_a_state_from_before_the_first_update() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from minitrain import functional as F
 from minitrain import fused
-from minitrain.autograd import Tensor
+from minitrain.autograd import Tensor, no_grad
 from minitrain.backend import Array
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
@@ -1505,6 +1505,25 @@ class Reading(Stored):
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         return super().__call__(x, batch) + self.first()
+
+
+class Watched(FeedForward):
+    """A feed-forward that first looks, off the tape, at what it is going to make."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        with no_grad():
+            self.seen = float(abs(self.up(x).data).max())
+        return self.down(self.up(x, gelu=True))
+
+
+def watched() -> Model:
+    return model(*(block(i, mlp=Watched(f"blocks.{i}.mlp", D, 0.3, 0.3, DTYPE)) for i in range(2)))
+
+
+@pytest.mark.parametrize("place", ["tp 2", full("sp 2"), full("dp 2 pp 2 tp 2")])
+def test_what_entered_off_the_tape_is_not_taken_for_what_is_on_it(place: str) -> None:
+    """The same x enters twice, and one all-reduce of its gradient is enough; but not the one that is never made."""
+    same(watched, place)
 
 
 def skipping() -> Model:

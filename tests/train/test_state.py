@@ -307,6 +307,7 @@ def test_an_optimizer_that_refuses_its_state_leaves_the_rest_alone() -> None:
         with pytest.raises(UserError, match=r"the state lacks head\.linear\.weight\.m") as caught:
             other.load_state_dict(state)
         assert other.batches == 0 and other.history == History()
+        assert other.updates == 0 and other.optimizer.state_dict() == {"updates": 0}, "of this rank's optimizer as well"
         return str(caught.value)
 
     assert len({*threads.run(2, program, timeout=10)}) == 1

@@ -2,7 +2,8 @@
 
 import math
 import re
-from dataclasses import astuple
+from collections.abc import Iterator
+from dataclasses import astuple, replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from minitrain.autograd import Tensor, no_grad
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
+from minitrain.comm.threads import world_of_one
 from minitrain.data.batch import Batch
 from minitrain.data.loader import ArrayLoader, TextLoader
 from minitrain.errors import UserError
@@ -25,6 +27,7 @@ from minitrain.precision import Dynamic, DynamicScaler, Scaler, Static, StaticSc
 from minitrain.train import trainer as module
 from minitrain.train.history import History
 from minitrain.train.trainer import Trainer
+from tests.equivalence.harness import toy_batch, toy_gpt
 
 Capture = pytest.CaptureFixture[str]
 
@@ -412,3 +415,34 @@ def test_the_fields_of_a_strategy_are_passed_on_to_what_is_below() -> None:
     made = trainer.gradients
     assert isinstance(made, Zero3) and made.ahead is not None and not made.each_backward
     trainer.close()
+
+
+def test_nothing_is_dropped_in_validation() -> None:
+    """Whatever the loader says: a validation is no training."""
+    made = Trainer(toy_gpt(dropout=0.5), world_of_one())
+    batches = [[*toy_whole(training)] for training in (True, False)]
+    assert made.mean_loss(batches[0]) == made.mean_loss(batches[1])
+
+
+def toy_whole(training: bool) -> Iterator[Batch]:
+    batch = toy_batch(0)
+    yield replace(batch, where=replace(batch.where, training=training))
+
+
+class Once(ArrayLoader):
+    """A loader whose validation is one iterator, which ends."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.batches_left = super().validation()
+
+    def validation(self) -> Iterator[Batch]:
+        return self.batches_left
+
+
+def test_a_validation_that_ends_for_good() -> None:
+    draw = np.random.default_rng(1).standard_normal
+    data = [kind(draw((9, 6)), np.arange(9) % 3, batch=4, seed=1) for kind in (ArrayLoader, Once)]
+    made = Trainer(mlp(MLPConfig(6, (4,), 3, dtype="float64")), world_of_one())
+    with pytest.raises(UserError, match=r"validation\(\) gives batches once and then none"):
+        made.fit(data[0], 1, validation=data[1])
