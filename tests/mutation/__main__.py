@@ -41,7 +41,7 @@ FILES = [
 FILES += [
     f"minitrain/{name}.py"
     for name in ("autograd", "fused", "comm/ring", "comm/mpi", "comm/communicator")
-    + ("train/checkpoint", "train/trainer", "data/loader")
+    + ("train/checkpoint", "train/trainer", "train/checks", "data/loader")
 ]
 ELSEWHERE = {  # where the tests of a file do not stand at its mirror image
     "minitrain/parallel/data_parallel.py": "tests/equivalence/test_data_parallel.py",
@@ -52,6 +52,7 @@ ELSEWHERE = {  # where the tests of a file do not stand at its mirror image
     "minitrain/parallel/division.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/pieces.py": "tests/parallel/test_optimizers.py",
     "minitrain/comm/mpi.py": "tests/comm/test_communicator.py",
+    "minitrain/train/checks.py": "tests/train/test_trainer.py",
 }
 STAGES = {  # name -> arguments of pytest, and a limit in seconds: a mutant that loops for ever is noticed by it
     "own": ([], 120),
