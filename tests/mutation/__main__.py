@@ -46,6 +46,9 @@ FILES += [
 ELSEWHERE = {  # where the tests of a file do not stand at its mirror image
     "minitrain/parallel/data_parallel.py": "tests/equivalence/test_data_parallel.py",
     "minitrain/parallel/sequence_parallel.py": "tests/parallel/test_tensor_parallel.py",
+    "minitrain/parallel/vocabulary.py": "tests/parallel/test_tensor_parallel.py",
+    "minitrain/parallel/divided_layers.py": "tests/parallel/test_own_models.py",
+    "minitrain/parallel/pipeline_simulation.py": "tests/parallel/test_pipeline_schedules.py",
     "minitrain/parallel/plan.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/naming.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/borders.py": "tests/parallel/test_own_models.py",
