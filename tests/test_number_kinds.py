@@ -31,7 +31,7 @@ from minitrain.comm.threads import world_of_one
 from minitrain.errors import UserError, shown
 from minitrain.nn import Parameter
 from minitrain.parallel import collective_ops
-from minitrain.parallel.tensor_parallel import own_rows, vocabulary_cross_entropy
+from minitrain.parallel.vocabulary import own_rows, vocabulary_cross_entropy
 
 REFUSALS = (TypeError, ValueError, IndexError, UserError, RuntimeError)  # the last: a seed of another shape
 WHOLE = [np.dtype(name) for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", ">i4")]

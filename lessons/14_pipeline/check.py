@@ -16,8 +16,9 @@ from minitrain.errors import UserError
 from minitrain.observe.clock import Clock
 from minitrain.observe.ledger import Ledger
 from minitrain.parallel.pipeline import ACTIVATIONS, GRADIENTS
-from minitrain.parallel.pipeline_schedules import Do, all_ranks, simulate
-from minitrain.parallel.pipeline_schedules import check as check_lists
+from minitrain.parallel.pipeline_schedules import Do, all_ranks
+from minitrain.parallel.pipeline_simulation import check as check_lists
+from minitrain.parallel.pipeline_simulation import simulate
 
 from .lesson import train
 
@@ -180,7 +181,7 @@ def toy() -> ArrayLoader:
 
 class Synchronous(RingCommunicator):
     """A send is over when the receiver has said so, by a message that comes back. Nobody goes on before it is, but for
-    the one receive that goes together with it: "paired", as in the library's pipeline_schedules.py."""
+    the one receive that goes together with it: "paired", as in the library's pipeline_simulation.py."""
 
     def __init__(self, inner: Communicator) -> None:
         super().__init__(inner)

@@ -29,8 +29,8 @@ from ..parallel.parallelize import parallelize
 from ..parallel.strategy import Strategy, Wire
 from ..runtime.launch import launch
 from ..train.checkpoint import gather
+from ..train.checks import checksum_of
 from ..train.step import compute_gradients
-from ..train.trainer import checksum_of
 from .config import TrainConfig
 from .differences import Apart, Step, apart, farthest, first_beyond, listed, parameters, size, table, verdict
 from .options import DataOptions, OptimizerOptions, ParallelOptions, RunOptions, StrategyOptions, make_mesh

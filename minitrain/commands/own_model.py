@@ -24,7 +24,7 @@ from ..errors import UserError, shown
 from ..models import Model
 from ..nn import Embedding
 from ..parallel.parallelize import kinds_of
-from ..train.trainer import check_global
+from ..train.checks import check_global
 
 CONTEXT = 7  # odd, so that no number of ranks divides it
 Made = TypeVar("Made")

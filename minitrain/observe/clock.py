@@ -8,7 +8,7 @@ Every rank carries a clock. A message carries the time at which it was sent; sen
 communication lanes never fill up. The numbers that a run computes are the real ones: only the time is declared.
 
 Nothing here knows about pipelines but the four letters: F forward, B backward, which is I (the gradient of the input)
-and W (the gradients of the weights) in one. Simulated without MPI: `simulate` in parallel/pipeline_schedules.py.
+and W (the gradients of the weights) in one. Simulated without MPI: `simulate` in parallel/pipeline_simulation.py.
 """
 
 import math

@@ -5,7 +5,8 @@ the batch into m micro-batches. A schedule is a pure function
 
     (rank r, p stages, m micro-batches, v chunks a rank) -> the list of what rank r does
 
-and pipeline.py is the interpreter that does it. So it can be printed, drawn, checked and timed without MPI:
+and pipeline.py is the interpreter that does it. So it can be printed and drawn, and pipeline_simulation.py checks and
+times it without MPI:
 
     lists = all_ranks("1f1b", p=4, m=4)
     check(lists, m=4)                              every rule below, or a UserError that names rank and instruction
@@ -33,14 +34,10 @@ Happens-before, which is all that ties ranks together:
 The last column counts from F to B, or to W. Messages cost nothing in these formulas, and all stages the same.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
-from itertools import product
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from ..errors import UserError, check_choice, check_whole, shown
-from ..observe.clock import Clock, Costs, Timeline, peak_in_flight
+from ..errors import UserError, check_choice, check_whole
 
 
 @dataclass(frozen=True)
@@ -57,9 +54,6 @@ class Do:
 
 Lists = Sequence[Sequence[Do]]  # what each rank does
 Schedule = Callable[[int, int, int, int], list[Do]]  # (rank, stages, micro-batches, chunks): what the rank does
-
-
-# The schedules ----------------------------------------------------------------------------------------------
 
 
 def naive(r: int, p: int, m: int, v: int = 1) -> list[Do]:
@@ -170,9 +164,6 @@ def all_ranks(name: str, p: int, m: int, v: int = 1) -> list[list[Do]]:
     return [SCHEDULES[name](r, p, m, v) for r in range(p)]
 
 
-# What ties ranks together -----------------------------------------------------------------------------------
-
-
 def source(do: Do, r: int, p: int, v: int = 1) -> tuple[int, Do] | None:
     """The rank and the instruction that make what rank r needs for this one; None if it needs no message.
 
@@ -192,121 +183,3 @@ def hop(do: Do, r: int, p: int, v: int, way: int) -> tuple[int, Do] | None:
     if do.kind == "W" or not 0 <= stage < p * v:
         return None
     return stage % p, Do("F" if do.kind == "F" else "I", do.micro, stage // p)
-
-
-# When a send is over: so many half steps after its receiver came to the receive. None: at once.
-SENDS = {"buffered": None, "paired": -1, "blocking": 0}
-
-
-def execution(lists: Lists, v: int = 1, sends: str = "buffered") -> Iterator[tuple[int, Do]]:
-    """All instructions in an order in which the ranks may do them; raises UserError when they wait for each other.
-
-    A rank goes through its list. For each instruction it receives what that needs, does it, and sends what it made:
-    activations after F, a gradient after B or I. Messages are told apart by what they are for, not by their order. A
-    receive is over when the other rank has made what is received. A send is over, and the rank goes on,
-
-        buffered    at once: isend or issend, with a wait at the end of the step, which is what pipeline.py does;
-        paired      when the receiver has done what comes before its receive: it is then at its own send, which goes
-                    together with its next receive (Megatron's batched isend and irecv for 1F1B);
-        blocking    when the receiver is at its receive, and all that it sent is over: ssend.
-
-    All schedules pass "buffered". "paired" stops interleaved, unless m = p or v = 1; "blocking" stops all but naive
-    and gpipe: of two neighbours one sends activations, the other a gradient, and neither gets to its receive.
-    """
-    check_choice("sends", sends, tuple(SENDS))
-    p = len(lists)
-    place = {(r, signal(do)): i for r, mine in enumerate(lists) for i, do in enumerate(mine)}
-    half = [0] * p  # where each rank is: 2 i at the receive for its instruction i, 2 i + 1 at the send after it
-
-    def ready(r: int) -> bool:
-        i, sending = divmod(half[r], 2)
-        other = hop(lists[r][i], r, p, v, 1 if sending else -1)
-        slack = SENDS[sends] if sending else 1
-        if other is None or slack is None or (sending and other[0] == r):
-            return True
-        return other in place and half[other[0]] >= 2 * place[other] + slack
-
-    while any(half[r] < 2 * len(lists[r]) for r in range(p)):
-        before = list(half)
-        for r in range(p):
-            while half[r] < 2 * len(lists[r]) and ready(r):
-                if half[r] % 2 == 0:
-                    yield r, lists[r][half[r] // 2]
-                half[r] += 1
-        if half == before:
-            raise UserError(f"the ranks wait for each other, with {sends} sends: {'; '.join(stuck(lists, v, half))}")
-
-
-def signal(do: Do) -> Do:
-    """The instruction as the one that others wait for."""
-    return replace(do, kind="I") if do.kind == "B" else do
-
-
-def stuck(lists: Lists, v: int, half: Sequence[int]) -> Iterator[str]:
-    """Who waits where, and for what."""
-    for r, mine in enumerate(lists):
-        i, sending = divmod(half[r], 2)
-        other = hop(mine[i], r, len(lists), v, 1 if sending else -1) if i < len(mine) else None
-        if other is not None and sending:
-            yield f"rank {r}, sending after {mine[i]}, waits until rank {other[0]} receives for {other[1]}"
-        elif other is not None:
-            yield f"rank {r} at {mine[i]} waits for {other[1]} on rank {other[0]}"
-
-
-# Checked and timed without MPI ------------------------------------------------------------------------------
-
-
-def check(lists: Lists, m: int, v: int = 1, sends: str = "buffered", most: Sequence[int] | None = None) -> list[int]:
-    """Returns the peak of activations in flight on each rank; raises UserError for a schedule that is wrong.
-
-    Each forward and each backward, or I and W, is there once; each comes after what it needs; the ranks do not wait
-    for each other when each goes through its list, with sends as in `execution`; and no more activations are in
-    flight than `most` allows on each rank.
-    """
-    for r, mine in enumerate(lists):
-        check_once(r, mine, m, v)
-        check_own_order(r, mine)
-    for _ in execution(lists, v, sends):
-        pass
-    peaks = [peak_in_flight(mine) for mine in lists]
-    for r, (peak, limit) in enumerate(zip(peaks, most or peaks, strict=True)):
-        if peak > limit:
-            raise UserError(f"rank {r} has {peak} activations in flight; there may be {limit}")
-    return peaks
-
-
-def check_once(r: int, mine: Sequence[Do], m: int, v: int) -> None:
-    counts = Counter(mine)
-    for micro, chunk in product(range(m), range(v)):
-        found = {kind: counts.pop(Do(kind, micro, chunk), 0) for kind in "FBIW"}
-        if tuple(found.values()) not in ((1, 1, 0, 0), (1, 0, 1, 1)):
-            times = ", ".join(f"{kind} {n} times" for kind, n in found.items())
-            raise UserError(
-                f"rank {r}, micro-batch {micro}, chunk {chunk}: {times}; it must be F and B once, or F, I and W once"
-            )
-    for do in counts:
-        raise UserError(f"rank {r}: {shown(do)}; there are {m} micro-batches, {v} chunks and the kinds F, B, I and W")
-
-
-def check_own_order(r: int, mine: Sequence[Do]) -> None:
-    before = {"F": None, "B": "F", "I": "F", "W": "I"}
-    done: set[Do] = set()
-    for i, do in enumerate(mine):
-        kind = before[do.kind]
-        if kind and replace(do, kind=kind) not in done:
-            raise UserError(f"rank {r}, instruction {i}, {do}: waits for {replace(do, kind=kind)}, which comes later")
-        done.add(do)
-
-
-def simulate(lists: Lists, costs: Costs | None = None, nbytes: int = 0) -> Timeline:
-    """When each rank does what, if instructions cost this and every message has so many bytes."""
-    clocks = [Clock(costs or Costs()) for _ in lists]
-    v = 1 + max((do.chunk for mine in lists for do in mine), default=0)
-    ends: dict[tuple[int, Do], Fraction] = {}
-    for r, do in execution(lists, v):
-        needed = source(do, r, len(lists), v)
-        if needed is not None and needed[0] != r:
-            clocks[r].receive(ends[needed], nbytes)
-        clocks[r].run(do)
-        ends[r, signal(do)] = clocks[r].time
-    return Timeline([clock.lane for clock in clocks])

@@ -43,6 +43,21 @@ from ..comm.mesh import Mesh
 from ..errors import UserError, check_whole
 from ..models import Model
 from ..nn import Classifier, Dropout, Embedding, Linear, Module, Parameter, Shard
+from .divided_layers import (
+    Column,
+    ColumnLinear,
+    Divided,
+    Entered,
+    Everywhere,
+    Gathered,
+    ResidualDropout,
+    Row,
+    RowLinear,
+    Unit,
+    VocabularyClassifier,
+    VocabularyEmbedding,
+    WholeEmbedding,
+)
 from .naming import (
     all_named,
     check_beside,
@@ -57,22 +72,7 @@ from .naming import (
     said_about,
     spoken,
 )
-from .tensor_parallel import (
-    Column,
-    ColumnLinear,
-    Divided,
-    Entered,
-    Everywhere,
-    Gathered,
-    ResidualDropout,
-    Row,
-    RowLinear,
-    TensorIO,
-    Unit,
-    VocabularyClassifier,
-    VocabularyEmbedding,
-    WholeEmbedding,
-)
+from .tensor_parallel import TensorIO
 
 
 class Plan:

@@ -41,17 +41,21 @@ FILES = [
 FILES += [
     f"minitrain/{name}.py"
     for name in ("autograd", "fused", "comm/ring", "comm/mpi", "comm/communicator")
-    + ("train/checkpoint", "train/trainer", "data/loader")
+    + ("train/checkpoint", "train/trainer", "train/checks", "data/loader")
 ]
 ELSEWHERE = {  # where the tests of a file do not stand at its mirror image
     "minitrain/parallel/data_parallel.py": "tests/equivalence/test_data_parallel.py",
     "minitrain/parallel/sequence_parallel.py": "tests/parallel/test_tensor_parallel.py",
+    "minitrain/parallel/vocabulary.py": "tests/parallel/test_tensor_parallel.py",
+    "minitrain/parallel/divided_layers.py": "tests/parallel/test_own_models.py",
+    "minitrain/parallel/pipeline_simulation.py": "tests/parallel/test_pipeline_schedules.py",
     "minitrain/parallel/plan.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/naming.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/borders.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/division.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/pieces.py": "tests/parallel/test_optimizers.py",
     "minitrain/comm/mpi.py": "tests/comm/test_communicator.py",
+    "minitrain/train/checks.py": "tests/train/test_trainer.py",
 }
 STAGES = {  # name -> arguments of pytest, and a limit in seconds: a mutant that loops for ever is noticed by it
     "own": ([], 120),

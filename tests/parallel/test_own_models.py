@@ -26,11 +26,12 @@ from minitrain.errors import UserError
 from minitrain.models import Attention, Block, Embed, FeedForward, GPTConfig, Head, Model, gpt
 from minitrain.nn import CausalAttention, Classifier, Dropout, Embedding, LayerNorm, Linear, Module, Parameter, judged
 from minitrain.optim import SGD, Adam
+from minitrain.parallel.divided_layers import check_linear
 from minitrain.parallel.division import Passed, far
 from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.plan import Plan
 from minitrain.parallel.strategy import Strategy
-from minitrain.parallel.tensor_parallel import TensorIO, check_linear
+from minitrain.parallel.tensor_parallel import TensorIO
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import train_step
 from minitrain.train.trainer import Trainer

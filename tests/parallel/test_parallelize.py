@@ -19,7 +19,8 @@ from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD
 from minitrain.parallel.parallelize import REDUCERS, parallelize
 from minitrain.parallel.pipeline import observing
-from minitrain.parallel.pipeline_schedules import Do, all_ranks, simulate
+from minitrain.parallel.pipeline_schedules import Do, all_ranks
+from minitrain.parallel.pipeline_simulation import simulate
 from minitrain.parallel.reducer import Reducer
 from minitrain.parallel.strategy import Strategy
 from minitrain.train.checkpoint import gather, restore

@@ -23,7 +23,8 @@ from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, clip_grad_norm
 from minitrain.parallel.parallelize import REDUCERS, parallelize
 from minitrain.parallel.pipeline import Schedule
-from minitrain.parallel.pipeline_schedules import SCHEDULES, Do, check
+from minitrain.parallel.pipeline_schedules import SCHEDULES, Do
+from minitrain.parallel.pipeline_simulation import check
 from minitrain.parallel.recompute import Segment
 from minitrain.parallel.reducer import Reducer
 from minitrain.parallel.strategy import Strategy
@@ -218,7 +219,7 @@ def test_synchronous_sends_of_mpi(world: Communicator, schedule: str, at_once: b
 
 @pytest.mark.parametrize("schedule", [s if s in ("naive", "gpipe", "1f1b") else full(s) for s in SCHEDULES])
 def test_blocking_sends_hang_where_the_checker_says_so(schedule: str) -> None:
-    """The model of execution in pipeline_schedules.py is what really happens."""
+    """The model of execution in pipeline_simulation.py is what really happens."""
     lists = [SCHEDULES[schedule](r, 4, MICROS, chunks(schedule)) for r in range(4)]
     if schedule in ("naive", "gpipe"):
         check(lists, MICROS, sends="blocking")

@@ -12,18 +12,8 @@ from hypothesis import strategies as st
 
 from minitrain.errors import UserError
 from minitrain.observe.clock import Clock, Costs, Timeline
-from minitrain.parallel.pipeline_schedules import (
-    SCHEDULES,
-    SENDS,
-    Do,
-    Lists,
-    all_ranks,
-    check,
-    simulate,
-    source,
-    stuck,
-    target,
-)
+from minitrain.parallel.pipeline_schedules import SCHEDULES, Do, Lists, all_ranks, source, target
+from minitrain.parallel.pipeline_simulation import SENDS, check, simulate, stuck
 
 COSTS = [
     Costs(F=1, I=1, W=1),

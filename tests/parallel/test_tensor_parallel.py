@@ -30,7 +30,8 @@ from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.plan import Plan
 from minitrain.parallel.sequence_parallel import SequenceIO, Shared
 from minitrain.parallel.strategy import Strategy
-from minitrain.parallel.tensor_parallel import LOSS, TensorIO, own_rows, vocabulary_cross_entropy
+from minitrain.parallel.tensor_parallel import TensorIO
+from minitrain.parallel.vocabulary import LOSS, own_rows, vocabulary_cross_entropy
 from minitrain.shares import lengths, share, shares
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients, train_step

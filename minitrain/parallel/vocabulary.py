@@ -1,0 +1,84 @@
+"""What a table that is cut by rows, the vocabulary, computes: rows of ids, and the loss of logits."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import backend, fused
+from ..autograd import Tensor, apply, operation
+from ..backend import Array, xp
+from ..comm.communicator import Communicator
+from ..functional import row_max
+from ..nn import Parameter
+from .collective_ops import summed
+
+LOSS = ("tp", "loss")
+
+
+@operation
+def own_rows(ids: Array, table: Parameter, dtype: Any = None) -> Tensor:
+    """y = table[id - first] where this slice of the table has the id, otherwise 0.  ids (...) -> (..., D)."""
+    ids = xp.asarray(backend.as_ids("own_rows: ids", ids))
+    if len(table.shape) != 2:
+        raise ValueError(f"own_rows: the table has shape {table.shape}; it needs 2 axes")
+    first, rows = table.placement.index[0].start, table.shape[0]
+    V = table.placement.shape[0]
+    if ids.size and not (0 <= int(ids.min()) and int(ids.max()) < V):
+        raise IndexError(f"ids reach from {ids.min()} to {ids.max()}; the table has rows 0 to {V - 1}")
+    here = (ids >= first) & (ids < first + rows)
+    local = ids[here].astype(np.int64) - first  # the ids' own dtype may be too small for the number `first`
+    y = xp.zeros((*ids.shape, table.shape[1]), dtype or table.dtype)
+    y[here] = table.data[local]
+
+    def table_vjp(g: Array, out: Array | None = None) -> Array:
+        out = xp.empty(table.shape, table.dtype) if out is None else out
+        backend.scatter_add(out, local, g[here])
+        return out
+
+    return apply(y, weights=[(table, table_vjp)], saved=(here, local))
+
+
+@operation
+def vocabulary_cross_entropy(
+    logits: Tensor, labels: Array, denominator: float, first: int, V: int, group: Communicator
+) -> Tensor:
+    """fused.cross_entropy for logits x (..., V_r) of the ids from `first` on, of V in all.
+
+    L = sum over tokens n of (ln sum_v e^x_nv - x_n,label(n)) / denominator, with the sum over v and the label's logit
+    made over the ranks: of each row only the maximum, the sum and the label's logit travel. L is the same on every rank
+    and counts once; gx_nv = g (softmax(x_n)_v - 1[v = label(n)]) / denominator as ever, for the v that are here.
+    Tokens whose label is IGNORE are left out, as there. Raises IndexError for any other label outside 0..V-1.
+    """
+    labels = xp.asarray(backend.as_ids("vocabulary_cross_entropy: labels", labels))
+    flat, ignored = fused.targets(labels, logits.shape[:-1], V)
+    dtype, shape, rows = logits.dtype, logits.shape, labels.size  # the vjp must not keep the logits themselves
+    held = shape[-1]
+    x = logits.data.reshape(rows, held).astype(backend.wide(dtype), copy=False)
+    top = row_max(x) if held else xp.full((rows, 1), -xp.inf, x.dtype)
+    top = xp.array(top)
+    group.all_reduce(top, LOSS, op="max")
+    shifted = x - top
+    p = xp.exp(shifted)
+    z = summed(backend.total(p, axis=-1, keepdims=True), group, LOSS)
+    mine = xp.nonzero((flat >= first) & (flat < first + held))[0]
+    column = flat[mine].astype(np.int64) - first
+    right = xp.zeros(rows, x.dtype)
+    right[mine] = shifted[mine, column]
+    right = summed(right, group, LOSS)
+    losses = xp.log(z)[:, 0] - right
+    if ignored is not None:
+        losses[ignored] = 0
+    loss = losses.sum() / float(denominator)
+    p /= z
+    kept = (p,) if x.dtype == dtype else (logits.data, top, z)  # in half precision p is made again from the logits
+
+    def vjp(g: Array) -> tuple[Array]:
+        p = kept[0] if len(kept) == 1 else xp.exp(kept[0].reshape(rows, held) - kept[1]) / kept[2]
+        p[mine, column] -= 1  # in place: the tape is walked once
+        gx = xp.multiply(p, g / float(denominator), out=p)
+        if ignored is not None:
+            gx[ignored] = 0
+        return (gx.astype(dtype, copy=False).reshape(shape),)
+
+    saved = (*kept, mine, column) if ignored is None else (*kept, mine, column, ignored)
+    return apply(loss.astype(x.dtype), (logits,), vjp, saved=saved)

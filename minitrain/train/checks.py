@@ -1,0 +1,115 @@
+"""What training refuses: invalid arguments, batches and samples; and what ranks compare, to refuse differences."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..backend import checksum, is_finite, to_host, xp
+from ..comm.communicator import Communicator
+from ..comm.mesh import Mesh
+from ..data.batch import Batch
+from ..data.loader import Loader
+from ..errors import UserError, check_number, check_seed, check_whole, shown
+from ..models import Model
+from ..parallel.strategy import Strategy
+from ..precision import Precision, Scaler
+
+
+def leaves(name: str, state: Any) -> dict[str, Any]:
+    """What is in nested dictionaries, by its path; of "optimizer" only that it is there."""
+    if not isinstance(state, Mapping):
+        return {name: state}
+    found: dict[str, Any] = {f"names in {name}": sorted(map(str, state))}
+    for key, value in state.items():
+        found |= {} if key == "optimizer" else leaves(f"{name}.{key}", value)
+    return found
+
+
+def checksum_of(batch: Batch, before: int = 0) -> int:
+    """A number that is another one for other inputs or labels, or for others `before`."""
+    for array in (batch.inputs, batch.labels):
+        before = before if array is None else checksum(array, before)
+    return before
+
+
+def first_bad_sample(batch: Batch) -> tuple[int, str] | None:
+    """Where in the global batch the first sample is that holds NaN or infinity, and a sentence on it; None for none."""
+    for name, array in (("inputs", batch.inputs), ("labels", batch.labels)):
+        if array is None or array.dtype.kind in "iu" or is_finite(array):
+            continue
+        i = int(to_host(~xp.isfinite(array).reshape(len(array), -1).all(axis=1)).argmax())
+        number, row = batch.where.samples.start + i, "" if batch.rows is None else f", row {batch.rows[i]} of the data,"
+        return number, f"sample {number}{row} has {name} that are NaN or infinite"
+    return None
+
+
+def check_options(
+    optimizer: Any, schedule: Any, momentum: Any, seed: Any, strategy: Any, accumulate: Any, clip: Any
+) -> None:
+    """Raises UserError for arguments of `Trainer` that cannot be meant."""
+    if not callable(optimizer):
+        raise UserError(
+            f"optimizer is {shown(optimizer)}; it must make one from the gradients: give the class Adam, say"
+        )
+    if not callable(schedule):
+        check_number("schedule", schedule, "at least 0")
+    if momentum is not None and not callable(momentum):
+        raise UserError(
+            f"momentum is {shown(momentum)}; it must be a function of the update, or None for a constant one"
+        )
+    check_seed(seed)
+    if not isinstance(strategy, Strategy):
+        raise UserError(f"strategy is {shown(strategy)}; it must be a Strategy: give Strategy(zero=1), say")
+    check_whole("accumulate", accumulate, 1)
+    if clip is not None:
+        check_number("clip", clip, "above 0")
+
+
+def check_kinds(model: Any, world: Any, mesh: Any, precision: Any, scaler: Any) -> None:
+    """Raise UserError for arguments of `Trainer` of another kind."""
+    kinds = {"model": (model, Model), "world": (world, Communicator), "mesh": (mesh, Mesh | None)}
+    kinds |= {"precision": (precision, Precision | None), "scaler": (scaler, Scaler | None)}
+    for name, (value, kind) in kinds.items():
+        if not isinstance(value, kind):
+            raise UserError(f"{name} is {shown(value)}; it must be a {getattr(kind, '__name__', kind)}")
+
+
+def check_global(batch: Any) -> None:
+    """Raise UserError unless this is a whole global batch with labels."""
+    if not isinstance(batch, Batch) or batch.labels is None:
+        raise UserError(f"the batch is {shown(batch)}; training takes a Batch with labels, such as a loader's")
+    samples, B = batch.where.samples, batch.where.B
+    if samples != slice(0, B):
+        raise UserError(
+            f"the batch holds samples {samples.start}:{samples.stop} of {B}; "
+            "every rank gives step the whole global batch, and works on its own part of it"
+        )
+
+
+def check_fit(train: Any, epochs: Any, validation: Any, patience: Any, updates: Any, validate_every: Any) -> None:
+    """Raise UserError for arguments of `fit` that cannot be meant."""
+    check_loader("train", train)
+    if validation is not None:
+        check_loader("validation", validation)
+    if (epochs is None) == (updates is None):
+        raise UserError(
+            f"epochs is {shown(epochs)} and updates is {shown(updates)}; one of the two says how long to train: "
+            "give epochs=10 or updates=1000, say"
+        )
+    counts = {"epochs": epochs, "updates": updates, "validate_every": validate_every, "patience": patience}
+    for name, count in counts.items():
+        if count is not None:
+            check_whole(name, count, 1)
+    if validate_every is not None and updates is None:
+        raise UserError(f"validate_every is {validate_every} updates, and epochs have a row each: give updates instead")
+    if patience is not None and validation is None:
+        raise UserError(f"patience is {patience}, which waits for a better validation loss: give a validation, too")
+
+
+def check_loader(name: str, data: Any) -> None:
+    """Raise UserError unless training can take its batches from there."""
+    if not isinstance(data, Loader) or isinstance(data, type):
+        raise UserError(
+            f"{name} is {shown(data)}; it must be a loader: "
+            "give ArrayLoader(inputs, labels, batch=32, seed=1) or TextLoader(ids, context=64, batch=24, seed=1), say"
+        )
+    check_whole(f"{name}.batches", data.batches, 1)
