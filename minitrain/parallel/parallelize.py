@@ -24,6 +24,7 @@ from ..errors import UserError, shown
 from ..models import Model
 from ..nn import Parameter, check_free, check_paths
 from .data_parallel import Bucketed, Naive
+from .divided_layers import Divided as DividedLayer
 from .division import Division
 from .flat import make_buckets
 from .half_wire import reduce_to_owners_in, sync_in
@@ -35,7 +36,6 @@ from .recompute import Segment, segments
 from .reducer import Divided, Doors, Gather, Reducer, Scatter, Sync
 from .sequence_parallel import SequenceIO
 from .strategy import Strategy
-from .tensor_parallel import Divided as DividedLayer
 from .tensor_parallel import TensorIO
 from .zero import Zero1, Zero2, Zero3
 
