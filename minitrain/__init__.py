@@ -1,9 +1,18 @@
-"""minitrain: the training strategies behind large models, written out in plain code."""
+"""The training strategies behind large models, written out in plain code.
 
+    import minitrain as mt
+
+`mt` has what a program needs: tensors, models, optimizers, the trainer, the mesh, `mt.functional`, `mt.nn`. Importing
+it does not start MPI. It changes one thing, before NumPy is imported: BLAS works with one thread, unless the
+environment says otherwise (OPENBLAS_NUM_THREADS and so on), since the ranks share the cores.
+"""
+
+import importlib
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
-# One thread per rank: the ranks share the cores. The libraries read these when NumPy is imported, so before it.
+# The libraries read these when NumPy is imported, so they are set before it.
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
@@ -11,6 +20,7 @@ from .errors import UserError
 from .runtime.launchers import not_installed, tell
 
 try:
+    from . import operators  # noqa: F401 - attaches the operators to Tensor
     from .autograd import Tensor, backward, no_grad
     from .fused import IGNORE
     from .runtime.launch import launch
@@ -23,5 +33,97 @@ except ModuleNotFoundError as error:  # another Python than the environment's
         raise
     sys.exit(tell(not_installed(error)))
 
+if TYPE_CHECKING:  # imported when they are first used: see __getattr__
+    from . import functional, fused, lr_schedules, nn, optim, precision
+    from .comm.mesh import Mesh
+    from .data.batch import Batch, Where
+    from .data.digits import load_digits
+    from .data.loader import ArrayLoader, TextLoader
+    from .data.text import CharTokenizer, load_text
+    from .models import GPTConfig, MLPConfig, Model, gpt, mlp
+    from .nn import Module, Parameter
+    from .optim import LAMB, LARS, SGD, Adam, AdamW
+    from .parallel.strategy import Strategy
+    from .precision import Dynamic, DynamicScaler, Scaler, Static, StaticScaler
+    from .train.checkpoint import load, save
+    from .train.trainer import Trainer
+
 __version__ = "0.1.0"
-__all__ = ["IGNORE", "Tensor", "UserError", "backward", "launch", "no_grad"]
+
+_MODULES = ("functional", "fused", "lr_schedules", "nn", "optim", "precision")
+_NAMES = {
+    "comm.mesh": ("Mesh",),
+    "data.batch": ("Batch", "Where"),
+    "data.digits": ("load_digits",),
+    "data.loader": ("ArrayLoader", "TextLoader"),
+    "data.text": ("CharTokenizer", "load_text"),
+    "models": ("GPTConfig", "MLPConfig", "Model", "gpt", "mlp"),
+    "nn": ("Module", "Parameter"),
+    "optim": ("SGD", "Adam", "AdamW", "LARS", "LAMB"),
+    "parallel.strategy": ("Strategy",),
+    "precision": ("Static", "Dynamic", "Scaler", "StaticScaler", "DynamicScaler"),
+    "train.checkpoint": ("load", "save"),
+    "train.trainer": ("Trainer",),
+}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the namespace when it is first used. Raise AttributeError for one that is not in it."""
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    if name not in _HOMES:
+        raise AttributeError(f"module 'minitrain' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The names of the namespace, used before or not."""
+    return sorted({*globals(), *__all__})
+
+
+__all__ = [
+    "IGNORE",
+    "LAMB",
+    "LARS",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "ArrayLoader",
+    "Batch",
+    "CharTokenizer",
+    "Dynamic",
+    "DynamicScaler",
+    "GPTConfig",
+    "MLPConfig",
+    "Mesh",
+    "Model",
+    "Module",
+    "Parameter",
+    "Scaler",
+    "Static",
+    "StaticScaler",
+    "Strategy",
+    "Tensor",
+    "TextLoader",
+    "Trainer",
+    "UserError",
+    "Where",
+    "backward",
+    "functional",
+    "fused",
+    "gpt",
+    "launch",
+    "load",
+    "load_digits",
+    "load_text",
+    "lr_schedules",
+    "mlp",
+    "nn",
+    "no_grad",
+    "optim",
+    "precision",
+    "save",
+]

@@ -29,9 +29,14 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, get_args
 import numpy as np
 
 from . import debug
-from .backend import WIDE, Array, as_floats, is_masked, xp
+from .backend import WIDE, Array, as_floats, is_masked, to_host, xp
 from .errors import UserError, shown
 from .observe import ledger
+
+if TYPE_CHECKING:
+    from .operators import Operators
+else:
+    Operators = object  # operators.py attaches them to Tensor, since their functions need it
 
 Vjp: TypeAlias = Callable[[Array], tuple[Array, ...]]  # gradient of the result -> one gradient per input
 Defer: TypeAlias = Callable[[Callable[[], None]], None]  # receives work to be done later
@@ -49,12 +54,13 @@ _segment: ContextVar[Any] = ContextVar("segment", default=None)  # that is at wo
 without_grad: set[int] = set()  # the threads inside no_grad, for one that asks what another is doing
 
 
-class Tensor:
+class Tensor(Operators):
     """An array of floating point and, when a gradient can flow through it, the place it has on the tape.
 
     data: an array or a list of numbers; with a `dtype`, integers are converted, and without one they are refused.
     A *leaf* (no node) with `requires_grad` collects its gradient in `grad`; `on_ready(leaf)` is called once per
-    backward, after the last of its consumers has contributed. Operators are defined in functional.py.
+    backward, after the last of its consumers has contributed. Operators and methods such as
+    `sum` are attached in operators.py.
     """
 
     __slots__ = ("data", "grad", "node", "on_ready", "requires_grad", "segment")
@@ -133,6 +139,14 @@ class Tensor:
         """The same array, cut off from the tape."""
         return Tensor(self.data)
 
+    def numpy(self) -> np.ndarray:
+        """The values as a NumPy array: `data` itself, which must not be changed, or a copy of it from the device."""
+        return to_host(self.data)
+
+    def zero_grad(self) -> None:
+        """Forget the gradient, to which the next backward would add."""
+        self.grad = None
+
     def backward(self, gradient: Array | None = None) -> None:
         """Puts d(self)/d(leaf) into the `grad` of every leaf. See `backward`."""
         backward([self], [gradient])
@@ -145,21 +159,6 @@ class Tensor:
         """This leaf's gradient is complete, as far as one backward goes."""
         if self.on_ready is not None:
             self.on_ready(self)
-
-    if TYPE_CHECKING:  # attached in functional.py, where each stands beside its derivative
-
-        def __add__(self, other: Any) -> "Tensor": ...
-        def __radd__(self, other: Any) -> "Tensor": ...
-        def __sub__(self, other: Any) -> "Tensor": ...
-        def __rsub__(self, other: Any) -> "Tensor": ...
-        def __mul__(self, other: Any) -> "Tensor": ...
-        def __rmul__(self, other: Any) -> "Tensor": ...
-        def __truediv__(self, other: Any) -> "Tensor": ...
-        def __rtruediv__(self, other: Any) -> "Tensor": ...
-        def __matmul__(self, other: Any) -> "Tensor": ...
-        def __rmatmul__(self, other: Any) -> "Tensor": ...
-        def __neg__(self) -> "Tensor": ...
-        def __getitem__(self, item: Any) -> "Tensor": ...
 
 
 class Node:

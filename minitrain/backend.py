@@ -6,6 +6,7 @@ differently, or NumPy does slowly, has a function here.
 
 import contextlib
 import ctypes
+import math
 import os
 import zlib
 from numbers import Real
@@ -252,6 +253,20 @@ def scatter_add(into: Array, item: Any, x: Array) -> None:
 def total(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
     """The sum over `axis` in x's own dtype, added up in float32 for half precision."""
     return xp.sum(x, axis=axis, keepdims=keepdims, dtype=wide(x.dtype)).astype(x.dtype)
+
+
+def erf(x: Array) -> Array:
+    """2/sqrt(pi) times the integral of e^(-t^2) over t = 0..x, for float32 and float64. NumPy has none.
+
+    With t = x s it is 2x/sqrt(pi) times the integral of e^(-x^2 s^2) over s = 0..1, which Gauss's rule with 32 points
+    gives with an error of at most 3e-15 for |x| < 6; beyond, erf is 1 or -1.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(32)  # on -1..1
+    x = xp.minimum(xp.maximum(x, -6), 6)
+    square, y = -x * x, xp.zeros_like(x)
+    for node, weight in zip(((nodes + 1) / 2).tolist(), (weights / 2).tolist(), strict=True):
+        y += weight * xp.exp(node * node * square)
+    return 2 / math.sqrt(math.pi) * x * y
 
 
 def column_sums(x: Array) -> Array:

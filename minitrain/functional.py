@@ -1,21 +1,35 @@
-"""Arithmetic, shapes and reductions, each beside its derivative.
+"""Arithmetic and functions of one element, each beside its derivative; and the names of all other operations.
 
 In every docstring y is the result, g = dL/dy is the gradient that arrives, and gx = dL/dx is what is passed on.
 Every operation returns the dtype it was given; two tensors of different dtypes are refused: write `cast`.
+Operations on shapes stand in shapes.py, sums and their like in reductions.py. Usual: `from minitrain import functional
+as F`. Most are operators and methods of a Tensor as well (operators.py).
 """
 
-import math
+import functools
 from collections.abc import Sequence
-from typing import Any
+from numbers import Real
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from . import backend
-from .autograd import Tensor, apply, check_tensors, operation
+from .autograd import Tensor, apply, operation
 from .backend import Array, xp
 from .errors import shown
+from .reductions import log_softmax, logsumexp, max, mean, min, row_max, softmax, softmax_rows, sum, var
+from .shapes import Axis, concatenate, index, reshape, split, squeeze, stack, transpose
 
-Axis = int | Sequence[int] | None
+# fmt: off
+__all__ = [
+    "Axis", "Operand", "abs", "add", "broadcast_to", "cast", "clip", "concatenate", "divide", "exp", "index", "log",
+    "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum", "multiply", "negative",
+    "operands", "power", "relu", "reshape", "row_max", "sigmoid", "softmax", "softmax_rows", "split", "sqrt",
+    "squeeze", "stack", "subtract", "sum", "tanh", "transpose", "unbroadcast", "unbroadcast_both", "var", "where",
+]
+# fmt: on
+
+Operand: TypeAlias = Tensor | Array | np.generic | float | Sequence[Any]  # what meets a tensor in an operation
 
 
 # Arithmetic, with broadcasting ----------------------------------------------------------------------------------------
@@ -54,6 +68,20 @@ def operands(a: Any, b: Any) -> tuple[Tensor, Tensor]:
     return a, b
 
 
+@operation
+def broadcast_to(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """x repeated along new axes in front and along axes of length 1, as a new array; gx = the sum over the copies.
+
+    Raises ValueError for a shape that x cannot be repeated to.
+    """
+    before = x.shape
+    try:
+        y = xp.array(xp.broadcast_to(x.data, shape))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"broadcast_to: from shape {before} to {shown(shape)}: {error}") from None
+    return apply(y, (x,), lambda g: (unbroadcast(g, before),))
+
+
 def add(a: Any, b: Any) -> Tensor:
     """y = a + b; ga = g, gb = g."""
     a, b = operands(a, b)
@@ -89,6 +117,69 @@ def divide(a: Any, b: Any) -> Tensor:
     return apply(a.data / b.data, (a, b), vjp, saved=(a, b))
 
 
+def power(a: Any, b: Any) -> Tensor:
+    """y = a^b; ga = g b a^(b-1), which is 0 for b = 0; gb = g y ln a, which is 0 for a = 0."""
+    if isinstance(a, Tensor) and type(b) in (int, float) and b in (2, 3, 4):  # x * x * x takes a ninetieth of the time
+        below = functools.reduce(xp.multiply, [a.data] * int(b - 1))
+        return apply(below * a.data, (a,), lambda g: (g * below * int(b),), saved=(below,))
+    a, b = operands(a, b)
+    y = xp.power(a.data, b.data)
+
+    def vjp_a(g: Array) -> Array:
+        slope = b.data * xp.power(a.data, b.data - 1)
+        return unbroadcast(g * xp.where(b.data == 0, xp.zeros_like(slope), slope), a.shape)
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        logarithm = xp.log(xp.where(a.data == 0, xp.ones_like(a.data), a.data))
+        return vjp_a(g), unbroadcast(g * y * logarithm, b.shape)
+
+    if not b.requires_grad:  # nearly always: a number
+        return apply(y, (a,), lambda g: (vjp_a(g),), saved=(a, b))
+    return apply(y, (a, b), vjp, saved=(a, b, y))
+
+
+def maximum(a: Any, b: Any) -> Tensor:
+    """y = the larger of a and b; g goes to the one that won, and half to each of two equal ones."""
+    a, b = operands(a, b)
+    return _larger(xp.maximum(a.data, b.data), a, b, a.data > b.data)
+
+
+def minimum(a: Any, b: Any) -> Tensor:
+    """y = the smaller of a and b; g goes to the one that won, and half to each of two equal ones."""
+    a, b = operands(a, b)
+    return _larger(xp.minimum(a.data, b.data), a, b, a.data < b.data)
+
+
+def _larger(y: Array, a: Tensor, b: Tensor, won: Array) -> Tensor:
+    """The result of maximum and minimum: y, which is a where `won`."""
+    a_shape, b_shape, equal = a.shape, b.shape, a.data == b.data
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        ga = xp.where(equal, g / 2, g * won)
+        return unbroadcast_both(ga, g - ga, a_shape, b_shape)
+
+    return apply(y, (a, b), vjp, saved=(won, equal))
+
+
+def where(condition: Any, a: Any, b: Any) -> Tensor:
+    """y = a where the condition holds, otherwise b; ga = g there, gb = g elsewhere. All three are broadcast.
+
+    condition: booleans, an array, a list or a single one, such as `x > 0` returns. Raises TypeError for anything else.
+    """
+    a, b = operands(a, b)
+    held = backend.listed(condition)
+    held = np.asarray(held) if isinstance(held, (bool, np.bool_)) else held
+    if not isinstance(held, (np.ndarray, xp.ndarray)) or backend.is_masked(held) or held.dtype != bool:
+        raise TypeError(f"where: the condition is {shown(condition)}; give booleans, such as x.data > 0")
+    held, a_shape, b_shape = xp.asarray(held), a.shape, b.shape
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        nothing = xp.zeros_like(g)
+        return unbroadcast_both(xp.where(held, g, nothing), xp.where(held, nothing, g), a_shape, b_shape)
+
+    return apply(xp.where(held, a.data, b.data), (a, b), vjp, saved=(held,))
+
+
 @operation
 def negative(x: Tensor) -> Tensor:
     """y = -x; gx = -g."""
@@ -107,6 +198,8 @@ def matmul(a: Any, b: Any) -> Tensor:
         raise ValueError(f"matmul needs at least two axes, got shapes {a.shape} and {b.shape}; reshape first")
     if a.shape[-1] != b.shape[-2]:
         raise ValueError(f"matmul: the shapes are {a.shape} and {b.shape}; a's last axis and b's last but one differ")
+    if any(n != m and 1 not in (n, m) for n, m in zip(a.shape[-3::-1], b.shape[-3::-1], strict=False)):
+        raise ValueError(f"matmul: the shapes are {a.shape} and {b.shape}; an axis before the last two differs")
 
     def vjp(g: Array) -> tuple[Array, Array]:
         ga = backend.matmul(g, b.data.swapaxes(-1, -2))
@@ -147,215 +240,52 @@ def log(x: Tensor) -> Tensor:
 
 
 @operation
+def sqrt(x: Tensor) -> Tensor:
+    """y = the square root of x; gx = g / 2y."""
+    y = xp.sqrt(x.data)
+    return apply(y, (x,), lambda g: (g / (2 * y),), saved=(y,))
+
+
+@operation
+def abs(x: Tensor) -> Tensor:
+    """y = |x|; gx = g times the sign of x, which is 0 at 0."""
+    return apply(xp.absolute(x.data), (x,), lambda g: (g * xp.sign(x.data),), saved=(x,))
+
+
+@operation
+def sigmoid(x: Tensor) -> Tensor:
+    """y = 1 / (1 + e^-x); gx = g y (1 - y). Computed from e^-|x|, which is never infinite."""
+    e = xp.exp(-xp.absolute(x.data))
+    y = xp.where(x.data >= 0, xp.ones_like(e), e) / (1 + e)
+    return apply(y, (x,), lambda g: (g * y * (1 - y),), saved=(y,))
+
+
+@operation
+def clip(x: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
+    """y = x, but at least `low` and at most `high` (each a number, or None for no bound); gx = g within the bounds.
+
+    Raises ValueError without any bound, and where low is above high.
+    """
+    bounds = [_bound(x, n, end) for n, end in ((low, -np.inf), (high, np.inf))]
+    if low is None and high is None:
+        raise ValueError("clip: low and high are None; give a number for one of them")
+    if not bounds[0] <= bounds[1]:  # NaN is at most nothing
+        raise ValueError(f"clip: low is {shown(low)}, high is {shown(high)}; low must be a number that is at most high")
+    inside = (x.data >= bounds[0]) & (x.data <= bounds[1])
+    return apply(xp.minimum(xp.maximum(x.data, bounds[0]), bounds[1]), (x,), lambda g: (g * inside,), saved=(inside,))
+
+
+def _bound(x: Tensor, given: Any, end: float) -> Array:
+    """A bound in x's dtype. Raises TypeError for anything but a number and None."""
+    if given is not None and (not isinstance(given, Real) or isinstance(given, bool)):
+        raise TypeError(f"clip: a bound is {shown(given)}; give a number, or None for no bound")
+    return backend.constant("clip: a bound", end if given is None else given, x.dtype)
+
+
+@operation
 def cast(x: Tensor, dtype: Any) -> Tensor:
     """y = x in another dtype; gx = g in x's dtype. Raises TypeError for a dtype that is not floating point."""
     if not backend.is_float(dtype):
         raise TypeError(f"cast: dtype is {shown(dtype)}; tensors are floating point: give {backend.FLOAT_NAMES}")
     before = x.dtype
     return apply(x.data.astype(dtype), (x,), lambda g: (g.astype(before),))
-
-
-# Shapes ---------------------------------------------------------------------------------------------------------------
-
-
-@operation
-def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The same elements in another shape; gx is g in the old one. Raises ValueError if they do not fit."""
-    before = x.shape
-    try:
-        y = x.data.reshape(shape)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"reshape: from shape {before} to {shown(shape)}: {error}") from None
-    return apply(y, (x,), lambda g: (g.reshape(before),))
-
-
-@operation
-def transpose(x: Tensor, axes: Sequence[int] | None = None) -> Tensor:
-    """Axis i of y is axis axes[i] of x (reversed order by default); gx is g with the axes put back.
-
-    Raises ValueError unless each axis of x stands among the axes once.
-    """
-    axes = _axes("transpose", tuple(reversed(range(x.ndim))) if axes is None else axes, x.shape)
-    if len(axes) != x.ndim:
-        raise ValueError(f"transpose: axes is {shown(axes)}; a tensor of shape {x.shape} needs all of its axes")
-    back = tuple(int(i) for i in np.argsort(axes))
-    return apply(x.data.transpose(axes), (x,), lambda g: (g.transpose(back),))
-
-
-@operation
-def index(x: Tensor, item: Any) -> Tensor:
-    """y = x[item]; gx is zero but for gx[item] += g (an element that was taken twice gets two parts).
-
-    Raises IndexError for an item that is not there, TypeError for a Tensor or a masked array as the item.
-    """
-    shape, dtype = x.shape, x.dtype
-    parts = item if isinstance(item, tuple) else (item,)
-    for part in parts:
-        if isinstance(part, Tensor) or backend.is_masked(part):
-            raise TypeError(f"index: the item is {shown(part)}; give an array of whole numbers or of booleans")
-    try:
-        y = x.data[item]
-    except IndexError as error:
-        raise IndexError(f"index: the item is {shown(item)}, the tensor has shape {shape}: {error}") from None
-    basic = all(isinstance(part, (int, slice, type(None), type(Ellipsis))) for part in parts)
-
-    def vjp(g: Array) -> tuple[Array]:
-        gx = xp.empty(shape, dtype)
-        if basic:
-            gx[...] = 0
-            gx[item] = g
-        else:
-            backend.scatter_add(gx, item, g)
-        return (gx,)
-
-    kept = tuple(part for part in parts if not basic and hasattr(part, "nbytes"))
-    return apply(y, (x,), vjp, saved=kept)
-
-
-def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """The tensors one behind the other along `axis`; each gets its own piece of g.
-
-    Raises ValueError for an empty list or an axis that is not there, TypeError for different dtypes.
-    """
-    check_tensors("concatenate", tensors)
-    if not tensors:
-        raise ValueError("concatenate needs at least one tensor")
-    if len({x.dtype for x in tensors}) > 1:
-        raise TypeError(f"concatenate: dtypes differ: {[str(x.dtype) for x in tensors]}")
-    borders = np.cumsum([x.shape[_axis("concatenate", axis, x.shape)] for x in tensors])[:-1].tolist()
-    y = xp.concatenate([x.data for x in tensors], axis=axis)
-    return apply(y, tensors, lambda g: tuple(xp.split(g, borders, axis=axis)))
-
-
-# Reductions -----------------------------------------------------------------------------------------------------------
-
-
-@operation
-def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """y = sum of x over `axis` (all axes by default); every element of x gets the g of its sum."""
-    shape, axes = x.shape, _axes("sum", axis, x.shape)
-
-    def vjp(g: Array) -> tuple[Array]:
-        return (xp.array(xp.broadcast_to(_keep(g, shape, axes), shape)),)
-
-    return apply(backend.total(x.data, axes, keepdims), (x,), vjp)
-
-
-@operation
-def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """y = sum of x / n over `axis`; gx = g / n. Raises ValueError for the mean of nothing."""
-    shape, axes = x.shape, _axes("mean", axis, x.shape)
-    n = math.prod(shape[i] for i in axes)
-    if n == 0:
-        raise ValueError(f"mean of no elements: shape {shape}, axis {axis}")
-
-    def vjp(g: Array) -> tuple[Array]:
-        part = g * g.dtype.type(1 / n)  # bfloat16 times a Python number would be float32
-        return (xp.array(xp.broadcast_to(_keep(part, shape, axes), shape)),)
-
-    return apply(backend.mean(x.data, axes, keepdims), (x,), vjp)
-
-
-@operation
-def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """y = the largest of x over `axis`; g goes to the element that won, in equal parts to equal winners.
-
-    Raises ValueError for the largest of nothing.
-    """
-    shape, axes = x.shape, _axes("max", axis, x.shape)
-    if 0 in [shape[i] for i in axes]:
-        raise ValueError(f"max of no elements: shape {shape}, axis {axis}")
-    y = x.data.max(axis=axes, keepdims=True)
-    won = x.data == y
-    out = y if keepdims else y.reshape(tuple(n for i, n in enumerate(shape) if i not in axes))
-
-    def vjp(g: Array) -> tuple[Array]:
-        winners = won.sum(axis=axes, keepdims=True).astype(g.dtype)
-        return (won * (_keep(g, shape, axes) / winners),)
-
-    return apply(out, (x,), vjp, saved=(won,))
-
-
-@operation
-def softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """y_i = e^x_i / sum_j e^x_j along `axis`.
-
-    dy_i/dx_j = y_i (1[i = j] - y_j), so gx = y (g - sum_j g_j y_j). The maximum of each row is subtracted first: it
-    cancels in the quotient, and no exponent is above 0. (The maximum of the whole tensor would not do: rows far
-    below it would underflow to 0 / 0.)
-    """
-    axis = _axis("softmax", axis, x.shape)
-    y = softmax_rows(x.data, axis)
-
-    def vjp(g: Array) -> tuple[Array]:
-        return (y * (g - backend.total(g * y, axis, keepdims=True)),)
-
-    return apply(y, (x,), vjp, saved=(y,))
-
-
-@operation
-def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """y_i = x_i - ln sum_j e^x_j along `axis`; gx = g - softmax(x) sum_j g_j."""
-    axis = _axis("log_softmax", axis, x.shape)
-    shifted = x.data - row_max(x.data, axis)
-    y = shifted - xp.log(backend.total(xp.exp(shifted), axis, keepdims=True))
-    return apply(y, (x,), lambda g: (g - xp.exp(y) * backend.total(g, axis, keepdims=True),), saved=(y,))
-
-
-def row_max(x: Array, axis: int = -1) -> Array:
-    """The maximum along `axis`, kept as an axis of length 1; 0 where there is nothing to compare."""
-    if x.shape[axis] == 0:
-        return backend.total(x, axis, keepdims=True)
-    return x.max(axis=axis, keepdims=True)
-
-
-def softmax_rows(x: Array, axis: int = -1, out: Array | None = None) -> Array:
-    """softmax on plain arrays of floating point; `out` may be x itself."""
-    backend.wide(x.dtype)  # refuses any other
-    e = xp.subtract(x, row_max(x, axis), out=out)
-    xp.exp(e, out=e)
-    e /= backend.total(e, axis, keepdims=True)
-    return e
-
-
-def _axis(operation: str, axis: Any, shape: tuple[int, ...]) -> int:
-    """The axis counted from the front. Raises ValueError for one that is not there, TypeError for anything else."""
-    if not isinstance(axis, (int, np.integer)) or isinstance(axis, bool):
-        raise TypeError(f"{operation}: the axis is {shown(axis)}; give a whole number")
-    ndim = len(shape)
-    if not -ndim <= axis < ndim:
-        there = f"allowed are {-ndim} to {ndim - 1}" if ndim else "it has no axes"
-        raise ValueError(f"{operation}: the axis is {shown(axis)}, the tensor has shape {shape}: {there}")
-    return int(axis) % ndim
-
-
-def _axes(operation: str, axis: Axis, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Each of the axes counted from the front, all of them for None. Raises ValueError for one that is given twice."""
-    if axis is None:
-        return tuple(range(len(shape)))
-    axes = tuple(_axis(operation, i, shape) for i in (axis if isinstance(axis, (list, tuple)) else [axis]))
-    if len(set(axes)) < len(axes):
-        raise ValueError(f"{operation}: the axes are {shown(axis)}; give each only once")
-    return axes
-
-
-def _keep(g: Array, shape: tuple[int, ...], reduced: tuple[int, ...]) -> Array:
-    """g with the axes that were reduced away put back, of length 1."""
-    return g.reshape(tuple(1 if i in reduced else n for i, n in enumerate(shape)))
-
-
-for _name, _operation in {
-    "__add__": add,
-    "__radd__": lambda a, b: add(b, a),
-    "__sub__": subtract,
-    "__rsub__": lambda a, b: subtract(b, a),
-    "__mul__": multiply,
-    "__rmul__": lambda a, b: multiply(b, a),
-    "__truediv__": divide,
-    "__rtruediv__": lambda a, b: divide(b, a),
-    "__matmul__": matmul,
-    "__rmatmul__": lambda a, b: matmul(b, a),
-    "__neg__": negative,
-    "__getitem__": index,
-}.items():
-    setattr(Tensor, _name, _operation)

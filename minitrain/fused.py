@@ -17,8 +17,8 @@ import numpy as np
 from . import backend
 from .autograd import Tensor, apply, operation
 from .backend import Array, xp
-from .errors import UserError, check_number, check_whole, shown
-from .functional import row_max, softmax_rows
+from .errors import UserError, check_choice, check_number, check_whole, shown
+from .reductions import row_max, softmax_rows
 
 BLOCK = 32 * 1024  # elements: GELU's steps find a block in the cache (3 to 5% of a training step)
 IGNORE = -100  # the label of a token that is not predicted, such as padding; PyTorch's ignore_index
@@ -196,16 +196,34 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -
 
 
 @operation
-def gelu(x: Tensor) -> Tensor:
-    """y = x/2 (1 + t), t = tanh(u), u = c (x + 0.044715 x^3), c = sqrt(2/pi).  Any shape.
+def gelu(x: Tensor, approximate: str = "tanh") -> Tensor:
+    """y = x P(normal < x), exactly (approximate="none") or in GPT-2's form, which is faster.  Any shape.
+
+    "tanh": y = x/2 (1 + t), t = tanh(u), u = c (x + 0.044715 x^3), c = sqrt(2/pi)
 
         dy/dx = (1 + t)/2 + x/2 (1 - t^2) c (1 + 0.134145 x^2)
 
-    The derivative is computed in the forward, while t is at hand, and is all that is kept. This is GPT-2's form of
-    x P(normal < x): Hendrycks, Gimpel, "Gaussian Error Linear Units", arXiv:1606.08415.
+    "none": y = x/2 (1 + erf(x/sqrt(2)))
+
+        dy/dx = y/x + x e^(-x^2/2) / sqrt(2 pi)
+
+    The derivative is computed in the forward, while t or erf is at hand, and is all that is kept. The two differ by at
+    most 5e-4. Raises UserError for another word. Hendrycks, Gimpel, "Gaussian Error Linear Units", arXiv:1606.08415.
     """
-    y, slope = _gelu_and_slope(xp.array(x.data), x.dtype)
+    check_choice("gelu: approximate", approximate, ("tanh", "none"))
+    if approximate == "tanh":
+        y, slope = _gelu_and_slope(xp.array(x.data), x.dtype)
+    else:
+        y, slope = _exact_gelu_and_slope(x.data)
     return apply(y, (x,), lambda g: (g * slope,), saved=(slope,))
+
+
+def _exact_gelu_and_slope(x: Array) -> tuple[Array, Array]:
+    """x P(normal < x) and its derivative, in x's dtype."""
+    u = x.astype(backend.wide(x.dtype), copy=False)
+    below = (1 + backend.erf(u / math.sqrt(2))) / 2
+    slope = below + u * xp.exp(-(u * u) / 2) / math.sqrt(2 * math.pi)
+    return (u * below).astype(x.dtype, copy=False), slope.astype(x.dtype, copy=False)
 
 
 def _gelu_and_slope(x: Array, dtype: Any) -> tuple[Array, Array]:
@@ -239,8 +257,7 @@ def causal_attention(qkv: Tensor, start: int = 0, scale: float | None = None) ->
         raise ValueError(f"causal_attention: qkv must have shape (B, T, 3, H, D/H), not {qkv.shape}")
     B, T, _, H, d = qkv.shape
     start = _whole("causal_attention: start", start)
-    default = d**-0.5 if d else 1.0
-    scale = default if scale is None else _number("causal_attention: scale", scale, "finite")
+    scale = _scale("causal_attention", scale, d)
     q, k, v = (xp.ascontiguousarray(qkv.data[:, :, i].transpose(0, 2, 1, 3)) for i in range(3))
     y, p = attend(q, k, v, scale, start, start)
 
@@ -254,19 +271,72 @@ def causal_attention(qkv: Tensor, start: int = 0, scale: float | None = None) ->
     return apply(y.transpose(0, 2, 1, 3).reshape(B, T, H * d), (qkv,), vjp, saved=(q, k, v, p))
 
 
+@operation
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Any = None, scale: float | None = None) -> Tensor:
+    """Each query looks at the keys that the mask lets it see.  q (..., Tq, d), k (..., Tk, d), v (..., Tk, e) ->
+    y (..., Tq, e), with one shape in front for all three, mostly (B, H).
+
+    mask: booleans that can be broadcast to (..., Tq, Tk), True where the query sees the key; by default it sees all
+    (`np.tri(T, dtype=bool)` is causal). y is 0 for a query that sees none. scale is 1/sqrt(d) unless given. See
+    `attend_vjp` for the derivative. As PyTorch's scaled_dot_product_attention.
+    Raises ValueError for shapes that do not fit, TypeError for another mask or different dtypes.
+    """
+    _check_dtypes("attention", q, k, v)
+    if min(q.ndim, k.ndim, v.ndim) < 2 or not (
+        q.shape[:-2] == k.shape[:-2] == v.shape[:-2] and q.shape[-1] == k.shape[-1] and k.shape[-2] == v.shape[-2]
+    ):
+        raise ValueError(
+            f"attention: q, k, v have shapes {q.shape}, {k.shape}, {v.shape}; "
+            "they must be (..., Tq, d), (..., Tk, d), (..., Tk, e)"
+        )
+    scale = _scale("attention", scale, q.shape[-1])
+    p = _scores(q.data, k.data, scale)
+    if mask is not None:
+        seen = _seen(mask, p.shape, q.shape)
+        blind = ~seen.any(axis=-1, keepdims=True)  # a softmax over nothing would be 0 / 0
+        p += xp.where(seen | blind, 0, -np.inf).astype(p.dtype)
+    p = softmax_rows(p, out=p).astype(q.dtype, copy=False)
+    if mask is not None:
+        p *= ~blind
+    y = backend.matmul(p, v.data)
+    return apply(y, (q, k, v), lambda g: attend_vjp(g, q.data, k.data, v.data, p, scale), saved=(q, k, v, p))
+
+
+def _seen(mask: Any, shape: tuple[int, ...], q: tuple[int, ...]) -> Array:
+    """The mask of `attention`. Raises TypeError unless it is booleans, ValueError unless they fit the scores."""
+    seen = backend.listed(mask)
+    if not isinstance(seen, (np.ndarray, xp.ndarray)) or backend.is_masked(seen) or seen.dtype != bool:
+        raise TypeError(f"attention: the mask is {shown(mask)}; give booleans, True where a query sees a key")
+    fits = seen.ndim <= len(shape) and all(n in (1, m) for n, m in zip(seen.shape[::-1], shape[::-1], strict=False))
+    if not fits:
+        raise ValueError(f"attention: q has shape {q}, the mask {seen.shape}; it must fit {shape}, (..., Tq, Tk)")
+    return xp.asarray(seen)
+
+
+def _scale(operation: str, scale: float | None, d: int) -> float:
+    """The scale of the scores of heads of width d: 1/sqrt(d) unless given."""
+    return (d**-0.5 if d else 1.0) if scale is None else _number(f"{operation}: scale", scale, "finite")
+
+
 def attend(q: Array, k: Array, v: Array, scale: float, q_start: int, k_start: int) -> tuple[Array, Array]:
     """y = p v with p = softmax(scale q k^T) over the keys no later than the query.  On plain arrays.
 
     q (B, H, Tq, D/H), k and v (B, H, Tk, D/H) -> y like q, p (B, H, Tq, Tk). Query i stands at logical time
     q_start + i, key j at k_start + j: the two differ when time is divided over ranks.
     """
-    scores = backend.matmul(q, k.swapaxes(-1, -2), dtype=backend.wide(q.dtype))
-    scores *= scale
+    scores = _scores(q, k, scale)
     q_time = q_start + np.arange(q.shape[2])[:, None]
     k_time = k_start + np.arange(k.shape[2])
     scores += xp.asarray(np.where(k_time <= q_time, 0.0, -np.inf).astype(scores.dtype))
     p = softmax_rows(scores, out=scores).astype(q.dtype, copy=False)
     return backend.matmul(p, v), p
+
+
+def _scores(q: Array, k: Array, scale: float) -> Array:
+    """scale q k^T, in float32 for half precision."""
+    scores = backend.matmul(q, k.swapaxes(-1, -2), dtype=backend.wide(q.dtype))
+    scores *= scale
+    return scores
 
 
 def attend_vjp(g: Array, q: Array, k: Array, v: Array, p: Array, scale: float) -> tuple[Array, Array, Array]:

@@ -77,6 +77,22 @@ def reductions(axis: Any, keep: bool) -> list[Operation]:
         Operation(f"sum {at}", lambda x: F.sum(x, axis, keep), lambda t, x: x.sum(axis, keep), full + empty),
         Operation(f"mean {at}", lambda x: F.mean(x, axis, keep), lambda t, x: x.mean(axis, keep), full),
         Operation(f"max {at}", lambda x: F.max(x, axis, keep), lambda t, x: x.amax(every, keep), full),
+        Operation(f"min {at}", lambda x: F.min(x, axis, keep), lambda t, x: x.amin(every, keep), full),
+        *(
+            Operation(
+                f"var {at},correction={c}",
+                lambda x, c=c: F.var(x, axis, keep, c),
+                lambda t, x, c=c: x.var(axis, correction=c, keepdim=keep),
+                [((3, 1, 5),)],
+            )
+            for c in (0, 1)
+        ),
+        Operation(
+            f"logsumexp {at}",
+            lambda x: F.logsumexp(x, axis, keep),
+            lambda t, x: t.logsumexp(x, tuple(range(x.ndim)) if axis is None else axis, keep),
+            [((3, 1, 5),)],
+        ),
     ]
 
 
@@ -86,11 +102,39 @@ TABLE = [
     Operation("multiply", lambda a, b: a * b, lambda t, a, b: a * b, TWO),
     Operation("divide", lambda a, b: a / b, lambda t, a, b: a / b, TWO, positive=True),
     Operation("negative", lambda x: -x, lambda t, x: -x, ONE),
+    Operation("power", lambda a, b: a**b, lambda t, a, b: a**b, TWO, positive=True),
+    *(Operation(f"power {n}", lambda x, n=n: x**n, lambda t, x, n=n: x**n, ONE) for n in (0, 1, 2, 3, 4, 5, 2.0)),
+    *(Operation(f"power {n}", lambda x, n=n: x**n, lambda t, x, n=n: x**n, ONE, True) for n in (0.5, -2, -1.5)),
+    Operation("power of a number", lambda x: 2**x, lambda t, x: 2**x, ONE),
+    Operation("maximum", lambda a, b: F.maximum(a, b), lambda t, a, b: t.maximum(a, b), TWO),
+    Operation("minimum", lambda a, b: F.minimum(a, b), lambda t, a, b: t.minimum(a, b), TWO),
+    Operation(
+        "where",
+        lambda a, b: F.where([[True], [False]], a, b),
+        lambda t, a, b: t.where(t.tensor([[True], [False]]), a, b),
+        [((3,), (3,)), ((2, 3), (1, 3)), ((), (2, 1)), ((4, 2, 3), ())],
+    ),
+    Operation("where one", lambda a, b: F.where(True, a, b), lambda t, a, b: a + 0 * b, [((2, 3), (1, 3))]),
     Operation("matmul", lambda a, b: a @ b, lambda t, a, b: a @ b, MATMUL),
     Operation("relu", F.relu, lambda t, x: t.relu(x), ONE),
     Operation("tanh", F.tanh, lambda t, x: t.tanh(x), ONE),
     Operation("exp", F.exp, lambda t, x: t.exp(x), ONE),
     Operation("log", F.log, lambda t, x: t.log(x), ONE, positive=True),
+    Operation("sqrt", F.sqrt, lambda t, x: t.sqrt(x), ONE, positive=True),
+    Operation("abs", abs, lambda t, x: t.abs(x), ONE),
+    Operation("sigmoid", F.sigmoid, lambda t, x: t.sigmoid(x), ONE),
+    Operation("sigmoid of large", lambda x: F.sigmoid(x * 40), lambda t, x: t.sigmoid(x * 40), [((3, 5),)]),
+    Operation("clip", lambda x: F.clip(x, -0.5, 1), lambda t, x: t.clip(x, -0.5, 1), ONE),
+    Operation("clip from below", lambda x: F.clip(x, 0.1), lambda t, x: t.clip(x, min=0.1), ONE),
+    Operation("clip from above", lambda x: F.clip(x, high=0.1), lambda t, x: t.clip(x, max=0.1), ONE),
+    Operation(
+        "broadcast_to",
+        lambda x: F.broadcast_to(x, (4, 2, 3)),
+        lambda t, x: x.expand(4, 2, 3),
+        [((3,),), ((2, 1),), ((),), ((4, 2, 3),), ((1, 1, 1),)],
+    ),
+    Operation("squeeze", F.squeeze, lambda t, x: x.squeeze(), [((1, 3, 1),), ((2, 3),), ((),), ((1, 1),), ((0, 1),)]),
+    Operation("squeeze last", lambda x: F.squeeze(x, -1), lambda t, x: x.squeeze(-1), [((1, 3, 1),), ((0, 1),)]),
     Operation("reshape", lambda x: F.reshape(x, (3, -1)), lambda t, x: x.reshape(3, -1), [((2, 6),), ((3, 1, 2),)]),
     Operation("reshape to ()", lambda x: F.reshape(x, ()), lambda t, x: x.reshape(()), [((1, 1),), ((),)]),
     Operation("reshape nothing", lambda x: F.reshape(x, (0, 2)), lambda t, x: x.reshape(0, 2), [((5, 0),)]),
@@ -104,6 +148,24 @@ TABLE = [
     Operation(
         "transpose negative", lambda x: F.transpose(x, (-1, 0, 1)), lambda t, x: x.permute(-1, 0, 1), [((2, 3, 4),)]
     ),
+    Operation("transpose two", lambda x: F.transpose(x, (0, -1)), lambda t, x: x.transpose(0, -1), [((2, 3, 4),)]),
+    Operation("transpose one", lambda x: F.transpose(x, 0), lambda t, x: x + 0, [((3,),)]),
+    *(
+        Operation(
+            f"split {sizes}, {axis}",
+            lambda x, s=sizes, a=axis: F.split(x, s, a)[-1],
+            lambda t, x, s=sizes, a=axis: x.split(s, a)[-1],
+            [((5, 4),)],
+        )
+        for sizes, axis in ((2, 0), (9, 0), ([2, 3], 0), ([1, 0, 3], -1), (4, 1))
+    ),
+    *(
+        Operation(
+            f"stack {axis}", lambda *xs, a=axis: F.stack(xs, a), lambda t, *xs, a=axis: t.stack(xs, a), [((2, 3),) * 4]
+        )
+        for axis in (0, 1, -1)
+    ),
+    Operation("stack one", lambda *xs: F.stack(xs), lambda t, *xs: t.stack(xs), [((),), ((), ()), ((0, 2), (0, 2))]),
     *(indexed(name, item) for name, item in ITEMS.items()),
     Operation("index reversed", lambda x: x[::-1], lambda t, x: x.flip(0), [((3, 2),), ((0,),)]),
     Operation("index scalar", lambda x: x[()], lambda t, x: x[()], [((),)]),
@@ -123,6 +185,8 @@ TABLE = [
     Operation("softmax first", lambda x: F.softmax(x, 0), lambda t, x: t.softmax(x, 0), [((3, 2),), ((0, 2),)]),
     Operation("log_softmax", F.log_softmax, lambda t, x: t.log_softmax(x, -1), ROWS[:-1]),
     Operation("log_softmax first", lambda x: F.log_softmax(x, 0), lambda t, x: t.log_softmax(x, 0), [((3, 2),)]),
+    Operation("softmax of one", F.softmax, lambda t, x: t.softmax(x, 0), [((),)]),
+    Operation("log_softmax of one", F.log_softmax, lambda t, x: t.log_softmax(x, 0), [((),)]),
     Operation("cast", lambda x: F.cast(x, x.dtype), lambda t, x: x.clone(), ONE),
 ]
 HALVES = (np.float16, ml_dtypes.bfloat16)

@@ -61,6 +61,23 @@ def attended(q_start: int, k_start: int) -> Operation:
     return Operation(f"attend {q_start},{k_start}", ours, theirs, [((2, 2, 3, 4), (2, 2, 5, 4), (2, 2, 5, 4))])
 
 
+def t_attention(t: Any, q: Any, k: Any, v: Any, **options: Any) -> Any:
+    return t.nn.functional.scaled_dot_product_attention(q, k, v, **options)
+
+
+def masked(mask: np.ndarray) -> Callable[..., Tensor]:
+    return lambda q, k, v: fused.attention(q, k, v, mask)
+
+
+MASK = np.arange(20).reshape(4, 5) % 3 > 0
+PADDED = (np.arange(5) < np.array([[3], [5]]))[:, None, None]  # the first sample has three keys, the second all five
+THREE = [
+    ((2, 3, 4, 2), (2, 3, 5, 2), (2, 3, 5, 6)),
+    ((4, 2), (5, 2), (5, 1)),
+    ((1, 2, 1, 3), (1, 2, 1, 3), (1, 2, 1, 3)),
+    ((0, 2, 4, 2), (0, 2, 5, 2), (0, 2, 5, 2)),
+    ((2, 0, 2), (2, 5, 2), (2, 5, 2)),
+]
 QKV = [
     ((2, 5, 3, 2, 3),),
     ((1, 7, 3, 1, 4),),
@@ -117,6 +134,26 @@ TABLE = [
         [((3, 1), (1,), (1,))],
     ),
     Operation("gelu", fused.gelu, lambda t, x: t.nn.functional.gelu(x, approximate="tanh"), ANY),
+    Operation("gelu exact", lambda x: fused.gelu(x, "none"), lambda t, x: t.nn.functional.gelu(x), ANY),
+    Operation(
+        "gelu exact, far", lambda x: fused.gelu(x * 5, "none"), lambda t, x: t.nn.functional.gelu(x * 5), ANY[:2]
+    ),
+    Operation("attention", fused.attention, lambda t, *qkv: t_attention(t, *qkv), THREE),
+    Operation(
+        "attention masked", masked(MASK), lambda t, *qkv: t_attention(t, *qkv, attn_mask=t.tensor(MASK)), THREE[:2]
+    ),
+    Operation(
+        "attention with a mask for each sample",
+        masked(PADDED),
+        lambda t, *qkv: t_attention(t, *qkv, attn_mask=t.tensor(PADDED).expand(2, 3, 4, 5)),
+        THREE[:1],
+    ),
+    Operation(
+        "attention scaled",
+        lambda q, k, v: fused.attention(q, k, v, scale=0.3),
+        lambda t, *qkv: t_attention(t, *qkv, scale=0.3),
+        THREE,
+    ),
     Operation("causal_attention", fused.causal_attention, torch_attention, QKV),
     Operation("causal_attention later", lambda x: fused.causal_attention(x, start=9), torch_attention, QKV[:1]),
     Operation(
@@ -251,6 +288,8 @@ BIG: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
     "embedding": (lambda w: fused.embedding(cycle((400,), 40), w), ((40, 16),)),
     "layer_norm": (fused.layer_norm, ((200, 16), (16,), (16,))),
     "gelu": (fused.gelu, ((40, 16),)),
+    "gelu, exact": (lambda x: fused.gelu(x, "none"), ((40, 16),)),
+    "attention": (lambda *qkv: fused.attention(*qkv, np.tri(16, dtype=bool)), ((2, 2, 16, 8),) * 3),
     "causal_attention": (fused.causal_attention, ((2, 16, 3, 2, 8),)),
     "cross_entropy": (lambda x: fused.cross_entropy(x, cycle((200,), 16), 200), ((200, 16),)),
     "cross_entropy, labels cut out": (  # reshape copies them, and then there are two arrays

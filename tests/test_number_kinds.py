@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitrain import backend, fused
+from minitrain import backend, fused, reductions, shapes
 from minitrain import functional as F
 from minitrain.autograd import Tensor, backward
 from minitrain.backend import FLOATS
@@ -125,6 +125,17 @@ def gelu(x: np.ndarray) -> np.ndarray:
     return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
+def exact_gelu(x: np.ndarray) -> np.ndarray:
+    return x / 2 * (1 + np.vectorize(math.erf, [float])(x / math.sqrt(2)))
+
+
+def masked_attention(x: np.ndarray, seen: Any) -> np.ndarray:
+    """Each row looks at those that it may see; one that sees none gets 0."""
+    seen = np.broadcast_to(True if seen is None else seen, (len(x), len(x)))
+    scores = np.where(seen, np.exp(x @ x.T * x.shape[1] ** -0.5), 0)
+    return scores / np.maximum(scores.sum(-1, keepdims=True), 1e-300) @ x
+
+
 def attention(qkv: np.ndarray) -> np.ndarray:
     q, k, v = qkv.transpose(2, 0, 3, 1, 4)
     return (
@@ -148,7 +159,7 @@ class Row:
 
     T: a tensor. N: a tensor or None. O: an operand, one of which may be a number, a list or an array.
     A: a plain array of floating point. X: what an index may be.
-    I: ids below 2. M: a mask. Y: a target. G: the seed of backward.
+    I: ids below 2. M: a mask, an array. L: booleans in any form. Y: a target. G: the seed of backward.
     """
 
     name: str
@@ -188,7 +199,18 @@ ROWS = [
     Row("operands", lambda a, b: F.operands(a, b)[1], lambda a, b: b, "OO", (S, V)),
     Row("matmul", lambda a, b: a @ b, lambda a, b: a @ b, "OO", (S, (3, 2))),
     Row("matmul", F.matmul, lambda a, b: a @ b, "OO", (S, (3, 2))),
+    Row("power", lambda a, b: a**b, lambda a, b: a**b, "OO", (S, V)),
+    Row("power", F.power, lambda a, b: a**b, "OO", (V, S)),
+    Row("power", lambda a: F.power(a, 3), lambda a: a**3, "T", (S,)),
+    Row("maximum", F.maximum, np.maximum, "OO", (S, V)),
+    Row("minimum", F.minimum, np.minimum, "OO", (V, S)),
+    Row("where", F.where, np.where, "LOO", (S, S, V)),
+    Row("broadcast_to", lambda x: F.broadcast_to(x, (2, 2, 3)), lambda x: np.broadcast_to(x, (2, 2, 3)), "T", (S,)),
     Row("negative", F.negative, lambda x: -x, "T", (S,)),
+    Row("sqrt", F.sqrt, np.sqrt, "T", (S,)),
+    Row("abs", F.abs, np.abs, "T", (S,)),
+    Row("sigmoid", F.sigmoid, lambda x: 1 / (1 + np.exp(-x)), "T", (S,)),
+    Row("clip", lambda x: F.clip(x, 1.5, 2.5), lambda x: np.clip(x, 1.5, 2.5), "T", (S,)),
     Row("relu", F.relu, lambda x: np.maximum(x, 0), "T", (S,)),
     Row("tanh", F.tanh, np.tanh, "T", (S,)),
     Row("exp", F.exp, np.exp, "T", (S,)),
@@ -197,6 +219,9 @@ ROWS = [
     Row("reshape", lambda x: F.reshape(x, (3, 2)), lambda x: x.reshape(3, 2), "T", (S,)),
     Row("transpose", F.transpose, np.transpose, "T", (S,)),
     Row("transpose", lambda x: F.transpose(x, [1, 0]), np.transpose, "T", (S,)),
+    Row("squeeze", lambda x: F.squeeze(x, 0), lambda x: x[0], "T", ((1, 3),)),
+    Row("split", lambda x: F.split(x, [1, 2], 1)[1], lambda x: x[:, 1:], "T", (S,)),
+    Row("stack", lambda a, b: F.stack([a, b]), lambda a, b: np.stack([a, b]), "TT", (S, S)),
     Row("index", F.index, lambda x, i: x[i], "TX", (S, (2,))),
     Row("concatenate", lambda a, b: F.concatenate([a, b]), lambda a, b: np.concatenate([a, b]), "TT", (S, S)),
     Row("sum", F.sum, np.sum, "T", (S,)),
@@ -205,6 +230,9 @@ ROWS = [
     Row("mean", lambda x: F.mean(x, 0), lambda x: np.mean(x, 0), "T", (S,)),
     Row("max", F.max, np.max, "T", (S,)),
     Row("max", lambda x: F.max(x, -1, True), lambda x: np.max(x, -1, keepdims=True), "T", (S,)),
+    Row("min", F.min, np.min, "T", (S,)),
+    Row("var", lambda x: F.var(x, 0), lambda x: np.var(x, 0, ddof=1), "T", (S,)),
+    Row("logsumexp", F.logsumexp, lambda x: np.log(np.exp(x).sum()), "T", (S,)),
     Row("softmax", F.softmax, softmax, "T", (S,)),
     Row("log_softmax", F.log_softmax, lambda x: np.log(softmax(x)), "T", (S,)),
     Row("unbroadcast", lambda g: F.unbroadcast(g, (1, 3)), lambda g: g.sum(0, keepdims=True), "A", (S,)),
@@ -218,6 +246,9 @@ ROWS = [
     Row("embedding", fused.embedding, lambda i, w: w[np.asarray(i)], "IT", (S, (2, 3))),
     Row("layer_norm", fused.layer_norm, layer_norm, "TTT", (S, V, V)),
     Row("gelu", fused.gelu, gelu, "T", (S,)),
+    Row("gelu", lambda x: fused.gelu(x, "none"), exact_gelu, "T", (S,)),
+    Row("attention", fused.attention, lambda q, k, v: softmax(q @ k.T * 3**-0.5) @ v, "TTT", (S, S, S)),
+    Row("attention", lambda x, m: fused.attention(x, x, x, m), masked_attention, "TL", (S, (2, 2))),
     Row("causal_attention", fused.causal_attention, attention, "T", ((1, 2, 3, 2, 3),)),
     Row(
         "attend",
@@ -259,17 +290,17 @@ ROWS = [
 def test_every_function_is_in_the_sweep() -> None:
     public = {
         name
-        for module in (F, fused)
+        for module in (F, shapes, reductions, fused)
         for name, thing in vars(module).items()
         if inspect.isfunction(thing) and thing.__module__ == module.__name__ and not name.startswith("_")
     }
-    inside = {"targets"}  # what the two cross-entropies share
+    inside = {"targets", "axis_of", "axes_of"}  # what several operations share
     assert public - {row.name for row in ROWS} == inside, "add a row to ROWS"
 
 
 def proper(letter: str, values: np.ndarray, dtype: Any) -> Any:
     """An argument as it should be."""
-    kinds = {"I": np.int64, "X": np.int64, "M": bool}
+    kinds = {"I": np.int64, "X": np.int64, "M": bool, "L": bool}
     if letter in kinds:
         return (values % 2).astype(kinds[letter])
     return Tensor(values.astype(dtype)) if letter in "TNO" else values.astype(dtype)
@@ -278,10 +309,12 @@ def proper(letter: str, values: np.ndarray, dtype: Any) -> Any:
 def fits(letter: str, value: Any, dtype: Any) -> bool:
     """Whether the value may stand in such a place; its shape may still be wrong."""
     own = getattr(value, "dtype", None)
-    if isinstance(value, np.ma.MaskedArray) or (value is None and letter not in "NX"):
+    if isinstance(value, np.ma.MaskedArray) or (value is None and letter not in "NXL"):
         return False
     if letter == "M":
         return own is not None and own.kind == "b"
+    if letter == "L":
+        return value is None or np.asarray(value).dtype == bool
     if letter == "I":
         return np.asarray(value).dtype.kind in "iu"
     if letter in "OY":
@@ -300,7 +333,7 @@ def test_sweep(row: Row, numbers: list[int], dtype: np.dtype) -> None:
     for at, letter in enumerate(row.arguments):
         usual, seen = np.dtype(np.float32) if letter == "G" else dtype, set()
         for kind, form in itertools.product(KINDS, PLAIN if letter == "A" else FORMS):
-            strange = given_as(form, values[at] % 2 if letter in "IXM" else values[at], kind)
+            strange = given_as(form, values[at] % 2 if letter in "IXML" else values[at], kind)
             own = kind.newbyteorder("=") in FLOATS
             try_it(row, values, at, strange, kind.newbyteorder("=") if letter == "A" and own else usual)
             for to in (None, dtype) if letter in "TNO" else ():
@@ -325,7 +358,7 @@ def try_it(row: Row, values: list[np.ndarray], at: int, strange: Any, dtype: np.
 def judge(row: Row, y: Any, arguments: list[Any], dtype: np.dtype) -> None:
     """The result in its dtype, near what float64 arithmetic makes."""
     plain = [x.data if isinstance(x, Tensor) else x for x in arguments]
-    raw = [one in "IXM" or x is None for one, x in zip(row.arguments, plain, strict=True)]
+    raw = [one in "IXML" or x is None for one, x in zip(row.arguments, plain, strict=True)]
     wide = [x if as_it_is else widened(x) for as_it_is, x in zip(raw, plain, strict=True)]
     array = y.data if isinstance(y, Tensor) else np.asarray(y)
     kept = plain[0].dtype.newbyteorder("=") if row.arguments[0] == "A" else dtype
@@ -453,18 +486,29 @@ NUMBERS: dict[str, tuple[Callable[[Any], Tensor], type]] = {
     "epsilon": (lambda n: fused.layer_norm(X, ONE, ONE, n), float),
     "start": (lambda n: fused.causal_attention(QKV, n), int),
     "scale": (lambda n: fused.causal_attention(QKV, scale=n), float),
+    "scale of attention": (lambda n: fused.attention(X, X, X, scale=n), float),
     "cross_entropy": (lambda n: fused.cross_entropy(X, [0, 1], n), float),
     "mean_squared_error": (lambda n: fused.mean_squared_error(X, X.data + 1, n), float),
     "dropout": (lambda n: fused.dropout(X, np.ones((2, 3), bool), n), float),
     "sum": (lambda n: F.sum(X, n), int),
     "mean": (lambda n: F.mean(X, n), int),
     "max": (lambda n: F.max(X, n), int),
+    "min": (lambda n: F.min(X, n), int),
+    "var": (lambda n: F.var(X, n), int),
+    "correction": (lambda n: F.var(X, correction=n), int),
+    "logsumexp": (lambda n: F.logsumexp(X, n), int),
+    "squeeze": (lambda n: F.squeeze(Tensor(np.ones((1, 3, 1))), n), int),
+    "stack": (lambda n: F.stack([X, X], n), int),
+    "split": (lambda n: F.split(X, n)[0], int),
+    "broadcast_to": (lambda n: F.broadcast_to(X, (n, 2, 3)), int),
+    "clip": (lambda n: F.clip(X, n), float),
     "softmax": (lambda n: F.softmax(X, n), int),
     "log_softmax": (lambda n: F.log_softmax(X, n), int),
     "concatenate": (lambda n: F.concatenate([X, X], n), int),
     "transpose": (lambda n: F.transpose(X, (n, 0)), int),
     "reshape": (lambda n: F.reshape(X, (n, 6)), int),
 }
+SEVERAL = ("sum", "mean", "max", "min", "var", "logsumexp", "squeeze")  # axes, or none
 ODD: list[Any] = [
     *(0, 1, -1, 2, 0.5, 1.5, -0.5, 1e-3, math.nan, math.inf, 10**400, True, False, None, "1", b"1", 1j, [1], (), {}),
     *(np.float32(0.5), np.float64(0.25), np.int64(1), np.int8(1), np.array(0.5), np.array([1]), np.bool_(True)),
@@ -477,8 +521,8 @@ def test_numbers(name: str) -> None:
     call, like = NUMBERS[name]
     for value in ODD:
         y, message = refusal(call, value)
-        default = value is None and name in ("scale", "sum", "mean", "max")
-        listed = isinstance(value, (list, tuple)) and name in ("sum", "mean", "max")
+        default = value is None and name in ("scale", "scale of attention", *SEVERAL)
+        listed = isinstance(value, (list, tuple)) and name in (*SEVERAL, "split")
         if message or default or listed:
             continue
         assert like(value) == value and not isinstance(value, (Tensor, np.ndarray, str)), f"{value!r} was taken"
@@ -487,17 +531,18 @@ def test_numbers(name: str) -> None:
 
 
 def test_axes() -> None:
-    for operation in (F.sum, F.mean, F.max):
+    for operation in (F.sum, F.mean, F.max, F.min, F.var, F.logsumexp):
         assert operation(X, [0, -1]).data == operation(X, (0, 1)).data == operation(X).data
         for axes in ((0, 0), (0, -2), 2, (-3,), [5]):
             with pytest.raises(ValueError, match=operation.__name__):
                 operation(X, axes)
-    for rows in (F.softmax, F.log_softmax):
-        with pytest.raises(ValueError, match=r"softmax.*shape \(\): it has no axes"):
-            rows(Tensor(1.0))
+    for rows, alone in ((F.softmax, 1.0), (F.log_softmax, 0.0)):
+        assert [rows(Tensor(3.0), axis).data for axis in (-1, 0)] == [alone, alone]  # a row of one
+        with pytest.raises(ValueError, match=r"softmax: the axis is 1, .*allowed are -1 to 0"):
+            rows(Tensor(3.0), 1)
     for shape, axes in (((), (0,)), ((2, 3), (0,)), ((2, 3), (0, 0)), ((2, 3), (0, 2)), ((2, 3), 1)):
         with pytest.raises(ValueError, match="transpose"):
-            F.transpose(Tensor(np.ones(shape)), axes)  # type: ignore[arg-type]
+            F.transpose(Tensor(np.ones(shape)), axes)
     assert F.transpose(Tensor(1.0), ()).shape == ()
     with pytest.raises(ValueError, match=r"concatenate.*no axes"):
         F.concatenate([Tensor(1.0), Tensor(2.0)])

@@ -107,7 +107,7 @@ class Parameter(Tensor):
         self.requires_grad = True
         self.node = self.on_ready = self.segment = None  # as in Tensor.__init__, but for the values, which come later
         self.placement = Placement(path, shape, tuple(slice(0, n) for n in shape))
-        self.mean, self.std, self.decay = mean, std, decay
+        self.init_mean, self.std, self.decay = mean, std, decay
         self.bucket: Any = None  # parallel.flat.Bucket, when one holds this parameter
         self._data: Array | None = None
         self._grad: Array | None = None
@@ -223,10 +223,10 @@ class Parameter(Tensor):
         check_seed(seed)
         where = self.placement
         if self.std == 0:
-            return np.full(where.local, self.mean, self._dtype)
+            return np.full(where.local, self.init_mean, self._dtype)
         values = rng.normal(rng.key(seed, where.path), where.shape, where.index)
         values *= self.std
-        values += self.mean
+        values += self.init_mean
         return values.astype(self._dtype)
 
     def accumulate(self, vjp: WeightVjp, g: Array) -> None:

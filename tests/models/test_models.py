@@ -86,7 +86,7 @@ def test_no_two_parameters_start_equal(
         for b in random[:i]:
             n = min(a.size, b.size)
             assert not (a.reshape(-1)[:n] == b.reshape(-1)[:n]).any()
-    assert all(np.unique(p.draw(1)).tolist() == [p.mean] for p in model.parameters() if p.std == 0)
+    assert all(np.unique(p.draw(1)).tolist() == [p.init_mean] for p in model.parameters() if p.std == 0)
 
 
 @MODELS

@@ -1505,7 +1505,9 @@ class Reading(Stored):
         self.first = lambda: first.kept
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        return super().__call__(x, batch) + self.first()
+        kept = self.first()
+        assert kept is not None
+        return super().__call__(x, batch) + kept
 
 
 class Watched(FeedForward):

@@ -1,0 +1,170 @@
+"""Operations that move elements and compute nothing: another shape, another order, parts, tensors joined.
+
+Users call them as `functional.reshape` and so on, or as methods: `x.reshape(2, 3)`. In every docstring y is the result,
+g = dL/dy and gx = dL/dx. The gradient goes back the way that the elements came.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from . import backend
+from .autograd import Tensor, apply, check_tensors, operation
+from .backend import Array, xp
+from .errors import shown
+
+Axis: TypeAlias = int | Sequence[int] | None
+
+
+@operation
+def reshape(x: Tensor, shape: int | Sequence[int]) -> Tensor:
+    """The same elements in another shape; gx is g in the old one. Raises ValueError if they do not fit."""
+    before = x.shape
+    try:
+        y = x.data.reshape(shape)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"reshape: from shape {before} to {shown(shape)}: {error}") from None
+    return apply(y, (x,), lambda g: (g.reshape(before),))
+
+
+@operation
+def squeeze(x: Tensor, axis: Axis = None) -> Tensor:
+    """x without `axis`, which has length 1: one axis, several, or by default all of length 1. gx is g in x's shape.
+
+    Raises ValueError for an axis of another length.
+    """
+    axes = axes_of("squeeze", axis, x.shape)
+    longer = [i for i in axes if x.shape[i] != 1]
+    if longer and axis is not None:
+        raise ValueError(f"squeeze: the axis is {shown(axis)}; of shape {x.shape}, only axes of length 1 can go")
+    return reshape(x, tuple(n for i, n in enumerate(x.shape) if i not in axes or n != 1))
+
+
+@operation
+def transpose(x: Tensor, axes: int | Sequence[int] | None = None) -> Tensor:
+    """Axis i of y is axis axes[i] of x (reversed order by default); gx is g with the axes put back.
+
+    Two axes of a tensor that has more of them change places: transpose(x, (-2, -1)) transposes each matrix.
+    Raises ValueError unless each axis of x is named once, or two axes.
+    """
+    axes = axes_of("transpose", tuple(reversed(range(x.ndim))) if axes is None else axes, x.shape)
+    if len(axes) == 2 < x.ndim:
+        order, (i, j) = list(range(x.ndim)), axes
+        order[i], order[j] = j, i
+        axes = tuple(order)
+    if len(axes) != x.ndim:
+        raise ValueError(f"transpose: axes is {shown(axes)}; a tensor of shape {x.shape} needs all of its axes, or two")
+    back = tuple(int(i) for i in np.argsort(axes))
+    return apply(x.data.transpose(axes), (x,), lambda g: (g.transpose(back),))
+
+
+@operation
+def index(x: Tensor, item: Any) -> Tensor:
+    """y = x[item]; gx is zero but for gx[item] += g (an element that was taken twice gets two parts).
+
+    Raises IndexError for an item that is not there, TypeError for a Tensor or a masked array as the item.
+    """
+    shape, dtype = x.shape, x.dtype
+    parts = item if isinstance(item, tuple) else (item,)
+    for part in parts:
+        if isinstance(part, Tensor) or backend.is_masked(part):
+            raise TypeError(f"index: the item is {shown(part)}; give an array of whole numbers or of booleans")
+    try:
+        y = x.data[item]
+    except IndexError as error:
+        raise IndexError(f"index: the item is {shown(item)}, the tensor has shape {shape}: {error}") from None
+    basic = all(isinstance(part, (int, slice, type(None), type(Ellipsis))) for part in parts)
+
+    def vjp(g: Array) -> tuple[Array]:
+        gx = xp.empty(shape, dtype)
+        if basic:
+            gx[...] = 0
+            gx[item] = g
+        else:
+            backend.scatter_add(gx, item, g)
+        return (gx,)
+
+    kept = tuple(part for part in parts if not basic and hasattr(part, "nbytes"))
+    return apply(y, (x,), vjp, saved=kept)
+
+
+@operation
+def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> list[Tensor]:
+    """Pieces of x along `axis`: of length `sizes` each, the last as long as is left, or of the lengths in a list.
+
+    As torch.split. (numpy.split takes the number of pieces instead.) Each piece gets the gradient of its elements.
+    Raises ValueError for lengths below 0 or that do not add up to the axis, TypeError for what is no whole number.
+    """
+    axis = axis_of("split", axis, x.shape)
+    n, each = x.shape[axis], not isinstance(sizes, (list, tuple))
+    given: Sequence[Any] = [sizes] if isinstance(sizes, (int, np.integer)) else sizes if not each else [None]
+    if any(not isinstance(length, (int, np.integer)) or isinstance(length, bool) for length in given):
+        raise TypeError(f"split: sizes is {shown(sizes)}; give a whole number, or a list of them")
+    lengths = [int(length) for length in given]
+    if each and lengths[0] > 0:
+        lengths = [min(lengths[0], n - lo) for lo in range(0, n, lengths[0])] or [0]
+    if min(lengths, default=-1) < 0 or sum(lengths) != n:
+        raise ValueError(f"split: sizes is {shown(sizes)}; axis {axis} of shape {x.shape} has {n} elements to divide")
+    ends = np.cumsum(lengths).tolist()
+    return [index(x, (*(slice(None),) * axis, slice(hi - size, hi))) for size, hi in zip(lengths, ends, strict=True)]
+
+
+def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """The tensors one behind the other along `axis`; each gets its own piece of g.
+
+    Raises ValueError for an empty list, an axis that is not there or shapes that do not fit, TypeError for different
+    dtypes.
+    """
+    _check_joined("concatenate", tensors)
+    borders = np.cumsum([x.shape[axis_of("concatenate", axis, x.shape)] for x in tensors])[:-1].tolist()
+    y = _joined("concatenate", xp.concatenate, tensors, axis)
+    return apply(y, tensors, lambda g: tuple(xp.split(g, borders, axis=axis)))
+
+
+def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """n tensors of one shape in one, with a new axis of length n at place `axis`; each gets its own piece of g.
+
+    Raises ValueError for an empty list, an axis that is not there or different shapes, TypeError for different dtypes.
+    """
+    _check_joined("stack", tensors)
+    axis = axis_of("stack", axis, (len(tensors), *tensors[0].shape))
+    y = _joined("stack", xp.stack, tensors, axis)
+    return apply(y, tensors, lambda g: tuple(xp.moveaxis(g, axis, 0)))
+
+
+def _check_joined(name: str, tensors: Sequence[Tensor]) -> None:
+    """Raise TypeError for what is no tensor, and for tensors of different dtypes, ValueError for none."""
+    check_tensors(name, tensors)
+    if not tensors:
+        raise ValueError(f"{name} needs at least one tensor")
+    if len({x.dtype for x in tensors}) > 1:
+        raise TypeError(f"{name}: dtypes differ: {[str(x.dtype) for x in tensors]}")
+
+
+def _joined(name: str, join: Any, tensors: Sequence[Tensor], axis: int) -> Array:
+    try:
+        return join([x.data for x in tensors], axis=axis)
+    except ValueError as error:
+        raise ValueError(f"{name}: the shapes are {[x.shape for x in tensors]}, along axis {axis}: {error}") from None
+
+
+def axis_of(operation: str, axis: Any, shape: tuple[int, ...]) -> int:
+    """The axis counted from the front. Raises ValueError for one that is not there, TypeError for anything else."""
+    if not isinstance(axis, (int, np.integer)) or isinstance(axis, bool):
+        raise TypeError(f"{operation}: the axis is {shown(axis)}; give a whole number")
+    ndim = len(shape)
+    if not -ndim <= axis < ndim:
+        there = f"allowed are {-ndim} to {ndim - 1}" if ndim else "it has no axes"
+        raise ValueError(f"{operation}: the axis is {shown(axis)}, the tensor has shape {shape}: {there}")
+    return int(axis) % ndim
+
+
+def axes_of(operation: str, axis: Axis, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Each of the axes counted from the front, all of them for None. Raises ValueError for one that is given twice."""
+    if axis is None:
+        return tuple(range(len(shape)))
+    axes = tuple(axis_of(operation, i, shape) for i in (axis if isinstance(axis, (list, tuple)) else [axis]))
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"{operation}: the axes are {shown(axis)}; give each only once")
+    return axes
