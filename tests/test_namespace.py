@@ -1,0 +1,112 @@
+"""`import minitrain as mt`: what it offers, what it starts, and the programs that people type first."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import minitrain
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPECTED = """
+    Tensor backward no_grad functional fused nn optim lr_schedules precision gpt mlp GPTConfig MLPConfig Model Module
+    Parameter Trainer Strategy Mesh launch load save SGD Adam AdamW LARS LAMB Scaler StaticScaler DynamicScaler
+    TextLoader ArrayLoader Batch Where CharTokenizer load_text load_digits IGNORE UserError
+"""
+
+
+def fresh(program: str) -> str:
+    """What a program prints in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_names() -> None:
+    assert {*EXPECTED.split()} <= {*minitrain.__all__} <= {*dir(minitrain)}
+    assert len({*minitrain.__all__}) == len(minitrain.__all__)
+    for name in minitrain.__all__:
+        assert getattr(minitrain, name) is not None
+    with pytest.raises(AttributeError, match=r"no attribute 'Trainr'; it has .*Trainer"):
+        minitrain.Trainr  # noqa: B018
+
+
+def test_type_checkers_see_what_there_is() -> None:
+    """The names that are imported when they are used stand under TYPE_CHECKING too."""
+    source = Path(minitrain.__file__).read_text()
+    seen = source.partition("if TYPE_CHECKING:")[2].partition("\n__version__")[0]
+    assert {*minitrain._HOMES, *minitrain._MODULES} == {*re.findall(r"\w+", re.sub(r"from \S+ import|#.*", "", seen))}
+
+
+def test_importing_starts_nothing() -> None:
+    program = """
+import sys, threading
+import minitrain
+heavy = [name for name in sys.modules if name.partition(".")[0] in ("mpi4py", "tyro", "rich", "safetensors", "torch")]
+heavy += [name for name in sys.modules if name.startswith(("minitrain.train", "minitrain.parallel", "minitrain.cli"))]
+print(heavy, threading.active_count())
+"""
+    assert fresh(program) == "[] 1\n" and threading.active_count() >= 1
+
+
+MICROGRAD = """
+import minitrain as mt
+
+a = mt.Tensor(-4.0, requires_grad=True)
+b = mt.Tensor(2.0, requires_grad=True)
+c = a + b
+d = a * b + b**3
+c += c + 1
+c += 1 + c + (-a)
+d += d * 2 + (b + a).relu()
+d += 3 * d + (b - a).relu()
+e = c - d
+f = e**2
+g = f / 2.0
+g += 10.0 / f
+print(f'{g.data:.4f}')
+g.backward()
+print(f'{a.grad:.4f}')
+print(f'{b.grad:.4f}')
+"""
+
+
+def test_the_example_of_micrograd() -> None:
+    assert fresh(MICROGRAD).split() == ["24.7041", "138.8338", "645.5773"]
+
+
+def readme(first: str) -> str:
+    """The program of the README that has this line."""
+    blocks = re.findall(r"(?:^    .*\n|^\n)+", (ROOT / "README.md").read_text(), re.MULTILINE)
+    found = next(block for block in blocks if first in block)
+    return "\n".join(line[4:] for line in found.strip("\n").splitlines())
+
+
+def test_the_programs_of_the_readme() -> None:
+    gpt = readme("tokens = mt.CharTokenizer.of(text)")
+    assert len([line for line in gpt.splitlines() if line.strip()]) <= 10
+    loss = float(fresh(gpt).split()[-1])
+    assert 2.5 < loss < 4.2  # ln 65 = 4.17
+    block = readme("class LlamaBlock(nn.Module)")
+    check = """
+from minitrain.data.batch import Batch, Where
+import numpy as np
+block = LlamaBlock("block", width=8, heads=2)
+block.draw(seed=1)
+x = mt.Tensor(np.random.default_rng(0).standard_normal((2, 5, 8)).astype(np.float32), requires_grad=True)
+y = block(x, Batch(np.zeros((2, 5), int), None, Where(1, 0, 2, 5, slice(0, 2), slice(0, 5))))
+y[:, 2].sum().backward()
+print(y.shape, y.dtype, x.grad[:, 3:].any(), all(p.grad.any() for p in block.parameters()))
+"""
+    assert fresh(block + check).strip() == "(2, 5, 8) float32 False True"
