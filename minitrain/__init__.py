@@ -40,7 +40,9 @@ if TYPE_CHECKING:  # imported when they are first used: see __getattr__
     from .data.digits import load_digits
     from .data.loader import ArrayLoader, TextLoader
     from .data.text import CharTokenizer, load_text
-    from .models import GPTConfig, MLPConfig, Model, gpt, mlp
+    from .models.gpt import GPTConfig, gpt
+    from .models.mlp import MLPConfig, mlp
+    from .models.model import Model
     from .nn import Module, Parameter
     from .optim import LAMB, LARS, SGD, Adam, AdamW
     from .parallel.strategy import Strategy

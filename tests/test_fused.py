@@ -289,7 +289,7 @@ BIG: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
     "layer_norm": (fused.layer_norm, ((200, 16), (16,), (16,))),
     "gelu": (fused.gelu, ((40, 16),)),
     "gelu, exact": (lambda x: fused.gelu(x, "none"), ((40, 16),)),
-    "attention": (lambda *qkv: fused.attention(*qkv, np.tri(16, dtype=bool)), ((2, 2, 16, 8),) * 3),
+    "attention": (lambda q, k, v: fused.attention(q, k, v, np.tri(16, dtype=bool)), ((2, 2, 16, 8),) * 3),
     "causal_attention": (fused.causal_attention, ((2, 16, 3, 2, 8),)),
     "cross_entropy": (lambda x: fused.cross_entropy(x, cycle((200,), 16), 200), ((200, 16),)),
     "cross_entropy, labels cut out": (  # reshape copies them, and then there are two arrays

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Linear(Module):
-    """y = x W + b, W (I, *O), b (*O)."""
+    """y = x W + b, W (I, *O), b (*O); with bias=False y = x W."""
 
     per_position = True
 
@@ -33,11 +33,12 @@ class Linear(Module):
         fan_out: int | tuple[int, ...],
         std: float = 0.02,
         dtype: Any = np.float32,
+        bias: bool = True,
     ) -> None:
         self.path = path
         out = fan_out if isinstance(fan_out, tuple) else (fan_out,)
         self.weight = Parameter(f"{path}.weight", (fan_in, *out), std=std, dtype=dtype)
-        self.bias = Parameter(f"{path}.bias", out, dtype=dtype, decay=False)
+        self.bias = Parameter(f"{path}.bias", out, dtype=dtype, decay=False) if bias else None
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
         """x (..., I) -> (..., *O), with GELU on top if asked for."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import rng
 from ..autograd import Tensor, WeightVjp
-from ..backend import FLOAT_NAMES, Array, is_float, is_masked, to_device, xp
+from ..backend import FLOAT_NAMES, Array, as_floats, is_float, is_masked, to_device, to_host, xp
 from ..errors import UserError, check_number, check_seed, check_shape, check_text, check_whole, shown
 from ..shares import share
 
@@ -89,29 +89,44 @@ class Parameter(Tensor):
 
     It is declared first and gets its values later: from a bucket, which also gives its gradient a place, or from
     `Module.draw`. `decay` says whether weight decay applies (not to biases and norms).
+    shape: or an array, which has the values to start from; they are copied, and are there at once.
+    dtype: by default the array's, or float32.
     """
 
     def __init__(
         self,
         path: str,
-        shape: tuple[int, ...],
+        shape: tuple[int, ...] | Array,
         mean: float = 0.0,
         std: float = 0.0,
-        dtype: Any = np.float32,
+        dtype: Any = None,
         decay: bool = True,
     ) -> None:
         check_text("path", path)
+        values = shape if hasattr(shape, "dtype") else None
+        if values is not None:
+            if mean or std:
+                raise UserError(
+                    f"{path}: its values are given, with mean {shown(mean)} and std {shown(std)}: leave both"
+                )
+            values = as_floats(f"{path}: values", values, dtype)
+            shape = values.shape
+        dtype = dtype if dtype is not None else np.float32 if values is None else values.dtype
         check_shape(f"{path}: shape", shape)
         check_number(f"{path}: mean", mean, "finite")
         check_number(f"{path}: std", std, "at least 0")
         self.requires_grad = True
         self.node = self.on_ready = self.segment = None  # as in Tensor.__init__, but for the values, which come later
-        self.placement = Placement(path, shape, tuple(slice(0, n) for n in shape))
+        self.placement = Placement(path, tuple(shape), tuple(slice(0, n) for n in shape))
         self.init_mean, self.std, self.decay = mean, std, decay
         self.bucket: Any = None  # parallel.flat.Bucket, when one holds this parameter
         self._data: Array | None = None
         self._grad: Array | None = None
         self._dtype = _float_type(path, dtype)
+        self.start: np.ndarray | None = None  # the values that were given to start from
+        if values is not None:
+            self.start = np.array(to_host(values))
+            self._data = xp.array(values)
 
     @property
     def data(self) -> Array:
@@ -211,8 +226,13 @@ class Parameter(Tensor):
         return self._dtype
 
     def store_as(self, dtype: Any) -> None:
-        """From now on the values and the gradient have this dtype. Raises UserError when there are values already."""
-        if self._data is not None:
+        """From now on the values and the gradient have this dtype. Raises UserError when there are values already.
+
+        Those that an array gave to start from are converted.
+        """
+        if self.start is not None and self.bucket is None and self._data is not None:
+            self._data = self._data.astype(_float_type(self.placement.path, dtype))
+        elif self._data is not None:
             raise UserError(
                 f"{self.placement.path} has {self._dtype} values already; choose its dtype before it is drawn"
             )
@@ -222,6 +242,8 @@ class Parameter(Tensor):
         """The initial values of the slice held here, on the host: the same numbers whatever the mesh."""
         check_seed(seed)
         where = self.placement
+        if self.start is not None:
+            return self.start[where.index].astype(self._dtype)
         if self.std == 0:
             return np.full(where.local, self.init_mean, self._dtype)
         values = rng.normal(rng.key(seed, where.path), where.shape, where.index)

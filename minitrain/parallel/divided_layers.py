@@ -178,7 +178,7 @@ class ColumnLinear(Columns):
     """nn.Linear by columns."""
 
     weight: Parameter
-    bias: Parameter
+    bias: Parameter | None
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
         return self.io.column(self.at("linear", self.given(x)), self.weight, self.bias, gelu)
@@ -188,7 +188,7 @@ class RowLinear(Rows):
     """nn.Linear by rows."""
 
     weight: Parameter
-    bias: Parameter
+    bias: Parameter | None
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
         return self.io.row(self.at("linear", self.given(x)), self.weight, self.bias, gelu)

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from minitrain import functional as F
-from minitrain import fused
+from minitrain import fused, reductions
+from minitrain import shapes as moves
 from minitrain.autograd import Tensor, apply, no_grad
 from minitrain.backend import to_device, to_host, xp
 from minitrain.comm import threads
@@ -97,6 +98,18 @@ TABLE = [
     ),
     Row("relu", F.relu, ONE),
     Row("tanh", F.tanh, ONE),
+    Row("power", lambda a, b: (F.exp(a) + 1) ** b, TWO),
+    Row("power", lambda x: x**3 + (x * x + 1) ** -0.5 + 2**x, ONE),
+    Row("maximum minimum", lambda a, b: F.maximum(a, b) * F.minimum(a * 2, b), TWO),
+    Row("where", lambda a, b: F.where(ids((3,), 2) > 0, a, b), [((3,), (3,)), ((2, 3), (1, 3)), ((), (2, 1))]),
+    Row("where", lambda x: F.where([True, False, True], x, 0) + F.where(x > 0, 1, x), [((2, 3),), ((3,),)]),
+    Row("broadcast_to", lambda x: F.broadcast_to(x, (4, 2, 3)), [((3,),), ((2, 1),), ((),)]),
+    Row("sqrt abs", lambda x: F.sqrt(F.abs(x) + 1), ONE),
+    Row("sigmoid", F.sigmoid, ONE),
+    Row("clip", lambda x: F.clip(x, -0.5, 0.5) + F.clip(x, high=0.1), ONE),
+    Row("squeeze", F.squeeze, [((1, 3, 1),), ((),)]),
+    Row("split", lambda x: F.split(x, [1, 3], -1)[1] * F.split(x, 2, 1)[0][:, :1], [((3, 4),)]),
+    Row("stack", lambda *xs: F.stack(xs, -1), [((3,),) * 2, ((2, 3),) * 3, ((), ())]),
     Row("exp", F.exp, ONE),
     Row("log multiply add", lambda x: F.log(x * x + 1.0), ONE),
     Row("cast", lambda x: F.cast(F.cast(x, np.float64), x.dtype), ONE),
@@ -111,6 +124,9 @@ TABLE = [
     *(Row("sum", lambda x, a=axis, keep=keep: F.sum(x, a, keep), THREE) for axis, keep in AXES),
     *(Row("mean", lambda x, a=axis, keep=keep: F.mean(x, a, keep), THREE) for axis, keep in AXES),
     *(Row("max", lambda x, a=axis, keep=keep: F.max(x, a, keep), THREE) for axis, keep in AXES),
+    *(Row("min", lambda x, a=axis, keep=keep: F.min(x, a, keep), THREE) for axis, keep in AXES),
+    *(Row("var", lambda x, a=axis, keep=keep: F.var(x, a, keep), THREE) for axis, keep in AXES),
+    *(Row("logsumexp", lambda x, a=axis, keep=keep: F.logsumexp(x, a, keep), THREE) for axis, keep in AXES),
     Row("sum", F.sum, ONE),
     Row("mean max", lambda x: F.mean(x) + F.max(x), [((),), ((1,),)]),
     Row("max relu", lambda x: F.max(F.relu(x), 0), [((6, 5),)]),  # with equal winners
@@ -130,6 +146,9 @@ TABLE = [
     Row("embedding", lambda w: fused.embedding([[0, 2], [3, 0]], w), [((4, 3),)]),
     Row("layer_norm", fused.layer_norm, [((5,), (5,), (5,)), ((2, 3, 5), (5,), (5,)), ((0, 5), (5,), (5,))]),
     Row("gelu", fused.gelu, ONE),
+    Row("gelu", lambda x: fused.gelu(x, "none"), ONE),
+    Row("attention", fused.attention, [((2, 3, 4), (2, 5, 4), (2, 5, 6))]),
+    Row("attention", lambda x: fused.attention(x, x, x, np.tri(5, k=-1, dtype=bool)), [((2, 5, 3),)]),
     Row("causal_attention", fused.causal_attention, [((2, 5, 3, 2, 3),), ((1, 1, 3, 2, 2),), ((0, 3, 3, 2, 2),)]),
     Row("causal_attention", lambda x: fused.causal_attention(x, 9, 0.1), [((2, 4, 3, 3, 1),)]),
     Row("attend attend_vjp", attended, [((2, 2, 3, 4), (2, 2, 5, 4), (2, 2, 5, 4))]),
@@ -150,6 +169,8 @@ HELPERS = {
     "row_max",
     "softmax_rows",
     "targets",
+    "axis_of",
+    "axes_of",
 }  # on the way of the others
 
 
@@ -158,7 +179,7 @@ def uncalled() -> list[str]:
     called = {name for row in TABLE for name in row.calls.split()} | HELPERS
     public = [
         f"{module.__name__}.{name}"
-        for module in (F, fused)
+        for module in (F, moves, reductions, fused)
         for name, thing in vars(module).items()
         if inspect.isfunction(thing) and thing.__module__ == module.__name__ and not name.startswith("_")
     ]

@@ -555,6 +555,7 @@ def test_an_activation_after_rows_comes_after_the_sum() -> None:
 
     def layer() -> Linear:
         made = Linear("row", 6, 4, std=1.0, dtype=np.float64)
+        assert made.bias is not None
         made.bias.init_mean = 0.5
         return made
 
