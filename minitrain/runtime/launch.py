@@ -40,27 +40,35 @@ def launch(wait: float | None = None) -> Iterator[Communicator]:
     """Gives the communicator of all ranks, and ends the job when one of them fails.
 
     wait: seconds after which it ends, too, when ranks wait for others and none moves. By default 60, or the number in
-    MINITRAIN_WAIT.
+    MINITRAIN_WAIT. In a notebook or at Python's prompt, on one process, an exception stays the exception that it is.
     """
     world: Communicator = world_of_one()
     try:
         world = _world()
         limit = waiting(wait)
     except UserError as error:
-        _mistake(world, error)
+        if not _at_a_prompt(world):
+            _mistake(world, error)
         raise
     page, before, door = sys.stdout, threading.excepthook, _Door(world, limit)
     remains.unlink_own()  # the door was made by all ranks together, so they have left MPI_Init
-    threading.excepthook, sys.stdout = door.thread_failed, watched(page)
+    threading.excepthook, sys.stdout = before if _at_a_prompt(world) else door.thread_failed, watched(page)
     try:
         yield world
         door.wait_for_all()
     except BaseException as error:
         door.leaving = True
+        if _at_a_prompt(world):
+            raise
         _leave(world, error, door)
     finally:
         threading.excepthook, sys.stdout = before, page
         door.close()
+
+
+def _at_a_prompt(world: Communicator) -> bool:
+    """Whether this is the only rank, and works for Python's prompt or a notebook, which must outlive an exception."""
+    return world.size == 1 and hasattr(sys, "ps1")  # IPython and Jupyter set it, too
 
 
 def _world() -> Communicator:

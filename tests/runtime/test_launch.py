@@ -374,3 +374,26 @@ def test_doctor() -> None:
     assert "mpirun -n 2 works" in end.output and "FAIL" not in end.output
     wide = [line for line in end.output.splitlines() if len(line) > 80]
     assert not wide, wide
+
+
+@pytest.mark.parametrize("error", ["ValueError", "UserError", "KeyboardInterrupt"])
+def test_in_a_notebook_an_exception_stays_an_exception(error: str) -> None:
+    """Without ranks, at a prompt or in a notebook: both set sys.ps1. Otherwise it ends the process, with a status."""
+    program = """
+import sys
+import minitrain
+from minitrain import UserError
+{prompt}
+try:
+    with minitrain.launch() as world:
+        raise {error}("spoiled")
+except {error} as error:
+    print("kept", error)
+except SystemExit as error:
+    print("ended", error.code)
+"""
+    for prompt, expected in (("sys.ps1 = 'In : '", "kept spoiled"), ("", "ended ")):
+        ended = run([sys.executable, "-c", program.format(prompt=prompt, error=error)])
+        assert expected in ended.output and ended.status == 0, ended.output
+    wait = program.replace("launch()", "launch(wait=-1)").format(prompt="sys.ps1 = '>>> '", error="UserError")
+    assert "kept wait is -1" in run([sys.executable, "-c", wait]).output
