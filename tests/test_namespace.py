@@ -96,8 +96,9 @@ def readme(first: str) -> str:
 def test_the_programs_of_the_readme() -> None:
     gpt = readme("tokens = mt.CharTokenizer.of(text)")
     assert len([line for line in gpt.splitlines() if line.strip()]) <= 10
-    loss = float(fresh(gpt).split()[-1])
-    assert 2.5 < loss < 4.2  # ln 65 = 4.17
+    lines = fresh(gpt).splitlines()
+    assert [line[:12] for line in lines] == ["update 10/20", "update 20/20"] and "validation loss" in lines[1]
+    assert fresh(readme("loss = ((x @ x.T")).split()[0] == f"{154**0.5:.4f}"
     block = readme("class LlamaBlock(nn.Module)")
     check = """
 from minitrain.data.batch import Batch, Where

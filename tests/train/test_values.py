@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import minitrain
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
@@ -559,9 +558,9 @@ def test_a_sample_that_is_not_finite_is_named(ranks: int, bad: float) -> None:
 def test_text_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     """It runs as it is printed."""
     text = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
-    section = text.split("this is a GPT on text, in updates instead of epochs:\n", 1)[1]
+    section = text.split("this is a GPT on text, in updates instead of\nepochs:\n", 1)[1]
     program = textwrap.dedent("\n".join(itertools.takewhile(lambda x: not x or x[0] == " ", section.splitlines())))
-    exec(compile(program, "README.md", "exec"), {"minitrain": minitrain})
+    exec(compile(program, "README.md", "exec"), {})
     lines = capsys.readouterr().out.splitlines()
     assert [line[:12] for line in lines] == ["update 10/20", "update 20/20"] and "validation loss" in lines[1]
 
