@@ -17,11 +17,11 @@ import numpy as np
 from . import backend
 from .autograd import Tensor, apply, operation
 from .backend import Array, xp
+from .denominators import IGNORE, of_elements, of_labels
 from .errors import UserError, check_choice, check_number, check_whole, shown
 from .reductions import row_max, softmax_rows
 
 BLOCK = 32 * 1024  # elements: GELU's steps find a block in the cache (3 to 5% of a training step)
-IGNORE = -100  # the label of a token that is not predicted, such as padding; PyTorch's ignore_index
 
 
 class Spread:
@@ -355,17 +355,20 @@ def attend_vjp(g: Array, q: Array, k: Array, v: Array, p: Array, scale: float) -
 
 
 @operation
-def cross_entropy(logits: Tensor, labels: Any, denominator: float) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Any, denominator: float | None = None) -> Tensor:
     """L = sum over tokens n of (ln sum_v e^x_nv - x_n,label(n)) / denominator.  logits x (..., V), labels (...).
 
         gx_nv = g (softmax(x_n)_v - 1[v = label(n)]) / denominator
 
     A token whose label is IGNORE is not in the sum, and its gradient is 0. The denominator is the number of the other
     tokens of the *global* batch, over all micro-batches and ranks (`batch.where.count`), so that partial losses and
-    partial gradients only ever have to be added. The loss is float32 for half-precision logits.
-    Raises IndexError for any other label outside 0..V-1, ValueError for a denominator that is not positive.
+    partial gradients only ever have to be added. Without one it is the mean, or the batch's count where a part is seen
+    (denominators.py). The loss is float32 for half-precision logits.
+    Raises IndexError for any other label outside 0..V-1, ValueError for a denominator that is not positive, UserError
+    for none where it is not known.
     """
-    denominator, labels = _positive(denominator), xp.asarray(backend.as_ids("cross_entropy: labels", labels))
+    labels = xp.asarray(backend.as_ids("cross_entropy: labels", labels))
+    denominator = of_labels("cross_entropy", labels) if denominator is None else _positive(denominator)
     V, dtype, wide = _axes_of("cross_entropy: logits", logits)[-1], logits.dtype, backend.wide(logits.dtype)
     flat, ignored = targets(labels, logits.shape[:-1], V)
     lead, tokens = labels.shape, xp.arange(labels.size)
@@ -413,13 +416,15 @@ def targets(labels: Array, shape: tuple[int, ...], V: int) -> tuple[Array, Array
 
 
 @operation
-def mean_squared_error(prediction: Tensor, target: Any, denominator: float) -> Tensor:
+def mean_squared_error(prediction: Tensor, target: Any, denominator: float | None = None) -> Tensor:
     """L = sum over all elements of (y - target)^2 / denominator.  gy = 2 g (y - target) / denominator.
 
     prediction and target of one shape; a list takes the prediction's dtype. The loss is float32 for half precision.
-    Raises ValueError for different shapes or a denominator that is not positive, TypeError for a Tensor as the target.
+    Without a denominator it is the mean, over the global batch where a part is seen (denominators.py).
+    Raises ValueError for different shapes or a denominator that is not positive, TypeError for a Tensor as the target,
+    UserError for no denominator where it is not known.
     """
-    denominator = _positive(denominator)
+    denominator = of_elements("mean_squared_error", prediction.shape) if denominator is None else _positive(denominator)
     if isinstance(target, Tensor):
         raise TypeError(f"mean_squared_error: target is {shown(target)}; no gradient goes there: give its array, .data")
     target = backend.constant("mean_squared_error: target", target, prediction.dtype)

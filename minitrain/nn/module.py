@@ -12,6 +12,7 @@ from .. import functional
 from ..autograd import Tensor
 from ..backend import to_device
 from ..data.batch import Batch
+from ..denominators import batch_at_work
 from ..errors import UserError, shown
 from ..observe import ledger
 from .parameter import Parameter
@@ -136,12 +137,13 @@ def watching(watch: Watch | None) -> Iterator[None]:
 def pass_through(units: Sequence[Any], x: Tensor | None, batch: Batch) -> Tensor:
     """What the units make of x, one after the other; nothing goes into the first unit of a whole model."""
     watch = _watch.get()
-    for unit in units:
-        before, x = x, unit(x, batch)
-        if not isinstance(x, Tensor):
-            name = getattr(unit, "path", "") or type(unit).__name__
-            raise TypeError(f"unit {name} returned {shown(x)}; a unit returns a Tensor")
-        if watch is not None and unit.path and x is not None:  # a segment has no path; its units have
-            watch(unit.path, before, x)
+    with batch_at_work(batch):  # for losses without a denominator
+        for unit in units:
+            before, x = x, unit(x, batch)
+            if not isinstance(x, Tensor):
+                name = getattr(unit, "path", "") or type(unit).__name__
+                raise TypeError(f"unit {name} returned {shown(x)}; a unit returns a Tensor")
+            if watch is not None and unit.path and x is not None:  # a segment has no path; its units have
+                watch(unit.path, before, x)
     assert x is not None
     return x

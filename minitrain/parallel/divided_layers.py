@@ -5,6 +5,7 @@ from typing import Any
 from ..autograd import Tensor
 from ..backend import Array
 from ..data.batch import Batch
+from ..denominators import batch_at_work
 from ..errors import UserError
 from ..nn import Module, Parameter
 from .tensor_parallel import TIME, TensorIO
@@ -156,8 +157,10 @@ class Unit(Divided):
         """Raise UserError for shapes that do not fit: those of its layers are not what its author had before him."""
         borders = self.io.borders
         x = x if x is None or borders is None else borders.enter(self.path, x)
+        part = self.io.unit(batch)
         try:
-            y = super().__call__(x, self.io.unit(batch))  # type: ignore[misc]
+            with batch_at_work(part):
+                y = super().__call__(x, part)  # type: ignore[misc]
         except (ValueError, IndexError) as error:
             raise UserError(f"{self.path}, with its layers divided: {error}.\n{self.advice()}") from error
         finally:

@@ -24,6 +24,7 @@ from ..backend import Array, square, to_device, to_host, wide
 from ..comm.agreement import check_same
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
+from ..denominators import expect_parts
 from ..errors import UserError, check_seed, check_whole
 from ..nn import Module, Parameter
 from ..optim import Found, Held, Owned, Totals, steps_begun, unscaled
@@ -213,6 +214,7 @@ class Reducer:
         self.check_drawn()
         self._check_unchanged()
         self.forget(backwards)
+        expect_parts(self.mesh.parts("samples") * backwards)
 
     def check_drawn(self) -> None:
         """Raise UserError while the parameters have no values."""
@@ -264,6 +266,7 @@ class Reducer:
         if self.line is not None:
             self.line.wait()
         self.finished = True
+        expect_parts(1)
         if self.division is not None:
             self.division.compare()
             self.division = None if self.division.over else self.division
