@@ -126,8 +126,8 @@ def power(a: Any, b: Any) -> Tensor:
     y = xp.power(a.data, b.data)
 
     def vjp_a(g: Array) -> Array:
-        slope = b.data * xp.power(a.data, b.data - 1)
-        return unbroadcast(g * xp.where(b.data == 0, xp.zeros_like(slope), slope), a.shape)
+        base = xp.where(b.data == 0, xp.ones_like(a.data), a.data)  # 0 times 0^-1 would be NaN
+        return unbroadcast(g * (b.data * xp.power(base, b.data - 1)), a.shape)
 
     def vjp(g: Array) -> tuple[Array, Array]:
         logarithm = xp.log(xp.where(a.data == 0, xp.ones_like(a.data), a.data))
@@ -141,24 +141,23 @@ def power(a: Any, b: Any) -> Tensor:
 def maximum(a: Any, b: Any) -> Tensor:
     """y = the larger of a and b; g goes to the one that won, and half to each of two equal ones."""
     a, b = operands(a, b)
-    return _larger(xp.maximum(a.data, b.data), a, b, a.data > b.data)
+    won, equal, a_shape, b_shape = a.data > b.data, a.data == b.data, a.shape, b.shape
+    y = xp.maximum(a.data, b.data)
+    return apply(y, (a, b), lambda g: _to_winners(g, won, equal, a_shape, b_shape), saved=(won, equal))
 
 
 def minimum(a: Any, b: Any) -> Tensor:
     """y = the smaller of a and b; g goes to the one that won, and half to each of two equal ones."""
     a, b = operands(a, b)
-    return _larger(xp.minimum(a.data, b.data), a, b, a.data < b.data)
+    won, equal, a_shape, b_shape = a.data < b.data, a.data == b.data, a.shape, b.shape
+    y = xp.minimum(a.data, b.data)
+    return apply(y, (a, b), lambda g: _to_winners(g, won, equal, a_shape, b_shape), saved=(won, equal))
 
 
-def _larger(y: Array, a: Tensor, b: Tensor, won: Array) -> Tensor:
-    """The result of maximum and minimum: y, which is a where `won`."""
-    a_shape, b_shape, equal = a.shape, b.shape, a.data == b.data
-
-    def vjp(g: Array) -> tuple[Array, Array]:
-        ga = xp.where(equal, g / 2, g * won)
-        return unbroadcast_both(ga, g - ga, a_shape, b_shape)
-
-    return apply(y, (a, b), vjp, saved=(won, equal))
+def _to_winners(g: Array, won: Array, equal: Array, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[Array, Array]:
+    """ga and gb of maximum and minimum: a, of this shape, has `won`."""
+    ga = xp.where(equal, g / 2, g * won)
+    return unbroadcast_both(ga, g - ga, a, b)
 
 
 def where(condition: Any, a: Any, b: Any) -> Tensor:

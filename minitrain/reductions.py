@@ -70,8 +70,10 @@ def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
     Raises ValueError for the largest of nothing.
     """
-    axes = _some("max", axis, x.shape)
-    return _winner(x, x.data.max(axis=axes, keepdims=True), axes, keepdims)
+    shape, axes = x.shape, _some("max", axis, x.shape)
+    y = x.data.max(axis=axes, keepdims=True)
+    won = x.data == y
+    return apply(_drop(y, axes, keepdims), (x,), lambda g: (_to_winners(g, won, shape, axes),), saved=(won,))
 
 
 @operation
@@ -80,20 +82,16 @@ def min(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
     Raises ValueError for the smallest of nothing.
     """
-    axes = _some("min", axis, x.shape)
-    return _winner(x, x.data.min(axis=axes, keepdims=True), axes, keepdims)
+    shape, axes = x.shape, _some("min", axis, x.shape)
+    y = x.data.min(axis=axes, keepdims=True)
+    won = x.data == y
+    return apply(_drop(y, axes, keepdims), (x,), lambda g: (_to_winners(g, won, shape, axes),), saved=(won,))
 
 
-def _winner(x: Tensor, y: Array, axes: tuple[int, ...], keepdims: bool) -> Tensor:
-    """The result of max and min: y, which has an axis of length 1 for each of `axes`."""
-    shape, won = x.shape, x.data == y
-    out = y if keepdims else y.reshape(tuple(n for i, n in enumerate(shape) if i not in axes))
-
-    def vjp(g: Array) -> tuple[Array]:
-        winners = won.sum(axis=axes, keepdims=True).astype(g.dtype)
-        return (won * (_keep(g, shape, axes) / winners),)
-
-    return apply(out, (x,), vjp, saved=(won,))
+def _to_winners(g: Array, won: Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
+    """gx of max and min."""
+    winners = won.sum(axis=axes, keepdims=True).astype(g.dtype)
+    return won * (_keep(g, shape, axes) / winners)
 
 
 @operation
@@ -106,8 +104,7 @@ def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     most = x.data.max(axis=axes, keepdims=True)
     most = xp.where(xp.isfinite(most), most, xp.zeros_like(most))  # inf - inf is NaN
     y = most + xp.log(backend.total(xp.exp(x.data - most), axes, keepdims=True))
-    out = y if keepdims else y.reshape(tuple(n for i, n in enumerate(shape) if i not in axes))
-    return apply(out, (x,), lambda g: (_keep(g, shape, axes) * xp.exp(x.data - y),), saved=(x, y))
+    return apply(_drop(y, axes, keepdims), (x,), lambda g: (_keep(g, shape, axes) * xp.exp(x.data - y),), saved=(x, y))
 
 
 @operation
@@ -162,6 +159,11 @@ def _some(operation: str, axis: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     if 0 in [shape[i] for i in axes]:
         raise ValueError(f"{operation} of no elements: shape {shape}, axis {axis}")
     return axes
+
+
+def _drop(y: Array, reduced: tuple[int, ...], keepdims: bool) -> Array:
+    """y without the axes that were reduced to length 1, or with them."""
+    return y if keepdims else y.reshape(tuple(n for i, n in enumerate(y.shape) if i not in reduced))
 
 
 def _keep(g: Array, shape: tuple[int, ...], reduced: tuple[int, ...]) -> Array:

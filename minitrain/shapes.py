@@ -38,7 +38,8 @@ def squeeze(x: Tensor, axis: Axis = None) -> Tensor:
     longer = [i for i in axes if x.shape[i] != 1]
     if longer and axis is not None:
         raise ValueError(f"squeeze: the axis is {shown(axis)}; of shape {x.shape}, only axes of length 1 can go")
-    return reshape(x, tuple(n for i, n in enumerate(x.shape) if i not in axes or n != 1))
+    before, after = x.shape, tuple(n for i, n in enumerate(x.shape) if i not in axes or n != 1)
+    return apply(x.data.reshape(after), (x,), lambda g: (g.reshape(before),))
 
 
 @operation

@@ -7,28 +7,39 @@ from types import FunctionType
 import numpy as np
 
 from minitrain import functional as F
-from minitrain import fused
+from minitrain import fused, reductions, shapes
 from minitrain.autograd import Tensor
 from minitrain.backend import Array
 
 IDS = np.array([[0, 2, 1], [2, 2, 0]])
-ONE = (F.negative, F.relu, F.tanh, F.exp, F.sum, F.mean, F.max, F.softmax, F.log_softmax, F.transpose, fused.gelu)
-TWO = (F.add, F.subtract, F.multiply, F.divide)
+ONE = (
+    *(F.negative, F.relu, F.tanh, F.sigmoid, F.exp, F.abs, F.sum, F.mean, F.var, F.max, F.min),
+    *(F.logsumexp, F.softmax, F.log_softmax, F.transpose, F.squeeze, fused.gelu),
+)
+TWO = (F.add, F.subtract, F.multiply, F.divide, F.maximum, F.minimum)
 OPERATIONS: list[tuple] = [  # a function, and the shapes of its operands
     *((f, (2, 3)) for f in ONE),
     *((f, (2, 1, 3), (4, 1)) for f in TWO),
     (F.matmul, (4, 2, 3), (3, 5)),
     (lambda x: F.log(x * x), (2, 3)),
+    (lambda x: F.sqrt(x * x), (2, 3)),
+    (lambda x, y: F.power(x * x, y), (2, 3), (3,)),
+    (partial(F.where, IDS > 0), (2, 3), (3,)),
+    (partial(F.clip, low=-1, high=1), (2, 3)),
+    (partial(F.broadcast_to, shape=(2, 2, 3)), (2, 3)),
     (partial(F.cast, dtype="float64"), (2, 3)),
     (partial(F.reshape, shape=(3, 2)), (2, 3)),
     (partial(F.index, item=[0, 1, 1]), (2, 3)),
     (lambda *x: F.concatenate(x), (2, 3), (1, 3)),
+    (lambda *x: F.stack(x), (2, 3), (2, 3)),
     (fused.linear, (2, 3), (3, 4), (4,)),
     (partial(fused.linear, gelu=True), (2, 3), (3, 4), (4,)),
     (fused.linear_transposed, (2, 3), (4, 3)),
     (fused.add_bias, (2, 3), (3,)),
     (partial(fused.embedding, IDS), (3, 2)),
     (fused.layer_norm, (2, 3), (3,), (3,)),
+    (partial(fused.gelu, approximate="none"), (2, 3)),
+    (fused.attention, (2, 3, 4), (2, 5, 4), (2, 5, 2)),
     (fused.causal_attention, (2, 5, 3, 2, 3)),
     (partial(fused.cross_entropy, labels=IDS, denominator=6), (2, 3, 4)),
     (partial(fused.mean_squared_error, target=np.ones((2, 3)), denominator=6), (2, 3)),
@@ -70,7 +81,7 @@ def gradient_check(operation: Callable[..., Tensor], *shapes: tuple[int, ...]) -
 def names() -> set[str]:
     """The operations of the library: its public functions that return a tensor."""
     found = set()
-    for module in (F, fused):
+    for module in (F, shapes, reductions, fused):
         for name, f in vars(module).items():
             own = isinstance(f, FunctionType) and f.__module__ == module.__name__ and not name.startswith("_")
             if own and f.__annotations__["return"] is Tensor:

@@ -89,8 +89,7 @@ class Parameter(Tensor):
 
     It is declared first and gets its values later: from a bucket, which also gives its gradient a place, or from
     `Module.draw`. `decay` says whether weight decay applies (not to biases and norms).
-    shape: or an array, which has the values to start from; they are copied, and are there at once.
-    dtype: by default the array's, or float32.
+    shape: or an array, which has the values to start from; they are converted to dtype, copied, and there at once.
     """
 
     def __init__(
@@ -99,11 +98,12 @@ class Parameter(Tensor):
         shape: tuple[int, ...] | Array,
         mean: float = 0.0,
         std: float = 0.0,
-        dtype: Any = None,
+        dtype: Any = np.float32,
         decay: bool = True,
     ) -> None:
         check_text("path", path)
-        values = shape if hasattr(shape, "dtype") else None
+        dtype = _float_type(path, dtype)
+        values: Array | None = shape if isinstance(shape, (np.ndarray, xp.ndarray)) else None
         if values is not None:
             if mean or std:
                 raise UserError(
@@ -111,7 +111,6 @@ class Parameter(Tensor):
                 )
             values = as_floats(f"{path}: values", values, dtype)
             shape = values.shape
-        dtype = dtype if dtype is not None else np.float32 if values is None else values.dtype
         check_shape(f"{path}: shape", shape)
         check_number(f"{path}: mean", mean, "finite")
         check_number(f"{path}: std", std, "at least 0")
@@ -122,7 +121,7 @@ class Parameter(Tensor):
         self.bucket: Any = None  # parallel.flat.Bucket, when one holds this parameter
         self._data: Array | None = None
         self._grad: Array | None = None
-        self._dtype = _float_type(path, dtype)
+        self._dtype = dtype
         self.start: np.ndarray | None = None  # the values that were given to start from
         if values is not None:
             self.start = np.array(to_host(values))
