@@ -70,15 +70,17 @@ _NAMES = {
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:
-    """Import a name of the namespace when it is first used. Raise AttributeError for one that is not in it."""
-    if name in _MODULES:
-        return importlib.import_module(f".{name}", __name__)
-    if name not in _HOMES:
-        raise AttributeError(f"module 'minitrain' has no attribute {name!r}; it has {', '.join(__all__)}")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # or type checkers would believe that every name is there
+
+    def __getattr__(name: str) -> Any:
+        """Import a name of the namespace when it is first used. Raise AttributeError for one that is not in it."""
+        if name in _MODULES:
+            return importlib.import_module(f".{name}", __name__)
+        if name not in _HOMES:
+            raise AttributeError(f"module 'minitrain' has no attribute {name!r}; it has {', '.join(__all__)}")
+        value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

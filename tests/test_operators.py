@@ -18,7 +18,6 @@ from minitrain.autograd import Tensor
 from minitrain.errors import UserError
 from minitrain.nn import Parameter
 from minitrain.operators import Operators
-from tests.tiers import full
 
 ROOT = Path(__file__).resolve().parents[1]
 X = np.array([[0.5, 1.5, 0.75], [2.0, 0.25, 1.0]])
@@ -225,7 +224,7 @@ mt.Trainr
 """
 
 
-@full
+@pytest.mark.full
 def test_types(tmp_path: Path) -> None:
     """mypy, as strict as it can be, on a user's file, and on one with a mistake in each of its last four lines."""
     for name, text, expected in (("typed", TYPED, 0), ("wrong", WRONG, 4)):

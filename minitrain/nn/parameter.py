@@ -102,18 +102,18 @@ class Parameter(Tensor):
         decay: bool = True,
     ) -> None:
         check_text("path", path)
-        dtype = _float_type(path, dtype)
-        values: Array | None = shape if isinstance(shape, (np.ndarray, xp.ndarray)) else None
-        if values is not None:
-            if mean or std:
-                raise UserError(
-                    f"{path}: its values are given, with mean {shown(mean)} and std {shown(std)}: leave both"
-                )
-            values = as_floats(f"{path}: values", values, dtype)
-            shape = values.shape
-        check_shape(f"{path}: shape", shape)
         check_number(f"{path}: mean", mean, "finite")
         check_number(f"{path}: std", std, "at least 0")
+        dtype = _float_type(path, dtype)
+        values: Array | None = None
+        if isinstance(shape, (np.ndarray, xp.ndarray)):
+            if mean or std:
+                raise UserError(
+                    f"{path}: its values are {shown(shape)}; with them, mean {mean} and std {std} must be 0"
+                )
+            values = as_floats(f"{path}: values", shape, dtype)
+            shape = values.shape
+        check_shape(f"{path}: shape", shape)
         self.requires_grad = True
         self.node = self.on_ready = self.segment = None  # as in Tensor.__init__, but for the values, which come later
         self.placement = Placement(path, tuple(shape), tuple(slice(0, n) for n in shape))

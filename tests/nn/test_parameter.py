@@ -41,7 +41,7 @@ def test_refused() -> None:
         with pytest.raises((UserError, TypeError), match=message):
             Parameter("p", values)  # type: ignore[arg-type]
     for mean, std in ((1.0, 0.0), (0.0, 0.1)):
-        with pytest.raises(UserError, match="p: its values are given"):
+        with pytest.raises(UserError, match=r"p: its values are an array of float64.* must be 0"):
             Parameter("p", np.ones(2), mean, std)
 
 
