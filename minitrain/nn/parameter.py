@@ -117,7 +117,7 @@ class Parameter(Tensor):
         self.requires_grad = True
         self.node = self.on_ready = self.segment = None  # as in Tensor.__init__, but for the values, which come later
         self.placement = Placement(path, tuple(shape), tuple(slice(0, n) for n in shape))
-        self.init_mean, self.std, self.decay = mean, std, decay
+        self.init_mean, self.init_std, self.decay = mean, std, decay
         self.bucket: Any = None  # parallel.flat.Bucket, when one holds this parameter
         self._data: Array | None = None
         self._grad: Array | None = None
@@ -243,10 +243,10 @@ class Parameter(Tensor):
         where = self.placement
         if self.start is not None:
             return self.start[where.index].astype(self._dtype)
-        if self.std == 0:
+        if self.init_std == 0:
             return np.full(where.local, self.init_mean, self._dtype)
         values = rng.normal(rng.key(seed, where.path), where.shape, where.index)
-        values *= self.std
+        values *= self.init_std
         values += self.init_mean
         return values.astype(self._dtype)
 

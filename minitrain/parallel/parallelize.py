@@ -186,7 +186,7 @@ def kinds_of(model: Model) -> dict[str, str]:
     kinds = {}
     for p in model.parameters():
         state = "" if p.requires_grad else ", frozen"
-        values = f", values {checksum(p.data):08x}" if p.drawn else f", std {p.std:g}"
+        values = f", values {checksum(p.data):08x}" if p.drawn else f", std {p.init_std:g}"
         kinds[p.placement.path] = f"{p.placement.shape} of {p.dtype}{state}{values}"
     return kinds
 

@@ -10,7 +10,7 @@ from tests.models.test_models import test_no_two_parameters_start_equal
 
 
 def draw(p: Parameter, seed: int) -> np.ndarray:
-    return p.std * rng.normal(rng.key(seed, *p.shape), p.shape)
+    return p.init_std * rng.normal(rng.key(seed, *p.shape), p.shape)
 
 
 BUG = FunctionBug(test_no_two_parameters_start_equal, (gpt(GPTConfig(vocabulary=7, width=8)),), draw=draw)

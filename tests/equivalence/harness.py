@@ -172,7 +172,7 @@ def toy_gpt(dtype: str = "float64", tied: bool = True, dropout: float = 0.1, hea
     block.unused = Parameter("blocks.0.unused", (5, 3), dtype=dtype)
     block.norm2.bias.requires_grad = False
     for p in model.parameters():
-        p.std = 0.3
+        p.init_std = 0.3
     return model
 
 

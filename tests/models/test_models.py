@@ -36,7 +36,7 @@ def digits(B: int = 3, dtype: str = "float64") -> Batch:
 def drawn(model: Model, std: float | None = None) -> Model:
     """With initial values; `std` for all parameters, norms and biases too, so that every mistake shows."""
     for p in model.parameters():
-        p.std = p.std if std is None else std
+        p.init_std = p.init_std if std is None else std
     model.draw(seed=1)
     return model
 
@@ -80,13 +80,13 @@ MODELS = pytest.mark.parametrize(
 def test_no_two_parameters_start_equal(
     model: Model, draw: Callable[[Parameter, int], np.ndarray] = Parameter.draw
 ) -> None:
-    random = [draw(p, 1) for p in model.parameters() if p.std > 0]
+    random = [draw(p, 1) for p in model.parameters() if p.init_std > 0]
     assert len(random) >= 3
     for i, a in enumerate(random):
         for b in random[:i]:
             n = min(a.size, b.size)
             assert not (a.reshape(-1)[:n] == b.reshape(-1)[:n]).any()
-    assert all(np.unique(p.draw(1)).tolist() == [p.init_mean] for p in model.parameters() if p.std == 0)
+    assert all(np.unique(p.draw(1)).tolist() == [p.init_mean] for p in model.parameters() if p.init_std == 0)
 
 
 @MODELS
@@ -96,15 +96,15 @@ def test_paths_are_unique_and_keyed(model: Model) -> None:
     assert len({p.placement.path for p in parameters}) == len(parameters)
     for p in parameters:
         np.testing.assert_array_equal(p.draw(1), p.draw(1))
-        assert p.std == 0 or not (p.draw(1) == p.draw(2)).any()
+        assert p.init_std == 0 or not (p.draw(1) == p.draw(2)).any()
 
 
 @MODELS
 def test_standard_deviations(model: Model) -> None:
     for p in model.parameters():
         values = p.draw(1)
-        assert abs(values.std() - p.std) <= 5 * p.std / np.sqrt(2 * values.size)
-        assert abs(values.mean() - p.init_mean) <= 5 * p.std / np.sqrt(values.size)
+        assert abs(values.std() - p.init_std) <= 5 * p.init_std / np.sqrt(2 * values.size)
+        assert abs(values.mean() - p.init_mean) <= 5 * p.init_std / np.sqrt(values.size)
 
 
 @MODELS

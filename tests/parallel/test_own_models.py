@@ -114,7 +114,7 @@ def model(*blocks: Module, embed: Module | None = None, head: Module | None = No
     first: Any = embed or Embed(V, T, D, 0.1, 0.3, DTYPE)
     made = Model([first, *blocks, head or Head(first.tokens.weight, D, DTYPE)])
     for p in made.parameters():
-        p.std = 0.3
+        p.init_std = 0.3
     return made
 
 
