@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from .backend import Array, fingerprints, square, to_device, to_host, wide, xp
-from .errors import UserError, check_number, check_whole, shown
+from .errors import UserError, check_names, check_number, check_whole, shown
 from .nn import Parameter
 from .observe import ledger
 from .shares import Cuts
@@ -249,8 +249,8 @@ class Optimizer:
 
         Called with the same norm, that of the step, on all ranks.
         """
-        owned = self.gradients.owned() if self.squares else ()
-        most = min((float(np.finfo(wide(data.dtype)).max) ** 0.5 for data, *_ in owned), default=math.inf)
+        held = self.gradients.held() if self.squares else ()
+        most = min((float(np.finfo(wide(it.data.dtype)).max) ** 0.5 for it in held), default=math.inf)
         if norm > most:
             raise UserError(
                 f"the norm of the gradient is {norm:.1e}; {type(self).__name__} keeps squares, of up to {most:.1e}.\n"
@@ -311,7 +311,8 @@ class Optimizer:
         for i, held in enumerate(self.gradients.held()):
             self.master(i, held.data)
         places = {} if fresh else {name: (piece, array) for name, piece, array in self.named()}
-        check_names(type(self).__name__, self.of_this_rank(state), set(places))
+        cure = "Load it into the optimizer that it is of, on the same mesh, or gather it first; this is "
+        check_names("state", "optimizer", self.of_this_rank(state), set(places), cure + type(self).__name__)
         found = {name: fitting(name, state[name], *it) for name, it in places.items()}
         for name, (_, array) in places.items():
             array[...] = to_device(found[name])
@@ -319,17 +320,6 @@ class Optimizer:
             self.state, self.masters = [], []
         self.prints.clear()
         self.updates = int(state["updates"])  # type: ignore[arg-type]
-
-
-def check_names(kind: str, given: set[str], wanted: set[str]) -> None:
-    """Raise UserError unless a state has these parts, and no others."""
-    for names, said in ((wanted - given, "lacks"), (given - wanted, "has, and the optimizer does not,")):
-        if names:
-            first, more = sorted(names)[:3], len(names) - 3
-            raise UserError(
-                f"the state {said} {', '.join(first)}" + (f" and {more} more" if more > 0 else "") + ".\n"
-                f"Load it into the optimizer that it is of, on the same mesh, or gather it first; this is {kind}"
-            )
 
 
 def fitting(name: str, part: object, piece: Piece, array: Array) -> np.ndarray:

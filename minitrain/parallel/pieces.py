@@ -20,31 +20,36 @@ from .collective_ops import gathered
 NORMS = ("tp", "norms")
 
 
-def over_matrices(totals: Totals, mesh: Mesh | None) -> Totals:
+def over_matrices(totals: Totals, mesh: Mesh) -> Totals:
     """Add up over the ranks that hold other parts of a parameter: 16 bytes for each such one, from each of them."""
     divided = sorted((p for p in totals if p.placement.local != p.placement.shape), key=lambda p: p.placement.path)
-    if mesh is not None and mesh.parts("matrices") > 1 and divided:
+    if mesh.parts("matrices") > 1 and divided:
         sums = in_order(np.array([totals[p] for p in divided]), mesh.over("matrices"), NORMS)
         totals |= dict(zip(divided, sums, strict=True))
     return totals
 
 
-def in_order(mine: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
-    """Return the sum over ranks in their order, the same bits on all: of few numbers, which each rank sends to all."""
+def from_all(mine: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
+    """Return what each rank has, in their order: of few numbers, which each rank sends to all."""
     every = np.zeros((group.size, *mine.shape))
     every[group.rank] = mine
     device = to_device(every)
     group.all_gather(device, tag)
+    return to_host(device)
+
+
+def in_order(mine: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
+    """Return the sum over ranks in their order, the same bits on all."""
     total = np.zeros(mine.shape)
-    for part in to_host(device):
+    for part in from_all(mine, group, tag):
         total += part
     return total
 
 
-def joined(where: Placement, x: Array, mesh: Mesh | None) -> Array:
+def joined(where: Placement, x: Array, mesh: Mesh) -> Array:
     """Return the logical array of which each rank has the slice that `where` says; called by all that have others."""
     for axis, how in where.axes.items():
-        if isinstance(how, Shard) and mesh is not None:
+        if isinstance(how, Shard):
             before, after = x.shape[: how.dim], x.shape[how.dim + 1 :]
             rows = x.reshape(*before, x.shape[how.dim] // how.unit, how.unit, *after)
             n = where.shape[how.dim] // how.unit

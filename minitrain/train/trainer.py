@@ -369,14 +369,14 @@ class Trainer:
 
     def weights(self) -> list[Array]:
         """A copy of what this rank's optimizer updates: the masters of values in half precision, once there are any."""
-        data = [owned.data for owned in self.gradients.owned()]
+        data = [held.data for held in self.gradients.held()]
         masters = self.optimizer.masters or data
         return [(x if master is None else master).copy() for x, master in zip(data, masters, strict=True)]
 
     def put_back(self, weights: list[Array]) -> None:
         """Take such a copy as the values again; called by all ranks. The optimizer's state stays as it is."""
-        for i, (owned, kept) in enumerate(zip(self.gradients.owned(), weights, strict=True)):
-            owned.data[...] = kept
+        for i, (held, kept) in enumerate(zip(self.gradients.held(), weights, strict=True)):
+            held.data[...] = kept
             if self.optimizer.masters and (master := self.optimizer.masters[i]) is not None:
                 master[...] = kept
         self.gradients.after_step()
