@@ -5,7 +5,7 @@ import functools
 import math
 import os
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,16 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raises UserError unless the value is one of these words."""
     if not (isinstance(value, str) and value in choices):
         raise UserError(f"{name} is {shown(value)}; allowed: {', '.join(map(repr, choices))}")
+
+
+def check_names(what: str, owner: str, given: Set[str], wanted: Set[str], cure: str) -> None:
+    """Raise UserError unless `what` was given has exactly the names that its owner wants."""
+    for names, said in ((wanted - given, "lacks"), (given - wanted, f"has, and the {owner} does not,")):
+        if names:
+            first, more = sorted(names)[:3], len(names) - 3
+            raise UserError(
+                f"the {what} {said} {', '.join(first)}" + (f" and {more} more" if more > 0 else "") + f".\n{cure}"
+            )
 
 
 def check_state(name: str, state: Any, names: Iterable[str]) -> None:

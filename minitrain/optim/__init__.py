@@ -22,7 +22,7 @@ from .base import BLOCK, Layerwise, Matrixwise, Optimizer, Work, blocks
 from .clip import clip_grad_norm
 from .pieces import SMALL, Alone, Found, Held, Owned, Piece, Slices, Totals, steps_begun, unscaled
 from .rules import LAMB, LARS, SGD, Adam, AdamW, adam_step, adamw_step
-from .state import Part, State, check_names, fitting
+from .state import Part, State, fitting
 
 __all__ = [
     "BLOCK",
@@ -48,7 +48,6 @@ __all__ = [
     "adam_step",
     "adamw_step",
     "blocks",
-    "check_names",
     "clip_grad_norm",
     "fitting",
     "steps_begun",

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..backend import Array, fingerprints, square, to_device, to_host, wide, xp
-from ..errors import UserError, check_number, check_whole, shown
+from ..errors import UserError, check_names, check_number, check_whole, shown
 from ..nn import Parameter
 from ..observe import ledger
 from .pieces import Alone, Owned, Piece, Slices, unscaled
-from .state import Part, State, check_names, fitting
+from .state import Part, State, fitting
 
 BLOCK = 32 * 1024  # elements: w, g, m, v and two temporaries stay in the cache (1.5% of a step)
 
@@ -189,7 +189,8 @@ class Optimizer:
             self.master(i, held.data)
         try:
             places = {name: (piece, array) for name, piece, array in self.named()}
-            check_names(type(self).__name__, self.of_this_rank(state), set(places))
+            cure = "Load it into the optimizer that it is of, on the same mesh, or gather it first; this is "
+            check_names("state", "optimizer", self.of_this_rank(state), set(places), cure + type(self).__name__)
             return {name: fitting(name, state[name], *it) for name, it in places.items()}
         finally:
             del self.state[before:], self.masters[before:]

@@ -21,17 +21,6 @@ class Part(NamedTuple):
 State = Mapping[str, "Part | np.ndarray | int"]
 
 
-def check_names(kind: str, given: set[str], wanted: set[str]) -> None:
-    """Raise UserError unless a state has these parts, and no others."""
-    for names, said in ((wanted - given, "lacks"), (given - wanted, "has, and the optimizer does not,")):
-        if names:
-            first, more = sorted(names)[:3], len(names) - 3
-            raise UserError(
-                f"the state {said} {', '.join(first)}" + (f" and {more} more" if more > 0 else "") + ".\n"
-                f"Load it into the optimizer that it is of, on the same mesh, or gather it first; this is {kind}"
-            )
-
-
 def fitting(name: str, part: object, piece: Piece, array: Array) -> np.ndarray:
     """Return what a state has for this piece. Raise UserError for another slice, shape or dtype."""
     where = piece.parameter.placement

@@ -92,6 +92,10 @@ class Bucket:
             self.parts[rank] = tuple(self._part(rank))
         return self.parts[rank]
 
+    def piece_in(self, p: Parameter, rank: int | None) -> Piece | None:
+        """p's piece in the same; None where it has none."""
+        return next((piece for piece in self.part(rank) if piece.parameter is p), None)
+
     def _part(self, rank: int | None) -> Iterator[Piece]:
         cut = slice(0, self.size) if rank is None else self.cuts[rank]
         for p, at in self.pieces.items():
@@ -123,12 +127,9 @@ class Bucket:
             )
         if self.data is not None:
             self.piece(p, self.data)[...] = values
-        if self.shard is not None:
-            piece, own = self.pieces[p], self.own
-            lo, hi = max(piece.start, own.start), min(piece.stop, own.stop)
-            if lo < hi:
-                flat = values.reshape(-1)
-                self.shard[lo - own.start : hi - own.start] = flat[lo - piece.start : hi - piece.start]
+        own = self.piece_in(p, self.group.rank)
+        if self.shard is not None and own is not None:
+            self.shard[own.place] = values.reshape(-1)[own.run]
 
     def open(self, flat: Array | None) -> None:
         """Lets the gradients be written to `flat`; None takes their place away. Nothing is zeroed: see `take`."""

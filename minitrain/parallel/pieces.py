@@ -29,14 +29,19 @@ def over_matrices(totals: Totals, mesh: Mesh) -> Totals:
     return totals
 
 
-def in_order(mine: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
-    """Return the sum over ranks in their order, the same bits on all: of few numbers, which each rank sends to all."""
+def from_all(mine: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
+    """Return what each rank has, in their order: of few numbers, which each rank sends to all."""
     every = np.zeros((group.size, *mine.shape))
     every[group.rank] = mine
     device = to_device(every)
     group.all_gather(device, tag)
+    return to_host(device)
+
+
+def in_order(mine: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
+    """Return the sum over ranks in their order, the same bits on all."""
     total = np.zeros(mine.shape)
-    for part in to_host(device):
+    for part in from_all(mine, group, tag):
         total += part
     return total
 

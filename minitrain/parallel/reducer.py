@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..backend import Array, square, to_device, to_host, wide
+from ..backend import Array, square, wide
 from ..comm.agreement import check_same
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
@@ -30,7 +30,7 @@ from ..nn import Module, Parameter
 from ..optim import Found, Held, Owned, Totals, steps_begun, unscaled
 from .flat import Bucket
 from .overlap import CommunicationThread, own_lines
-from .pieces import joined, over_matrices
+from .pieces import in_order, joined, over_matrices
 from .strategy import Strategy
 
 if TYPE_CHECKING:
@@ -192,16 +192,14 @@ class Reducer:
         """
         if p.bucket not in self.trained:
             raise UserError(f"{p.placement.path} is not trained here, and has no gradient")
-        pieces = p.bucket.part(p.bucket.group.rank if self.sharded else None)
-        every = slice(0, math.prod(p.shape))
-        place = next((at for other, run, at in pieces if other is p and run == every), None)
-        if place is None or not self.finished:
+        piece = p.bucket.piece_in(p, p.bucket.group.rank if self.sharded else None)
+        if piece is None or piece.run != slice(0, math.prod(p.shape)) or not self.finished:
             raise UserError(
                 f"the gradient of {p.placement.path} is not here: it is complete from finish() to the next begin(), "
                 "and under ZeRO a rank has those that it owns.\n"
                 'Gather it on all ranks: checkpoint.gather(model, world, "grad", trainer.gradients)'
             )
-        stored = self.sums(p.bucket)[place].reshape(p.shape)
+        stored = self.sums(p.bucket)[piece.place].reshape(p.shape)
         return unscaled(stored.copy(), wide(stored.dtype), self.factor)
 
     # The step ---------------------------------------------------------------------------------------------------------
@@ -361,11 +359,7 @@ class Reducer:
         """The sum of the parts over the ranks that divide the model, in their order: 8 bytes from each."""
         if self.mesh.parts(*MODEL) == 1:
             return part
-        group = self.mesh.over(*MODEL)
-        parts = to_device(np.zeros(group.size))
-        parts[group.rank] = part
-        group.all_gather(parts, NORM)
-        return float(sum(to_host(parts).tolist()))
+        return float(in_order(np.array(part), self.mesh.over(*MODEL), NORM))
 
 
 def _changed(p: Parameter) -> str:

@@ -37,7 +37,7 @@ from functools import partial
 
 import numpy as np
 
-from ..backend import Array, square, to_device, to_host, wide, xp
+from ..backend import Array, square, wide, xp
 from ..comm.communicator import Communicator
 from ..nn import Module
 from ..observe import ledger
@@ -45,7 +45,7 @@ from ..optim import Totals
 from ..shares import Cuts
 from .flat import Bucket
 from .overlap import CommunicationThread, own_lines
-from .pieces import in_order
+from .pieces import from_all, in_order
 from .reducer import Divided, Doors, Reducer, there
 from .strategy import Strategy
 
@@ -91,12 +91,8 @@ class Zero1(Reducer):
         found: dict[Bucket, list[float]] = {}
         for group in dict.fromkeys(b.group for b in self.trained):
             buckets = [b for b in self.trained if b.group is group]
-            n = len(buckets)
-            flat = np.zeros(n * group.size)
-            flat[n * group.rank : n * (group.rank + 1)] = [mine[b] for b in buckets]
-            device = to_device(flat)
-            group.all_gather(device, NORM)
-            found |= dict(zip(buckets, to_host(device).reshape(group.size, n).T.tolist(), strict=True))
+            every = from_all(np.array([mine[b] for b in buckets]), group, NORM)
+            found |= dict(zip(buckets, every.T.tolist(), strict=True))
         return [found[b] for b in self.trained]
 
     def over_shares(self, totals: Totals) -> Totals:

@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from ..backend import Array, is_float, is_masked, to_device, to_host, wide
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
-from ..errors import UserError, check_choice, check_whole, shown
+from ..errors import UserError, check_choice, check_names, check_whole, shown
 from ..models import Model
 from ..nn import Parameter
 from ..optim import Part, State, unscaled
@@ -215,7 +215,8 @@ def restore(model: Model, tensors: Mapping[str, np.ndarray], strict: bool = True
     needed: dict[str, tuple[tuple[int, ...], np.dtype]] = {**getattr(model, "elsewhere", {})}
     needed |= {path: (p.placement.shape, p.dtype) for path, p in here.items()}
     if strict:
-        check_names(set(tensors), needed.keys())
+        cure = "Make the model with the sizes of the checkpoint, or restore(..., strict=False) to take what both have"
+        check_names("checkpoint", "model", set(tensors), needed.keys(), cure)
     elif not needed.keys() & tensors.keys():
         raise UserError(
             f"the checkpoint has nothing of the model: it has {', '.join(sorted(tensors)[:3]) or 'no tensors'}, "
@@ -225,17 +226,6 @@ def restore(model: Model, tensors: Mapping[str, np.ndarray], strict: bool = True
     for path, p in here.items():
         if path in found:
             p.data = to_device(np.array(found[path][p.placement.index], order="C"))
-
-
-def check_names(given: Set[str], wanted: Set[str]) -> None:
-    """Raise UserError unless a checkpoint has the tensors that the model wants, and no others."""
-    for names, said in ((wanted - given, "lacks"), (given - wanted, "has, and the model does not,")):
-        if names:
-            first, more = sorted(names)[:3], len(names) - 3
-            raise UserError(
-                f"the checkpoint {said} {', '.join(first)}" + (f" and {more} more" if more > 0 else "") + ".\n"
-                "Make the model with the sizes of the checkpoint, or restore(..., strict=False) to take what both have"
-            )
 
 
 def fitting(path: str, values: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, strict: bool) -> np.ndarray:
