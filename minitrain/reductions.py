@@ -103,7 +103,8 @@ def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     shape, axes = x.shape, _some("logsumexp", axis, x.shape)
     most = x.data.max(axis=axes, keepdims=True)
     most = xp.where(xp.isfinite(most), most, xp.zeros_like(most))  # inf - inf is NaN
-    y = most + xp.log(backend.total(xp.exp(x.data - most), axes, keepdims=True))
+    with np.errstate(divide="ignore"):  # the logarithm of 0, where every x is -inf, is -inf
+        y = most + xp.log(backend.total(xp.exp(x.data - most), axes, keepdims=True))
     return apply(_drop(y, axes, keepdims), (x,), lambda g: (_keep(g, shape, axes) * xp.exp(x.data - y),), saved=(x, y))
 
 

@@ -12,6 +12,22 @@ EQUIVALENT: dict[str, str] = {
         "minitrain/fused.py: return apply(y.astype(dtype, copy=False), (x,), vjp, "
         "[(weight, weight_vjp), (bias, bias_vjp)], saved=(n, r)): False -> True"
     ): "a copy of y, which has no other user",
+    (
+        "minitrain/fused.py: centred = x.data.astype(wide, copy=False) - _row_mean(x.data): "
+        "x.data.astype(wide, copy=False) -> (x.data.astype(wide))"
+    ): "a copy of x, which has no other user",
+    (
+        "minitrain/fused.py: y, slope = _gelu_and_slope(y, dtype) if gelu else (y.astype(dtype, copy=False), None): "
+        "y.astype(dtype, copy=False) -> (y.astype(dtype))"
+    ): "a copy of y, which has no other user",
+    (
+        'minitrain/precision/scaler.py: world.all_reduce(flag, OVERFLOW, op="max"): '
+        'world.all_reduce(flag, OVERFLOW, op="max") -> (world.all_reduce(flag, OVERFLOW))'
+    ): "a sum of flags is 0 where their maximum is, and nowhere else",
+    (
+        'minitrain/precision/fallback.py: world.all_reduce(found, LAYERS, op="max"): '
+        'world.all_reduce(found, LAYERS, op="max") -> (world.all_reduce(found, LAYERS))'
+    ): "a sum of flags is 0 where their maximum is, and nowhere else",
     "minitrain/comm/mpi.py: info.Free(): info.Free() -> pass": "a few bytes of MPI's, once in a process",
     "minitrain/parallel/reducer.py: if self.mesh.parts(*MODEL) == 1:: self.mesh.parts(*MODEL) == 1 -> (False)": (
         "a group of one rank would gather its own part: the same number, and nothing is sent"

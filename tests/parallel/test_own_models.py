@@ -28,6 +28,7 @@ from minitrain.nn import CausalAttention, Classifier, Dropout, Embedding, LayerN
 from minitrain.optim import SGD, Adam
 from minitrain.parallel.divided_layers import check_linear
 from minitrain.parallel.division import Passed, far
+from minitrain.parallel.naming import spoken
 from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.plan import Plan
 from minitrain.parallel.strategy import Strategy
@@ -1610,6 +1611,16 @@ class Heads(Module):
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         return self.proj(self.core(self.qkv(x), batch))
+
+
+def test_how_a_parameter_is_held_in_the_words_of_a_shard() -> None:
+    assert spoken("whole", "mlp.down") == "the bias behind plan.row(mlp.down)"
+    assert spoken("divided along axis 1 into 2", "mlp.up") == "divided along axis 1 into 2"
+    assert spoken("everywhere", "norm") == "plan.everywhere"
+
+
+def test_a_row_of_no_samples_is_linear() -> None:
+    check_linear("down", Tensor(np.zeros((0, 3))), Tensor(np.zeros((0, 3))))
 
 
 def test_attention_refuses_a_share_of_the_time() -> None:

@@ -24,7 +24,7 @@ from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, Matrixwise
 from minitrain.parallel.flat import Bucket
 from minitrain.parallel.parallelize import REDUCERS, parallelize
-from minitrain.parallel.reducer import Reducer
+from minitrain.parallel.reducer import Reducer, there
 from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.zero import PARAMETERS, Zero1, Zero2, Zero3, buckets_of
 from minitrain.train.step import train_step
@@ -319,6 +319,25 @@ def test_a_dropped_parameter_cannot_be_read() -> None:
     parallelize(made, Mesh(threads.world_of_one()), Strategy(zero=3)).init(1)
     with pytest.raises(RuntimeError, match="no values here"):
         _ = made.parameters()[0].data
+
+
+@pytest.mark.parametrize("poison", [True, False])
+def test_poison_is_what_a_late_reader_finds(poison: bool) -> None:
+    """The harness poisons every run under ZeRO-3, so that who reads values after they were dropped is found out."""
+    made = toy_gpt()
+    gradients: Any = parallelize(made, Mesh(threads.world_of_one()), Strategy(zero=3))
+    gradients.init(1)
+    gradients.poison = poison
+    late: list[Array] = []
+    drop = gradients.drop
+
+    def kept(bucket: Bucket) -> None:
+        late.append(there(bucket.data))
+        drop(bucket)
+
+    gradients.drop = kept
+    train_step(made, toy_batch(0), gradients, SGD(gradients), 0.1)
+    assert late and all(np.isnan(values).all() == poison for values in late)
 
 
 @pytest.mark.parametrize("kind", [Zero1, Zero2, Zero3])

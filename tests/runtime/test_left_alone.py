@@ -147,7 +147,7 @@ def test_busy_threads(case: Case) -> None:
 
 
 @needs_mpirun
-@pytest.mark.parametrize("case", some(UNDER_MPI, 2), ids=name)
+@pytest.mark.parametrize("case", some(UNDER_MPI, 1), ids=name)
 def test_mpi(case: Case) -> None:
     ranks, layout, way, who = case
     status, said = job(ranks, ["-m", "tests.runtime.alone", layout, way, str(who)], 1)
