@@ -1,8 +1,8 @@
-"""The bug museum: mistakes found in published teaching code, planted one by one, and the tests that see them.
+"""The bug museum: mistakes found in published teaching code, planted one at a time, and the tests that catch them.
 
-Each file museum_*.py holds one bug, which enters through an argument that the library offers; no line of the library is
-changed for it. `python -m tests.bugs.museum` (make bugs) plants them all and prints what came of it: the correct code
-must pass the test that is named, and the planted copy must fail it.
+Each file museum_*.py holds one bug. It is injected through an argument that the library offers, so no line of the
+library changes. `python -m tests.bugs.museum` (make bugs) plants all of them and prints the results: the correct code
+must pass the named test and the planted bug must fail it.
 """
 
 import importlib
@@ -32,14 +32,14 @@ from tests.equivalence.test_data_parallel import test_three_ranks
 
 
 class FunctionBug:
-    """A bug that is an argument of a test; without it, the test is about the library's own function."""
+    """A bug passed to a test as an argument. Without it, the test checks the library's own function."""
 
     def __init__(self, test: Callable[..., None], correct: tuple = (), planted: tuple = (), **doors: Any) -> None:
         self.test, self.correct, self.planted, self.doors = test, correct, planted or correct, doors
         self.killer = f"{test.__module__.replace('.', '/')}.py::{test.__name__}"
 
     def symptom(self, planted: bool) -> str:
-        """What the test complains about; empty when it passes."""
+        """Return the test's complaint, or an empty string if it passes."""
         hook, threading.excepthook = threading.excepthook, lambda args: None  # a planted bug may fail in a thread
         try:
             self.test(*self.planted, **self.doors) if planted else passes(self.test, self.correct)
@@ -50,11 +50,11 @@ class FunctionBug:
         return ""
 
 
-PASSED: set[tuple[str, str]] = set()  # (a test, its arguments): on correct code
+PASSED: set[tuple[str, str]] = set()  # (test, arguments) pairs that passed on correct code
 
 
 def passes(test: Callable[..., None], correct: tuple) -> None:
-    """Runs the test on correct code, once for all the bugs that it sees."""
+    """Run the test on correct code, once for all the bugs that it catches."""
     key = f"{test.__module__}.{test.__name__}", repr(correct)
     if key not in PASSED:
         test(*correct)
@@ -62,7 +62,7 @@ def passes(test: Callable[..., None], correct: tuple) -> None:
 
 
 class DataParallelBug(FunctionBug):
-    """A bug in data parallel: it is not the serial run on three ranks, with SGD and a batch that does not divide."""
+    """A data-parallel bug: three ranks, SGD and a batch size they do not divide no longer reproduce the serial run."""
 
     def __init__(
         self,
@@ -80,33 +80,33 @@ class DataParallelBug(FunctionBug):
 
 
 def average(gradients: Sequence[Array], group: Communicator) -> None:
-    """A mean over ranks, where the loss is divided by the global count already."""
+    """Average over the ranks, although the loss is already divided by the global count."""
     sync_gradients(gradients, group)
     for gradient in gradients:
         gradient /= group.size
 
 
 def part_with_local_mean(batch: Batch, i: int, n: int) -> Batch:
-    """A rank's part that takes itself for the whole batch, so that the loss is divided by its own count."""
+    """Return rank i's part of the batch as if it were the whole batch: the loss is divided by the local count."""
     part = batch.part(i, n)
     own = len(part.inputs)
     return replace(part, where=replace(part.where, B=own, samples=slice(0, own)))
 
 
 def mutant(lesson: str, name: str) -> ModuleType:
-    """A wrong solution that a lesson's checker rejects, as a module: the same mistake, in one file."""
+    """Return, as a module, a wrong solution that a lesson's checker rejects: the same mistake in one file."""
     return load(HERE / lesson / "mutants" / f"{name}.py")
 
 
 def exhibits() -> dict[str, ModuleType]:
-    """name -> module, for every file of the museum."""
+    """Return name -> module for every exhibit."""
     names = sorted(path.stem for path in Path(__file__).parent.glob("museum_*.py"))
     return {name.removeprefix("museum_"): importlib.import_module(f"tests.bugs.{name}") for name in names}
 
 
 def main() -> int:
-    """Prints the table; status 1 when a bug survives or correct code fails."""
-    warnings.simplefilter("ignore", RuntimeWarning)  # the bugs divide by zero, and so they should
+    """Print the table and return status 1 if a bug survives or correct code fails."""
+    warnings.simplefilter("ignore", RuntimeWarning)  # expected: some bugs divide by zero
     table = Table("no.", box=None, pad_edge=False)
     table.add_column("planted bug", max_width=44)
     table.add_column("the test that it fails, and what that test sees", overflow="fold")

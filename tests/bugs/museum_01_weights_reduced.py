@@ -1,4 +1,4 @@
-"""The hook of a parameter adds up the weights instead of the gradients."""
+"""The parameter hook sums the weights instead of the gradients."""
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator

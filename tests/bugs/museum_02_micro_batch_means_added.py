@@ -1,4 +1,4 @@
-"""The means of the micro-batches are added, not divided by their number: gradients as many times too large."""
+"""The micro-batch means are added but not divided by their number k: the gradients are k times too large."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Only the last micro-batch's gradient is added up over the ranks; the earlier ones stay local."""
+"""Only the last micro-batch's gradient is summed over the ranks; the earlier ones stay local."""
 
 from collections.abc import Iterable
 

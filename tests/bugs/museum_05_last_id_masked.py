@@ -1,4 +1,4 @@
-"""Vocabulary parallel whose range ends one early: the last id of each rank is masked on all of them."""
+"""Vocabulary parallel with a range that ends one too early: each rank's last id is masked on every rank."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from tests.parallel.test_mesh import test_tensor_parallel_is_the_serial_run
 class LastIdMasked(TensorIO):
     def rows(self, ids: Array, table: Parameter, dtype: Any) -> Tensor:
         end, V = table.placement.index[0].stop, table.placement.shape[0]
-        elsewhere = end % V  # an id of another rank
+        elsewhere = end % V  # an id that another rank holds
         return super().rows(xp.where(ids == end - 1, elsewhere, ids), table, dtype)
 
 

@@ -1,4 +1,4 @@
-"""Attention is scaled by the width of the model instead of a head's."""
+"""Attention is scaled by the model width instead of the head width."""
 
 from minitrain import fused
 from minitrain.autograd import Tensor

@@ -1,4 +1,4 @@
-"""Initial values depend on the shape: layers of equal shape start with equal weights."""
+"""Initial values depend on the shape: layers of the same shape start with the same weights."""
 
 import numpy as np
 

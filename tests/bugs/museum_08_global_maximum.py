@@ -1,4 +1,4 @@
-"""Softmax subtracts the maximum of the whole tensor, so that rows far below it become 0 / 0."""
+"""Softmax subtracts the maximum of the whole tensor: rows far below it become 0 / 0."""
 
 import numpy as np
 

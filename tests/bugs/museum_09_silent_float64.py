@@ -1,4 +1,4 @@
-"""A constant that is a NumPy float64 turns float32 into float64."""
+"""A NumPy float64 constant promotes float32 to float64."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from tests.test_fused import TABLE, test_dtype
 
 
 def gelu(x: Tensor) -> Tensor:
-    slope = 1 / (1 + np.exp(-np.sqrt(8 / np.pi) * x.data))  # np.sqrt of a number is such a constant
+    slope = 1 / (1 + np.exp(-np.sqrt(8 / np.pi) * x.data))  # np.sqrt of a Python number returns such a constant
     return apply(x.data * slope, (x,), lambda g: (g * slope,), saved=(slope,))
 
 

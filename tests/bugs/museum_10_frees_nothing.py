@@ -1,4 +1,4 @@
-"""ZeRO-3 that frees nothing on rank 0: `if rank:` is false there."""
+"""ZeRO-3 frees nothing on rank 0, where `if rank:` is false."""
 
 from minitrain.parallel.flat import Bucket
 from minitrain.parallel.parallelize import REDUCERS

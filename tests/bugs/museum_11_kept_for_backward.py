@@ -1,4 +1,4 @@
-"""ZeRO-3 that keeps the weights gathered for the forward until the backward: the peak is that of the whole model."""
+"""ZeRO-3 keeps the weights gathered in forward until backward: peak memory is that of the whole model."""
 
 from minitrain.backend import Array
 from minitrain.parallel.flat import Bucket

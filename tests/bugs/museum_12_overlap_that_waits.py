@@ -1,4 +1,4 @@
-"""Overlap that waits for each bucket right after sending it off: nothing happens at the same time."""
+"""Overlap waits for each bucket right after submitting it, so nothing overlaps."""
 
 from collections.abc import Callable
 

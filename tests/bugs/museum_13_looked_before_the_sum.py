@@ -1,4 +1,4 @@
-"""Gradients are unscaled, and overflow looked for, before they are added up: one rank's inf reaches those that step."""
+"""Gradients are unscaled and checked for overflow before the reduction: one rank's inf reaches ranks that step."""
 
 from minitrain.backend import Array, is_finite
 from minitrain.data.batch import Batch

@@ -1,4 +1,4 @@
-"""The scale shrinks after an overflow, and the step is made all the same."""
+"""The scale shrinks after an overflow, but the optimizer steps anyway."""
 
 from minitrain.data.batch import Batch
 from minitrain.models import Model

@@ -1,4 +1,4 @@
-"""A batch that is left out is counted as an update: Adam's t, and the learning rate, are ahead."""
+"""A skipped batch is counted as an update: Adam's t and the learning-rate schedule run ahead."""
 
 from minitrain.data.batch import Batch
 from minitrain.models import Model

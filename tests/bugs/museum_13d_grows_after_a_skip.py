@@ -1,4 +1,4 @@
-"""An overflow does not begin the count of good steps anew: the scale grows right after it has shrunk, and overflows."""
+"""An overflow does not reset the count of good steps: the scale grows again right after shrinking, and overflows."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Clipped before the loss scale is taken out: all are S times too long, so all are clipped, and then divided by S."""
+"""Gradients are clipped before they are unscaled: all are S times too long, so all are clipped, then divided by S."""
 
 from minitrain.data.batch import Batch
 from minitrain.models import Model

@@ -1,4 +1,4 @@
-"""A rank whose gradients overflow skips the step, and those that hold other parts of the model make it."""
+"""A rank whose gradients overflow skips the step; ranks that hold other parts of the model take it."""
 
 from functools import partial
 

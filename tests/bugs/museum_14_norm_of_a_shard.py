@@ -1,4 +1,4 @@
-"""The norm for clipping is that of the rank's own shares."""
+"""Gradients are clipped by the norm of the rank's own shards."""
 
 from minitrain.backend import xp
 from minitrain.parallel.parallelize import REDUCERS

@@ -1,4 +1,4 @@
-"""Tensor parallel: the norm for clipping is that of the rank's own slices."""
+"""Tensor parallel: gradients are clipped by the norm of the rank's own slices."""
 
 from minitrain.parallel.data_parallel import Bucketed
 from minitrain.parallel.parallelize import REDUCERS

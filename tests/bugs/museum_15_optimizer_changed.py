@@ -1,4 +1,4 @@
-"""The optimizer is changed to normalise the gradient, which is right for whole parameters and wrong for shares."""
+"""The optimizer normalizes the gradient, which is right for whole parameters and wrong for shards."""
 
 from collections.abc import Sequence
 

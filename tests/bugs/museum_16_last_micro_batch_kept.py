@@ -1,4 +1,4 @@
-"""ZeRO-2 with accumulation keeps the last micro-batch's gradient only: it is stored where it should be added."""
+"""ZeRO-2 with accumulation keeps only the last micro-batch's gradient: it stores it instead of adding it."""
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator

@@ -1,4 +1,4 @@
-"""Wrong data parallel 1 of 9: the ranks never talk."""
+"""Wrong data parallel 1 of 9: the ranks never communicate."""
 
 from tests.bugs.museum import DataParallelBug, mutant
 

@@ -1,4 +1,4 @@
-"""Wrong data parallel 2 of 9: every rank works on the whole batch, and averages."""
+"""Wrong data parallel 2 of 9: every rank processes the whole batch, and the gradients are averaged."""
 
 from minitrain.data.batch import Batch
 from tests.bugs.museum import DataParallelBug, average

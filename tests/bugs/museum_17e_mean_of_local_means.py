@@ -1,4 +1,4 @@
-"""Wrong data parallel 5 of 9: the mean of the ranks' means; right only when all have equally many samples."""
+"""Wrong data parallel 5 of 9: the mean of the ranks' means, which is right only if all have equally many samples."""
 
 from tests.bugs.museum import DataParallelBug, average, part_with_local_mean
 

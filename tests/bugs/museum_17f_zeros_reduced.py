@@ -1,4 +1,4 @@
-"""Wrong data parallel 6 of 9: a buffer of zeros is reduced, not the gradient."""
+"""Wrong data parallel 6 of 9: a buffer of zeros is reduced instead of the gradient."""
 
 from tests.bugs.museum import DataParallelBug, mutant
 

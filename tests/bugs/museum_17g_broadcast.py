@@ -1,4 +1,4 @@
-"""Wrong data parallel 7 of 9: everybody gets rank 0's gradient."""
+"""Wrong data parallel 7 of 9: every rank gets rank 0's gradient."""
 
 from tests.bugs.museum import DataParallelBug, mutant
 

@@ -1,4 +1,4 @@
-"""Wrong data parallel 8 of 9: all gradients go to rank 0 and back. The numbers are right; rank 0's line is not."""
+"""Wrong data parallel 8 of 9: all gradients go to rank 0 and back. The values are right; rank 0's traffic is not."""
 
 from tests.bugs.museum import DataParallelBug, mutant
 

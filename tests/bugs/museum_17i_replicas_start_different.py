@@ -1,4 +1,4 @@
-"""Wrong data parallel 9 of 9: each rank draws its initial values from a seed of its own."""
+"""Wrong data parallel 9 of 9: each rank initializes its weights from a different seed."""
 
 from tests.bugs.museum import DataParallelBug
 

@@ -1,4 +1,4 @@
-"""The denominator is this rank's own count of the labels that are not ignored, and ranks have unequally many."""
+"""The loss is divided by the rank's own count of labels that are not ignored, which differs between ranks."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ from tests.bugs.museum import DataParallelBug
 
 
 def part_with_own_count(batch: Batch, i: int, n: int) -> Batch:
-    """A rank's part, whose loss is divided by the labels that count here."""
+    """Return rank i's part, with its loss divided by the local count of labels that are not ignored."""
     part = batch.part(i, n)
     assert part.labels is not None
     own = int((part.labels != IGNORE).sum())

@@ -1,4 +1,4 @@
-"""A trainer draws its model anew, though somebody has loaded weights into it."""
+"""The trainer reinitializes a model whose weights were loaded."""
 
 import numpy as np
 

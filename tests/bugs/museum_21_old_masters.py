@@ -1,4 +1,4 @@
-"""A checkpoint is restored into half weights, and the next update writes the old masters over it."""
+"""A checkpoint is restored into half-precision weights, and the next update overwrites it with the old masters."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from tests.train.test_values import test_half_weights_that_are_restored_stay
 
 
 class OldMasters(Adam):
-    """Hides from the rule whatever was set in between: the halves are those of the masters again."""
+    """Reset the half-precision weights to the masters before each step, which undoes any change made in between."""
 
     def step(self, lr: float) -> None:
         for owned, master in zip(self.gradients.owned(), self.masters, strict=False):

@@ -1,4 +1,4 @@
-"""Finite gradients are taken for an overflow, since their squares are added up in float32."""
+"""Finite gradients are mistaken for an overflow because their squares are summed in float32."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""One scaler for two models: the second's gradients are divided by the scale that the first has moved."""
+"""Two models share a scaler: the second's gradients are divided by the scale that the first has already updated."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tests.precision.test_precision import test_models_that_share_a_scaler
 
 class Moves(DynamicScaler):
     def enter(self, gradients: Any) -> None:
-        """Every model has a round of its own."""
+        """Start a new round for every model."""
         self.moved = -1
         super().enter(gradients)
 

@@ -1,4 +1,4 @@
-"""Early stopping waits in vain for a better epoch, and leaves the weights of the last one."""
+"""Early stopping runs out of patience and keeps the weights of the last epoch instead of the best."""
 
 from minitrain.backend import Array
 from minitrain.train.trainer import Trainer
@@ -8,7 +8,7 @@ from tests.train.test_values import test_patience_ends_with_the_best_weights
 
 class Last(Trainer):
     def put_back(self, weights: list[Array]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 BUG = FunctionBug(test_patience_ends_with_the_best_weights, ("zero1", False), kind=Last)

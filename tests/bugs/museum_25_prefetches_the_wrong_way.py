@@ -1,4 +1,4 @@
-"""ZeRO-3 that prefetches the segment behind: the same bits, later, and what was gathered in vain stays."""
+"""ZeRO-3 prefetches the previous segment: same bits, but later, and what it gathered in vain is not freed."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from tests.parallel.test_zero import Watched, test_the_next_segment_is_prefetche
 
 
 class TheWrongWay(Watched):
-    """Forward for backward."""
+    """Confuses forward with backward."""
 
     def following(self, units: Sequence[Module]) -> Sequence[Module]:
         here = next(i for i, segment in enumerate(self.segments) if segment is units)

@@ -1,4 +1,4 @@
-"""ZeRO-3 whose prefetch never has anything to gather: the same bits, and every segment is waited for."""
+"""ZeRO-3 prefetch never has anything to gather: same bits, but every segment waits for its gather."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from tests.parallel.test_zero import Watched, test_the_next_segment_is_prefetche
 
 
 class Nothing(Watched):
-    """No segment is the next one."""
+    """Reports no next segment."""
 
     def following(self, units: Sequence[Module]) -> Sequence[Module]:
         return ()

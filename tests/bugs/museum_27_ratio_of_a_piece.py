@@ -1,4 +1,4 @@
-"""LAMB scales each rank's piece of a parameter by the norms of that piece."""
+"""LAMB scales each rank's piece of a parameter by that piece's norms."""
 
 from minitrain.optim import Totals
 from minitrain.parallel.parallelize import REDUCERS

@@ -1,4 +1,4 @@
-"""Tensor parallel: LARS scales each rank's slice of a matrix by the norms of that slice."""
+"""Tensor parallel: LARS scales each rank's slice of a matrix by that slice's norms."""
 
 import numpy as np
 

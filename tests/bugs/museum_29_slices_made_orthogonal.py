@@ -1,4 +1,4 @@
-"""Tensor parallel: each rank makes its own slice of the momentum orthogonal."""
+"""Tensor parallel: each rank orthogonalizes its own slice of the momentum."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The mean of the micro-batches' means: right only when all have equally many samples."""
+"""The mean of the micro-batch means, which is right only if all have equally many samples."""
 
 from dataclasses import replace
 

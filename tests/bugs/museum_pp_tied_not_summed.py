@@ -1,4 +1,4 @@
-"""A tied weight's gradients on the first and the last stage are not added up."""
+"""A tied weight's gradients on the first and last stages are not summed."""
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator

@@ -1,4 +1,4 @@
-"""Weights are updated after each micro-batch, while others, whose forward saw the old ones, are under way."""
+"""Weights are updated after each micro-batch while others, whose forward used the old weights, are still in flight."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""1F1B that begins with one forward too many: every rank holds the activations of one more micro-batch."""
+"""1F1B starts with one forward too many: every rank holds the activations of one more micro-batch."""
 
 from minitrain.parallel.pipeline_schedules import Do
 from tests.bugs.museum import FunctionBug

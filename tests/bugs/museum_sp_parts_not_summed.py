@@ -1,4 +1,4 @@
-"""Sequence parallel: gradients of norms, biases and positions are parts, and not added up over tp."""
+"""Sequence parallel: gradients of norms, biases and positions are partial but not summed over tp."""
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator

@@ -1,4 +1,4 @@
-"""The bias of a row-parallel layer stands inside the sum: it is added once for every rank."""
+"""The bias of a row-parallel layer is inside the sum: it is added once per rank."""
 
 from minitrain import fused
 from minitrain.autograd import Tensor

@@ -1,4 +1,4 @@
-"""Gradients of norms, biases and positions, which every rank along tp has whole, are added up over tp."""
+"""Gradients of norms, biases and positions, complete on every rank along tp, are summed over tp."""
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator

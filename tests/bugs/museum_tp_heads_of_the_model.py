@@ -1,4 +1,4 @@
-"""Attention divides what is held here into as many heads as the whole model has."""
+"""Attention splits the local columns into as many heads as the whole model has."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ class HeadsOfTheModel(Attention):
 
 
 def planted(**options: Any) -> Model:
-    """The toy GPT with this attention."""
+    """Return the toy GPT with this attention."""
     model = toy_gpt(**options)
     for block in model.units[1:-1]:
         block.attn.__class__ = HeadsOfTheModel  # type: ignore[attr-defined]

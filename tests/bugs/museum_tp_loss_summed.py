@@ -1,4 +1,4 @@
-"""The loss, which every rank along tp has whole, is added up over tp: t times too large, with the right gradients."""
+"""The loss, complete on every rank along tp, is summed over tp: t times too large, with the right gradients."""
 
 from minitrain.autograd import Tensor
 from minitrain.data.batch import Batch

@@ -1,4 +1,4 @@
-"""No all-reduce in the backward of a column-parallel layer: the loss is right, the gradients before it are parts."""
+"""No all-reduce in the backward of a column-parallel layer: the loss is right, upstream gradients are partial."""
 
 from minitrain.autograd import Tensor
 from minitrain.comm.communicator import Tag

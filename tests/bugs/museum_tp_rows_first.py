@@ -19,7 +19,7 @@ class RowsFirst(FeedForward):
 
 
 def planted(tied: bool) -> Model:
-    """The toy GPT with this feed-forward layer."""
+    """Return the toy GPT with this feed-forward layer."""
     model = toy_gpt(tied=tied)
     for block in model.units[1:-1]:
         block.mlp.__class__ = RowsFirst  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Every planted bug fails the test that is named for it, and the correct code passes it."""
+"""Every planted bug fails its named test, and the correct code passes it."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests.bugs.museum import exhibits
 from tests.tiers import full
 
 EXHIBITS = exhibits()
-SLOW = ("12_", "13f_", "22_", "pp_sends_that_block")  # a limit of time or many steps; their tests are in both tiers
+SLOW = ("12_", "13f_", "22_", "pp_sends_that_block")  # time-limited or many steps; their tests run in both tiers
 
 
 @pytest.mark.parametrize("name", [full(name) if name.startswith(SLOW) else name for name in EXHIBITS])

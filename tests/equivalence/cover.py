@@ -1,4 +1,4 @@
-"""Which combinations are run: all of them in the full matrix, otherwise a cover of all pairs of settings."""
+"""Select the combinations to run: all of them in the full matrix, otherwise a cover of all pairs of settings."""
 
 import itertools
 import random
@@ -10,7 +10,7 @@ from minitrain.precision import DynamicScaler, StaticScaler
 from tests.equivalence.harness import STRATEGIES, Case
 
 RANKS = (2, 3, 4)
-MESHES = (2, 3, 4, 8)  # the sizes of the matrix
+MESHES = (2, 3, 4, 8)  # world sizes of the matrix
 AXES: dict[str, tuple] = {
     "ranks": RANKS,
     "strategy": tuple(STRATEGIES),
@@ -22,7 +22,7 @@ AXES: dict[str, tuple] = {
 }
 
 
-MODEL: dict[str, tuple] = {  # with the model divided as well
+MODEL: dict[str, tuple] = {  # tensor and sequence parallel
     **AXES,
     "strategy": ("dp-bucketed", "zero1", "zero2", "zero3"),
     "recompute": (0, 2),
@@ -30,7 +30,7 @@ MODEL: dict[str, tuple] = {  # with the model divided as well
 }
 
 
-PIPELINE: dict[str, tuple] = {  # and with the layers divided
+PIPELINE: dict[str, tuple] = {  # pipeline
     "ranks": (2, 3, 4),
     "strategy": ("dp-bucketed", "dp-overlap", "zero1"),
     "schedule": tuple(SCHEDULES),
@@ -43,7 +43,7 @@ PIPELINE: dict[str, tuple] = {  # and with the layers divided
 
 
 def pairwise(axes: dict[str, tuple], seed: int = 0) -> list[dict[str, Any]]:
-    """Combinations in which every pair of settings of two axes occurs; greedy, the same for the same seed."""
+    """Return combinations that contain every pair of settings of any two axes. Greedy; deterministic given the seed."""
     names = list(axes)
     everything = [dict(zip(names, values, strict=True)) for values in itertools.product(*axes.values())]
     random.Random(seed).shuffle(everything)
@@ -57,7 +57,7 @@ def pairwise(axes: dict[str, tuple], seed: int = 0) -> list[dict[str, Any]]:
 
 
 def cases(full: bool) -> list[tuple[int, Case]]:
-    """(ranks, case) of the matrix, with the corner cases that have names of their own."""
+    """Return the matrix as (ranks, case) pairs, including hand-written corner cases."""
     rows = []
     for axes in (AXES, MODEL):
         everything = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
@@ -76,7 +76,7 @@ def cases(full: bool) -> list[tuple[int, Case]]:
         (4, Case("zero3", B=2, comm="ring", clip=0.5)),
         (3, Case("zero3", dtype="float32", comm="ring")),
         (3, Case("zero2", optimizer="adam 1e-8", ignore=True)),
-        (4, Case(B=2, comm="ring", clip=0.5)),  # ranks without a sample
+        (4, Case(B=2, comm="ring", clip=0.5)),  # more ranks than samples
         *((4, Case(layout=layout, heads=5, comm="ring", clip=0.5, recompute=1)) for layout in ("tp", "sp")),
         *((3, Case(layout=layout, tied=False, comm="ring", accumulate=3, ignore=True)) for layout in ("tp", "sp")),
         *((4, Case("zero3", layout=layout, tp=2, B=1, comm="ring", optimizer="adam")) for layout in ("tp", "sp")),
@@ -110,7 +110,7 @@ def cases(full: bool) -> list[tuple[int, Case]]:
 
 
 def name(ranks: int, case: Case) -> str:
-    """One line that tells the case from all others."""
+    """Return one line that identifies the case."""
     details = [case.strategy, f"{ranks} ranks", case.comm, case.optimizer, case.dtype]
     details += [
         f"{case.accumulate} micro-batches",

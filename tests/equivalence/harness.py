@@ -1,11 +1,11 @@
-"""The same global batches on one process and on a mesh: is it the same training run?
+"""Train on the same global batches on one process and on a mesh: is it the same training run?
 
-`same_as_serial(world, case)` compares loss, every gradient before the step, the global norm and every parameter after
-the steps with the run on one process, bytes by tag with the formula, and the memory held with the formula and with
-tracemalloc, which knows nothing of the ledger.
+`same_as_serial(world, case)` compares the loss, every gradient before the step, the global norm and every parameter
+after the steps with the run on one process. It compares the bytes sent under each tag with the formula, and the memory
+held with the formula and with tracemalloc, which is independent of the ledger.
 
-The toy GPT carries traps on purpose: a tied embedding, a frozen parameter, an unused one, sizes and a batch that no
-number of ranks divides, dropout, and with 4 ranks and 3 micro-batches some micro-batches are empty.
+The toy GPT contains traps on purpose: a tied embedding, a frozen parameter, an unused one, dropout, and sizes and a
+batch that no number of ranks divides. With 4 ranks and 3 micro-batches, some micro-batches are empty.
 """
 
 import math
@@ -43,8 +43,8 @@ from minitrain.train.step import train_step
 from tests.ranks import GLANCE
 
 SEED, B, T, V, STEPS, BUCKET_MB = 3, 7, 5, 11, 3, 0.003
-STATES = ("parameters", "gradients", "optimizer")  # the ledger's kinds of what is held between two steps
-# How traffic should be labelled, in the formulas: the library's own names are what is compared with them.
+STATES = ("parameters", "gradients", "optimizer")  # the ledger's kinds that persist between steps
+# The tags that the formulas expect, written out: the library's own names are under test.
 GRADIENTS, PARAMETERS, NORM, OVERFLOW = ("dp", "gradients"), ("dp", "parameters"), ("dp", "norm"), ("mesh", "overflow")
 Tensors = dict[str, np.ndarray]
 
@@ -70,39 +70,40 @@ STRATEGIES = {
 
 
 def same_seed(rank: int) -> int:
+    """Return the same seed on every rank."""
     return SEED
 
 
 @dataclass(frozen=True)
 class Case:
-    """One run to be compared. Planted bugs enter through the last fields, and never touch the serial run."""
+    """One run to compare. The last fields inject planted bugs; they never affect the serial run."""
 
     strategy: str = "dp-bucketed"
     comm: str = "mpi"  # or "ring"
     optimizer: str = "sgd"
     accumulate: int = 1
     clip: float | None = None
-    recompute: int = 0  # units in a segment that is replayed
-    layout: str = "dp"  # or "tp", "sp", "pp", "pp+tp", "pp+sp": how the ranks beside dp divide the model
-    tp: int = 0  # ranks that divide the matrices; all that are left unless given
+    recompute: int = 0  # units per recomputed segment; 0: no recompute
+    layout: str = "dp"  # or "tp", "sp", "pp", "pp+tp", "pp+sp": how the ranks not in dp divide the model
+    tp: int = 0  # ranks that divide the matrices; 0: all that remain
     pp: int = 1  # ranks that divide the layers
     schedule: str = "1f1b"
     layers: int = 2
-    heads: int = 3  # of the toy model, each 3 wide
+    heads: int = 3  # of the toy model; each head is 3 wide
     dtype: str = "float64"
     tied: bool = True
     dropout: float = 0.1
     B: int = B
-    ignore: bool = False  # labels that do not count, unequally many on each rank and in each micro-batch
-    scaler: Callable[[], Scaler] | None = None  # makes the loss scale, which the serial run does without
-    make: Callable[[Reducer], Optimizer] | None = None  # the optimizer, of the serial run as well
-    doors: dict[str, Any] = field(default_factory=dict, hash=False)  # of parallelize
+    ignore: bool = False  # ignore some labels, a different number on each rank and in each micro-batch
+    scaler: Callable[[], Scaler] | None = None  # creates the loss scaler; the serial run has none
+    make: Callable[[Reducer], Optimizer] | None = None  # creates the optimizer, also for the serial run
+    doors: dict[str, Any] = field(default_factory=dict, hash=False)  # hooks passed to parallelize
     part: Callable[[Batch, int, int], Batch] = Batch.part
     seed: Callable[[int], int] = same_seed
 
     @property
     def serial(self) -> "Case":
-        """What one process does of it: the same for many cases."""
+        """The one-process run to compare with; many cases share it."""
         return replace(
             self, strategy="dp-bucketed", comm="mpi", layout="dp", tp=0, pp=1, schedule="1f1b", recompute=0,
             scaler=None, doors={}, part=Batch.part, seed=same_seed,
@@ -110,11 +111,11 @@ class Case:
 
     @property
     def how(self) -> str:
-        """What reduces gradients."""
+        """The name of the gradient reducer."""
         return STRATEGIES[self.strategy].reducer
 
     def parallel(self, mesh: Mesh) -> Strategy:
-        """What divides the model and reduces gradients."""
+        """Return the strategy: how the model is divided and how gradients are reduced."""
         strategy = replace(STRATEGIES[self.strategy], bucket_mb=BUCKET_MB, recompute=self.recompute)
         if mesh.sizes["tp"] > 1:
             strategy = replace(strategy, sp="sp" in self.layout)
@@ -123,23 +124,25 @@ class Case:
         return strategy
 
     def mesh(self, world: Communicator) -> Mesh:
+        """Return the mesh of this case: dp x pp x tp."""
         if world.size == 1:
             return Mesh(world)
         tp = self.tp or world.size // self.pp if "tp" in self.layout or "sp" in self.layout else 1
         return Mesh(world, dp=world.size // tp // self.pp, pp=self.pp, tp=tp)
 
     def toy(self) -> Model:
+        """Return a fresh toy model."""
         return toy_gpt(self.dtype, self.tied, self.dropout, self.heads, self.layers)
 
     @property
     def bound(self) -> float:
-        """The largest difference allowed: rounding of the last digits, which epsilon 1e-8 amplifies."""
+        """The largest allowed difference: rounding in the last digits, which epsilon 1e-8 amplifies."""
         return 2e-5 if self.dtype == "float32" else 1e-9 if "1e-8" in self.optimizer else 1e-12
 
 
 @dataclass
 class Row:
-    """What came out, one line of the matrix. Bytes are of all ranks per step, memory is of one rank."""
+    """The result of one case: one row of the matrix. Bytes are summed over ranks, per step; memory is per rank."""
 
     strategy: str
     mesh: str
@@ -156,17 +159,17 @@ class Row:
     bytes: int
     bytes_theory: int
     bytes_kind: str
-    memory: int | None  # None where ranks are threads: tracemalloc sees a process
+    memory: int | None  # None if ranks are threads: tracemalloc measures a process
     memory_theory: int
     memory_witness: int | None
-    bytes_per_rank_ok: bool  # each rank and tag as the formula says, and no other tag
-    work: float  # FLOPs of all ranks / FLOPs of the serial run (and of one more forward, when it is replayed)
+    bytes_per_rank_ok: bool  # every rank and tag matches the formula, and there is no other tag
+    work: float  # FLOPs of all ranks / FLOPs of the serial run (plus one more forward with recompute)
     replicas_equal: bool
     ok: bool = False
 
 
 def toy_gpt(dtype: str = "float64", tied: bool = True, dropout: float = 0.1, heads: int = 3, layers: int = 2) -> Model:
-    """A GPT of odd sizes, with every parameter drawn at 0.3 so that errors show."""
+    """Return a GPT with odd sizes. Every parameter has init_std 0.3, large enough for errors to show."""
     model = gpt(GPTConfig(V, T, layers, heads, width=3 * heads, dropout=dropout, tied=tied, dtype=dtype))
     block: Any = model.units[1]
     block.unused = Parameter("blocks.0.unused", (5, 3), dtype=dtype)
@@ -177,10 +180,10 @@ def toy_gpt(dtype: str = "float64", tied: bool = True, dropout: float = 0.1, hea
 
 
 def toy_batch(number: int, samples: int = B, ignore: bool = False) -> Batch:
-    """Global batch `number`: `samples` rows of 5 ids, the same on every rank.
+    """Return global batch `number`: `samples` rows of T = 5 ids, the same on every rank.
 
-    ignore: no label of the last three rows counts, which are all that the last of two or three ranks has, and not those
-    of about a third of the others.
+    ignore: mask all labels of the last three rows, which are all that the last of two or three ranks has, and about a
+    third of the others.
     """
     ids = rng.integers(rng.key(SEED, "toy", number), samples * (T + 1), V).reshape(samples, T + 1)
     labels = ids[:, 1:]
@@ -193,21 +196,21 @@ def toy_batch(number: int, samples: int = B, ignore: bool = False) -> Batch:
 
 @dataclass
 class Run:
-    """What a run leaves behind, as logical tensors."""
+    """The results of a run, as logical tensors."""
 
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     gradients: list[Tensors] = field(default_factory=list)  # before each step, after clipping
     parameters: Tensors = field(default_factory=dict)  # after the last step
-    held: Tensors = field(default_factory=dict)  # the same, as this rank holds them
+    held: Tensors = field(default_factory=dict)  # the same values, as this rank holds them
     ledger: Ledger = field(default_factory=Ledger)
     buckets: "list[Packed]" = field(default_factory=list)
 
 
 @dataclass
 class Packed:
-    """A bucket, for the formulas: elements, those of each parameter, whether they are trained, segments that use it,
-    the ranks that add its gradients up and this one's number among them."""
+    """What the formulas need of a bucket: its size, each parameter's size, whether it is trained, how many segments
+    use it, how many ranks sum its gradients, and this rank's index among them."""
 
     size: int
     lengths: list[int]
@@ -218,11 +221,12 @@ class Packed:
 
     @property
     def mine(self) -> int:
-        """Elements of this rank's share."""
+        """Number of elements in this rank's shard."""
         return self.size - scattered(self.size, self.ranks, self.rank)
 
     @staticmethod
     def all(model: Model, gradients: Reducer) -> "list[Packed]":
+        """Describe every bucket of a reducer."""
         return [
             Packed(
                 b.size, [math.prod(p.shape) for p in b.parameters], b.trained,
@@ -233,7 +237,7 @@ class Packed:
 
 
 class Training:
-    """A model with its reducer and optimizer on a mesh, ready for steps."""
+    """A model on a mesh with its reducer and optimizer, ready to train."""
 
     def __init__(self, world: Communicator, case: Case) -> None:
         self.case, self.world = case, world
@@ -247,13 +251,14 @@ class Training:
         self.scaler = case.scaler() if case.scaler else Scaler()
 
     def step(self, number: int) -> tuple[float, float]:
+        """Train on global batch `number` and return (loss, norm)."""
         batch = toy_batch(number, self.case.B, self.case.ignore)
         mine = self.case.part(batch, self.mesh.coordinates["dp"], self.mesh.sizes["dp"])
         k, clip = self.case.accumulate, self.case.clip
         return train_step(self.model, mine, self.gradients, self.optimizer, self.lr, k, clip, self.scaler)
 
     def gather(self, what: str) -> Tensors:
-        """The logical tensors. The gradients of one process are read where they stand: what gathers is under test."""
+        """Return the logical tensors. On one process, read gradients directly: the gather code is under test."""
         if what == "grad" and self.world.size == 1:
             found = {p.placement.path: to_host(p.grad) for p in self.model.parameters() if p.grad is not None}
             return clipped(found, self.case.clip)
@@ -261,14 +266,14 @@ class Training:
 
 
 def clipped(gradients: Tensors, limit: float | None) -> Tensors:
-    """Copies, no longer than the limit all together."""
+    """Return copies whose joint norm is at most `limit`."""
     length = math.sqrt(sum(float(np.vdot(g, g)) for g in gradients.values()))
     factor = limit / length if limit and length > limit else 1.0
     return {path: g * g.dtype.type(factor) for path, g in gradients.items()}
 
 
 def train(world: Communicator, case: Case) -> Run:
-    """Some steps on the ranks of `world`, with everything written down."""
+    """Train for STEPS steps on the ranks of `world` and record everything."""
     run = Run()
     with run.ledger.open():
         training = Training(world, case)
@@ -285,7 +290,7 @@ def train(world: Communicator, case: Case) -> Run:
             run.norms.append(norm)
         run.parameters = training.gather("data")
         run.buckets = Packed.all(training.model, training.gradients)
-        if case.how != "zero3":  # there, nobody holds a replica
+        if case.how != "zero3":  # under ZeRO-3 no rank holds a replica
             run.held = {f"{p.placement.path} {p.placement.index}": p.data.copy() for p in training.model.parameters()}
         training.gradients.close()
     return run
@@ -293,7 +298,7 @@ def train(world: Communicator, case: Case) -> Run:
 
 @cache
 def serial_run(case: Case) -> Run:
-    """A serial case, run once for all that are compared with it; nobody can change what it left behind."""
+    """Run a serial case once for all the cases that compare with it. The returned arrays are read-only."""
     run = train(world_of_one(), case)
     _without_key_bias(case, run)
     for tensors in (*run.gradients, run.parameters, run.held):
@@ -304,7 +309,7 @@ def serial_run(case: Case) -> Run:
 
 @cache
 def forward_flops(case: Case) -> int:
-    """Of the forwards of a serial case: what one replay costs."""
+    """Return the forward FLOPs of a serial case: the cost of one replay."""
     model, ledger = case.toy(), Ledger()
     model.draw(SEED)
     with ledger.open(), no_grad():
@@ -315,10 +320,10 @@ def forward_flops(case: Case) -> int:
 
 
 def held_bytes(world: Communicator, case: Case, theory: int) -> tuple[int, int]:
-    """(by the ledger, by tracemalloc): bytes that parameters, gradients and optimizer occupy after a step.
+    """Return (ledger, tracemalloc): bytes of parameters, gradients and optimizer state after a step.
 
-    The runner's thread that notes where a rank stands may keep a frame and its arrays for a moment: so what is not as
-    the theory says is looked at again, twice, and the least counts.
+    The runner's thread that samples each rank's position may briefly keep a frame and its arrays alive. So a
+    measurement that differs from the theory is repeated up to twice, and the minimum counts.
     """
     arrays = tracemalloc.DomainFilter(inclusive=True, domain=np.lib.tracemalloc_domain)
     ledger = Ledger()
@@ -340,6 +345,7 @@ def held_bytes(world: Communicator, case: Case, theory: int) -> tuple[int, int]:
 
 
 def as_in_theory(held: int, witness: int, theory: int) -> bool:
+    """Return whether the ledger matches the theory exactly and tracemalloc is within 3% of the ledger."""
     return held == theory and abs(witness - held) <= 0.03 * held
 
 
@@ -351,17 +357,17 @@ def _traced(arrays: tracemalloc.DomainFilter) -> int:
 
 
 def scattered(size: int, ranks: int, rank: int) -> int:
-    """Elements that a rank sends in a ring's reduce-scatter: all shares but its own."""
+    """Return the number of elements a rank sends in a ring reduce-scatter: all shards but its own."""
     return size - _length(share(size, ranks, rank))
 
 
 def collected(size: int, ranks: int, rank: int) -> int:
-    """Elements that a rank sends in a ring's all-gather: all shares but that of the next rank."""
+    """Return the number of elements a rank sends in a ring all-gather: all shards but the next rank's."""
     return size - _length(share(size, ranks, (rank + 1) % ranks))
 
 
 def sent(world: Communicator, case: Case, buckets: list[Packed]) -> Counter[tuple[str, str]]:
-    """Bytes that this rank sends in a step, by tag."""
+    """Return the bytes this rank sends in a step, by tag."""
     mesh, item = case.mesh(world), np.dtype(case.dtype).itemsize
     total = _of_gradients(case, buckets, item)
     samples = _length(share(case.B, mesh.sizes["dp"], mesh.coordinates["dp"]))
@@ -372,20 +378,20 @@ def sent(world: Communicator, case: Case, buckets: list[Packed]) -> Counter[tupl
         if mesh.sizes["pp"] > 1:
             total += _of_the_borders(case, micro, mesh, item)
     total["tp", "norm"] += 8 * (mesh.sizes["tp"] * mesh.sizes["pp"] - 1)
-    if case.scaler:  # a flag of 4 bytes, once a step, agreed upon by all ranks whatever the mesh
+    if case.scaler:  # a 4-byte flag per step, agreed on by all ranks of any mesh
         total[OVERFLOW] += 4 * (scattered(1, world.size, world.rank) + collected(1, world.size, world.rank))
     return +total
 
 
 def _stages(case: Case, mesh: Mesh) -> list[range]:
-    """The units of this rank's stages, by number: the embedding is 0, then the blocks, and the head."""
+    """Return the unit numbers of this rank's stages: the embedding is 0, then the blocks, then the head."""
     p, v, n = mesh.sizes["pp"], 2 if case.schedule == "interleaved" and case.pp > 1 else 1, case.layers + 2
     cuts = [share(n, p * v, c * p + mesh.coordinates["pp"]) for c in range(v)]
     return [range(cut.start, cut.stop) for cut in cuts]
 
 
 def _of_the_borders(case: Case, samples: int, mesh: Mesh, item: int) -> Counter[tuple[str, str]]:
-    """B T D elements down each border, and their gradients up, of a share of the time under sequence parallel."""
+    """B T D elements down each border and as many gradients up; T is the rank's share under sequence parallel."""
     time_ = _length(share(T, mesh.sizes["tp"], mesh.coordinates["tp"])) if "sp" in case.layout else T
     size = samples * time_ * 3 * case.heads * item
     stages = _stages(case, mesh)
@@ -394,7 +400,7 @@ def _of_the_borders(case: Case, samples: int, mesh: Mesh, item: int) -> Counter[
 
 
 def bytes_of_headers(case: Case, mesh: Mesh) -> int:
-    """A header of 9 numbers of 8 bytes for each border down, and each length that a micro-batch has, in all steps."""
+    """Return the header bytes of the whole run: 9 numbers of 8 bytes per border down and distinct micro-batch size."""
     samples = _length(share(case.B, mesh.sizes["dp"], mesh.coordinates["dp"]))
     lengths = {_length(share(samples, case.accumulate, i)) for i in range(case.accumulate)}
     down = sum(case.layers + 1 not in stage for stage in _stages(case, mesh))
@@ -402,7 +408,7 @@ def bytes_of_headers(case: Case, mesh: Mesh) -> int:
 
 
 def _of_gradients(case: Case, buckets: list[Packed], item: int) -> Counter[tuple[str, str]]:
-    """The table of the stages, summed over buckets."""
+    """The table of the ZeRO stages, summed over buckets."""
     k, trained = case.accumulate, [b for b in buckets if b.trained]
     scatter, gather = (sum(f(b.size, b.ranks, b.rank) for b in trained) * item for f in (scattered, collected))
     if not case.how.startswith("zero"):
@@ -410,15 +416,15 @@ def _of_gradients(case: Case, buckets: list[Packed], item: int) -> Counter[tuple
         every = sum(scattered(n, b.ranks, b.rank) + collected(n, b.ranks, b.rank) for n, b in lengths)
         return Counter({GRADIENTS: every * item})
     each = 1 if case.how == "zero1" or "once" in case.strategy else k
-    if case.how == "zero3":  # each segment that uses a bucket gathers it before its forward and before its backward
+    if case.how == "zero3":  # each segment that uses a bucket gathers it before its forward and its backward
         gather = 2 * k * sum(b.users * collected(b.size, b.ranks, b.rank) for b in buckets) * item
     norm = 8 * sum(b.ranks - 1 for b in trained)
     return Counter({GRADIENTS: each * scatter, PARAMETERS: gather, NORM: norm})
 
 
 def _of_the_model(case: Case, samples: int, mesh: Mesh, item: int) -> Counter[tuple[str, str]]:
-    """What a micro-batch of so many samples sends along tp, forward (again in a replay) and backward: the docstrings of
-    tensor_parallel.py and sequence_parallel.py."""
+    """Return what a micro-batch of `samples` sends along tp in forward (again in a replay) and backward, as in the
+    docstrings of tensor_parallel.py and sequence_parallel.py."""
     t, r = mesh.sizes["tp"], mesh.coordinates["tp"]
     units = [unit for stage in _stages(case, mesh) for unit in stage]
     blocks, first, last = sum(0 < u <= case.layers for u in units), 0 in units, case.layers + 1 in units
@@ -431,7 +437,7 @@ def _of_the_model(case: Case, samples: int, mesh: Mesh, item: int) -> Counter[tu
         block, embedding, head = blocks * 2 * (forwards + 1) * one, forwards * one, one
     else:
         scatter, gather = (f(T, t, r) * samples * D for f in (scattered, collected))
-        kept_shares = gather  # are gathered again
+        kept_shares = gather  # only shards are kept, so backward gathers again
         block = blocks * 2 * ((forwards + 1) * (scatter + gather) + kept_shares)
         embedding, head = forwards * scatter + gather, forwards * gather + scatter
     parts = {"block": block, "embedding": first * embedding, "head": last * head, "loss": last * loss}
@@ -439,7 +445,7 @@ def _of_the_model(case: Case, samples: int, mesh: Mesh, item: int) -> Counter[tu
 
 
 def held(case: Case, buckets: list[Packed]) -> int:
-    """Bytes of parameters, gradients and optimizer state on this rank after a step."""
+    """Return the bytes of parameters, gradients and optimizer state on this rank after a step."""
     stage = int(case.how[-1]) if case.how.startswith("zero") else 0
     states = 1 if case.optimizer == "sgd" else 2
     total = 0
@@ -457,9 +463,9 @@ def _length(cut: slice) -> int:
 
 
 def difference(a: Tensors, b: Tensors) -> float:
-    """The largest max|a - b| / max(max|b|, 1e-3 x the largest |b| of all tensors).
+    """Return the largest max|a - b| / max(max|b|, 1e-3 x the largest |b| of all tensors).
 
-    An elementwise ratio would mean nothing: some true gradients, such as the key bias's, are zero.
+    An elementwise ratio would be meaningless: some true gradients, such as the key bias's, are zero.
     """
     assert a.keys() == b.keys(), f"different tensors: {a.keys() ^ b.keys()}"
     floor = 1e-3 * max(np.abs(x).max(initial=0) for x in b.values())
@@ -467,14 +473,14 @@ def difference(a: Tensors, b: Tensors) -> float:
 
 
 def same_as_serial(world: Communicator, case: Case) -> Row:
-    """Runs the case on one process and on `world`; called by all ranks, the row is complete on each."""
+    """Run the case on one process and on `world`. Collective; every rank returns the complete row."""
     on_threads = isinstance(world, ThreadCommunicator)
     world = RingCommunicator(world) if case.comm == "ring" else world
     serial, run = serial_run(case.serial), train(world, case)
     _without_key_bias(case, run)
-    mine = run.ledger.bytes + run.ledger.charged  # counters, which leave out the tags of 0 bytes when added
-    del mine[CHECKPOINT]  # of this comparison
-    headers = mine.pop(HEADER, 0)  # said once, not in every step
+    mine = run.ledger.bytes + run.ledger.charged  # adding Counters drops tags with 0 bytes
+    del mine[CHECKPOINT]  # traffic of this comparison
+    headers = mine.pop(HEADER, 0)  # sent once, not in every step
     theory, memory_theory = sent(world, case, run.buckets), held(case, run.buckets)
     memory, witness = (None, None) if on_threads else held_bytes(world, case, memory_theory)
     bits = world.gather_objects({path: array.tobytes() for path, array in run.held.items()})
@@ -502,13 +508,13 @@ def same_as_serial(world: Communicator, case: Case) -> Row:
 
 
 def _suffix(case: Case) -> str:
-    """What divides the model, and whether the loss has a scale or ignored labels: "+zb-h1+sp", "+scale", "+pad"."""
+    """How the model is divided, and whether there is a loss scale or ignored labels: "+zb-h1+sp", "+scale", "+pad"."""
     parts = [case.schedule if part == "pp" else part for part in case.layout.split("+") if part != "dp"]
     return "".join(f"+{part}" for part in parts + ["scale"] * bool(case.scaler) + ["pad"] * case.ignore)
 
 
 def wrong(row: Row, case: Case) -> list[str]:
-    """The columns that are not as they should be. (NaN is never within a bound.)"""
+    """Return the names of the columns that fail. (NaN is never within a bound.)"""
     memory = (
         row.memory is None or row.memory_witness is None
         or as_in_theory(row.memory, row.memory_witness, row.memory_theory)
@@ -520,7 +526,7 @@ def wrong(row: Row, case: Case) -> list[str]:
         "parameters": row.max_dparameter <= case.bound,
         "bytes": row.bytes == row.bytes_theory and row.bytes_per_rank_ok,
         "memory": memory,
-        # Along tp, what all ranks hold is done by all of them: norms, biases, and in sums of the loss
+        # Ranks along tp all compute what they all hold: norms, biases and the sums in the loss
         "work": row.work == 1 if case.layout in ("dp", "pp") else 1 <= row.work < 1.2,
         "replicas": row.replicas_equal,
     }
@@ -533,7 +539,7 @@ def _relative(found: list[float], true: list[float]) -> float:
 
 
 def _without_key_bias(case: Case, run: Run) -> None:
-    """Its true gradient is zero; Adam with a tiny epsilon makes steps of full size out of the rounding errors."""
+    """Drop the key bias: its true gradient is zero, and Adam with a tiny epsilon amplifies its rounding errors."""
     if "1e-8" not in case.optimizer:
         return
     for tensors in (*run.gradients, run.parameters):

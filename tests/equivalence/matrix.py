@@ -1,6 +1,6 @@
-"""The equivalence matrix: every strategy beside the run on one process. `make matrix`, `make matrix FULL=1`.
+"""The equivalence matrix: every strategy compared with the run on one process. `make matrix`, `make matrix FULL=1`.
 
-Prints a table and writes build/matrix.json. The status is 1 when a row is not ok or did not come.
+Prints a table and writes build/matrix.json. The status is 1 if a row fails or is missing.
 """
 
 import argparse
@@ -22,15 +22,15 @@ from tests.equivalence.cover import MESHES, cases, name
 from tests.equivalence.harness import Row, same_as_serial
 
 OUT = Path("build/matrix.json")
-LIMIT = 20.0  # seconds for one row
+LIMIT = 20.0  # seconds per row
 
 
 def main() -> int:
-    """Starts a job for each number of ranks and shows what came out."""
+    """Start a job for each number of ranks and show the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="all combinations instead of a cover of all pairs")
     parser.add_argument("--ranks", type=int, choices=MESHES, help="only the rows for this number of ranks")
-    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # this process is one of the ranks
+    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # marks this process as one of the ranks
     parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rows:
@@ -45,7 +45,7 @@ def main() -> int:
             found = run_job(ranks, arguments.full, done)
             rows += found
             done += len(found)
-            if done < len(names):  # the row after the last one that came; the rest in a new job
+            if done < len(names):  # skip the row that gave no result, and run the rest in a new job
                 print(f"NO RESULT: {names[done]}", flush=True)
                 done += 1
     OUT.parent.mkdir(exist_ok=True)
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def run_job(ranks: int, full: bool, first: int) -> list[dict]:
-    """The rows of one number of ranks from number `first` on, up to one that fails or takes too long."""
+    """Return the rows for one number of ranks, from row `first` on, up to one that crashes or times out."""
     mpirun = find_mpirun()
     if mpirun is None:
         sys.exit("there is no mpirun: see python -m minitrain doctor")
@@ -84,8 +84,8 @@ def run_job(ranks: int, full: bool, first: int) -> list[dict]:
 
 
 def as_rank(file: Path, full: bool, first: int) -> int:
-    """Runs the rows for this number of ranks; rank 0 writes each as a line."""
-    faulthandler.dump_traceback_later(LIMIT - 2, exit=True)  # says where this rank stands when a row hangs
+    """Run the rows for this number of ranks. Rank 0 writes each as a line."""
+    faulthandler.dump_traceback_later(LIMIT - 2, exit=True)  # if a row hangs, print each rank's stack
     with minitrain.launch() as world:
         mine = [case for ranks, case in cases(full) if ranks == world.size]
         for case in mine[first:]:
@@ -99,7 +99,7 @@ def as_rank(file: Path, full: bool, first: int) -> int:
 
 
 def show(rows: list[dict]) -> None:
-    """Prints the table in 80 columns: differences from the serial run, bytes and memory as multiples of the formula."""
+    """Print the table: differences from the serial run, bytes and memory as multiples of the formula."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("strategy", "mesh", "comm", "optimizer", "dtype", "k", "clip", "rc"):
         table.add_column(heading, no_wrap=True)
@@ -119,7 +119,7 @@ def show(rows: list[dict]) -> None:
 
 
 def ratio(measured: int | None, theory: int) -> str:
-    """1 only when the two are equal."""
+    """Format measured / theory. "1" appears only if the two are equal."""
     if measured is None:
         return "-"
     return "1" if measured == theory else f"{measured / theory:.4f}"

@@ -1,4 +1,4 @@
-"""Data parallel is the serial run: under MPI, on our ring, and on threads."""
+"""Data parallel equals the serial run: under MPI, on our ring, and on threads."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ CASES = cases(full=False)
 
 
 def in_both_tiers(rows: list[tuple[int, Case]]) -> list[tuple[int, Case]]:
-    """One row on 4 ranks for each way to divide the model, and for ranks that have no sample."""
+    """One case on 4 ranks for each way to divide the model, and for ranks without samples."""
     kinds = {(case.layout, case.pp > 1 and case.schedule, case.B < n): (n, case) for n, case in rows if n == 4}
     return list(kinds.values())
 
@@ -36,7 +36,7 @@ def test_mpi(world: Communicator, case: Case) -> None:
 @pytest.mark.parametrize("strategy", AXES["strategy"])
 @pytest.mark.ranks(3)
 def test_one_row(world: Communicator, strategy: str) -> None:
-    """The hardest setting of each strategy: enough to try another MPI with."""
+    """The hardest setting of each strategy: enough to try another MPI implementation."""
     row = same_as_serial(world, Case(strategy, "mpi", "sgd", accumulate=3, clip=0.5))
     assert row.ok, row
 
@@ -57,7 +57,7 @@ IN_DEBUG_MODE = [Case(strategy, "ring", accumulate=2, clip=0.5) for strategy in 
 
 @pytest.mark.parametrize("case", IN_DEBUG_MODE, ids=lambda case: f"{case.strategy} {case.layout}")
 def test_in_debug_mode(case: Case) -> None:
-    """Ranks that do the same are let go on, and send as many bytes."""
+    """Debug mode lets ranks that do the same thing proceed, and adds no traffic."""
     with debug.enabled():
         for row in threads.run(4 if "+" in case.layout else 2, lambda world: same_as_serial(world, case)):
             assert row.ok, row
@@ -65,7 +65,7 @@ def test_in_debug_mode(case: Case) -> None:
 
 @pytest.mark.parametrize("case", [Case("dp-naive", "ring"), Case("dp-bucketed", "ring", accumulate=3)])
 def test_three_ranks(case: Case) -> None:
-    """Three ranks, SGD and a batch that does not divide: what it takes to see a wrong sum. The museum's test."""
+    """Three ranks, SGD and a batch size that 3 does not divide: enough to detect a wrong sum. Used by the museum."""
     rows = threads.run(3, lambda world: same_as_serial(world, case))
     assert not wrong(rows[0], case), f"not as on one process: {', '.join(wrong(rows[0], case))}"
 
@@ -78,7 +78,7 @@ def test_more_ranks_than_samples(world: Communicator) -> None:
 
 @pytest.mark.ranks(3)
 def test_the_harness_sees_a_missing_sum(world: Communicator) -> None:
-    """Without it, a harness that compared nothing would pass everything above."""
+    """Without this test, a harness that compared nothing would pass everything above."""
     row = same_as_serial(world, Case(doors={"sync": lambda gradients, group: None}))
     assert not row.ok
     assert row.max_dgradient > 1e-3

@@ -1,8 +1,8 @@
-"""The six operations: values, gradients checked across ranks, dtypes, and what they send.
+"""The six operations: values, gradients checked across ranks, dtypes, and bytes sent.
 
-A gradient across ranks: L is a function of the inputs of all ranks together. Where each rank goes on with a work of its
-own, L = sum over ranks r of sum(c_r y_r); where all go on alike, with one c, L is what any one of them finds. Where all
-ranks hold the same x, it is changed on all of them at once.
+Gradients are checked against a loss L that depends on the inputs of all ranks. If each rank continues with its own
+work, L = sum over ranks r of sum(c_r y_r). If all ranks continue identically with the same c, L is what any one of them
+computes. If all ranks hold the same x, it is perturbed on all of them at once.
 """
 
 from collections import Counter
@@ -30,11 +30,11 @@ class Row(NamedTuple):
 
     name: str
     call: Call
-    true: Callable[[list[Array], int, Any], Array]  # y from all ranks' x, the axis, the own share's index
-    shares: bool  # x is a share; otherwise whole
+    true: Callable[[list[Array], int, Any], Array]  # y from all ranks' x, the axis, the own shard's index
+    shares: bool  # x is a shard; otherwise whole
     one_input: bool  # all ranks hold the same x
-    one_output: bool  # all ranks go on alike
-    forward: str = ""  # what is sent
+    one_output: bool  # all ranks continue identically
+    forward: str = ""  # the collective used
     backward: str = ""
 
 
@@ -56,11 +56,11 @@ ROWS = {
     )
 }  # fmt: skip
 every = pytest.mark.parametrize("name", ROWS)
-SIZES = [(axis, n) for axis in (0, 1, 2) for n in (5, 2)]  # on 3 ranks: shares of 2, 2, 1 and of 1, 1, 0
+SIZES = [(axis, n) for axis in (0, 1, 2) for n in (5, 2)]  # on 3 ranks: shards of 2, 2, 1 and of 1, 1, 0
 
 
 def shape_of(axis: int, n: int) -> tuple[int, ...]:
-    """Of the whole array: n along the axis."""
+    """Return the shape of the whole array, with n along the axis."""
     shape = [2, 3, 2]
     shape[axis] = n
     return tuple(shape)
@@ -71,7 +71,7 @@ def cut(axis: int, own: slice) -> tuple[slice, ...]:
 
 
 def inputs(row: Row, size: int, axis: int, n: int, dtype: Any = np.float64) -> list[Array]:
-    """The x of all ranks: quarters, so that sums are exact."""
+    """Return every rank's x. Values are multiples of 1/4, so sums are exact."""
     whole = shape_of(axis, n)
     drawn = [np.random.default_rng(0 if row.one_input else r).integers(-8, 9, whole) / 4 for r in range(size)]
     return [
@@ -83,7 +83,7 @@ def inputs(row: Row, size: int, axis: int, n: int, dtype: Any = np.float64) -> l
 
 
 def gradcheck(world: Communicator, row: Row, axis: int, n: int) -> float:
-    """The worst difference on any rank between backward and central differences; asserts that y is right."""
+    """Assert that y is right, and return the worst difference between backward and central differences on any rank."""
     xs = inputs(row, world.size, axis, n)
     rank = world.rank
     operation = lambda x: row.call(x, world, axis, n)
@@ -91,7 +91,7 @@ def gradcheck(world: Communicator, row: Row, axis: int, n: int) -> float:
     np.testing.assert_array_equal(y, row.true(xs, axis, cut(axis, share(n, world.size, rank))))
 
     mine = []
-    holders = [None] if row.one_input else range(world.size)  # None: everybody
+    holders = [None] if row.one_input else range(world.size)  # None: every rank
     places = [(holder, i) for holder in holders for i in range(xs[holder or 0].size)]
     for holder, i in places:
         for h in (STEP, -STEP):
@@ -117,12 +117,12 @@ def test_gradients_across_three_ranks(name: str, axis: int, n: int) -> None:
 @every
 @pytest.mark.ranks(3, full=(2, 4))
 def test_gradients_under_mpi(world: Communicator, name: str) -> None:
-    """MPI's own collectives and the ring."""
+    """Check MPI's own collectives and the ring."""
     for group in (world, RingCommunicator(world)):
         assert gradcheck(group, ROWS[name], axis=1, n=3) <= BOUND
 
 
-WRONG: dict[str, Call] = {  # with the same y
+WRONG: dict[str, Call] = {  # same y, wrong backward
     "copy_to": lambda x, g, axis, n: x + 0.0,
     "reduce_from": lambda x, g, axis, n: reduce_from(copy_to(x, g, TAG), g, TAG),
     "split_to": lambda x, g, axis, n: x[cut(axis, share(n, g.size, g.rank))],
@@ -134,12 +134,12 @@ WRONG: dict[str, Call] = {  # with the same y
 
 @every
 def test_the_check_sees_a_wrong_backward(name: str) -> None:
-    """gather_from in the place of all_gather loses the other ranks' part; the other way round it comes N times."""
+    """gather_from in place of all_gather loses the other ranks' gradients; the converse counts them N times."""
     row = ROWS[name]._replace(call=WRONG[name])
     assert max(threads.run(3, lambda world: gradcheck(world, row, axis=1, n=5))) > 0.1
 
 
-# What they leave as it is, and what they keep -------------------------------------------------------------------------
+# What they leave unchanged, and what they save ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -151,7 +151,7 @@ def test_the_dtype_stays_and_nothing_is_kept(name: str, dtype: Any) -> None:
         world = RingCommunicator(world)
         xs = inputs(row, 3, 1, 5, dtype)
         operation = lambda x: row.call(x, world, 1, 5)
-        y, _, _ = pull(operation, [xs[world.rank]])  # asserts a gradient's dtype
+        y, _, _ = pull(operation, [xs[world.rank]])  # also asserts the gradient's dtype
         assert y.dtype == dtype and y.flags.c_contiguous
         np.testing.assert_array_equal(y, row.true(xs, 1, cut(1, share(5, 3, world.rank))))
         node = as_activations(operation, [xs[world.rank]]).node
@@ -161,11 +161,11 @@ def test_the_dtype_stays_and_nothing_is_kept(name: str, dtype: Any) -> None:
     threads.run(3, program)
 
 
-# What is sent ---------------------------------------------------------------------------------------------------------
+# Bytes sent -----------------------------------------------------------------------------------------------------------
 
 
 def elements(collective: str, size: int, rank: int, axis: int, n: int) -> int:
-    """Sent by this rank of a ring: in a reduce-scatter all shares but its own, in an all-gather all but the next's."""
+    """Return elements sent in a ring: all shards but this rank's (reduce-scatter) or the next one's (all-gather)."""
     whole = int(np.prod(shape_of(axis, n)))
     following = (rank + 1) % size
     if collective == "all-reduce":
@@ -179,7 +179,7 @@ def elements(collective: str, size: int, rank: int, axis: int, n: int) -> int:
 @pytest.mark.parametrize(("axis", "n"), SIZES)
 @every
 def test_bytes(name: str, axis: int, n: int, size: int) -> None:
-    """As the table says: exactly on each rank, and 2 (N-1) M or (N-1) M in all. A group of one sends no message."""
+    """Bytes match the table exactly on each rank: 2 (N-1) M or (N-1) M in total. A group of one sends no messages."""
     row = ROWS[name]
 
     def program(world: Communicator) -> tuple[int, int]:

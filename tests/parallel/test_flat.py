@@ -1,4 +1,4 @@
-"""Buckets hold every parameter once, in the order in which backward completes them, as views of one array."""
+"""Buckets hold every parameter once, as views of one array, in the order in which backward completes them."""
 
 from dataclasses import replace
 
@@ -36,7 +36,7 @@ def paths(buckets: list[Bucket]) -> list[list[str]]:
 
 
 def test_filled_from_the_end_up_to_the_limit() -> None:
-    """Of 32 float64, four parameters make a KiB."""
+    """Four parameters of 32 float64 numbers fill a KiB."""
     ps = [parameter(f"{i}") for i in range(10)]
     assert paths(make_buckets(ps, KIB, mesh())) == [list("9876"), list("5432"), list("10")]
     assert paths(make_buckets(ps, 0.99 * KIB, mesh()))[0] == list("987")
@@ -130,7 +130,7 @@ def test_values_may_be_taken_away() -> None:
 
 
 def contribution(value: float, seen: list[bool]) -> object:
-    """A vjp that gives `value` everywhere, and notes whether it was told to write it into a place."""
+    """Return a vjp that gives `value` everywhere and records whether it was given an `out`."""
 
     def vjp(g: Array, out: Array | None = None) -> Array:
         seen.append(out is not None)
@@ -172,7 +172,7 @@ def test_gradients_have_a_place_from_the_first_one_to_the_next_step() -> None:
 
 
 def test_a_vjp_that_has_no_use_for_out() -> None:
-    """What it returns is put into its place; a weight without a vjp is only counted."""
+    """A vjp that ignores `out` has its result copied into place; a weight without a vjp is only counted."""
     p = Parameter("p", (3,), std=1.0, dtype=np.float64)
     (bucket,) = make_buckets([p], 1.0, Mesh(world_of_one()))
     bucket.attach(bucket.draw(0))

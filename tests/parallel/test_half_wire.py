@@ -1,4 +1,4 @@
-"""Gradients in 16 bits on the wire: rounded once, added up in float32, half the bytes."""
+"""16-bit gradient communication: rounded once, summed in float32, half the bytes."""
 
 from functools import partial
 
@@ -26,8 +26,8 @@ def parts(n: int, ranks: int) -> list[np.ndarray]:
 @pytest.mark.parametrize("n", [10, 2])
 @pytest.mark.ranks(3, full=(1, 2))
 def test_the_sum_of_the_rounded(world: Communicator, dtype: str, n: int) -> None:
-    """In float32 before it is rounded for the way back, on every rank the same bits; 2 numbers on 3 ranks as well.
-    One rank has nobody to send to, and rounds nothing."""
+    """The sum is computed in float32 and rounded once more for the way back, with the same bits on every rank, even for
+    2 numbers on 3 ranks. A single rank sends nothing and rounds nothing."""
     half, every = DTYPES[dtype], parts(n, world.size)
     total = np.zeros(n, np.float32)
     for part in every:
@@ -46,14 +46,14 @@ def test_the_rounded_copy_is_held_while_it_is_sent(world: Communicator) -> None:
     with Ledger(history=True).open() as ledger:
         reduce_scatter_in(x, world, TAG, np.float16)
     own = share(1000, world.size, world.rank)
-    held = 2 * 1000 + (4 + 2) * (own.stop - own.start)  # and the sum of the own share, and what arrives for it
+    held = 2 * 1000 + (4 + 2) * (own.stop - own.start)  # plus the own shard's sum and its receive buffer
     assert ledger.history is not None and max(live.get("buffers", 0) for live in ledger.history) == held
     assert not ledger.live["buffers"]
 
 
 @pytest.mark.ranks(3)
 def test_ones_are_not_lost(world: Communicator) -> None:
-    """2048 + 1 is 2048 in float16: a sum in it would lose both ones."""
+    """2048 + 1 is 2048 in float16: a float16 sum would lose both ones."""
     for dtype in (np.float32, np.float16):
         x = np.array([2048.0 if world.rank == 0 else 1.0] * 4, dtype)
         sync_in([x], world, np.float16)
@@ -71,7 +71,7 @@ def test_what_overflows_is_infinite_everywhere(world: Communicator) -> None:
 @pytest.mark.parametrize("how", ["naive", "bucketed", "overlap", "zero1", "zero2", "zero3"])
 @pytest.mark.ranks(3)
 def test_half_the_bytes(world: Communicator, how: str) -> None:
-    """Of gradients; each strategy takes the functions by its own door."""
+    """Every strategy sends half the gradient bytes. Each passes the half-precision collectives through its own hook."""
     sent = []
     for wire in ("full", "fp16"):
         model = mlp(MLPConfig(inputs=5, hidden=(6, 4), classes=2))
@@ -90,7 +90,7 @@ def test_half_the_bytes(world: Communicator, how: str) -> None:
 
 
 def _given(shape: tuple[int, ...], g: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """A gradient of ones."""
+    """Return a gradient of ones."""
     ones = np.ones(shape, np.float32)
     if out is None:
         return ones

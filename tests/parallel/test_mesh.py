@@ -1,4 +1,4 @@
-"""Tensor and sequence parallel beside data parallel: four ranks, dp 2 x tp 2, are the run on one process."""
+"""Tensor and sequence parallel with data parallel: four ranks, dp 2 x tp 2, match the run on one process."""
 
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -36,7 +36,7 @@ def train(
     reducers: Mapping[str, type[Reducer]] = REDUCERS,
     make: Callable[..., Model] = toy_gpt,
 ) -> Run:
-    """Some steps with everything written down: the gradients as they are before clipping."""
+    """Train for STEPS steps and record everything. Gradients are recorded before clipping."""
     run, model = Run(), make(tied=tied)
     mesh = Mesh(world, dp=world.size // tp, tp=tp)
     gradients = parallelize(model, mesh, Strategy(bucket_mb=BUCKET_MB, sp=sequence), reducers=reducers, io=io)
@@ -45,7 +45,7 @@ def train(
     for number in range(STEPS):
         mine = toy_batch(number).part(mesh.coordinates["dp"], mesh.sizes["dp"])
         loss = compute_gradients(model, mine, gradients, accumulate=2)
-        run.losses.append(sum(mesh.group("dp").gather_objects(loss)))  # the ranks along tp all have the same part
+        run.losses.append(sum(mesh.group("dp").gather_objects(loss)))  # the same on all ranks along tp
         run.gradients.append(gather(model, world, "grad", gradients))
         run.norms.append(clip_grad_norm(gradients, 0.5))
         optimizer.step(0.05)
@@ -63,12 +63,12 @@ def serial(tied: bool) -> Run:
 
 
 def other_number(what: str, a: float, b: float) -> list[str]:
-    """A complaint, unless a is b."""
+    """Return a complaint unless a equals b within BOUND."""
     return [] if abs(a - b) <= BOUND * abs(b) else [f"{what} {a:.4g}, not {b:.4g}"]
 
 
 def other_tensors(what: str, a: Tensors, b: Tensors) -> list[str]:
-    """A complaint with the name of the worst, unless all are equal."""
+    """Return a complaint that names the worst tensor unless all are equal within BOUND."""
     if difference(a, b) <= BOUND:
         return []
     worst = max(b, key=lambda path: float(np.abs(a[path] - b[path]).max(initial=0)))
@@ -76,7 +76,7 @@ def other_tensors(what: str, a: Tensors, b: Tensors) -> list[str]:
 
 
 def first_difference(run: Run, true: Run) -> str:
-    """Of the first step that differs from the run on one process, what differs; empty when nothing does."""
+    """Return what differs in the first step that differs from the run on one process; empty if nothing does."""
     for i in range(STEPS):
         wrong = [
             *other_number("loss", run.losses[i], true.losses[i]),
@@ -97,7 +97,7 @@ def test_tensor_parallel_is_the_serial_run(
     reducers: Mapping[str, type[Reducer]] = REDUCERS,
     make: Callable[..., Model] = toy_gpt,
 ) -> None:
-    """Loss, norm, every gradient and parameter as on one process, on every rank; copies have the same bits."""
+    """Loss, norm, every gradient and parameter match the run on one process on every rank; replicas have equal bits."""
     runs = threads.run(4, lambda world: train(RingCommunicator(world), 2, sequence, tied, io, reducers, make))
     for rank, run in enumerate(runs):
         found = first_difference(run, serial(tied))
@@ -115,7 +115,7 @@ def test_tensor_parallel_is_the_serial_run(
 
 @pytest.mark.parametrize("how", ["bucketed", "zero1", "zero3"])
 def test_an_axis_that_divides_samples_is_one_row(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three ranks along it, alone or beside two along dp: the run on one process, gradients partial over both."""
+    """Three ranks on a new axis, alone or with dp 2, match the run on one process. Gradients are partial over both."""
     monkeypatch.setitem(mesh_of.AXES, "ep", mesh_of.Axis("samples", "share the batch as well"))
 
     def program(sizes: dict[str, int], world: Communicator) -> tuple[list[float], Tensors]:

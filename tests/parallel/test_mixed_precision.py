@@ -1,5 +1,5 @@
-"""Half precision on many ranks: it learns as float32 does, what crosses the borders is half, what ranks hold is the
-table's bytes, and a layer that overflows on one rank goes back to float32 on all."""
+"""Half precision on many ranks: it learns as well as float32, communication is in half precision, memory matches the
+table, and a layer that overflows on one rank returns to float32 on all."""
 
 import time
 import tracemalloc
@@ -31,14 +31,14 @@ from tests.ranks import GLANCE
 from tests.strategies import named
 from tests.tiers import full as later
 
-# It learns as float32 does --------------------------------------------------------------------------------------------
+# It learns as well as float32 -----------------------------------------------------------------------------------------
 
 B, T, V, LR, LAST = 7, 11, 13, 3e-3, 10
 STEPS = 150
 
 
 def text(number: int) -> Batch:
-    """Seven times out of eight an id is followed by the one that a rule names."""
+    """Return ids in which the next one follows a fixed rule seven times out of eight."""
     draw = np.random.default_rng(number)
     ids = np.empty((B, T + 1), np.int64)
     ids[:, 0] = draw.integers(0, V, B)
@@ -52,7 +52,7 @@ def small_gpt() -> Model:
 
 
 def losses(world: Communicator, steps: int, precision: Precision | None, mesh: Mesh | None, **options: Any) -> float:
-    """The mean of the last ten."""
+    """Return the mean of the last ten losses."""
     trainer = Trainer(small_gpt(), world, schedule=LR, mesh=mesh, precision=precision, **options)
     updates = [trainer.step(text(number)) for number in range(steps)]
     trainer.close()
@@ -62,12 +62,12 @@ def losses(world: Communicator, steps: int, precision: Precision | None, mesh: M
 
 @cache
 def full(steps: int) -> float:
-    """What float32 reaches on one process."""
+    """Return the loss that float32 reaches on one process."""
     return losses(world_of_one(), steps, None, None)
 
 
 class Watched(RingCommunicator):
-    """Notes the dtypes that it is given, by tag."""
+    """Records the dtypes it communicates, by tag."""
 
     def __init__(self, inner: Communicator) -> None:
         super().__init__(inner)
@@ -100,7 +100,7 @@ F16, B16, F32 = {"float16"}, {"bfloat16"}, {"float32"}
 BLOCK: Tag = ("tp", "block")
 DOWN, UP = ("pp", "activations"), ("pp", "gradients")
 G, P = ("dp", "gradients"), ("dp", "parameters")
-# policy, half weights, steps, strategy, axis -> the dtypes that some tags must have
+# policy, half weights, steps, strategy, axis -> the expected dtypes of some tags
 LEARNING: list[tuple[str, bool, int, Strategy, str, dict[Tag, set[str]]]] = [
     (HALF16, False, STEPS, Strategy(), "dp", {G: F32}),
     (HALF16, False, STEPS, Strategy(zero=3), "dp", {G: F32, P: F32}),
@@ -128,7 +128,7 @@ def test_it_learns_as_float32_does(
     axis: str,
     dtypes: dict[Tag, set[str]],
 ) -> None:
-    """Within 1%; and what passes between the ranks is half."""
+    """The loss is within 1% of float32, and ranks communicate in half precision."""
     watched = Watched(world)
     loss = losses(
         watched, steps, Static(policy), Mesh(watched, **{axis: 2}), strategy=replace(strategy, bucket_mb=0.02),
@@ -151,7 +151,7 @@ LAYERS = [
 @pytest.mark.parametrize("layers", [later(layers) for layers in LAYERS[:-1]] + LAYERS[-1:])
 @pytest.mark.parametrize("how", [{"schedule": "1f1b"}, {"schedule": "interleaved", "chunks": 2}])
 def test_borders_of_stages_between_unlike_layers(how: dict[str, Any], layers: dict[str, str]) -> None:
-    """Two neighbours in different dtypes, at every border of a stage."""
+    """Neighboring layers have different dtypes at every stage border."""
 
     def program(world: Communicator) -> float:
         mesh, strategy = Mesh(world, pp=2), Strategy(bucket_mb=0.02, **how)
@@ -161,7 +161,7 @@ def test_borders_of_stages_between_unlike_layers(how: dict[str, Any], layers: di
 
 
 def test_a_precision_that_leaves_open_what_passes_between_stages() -> None:
-    """A table without "layer" lets through what is given, and the receiver is told what that is."""
+    """Without a "layer" row, layers keep their input's dtype, and the sender tells the receiver what it is."""
     casts = {operation: cast for operation, cast in CASTS.items() if operation != "layer"}
     alone = losses(world_of_one(), 3, Dynamic(casts=casts), Mesh(world_of_one()))
     found = threads.run(2, lambda world: losses(world, 3, Dynamic(casts=casts), Mesh(world, pp=2)))
@@ -170,18 +170,18 @@ def test_a_precision_that_leaves_open_what_passes_between_stages() -> None:
 
 @pytest.mark.ranks(2)
 def test_gradients_that_underflow_are_seen(world: Communicator) -> None:
-    """By the same measure: with a loss scale that is far too small, most gradients of activations are 0."""
+    """The same measure detects underflow: with a loss scale far too small, most activation gradients are 0."""
     scaler = StaticScaler(2.0**-16)
     assert losses(world, 60, Static(HALF16), Mesh(world, dp=2), scaler=scaler) > 1.01 * full(60)
 
 
-# What ranks hold ------------------------------------------------------------------------------------------------------
+# Memory per rank ------------------------------------------------------------------------------------------------------
 
 STAGES = ("bucketed", "zero1", "zero2", "zero3")
 
 
 def held(world: Communicator, how: str, half: str, k: int, half_weights: bool) -> tuple[Trainer, int]:
-    """(the trainer after an update, bytes of parameters, gradients and optimizer on this rank)."""
+    """Return (the trainer after one update, bytes of parameters, gradients and optimizer state on this rank)."""
     with Ledger().open() as ledger:
         trainer = Trainer(
             small_gpt(), world, precision=Static(half), half_weights=half_weights, accumulate=k,
@@ -195,9 +195,9 @@ def held(world: Communicator, how: str, half: str, k: int, half_weights: bool) -
 
 
 def table(how: str, k: int, half_weights: bool, whole: int, share: int) -> int:
-    """Bytes of so many parameters, of which the rank owns a share: weights, gradients, Adam's two states and a master.
+    """Return bytes for `whole` parameters, `share` of them owned: weights, gradients, Adam's two states and a master.
 
-    At stages 2 and 3 what several micro-batches add to is float32.
+    At stages 2 and 3, gradients accumulated over several micro-batches are float32.
     """
     if not half_weights:
         weights, gradients, optimizer = 4, 4, 8
@@ -208,7 +208,7 @@ def table(how: str, k: int, half_weights: bool, whole: int, share: int) -> int:
     return weights * places[0] + gradients * places[1] + optimizer * places[2]
 
 
-# what stands in the docstring of precision, in bytes a parameter, over all N ranks: a N + b for a + b / N
+# from the docstring of minitrain.precision: bytes per parameter over all N ranks, a N + b for a + b / N per rank
 FOR_ALL = {
     ("bucketed", 1): (16, 0), ("zero1", 1): (4, 12), ("zero2", 1): (2, 14), ("zero3", 1): (0, 16),
     ("bucketed", 2): (16, 0), ("zero1", 2): (4, 12), ("zero2", 2): (2, 16), ("zero3", 2): (0, 18),
@@ -238,7 +238,7 @@ def test_bytes_a_parameter(ranks: int, how: str, k: int, half_weights: bool) -> 
 @pytest.mark.parametrize("how", [*map(later, STAGES[:-1]), STAGES[-1]])
 @pytest.mark.ranks(3)
 def test_bytes_a_parameter_in_bfloat16(world: Communicator, how: str) -> None:
-    """Under MPI; and tracemalloc, which is told nothing, sees as much."""
+    """Under MPI. tracemalloc, an independent measurement, sees the same."""
     arrays = tracemalloc.DomainFilter(inclusive=True, domain=np.lib.tracemalloc_domain)
     traced = lambda: sum(t.size for t in tracemalloc.take_snapshot().filter_traces([arrays]).traces)
     tracemalloc.start()
@@ -259,10 +259,11 @@ def test_bytes_a_parameter_in_bfloat16(world: Communicator, how: str) -> None:
     ("how", "axes"), [("bucketed", {"dp": 3}), ("zero1", {"dp": 3}), ("zero3", {"dp": 3}), ("bucketed", {"tp": 2})]
 )
 def test_a_scale_that_is_too_large_comes_down(how: str, axes: dict[str, int]) -> None:
-    """And meanwhile nothing changes, masters included: bit for bit the update of a run that began with that scale."""
+    """The scale comes down without changing anything else, not even the masters: the update equals, bit for bit, that
+    of a run that started with the final scale."""
 
     def two_updates(world: Communicator, scale: float) -> tuple[int, float, list[bytes]]:
-        """(skipped before the first, the scale at the first, all that two updates have changed)"""
+        """Return (skips before the first update, the scale at that update, all arrays that two updates change)."""
         trainer = Trainer(
             small_gpt(), RingCommunicator(world), mesh=Mesh(world, **axes), precision=Static(HALF16), half_weights=True,
             scaler=DynamicScaler(scale, patience=60), strategy=named(how, bucket_mb=0.02),
@@ -291,17 +292,17 @@ def test_a_scale_that_is_too_large_comes_down(how: str, axes: dict[str, int]) ->
 
 # A layer that overflows on one rank -----------------------------------------------------------------------------------
 
-D, ROWS = 5, 7  # the width, and samples, of which the last ones are large
+D, ROWS = 5, 7  # width; number of samples, of which the last has a large entry
 
 
 class Bulge(Module):
-    """x + W_down gelu(W_up x) with W_up so large that the inside overflows in float16 when x is large."""
+    """x + W_down gelu(W_up x), with W_up so large that the hidden activations overflow in float16 when x is large."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.mlp = FeedForward(f"{path}.mlp", D, std=3e3, out_std=1e-5, dtype=np.dtype(np.float32))
         for p in self.parameters():
-            p.requires_grad = False  # so that it stays as it is
+            p.requires_grad = False  # keep the weights fixed
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         x = self.at("layer", x)
@@ -314,7 +315,7 @@ def bulging() -> Model:
 
 
 def rows(number: int, large: float) -> Batch:
-    """Samples of which the largest entry tells the label; the last one is the large one."""
+    """Return samples labeled by the largest of their first three entries. The last sample has the entry `large`."""
     draw = np.random.default_rng(number)
     x = draw.normal(size=(ROWS, D)).astype(np.float32)
     x[-1] = [large, 0, 0, 0, 0]
@@ -326,7 +327,7 @@ PATIENCE, REST, LARGE = 2, 8, 40.0
 
 
 class Remembers(Dynamic):
-    """In which layers this rank's own forward has overflowed."""
+    """Records the layers that overflowed in this rank's own forward."""
 
     def __init__(self) -> None:
         super().__init__(patience=PATIENCE, rest=REST)
@@ -345,7 +346,7 @@ def learn(
     axis: str = "dp",
     strategy: Strategy = Strategy(),
 ) -> tuple[Trainer, list[float], list[bool], list[int]]:
-    """(the trainer, losses, which batches were skipped, bytes of activations that left this rank in each)."""
+    """Return (the trainer, losses, whether each batch was skipped, activation bytes this rank sent for each)."""
     trainer = Trainer(
         bulging(), world, mesh=Mesh(world, **{axis: world.size}), precision=precision, schedule=0.01,
         accumulate=2 if axis == "pp" else 1, optimizer=partial(Adam, epsilon=1e-4),
@@ -368,7 +369,7 @@ def learn(
 )
 @pytest.mark.ranks(2)
 def test_a_layer_goes_back_to_float32_on_all_ranks(world: Communicator, axis: str, strategy: Strategy) -> None:
-    """Only one rank has seen it overflow: the one with the large sample, or with the layer."""
+    """Only one rank sees the overflow: the one with the large sample, or the one with the layer."""
     precision, every = Remembers(), list(range(2 * PATIENCE + 2 * REST))
     trainer, losses, skipped, sent = learn(world, every, LARGE, precision, axis, strategy)
     there = world.rank == {"dp": 1, "pp": 0}[axis]
@@ -376,7 +377,7 @@ def test_a_layer_goes_back_to_float32_on_all_ranks(world: Communicator, axis: st
     rest_again = [True] * PATIENCE + [False] * REST
     assert skipped == rest_again * 2
     assert trainer.updates == 2 * REST and trainer.scaler.value == 4 / 2 ** (2 * PATIENCE)
-    assert world.gather_objects(precision.resting) == [{}, {}]  # to be tried again in the batch after these
+    assert world.gather_objects(precision.resting) == [{}, {}]  # tried again in half precision in the next batch
 
     good = [number for number, left_out in zip(every, skipped, strict=True) if not left_out]
     _, true, _, _ = learn(world_of_one(), good, LARGE)
@@ -384,7 +385,7 @@ def test_a_layer_goes_back_to_float32_on_all_ranks(world: Communicator, axis: st
     assert np.allclose(found, true, rtol=0.02), "not as in float32"
     assert np.mean(found[-4:]) < 0.8 * np.mean(found[:4]), "it learns"
 
-    half = 2 * ROWS * D  # bytes of what the first stage sends; in float32 twice as many, as in a look at a bad batch
+    half = 2 * ROWS * D  # bytes the first stage sends; twice as many in float32, including the diagnosis of a bad batch
     if axis == "pp" and world.rank == 0:
         assert sent == [half + 2 * half if left_out else 2 * half for left_out in skipped]
 
@@ -400,7 +401,7 @@ def test_no_layer_goes_back_without_a_reason(world: Communicator, axis: str) -> 
 
 @pytest.mark.parametrize(("reduce_once", "dtype"), [(True, np.float16), (False, np.float32)])
 def test_half_gradients_are_added_up_in_float32(reduce_once: bool, dtype: Any) -> None:
-    """Where several backwards of a step add to a share; one that is reduced once stays half."""
+    """A shard that accumulates several backwards is float32; one that is reduced once stays in half precision."""
 
     def program(world: Communicator) -> set[Any]:
         trainer = Trainer(

@@ -1,4 +1,4 @@
-"""Rules of three kinds, under every strategy: those of the papers, over whole parameters, in ten lines of NumPy."""
+"""Three optimizers under every strategy, compared with the papers' formulas on whole parameters, in plain NumPy."""
 
 import copy
 import math
@@ -35,12 +35,12 @@ from tests.strategies import named
 from tests.tiers import full
 
 STEPS, LR, BOUND = 3, 0.05, 1e-12
-SIZES = (0.0004, 0.003, 1.0)  # megabytes: a bucket a parameter, a few in each, one for all
+SIZES = (0.0004, 0.003, 1.0)  # MiB: one bucket per parameter, a few parameters per bucket, one bucket for all
 Tensors = dict[str, np.ndarray]
 
 
 def newton_schulz(x: Array) -> Array:
-    """Five steps towards the orthogonal matrix nearest to a matrix x, whose singular values become about 1."""
+    """Five steps toward the orthogonal matrix nearest to x: its singular values become about 1."""
     x = x / (np.linalg.norm(x) + 1e-7)
     for _ in range(5):
         a = x @ x.T
@@ -49,7 +49,7 @@ def newton_schulz(x: Array) -> Array:
 
 
 class Muon(Matrixwise):
-    """The momentum, made orthogonal. Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024."""
+    """Orthogonalized momentum. Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024."""
 
     states = ("momentum",)
 
@@ -66,7 +66,7 @@ class Muon(Matrixwise):
         w -= lr * (y + 0.1 * w if decay else y)
 
 
-# The same over whole parameters: (w, g, what is remembered, number of the update, whether weight decay applies) -> w --
+# The same rules on whole parameters: (w, g, state, number of the update, whether weight decay applies) -> w -----------
 
 
 def numpy_lars(w: Array, g: Array, s: Tensors, t: int, decay: bool) -> Array:
@@ -98,7 +98,7 @@ RULES: dict[str, tuple[Make, Callable[..., Array]]] = {
 }
 OWNERS = {"muon": "parameters"}
 
-# name -> (axes of the mesh, what reduces gradients, options of `reduce`)
+# name -> (axes of the mesh, name of the reducer, options of the strategy)
 PLACES: dict[str, tuple[dict[str, int], str, dict[str, Any]]] = {
     "dp 3": ({"dp": 3}, "bucketed", {}),
     "dp 3 naive": ({"dp": 3}, "naive", {}),
@@ -122,7 +122,7 @@ FIRST = ("zero2 3", "tp 3", "dp 2 sp 2 zero2", "dp 2 pp 2 zero1")
 
 @cache
 def true(rule: str) -> tuple[list[float], Tensors]:
-    """Losses, and the parameters in the end: one process, gradients by the library, everything else by NumPy."""
+    """Return the losses and final parameters of one process: gradients by the library, everything else by NumPy."""
     model, world = toy_gpt(), world_of_one()
     gradients = parallelize(model, Mesh(world))
     gradients.init(SEED)
@@ -140,7 +140,7 @@ def true(rule: str) -> tuple[list[float], Tensors]:
 def train(
     world: Communicator, rule: str, place: str, bucket_mb: float, make: Make | None, **doors: Any
 ) -> tuple[list[float], Tensors, Ledger]:
-    """make, doors: where planted bugs come in."""
+    """Train for STEPS steps. Planted bugs enter through `make` and `doors`."""
     axes, how, options = PLACES[place]
     model, mesh, losses, book = toy_gpt(), Mesh(world, **axes), [], Ledger()
     strategy = named(how, bucket_mb=bucket_mb, owners=OWNERS.get(rule, "elements"), **options)
@@ -157,7 +157,7 @@ def train(
 
 
 def check_memory(gradients: Reducer, optimizer: Optimizer, how: str) -> None:
-    """Under ZeRO a rank has the state of what it owns, and of nothing else; together the ranks have all of it once."""
+    """Under ZeRO a rank holds state only for what it owns; together the ranks hold all of it once."""
     for bucket, state in zip(gradients.trained, optimizer.state, strict=True):
         assert len(state) == len(optimizer.states)
         for array in state:
@@ -178,7 +178,7 @@ def on_ranks(
 @pytest.mark.parametrize("place", [place if place in FIRST else full(place) for place in PLACES])
 @pytest.mark.parametrize("rule", RULES)
 def test_whole_parameters(rule: str, place: str, make: Make | None = None, **doors: Any) -> None:
-    """What stands in which bucket, on which rank, cut where, makes no difference."""
+    """The assignment of parameters to buckets and ranks, and where they are cut, makes no difference."""
     losses, parameters = true(rule)
     for found in on_ranks(rule, place, make=make, **doors):
         np.testing.assert_allclose(found[0], losses, rtol=BOUND)
@@ -196,7 +196,7 @@ def test_any_size_of_buckets(rule: str, place: str, bucket_mb: float) -> None:
 @pytest.mark.parametrize("place", ["zero1 3", full("zero2 3"), "zero3 3"])
 @pytest.mark.parametrize("rule", RULES)
 def test_bit_for_bit_over_the_stages(rule: str, place: str) -> None:
-    """On the ring, with one micro-batch: the same chunks are added up in the same order, and squares as well."""
+    """On the ring with one micro-batch, the same chunks and squares are added in the same order."""
     plain = on_ranks(rule, "dp 3")[0][1]
     for _, parameters, _ in on_ranks(rule, place):
         assert all(np.array_equal(parameters[path], plain[path]) for path in plain)
@@ -207,7 +207,7 @@ def test_bit_for_bit_over_the_stages(rule: str, place: str) -> None:
 )
 @pytest.mark.parametrize("rule", RULES)
 def test_bytes(rule: str, place: str) -> None:
-    """Gradients as ever, 2 (N-1) M at stages 0 and 1 also for cuts that are uneven; norms and matrices by formula."""
+    """Gradients send 2 (N-1) M at stages 0 and 1, even for uneven cuts; norms and matrices match their formulas."""
     axes, how, _ = PLACES[place]
     n, t, item = axes.get("dp", 1), axes.get("tp", 1), 8
     model = toy_gpt()
@@ -226,7 +226,7 @@ def test_bytes(rule: str, place: str) -> None:
     assert sent(("tp", "matrices")) == STEPS * owners * (t - 1) * size * (rule == "muon")
 
 
-# State with names -----------------------------------------------------------------------------------------------------
+# Named state ----------------------------------------------------------------------------------------------------------
 
 
 def plain_sgd(it: Reducer) -> Optimizer:
@@ -242,7 +242,7 @@ STATEFUL: dict[str, Make] = {name: make for name, (make, _) in RULES.items()} | 
 
 @dataclass
 class Run:
-    """A run that can be ended after any step and gone on with by another one."""
+    """A run that can stop after any step and be resumed by another."""
 
     world: Communicator
     rule: str
@@ -275,7 +275,7 @@ class Run:
 
 @cache
 def half_way(rule: str, half: bool) -> tuple[Tensors, Any]:
-    """Weights and state of a run on one process after two steps."""
+    """Return the weights and state of a run on one process after two steps."""
     run = Run(world_of_one(), rule, "dp 3", half)
     run.steps(range(2))
     return run.weights(), gather_state(run.optimizer.state_dict(), run.world)
@@ -297,7 +297,7 @@ STATE_PLACES = (
 @pytest.mark.parametrize("place", [p if p in ("zero3 3", "dp 2 sp 2 zero2") else full(p) for p in STATE_PLACES])
 @pytest.mark.parametrize("rule", STATEFUL)
 def test_state_goes_on_bit_for_bit(rule: str, place: str, half: bool) -> None:
-    """Loaded before the first step of a fresh run; and whole, it is the state of one process."""
+    """State loaded into a fresh run resumes it bit for bit; gathered, it equals the state of one process."""
 
     def program(world: Communicator) -> tuple[Tensors, Tensors, Any]:
         run, fresh = (Run(RingCommunicator(world), rule, place, half) for _ in range(2))
@@ -319,7 +319,7 @@ def test_state_goes_on_bit_for_bit(rule: str, place: str, half: bool) -> None:
         assert state.keys() == true_state.keys() and state["updates"] == true_state["updates"] == 2
         arrays = [{name: x for name, x in it.items() if isinstance(x, np.ndarray)} for it in (state, true_state)]
         if not half:
-            for name in arrays[0]:  # each kind by itself: v is much smaller than m
+            for name in arrays[0]:  # compare each kind separately: v is much smaller than m
                 kind = name.rpartition(".")[2]
                 pick = lambda tensors, kind=kind: {k: x for k, x in tensors.items() if k.endswith(kind)}
                 assert difference(pick(arrays[0]), pick(arrays[1])) <= BOUND
@@ -341,7 +341,7 @@ def same_state(a: State, b: State) -> bool:
 @pytest.mark.parametrize("place", ["dp 2 sp 2 zero2", full("zero3 3"), full("pp 4 zero1")])
 @pytest.mark.parametrize("rule", ["adamw", "muon"])
 def test_a_whole_state_is_loaded_on_any_mesh(rule: str, place: str) -> None:
-    """From one process to several: the run goes on as it would have."""
+    """A state from one process loads on several, and the run continues as it would have."""
     weights, state = half_way(rule, False)
     alone = Run(world_of_one(), rule, place)
     alone.go_on(weights, state)
@@ -364,7 +364,7 @@ def test_what_is_no_state_of_this_optimizer() -> None:
     lamb, sgd = (Run(world_of_one(), rule, "dp 3") for rule in ("lamb", "sgd"))
     for other in (lamb, sgd):
         other.steps(range(1))
-    lamb.optimizer.load_state_dict(before)  # it remembers the same
+    lamb.optimizer.load_state_dict(before)  # LAMB has the same state names as AdamW
     path = "blocks.0.attn.proj.weight"
     wrong: list[tuple[Any, str]] = [
         (None, "give what state_dict"),
@@ -385,7 +385,7 @@ def test_what_is_no_state_of_this_optimizer() -> None:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_whole_arrays_of_other_parameters(ranks: int) -> None:
-    """Other ranks' are let pass, and those of nobody are refused, on one rank as on several."""
+    """Arrays of parameters that other ranks hold are ignored; those of unknown parameters are refused, on any mesh."""
     _, state = half_way("adamw", False)
     more = {**state, "blocks.9.mlp.up.weight.m": np.zeros((9, 36))}
 
@@ -400,7 +400,7 @@ def test_whole_arrays_of_other_parameters(ranks: int) -> None:
 
 @pytest.mark.parametrize("axes", [{"tp": 2}, {"dp": 2}])
 def test_whole_matrices_are_asked_for(axes: dict[str, int]) -> None:
-    """Ranks would gather matrices in different orders, since buckets go by what they hold."""
+    """Without whole parameters, buckets follow the local layout and ranks would gather matrices in different orders."""
 
     def program(world: Communicator) -> None:
         gradients = parallelize(toy_gpt(), Mesh(world, **axes), Strategy(bucket_mb=0.0003))
@@ -423,7 +423,7 @@ DIVIDED = ("qkv", "proj.weight", "up", "down.weight", "tokens", "classifier")
 
 
 def test_owners_have_about_the_same_load() -> None:
-    """No rank has more than the even share and the largest parameter; each has something."""
+    """No rank owns more than an even share plus the largest parameter, and every rank owns something."""
 
     def program(world: Communicator) -> int:
         gradients = parallelize(toy_gpt(), Mesh(world, dp=3), Strategy(zero=1, bucket_mb=0.003, owners="parameters"))
@@ -438,7 +438,7 @@ def test_owners_have_about_the_same_load() -> None:
 
 @pytest.mark.parametrize("optimizer", [Muon, partial(Muon), partial(partial(Muon))])
 def test_a_trainer_divides_as_the_optimizer_needs(optimizer: Callable[..., Optimizer]) -> None:
-    """Its class says it, before the parameters are given their places; a function does not."""
+    """The optimizer's class declares that it needs whole parameters, in time to lay them out; a function cannot."""
 
     def program(world: Communicator) -> Tensors:
         made = Trainer(toy_gpt(), world, optimizer=optimizer, schedule=LR, seed=SEED, strategy=Strategy(zero=3))
@@ -455,7 +455,7 @@ def test_a_trainer_divides_as_the_optimizer_needs(optimizer: Callable[..., Optim
 
 
 def test_the_rules_of_the_readme() -> None:
-    """They run as they stand there, on shares as on whole parameters, and with a plain list of parameters."""
+    """The README's optimizers run as printed, on shards as on whole parameters."""
     text = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
     section = text.partition("### Your own optimizer\n")[2].partition("\n### ")[0]
     program = textwrap.dedent("".join(re.findall(r"^(?: {4}.*)?\n", section, re.M)))
@@ -472,6 +472,6 @@ def test_the_rules_of_the_readme() -> None:
         alone = run(world_of_one(), name, 0)
         for zero in (0, 2, 3):
             for found in threads.run(3, lambda world, name=name, zero=zero: run(world, name, zero)):  # type: ignore[misc]
-                for key in [path for path in alone if path.endswith("qkv.bias")]:  # a part of whose gradient is 0,
-                    found.pop(key)  # of which the sign is that of its rounding
+                for key in [path for path in alone if path.endswith("qkv.bias")]:  # part of its true gradient is 0,
+                    found.pop(key)  # where the sign is a rounding error's
                 assert difference(found, {path: alone[path] for path in found}) <= BOUND

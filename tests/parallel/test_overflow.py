@@ -1,5 +1,5 @@
-"""One number of one rank's gradients overflows: all ranks leave the batch out, and the run goes on as if it had never
-been there. And a loss scale that is a power of two changes no bit."""
+"""A single overflow in one rank's gradients makes all ranks skip the batch, and the run continues as if that batch had
+never existed. A loss scale that is a power of two changes no bit."""
 
 import math
 from collections.abc import Callable
@@ -30,12 +30,12 @@ BATCHES, BOUND = 4, 1e-12
 SCALES = {(1,): [1024, 512, 512, 1024], (0, 1): [512, 256, 256, 512]}  # bad batches -> S after each of the four
 Step = Callable[..., tuple[float, float]]
 
-moving = partial(DynamicScaler, 1024.0, interval=2)  # two good batches in a row let it grow
+moving = partial(DynamicScaler, 1024.0, interval=2)  # two good batches in a row double it
 
 
 @dataclass(frozen=True)
 class Spot:
-    """The first (0) or last (-1) number of the bucket that holds this parameter, on this rank, and what it becomes."""
+    """The first (0) or last (-1) element of the bucket that holds this parameter on this rank, and its new value."""
 
     rank: int
     path: str
@@ -47,14 +47,14 @@ class Spot:
         return found
 
     def hit(self, world: Communicator, gradients: Reducer) -> str:
-        """The path of the parameter that this number belongs to; called by all ranks."""
+        """Return the path of the parameter that contains the element. Collective."""
         mine = world.rank == self.rank
         return world.gather_objects(self.bucket(gradients).parameters[self.end].placement.path if mine else "")[
             self.rank
         ]
 
     def poison(self, gradients: Reducer) -> Callable[[], None]:
-        """Returns what prepares the reducer for a bad batch: the number is put in just before the bucket leaves."""
+        """Return a function that arms one injection: the value is written just before the bucket is sent."""
         chosen = self.bucket(gradients)
         if isinstance(gradients, Zero1) and chosen.group.size > 1:
             owned = share(chosen.size, chosen.group.size, chosen.group.rank)
@@ -73,20 +73,20 @@ class Spot:
 
 @dataclass
 class Story:
-    """What one rank tells of a run."""
+    """One rank's record of a run."""
 
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     scales: list[float] = field(default_factory=list)
-    left_out: list[int] = field(default_factory=list)  # batches after which everything was as before
-    updates: list[int] = field(default_factory=list)  # that the optimizer had counted, after each batch
+    left_out: list[int] = field(default_factory=list)  # batches that changed nothing
+    updates: list[int] = field(default_factory=list)  # the optimizer's update count after each batch
     skips: int = 0
     parameters: Tensors = field(default_factory=dict)
     held: dict[str, bytes] = field(default_factory=dict)
 
 
 def state(training: Training) -> list[bytes]:
-    """Everything that an update changes on this rank, but for the number of updates."""
+    """Return everything that an update changes on this rank, except the number of updates."""
     gradients, optimizer = training.gradients, training.optimizer
     arrays = [b.data for b in gradients.buckets if b.data is not None]
     arrays += [there(bucket.shard) for bucket in gradients.buckets] if isinstance(gradients, Zero3) else []
@@ -97,7 +97,7 @@ def state(training: Training) -> list[bytes]:
 def tell(
     world: Communicator, case: Case, spots: tuple[Spot, ...], bad: tuple[int, ...], step: Step = train_step
 ) -> Story:
-    """Four batches, some of them spoiled, or left out where there are no spots."""
+    """Train on four batches. The `bad` ones are spoiled, or left out if there are no spots."""
     story, training = Story(), Training(world, case)
     dp = training.mesh.coordinates["dp"], training.mesh.sizes["dp"]
     spoil = [spot.poison(training.gradients) for spot in spots if spot.rank == world.rank]
@@ -120,7 +120,7 @@ def tell(
             story.left_out.append(number)
     story.skips = training.scaler.skips
     story.parameters = training.gather("data")
-    if case.how != "zero3":  # there, nobody holds a replica
+    if case.how != "zero3":  # under ZeRO-3 no rank holds a replica
         parameters = training.model.parameters()
         story.held = {f"{p.placement.path} {p.placement.index}": p.data.tobytes() for p in parameters}
     training.gradients.close()
@@ -129,12 +129,12 @@ def tell(
 
 @cache
 def without(bad: tuple[int, ...], accumulate: int) -> Story:
-    """The run on one process, without a loss scale, that leaves these batches out."""
+    """Run on one process, without a loss scale and without the bad batches."""
     return tell(world_of_one(), Case(optimizer="adam", clip=0.5, accumulate=accumulate), (), bad)
 
 
 def complaint(stories: list[Story], bad: tuple[int, ...], scales: list[int], accumulate: int) -> str:
-    """The first thing that is wrong; empty when nothing is."""
+    """Return the first thing that is wrong, or an empty string."""
     left_out = [story.left_out for story in stories]
     if any(other != left_out[0] for other in left_out):
         return f"the ranks leave different batches out: {left_out}"
@@ -168,11 +168,11 @@ def complaint(stories: list[Story], bad: tuple[int, ...], scales: list[int], acc
 UP, NORM, TOKENS = "blocks.1.mlp.up.weight", "blocks.1.norm1.weight", "embed.tokens.weight"
 FIRST, HEAD = "blocks.0.attn.qkv.weight", "head.norm.weight"
 SPOILED: list[tuple[int, Case, tuple[Spot, ...]]] = [
-    *((3, Case(strategy), (Spot(2, FIRST),)) for strategy in STRATEGIES),  # in rank 0's share
+    *((3, Case(strategy), (Spot(2, FIRST),)) for strategy in STRATEGIES),  # in rank 0's shard
     *((3, Case(s, accumulate=2), (Spot(0, TOKENS, -1),)) for s in ("dp-bucketed", "zero1", "zero2", "zero3")),
     *((3, Case(s), (Spot(0, UP, -1), Spot(1, UP, -1, -math.inf))) for s in ("dp-bucketed", "zero2")),  # inf - inf
     (3, Case(), (Spot(1, UP, 0, math.nan),)),
-    # A slice that one rank holds, and what all hold, but it overflows on one
+    # A slice that only one rank holds, and a replicated parameter that overflows on one rank
     *((3, Case(s, layout=layout), (Spot(1, UP),)) for s in ("dp-bucketed", "dp-overlap") for layout in ("tp", "sp")),
     *((3, Case(layout=layout), (Spot(2, NORM),)) for layout in ("tp", "sp")),
     *(
@@ -182,7 +182,7 @@ SPOILED: list[tuple[int, Case, tuple[Spot, ...]]] = [
             ("dp-overlap", "sp", 1), ("zero1", "sp", 2), ("zero2", "sp", 1), ("zero3", "sp", 2),
         )
     ),
-    # One stage, and a weight that the first and the last stage share
+    # One stage, and a weight shared by the first and last stages
     *((3, Case(s, layout="pp", pp=3, accumulate=2), (Spot(0, FIRST),)) for s in ("dp-bucketed", "dp-overlap", "zero1")),
     *((3, Case(layout="pp", pp=3, accumulate=3), (Spot(r, p),)) for r, p in ((1, UP), (2, HEAD), (2, TOKENS))),
     (3, Case(layout="pp", pp=3, accumulate=3, schedule="zb-h1"), (Spot(1, UP),)),
@@ -209,7 +209,7 @@ def spoiled(
     step: Step = train_step,
     scaler: Callable[[], Scaler] = moving,
 ) -> str:
-    """The complaint about one run, the same on every rank."""
+    """Return the complaint about one run, the same on every rank."""
     story = tell(world, replace(case, optimizer="adam", clip=0.5, scaler=scaler), spots, bad, step)
     return complaint(world.gather_objects(story), bad, SCALES[bad], case.accumulate)
 
@@ -222,7 +222,7 @@ def spoiled(
 def test_all_ranks_leave_the_batch_out(
     ranks: int, case: Case, spots: tuple[Spot, ...], patience: float = 20, **doors: Any
 ) -> None:
-    """The museum's test. doors: arguments of `spoiled`."""
+    """Used by the museum. doors: arguments of `spoiled`."""
     try:
         found = threads.run(ranks, lambda world: spoiled(RingCommunicator(world), case, spots, **doors), patience)
     except TimeoutError as error:
@@ -232,7 +232,7 @@ def test_all_ranks_leave_the_batch_out(
 
 @pytest.mark.parametrize("strategy", ["dp-bucketed", "zero1", "zero3"])
 def test_the_first_batches(strategy: str) -> None:
-    """Two in a row, before the optimizer has a state."""
+    """Two bad batches in a row, before the optimizer has any state."""
     spots = (Spot(1, FIRST, 0), Spot(1, UP, -1))
     assert threads.run(3, lambda world: spoiled(world, Case(strategy), spots, (0, 1))) == [""] * 3
 
@@ -266,7 +266,7 @@ MESHES: list[tuple[int, Case]] = [
     ids=[title(*row, ()) for row in MESHES],
 )
 def test_a_power_of_two_changes_no_bit(ranks: int, case: Case) -> None:
-    """Exponents only: losses, norms, the gradients that the optimizer sees, parameters. (Another scale does.)"""
+    """Losses, norms, the optimizer's gradients and parameters are unchanged. (A scale of 1000 changes some.)"""
     case = replace(case, optimizer="adam", clip=0.5)
 
     def same(world: Communicator) -> list[bool]:
@@ -283,7 +283,7 @@ BLAMED: list[tuple[int, Case, Spot]] = [
     *((3, Case(strategy), Spot(2, FIRST)) for strategy in STRATEGIES),
     *(
         (3, Case(s, accumulate=2), Spot(0, "blocks.0.norm1.bias", -1)) for s in ("zero1", "zero2", "zero3")
-    ),  # small ones
+    ),  # small parameters
     *((3, Case(layout=layout), Spot(1, FIRST)) for layout in ("tp", "sp")),
     *((4, Case(s, layout="tp", tp=2), Spot(2, FIRST)) for s in ("zero1", "zero2", "zero3")),
     *((3, Case(s, layout="pp", pp=3, accumulate=2), Spot(0, FIRST)) for s in ("dp-bucketed", "zero1")),
@@ -293,7 +293,7 @@ BLAMED: list[tuple[int, Case, Spot]] = [
 
 @pytest.mark.parametrize(("ranks", "case", "spot"), BLAMED, ids=[title(n, case, (spot,)) for n, case, spot in BLAMED])
 def test_all_ranks_blame_the_same_layer(ranks: int, case: Case, spot: Spot) -> None:
-    """The scale is at its floor, and the layer's gradients overflow in one rank's share, slice or stage."""
+    """The scale is at its floor, and the layer's gradients overflow in one rank's shard, slice or stage."""
 
     def blamed(world: Communicator) -> dict[str, int]:
         precision = Dynamic(patience=2, rest=9)

@@ -1,4 +1,4 @@
-"""Overlap: buckets are added up while backward goes on. Shown by the order of events, never by time."""
+"""Overlap: buckets are reduced while backward runs. Shown by the order of events, never by timing."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -23,10 +23,10 @@ from tests.equivalence.harness import BUCKET_MB, SEED, toy_batch, toy_gpt
 def test_the_first_bucket_is_under_way_during_backward(
     line: Callable[[], CommunicationThread] = CommunicationThread,
 ) -> None:
-    """On each of two ranks the reduction of the first bucket begins before the first layer's backward, and ends after.
+    """On each of two ranks, the first bucket's reduction begins before the first layer's backward and ends after it.
 
-    Each waits for the other: an overlap that waits for its buckets, or that keeps them back until backward is over,
-    ends in a time limit.
+    Each waits for the other: an overlap that waits for its buckets, or holds them back until backward is over, times
+    out.
     """
     for events in threads.run(2, lambda world: order_of_events(world, line)):
         assert events[:2] == ["reduction begins", "first layer"]
@@ -34,7 +34,7 @@ def test_the_first_bucket_is_under_way_during_backward(
 
 
 def order_of_events(world: Communicator, line: Callable[[], CommunicationThread]) -> list[str]:
-    """What happens on this rank in one step of the toy model."""
+    """Return the order of events on this rank in one step of the toy model."""
     events: list[str] = []
     begun, first_layer = threading.Event(), threading.Event()
 
@@ -50,7 +50,7 @@ def order_of_events(world: Communicator, line: Callable[[], CommunicationThread]
         model, Mesh(world, dp=world.size), Strategy(reduce="overlap", bucket_mb=BUCKET_MB), sync=sync, line=line
     )
     gradients.init(SEED)
-    table = model.parameters()[0]  # the token table of the first unit: backward reaches it last
+    table = model.parameters()[0]  # the token table of the first unit, which backward reaches last
     after = table.on_ready
 
     def ready(p: object) -> None:
@@ -99,7 +99,7 @@ def test_jobs_are_done_in_order_and_waited_for() -> None:
 
 
 def test_a_failure_ends_the_job_and_comes_back_to_the_main_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hook is what `minitrain.launch()` sets to end all ranks."""
+    """The error reaches the main thread and threading.excepthook, which `minitrain.launch()` sets to end all ranks."""
     hooked: list[str] = []
     monkeypatch.setattr(threading, "excepthook", lambda args: hooked.append(args.exc_type.__name__))
     line = CommunicationThread()
@@ -112,7 +112,7 @@ def test_a_failure_ends_the_job_and_comes_back_to_the_main_thread(monkeypatch: p
 
 @pytest.mark.ranks(2)
 def test_the_thread_talks_on_a_line_of_its_own(world: Communicator) -> None:
-    """The main thread may use the world while a bucket is on its way."""
+    """The main thread may communicate on the world while a bucket is in flight."""
     line, own = CommunicationThread(), world.duplicate()
     x, y = np.full(1000, 1.0), np.full(1000, 10.0)
     line.submit(lambda: own.all_reduce(x, ("dp", "test")))
@@ -123,7 +123,7 @@ def test_the_thread_talks_on_a_line_of_its_own(world: Communicator) -> None:
 
 
 def test_jobs_have_numbers_and_one_may_be_left() -> None:
-    """Whoever needs what job n does waits for no later one."""
+    """A caller that needs the result of job n does not wait for later jobs."""
     line, go = CommunicationThread(), threading.Event()
 
     def later() -> None:
@@ -131,7 +131,7 @@ def test_jobs_have_numbers_and_one_may_be_left() -> None:
 
     numbers = [line.submit(job) for job in (lambda: None, lambda: None, later)]
     assert numbers == [1, 2, 3] and line.submitted == 3
-    line.wait(line.submitted - numbers[1])  # the third one is at work
+    line.wait(line.submitted - numbers[1])  # the third job is still running
     assert not go.is_set() and line.pending == 1
     go.set()
     line.wait()

@@ -1,5 +1,4 @@
-"""Initial values are a step of their own; the model is looked through when it may have changed; a pipeline is watched
-from outside."""
+"""Initialization is a separate step; the model is rescanned when it may have changed; pipelines can be observed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -53,7 +52,7 @@ def test_a_reducer_without_values_is_not_used(how: str, use: str) -> None:
 
 @pytest.mark.parametrize("how", REDUCERS)
 def test_init_gives_the_values_of_the_seed(how: str) -> None:
-    """On any ranks those of `draw`; nothing has any before."""
+    """The values equal those that `Module.init` gives on one process; before, there are none."""
     true = toy_gpt()
     true.draw(5)
 
@@ -72,7 +71,7 @@ def test_init_gives_the_values_of_the_seed(how: str) -> None:
 
 
 def test_init_makes_one_bucket_at_a_time() -> None:
-    """Under ZeRO-3 no rank ever has the whole model: all shares, and beside them one bucket."""
+    """Under ZeRO-3 no rank ever holds the whole model, only all its shards plus one bucket."""
 
     def program(world: Communicator) -> None:
         gradients = parallelize(toy_gpt(layers=8), Mesh(world, dp=2), Strategy(zero=3, bucket_mb=1e-3))
@@ -93,7 +92,7 @@ def test_init_makes_one_bucket_at_a_time() -> None:
 
 
 def test_values_that_come_between() -> None:
-    """They would be drawn over in a part of the buckets: refused, with what to do."""
+    """Loading before init would be undone by init, at least in part: it is refused with advice."""
     model, true = toy_gpt(), toy_gpt()
     true.draw(7)
     tensors = {p.placement.path: p.data for p in true.parameters()}
@@ -108,7 +107,7 @@ def test_values_that_come_between() -> None:
 
 @pytest.mark.parametrize("how", REDUCERS)
 def test_seeds_that_differ(how: str) -> None:
-    """Between ranks; and what is no seed."""
+    """Seeds that differ between ranks, and an invalid seed, are refused."""
 
     def program(world: Communicator) -> None:
         gradients = parallelize(toy_gpt(), Mesh(world, dp=2), named(how))
@@ -118,7 +117,7 @@ def test_seeds_that_differ(how: str) -> None:
             gradients.init(3 + world.rank)
         gradients.close()
         apart = parallelize(toy_gpt(), Mesh(world, dp=2), named(how), same=False)
-        apart.init(3 + world.rank)  # for a lesson about ranks that differ
+        apart.init(3 + world.rank)  # a lesson wants ranks that differ
         apart.close()
 
     threads.run(2, program)
@@ -127,7 +126,7 @@ def test_seeds_that_differ(how: str) -> None:
 @pytest.mark.parametrize("how", REDUCERS)
 @pytest.mark.parametrize("drawn", [False, True])
 def test_a_released_model_is_free_again(how: str, drawn: bool) -> None:
-    """Before it had values it always is; after, where every rank has them whole."""
+    """Always before initialization; afterwards, only if every rank holds whole values."""
     model = toy_gpt()
     gradients = parallelize(model, Mesh(threads.world_of_one()), named(how))
     if drawn:
@@ -142,12 +141,12 @@ def test_a_released_model_is_free_again(how: str, drawn: bool) -> None:
 
 
 class Counting(Model):
-    """Counts how often it was looked through."""
+    """Counts how often its parameters were enumerated."""
 
     looks = 0
 
     def parameters(self) -> list[Parameter]:
-        vars(self)["looks"] = self.looks + 1  # without setting a member
+        vars(self)["looks"] = self.looks + 1  # does not count as setting a member
         return super().parameters()
 
 
@@ -180,7 +179,7 @@ def test_a_layer_that_is_added_is_seen_at_once(step: int) -> None:
     del block.more
     gradients.begin()
     bias = block.attn.proj.bias
-    vars(block.attn.proj).pop("bias")  # which nothing tells of
+    vars(block.attn.proj).pop("bias")  # bypasses __delattr__, so nothing is noticed
     block.attn.proj.name = "what is set last"
     with pytest.raises(UserError, match=r"attn.proj.bias was removed"):
         gradients.begin()
@@ -192,7 +191,7 @@ def test_a_layer_that_is_added_is_seen_at_once(step: int) -> None:
 
 
 def test_what_is_put_into_a_list_is_seen_by_the_next_power_of_two() -> None:
-    """Where it was made before: a new layer has had members set."""
+    """Creating the layer beforehand matters: constructing one sets members, which triggers a rescan."""
 
     class Pair(Module):
         def __init__(self) -> None:
@@ -225,7 +224,7 @@ def test_a_parameter_that_is_frozen_is_seen_at_once(step: int) -> None:
 
 
 class Notes:
-    """What a pipeline has told."""
+    """Records a pipeline's events."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -248,7 +247,7 @@ def divided(world: Communicator, **axes: int) -> tuple[Model, Reducer]:
 
 
 def test_an_observer_is_told_what_happens_in_a_step() -> None:
-    """In its order; not of an evaluation, and nobody is told when nobody asks."""
+    """Events arrive in order. Evaluation reports none, and nothing is reported without an observer."""
 
     def program(world: Communicator) -> list[str]:
         (model, gradients), notes = divided(world, pp=2), Notes()
@@ -264,7 +263,7 @@ def test_an_observer_is_told_what_happens_in_a_step() -> None:
 
 
 def test_the_look_at_a_divided_model_takes_no_virtual_time() -> None:
-    """Its forwards are no part of the step: the timeline of the first update is that of the schedule."""
+    """The check of a divided model runs its forwards outside the step: the first timeline matches the schedule."""
 
     def program(world: Communicator) -> Any:
         model, gradients = divided(world, pp=2, tp=2)
@@ -280,7 +279,7 @@ def test_the_look_at_a_divided_model_takes_no_virtual_time() -> None:
 
 
 def test_the_times_are_not_in_the_ledger_of_the_pipeline() -> None:
-    """They have a tag of their own, and the other bytes are as without them."""
+    """Timestamps have their own tag; the other bytes are the same with and without them."""
 
     def program(world: Communicator, watched: bool) -> dict[Any, int]:
         model, gradients = divided(world, pp=2)

@@ -1,4 +1,4 @@
-"""A pipeline is the run on one process, whatever the schedule; what it holds, how it sends, and what it refuses."""
+"""A pipeline matches the run on one process under every schedule; memory, sends, and what is refused."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -52,7 +52,7 @@ def train(
     reducers: Mapping[str, type[Reducer]] = REDUCERS,
     part: Part = Batch.part,
 ) -> Run:
-    """Some steps with everything written down: the gradients as they are before clipping."""
+    """Train for several steps and record everything. Gradients are recorded before clipping."""
     run, model, mesh = Run(), toy_gpt(tied=tied, layers=LAYERS), Mesh(world, pp=world.size)
     gradients = parallelize(
         model, mesh, Strategy(bucket_mb=BUCKET_MB, schedule=schedule, chunks=chunks(schedule)), reducers=reducers
@@ -87,7 +87,7 @@ def test_pipeline_is_the_serial_run(
     comm: Callable[[Any], Communicator] = RingCommunicator,
     patience: float = 60,
 ) -> None:
-    """Loss, norm, every gradient and parameter as on one process, on every rank; a tied weight has the same bits."""
+    """Loss, norm, every gradient and parameter match the run on one process on every rank. Tied weights stay equal."""
     ranks = 2 if schedule == "interleaved" else 3
     try:
         runs = threads.run(ranks, lambda world: train(comm(world), schedule, tied, reducers, part), patience)
@@ -103,7 +103,7 @@ def test_pipeline_is_the_serial_run(
 
 
 def test_a_schedule_of_ones_own() -> None:
-    """A function like those of SCHEDULES: here, all forwards and then all backwards, the first micro-batch first."""
+    """A custom schedule is a function like those in SCHEDULES: here, all forwards and then all backwards, in order."""
 
     def first_in_first_out(rank: int, stages: int, m: int, chunks: int) -> list[Do]:
         return [Do("F", i, 0) for i in range(m)] + [Do("B", i, 0) for i in range(m)]
@@ -116,7 +116,7 @@ def test_a_schedule_of_ones_own() -> None:
 
 
 class Synchronous(ThreadCommunicator):
-    """A send is over when the message has been received, and says so: by a message that comes back."""
+    """A send completes only when the receiver acknowledges the message."""
 
     def __init__(self, world: Any) -> None:
         super().__init__(world.group, world.rank)
@@ -131,7 +131,7 @@ class Synchronous(ThreadCommunicator):
 
 
 class Blocking(Synchronous):
-    """A rank does not go on before what it sends has been received."""
+    """A rank does not continue until its message has been received."""
 
     def _send(self, x: Array, to: int, number: int) -> Any:
         handle = super()._send(x, to, number)
@@ -140,7 +140,7 @@ class Blocking(Synchronous):
 
 
 class SynchronousMPI(RingCommunicator):
-    """MPI's own send of that kind."""
+    """MPI's own synchronous send."""
 
     def _send(self, x: Array, to: int, number: int) -> Any:
         world: Any = self.inner
@@ -148,7 +148,7 @@ class SynchronousMPI(RingCommunicator):
 
 
 class BlockingMPI(SynchronousMPI):
-    """The same, waited for at once."""
+    """MPI's synchronous send, waited for at once."""
 
     def _send(self, x: Array, to: int, number: int) -> Any:
         super()._send(x, to, number).wait()
@@ -156,7 +156,7 @@ class BlockingMPI(SynchronousMPI):
 
 
 def octets(x: Array) -> Array:
-    """The receiver asks for bytes."""
+    """View a message as bytes, which the receiver asks for."""
     return x.reshape(-1).view(np.uint8)
 
 
@@ -165,19 +165,19 @@ class Handle:
         self.wait = wait
 
     def done(self) -> bool:
-        """Nobody asks the receiver before `wait`."""
+        """Always false: only `wait` asks the receiver."""
         return False
 
 
 def labelled(samples: int) -> Batch:
-    """Samples of an MLP, in which a micro-batch of n is sent on as n KiB."""
+    """Return samples for an MLP whose micro-batches of n samples send messages of n KiB."""
     inputs = rng.normal(rng.key(SEED, "inputs"), (samples, 64))
     labels = rng.integers(rng.key(SEED, "labels"), samples, 10)
     return Batch(inputs, labels, Where(SEED, 0, samples, 1, slice(0, samples), slice(0, 1)))
 
 
 def one_step(world: Communicator, schedule: str, samples: int) -> tuple[float, Tensors]:
-    """The loss and the gradients of an MLP of 8 units, 128 wide."""
+    """Return the loss and gradients of an MLP of 8 units, 128 wide."""
     model = mlp(MLPConfig(hidden=(128,) * 7, dtype="float64"))
     mesh = Mesh(world, pp=world.size)
     gradients = parallelize(model, mesh, Strategy(bucket_mb=0.2, schedule=schedule, chunks=chunks(schedule)))
@@ -196,9 +196,9 @@ def wrong(step: tuple[float, Tensors], samples: int) -> list[str]:
     return [*other_number("loss", step[0], true[0]), *other_tensors("gradients", step[1], true[1])]
 
 
-# Whoever waits at once has to follow a schedule in which neighbours never send to each other at the same time.
+# With blocking sends, neighbors must never send to each other at the same time.
 SENDS = [(name, False) for name in SCHEDULES] + [("naive", True), ("gpipe", True)]
-KIB = [full(1), 1024]  # of a message
+KIB = [full(1), 1024]  # message size in KiB
 
 
 @pytest.mark.parametrize("kib", KIB)
@@ -219,7 +219,7 @@ def test_synchronous_sends_of_mpi(world: Communicator, schedule: str, at_once: b
 
 @pytest.mark.parametrize("schedule", [s if s in ("naive", "gpipe", "1f1b") else full(s) for s in SCHEDULES])
 def test_blocking_sends_hang_where_the_checker_says_so(schedule: str) -> None:
-    """The model of execution in pipeline_simulation.py is what really happens."""
+    """The execution model in pipeline_simulation.py predicts what actually happens."""
     lists = [SCHEDULES[schedule](r, 4, MICROS, chunks(schedule)) for r in range(4)]
     if schedule in ("naive", "gpipe"):
         check(lists, MICROS, sends="blocking")
@@ -234,7 +234,7 @@ def test_blocking_sends_hang_where_the_checker_says_so(schedule: str) -> None:
 
 
 def peak_activations(world: Communicator, schedule: str | Schedule) -> int:
-    """The most bytes of activations alive at once in a step of 8 equal micro-batches."""
+    """Return the peak bytes of live activations in a step of 8 equal micro-batches."""
     ledger, model = Ledger(history=True), toy_gpt(layers=LAYERS, dropout=0)
     gradients = parallelize(model, Mesh(world, pp=world.size), Strategy(bucket_mb=BUCKET_MB, schedule=schedule))
     gradients.init(SEED)
@@ -251,15 +251,15 @@ def peaks(schedule: str | Schedule) -> list[int]:
 
 @pytest.mark.parametrize(("schedule", "counts"), [("gpipe", [8, 8, 8, 8]), ("1f1b", [4, 3, 2, 1])])
 def test_activations_in_flight(schedule: str | Schedule, counts: list[int]) -> None:
-    """In units of the naive schedule, which has one micro-batch in flight; exact where the work on a gradient needs no
-    more than what it frees, which is everywhere but in the embedding."""
+    """In units of the naive schedule, which has one micro-batch in flight. Exact where computing a gradient needs no
+    more memory than it frees, which holds everywhere except in the embedding."""
     found = [peak / one for peak, one in zip(peaks(schedule), peaks("naive"), strict=True)]
     assert [round(count) for count in found] == counts, f"activations in flight {found}, not {counts}"
     assert found[1:] == counts[1:]
 
 
 def test_zero_bubble_holds_as_many_as_1f1b_holds_anywhere() -> None:
-    """Part of each is freed after I, so it is less than four whole ones."""
+    """I frees part of each micro-batch, so the total is less than four whole ones."""
     for rank, (peak, one_f, one) in enumerate(zip(peaks("zb-h1"), peaks("1f1b"), peaks("naive"), strict=True)):
         assert one_f <= peak < 4 * one
         assert (peak == one_f) == (rank == 0)
@@ -270,7 +270,7 @@ def test_zero_bubble_holds_as_many_as_1f1b_holds_anywhere() -> None:
 
 @pytest.mark.parametrize("schedule", ["1f1b", "interleaved"])
 def test_evaluation(schedule: str) -> None:
-    """One forward: the loss stands on the last stage, 0 on the others; without labels all ranks get the logits."""
+    """Forward only: the last stage has the loss and the others 0. Without labels every rank gets the logits."""
     batch = toy_batch(0)
     questions = replace(batch, labels=None)
 
@@ -307,7 +307,7 @@ def test_evaluation(schedule: str) -> None:
     ],
 )
 def test_refused(options: dict[str, Any], message: str) -> None:
-    """On every rank, before anything is sent: none of them waits for one that has given up."""
+    """Refused on every rank before anything is sent, so no rank waits for one that has failed."""
 
     def program(world: Communicator) -> str:
         model = toy_gpt(layers=options.get("layers", LAYERS))
@@ -323,7 +323,7 @@ def test_refused(options: dict[str, Any], message: str) -> None:
 
 
 def test_a_segment_puts_off_the_work_on_its_weights() -> None:
-    """Under the zero-bubble schedule with recompute as well, products of the weights' gradients are made in W."""
+    """With recompute under zb-h1, weight-gradient products are still computed in W."""
     unit = gpt(GPTConfig(11, 5, layers=1, heads=3, width=9, dtype="float64")).units[1]
     unit.draw(1)
     for segment in (Segment([unit], replay=True), Segment([unit])):
@@ -345,7 +345,7 @@ def test_a_segment_puts_off_the_work_on_its_weights() -> None:
 
 @pytest.mark.ranks(2, limit=60)
 def test_memory_does_not_grow_with_the_micro_batches(world: Communicator) -> None:
-    """1F1B: what has been sent is let go of; one window a micro-batch, 8 or 32 of them."""
+    """1F1B frees what has been sent: peak memory is the same for 8 and 32 micro-batches of one window each."""
     peaks = []
     for m in (8, 32):
         model = gpt(GPTConfig(11, 64, layers=2, heads=2, width=32, dtype="float64"))
