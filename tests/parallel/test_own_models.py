@@ -1,6 +1,6 @@
-"""Models that a user of the library would write, divided in every way: the serial run's numbers, or refused by name.
+"""Users' own models, divided in every way: they match the serial run, or are refused by the layer's name.
 
-Each stands here as its author would write it, with a `shard` or without one.
+Each is written as its author would write it, with or without a `shard` method.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ from tests.equivalence.harness import BUCKET_MB, SEED, STEPS, Run, T, V, differe
 from tests.tiers import full
 
 H, D = 3, 12  # heads, and the width: each head is 4 wide
-WIDE = 19  # inside a feed-forward
+WIDE = 19  # hidden width of a feed-forward
 BOUND = 1e-12
 DTYPE = np.dtype("float64")
 
@@ -55,13 +55,13 @@ PLACES: dict[str, tuple[dict[str, int], Strategy]] = {
     "zero3": ({"dp": 2}, Strategy(zero=3)),
     "dp 2 pp 2 tp 2": ({"dp": 2, "pp": 2, "tp": 2}, Strategy()),
 }
-FIRST = ("tp 2", "sp 2")  # what the first tier has of it
+FIRST = ("tp 2", "sp 2")  # run in the first tier
 everywhere = pytest.mark.parametrize("place", [place if place in FIRST else full(place) for place in PLACES])
 Make = Callable[[], Model]
 
 
 def train(world: Communicator, make: Make, place: str, adam: bool = False) -> Run:
-    """Three steps with everything written down."""
+    """Train for three steps and record everything."""
     axes, strategy = PLACES[place] if world.size > 1 else ({}, Strategy())
     run, model, mesh = Run(), make(), Mesh(world, **axes)
     gradients = parallelize(model, mesh, replace(strategy, bucket_mb=BUCKET_MB))
@@ -95,7 +95,7 @@ def on_ranks(make: Make, place: str, adam: bool = False) -> list[Run]:
 
 
 def same(make: Make, place: str, adam: bool = False) -> None:
-    """The serial run's loss, gradients and parameters, on every rank."""
+    """Assert that every rank has the serial run's loss, gradients and parameters."""
     true = serial(make, adam)
     for found in on_ranks(make, place, adam):
         np.testing.assert_allclose(found.losses, true.losses, rtol=BOUND)
@@ -104,14 +104,14 @@ def same(make: Make, place: str, adam: bool = False) -> None:
 
 
 def refused(make: Make, place: str, said: str) -> None:
-    """By a UserError, in the first step at the latest; it is right on one process."""
+    """Assert that one process trains it, and that several raise UserError in the first step at the latest."""
     serial(make, False)
     with pytest.raises(RuntimeError, match=rf"(?s)raised UserError: .*{said}"):
         on_ranks(make, place)
 
 
 def model(*blocks: Module, embed: Module | None = None, head: Module | None = None) -> Model:
-    """A GPT with these blocks, with every parameter drawn at 0.3 so that errors show."""
+    """Return a GPT with these blocks. Every parameter has init_std 0.3, large enough for errors to show."""
     first: Any = embed or Embed(V, T, D, 0.1, 0.3, DTYPE)
     made = Model([first, *blocks, head or Head(first.tokens.weight, D, DTYPE)])
     for p in made.parameters():
@@ -120,14 +120,14 @@ def model(*blocks: Module, embed: Module | None = None, head: Module | None = No
 
 
 def block(i: int, attn: Module | None = None, mlp: Module | None = None, kind: type[Block] = Block) -> Block:
-    """A GPT's, with a part of one's own."""
+    """Return a GPT block with custom parts."""
     made = kind(f"blocks.{i}", D, H, 0.1, 0.3, 0.3, DTYPE)
     made.attn, made.mlp = attn or made.attn, mlp or made.mlp  # type: ignore[assignment]
     return made
 
 
 def blocks(**parts: Callable[[str], Module]) -> Model:
-    """Two blocks with such parts."""
+    """Return a GPT with two blocks of such parts."""
     made = [{name: make(f"blocks.{i}.{name}") for name, make in parts.items()} for i in range(2)]
     return model(*(block(i, parts.get("attn"), parts.get("mlp")) for i, parts in enumerate(made)))
 
@@ -239,7 +239,7 @@ class LlamaHead(Module):
 
 def llama_of(attn: type[Rotary], mlp: type[SwiGLU]) -> Model:
     embed = LlamaEmbed()
-    layers = [LlamaBlock(f"layers.{i}", attn, mlp) for i in range(3)]  # not called blocks
+    layers = [LlamaBlock(f"layers.{i}", attn, mlp) for i in range(3)]  # layers need not be called blocks
     return model(*layers, embed=embed, head=LlamaHead(embed.tokens.weight))
 
 
@@ -255,7 +255,7 @@ def whole_llama() -> Model:
 
 
 class Gated(FeedForward):
-    """SwiGLU of the library's layers; its `shard` is the library's, which does not know the gate."""
+    """SwiGLU of library layers. It inherits the library's `shard`, which does not name the gate."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path, D, 0.3, 0.3, DTYPE)
@@ -290,7 +290,7 @@ class Sharp(Attention):
 
 
 class Fused(Module):
-    """Gate and up in one matrix (D, 2, F), of which each rank has the same columns of both."""
+    """Gate and up in one matrix (D, 2, F); each rank has the same columns of both."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -307,7 +307,7 @@ class Fused(Module):
 
 
 class LoRA(Relu):
-    """A matrix of low rank beside `up`."""
+    """A low-rank matrix added to `up`."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -331,7 +331,7 @@ class Parallel(Block):
 
 
 class Normed(Attention):
-    """A norm over each head of q and k, and a gate for each head."""
+    """A norm over each head of q and k, and a gate per head."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path, D, H, 0.3, 0.3, DTYPE)
@@ -351,7 +351,7 @@ class Normed(Attention):
 
 
 class Core(Module):
-    """What is between qkv and proj, as a module with a parameter and a layer of its own."""
+    """Everything between qkv and proj, as a module with its own parameter and layer."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -376,7 +376,7 @@ class WithCore(Attention):
 
 
 class Separate(Module):
-    """Layers of their own for q, k and v."""
+    """Separate layers for q, k and v."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -392,7 +392,7 @@ class Separate(Module):
 
 
 class Grouped(Module):
-    """Two heads of q for each one of k and v: it is these that are divided."""
+    """Two heads of q for each head of k and v; the latter are what is divided."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -414,14 +414,14 @@ class Grouped(Module):
 
 
 class Twice(Block):
-    """Its feed-forward, two times."""
+    """Calls its feed-forward twice."""
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         return super().__call__(x + self.mlp(self.norm2(x)), batch)
 
 
 class OneTable(FeedForward):
-    """Two feed-forwards of which the second has the weights of the first."""
+    """Two feed-forwards; the second has the first one's weights."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path, D, 0.3, 0.3, DTYPE)
@@ -439,7 +439,7 @@ class OneTable(FeedForward):
 
 
 class ScalarFirst(Block):
-    """A learnt scalar, which is the block's first parameter."""
+    """A learned scalar, the block's first parameter."""
 
     def __init__(self, path: str, *sizes: Any) -> None:
         self.gate = Parameter(f"{path}.gate", (1,), mean=1.0, dtype=DTYPE)
@@ -450,7 +450,7 @@ class ScalarFirst(Block):
 
 
 class Positions(Module):
-    """A scale for each position, of those that are given here."""
+    """A scale for each of the positions given here."""
 
     per_position = True
 
@@ -503,7 +503,7 @@ class WholeHead(Classifier):
 
 
 class OwnEmbed(Module):
-    """Tokens and positions, by an author who says nothing about ranks."""
+    """Tokens and positions, by an author unaware of ranks."""
 
     def __init__(self) -> None:
         self.path = "embed"
@@ -516,7 +516,7 @@ class OwnEmbed(Module):
 
 
 class FirstEverywhere(OwnEmbed):
-    """The same, with a dropout, and as a whole on every rank."""
+    """The same with dropout, whole on every rank."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -530,7 +530,7 @@ class FirstEverywhere(OwnEmbed):
 
 
 class Unsaid(Module):
-    """An attention whose author has said nothing; with a dropout of its own."""
+    """Attention without a `shard` method, with its own dropout."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -544,7 +544,7 @@ class Unsaid(Module):
 
 
 class Everywhere(Block):
-    """A block with such an attention, which says so."""
+    """A block that declares its attention to be whole on every rank."""
 
     def __init__(self, path: str, *sizes: Any) -> None:
         super().__init__(path, *sizes)
@@ -556,7 +556,7 @@ class Everywhere(Block):
 
 
 class MultiQuery(Module):
-    """One head of k and v for all heads of q, and one gate of their columns: whole layers that meet divided heads."""
+    """One head of k and v for all heads of q, and one gate for their columns: whole layers that meet divided heads."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -577,7 +577,7 @@ class MultiQuery(Module):
 
 
 class Shift(Module):
-    """What each position has, and the one before it."""
+    """Adds the previous position to each position."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -590,7 +590,7 @@ class Shift(Module):
 
 
 class Shifted(Block):
-    """With a shift that is given its batch by name."""
+    """A block with a shift, which is given its batch by keyword."""
 
     def __init__(self, path: str, *sizes: Any) -> None:
         super().__init__(path, *sizes)
@@ -617,7 +617,7 @@ class HeadGate(Module):
 
 
 class Sloped(Separate):
-    """A constant for each head, as a frozen parameter: each rank has that of its own heads."""
+    """A constant per head, as a frozen parameter: each rank has those of its own heads."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -633,7 +633,7 @@ class Sloped(Separate):
 
 
 class GatedHeads(Separate):
-    """The gate of each head is a layer."""
+    """A layer is the gate of each head."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -648,7 +648,7 @@ class GatedHeads(Separate):
 
 
 class OwnHead(Module):
-    """The loss straight from the token table."""
+    """Computes the loss directly from the token table."""
 
     def __init__(self, weight: Parameter) -> None:
         self.path = "head"
@@ -706,19 +706,19 @@ def twice() -> Model:
 
 
 def shared_nearby() -> Model:
-    """By two blocks of the first of two stages."""
+    """Two blocks of the first of two stages share."""
     one = Relu("mlp")
     return model(block(0, mlp=one), block(1, mlp=one), block(2), block(3))
 
 
 def shared_afar() -> Model:
-    """By blocks of both stages."""
+    """Blocks of both stages share."""
     one, other = Relu("mlp"), Relu("other")
     return model(block(0, mlp=one), block(1, mlp=other), block(2, mlp=other), block(3, mlp=one))
 
 
 def unit_twice() -> Model:
-    """One block in both stages."""
+    """One block is in both stages."""
     one = block(0)
     return model(one, one, one)
 
@@ -740,7 +740,7 @@ def per_position() -> Model:
 
 
 def strong_table() -> Model:
-    """Tied, with a table that has a __call__ of its own: both are whole."""
+    """Tied, with a table that overrides __call__: both uses are whole."""
     embed = LlamaEmbed()
     embed.tokens = Strong("embed.tokens", V, D, dtype=DTYPE)
     head = Head(embed.tokens.weight, D, DTYPE)
@@ -778,7 +778,7 @@ def shifted() -> Model:
 
 
 class GatheredHead(OwnHead):
-    """With a weight of its own, and a bias."""
+    """A head with its own weight and a bias."""
 
     def __init__(self) -> None:
         super().__init__(Parameter("head.weight", (V, D), dtype=DTYPE))
@@ -831,7 +831,7 @@ def test_own_model(make: Make, place: str) -> None:
 @pytest.mark.parametrize("place", [full(place) if place[0] in "ds" else place for place in OTHERS if place[0] != "r"])
 @pytest.mark.parametrize("make", [shared_afar, unit_twice])
 def test_shared_by_stages_and_segments(make: Make, place: str) -> None:
-    """Ranks that hold some of them, in other places, add them up in one order; so do two chunks of one rank."""
+    """Ranks that hold shared weights in different places add gradients in one order; so do two chunks on one rank."""
     same(make, place)
 
 
@@ -841,11 +841,11 @@ def test_own_model_with_adam(make: Make, place: str) -> None:
     same(make, place, adam=True)
 
 
-# Said wrongly ---------------------------------------------------------------------------------------------------------
+# Wrong declarations ---------------------------------------------------------------------------------------------------
 
 
 def said(part: type[Module], shard: Callable[[Any, Any], None], *, attn: bool = False) -> Make:
-    """A GPT whose feed-forward (or attention) is this one, and says this about its layers."""
+    """Return a GPT whose feed-forward (or attention) is of class `part` and has this `shard`."""
     kind = type(part.__name__, (part,), {"shard": shard})
 
     def make() -> Model:
@@ -855,7 +855,7 @@ def said(part: type[Module], shard: Callable[[Any, Any], None], *, attn: bool = 
 
 
 def block_that(shard: Callable[[Any, Any], None]) -> Make:
-    """A GPT whose blocks say this."""
+    """Return a GPT whose blocks have this `shard`."""
     kind = type("OwnBlock", (Block,), {"shard": shard})
     return lambda: model(block(0, kind=kind), block(1, kind=kind))
 
@@ -869,7 +869,7 @@ def column_last(self: Any, plan: Plan) -> None:
 
 
 def norms_named(word: str) -> Callable[[Any, Any], None]:
-    """A block that names all that it has, and its first norm by this word."""
+    """Return a `shard` that names everything in a block, and its first norm by `word`."""
 
     def shard(self: Any, plan: Plan) -> None:
         Module.shard(self, plan)
@@ -895,7 +895,7 @@ def split_wrongly(axis: int) -> Callable[[Any, Any], None]:
 
 
 class WideGate(Normed):
-    """A gate for each head and channel."""
+    """A gate per head and channel."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -907,7 +907,7 @@ class WideGate(Normed):
 
 
 class Dropping(Attention):
-    """A dropout between the columns and the rows, which nobody has named."""
+    """A dropout between columns and rows that `shard` does not name."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path, D, H, 0.3, 0.3, DTYPE)
@@ -927,14 +927,14 @@ def without_a_plan(self: Any) -> None:  # the mistake
 
 
 class Curved(Matrix):
-    """A layer that does more than multiply."""
+    """A layer that does more than a matrix product."""
 
     def __call__(self, x: Tensor) -> Tensor:
         return super().__call__(F.tanh(x))
 
 
 class Affine(Matrix):
-    """A layer with a bias of its own."""
+    """A layer with its own bias."""
 
     def __init__(self, path: str, fan_in: int, *out: int) -> None:
         super().__init__(path, fan_in, *out)
@@ -954,7 +954,7 @@ def swiglu_with(kind: type[Matrix]) -> type[SwiGLU]:
 
 
 class Mirrored(FeedForward):
-    """down is up, transposed."""
+    """down is up transposed."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path, D, 0.3, 0.3, DTYPE)
@@ -967,7 +967,7 @@ class Mirrored(FeedForward):
 
 
 class Borrowing(Block):
-    """A second feed-forward by hand, with the weights of the first."""
+    """A second feed-forward, by hand, that uses the first one's weights."""
 
     def __init__(self, path: str, *sizes: Any) -> None:
         super().__init__(path, *sizes)
@@ -1034,7 +1034,7 @@ def strong_by_default() -> Model:
 
 
 class Queries(Separate):
-    """Two heads of q for each one of k and v, as layers of so many heads."""
+    """Two heads of q for each head of k and v, as layers with different numbers of heads."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -1054,7 +1054,7 @@ class Queries(Separate):
 
 
 class ByHand(Module):
-    """A feed-forward of two parameters: what the ranks make is not added up."""
+    """A feed-forward of two parameters whose partial sums nobody adds up."""
 
     per_position = True
 
@@ -1072,7 +1072,7 @@ class ByHand(Module):
 
 
 class TwoMatrices(Linear):
-    """A layer with a matrix of low rank inside."""
+    """A layer with a low-rank matrix inside."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path, D, 4 * D, dtype=DTYPE)
@@ -1111,7 +1111,7 @@ def inside_instead_of_enter(self: Any, plan: Plan) -> None:
 
 
 def training(make: Make, *paths: str) -> Make:
-    """The same with all else frozen: no gradient of a norm or a bias tells what is wrong."""
+    """Return the same model with everything else frozen, so that no norm's or bias's gradient reveals the error."""
 
     def made() -> Model:
         model = make()
@@ -1123,7 +1123,7 @@ def training(make: Make, *paths: str) -> Make:
 
 
 class Squeezed(Module):
-    """x times a mean over columns, which are divided, and nothing adds them up."""
+    """x times a mean over divided columns that nobody sums."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -1178,7 +1178,7 @@ class EnteredByName(MultiQuery):
 
 
 class Looking(Module):
-    """A first unit that looks ids up by itself."""
+    """A first unit that looks up ids by itself."""
 
     def __init__(self) -> None:
         self.path, self.table = "embed", Parameter("embed.table", (V, D), dtype=DTYPE)
@@ -1188,7 +1188,7 @@ class Looking(Module):
 
 
 class PlainHead(OwnHead):
-    """The loss from a weight of its own, by an author who says nothing."""
+    """Computes the loss from its own weight, without a `shard` method."""
 
     def __init__(self) -> None:
         super().__init__(Parameter("head.weight", (V, D), dtype=DTYPE))
@@ -1210,7 +1210,7 @@ def both(make: Make, message: str) -> tuple[Make, str | None, str | None]:
     return make, message, message
 
 
-# name -> (model, what is said under tensor parallel, and under sequence parallel: None where it is equal)
+# name -> (model, the message under tensor parallel and under sequence parallel; None: same as the serial run)
 WRONG: dict[str, tuple[Make, str | None, str | None]] = {
     "row instead of column": both(said(Relu, row_first), r"plan\.row\(blocks\.0\.mlp\.up\).*Name it column"),
     "column instead of row": both(said(Relu, column_last), r"plan\.column\(blocks\.0\.mlp\.down\).*it is plan\.row"),
@@ -1328,7 +1328,7 @@ WRONG: dict[str, tuple[Make, str | None, str | None]] = {
 
 
 def wrong_places() -> list[object]:
-    """(name, place); sequence parallel is in the first tier where it says something else."""
+    """Return (name, place). Sequence parallel is in the first tier only if its message differs."""
     found: list[object] = []
     for name, (_, tensor, sequence) in WRONG.items():
         found += [pytest.param(name, "tp 2"), full(name, "dp 2 pp 2 tp 2")]
@@ -1338,17 +1338,17 @@ def wrong_places() -> list[object]:
 
 @pytest.mark.parametrize(("name", "place"), wrong_places())
 def test_said_wrongly(name: str, place: str) -> None:
-    """Refused by the name of the layer and with a cure, or right after all."""
+    """Refused with the layer's name and a fix, or equal to the serial run."""
     make, tensor, sequence = WRONG[name]
     message = sequence if place.startswith("sp") else tensor
     same(make, place) if message is None else refused(make, place, message)
 
 
-# Behind a branch that begins with 0 -----------------------------------------------------------------------------------
+# Behind a branch that starts at 0 -------------------------------------------------------------------------------------
 
 
 class FromZero(FeedForward):
-    """x + a mlp(x) with a = 0 at first. `inner` lies between column and row, and is named as if it did not."""
+    """x + a mlp(x) with a = 0 at first. `inner` is between column and row, but is declared as if it were not."""
 
     right = False
 
@@ -1406,7 +1406,7 @@ WHOLE_ON_X = said(MultiQuery, inside_instead_of_enter, attn=True)
 
 @pytest.mark.parametrize("place", ["pp 2 tp 2", *map(full, BETWEEN), full("dp 2 tp 2 zero3")])
 def test_gradients_between_units_in_any_place(place: str) -> None:
-    """Of the last unit that is wrong, on every rank."""
+    """Every rank reports the last unit that is wrong."""
 
     def program(world: Communicator) -> str:
         with pytest.raises(UserError, match=r"the gradient of what enters blocks\.1 differs") as caught:
@@ -1423,7 +1423,7 @@ def test_a_whole_layer_enters_in_any_place(place: str) -> None:
 
 
 def test_the_looks_are_over_after_the_first_step() -> None:
-    """All that passes between the units is noted in it, once, and nothing in the next."""
+    """What passes between the units is recorded once, in the first step, and not in the next."""
 
     def program(world: Communicator) -> None:
         made = blocks(attn=MultiQuery)
@@ -1446,7 +1446,7 @@ def test_the_looks_are_over_after_the_first_step() -> None:
 
 
 class SmallShift(Block):
-    """A shift, whose author takes it to treat each position by itself, in what a small scale multiplies."""
+    """A block with a shift wrongly declared `per_position`, in a branch that a small factor scales."""
 
     def __init__(self, path: str, *sizes: Any) -> None:
         super().__init__(path, *sizes)
@@ -1474,7 +1474,7 @@ def test_a_branch_that_adds_little_looks_at_several_positions(dtype: str) -> Non
      ("float64", 1e-10, True), ("float32", np.nan, True)],
 )  # fmt: skip
 def test_how_far_shares_may_be_from_the_whole(dtype: str, off: float, expected: bool) -> None:
-    """As far as y is rounded, where x is 1 and what a unit adds is 1e-4 of it, or of 1e-10."""
+    """The tolerance is y's rounding. x is 1, and a unit adds 1e-4 of it, or 1e-10."""
     x = np.ones((2, 6, 3), dtype)
     y = (x * (1 + (1e-4 if dtype == "float32" else 1e-10))).astype(dtype)
     own, wrong = slice(0, 3), y[:, :3].copy()
@@ -1485,7 +1485,7 @@ def test_how_far_shares_may_be_from_the_whole(dtype: str, off: float, expected: 
 
 
 class Stored(Module):
-    """A unit that passes something on beside what it returns: y = x + tanh(x), and tanh(x) for whoever looks."""
+    """A unit with a side output: y = x + tanh(x), and tanh(x) for others to read."""
 
     per_position = True
 
@@ -1499,7 +1499,7 @@ class Stored(Module):
 
 
 class Reading(Stored):
-    """A unit that takes what another one has kept."""
+    """A unit that reads what another one has stored."""
 
     def __init__(self, path: str, first: Stored) -> None:
         super().__init__(path)
@@ -1512,7 +1512,7 @@ class Reading(Stored):
 
 
 class Watched(FeedForward):
-    """A feed-forward that first looks, off the tape, at what it is going to make."""
+    """A feed-forward that first previews its output, off the tape."""
 
     def __call__(self, x: Tensor) -> Tensor:
         with no_grad():
@@ -1526,12 +1526,12 @@ def watched() -> Model:
 
 @pytest.mark.parametrize("place", ["tp 2", full("sp 2"), full("dp 2 pp 2 tp 2")])
 def test_what_entered_off_the_tape_is_not_taken_for_what_is_on_it(place: str) -> None:
-    """The same x enters twice, and one all-reduce of its gradient is enough; but not the one that is never made."""
+    """The same x enters twice. One all-reduce of its gradient is enough, but not one that is never made."""
     same(watched, place)
 
 
 def skipping() -> Model:
-    """A connection from one block to another that no unit knows of."""
+    """A connection between two blocks that no unit knows of."""
     first = Stored("first")
     return model(block(0), first, block(1), Reading("last", first))
 
@@ -1545,7 +1545,7 @@ def test_a_connection_past_the_units(place: str) -> None:
     ("place", "said"), [("zero3", "first, and is called in last"), ("recompute 1", "first, and is called in last")]
 )
 def test_a_connection_past_the_units_is_refused_in_segments(place: str, said: str) -> None:
-    """A segment gives back the gradient of x, and no other: that of the connection would be lost."""
+    """A segment returns only the gradient of x: that of the connection would be lost."""
     refused(skipping, place, rf"computed in {said}.*let it return this too")
 
 
@@ -1554,12 +1554,12 @@ def test_a_connection_within_a_segment() -> None:
 
 
 def test_a_mesh_that_divides_nothing_is_refused() -> None:
-    """It would hold and compute all of it on each rank, and nobody would notice."""
+    """Otherwise each rank would silently hold and compute everything."""
     refused(undivided, "tp 2", r"--tp is 2, and no layer of the model is divided.*def shard\(self, plan\)")
 
 
 class UndividedHead(Module):
-    """Logits and their loss, by an author who has not read about `shard`."""
+    """Logits and their loss, by an author unaware of `shard`."""
 
     def __init__(self) -> None:
         self.path, self.proj = "head", Linear("head.proj", D, V, dtype=DTYPE)
@@ -1569,7 +1569,7 @@ class UndividedHead(Module):
 
 
 class UndividedEmbed(Module):
-    """A one-hot product."""
+    """A one-hot matrix product."""
 
     def __init__(self) -> None:
         self.path, self.weight = "embed", Parameter("embed.weight", (V, D), dtype=DTYPE)
@@ -1586,7 +1586,7 @@ def undivided() -> Model:
     "word", ["column", "heads", "row", "vocabulary", "inside", "enter", "residual", "gather", "everywhere"]
 )
 def test_each_word_is_about_layers_one_by_one(word: str) -> None:
-    """Whatever else is given would be left as it is, without a word."""
+    """Other arguments would otherwise be silently ignored."""
     for wrong in ([Linear("a", 4, 4)], "a", None):
         with pytest.raises(UserError, match=rf"plan\.{word} is given .*; it names layers.*, one by one"):
             getattr(Plan(TensorIO(world_of_one())), word)(wrong)
@@ -1601,7 +1601,7 @@ def test_a_vocabulary_is_that_of_a_table_or_a_classifier() -> None:
 
 
 class Heads(Module):
-    """Attention made of the library's layers, by an author who wrote no `shard`."""
+    """Attention made of library layers, without a `shard` method."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -1624,13 +1624,13 @@ def test_a_row_of_no_samples_is_linear() -> None:
 
 
 def test_attention_refuses_a_share_of_the_time() -> None:
-    """Before the first step's checks would see it."""
+    """Attention raises before the checks of the first step would detect it."""
     same(lambda: blocks(attn=Heads), "tp 2")
     refused(lambda: blocks(attn=Heads), "sp 2", r"blocks\.0\.attn\.core is given \d positions, .*plan\.heads")
 
 
 def test_attention_on_a_batch_that_has_no_time() -> None:
-    """As ArrayLoader makes it of ids: to it a sample is no sequence."""
+    """ArrayLoader makes such batches of ids: it does not treat a sample as a sequence."""
     batch = ArrayLoader(np.zeros((2, 5), np.int64), [0, 1], 2, seed=1).batch(0)
     with pytest.raises(UserError, match=r"(?s)core is given 5 positions, .* where\.T is 1.*ArrayLoader"):
         CausalAttention("core")(Tensor(np.zeros((2, 5, 3, H, D // H))), batch)
@@ -1640,7 +1640,7 @@ def test_attention_on_a_batch_that_has_no_time() -> None:
     ("dtype", "off", "refused"), [("float64", 1e-6, True), ("float32", 1e-6, False), ("float32", 0.1, True)]
 )
 def test_how_linear_a_row_has_to_be(dtype: str, off: float, refused: bool) -> None:
-    """To the digits of the dtype."""
+    """The tolerance is the dtype's rounding."""
     y = np.linspace(-1, 1, 7).astype(dtype)
     other = Tensor((-2 * y * (1 + off)).astype(dtype))
     if not refused:

@@ -1,4 +1,4 @@
-"""Bubbles and memory are those of the papers' formulas, to the last digit; the checker finds what is wrong."""
+"""Bubbles and memory match the papers' formulas exactly, and the checker finds errors."""
 
 import re
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ costs = st.builds(Costs, *[st.fractions(Fraction(1, 5), 5, max_denominator=5)] *
 
 @st.composite
 def any_schedule(draw: st.DrawFn) -> tuple[list[list[Do]], int, int]:
-    """Lists, m, v."""
+    """Draw (lists of instructions, m, v)."""
     name = draw(st.sampled_from(["naive", "gpipe", "1f1b", "interleaved", "zb-h1"]))
     p, m, v = draw(st.integers(1, 5)), draw(st.integers(1, 8)), 1
     if name == "interleaved":
@@ -83,7 +83,7 @@ def test_the_numbers_of_the_lesson() -> None:
 
 @given(sizes, costs)
 def test_zero_bubble(size: tuple[int, int], cost: Costs) -> None:
-    """The paper's bubble where its conditions hold, and nowhere worse than 1F1B."""
+    """The bubble matches the paper where its conditions hold, and is never worse than 1F1B's."""
     p, m = size
     timeline = simulate(all_ranks("zb-h1", p, m), cost)
     bubble = timeline.makespan - m * (cost.F + cost.B)
@@ -94,7 +94,7 @@ def test_zero_bubble(size: tuple[int, int], cost: Costs) -> None:
 
 
 def test_zero_bubble_where_the_condition_is_just_met() -> None:
-    """With W = F = I the bubble is a third of 1F1B's; a little more W, and it is above the formula."""
+    """With W = F = I the bubble is a third of 1F1B's; with slightly larger W it exceeds the formula."""
     for p, m in [(2, 2), (3, 3), (4, 8), (8, 8), (8, 17)]:
         for cost in (Costs(1, 1, 1), Costs(2, 3, 2), Costs(3, 2, 2)):
             expected = m * (cost.F + cost.B) + (p - 1) * (cost.F + cost.I - cost.W)
@@ -103,7 +103,7 @@ def test_zero_bubble_where_the_condition_is_just_met() -> None:
     assert simulate(all_ranks("zb-h1", 4, 8), above).makespan > 8 * (1 + above.B) + 3 * (2 - above.W)
 
 
-# The checker accepts what is right --------------------------------------------------------------------------
+# The checker accepts correct schedules ----------------------------------------------------------------------
 
 
 @given(any_schedule())
@@ -121,7 +121,7 @@ def test_all_schedules_are_right(case: tuple[list[list[Do]], int, int]) -> None:
 
 @given(sizes, st.sampled_from(["naive", "gpipe", "1f1b", "zb-h1"]))
 def test_with_synchronous_sends(size: tuple[int, int], name: str) -> None:
-    """A send and the next receive together are enough; alone, 1F1B's two neighbours send to each other for ever."""
+    """1F1B works if each send is paired with the next receive; with plain blocking sends, two neighbors deadlock."""
     p, m = size
     lists = all_ranks(name, p, m)
     check(lists, m, sends="paired")
@@ -133,7 +133,7 @@ def test_with_synchronous_sends(size: tuple[int, int], name: str) -> None:
 
 
 def test_crossed_sends() -> None:
-    """Messages are found by name, so their order does not matter, unless a send waits for its receiver."""
+    """Messages are matched by name, so their order matters only if a send waits for its receiver."""
     crossed = [all_ranks("gpipe", 2, 2)[0], [Do("F", 1), Do("F", 0), Do("B", 0), Do("B", 1)]]
     assert check(crossed, 2) == [2, 2]
     for sends in ("paired", "blocking"):
@@ -160,24 +160,24 @@ def test_source_and_target_are_inverse(p: int, v: int, data: st.DataObject) -> N
     assert source(Do("W", 3, chunk), r, p, v) is None is target(Do("W", 3, chunk), r, p, v)
 
 
-# ... and finds what is wrong --------------------------------------------------------------------------------
+# ... and finds errors ---------------------------------------------------------------------------------------
 
 
 def planted(name: str, r: int, change: list[Do], p: int = 4, m: int = 8) -> Lists:
-    """The schedule, but for rank r's list."""
+    """Return the schedule with rank r's list replaced."""
     lists = all_ranks(name, p, m)
     assert lists[r] != change
     return [*lists[:r], change, *lists[r + 1 :]]
 
 
 def warmed_up(warmup: int, m: int = 8) -> list[Do]:
-    """1F1B with so many forwards first."""
+    """Return 1F1B with `warmup` forwards first."""
     steady = [do for i in range(m - warmup) for do in (Do("F", warmup + i), Do("B", i))]
     return [Do("F", i) for i in range(warmup)] + steady + [Do("B", i) for i in range(m - warmup, m)]
 
 
 def test_too_many_forwards_first() -> None:
-    """One too many is memory; two, on one rank, wait for a forward that comes after their own backward."""
+    """One extra forward costs memory; two on one rank wait for a forward that comes after their own backward."""
     one = planted("1f1b", 1, warmed_up(3))
     assert check(one, 8) == [4, 4, 2, 1]
     with pytest.raises(UserError, match="rank 1 has 4 activations in flight; there may be 3"):
@@ -224,7 +224,7 @@ def test_any_instruction_that_is_left_out_or_doubled(
 
 
 def needs(do: Do, r: int, p: int, v: int) -> Iterator[tuple[int, Do]]:
-    """Happens-before, written out once more: by the number of the stage."""
+    """Yield the instructions that `do` depends on: an independent version, by stage number."""
     stage = do.chunk * p + r
     if do.kind == "F" and stage > 0:
         yield (stage - 1) % p, Do("F", do.micro, (stage - 1) // p)
@@ -237,12 +237,12 @@ def needs(do: Do, r: int, p: int, v: int) -> Iterator[tuple[int, Do]]:
 
 
 def either(do: Do) -> list[Do]:
-    """The backward under both of its names."""
+    """Return the instruction, and for a backward also its other name."""
     return [do, replace(do, kind="I")] if do.kind == "B" else [do]
 
 
 def has_an_order(lists: Lists, v: int, sends: str) -> bool:
-    """Whether the graph of all that must wait has no circle. Nodes: (rank, i, False) done, (rank, i, True) sent."""
+    """Return whether the dependency graph is acyclic. Nodes: (rank, i, False) done, (rank, i, True) sent."""
     graph: TopologicalSorter[tuple[int, int, bool]] = TopologicalSorter()
     at = {(r, do): i for r, mine in enumerate(lists) for i, do in enumerate(mine)}
     for (r, do), i in at.items():
@@ -265,7 +265,7 @@ def has_an_order(lists: Lists, v: int, sends: str) -> bool:
 def test_deadlocks_are_the_circles_of_the_graph(
     case: tuple[list[list[Do]], int, int], sends: str, data: st.DataObject
 ) -> None:
-    """Schedules in which some instructions were moved."""
+    """In schedules with some instructions moved, the checker reports a deadlock exactly if the graph has a cycle."""
     lists, m, v = case
     for _ in range(data.draw(st.integers(0, 3))):
         mine = lists[data.draw(st.integers(0, len(lists) - 1))]
@@ -278,7 +278,7 @@ def test_deadlocks_are_the_circles_of_the_graph(
             check(lists, m, v, sends)
 
 
-# What there is not ------------------------------------------------------------------------------------------
+# What is refused --------------------------------------------------------------------------------------------
 
 
 def test_refused() -> None:
@@ -353,7 +353,7 @@ def test_pictures_fit(case: tuple[list[list[Do]], int, int], cost: Costs, width:
 
 
 def test_a_long_one_says_what_a_column_is() -> None:
-    """What shows is what runs in the middle: here 15 units, 2 in each of 8 columns."""
+    """Each column shows what runs in its middle: here 15 units in 8 columns of 2."""
     assert simulate(all_ranks("gpipe", 2, 4)).draw(15).splitlines() == [
         "rank 0 13.abcd.",
         "rank 1 02abcd..",

@@ -1,4 +1,4 @@
-"""Segments: what is kept and for how long, what is computed twice, and that nothing else changes."""
+"""Segments: what is saved and for how long, what is computed twice, and that nothing else changes."""
 
 import math
 from typing import Any
@@ -24,7 +24,7 @@ BYTES = 4096
 
 
 class Layer(Module):
-    """Keeps its result, which is as large as its input."""
+    """Saves its result, which is as large as its input."""
 
     def __call__(self, x: Tensor, batch: Any) -> Tensor:
         return F.tanh(x)
@@ -65,7 +65,7 @@ def batch() -> Batch:
 
 
 def kept(unit: Module, x: Tensor | None) -> tuple[int, Tensor]:
-    """Bytes of activations of a unit by itself, as its operations name them, and its result."""
+    """Return the activation bytes that a unit's operations save by themselves, and its result."""
     with Ledger().open() as ledger:
         y = unit(x, batch())  # type: ignore[operator]
         return ledger.live["activations"], Tensor(y.data, requires_grad=True)
@@ -73,7 +73,7 @@ def kept(unit: Module, x: Tensor | None) -> tuple[int, Tensor]:
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 8])
 def test_a_gpt(length: int) -> None:
-    """max over segments of (i - 1) BTD + sum of A over the units of segment i: the first one's input are the ids."""
+    """max over segments i of (i - 1) BTD + the sum of A over their units. The first segment's inputs are ids."""
     made = gpt(GPTConfig(V, T, layers=6, heads=3, width=D))
     made.draw(1)
     A, x = [], None
@@ -112,9 +112,9 @@ def test_one_more_forward(length: int) -> None:
 
 @pytest.mark.parametrize("replay", [False, True])
 def test_gradients_have_the_same_bits_and_hooks_fire_once(replay: bool) -> None:
-    """Dropout replays the same; a tied weight fires after both its segments; nothing fires in the replay."""
+    """Dropout replays identically. A tied weight fires after both of its segments, and nothing fires in the replay."""
 
-    unused = "blocks.0.unused"  # a segment fires it with the others: its edges are all that the tape sees
+    unused = "blocks.0.unused"  # fires with its segment: the tape sees only the segment's edges
 
     def gradients(model: Model) -> dict[str, np.ndarray]:
         model.draw(1)
@@ -133,7 +133,7 @@ def test_gradients_have_the_same_bits_and_hooks_fire_once(replay: bool) -> None:
 
 
 def test_the_order_in_which_parameters_fire_is_that_of_buckets() -> None:
-    """Last used first, inside a segment as well."""
+    """Parameters used last fire first, also inside a segment."""
     cut = toy_gpt(tied=False)
     cut.draw(1)
     cut.units = [*segments(cut.units, 2, replay=True)]
@@ -166,7 +166,7 @@ def test_around_surrounds_forward_and_backward() -> None:
 
 
 def test_an_input_without_a_gradient() -> None:
-    """The parameters of the segment get theirs all the same; and without a tape nothing is kept."""
+    """The segment's parameters still get gradients. Without a tape nothing is saved."""
     cut = toy_gpt()
     cut.draw(1)
     first, second = cut.units[0], cut.units[1]

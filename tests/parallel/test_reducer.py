@@ -1,4 +1,4 @@
-"""The reducer counts: a bucket leaves when it is complete, all leave in one order, and mistakes are told."""
+"""The reducer counts gradients: a bucket is reduced when complete, always in the same order; mistakes are reported."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,7 +19,7 @@ from minitrain.parallel.reducer import Divided, Reducer
 
 
 class Recorder(Reducer):
-    """Notes which buckets leave, and with which gradients."""
+    """Records which buckets are reduced, and their gradients."""
 
     def __init__(self, divided: Divided) -> None:
         self.calls: list[str] = []
@@ -41,21 +41,21 @@ def parameters(names: str) -> list[Parameter]:
 
 
 def recorder(ps: list[Parameter], kind: type[Recorder] = Recorder, in_a_bucket: int = 2) -> Recorder:
-    """Buckets of two parameters, unless told otherwise: [d c] [b a] for a, b, c, d."""
+    """Return a reducer with buckets of `in_a_bucket` parameters: by default [d c] [b a] for a, b, c, d."""
     made = kind(divided(ps, in_a_bucket * 16 / 2**20))
     made.init(1)
     return made
 
 
 def divided(ps: Sequence[Parameter], megabytes: float) -> Divided:
-    """A model that has these parameters, in buckets of this size."""
+    """Return a model with these parameters in buckets of this size."""
     mesh, model = Mesh(world_of_one()), Module()
     model.__dict__["parameters_of_it"] = [*ps]
     return Divided(model, mesh, make_buckets(ps, megabytes, mesh))
 
 
 def loss(ps: Sequence[Parameter], factor: float = 1.0) -> Tensor:
-    """factor x the sum of all elements: gradients of `factor`, and the last parameter is complete first."""
+    """Return factor x the sum of all elements: every gradient is `factor`, and the last parameter completes first."""
     x = Tensor(np.zeros(2))
     for p in ps:
         x = x + p * factor
@@ -71,7 +71,7 @@ def test_a_bucket_leaves_in_the_last_backward() -> None:
         loss(ps, factor=10**i).backward()
         if i < 2:
             reducer.end_backward()
-    assert reducer.calls == ["dc", "ba"]  # during the third
+    assert reducer.calls == ["dc", "ba"]  # during the third backward
     reducer.end_backward()
     reducer.finish()
     assert reducer.calls == ["dc", "ba"] and reducer.seen == [[111] * 4] * 2
@@ -111,7 +111,7 @@ def test_unused_parameters_count_when_a_backward_ends() -> None:
     reducer.buckets[0].open(np.full(4, np.nan))
     for _ in range(2):
         loss([ps[0], ps[1], ps[2]]).backward()
-        assert reducer.calls == []  # d was not reached, and the buckets behind its own must wait
+        assert reducer.calls == []  # d was not reached, and later buckets must wait
         reducer.end_backward()
     assert reducer.calls == ["dc", "ba"]
     assert reducer.seen[0] == [0, 0, 2, 2]
@@ -199,7 +199,7 @@ def test_forgetting_end_backward_is_told() -> None:
 
 
 def test_a_bucket_across_pipeline_stages_leaves_only_at_the_end() -> None:
-    """In a hook it would wait for a stage that is not there yet; and it keeps nobody back."""
+    """Reduced in a hook, it would wait for a stage that is not ready yet. It does not hold up other buckets."""
     ps = parameters("abc")
     ps[1].placement = ps[1].placement.replicate("pp", (0,))
     reducer = recorder(ps, in_a_bucket=1)

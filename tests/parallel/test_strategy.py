@@ -1,4 +1,4 @@
-"""A strategy is refused in the words of whoever wrote it, in one place, before anything has changed."""
+"""Invalid strategies are refused in the caller's own terms, in one place, before anything has changed."""
 
 import re
 from dataclasses import fields, replace
@@ -19,7 +19,7 @@ from minitrain.train.trainer import Trainer
 from tests.equivalence.harness import STRATEGIES, toy_gpt
 from tests.strategies import named
 
-# the fields, the axes, micro-batches; what the library says, what the command line says
+# fields, axes, micro-batches, the library's message, the command line's message
 REFUSED: list[tuple[dict[str, Any], dict[str, int], int | None, str, str]] = [
     ({"zero": 4}, {}, None, "zero is 4; it must be at most 3", "--zero is 4; it must be at most 3"),
     ({"recompute": -1}, {}, None, "recompute is -1; it must be at least 0", "--recompute is -1"),
@@ -81,7 +81,7 @@ def test_refused_in_the_words_of_who_wrote_it(
 
 
 def test_what_goes_together() -> None:
-    """Every name of the matrix, every schedule, and a schedule of one's own, which says what its chunks are."""
+    """Accept every strategy of the matrix, every schedule, and a custom schedule with any number of chunks."""
 
     def program(world: Communicator) -> None:
         for strategy in STRATEGIES.values():
@@ -115,7 +115,7 @@ def test_each_name_has_its_reducer() -> None:
 
 
 def test_every_field_says_what_it_is() -> None:
-    """The command line's help is made of it; what is hidden there is known by name."""
+    """The command-line options have the same fields and defaults; hidden fields are listed by name."""
     hidden = {"owners", "check"}
     assert {field.name for field in fields(StrategyOptions)} == {field.name for field in fields(Strategy)}
     assert Strategy().__dict__ == StrategyOptions().__dict__, "the same defaults"
@@ -130,7 +130,7 @@ def test_float16_on_the_wire_has_a_loss_scale(wire: Any, kind: type | None) -> N
 
 
 def test_ranks_with_different_strategies() -> None:
-    """Also where the schedules differ that are functions."""
+    """Strategies that differ between ranks are refused, also if only their schedule functions differ."""
 
     def program(world: Communicator, one: Strategy, other: Strategy) -> str:
         with pytest.raises(UserError, match="ranks were given different things") as caught:

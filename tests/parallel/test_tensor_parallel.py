@@ -1,6 +1,7 @@
-"""Tensor and sequence parallel: the vocabulary's slices, who holds what, what a block keeps, the serial run's numbers.
+"""Tensor and sequence parallel: vocabulary slices, placements, activations saved by a block, and equality with the
+serial run.
 
-The matrix of tests/equivalence combines them with the other strategies; here are the parts, and sizes that it has not.
+The matrix of tests/equivalence combines them with the other strategies. This file tests the parts, and other sizes.
 """
 
 import tracemalloc
@@ -47,11 +48,11 @@ sequences = pytest.mark.parametrize("sequence", [False, True], ids=["tp", "sp"])
 
 # The loss over a divided vocabulary -----------------------------------------------------------------------------------
 
-SHIFTS = np.array([500.0, -500.0, 200.0, -200.0, 0.0])[:, None, None]  # of rows: against e^-700 a sum can be 0
+SHIFTS = np.array([500.0, -500.0, 200.0, -200.0, 0.0])[:, None, None]  # row offsets: sums can underflow
 
 
 def over_ranks(world: Communicator, x: Array, labels: Array) -> tuple[bytes, Tensor, Array]:
-    """The bits of this rank's loss, the loss, and the gradient of this rank's logits."""
+    """Return the bits of this rank's loss, the loss, and the gradient of this rank's logits."""
     V = x.shape[-1]
     own = share(V, world.size, world.rank)
     logits = Tensor(np.ascontiguousarray(x[..., own]), requires_grad=True)
@@ -64,7 +65,7 @@ def over_ranks(world: Communicator, x: Array, labels: Array) -> tuple[bytes, Ten
 @pytest.mark.parametrize(("dtype", "bound"), [(np.float64, 1e-12), (np.float32, 1e-6), (np.float16, 2e-3)])
 @ranks
 def test_ignored_labels_of_a_divided_vocabulary(t: int, dtype: Any, bound: float) -> None:
-    """As with whole rows of logits, also where every label is ignored; their gradient is 0 on every rank."""
+    """As with undivided rows of logits, even if every label is ignored. Their gradient is 0 on every rank."""
     x = (np.random.default_rng(0).standard_normal((5, 7, 7)) * 2 + SHIFTS).astype(dtype)
     some = np.broadcast_to(np.arange(7), (5, 7)).copy()
     some[1], some[::2, ::3] = IGNORE, IGNORE
@@ -94,7 +95,7 @@ def test_labels_outside_a_divided_vocabulary(labels: list[int]) -> None:
 @pytest.mark.parametrize("V", [12, 7, 2, 1])
 @ranks
 def test_cross_entropy_of_every_label(t: int, V: int, dtype: Any, bound: float) -> None:
-    """V that t divides and does not, and empty slices; labels all at once, and each by itself."""
+    """V divisible by t or not, and empty slices; all labels at once, and each label alone."""
     x = (np.random.default_rng(V).standard_normal((5, V, V)) * 2 + SHIFTS).astype(dtype)
     every = np.broadcast_to(np.arange(V), (5, V))
     for labels in (every, *(np.full((5, V), v) for v in range(V))):
@@ -112,7 +113,7 @@ def test_cross_entropy_of_every_label(t: int, V: int, dtype: Any, bound: float) 
 @pytest.mark.parametrize("label", [-1, 7])
 @ranks
 def test_a_label_outside(t: int, label: int) -> None:
-    """Every rank says so, and none waits for another."""
+    """Every rank raises IndexError, and none waits for another."""
 
     def program(world: Communicator) -> None:
         with pytest.raises(IndexError, match=r"labels reach .* 7 classes"):
@@ -123,7 +124,7 @@ def test_a_label_outside(t: int, label: int) -> None:
 
 @ranks
 def test_of_each_row_three_numbers_travel(t: int) -> None:
-    """Three all-reduces of one number a row, whatever V is: no rank can ever make a whole row of them."""
+    """Three all-reduces of one number per row, whatever V is: no rank can reconstruct a full row."""
     rows = 10
 
     def program(world: Communicator) -> None:
@@ -140,7 +141,7 @@ def test_of_each_row_three_numbers_travel(t: int) -> None:
 @sequences
 @pytest.mark.ranks(4)
 def test_no_rank_has_the_logits(world: Communicator, sequence: bool) -> None:
-    """All that lives at once in a step is less than the logits (B, T, V) alone, of which a serial run has several."""
+    """Peak memory of a step is less than the logits (B, T, V) alone; a serial run holds several arrays of that size."""
     V = 4096
     where = Where(SEED, 0, 8, 8, slice(0, 8), slice(0, 8))
     ids = np.random.default_rng(0).integers(0, V, (8, 9))
@@ -163,7 +164,7 @@ def test_no_rank_has_the_logits(world: Communicator, sequence: bool) -> None:
 
 
 def divided_table(V: int, world: Communicator) -> Embedding:
-    """A table (V, 3) with its values, of which each rank has some rows."""
+    """Return an initialized table (V, 3) with its rows divided over the ranks."""
     layer = Embedding("t", V, 3, std=1.0, dtype="float64")
     Plan(TensorIO(world)).vocabulary(layer)
     layer.draw(SEED)
@@ -173,8 +174,8 @@ def divided_table(V: int, world: Communicator) -> Embedding:
 @pytest.mark.parametrize("V", [12, 7, 2])
 @ranks
 def test_embedding_of_every_id(t: int, V: int) -> None:
-    """Each id is found on one rank, also the first and the last of each slice; the others give zeros."""
-    ids = np.array([*range(V), 0, V - 1, *range(V)]).reshape(2, V + 1)  # (2, V+1), each of them two times at least
+    """Each id is found on exactly one rank, including the first and last of each slice; the others contribute zeros."""
+    ids = np.array([*range(V), 0, V - 1, *range(V)]).reshape(2, V + 1)  # (2, V+1); each id occurs at least twice
     c = np.random.default_rng(1).standard_normal((*ids.shape, 3))
 
     def program(world: Communicator) -> tuple[Array, Array]:
@@ -226,7 +227,7 @@ HERE = {  # the toy GPT (V 11, T 5, 3 heads, D 9, F 36) on two ranks
 
 
 def divided(world: Communicator, tied: bool, sequence: bool) -> Model:
-    """The toy GPT with its values on the ranks of `world`."""
+    """Return the initialized toy GPT on the ranks of `world`."""
     model = toy_gpt(tied=tied)
     parallelize(model, Mesh(world, tp=world.size), Strategy(sp=sequence)).init(SEED)
     return model
@@ -235,7 +236,7 @@ def divided(world: Communicator, tied: bool, sequence: bool) -> Model:
 @kinds
 @pytest.mark.parametrize("tied", [True, False])
 def test_local_shapes(tied: bool, kind: type[TensorIO]) -> None:
-    """Three heads on two ranks are two and one."""
+    """Three heads on two ranks are divided into two and one."""
 
     def program(world: Communicator) -> Model:
         model = toy_gpt(tied=tied)
@@ -253,7 +254,8 @@ def test_local_shapes(tied: bool, kind: type[TensorIO]) -> None:
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("t", [2, 3])
 def test_placements(t: int, tied: bool, sequence: bool) -> None:
-    """Slices cover the logical parameter once; what is whole has copies, and parts of gradients if time is divided."""
+    """Slices cover the logical parameter once. Whole parameters have replicas; if time is divided, their gradients are
+    partial."""
     serial = toy_gpt(tied=tied)
     serial.draw(SEED)
     models = threads.run(t, lambda world: divided(RingCommunicator(world), tied, sequence))
@@ -286,7 +288,7 @@ def test_more_ranks_than_heads(sequence: bool) -> None:
 ])  # fmt: skip
 @ranks
 def test_one_column_is_not_divided(t: int, make: Callable[[], Model]) -> None:
-    """Its only holder would take it for a parameter that all hold, and would wait for the others for ever."""
+    """Its only holder would mistake it for a replicated parameter and wait for the other ranks indefinitely."""
 
     def program(world: Communicator) -> None:
         with pytest.raises(UserError, match=r"--tp is .* has size 1 where it is divided; allowed: 1$"):
@@ -295,13 +297,13 @@ def test_one_column_is_not_divided(t: int, make: Callable[[], Model]) -> None:
     threads.run(t, program, timeout=20)
 
 
-# What a block keeps for backward --------------------------------------------------------------------------------------
+# What a block saves for backward --------------------------------------------------------------------------------------
 
 B, T, D, H = 2, 8, 16, 4
 
 
 def kept(world: Communicator, kind: type[TensorIO] | None, dropout: float) -> int:
-    """Bytes, as the operations of a block name them."""
+    """Return the bytes that a block's operations save."""
     model = gpt(GPTConfig(16, T, layers=1, heads=H, width=D, dropout=dropout))
     if kind:
         Plan(kind(world)).follow(model)
@@ -318,11 +320,11 @@ def kept(world: Communicator, kind: type[TensorIO] | None, dropout: float) -> in
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_saved_activations(dropout: float) -> None:
-    """a + b/t under tensor parallel, (a + b)/t under sequence parallel, with a and b from one and two ranks.
+    """a + b/t under tensor parallel, (a + b)/t under sequence parallel, with a and b measured on one and two ranks.
 
-    In units of B T D numbers of 4 bytes: a = 4 + 2/D, and 1/4 for each of the two masks; b = 12 + H T/D. (a: a norm's
-    n and r, and its result, which a matrix multiplies. b: q, k, v, the scores, the input of proj; GELU's derivative and
-    the input of down, 4 each.)
+    In units of B T D numbers of 4 bytes: a = 4 + 2/D, plus 1/4 for each of the two masks; b = 12 + H T/D. (a: each
+    norm's n and r, and its result, the input of a matrix product. b: q, k, v, the scores, the input of proj; GELU's
+    derivative and the input of down, 4 each.)
     """
 
     def on(t: int, kind: type[TensorIO]) -> int:
@@ -343,7 +345,7 @@ def test_saved_activations(dropout: float) -> None:
 
 
 def test_operations_name_what_they_keep() -> None:
-    """The divided loss, the divided table, a bias by itself, and a matrix that keeps a share of its input."""
+    """The divided loss, the divided table, a separate bias, and a matrix that saves a shard of its input."""
     drawn = np.random.default_rng(0).standard_normal((2, 5, 7))
     labels = np.arange(10).reshape(2, 5) % 7
     matrix, bias = drawn[0].T.copy(), drawn[0, :, 0].copy()  # (7, 5), (5)
@@ -384,7 +386,7 @@ def train(
     steps: int = 3,
     optimizer: Callable[..., Any] = SGD,
 ) -> Result:
-    """Some steps on dp x tp ranks. Losses are of the global batch, each tp rank having the same."""
+    """Train on dp x tp ranks. Losses are of the global batch, which every tp rank has whole."""
     model, mesh = make(), Mesh(world, dp=world.size // tp, tp=tp)
     gradients = parallelize(model, mesh, Strategy(bucket_mb=0.003, sp=sequence))
     gradients.init(SEED)
@@ -406,7 +408,7 @@ def same(found: Result, true: Result, bound: float = BOUND) -> None:
 
 
 def digits(number: int) -> Batch:
-    """Seven samples for an MLP."""
+    """Return seven samples for an MLP."""
     rng = np.random.default_rng(number)
     where = Where(SEED, number, 7, 1, slice(0, 7), slice(0, 1))
     return Batch(rng.standard_normal((7, 6)), rng.integers(0, 5, 7), where)
@@ -418,7 +420,7 @@ MLPS = [(), (5,), (5, 4), (5, 4, 7), (2, 2, 2)]  # widths that 2 or 3 do not div
 @pytest.mark.parametrize("hidden", MLPS, ids=str)
 @pytest.mark.parametrize("t", [2, 3])
 def test_mlp(t: int, hidden: tuple[int, ...]) -> None:
-    """The layers take turns: columns, rows, columns, ..., and the head has rows if it follows columns."""
+    """Layers alternate between columns and rows; the head is divided into rows only if it follows columns."""
     make = lambda: mlp(MLPConfig(6, hidden, classes=5, dtype="float64"))
 
     def program(world: Communicator) -> tuple[Result, dict[str, tuple[int, ...]]]:
@@ -439,7 +441,7 @@ def test_mlp(t: int, hidden: tuple[int, ...]) -> None:
 
 
 def short(length: int) -> Callable[[int], Batch]:
-    """The toy's batches with fewer positions."""
+    """Return a function that makes the toy's batches with `length` positions."""
 
     def batch(number: int) -> Batch:
         whole = toy_batch(number)
@@ -453,7 +455,7 @@ def short(length: int) -> Callable[[int], Batch]:
 @pytest.mark.parametrize(("t", "length"), [(2, 5), (3, 5), (2, 1), (3, 2), (3, 1)])
 @sequences
 def test_time_that_ranks_do_not_divide(t: int, length: int, sequence: bool) -> None:
-    """Shares of 3 and 2 positions, of 2, 2 and 1, and ranks that have none on the residual path."""
+    """Shards of 3 and 2 positions, of 2, 2 and 1, and ranks without positions on the residual path."""
     serial = train(world_of_one(), toy_gpt, short(length))
     for found in threads.run(t, lambda world: train(RingCommunicator(world), toy_gpt, short(length), t, sequence)):
         same(found, serial)
@@ -462,7 +464,7 @@ def test_time_that_ranks_do_not_divide(t: int, length: int, sequence: bool) -> N
 @sequences
 @pytest.mark.ranks(2, 3, 4)
 def test_under_mpi(world: Communicator, sequence: bool) -> None:
-    """MPI's own collectives; four ranks are dp 2 x tp 2."""
+    """MPI's own collectives. Four ranks are dp 2 x tp 2."""
     tp = 3 if world.size == 3 else 2
     same(train(world, toy_gpt, toy_batch, tp, sequence), train(world_of_one(), toy_gpt, toy_batch))
 
@@ -476,7 +478,7 @@ def test_mlp_under_mpi(world: Communicator) -> None:
 @kinds
 @pytest.mark.parametrize("t", [2, 3])
 def test_logits_without_labels(t: int, kind: type[TensorIO]) -> None:
-    """Whole, on every rank."""
+    """Every rank gets the whole logits."""
     batch = toy_batch(0)
     asked = Batch(batch.inputs, None, replace(batch.where, training=False))
 
@@ -497,7 +499,7 @@ def test_logits_without_labels(t: int, kind: type[TensorIO]) -> None:
 @pytest.mark.parametrize("optimizer", [SGD, Adam])
 @sequences
 def test_float32_on_a_mesh(sequence: bool, optimizer: Callable[..., Any]) -> None:
-    """dp 2 x tp 2: the first five losses, always of the same batch, so that they fall."""
+    """dp 2 x tp 2: the losses of five steps on one repeated batch, which decrease."""
     make = lambda: gpt(GPTConfig(11, 5, layers=2, heads=2, width=8, std=0.1))
     run = partial(train, make=make, batch=lambda number: toy_batch(0), steps=5, optimizer=optimizer)
     serial = run(world_of_one()).losses
@@ -506,11 +508,11 @@ def test_float32_on_a_mesh(sequence: bool, optimizer: Callable[..., Any]) -> Non
         np.testing.assert_allclose(found.losses, serial, rtol=1e-5)
 
 
-# What is sent for a block ---------------------------------------------------------------------------------------------
+# Bytes sent by a block ------------------------------------------------------------------------------------------------
 
 
 class SwiGLU(FeedForward):
-    """Two layers of columns on one x."""
+    """Two column-parallel layers with the same input x."""
 
     def __init__(self, path: str, width: int, dtype: Any) -> None:
         super().__init__(path, width, 0.3, 0.3, dtype)
@@ -529,8 +531,8 @@ class SwiGLU(FeedForward):
     (TensorIO, False, 8), (TensorIO, True, 8), (SequenceIO, False, 10), (SequenceIO, True, 13),
 ])  # fmt: skip
 def test_bytes_of_a_block(kind: type[TensorIO], gated: bool, units: int) -> None:
-    """In units of (t-1)/t x B T D elements. Under tensor parallel two layers of columns share what is sent for x;
-    under sequence parallel each gathers it, in forward and in backward, and scatters its own gradient."""
+    """In units of (t-1)/t x B T D elements. Under tensor parallel two column layers share the communication of x; under
+    sequence parallel each gathers x in forward and in backward, and scatters its own gradient."""
 
     def program(world: Communicator) -> int:
         model = gpt(GPTConfig(16, 8, layers=1, heads=4, width=16, dtype="float64"))
@@ -571,12 +573,12 @@ def test_an_activation_after_rows_comes_after_the_sum() -> None:
         assert close(found, serial(Tensor(x), gelu=True).data) <= BOUND
 
 
-# A share of the time -------------------------------------------------------------------------------------------------
+# A shard of the time --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("start", "pieces"), [(0, [(0, 3), (3, 5), (5, 7)]), (3, [(3, 6), (6, 8), (8, 10)])])
 def test_a_share_of_the_time_is_counted_from_where_the_batch_begins(start: int, pieces: list[tuple[int, int]]) -> None:
-    """Positions 3 to 9 are 7, and the first rank has 3, 4 and 5."""
+    """Positions 3 to 9 are seven; the first rank has 3, 4 and 5."""
     where = Where(1, 0, 2, 12, slice(0, 2), slice(start, start + 7))
     batch = Batch(np.zeros((2, 7), int), None, where)
     found = threads.run(3, lambda world: SequenceIO(world).unit(batch).where)

@@ -1,4 +1,4 @@
-"""ZeRO: the numbers of data parallel bit for bit, what is sent, and what every rank holds at its fullest."""
+"""ZeRO matches data parallel bit for bit; the bytes it sends; the peak memory of every rank."""
 
 import math
 from collections import Counter
@@ -37,14 +37,14 @@ N = 3
 
 # Bit for bit ----------------------------------------------------------------------------------------------------------
 
-SAME_ORDER = [  # of additions as in data parallel: at stages 2 and 3 with one micro-batch, or when reduced once
+SAME_ORDER = [  # same order of additions as data parallel: at stages 2 and 3, one micro-batch or reduce_once
     ("zero1", 1), ("zero1", 3), ("zero1-overlap", 3), ("zero2", 1), ("zero2-overlap", 1), ("zero2-once", 3),
     ("zero3", 1), ("zero3-once", 3), ("zero3-prefetch", 1),
 ]  # fmt: skip
 
 
 def bits(run: Run) -> list[Any]:
-    """All that a run has computed."""
+    """Return everything a run computed, as bits."""
     tensors = [*run.gradients, run.parameters]
     return [run.losses, run.norms, *({path: x.tobytes() for path, x in t.items()} for t in tensors)]
 
@@ -55,13 +55,13 @@ def bits_on_a_ring(world: Communicator, case: Case) -> list[Any]:
 
 @cache
 def on_threads(case: Case) -> list[list[Any]]:
-    """The bits of N ranks, run once for all that are compared with them."""
+    """Return the bits of N ranks; cached because several tests compare with them."""
     return threads.run(N, lambda world: bits_on_a_ring(world, case))
 
 
 @cache
 def under_mpi(world: Communicator, case: Case) -> list[Any]:
-    """The bits of this rank, likewise."""
+    """Return this rank's bits, cached likewise."""
     return bits_on_a_ring(world, case)
 
 
@@ -90,18 +90,18 @@ def test_recompute_changes_no_bit() -> None:
     assert all(run == runs[0] for run in runs)
 
 
-# What is sent ---------------------------------------------------------------------------------------------------------
+# Bytes sent -----------------------------------------------------------------------------------------------------------
 
 
 class Obvious(Zero1):
-    """ZeRO-1 as one would write it first: all-reduce, step on the own share, all-gather."""
+    """ZeRO-1 as one might first write it: all-reduce, step on the own shard, all-gather."""
 
     def reduce(self, bucket: Any, flat: Array, group: Communicator) -> None:
         group.all_reduce(flat, ("dp", "gradients"))
 
 
 def test_the_obvious_zero1_sends_half_as_much_again() -> None:
-    """In units of (N-1) M over all ranks, beside the 8 bytes a bucket of the norm: 3, and ours 2."""
+    """In units of (N-1) M over all ranks, not counting 8 bytes per bucket for the norm: 3, and ours 2."""
 
     def units(world: Communicator, kind: type[Reducer]) -> float:
         case = Case("zero1", "ring", doors={"reducers": {**REDUCERS, "zero1": kind}})
@@ -116,7 +116,7 @@ def test_the_obvious_zero1_sends_half_as_much_again() -> None:
 
 @pytest.mark.parametrize(("tied", "extra"), [(True, 2), (False, 0)])
 def test_the_tied_weight_is_gathered_for_both_its_users(tied: bool, extra: int) -> None:
-    """3k units in all with k micro-batches, and 2k times the tied weight's share beside."""
+    """With k micro-batches: 3k units in total, plus 2k times the size of the tied weight."""
     k = 2
     run = threads.run(N, lambda world: train(RingCommunicator(world), Case("zero3", "ring", accumulate=k, tied=tied)))
     every, trained = (sum(b.size for b in run[0].buckets if b.trained or all_) * 8 for all_ in (True, False))
@@ -134,13 +134,13 @@ def test_the_tied_weight_is_gathered_for_both_its_users(tied: bool, extra: int) 
     ],
 )
 def test_what_is_sent_is_told_under_its_name(strategy: str, purposes: set[str]) -> None:
-    """The names are written out: the formulas of the matrix use those of the library."""
+    """The tags are written out here, since the formulas of the matrix use the library's names."""
     for run in threads.run(2, lambda world: train(RingCommunicator(world), Case(strategy, "ring"))):
         assert set(run.ledger.bytes) - {("dp", "checkpoint")} == {("dp", purpose) for purpose in purposes}
         assert not +run.ledger.charged
 
 
-# What is held ---------------------------------------------------------------------------------------------------------
+# Memory ---------------------------------------------------------------------------------------------------------------
 
 B, T, V, D, LAYERS = 8, 8, 64, 48, 8
 
@@ -158,7 +158,7 @@ def batch(number: int) -> Batch:
 
 
 def states(world: Communicator, how: str, reducers: Any = REDUCERS, steps: int = 2) -> tuple[Model, Ledger]:
-    """The ledger, with its history, of two steps."""
+    """Train for `steps` steps and return the model and the ledger with its history."""
     ledger = Ledger(history=True)
     with ledger.open():
         made = model()
@@ -179,7 +179,7 @@ def fullest(ledger: Ledger, *kinds: str) -> int:
 @pytest.mark.parametrize("ranks", [full(2), 3, full(4)])
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_bytes_a_parameter(stage: int, ranks: int, reducers: Any = REDUCERS) -> None:
-    """Every rank at its fullest: bytes a parameter as the table says, plus what is at work or in flight."""
+    """Each rank's peak: bytes per parameter as in the table, plus the buffers in use or in flight."""
     how = f"zero{stage}" if stage else "bucketed"
     parameters = model().parameters()
     P = sum(math.prod(p.shape) for p in parameters if p.requires_grad)
@@ -188,14 +188,14 @@ def test_bytes_a_parameter(stage: int, ranks: int, reducers: Any = REDUCERS) -> 
     theory = a * P + (4 / ranks if stage == 3 else 4) * frozen
     unit = max(sum(math.prod(p.shape) for p in u.parameters()) for u in model().units) * 4
     tied = V * D * 4
-    at_work = {0: 0, 1: 0, 2: unit + tied, 3: 2 * (unit + tied)}[stage]  # gradients; at stage 3 parameters as well
+    at_work = {0: 0, 1: 0, 2: unit + tied, 3: 2 * (unit + tied)}[stage]  # gradients; at stage 3 also parameters
     for rank, (_, ledger) in enumerate(threads.run(ranks, lambda world: states(world, how, reducers))):
         most = fullest(ledger, *STATES)
         assert 0.99 * theory <= most <= 1.01 * theory + at_work, f"rank {rank} holds {most}, theory {theory:.0f}"
 
 
 def test_the_saw_tooth_of_stage_3(reducers: Any = REDUCERS) -> None:
-    """Stage 3's parameters over time: up by a unit before its forward and its backward, and down again after."""
+    """Stage 3's parameter memory over time: up by one unit before each forward and backward, down again after it."""
     for _, ledger in threads.run(N, lambda world: states(world, "zero3", reducers, steps=1)):
         assert ledger.history is not None
         start = next(i for i, live in enumerate(ledger.history) if live.get("activations"))
@@ -210,18 +210,18 @@ def test_the_saw_tooth_of_stage_3(reducers: Any = REDUCERS) -> None:
 @pytest.mark.parametrize("stage", [full(0), full(1), full(2), 3])
 @pytest.mark.ranks(4)
 def test_the_matrix_sees_a_rank_that_holds_too_much(world: Communicator, stage: int) -> None:
-    """tracemalloc and the ledger agree with the formula on every rank; the toy has an empty share."""
+    """tracemalloc and the ledger agree with the formula on every rank; the toy has an empty shard."""
     case = Case(f"zero{stage}" if stage else "dp-bucketed", "ring", "adam", B=2)
     row = same_as_serial(world, case)
     assert wrong(row, case) == []
     assert row.memory == row.memory_theory
 
 
-# What is prefetched ---------------------------------------------------------------------------------------------------
+# Prefetch -------------------------------------------------------------------------------------------------------------
 
 
 class Watched(Zero3):
-    """Writes down, whenever a segment begins: which one, whether it had to wait for its own gather, what comes next."""
+    """Records, as each segment begins: its index, whether its gathers were prefetched, which segments are in flight."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.seen: list[tuple[int, bool, list[int]]] = []
@@ -244,7 +244,7 @@ class Watched(Zero3):
 
 @pytest.mark.parametrize("micros", [1, 2])
 def test_the_next_segment_is_prefetched_and_no_other(micros: int, kind: type[Watched] = Watched) -> None:
-    """While one is at work the next one comes: forward that after it, backward that before it, and none at the ends."""
+    """While a segment runs, only its neighbor is gathered: the next in forward, the previous in backward, if any."""
 
     def program(world: Communicator) -> list[tuple[int, bool, list[int]]]:
         made = gpt(GPTConfig(V, T, layers=3, heads=4, width=D, tied=False))
@@ -270,11 +270,11 @@ def test_the_next_segment_is_prefetched_and_no_other(micros: int, kind: type[Wat
 
 
 class Orthogonal(Matrixwise):
-    """Needs whole matrices, of which a share shows nothing."""
+    """Needs whole matrices; a shard is not enough."""
 
 
 class OwnLARS(SGD):
-    """Would scale by the norm of the whole parameter, and is given blocks of a share."""
+    """Scales by the norm of the whole parameter, but would be given blocks of a shard."""
 
     elementwise = False
 
@@ -323,7 +323,7 @@ def test_a_dropped_parameter_cannot_be_read() -> None:
 
 @pytest.mark.parametrize("poison", [True, False])
 def test_poison_is_what_a_late_reader_finds(poison: bool) -> None:
-    """The harness poisons every run under ZeRO-3, so that who reads values after they were dropped is found out."""
+    """The harness enables NaN fill for every ZeRO-3 run, to expose code that reads values after they were dropped."""
     made = toy_gpt()
     gradients: Any = parallelize(made, Mesh(threads.world_of_one()), Strategy(zero=3))
     gradients.init(1)
