@@ -1,14 +1,14 @@
-"""Do the tests bite? Change the library in one place, run the tests, and see whether one fails.
+"""Mutation testing: change the library in one place, run the tests, and see whether one fails.
 
     python -m tests.mutation --count 100 --seed 1
 
-takes 100 different lines of the files below and changes one thing on each. Every mutant meets the tests of its own file
-first, then those of `make test`, then those that only `make test FULL=1` has, and is done with at the first that fails.
-What survives all of them is printed at the end: either a test is missing, or the change makes no difference, which
-tests/mutation/equivalent.py then explains.
+picks 100 different lines of the files below and changes one thing on each. Each mutant meets the tests of its own file,
+then those of `make test`, then those that only `make test FULL=1` runs, up to the first failure. The survivors are
+printed at the end: either a test is missing, or the change makes no difference. tests/mutation/equivalent.py explains
+the latter.
 
-Each result is written down when it comes, in build/mutation/seed-1.jsonl. The same command goes on where it was ended.
-Hundred mutants take about two hours on two cores.
+Each result is written immediately to build/mutation/seed-1.jsonl. The same command resumes an interrupted run.
+A hundred mutants take about two hours on two cores.
 """
 
 import argparse
@@ -43,7 +43,7 @@ FILES += [
     for name in ("autograd", "fused", "comm/ring", "comm/mpi", "comm/communicator")
     + ("train/checkpoint", "train/trainer", "train/checks", "data/loader")
 ]
-ELSEWHERE = {  # where the tests of a file do not stand at its mirror image
+ELSEWHERE = {  # files whose tests do not mirror their path
     "minitrain/parallel/data_parallel.py": "tests/equivalence/test_data_parallel.py",
     "minitrain/parallel/sequence_parallel.py": "tests/parallel/test_tensor_parallel.py",
     "minitrain/parallel/vocabulary.py": "tests/parallel/test_tensor_parallel.py",
@@ -57,7 +57,7 @@ ELSEWHERE = {  # where the tests of a file do not stand at its mirror image
     "minitrain/comm/mpi.py": "tests/comm/test_communicator.py",
     "minitrain/train/checks.py": "tests/train/test_trainer.py",
 }
-STAGES = {  # name -> arguments of pytest, and a limit in seconds: a mutant that loops for ever is noticed by it
+STAGES = {  # name -> pytest arguments, time limit in seconds; a mutant in an infinite loop exceeds it
     "own": ([], 120),
     "first": ([], 600),
     "full": (["--full", "-m", "full"], 1500),
@@ -66,7 +66,7 @@ STAGES = {  # name -> arguments of pytest, and a limit in seconds: a mutant that
 
 @dataclass
 class Result:
-    """What became of a mutant: the stage and the test that saw it, or "survived" and the last stage it went through."""
+    """The outcome of a mutant: the stage and test that killed it, or "survived" and the last stage it passed."""
 
     key: str
     outcome: str
@@ -116,7 +116,7 @@ def parse() -> argparse.Namespace:
 
 
 def choose(count: int, seed: int) -> list[Mutant]:
-    """Different lines, each as likely as any other, and one change on each."""
+    """Return `count` mutants on different lines, each line equally likely."""
     random_ = random.Random(seed)
     lines: dict[tuple[str, int], list[Mutant]] = {}
     for file in FILES:
@@ -126,7 +126,7 @@ def choose(count: int, seed: int) -> list[Mutant]:
 
 
 def load(path: Path, forget: bool) -> dict[str, Result]:
-    """The last result of each mutant; without the survivors, if they are to be forgotten."""
+    """Return the last result of each mutant, without the survivors if `forget`."""
     if not path.exists():
         return {}
     results = {r["key"]: Result(**r) for r in map(json.loads, path.read_text().splitlines())}
@@ -138,7 +138,7 @@ def unfinished(result: Result | None, stages: Sequence[str]) -> bool:
 
 
 class Trees:
-    """Copies of the checkout to change, so that a run that is ended leaves no mutant in yours."""
+    """Copies of the checkout to mutate, so an interrupted run leaves no mutant in your files."""
 
     def __init__(self, count: int) -> None:
         self.free = []
@@ -161,7 +161,7 @@ class Trees:
 
 
 def try_out(mutant: Mutant, tree: Path, done: Result | None, stages: Sequence[str]) -> Result:
-    """Runs the stages that it has not gone through, up to the first in which a test fails."""
+    """Run the stages it has not passed yet, up to the first in which a test fails."""
     rest = list(stages)[list(stages).index(done.stage) + 1 :] if done else list(stages)
     path, source = tree / mutant.file, (ROOT / mutant.file).read_text()
     began = time.monotonic()
@@ -179,14 +179,14 @@ def try_out(mutant: Mutant, tree: Path, done: Result | None, stages: Sequence[st
 
 
 def write(path: Path, text: str) -> None:
-    """Python takes a compiled file for current when time and size are the same; a mutant often has both."""
+    """Write the file and delete its compiled versions, which Python trusts if time and size agree, as they often do."""
     path.write_text(text)
     for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
         compiled.unlink()
 
 
 def killer(tree: Path, stage: str, file: str) -> str:
-    """The test that failed; empty when all passed."""
+    """Return the test that failed, or an empty string if all passed."""
     arguments, limit = STAGES[stage]
     files = [own_tests(file)] if stage == "own" else []
     scratch = tree / "build" / "tmp"
@@ -208,7 +208,7 @@ def killer(tree: Path, stage: str, file: str) -> str:
 
 
 def end(process: subprocess.Popen) -> None:
-    """Ends pytest in a way in which it ends the ranks that it started; then whatever is left of it."""
+    """End pytest so that it can end the ranks it started, then kill whatever is left."""
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.communicate(timeout=20)
@@ -218,7 +218,7 @@ def end(process: subprocess.Popen) -> None:
 
 
 def own_tests(file: str) -> str:
-    """A file's mirror image, or that of the package it is in."""
+    """Return the test file that mirrors a file, or its package's."""
     room = Path(file).parts[1:-1]
     mirror = Path("tests", *room, f"test_{Path(file).name}")
     whole = Path("tests", *room, f"test_{room[-1]}.py") if room else mirror
@@ -234,7 +234,7 @@ def line_of(mutant: Mutant, result: Result) -> str:
 
 
 def report(mutants: Sequence[Mutant], results: dict[str, Result]) -> int:
-    """Prints the survivors and the shares; status 1 when one survived that is not explained."""
+    """Print the survivors and the percentages. Return status 1 if a survivor is not explained."""
     real = [mutant for mutant in mutants if mutant.key not in EQUIVALENT]
     survived = [mutant for mutant in real if results[mutant.key].outcome == "survived"]
     print("\nSurvivors" if survived else "\nNo survivors")

@@ -1,4 +1,4 @@
-"""Mutants that no test can see, since they change nothing that can be seen, and why."""
+"""Mutants that no test can detect because their behavior is unchanged, and why."""
 
 EQUIVALENT: dict[str, str] = {
     "minitrain/fused.py: flat_x, flat_y, flat_slope = x.reshape(-1), y.reshape(-1), slope.reshape(-1): 1 -> 2": (

@@ -1,7 +1,7 @@
-"""Small wrong changes to a source file: where one can be made, and the text with it made.
+"""Mutants: the places of a source file where a small mistake can be planted, and the text with it.
 
-A mutant replaces one piece of a line by another: `<` by `<=`, `+` by `-`, a condition by its opposite, a statement by
-`pass`, a result by None, an argument by nothing. What people read is left alone: docstrings, messages, types.
+A mutant replaces part of a line: `<` by `<=`, `+` by `-`, a condition by its opposite, a statement by `pass`, a result
+by None, an argument by nothing. Text for people is not changed: docstrings, messages, types.
 """
 
 import ast
@@ -22,7 +22,7 @@ OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: bytes `start` to `end` of the file become `new`. What follows `new` is for people."""
+    """One change: bytes `start` to `end` of the file become `new`. The fields after `new` are for display."""
 
     file: str
     line: int
@@ -40,12 +40,12 @@ class Mutant:
 
     @property
     def key(self) -> str:
-        """What stays the same when lines are added above."""
+        """An identifier that does not change if lines are added above."""
         return f"{self.file}: {self.text}: {self.was} -> {self.becomes}"
 
 
 def mutants_of(root: Path, file: str) -> list[Mutant]:
-    """Every mutant of one file, in the order of the file."""
+    """Return every mutant of a file, in file order."""
     source = (root / file).read_text()
     data = source.encode()
     starts = [0]
@@ -68,7 +68,7 @@ def _one_line(text: str) -> str:
 
 
 def _changes(tree: ast.Module) -> Iterator[tuple[ast.expr | ast.stmt, str, str]]:
-    """(node, its new text, the kind of change) for every change of the tree."""
+    """Yield (node, its new text, the kind of change) for every change of the tree."""
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
@@ -80,7 +80,7 @@ def _changes(tree: ast.Module) -> Iterator[tuple[ast.expr | ast.stmt, str, str]]
 
 
 def _is_for_people(node: ast.AST, parent: ast.AST) -> bool:
-    """Docstrings, types, f-strings, and what is said when something is refused."""
+    """Return whether the node is a docstring, type, f-string or error message."""
     if isinstance(node, ast.JoinedStr | ast.Import | ast.ImportFrom):
         return True
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):

@@ -1,4 +1,4 @@
-"""What is changed, what is left alone, and that the explanations are about lines that exist."""
+"""What is mutated, what is left alone, and that every explanation refers to an existing line."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The optimizers follow the papers' formulas and PyTorch; clipping shortens a gradient and turns nothing."""
+"""The optimizers follow the papers' formulas and match PyTorch; clipping only shortens gradients."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -35,13 +35,13 @@ from minitrain.parallel.parallelize import parallelize
 from minitrain.train.step import train_step
 from tests.equivalence.harness import toy_batch, toy_gpt
 
-LENGTHS = (1, 7, BLOCK + 5, 2 * BLOCK)  # the last block is short, or there is none left over
+LENGTHS = (1, 7, BLOCK + 5, 2 * BLOCK)  # a short last block, or none
 STEPS, LR = 20, 0.01
 
 
 @dataclass
 class Slices:
-    """Flat pieces as a reducer would give them out; every second one is decayed."""
+    """Flat pieces like those of a reducer. Weight decay applies to every second one."""
 
     lengths: tuple[int, ...] = LENGTHS
     dtype: str = "float64"
@@ -170,7 +170,7 @@ def test_the_learning_rate_is_that_of_each_step() -> None:
 
 @pytest.mark.parametrize("kind", [Adam, lambda x: AdamW(x, weight_decay=0.0)])
 def test_first_adam_step_has_length_lr(kind: Callable[[Slices], Optimizer]) -> None:
-    """m_hat is g and v_hat is g^2 then, so that only the sign of g is left."""
+    """m_hat is g and v_hat is g^2, so only the sign of g is left."""
     slices = Slices((6,))
     (piece,) = slices.owned()
     before = piece.data.copy()
@@ -189,7 +189,7 @@ def test_decay_only_where_the_slice_says(kind: type[SGD] | type[AdamW]) -> None:
 
 
 def test_decay_goes_past_the_memory() -> None:
-    """m and v are Adam's to the last bit, and so is w where nothing decays."""
+    """m and v equal Adam's to the last bit, and so does w without decay."""
     runs = [Slices((5, 5)), Slices((5, 5))]
     plain, decayed = Adam(runs[0]), AdamW(runs[1], weight_decay=0.1)
     for step in range(3):
@@ -203,7 +203,7 @@ def test_decay_goes_past_the_memory() -> None:
 
 @pytest.mark.parametrize(("kind", "step", "rates"), [(Adam, adam_step, ()), (AdamW, adamw_step, (0.1, 0.0, 0.1, 0.0))])
 def test_the_rule_is_an_argument(kind: type[Adam], step: Callable[..., None], rates: tuple[float, ...]) -> None:
-    """It sees blocks of at most BLOCK elements, and of a slice that does not decay the weight decay 0."""
+    """The rule gets blocks of at most BLOCK elements, and weight decay 0 for slices that do not decay."""
     seen: list[tuple[Any, ...]] = []
 
     def rule(*arguments: Any) -> None:
@@ -271,7 +271,7 @@ ALONE: dict[str, Callable[[Any], Optimizer]] = {
 @pytest.mark.parametrize("clip", [None, 0.01, 1e6])
 @pytest.mark.parametrize("rule", ALONE)
 def test_a_list_of_parameters(rule: str, clip: float | None) -> None:
-    """model.parameters() is enough, as in other libraries: the run with a reducer, with one that is frozen, too."""
+    """`model.parameters()` works as in other libraries and matches a run with a reducer, even if one is frozen."""
     made, other = toy_gpt(), toy_gpt()
     gradients = parallelize(other, Mesh(world_of_one()))
     gradients.init(3)
@@ -290,7 +290,7 @@ def test_a_list_of_parameters(rule: str, clip: float | None) -> None:
 
 
 def test_values_that_lie_in_columns() -> None:
-    """A flat view of them would be a copy: the update would be lost."""
+    """A flat view would be a copy, and the update would be lost."""
     p = Parameter("w", (2, 3), dtype=np.float64)
     p.data = np.arange(6.0).reshape(3, 2).T
     start = p.data.copy()
@@ -323,7 +323,7 @@ def test_parameters_that_a_reducer_holds() -> None:
 
 @pytest.mark.parametrize("kind", [SGD, Adam, AdamW, LARS, LAMB])
 def test_hyperparameters_are_given_by_name(kind: Any) -> None:
-    """A learning rate in second place, as in other libraries, must not pass for beta1."""
+    """A learning rate as second argument, as in other libraries, must not be taken for beta1."""
     with pytest.raises(TypeError, match="positional"):
         kind([Parameter("w", (2,))], 0.01)
 
@@ -345,7 +345,7 @@ def test_wrong_hyperparameters(make: Callable[[Any], Optimizer], says: str) -> N
 
 @pytest.mark.parametrize("rule", [LARS, LAMB])
 def test_a_norm_of_zero(rule: Any) -> None:
-    """Neither a w of zeros nor a gradient of zeros has a ratio: the learning rate stays as it is."""
+    """The trust ratio is undefined if w or the gradient is zero: the learning rate stays as it is."""
     for w, g in ((0.0, 1.0), (1.0, 0.0), (0.0, 0.0)):
         p = Parameter("w", (3,), dtype=np.float64)
         p.data, p.grad = np.full(3, w), np.full(3, g)
@@ -377,7 +377,7 @@ def test_a_rule_that_is_not_written_does_not_pass_for_one(kind: type[Optimizer])
 
 
 def test_what_is_trained_stays_the_same() -> None:
-    """The state belongs to those parameters that were trained when it was made."""
+    """The optimizer's state belongs to the parameters that were trained when it was made."""
     made = [Parameter(name, (2,)) for name in "ab"]
     for p in made:
         p.data, p.grad = p.initial(1), np.ones(2, np.float32)
@@ -402,7 +402,7 @@ def test_each_parameter_once_and_one_at_least() -> None:
 
 @pytest.mark.parametrize("states", ["momentum", ("m", "m"), ("master",), (3,), ["m"], ("",)])
 def test_names_of_states(states: Any) -> None:
-    """A string is a sequence of letters, each of which would become an array."""
+    """Iterating over a string would make an array per letter."""
     with pytest.raises(UserError, match=r"Own\.states is .*give a tuple of different names"):
         Adam.__init__(object.__new__(type("Own", (Adam,), {"states": states})), [Parameter("w", (2,))])
 
@@ -425,7 +425,7 @@ class WritesTheMomentum(Matrixwise):
 
 @pytest.mark.parametrize("kind", [WritesTheGradient, WritesTheMomentum])
 def test_what_a_rule_is_given_to_read_is_not_written_to(kind: type[Optimizer]) -> None:
-    """It may be the bucket itself, or not, by the loss scale and the mesh: a rule would be another one there."""
+    """Whether g is the bucket itself depends on loss scale and mesh, so the effect of writing to it would vary."""
     p = Parameter("w", (2, 3))
     p.data, p.grad = p.initial(1), np.ones((2, 3), np.float32)
     with pytest.raises(ValueError, match="read-only"):

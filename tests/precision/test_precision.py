@@ -1,5 +1,5 @@
-"""Mixed precision on one process: which dtype every array has, the loss scale against its table and PyTorch, what a
-skipped batch leaves as it was, bytes, and that training comes out as in float32. On many ranks: tests/parallel/."""
+"""Mixed precision on one process: the dtype of every array, the loss scale compared with its table and PyTorch, what a
+skipped batch leaves unchanged, bytes, and training that matches float32. For many ranks, see tests/parallel/."""
 
 import math
 import warnings
@@ -51,10 +51,10 @@ from tests.tiers import full as later
 
 HALVES = ("float16", "bfloat16")
 MIXED = {half: name for name, half in POLICIES.items() if half in HALVES}  # dtype -> the policy named after it
-EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}  # from 1 to the next number: a rounding is off by half of it at most
+EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}  # spacing of numbers at 1: a rounding is off by at most half of it
 SEED = 1
 B, T, V, D, H, L = 3, 5, 11, 8, 2, 2  # of the small GPT
-BLOWN = 2.0**20  # a weight times this makes activations beyond 65504; float32 has no trouble with them
+BLOWN = 2.0**20  # a weight times this overflows float16 activations (65504), but not float32
 half_of = pytest.mark.parametrize("half", HALVES)
 
 
@@ -67,7 +67,7 @@ def small_mlp() -> Model:
 
 
 def ids(number: int = 0) -> Batch:
-    """Tokens and labels, each an array that is nobody's view."""
+    """Return tokens and labels as separate arrays, not views."""
     draw = np.random.default_rng(number)
     where = Where(SEED, number, B, T, slice(0, B), slice(0, T))
     return Batch(draw.integers(0, V, (B, T)), draw.integers(0, V, (B, T)), where)
@@ -89,7 +89,7 @@ model_of = pytest.mark.parametrize(("make", "batch"), MODELS.values(), ids=MODEL
 
 
 def divided(model: Model, seed: int = SEED) -> Reducer:
-    """A reducer for its gradients, and initial values."""
+    """Return a reducer for the model's gradients, with initialized values."""
     gradients = parallelize(model, Mesh(world_of_one(), dp=1))
     gradients.init(seed)
     return gradients
@@ -97,7 +97,7 @@ def divided(model: Model, seed: int = SEED) -> Reducer:
 
 @dataclass
 class Run:
-    """A model that is trained on batches of our choice."""
+    """A model trained on given batches."""
 
     model: Model
     gradients: Reducer
@@ -113,7 +113,7 @@ class Run:
         )
 
     def arrays(self) -> list[np.ndarray]:
-        """All that an update changes."""
+        """Return everything that an update changes."""
         states = [array for state in self.optimizer.state for array in state]
         masters = [master for master in self.optimizer.masters if master is not None]
         return [*(there(bucket.data) for bucket in self.gradients.trained), *masters, *states]
@@ -144,13 +144,13 @@ def close_to(a: float, b: float, within: float) -> bool:
 
 
 def slices(value: float = 1.0) -> Any:
-    """Gradients of two slices, as a reducer would give them out: `value` is the last number of the second."""
+    """Return gradients of two slices, like a reducer's. `value` is the last element of the second."""
     pieces = [Owned(np.zeros(n, np.float32), np.ones(n, np.float32), False) for n in (3, 2)]
     pieces[1].grad[-1] = value
     return SimpleNamespace(owned=lambda: pieces, world=None, factor=1.0)
 
 
-# growth 2, backoff 1/2, interval 3, floor 256: x overflows; S for the next batch, and how many good ones in a row
+# growth 2, backoff 1/2, interval 3, floor 256; x: overflow. S for the next batch, number of good batches in a row
 TABLE = [
     (".", 1024, 1), (".", 1024, 2), (".", 2048, 0), ("x", 1024, 0), (".", 1024, 1), (".", 1024, 2), ("x", 512, 0),
     ("x", 256, 0), ("x", 256, 0), (".", 256, 1), (".", 256, 2), (".", 512, 0), (".", 512, 1), ("x", 256, 0),
@@ -171,7 +171,7 @@ def test_the_scale_follows_the_table(bad: float) -> None:
 
 
 def test_the_rule() -> None:
-    """The same table, but for the floor, which is not the rule's; and the rule is an argument."""
+    """The same table except the floor, which the rule does not handle. The rule is an argument."""
     value, good = 1024.0, 0
     for letter, after, count in TABLE[:8]:
         value, good = next_scale(value, good, letter == "x", interval=3)
@@ -193,7 +193,7 @@ def test_the_rule() -> None:
     [
         (2.0**16, 2.0, 0.5, 3, 60),
         (1000.0, 1.5, 0.25, 2, 30),
-        (2.0**125, 2.0, 0.5, 1, 30),  # up to where float32 ends
+        (2.0**125, 2.0, 0.5, 1, 30),  # up to the end of float32's range
         (2.0**120, 16.0, 0.5, 1, 30),
         (65536.0, 2.0, 0.5, 2000, 40),
     ],
@@ -202,7 +202,7 @@ def test_the_rule() -> None:
 def test_the_scale_is_that_of_pytorch(
     value: float, growth: float, backoff: float, interval: int, length: int, seed: int
 ) -> None:
-    """Which batches step, the scale after each, and the gradients that the optimizer sees."""
+    """Compare which batches step, the scale after each, and the gradients that the optimizer sees."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'minitrain[oracle]'")
     theirs = torch.amp.GradScaler(
         "cpu", init_scale=value, growth_factor=growth, backoff_factor=backoff, growth_interval=interval
@@ -229,7 +229,7 @@ def test_the_scale_is_that_of_pytorch(
 
 @pytest.mark.parametrize("growth", [2.0, 1.5, 1e30])
 def test_the_scale_stays_below_the_end_of_float32(growth: float) -> None:
-    """It is multiplied with a float32 loss."""
+    """The scale multiplies a float32 loss."""
     scaler = DynamicScaler(2.0**120, growth, interval=1)
     for _ in range(40):
         scaler.unscale(slices())
@@ -239,12 +239,12 @@ def test_the_scale_stays_below_the_end_of_float32(growth: float) -> None:
 
 
 def test_the_error_at_the_floor() -> None:
-    """After `patience` batches in a row that had the smallest scale; what came on the way there is no reason."""
+    """Raised after `patience` batches in a row at the smallest scale. Overflows on the way down do not count."""
     scaler = DynamicScaler(8.0, floor=2.0, patience=3)
     for value in (4.0, 2.0, 2.0, 2.0):
         assert not scaler.unscale(slices(math.inf))
         assert scaler.value == value
-    assert scaler.unscale(slices())  # a good one: counting begins again
+    assert scaler.unscale(slices())  # a good batch resets the count
     for _ in range(2):
         assert not scaler.unscale(slices(math.inf))
     with pytest.raises(UserError, match=r"^3 batches in a row .* scale 2: give a smaller scale .*bfloat16.*float32"):
@@ -262,7 +262,7 @@ def test_the_error_of_a_constant_scale() -> None:
 
 
 def test_without_a_scale() -> None:
-    """Nothing is looked at, nothing is multiplied."""
+    """Nothing is checked or multiplied."""
     gradients, loss = slices(math.inf), Tensor(np.float32(3))
     scaler = Scaler()
     assert scaler.scale(loss) is loss and scaler.unscale(gradients)
@@ -314,7 +314,7 @@ OPTIMIZERS: dict[str, Callable[[Reducer], Optimizer]] = {
 @pytest.mark.parametrize("clip", [None, 0.5])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_a_power_of_two_changes_no_bit(optimizer: Any, clip: float | None) -> None:
-    """In float32: losses, norms, weights, what the optimizer remembers. (1000 is none, and does change some.)"""
+    """In float32: losses, norms, weights, optimizer state. (1000 is not a power of two and changes some.)"""
 
     def story(scaler: Scaler) -> tuple[list[tuple[float, float]], list[bytes]]:
         one = run(small_gpt(dropout=0.2), None, scaler=scaler, optimizer=optimizer, clip=clip, accumulate=2)
@@ -336,7 +336,7 @@ def test_a_power_of_two_changes_no_bit(optimizer: Any, clip: float | None) -> No
 @pytest.mark.parametrize("half_weights", [False, True])
 @model_of
 def test_a_skipped_batch_leaves_everything_as_it_was(make: Any, batch: Any, half_weights: bool, half: str) -> None:
-    """And the next good one goes on as if it had never been there."""
+    """The next good batch continues as if the skipped one had never existed."""
 
     def start() -> Run:
         # 2^130 overflows in float32
@@ -360,7 +360,7 @@ def test_a_skipped_batch_leaves_everything_as_it_was(make: Any, batch: Any, half
 
 
 def test_a_skipped_first_batch() -> None:
-    """Before the optimizer has a state, or a master."""
+    """Skipped before the optimizer has any state or masters."""
     one = run(small_gpt(), Static(), True, DynamicScaler(2.0**60))
     assert one.step(ids())[1] == math.inf
     assert one.optimizer.state == one.optimizer.masters == [] and one.optimizer.updates == 0
@@ -368,7 +368,7 @@ def test_a_skipped_first_batch() -> None:
 
 
 def test_others_may_decide() -> None:
-    """Whoever says that an overflow was somewhere else: `agree` is an argument, and is asked once a batch."""
+    """`agree` is an argument, called once per batch; it may report an overflow elsewhere."""
     asked: list[tuple[bool, Any]] = []
 
     def elsewhere(overflow: bool, world: Any) -> bool:
@@ -383,7 +383,7 @@ def test_others_may_decide() -> None:
 
 @pytest.mark.parametrize("half", ["float32", *HALVES])
 def test_without_a_scaler_there_is_no_step_on_what_is_no_number(half: str) -> None:
-    """The norm says so."""
+    """A non-finite norm prevents the step."""
     one = run(small_gpt(), Static(half if half == "float32" else MIXED[half]), lr=1.0)
     for _ in range(2):
         one.step(ids())
@@ -397,7 +397,7 @@ def test_without_a_scaler_there_is_no_step_on_what_is_no_number(half: str) -> No
 
 @pytest.mark.parametrize("half_weights", [False, True])
 def test_clipping_comes_after_the_scale(half_weights: bool) -> None:
-    """The norm is that of the gradient without S, and an update is as long as the limit says."""
+    """The norm is that of the unscaled gradient, and the update's length is given by the limit."""
     lr, clip = 0.5, 0.125
     true = run(small_gpt(), optimizer=SGD, lr=lr, clip=clip).step(ids())[1]
     assert true > 2 * clip
@@ -411,7 +411,7 @@ def test_clipping_comes_after_the_scale(half_weights: bool) -> None:
 
 
 def test_a_finite_gradient_is_no_overflow(kind: type[DynamicScaler] = DynamicScaler) -> None:
-    """S g may be finite where float32 cannot hold its square: what counts is the gradient, as PyTorch's found_inf."""
+    """S g may be finite although its square overflows float32. Only the gradient counts, as in PyTorch's found_inf."""
     one, plain = (run(small_gpt(), scaler=scaler, lr=1e-3) for scaler in (kind(2.0**60, interval=1), None))
     for number in range(80):
         skips, scale = one.scaler.skips, one.scaler.value
@@ -427,7 +427,7 @@ def test_a_finite_gradient_is_no_overflow(kind: type[DynamicScaler] = DynamicSca
 @pytest.mark.parametrize("power", [0, 30, 60, 63, 64, 100, 126, -70, -100, -120])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_squares_of_any_finite_numbers(power: int, dtype: str) -> None:
-    """The sum is that in float64, also where a square does not fit into float32, or is 0 there."""
+    """The sum equals that in float64, even if a square overflows or underflows in float32."""
     with np.errstate(over="ignore"):
         x = (np.random.default_rng(1).normal(size=70_001) * 0.25 * 2.0**power).astype(DTYPES[dtype])
     x = x[np.isfinite(x)]
@@ -442,7 +442,7 @@ def test_float64_gradients_whose_squares_are_infinite_are_finite() -> None:
 
 
 def test_models_that_share_a_scaler(kind: type[DynamicScaler] = DynamicScaler) -> None:
-    """As in a GAN: whatever the order, no gradient is off by a factor, and S moves once a round."""
+    """As in a GAN: in any order, no gradient is off by a factor, and S moves once per round."""
 
     def pair() -> list[Run]:
         return [run(small_gpt(), optimizer=SGD, lr=0.0) for _ in range(2)]
@@ -463,7 +463,7 @@ def test_models_that_share_a_scaler(kind: type[DynamicScaler] = DynamicScaler) -
 
 
 def test_rounds_of_a_shared_scaler() -> None:
-    """Both backwards and then both unscaled is one round, as one update() in PyTorch; one after the other are two."""
+    """Two backwards followed by two unscales are one round, like one update() in PyTorch; in sequence they are two."""
     scaler = DynamicScaler(1024.0, interval=3)
     pair = [run(small_gpt(), optimizer=SGD, lr=0.0) for _ in range(2)]
     for _ in range(3):
@@ -485,7 +485,7 @@ def nodes(loss: Tensor) -> list[Node]:
 
 
 def floats(node: Node) -> Iterator[np.ndarray]:
-    """What the node keeps, but for integers and booleans, and for the scale that a row of a layer norm has."""
+    """Yield what the node saves, except integers, booleans and the per-row scale of a layer norm."""
     for kept in node.saved:
         x = kept.data if isinstance(kept, Tensor) else kept
         scale = node.operation == "layer_norm" and x.shape[-1] == 1
@@ -494,7 +494,7 @@ def floats(node: Node) -> Iterator[np.ndarray]:
 
 
 def layer_of(node: Node) -> str:
-    """The path of the layer that made a node, which is told by its parameters; empty for a node without any."""
+    """Return the path of the layer that made a node, inferred from its parameters; empty if it has none."""
     if node.operation == "linear_transposed":
         return "head.classifier"
     paths = {p.placement.path.rpartition(".")[0] for p, _ in node.weights if isinstance(p, Parameter)}
@@ -502,7 +502,7 @@ def layer_of(node: Node) -> str:
 
 
 class Asked:
-    """What modules were told about their dtypes: (path, operation) -> (dtype that was given, the answer)."""
+    """Records the dtypes that modules choose: (path, operation) -> (given dtype, answer)."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.answers: dict[tuple[str, str], tuple[str, str]] = {}
@@ -516,7 +516,7 @@ class Asked:
         monkeypatch.setattr(Module, "chosen", asked)
 
 
-# what the two-block GPT and the MLP ask, each once in a forward
+# the questions of the two-block GPT, each asked once per forward
 QUESTIONS = {
     *((f"embed.{table}", "embedding") for table in ("tokens", "positions")),
     ("embed", "layer"), ("head", "layer"), ("head.norm", "layer_norm"), ("head.classifier", "linear"),
@@ -526,7 +526,7 @@ QUESTIONS = {
     *((f"blocks.{i}", "layer") for i in range(L)),
 }  # fmt: skip
 
-# patterns, and the dtype that a layer then has
+# patterns, and the resulting dtype of a layer
 PATTERNS: dict[str, tuple[dict[str, str], Callable[[str], str]]] = {
     "none": ({}, lambda path: "float16"),
     "a unit": ({"head": "float32"}, lambda path: "float32" if path.startswith("head") else "float16"),
@@ -543,7 +543,7 @@ PATTERNS: dict[str, tuple[dict[str, str], Callable[[str], str]]] = {
 
 @pytest.mark.parametrize(("patterns", "expected"), PATTERNS.values(), ids=PATTERNS)
 def test_static_by_path(patterns: Any, expected: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What every layer is told, and what it then keeps."""
+    """Check the dtype that every layer is given, and that of the arrays it saves."""
     model, asked = small_gpt(), Asked(monkeypatch)
     use(model, Static("mixed_float16", patterns))
     divided(model)
@@ -556,14 +556,14 @@ def test_static_by_path(patterns: Any, expected: Callable[[str], str], monkeypat
     assert {path for path, _ in layers} == {path for path, what in QUESTIONS if what in ("linear", "layer_norm")}
     assert all(dtype == expected(path) for path, dtype in layers)
     attention = [x.dtype for node in nodes(loss) if node.operation == "causal_attention" for x in floats(node)]
-    assert attention == [expected(f"blocks.{i}.attn") for i in (1, 0) for _ in "qkvp"]  # the last one first
+    assert attention == [expected(f"blocks.{i}.attn") for i in (1, 0) for _ in "qkvp"]  # the last block first
 
 
 @half_of
 @pytest.mark.parametrize("half_weights", [False, True])
 @model_of
 def test_no_residue_of_float32(make: Any, batch: Any, half_weights: bool, half: str) -> None:
-    """All that is kept for backward, and all that flows back, is half; nothing is cast on the way to make it so."""
+    """Everything saved for backward and every gradient is half precision, without any cast."""
     model = make()
     use(model, Static(MIXED[half]), half_weights)
     divided(model)
@@ -584,7 +584,7 @@ def test_no_residue_of_float32(make: Any, batch: Any, half_weights: bool, half: 
 
 
 def watched(node: Node, flown: list[tuple[str, np.dtype]]) -> None:
-    """Lets the node note the dtypes of the gradients that come to it and leave it."""
+    """Make the node record the dtypes of its incoming and outgoing gradients."""
     vjp, name = node.vjp, node.operation
 
     def noting(g: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -626,7 +626,7 @@ def test_dynamic_by_operation(casts: dict[str, str], half: str, monkeypatch: pyt
 
 @half_of
 def test_the_usual_table_is_half_everywhere(half: str) -> None:
-    """Dynamic, while nothing overflows, is Static: bit for bit."""
+    """Until something overflows, DynamicPolicy equals StaticPolicy bit for bit."""
     static, dynamic = (run(small_gpt(), precision) for precision in (Static(MIXED[half]), Dynamic(half)))
     for number in range(3):
         assert static.step(ids(number)) == dynamic.step(ids(number))
@@ -634,7 +634,7 @@ def test_the_usual_table_is_half_everywhere(half: str) -> None:
 
 
 def test_full() -> None:
-    """Static("float32") and everything `in_full` are the model without a precision, bit for bit."""
+    """StaticPolicy("float32") and `in_full` match the model without a precision, bit for bit."""
     alone, one = run(small_gpt()), run(small_gpt(), Static("float32"))
     assert alone.step(ids()) == one.step(ids()) and alone.bits() == one.bits()
     precision = Static()
@@ -708,8 +708,8 @@ LOSSES = ("cross_entropy", "mean_squared_error")
 @pytest.mark.parametrize("stored", ["float32", "half"])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operations_round_once(name: str, stored: str, half: str) -> None:
-    """Against float64 on the same halves; losses, which are float32, to float32's digits. Parameters' gradients are in
-    the parameters' dtype, everything else is half."""
+    """Compare with float64 on the same half-precision inputs; losses are float32 and match to its precision. Parameter
+    gradients have the parameters' dtype, everything else is half."""
     operation, shapes, parameters = OPERATIONS[name]
     draw, dtype = np.random.default_rng(1), DTYPES[half]
     values = [rounded(draw.standard_normal(shape), half) for shape in [*shapes, *parameters]]
@@ -735,10 +735,10 @@ def test_operations_round_once(name: str, stored: str, half: str) -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize("name", POLICIES)
 def test_bytes_of_activations(name: str, dropout: float) -> None:
-    """What a forward of the GPT keeps, with N = B T tokens:
+    """Bytes that the GPT's forward saves, with N = B T tokens:
 
     numbers    in a block 16 N D + B H T^2; in the head 2 N D (norm, classifier) and N V (logits)
-    as before  float32: a scale for each row of the 2 L + 1 norms; int64: ids, times, labels, positions; masks: bytes
+    unchanged  float32: a scale for each row of the 2 L + 1 norms; int64: ids, times, labels, positions; masks: bytes
     """
     model, N = small_gpt(dropout=dropout), B * T
     use(model, Static(name))
@@ -755,7 +755,7 @@ def test_bytes_of_activations(name: str, dropout: float) -> None:
 
 @half_of
 def test_bytes_of_activations_of_the_mlp(half: str) -> None:
-    """All of them half: the inputs of three products, two relus' results, which are the next inputs, and the logits."""
+    """All in half precision: inputs of three products, the results of two relus (the next inputs), and the logits."""
     model, batch = small_mlp(), rows()
     use(model, Static(MIXED[half]))
     divided(model)
@@ -781,7 +781,7 @@ def test_bytes_a_parameter(half: str, half_weights: bool, expected: tuple[int, i
 
 
 def without_masters(kind: type[Optimizer]) -> type[Optimizer]:
-    """The mistake: the half values themselves are updated."""
+    """Return the mistaken optimizer that updates the half-precision values themselves."""
 
     class Forgetful(kind):  # type: ignore[misc, valid-type]
         def remember(self, data: np.ndarray) -> None:
@@ -795,7 +795,7 @@ def without_masters(kind: type[Optimizer]) -> type[Optimizer]:
 @half_of
 @pytest.mark.parametrize("kind", [SGD, Adam])
 def test_small_updates_add_up_in_the_master(kind: type[Optimizer], half: str) -> None:
-    """A thousand steps of -1e-4 from 1: in half, 1 - 1e-4 is 1."""
+    """A thousand steps of -1e-4 from 1: in half precision, 1 - 1e-4 rounds to 1."""
     ends = []
     for made in (kind, without_masters(kind)):
         piece = Owned(np.ones(2, DTYPES[half]), np.ones(2, DTYPES[half]), False)
@@ -808,13 +808,13 @@ def test_small_updates_add_up_in_the_master(kind: type[Optimizer], half: str) ->
     assert abs(ends[0] - 0.9) <= EPS[half] and ends[1] == 1
 
 
-# It learns as float32 does --------------------------------------------------------------------------------------------
+# It learns as well as float32 -----------------------------------------------------------------------------------------
 
 IMAGES, LAST = 64, 10
 
 
 class Weighted(Model):
-    """A model whose loss is multiplied by `weight`: gradients as small as we like, and everything else as before."""
+    """A model with its loss multiplied by `weight`: gradients can be arbitrarily small, all else is unchanged."""
 
     def __init__(self, model: Model, weight: float) -> None:
         super().__init__(model.units)
@@ -825,7 +825,7 @@ class Weighted(Model):
 
 
 def digits(weight: float, lr: float, kind: type[Optimizer] = SGD, **options: Any) -> tuple[float, Run]:
-    """The loss after 150 updates, without its weight, and the run."""
+    """Return the unweighted loss after 150 updates, and the run."""
     images, labels = load_digits()
     data = ArrayLoader(images[:IMAGES].astype(np.float32), labels[:IMAGES], IMAGES, SEED)
     one = run(mlp(MLPConfig(hidden=(32,))), optimizer=kind, lr=lr / weight if kind is SGD else lr, **options)
@@ -858,7 +858,7 @@ def test_small_gradients_need_a_scale_in_float16(kind: type[Optimizer], lr: floa
 @pytest.mark.parametrize("half_weights", [False, True])
 @pytest.mark.parametrize(("kind", "lr"), RATES)
 def test_bfloat16_needs_no_scale(kind: type[Optimizer], lr: float, half_weights: bool) -> None:
-    """It learns as float32 does, and a power of two changes no bit."""
+    """It learns as well as float32, and a power-of-two scale changes no bit."""
     options: dict[str, Any] = {"kind": kind, "precision": Static("mixed_bfloat16"), "half_weights": half_weights}
     loss, one = digits(SMALL, lr, **options)
     assert close_to(loss, full(SMALL, lr, kind.__name__), 0.02)
@@ -868,7 +868,7 @@ def test_bfloat16_needs_no_scale(kind: type[Optimizer], lr: float, half_weights:
 
 @half_of
 def test_half_weights_stand_still_without_masters(half: str) -> None:
-    """With a small learning rate: how far the loss comes down in 150 updates, against float32."""
+    """Compare with float32 how far the loss falls in 150 updates at a small learning rate."""
     lr, start = 3e-4, full(1.0, 0.0)
     true = start - full(1.0, lr)
     options: dict[str, Any] = {"precision": Static(MIXED[half]), "half_weights": True, "scaler": StaticScaler(256.0)}
@@ -877,7 +877,7 @@ def test_half_weights_stand_still_without_masters(half: str) -> None:
 
 
 def sentences(number: int) -> Batch:
-    """Seven times out of eight an id is followed by the one that a rule names."""
+    """Return ids in which the next one follows a fixed rule seven times out of eight."""
     rows, time, draw = 8, 16, np.random.default_rng(number)
     text = draw.integers(0, V, (rows, time + 1))
     for t in range(time):
@@ -886,7 +886,7 @@ def sentences(number: int) -> Batch:
 
 
 def learn(steps: int = 150, **options: Any) -> tuple[float, Run]:
-    """The mean of the last twenty losses, and the run."""
+    """Return the mean of the last twenty losses, and the run."""
     model = small_gpt(context=16, width=32, std=0.05)
     one = run(model, lr=3e-3, clip=1.0, **options)
     losses = [one.step(sentences(number))[0] for number in range(steps)]
@@ -906,7 +906,7 @@ def learned() -> float:
 )
 def test_the_gpt_learns_as_in_float32(precision: Any, half: str, half_weights: bool) -> None:
     made = precision(MIXED[half] if precision is Static else half)
-    scaler = DynamicScaler(interval=20) if half == "float16" else None  # which tries larger ones until they overflow
+    scaler = DynamicScaler(interval=20) if half == "float16" else None  # grows until it overflows
     loss, one = learn(precision=made, half_weights=half_weights, scaler=scaler)
     assert close_to(loss, learned(), 0.02)
     assert half == "bfloat16" or (one.scaler.skips > 0 and one.scaler.value > 2.0**16)
@@ -924,11 +924,11 @@ def parameter(model: Module, path: str) -> Parameter:
 def bulging(
     layer: str, factor: float = BLOWN, frozen: bool = True, precision: Precision | None = None, **rest: Any
 ) -> Run:
-    """A GPT with one MLP that is `factor` times as large inside, and for which the result makes no difference."""
+    """Return a GPT with one MLP that is `factor` times as large inside; in float32 the result is unchanged."""
     model = small_gpt(tied=False)
     ways = [parameter(model, f"{layer}.mlp.{way}.weight") for way in ("up", "down")]
     for p in ways:
-        p.requires_grad = not frozen  # so that it stays as it is
+        p.requires_grad = not frozen  # keep the weights fixed
     one = run(model, precision, lr=1e-3, **rest)
     ways[0].data *= np.float32(factor)
     ways[1].data /= np.float32(factor)
@@ -936,7 +936,7 @@ def bulging(
 
 
 def adapt(one: Run, precision: Dynamic, batch: Batch) -> bool:
-    """A step as the trainer makes it: whether it was skipped."""
+    """Take one step as the trainer does and return whether it was skipped."""
     assert isinstance(one.scaler, StaticScaler)
     with watching(precision.watch):
         _, norm = one.step(batch)
@@ -948,7 +948,7 @@ def adapt(one: Run, precision: Dynamic, batch: Batch) -> bool:
 
 
 def in_float32(one: Run, asked: Asked) -> set[str]:
-    """The units whose operations are all in float32; the others' have to be all in half."""
+    """Return the units that compute entirely in float32; assert that all others compute entirely in half."""
     asked.answers.clear()
     with one.scaler.expecting():
         one.model(ids())
@@ -963,7 +963,7 @@ def in_float32(one: Run, asked: Asked) -> set[str]:
 
 @pytest.mark.parametrize("layer", ["blocks.0", "blocks.1"])
 def test_a_layer_that_overflows_rests_in_float32(layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After `patience` batches; after `rest` updates it is tried again."""
+    """It moves to float32 after `patience` batches and is retried after `rest` updates."""
     precision, asked = Dynamic(patience=2, rest=3), Asked(monkeypatch)
     one = bulging(layer, precision=precision, scaler=DynamicScaler(16.0, floor=2.0**-20))
     skipped, resting = [], []
@@ -991,7 +991,7 @@ def test_the_rest_is_counted_in_updates() -> None:
 
 
 def test_what_is_trained_meanwhile_is_what_float32_trains() -> None:
-    """To the digits of half."""
+    """To the precision of half."""
     precision = Dynamic(patience=1, rest=50)
     one = bulging("blocks.1", precision=precision, scaler=DynamicScaler(16.0))
     true = bulging("blocks.1")
@@ -1014,7 +1014,7 @@ def blown(one: Run, layer: str, factor: float) -> None:
 
 @pytest.mark.parametrize("layer", BLOWN_UP)
 def test_the_first_that_overflows_is_blamed(layer: str) -> None:
-    """Not those after it, which were given what is no number."""
+    """Layers after it, whose input is not finite, are not blamed."""
     precision = Dynamic(patience=2)
     one = run(small_gpt(tied=False), precision, scaler=DynamicScaler(16.0))
     blown(one, layer, BLOWN)
@@ -1026,7 +1026,7 @@ def test_the_first_that_overflows_is_blamed(layer: str) -> None:
 
 
 def test_in_a_row_means_that() -> None:
-    """A good batch, or another layer, and counting begins again."""
+    """A good batch or another layer resets the count."""
     precision = Dynamic(patience=2)
     one = run(small_gpt(tied=False), precision, scaler=DynamicScaler(16.0, floor=2.0**-20), lr=1e-6)
     for layer in ("blocks.0", "blocks.1", "blocks.0", "", "blocks.0", "blocks.1"):
@@ -1051,8 +1051,8 @@ def test_without_patience_no_layer_rests() -> None:
 
 
 def test_a_layer_whose_gradients_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is blamed only when the scale cannot come down any more: the last one, from which the others have it."""
-    large = 2.0**-14  # so the way down is 2^14 times as large, and so is what comes back through it
+    """Gradient overflows are blamed only at the scale's floor, on the last layer, from which they propagate."""
+    large = 2.0**-14  # the down weights are 2^14 times as large, and so are the gradients through them
     precision, asked = Dynamic(patience=2, rest=3), Asked(monkeypatch)
     one = bulging("blocks.1", large, precision=precision, scaler=DynamicScaler(4096.0, floor=512.0))
     rested = []
@@ -1061,7 +1061,7 @@ def test_a_layer_whose_gradients_overflow(monkeypatch: pytest.MonkeyPatch) -> No
         if rested[-1][0]:
             bad = {path.rpartition(".mlp")[0] or path for path in not_finite(one.gradients)}
             assert not any(path.startswith("head") for path in bad) and any("blocks.0" in path for path in bad)
-    # S is 4096, 2048 and 1024: only the third leaves it at its floor
+    # S is 4096, 2048 and 1024: only the third reaches the floor
     assert rested == [(True, False), (True, False), (True, False), (True, True), (False, True), (False, True)]
     assert in_float32(one, asked) == {"blocks.1"}
     assert precision.log == ["layer blocks.1 overflowed in 2 batches in a row: float32 from now on"]
@@ -1072,7 +1072,7 @@ def test_a_layer_whose_gradients_overflow(monkeypatch: pytest.MonkeyPatch) -> No
     assert other.scaler.skips >= 4 and not lower.resting and not lower.blamed, "the scale has come down instead"
 
 
-# A loss that is no number ---------------------------------------------------------------------------------------------
+# Losses that are NaN or infinite --------------------------------------------------------------------------------------
 
 KINDS: dict[str, tuple[Precision | None, bool]] = {
     "float32": (None, False),
@@ -1096,7 +1096,7 @@ def test_first_bad_layer(layer: str, bad: float, precision: Precision | None, ha
 
 @kinds
 def test_a_layer_that_overflows_in_float32(precision: Precision | None, half_weights: bool) -> None:
-    """Though its weights are numbers. Those that float16 holds are too small for that."""
+    """It overflows although its weights are finite. Weights that fit float16 are too small for that."""
     one = run(small_gpt(), precision, half_weights)
     for way in ("up", "down"):
         values = parameter(one.model, f"blocks.1.mlp.{way}.weight").data
@@ -1106,7 +1106,7 @@ def test_a_layer_that_overflows_in_float32(precision: Precision | None, half_wei
 
 @half_of
 def test_half_precision_alone_overflows(half: str) -> None:
-    """In float32 all is well, so no layer is named; the half is as before, and nothing is on the tape."""
+    """In float32 all is finite, so no layer is named. Half precision is restored, and nothing is on the tape."""
     precision = Dynamic(half)
     one = bulging("blocks.0", precision=precision)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -1132,7 +1132,7 @@ def test_full_is_put_back_after_an_error() -> None:
 
 
 def test_bfloat16_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minitrain.precision.policy.xp", None)  # another backend than NumPy
+    monkeypatch.setattr("minitrain.precision.policy.xp", None)  # a backend other than NumPy
     use(small_gpt(), Static("mixed_float16"))
     with pytest.raises(UserError, match="CuPy has no bfloat16: use float16"):
         use(small_gpt(), Static("mixed_bfloat16"))

@@ -1,4 +1,4 @@
-"""A checkpoint comes back as it was saved, appears whole or not at all, and says what does not fit."""
+"""A checkpoint loads exactly as saved, appears completely or not at all, and reports what does not fit."""
 
 import json
 import math
@@ -69,7 +69,7 @@ def test_other_programs_can_read_it(tmp_path: Path) -> None:
 
 
 def test_the_dtype_is_the_models() -> None:
-    """Converted where that is asked for; refused otherwise."""
+    """Dtypes are converted on request and refused otherwise."""
     double, single = model("float64"), model("float32", seed=2)
     tensors = checkpoint.gather(double, world_of_one())
     with pytest.raises(UserError, match=r"has an array of float64, shape \(11, 9\) for embed.* needs float32"):
@@ -99,7 +99,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.ranks(2)
 def test_slices_of_two_ranks_make_one_tensor(world: Communicator) -> None:
-    """Rank 0 holds the first two columns, rank 1 the third, of a parameter that nobody holds whole."""
+    """Rank 0 holds the first two columns of a parameter, rank 1 the third, and no rank the whole."""
     p = Parameter("w", (2, 3), std=1.0, dtype=np.float64)
     whole = p.draw(1)
     p.placement = p.placement.split(1, *((0, 2), (2, 3))[world.rank])
@@ -144,7 +144,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 @pytest.fixture
 def trained(tmp_path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """(tensors, description) of a checkpoint that can be loaded."""
+    """Return (tensors, description) of a loadable checkpoint."""
     config = GPTConfig(3, 5, layers=2, heads=3, width=9)
     made = gpt(config)
     made.draw(1)
@@ -159,7 +159,7 @@ def trained(tmp_path: Path) -> tuple[dict[str, np.ndarray], dict]:
     ],
 )
 def test_tensors_of_another_dtype(dtype: str, told: str, tmp_path: Path) -> None:
-    """Put down byte by byte: not all of them are known to safetensors' NumPy."""
+    """The file is written byte by byte, since safetensors' NumPy interface does not know all of these dtypes."""
     data = np.ones(3).astype(getattr(ml_dtypes, dtype, dtype)).tobytes()
     tensor = {"dtype": told, "shape": [3], "data_offsets": [0, len(data)]}
     header = json.dumps({"__metadata__": {"minitrain": "{}"}, "w": tensor}).encode()
@@ -195,7 +195,7 @@ def test_weights_that_are_not_finite(value: float, trained: tuple[dict, dict], t
 def test_parts_that_do_not_fit_each_other(
     key: str, value: object, said: str, trained: tuple[dict, dict], tmp_path: Path
 ) -> None:
-    """Told in at most a few lines and, since no such model is made, at once."""
+    """The message is short and, since the model is never built, immediate."""
     tensors, about = trained
     group, _, name = key.rpartition(".")
     (about[group] if group else about)[name] = value
@@ -248,7 +248,7 @@ def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_restored_model_trains_on() -> None:
-    """Its parameters stay views of the buckets, which the optimizer updates."""
+    """Its parameters remain views of the buckets that the optimizer updates."""
     made = mlp()
     gradients = parallelize(made, Mesh(world_of_one()))
     gradients.init(1)
@@ -265,7 +265,7 @@ def test_a_restored_model_trains_on() -> None:
 @pytest.mark.parametrize("scale", [1.0, 8.0])
 @pytest.mark.parametrize("clip", [None, 0.25])
 def test_gathered_gradients_are_those_that_the_optimizer_sees(clip: float | None, scale: float, strategy: str) -> None:
-    """Without the loss scale, and clipped: beside those of a model that has neither reducer nor scale."""
+    """Gathered gradients are unscaled and clipped: compare with a model that has neither reducer nor scaler."""
     plain, made = model("float64"), model("float64")
     plain(toy()).backward()
     true = {p.placement.path: p.grad for p in plain.parameters() if p.grad is not None}
@@ -288,7 +288,7 @@ def test_gathered_gradients_are_those_that_the_optimizer_sees(clip: float | None
 )
 @pytest.mark.parametrize("clip", [None, 1e-3])
 def test_a_gradient_as_the_optimizer_sees_it(clip: float | None, dtype: str, scale: float, strategy: str) -> None:
-    """To the last bit what its rule is given, also where the factor alone is nothing in float32."""
+    """Equal to the last bit to what its rule is given, even if the factor alone underflows in float32."""
 
     def program(world: Communicator) -> None:
         given: list[np.ndarray] = []
@@ -326,7 +326,7 @@ def samples(dtype: str = "float64") -> Batch:
 
 @pytest.mark.parametrize("how", ["zero1", "zero2", "zero3"])
 def test_a_gradient_that_somebody_else_owns(how: str) -> None:
-    """Each is on the rank that owns all of it, and on no other."""
+    """A gradient is available only on a rank that owns all of it."""
 
     def program(world: Communicator) -> dict[str, bool]:
         trainer = Trainer(model("float64"), world, strategy=named(how))
@@ -365,7 +365,7 @@ def test_a_gradient_that_is_not_there() -> None:
 
 
 def test_what_every_rank_holds_whole_is_gathered_by_one_alone() -> None:
-    """Nothing is sent for it, so nobody has to be there."""
+    """Nothing is communicated, so the other ranks need not take part."""
 
     def program(world: Communicator) -> int:
         made = mlp()

@@ -1,4 +1,4 @@
-"""Trainer.fit on text as on samples: epochs or updates, the rows of the history, going on, and what is refused."""
+"""Trainer.fit on text and on samples: epochs or updates, history rows, resuming, and what is refused."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -25,18 +25,18 @@ Capture = pytest.CaptureFixture[str]
 
 
 def text(n: int = 60, batch: int = 4) -> TextLoader:
-    """59 ids to predict in windows of 6: an epoch has 3 batches."""
+    """Return 59 ids to predict in windows of 6: 3 batches per epoch."""
     return TextLoader(np.arange(n) ** 2 % 7, context=6, batch=batch, seed=1)
 
 
 def digits(n: int = 25, seed: int = 1) -> ArrayLoader:
-    """An epoch has 4 batches, of which the last has 4 samples."""
+    """Return 25 samples by default: 4 batches per epoch, the last of 4 samples."""
     draw = np.random.default_rng(seed)
     return ArrayLoader(draw.normal(size=(n, 5)), draw.integers(0, 2, n), 7, seed=seed)
 
 
 def learner(world: Communicator, data: Loader, **options: Any) -> Trainer:
-    """Of text a GPT, of samples an MLP."""
+    """Return a trainer with a GPT for text and an MLP for samples."""
     if isinstance(data, TextLoader):
         model = gpt(GPTConfig(7, 6, layers=1, heads=2, width=8, std=0.3, dtype="float64"))
     else:
@@ -50,7 +50,7 @@ def make(request: pytest.FixtureRequest) -> Callable[..., Any]:
 
 
 def by_hand(trainer: Trainer, data: Loader, numbers: range) -> tuple[float, float]:
-    """(mean loss over all labels, last rate) of these batches, label by label."""
+    """Return (mean loss over all labels, last learning rate) of these batches."""
     losses: list[float] = []
     for number in numbers:
         update = trainer.step(data.batch(number))
@@ -70,7 +70,7 @@ def equal(a: Trainer, b: Trainer) -> bool:
 
 
 def test_epochs(make: Callable[..., Any]) -> None:
-    """Batches 0, 1, 2, ... as the loader numbers them; the validation after each epoch."""
+    """An epoch has the loader's batches 0, 1, 2, ... in order, and ends with validation."""
     data, held_out = make(), make(20)
     true, found = (learner(world_of_one(), data) for _ in range(2))
     history = found.fit(data, 2, held_out)
@@ -86,7 +86,7 @@ def test_epochs(make: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize(("every", "ends"), [(None, [7]), (7, [7]), (9, [7]), (3, [3, 6, 7]), (1, range(1, 8))])
 def test_updates(make: Callable[..., Any], every: int | None, ends: list[int]) -> None:
-    """A row for each `validate_every` of them, and for the rest."""
+    """A row for every `validate_every` updates, and one for the rest."""
     data, held_out = make(), make(20)
     true, found = (learner(world_of_one(), data) for _ in range(2))
     history = found.fit(data, updates=7, validation=held_out, validate_every=every)
@@ -118,7 +118,7 @@ def test_the_same_history_on_any_mesh(make: Callable[..., Any], mesh: dict[str, 
 
 
 def test_updates_that_are_skipped_are_not_counted() -> None:
-    """But their batches are: the next one comes."""
+    """Their batches still count: the next step uses the next batch."""
     turns = iter([True, False, True, True, False, False])
     scaler = StaticScaler(8.0, agree=lambda overflow, world: next(turns))
     trainer = learner(world_of_one(), digits(), scaler=scaler)
@@ -137,11 +137,11 @@ def test_updates_are_made_when_they_are_asked_for() -> None:
     assert list(trainer.each_update(text(), 0)) == [] and trainer.updates == 3
 
 
-# Going on -------------------------------------------------------------------------------------------------------------
+# Resuming -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_second_call_goes_on(make: Callable[..., Any]) -> None:
-    """Whatever the pieces: the same batches, rates and weights."""
+    """However training is split into calls: the same batches, learning rates and weights."""
     data = make()
     whole, parts, mixed = (learner(world_of_one(), data) for _ in range(3))
     whole.fit(data, updates=3 * data.batches)
@@ -155,7 +155,7 @@ def test_a_second_call_goes_on(make: Callable[..., Any]) -> None:
 
 
 def test_an_epoch_is_a_whole_one() -> None:
-    """After updates that ended in the middle of one, each sample still comes once in it."""
+    """After updates that ended mid-epoch, an epoch still visits each sample once."""
     trainer, seen = learner(world_of_one(), digits()), []
     step = trainer.step
 
@@ -172,7 +172,7 @@ def test_an_epoch_is_a_whole_one() -> None:
 
 
 def test_patience_in_updates(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    """It counts rows; and the best weights come back."""
+    """Patience counts rows, and the best weights are restored."""
     trainer, coming = learner(world_of_one(), text()), iter([3.0, 2.0, 2.5, 2.0, 1.0])
     at: list[list[np.ndarray]] = []
 
@@ -192,11 +192,11 @@ def test_patience_in_updates(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -
     ]
 
 
-# Data of one's own ----------------------------------------------------------------------------------------------------
+# Custom data ----------------------------------------------------------------------------------------------------------
 
 
 class Halves:
-    """Every batch twice: all that a loader needs."""
+    """Every batch twice: a minimal custom loader."""
 
     def __init__(self, inner: Loader) -> None:
         self.inner, self.batches = inner, 2 * inner.batches
@@ -248,7 +248,7 @@ def test_a_loader_without_batches() -> None:
 
 @pytest.mark.parametrize("differs", ["epochs", "patience", "train"])
 def test_ranks_that_were_given_different_things(differs: str) -> None:
-    """Before any of them waits for a batch that another one never makes."""
+    """Refused before any rank waits for a batch that another never provides."""
 
     def program(world: Communicator) -> None:
         given: dict[str, Any] = {"train": digits(), "epochs": 3, "validation": digits(), "patience": 2}

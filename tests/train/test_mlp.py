@@ -1,4 +1,4 @@
-"""The MLP learns the digits through the same loader, reducer and step as the GPT."""
+"""The MLP learns digits with the same loader, reducer and training step as the GPT."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ SEED, EPOCHS = 1, 8
 
 
 def accuracy(model: Model, data: ArrayLoader) -> float:
-    """The share of samples whose most probable class is their label."""
+    """Return the fraction of samples whose most probable class is their label."""
     right = 0
     with no_grad():
         for batch in data.validation():
@@ -31,7 +31,7 @@ def accuracy(model: Model, data: ArrayLoader) -> float:
 
 
 def train(world: Communicator) -> tuple[float, float, float]:
-    """(loss of the first epoch, of the last, accuracy on what was held out)."""
+    """Return (loss of the first epoch, of the last, accuracy on held-out data)."""
     images, labels = load_digits()
     learned, held_out = split_digits(images.astype(np.float32), labels, SEED)
     data, validation = (ArrayLoader(*examples, batch=32, seed=SEED) for examples in (learned, held_out))
@@ -60,6 +60,6 @@ def test_digits_are_learned(serial: tuple[float, float, float]) -> None:
 
 @pytest.mark.full
 def test_digits_are_learned_by_three_ranks(serial: tuple[float, float, float]) -> None:
-    """32 samples on 3 ranks, and 30 in the last batch of an epoch."""
+    """Batches of 32 samples on 3 ranks; the last batch of an epoch has 30."""
     for found in threads.run(3, train):
         assert np.allclose(found, serial, rtol=1e-2)

@@ -1,4 +1,4 @@
-"""What people bring: layers, batches, settings and failures of their own, right or refused by name."""
+"""What users bring: custom layers, batches, settings and failures. They work, or are refused by name."""
 
 import copy
 import math
@@ -50,7 +50,7 @@ def tiny(dtype: str = "float32") -> Model:
 
 
 class Stack(Module):
-    """A unit with its layers in a list and a dictionary, and a parameter without axes."""
+    """A unit with layers in a list and a dictionary, and a scalar parameter."""
 
     def __init__(self, path: str, kind: type = list) -> None:
         self.path = path
@@ -71,7 +71,7 @@ def stacked(kind: type = list) -> Model:
 
 @pytest.mark.parametrize("kind", [list, tuple, dict])
 def test_layers_in_a_list_are_trained(kind: type) -> None:
-    """On one process and on three."""
+    """On one process and on three ranks."""
 
     def learn(world: Communicator) -> dict[str, np.ndarray]:
         made = Trainer(stacked(kind), world, optimizer=SGD, schedule=0.5)
@@ -88,7 +88,7 @@ def test_layers_in_a_list_are_trained(kind: type) -> None:
 
 @pytest.mark.parametrize("change", ["times", "tensor", "array", "none"])
 def test_a_parameter_that_would_be_replaced(change: str) -> None:
-    """`layer.weight *= 0.5` makes a tensor that nobody would train."""
+    """`layer.weight *= 0.5` would create a tensor that nobody trains."""
     layer = Linear("a", 2, 3)
     layer.draw(1)
 
@@ -115,7 +115,7 @@ def test_parameters_that_change_after_the_trainer_was_made() -> None:
 
 
 def test_a_weight_that_was_computed() -> None:
-    """It would get no gradient."""
+    """A computed weight would get no gradient."""
     x, w = (Tensor(np.ones((3, 3)), requires_grad=True) for _ in range(2))
     row = Tensor(np.ones(3), requires_grad=True)
     for name, call in (
@@ -161,7 +161,7 @@ def test_copies_keep_what_was_added() -> None:
 
 
 def test_a_parameter_without_axes() -> None:
-    """NumPy turns sums of such arrays into numbers."""
+    """NumPy turns sums of zero-dimensional arrays into scalars."""
     p = Parameter("p", (), mean=2.0, dtype="float64")
     p.data = np.array(2.0)
     p.data = p.data - 0.5 * p.data
@@ -179,7 +179,7 @@ def test_a_model_that_is_drawn_again(how: str) -> None:
 
 
 def test_values_that_differ_between_ranks() -> None:
-    """Loaded on rank 0 alone: the replicas would train apart."""
+    """If only rank 0 loaded the weights, replicas would diverge."""
 
     def program(world: Communicator) -> None:
         model = small() if world.rank else loaded()
@@ -189,7 +189,7 @@ def test_values_that_differ_between_ranks() -> None:
 
 
 def test_a_gradient_assigned_before_finish() -> None:
-    """It is not taken for one that backward did not reach."""
+    """It is not mistaken for one that backward did not reach."""
     made = trainer(loaded(), world_of_one(), "naive", {}, {"dp": 1})
     table, gradients = made.model.parameters()[0], made.gradients
     gradients.begin()
@@ -202,7 +202,7 @@ def test_a_gradient_assigned_before_finish() -> None:
 
 @pytest.mark.parametrize("half", ["mixed_float16", "mixed_bfloat16"])
 def test_rows_that_change_places_in_half_weights(half: str) -> None:
-    """In place, where no setter sees it: the masters follow all the same."""
+    """The change is made in place, without a setter, but the masters still follow."""
     made = Trainer(
         small(dtype="float32"), world_of_one(), optimizer=Adam, schedule=0.0, precision=Static(half), half_weights=True
     )
@@ -215,7 +215,7 @@ def test_rows_that_change_places_in_half_weights(half: str) -> None:
 
 
 def test_a_checkpoint_holds_what_it_was_given(tmp_path: Any) -> None:
-    """In whatever order the memory is: safetensors writes it as it lies there."""
+    """Arrays in any memory layout are saved correctly, although safetensors writes memory as is."""
     a = np.arange(12.0).reshape(3, 4)
     tensors = {
         "turned": a.T, "cut": a[:, ::2], "fortran": np.asfortranarray(a), "back": a[::-1], "foreign": a.astype(">f8"),
@@ -241,7 +241,7 @@ def test_all_ranks_save_to_one_file(tmp_path: Any) -> None:
 
     threads.run(4, save)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    (tmp_path / "model.999999999.1.partial").touch()  # of a process that is gone
+    (tmp_path / "model.999999999.1.partial").touch()  # left by a process that no longer exists
     checkpoint.save(path, {"x": np.ones(1)}, {})
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
@@ -261,7 +261,7 @@ def test_restoring_what_does_not_fit() -> None:
 
 
 def test_a_stage_refuses_what_only_another_one_has() -> None:
-    """So that no rank has changed anything."""
+    """All ranks refuse, so none is changed."""
 
     def program(world: Communicator) -> None:
         made = trainer(loaded(), world, "bucketed", {}, {"pp": 2})
@@ -296,7 +296,7 @@ def test_a_batch_is_as_long_as_it_says(changed: dict[str, Any]) -> None:
     for part in (where(B=100), where(B=2), where(B=6, samples=slice(3, 6))):
         batch = Batch(x, np.zeros(3, int), part)
         refused(lambda batch=batch: made.step(batch), "gives step the whole global batch")  # type: ignore[misc]
-    for labels in (None, tokens):  # as of images, though they have a time
+    for labels in (None, tokens):  # refused like image labels, although they have a time axis
         refused(lambda labels=labels: Batch(tokens, labels, where()), "a column for each time")  # type: ignore[misc]
 
 
@@ -310,7 +310,7 @@ def test_a_batch_of_lists() -> None:
 
 
 def test_objects_that_numpy_can_read() -> None:
-    """Of pandas or PyTorch, say."""
+    """Such as those of pandas or PyTorch."""
 
     class Like:
         def __init__(self, values: Any) -> None:
@@ -325,7 +325,7 @@ def test_objects_that_numpy_can_read() -> None:
 
 
 def test_validation_on_parts_of_one_batch() -> None:
-    """An iterator that has ended, or batches of which each is a whole: their losses add up to no mean."""
+    """An exhausted iterator, or several whole batches: their losses have no common mean."""
     made, data = Trainer(tiny(), world_of_one()), points()
     used = data.validation()
     assert 0 <= made.accuracy(data.validation()) <= 1 and made.mean_loss(used) > 0
@@ -389,14 +389,14 @@ def test_a_step_needs_a_batch_with_labels() -> None:
 
 
 def test_a_copy_computes_as_the_model_does() -> None:
-    """In its precision, and so with a scale."""
+    """The copy has the model's precision, and so a loss scaler."""
     made = Trainer(tiny(), world_of_one(), precision=Static())
     copied = Trainer(copy.deepcopy(made.model), world_of_one())
     assert isinstance(copied.precision, Static) and isinstance(copied.scaler, DynamicScaler)
 
 
 def test_adam_refuses_a_gradient_whose_square_is_infinite() -> None:
-    """Its second moment would stay infinite, and the weight where it is; clipped, the step is made."""
+    """The second moment would stay infinite and the weight would stop moving. After clipping, the step is taken."""
     made = Trainer(tiny(), world_of_one(), schedule=0.1)
     compute_gradients(made.model, points().batch(0), made.gradients)
     made.gradients.owned()[0].grad[0] = 3e19
@@ -410,7 +410,7 @@ def test_adam_refuses_a_gradient_whose_square_is_infinite() -> None:
 
 @pytest.mark.parametrize(("power", "clip"), [(120, 1e-6), (126, 1e-6), (127, 1e-8)])
 def test_a_small_clip_of_largely_scaled_gradients(power: int, clip: float) -> None:
-    """Their product is below float32's smallest number; the gradient that the optimizer sees is not."""
+    """Their product is below float32's smallest number, but the gradient that the optimizer sees is not."""
     plain, scaled = (
         Trainer(tiny(), world_of_one(), optimizer=SGD, schedule=1e3, clip=clip, scaler=scaler)
         for scaler in (None, StaticScaler(2.0**power))
@@ -424,7 +424,7 @@ def test_a_small_clip_of_largely_scaled_gradients(power: int, clip: float) -> No
 
 
 def test_a_scale_that_moved_between_begin_and_the_loss() -> None:
-    """Which scale the gradients have is not known then."""
+    """The gradients' scale would be unknown."""
     scaler = DynamicScaler(1024.0, interval=1)
     one, two = (Trainer(tiny(), world_of_one(), scaler=scaler) for _ in range(2))
     for made in (one, two):
@@ -440,7 +440,7 @@ def test_a_scale_that_moved_between_begin_and_the_loss() -> None:
 
 @pytest.mark.parametrize("half_weights", [False, True])
 def test_patience_with_epochs_that_were_skipped(half_weights: bool) -> None:
-    """The best epoch is one before any update: the optimizer had no masters yet."""
+    """If the best epoch precedes every update, the optimizer has no masters yet."""
     made = Trainer(
         tiny(), world_of_one(), schedule=5.0, precision=Static(), half_weights=half_weights,
         scaler=DynamicScaler(2.0**40, interval=10**6),
@@ -453,7 +453,7 @@ def test_patience_with_epochs_that_were_skipped(half_weights: bool) -> None:
 
 
 def test_a_forward_that_failed_leaves_nothing_behind() -> None:
-    """Under ZeRO-3 with prefetch, what was under way is old by the next forward."""
+    """Under ZeRO-3 with prefetch, what was in flight is stale by the next forward."""
 
     def program(world: Communicator) -> list[float]:
         losses = []
@@ -488,7 +488,7 @@ def test_a_history_of_epochs_with_and_without_validation() -> None:
 
 
 def test_a_history_without_accuracy() -> None:
-    """Until there is one: then the places still belong together."""
+    """Once accuracy appears, rows without it are padded so that the lists stay aligned."""
     history = History()
     for row in ([3.0, 0.1, 5.0], [2.0, 0.1, 4.0]):
         history.add(row)
@@ -498,13 +498,13 @@ def test_a_history_without_accuracy() -> None:
     assert np.isnan(history.accuracy).tolist() == [True, True, False] and "accuracy 0.500" in history.line()
 
 
-# Ranks with other data ------------------------------------------------------------------------------------------------
+# Ranks with different data --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("differs", ["labels", "inputs"])
 @pytest.mark.parametrize("where_it_is", ["training", "validation"])
 def test_data_that_differ_between_ranks(differs: str, where_it_is: str) -> None:
-    """Of one size, so that nothing else shows it."""
+    """Equal sizes, so that nothing else reveals the difference."""
 
     def program(world: Communicator) -> None:
         mine, held_out = points(), points(8)

@@ -1,4 +1,4 @@
-"""A model that was used before: with values of its own, given back by a trainer that failed, or divided half-way."""
+"""Reused models: with values of their own, returned by a trainer that failed, or only partly divided."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def small(dtype: str = "float32") -> Model:
 
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_values_that_a_model_had_are_held_once(zero: int) -> None:
-    """What is read or changed before the first step is what is trained; under ZeRO-3 nothing is there to be read."""
+    """Changes made before the first step are trained. Under ZeRO-3 there are no values to read or change."""
 
     def program(world: Communicator) -> None:
         model = toy_gpt()
@@ -57,7 +57,7 @@ def refuses(self: Any, plan: Plan) -> None:
 
 @pytest.mark.parametrize("then", [{"dp": 2}, {"tp": 2}])
 def test_a_model_that_was_divided_half_way(then: dict[str, int]) -> None:
-    """It holds a part of its layers on each rank, and would be trained like a whole one."""
+    """Each rank holds a part of some layers, but would train the model as if it were whole."""
 
     def program(world: Communicator) -> None:
         model = small()
@@ -94,7 +94,7 @@ def test_a_divided_model_is_not_given_back(axis: str) -> None:
     ids=["plain", "recompute", "zero1", "half weights"],
 )
 def test_a_second_try(options: dict[str, Any]) -> None:
-    """After a mistake in another argument: the run that it would have been at once."""
+    """After a mistake in another argument, the run matches one that was right at once."""
     losses = []
     for tries in (1, 2):
         model, given = small(), dict(options)
@@ -111,7 +111,7 @@ def test_a_second_try(options: dict[str, Any]) -> None:
 
 
 def test_layers_of_a_model_that_was_in_segments_have_their_names() -> None:
-    """By which a layer that overflows is found."""
+    """Overflow handling finds layers by these names."""
     model = small()
     with pytest.raises(UserError, match=FAILS):
         Trainer(model, world_of_one(), strategy=Strategy(recompute=2), optimizer=no_optimizer)
@@ -121,7 +121,7 @@ def test_layers_of_a_model_that_was_in_segments_have_their_names() -> None:
 
 
 def test_prefetched_values_are_not_kept_over_a_step() -> None:
-    """Nobody fetches those of a first unit that is frozen in backward; in the next forward they would be old."""
+    """In backward, nobody fetches a frozen first unit's values; kept until the next forward, they would be stale."""
 
     def program(world: Communicator) -> tuple[float, float]:
         model = toy_gpt(dropout=0)

@@ -1,4 +1,4 @@
-"""A run that was interrupted goes on bit for bit: fresh objects, the weights restored, the state loaded."""
+"""An interrupted run resumes bit for bit from new objects, restored weights and loaded state."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def gathered(made: Trainer) -> dict[str, np.ndarray]:
 
 
 def fresh(made: Trainer, other: Trainer) -> Trainer:
-    """The other one, at the place where the first one is; its plain parts went through a file."""
+    """Return `other` restored to the first trainer's progress; the plain parts of the state pass through a file."""
     state = made.state_dict()
     plain = json.loads(json.dumps({name: part for name, part in state.items() if name != "optimizer"}))
     checkpoint.restore(other.model, gathered(made))
@@ -55,12 +55,12 @@ def same(a: Trainer, b: Trainer) -> None:
     for (path, x), (_, y) in zip(gathered(a).items(), gathered(b).items(), strict=True):
         np.testing.assert_array_equal(x, y, err_msg=path)
     states = [{name: part for name, part in made.state_dict().items() if name != "optimizer"} for made in (a, b)]
-    assert repr(states[0]) == repr(states[1])  # a number that is none equals itself
+    assert repr(states[0]) == repr(states[1])  # compared as text, since NaN is not equal to itself
 
 
 Options = Callable[[], dict[str, Any]]
 
-# What stands at an interruption: a scale that has come down and is about to grow, layers that rest and are blamed.
+# The interrupted states include a scale that shrank and is about to grow, and layers in float32 or blamed.
 RUNS: dict[str, Options] = {
     "float32": dict,
     "momentum": lambda: {"optimizer": partial(SGD, momentum=0.5), "clip": 0.1},
@@ -73,7 +73,7 @@ RUNS: dict[str, Options] = {
 
 
 def spoilt(made: Trainer) -> None:
-    """The first layer makes what 16 bits cannot hold."""
+    """Make the first layer's output overflow in 16 bits."""
     tensors = gathered(made)
     for path, factor in (("dense.0.linear.weight", 1e6), ("dense.1.linear.weight", 1e-6)):
         tensors[path] *= np.float32(factor)
@@ -89,7 +89,7 @@ def spoilt(made: Trainer) -> None:
     ],
 )
 def test_a_run_that_was_interrupted_goes_on(name: str, how: str) -> None:
-    """After each number of batches, also those whose update was left out."""
+    """Interrupt after every batch, including those whose update was skipped."""
 
     def program(world: Communicator) -> None:
         def make() -> Trainer:
@@ -102,7 +102,7 @@ def test_a_run_that_was_interrupted_goes_on(name: str, how: str) -> None:
         true: list[Update] = []
         for number in range(14):
             true.append(whole.step(points().batch(number)))
-            assert repr(parts[-1].step(points().batch(number))) == repr(true[-1])  # nan is not itself
+            assert repr(parts[-1].step(points().batch(number))) == repr(true[-1])  # NaN is not equal to itself
             same(parts[-1], whole)
             parts.append(fresh(parts[-1], make()))
             same(parts[-1], whole)
@@ -114,7 +114,7 @@ def test_a_run_that_was_interrupted_goes_on(name: str, how: str) -> None:
 
 
 def test_layers_that_rest_and_are_blamed_are_in_the_state() -> None:
-    """Otherwise the test above shows nothing."""
+    """Without this, the test above would prove nothing."""
     made, found = trainer(world_of_one(), **RUNS["layers"]()), []
     spoilt(made)
     for number in range(6):
@@ -125,7 +125,7 @@ def test_layers_that_rest_and_are_blamed_are_in_the_state() -> None:
 
 
 def test_a_scaler_gives_up_as_it_would_have() -> None:
-    """The batches in a row are counted on."""
+    """The count of consecutive bad batches continues."""
     always = partial(StaticScaler, 8.0, patience=5, agree=lambda overflow, world: True)
     made = trainer(world_of_one(), scaler=always())
     for number in range(3):
@@ -146,7 +146,7 @@ def plateau(world: Communicator) -> Trainer:
 
 @pytest.mark.parametrize("patience", [None, 2])
 def test_a_later_fit_goes_on(patience: int | None) -> None:
-    """With the rates that follow from the whole history, and a patience of its own, as without an interruption."""
+    """Learning rates follow the whole history, and each fit has its own patience, as without an interruption."""
     true = plateau(world_of_one())
     first = true.fit(points(), 4, points(10, 2), patience)
     between = fresh(true, plateau(world_of_one()))
@@ -159,7 +159,7 @@ def test_a_later_fit_goes_on(patience: int | None) -> None:
 
 
 def test_text_goes_on_in_the_middle_of_an_epoch() -> None:
-    """With the batch that comes next, and its dropout."""
+    """The next batch and its dropout are the same."""
     text = TextLoader(np.arange(60) ** 2 % 7, context=6, batch=4, seed=1)
 
     def make() -> Trainer:
@@ -190,7 +190,7 @@ def test_on_a_divided_model(mesh: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("optimizer", [Adam, LAMB])
 def test_on_another_mesh(optimizer: Any) -> None:
-    """With the optimizer's state made whole; the run of one process that never stopped is the second source."""
+    """The optimizer's state is gathered first. Also compare with an uninterrupted run on one process."""
 
     def make(world: Communicator, **mesh: int) -> Trainer:
         strategy = Strategy(zero=2 if world.size > 1 else 0)
@@ -225,7 +225,7 @@ def test_on_another_mesh(optimizer: Any) -> None:
         np.testing.assert_allclose(history.loss, whole.history.loss, rtol=1e-12)
 
 
-# A scaler, a precision and a history by themselves --------------------------------------------------------------------
+# A scaler, a precision and a history on their own ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ ROW = {"loss": [1.0], "rate": [0.1], "validation_loss": [], "accuracy": []}
     ids=str,
 )
 def test_what_is_no_state(part: str, wrong: Any, said: str) -> None:
-    """By name, and before anything has changed: not the parts that do fit either."""
+    """Refused by name before anything has changed, even the parts that fit."""
     make = partial(trainer, world_of_one(), precision=Dynamic(), scaler=DynamicScaler())
     made, other = make(), make()
     made.fit(points(), 1)
@@ -303,7 +303,7 @@ def test_what_is_no_state(part: str, wrong: Any, said: str) -> None:
 
 
 def test_an_optimizer_that_refuses_its_state_leaves_the_rest_alone() -> None:
-    """On all ranks, though one of them alone has a state that does not fit."""
+    """Refused on all ranks, though only one has a state that does not fit."""
 
     def program(world: Communicator) -> str:
         made, other = (trainer(world, strategy=Strategy(zero=1)) for _ in range(2))
@@ -336,7 +336,7 @@ def test_a_state_of_another_kind_of_run() -> None:
     ids=str,
 )
 def test_ranks_that_load_different_states(change: dict[str, Any] | None) -> None:
-    """The same error on all of them."""
+    """All ranks raise the same error."""
 
     def program(world: Communicator) -> str:
         made = trainer(world, scaler=StaticScaler())
@@ -352,7 +352,7 @@ def test_ranks_that_load_different_states(change: dict[str, Any] | None) -> None
 
 
 def test_a_scaler_that_is_loaded_between_two_rounds_begins_a_new_one() -> None:
-    """What a round before has put aside is not taken back."""
+    """What the previous round stored is not restored."""
     scaler = DynamicScaler(8.0, interval=1)
     made = trainer(world_of_one(), scaler=scaler)
     made.step(points().batch(0))

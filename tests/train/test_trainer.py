@@ -1,4 +1,4 @@
-"""Trainer: the history is that of the serial run, what a schedule counts, early stopping, what is said."""
+"""Trainer: its history matches the serial run, what schedules count, early stopping, printed output."""
 
 import math
 import re
@@ -33,7 +33,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def data(samples: int, batch: int = 7, seed: int = 1) -> ArrayLoader:
-    """Two classes of points, by the sign of a sum, with a few wrong labels."""
+    """Return two classes of points, labeled by the sign of a sum, with some labels wrong."""
     draw = np.random.default_rng(seed)
     points = draw.normal(size=(samples, 5))
     labels = (points.sum(axis=1) + 0.5 * draw.normal(size=samples) > 0).astype(np.int64)
@@ -46,7 +46,7 @@ def small(world: Communicator, **options: Any) -> Trainer:
 
 
 def learn(world: Communicator, mesh: dict[str, int] | None = None, **options: Any) -> History:
-    """25 samples in batches of 7 end with a batch of 4, and 10 held out end with 3: fewer than 4 ranks."""
+    """25 samples in batches of 7 end with a batch of 4, and 10 validation samples with 3: fewer than 4 ranks."""
     if mesh is not None:
         options["mesh"] = Mesh(world, **mesh)
     trainer = small(world, **options)
@@ -61,11 +61,11 @@ def assert_close(found: History, true: History, bound: float) -> None:
         assert np.allclose(a, b, rtol=bound, atol=0)
 
 
-# What the numbers are -------------------------------------------------------------------------------------------------
+# The values -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_history_by_hand() -> None:
-    """The same run with the losses taken sample by sample, from the logits."""
+    """Compute the history from logits, sample by sample."""
     trainer, train, held_out = small(threads.world_of_one(), optimizer=SGD), data(25), data(10, seed=2)
 
     def judge(inputs: np.ndarray, labels: np.ndarray) -> tuple[list[float], list[bool]]:
@@ -120,7 +120,7 @@ def test_the_same_history_under_mpirun(world: Communicator) -> None:
 
 
 def test_a_model_divided_by_tensor_parallel_is_judged_once() -> None:
-    """Loss and accuracy of a GPT: the share of next characters that it finds."""
+    """Compare a GPT's loss and accuracy, the fraction of next characters it predicts."""
     text = TextLoader(np.arange(60) ** 2 % 7, context=6, batch=4, seed=1)
 
     def judged(world: Communicator, tp: int = 1, sp: bool = False) -> tuple[float, float]:
@@ -168,7 +168,7 @@ def test_the_schedule_is_asked_before_each_update() -> None:
 
 @pytest.mark.parametrize("rate", [None, -0.1, math.nan, "0.1"])
 def test_a_schedule_that_returns_nonsense(rate: Any) -> None:
-    """Is refused before the update, and which one it was is said."""
+    """Refused before the update, with the update's number."""
     trainer = small(threads.world_of_one(), schedule=lambda update: [0.1, 0.1, rate][update])
     with pytest.raises(UserError, match=rf"schedule\(2\) is {rate!r}; it must be a number, at least 0"):
         trainer.fit(data(25), 1)
@@ -177,7 +177,7 @@ def test_a_schedule_that_returns_nonsense(rate: Any) -> None:
 
 @pytest.mark.parametrize("optimizer", [Adam, partial(SGD, momentum=0.5)], ids=["Adam", "SGD"])
 def test_a_momentum_that_moves_is_set_before_each_update(optimizer: Any) -> None:
-    """The same run as with a constant one where it is constant, another where it is not."""
+    """A constant schedule matches a constant momentum, and another one does not."""
 
     def weights(momentum: Any, initial: float = 0.5) -> list[np.ndarray]:
         make = partial(optimizer, **{"beta1" if optimizer is Adam else "momentum": initial})
@@ -187,20 +187,20 @@ def test_a_momentum_that_moves_is_set_before_each_update(optimizer: Any) -> None
 
     true = weights(None)
     assert all(map(np.array_equal, weights(lambda update: 0.5, initial=0.9), true))
-    late = weights(lambda update: 0.5 + 0.1 * (update == 7), initial=0.9)  # in the last of 8 updates
+    late = weights(lambda update: 0.5 + 0.1 * (update == 7), initial=0.9)  # only in the last of 8 updates
     assert not all(map(np.array_equal, late, true)) and np.allclose(late[0], true[0], atol=0.05)
 
 
 @pytest.mark.parametrize("momentum", [0.9, 1.0, math.nan])
 def test_a_momentum_that_cannot_be_set(momentum: float) -> None:
-    """By its value, or because the optimizer has none."""
+    """Its value is invalid, or the optimizer has no momentum."""
     trainer = small(threads.world_of_one(), optimizer=SGD, momentum=lambda update: momentum)
     with pytest.raises(UserError, match=rf"momentum\(0\) is {momentum}"):
         trainer.step(data(25).batch(0))
 
 
 def test_a_batch_whose_update_is_left_out_counts_as_a_batch() -> None:
-    """As when a loss scale was too large: the schedule and Adam do not move on, the data do."""
+    """As with too large a loss scale: schedule and Adam do not advance, the data does."""
     rates, scaler = {0: 0.5}, StaticScaler(8.0, agree=lambda overflow, world: True)
     trainer = small(threads.world_of_one(), schedule=rates.__getitem__, scaler=scaler)
     before = [p.data.copy() for p in trainer.model.parameters()]
@@ -214,7 +214,7 @@ def test_a_batch_whose_update_is_left_out_counts_as_a_batch() -> None:
 @pytest.mark.parametrize("bad", ["dense.0", "dense.1", "head"])
 @pytest.mark.ranks(2, full=(1,))
 def test_a_loss_that_is_no_number_names_layer_and_batch(world: Communicator, bad: str) -> None:
-    """In batch 2, on one rank: the others say the same, and nobody has made a step."""
+    """Only one rank has it in batch 2, but all raise the same error before any of them steps."""
     trainer = small(world)
     for number in range(2):
         trainer.step(data(25).batch(number))
@@ -227,7 +227,7 @@ def test_a_loss_that_is_no_number_names_layer_and_batch(world: Communicator, bad
 
 
 def test_half_precision_alone_is_to_blame() -> None:
-    """Activations of 1e5 are infinite in float16: a scaler skips, without one the error says what helps."""
+    """Activations of 1e5 overflow float16: with a scaler the batch is skipped, without one the error gives advice."""
     scaled, alone = DynamicScaler(patience=2, value=1.0), "half precision overflows.*bfloat16"
     for scaler, helps in ((scaled, "2 batches in a row overflowed with the loss scale 1"), (Scaler(), alone)):
         model = mlp(MLPConfig(inputs=5, hidden=(6, 4), classes=2))
@@ -240,7 +240,7 @@ def test_half_precision_alone_is_to_blame() -> None:
 
 
 def test_a_layer_that_overflows_goes_back_to_float32(capsys: Capture) -> None:
-    """Two of them: what the first hands on does not fit into 16 bits either."""
+    """Two layers do: the second's input, the first's output, does not fit into 16 bits either."""
     model = mlp(MLPConfig(inputs=5, hidden=(6, 4), classes=2))
     trainer = Trainer(model, threads.world_of_one(), precision=Dynamic(patience=2, rest=3))
     model.parameters()[0].data *= 1e6
@@ -258,7 +258,7 @@ def test_an_epoch_that_overflowed_is_not_the_best() -> None:
 
 
 def test_a_layer_is_not_blamed_for_its_backward_above_the_floor() -> None:
-    """There the scale comes down instead."""
+    """The scale is reduced first."""
     model = mlp(MLPConfig(inputs=5, hidden=(6, 4), classes=2))
     precision, scaler = Dynamic(patience=1), DynamicScaler(2.0**40, floor=2.0**30)
     trainer = Trainer(model, threads.world_of_one(), precision=precision, scaler=scaler)
@@ -270,7 +270,7 @@ def test_a_layer_is_not_blamed_for_its_backward_above_the_floor() -> None:
 
 
 def test_a_schedule_may_go_by_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all epochs so far, also those of an earlier fit."""
+    """The history covers all epochs so far, including those of earlier fits."""
     peak = 0.5
     trainer: Trainer = small(
         threads.world_of_one(),
@@ -286,7 +286,7 @@ def test_a_schedule_may_go_by_the_history(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def losses_of(trainer: Trainer, values: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The validation losses of the epochs that come."""
+    """Replace validation by a fixed sequence of losses."""
     coming = iter(values)
     monkeypatch.setattr(trainer, "validate", lambda *arguments: [next(coming), 0.5])
 
@@ -296,7 +296,7 @@ def losses_of(trainer: Trainer, values: list[float], monkeypatch: pytest.MonkeyP
     [
         (None, [2.0, 3.0, 4.0, 5.0], 4),
         (1, [3.0, 2.0, 2.5, 1.0], 3),
-        (2, [3.0, 2.0, 2.5, 2.0, 1.0], 4),  # an equal loss is no better one
+        (2, [3.0, 2.0, 2.5, 2.0, 1.0], 4),  # an equal loss is no improvement
         (2, [3.0, 2.0, 2.5, 1.9, 1.0], 5),
         (4, [3.0, 4.0, 4.0, 4.0, 2.0], 5),
     ],
@@ -310,7 +310,7 @@ def test_patience(patience: int | None, losses: list[float], epochs: int, monkey
 
 
 def test_ranks_stop_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rank 0 decides: another's numbers may differ in the last bit."""
+    """Rank 0 decides, since another rank's loss may differ in the last bit."""
 
     def program(world: Communicator) -> History:
         trainer = small(world)
@@ -322,7 +322,7 @@ def test_ranks_stop_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first == second == third and len(first.loss) == 3
 
 
-# What is said ---------------------------------------------------------------------------------------------------------
+# Output ---------------------------------------------------------------------------------------------------------------
 
 
 def test_one_line_an_epoch_on_rank_0(capsys: Capture) -> None:
@@ -358,7 +358,7 @@ def test_a_loss_that_is_no_number() -> None:
 
 @pytest.mark.parametrize("limit", [None, 0.01])
 def test_clipping(limit: float | None) -> None:
-    """Under plain descent an update is as long as the gradient, times the rate."""
+    """Without momentum, an update's length is the gradient norm, at most the limit, times the learning rate."""
     trainer = small(threads.world_of_one(), optimizer=SGD, schedule=0.5, clip=limit)
     before = [p.data.copy() for p in trainer.model.parameters()]
     norm = trainer.step(data(25).batch(0)).norm
@@ -368,7 +368,7 @@ def test_clipping(limit: float | None) -> None:
 
 
 def test_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model sees them one after the other."""
+    """The model processes micro-batches one at a time."""
     trainer = small(threads.world_of_one(), accumulate=3)
     seen: list[int] = []
     forward = Model.__call__
@@ -418,7 +418,7 @@ def test_the_fields_of_a_strategy_are_passed_on_to_what_is_below() -> None:
 
 
 def test_nothing_is_dropped_in_validation() -> None:
-    """Whatever the loader says: a validation is no training."""
+    """Validation never applies dropout, whatever the batch's `training` flag says."""
     made = Trainer(toy_gpt(dropout=0.5), world_of_one())
     batches = [[*toy_whole(training)] for training in (True, False)]
     assert made.mean_loss(batches[0]) == made.mean_loss(batches[1])
@@ -430,7 +430,7 @@ def toy_whole(training: bool) -> Iterator[Batch]:
 
 
 class Once(ArrayLoader):
-    """A loader whose validation is one iterator, which ends."""
+    """A loader whose validation is a single iterator, usable once."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

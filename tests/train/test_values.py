@@ -1,4 +1,4 @@
-"""Values are kept: those that a model has when training begins, and those that somebody sets later."""
+"""Values are kept: those a model has before training, and those set later."""
 
 import copy
 import itertools
@@ -36,7 +36,7 @@ from tests.strategies import named
 Tensors = dict[str, np.ndarray]
 Program = Callable[[Communicator], Any]
 
-# (how, the other options of the strategy, the mesh): sizes that do not divide, three ranks, every axis
+# (name, other options of the strategy, mesh): uneven sizes, three ranks, every axis
 WAYS: list[tuple[str, dict[str, Any], dict[str, int]]] = [
     *((how, {}, {"dp": 3}) for how in REDUCERS),
     ("bucketed", {"recompute": 2}, {"dp": 1}),
@@ -61,7 +61,7 @@ def small(tied: bool = True, layers: int = 2, dtype: str = "float64") -> Model:
 
 
 def loaded(seed: int = 7, **options: Any) -> Model:
-    """A model that somebody has given values."""
+    """Return an initialized model."""
     model = small(**options)
     model.draw(seed)
     return model
@@ -110,13 +110,13 @@ def batch(number: int = 0) -> Batch:
 
 
 def serial_step(model: Model) -> Tensors:
-    """What one process has after one step from the model's values."""
+    """Return the values after one step on one process, from the model's values."""
     made = trainer(model, world_of_one(), "naive", {}, {"dp": 1})
     made.step(batch())
     return gathered(made)
 
 
-# A model that has values keeps them -----------------------------------------------------------------------------------
+# An initialized model keeps its values --------------------------------------------------------------------------------
 
 
 @every_way
@@ -137,7 +137,7 @@ def test_a_trainer_keeps_the_values_of_a_model(
 
 
 def test_what_has_no_values_is_drawn() -> None:
-    """Some loaded, some new: only the new ones are drawn."""
+    """If only some values were loaded, only the others are initialized."""
     model, drawn = small(), loaded(seed=1)
     own = values(loaded())
     chosen = [p for p in model.parameters() if "mlp" in p.placement.path]
@@ -148,12 +148,12 @@ def test_what_has_no_values_is_drawn() -> None:
     same(gathered(made), {path: own[path] if path in kept else x for path, x in values(drawn).items()})
 
 
-# Values that are set later --------------------------------------------------------------------------------------------
+# Values set later -----------------------------------------------------------------------------------------------------
 
 
 @every_way
 def test_values_that_are_restored(how: str, options: dict[str, Any], mesh: dict[str, int]) -> None:
-    """After the trainer was made, and after an update: the next step starts from them."""
+    """Restored after the trainer was made and after an update: the next step starts from them."""
     true, after = values(loaded()), serial_step(loaded())
 
     def program(world: Communicator) -> None:
@@ -171,7 +171,7 @@ def test_values_that_are_restored(how: str, options: dict[str, Any], mesh: dict[
 
 @pytest.mark.parametrize("how", [*REDUCERS])
 def test_values_that_are_assigned(how: str) -> None:
-    """`p.data = w` writes through to what the optimizer updates; `p.data *= 2` works in place."""
+    """`p.data = w` writes through to the memory that the optimizer updates. `p.data *= 2` works in place."""
     doubled = loaded()
     for p in doubled.parameters():
         p.data = p.data * 2
@@ -200,14 +200,14 @@ def test_values_that_are_changed_in_place() -> None:
 
 @pytest.mark.parametrize("how", ["bucketed", "zero1", "zero2"])
 def test_gradients_that_are_assigned(how: str) -> None:
-    """`p.grad = g` is what the optimizer uses, or it is refused; `p.grad *= 2` works in place."""
+    """`p.grad = g` is used by the optimizer, or refused. `p.grad *= 2` works in place."""
     model = loaded()
     made = trainer(model, world_of_one(), how, {}, {"dp": 1})
     table, before = model.parameters()[0], values(model)
     with pytest.raises(UserError, match="its bucket has no place for that now"):
         table.grad = np.ones(table.shape)
     compute_gradients(model, batch(), made.gradients)
-    if how == "zero2":  # they have been reduced to their owners
+    if how == "zero2":  # already reduced to their owners
         with pytest.raises(UserError, match="under ZeRO-2 and -3 only until they are reduced"):
             table.grad = np.ones(table.shape)
         return
@@ -240,7 +240,7 @@ def test_values_that_do_not_fit(value: Any, in_a_bucket: bool) -> None:
 @pytest.mark.parametrize("how", ["bucketed", "zero1", "zero2", "zero3"])
 @pytest.mark.parametrize("half", ["mixed_float16", "mixed_bfloat16"])
 def test_half_weights_that_are_restored_stay(how: str, half: str, optimizer: type[Optimizer] = Adam) -> None:
-    """The masters follow, and an update of 0 changes nothing; elements that nobody set keep their masters' digits."""
+    """The masters follow, and an update of 0 changes nothing. Elements that were not set keep their masters' digits."""
     true = values(loaded(dtype="float32"))
 
     def program(world: Communicator) -> None:
@@ -274,7 +274,7 @@ def test_half_weights_that_are_restored_stay(how: str, half: str, optimizer: typ
 def test_training_goes_on_from_restored_values(
     mesh: dict[str, int], made_before: int, half: str | None, how: str
 ) -> None:
-    """To the last bit as a trainer does that had these values from the beginning: weights, and masters in float32."""
+    """Training continues bit for bit like a trainer's that had these values, and float32 masters, from the start."""
 
     def make(world: Communicator, tensors: Tensors | None = None) -> Trainer:
         model = small(dtype="float32")
@@ -290,7 +290,7 @@ def test_training_goes_on_from_restored_values(
         made = make(world)
         for number in range(made_before):
             made.step(batch(number))
-        tensors = {path: x.astype(np.float32) + 1 for path, x in gathered(made).items()}  # other ones everywhere
+        tensors = {path: x.astype(np.float32) + 1 for path, x in gathered(made).items()}  # different values everywhere
         checkpoint.restore(made.model, tensors, strict=False)
         true = make(world, tensors)
         for number in range(2):
@@ -305,11 +305,11 @@ def test_training_goes_on_from_restored_values(
     on_ranks(mesh, program)
 
 
-# What does not fit a checkpoint ---------------------------------------------------------------------------------------
+# Checkpoints that do not fit ------------------------------------------------------------------------------------------
 
 
 def refused(model: Model, tensors: Tensors, said: str) -> None:
-    """By name, and before anything is changed."""
+    """Assert that restoring raises UserError with the name, before anything is changed."""
     before = values(model)
     with pytest.raises(UserError, match=said) as caught:
         checkpoint.restore(model, tensors)
@@ -347,7 +347,7 @@ def test_one_tensor_of_another_kind(wrong: Any) -> None:
 
 
 def test_a_stage_knows_what_the_others_have() -> None:
-    """Strict as well where a rank has some of the layers."""
+    """`strict` also works on a rank that holds only some of the layers."""
     whole, more = values(loaded()), values(loaded(layers=3))
 
     def program(world: Communicator) -> None:
@@ -361,7 +361,7 @@ def test_a_stage_knows_what_the_others_have() -> None:
     on_ranks({"pp": 2}, program)
 
 
-# One path, one thing --------------------------------------------------------------------------------------------------
+# Unique paths ---------------------------------------------------------------------------------------------------------
 
 
 class Two(Module):
@@ -382,7 +382,7 @@ def test_two_things_with_one_path(make: Callable[[], Module]) -> None:
     with pytest.raises(UserError, match=r"two (parameters|dropouts) have the path '(a\.weight|drop)'"):
         Model([make()])
     model = Model([])
-    model.units = [make()]  # afterwards
+    model.units = [make()]  # after construction
     with pytest.raises(UserError, match=r"two (parameters|dropouts) have the path"):
         Trainer(model, world_of_one())
 
@@ -392,7 +392,7 @@ def test_a_shared_layer_is_one_thing() -> None:
     assert len(Model([Two(layer, layer)]).parameters()) == 2
 
 
-# One trainer a model --------------------------------------------------------------------------------------------------
+# One trainer per model ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", [*REDUCERS])
@@ -412,13 +412,13 @@ def test_a_second_trainer(how: str, closed: bool) -> None:
             first.close()
         with pytest.raises(UserError, match="this trainer was closed"):
             first.step(batch())
-        first.close()  # twice is once
+        first.close()  # closing twice is harmless
 
     on_ranks({"dp": 2}, program)
 
 
 def test_a_forward_after_close() -> None:
-    """Works where nothing has to be gathered by a thread that has ended; by name otherwise."""
+    """A forward works unless it must gather with a thread that has ended; then it raises a clear error."""
 
     def forward(how: str, **options: Any) -> Program:
         def program(world: Communicator) -> float:
@@ -434,7 +434,7 @@ def test_a_forward_after_close() -> None:
         on_ranks({"dp": 2}, forward("zero3", prefetch=True))
 
 
-# Copies ---------------------------------------------------------------------------------------------------------------
+# Copying a model ------------------------------------------------------------------------------------------------------
 
 copies = pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deep", "pickle"]
@@ -444,7 +444,7 @@ copies = pytest.mark.parametrize(
 @copies
 @pytest.mark.parametrize("how", ["naive", "bucketed", "overlap", "zero1", "zero2"])
 def test_a_copy_of_a_trained_model(copied: Callable[[Any], Any], how: str) -> None:
-    """It has the values, trains by itself, and leaves the model as it is."""
+    """The copy has the values, trains independently, and leaves the original unchanged."""
 
     def program(world: Communicator) -> None:
         made = trainer(loaded(), world, how, {"recompute": 1} if how == "zero1" else {}, {"dp": 2})
@@ -486,13 +486,13 @@ def test_no_copy_of_a_part(copied: Callable[[Any], Any], how: str, mesh: dict[st
 
 
 def examples(samples: int, seed: int) -> ArrayLoader:
-    """Labels by chance: what is learned soon makes the validation loss worse."""
+    """Random labels: fitting them soon increases the validation loss."""
     draw = np.random.default_rng(seed)
     return ArrayLoader(draw.normal(size=(samples, 5)).astype(np.float32), draw.integers(0, 2, samples), 7, seed=seed)
 
 
 def test_masters_are_put_back_to_the_last_digit() -> None:
-    """A master that was made of the half weights again would have lost what they cannot hold."""
+    """Masters recreated from half-precision weights would lose the digits those cannot hold."""
 
     def program(world: Communicator) -> None:
         made = Trainer(
@@ -521,7 +521,7 @@ def test_patience_ends_with_the_best_weights(how: str, half: bool, kind: type[Tr
         history = made.fit(examples(25, 1), 9, held_out, patience=3)
         assert history.waited > 0, "otherwise this shows nothing"
         again = made.validate(held_out)[0]
-        made.step(examples(25, 1).batch(0))  # and training goes on from there
+        made.step(examples(25, 1).batch(0))  # training can continue from there
         return again, history.validation_loss
 
     for again, losses in on_ranks({"dp": 3}, program):
@@ -534,7 +534,7 @@ def test_patience_ends_with_the_best_weights(how: str, half: bool, kind: type[Tr
 @pytest.mark.parametrize("ranks", [1, 3])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_sample_that_is_not_finite_is_named(ranks: int, bad: float) -> None:
-    """On every rank alike, and not the learning rate."""
+    """All ranks name the sample, and do not blame the learning rate."""
     draw = np.random.default_rng(1)
     inputs, labels = draw.normal(size=(25, 5)).astype(np.float32), draw.integers(0, 2, 25)
     inputs[17, 2] = bad
@@ -556,7 +556,7 @@ def test_a_sample_that_is_not_finite_is_named(ranks: int, bad: float) -> None:
 
 
 def test_text_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
-    """It runs as it is printed."""
+    """The README's example runs as printed."""
     text = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
     section = text.split("this is a GPT on text, in updates instead of\nepochs:\n", 1)[1]
     program = textwrap.dedent("\n".join(itertools.takewhile(lambda x: not x or x[0] == " ", section.splitlines())))
@@ -566,7 +566,7 @@ def test_text_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_program_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
-    """It runs as it is printed."""
+    """The README's program runs as printed."""
     text = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
     section = text.split("### Your own data and weights\n", 1)[1]
     program = textwrap.dedent("\n".join(itertools.takewhile(lambda x: not x or x[0] == " ", section.splitlines())))
