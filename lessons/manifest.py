@@ -16,8 +16,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Exercise:
-    """An exercise. kind: I implement a function, P predict a number, B fix a function with a mistake (planted: which
-    mutant).
+    """kind: I implement a function, P predict a number, B fix a function with a mistake (planted: which mutant).
 
     hints: from a nudge to nearly the answer. ranks: how many ranks run the check.
     """

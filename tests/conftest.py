@@ -1,5 +1,4 @@
-"""Configuration of `pytest`: the first tier, or everything with --full (tests/tiers.py); some on ranks
-(tests/ranks.py)."""
+"""Set up `pytest`: the first tier, or everything with --full (tests/tiers.py); some on ranks (tests/ranks.py)."""
 
 import os
 

@@ -65,8 +65,7 @@ def test_twenty_diamonds() -> None:
 
 
 def test_a_younger_consumer_goes_first() -> None:
-    """x is used early and late: depth first or breadth first, exp's vjp would run before the last contribution
-    arrived."""
+    """x is used early and late: depth or breadth first, exp's vjp would run before its gradient is complete."""
     x = leaf(0.5)
     y = F.exp(x)
     z = y
@@ -242,8 +241,7 @@ def test_fire_false_fires_nothing() -> None:
 
 
 def two_layers() -> tuple[list[Tensor], Tensor]:
-    """Return linear(linear(x)) with one weight, also used as an activation. Integers make the order of sums
-    irrelevant."""
+    """Return linear(linear(x)) with one weight, also used as an activation; integers, so that sums are exact."""
     rng = np.random.default_rng(0)
     x, w, b = (Tensor(rng.integers(-9, 9, s).astype(float), requires_grad=True) for s in [(4, 3), (3, 3), (3,)])
     y = fused.linear(fused.linear(x, w, b), w) + x
@@ -251,8 +249,7 @@ def two_layers() -> tuple[list[Tensor], Tensor]:
 
 
 def test_defer() -> None:
-    """No parameter gradient is computed until the functions are called. The order of calls does not change the
-    result."""
+    """Parameter gradients are computed when the functions are called. The order of calls does not matter."""
     leaves, loss = two_layers()
     loss.backward()
     expected = [gradient(v) for v in leaves]
@@ -429,8 +426,7 @@ def test_a_graph_that_is_dropped_is_freed() -> None:
 
 
 def test_no_grad_inside_of_no_grad() -> None:
-    """Only the outer context ends the no_grad state. Reports of where a rank waits list the threads in such a
-    forward."""
+    """Only the outer context ends the no_grad state. Reports of where a rank waits depend on this state."""
     here = threading.get_ident()
     with no_grad():
         with no_grad():

@@ -103,8 +103,7 @@ def test_a_wrong_value_is_named(setting: str, allowed: str) -> None:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
-    """Return a project copy without an environment. Its folder bin is a PATH with the programs that the Makefile
-    calls."""
+    """Return a project copy without an environment. Its folder bin is a PATH with what the Makefile calls."""
     (tmp_path / "bin").mkdir()
     for name in ("id", "expr", "rm", "sed"):
         program = shutil.which(name)

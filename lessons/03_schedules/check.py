@@ -33,8 +33,7 @@ def halves(updates: int, warm: int, gamma: float, k: float) -> dict[str, float]:
     """Return the t at which the rate is half the peak, for five schedules of the lesson's page; t may be fractional.
 
     The keys: "linear" and "cosine" over `updates` updates; "exponential" with gamma (0 < gamma < 1); "inverse_time"
-    with k; "warmup_cosine" over `updates` updates, the first `warm` of them warm-up: the t on the way down. Floors are
-    0.
+    with k; "warmup_cosine" over `updates` updates, `warm` of them warm-up: the t on the way down. Floors are 0.
     """
     return {
         "linear": updates / 2,

@@ -173,8 +173,7 @@ class Trial:
         self.report.true(name, right, sentence, shown)
 
     def share_of_sum(self, x: np.ndarray, before: np.ndarray, true: np.ndarray) -> None:
-        """Claim that this rank's shard of x holds the sum; otherwise look for it in another shard, or for an
-        unchanged x."""
+        """Claim that this rank's shard of x holds the sum; if not, look for it in another shard."""
         n, ranks, rank = len(x), self.comm.size, self.comm.rank
         cuts = [share(n, ranks, c) for c in range(ranks)]
         whole = [c for c, cut in enumerate(cuts) if np.array_equal(x[cut], true[cut])]

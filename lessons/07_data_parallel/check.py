@@ -91,8 +91,7 @@ Train = Callable[..., tuple[list[float], Model]]
 
 
 def same_as_one_process(world: Communicator, run: Train, report: Report) -> None:
-    """Compare losses, parameters, replicas and each rank's bytes: SGD in float64, a batch that does not divide
-    evenly."""
+    """Compare losses, parameters, replicas and each rank's bytes: SGD, float64, a batch that divides unevenly."""
     data = toy()
     with Ledger().open() as once:
         serial, alone = train(world_of_one(), data, STEPS, SEED)

@@ -91,8 +91,7 @@ def bytes_of_a_rank(parameters: float, ranks: int, stage: int, each: tuple[float
 
 
 def check_10_1(world: Communicator, owned_parts: Callable, report: Report) -> None:
-    """Check that every number has one owner, as in the library's buckets, and that the optimizer steps on these
-    parts."""
+    """Check that every number has one owner, as in the library's buckets, and that the optimizer steps on it."""
     for sizes, ranks in (((4, 2), 3), ((5, 3), 3), ((2, 7, 1), 4), ((1, 1, 1), 2), ((2, 1), 4), ((3, 2), 1)):
         parts = [owned_parts(list(sizes), ranks, rank) for rank in range(ranks)]
         wrong = next((part for part in parts if not _slices(part, len(sizes))), None)
