@@ -50,6 +50,7 @@ class Folder:
             raise Stop(f"{self.file} is damaged ({error}); delete it and run: python -m lessons init {path}") from None
 
     def exercise_file(self, lesson: Lesson) -> Path:
+        """Return the path of the student's exercise.py for a lesson."""
         return self.path / lesson.folder.name / "exercise.py"
 
     def of(self, exercise: Exercise) -> dict:
@@ -57,6 +58,7 @@ class Folder:
         return self.state.setdefault(exercise.id, {})
 
     def save(self) -> None:
+        """Write the state atomically."""
         partial = self.file.with_suffix(".partial")
         try:
             partial.write_text(json.dumps(self.state, indent=1), "utf-8")
@@ -206,6 +208,7 @@ def selftest(folder: Folder) -> int:
 
 
 def find_lesson(name: str) -> Lesson:
+    """Return the lesson called "7", "07" or "07_data_parallel". Raise Stop if it does not exist."""
     number = name.zfill(2) if name.isdigit() else name.partition("_")[0]
     if number in BY_NUMBER and not BY_NUMBER[number].written:
         raise Stop(f"lesson {number} {BY_NUMBER[number].title} is not yet written")
@@ -215,7 +218,7 @@ def find_lesson(name: str) -> Lesson:
 
 
 def find_exercises(name: str) -> list[Exercise]:
-    """Return all exercises of a lesson, or a single one."""
+    """Return all exercises of a lesson, or a single one. Raise Stop if it does not exist."""
     if "." not in name:
         return list(find_lesson(name).exercises)
     lesson = find_lesson(name.partition(".")[0])
@@ -226,6 +229,7 @@ def find_exercises(name: str) -> list[Exercise]:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
     top = argparse.ArgumentParser(prog="python -m lessons", description=__doc__)
     top.add_argument("--dir", type=Path, default=Path(), help="your folder (default: the one you are in)")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -285,6 +289,7 @@ def run_command(arguments: list[str] | None) -> int:
 
 
 def dispatch(a: argparse.Namespace) -> int:
+    """Run the chosen command and return its status. Raise Stop for a mistake in its arguments."""
     if a.command == "init":
         return init(a.folder)
     if a.command == "run":

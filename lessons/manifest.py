@@ -36,6 +36,7 @@ class Exercise:
 
     @property
     def lesson(self) -> "Lesson":
+        """Return the lesson that this exercise belongs to."""
         return BY_NUMBER[self.id.partition(".")[0]]
 
     @property
@@ -62,6 +63,7 @@ class Mutant:
 
     @property
     def says(self) -> str:
+        """Return SAYS, or an empty string if the file does not define it."""
         for node in ast.parse(self.path.read_text("utf-8")).body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SAYS":
                 return str(ast.literal_eval(node.value))
@@ -85,14 +87,17 @@ class Lesson:
 
     @property
     def title(self) -> str:
+        """Return the name with spaces."""
         return self.name.replace("_", " ")
 
     @property
     def folder(self) -> Path:
+        """Return the lesson's folder, such as lessons/02_adam."""
         return HERE / f"{self.number}_{self.name}"
 
     @property
     def written(self) -> bool:
+        """Return whether the lesson exists."""
         return (self.folder / "exercises.py").exists()
 
     def module(self, name: str) -> ModuleType:
@@ -101,6 +106,7 @@ class Lesson:
 
     @cached_property
     def exercises(self) -> tuple[Exercise, ...]:
+        """Return the lesson's exercises; none if it is not written yet."""
         return self.module("exercises").EXERCISES if self.written else ()
 
 

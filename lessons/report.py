@@ -47,6 +47,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
+        """Return whether there are claims and all hold."""
         return bool(self.claims) and all(claim.ok for claim in self.claims)
 
     @property

@@ -149,6 +149,7 @@ def lines_of(error: BaseException, file: Path) -> list[traceback.FrameSummary]:
 
 
 def main() -> None:
+    """Check as one rank, or with --diagnose write the known mistake to FOLDER/cause.json."""
     name, file, folder, limit = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
     exercise = next(e for e in exercises() if e.id == name)
     if "--diagnose" not in sys.argv:

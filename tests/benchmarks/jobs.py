@@ -4,8 +4,8 @@
     result(mpirun(2, "ddp", "ours", "20M", 5))                  our ranks
     result(*gloo(2, "ddp", "theirs", "20M", 5))                 PyTorch's ranks
 
-A measurement is `python -m tests.benchmarks.NAME ...`; its last printed line (under mpirun, of rank 0) is the result, as
-JSON.
+A measurement is `python -m tests.benchmarks.NAME ...`; its last printed line (under mpirun: of rank 0) is its result
+in JSON.
 """
 
 import faulthandler
