@@ -1,4 +1,4 @@
-"""The lessons: one idea each, one command, one picture, one claim that the run proves, and exercises with a checker.
+"""The lessons: each has one idea, one command, one picture, a claim that the run proves, and exercises with a checker.
 
-`python -m lessons` is the student's command; README.md says how to start.
+`python -m lessons` is the student's command; README.md explains how to start.
 """

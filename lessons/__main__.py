@@ -2,7 +2,7 @@ import sys
 
 try:
     from .cli import main
-except ModuleNotFoundError as error:  # said here, since minitrain itself may be what lacks a module
+except ModuleNotFoundError as error:  # reported here: minitrain itself may lack a module
     module = str(error.name).partition(".")[0]
     print(
         f"lessons: this Python ({sys.executable}) has no module {module!r}: activate the environment that `make venv` "

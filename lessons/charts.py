@@ -1,4 +1,4 @@
-"""Pictures: as text from minitrain.observe.draw, and as SVG for a README."""
+"""Pictures: text charts from minitrain.observe.draw, and SVG for a README."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ __all__ = ["bars", "chart", "figure"]
 
 @contextlib.contextmanager
 def figure(path: str, rows: int = 1, columns: int = 1, height: float = 3.2) -> Iterator[Any]:
-    """with figure("loss.svg") as axes: ... draws a picture in the style of all lessons; several rows give several axes.
+    """Draw a picture in the lessons' style: with figure("loss.svg") as axes: ...; several rows yield several axes.
 
-    Raises UserError when matplotlib is missing.
+    Raise UserError if matplotlib is missing.
     """
     try:
         import matplotlib

@@ -1,7 +1,7 @@
-"""Checking an exercise: the ranks run in processes of their own and leave their findings in files.
+"""Check an exercise: the ranks run in their own processes and write their reports to files.
 
-This process never touches MPI, so nothing that a student writes can hang it: a check that exceeds its time is ended,
-and each rank has said where it stood.
+This process never uses MPI, so student code cannot hang it: a check that exceeds its time limit is killed, after each
+rank has reported where it was.
 """
 
 import json
@@ -19,23 +19,23 @@ from .manifest import Exercise
 from .report import reports_in
 from .stubs import place, stub
 
-LIMIT = 8.0  # seconds for a check, on every rank
-START = 8.0  # and for mpirun and the imports
+LIMIT = 8.0  # seconds for a check, on each rank
+START = 8.0  # seconds for mpirun and the imports
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """state: "passed", "failed", or "open" for a function that still raises NotImplementedError."""
+    """Result of a check. state: "passed", "failed", or "open" if the function still raises NotImplementedError."""
 
     exercise: Exercise
     state: str
     sentence: str = ""
-    cause: str = ""  # the known mistake that fails in the same way
-    printed: tuple[str, ...] = ()  # what the function printed on the rank that is reported, at most ten lines
+    cause: str = ""  # the known mistake that fails the same way
+    printed: tuple[str, ...] = ()  # printed by the function on the reported rank, at most ten lines
 
 
 def check(exercise: Exercise, file: Path, as_given: bool = False) -> Verdict:
-    """Runs the check of this exercise on the function in `file`; as_given: also when it was not touched yet."""
+    """Check the function in `file`. as_given: run a function with mistakes even if it is unchanged."""
     try:
         text = file.read_text("utf-8")
         lo, hi = place(text, exercise.function)
@@ -57,7 +57,7 @@ def check(exercise: Exercise, file: Path, as_given: bool = False) -> Verdict:
 
 
 def _verdict(exercise: Exercise, file: Path, folder: Path, output: str) -> Verdict:
-    """From what the ranks have written."""
+    """Build the verdict from the ranks' reports."""
     reports = list(reports_in(folder).values())
     if len(reports) == exercise.ranks and all(report["ok"] for report in reports):
         return Verdict(exercise, "passed", printed=tuple(reports[0]["printed"]))
@@ -74,14 +74,14 @@ def _verdict(exercise: Exercise, file: Path, folder: Path, output: str) -> Verdi
 
 
 def _cause(exercise: Exercise, file: Path, folder: Path) -> str:
-    """The known mistake that fails as the ranks' reports say; empty if none does."""
+    """Return the known mistake that fails as the ranks' reports do; empty if none does."""
     subprocess.run(_worker(exercise, file, folder) + ["--diagnose"], capture_output=True, timeout=60, env=debugging())
     cause = folder / "cause.json"
     return json.loads(cause.read_text("utf-8")) if cause.exists() else ""
 
 
 def _run(exercise: Exercise, file: Path, folder: Path) -> str:
-    """Starts the ranks and waits for them; what they printed."""
+    """Start the ranks and wait for them. Return their output."""
     command = mpirun(exercise.ranks) + _worker(exercise, file, folder)
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -93,7 +93,7 @@ def _run(exercise: Exercise, file: Path, folder: Path) -> str:
         return ""
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)  # mpirun takes its ranks along
+            os.killpg(process.pid, signal.SIGTERM)  # mpirun ends its ranks
             try:
                 process.wait(3)
             except subprocess.TimeoutExpired:
@@ -106,7 +106,7 @@ def _worker(exercise: Exercise, file: Path, folder: Path) -> list[str]:
 
 
 def mpirun(ranks: int) -> list[str]:
-    """The start of a command for so many ranks; nothing for one."""
+    """Return the command prefix that starts `ranks` ranks; empty for one."""
     if ranks == 1:
         return []
     found = find_mpirun()
@@ -116,12 +116,12 @@ def mpirun(ranks: int) -> list[str]:
 
 
 def debugging() -> dict[str, str]:
-    """For a check: ranks that make different calls are named at once."""
+    """Return the environment of a check: debug mode names ranks that make different calls at once."""
     return {**environment(), "MINITRAIN_DEBUG": "1"}
 
 
 def environment() -> dict[str, str]:
-    """For the processes that are started: root, as in a container, may start Open MPI; ranks wait less than usual."""
+    """Return the environment of a subprocess: root may start Open MPI (in a container); ranks wait less than usual."""
     variables = {"MINITRAIN_WAIT": "30", **os.environ}
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         return {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", **variables}

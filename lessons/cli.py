@@ -1,4 +1,4 @@
-"""The student's command: exercises, hints, checks, progress."""
+"""Command line for students: exercises, hints, checks, progress."""
 
 import argparse
 import json
@@ -33,11 +33,11 @@ What to read: {readme}
 
 
 class Stop(Exception):
-    """A mistake in what was asked: what was given, what is expected."""
+    """A mistake in the command: what was given, what is expected."""
 
 
 class Folder:
-    """The student's folder, and what is remembered there."""
+    """The student's folder and its saved progress."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -50,13 +50,15 @@ class Folder:
             raise Stop(f"{self.file} is damaged ({error}); delete it and run: python -m lessons init {path}") from None
 
     def exercise_file(self, lesson: Lesson) -> Path:
+        """Return the path of the student's exercise.py for a lesson."""
         return self.path / lesson.folder.name / "exercise.py"
 
     def of(self, exercise: Exercise) -> dict:
-        """What is known of an exercise: passed, hints, shown."""
+        """Return the saved state of an exercise: passed, hints, shown."""
         return self.state.setdefault(exercise.id, {})
 
     def save(self) -> None:
+        """Write the state atomically."""
         partial = self.file.with_suffix(".partial")
         try:
             partial.write_text(json.dumps(self.state, indent=1), "utf-8")
@@ -66,7 +68,7 @@ class Folder:
 
 
 def init(folder: Path) -> int:
-    """Makes the folder; files that are there already stay as they are."""
+    """Create the folder. Existing files are left unchanged."""
     if (folder / "lessons").exists():
         raise Stop(f"{folder} has a folder `lessons`, which would hide this command; choose another one")
     for lesson in written():
@@ -82,7 +84,7 @@ def init(folder: Path) -> int:
 
 
 def show_list(folder: Folder) -> int:
-    """Progress of every lesson, and what comes next: in the lesson that was worked on last, or the first open one."""
+    """List each lesson's progress and the next exercise: in the lesson last worked on, or the first open one."""
     missing = [e for e in exercises() if not folder.of(e).get("passed")]
     for lesson in written():
         marks = "".join("." if e in missing else "#" for e in lesson.exercises)
@@ -94,7 +96,7 @@ def show_list(folder: Folder) -> int:
 
 
 def run(lesson: Lesson, arguments: list[str]) -> int:
-    """The experiment of a lesson; says which command it is. -n N takes another number of ranks than the lesson's."""
+    """Run a lesson's experiment and print its command. -n N overrides the lesson's number of ranks."""
     ranks = str(lesson.ranks)
     if arguments[:1] == ["-n"] and len(arguments) > 1:
         ranks, arguments = arguments[1], arguments[2:]
@@ -109,7 +111,7 @@ def run(lesson: Lesson, arguments: list[str]) -> int:
 
 
 def run_all() -> int:
-    """Every lesson's experiment, and which of their receipts add up."""
+    """Run every lesson's experiment and list whose receipts agree."""
     failed = []
     for lesson in written():
         if run(lesson, []) != 0:
@@ -120,7 +122,7 @@ def run_all() -> int:
 
 
 def check_all(folder: Folder, chosen: list[Exercise], as_given: bool = False) -> int:
-    """Checks and prints; status 0 when all pass. as_given: run a function with mistakes untouched, too."""
+    """Check and print. Return 0 if all pass. as_given: run functions with mistakes even if they are unchanged."""
     failed = 0
     for exercise in chosen:
         verdict = check(exercise, folder.exercise_file(exercise.lesson), as_given)
@@ -134,7 +136,7 @@ def check_all(folder: Folder, chosen: list[Exercise], as_given: bool = False) ->
 
 
 def print_verdict(verdict: Verdict) -> None:
-    """One line, and for a failure what is wrong, the likely cause, and where help is."""
+    """Print one line; for a failure also the reason, the likely cause, and where to find help."""
     exercise = verdict.exercise
     word = {"passed": "[green]ok[/green]", "failed": "[red]FAIL[/red]", "open": "[yellow]open[/yellow]"}[verdict.state]
     Console(highlight=False).print(f"{exercise.id} {exercise.function:<24} {word}")
@@ -148,14 +150,14 @@ def print_verdict(verdict: Verdict) -> None:
 
 
 def wrap(text: str, indent: str = "   ") -> None:
-    """Prints a paragraph as wide as the terminal, words whole."""
+    """Print a paragraph wrapped to the terminal's width, words unbroken."""
     width = min(Console().width, 100)
     for line in text.splitlines():
         print(textwrap.fill(line, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False))
 
 
 def hint(folder: Folder, exercise: Exercise) -> int:
-    """The next hint, or the last one again."""
+    """Print the next hint, or repeat the last one."""
     known = folder.of(exercise)
     level = min(known.get("hints", 0), len(exercise.hints) - 1)
     known["hints"] = level + 1
@@ -167,24 +169,24 @@ def hint(folder: Folder, exercise: Exercise) -> int:
 
 
 def show(folder: Folder, exercise: Exercise) -> int:
-    """The model solution; that it was looked at before the exercise passed is remembered."""
+    """Print the model solution. Record if this comes before the exercise has passed."""
     if not folder.of(exercise).get("passed"):
         folder.of(exercise)["shown"] = True
         folder.save()
-    print(source(exercise))  # as it is: a line that is cut or wrapped could not be copied
+    print(source(exercise))  # unwrapped, so that it can be copied
     print(f"# from {exercise.module.__file__}")
     return 0
 
 
 def reset(folder: Folder, exercise: Exercise) -> int:
-    """The stub in place of what the student wrote, which is kept in a file beside it."""
+    """Restore the stub. The student's version is kept in a separate file."""
     path = folder.exercise_file(exercise.lesson)
     text = path.read_text("utf-8") if path.exists() else exercise_file(exercise.lesson)
     backup = path.with_name(f"exercise-{time.strftime('%Y%m%d-%H%M%S')}.py")
     backup.write_text(text, "utf-8")
     try:
         path.write_text(replaced(text, exercise, stub(exercise)), "utf-8")
-    except SyntaxError:  # a file that cannot be read as Python starts anew as a whole
+    except SyntaxError:  # a file that does not parse is reset as a whole
         path.write_text(exercise_file(exercise.lesson), "utf-8")
     folder.of(exercise)["passed"] = False
     folder.save()
@@ -193,7 +195,7 @@ def reset(folder: Folder, exercise: Exercise) -> int:
 
 
 def selftest(folder: Folder) -> int:
-    """Fills in the model solutions and checks them all: is this installation whole?"""
+    """Check all model solutions, to test the installation."""
     for lesson in written():
         path = folder.exercise_file(lesson)
         if path.exists() and path.read_text("utf-8") != exercise_file(lesson):
@@ -206,6 +208,7 @@ def selftest(folder: Folder) -> int:
 
 
 def find_lesson(name: str) -> Lesson:
+    """Return the lesson called "7", "07" or "07_data_parallel". Raise Stop if it does not exist."""
     number = name.zfill(2) if name.isdigit() else name.partition("_")[0]
     if number in BY_NUMBER and not BY_NUMBER[number].written:
         raise Stop(f"lesson {number} {BY_NUMBER[number].title} is not yet written")
@@ -215,7 +218,7 @@ def find_lesson(name: str) -> Lesson:
 
 
 def find_exercises(name: str) -> list[Exercise]:
-    """Those of a lesson, or one."""
+    """Return all exercises of a lesson, or a single one. Raise Stop if it does not exist."""
     if "." not in name:
         return list(find_lesson(name).exercises)
     lesson = find_lesson(name.partition(".")[0])
@@ -226,6 +229,7 @@ def find_exercises(name: str) -> list[Exercise]:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
     top = argparse.ArgumentParser(prog="python -m lessons", description=__doc__)
     top.add_argument("--dir", type=Path, default=Path(), help="your folder (default: the one you are in)")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -260,12 +264,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Status 0 when all is well, 1 when an exercise fails, 2 for a mistake in the command."""
+    """Return 0 for success, 1 if an exercise fails, 2 for a mistake in the command."""
     return watching_output(partial(run_command, arguments))
 
 
 def run_command(arguments: list[str] | None) -> int:
-    """The status of the command."""
+    """Run the command and return its status."""
     if not (sys.argv[1:] if arguments is None else arguments):
         parser().print_help()
         return 2
@@ -276,7 +280,7 @@ def run_command(arguments: list[str] | None) -> int:
         print(f"lessons: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if getattr(sys.stdout, "lost", None) is not None:  # the output, of which `watching_output` speaks
+        if getattr(sys.stdout, "lost", None) is not None:  # lost output: `watching_output` reports it
             raise
         print(f"lessons: cannot write or read {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         return 2
@@ -285,6 +289,7 @@ def run_command(arguments: list[str] | None) -> int:
 
 
 def dispatch(a: argparse.Namespace) -> int:
+    """Run the chosen command and return its status. Raise Stop for a mistake in its arguments."""
     if a.command == "init":
         return init(a.folder)
     if a.command == "run":

@@ -1,7 +1,7 @@
-"""Grades: every exercise checked anew, and the results as a table and in files that other programs read.
+"""Grades: check every exercise again and report the results as a table and in machine-readable files.
 
-No result that was written earlier is trusted; only whether a model solution was looked at is taken from the folder.
-The library is the model solution of kind I: for marks, count P and B, and run this in a container of your own.
+Stored results are not trusted; the folder only tells whether a model solution was viewed. The library is the model
+solution of kind I: for marks, count P and B, and run this in a container of your own.
 """
 
 import csv
@@ -21,7 +21,7 @@ FORMS = ("json", "junit", "csv", "gradescope")
 
 
 def grade(folder: Path, files: dict[str, Path]) -> int:
-    """Checks everything in `folder` and prints a table; files: form -> where to write it. Status 0 when all passed."""
+    """Check everything in `folder` and print a table. files: format -> output path. Return 0 if all passed."""
     rows = results(folder)
     table = Table("exercise", "function", box=None, pad_edge=False)
     for heading in ("points", "of", "shown"):
@@ -36,7 +36,7 @@ def grade(folder: Path, files: dict[str, Path]) -> int:
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
-    """One row an exercise."""
+    """Return one row per exercise."""
     state = json.loads((folder / ".lessons.json").read_text("utf-8"))
     rows = []
     for exercise in track(exercises(), "checking", console=Console(stderr=True), transient=True):

@@ -1,4 +1,4 @@
-"""A job that a lesson starts to see it fail or hang. It is ended with all its ranks, whatever they wait for."""
+"""Jobs that a lesson starts to show failures and hangs. A job is ended with all its ranks, whatever they wait for."""
 
 import os
 import re
@@ -13,14 +13,14 @@ from tempfile import TemporaryDirectory
 from minitrain.runtime.launchers import outside
 
 START = 20.0  # seconds for mpirun and the imports
-END = 5.0  # for its ranks, once they are told to end
+END = 5.0  # seconds for its ranks to exit once told to
 
 
 @dataclass(frozen=True)
 class Job:
-    """What became of a job.
+    """Outcome of a job.
 
-    status: None when it had to be ended. seen: its ranks that said "is process N"; left: those that outlived it.
+    status: None if it had to be ended. seen: its ranks that printed "is process N"; left: those that outlived it.
     """
 
     status: int | None
@@ -30,7 +30,7 @@ class Job:
 
 
 def job(command: list[str], environment: Mapping[str, str], sign: str, patience: float) -> Job:
-    """Runs a command, for at most `patience` seconds after the sign has appeared in its output."""
+    """Run a command, for at most `patience` seconds after the sign appears in its output."""
     with TemporaryDirectory() as folder:
         output = Path(folder) / "output"
         with output.open("w") as file:
@@ -49,7 +49,7 @@ def job(command: list[str], environment: Mapping[str, str], sign: str, patience:
 
 
 def end(process: subprocess.Popen) -> None:
-    """Ends mpirun, which takes its ranks along. (They are in process groups of their own.)"""
+    """End mpirun, which ends its ranks. (They are in process groups of their own.)"""
     process.terminate()
     try:
         process.wait(END)
@@ -59,7 +59,7 @@ def end(process: subprocess.Popen) -> None:
 
 
 def clean(processes: list[int]) -> int:
-    """How many of these do not end within a moment; those are killed."""
+    """Return how many of these processes do not exit promptly, and kill them."""
     within(END, lambda: not any(map(running, processes)))
     left = [process for process in processes if running(process)]
     for process in left:
@@ -68,7 +68,7 @@ def clean(processes: list[int]) -> int:
 
 
 def running(process: int) -> bool:
-    """Whether it is at work: one that has ended may stay in the system's list until somebody asks for its status."""
+    """Return whether a process is running. A zombie, not yet reaped by its parent, does not count."""
     try:
         os.kill(process, 0)
         state = Path(f"/proc/{process}/stat")
@@ -78,7 +78,7 @@ def running(process: int) -> bool:
 
 
 def within(seconds: float, question: Callable[[], bool]) -> bool:
-    """Whether the answer becomes yes in this time."""
+    """Return whether the condition becomes true within this time."""
     deadline = time.monotonic() + seconds
     while not question():
         if time.monotonic() > deadline:

@@ -1,7 +1,7 @@
-"""Which lessons there are, and what an exercise is.
+"""The lessons and their exercises.
 
-An exercise points at the function that is its model solution: one of the library, or of the lesson's own lesson.py or
-check.py ("lesson:train"). The stub that a student gets is made from it, so there is no second copy to keep in step.
+An exercise names the function that is its model solution: one of the library, or of the lesson's lesson.py or check.py
+("lesson:train"). The student's stub is generated from it, so there is no second copy to maintain.
 """
 
 import ast
@@ -16,9 +16,9 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Exercise:
-    """kind: I implement a function, P predict a number, B mend a function that has a mistake (planted: which mutant).
+    """kind: I implement a function, P predict a number, B fix a function with a mistake (planted: which mutant).
 
-    hints: from a nudge to nearly the answer. ranks: how many the check is run on.
+    hints: from a nudge to nearly the answer. ranks: how many ranks run the check.
     """
 
     id: str
@@ -31,37 +31,39 @@ class Exercise:
 
     @property
     def function(self) -> str:
-        """The name under which exercise.py defines it."""
+        """Return the function's name in exercise.py."""
         return self.target.partition(":")[2].rpartition(".")[2]
 
     @property
     def lesson(self) -> "Lesson":
+        """Return the lesson that this exercise belongs to."""
         return BY_NUMBER[self.id.partition(".")[0]]
 
     @property
     def module(self) -> ModuleType:
-        """Where the model solution stands."""
+        """Return the module of the model solution."""
         name = self.target.partition(":")[0]
         return self.lesson.module(name) if name in ("lesson", "check") else import_module(name)
 
     def mutants(self) -> list["Mutant"]:
-        """Wrong solutions that the checker rejects: mutants/K_name.py, K being this exercise's number."""
+        """Return the wrong solutions that the checker rejects: mutants/K_name.py, where K is this exercise's number."""
         number = self.id.partition(".")[2]
         return [Mutant(path) for path in sorted((self.lesson.folder / "mutants").glob(f"{number}_*.py"))]
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A wrong solution in a file of its own.
+    """A wrong solution in its own file.
 
-    It may define SAYS = "...", a part of the sentence with which it fails: then that sentence names the mistake by
-    itself (a hang, say), and no solution is compared with it.
+    It may define SAYS = "...", part of its failure message. That message then names the mistake by itself (a hang,
+    say), and no student's solution is compared with this mutant.
     """
 
     path: Path
 
     @property
     def says(self) -> str:
+        """Return SAYS, or an empty string if the file does not define it."""
         for node in ast.parse(self.path.read_text("utf-8")).body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SAYS":
                 return str(ast.literal_eval(node.value))
@@ -69,13 +71,13 @@ class Mutant:
 
     @property
     def mistake(self) -> str:
-        """What is wrong: the first line of its docstring."""
+        """Return the mistake: the first line of the docstring."""
         return (ast.get_docstring(ast.parse(self.path.read_text("utf-8"))) or "").partition("\n")[0].rstrip(".")
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """needs: the lessons that it builds on. ranks: how many its lesson.py is started with."""
+    """A lesson. needs: its prerequisite lessons. ranks: how many ranks run its lesson.py."""
 
     number: str
     name: str
@@ -85,22 +87,26 @@ class Lesson:
 
     @property
     def title(self) -> str:
+        """Return the name with spaces."""
         return self.name.replace("_", " ")
 
     @property
     def folder(self) -> Path:
+        """Return the lesson's folder, such as lessons/02_adam."""
         return HERE / f"{self.number}_{self.name}"
 
     @property
     def written(self) -> bool:
+        """Return whether the lesson exists."""
         return (self.folder / "exercises.py").exists()
 
     def module(self, name: str) -> ModuleType:
-        """lesson.py, check.py or exercises.py of this lesson."""
+        """Import lesson.py, check.py or exercises.py of this lesson."""
         return import_module(f"lessons.{self.folder.name}.{name}")
 
     @cached_property
     def exercises(self) -> tuple[Exercise, ...]:
+        """Return the lesson's exercises; none if it is not written yet."""
         return self.module("exercises").EXERCISES if self.written else ()
 
 
@@ -129,10 +135,10 @@ BY_NUMBER = {lesson.number: lesson for lesson in LESSONS}
 
 
 def written() -> list[Lesson]:
-    """The lessons that exist."""
+    """Return the lessons that exist."""
     return [lesson for lesson in LESSONS if lesson.written]
 
 
 def exercises() -> list[Exercise]:
-    """Of all lessons, in order."""
+    """Return the exercises of all lessons, in order."""
     return [exercise for lesson in written() for exercise in lesson.exercises]

@@ -1,11 +1,11 @@
-"""What every lesson's run ends with: the claims, what theory says, what was measured, and whether they agree.
+"""The table that ends every lesson's run: each claim, its theoretical and measured value, and whether they agree.
 
     receipt = Receipt()
     receipt.equal("bytes of a step", theory=2 * (N - 1) * M, measured=sent)
     receipt.below("largest difference, SGD", bound=1e-12, measured=difference)
-    receipt.print(world)                    ends the run with status 2 when a row fails
+    receipt.print(world)                    ends the run with status 2 if a row fails
 
-A number that may differ in its digits from machine to machine is printed with "≈".
+A number whose digits may differ between machines is printed with "≈".
 """
 
 import io
@@ -19,31 +19,31 @@ from minitrain.errors import UserError
 
 
 class Receipt:
-    """The rows of the table. Only counted or computed things have a place in it, never a time."""
+    """Rows of the table. They hold only counted or computed values, never times."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, str, str, bool]] = []
 
     def equal(self, claim: str, theory: Any, measured: Any) -> None:
-        """measured == theory, exactly."""
+        """Claim measured == theory, exactly."""
         self.rows.append((claim, plain(theory), plain(measured), bool(measured == theory)))
 
     def below(self, claim: str, bound: float, measured: float) -> None:
-        """measured <= bound: a rounding error, say. (NaN is below nothing.)"""
+        """Claim measured <= bound, for a rounding error, say. (False for NaN.)"""
         self.rows.append((claim, f"<= {bound:.0e}", f"≈ {measured:.1e}", bool(measured <= bound)))
 
     def near(self, claim: str, theory: float, measured: float, relative: float = 0.01) -> None:
-        """measured is theory but for a small part of it."""
+        """Claim that measured is theory to within a relative tolerance."""
         ok = bool(abs(measured - theory) <= relative * abs(theory))
         self.rows.append((claim, f"{theory:.4g}", f"≈ {measured:.4g}", ok))
 
     def true(self, claim: str, ok: Any, theory: Any = "yes", measured: Any = None) -> None:
-        """Something that holds or does not."""
+        """Claim that something holds."""
         shown = ("yes" if ok else "no") if measured is None else plain(measured)
         self.rows.append((claim, plain(theory), shown, bool(ok)))
 
     def print(self, world: Communicator | None = None) -> None:
-        """The table, on rank 0, in 80 columns. Raises UserError when a row is not ok, which ends the run."""
+        """Print the table on rank 0, in 80 columns. Raise UserError if a row fails, which ends the run."""
         table = Table("claim", box=None, pad_edge=False)
         for heading in ("theory", "measured", "ok"):
             table.add_column(heading, justify="right", no_wrap=True)
@@ -59,5 +59,5 @@ class Receipt:
 
 
 def plain(value: Any) -> str:
-    """Numbers with thousands separated, other things as they are."""
+    """Format numbers with thousands separators, other values as they are."""
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,9 +1,9 @@
-"""What a check found: claims, each with a sentence that a student can act on.
+"""Findings of a check: claims, each with a message that a student can act on.
 
     report.equal("bytes", sent, theory, "rank {rank} sent {got} bytes in a step; a ring sends {expected}")
 
-A check goes on after a claim that fails. Which claims failed, and with what numbers, is the *signature* of a mistake:
-a wrong solution whose signature is that of a known one (a mutant) most likely makes the same mistake.
+A check continues after a failed claim. The failed claims and their numbers are the *signature* of a mistake: a wrong
+solution with the signature of a known one (a mutant) most likely makes the same mistake.
 """
 
 import json
@@ -16,7 +16,7 @@ Signature = list[tuple[str, str]]
 
 @dataclass
 class Claim:
-    """got: the number, rounded, for the signature."""
+    """A claim. got: the number, rounded, for the signature."""
 
     name: str
     ok: bool
@@ -26,51 +26,52 @@ class Claim:
 
 @dataclass
 class Report:
-    """The claims of one check on one rank, in the order in which they were examined."""
+    """The claims of one check on one rank, in the order checked."""
 
     rank: int = 0
     claims: list[Claim] = field(default_factory=list)
 
     def true(self, name: str, ok: Any, sentence: str, got: Any = "") -> bool:
-        """The claim holds, or the sentence says what does not."""
+        """Claim that `ok` holds; the sentence describes the failure."""
         self.claims.append(Claim(name, bool(ok), sentence, _rounded(got)))
         return bool(ok)
 
     def equal(self, name: str, got: Any, expected: Any, sentence: str) -> bool:
-        """got == expected; the sentence may use {got}, {expected} and {rank}."""
+        """Claim got == expected. The sentence may use {got}, {expected} and {rank}."""
         return self.true(name, got == expected, sentence.format(got=got, expected=expected, rank=self.rank), got)
 
     def close(self, name: str, difference: float, allowed: float, sentence: str) -> bool:
-        """difference <= allowed (and not NaN); the numbers are added to the sentence."""
+        """Claim difference <= allowed (false for NaN). The numbers are appended to the sentence."""
         ok = bool(difference <= allowed)
         return self.true(name, ok, f"{sentence}: difference {difference:.1e} (allowed {allowed:.0e})", difference)
 
     @property
     def ok(self) -> bool:
+        """Return whether there are claims and all hold."""
         return bool(self.claims) and all(claim.ok for claim in self.claims)
 
     @property
     def failure(self) -> str:
-        """The sentence of the first claim that does not hold."""
+        """Return the sentence of the first failed claim."""
         return next((claim.sentence for claim in self.claims if not claim.ok), "")
 
     @property
     def signature(self) -> Signature:
-        """The claims that do not hold."""
+        """Return the failed claims."""
         return [(claim.name, claim.got) for claim in self.claims if not claim.ok]
 
     def plain(self) -> dict[str, Any]:
-        """For a file."""
+        """Return the report as plain data for a file."""
         return {"rank": self.rank, "ok": self.ok, "failure": self.failure, "signature": self.signature}
 
 
 def crashed(sentence: str, rank: int, name: str = "raised", got: str = "") -> dict[str, Any]:
-    """The plain report of a check that could not be ended."""
+    """Return the plain report of a check that did not finish."""
     return Report(rank, [Claim(name, False, sentence, got)]).plain()
 
 
 def reports_in(folder: Path) -> dict[int, dict[str, Any]]:
-    """rank -> the plain report that it has left in this folder, in the order of the ranks."""
+    """Return rank -> the plain report it left in this folder, in rank order."""
     reports = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("rank_*.json"))]
     return {report["rank"]: report for report in reports}
 

@@ -1,9 +1,9 @@
-"""exercise.py is made from library functions: signature and docstring stay, the body goes.
+"""Generate exercise.py from library functions: keep signature and docstring, drop the body.
 
 "07.2" -> minitrain.parallel.data_parallel:sync_gradients
 
     def sync_gradients(gradients: Sequence[Array], group: Communicator) -> None:
-        \"\"\"Each gradient becomes its sum over the group. ...\"\"\"
+        \"\"\"Sum each gradient over the group. ...\"\"\"
         raise NotImplementedError("07.2")
 """
 
@@ -30,7 +30,7 @@ KINDS = {
 
 
 def source(exercise: Exercise) -> str:
-    """The model solution, as it stands in the library."""
+    """Return the source of the model solution."""
     function = exercise.module
     for name in exercise.target.partition(":")[2].split("."):
         function = getattr(function, name)
@@ -38,7 +38,7 @@ def source(exercise: Exercise) -> str:
 
 
 def stub(exercise: Exercise) -> str:
-    """What the student is given of this function."""
+    """Return the function as the student receives it."""
     if exercise.planted:
         return definition(Mutant(exercise.lesson.folder / "mutants" / exercise.planted).path, exercise.function)
     text = source(exercise)
@@ -50,14 +50,14 @@ def stub(exercise: Exercise) -> str:
 
 
 def definition(path: Path, name: str) -> str:
-    """The text of one function of a file."""
+    """Return the source of one function in a file."""
     text = path.read_text("utf-8")
     lo, hi = place(text, name)
     return "\n".join(text.splitlines()[lo:hi]) + "\n"
 
 
 def place(text: str, name: str) -> tuple[int, int]:
-    """The lines [lo, hi) that define this function. Raises LookupError if none do."""
+    """Return the line range [lo, hi) that defines this function. Raise LookupError if it is not defined."""
     for node in ast.parse(text).body:
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1, node.end_lineno or node.lineno
@@ -65,7 +65,7 @@ def place(text: str, name: str) -> tuple[int, int]:
 
 
 def exercise_file(lesson: Lesson, solved: bool = False) -> str:
-    """The text of exercise.py: stubs, or the model solutions."""
+    """Return the text of exercise.py with stubs, or with the model solutions."""
     imports: dict[str, set[str]] = {}
     bodies = []
     own = {exercise.function for exercise in lesson.exercises}
@@ -79,7 +79,7 @@ def exercise_file(lesson: Lesson, solved: bool = False) -> str:
 
 
 def replaced(text: str, exercise: Exercise, by: str) -> str:
-    """The student's file with one function exchanged; at the end if it was missing."""
+    """Return the student's file with one function replaced, or appended if it was missing."""
     try:
         lo, hi = place(text, exercise.function)
     except LookupError:
@@ -89,7 +89,7 @@ def replaced(text: str, exercise: Exercise, by: str) -> str:
 
 
 def _imports(exercise: Exercise) -> dict[str, set[str]]:
-    """module -> names to import from it (or "" for the module itself), as the model solution and the stub use them."""
+    """Return module -> names to import ("" for the module itself) that the model solution and the stub use."""
     module = exercise.module
     used = _names(source(exercise)) | _names(stub(exercise))
     trees = [(ast.parse(inspect.getsource(module)), module.__package__ or "")]
@@ -114,7 +114,7 @@ def _imports(exercise: Exercise) -> dict[str, set[str]]:
 
 
 def _statements(imports: dict[str, set[str]]) -> str:
-    """Import statements, the standard library's and NumPy's first."""
+    """Return import statements, the standard library and NumPy first."""
     lines = []
     for origin, names in sorted(imports.items(), key=lambda pair: (pair[0].startswith("minitrain"), pair[0])):
         if "" in names:
@@ -129,7 +129,7 @@ def _names(text: str) -> set[str]:
 
 
 def _defined(tree: ast.Module) -> set[str]:
-    """Names that a module defines at its top level."""
+    """Return the names that a module defines at top level."""
     names = set()
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):

@@ -1,13 +1,13 @@
-"""Text that cannot drift: code in a README is the library's, output is what the command prints.
+"""Keep the texts up to date: code in a README comes from the library, output from the command.
 
-    ```python minitrain.shares:share            the body is the source of that function ("lesson:train": of this lesson)
+    ```python minitrain.shares:share            the body is that function's source ("lesson:train": of this lesson)
     ```console
-    $ python -m lessons list                    the lines after it are what the command prints, in a clean folder
+    $ python -m lessons list                    the following lines are the command's output, in a clean folder
     ```
 
-`python -m lessons.text fill FILE...` writes the bodies; `check` compares them, and looks at links, the number of words,
-and the numbers in the prose: what is measured must stand in an output. A number after "≈" may differ in its digits, as
-far as another BLAS may change it, and so may a decimal with three or more digits, and a few marks of a chart.
+`python -m lessons.text fill FILE...` writes the bodies; `check` compares them, and checks links, word counts and the
+numbers in the prose: a measured number must occur in an output. These may differ, as another BLAS may change them: the
+digits of a number after "≈", a decimal with three or more digits, and a few marks of a chart.
 """
 
 import inspect
@@ -24,15 +24,15 @@ from pathlib import Path
 from .check import environment
 from .manifest import HERE, LESSONS, exercises
 
-WORDS = 1200  # in a lesson's README, without the example by hand
-MARKS = 4  # of a line of a chart that may differ
+WORDS = 1200  # in a lesson's README, without the worked example
+MARKS = 4  # marks per line of a chart that may differ
 LIMIT = 120.0  # seconds for a command
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"(?<![\w.:/-])\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?![\w/])")
 
 
 def filled(path: Path, run: bool = True) -> str:
-    """The text of a README with all bodies as they should be; outputs only when its commands may run."""
+    """Return a README's text with all bodies filled in; outputs only if its commands may run."""
     text = path.read_text("utf-8")
     with tempfile.TemporaryDirectory() as name:
         shell = Shell(Path(name))
@@ -49,12 +49,12 @@ def filled(path: Path, run: bool = True) -> str:
 
 
 def commands(body: str) -> Iterator[str]:
-    """The lines of a console block that are typed."""
+    """Yield the commands of a console block."""
     yield from (line.removeprefix("$ ") for line in body.splitlines() if line.startswith("$ "))
 
 
 def quoted(path: Path, target: str) -> str:
-    """The source of a function, of the library or of this lesson."""
+    """Return the source of a function of the library or of this lesson."""
     module_name, _, name = target.partition(":")
     if module_name in ("lesson", "check"):
         lesson = next(lesson for lesson in LESSONS if lesson.folder.name == path.resolve().parent.name)
@@ -67,7 +67,7 @@ def quoted(path: Path, target: str) -> str:
 
 
 class Shell:
-    """Runs the commands of one README in a clean folder that has the lessons in it."""
+    """Run a README's commands in a clean folder that contains the lessons."""
 
     def __init__(self, folder: Path) -> None:
         self.here = folder
@@ -76,7 +76,7 @@ class Shell:
         self.environment = {**environment(), "PATH": path, "COLUMNS": "80", "HOME": str(folder)}
 
     def run(self, command: str) -> str:
-        """What it prints, standard error included; RuntimeError when it takes too long."""
+        """Return the command's output, including standard error. Raise RuntimeError if it takes too long."""
         if command.startswith("cd "):
             self.here = self.here / command.removeprefix("cd ").strip()
             return ""
@@ -91,11 +91,11 @@ class Shell:
         return f"{output}\n" if output else ""
 
 
-# What is compared -----------------------------------------------------------------------------------------------------
+# Comparison -----------------------------------------------------------------------------------------------------------
 
 
 def problems(path: Path, run: bool = True) -> list[str]:
-    """What is wrong with a README; empty when all is well. run: False when its commands' outputs are not compared."""
+    """Return the problems of a README; empty if there are none. run: False to skip its commands' outputs."""
     text, now = path.read_text("utf-8"), filled(path, run)
     found = []
     for old, new in zip_longest(text.splitlines(), now.splitlines(), fillvalue="(no line)"):
@@ -103,7 +103,7 @@ def problems(path: Path, run: bool = True) -> list[str]:
             found.append(f"{path}: it says   {old!r}\n{'':{len(str(path))}}  it is now {new!r}")
             break
     found += [f"{path}: {line}" for line in links(path, text) + wide(text) + answers(text)]
-    if path.resolve() != HERE.parent / "README.md":  # the project's page names sizes and times of long runs
+    if path.resolve() != HERE.parent / "README.md":  # the project's page gives sizes and times of long runs
         found += [f"{path}: {line}" for line in numbers(text)]
     lesson = path.resolve().parent.name[:2].isdigit()
     if lesson and (count := len(prose(text).split())) > WORDS:
@@ -112,9 +112,9 @@ def problems(path: Path, run: bool = True) -> list[str]:
 
 
 def same(old: str, new: str) -> bool:
-    """Equal, but for the digits of numbers after "≈": two digits count, and of rounding errors the magnitude.
+    """Compare texts, allowing other digits after "≈": two digits must agree; of rounding errors, the magnitude.
 
-    Of decimals with three or more digits those that are the same within 2% count; of a chart all marks but a few.
+    Decimals with three or more digits may differ by 2%, a chart in a few marks.
     """
     a, b = old.split("≈"), new.split("≈")
     if len(a) != len(b) or not _alike(a[0], b[0]):
@@ -145,7 +145,7 @@ def _near(x: str, y: str) -> bool:
 
 
 def prose(text: str) -> str:
-    """Without code, tables and the example by hand."""
+    """Return the text without code, tables and the worked example."""
     text = BLOCK.sub("", text)
     text = re.sub(r"^## By hand\n.*?(?=^## )", "", text, flags=re.MULTILINE | re.DOTALL)
     lines = [line for line in text.splitlines() if not line.startswith(("    ", "|"))]
@@ -153,26 +153,26 @@ def prose(text: str) -> str:
 
 
 def links(path: Path, text: str) -> list[str]:
-    """Targets of relative links that are not there."""
-    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", BLOCK.sub("", text))  # in code it is a call: f[i](x)
+    """Return the targets of relative links that do not exist."""
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", BLOCK.sub("", text))  # f[i](x) in code is a call
     return [f"the link {target} leads nowhere" for target in targets if not (path.parent / target).exists()]
 
 
 def wide(text: str) -> list[str]:
-    """Output that would wrap in a terminal of 80 columns."""
+    """Return output that would wrap in an 80-column terminal."""
     lines = [line for block in BLOCK.finditer(text) if block[1] == "console" for line in block[3].splitlines()]
     return [f"{len(line)} columns wide: {line}" for line in lines if len(line) > 80 and not line.startswith("$ ")]
 
 
 def answers(text: str) -> list[str]:
-    """Model solutions of exercises that are quoted: a student should not trip over them."""
+    """Return quoted model solutions, which would spoil exercises."""
     targets = {e.target for e in exercises()}
     quoted_targets = [block[2].strip() for block in BLOCK.finditer(text) if block[1] == "python"]
     return [f"{target} is the answer to an exercise" for target in quoted_targets if target in targets]
 
 
 def numbers(text: str) -> list[str]:
-    """Numbers of the prose that look measured and stand in no output, code or table of the same text."""
+    """Return numbers of the prose that look measured but occur in no output, code or table of the text."""
     told = re.sub(r"^## (The paper|What real systems add)\n.*?(?=^## |\Z)", "", prose(text), flags=re.M | re.S)
     shown = text.replace(told, "") if told in text else "\n".join(m[0] for m in BLOCK.finditer(text))
     shown += "\n".join(line for line in text.splitlines() if line.startswith(("    ", "|")))
@@ -180,7 +180,7 @@ def numbers(text: str) -> list[str]:
     found = []
     for n in NUMBER.findall(told):
         value = _value(n)
-        if re.fullmatch(r"\d\d\.\d", n):  # the number of an exercise
+        if re.fullmatch(r"\d\d\.\d", n):  # an exercise number
             continue
         measured = "." in n or "e" in n or (value >= 100 and not 1900 <= value <= 2100)
         alike = any(value == other or ("e" in n and 0.1 <= value / (other or 1e99) <= 10) for other in there)
@@ -194,13 +194,13 @@ def _value(n: str) -> float:
 
 
 def readmes() -> list[Path]:
-    """The project's, the course's, each lesson's, and that of the three programs."""
+    """Return the READMEs of the project, the course, each lesson and the three programs."""
     alone = [HERE.parent / "README.md", HERE / "README.md", HERE / "programs" / "README.md"]
     return [path for path in [*alone, *sorted(HERE.glob("[0-9]*/README.md"))] if path.exists()]
 
 
 def main() -> int:
-    """Status 1 when a text has drifted."""
+    """Return 1 if a text is out of date."""
     action, paths = sys.argv[1], [Path(p) for p in sys.argv[2:]] or readmes()
     if action == "fill":
         for path in paths:

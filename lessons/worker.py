@@ -1,8 +1,8 @@
 """One rank of a check: `mpirun -n 3 python -m lessons.worker 07.2 exercise.py FOLDER LIMIT`.
 
-It calls the check of the exercise with the student's function and writes what it found to FOLDER/rank_R.json. When the
-time is up, it writes where it stands instead. With --diagnose, one process plays all ranks, as threads, for each known
-wrong solution, and writes which of them fails like the student's.
+Run the exercise's check on the student's function and write the report to FOLDER/rank_R.json. If time runs out, write
+where the rank is instead. With --diagnose, one process runs all ranks as threads, for each known wrong solution, and
+writes which of them fails like the student's.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ Found = dict[int, dict[str, Any]]  # rank -> plain report
 
 
 def load(path: Path) -> ModuleType:
-    """The student's file, or a mutant, as a module."""
+    """Import the student's file, or a mutant, as a module."""
     spec = spec_from_file_location("exercise", path)
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
@@ -42,7 +42,7 @@ def load(path: Path) -> ModuleType:
 
 
 def examine(world: Communicator, exercise: Exercise, function: Any) -> Report:
-    """Calls the check."""
+    """Run the check."""
     report = Report(world.rank)
     check = getattr(exercise.lesson.module("check"), "check_" + exercise.id.replace(".", "_"))
     check(world, function, report)
@@ -50,7 +50,7 @@ def examine(world: Communicator, exercise: Exercise, function: Any) -> Report:
 
 
 def as_rank(exercise: Exercise, file: Path, folder: Path, limit: float) -> None:
-    """Checks under mpirun, or on one process, and leaves a report."""
+    """Run the check under mpirun or in one process, and write a report."""
     with minitrain.launch() as world:
         printed = io.StringIO()
 
@@ -62,7 +62,7 @@ def as_rank(exercise: Exercise, file: Path, folder: Path, limit: float) -> None:
 
         def time_is_up() -> None:
             write(crashed(where(sys._current_frames()[watched], file), world.rank, "time"))
-            time.sleep(0.5)  # the others write, too; then the job may end
+            time.sleep(0.5)  # let the others write, too; then the job may end
             os._exit(3)
 
         watched = threading.main_thread().ident or 0
@@ -80,7 +80,7 @@ def as_rank(exercise: Exercise, file: Path, folder: Path, limit: float) -> None:
 
 
 def as_threads(exercise: Exercise, file: Path, limit: float) -> Found:
-    """The same check with threads for ranks, in this process."""
+    """Run the same check with threads as ranks, in this process."""
     found: Found = {}
 
     def program(world: Communicator) -> None:
@@ -92,16 +92,16 @@ def as_threads(exercise: Exercise, file: Path, limit: float) -> Found:
             found[world.rank] = raised(error, file, world.rank)
             raise
 
-    # what was found until then is what is compared
+    # compare what was found before the exception
     with contextlib.suppress(RuntimeError, TimeoutError), debug.enabled():
         threads.run(exercise.ranks, program, timeout=limit)
     return found
 
 
 def diagnose(exercise: Exercise, found: Found, limit: float) -> str:
-    """The mistake of the mutant that fails on the same claims with the same numbers; empty if none does."""
+    """Return the mistake of the mutant that fails the same claims with the same numbers; empty if none does."""
     if any(name == ELSEWHERE for report in found.values() for name, _ in report["signature"]):
-        return ""  # an exception that does not come from the student's function tells nothing about it
+        return ""  # an exception from outside the student's function tells nothing about it
     for mutant in exercise.mutants():
         if mutant.says:
             continue
@@ -115,7 +115,7 @@ def diagnose(exercise: Exercise, found: Found, limit: float) -> str:
 
 
 def where(frame: FrameType | None, file: Path) -> str:
-    """What the main thread waits for, and at which line of the student's file."""
+    """Say what the main thread waits for, and at which line of the student's file."""
     waits, line = "", ""
     while frame is not None:
         code = frame.f_code
@@ -130,25 +130,26 @@ def where(frame: FrameType | None, file: Path) -> str:
 
 
 def raised(error: BaseException, file: Path, rank: int) -> dict[str, Any]:
-    """The report of a check that ended with an exception: what it was, and at which line of the student's file."""
+    """Return the report of a check that raised: the exception, and the line of the student's file."""
     lines = lines_of(error, file)
     name = "raised" if lines and lines[-1].name != "<module>" else ELSEWHERE
     return crashed(explain(error, file), rank, name, type(error).__name__)
 
 
 def explain(error: BaseException, file: Path) -> str:
-    """The exception, and the line of the student's file that it comes from."""
+    """Describe the exception and the line of the student's file that it comes from."""
     what = "the program was ended (sys.exit)" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
     lines = lines_of(error, file)
     return f"{what} at {file.name}:{lines[-1].lineno}: {lines[-1].line}" if lines else what
 
 
 def lines_of(error: BaseException, file: Path) -> list[traceback.FrameSummary]:
-    """The lines of the student's file that the exception went through."""
+    """Return the lines of the student's file that the exception passed through."""
     return [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
 
 
 def main() -> None:
+    """Check as one rank, or with --diagnose write the known mistake to FOLDER/cause.json."""
     name, file, folder, limit = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
     exercise = next(e for e in exercises() if e.id == name)
     if "--diagnose" not in sys.argv:

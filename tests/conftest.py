@@ -1,4 +1,4 @@
-"""What `pytest` runs: the first tier, or with --full everything (tests/tiers.py); some on ranks (tests/ranks.py)."""
+"""Set up `pytest`: the first tier, or everything with --full (tests/tiers.py); some on ranks (tests/ranks.py)."""
 
 import os
 
@@ -16,7 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """This process is either the pytest that somebody started, or a rank that it started."""
+    """Register the plugins of a pytest started by the user, or of a rank that it started."""
     if ranks.JOB in os.environ:
         ranks.Here.rank = ranks.Rank()
         config.pluginmanager.register(ranks.Here.rank)
@@ -27,9 +27,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def draw_the_same() -> None:
-    """What hypothesis draws is the same in every run: what fails, fails for everybody.
+    """Make hypothesis draw the same examples in every run, so that a failure is reproducible.
 
-    Others are drawn with --hypothesis-profile=random. (Imported here, since the ranks of a job need none of it.)
+    Use --hypothesis-profile=random for new examples. (Imported here because the ranks of a job do not need it.)
     """
     from hypothesis import settings
 

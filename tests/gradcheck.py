@@ -1,4 +1,4 @@
-"""Helpers for derivatives: central differences, the measure of differences, tables of operations, what a node keeps."""
+"""Derivative helpers: central differences, a measure of difference, operation tables, what a node keeps."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -11,15 +11,15 @@ from minitrain.nn import Parameter
 
 Shape: TypeAlias = tuple[int, ...]
 Array: TypeAlias = np.ndarray
-STEP = 1e-5  # of the differences: truncation about STEP^2, rounding about 1e-16 / STEP
+STEP = 1e-5  # of the differences: truncation error about STEP^2, rounding error about 1e-16 / STEP
 BOUND = 1e-7
 
 
 def close(a: Any, b: Any, floor: float = 0.0) -> float:
-    """How far a is from its reference b: max|a - b| / max(max|b|, floor). NaN, which is below no bound, if either is.
+    """Return the distance of a from its reference b: max|a - b| / max(max|b|, floor), or NaN if either is NaN.
 
-    floor: 1e-3 of the largest |b| of all tensors of that kind; some true gradients are zero, and a ratio of rounding
-    errors says nothing.
+    floor: 1e-3 of the largest |b| of all tensors of the same kind. Some true gradients are zero, and a ratio of
+    rounding errors is meaningless.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     assert a.shape == b.shape, f"shape {a.shape}, but the reference has {b.shape}"
@@ -28,7 +28,7 @@ def close(a: Any, b: Any, floor: float = 0.0) -> float:
 
 
 def pull(operation: Callable[..., Tensor], arrays: Sequence[Array], seed: int = 0) -> tuple[Array, Array, list[Array]]:
-    """y, a random c, and the gradients of sum(c y): each of its operand's shape and dtype, with nothing overwritten."""
+    """Return y, a random c, and the gradients of sum(c y); check shapes and dtypes, and that nothing is overwritten."""
     leaves = [Tensor(x, requires_grad=True) for x in arrays]
     before = [x.copy() for x in arrays]
     y = operation(*leaves)
@@ -47,7 +47,7 @@ def pull(operation: Callable[..., Tensor], arrays: Sequence[Array], seed: int = 
 
 
 def gradcheck(operation: Callable[..., Tensor], *arrays: Any, seed: int = 0) -> float:
-    """Asserts that backward agrees with central differences, in float64; returns the worst of the measures.
+    """Assert that backward agrees with central differences in float64. Return the worst difference.
 
     For L = sum(c y) with random c: dL/dx_i = sum(c (y(x + h e_i) - y(x - h e_i))) / 2h + O(h^2).
     """
@@ -75,23 +75,23 @@ def gradcheck(operation: Callable[..., Tensor], *arrays: Any, seed: int = 0) -> 
 
 
 class Operation(NamedTuple):
-    """A row of a table: our function, PyTorch's (called with the torch module first), the shapes of its operands."""
+    """Row of a table: our function, PyTorch's (first argument: the torch module), and the operands' shapes."""
 
     name: str
     ours: Callable[..., Tensor]
     theirs: Callable[..., Any]
     shapes: Sequence[tuple[Shape, ...]]
-    positive: bool = False  # operands between 0.5 and 2 instead of normal
+    positive: bool = False  # operands in 0.5..2 instead of normally distributed
 
     def draw(self, shapes: tuple[Shape, ...], dtype: Any = np.float64, seed: int = 1) -> list[Array]:
-        """An operand for each of the shapes, of order 1."""
+        """Return an operand of order 1 for each shape."""
         rng = np.random.default_rng(seed)
         draw = (lambda shape: rng.uniform(0.5, 2, shape)) if self.positive else rng.standard_normal
         return [np.asarray(draw(shape), dtype) for shape in shapes]
 
 
 def cases(table: Sequence[Operation]) -> Any:
-    """A test for each operation and each of its shapes."""
+    """Parametrize a test over operations and their shapes."""
     rows = [
         pytest.param(row, shapes, id=f"{row.name}-{'-'.join(map(str, shapes))}".replace(" ", ""))
         for row in table
@@ -101,7 +101,7 @@ def cases(table: Sequence[Operation]) -> Any:
 
 
 def agrees_with_torch(row: Operation, shapes: tuple[Shape, ...], bound: float = 1e-12) -> None:
-    """Forward and backward in float64."""
+    """Assert that forward and backward agree in float64."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'minitrain[oracle]'")
     arrays = row.draw(shapes)
     y, c, gradients = pull(row.ours, arrays)
@@ -115,21 +115,21 @@ def agrees_with_torch(row: Operation, shapes: tuple[Shape, ...], bound: float = 
 
 
 def owner(x: Array) -> Array:
-    """The array whose memory x is a view of."""
+    """Return the array that owns x's memory."""
     while isinstance(x.base, np.ndarray):
         x = x.base
     return x
 
 
 def kept(thing: Any, seen: dict[int, Any] | None = None) -> Iterator[Array]:
-    """The owning arrays that a function keeps alive: in its closure and defaults, through containers and tensors.
+    """Yield the owning arrays that a function keeps alive: in its closure and defaults, through containers and tensors.
 
-    Not those of parameters and other leaves: they are read through their Tensor, which does not keep an array.
+    Skip parameters and other leaves: they are read through their Tensor, which does not keep an array alive.
     """
     seen = {} if seen is None else seen
     if id(thing) in seen:
         return
-    seen[id(thing)] = thing  # kept, or its id could be given to another
+    seen[id(thing)] = thing  # kept alive, so that its id is not reused
     parts: list[Any] = []
     if isinstance(thing, np.ndarray):
         yield owner(thing)
@@ -148,7 +148,7 @@ def kept(thing: Any, seen: dict[int, Any] | None = None) -> Iterator[Array]:
 
 
 def names_what_it_keeps(node: Node, limit: int) -> None:
-    """What the vjps of a node keep alive is what it says in `saved`, no more and no less, from `limit` bytes up."""
+    """Assert that a node's vjps keep exactly the arrays listed in `saved`, among those of at least `limit` bytes."""
     functions = [node.vjp, *(vjp for _, vjp in node.weights)]
     really = {id(x): x for x in kept(functions) if x.nbytes >= limit}
     said = {id(x): x for x in kept(node.saved) if x.nbytes >= limit}
@@ -159,7 +159,7 @@ def names_what_it_keeps(node: Node, limit: int) -> None:
 
 
 def as_activations(operation: Callable[..., Tensor], arrays: Sequence[Array]) -> Tensor:
-    """operation(*arrays) with parameters as leaves and every other operand in the middle of the tape."""
+    """Apply the operation with parameters as leaves and all other operands as intermediate results."""
     leaves = [Tensor(x, requires_grad=True) for x in arrays]
     y = operation(*leaves)
     assert y.node is not None

@@ -4,11 +4,11 @@
     def test_sum(world): ...
 
 is three tests; with ranks(3, full=(2, 4)) two of them belong to the second tier (tests/tiers.py). The first one with N
-ranks starts `mpirun -n N python -m pytest`, in which every rank runs all the tests for N ranks, one after the other,
-and writes what came out to a file of its own; the pytest that was started reads these files and reports. A rank whose
-test fails aborts the job, since the others may wait for it for ever; a job whose test exceeds its time limit is ended.
-Either way it is reported where every rank stood, which a thread in each rank writes down all the time (a rank that is
-killed cannot be asked any more), and the tests after it run in a new job.
+ranks starts `mpirun -n N python -m pytest`. Every rank of this job runs all tests for N ranks in order and writes their
+results to its own file; the parent pytest reads these files and reports. A rank whose test fails aborts the job, since
+the others may wait for it indefinitely. A job whose test exceeds its time limit is ended. In both cases the report
+gives every rank's position, which a thread in each rank records all the time (a killed rank can no longer answer), and
+the remaining tests run in a new job.
 """
 
 import contextlib
@@ -33,15 +33,15 @@ from minitrain.runtime.launchers import find_mpirun
 
 EVERY = "every test"
 JOB = "MINITRAIN_TEST_JOB"  # the folder that a job's ranks and its parent share
-LIMIT = 60.0  # seconds for one test, unless its mark says otherwise: ranks(2, limit=10)
+LIMIT = 60.0  # seconds per test, overridden by its mark: ranks(2, limit=10)
 START = 60.0  # seconds for mpirun and the imports
-LAST_WORDS = 0.5  # seconds for the other ranks, when one has failed
-BARE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # other packages' plugins, which take longer to import than all the rest
-GLANCE = 0.05  # seconds between two looks at where a rank stands
+LAST_WORDS = 0.5  # seconds for the other ranks after one has failed
+BARE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # other packages' plugins take longer to import than all the rest
+GLANCE = 0.05  # seconds between two records of a rank's position
 
 
 def size_of(item: pytest.Item) -> int | None:
-    """How many ranks this test needs; None for an ordinary one."""
+    """Return how many ranks this test needs; None for an ordinary test."""
     callspec = getattr(item, "callspec", None)
     return callspec.params.get("world") if callspec is not None else None
 
@@ -52,7 +52,7 @@ def limit_of(item: pytest.Item) -> float:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test for each number of ranks; those under `full` belong to the second tier of tests/tiers.py."""
+    """Create one test per number of ranks; those under `full` belong to the second tier (tests/tiers.py)."""
     mark = metafunc.definition.get_closest_marker("ranks")
     if mark:
         later = mark.kwargs.get("full", ())
@@ -64,16 +64,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 class Parent:
-    """Runs jobs, and reports their results as if the tests had run here."""
+    """Run jobs and report their results as if the tests had run in this process."""
 
     def __init__(self) -> None:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end from outside is one that ends the jobs, too
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # termination ends the jobs, too
         self.jobs: dict[int, Job] = {}
         self.folders = 0
 
     @pytest.hookimpl
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Tests of one size stand together, so that they share a job."""
+        """Group tests by number of ranks, so that they share a job."""
         items.sort(key=lambda item: size_of(item) or 0)
         self.items = items
 
@@ -97,7 +97,7 @@ class Parent:
         return True
 
     def result(self, item: pytest.Item, size: int) -> tuple[str, str]:
-        """(outcome, explanation) of one test, from the job of its size; starts a job when there is none."""
+        """Return (outcome, explanation) of one test from the job of its size. Start a job if there is none."""
         mpirun = find_mpirun()
         if mpirun is None:
             return "skipped", "there is no mpirun"
@@ -118,7 +118,7 @@ class Parent:
 
 
 class Job:
-    """One mpirun of several tests."""
+    """One mpirun that runs several tests."""
 
     def __init__(self, mpirun: str, size: int, items: list[pytest.Item], folder: Path, root: Path) -> None:
         self.size, self.folder = size, folder
@@ -135,11 +135,11 @@ class Job:
         self.over = self.failed = False
 
     def result(self, item: pytest.Item) -> tuple[str, str]:
-        """Waits for the test; ends the job unless all ranks passed it."""
+        """Wait for the test. End the job unless all ranks passed."""
         deadline: float = time.monotonic() + START
         started = False
         while True:
-            ended = self.process.poll() is not None  # asked first: what was written before is then read below
+            ended = self.process.poll() is not None  # before reading, so that no record is missed
             records = self.records(item.nodeid)
             done = [r for r in records if "outcome" in r]
             if not started and records:
@@ -158,28 +158,28 @@ class Job:
             time.sleep(0.01)
 
     def wait(self, seconds: float) -> bool:
-        """Whether mpirun, and so every rank, ends within this time."""
+        """Return whether mpirun, and so every rank, exits within this time."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(seconds)
         return self.process.poll() is not None
 
     def fail(self, item: pytest.Item, what: str) -> tuple[str, str]:
-        """Ends the job; its folder stays, since it may explain why."""
+        """End the job. Keep its folder for diagnosis."""
         self.end()
         self.failed = True
         return "failed", self.explain(self.records(item.nodeid), what)
 
     def records(self, nodeid: str) -> list[dict]:
-        """What the ranks have written about a test, or about all tests: that it began, and what came out."""
+        """Return the ranks' records of a test, or of all tests: its start and its outcome."""
         found = []
         for path in sorted(self.folder.glob("rank-*.jsonl")):
-            lines = path.read_text().split("\n")[:-1]  # the last piece is not a whole line yet
+            lines = path.read_text().split("\n")[:-1]  # the last piece is an incomplete line
             mine = [record for record in map(json.loads, lines) if record["test"] in (nodeid, EVERY)]
             found += mine[-1:]
         return found
 
     def explain(self, records: list[dict], what: str) -> str:
-        """Every rank's failure, or how far it came."""
+        """Describe each rank's failure, or how far it came."""
         parts = []
         for rank in range(self.size):
             mine = next((r for r in records if r["rank"] == rank), None)
@@ -195,7 +195,7 @@ class Job:
         return f"status {self.process.poll()}"
 
     def end(self) -> None:
-        """Ends mpirun and, if it does not do so itself, every rank."""
+        """End mpirun and, if it leaves any, its ranks."""
         if self.over:
             return
         self.over = True
@@ -214,7 +214,7 @@ class Job:
 
 
 class Rank:
-    """Runs the tests of the list in its order, all ranks in step, and writes down what came out."""
+    """Run the listed tests in order, with all ranks in step, and record the outcomes."""
 
     def __init__(self) -> None:
         from mpi4py import MPI
@@ -224,8 +224,8 @@ class Rank:
 
         self.abort = MPI.COMM_WORLD.Abort
         self.world = MPICommunicator(MPI.COMM_WORLD)
-        self.between = self.world.duplicate()  # so that a test cannot meet the runner in a barrier
-        remains.unlink_own()  # a job that is ended would leave them in shared memory
+        self.between = self.world.duplicate()  # keeps the tests' messages apart from the runner's barriers
+        remains.unlink_own()  # an aborted job would leave them in shared memory
         self.folder = Path(os.environ[JOB])
         self.file = self.folder / f"rank-{self.world.rank}"
         self.file.with_suffix(".pid").write_text(str(os.getpid()))
@@ -233,7 +233,7 @@ class Rank:
         threading.Thread(target=self.watch, args=(threading.main_thread().ident,), daemon=True).start()
 
     def watch(self, thread: int) -> None:
-        """Writes down again and again where the main thread stands."""
+        """Record the main thread's position repeatedly."""
         before = ""
         while True:
             time.sleep(GLANCE)
@@ -265,13 +265,13 @@ class Rank:
 
     @pytest.hookimpl
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """A file that cannot be imported here fails every test, at once."""
+        """Fail every test of a file that cannot be imported, at once."""
         if report.failed:
             self.write(EVERY, outcome="failed", text=report.longreprtext)
             self.give_up()
 
     def give_up(self) -> None:
-        time.sleep(0.3)  # if the others fail as well, let them write it down
+        time.sleep(0.3)  # let the other ranks record their failures, too
         self.abort(1)
 
     @pytest.hookimpl
@@ -288,7 +288,7 @@ class Rank:
 
 
 class Here:
-    """What the fixture gives out: the world of this rank, once `Rank` has made it."""
+    """Holds the `world` fixture's communicator, set by `Rank`."""
 
     rank: Rank | None = None
 

@@ -1,4 +1,4 @@
-"""The tape: every node once and in order, complete gradients, hooks exactly once, nothing aliased, nothing kept."""
+"""The tape: each node visited once and in order, complete gradients, hooks fired once, no aliases, no leaks."""
 
 import gc
 import itertools
@@ -28,7 +28,7 @@ def gradient(x: Tensor) -> list:
 
 @contextmanager
 def no_collector() -> Iterator[None]:
-    """Only reference counts: what dies inside was in no cycle."""
+    """Disable the garbage collector, so that only objects outside reference cycles are freed."""
     gc.disable()
     try:
         yield
@@ -46,7 +46,7 @@ def test_a_tensor_used_twice(tensor: type[Tensor] = Tensor) -> None:
 
 
 def test_twenty_diamonds() -> None:
-    """Two paths a diamond make 2^20 from end to end; every node is visited once all the same."""
+    """Two paths per diamond make 2^20 from end to end, but every node is visited once."""
     calls = []
 
     def step(x: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def test_twenty_diamonds() -> None:
 
 
 def test_a_younger_consumer_goes_first() -> None:
-    """x is used early and late: with depth or breadth first, exp's vjp would run before the last part arrived."""
+    """x is used early and late: depth or breadth first, exp's vjp would run before its gradient is complete."""
     x = leaf(0.5)
     y = F.exp(x)
     z = y
@@ -77,12 +77,12 @@ def test_a_younger_consumer_goes_first() -> None:
 
 @pytest.mark.parametrize("n", [10_000, full(300_000)])
 def test_a_long_chain(n: int) -> None:
-    """No recursion: neither in backward nor when a graph is dropped without one."""
+    """Neither backward nor dropping an unused graph recurses."""
 
     def step(x: Tensor) -> Tensor:
         return apply(x.data, (x,), lambda g: (np.multiply(g, x.data),), saved=(x,))
 
-    with no_collector():  # its collections would walk through the whole chain, many times
+    with no_collector():  # otherwise collections walk the whole chain many times
         for walked in (True, False):
             x = y = leaf(1.0)
             for _ in range(n):
@@ -107,7 +107,7 @@ def test_only_reachable_consumers_count() -> None:
 
 
 def test_the_order_is_an_argument() -> None:
-    """Who gives it decides which node is visited when; any order that puts consumers first gives the same gradients."""
+    """The order argument decides when each node is visited. Any order with consumers first gives the same gradients."""
     x, w = leaf(0.5), leaf(2.0)
     roots = [F.exp(x) * w, F.tanh(w)]
     nodes, consumers = youngest_first(roots)
@@ -169,7 +169,7 @@ def test_roots_are_checked() -> None:
 
 
 def test_the_gradient_of_a_root_has_its_dtype() -> None:
-    """NumPy would go on in float64, down to the leaf."""
+    """NumPy would continue in float64 down to the leaf."""
     x = Tensor(np.ones(2, np.float32), requires_grad=True)
     try:
         (x * 2.0).backward(np.ones(2))
@@ -184,11 +184,11 @@ def test_a_second_backward_is_refused() -> None:
     z = y * 2.0
     other = y * 3.0
     z.backward()
-    for freed in (z, y, other):  # also by another way in
+    for freed in (z, y, other):  # also through another path
         with pytest.raises(RuntimeError, match="freed by an earlier backward"):
             freed.backward()
     assert gradient(x) == [2 * np.exp(1.0)]
-    F.exp(x).backward()  # leaves are not freed, and add up
+    F.exp(x).backward()  # leaves are not freed; their gradients accumulate
     assert gradient(x) == [3 * np.exp(1.0)]
 
 
@@ -196,7 +196,7 @@ def test_a_second_backward_is_refused() -> None:
 
 
 def test_a_hook_fires_once_after_the_last_of_three_consumers() -> None:
-    """As an activation, as a parameter, and as both: a token table that is also the classifier."""
+    """The leaf is an activation, a parameter, and both: a token table that is also the classifier."""
     w, x = Tensor(np.arange(6.0).reshape(3, 2), requires_grad=True), Tensor(np.ones((4, 2)), requires_grad=True)
     seen: dict[str, np.ndarray] = {}
 
@@ -218,7 +218,7 @@ def test_a_hook_fires_once_after_the_last_of_three_consumers() -> None:
 
 
 def test_hooks_fire_as_soon_as_possible() -> None:
-    """Last layer first, each before the layer below is walked: what overlap stands on."""
+    """Hooks fire from the last layer down, each before the next layer is visited. Overlap depends on this."""
     layers = [leaf(float(i + 2)) for i in range(3)]
     order = []
     y = Tensor(np.ones(1))
@@ -241,7 +241,7 @@ def test_fire_false_fires_nothing() -> None:
 
 
 def two_layers() -> tuple[list[Tensor], Tensor]:
-    """linear(linear(x)) with one weight, which is an activation as well; whole numbers, so that order shows nowhere."""
+    """Return linear(linear(x)) with one weight, also used as an activation; integers, so that sums are exact."""
     rng = np.random.default_rng(0)
     x, w, b = (Tensor(rng.integers(-9, 9, s).astype(float), requires_grad=True) for s in [(4, 3), (3, 3), (3,)])
     y = fused.linear(fused.linear(x, w, b), w) + x
@@ -249,7 +249,7 @@ def two_layers() -> tuple[list[Tensor], Tensor]:
 
 
 def test_defer() -> None:
-    """Nothing is done on parameters before the functions are called; in whatever order, the result is the same."""
+    """Parameter gradients are computed when the functions are called. The order of calls does not matter."""
     leaves, loss = two_layers()
     loss.backward()
     expected = [gradient(v) for v in leaves]
@@ -262,7 +262,7 @@ def test_defer() -> None:
         backward([loss], defer=work.append)
         assert len(work) == 3 and b.grad is None and fired == [x]
         assert gradient(x) == expected[0]
-        assert gradient(w) == np.ones((3, 3)).tolist()  # as an activation only
+        assert gradient(w) == np.ones((3, 3)).tolist()  # from its use as an activation only
         for i in order:
             assert len(fired) < 3
             work[i]()
@@ -285,7 +285,7 @@ def test_defer_and_fire_false() -> None:
 
 
 def test_backward_inside_a_backward() -> None:
-    """A segment that keeps only its input and computes its inside again: what recompute and ZeRO-3 stand on."""
+    """A segment keeps only its input and recomputes the rest. Recompute and ZeRO-3 depend on this."""
 
     def inside(x: Tensor, w: Tensor) -> Tensor:
         return F.tanh(fused.linear(F.tanh(x), w))
@@ -336,7 +336,7 @@ def test_no_grad() -> None:
     with pytest.raises(ZeroDivisionError), no_grad():
         _ = 1 / 0
     assert recording() and F.exp(x).node is not None
-    assert F.exp(Tensor(1.0)).node is None  # nothing to pass a gradient to
+    assert F.exp(Tensor(1.0)).node is None  # no operand needs a gradient
     assert F.exp(x).detach().node is None
 
 
@@ -353,7 +353,7 @@ def test_no_grad_is_per_thread() -> None:
 
 
 def test_gradients_never_share_memory() -> None:
-    """add hands the same array to both operands; what one optimizer writes must not show in the other."""
+    """add passes the same array to both operands; an optimizer's write to one must not affect the other."""
     x, y, g = leaf(1.0, 2.0), leaf(3.0, 4.0), np.array([5.0, 6.0])
     (x + y).backward(g)
     F.reshape(x, (1, 2)).backward(g.reshape(1, 2))
@@ -364,7 +364,7 @@ def test_gradients_never_share_memory() -> None:
 
 
 def test_accumulating_never_corrupts_an_alias() -> None:
-    """h's gradient arrives by add and reshape, which pass on the array that they were given, in every order."""
+    """h's gradient arrives through add and reshape, which pass their array on, in every order."""
     for order in itertools.permutations(range(4)):
         x = leaf(1.0, 2.0)
         h = x * 1.0
@@ -385,7 +385,7 @@ def test_gradients_add_up_over_backwards() -> None:
         copy = None if before is None else before.copy()
         (x * 3.0).backward(np.ones(2))
         assert gradient(x) == [3.0 * n] * 2
-        assert copy is None or before is None or (before == copy).all()  # someone may still hold the old one
+        assert copy is None or before is None or (before == copy).all()  # the old array may still be referenced
 
 
 # Memory --------------------------------------------------------------------------------------------------------------
@@ -411,7 +411,7 @@ def test_backward_frees_the_graph_as_it_goes() -> None:
 
 
 def test_a_graph_that_is_dropped_is_freed() -> None:
-    """Without the garbage collector: no operation may make a cycle."""
+    """Graphs are freed without the garbage collector: no operation may create a cycle."""
     w = Tensor(np.ones((2, 3, 1, 2)), requires_grad=True)
     one, zero = Tensor(np.ones(2), requires_grad=True), Tensor(np.zeros(2), requires_grad=True)
     with no_collector():
@@ -426,7 +426,7 @@ def test_a_graph_that_is_dropped_is_freed() -> None:
 
 
 def test_no_grad_inside_of_no_grad() -> None:
-    """Only the outer one ends it: whoever looks where a rank stands asks which threads are in such a forward."""
+    """Only the outer context ends the no_grad state. Reports of where a rank waits depend on this state."""
     here = threading.get_ident()
     with no_grad():
         with no_grad():

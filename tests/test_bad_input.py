@@ -1,8 +1,7 @@
-"""Every public constructor and call with values that make no sense: an error of ours, at once, that names the culprit.
+"""Invalid values for every public constructor and call: an error of ours, raised at once, names the culprit.
 
-A case is a call, arguments that are right, and what each argument must not be. Hypothesis draws the wrong values: of
-another type, below and above what is allowed, NaN, infinite, enormous. Objects of ours in the wrong place (a mesh for a
-model) are left to the type checker.
+A case is a call, valid arguments, and the invalid values of each argument. Hypothesis draws them: wrong types, out of
+range, NaN, infinite, huge. Wrong objects of ours (a mesh for a model) are left to the type checker.
 """
 
 import inspect
@@ -57,18 +56,18 @@ ROOT = Path(__file__).resolve().parents[1]
 TAG = ("dp", "test")
 HUGE = 10**12  # of anything: more than a machine holds
 
-# What an argument must not be -----------------------------------------------------------------------------------------
+# Invalid values -------------------------------------------------------------------------------------------------------
 
 STRANGE = st.sampled_from(["x", "", "1", None, [1], (), {}, b"1", 1j, object(), True, np.ones(2), np.bool_(True)])
 ENDLESS = st.sampled_from([math.nan, math.inf, -math.inf, np.float32("nan"), np.float64("-inf")])
 
 
-# The wrong values beside the right ones, such as 0 where 1 is the least: each is tried, since few draws would hit them.
+# Wrong values next to the valid ones, such as 0 if the minimum is 1. Each is tried, since few draws would hit them.
 BORDERS: dict[Values, list[Any]] = {}
 
 
 def no_whole(least: int = 0, most: int = 2**63 - 1) -> Values:
-    """Anything but a whole number in least..most: 3.0 is none either."""
+    """Draw anything but an integer in least..most; 3.0 is not an integer either."""
     below, above = st.integers(max_value=least - 1), st.integers(min_value=most + 1, max_value=10**400)
     values = STRANGE | ENDLESS | st.floats() | below | above | st.just(np.int64(-3) if least > -3 else 1.5)
     BORDERS[values] = [least - 1, most + 1, least + 0.5, float(least)]
@@ -76,7 +75,7 @@ def no_whole(least: int = 0, most: int = 2**63 - 1) -> Values:
 
 
 def no_number(allowed: Callable[[float], bool]) -> Values:
-    """Anything but a finite number for which `allowed` holds."""
+    """Draw anything but a finite number for which `allowed` holds."""
     edges = [0, 0.0, -1e-300, 1, 1.0, np.nextafter(1, 2), -1, 10**400, -(10**400), np.float32(-1), np.int64(-1)]
     wrong = [x for x in edges if not (finite(x) and allowed(float(x)))]
     values = STRANGE | ENDLESS | st.floats().filter(lambda x: not (finite(x) and allowed(x))) | st.sampled_from(wrong)
@@ -85,7 +84,7 @@ def no_number(allowed: Callable[[float], bool]) -> Values:
 
 
 def but(values: Values, allowed: Callable[[Any], bool]) -> Values:
-    """Without those that are allowed here after all, such as None for an argument that may be left out."""
+    """Remove values that are valid here, such as None for an optional argument."""
     rest = values.filter(lambda x: not allowed(x))
     BORDERS[rest] = [x for x in BORDERS[values] if not allowed(x)]
     return rest
@@ -100,7 +99,7 @@ def finite(x: Any) -> bool:
 
 
 def no_choice(*choices: str) -> Values:
-    """Anything but one of these words."""
+    """Draw anything but one of these words."""
     return STRANGE | ENDLESS | st.integers() | st.text(max_size=5).filter(lambda x: x not in choices)
 
 
@@ -124,14 +123,14 @@ NO_SHAPE = st.one_of(
 
 @dataclass(frozen=True)
 class Case:
-    """call(**good) works; with any one argument drawn from `bad` it raises `error`."""
+    """call(**good) succeeds; with any one argument drawn from `bad` it raises `error`."""
 
     name: str
     call: Callable[..., Any]
     good: dict[str, Any]
     bad: dict[str, Values]
     error: tuple[type[Exception], ...] = (UserError,)
-    also: dict[str, Any] = field(default_factory=dict)  # single values, each wrong beside the good ones
+    also: dict[str, Any] = field(default_factory=dict)  # single invalid values, with the other arguments valid
 
 
 def parameter(dtype: str = "float32", name: str = "p") -> Parameter:
@@ -147,7 +146,7 @@ def reducer(seed: int = 1) -> Reducer:
 
 
 class Own(Module):
-    """A unit with a parameter."""
+    """A unit with one parameter."""
 
     def __init__(self) -> None:
         self.own = parameter()
@@ -160,7 +159,7 @@ def in_buckets(model: Model, seed: int) -> Reducer:
 
 
 def with_gradients() -> Reducer:
-    """A reducer after a backward."""
+    """Return a reducer after a backward."""
     made = reducer()
     made.begin()
     made.end_backward()
@@ -195,7 +194,7 @@ def loss(denominator: Any) -> Tensor:
 
 
 def everybody(call: Callable[[Any], Any]) -> list[Any]:
-    """call(world) on two ranks that are threads; the cause when a rank raises."""
+    """Run call(world) on two ranks as threads. Raise the cause if a rank raises."""
     try:
         return threads.run(2, call, timeout=5)
     except RuntimeError as error:
@@ -224,7 +223,7 @@ NO_LOADER: Values = st.sampled_from(
     [[], (np.ones((2, 3)), np.ones(2)), np.ones((2, 3)), "digits", 3, {"x": 1}, TextLoader]
 )
 
-# Of each schedule: arguments that are right beside t, peak and floor, and those among them that cannot be together.
+# For each schedule: valid arguments besides t, peak and floor, and values of them that are invalid in combination.
 SCHEDULES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "constant": ({}, {}),
     "linear": ({"updates": 9}, {"floor": 0.2}),
@@ -256,7 +255,7 @@ SCHEDULE_BAD = {
 
 
 def schedule_case(name: str) -> Case:
-    """A schedule of lr_schedules.py: what is wrong for an argument is wrong for the others of its name."""
+    """Return the case of a schedule in lr_schedules.py. Arguments of one name share their invalid values."""
     options, together = SCHEDULES[name]
     function = getattr(lr_schedules, name)
     given = {"t": 3, "peak": 0.1, "floor": 0.01}
@@ -613,7 +612,7 @@ def pairs() -> list[Any]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_good_arguments(case: Case) -> None:
-    """Otherwise the refusals below would say nothing."""
+    """The valid arguments are accepted; otherwise the refusals below would prove nothing."""
     case.call(**case.good)
 
 
@@ -634,7 +633,7 @@ def refused(case: Case, name: str, value: Any) -> None:
 
 
 def names(said: str, name: str, value: Any) -> bool:
-    """Whether the message names the argument, or shows the value or the part of it that is wrong."""
+    """Return whether the message contains the argument's name, its value, or the wrong part of the value."""
     parts = value if isinstance(value, (list, tuple)) else ()
     return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said) is not None or any(
         repr(part) in said or str(part) in said or shown(part) in said for part in (value, *parts)
@@ -658,7 +657,7 @@ def test_borders(case: Case, name: str) -> None:
     ("case", "name"), [pytest.param(case, name, id=f"{case.name}-{name}") for case in CASES for name in case.also]
 )
 def test_arguments_that_cannot_be_together(case: Case, name: str) -> None:
-    """Right by themselves, but too large for a machine, or for the other arguments."""
+    """Each argument is valid alone, but too large for a machine or inconsistent with the others."""
     refused(case, name, case.also[name])
 
 
@@ -743,13 +742,13 @@ def refused_setting(group: str, name: str, value: Any) -> None:
     [("model", "layers"), ("model", "width"), ("model", "context"), ("data", "batch"), ("report", "sample")],
 )
 def test_settings_that_no_machine_holds(group: str, name: str) -> None:
-    """Refused before anything is allocated, and by what the machine has."""
+    """The settings are refused before anything is allocated, based on the machine's memory."""
     with pytest.raises(UserError, match=r"of memory; there are [\d,.]+ GiB|window"):
         trained(group, name, HUGE)
 
 
 def test_the_memory_of_a_run_is_not_overestimated() -> None:
-    """What is refused could not have run; what a run really held, as the ledger followed it, is not far above."""
+    """A refused run could not have fitted. The estimate is not far above what a real run held, by the ledger."""
     for sizes in ((65, 64, 4, 4, 128), (65, 128, 2, 8, 64), (5, 8, 1, 1, 8)):
         shape = GPTConfig(*sizes)
         model, windows = gpt(shape), 4
@@ -765,7 +764,7 @@ def test_the_memory_of_a_run_is_not_overestimated() -> None:
 
 
 def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
-    """Also when it shows only after the last update; nothing is saved then."""
+    """The error is also raised if NaN only shows after the last update. Nothing is saved then."""
     options = OptimizerOptions(steps=2, warmup=1, lr=1e30, weight_decay=0.0)
     run = replace(TINY, optimizer=options, report=RunOptions(out=tmp_path, sample=0))
     with (
@@ -811,7 +810,7 @@ def test_ranks_that_do_not_exist(kind: Callable, name: str, rank: Any) -> None:
 @settings(max_examples=15)
 @given(number=NO_COUNT)
 def test_message_numbers_that_are_none(kind: Callable, name: str, number: Any) -> None:
-    """A negative one is not sent as it is: -1 is MPI's word for any number."""
+    """A negative number is not passed on: -1 is MPI's wildcard for any number."""
     with pytest.raises(ValueError, match="number"):
         everybody(lambda world: getattr(kind(world), name)(ARRAY.copy(), 0, TAG, number))
 
@@ -846,7 +845,7 @@ def test_a_group_without_the_one_who_asks() -> None:
 
 
 def test_more_threads_than_the_machine_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that were started do not wait for the others for ever."""
+    """Threads already started do not wait for the missing ones forever."""
     started: list[threading.Thread] = []
 
     def start(thread: threading.Thread, begin: Callable = threading.Thread.start) -> None:
@@ -867,7 +866,7 @@ def test_more_threads_than_the_machine_starts(monkeypatch: pytest.MonkeyPatch) -
 
 
 def process(*command: str, **environment: str) -> tuple[int, str]:
-    """(status, all that is said)."""
+    """Return (status, output) of a process."""
     done = subprocess.run(
         command,
         stdout=subprocess.PIPE,
@@ -890,7 +889,7 @@ def test_a_backend_that_does_not_exist(backend: str, command: str) -> None:
 
 
 def test_a_backend_that_does_not_exist_in_a_program() -> None:
-    """Whoever imports minitrain gets an exception that can be caught."""
+    """A program that imports minitrain gets an exception that it can catch."""
     program = "try: import minitrain\nexcept Exception as e: print(type(e).__name__, e)"
     status, said = process(sys.executable, "-c", program, MINITRAIN_BACKEND="torch")
     assert status == 0 and said.startswith("UserError MINITRAIN_BACKEND is 'torch'")
@@ -929,7 +928,7 @@ LONG: list[Any] = [10**5000, -(10**5000), [10**5000], {1: 10**5000}, ("x" * 1000
 
 @pytest.mark.parametrize("value", [*LONG, list(range(10**6))], ids=lambda value: type(value).__name__)
 def test_any_value_is_shown_in_a_line(value: Any) -> None:
-    """Python itself refuses to write a number of more than 4,300 digits."""
+    """Python itself refuses to print an integer of more than 4,300 digits."""
     assert 0 < len(shown(value)) <= 600 and "\n" not in shown(value)
 
 

@@ -1,4 +1,4 @@
-"""MINITRAIN_DEBUG=1: arrays that backward needs, changed after the forward, are named."""
+"""MINITRAIN_DEBUG=1: an array that backward needs and that is changed after the forward is named."""
 
 from collections.abc import Callable
 
@@ -55,7 +55,7 @@ def test_a_parameter_that_was_changed() -> None:
 
 
 def test_what_nobody_needs_may_change() -> None:
-    """The gradient of a sum needs no values; a new tensor is no change."""
+    """The gradient of a sum needs no values, and a new tensor is not a change."""
     x = leaf(3, 4)
     y = x + x
     in_place(y)
@@ -77,7 +77,7 @@ def test_without_the_mode_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> No
 
 @every_way
 def test_no_strategy_changes_what_a_backward_needs(how: str, options: dict[str, object], mesh: dict[str, int]) -> None:
-    """And the mode changes no bit."""
+    """Debug mode also leaves every bit unchanged."""
 
     def program(world: Communicator) -> dict[str, np.ndarray]:
         made = trainer(small(), world, how, options, mesh)

@@ -1,4 +1,4 @@
-"""A loss without a denominator: the mean of a whole batch, the same loss in parts of it, or a refusal that says why."""
+"""A loss without a denominator: the mean over a whole batch, the same loss in parts, or a refusal that explains why."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ LABELS = np.array([0, 2, fused.IGNORE, 1, 2, fused.IGNORE, 0])
 
 
 class Unit(Module):
-    """One layer and a loss of one's own."""
+    """A unit with one layer and a custom loss."""
 
     def __init__(self, loss: Loss) -> None:
         self.path, self.loss = "unit", loss
@@ -44,7 +44,7 @@ def whole() -> Batch:
 
 
 def trained(world: Communicator, loss: Loss, k: int) -> tuple[float, np.ndarray]:
-    """The global loss of one step, and the weights after it."""
+    """Return the global loss of one step and the weights after it."""
     model = Model([Unit(loss)])
     gradients = parallelize(model, Mesh(world, dp=world.size), Strategy())
     gradients.init(seed=1)
@@ -73,7 +73,7 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {
 @pytest.mark.parametrize(("ranks", "k"), [(1, 1), (1, 2), (3, 1), (3, 2)])
 @pytest.mark.parametrize(("loss", "reference"), LOSSES.values(), ids=LOSSES)
 def test_parts_add_up_to_the_mean(loss: Loss, reference: Loss, ranks: int, k: int) -> None:
-    """Three ranks have 3, 2 and 2 samples; in two micro-batches some have a single one, which may be ignored."""
+    """Three ranks have 3, 2 and 2 samples; some micro-batches have a single sample, which may be ignored."""
     expected_value, expected_weight = trained(threads.world_of_one(), reference, 1)
     for value, weight in threads.run(ranks, lambda world: trained(world, loss, k)):
         assert close(value, expected_value) <= 1e-13 and close(weight, expected_weight) <= 1e-13
@@ -113,7 +113,7 @@ def test_what_a_part_cannot_know_is_refused(loss: Loss, ranks: int, k: int) -> N
 
 
 def test_a_loss_outside_the_model_is_refused_in_a_step_of_parts() -> None:
-    """Logits of a batch without labels: what they are a part of is not known."""
+    """The logits come from a batch without labels, so it is unknown what they are a part of."""
 
     def program(world: Communicator) -> str:
         model = Model([Unit(lambda y, batch: y)])
@@ -126,7 +126,7 @@ def test_a_loss_outside_the_model_is_refused_in_a_step_of_parts() -> None:
         fused.cross_entropy(model(part), part.labels, part.where.count).backward()
         gradients.end_backward()
         gradients.finish()
-        fused.cross_entropy(model(part), part.labels)  # no step is under way
+        fused.cross_entropy(model(part), part.labels)  # outside a training step
         return str(error.value)
 
     messages = threads.run(2, program)

@@ -1,4 +1,4 @@
-"""The frame around the code: pyproject.toml, the Makefile's answers, the parameter files of Open MPI."""
+"""The project's frame: pyproject.toml, the Makefile's messages, and Open MPI's parameter files."""
 
 import os
 import re
@@ -17,7 +17,7 @@ needs_make = pytest.mark.skipif(MAKE is None, reason="make is not installed")
 
 
 def make(*arguments: str, folder: Path = ROOT, path: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs make as a person would: not as the child of the make that may have started these tests."""
+    """Run make as a user would, not as a child of the make that may have started these tests."""
     assert MAKE is not None
     outer = ("MAKE", "MFLAGS")
     env = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
@@ -50,14 +50,14 @@ def test_pyproject() -> None:
 @pytest.mark.parametrize("command", ["minitrain", "lessons"])
 @pytest.mark.parametrize("module", ["numpy", "tyro", "rich"])
 def test_a_module_that_is_not_there(command: str, module: str) -> None:
-    """As when the environment is not activated: what to do, in one line."""
+    """In an environment that is not activated, one line says what to do."""
     program = (
         f"import runpy, sys; sys.modules[{module!r}] = None; sys.argv = ['-m']; "
         f"runpy.run_module({command!r}, run_name='__main__', alter_sys=True)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     if (command, module) == ("lessons", "tyro"):
-        assert "tyro" not in done.stderr  # which the lessons do without
+        assert "tyro" not in done.stderr  # the lessons do not need it
         return
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
     assert f"has no module {module!r}: activate" in done.stderr and "source .venv/bin/activate" in done.stderr
@@ -103,7 +103,7 @@ def test_a_wrong_value_is_named(setting: str, allowed: str) -> None:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
-    """The project without an environment; its folder bin is a PATH with what the Makefile itself calls."""
+    """Return a project copy without an environment. Its folder bin is a PATH with what the Makefile calls."""
     (tmp_path / "bin").mkdir()
     for name in ("id", "expr", "rm", "sed"):
         program = shutil.which(name)
@@ -142,7 +142,7 @@ def test_train_is_one_mpirun(settings: list[str], command: str, bare: Path) -> N
 
 @needs_make
 def test_every_program_is_run(bare: Path) -> None:
-    """Those that stand in the folder, the first under mpirun."""
+    """All programs in the folder are run, the first one under mpirun."""
     for name in ("mpirun", "python3"):
         stub(bare, name, "exit 0")
     result = make("-n", "programs", "NP=3", folder=bare, path=str(bare / "bin"))
@@ -164,7 +164,7 @@ def test_no_python(bare: Path) -> None:
 
 @needs_make
 def test_only_an_old_python(bare: Path) -> None:
-    stub(bare, "python3", "exit 1")  # the answer of an old one to "are you at least 3.10?"
+    stub(bare, "python3", "exit 1")  # an old Python's answer to "are you at least 3.10?"
     result = make("train", folder=bare, path=str(bare / "bin"))
     assert result.returncode != 0
     assert "sudo apt install python3 python3-venv" in result.stderr
@@ -181,7 +181,7 @@ def test_python_without_ensurepip(bare: Path) -> None:
 
 @needs_make
 def test_an_environment_that_cannot_be_made(bare: Path) -> None:
-    """In a folder that may not be written, or on a full disk: Python says it, and no module is to blame."""
+    """In a read-only folder or on a full disk, Python's own error is shown and no module is blamed."""
     stub(bare, "python3", 'case "$2" in venv) mkdir "$4"; echo "No space left on device" >&2; exit 1;; esac')
     (bare / "bin" / "mkdir").symlink_to(shutil.which("mkdir") or "")
     result = make("train", folder=bare, path=str(bare / "bin"))
@@ -195,7 +195,7 @@ def test_an_environment_that_cannot_be_made(bare: Path) -> None:
 @needs_make
 @pytest.mark.parametrize("files", [{"notes.txt": "mine"}, {"pyvenv.cfg": "another user's"}, {}])
 def test_what_is_no_environment_is_not_deleted(files: dict[str, str], bare: Path) -> None:
-    """Something else of that name, or an environment that cannot be read; an empty folder is in nobody's way."""
+    """Another thing of that name, or an unreadable environment, is kept. An empty folder does no harm."""
     stub(bare, "python3", 'case "$2" in venv) echo "making it"; exit 1;; esac')
     for name in ("rmdir", "test"):
         (bare / "bin" / name).symlink_to(shutil.which(name) or "")

@@ -1,4 +1,4 @@
-"""Every operation of functional.py: its gradient, its dtype, PyTorch's numbers, what it keeps and what it refuses."""
+"""Every operation of functional.py: gradient, dtype, PyTorch's values, what it keeps and what it refuses."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,13 +24,13 @@ from tests.gradcheck import (
 ONE = [((5,),), ((3, 1, 7),), ((),), ((0,),), ((2, 0, 3),)]
 TWO = [
     ((3,), (3,)),
-    ((2, 1, 3), (4, 1)),  # both are stretched
+    ((2, 1, 3), (4, 1)),  # both are broadcast
     ((1, 5), (7, 1)),
     ((), ()),
     ((), (2, 3)),
     ((2, 3), ()),
     ((0, 3), (3,)),
-    ((2, 0), (1, 1)),  # the second is stretched to nothing
+    ((2, 0), (1, 1)),  # the second is broadcast to size 0
     ((1,), (0,)),
 ]
 MATMUL = [
@@ -70,7 +70,7 @@ def indexed(name: str, item: Any) -> Operation:
 
 def reductions(axis: Any, keep: bool) -> list[Operation]:
     at = f"axis={axis},keepdims={keep}"
-    every = () if axis is None else axis  # what amax calls all axes
+    every = () if axis is None else axis  # amax's notation for all axes
     full: list[tuple[Shape, ...]] = [((3, 1, 5),), *([((),)] if axis is None else [])]
     empty: list[tuple[Shape, ...]] = [((0, 3, 2),)] if axis in (None, 0, -1) else []
     return [
@@ -206,7 +206,7 @@ def test_torch(row: Operation, shapes: Any) -> None:
 @DTYPES
 @cases(TABLE)
 def test_dtype(row: Operation, shapes: Any, dtype: Any) -> None:
-    y, _, _ = pull(row.ours, row.draw(shapes, dtype))  # which looks at the gradients
+    y, _, _ = pull(row.ours, row.draw(shapes, dtype))  # also checks the gradients
     assert y.dtype == dtype
 
 
@@ -276,8 +276,8 @@ def test_refused() -> None:
 def test_softmax_of_rows_far_apart(
     dtype: Any, shift: float, operations: Sequence[Callable[[Tensor], Tensor]] = (F.softmax, F.log_softmax)
 ) -> None:
-    """The maximum of the tensor instead of the row's would make 0 / 0 of the lower row."""
-    near = np.random.default_rng(0).integers(-8, 9, (3, 4)).astype(dtype) / 4  # exact, also after the shift
+    """Subtracting the tensor's maximum instead of the row's would give 0 / 0 in the lower row."""
+    near = np.random.default_rng(0).integers(-8, 9, (3, 4)).astype(dtype) / 4  # exact, even after the shift
     far = near + np.array([[shift], [-shift], [0]], dtype)
     for operation in operations:
         y, _, gradients = pull(operation, [far])
@@ -310,7 +310,7 @@ SUMS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...], float, float]
 
 @pytest.mark.parametrize(("operation", "shape", "value", "slope"), SUMS.values(), ids=SUMS)
 def test_half_precision_is_summed_in_float32(operation: Any, shape: Any, value: float, slope: float) -> None:
-    """One by one in float16, 2048 + 1 is 2048; and the number 2^17 is infinite."""
+    """Added one by one in float16, 2048 + 1 is 2048; and 2^17 is infinite."""
     x = Tensor(np.ones(shape, np.float16), requires_grad=True)
     y = operation(x)
     y.backward(np.ones_like(y.data))

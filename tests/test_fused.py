@@ -1,4 +1,4 @@
-"""Every operation of fused.py: its gradient, its dtype, PyTorch's numbers, what it keeps and what it refuses."""
+"""Every operation of fused.py: gradient, dtype, PyTorch's values, what it keeps and what it refuses."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,12 +22,12 @@ from tests.gradcheck import (
     pull,
 )
 
-IDS = np.array([[3, 0, 3], [1, 3, 1]])  # repeated ones, one that is missing
+IDS = np.array([[3, 0, 3], [1, 3, 1]])  # repeated ids and a missing one
 NOTHING = np.empty((2, 0), np.int64)
 
 
 def cycle(shape: tuple[int, ...], n: int) -> np.ndarray:
-    """Integers of this shape: 0, 1, ..., n-1, 0, 1, ..."""
+    """Return integers of this shape: 0, 1, ..., n-1, 0, 1, ..."""
     return np.arange(np.prod(shape, dtype=int)).reshape(shape) % max(n, 1)
 
 
@@ -48,7 +48,7 @@ def torch_cross_entropy(t: Any, x: Any, denominator: float) -> Any:
 
 
 def attended(q_start: int, k_start: int) -> Operation:
-    """`attend` and `attend_vjp` as an operation, the queries and the keys starting at different times."""
+    """Return `attend` and `attend_vjp` as an operation whose queries and keys start at different times."""
 
     def ours(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         y, p = fused.attend(q.data, k.data, v.data, 0.7, q_start, k_start)
@@ -185,7 +185,7 @@ TABLE = [
         ANY,
     ),
     Operation(
-        "dropout",  # with nothing to make up for
+        "dropout",  # without rescaling
         lambda x: fused.dropout(x, pattern(x.shape), 0),
         lambda t, x: x * t.tensor(pattern(tuple(x.shape))),
         ANY,
@@ -209,7 +209,7 @@ def test_torch(row: Operation, shapes: Any) -> None:
 @DTYPES
 @cases(TABLE)
 def test_dtype(row: Operation, shapes: Any, dtype: Any) -> None:
-    """Losses of half precision are float32, everything else is what was given. `pull` looks at the gradients."""
+    """Losses of half precision are float32; everything else keeps its dtype. `pull` checks the gradients."""
     y, _, _ = pull(row.ours, row.draw(shapes, dtype))
     assert y.dtype == (np.float32 if dtype in HALVES and row.name in LOSSES else dtype)
 
@@ -220,7 +220,7 @@ WITH_WEIGHTS = [row for row in TABLE if row.name.startswith(("linear", "embeddin
 
 
 def declared(row: Operation, shapes: Any, dtype: Any) -> tuple[list[Tensor], Tensor]:
-    """The operation on Parameters where it takes weights, and its result."""
+    """Return the operation with its weights as Parameters, and its result."""
     arrays = row.draw(shapes, dtype)
     node = row.ours(*(Tensor(x, requires_grad=True) for x in arrays)).node
     assert node is not None
@@ -237,7 +237,7 @@ def declared(row: Operation, shapes: Any, dtype: Any) -> tuple[list[Tensor], Ten
 @DTYPES
 @cases(WITH_WEIGHTS)
 def test_weight_gradients_written_in_place(row: Operation, shapes: Any, dtype: Any) -> None:
-    """`out`, a part of a flat buffer of NaN, receives what is returned without it; parameters' arrays may be gone."""
+    """`out`, part of a flat NaN buffer, receives what is otherwise returned; parameter arrays may be gone by then."""
     operands, y = declared(row, shapes, dtype)
     g = np.asarray(np.random.default_rng(0).standard_normal(y.shape), dtype)
     assert y.node is not None
@@ -257,7 +257,7 @@ def test_weight_gradients_written_in_place(row: Operation, shapes: Any, dtype: A
 
 @cases([row for row in WITH_WEIGHTS if not row.name.startswith("embedding")])
 def test_backward_reads_parameters_when_it_runs(row: Operation, shapes: Any) -> None:
-    """Under ZeRO-3 the array of the forward is gone, and another one has been gathered: gx follows that one."""
+    """Under ZeRO-3 backward may see another gathered array than forward did; gx must use the newer one."""
     operands, y = declared(row, shapes, np.float64)
     doubled, y_doubled = declared(row, shapes, np.float64)
     for x in doubled:
@@ -272,7 +272,7 @@ def test_backward_reads_parameters_when_it_runs(row: Operation, shapes: Any) -> 
 
 @cases([row for row in WITH_WEIGHTS if not row.name.startswith("embedding")][:-1])
 def test_frozen(row: Operation, shapes: Any) -> None:
-    """What does not train gets no gradient, and nothing is kept for it."""
+    """A frozen parameter gets no gradient, and nothing is kept for it."""
     arrays = row.draw(shapes)
     x = Tensor(arrays[0], requires_grad=True)
     y = row.ours(x, *(Tensor(w) for w in arrays[1:]))
@@ -292,7 +292,7 @@ BIG: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
     "attention": (lambda q, k, v: fused.attention(q, k, v, np.tri(16, dtype=bool)), ((2, 2, 16, 8),) * 3),
     "causal_attention": (fused.causal_attention, ((2, 16, 3, 2, 8),)),
     "cross_entropy": (lambda x: fused.cross_entropy(x, cycle((200,), 16), 200), ((200, 16),)),
-    "cross_entropy, labels cut out": (  # reshape copies them, and then there are two arrays
+    "cross_entropy, labels cut out": (  # reshape copies them, which makes two arrays
         lambda x: fused.cross_entropy(x, cycle((20, 11), 16)[:, 1:], 200),
         ((20, 10, 16),),
     ),
@@ -324,7 +324,7 @@ SUMS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
 
 @pytest.mark.parametrize(("operation", "shape"), SUMS.values(), ids=SUMS)
 def test_half_precision_is_summed_in_float32(operation: Any, shape: Any) -> None:
-    """One by one in float16, 2048 + 1 is 2048."""
+    """Added one by one in float16, 2048 + 1 is 2048."""
     x = Tensor(np.ones(shape, np.float16), requires_grad=True)
     y = operation(x)
     y.backward(np.ones_like(y.data))
@@ -332,7 +332,7 @@ def test_half_precision_is_summed_in_float32(operation: Any, shape: Any) -> None
 
 
 def test_layer_norm_of_a_half_precision_row_with_a_large_sum_of_squares() -> None:
-    x = np.where(pattern((1, 1024)), 16, -16).astype(np.float16)  # its squares add up to 2^18: infinite in float16
+    x = np.where(pattern((1, 1024)), 16, -16).astype(np.float16)  # its squares sum to 2^18: infinite in float16
     one, zero = np.ones(1024), np.zeros(1024)
     y, expected = (
         fused.layer_norm(Tensor(x, dtype=dtype), Tensor(one, dtype=dtype), Tensor(zero, dtype=dtype)).data
@@ -345,7 +345,7 @@ def test_layer_norm_of_a_half_precision_row_with_a_large_sum_of_squares() -> Non
 
 
 def test_attention_scale_is_that_of_a_head(attention: Callable[[Tensor], Tensor] = fused.causal_attention) -> None:
-    """1/sqrt(D/H), not 1/sqrt(D): written out for two positions of two heads."""
+    """The scale is 1/sqrt(D/H), not 1/sqrt(D): written out for two positions of two heads."""
     qkv = np.random.default_rng(0).standard_normal((1, 2, 3, 2, 3))
     y = attention(Tensor(qkv)).data.reshape(2, 2, 3)
     for head in range(2):
@@ -356,7 +356,7 @@ def test_attention_scale_is_that_of_a_head(attention: Callable[[Tensor], Tensor]
 
 
 def test_attention_over_divided_time() -> None:
-    """Queries 2 to 4 against all keys are rows 2 to 4 of the whole; keys of the future make no difference."""
+    """Queries 2 to 4 against all keys give rows 2 to 4 of the whole result; future keys make no difference."""
     q, k, v = np.random.default_rng(0).standard_normal((3, 2, 2, 6, 4))
     whole, _ = fused.attend(q, k, v, 0.5, 0, 0)
     part, _ = fused.attend(q[:, :, 2:5], k, v, 0.5, 2, 0)
@@ -382,7 +382,7 @@ def test_cross_entropy_of_every_label(V: int) -> None:
 
 @pytest.mark.parametrize(("dtype", "shift"), [(np.float32, 200), (np.float64, 1000)])
 def test_cross_entropy_of_rows_far_apart(dtype: Any, shift: float) -> None:
-    near = np.random.default_rng(0).integers(-8, 9, (3, 4)).astype(dtype) / 4  # exact, also after the shift
+    near = np.random.default_rng(0).integers(-8, 9, (3, 4)).astype(dtype) / 4  # exact, even after the shift
     far = near + np.array([[shift], [-shift], [0]], dtype)
     results = [pull(lambda x: fused.cross_entropy(x, np.array([1, 0, 3]), 3), [x]) for x in (far, near)]
     assert np.isfinite(results[0][0])
@@ -390,12 +390,12 @@ def test_cross_entropy_of_rows_far_apart(dtype: Any, shift: float) -> None:
     np.testing.assert_array_equal(results[0][2], results[1][2])
 
 
-IGNORED = ((2, -100, 0), (-100, -100, -100), (3, 1, -100))  # a row of which nothing counts
+IGNORED = ((2, -100, 0), (-100, -100, -100), (3, 1, -100))  # one row has no label that counts
 
 
 @pytest.mark.parametrize("labels", [IGNORED, np.full((3, 3), -100).tolist(), np.ones((3, 3), int).tolist()])
 def test_ignored_labels_like_torch(labels: Any) -> None:
-    """Neither in the sum nor in the denominator, also where nothing or everything counts."""
+    """Ignored labels count neither in the sum nor in the denominator, even if all labels or none are ignored."""
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(0).standard_normal((3, 3, 4))
     count = max(int((np.array(labels) != -100).sum()), 1)
@@ -414,7 +414,7 @@ def test_ignored_labels_like_torch(labels: Any) -> None:
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64])
 @pytest.mark.parametrize("of", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 def test_ignored_labels_are_as_if_their_rows_were_not_there(of: Any, dtype: Any) -> None:
-    """Bit for bit, also where a row that does not count is infinite, or no number at all."""
+    """The result is the same bit for bit, even if an ignored row is infinite or NaN."""
     x = np.random.default_rng(0).standard_normal((9, 4)).astype(of)
     labels = np.array(IGNORED, dtype).reshape(9)
     counts = labels != fused.IGNORE
@@ -497,7 +497,7 @@ MIXED: dict[str, Callable[[Any], Tensor]] = {
 
 @pytest.mark.parametrize("operation", MIXED.values(), ids=MIXED)
 def test_a_float64_operand_does_not_widen(operation: Any) -> None:
-    """Refused, or computed in the dtype of x; NumPy would silently return float64."""
+    """A float64 operand is refused or computed in x's dtype; NumPy would silently return float64."""
     try:
         y = operation(Tensor(np.ones((2, 3), np.float32)))
     except TypeError:

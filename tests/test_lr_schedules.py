@@ -1,4 +1,4 @@
-"""Schedules: equal to formulas written another way and to PyTorch's, joined without a jump, pure, with right ends."""
+"""Schedules: equal to other formulas and to PyTorch's, continuous where they join, pure, correct at the ends."""
 
 import math
 from collections.abc import Callable
@@ -37,7 +37,7 @@ from minitrain.models import MLPConfig, mlp
 from minitrain.train.trainer import Trainer
 
 PEAK, N, FLOOR = 0.01, 100, 0.001
-LONG = 130  # updates that are looked at: beyond the end of those that have one
+LONG = 130  # updates to check: past the end of schedules that have one
 
 
 def close(a: float, b: float) -> bool:
@@ -49,8 +49,8 @@ def close(a: float, b: float) -> bool:
 
 @dataclass(frozen=True)
 class Row:
-    """A schedule; the same rates, all at once; the same of PyTorch, made from torch.optim.lr_scheduler and an optimizer
-    whose rate is PEAK (None where it has none of that name), for so many updates."""
+    """A schedule; its rates as one array; PyTorch's schedule, made from torch.optim.lr_scheduler and an optimizer
+    with rate PEAK (None if PyTorch has no equivalent); the number of updates to compare."""
 
     ours: Schedule
     rates: Callable[[np.ndarray], np.ndarray]
@@ -59,12 +59,12 @@ class Row:
 
 
 def down(t: np.ndarray) -> np.ndarray:
-    """From 1 at update 0 to 0 at N."""
+    """Fall linearly from 1 at update 0 to 0 at N."""
     return np.interp(t, [0, N], [1, 0])
 
 
 def half_waves(t: np.ndarray, *points: tuple[float, float]) -> np.ndarray:
-    """cos^2 between the points, piece by piece; the last value afterwards."""
+    """Interpolate between the points with cos^2; keep the last value afterwards."""
     values = np.full(len(t), points[-1][1])
     for (s, a), (e, b) in reversed(list(pairwise(points))):
         inside = (s <= t) & (t <= e)
@@ -73,13 +73,13 @@ def half_waves(t: np.ndarray, *points: tuple[float, float]) -> np.ndarray:
 
 
 def saw(t: np.ndarray, *lengths: int) -> np.ndarray:
-    """Periods of these lengths, each half a cosine from PEAK to FLOOR, one after the other."""
+    """Concatenate periods of these lengths, each half a cosine from PEAK to FLOOR."""
     whole = [half_waves(np.arange(n), (0, PEAK), (n, FLOOR)) for n in lengths]
     return np.concatenate(whole)[t]
 
 
 def rise_and(rates: Callable[[np.ndarray], np.ndarray], n: int) -> Callable[[np.ndarray], np.ndarray]:
-    """The warm-up as a list of rates in front of another list."""
+    """Prepend a warm-up to another list of rates."""
     return lambda t: np.concatenate([rates(t)[0] * np.linspace(1 / n, 1, n), rates(t)])[: len(t)]
 
 
@@ -104,7 +104,7 @@ ROWS: dict[str, Row] = {
         partial(cosine, peak=PEAK, updates=N, floor=FLOOR),
         lambda t: half_waves(t, (0, PEAK), (N, FLOOR)),
         lambda s, o: s.CosineAnnealingLR(o, N, FLOOR),
-        N + 1,  # PyTorch's goes up again
+        N + 1,  # PyTorch's rises again
     ),
     "restarts": Row(
         partial(cosine_restarts, peak=PEAK, period=30, floor=FLOOR),
@@ -215,7 +215,7 @@ def test_momentum_equal_to_pytorch(three: bool, rise: float) -> None:
 
 @every_row
 def test_the_middle_needs_no_beginning(row: Row) -> None:
-    """Asked in any order, as often as one likes."""
+    """The rate at t does not depend on earlier calls, in any order and number."""
     forwards = [row.ours(t) for t in range(LONG)]
     assert [row.ours(t) for t in range(50, LONG)] == forwards[50:]
     assert [row.ours(t) for t in reversed(range(LONG))] == forwards[::-1]
@@ -223,7 +223,7 @@ def test_the_middle_needs_no_beginning(row: Row) -> None:
 
 @every_row
 def test_a_trainer_that_is_made_anew_in_mid_run(row: Row) -> None:
-    """All that it has to know is the number of updates."""
+    """A trainer recreated during a run needs only the number of updates."""
     data = ArrayLoader(np.ones((4, 3), np.float32), np.array([0, 1, 0, 1]), batch=2, seed=1)
 
     def make() -> Trainer:
@@ -242,7 +242,7 @@ def test_a_trainer_that_is_made_anew_in_mid_run(row: Row) -> None:
 @every_row
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 10, 49, 100])
 def test_a_warm_up_joins_without_a_jump(row: Row, n: int) -> None:
-    """To the last bit, also where n/n of a rate is another number: (0.1 * 3) / 3 is 0.10000000000000002."""
+    """The join is exact, even where n/n of a rate is not the rate: (0.1 * 3) / 3 is 0.10000000000000002."""
     rates = [warmup(t, n, row.ours) for t in range(n + LONG)]
     if n:
         assert rates[n - 1] - rates[n] == 0.0
@@ -260,7 +260,7 @@ def test_the_join_of_awkward_numbers() -> None:
 
 
 def test_no_jump_inside_one_cycle() -> None:
-    """Nowhere is the slope steeper than that of the steepest half wave: pi / 2 times its chord."""
+    """The slope is never steeper than that of the steepest half wave: pi / 2 times its chord."""
     for two in ({}, TWO):
         rates = [one_cycle(t, **CYCLE, **two) for t in range(N)]
         assert max(abs(b - a) for a, b in pairwise(rates)) <= math.pi / 2 * PEAK / 29
@@ -279,7 +279,7 @@ def test_from_the_peak_to_the_floor(function: Callable[..., float], floor: float
     assert function(10**18, PEAK, n, floor=floor) == floor
     rates = [function(t, PEAK, n, floor=floor) for t in range(n + 1)]
     assert all(a > b for a, b in pairwise(rates))
-    assert close(linear(n, PEAK, 2 * n, floor), cosine(n, PEAK, 2 * n, floor))  # they meet half way
+    assert close(linear(n, PEAK, 2 * n, floor), cosine(n, PEAK, 2 * n, floor))  # they meet halfway
 
 
 @pytest.mark.parametrize("function", [partial(exponential, gamma=0.5), partial(step, gamma=0.5), inverse_time])
@@ -305,13 +305,13 @@ def test_inverse_time_has_halved_at_1_over_k(k: float, half: int) -> None:
 
 @pytest.mark.parametrize("factor", [1, 2, 3])
 def test_restarts_begin_at_the_peak(factor: int) -> None:
-    """And the update before is the lowest of its period."""
+    """The update before a restart has the lowest rate of its period."""
     start = 0
     for period in (10 * factor**i for i in range(5)):
         rates = [cosine_restarts(t, PEAK, 10, factor, FLOOR) for t in range(start, start + period)]
         assert close(rates[0], PEAK) and rates == sorted(rates, reverse=True) and rates[-1] > FLOOR
         start += period
-    assert close(cosine_restarts(10**18, PEAK, 10, 1, FLOOR), PEAK)  # at once, whatever the number
+    assert close(cosine_restarts(10**18, PEAK, 10, 1, FLOOR), PEAK)  # fast for any t
     assert FLOOR <= cosine_restarts(10**18, PEAK, 10, 2, FLOOR) <= PEAK
 
 
@@ -325,7 +325,7 @@ def test_one_cycle_ends_far_below_where_it_began(three: bool) -> None:
     assert momenta[:40] == sorted(momenta[:40], reverse=True) and momenta[39:] == sorted(momenta[39:])
     assert one_cycle(10**18, PEAK, N, 0.4, three_phases=three) == pytest.approx(PEAK / 25e4)
     if three:
-        assert close(rates[78], rates[0]) and close(rates[20], rates[78 - 20])  # down as slowly as up
+        assert close(rates[78], rates[0]) and close(rates[20], rates[78 - 20])  # falls as slowly as it rises
         assert momenta[78:] == [0.95] * 22
 
 
@@ -352,7 +352,7 @@ def test_anneal_goes_through_its_points() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_plateaus_equal_to_pytorch(seed: int) -> None:
-    """After every epoch of runs that fall, stand still, rise and explode."""
+    """The rates agree after every epoch, on losses that fall, stagnate, rise and explode."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'minitrain[oracle]'")
     draw = np.random.default_rng(seed)
     losses = np.maximum(0.2, np.exp(-np.arange(60) / 10) + 0.1 * draw.normal(size=60)).tolist()
@@ -370,7 +370,7 @@ def test_plateaus_equal_to_pytorch(seed: int) -> None:
 
 
 def test_plateaus_by_hand() -> None:
-    """Patience 1: the second epoch in a row that is no better reduces the rate, the first does not."""
+    """With patience 1, the second bad epoch in a row reduces the rate; the first does not."""
     losses = [3.0, 2.0, 2.0, 2.5, 1.0, 1.0, 1.0]
     found = [reduce_on_plateau(losses[:n], 1.0, factor=0.5, patience=1) for n in range(8)]
     assert found == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25]
@@ -386,7 +386,7 @@ def test_plateaus_by_hand() -> None:
     "options", [{}, {"steps": 51, "warmup": 20}, {"steps": 12, "warmup": 2}, {"lr": 5e-5}], ids=str
 )
 def test_without_options_it_is_warm_up_and_cosine(options: dict[str, Any]) -> None:
-    """Bit for bit by the formula in one piece, so that runs of before can be repeated."""
+    """The rates equal the single formula bit for bit, so that earlier runs can be repeated."""
     o = OptimizerOptions(**options)
     warm = o.warm_updates()
     schedule, floor, rest = o.schedule(), min(1e-4, o.lr), o.steps - warm
@@ -426,7 +426,7 @@ def test_every_choice(name: LearningRates) -> None:
 
 @pytest.mark.parametrize(("steps", "warm"), [(1, 0), (9, 0), (10, 1), (30, 3), (999, 99), (1000, 100), (10**6, 100)])
 def test_the_warm_up_fits_the_steps(steps: int, warm: int) -> None:
-    """Unless it is given: then it may be too long, and TrainConfig.check says so."""
+    """A given warm-up may be too long; TrainConfig.check then says so."""
     options = OptimizerOptions(steps=steps)
     assert options.warm_updates() == warm and OptimizerOptions(steps=steps, warmup=7).warm_updates() == 7
     TrainConfig(optimizer=options).check(1)
@@ -436,7 +436,7 @@ def test_the_warm_up_fits_the_steps(steps: int, warm: int) -> None:
 
 @pytest.mark.parametrize("name", ["step", "exponential", "inverse-time", "cosine-restarts"])
 def test_a_short_run_falls_as_a_long_one(name: LearningRates) -> None:
-    """Every third of it, where 100 updates would be all of it; as before where there are enough."""
+    """A short run falls at every third of its updates, since 100 updates would be all of it; a long run every 100."""
     long, short = (OptimizerOptions(steps=steps, lr_schedule=name, lr_floor=0.0) for steps in (1000, 30))
     for options, every in ((long, 100), (short, 9)):
         found, true = options.schedule(), replace(options, lr_every=every).schedule()

@@ -1,4 +1,4 @@
-"""`import minitrain as mt`: what it offers, what it starts, and the programs that people type first."""
+"""`import minitrain as mt`: what it offers, what it imports, and users' first programs."""
 
 import os
 import re
@@ -20,7 +20,7 @@ EXPECTED = """
 
 
 def fresh(program: str) -> str:
-    """What a program prints in a process of its own."""
+    """Return what a program prints in its own process."""
     done = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
@@ -43,7 +43,7 @@ def test_names() -> None:
 
 
 def test_type_checkers_see_what_there_is() -> None:
-    """The names that are imported when they are used stand under TYPE_CHECKING too."""
+    """Lazily imported names are also listed under TYPE_CHECKING."""
     source = Path(minitrain.__file__).read_text()
     seen = source.partition("if TYPE_CHECKING:")[2].partition("\n__version__")[0]
     assert {*minitrain._HOMES, *minitrain._MODULES} == {*re.findall(r"\w+", re.sub(r"from \S+ import|#.*", "", seen))}
@@ -87,7 +87,7 @@ def test_the_example_of_micrograd() -> None:
 
 
 def readme(first: str) -> str:
-    """The program of the README that has this line."""
+    """Return the README's program that contains this line."""
     blocks = re.findall(r"(?:^    .*\n|^\n)+", (ROOT / "README.md").read_text(), re.MULTILINE)
     found = next(block for block in blocks if first in block)
     return "\n".join(line[4:] for line in found.strip("\n").splitlines())

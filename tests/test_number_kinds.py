@@ -1,8 +1,8 @@
-"""Numbers of every kind in every place: the right value in the right dtype, or an error that names what was given.
+"""Numbers of every kind in every argument: the right value and dtype, or an error that names what was given.
 
-NumPy computes with nearly everything, and often in silence: the mean of integers is cut off, None is NaN, booleans as
-ids are a mask, an array of objects adds up whatever is in it. The sweep gives one argument of an operation in a kind
-and a form that hypothesis draws, and all others as they should be. A result is compared with float64 arithmetic.
+NumPy computes with nearly anything, often silently: integer means are truncated, None is NaN, boolean ids are a mask,
+object arrays add up anything. The sweep passes one argument of an operation in a kind and form drawn by hypothesis, all
+others as usual, and compares the result with float64 arithmetic.
 """
 
 import copy
@@ -42,7 +42,7 @@ PLAIN = ("array", "strided", "read-only")
 
 
 def given_as(form: str, values: np.ndarray, kind: np.dtype) -> Any:
-    """The values in a form that somebody may give them in."""
+    """Return the values in a form that a user may pass."""
     x = values.astype(kind)
     if form == "strided":
         x = np.repeat(x, 2, axis=-1)[..., ::2]
@@ -62,7 +62,7 @@ def given_as(form: str, values: np.ndarray, kind: np.dtype) -> Any:
 
 
 class Subclass(np.ndarray):
-    """As np.matrix, which multiplies in a way of its own."""
+    """Like np.matrix, which redefines multiplication."""
 
     def __mul__(self, other: Any) -> Any:
         return np.full_like(self, 7)
@@ -71,7 +71,7 @@ class Subclass(np.ndarray):
 
 
 def refusal(call: Callable[..., Any], *values: Any, **options: Any) -> tuple[Any, str]:
-    """(the result, "") or (None, the message), which must name one of the values, its dtype or its shape."""
+    """Return (result, "") or (None, message). The message must name one of the values, its dtype or its shape."""
     try:
         with np.errstate(all="ignore"):
             return call(*values, **options), ""
@@ -101,7 +101,7 @@ def near(y: Any, expected: Any, dtype: Any) -> bool:
     return y.shape == expected.shape and bool((np.abs(y - expected) <= bound).all())
 
 
-# What the operations should say, in float64 ---------------------------------------------------------------------------
+# Expected results in float64 ------------------------------------------------------------------------------------------
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -130,7 +130,7 @@ def exact_gelu(x: np.ndarray) -> np.ndarray:
 
 
 def masked_attention(x: np.ndarray, seen: Any) -> np.ndarray:
-    """Each row looks at those that it may see; one that sees none gets 0."""
+    """Each row attends to the positions that it may see; a row that sees none gives 0."""
     seen = np.broadcast_to(True if seen is None else seen, (len(x), len(x)))
     scores = np.where(seen, np.exp(x @ x.T * x.shape[1] ** -0.5), 0)
     return scores / np.maximum(scores.sum(-1, keepdims=True), 1e-300) @ x
@@ -155,11 +155,11 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float) -> np.ndar
 
 @dataclass(frozen=True)
 class Row:
-    """A call, what it should return for arrays of float64, and its arguments: a letter and a shape for each.
+    """A call, its expected result for float64 arrays, and its arguments: a letter and a shape each.
 
-    T: a tensor. N: a tensor or None. O: an operand, one of which may be a number, a list or an array.
-    A: a plain array of floating point. X: what an index may be.
-    I: ids below 2. M: a mask, an array. L: booleans in any form. Y: a target. G: the seed of backward.
+    T: a tensor. N: a tensor or None. O: an operand, one of which may be a number, a list or an array. A: a plain
+    floating-point array. X: an index. I: ids below 2. M: a mask, an array. L: booleans in any form. Y: a target. G: the
+    seed of backward.
     """
 
     name: str
@@ -294,12 +294,12 @@ def test_every_function_is_in_the_sweep() -> None:
         for name, thing in vars(module).items()
         if inspect.isfunction(thing) and thing.__module__ == module.__name__ and not name.startswith("_")
     }
-    inside = {"targets", "axis_of", "axes_of"}  # what several operations share
+    inside = {"targets", "axis_of", "axes_of"}  # helpers of several operations
     assert public - {row.name for row in ROWS} == inside, "add a row to ROWS"
 
 
 def proper(letter: str, values: np.ndarray, dtype: Any) -> Any:
-    """An argument as it should be."""
+    """Return a valid argument."""
     kinds = {"I": np.int64, "X": np.int64, "M": bool, "L": bool}
     if letter in kinds:
         return (values % 2).astype(kinds[letter])
@@ -307,7 +307,7 @@ def proper(letter: str, values: np.ndarray, dtype: Any) -> Any:
 
 
 def fits(letter: str, value: Any, dtype: Any) -> bool:
-    """Whether the value may stand in such a place; its shape may still be wrong."""
+    """Return whether the value is valid for this letter; its shape may still be wrong."""
     own = getattr(value, "dtype", None)
     if isinstance(value, np.ma.MaskedArray) or (value is None and letter not in "NXL"):
         return False
@@ -320,14 +320,14 @@ def fits(letter: str, value: Any, dtype: Any) -> bool:
     if letter in "OY":
         bare = np.ndim(value) == 0 or isinstance(value, (list, tuple))
         return np.asarray(value).dtype in REAL if bare else own is not None and own.newbyteorder("=") in FLOATS
-    return {"T": False, "N": value is None, "G": own == dtype}.get(letter, True)  # X, A: as NumPy has it
+    return {"T": False, "N": value is None, "G": own == dtype}.get(letter, True)  # X, A: as NumPy decides
 
 
 @settings(max_examples=2)
 @pytest.mark.parametrize("row", ROWS, ids=[f"{i} {row.name}" for i, row in enumerate(ROWS)])
 @given(numbers=st.lists(st.integers(1, 3), min_size=1, max_size=5), dtype=st.sampled_from(FLOATS))
 def test_sweep(row: Row, numbers: list[int], dtype: np.dtype) -> None:
-    """Each argument in each kind and form, as it is; and a tensor made of it, where one is wanted."""
+    """Pass each argument in each kind and form, both directly and as a tensor where one is expected."""
     endless = itertools.cycle(numbers)
     values = [np.array([next(endless) for _ in range(math.prod(shape))]).reshape(shape) for shape in row.shapes]
     for at, letter in enumerate(row.arguments):
@@ -345,7 +345,7 @@ def test_sweep(row: Row, numbers: list[int], dtype: np.dtype) -> None:
 
 
 def try_it(row: Row, values: list[np.ndarray], at: int, strange: Any, dtype: np.dtype) -> None:
-    """The call with one strange argument, and all others of this dtype."""
+    """Run the call with one unusual argument and all others of this dtype."""
     arguments = [proper(letter, x, dtype) for letter, x in zip(row.arguments, values, strict=True)]
     arguments[at] = strange
     y, message = refusal(lambda _: row.ours(*arguments), strange)
@@ -356,7 +356,7 @@ def try_it(row: Row, values: list[np.ndarray], at: int, strange: Any, dtype: np.
 
 
 def judge(row: Row, y: Any, arguments: list[Any], dtype: np.dtype) -> None:
-    """The result in its dtype, near what float64 arithmetic makes."""
+    """Check that the result has its dtype and is close to float64 arithmetic."""
     plain = [x.data if isinstance(x, Tensor) else x for x in arguments]
     raw = [one in "IXML" or x is None for one, x in zip(row.arguments, plain, strict=True)]
     wide = [x if as_it_is else widened(x) for as_it_is, x in zip(raw, plain, strict=True)]
@@ -373,7 +373,7 @@ def judge(row: Row, y: Any, arguments: list[Any], dtype: np.dtype) -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_tensor(kind: np.dtype) -> None:
-    """Floating point is taken as it is, with a dtype any real numbers are; all else is refused."""
+    """Floating point is taken as it is, other real numbers only with a dtype; anything else is refused."""
     values = np.array([[1, 2, 3], [4, 5, 6]])
     for form, to in itertools.product(FORMS, (None, *FLOATS)):
         data = given_as(form, values, kind)
@@ -445,7 +445,7 @@ NO_OPERANDS: list[Any] = [
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_operands(dtype: np.dtype) -> None:
-    """Real numbers and lists take the dtype of the tensor, arrays must have it."""
+    """Real numbers and lists take the tensor's dtype; arrays must already have it."""
     x = Tensor([1.0, 2.0], dtype=dtype)
     for half in HALF:
         assert (x * half).dtype == dtype and float((x * half)[1]) == 1.0 == float((half / x)[0]) * 2
@@ -462,7 +462,7 @@ def test_operands(dtype: np.dtype) -> None:
 
 
 def test_cast_and_parameters() -> None:
-    """What is no floating point is refused everywhere by the same rule."""
+    """The same rule refuses everything but floating point."""
     p = Parameter("p", (2,))
     wrong: list[Any] = ["int32", bool, np.complex64, np.longdouble, ">f4", None, "x", object, 3, {}, np.int64]
     for dtype in wrong:
@@ -477,7 +477,7 @@ def test_cast_and_parameters() -> None:
         assert p.dtype == dtype and p.draw(1).dtype == dtype
 
 
-# Numbers that an operation takes: right, or refused -------------------------------------------------------------------
+# Numeric arguments: right, or refused ---------------------------------------------------------------------------------
 
 X = Tensor(np.arange(1.0, 7).reshape(2, 3))
 QKV = Tensor(np.arange(1.0, 13).reshape(1, 2, 3, 1, 2))
@@ -538,7 +538,7 @@ def test_axes() -> None:
             with pytest.raises(ValueError, match=operation.__name__):
                 operation(X, axes)
     for rows, alone in ((F.softmax, 1.0), (F.log_softmax, 0.0)):
-        assert [rows(Tensor(3.0), axis).data for axis in (-1, 0)] == [alone, alone]  # a row of one
+        assert [rows(Tensor(3.0), axis).data for axis in (-1, 0)] == [alone, alone]  # a row of one element
         with pytest.raises(ValueError, match=r"softmax: the axis is 1, .*allowed are -1 to 0"):
             rows(Tensor(3.0), 1)
     for shape, axes in (((), (0,)), ((2, 3), (0,)), ((2, 3), (0, 0)), ((2, 3), (0, 2)), ((2, 3), 1)):
@@ -553,7 +553,7 @@ def test_axes() -> None:
 
 
 def test_ids_are_lists_and_arrays_alike() -> None:
-    """Booleans would be a mask: two rows of three, where three were asked for."""
+    """Boolean ids would act as a mask and give two rows instead of three."""
     table, logits = Tensor(np.arange(6.0).reshape(3, 2)), Tensor(np.arange(9.0).reshape(3, 3))
     p = Parameter("p", (3, 2), dtype="float64")
     p.data = table.data
@@ -574,7 +574,7 @@ def test_ids_are_lists_and_arrays_alike() -> None:
 
 @pytest.mark.parametrize("kind", ["int8", "uint8", "int64", "uint64"])
 def test_ids_of_few_bytes_in_a_late_slice(kind: str) -> None:
-    """The number of the slice's first row does not fit into an int8."""
+    """The index of the slice's first row does not fit into an int8."""
     p = Parameter("p", (400, 2), dtype="float64")
     p.placement = p.placement.split(0, 300, 400)
     p.data = np.ones((100, 2))
@@ -601,7 +601,7 @@ def test_masks_and_targets() -> None:
 
 
 def test_the_shape_of_a_bias() -> None:
-    """One of another shape would be stretched, and get a gradient of a shape that is not its own."""
+    """A bias of another shape would be broadcast and get a gradient of the wrong shape."""
     for b in (np.ones(1), np.ones((1, 3)), np.ones(())):
         for call in (
             lambda b: fused.linear(X, Tensor(np.ones((3, 3))), Tensor(b)),
@@ -711,7 +711,7 @@ def test_the_seed_of_backward() -> None:
 
 
 def test_copies() -> None:
-    """Of leaves; the copy of a node would hand its gradient to the original's operands, or copy the whole tape."""
+    """Leaves can be copied. A copied node would send its gradient to the original's operands or copy the tape."""
     x = Tensor([1.0, 2.0], requires_grad=True)
     for copied in (copy.deepcopy(x), pickle.loads(pickle.dumps(x))):
         assert copied is not x and copied.requires_grad and copied.data.tolist() == [1.0, 2.0]

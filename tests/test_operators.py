@@ -1,4 +1,4 @@
-"""Operators and methods of a Tensor: each is the function of its name, and a user's types hold."""
+"""Operators and methods of Tensor: each equals the function of the same name, and users' types check."""
 
 import inspect
 import math
@@ -21,7 +21,7 @@ from minitrain.operators import Operators
 
 ROOT = Path(__file__).resolve().parents[1]
 X = np.array([[0.5, 1.5, 0.75], [2.0, 0.25, 1.0]])
-ARRAY: Any = X  # to a type checker, an array times a tensor is an array
+ARRAY: Any = X  # to a type checker, array * tensor is an array
 SAME: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "sum": (lambda x: x.sum(), F.sum),
     "sum axis": (lambda x: x.sum(0, True), lambda x: F.sum(x, 0, True)),
@@ -123,7 +123,7 @@ def test_maximum_shares_the_gradient_among_equals() -> None:
 
 
 def test_powers_at_the_border() -> None:
-    """PyTorch's values: the derivative of x^0 is 0 at 0, of 0^b it is 0."""
+    """As in PyTorch, the derivative of x^0 is 0 at 0, and so is that of 0^b."""
     x = Tensor([0.0, 0.0, 2.0], requires_grad=True)
     (x ** Tensor([0.0, 2.0, 0.0])).sum().backward()
     assert x.grad is not None and x.grad.tolist() == [0, 0, 0]
@@ -226,7 +226,7 @@ mt.Trainr
 
 @pytest.mark.full
 def test_types(tmp_path: Path) -> None:
-    """mypy, as strict as it can be, on a user's file, and on one with a mistake in each of its last four lines."""
+    """Run strict mypy on a user's file, and on one with a mistake in each of its last four lines."""
     for name, text, expected in (("typed", TYPED, 0), ("wrong", WRONG, 4)):
         path = tmp_path / f"{name}.py"
         path.write_text(text)

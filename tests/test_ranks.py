@@ -1,4 +1,4 @@
-"""The runner of rank-marked tests: each way of failing is reported by name, and the tests after still run."""
+"""The runner of rank-marked tests: each kind of failure is reported by name, and later tests still run."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from tests.ranks import BARE
 from tests.tiers import full
 
 ROOT = Path(__file__).resolve().parent.parent
-MARK = "MINITRAIN_TEST_OF_THE_RUNNER"  # in the environment of every process that a run starts
+MARK = "MINITRAIN_TEST_OF_THE_RUNNER"  # in the environment of every process started by a run
 pytestmark = pytest.mark.skipif(find_mpirun() is None, reason="there is no mpirun")
 
 CONFTEST = "from tests.conftest import pytest_configure, pytest_generate_tests, world\n"
@@ -163,7 +163,7 @@ class Run:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder below build/, where a conftest can name the runner of this repository."""
+    """Create a folder below build/, where a conftest can name this repository's runner."""
     path = ROOT / "build" / f"test-of-the-runner-{os.getpid()}"
     path.mkdir(parents=True, exist_ok=True)
     (path / "conftest.py").write_text(CONFTEST)
@@ -172,7 +172,7 @@ def folder() -> Iterator[Path]:
 
 
 def processes(mark: str) -> list[int]:
-    """The processes that carry the mark in their environment (without /proc: none can be found)."""
+    """Return the processes with the mark in their environment (none without /proc)."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
@@ -184,7 +184,7 @@ def processes(mark: str) -> list[int]:
 
 
 def start(folder: Path, tests: str, *arguments: str) -> subprocess.Popen[str]:
-    """A pytest of its own, with a file of these tests."""
+    """Start a separate pytest on a file with these tests."""
     (folder / "test_these.py").write_text(tests)
     outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return subprocess.Popen(
@@ -209,7 +209,7 @@ def finish(process: subprocess.Popen[str], limit: float) -> str:
 
 
 def run(folder: Path, tests: str, *arguments: str) -> Run:
-    """What pytest reports of these tests, as its JUnit file has it."""
+    """Return pytest's results of these tests, read from its JUnit file."""
     report = folder / "report.xml"
     process = start(folder, tests, f"--junitxml={report}", *arguments)
     output = finish(process, 120)
@@ -222,7 +222,7 @@ def run(folder: Path, tests: str, *arguments: str) -> Run:
     return Run(process.returncode, output, results, folder.name)
 
 
-# test -> what is reported of it
+# test -> what its report contains
 FAILS = {
     "one_rank_fails": ["AssertionError: the cause", "rank 1 of 3: failed", "rank 0 of 3: did not come", "in wait"],
     "all_ranks_fail": ["ValueError: the cause on 0", "cause on 1", "cause on 2", "printed by 2"],
@@ -264,7 +264,7 @@ def test_every_kind_of_failure(kinds: list[str], folder: Path) -> None:
 
 
 def test_one_job_for_all_tests_of_a_size(folder: Path) -> None:
-    """Three tests see the same two processes."""
+    """Three tests run in the same two processes."""
     tests = """
 import os
 import pytest
@@ -283,7 +283,7 @@ def test_job(world, number):
 
 @pytest.mark.parametrize("ranks", ["(1,)", full("(0, 1)")], ids=["one rank", "all ranks"])
 def test_a_file_that_ranks_cannot_import(ranks: str, folder: Path) -> None:
-    """The cause is reported, at once, and for every test."""
+    """The cause is reported at once, for every test."""
     tests = """
 import os
 import pytest

@@ -1,4 +1,4 @@
-"""Random numbers depend on a key and a position alone: any slice drawn by itself is that slice of the whole."""
+"""Random numbers depend only on a key and a position: a slice drawn alone equals that slice of the whole."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ GOLDEN_INTEGERS = [1, 3, 7, 9, 2, 9]
 
 
 def philox(counter: int, key: int) -> list[int]:
-    """Philox4x64-10, from section 3.3 of the paper: ten rounds of two multiplications, high halves crossed over."""
+    """Philox4x64-10, section 3.3 of the paper: ten rounds of two multiplications, with the high halves crossed over."""
     c = [counter >> 64 * i & BITS for i in range(4)]
     k0, k1 = key & BITS, key >> 64
     for _ in range(10):
@@ -33,7 +33,7 @@ def philox(counter: int, key: int) -> list[int]:
 
 
 def test_philox() -> None:
-    """The paper's known answers; then ours, whose word i is number i % 4 of block i // 4, NumPy counting from 1."""
+    """The paper's known answers; then ours: word i is number i % 4 of block i // 4 (NumPy counts blocks from 1)."""
     zeros = [0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B]
     ones = [0x87B092C3013FE90B, 0x438C3C67BE8D0224, 0x9CC7D7C69CD777B6, 0xA09CAEBF594F0BA0]
     assert philox(0, 0) == zeros
@@ -46,7 +46,7 @@ def test_philox() -> None:
 
 
 def test_the_numbers_stay_what_they_are() -> None:
-    """Another number here is another run for everybody: old checkpoints would go on with other data and dropout."""
+    """The numbers never change: otherwise old checkpoints would resume with other data and dropout."""
     assert rng.key(1, "blocks.0.mlp.up.weight") == GOLDEN_KEY
     assert rng.words(KEY, 0, 3).tolist() == GOLDEN_WORDS
     assert rng.halfwords(KEY, 1, 4).tolist() == GOLDEN_HALVES
@@ -57,7 +57,7 @@ def test_the_numbers_stay_what_they_are() -> None:
 
 
 def test_keys() -> None:
-    """A key is its parts: their number, order, borders and kind (a number or a name)."""
+    """A key depends on its parts: their number, order, boundaries and kind (a number or a name)."""
     several: list[tuple[int | str, ...]] = [(), (1,), ("1",), (1, 1), (11,), (-1,), ("a", 1), ("a", "1"), (1, "a")]
     keys = [rng.key(*parts) for parts in [*several, ("a1",), ("a, 1",), ("a', 1",)]]
     assert len(set(keys)) == len(keys)
@@ -68,7 +68,7 @@ def test_keys() -> None:
 
 @st.composite
 def slices(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[slice, ...]]:
-    """A shape of up to 4 axes and a slice of it, which may be empty."""
+    """Draw a shape of up to 4 axes and a slice of it, which may be empty."""
     shape = tuple(draw(st.lists(st.integers(0, 5), max_size=4)))
     borders = [sorted((draw(st.integers(0, n)), draw(st.integers(0, n)))) for n in shape]
     return shape, tuple(slice(lo, hi) for lo, hi in borders)
@@ -85,7 +85,7 @@ def test_a_slice_drawn_alone(case: tuple[tuple[int, ...], tuple[slice, ...]]) ->
     assert kept.shape == shape and kept_part.dtype == np.bool_
     np.testing.assert_array_equal(kept_part, kept[index])
     flat = rng.normal(KEY, (whole.size,))
-    np.testing.assert_array_equal(whole.reshape(-1), flat)  # by logical position, in the order of C
+    np.testing.assert_array_equal(whole.reshape(-1), flat)  # by logical position, in C order
 
 
 def test_a_slice_far_out_is_drawn_without_the_rest() -> None:
@@ -95,7 +95,7 @@ def test_a_slice_far_out_is_drawn_without_the_rest() -> None:
 
 
 def test_normal_is_normal() -> None:
-    """Moments, tails and neighbours of 200,000 numbers, each within five standard errors."""
+    """Check moments, tails and neighbours of 200,000 numbers, each to within five standard errors."""
     n = 200_000
     z = rng.normal(KEY, (n,))
     for moment, expected, variance in [(1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)]:

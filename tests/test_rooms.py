@@ -1,4 +1,4 @@
-"""The order of the rooms: a module imports only from its own room and from rooms left of it."""
+"""Layering of the rooms: a module imports only from its own room and from rooms to its left."""
 
 import ast
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ ROOMS = (
 
 
 def room_of(module: str) -> str:
-    """The part of a module's name that says where it stands; minitrain itself is the namespace."""
+    """Return the room in a module's name; minitrain itself is the namespace."""
     name = f"{module}.".split(".")[1]
     return name if name in ROOMS else "__init__"
 
 
 def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
-    """(line, module) for each import, in functions too; not for types alone, which nothing needs at run time."""
+    """Yield (line, module) of each import, also inside functions; skip type-only imports, unused at run time."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             yield from imported(ast.Module(node.orelse, []), package)
@@ -39,7 +39,7 @@ def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
 
 
 def wrong(source: str, module: str, package: str) -> list[str]:
-    """The imports of a module that lead to the right of its room, or out of the package to tests and lessons."""
+    """Return a module's imports from rooms to its right, or from outside the package (tests, lessons)."""
     here = ROOMS.index(room_of(module))
     found = []
     for line, name in imported(ast.parse(source), package):
@@ -50,7 +50,7 @@ def wrong(source: str, module: str, package: str) -> list[str]:
 
 
 def modules() -> dict[str, Path]:
-    """Dotted name -> file, of the whole package."""
+    """Return dotted name -> file for the whole package."""
     files = sorted(PACKAGE.rglob("*.py"))
     return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in files}
 

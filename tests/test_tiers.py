@@ -1,4 +1,4 @@
-"""The second tier is left out, told of at the end, and run when it is asked for."""
+"""The second tier is skipped, mentioned at the end, and run on request."""
 
 import os
 import shutil

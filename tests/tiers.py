@@ -1,11 +1,11 @@
-"""Two tiers of tests: what everybody waits for, and everything.
+"""Two tiers of tests: the quick ones, and everything.
 
-    pytest             at most 4 minutes on two cores: what is run before every commit
-    pytest --full      every test: what is run before a change is handed in
+    pytest             at most 4 minutes on two cores: run before every commit
+    pytest --full      every test: run before a change is submitted
 
-A test of the second tier only carries the mark `full`; `@pytest.mark.ranks(3, full=(2, 4))` gives its other numbers of
-ranks that mark. It stands there because it is slow, and because a test of the first tier protects the same property in
-another setting. Files and folders are narrowed as well; a test that is named by itself, with ::, runs in any case.
+A second-tier test is marked `full`; `@pytest.mark.ranks(3, full=(2, 4))` gives that mark to the other numbers of ranks.
+A test is marked because it is slow and a first-tier test covers the same property in another setting. The mark also
+applies to selected files and folders; a test selected by name, with ::, always runs.
 """
 
 from collections import Counter
@@ -14,12 +14,12 @@ import pytest
 
 
 def full(*values: object) -> object:
-    """These parameters of a test, in the second tier only."""
+    """Mark these parameters of a test as second tier."""
     return pytest.param(*values, marks=pytest.mark.full)
 
 
 class Tiers:
-    """Leaves out the second tier unless it is asked for, and says at the end what that was."""
+    """Skip the second tier unless --full is given, and list what was skipped at the end."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config

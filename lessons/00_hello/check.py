@@ -1,4 +1,4 @@
-"""The oracle of this lesson's exercises: what comes out of which rank, and what was called."""
+"""Checks of this lesson's exercises: compare each rank's output and count the calls."""
 
 import contextlib
 import io
@@ -17,8 +17,8 @@ from minitrain.observe.ledger import Ledger
 
 from .programs import six_lines
 
-LARGE = 2**19  # numbers of 8 bytes: 4 MB, which no MPI puts aside for a receiver that is not there yet
-PATIENCE = 2.0  # seconds: how long a call may wait before the check says what it may be waiting for
+LARGE = 2**19  # float64 numbers: 4 MB, too large for any MPI to buffer until the receiver arrives
+PATIENCE = 2.0  # seconds a call may wait before the check prints what it may be waiting for
 WAITS = {
     "receive": "If every rank receives before it sends, nothing is on its way.",
     "wait": "A large message leaves when its receiver stands in receive.",
@@ -28,19 +28,19 @@ WAITS = {
 
 
 def printed(ranks: int) -> list[str]:
-    """The lines that `six_lines` prints on so many ranks, in their order: a list such as ["rank 0 has 7", ...].
+    """Return the lines that `six_lines` prints on `ranks` ranks, in order: a list such as ["rank 0 has 7", ...].
 
-    The program stands on the lesson's page, under "The code". Write down what it prints on 4 ranks first.
+    The program is on the lesson's page, under "The code". Write down what it prints on 4 ranks first.
     """
     mine = [10 if rank == 2 else rank for rank in range(ranks)]
     return [f"rank {rank} has {mine[rank] + mine[rank - 1]}" for rank in range(ranks)]
 
 
-# The checks -----------------------------------------------------------------------------------------------------------
+# Checks ---------------------------------------------------------------------------------------------------------------
 
 
 def check_00_1(world: Communicator, say: Callable[..., None], report: Report) -> None:
-    """Texts that are neither sorted nor different, and of several lines."""
+    """Check with texts that are unsorted, repeated or several lines long."""
     rounds = (["zebra", "ant", "ant"], ["one line", "two\n  lines", ""])
     for texts in rounds:
         watched, page = Watched(world), Page()
@@ -68,8 +68,8 @@ def check_00_1(world: Communicator, say: Callable[..., None], report: Report) ->
 
 
 def check_00_2(world: Communicator, swap: Callable[..., Any], report: Report) -> None:
-    """Small and large messages in a ring, with their handles and their number."""
-    kept = []  # what is on its way must not go when its handle was not waited for
+    """Check small and large messages in a ring, the waits on their handles, and the number of messages."""
+    kept = []  # keeps buffers alive in case the student's function never waited for a send
     for n in (3, LARGE):
         x = np.arange(n) + 1e7 * world.rank
         before, watched = x.copy(), Watched(world)
@@ -91,7 +91,7 @@ def check_00_2(world: Communicator, swap: Callable[..., Any], report: Report) ->
 
 
 def check_00_3(world: Communicator, printed: Callable[[int], list[str]], report: Report) -> None:
-    """The prediction, against the program."""
+    """Compare the prediction with the program's output."""
     for ranks in (4, 3, 1, 6):
         page = io.StringIO()
         threads.run(ranks, lambda rank, page=page: six_lines(rank, page))  # type: ignore[misc]
@@ -106,11 +106,11 @@ def check_00_3(world: Communicator, printed: Callable[[int], list[str]], report:
         report.true(f"{ranks} ranks", not first, f"on {ranks} ranks line {first} of the output is not {yours}", said)
 
 
-# What is looked at ----------------------------------------------------------------------------------------------------
+# Instruments ----------------------------------------------------------------------------------------------------------
 
 
 class Watched:
-    """A communicator that counts calls, and sends that nobody has waited for. last: what was called last."""
+    """Communicator that counts calls and sends that nobody has waited for. last: the most recent call."""
 
     def __init__(self, world: Communicator) -> None:
         self.world, self.calls, self.open, self.last = world, Counter[str](), 0, ""
@@ -140,7 +140,7 @@ class _Handle:
 
 
 class Page(io.StringIO):
-    """A file that knows what has left its buffer, and in how many pieces."""
+    """File that records what has left its buffer, and in how many pieces."""
 
     left, pieces = "", 0
 
@@ -152,7 +152,7 @@ class Page(io.StringIO):
 
 @contextlib.contextmanager
 def remark(watched: Watched, about: str = "") -> Iterator[None]:
-    """Prints what may be wrong when the student's function does not return: what is printed is shown."""
+    """Print what may be wrong if the student's function does not return: printed output is shown to the student."""
 
     def tell() -> None:
         print(f"checker: {about}no return from {watched.last or 'it'} after {PATIENCE:.0f} s.")
@@ -168,7 +168,7 @@ def remark(watched: Watched, about: str = "") -> Iterator[None]:
 
 
 def remedy(wrote: str, expected: str, own: str) -> str:
-    """What may help rank 0, which wrote the wrong text."""
+    """Return advice for rank 0, which wrote the wrong text."""
     if not wrote:
         return " (nothing came: is print called, and with file=file?)"
     if wrote == own:
@@ -179,7 +179,7 @@ def remedy(wrote: str, expected: str, own: str) -> str:
 
 
 def origin(came: Any, n: int) -> str:
-    """Whose array this is, in words."""
+    """Say in words whose array this is."""
     if not isinstance(came, np.ndarray) or came.shape != (n,):
         return f"{type(came).__name__} {getattr(came, 'shape', '')}".strip()
     rank = int(came[0] // 1e7)

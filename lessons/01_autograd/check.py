@@ -1,4 +1,4 @@
-"""The oracle of this lesson's exercises: differences, sums over copies, and counts of visits."""
+"""Checks of this lesson's exercises: finite differences, sums over copies, and visit counts."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,9 +25,9 @@ RAISED = object()
 def attempt(
     report: Report, name: str, about: str, function: Callable, *arguments: Any, mine: Callable | None = None
 ) -> Any:
-    """What function(*arguments) returns; RAISED if it raises, which is a claim that fails.
+    """Return function(*arguments). If it raises, record a failed claim and return RAISED.
 
-    mine: the student's function, in whose file the line is looked for, when it is not `function` itself.
+    mine: the student's function, whose file is searched for the failing line, if it is not `function` itself.
     """
     try:
         return function(*arguments)
@@ -38,24 +38,24 @@ def attempt(
 
 
 def file_of(function: Callable) -> Path:
-    """Where it is defined."""
+    """Return the file that defines the function."""
     code = getattr(function, "__code__", None)
     return Path(code.co_filename if code else "")
 
 
 def draw(*shapes: Shape, dtype: Any = np.float64) -> list[Array]:
-    """Whole numbers, so that sums are exact in any order."""
+    """Return random integers in this dtype, so that sums are exact in any order."""
     random = np.random.default_rng(1)
     return [random.integers(-9, 10, shape).astype(dtype) for shape in shapes]
 
 
 def leaves_of(arrays: Sequence[Array]) -> list[Tensor]:
-    """Tensors that want a gradient, with the same values."""
+    """Return tensors with the same values that require gradients."""
     return [Tensor(x.copy(), requires_grad=True) for x in arrays]
 
 
 def value_of(array: Any) -> Any:
-    """As plain numbers; None stays None."""
+    """Convert an array to plain numbers; None stays None."""
     return None if array is None else np.asarray(array).tolist()
 
 
@@ -72,7 +72,7 @@ PRODUCTS: list[tuple[Shape, Shape]] = [
 
 
 def check_01_1(world: Communicator, matmul: Callable[[Any, Any], Tensor], report: Report) -> None:
-    """Values, gradients, dtypes, what is refused; multiplications and memory by the ledger."""
+    """Check values, gradients, dtypes and errors; count multiplications and memory with the ledger."""
     for shapes in PRODUCTS:
         a_product(matmul, shapes, report)
     for name in ("float32", "float16"):
@@ -87,7 +87,7 @@ def check_01_1(world: Communicator, matmul: Callable[[Any, Any], Tensor], report
 
 
 def dtypes_stay(matmul: Callable[[Any, Any], Tensor], name: str, report: Report) -> None:
-    """The result and both gradients are of the operands' dtype."""
+    """Check that the result and both gradients have the operands' dtype."""
     about = f"operands of {name}"
     y = attempt(report, f"raised {about}", about, matmul, *leaves_of(draw((2, 3), (3, 5), dtype=name)))
     if isinstance(y, Tensor) and y.node is not None:
@@ -101,7 +101,7 @@ def dtypes_stay(matmul: Callable[[Any, Any], Tensor], name: str, report: Report)
 
 
 def what_it_costs(matmul: Callable[[Any, Any], Tensor], report: Report) -> None:
-    """Multiplications, and the memory that backward keeps alive."""
+    """Check the number of multiplications and the memory that backward keeps alive."""
     about = "(2, 3) times (3, 5)"
     with Ledger().open() as ledger:
         leaves = leaves_of(draw((2, 3), (3, 5)))
@@ -119,7 +119,7 @@ def what_it_costs(matmul: Callable[[Any, Any], Tensor], report: Report) -> None:
 
 
 def a_product(matmul: Callable[[Any, Any], Tensor], shapes: tuple[Shape, Shape], report: Report) -> None:
-    """One product and its gradients, against NumPy and differences. (A product is linear: any step is exact.)"""
+    """Check one product and its gradients against NumPy and differences. (A product is linear: any step is exact.)"""
     about = f"{shapes[0]} times {shapes[1]}"
     arrays = draw(*shapes)
     leaves = leaves_of(arrays)
@@ -143,7 +143,7 @@ def a_product(matmul: Callable[[Any, Any], Tensor], shapes: tuple[Shape, Shape],
 
 
 def raises(error: type[Exception], function: Callable, *arguments: Any) -> bool:
-    """Whether it raises just that."""
+    """Return whether the call raises exactly this error."""
     try:
         function(*arguments)
     except Exception as raised:
@@ -153,7 +153,7 @@ def raises(error: type[Exception], function: Callable, *arguments: Any) -> bool:
 
 # 01.2 -----------------------------------------------------------------------------------------------------------------
 
-BROADCASTS: list[tuple[Shape, Shape]] = [  # x's shape, the result's
+BROADCASTS: list[tuple[Shape, Shape]] = [  # x's shape, the result's shape
     ((2, 3), (2, 3)),
     ((3,), (3, 3)),
     ((2, 3), (4, 2, 3)),
@@ -168,7 +168,7 @@ BROADCASTS: list[tuple[Shape, Shape]] = [  # x's shape, the result's
 
 
 def check_01_2(world: Communicator, unbroadcast: Callable[[Array, Shape], Array], report: Report) -> None:
-    """Against sums that are made copy by copy; in half precision; and inside the tape."""
+    """Check against sums made copy by copy, in half precision, and inside the tape."""
     for shape, wide in BROADCASTS:
         (g,) = draw(wide)
         about = f"x of shape {shape} that was broadcast to {wide}"
@@ -190,7 +190,7 @@ def check_01_2(world: Communicator, unbroadcast: Callable[[Array, Shape], Array]
 
 
 def a_broadcast_product(unbroadcast: Callable[[Array, Shape], Array], report: Report) -> None:
-    """sum(a b) with two operands that are both broadcast."""
+    """Check sum(a b) with both operands broadcast."""
 
     def times(a: Tensor, b: Tensor) -> Tensor:
         vjp = lambda g: (unbroadcast(g * b.data, a.shape), unbroadcast(g * a.data, b.shape))
@@ -207,7 +207,7 @@ def a_broadcast_product(unbroadcast: Callable[[Array, Shape], Array], report: Re
 
 
 def sums_over_copies(g: Array, shape: Shape) -> Array:
-    """Each element of g goes back to the element of x that it is a copy of."""
+    """Add each element of g to the element of x that it is a copy of."""
     x = np.zeros(shape)
     origin = np.broadcast_to(np.arange(x.size).reshape(shape), g.shape)
     np.add.at(x.reshape(-1), origin.reshape(-1), g.reshape(-1))
@@ -218,11 +218,11 @@ def sums_over_copies(g: Array, shape: Shape) -> Array:
 
 Order = Callable[[Sequence[Tensor]], tuple[list[Node], dict[Tensor, int]]]
 LONG = 300_000
-Graph = tuple[list[Tensor], dict[Tensor, str]]  # the roots; the leaves with their names
+Graph = tuple[list[Tensor], dict[Tensor, str]]  # the roots; the leaves and their names
 
 
 def small_graphs() -> dict[str, Graph]:
-    """Graphs on which a wrong order, a wrong count, or a forgotten root shows."""
+    """Return graphs that expose a wrong order, a wrong count or a forgotten root."""
     x, y, w = (Tensor(np.array([[v]]), requires_grad=True) for v in (2.0, 3.0, 5.0))
     a, late = x * y, F.exp(x)
     far = late
@@ -239,7 +239,7 @@ def small_graphs() -> dict[str, Graph]:
 
 
 def check_01_3(world: Communicator, youngest_first: Order, report: Report) -> None:
-    """Small graphs inside the real backward; diamonds; a long chain; a tape that was freed."""
+    """Check small graphs inside the real backward, diamonds, a long chain and a freed tape."""
     fine = [a_small_graph(name, youngest_first, report) for name in small_graphs()]
     if all(fine) and few_questions(youngest_first, report):
         twenty_diamonds(youngest_first, report)
@@ -260,7 +260,7 @@ def check_01_3(world: Communicator, youngest_first: Order, report: Report) -> No
 
 
 def twenty_diamonds(order: Order, report: Report) -> None:
-    """60 nodes and 2^20 paths, inside the real backward."""
+    """Check 60 nodes with 2^20 paths inside the real backward."""
     x, y = diamonds(20)
     calls: list[Node] = []
     for node in youngest_first([y])[0]:
@@ -276,7 +276,7 @@ def twenty_diamonds(order: Order, report: Report) -> None:
 
 
 def long_chain() -> Tensor:
-    """The end of LONG operations in a row. (Bare nodes: the check has three seconds.)"""
+    """Return the last of LONG operations in a row. (Bare nodes: the check must finish within three seconds.)"""
     edge: Any = Tensor(1.0, requires_grad=True)
     for _ in range(LONG):
         edge = Node((edge,), _same, (), ())
@@ -286,7 +286,7 @@ def long_chain() -> Tensor:
 
 
 def a_small_graph(name: str, order: Order, report: Report) -> bool:
-    """The list and the counts, and then the real backward with them. Whether all is well."""
+    """Check the list and the counts, then the real backward with them. Return whether all claims hold."""
     roots, leaves = small_graphs()[name]
     expected, uses = youngest_first(roots)
     found = attempt(report, f"raised {name}", name, order, roots)
@@ -311,7 +311,7 @@ def a_small_graph(name: str, order: Order, report: Report) -> bool:
 
 
 def runs_backward(name: str, order: Order, report: Report) -> None:
-    """The gradients that the real backward finds with this order, and how often each leaf is told to be complete."""
+    """Check the gradients of the real backward with this order, and how often each leaf is reported complete."""
     results = []
     for chosen in (order, youngest_first):
         roots, leaves = small_graphs()[name]
@@ -326,7 +326,7 @@ def runs_backward(name: str, order: Order, report: Report) -> None:
 
 
 def few_questions(order: Order, report: Report) -> bool:
-    """12 diamonds: 36 nodes, but 12,285 paths to them. Nobody has to ask a node often, or to compare it."""
+    """Check that no node is queried or compared often in 12 diamonds: 36 nodes with 12,285 paths."""
     _, y = diamonds(12)
     asked: list[int] = []
     compared: list[bool] = []
@@ -340,7 +340,7 @@ def few_questions(order: Order, report: Report) -> bool:
             asked.append(1)
             return slot.__get__(self)
 
-        def __eq__(self, other: object) -> bool:  # a list asks every element; a set asks one of the same hash
+        def __eq__(self, other: object) -> bool:  # a list compares every element; a set only those with the same hash
             compared.append(isinstance(other, Node))
             return self is other
 
@@ -363,7 +363,7 @@ def _same(g: Array) -> tuple[Array]:
 
 
 def check_01_4(world: Communicator, accumulated: Callable[[Array | None, Array], Array], report: Report) -> None:
-    """Leaves that are used several times, in one backward and in two."""
+    """Check leaves used several times, in one backward and in two."""
 
     class Leaf(Tensor):
         __slots__ = ()
@@ -381,7 +381,7 @@ def check_01_4(world: Communicator, accumulated: Callable[[Array | None, Array],
 
 
 def several_uses(leaf: type[Tensor], report: Report) -> None:
-    """In one backward."""
+    """Check several uses in one backward."""
     x = leaf([3.0], requires_grad=True)
     (x * x).backward()
     report.equal("x x", value_of(x.grad), [6.0], "d(x x)/dx at 3: with your function {got}; right is {expected}")
@@ -395,7 +395,7 @@ def several_uses(leaf: type[Tensor], report: Report) -> None:
 
 
 def two_backwards(leaf: type[Tensor], report: Report) -> None:
-    """They add up, and what there was after the first stays as it was."""
+    """Check that two backwards add up and leave the result of the first unchanged."""
     x = leaf([1.0, 2.0], requires_grad=True)
     (x * 3.0).backward(np.ones(2))
     first = x.grad

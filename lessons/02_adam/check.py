@@ -1,4 +1,4 @@
-"""The oracle of this lesson's exercises: sums over the whole past in float64, the library's runs, and the ledger."""
+"""Checks of this lesson's exercises: float64 sums over all past gradients, the library's runs, and the ledger."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -20,24 +20,24 @@ from minitrain.train.step import train_step
 from .lesson import descend
 
 SEED, STEPS, N = 1, 6, 7
-SETTINGS = ((0.01, 0.9, 0.999, 1e-8), (0.1, 0.5, 0.75, 0.1))  # lr, beta1, beta2, epsilon: large enough to be seen
+SETTINGS = ((0.01, 0.9, 0.999, 1e-8), (0.1, 0.5, 0.75, 0.1))  # lr, beta1, beta2, epsilon: large enough to show
 
 
 def adam_bytes(sizes: tuple[int, ...]) -> int:
-    """The bytes of optimizer state that Adam keeps for an MLP with layers of these sizes, all numbers being float32.
+    """Return the bytes of optimizer state that Adam keeps for a float32 MLP with these layer sizes.
 
-    (64, 32, 10): 64 pixels, 32 hidden values, 10 logits; other sizes are asked for, too. Two neighbours are joined by
-    y = x W + b.
+    (64, 32, 10): 64 pixels, 32 hidden values, 10 logits; other sizes are tested too. Adjacent sizes are joined by a
+    layer y = x W + b.
     """
     parameters = sum(n * m + m for n, m in pairwise(sizes))
     return 2 * 4 * parameters
 
 
-# The checks -----------------------------------------------------------------------------------------------------------
+# Checks ---------------------------------------------------------------------------------------------------------------
 
 
 def check_02_1(world: Communicator, adam_step: Callable[..., None], report: Report) -> None:
-    """Adam's update by itself, against the formula; its two properties; inside the library."""
+    """Check Adam's update against the formula, its two properties, and its use inside the library."""
     for lr, beta1, beta2, epsilon in SETTINGS:
         follows(adam_step, (lr, beta1, beta2, epsilon), 0.0, report)
     g = np.array([1e-3, -1e-3, 1.0, -50.0, 1e5])
@@ -55,7 +55,7 @@ def check_02_1(world: Communicator, adam_step: Callable[..., None], report: Repo
 
 
 def check_02_2(world: Communicator, adamw_step: Callable[..., None], report: Report) -> None:
-    """AdamW's update by itself, against the formula; without a gradient; inside the library."""
+    """Check AdamW's update against the formula, without a gradient, and inside the library."""
 
     def rule(*arguments: object) -> None:
         adamw_step(*arguments, adam=REFERENCE["adam"])
@@ -77,7 +77,7 @@ def check_02_2(world: Communicator, adamw_step: Callable[..., None], report: Rep
 
 
 def check_02_3(world: Communicator, adam_bytes: Callable[[tuple[int, ...]], int], report: Report) -> None:
-    """The prediction, against what the ledger sees alive after a step."""
+    """Compare the prediction with what the ledger finds alive after a step."""
     for sizes in ((64, 32, 10), (5, 3), (7, 20, 30, 2)):
         ledger = Ledger()
         with ledger.open():
@@ -90,7 +90,7 @@ def check_02_3(world: Communicator, adam_bytes: Callable[[tuple[int, ...]], int]
 
 
 def check_02_4(world: Communicator, step_sizes: Callable[..., np.ndarray], report: Report) -> None:
-    """The step sizes, for small and large gradients, early and late; inside the library, with a small loss."""
+    """Check the step sizes for small and large gradients, early and late, and inside the library with a small loss."""
     lr, beta1, beta2, epsilon = SETTINGS[0]
     for root in (1e-10, 1e-6, 1.0, 1e3):
         for t in (1, 10, 10000):
@@ -118,19 +118,19 @@ def check_02_4(world: Communicator, step_sizes: Callable[..., np.ndarray], repor
         report.close("inside", float(np.abs(mine - true).max()), 1e-9, told)
 
 
-# What a right rule is -------------------------------------------------------------------------------------------------
+# Reference ------------------------------------------------------------------------------------------------------------
 
 Rule = Callable[..., None]
 REFERENCE: dict[str, Rule] = {"adam": adam_step, "adamw": adamw_step}
 
 
 def follows(rule: Rule, setting: tuple[float, ...], weight_decay: float, report: Report) -> None:
-    """STEPS updates of flat slices, with borders that are not to be touched, against the past summed up in float64."""
+    """Check STEPS updates of flat slices, guarded by neighbours, against float64 sums over all past gradients."""
     lr, beta1, beta2, epsilon = setting
     draw = np.random.default_rng(0).standard_normal
     arrays = [draw(N + 2), *np.zeros((3, N + 2))]
     for array in arrays[1:]:
-        array[[0, -1]] = 9  # the neighbours in the bucket
+        array[[0, -1]] = 9  # the neighbours in the bucket, which must not change
     w, g, m, v = (array[1:-1] for array in arrays)
     true, past, told = w.copy(), [], f"lr {lr}, beta1 {beta1}, beta2 {beta2}, epsilon {epsilon:g}"
     told += f", weight_decay {weight_decay}" if weight_decay else ""
@@ -161,7 +161,7 @@ _NOT_IN_PLACE = (
 
 
 def inside(world: Communicator, make: Callable[..., Optimizer], rule: Rule, reference: Rule, report: Report) -> None:
-    """Three steps of a small MLP in float64 with the library's optimizer around this rule, and around the library's."""
+    """Compare three float64 steps of a small MLP: the library's optimizer with this rule and with its own."""
     config = MLPConfig(5, (4,), 3, dtype="float64")
     mine, true = (
         gather(train(world, lambda gradients, by=by: make(gradients, by), config, 3)[0], world)
@@ -172,7 +172,7 @@ def inside(world: Communicator, make: Callable[..., Optimizer], rule: Rule, refe
 
 
 def train(world: Communicator, make: Callable[..., Optimizer], config: MLPConfig, steps: int):  # type: ignore[no-untyped-def]
-    """The model and its optimizer, after some steps on made-up samples."""
+    """Return the model and its optimizer after `steps` updates on synthetic samples."""
     draw = np.random.default_rng(0)
     inputs, labels = draw.normal(size=(12, config.inputs)), draw.integers(0, config.classes, 12)
     data = ArrayLoader(inputs.astype(config.dtype), labels, 12, SEED)

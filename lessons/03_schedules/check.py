@@ -1,4 +1,4 @@
-"""The oracle of this lesson's exercises: the curves written another way, asked for in any order; runs that go on."""
+"""Checks of this lesson's exercises: curves written another way and queried in any order; resumed runs."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -30,10 +30,10 @@ Points = Sequence[tuple[float, float]]
 
 
 def halves(updates: int, warm: int, gamma: float, k: float) -> dict[str, float]:
-    """The t at which the rate is half the peak, for five schedules of the lesson's page; it may be between two updates.
+    """Return the t at which the rate is half the peak, for five schedules of the lesson's page; t may be fractional.
 
-    The keys: "linear" and "cosine", of so many updates; "exponential" with this gamma (0 < gamma < 1); "inverse_time"
-    with this k; "warmup_cosine" of so many updates, `warm` of them the warm-up: the t on the way down. Floors are 0.
+    The keys: "linear" and "cosine" over `updates` updates; "exponential" with gamma (0 < gamma < 1); "inverse_time"
+    with k; "warmup_cosine" over `updates` updates, `warm` of them warm-up: the t on the way down. Floors are 0.
     """
     return {
         "linear": updates / 2,
@@ -44,11 +44,11 @@ def halves(updates: int, warm: int, gamma: float, k: float) -> dict[str, float]:
     }
 
 
-# The checks -----------------------------------------------------------------------------------------------------------
+# Checks ---------------------------------------------------------------------------------------------------------------
 
 
 def check_03_1(world: Communicator, warmup_cosine: Callable[..., float], report: Report) -> None:
-    """Against cos^2 and a list of rates; the join to the last bit; in a trainer that is made anew in mid-run."""
+    """Check against cos^2 and a list of rates, exactly where they join, and in a trainer recreated during the run."""
     for peak, warm, updates, floor in ((8.0, 2, 6, 0.0), (0.6, 5, 12, 0.1), (1.0, 0, 7, 0.0), (3.0, 1, 2, 1.0)):
         told = f"peak {peak}, warm {warm}, updates {updates}, floor {floor}"
         rates = partial(warmup_cosine, peak=peak, warm=warm, updates=updates, floor=floor)
@@ -72,7 +72,7 @@ def check_03_1(world: Communicator, warmup_cosine: Callable[..., float], report:
 
 
 def check_03_2(world: Communicator, anneal: Callable[..., float], report: Report) -> None:
-    """Against cos^2; through the points; the library's one-cycle, rate and momentum, from the points that it names."""
+    """Check against cos^2, at the points, and against the rate and momentum of the library's one-cycle schedule."""
     one, two, three = [(0, 8.0), (4, 0.0)], [(0, 1.0), (3, 5.0), (8, 2.0)], [(0, 1.0), (2.5, 3.0), (7, -1.0), (9, 4.0)]
     for points in (one, two, three):
         for t, true in enumerate(waves(points)):
@@ -98,7 +98,7 @@ def check_03_2(world: Communicator, anneal: Callable[..., float], report: Report
 
 
 def check_03_3(world: Communicator, halves: Callable[..., dict[str, Any]], report: Report) -> None:
-    """The prediction, against the rates of the library on both sides of it."""
+    """Compare the prediction with the library's rates on both sides of it."""
     for updates, warm, gamma, k in ((1000, 100, 0.5**0.01, 0.01), (21, 4, 0.9, 0.3), (7, 0, 0.5, 1.0)):
         given = f"updates {updates}, warm {warm}, gamma {gamma:.4g}, k {k}"
         said, right = halves(updates, warm, gamma, k), HALVES(updates, warm, gamma, k)
@@ -124,7 +124,7 @@ def check_03_3(world: Communicator, halves: Callable[..., dict[str, Any]], repor
 
 
 def check_03_4(world: Communicator, triangle: Callable[..., float], report: Report) -> None:
-    """Against the library's warm-up before its straight line."""
+    """Check against the library's linear schedule with warm-up."""
     for peak, warm, updates in ((6.0, 3, 6), (0.5, 10, 25), (1.0, 1, 4), (2.0, 4, 6)):
         told = f"peak {peak:g}, warm {warm}, updates {updates}"
         then = partial(linear, peak=peak, updates=updates - warm)
@@ -139,13 +139,13 @@ def check_03_4(world: Communicator, triangle: Callable[..., float], report: Repo
             value(report, where, rate, warmup(t, warm, then), f"{told}: the rate of update {t}{after}")
 
 
-# What a right schedule is ---------------------------------------------------------------------------------------------
+# Reference ------------------------------------------------------------------------------------------------------------
 
 REFERENCE, HALVES = warmup_cosine, halves
 
 
 def waves(points: Points) -> list[float]:
-    """At t = 0, 1, ... up to the last point: cos^2 between the points, piece by piece."""
+    """Return cos^2 interpolation between the points at t = 0, 1, ... up to the last point."""
     ends = [e for e, _ in points[1:]]
     values = []
     for t in range(math.floor(points[-1][0]) + 1):
@@ -156,14 +156,14 @@ def waves(points: Points) -> list[float]:
 
 
 def value(report: Report, name: str, got: Any, true: float, told: str) -> None:
-    """A number that must be right to 1e-12."""
+    """Check a number to within 1e-12."""
     if not report.true("number", isinstance(got, (int, float)), f"{told} must be a number, not {got!r}"):
         return
     report.true(name, abs(got - true) <= 1e-12, f"{told} must be {true:.6g}, not {got:.6g}", float(got))
 
 
 def pure(report: Report, schedule: Schedule, updates: int) -> None:
-    """Asked forwards, backwards, and from the middle on, it says the same."""
+    """Check that the schedule gives the same rates forwards, backwards and from the middle on."""
     forwards = [schedule(t) for t in range(updates)]
     backwards = [schedule(t) for t in reversed(range(updates))][::-1]
     t = next((t for t in range(updates) if forwards[t] != backwards[t]), 0)
@@ -175,7 +175,7 @@ def pure(report: Report, schedule: Schedule, updates: int) -> None:
 
 
 def in_a_trainer(world: Communicator, schedule: Schedule, report: Report) -> None:
-    """The rates that the library trains with, in one go and resumed at update 4."""
+    """Check the library's training rates, in one run and resumed at update 4."""
     data = ArrayLoader(np.ones((4, 3), np.float32), np.array([0, 1, 0, 1]), batch=2, seed=1)
     whole, resumed = (Trainer(mlp(MLPConfig(3, (2,), 2)), world, schedule=schedule) for _ in range(2))
     rates = [whole.step(data.batch(n)).lr for n in range(9)]
@@ -185,7 +185,7 @@ def in_a_trainer(world: Communicator, schedule: Schedule, report: Report) -> Non
 
 
 def refuses(report: Report, call: Callable[[], object], told: str) -> None:
-    """It must raise UserError."""
+    """Check that the call raises UserError."""
     try:
         did, kind = f"returned {call()!r}", "returned"
     except UserError:

@@ -1,4 +1,4 @@
-"""The oracle of this lesson's exercises: traces by hand, float64, the library's own run, and the ledger."""
+"""Checks of this lesson's exercises: hand-written traces, float64, the library's own run, and the ledger."""
 
 from collections.abc import Callable
 from itertools import product
@@ -26,18 +26,17 @@ from minitrain.train.step import compute_gradients
 SEED, BATCHES, BAD, CLIP, S = 1, 10, 7, 1.0, 2.0**12  # the gradients of batch 7 overflow
 
 
-# The exercises of which the model solution is not in the library ------------------------------------------------------
+# Exercises whose model solution is not in the library -----------------------------------------------------------------
 
 
 def half_step(
     data: np.ndarray, grad: np.ndarray, master: np.ndarray, m: np.ndarray, v: np.ndarray, t: int,
     S: float, lr: float, clip: float,
 ) -> int:  # fmt: skip
-    """One update of weights in float16 by Adam, in place. Returns how many updates there were: t before this one.
+    """Update float16 weights in place by Adam. Return the new number of updates; t is the number before this one.
 
-    data, grad (n): the weights, and S times their gradient, in float16. master, m, v (n): the weights, and Adam's two
-    numbers, in float32. The gradient is shortened to the length `clip` if it is longer. If a number of grad is inf or
-    NaN, the step is skipped: everything stays as it is.
+    data, grad (n), float16: the weights, and S times their gradient. master, m, v (n), float32: the weights and Adam's
+    two moments. Clip the gradient to norm `clip`. If grad contains inf or NaN, skip the step and change nothing.
     """
     g = grad.astype(np.float32) / np.float32(S)
     if not np.isfinite(g).all():
@@ -51,19 +50,19 @@ def half_step(
 
 
 def bytes_a_parameter(half: bool, numbers: int) -> int:
-    """The bytes that training holds for each parameter when the optimizer steps: weight, gradient, optimizer.
+    """Return the bytes per parameter held at the optimizer step: weight, gradient, optimizer state.
 
-    half: weights and gradients are float16, and the optimizer has masters; otherwise all is float32. numbers: how many
-    numbers the optimizer's rule remembers for each parameter: 0 for SGD, 1 for SGD with momentum, 2 for Adam.
+    half: weights and gradients are float16 and the optimizer keeps masters; otherwise everything is float32. numbers:
+    the state values per parameter: 0 for SGD, 1 for SGD with momentum, 2 for Adam.
     """
     return (2 + 2 + 4 if half else 4 + 4) + 4 * numbers
 
 
-# The checks -----------------------------------------------------------------------------------------------------------
+# Checks ---------------------------------------------------------------------------------------------------------------
 
 
 def check_05_1(world: Communicator, next_scale: Callable[..., tuple[float, int]], report: Report) -> None:
-    """Batch after batch, from where a right rule would be; at the upper end; in the library's scaler."""
+    """Check batch after batch from the correct state, at the upper limit, and in the library's scaler."""
     for growth, backoff, interval in ((2.0, 0.5, 3), (4.0, 0.25, 2), (2.0, 0.5, 1)):
         scale, good = 2.0**16, 0
         for overflow in (x == "x" for x in "...xx..x...x....."):
@@ -98,7 +97,7 @@ def _is_pair(got: Any) -> bool:
 
 
 def check_05_2(world: Communicator, half_step: Callable[..., int], report: Report) -> None:
-    """Update after update against float64; many small ones; the gradients of a model, against the library."""
+    """Compare updates with float64, many small ones too, and then on a model's gradients with the library."""
     scripted(half_step, report)
     data, m, v = np.ones(1, np.float16), np.zeros(1, np.float32), np.zeros(1, np.float32)
     master, t = data.astype(np.float32), 0
@@ -118,7 +117,7 @@ def check_05_2(world: Communicator, half_step: Callable[..., int], report: Repor
 
 
 def scripted(half_step: Callable[..., int], report: Report) -> None:
-    """Long and short gradients, an inf and a NaN."""
+    """Check long and short gradients, an inf and a NaN."""
     draw = np.random.default_rng(0).standard_normal
     master = draw(8).astype(np.float32)
     data, m, v = master.astype(np.float16), np.zeros(8, np.float32), np.zeros(8, np.float32)
@@ -152,7 +151,7 @@ def _nan(array: np.ndarray) -> str:
 
 
 def inside(half_step: Callable[..., int], report: Report) -> None:
-    """The library trains an MLP with Adam, S and clipping; the same gradients are given to half_step."""
+    """Train an MLP in the library with Adam, S and clipping; give the same gradients to half_step."""
     adam, step = toy(world_of_one(), Adam, True)
     gradients, scaler = adam.gradients, StaticScaler(S)
     flat = lambda which: np.concatenate([getattr(owned, which) for owned in gradients.owned()])
@@ -175,7 +174,7 @@ def inside(half_step: Callable[..., int], report: Report) -> None:
 
 
 def check_05_3(world: Communicator, bytes_a_parameter: Callable[[bool, int], int], report: Report) -> None:
-    """The prediction, against what the ledger sees alive after a step."""
+    """Compare the prediction with what the ledger finds alive after a step."""
     rules: list[Callable[..., Optimizer]] = [SGD, lambda gradients: SGD(gradients, momentum=0.9), Adam]
     for half, (numbers, make) in product((False, True), enumerate(rules)):
         with Ledger().open() as ledger:
@@ -190,14 +189,14 @@ def check_05_3(world: Communicator, bytes_a_parameter: Callable[[bool, int], int
 
 
 def check_05_4(world: Communicator, agree: Callable[[bool, Any], bool], report: Report) -> None:
-    """Every pattern of overflows, and its bytes; without other ranks; an inf in one element of one rank's gradients."""
+    """Check every pattern of overflows and its bytes, a single rank, and an inf in one element on one rank."""
     ring = RingCommunicator(world)
     for pattern in product((False, True), repeat=world.size):
         with Ledger().open() as right:
             REFERENCE["agree"](pattern[world.rank], ring)
         with Ledger().open() as ledger:
             got = agree(pattern[world.rank], ring)
-        world.barrier()  # so that nobody meets a message of the next pattern
+        world.barrier()  # keeps messages of two patterns apart
         who = " and ".join(f"rank {rank}" for rank, overflow in enumerate(pattern) if overflow) or "no rank"
         told = f"overflow on {who}, of {world.size} ranks: rank {world.rank} says {got}, and must say {any(pattern)}"
         report.true(f"any {who}", got == any(pattern), told, got)
@@ -210,12 +209,12 @@ def check_05_4(world: Communicator, agree: Callable[[bool, Any], bool], report: 
     for overflow in (False, True):
         told = f"agree({overflow}, None), a run of one process, must be {overflow}"
         report.true("alone", agree(overflow, None) == overflow, told)
-    if report.ok:  # else ranks might wait for each other
+    if report.ok:  # otherwise ranks might wait for each other
         one_element(world, ring, agree, report)
 
 
 def one_element(world: Communicator, ring: Communicator, agree: Callable[[bool, Any], bool], report: Report) -> None:
-    """Training by ZeRO, in which each rank holds a share of the gradients; batch 2 has an inf on the last rank."""
+    """Train with ZeRO, where each rank holds a shard of the gradients; batch 2 has an inf on the last rank."""
     optimizer, step = toy(ring, Adam, True)
     gradients, scaler = optimizer.gradients, DynamicScaler(S, agree=agree)
     for number in (1, 2, 3):
@@ -233,13 +232,13 @@ def one_element(world: Communicator, ring: Communicator, agree: Callable[[bool, 
     report.true("replicas", all(other == bits[0] for other in bits), "the ranks' parameters are not equal")
 
 
-# What is trained ------------------------------------------------------------------------------------------------------
+# Toy model ------------------------------------------------------------------------------------------------------------
 
 REFERENCE: dict[str, Callable] = {"next_scale": next_scale, "agree": agree}
 
 
 def toy(world: Communicator, make: Callable[..., Optimizer], half: bool) -> tuple[Any, Callable]:
-    """(optimizer, a function that computes the gradients of a batch) of a small MLP on made-up samples."""
+    """Return (optimizer, a function that computes a batch's gradients) of a small MLP on synthetic samples."""
     draw = np.random.default_rng(0)
     data = ArrayLoader(draw.normal(size=(12, 8)).astype(np.float32), draw.integers(0, 3, 12), 6, SEED)
     model = mlp(MLPConfig(8, (6,), 3))

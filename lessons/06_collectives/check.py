@@ -1,4 +1,4 @@
-"""The oracle of this lesson's exercises: sums that are exact, the ledger, and a communicator that watches its sends."""
+"""Checks of this lesson's exercises: exact sums, the ledger, and a communicator that watches its sends."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from minitrain.shares import share
 
 from .lesson import TAG, TIMES
 
-# Ranks, numbers, dtype. The check ends with the first case that is spoilt, so the plain one comes first.
+# Ranks, numbers, dtype. The check ends with the first case that fails, so the simplest one comes first.
 CASES = (
     (3, 6, "float64"),
     (3, 7, "float32"),
@@ -29,20 +29,20 @@ CASES = (
 
 
 def equal_size(ranks: int, alpha: float, beta: float) -> float:
-    """The size M in bytes at which an all-reduce takes equally long by a tree and by a ring. Not rounded.
+    """Return the size M in bytes at which an all-reduce takes equally long by tree and by ring. Do not round.
 
-    N = ranks >= 2; alpha: seconds for a message; beta: seconds for a byte. 0 if the ring is never slower.
-    T_tree = 2 ceil(log2 N) (alpha + M beta) and T_ring = 2 (N-1) alpha + 2 (N-1)/N M beta.
+    N = ranks >= 2; alpha: seconds per message; beta: seconds per byte. Return 0 if the ring is never slower. T_tree = 2
+    ceil(log2 N) (alpha + M beta) and T_ring = 2 (N-1) alpha + 2 (N-1)/N M beta.
     """
     levels = math.ceil(math.log2(ranks))
     return alpha * (ranks - 1 - levels) / (beta * (levels - (ranks - 1) / ranks))
 
 
-# The checks -----------------------------------------------------------------------------------------------------------
+# Checks ---------------------------------------------------------------------------------------------------------------
 
 
 def check_06_1(world: Communicator, reduce_scatter: Callable, report: Report) -> None:
-    """Shares of sums and of maxima, by the library's ring and in its all-reduce."""
+    """Check shards of sums and maxima, from the library's ring and inside its all-reduce."""
     for ranks, n, dtype, add in [(*case, np.add) for case in CASES] + [(3, 7, "float64", np.maximum)]:
         if world.rank < ranks:
             trial = Trial(world.subgroup(range(ranks)), f"{case(n, ranks)}, numpy.{add.__name__}", report)
@@ -59,12 +59,12 @@ def check_06_1(world: Communicator, reduce_scatter: Callable, report: Report) ->
 
 
 def check_06_2(world: Communicator, all_gather: Callable, report: Report) -> None:
-    """Every share on every rank, and in the library's all-reduce."""
+    """Check that every rank has every shard, also inside the library's all-reduce."""
     for ranks, n, dtype in CASES:
         if world.rank < ranks:
             trial = Trial(world.subgroup(range(ranks)), case(n, ranks), report)
             mine, true = share(n, ranks, world.rank), digits(n, dtype, 0)
-            x = np.full(n, -1 - world.rank, dtype)  # what stands in the other shares is of no interest
+            x = np.full(n, -1 - world.rank, dtype)  # the values in the other shards do not matter
             x[mine] = true[mine]
             trial.run(lambda comm, x=x: all_gather(comm, x, TAG))  # type: ignore[misc]
             trial.values("gathered", x, true, "has in x")
@@ -77,7 +77,7 @@ def check_06_2(world: Communicator, all_gather: Callable, report: Report) -> Non
 
 
 def check_06_3(world: Communicator, equal_size: Callable[[int, float, float], float], report: Report) -> None:
-    """At this size the two formulas give the same time."""
+    """Check that the two formulas give the same time at this size."""
     cases = (5, 1.0, 0.01), (4, 1e-5, 1e-10), (6, 1e-5, 1e-10), (64, 2e-6, 1e-11), (3, 1e-5, 1e-10), (2, 1e-5, 1e-10)
     for ranks, alpha, beta in cases:
         told = f"{ranks} ranks, alpha {alpha:g}, beta {beta:g}"
@@ -93,7 +93,7 @@ def check_06_3(world: Communicator, equal_size: Callable[[int, float, float], fl
 
 
 def check_06_4(world: Communicator, broadcast: Callable, report: Report) -> None:
-    """The root's array everywhere, from every root."""
+    """Check that every rank receives the root's array, from every root."""
     for (ranks, n, dtype), root in [*zip(CASES, (0, 2, 1, 0, 1, 0), strict=True), ((3, 6, "float32"), 1)]:
         if world.rank < ranks:
             trial = Trial(world.subgroup(range(ranks)), f"{case(n, ranks)}, root {root}", report)
@@ -111,11 +111,11 @@ def check_06_4(world: Communicator, broadcast: Callable, report: Report) -> None
             return
 
 
-# What a right run is --------------------------------------------------------------------------------------------------
+# Reference ------------------------------------------------------------------------------------------------------------
 
 
 class Watched(RingCommunicator):
-    """A communicator that remembers what was sent by it, and by how many receives."""
+    """Communicator that records its sends and counts its receives."""
 
     def __init__(self, inner: Communicator) -> None:
         super().__init__(inner)
@@ -132,7 +132,7 @@ class Watched(RingCommunicator):
 
 
 class Send:
-    """The handle of a message. after: how many receives this rank had begun when it was sent."""
+    """Handle of a message. after: how many receives this rank had started when it was sent."""
 
     def __init__(self, comm: Watched, handle: Any, x: np.ndarray, to: int) -> None:
         self.comm, self.handle, self.x, self.before, self.to = comm, handle, x, x.copy(), to
@@ -141,19 +141,19 @@ class Send:
 
     def wait(self) -> None:
         self.waited = True
-        self.early = self.comm.receives < self.number  # the receive of the same step comes later
+        self.early = self.comm.receives < self.number  # this step's receive has not started
         self.changed = not np.array_equal(self.x, self.before)
         self.handle.wait()
 
 
 class Trial:
-    """One call of the student's function, with what is claimed of it."""
+    """One call of the student's function, and claims about it."""
 
     def __init__(self, group: Communicator, told: str, report: Report) -> None:
         self.comm, self.ledger, self.told, self.report = Watched(group), Ledger(), told, report
 
     def run(self, call: Callable[[Communicator], Any], sends: bool = True) -> Any:
-        """Calls it; claims that it sends by itself."""
+        """Call it; claim that the function itself sends."""
         with self.ledger.open(), told_of(self.told):
             result = call(self.comm)
         self.unwaited = [send for send in self.comm.sends if not send.waited]
@@ -165,7 +165,7 @@ class Trial:
         return result
 
     def values(self, name: str, got: Any, true: np.ndarray, verb: str) -> None:
-        """The array is this one, dtype included."""
+        """Claim that the array has these values and this dtype."""
         right = isinstance(got, np.ndarray) and got.dtype == true.dtype and np.array_equal(got, true)
         shown = plain(got)
         unfilled = " (negative: not filled)" if not right and "-" in shown else ""
@@ -173,7 +173,7 @@ class Trial:
         self.report.true(name, right, sentence, shown)
 
     def share_of_sum(self, x: np.ndarray, before: np.ndarray, true: np.ndarray) -> None:
-        """The sum stands in this rank's share of x; if not there, then perhaps in another, or nothing was changed."""
+        """Claim that this rank's shard of x holds the sum; if not, look for it in another shard."""
         n, ranks, rank = len(x), self.comm.size, self.comm.rank
         cuts = [share(n, ranks, c) for c in range(ranks)]
         whole = [c for c, cut in enumerate(cuts) if np.array_equal(x[cut], true[cut])]
@@ -186,7 +186,7 @@ class Trial:
         self.report.true("in place", rank in whole, sentence + elsewhere, plain(x[cuts[rank]]) + elsewhere)
 
     def price(self, size: int, messages: int | None) -> None:
-        """Bytes, and messages where every share has a number in it."""
+        """Claim the bytes sent, and the messages if every shard has an element."""
         who = f"{self.told}: rank {{rank}} sends"
         self.report.equal("bytes", self.ledger.bytes.total(), size, f"{who} {{got}} bytes; right is {{expected}}")
         if messages is not None:
@@ -195,7 +195,7 @@ class Trial:
             self.report.equal("messages", count, messages, sentence)
 
     def manners(self, ring: bool) -> None:
-        """To the next rank only; every send is waited for, unchanged until then, and not before the receive."""
+        """Claim that sends go to the next rank only, are waited for after the receive, and are unchanged until then."""
         sends, who = self.comm.sends, f"{self.told}: rank {self.report.rank}"
         peers = sorted({send.to for send in sends})
         following = (self.comm.rank + 1) % self.comm.size
@@ -217,7 +217,7 @@ class Trial:
 
 @contextmanager
 def told_of(case: str) -> Iterator[None]:
-    """An exception that passes says in which case it was raised, and stays what it is."""
+    """Prefix a passing exception with the case in which it was raised; keep its type."""
     try:
         yield
     except Exception as error:
@@ -226,21 +226,21 @@ def told_of(case: str) -> Iterator[None]:
 
 
 def case(n: int, ranks: int) -> str:
-    """6 numbers, 3 ranks."""
+    """Return text such as "6 numbers, 3 ranks"."""
     return f"{n} numbers, {ranks} {'rank' if ranks == 1 else 'ranks'}"
 
 
 def digits(n: int, dtype: str, rank: int, add: Callable = np.add) -> np.ndarray:
-    """k + 1 in the digit of this rank, so that a sum tells who is in it: 330 is k = 2 of ranks 1 and 2.
+    """Return k + 1 in this rank's decimal digit, so that a sum shows its ranks: 330 is k = 2 of ranks 1 and 2.
 
-    For a maximum the largest is now on the one rank, now on the other.
+    For a maximum the largest value alternates between ranks.
     """
     place = np.full(n, rank) if add is np.add else (rank + np.arange(n)) % 3
     return (10**place * np.arange(1, n + 1)).astype(dtype)
 
 
 def inside(world: Communicator, ring: RingCommunicator, report: Report) -> None:
-    """The library's all-reduce with this function in it: a matrix, its sum and its maximum."""
+    """Check the library's all-reduce with this function in it: the sum and the maximum of a matrix."""
     for op, add in (("sum", np.add), ("max", np.maximum)):
         x = digits(8, "float64", world.rank, add).reshape(2, 4)
         with Ledger().open() as ledger, told_of(f"all_reduce(x, op={op!r}) with your function"):
@@ -255,10 +255,10 @@ def inside(world: Communicator, ring: RingCommunicator, report: Report) -> None:
 
 
 def plain(x: Any) -> str:
-    """[11 22], or what it is instead."""
+    """Return text such as "[11 22]", or the name of the type if it is no array."""
     return f"[{' '.join(f'{v:g}' for v in x.reshape(-1))}]" if isinstance(x, np.ndarray) else type(x).__name__
 
 
 def all_well(world: Communicator, report: Report) -> bool:
-    """Whether every claim of every rank has held so far."""
+    """Return whether every claim of every rank has held so far."""
     return all(world.gather_objects(all(claim.ok for claim in report.claims)))

@@ -1,4 +1,4 @@
-"""The oracle of this lesson's exercises: the run on one process, and the ledger."""
+"""Checks of this lesson's exercises: the single-process run, and the ledger."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,22 +18,22 @@ from minitrain.train.checkpoint import gather
 
 from .lesson import apart, replicas_equal, train
 
-STEPS, B, SEED = 3, 8, 1  # 8 samples: three ranks have 3, 3 and 2
+STEPS, B, SEED = 3, 8, 1  # 8 samples: on three ranks 3, 3 and 2
 
 
 def bytes_of_a_step(parameters: int, ranks: int) -> int:
-    """The bytes that all ranks together send in one step of data parallel.
+    """Return the bytes that all ranks together send in one data-parallel step.
 
-    The model has this many float32 parameters, and the gradients are added up by a ring all-reduce.
+    The model has this many float32 parameters; a ring all-reduce sums the gradients.
     """
     return 2 * (ranks - 1) * 4 * parameters
 
 
-# The checks -----------------------------------------------------------------------------------------------------------
+# Checks ---------------------------------------------------------------------------------------------------------------
 
 
 def check_07_1(world: Communicator, share: Callable[[int, int, int], slice], report: Report) -> None:
-    """Runs that cover everything once, as even as can be, the longer ones first."""
+    """Check for consecutive ranges that cover everything once, as even as possible, longer ones first."""
     for n, parts in ((6, 3), (8, 3), (9, 4), (2, 4), (0, 2), (5, 1)):
         runs = [share(n, parts, i) for i in range(parts)]
         kind = f"share({n}, {parts}, 0) returns {runs[0]!r}; it must be a slice of whole numbers (// divides, not /)"
@@ -54,7 +54,7 @@ def _whole_slice(run: Any) -> bool:
 
 
 def check_07_2(world: Communicator, sync: Callable, report: Report) -> None:
-    """Training with this sync is the run on one process, at the price of a ring; and all of a list is added up."""
+    """Check that training equals one process at the cost of a ring, and that every gradient of a list is summed."""
     same_as_one_process(world, lambda comm, *run: train(comm, *run, sync=sync), report)
     ring = RingCommunicator(world)
     arrays = [np.full(n, 10.0**world.rank) for n in (5, 2, 3)]
@@ -68,12 +68,12 @@ def check_07_2(world: Communicator, sync: Callable, report: Report) -> None:
 
 
 def check_07_3(world: Communicator, train: Callable, report: Report) -> None:
-    """The mended program is the run on one process, at the price of a ring."""
+    """Check that the repaired program equals one process at the cost of a ring."""
     same_as_one_process(world, lambda comm, *run: train(comm, *run, sync=sync_gradients), report)
 
 
 def check_07_4(world: Communicator, bytes_of_a_step: Callable[[int, int], int], report: Report) -> None:
-    """The prediction, against what a ring sends."""
+    """Compare the prediction with what a ring sends."""
     for ranks in range(world.size, 0, -1):
         group = RingCommunicator(world.subgroup(range(ranks))) if world.rank < ranks else None
         for n in (1000, 4810):
@@ -85,13 +85,13 @@ def check_07_4(world: Communicator, bytes_of_a_step: Callable[[int, int], int], 
             report.equal("bytes", got, sent, f"{n} parameters on {ranks} ranks: you say {{got}}, counted {{expected}}")
 
 
-# What a right run is --------------------------------------------------------------------------------------------------
+# Reference ------------------------------------------------------------------------------------------------------------
 
 Train = Callable[..., tuple[list[float], Model]]
 
 
 def same_as_one_process(world: Communicator, run: Train, report: Report) -> None:
-    """SGD in float64, a batch that does not divide: losses, parameters, replicas, bytes of every rank."""
+    """Compare losses, parameters, replicas and each rank's bytes: SGD, float64, a batch that divides unevenly."""
     data = toy()
     with Ledger().open() as once:
         serial, alone = train(world_of_one(), data, STEPS, SEED)
@@ -124,12 +124,12 @@ def _right_kind(result: Any) -> bool:
 
 
 def ring_bytes(n: int, item: int, ranks: int, rank: int) -> int:
-    """What this rank sends in a ring all-reduce of n elements: twice all of them but one share each time."""
+    """Return the bytes this rank sends in a ring all-reduce of n elements: twice, all shards but one."""
     kept = sum(cut.stop - cut.start for cut in (share(n, ranks, (rank + ahead) % ranks) for ahead in (0, 1)))
     return (2 * n - kept) * item
 
 
 def toy() -> ArrayLoader:
-    """20 made-up images, so that the third batch of 8 holds only 4: one rank has two, the others one."""
+    """Return 20 synthetic images: the third batch of 8 holds only 4, so one rank has two and the others one."""
     random = np.random.default_rng(0)
     return ArrayLoader(random.normal(size=(20, 64)), random.integers(0, 10, 20), B, SEED)

@@ -1,4 +1,4 @@
-"""The oracle of this lesson's exercises: the run on one process, data parallel bit for bit, and the ledger."""
+"""Checks of this lesson's exercises: the single-process run, data parallel bit for bit, and the ledger."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -26,21 +26,21 @@ from minitrain.train.step import compute_gradients
 
 from .lesson import KINDS, STAGES
 
-STEPS, B, SEED, LR = 3, 8, 1, 0.1  # 8 samples: three ranks have 3, 3 and 2
-BUCKET = 0.001  # MiB: several buckets, and 3 divides none of them
+STEPS, B, SEED, LR = 3, 8, 1, 0.1  # 8 samples: on three ranks 3, 3 and 2
+BUCKET = 0.001  # MiB: several buckets, none divisible by 3
 CLIP = 0.25  # shorter than each gradient of the toy run
 PAST = ". Only collectives of `group` are counted, not gather_objects, nor a library such as mpi4py itself"
 
 
-# The exercises of which the model solution is not in the library -----------------------------------------------------
+# Exercises whose model solution is not in the library ----------------------------------------------------------------
 
 
 def owned_parts(sizes: Sequence[int], ranks: int, rank: int) -> list[slice]:
-    """Which part of each parameter this rank owns. Parameter k is an array of sizes[k] numbers, at least one.
+    """Return the slice of each parameter that this rank owns. Parameter k is an array of sizes[k] >= 1 numbers.
 
-    The parameters lie end to end in a bucket, in this order. The bucket is divided into one share for each rank, as
-    share(n, parts, i) does: consecutive, as even as can be, the longer ones first. Returns a slice for each parameter,
-    counted from the parameter's own beginning; slice(0, 0) if nothing of it is in the rank's share.
+    The parameters lie end to end in a bucket, in this order. The bucket is divided into one shard per rank, as by
+    share(n, parts, i): consecutive, as even as possible, longer ones first. Each slice counts from the start of its
+    parameter; it is slice(0, 0) if the rank's shard contains none of it.
     """
     mine, begin, parts = share(sum(sizes), ranks, rank), 0, []
     for size in sizes:
@@ -51,11 +51,11 @@ def owned_parts(sizes: Sequence[int], ranks: int, rank: int) -> list[slice]:
 
 
 def zero1_step(w: Array, g: Array, group: Communicator, update: Callable[[Array, Array], None]) -> None:
-    """One step by ZeRO-1. Afterwards w is what data parallel would have made of it, on all ranks.
+    """Do one ZeRO-1 step. Afterwards w on every rank is what data parallel would have computed.
 
     w: (n), all parameters of a bucket. g: (n), this rank's part of their gradient, which may be overwritten.
-    update(piece of w, its gradient) is the optimizer: it changes the piece, in place. Its state is as long as the piece
-    of its first call, which must be this rank's share(n, parts, i) and the same in every step.
+    update(piece of w, its gradient) is the optimizer: it updates the piece in place. Its first call fixes the length of
+    its state, so the piece must be this rank's share(n, parts, i) in every step.
     """
     mine = share(len(w), group.size, group.rank)
     update(w[mine], group.reduce_scatter(g, GRADIENTS))
@@ -63,9 +63,9 @@ def zero1_step(w: Array, g: Array, group: Communicator, update: Callable[[Array,
 
 
 def clip_shares(shares: Sequence[Array], group: Communicator, limit: float) -> float:
-    """Shortens the gradient to `limit` if it is longer, and returns the length that it had, the same on all ranks.
+    """Scale the gradient down to norm `limit` if it is longer; return its original norm, equal on all ranks.
 
-    shares: this rank's share of each bucket's gradient, changed in place. The shares of all ranks are the gradient.
+    shares: this rank's shard of each bucket's gradient, changed in place. All ranks' shards form the gradient.
     """
     square = np.array([sum(float(g @ g) for g in shares)])
     group.all_reduce(square, NORM)
@@ -77,21 +77,21 @@ def clip_shares(shares: Sequence[Array], group: Communicator, limit: float) -> f
 
 
 def bytes_of_a_rank(parameters: float, ranks: int, stage: int, each: tuple[float, float, float] = (2, 2, 12)) -> float:
-    """The bytes that each rank holds, on average, when the optimizer steps at this ZeRO stage: 0 (data parallel) to 3.
+    """Return the mean bytes per rank at the optimizer step for this ZeRO stage: 0 (data parallel) to 3.
 
-    each: the bytes that a parameter, its gradient and its optimizer state take, with nothing divided. The default is
-    training in half precision with Adam. How many GB (1e9 bytes) is that for 7.5e9 parameters on 64 ranks?
+    each: the bytes of a parameter, its gradient and its optimizer state, undivided. The default is half precision with
+    Adam. How many GB (1e9 bytes) is that for 7.5e9 parameters on 64 ranks?
     """
     parameter, gradient, state = each
     divided = (0, state, gradient + state, parameter + gradient + state)[stage]
     return parameters * (sum(each) - divided + divided / ranks)
 
 
-# The checks -----------------------------------------------------------------------------------------------------------
+# Checks ---------------------------------------------------------------------------------------------------------------
 
 
 def check_10_1(world: Communicator, owned_parts: Callable, report: Report) -> None:
-    """Every number has one owner, the one that the library's buckets say; and the optimizer steps on these parts."""
+    """Check that every number has one owner, as in the library's buckets, and that the optimizer steps on it."""
     for sizes, ranks in (((4, 2), 3), ((5, 3), 3), ((2, 7, 1), 4), ((1, 1, 1), 2), ((2, 1), 4), ((3, 2), 1)):
         parts = [owned_parts(list(sizes), ranks, rank) for rank in range(ranks)]
         wrong = next((part for part in parts if not _slices(part, len(sizes))), None)
@@ -120,14 +120,14 @@ def check_10_1(world: Communicator, owned_parts: Callable, report: Report) -> No
 
 
 def check_10_2(world: Communicator, zero1_step: Callable, report: Report) -> None:
-    """SGD, where the size of a gradient matters, and Adam: the numbers, what is sent, what every rank holds."""
+    """Check SGD, where gradient size matters, and Adam: the numbers, what is sent, what every rank holds."""
     ring, theirs = RingCommunicator(world), RingCommunicator(world, all_gather=gather_of_the_whole)
     for optimizer in (momentum, Adam):
         name = "Adam" if optimizer is Adam else "SGD with momentum"
         ours = train(theirs, 0, optimizer, kind=partial(ByHand, step=zero1_step, rule=optimizer))
         alone, plain = train(world_of_one(), 0, optimizer), train(ring, 0, optimizer)
         sharded, gap = train(ring, 1, optimizer), ours.gap(alone)
-        allowed = 1e-12 if optimizer is momentum else 1e-9  # near a gradient of 0, Adam makes the last digit large
+        allowed = 1e-12 if optimizer is momentum else 1e-9  # near a gradient of 0, Adam amplifies the last digit
         report.close(
             "parameters", gap, allowed, f"{name}: after {STEPS} steps, parameters are not those of one process"
         )
@@ -144,7 +144,7 @@ def check_10_2(world: Communicator, zero1_step: Callable, report: Report) -> Non
 
 
 def check_10_3(world: Communicator, clip_shares: Callable, report: Report) -> None:
-    """Gradients that can be followed by hand; then training, as on one process."""
+    """Check gradients that can be followed by hand, then training as on one process."""
     ring = RingCommunicator(world)
     for limit, *gradients in (
         (1.0, [1, 0, 0, 1]),
@@ -189,7 +189,7 @@ def check_10_3(world: Communicator, clip_shares: Callable, report: Report) -> No
 
 
 def check_10_4(world: Communicator, bytes_of_a_rank: Callable[..., float], report: Report) -> None:
-    """The prediction against what the ledger counts in float64, and against the paper's table."""
+    """Compare the prediction with the ledger's count in float64 and with the paper's table."""
     ring = RingCommunicator(world)
     for stage in STAGES:
         run = train(ring, stage, Adam)
@@ -206,11 +206,11 @@ def check_10_4(world: Communicator, bytes_of_a_rank: Callable[..., float], repor
         report.true("table", _number(got) and round(got / 1e9, 1) == table, f"{sentence}has {table} GB", got)
 
 
-# What a right run is --------------------------------------------------------------------------------------------------
+# Reference ------------------------------------------------------------------------------------------------------------
 
 
 class Update:
-    """The library's optimizer for a piece that comes with each call. Its state is made in the first."""
+    """The library's optimizer for one piece, passed with each call. The first call creates its state."""
 
     factor = 1.0
 
@@ -233,7 +233,7 @@ class Update:
 
 
 class ByHand(Reducer):
-    """Gradients stay each rank's own, and `step` does the rest, in the place of the run's optimizer."""
+    """Reducer that leaves gradients local; `step` does the rest in place of the run's optimizer."""
 
     def __init__(self, *parts: Any, step: Callable, rule: Callable[..., Optimizer]) -> None:
         super().__init__(*parts)
@@ -248,7 +248,7 @@ class ByHand(Reducer):
 
 
 def gather_of_the_whole(comm: Communicator, x: Array, tag: Tag) -> None:
-    """The ring's all-gather, which says so when it gets only a share: MPI itself speaks of truncated messages."""
+    """Run the ring's all-gather. Raise ValueError if given only a shard: MPI would report truncated messages."""
     lengths = comm.gather_objects(len(x))
     if len(set(lengths)) > 1:
         told = "it takes the whole array, in which the rank's share stands, and fills in the others"
@@ -257,7 +257,7 @@ def gather_of_the_whole(comm: Communicator, x: Array, tag: Tag) -> None:
 
 
 class ByMap(Zero1):
-    """The optimizer steps on parts of parameters, not on shares of buckets."""
+    """ZeRO-1 whose optimizer steps on parts of parameters, not on shards of buckets."""
 
     def __init__(self, *parts: Any, owned_parts: Callable) -> None:
         super().__init__(*parts)
@@ -274,7 +274,7 @@ class ByMap(Zero1):
 
 
 class Outcome(NamedTuple):
-    """Of a run on one rank. sent: bytes; held: kind -> bytes alive after the last step."""
+    """Result of a run on one rank. sent: bytes; held: kind -> bytes alive after the last step."""
 
     parameters: dict[str, np.ndarray]
     sent: int
@@ -285,7 +285,7 @@ class Outcome(NamedTuple):
         return {path: x.tobytes() for path, x in self.parameters.items()}
 
     def gap(self, other: "Outcome") -> float:
-        """The largest difference of a parameter."""
+        """Return the largest difference of a parameter."""
         return max(float(np.abs(x - other.parameters[path]).max()) for path, x in self.parameters.items())
 
 
@@ -296,7 +296,7 @@ def train(
     clip: Callable[[Reducer], None] = lambda gradients: None,
     kind: Make | None = None,
 ) -> Outcome:
-    """A few steps in float64. kind: in the place of the library's reducer."""
+    """Train a few steps in float64. kind: replaces the library's reducer."""
     strategy = Strategy(zero=stage, bucket_mb=BUCKET)
     reducers: Mapping[str, Make] = {**REDUCERS, strategy.reducer: kind} if kind else REDUCERS
     ledger = Ledger()
@@ -319,7 +319,7 @@ def momentum(gradients: Any) -> SGD:
 
 
 def _slices(parts: Any, n: int) -> bool:
-    """Whether it is a list of n slices with whole, non-negative ends."""
+    """Return whether it is a list of n slices with non-negative integer ends."""
     if not _all(parts, slice) or len(parts) != n or any(part.step not in (None, 1) for part in parts):
         return False
     return all(isinstance(end, (int, np.integer)) and end >= 0 for p in parts for end in (p.start, p.stop))
@@ -338,6 +338,6 @@ def _number(got: Any) -> bool:
 
 
 def toy() -> ArrayLoader:
-    """20 made-up images, so that the third batch of 8 holds only 4: one rank has two, the others one."""
+    """Return 20 synthetic images: the third batch of 8 holds only 4, so one rank has two and the others one."""
     random = np.random.default_rng(0)
     return ArrayLoader(random.normal(size=(20, 64)), random.integers(0, 10, 20), B, SEED)

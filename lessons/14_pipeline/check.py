@@ -1,4 +1,4 @@
-"""The oracle of this lesson's exercises: the rules of happens-before, virtual time, the run on one process."""
+"""Checks of this lesson's exercises: the happens-before rules, virtual time, the single-process run."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -22,40 +22,40 @@ from minitrain.parallel.pipeline_simulation import simulate
 
 from .lesson import train
 
-SIZES = ((4, 8), (3, 7), (4, 2), (1, 3))  # (p, m): m a multiple of p or not, fewer micro-batches than ranks, one rank
+SIZES = ((4, 8), (3, 7), (4, 2), (1, 3))  # (p, m): m divisible by p or not, fewer micro-batches than ranks, one rank
 RUNS = ((4, 6), (3, 4), (4, 2))
 B, WIDTH, STEPS = 13, 32, 2  # 20 samples in batches of 13 and 7
 
 
 def micro_batches(p: int, percent: int) -> int:
-    """The least number of micro-batches with which at most `percent` of 100 parts of the time are idle, on p ranks.
+    """Return the fewest micro-batches with which at most `percent` per cent of the time is idle on p ranks.
 
-    The schedule is GPipe or 1F1B, and idle time is compared with all time, as in GPipe's paper. For a start, think of
-    p = 4 and percent = 10.
+    The schedule is GPipe or 1F1B; idle time is compared with all time, as in the GPipe paper. Start with p = 4 and
+    percent = 10.
     """
     return max(1, -(-(p - 1) * (100 - percent) // percent))
 
 
-# The checks -----------------------------------------------------------------------------------------------------------
+# Checks ---------------------------------------------------------------------------------------------------------------
 
 
 def check_14_1(world: Communicator, gpipe: Callable, report: Report) -> None:
-    """All that makes lists GPipe's. They even allow sends that wait for their receiver one by one."""
+    """Check for GPipe's lists, which work even with blocking sends one by one."""
     if are_right(gpipe, report, lambda p, m: [m] * p, "blocking"):
         runs_like_one_process(world, gpipe, report)
 
 
 def check_14_2(world: Communicator, one_forward_one_backward: Callable, report: Report) -> None:
-    """All that makes lists 1F1B's, if a send goes together with the receive after it."""
+    """Check for 1F1B's lists, with each send paired with the receive after it."""
     if are_right(one_forward_one_backward, report, lambda p, m: [min(m, p - r) for r in range(p)], "paired"):
         runs_like_one_process(world, one_forward_one_backward, report)
 
 
 def check_14_3(world: Communicator, micro_batches: Callable[[int, int], int], report: Report) -> None:
-    """The prediction, against simulated pipelines: so many are enough, and one fewer is not."""
+    """Check the prediction in simulated pipelines: it is enough, and one micro-batch fewer is not."""
     for p, percent in ((4, 10), (8, 25), (3, 15), (2, 50), (1, 10)):
         if p == 1 and not report.ok:
-            return  # one rank is a case of its own: it would hide what else is wrong
+            return  # one rank is a special case that would hide other mistakes
         m = micro_batches(p, percent)
         asked = f"p = {p}, at most {percent} of 100: you say m = {m!r}"
         if not report.true("number", _is_whole(m) and 1 <= m <= 1000, f"{asked}; it must be an int from 1 on", m):
@@ -67,7 +67,7 @@ def check_14_3(world: Communicator, micro_batches: Callable[[int, int], int], re
 
 
 def check_14_4(world: Communicator, train: Callable, report: Report) -> None:
-    """The mended program is the run on one process, and every stage passes on each micro-batch by itself."""
+    """Check that the repaired program equals one process and that every stage passes on each micro-batch separately."""
     ring, p, r = RingCommunicator(world), world.size, world.rank
     for m in (4, 2):
         serial, work = alone(m)
@@ -88,11 +88,11 @@ def check_14_4(world: Communicator, train: Callable, report: Report) -> None:
         report.true("work", done == 1, f"all ranks together did {done:.2f} times the work of one process", done)
 
 
-# Lists of instructions ------------------------------------------------------------------------------------------------
+# Instruction lists ----------------------------------------------------------------------------------------------------
 
 
 def are_right(schedule: Callable, report: Report, peaks: Callable[[int, int], list[int]], sends: str) -> bool:
-    """Without MPI: each F and B once, in an order that the ranks can follow; memory and time."""
+    """Check without MPI: each F and B once, in an order that the ranks can follow; memory and time."""
     for p, m in SIZES:
         lists, at = [schedule(r, p, m, 1) for r in range(p)], f"p = {p}, m = {m}"
         strange = next((mine for mine in lists if not _is_list(mine)), None)
@@ -114,11 +114,11 @@ def are_right(schedule: Callable, report: Report, peaks: Callable[[int, int], li
 
 
 def _wrong(lists: Sequence[Sequence[Do]], m: int, sends: str) -> str:
-    """What the checker of schedules says; nothing if all is well."""
+    """Return what the schedule checker reports; empty if nothing is wrong."""
     try:
         check_lists(lists, m, sends=sends)
     except UserError as error:
-        told = re.sub(r"\bI(\d)", r"B\1", str(error))  # it calls a backward by the half that others wait for
+        told = re.sub(r"\bI(\d)", r"B\1", str(error))  # the checker calls a backward by its half I, awaited by others
         return re.sub(r", chunk 0|, I 0 times, W 0 times|, or F, I and W once|, 1 chunks and the kinds.*", "", told)
     return ""
 
@@ -135,7 +135,7 @@ def _is_whole(m: Any) -> bool:
 
 
 def runs_like_one_process(world: Communicator, schedule: Callable, report: Report) -> None:
-    """The library's interpreter follows the lists, over sends that wait, on the sizes of RUNS."""
+    """Run the lists through the library's interpreter with blocking sends, on the sizes of RUNS."""
     for p, m in RUNS:
         group = world if p == world.size else world.subgroup(range(p)) if world.rank < p else None
         if group is None:
@@ -152,7 +152,7 @@ Result = tuple[list[float], dict[str, np.ndarray]]
 
 
 def compare(report: Report, result: Result, serial: Result, at: str) -> None:
-    """Losses and gradients, SGD, float64."""
+    """Compare losses and gradients: SGD in float64."""
     gap = max(abs(a - b) for a, b in zip(result[0], serial[0], strict=True))
     got, true = (" and ".join(f"{loss:.6g}" for loss in losses) for losses, _ in (result, serial))
     report.close("loss", gap, 1e-12, f"{at}: the losses {got} are not those of one process, {true}")
@@ -165,23 +165,23 @@ def _right_kind(result: Any) -> bool:
 
 
 def alone(m: int) -> tuple[Result, int]:
-    """One process, the batch in one piece; and its work in FLOPs."""
+    """Run one process with the batch in one piece; return the result and its FLOPs."""
     with Ledger().open() as ledger:
         return train(world_of_one(), toy(), STEPS, 1), ledger.flops
 
 
 def toy() -> ArrayLoader:
-    """Made-up images. Neither 13 nor 7 can be divided evenly into the micro-batches of RUNS."""
+    """Return synthetic images. Neither 13 nor 7 divides evenly into the micro-batches of RUNS."""
     random = np.random.default_rng(0)
     return ArrayLoader(random.normal(size=(20, 64)), random.integers(0, 10, 20), B, seed=1)
 
 
-# Sends that wait ------------------------------------------------------------------------------------------------------
+# Blocking sends -------------------------------------------------------------------------------------------------------
 
 
 class Synchronous(RingCommunicator):
-    """A send is over when the receiver has said so, by a message that comes back. Nobody goes on before it is, but for
-    the one receive that goes together with it: "paired", as in the library's pipeline_simulation.py."""
+    """A send completes when the receiver's acknowledgement arrives. Until then this rank does nothing but the one
+    receive paired with it: "paired", as in the library's pipeline_simulation.py."""
 
     def __init__(self, inner: Communicator) -> None:
         super().__init__(inner)
@@ -202,12 +202,12 @@ class Synchronous(RingCommunicator):
 
     def _receive(self, x: Array, source: int, number: int) -> None:
         self.inner._receive(x, source, 2 * number)
-        self.inner._send(np.zeros(1), source, 2 * number + 1).wait()  # so small that it is copied aside
+        self.inner._send(np.zeros(1), source, 2 * number + 1).wait()  # small enough to be buffered
         self.settle()
 
 
 class Sent:
-    """The handle of such a send."""
+    """Handle of a blocking send."""
 
     def __init__(self, comm: Communicator, message: Any, to: int, number: int) -> None:
         self.comm, self.message, self.to, self.number, self.over = comm, message, to, number, False

@@ -1,8 +1,8 @@
-"""all_reduce of float32 on two ranks, in place: ours beside mpi4py's own call, our ring beside that, ours beside gloo.
+"""In-place all_reduce of float32 on two ranks: ours and our ring against mpi4py's call, ours against gloo.
 
-The three over MPI take turns in one job; gloo has its own, and the two jobs take turns. Small arrays are reduced many
-times in a row and the time is divided, since one call is not much longer than a look at the clock. They hold zeros,
-whose sum stays what it is however often it is made.
+The three over MPI take turns in one job; gloo has its own job, and the two jobs take turns. Small arrays are reduced
+many times in a row and the time is divided, since reading the clock takes almost as long as one call. They hold zeros,
+whose sum stays zero however often it is computed.
 """
 
 import sys
@@ -18,7 +18,7 @@ from tests.benchmarks import jobs, timing
 from tests.benchmarks.sizes import Row, row
 
 RANKS = 2
-IN_A_ROW = 2**22  # bytes: arrays are reduced until this much is
+IN_A_ROW = 2**22  # bytes: small arrays are reduced repeatedly up to this total
 TAG = ("dp", "benchmark")
 
 Found = dict[str, list[float]]  # way of reducing -> seconds for each size
@@ -26,7 +26,7 @@ Ways = dict[str, Callable[[Any], None]]
 
 
 def rows(kilobytes: Sequence[int], runs: int, rounds: int, gloo: bool) -> list[Row]:
-    """Jobs over MPI and, if asked for, over gloo, in turn."""
+    """Run jobs over MPI and, if requested, over gloo, in turn."""
     jobs_found: list[Found] = []
     for _ in range(runs):
         found = jobs.result(jobs.mpirun(RANKS, "all_reduce", "mpi", rounds, *kilobytes))
@@ -51,7 +51,7 @@ def as_rows(kilobytes: Sequence[int], jobs_found: list[Found]) -> list[Row]:
 def measure(
     ways: Ways, array: Callable[[int], Any], barrier: Callable[[], Any], rounds: int, sizes: Sequence[int]
 ) -> Found:
-    """array: makes zeros of so many float32; sizes in KB."""
+    """array: makes zeros of this many float32; sizes in KB."""
     found: Found = {way: [] for way in ways}
     for size in sizes:
         x, calls = array(256 * size), max(1, IN_A_ROW // (1024 * size))
@@ -63,9 +63,9 @@ def measure(
 
 
 def seconds(reduce: Callable[[], None], barrier: Callable[[], Any], calls: int) -> list[float]:
-    """Of one call, among several in a row."""
+    """Return the seconds of one call, averaged over several in a row."""
     barrier()
-    reduce()  # untimed: it brings the ranks together better than a barrier, and the array to where this way leaves it
+    reduce()  # untimed: aligns the ranks better than a barrier, and leaves the array where this way of reducing puts it
     start = perf_counter()
     for _ in range(calls):
         reduce()
@@ -73,7 +73,7 @@ def seconds(reduce: Callable[[], None], barrier: Callable[[], Any], calls: int) 
 
 
 def run_mpi(rounds: int, sizes: list[int]) -> None:
-    """As one rank under mpirun."""
+    """Run as one rank under mpirun."""
     from mpi4py import MPI
 
     import minitrain
@@ -92,7 +92,7 @@ def run_mpi(rounds: int, sizes: list[int]) -> None:
 
 
 def run_gloo(rounds: int, sizes: list[int]) -> None:
-    """As one of the processes that jobs.gloo starts."""
+    """Run as one of the processes started by jobs.gloo."""
     import torch
     from torch import distributed
 

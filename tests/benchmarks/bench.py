@@ -1,8 +1,8 @@
-"""The benchmark: our speed and memory beside PyTorch's and mpi4py's, here. `make bench`, `make bench QUICK=1`.
+"""The benchmark: our speed and memory against PyTorch's and mpi4py's. `make bench`, `make bench QUICK=1`.
 
-Prints a table and writes build/bench.json. Every part runs in processes of its own, one after the other; what each
-measures, and why that way, stands at the top of its file. The numbers belong to the machine and the moment: nothing is
-asserted about them, and the status is 1 only when a part gave no result.
+Prints a table and writes build/bench.json. The parts run one after another in separate processes; each file's docstring
+says what it measures, and why in this way. The numbers depend on the machine and the moment: nothing is asserted about
+them, and the status is 1 only if a part gave no result.
 """
 
 import argparse
@@ -28,11 +28,11 @@ Part = tuple[str, Callable[[], list[Row]]]
 
 
 def main() -> int:
-    """Runs all parts and shows what came out."""
+    """Run all parts and show the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds: under two minutes")
     quick = parser.parse_args().quick
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end from outside ends the processes below, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # termination ends the child processes, too
     torch = find_spec("torch") is not None
     rows, failures = [], 0
     for name, measure in parts(quick, torch):
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def parts(quick: bool, torch: bool) -> Iterator[Part]:
-    """(name, what measures it), without those that need PyTorch when it is not there."""
+    """Yield (name, function that measures it); without PyTorch, skip the parts that need it."""
     large, middle, small = (SIZES[name] for name in ("20M", "3.4M", "0.5M"))
     for size in (large, middle, small):
         yield f"step of {size.name}", partial(step.rows, size, rounds=5 if quick else 15)
@@ -73,7 +73,7 @@ def write(rows: list[Row], path: Path) -> None:
 
 
 def show(rows: list[Row], console: Console | None = None) -> None:
-    """Prints the table in 80 columns."""
+    """Print the table in 80 columns."""
     table = Table("ours / theirs", box=None, pad_edge=False)
     for heading in ("ours", "theirs", "", "ratio", "goal"):
         table.add_column(heading, justify="right", no_wrap=True)

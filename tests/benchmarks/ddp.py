@@ -1,9 +1,9 @@
-"""Data parallel on two ranks: ours (buckets, all-reduce of MPI) beside DistributedDataParallel on gloo.
+"""Data parallel on two ranks: ours (buckets, MPI's all-reduce) against DistributedDataParallel on gloo.
 
-Both have two processes of one thread, the same weights (a file that ours write) and the same batch for each rank, and
-must agree about the loss. They cannot stand in the same processes (each has its launcher), so whole runs take turns. A
-step ends on all ranks together, with the last bucket, so rank 0's clock tells the time; the median of the steps of a
-run, and of these the median over the runs, leaves out the disturbed ones.
+Both use two single-threaded processes, the same weights (a file that ours write) and the same batch per rank, and their
+losses must agree. They need different launchers and cannot share processes, so whole runs take turns. A step ends on
+all ranks together, with the last bucket, so rank 0's clock measures it; the median over a run's steps, then over the
+runs, discards outliers.
 """
 
 import os
@@ -19,11 +19,11 @@ from tests.benchmarks.sizes import SIZES, Row, Size, row
 from tests.benchmarks.timing import Side
 
 RANKS = 2
-WARM_UP = 3  # steps: DDP arranges its buckets anew after the first
+WARM_UP = 3  # steps: DDP rearranges its buckets after the first
 
 
 def rows(size: Size, runs: int, steps: int) -> list[Row]:
-    """Runs of ours and of theirs, in turn."""
+    """Run ours and theirs in turn."""
     ours, theirs = [], []
     with TemporaryDirectory() as folder:
         arguments = (size.name, steps, Path(folder) / "weights.npz")
@@ -37,14 +37,14 @@ def rows(size: Size, runs: int, steps: int) -> list[Row]:
 
 
 def measure(side: Side, steps: int) -> float:
-    """Seconds of a step, the median of `steps`."""
+    """Return the median seconds of a step over `steps`."""
     for _ in range(WARM_UP):
         timing.step(side)
     return timing.medians({"step": lambda: timing.step(side)}, steps)["step"][0]
 
 
 def run_ours(size: Size, steps: int, weights: Path) -> None:
-    """As one rank under mpirun."""
+    """Run as one rank under mpirun."""
     import minitrain
     from tests.benchmarks.ours import Ours
 
@@ -54,11 +54,11 @@ def run_ours(size: Size, steps: int, weights: Path) -> None:
             np.savez(weights, allow_pickle=False, **ours.weights())
         seconds = measure(ours, steps)
         if world.rank == 0:
-            jobs.report([seconds, ours.loss() * RANKS])  # a part of the global mean, as the mean over the part
+            jobs.report([seconds, ours.loss() * RANKS])  # part of the global mean, converted to the mean over this part
 
 
 def run_theirs(size: Size, steps: int, weights: Path) -> None:
-    """As one of the processes that jobs.gloo starts."""
+    """Run as one of the processes started by jobs.gloo."""
     from torch import distributed
 
     from tests.benchmarks.theirs import Theirs

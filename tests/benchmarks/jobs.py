@@ -1,11 +1,11 @@
-"""Measurements in processes of their own: each starts with clean memory and one thread, and cannot outlive its limit.
+"""Measurements in separate processes: each starts with clean memory and one thread, and is killed at its time limit.
 
     result(python("step", "20M", 15))                           one process
-    result(mpirun(2, "ddp", "ours", "20M", 5))                  ranks of ours
-    result(*gloo(2, "ddp", "theirs", "20M", 5))                 ranks of PyTorch
+    result(mpirun(2, "ddp", "ours", "20M", 5))                  our ranks
+    result(*gloo(2, "ddp", "theirs", "20M", 5))                 PyTorch's ranks
 
-A measurement is `python -m tests.benchmarks.NAME ...`; the last line that it prints (under mpirun: that rank 0 prints)
-is its result, as JSON.
+A measurement is `python -m tests.benchmarks.NAME ...`; its last printed line (under mpirun: of rank 0) is its result
+in JSON.
 """
 
 import faulthandler
@@ -25,19 +25,19 @@ ONE_THREAD = dict.fromkeys(
 
 
 class Failed(Exception):
-    """A measurement that gave no result."""
+    """Raised if a measurement gave no result."""
 
 
 def python(module: str, *arguments: object, launcher: Sequence[str] = (), **environment: str) -> subprocess.Popen[str]:
-    """Starts a measurement."""
+    """Start a measurement."""
     command = [*launcher, sys.executable, "-m", f"tests.benchmarks.{module}", *map(str, arguments)]
     environment = {**os.environ, **ONE_THREAD, JOB: "1", **environment}
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def mpirun(n: int, module: str, *arguments: object) -> subprocess.Popen[str]:
-    """Starts a measurement on n ranks of MPI."""
-    from minitrain.runtime.launchers import find_mpirun  # not above: it imports minitrain, which changes the allocator
+    """Start a measurement on n MPI ranks."""
+    from minitrain.runtime.launchers import find_mpirun  # not at the top: importing minitrain changes the allocator
 
     command = find_mpirun()
     if command is None:
@@ -46,7 +46,7 @@ def mpirun(n: int, module: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def gloo(n: int, module: str, *arguments: object) -> list[subprocess.Popen[str]]:
-    """Starts a measurement on n ranks of torch.distributed."""
+    """Start a measurement on n ranks of torch.distributed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -55,7 +55,7 @@ def gloo(n: int, module: str, *arguments: object) -> list[subprocess.Popen[str]]
 
 
 def result(*processes: subprocess.Popen[str]) -> Any:
-    """What the first one found. Raises Failed when one of them fails or takes too long; none is left running."""
+    """Return the first process's result. Raise Failed if one fails or takes too long; none is left running."""
     try:
         outputs = [process.communicate(timeout=LIMIT + 10)[0] for process in processes]
     except subprocess.TimeoutExpired as error:
@@ -69,7 +69,7 @@ def result(*processes: subprocess.Popen[str]) -> Any:
 
 
 def end(processes: Sequence[subprocess.Popen[str]]) -> None:
-    """Ends those that still run; politely first, since mpirun has ranks to take along."""
+    """End the processes still running: terminate first, since mpirun has to end its ranks."""
     for process in processes:
         process.terminate()
     for process in processes:
@@ -81,12 +81,12 @@ def end(processes: Sequence[subprocess.Popen[str]]) -> None:
 
 
 def begin() -> None:
-    """To be called by each measurement: when its time is up, it says where it stands and ends, whoever started it."""
+    """Called by each measurement: when its time is up, print its position and exit, whoever started it."""
     if JOB not in os.environ:
         sys.exit("measurements are started by python -m tests.benchmarks.bench, which gives them one thread")
     faulthandler.dump_traceback_later(LIMIT, exit=True)
 
 
 def report(found: Any) -> None:
-    """Prints the result of a measurement."""
+    """Print the result of a measurement."""
     print(json.dumps(found), flush=True)

@@ -1,9 +1,9 @@
-"""Peak memory of training: how far the resident size rises above what it was after the imports.
+"""Peak memory of training: how far the resident size rises above its value after the imports.
 
-Each side has a process of its own, since the operating system remembers one peak for a process, and the other side's
-libraries and allocator settings have no business there. What is read is VmHWM of /proc where there is one: ru_maxrss of
-getrusage, which is read elsewhere, starts on Linux with the size of the process that started this one. The baseline is
-taken after a step of a tiny model, since PyTorch imports 90 MB of its modules only when they are first used.
+Each side has its own process, since the operating system records one peak per process, and the other side's libraries
+and allocator settings would distort it. The peak is VmHWM of /proc if available; elsewhere ru_maxrss of getrusage,
+which on Linux starts at the size of the parent process. The baseline is taken after a step of a tiny model, since
+PyTorch imports 90 MB of its modules only on first use.
 """
 
 import resource
@@ -14,18 +14,18 @@ from tests.benchmarks import jobs, timing
 from tests.benchmarks.sizes import SIZES, Row, Size, row
 from tests.benchmarks.timing import Side
 
-STEPS = 3  # the second one is the first with the optimizer's state from the start
+STEPS = 3  # the second one is the first that starts with the optimizer state
 STATUS = Path("/proc/self/status")
 
 
 def rows(size: Size) -> list[Row]:
-    """Measures in two processes, one after the other."""
+    """Measure in two processes, one after the other."""
     ours, theirs = (jobs.result(jobs.python("memory", whose, size.name)) for whose in ("ours", "theirs"))
     return [row(f"{size.name} peak memory / PyTorch", ours, theirs, "MB", goal=1.0)]
 
 
 def measure(whose: str, size: Size) -> float:
-    """MB above the baseline after a few steps."""
+    """Return MB above the baseline after a few steps."""
     timing.step(make(whose, SIZES["tiny"]))
     baseline = peak()
     side = make(whose, size)
@@ -46,7 +46,7 @@ def make(whose: str, size: Size) -> Side:
 
 
 def peak() -> float:
-    """The largest resident size of this process so far, in MB (10^6 bytes)."""
+    """Return the largest resident size of this process so far, in MB (10^6 bytes)."""
     if STATUS.exists():
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024 / 1e6

@@ -1,6 +1,6 @@
-"""Our side: the GPT in training, by the lines of train/step.py, taken apart so that each part can be timed.
+"""Our side: GPT training as in train/step.py, split up so that each part can be timed.
 
-The norm of the gradient, which train_step returns as well, is left out: the other side computes none.
+The gradient norm, which train_step also returns, is omitted: the other side computes none.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from tests.strategies import named
 
 
 class Ours:
-    """One rank of a data-parallel run; the whole run in a world of one."""
+    """One rank of a data-parallel run, or a whole run on one rank."""
 
     def __init__(self, size: Size, world: Communicator, how: str = "bucketed") -> None:
         ranks, B, T = world.size, world.size * size.B, size.T
@@ -43,9 +43,9 @@ class Ours:
         self.gradients.after_step()
 
     def weights(self) -> dict[str, np.ndarray]:
-        """path -> values, for the other side to start from."""
+        """Return path -> values, from which the other side starts."""
         return {p.placement.path: p.data for p in self.model.parameters()}
 
     def loss(self) -> float:
-        """Of the last forward; this rank's part of the global mean."""
+        """Return the loss of the last forward: this rank's part of the global mean."""
         return self.part.item()

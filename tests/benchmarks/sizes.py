@@ -1,6 +1,6 @@
-"""What is measured: three sizes of GPT and their data, and the rows of the table.
+"""What is measured: three sizes of GPT with their data, and the rows of the table.
 
-Neither minitrain nor PyTorch is imported here, so that a process that measures one of them has nothing of the other.
+This module imports neither minitrain nor PyTorch, so that a process measuring one contains nothing of the other.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ LR = 1e-4  # both sides; small, so that many steps on one batch change nothing t
 
 @dataclass(frozen=True)
 class Size:
-    """A GPT, the batch of one rank, and the goal for its step: our time as a multiple of PyTorch's."""
+    """A GPT, the batch of one rank, and the target for its step: our time as a multiple of PyTorch's."""
 
     name: str
     width: int
@@ -25,7 +25,7 @@ class Size:
     goal: float
 
     def ids(self, ranks: int = 1) -> np.ndarray:
-        """Random tokens (ranks x B, T + 1): inputs and labels are cut out of them."""
+        """Return random tokens (ranks x B, T + 1): inputs and labels are slices of them."""
         return np.random.default_rng(0).integers(0, self.V, (ranks * self.B, self.T + 1))
 
 
@@ -41,7 +41,7 @@ SIZES = {
 
 
 class Row(TypedDict):
-    """One line of the table and of build/bench.json. goal: the ratio to stay under, where there is one."""
+    """One line of the table and of build/bench.json. goal: the ratio to stay below, if there is one."""
 
     name: str
     ours: float

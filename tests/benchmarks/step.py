@@ -1,11 +1,11 @@
-"""The training step and its forward, backward and optimizer: ours beside PyTorch's, and beside the floor.
+"""The training step with its forward, backward and optimizer: ours against PyTorch's and against the floor.
 
-Both models stand in one process, with the same weights and data, and take turns step by step, so that clock rate,
-caches and other programs are the same for both. (So is the allocator: minitrain's import asks glibc to keep freed
-memory, which serves PyTorch as well.) Before that, they must agree about the loss.
+Both models run in one process with the same weights and data, and take turns step by step, so that clock rate, caches
+and other programs affect both alike. (So does the allocator: minitrain's import makes glibc keep freed memory, which
+helps PyTorch as well.) First, their losses must agree.
 
-The floor is the time that the step's matrix products would take at the rate that NumPy's BLAS reaches on matrices of
-the model's shapes: no step can be much faster without doing less.
+The floor is the time of the step's matrix products at the rate of NumPy's BLAS on matrices of the model's shapes: no
+step can be much faster without doing less.
 """
 
 import sys
@@ -23,14 +23,14 @@ from tests.benchmarks.ours import Ours
 from tests.benchmarks.sizes import LR, SIZES, Row, Size, row
 from tests.benchmarks.timing import Side
 
-WARM_UP = 2  # steps: the first one makes the optimizer's state
+WARM_UP = 2  # steps: the first one creates the optimizer state
 REPEATS = 5  # of each product for the floor
 
 Found = dict[str, list[float]]
 
 
 def rows(size: Size, rounds: int) -> list[Row]:
-    """Measures in a process of its own. Without PyTorch, there is only the floor."""
+    """Measure in a separate process. Without PyTorch, measure only the floor."""
     return as_rows(size, jobs.result(jobs.python("step", size.name, rounds)))
 
 
@@ -51,7 +51,7 @@ def as_rows(size: Size, found: Found) -> list[Row]:
 
 
 def measure(size: Size, rounds: int) -> Found:
-    """The seconds that as_rows takes."""
+    """Return the seconds for as_rows."""
     ours = Ours(size, world_of_one())
     sides: dict[str, Side] = {"ours": ours}
     if find_spec("torch"):
@@ -68,7 +68,7 @@ def measure(size: Size, rounds: int) -> Found:
 
 
 def updates(ours: Ours, rounds: int) -> Found:
-    """Seconds of an update by rules that make two passes over the parameters, and one; they take turns."""
+    """Return the seconds of an update by rules with two passes over the parameters and with one; they take turns."""
     rules: dict[str, Optimizer] = {"lamb": LAMB(ours.gradients), "adam": ours.optimizer}
     for rule in rules.values():
         rule.step(LR)
@@ -82,7 +82,7 @@ def updates(ours: Ours, rounds: int) -> Found:
 
 
 def flops(side: Side) -> int:
-    """Additions and multiplications of one step, as our ledger counts them."""
+    """Return the additions and multiplications of one step, as counted by our ledger."""
     ledger = Ledger()
     with ledger.open():
         timing.step(side)
@@ -90,7 +90,7 @@ def flops(side: Side) -> int:
 
 
 def sgemm_rate(size: Size) -> float:
-    """FLOP/s in float32: the median over the products of the model's linear layers, y = x W, gx = g W^T, gW = x^T g."""
+    """Return float32 FLOP/s: the median over the linear layers' products, y = x W, gx = g W^T, gW = x^T g."""
     N, D = size.B * size.T, size.width
     rates = []
     for fan_in, fan_out in ((D, 3 * D), (D, D), (D, 4 * D), (4 * D, D), (D, size.V)):

@@ -1,4 +1,4 @@
-"""The pieces of the benchmark on a tiny model: that they run, agree, and fill the rows. Nothing is said about speed."""
+"""The parts of the benchmark on a tiny model: they run, agree, and fill the rows. Speed is not tested."""
 
 import io
 import json
@@ -22,7 +22,7 @@ needs_mpirun = pytest.mark.skipif(find_mpirun() is None, reason="there is no mpi
 
 
 def check(rows: list[Row]) -> None:
-    """The fields of every row, and a table of 80 columns in which no name is cut."""
+    """Check every row's fields, and that the table has 80 columns and truncates no name."""
     for r in rows:
         assert list(r) == ["name", "ours", "theirs", "ratio", "goal", "unit"]
         assert r["ours"] > 0 and r["theirs"] > 0 and r["ratio"] == r["ours"] / r["theirs"]
@@ -63,7 +63,7 @@ def test_different_models_are_not_compared() -> None:
 
 
 def test_flops() -> None:
-    """6 for each weight and token, and 12 T D for each token and layer in attention; the rest of a step is small."""
+    """6 per weight and token, and 12 T D per token and layer in attention; the rest of a step is small."""
     size = Size("", width=64, heads=4, layers=2, T=16, B=4, V=32, goal=1.0)
     weights = size.layers * 12 * size.width**2 + size.V * size.width
     expected = 6 * size.B * size.T * weights + 12 * size.T * size.width * size.B * size.T * size.layers
@@ -107,14 +107,14 @@ def test_a_job_that_fails_says_so() -> None:
 
 
 def test_their_processes_have_nothing_of_ours() -> None:
-    """minitrain's import changes the allocator."""
+    """Importing minitrain would change the allocator."""
     code = "import sys; from tests.benchmarks import all_reduce, ddp, memory; sys.exit('minitrain' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=20, cwd=Path(__file__).parents[2]).returncode == 0
 
 
 @pytest.mark.parametrize("quick", [True, False], ids=["quick", "full"])
 def test_parts(quick: bool) -> None:
-    """Without PyTorch, what needs it is left out."""
+    """Without PyTorch, the parts that need it are skipped."""
     names = [name for name, _ in bench.parts(quick, torch=True)]
     assert names[:3] == ["step of 20M", "step of 3.4M", "step of 0.5M"] and names[-1] == "all_reduce"
     without = [name for name, _ in bench.parts(quick, torch=False)]
@@ -124,7 +124,7 @@ def test_parts(quick: bool) -> None:
 def test_file_and_missing_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """A part that fails is named and does not keep the others from being shown; the status is 1."""
+    """A failed part is reported, the others are still shown, and the status is 1."""
 
     def fail() -> list[Row]:
         raise Failed("it was tired")

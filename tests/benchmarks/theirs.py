@@ -1,8 +1,8 @@
-"""PyTorch's side: the same GPT as its users would write it for speed.
+"""PyTorch's side: the same GPT, as PyTorch users would write it for speed.
 
 That is nn.Linear in its own layout, scaled_dot_product_attention, fused Adam, gradients set to None, and for two ranks
-DistributedDataParallel with gradients as views of its buckets. torch.compile is left out: it needs a C++ compiler, and
-what is compared is one operation after the other. Modules have the paths of ours, so that weights can be copied.
+DistributedDataParallel with gradients as views of its buckets. torch.compile is omitted: it needs a C++ compiler, and
+we compare one operation after another. Modules have our paths, so that weights can be copied.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from tests.benchmarks.sizes import LR, Size
 
 
 class Block(nn.Module):
-    """One layer, normalised before each half."""
+    """One pre-norm transformer layer."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Learned positions, tied embedding."""
+    """GPT with learned positions and a tied embedding."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def copy(self, values: Mapping[str, np.ndarray]) -> None:
-        """Takes over the values of our parameters; our linear weights are (in, *out), PyTorch's (out, in)."""
+        """Copy our parameters' values; our linear weights are (in, *out), PyTorch's (out, in)."""
         for path, module in self.named_modules():
             for name, p in module.named_parameters(recurse=False):
                 value = torch.from_numpy(values[f"{path}.{name}"])
@@ -67,7 +67,7 @@ class GPT(nn.Module):
 
 
 class Theirs:
-    """One rank of a data-parallel run; the whole run when there is one rank."""
+    """One rank of a data-parallel run, or a whole run on one rank."""
 
     def __init__(self, size: Size, rank: int = 0, ranks: int = 1) -> None:
         torch.set_num_threads(1)
@@ -89,5 +89,5 @@ class Theirs:
         self.optimizer.step()
 
     def loss(self) -> float:
-        """Of the last forward; the mean over this rank's part."""
+        """Return the loss of the last forward: the mean over this rank's part."""
         return self.mean.item()

@@ -1,7 +1,7 @@
-"""Times that can be compared: several things measured in turn, so that whatever else the machine does hits all alike.
+"""Comparable times: measure several things in turn, so that other load on the machine affects all alike.
 
-The median is taken, not the mean, because other processes can only make a run longer; and Python's garbage collector is
-off, because it would come at some run or other for the rubbish of all.
+Use the median, not the mean, since other processes can only make a run longer. Disable Python's garbage collector,
+since it would run during one measurement for the garbage of all.
 """
 
 import gc
@@ -14,7 +14,7 @@ Times = list[float]
 
 
 class Side(Protocol):
-    """A model in training, ours or theirs: one step is these three."""
+    """A model in training, ours or theirs. One step is these three methods."""
 
     def forward(self) -> None: ...
 
@@ -29,7 +29,7 @@ PARTS = ("step", "forward", "backward", "optimizer")
 
 
 def step(side: Side) -> Times:
-    """One training step: the seconds of PARTS."""
+    """Run one training step; return the seconds of PARTS."""
     start = perf_counter()
     side.forward()
     forward = perf_counter()
@@ -41,14 +41,14 @@ def step(side: Side) -> Times:
 
 
 def agree(ours: float, *theirs: float) -> None:
-    """Raises RuntimeError unless the losses are equal to 1e-4: otherwise different things would be timed."""
+    """Raise RuntimeError unless the losses agree to 1e-4: otherwise different computations would be timed."""
     for other in theirs:
         if not abs(ours - other) <= 1e-4:
             raise RuntimeError(f"our loss is {ours:.6f}, PyTorch's {other:.6f}: these are not the same model")
 
 
 def medians(measures: Mapping[str, Callable[[], Times]], rounds: int) -> dict[str, Times]:
-    """Calls one after the other, `rounds` times over; the median of each of the times that each one returns."""
+    """Call the measures in turn, `rounds` times; return the median of each returned time."""
     found: dict[str, list[Times]] = {name: [] for name in measures}
     gc.collect()
     gc.disable()

@@ -1,7 +1,7 @@
-"""The ZeRO stages beside data parallel, on two ranks: what it costs in time that nobody keeps everything.
+"""The ZeRO stages against data parallel on two ranks: the time that sharding costs.
 
 All four train in the same processes and take turns step by step. A step ends on all ranks together, with the last
-collective, so rank 0's clock tells the time.
+collective, so rank 0's clock measures it.
 """
 
 import sys
@@ -16,7 +16,7 @@ GOALS = {"zero1": 1.05, "zero2": 1.05, "zero3": 1.3}
 
 
 def rows(size: Size, rounds: int) -> list[Row]:
-    """Measures in one job."""
+    """Measure in one job."""
     return as_rows(size, jobs.result(jobs.mpirun(RANKS, "zero", size.name, rounds)))
 
 
@@ -29,7 +29,7 @@ def as_rows(size: Size, found: dict[str, list[float]]) -> list[Row]:
 
 
 def run(size: Size, rounds: int) -> None:
-    """As one rank under mpirun."""
+    """Run as one rank under mpirun."""
     import minitrain
     from tests.benchmarks.ours import Ours
 

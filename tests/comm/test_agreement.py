@@ -1,5 +1,5 @@
-"""Debug mode names ranks that are about to do different things, on every rank alike; what they were given is compared
-always."""
+"""Debug mode names ranks that are about to do different things, with one message on all ranks. Settings are always
+compared."""
 
 import re
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def x_of(comm: Communicator, n: int = 6, dtype: Any = np.float64) -> np.ndarray:
     return np.ones(n, dtype)
 
 
-# Mistakes of the last rank. Its communicator, whether this is the last rank -----------------------------------------
+# Mistakes of the last rank: its communicator, whether this is the last rank -----------------------------------------
 
 
 def another_collective(comm: Communicator, odd: bool) -> None:
@@ -67,7 +67,7 @@ def another_shape(comm: Communicator, odd: bool) -> None:
 
 
 def nothing(comm: Communicator, odd: bool) -> None:
-    """An empty array needs no communication, and the others would wait for it."""
+    """An empty array needs no communication, so the other ranks would wait for it."""
     comm.all_reduce(x_of(comm, 0 if odd else 6), TAG)
 
 
@@ -121,7 +121,7 @@ def on_a_duplicate(comm: Communicator, odd: bool) -> None:
 
 
 def past_the_ring(comm: Communicator, odd: bool) -> None:
-    """The communicator that the ring is made from is another group, though it has the same ranks."""
+    """The communicator inside the ring is a different group, though its ranks are the same."""
     ring = RingCommunicator(comm)
     (comm if odd else ring).all_reduce(x_of(comm), TAG)
 
@@ -154,7 +154,7 @@ mistakes = pytest.mark.parametrize("mistake", MISTAKES, ids=lambda f: f.__name__
 
 
 def named(world: Communicator, mistake: Callable[..., None], ring: bool) -> None:
-    """All ranks raise the same, which names all of them, and nothing of it is counted."""
+    """All ranks raise the same error, which names all of them. The ledger counts nothing."""
     comm = RingCommunicator(world) if ring else world.duplicate()
     with Ledger().open() as ledger, pytest.raises(UserError) as error:
         mistake(comm, world.rank == world.size - 1)
@@ -206,7 +206,7 @@ MESSAGES = [
 
 
 def another_message(world: Communicator, x: np.ndarray, tag: Any, y: np.ndarray, other: Any) -> None:
-    """The receiver names both; the sender has gone on."""
+    """The receiver names both sides; the sender has already continued."""
     comm = world.duplicate()
     if comm.rank == 0:
         comm.send(x, 1, tag).wait()
@@ -227,7 +227,7 @@ def to_oneself(world: Communicator) -> None:
 
 
 def right(world: Communicator) -> None:
-    """What looks different and is not: a root elsewhere in the program, or with an array of another name."""
+    """Check differences that are allowed: a root elsewhere in the program, or one whose array has another name."""
     x, buffer = np.full(3, 7.0), np.zeros(3)
     for root in (0, 1, 0, 1):
         if world.rank == root:
@@ -257,7 +257,7 @@ def test_messages_threads() -> None:
 
 @pytest.mark.ranks(2, limit=20)
 def test_a_message_that_is_too_long_or_has_a_number_too_large(world: Communicator) -> None:
-    """Also without debug mode: the words are ours, not MPI's."""
+    """Without debug mode, too, the message is ours, not MPI's."""
     comm = world.duplicate()
     if comm.rank == 0:
         comm.send(np.ones(4), 1, TAG).wait()
@@ -269,11 +269,11 @@ def test_a_message_that_is_too_long_or_has_a_number_too_large(world: Communicato
             call(np.ones(3), 1 - comm.rank, TAG, 2**62)
 
 
-# What ranks were given ------------------------------------------------------------------------------------------------
+# Settings of the ranks ------------------------------------------------------------------------------------------------
 
 
 def train(world: Communicator, odd: dict[str, Any], width: int = 5, data: int = 1, skip: int = 0) -> None:
-    """Three steps, for which the last rank was given something else."""
+    """Train three steps with one setting changed on the last rank."""
     last = world.rank == world.size - 1
     model = mlp(MLPConfig(4, (width if last else 5,), 2))
     trainer = Trainer(model, world, **{"optimizer": SGD, "seed": 3, **(odd if last else {})})
@@ -317,7 +317,7 @@ def test_ranks_that_were_given_different_things(world: Communicator, given: dict
 
 
 def test_loaded_values_that_differ() -> None:
-    """Replicas that start from different files would train apart without a word."""
+    """Replicas that start from different files would diverge silently."""
 
     def program(world: Communicator) -> None:
         model = mlp(MLPConfig(4, (5,), 2))
@@ -329,7 +329,7 @@ def test_loaded_values_that_differ() -> None:
 
 
 def test_ranks_that_share_matrices_need_the_same_batch_too() -> None:
-    """Their losses are not added up over that axis."""
+    """Their losses are not summed over that axis."""
 
     def program(world: Communicator) -> None:
         model = mlp(MLPConfig(4, (6,), 2))

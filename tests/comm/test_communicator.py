@@ -1,4 +1,4 @@
-"""Collectives, messages and groups agree with plain NumPy, the same under MPI and under threads."""
+"""Collectives, messages and groups agree with plain NumPy, under MPI and under threads."""
 
 import threading
 import time
@@ -15,11 +15,11 @@ from minitrain.shares import share
 
 TAG = ("dp", "test")
 DTYPES = ("float16", "float32", "float64")
-SHAPES = [(0,), (1,), (2,), (3,), (4,), (5,), (7,), (1000,)]  # shorter than N, not divided by N, empty
+SHAPES = [(0,), (1,), (2,), (3,), (4,), (5,), (7,), (1000,)]  # shorter than N, not divisible by N, empty
 
 
 def arrays(n: int, shape: tuple[int, ...], dtype: str) -> list[np.ndarray]:
-    """What every rank has, known to all."""
+    """Return every rank's array, the same list on all ranks."""
     return [np.random.default_rng(rank).standard_normal(shape).astype(dtype) for rank in range(n)]
 
 
@@ -28,11 +28,11 @@ def total(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def close(found: np.ndarray, true: np.ndarray) -> bool:
-    """Equal up to the rounding of a few additions in found's dtype."""
+    """Return whether they agree up to the rounding of a few additions in found's dtype."""
     return bool((np.abs(found - true) <= 16 * np.finfo(found.dtype).eps).all())
 
 
-# What holds for every kind of rank: functions of a world ----------------------------------------------------
+# Checks for every kind of rank: functions of a world --------------------------------------------------------
 
 
 def all_reduce_sum(world: Communicator) -> None:
@@ -55,7 +55,7 @@ def all_reduce_max(world: Communicator) -> None:
 
 
 def nan_is_the_maximum(world: Communicator) -> None:
-    """As NumPy has it, whichever rank it comes from, at either end of a short and a long array, with either sign."""
+    """As in NumPy, NaN wins: from any rank, at either end of a short or long array, with either sign."""
     for dtype in DTYPES:
         for length in (2 * world.size, 1000, 50_000):
             x = np.arange(length).astype(dtype)
@@ -67,7 +67,7 @@ def nan_is_the_maximum(world: Communicator) -> None:
 
 
 def half_is_summed_in_float32(world: Communicator) -> None:
-    """2048 + 1 is 2048 in float16, so that adding there loses ones; the order of the ranks does not help."""
+    """In float16, 2048 + 1 is 2048: adding in float16 loses the ones in any order of ranks."""
     n = world.size
     mine = np.where(np.arange(n) == world.rank, 2048, 1).astype(np.float16)
     true = np.float16(2048 + n - 1)
@@ -102,7 +102,7 @@ def all_gather(world: Communicator) -> None:
 
 
 def own_cuts(world: Communicator) -> None:
-    """Shares of any lengths: the last rank has most of the rows, the first none."""
+    """Check shards of any lengths: the last rank has most of the rows, the first none."""
     n = world.size
     for dtype in DTYPES:
         for shape in [(7,), (5, 3)]:
@@ -120,7 +120,7 @@ def own_cuts(world: Communicator) -> None:
 
 
 def wrong_cuts(world: Communicator) -> None:
-    """A gap, an overlap, one too many, another length: ranks would read each other's shares."""
+    """A gap, an overlap, an extra shard or another length is refused: ranks would read each other's shards."""
     n, x = world.size, np.zeros(6)
     right = [slice(0, 6)] + [slice(6, 6)] * (n - 1)
     for wrong in (
@@ -181,7 +181,7 @@ def messages_of_one_number_keep_their_order(world: Communicator) -> None:
 
 
 def large_and_empty_messages(world: Communicator) -> None:
-    """All send before anyone receives: blocking sends of this size would wait for ever."""
+    """All ranks send before any receives: blocking sends of this size would deadlock."""
     n, me = world.size, world.rank
     large, nothing = np.full(300_000, float(me)), np.empty((0, 3))
     handles = [world.send(large, (me + 1) % n, TAG, 1), world.send(nothing, (me + 1) % n, TAG, 2)]
@@ -208,7 +208,7 @@ def nobody_leaves_a_barrier_early(world: Communicator) -> None:
 
 
 def subgroups_have_the_given_order(world: Communicator) -> None:
-    """Called by their members only: the others do something else meanwhile."""
+    """Only the members call subgroup; the other ranks do something else meanwhile."""
     if world.size > 2 and world.rank != 1:
         for members in ([0, 2], [2, 0]):
             if world.rank not in members:
@@ -284,7 +284,7 @@ def strided_arrays_are_refused(world: Communicator) -> None:
 
 
 def shares_are_runs_of_the_first_axis(world: Communicator) -> None:
-    """Of several axes whole rows are reduced and gathered, uneven when N does not divide; none of a scalar."""
+    """Several axes are split by rows, unevenly if N does not divide them; a scalar is refused."""
     N, mine = world.size, share(7, world.size, world.rank)
     x = np.arange(42.0).reshape(7, 2, 3)
     assert np.array_equal(world.reduce_scatter(x * (world.rank + 1), TAG), x[mine] * (N * (N + 1) // 2))
@@ -298,7 +298,7 @@ def shares_are_runs_of_the_first_axis(world: Communicator) -> None:
 
 
 def messages_of_another_size_are_refused(world: Communicator) -> None:
-    """Filling half of the array, or repeating one number, would be silent."""
+    """Filling half of the array, or repeating one number, would go unnoticed."""
     if world.size < 2:
         return
     if world.rank == 0:
@@ -374,7 +374,7 @@ def test_threads(size: int, check: Callable[[Communicator], None]) -> None:
     threads.run(size, check, timeout=20)
 
 
-# Threads alone ----------------------------------------------------------------------------------------------
+# Threads only -----------------------------------------------------------------------------------------------
 
 
 def test_results_come_in_rank_order() -> None:
@@ -414,7 +414,7 @@ def in_receive(world: Communicator) -> None:
 
 
 def in_subgroup(world: Communicator) -> None:
-    """Ranks 0 and 2 wait for each other in groups of groups; rank 0 does not come."""
+    """Ranks 0 and 2 wait for each other in nested groups; rank 0 does not arrive."""
     group = world.subgroup([0, 2]).duplicate()
     if world.rank == 0:
         world.receive(np.ones(3), 1, TAG)
@@ -493,7 +493,7 @@ def test_time_limit_ends_the_ranks_that_wait_for_a_late_one() -> None:
 
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.uint8, np.int16, np.uint16])
 def test_no_sum_of_small_integers(dtype: type) -> None:
-    """200 + 100 would be 44 in uint8; the largest of them is one of them."""
+    """In uint8, 200 + 100 would be 44; a maximum cannot overflow."""
 
     def program(world: Communicator) -> None:
         x: np.ndarray = np.ones(4, dtype)

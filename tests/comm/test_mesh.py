@@ -1,4 +1,4 @@
-"""A mesh numbers ranks with tp innermost, its groups are slices, wrong sizes are named with their cure."""
+"""A mesh numbers ranks with tp innermost, its groups are slices, and errors about wrong sizes include the fix."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from minitrain.errors import UserError
 
 def test_ranks_and_coordinates() -> None:
     def program(world: Communicator) -> None:
-        mesh = Mesh(world, tp=3, dp=2)  # the order of the arguments does not count
+        mesh = Mesh(world, tp=3, dp=2)  # the order of the arguments does not matter
         assert mesh.sizes == {"dp": 2, "pp": 1, "tp": 3}
         assert mesh.ranks.tolist() == [[[0, 1, 2]], [[3, 4, 5]]]
         assert mesh.coordinates == {"dp": world.rank // 3, "pp": 0, "tp": world.rank % 3}
@@ -33,7 +33,7 @@ def test_groups_are_slices() -> None:
             group = mesh.group(*axes)
             assert group.gather_objects(world.rank) == members, axes
             assert members[group.rank] == world.rank
-            assert mesh.group(*axes) is group  # made once
+            assert mesh.group(*axes) is group  # created once
 
     threads.run(12, program)
 
@@ -72,6 +72,6 @@ def test_wrong_sizes(size: int, sizes: dict[str, int], message: str) -> None:
 
 
 def test_a_group_of_an_unknown_axis_is_refused() -> None:
-    """A group of one rank instead would leave the gradients unsummed, in silence."""
+    """A group of one rank instead would silently leave the gradients unsummed."""
     with pytest.raises((UserError, ValueError, KeyError), match="ep"):
         Mesh(world_of_one()).group("ep")

@@ -1,4 +1,4 @@
-"""The ring's collectives are the definitions, on MPI and on threads, for any length, dtype and number of ranks."""
+"""The ring's collectives match their definitions on MPI and on threads, for any length, dtype and number of ranks."""
 
 import itertools
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def values(rank: int, length: int, dtype: Any) -> np.ndarray:
 
 
 def sums(world: Communicator, length: int, dtype: Any) -> None:
-    """All-reduce, and reduce-scatter with all-gather: exact numbers, so equality."""
+    """Check all-reduce, and reduce-scatter with all-gather; the numbers are exact, so results must be equal."""
     everybody = [values(r, length, dtype) for r in range(world.size)]
     for op, true in (("sum", np.sum(everybody, axis=0)), ("max", np.max(everybody, axis=0))):
         x = everybody[world.rank].copy()
@@ -30,7 +30,7 @@ def sums(world: Communicator, length: int, dtype: Any) -> None:
         np.testing.assert_array_equal(x, true)
     x = everybody[world.rank].copy()
     x[world.rank : world.rank + 1] = np.nan
-    world.all_reduce(x, TAG, "max")  # of NaN and a number, NaN
+    world.all_reduce(x, TAG, "max")  # the maximum of NaN and a number is NaN
     assert np.isnan(x).tolist() == [i < world.size for i in range(length)]
     x = everybody[world.rank].copy()
     mine = world.reduce_scatter(x, TAG)
@@ -42,7 +42,7 @@ def sums(world: Communicator, length: int, dtype: Any) -> None:
 
 
 def functions(world: Communicator, length: int, dtype: Any) -> None:
-    """The three functions by themselves, as a reader of the file would call them."""
+    """Call the three functions directly, as a reader of the file would."""
     everybody = [values(r, length, dtype) for r in range(world.size)]
     total, own = np.sum(everybody, axis=0), share(length, world.size, world.rank)
     x = everybody[world.rank].copy()
@@ -56,7 +56,7 @@ def functions(world: Communicator, length: int, dtype: Any) -> None:
 
 
 def own_cuts(world: Communicator, length: int, dtype: Any) -> None:
-    """Shares of any lengths, some of them empty, and the first not the longest; bytes as for even ones, in sum."""
+    """Check shards of any lengths, some empty, the first not the longest. Total bytes are as for even shards."""
     n = world.size
     borders = [0, *sorted((7 * r * length // 11) % (length + 1) for r in range(1, n)), length]
     cuts = [slice(lo, hi) for lo, hi in itertools.pairwise(borders)]
@@ -103,7 +103,7 @@ def test_threads(size: int, check: Callable[..., None]) -> None:
 
 @pytest.mark.ranks(3, 4)
 def test_the_same_bits_everywhere_as_on_threads(world: Communicator) -> None:
-    """The order of additions is that of the ring, whatever carries the messages."""
+    """The order of additions is the ring's, on any transport."""
 
     def reduced(ranks: Communicator) -> bytes:
         x = np.random.default_rng(ranks.rank).standard_normal(101)
@@ -116,7 +116,7 @@ def test_the_same_bits_everywhere_as_on_threads(world: Communicator) -> None:
 
 @pytest.mark.ranks(3)
 def test_half_precision_is_summed_in_float32(world: Communicator) -> None:
-    """2048 + 1 is 2048 in float16; 2048 + 1 + 1 is 2050 when it is rounded once."""
+    """In float16, 2048 + 1 is 2048, but 2048 + 1 + 1 rounded once is 2050."""
     x = np.array([2048.0 if world.rank == 0 else 1.0] * 4, np.float16)
     RingCommunicator(world).all_reduce(x, TAG)
     assert (x == 2050).all()
@@ -135,7 +135,7 @@ def test_groups_are_rings_as_well(world: Communicator) -> None:
 
 @pytest.mark.ranks(2, 3)
 def test_the_ring_does_not_meet_its_users_messages(world: Communicator) -> None:
-    """A message under way with the number of a ring's step is still the user's."""
+    """A user's message whose number is that of a ring step still reaches the user."""
     ring = RingCommunicator(world)
     x, message = np.ones(6), np.full(2, 100.0)
     sent = ring.send(message, (world.rank + 1) % world.size, TAG, 0)

@@ -1,4 +1,4 @@
-"""The command line: wrong input ends before the first step, help fits a terminal, runs agree on any ranks."""
+"""The command line: wrong input fails before the first step, help fits a terminal, all ranks agree with one."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ STEPS = 12
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """600 words, of letters that follow each other by some rule."""
+    """Write a text of 600 random words, whose letters follow each other in a learnable way."""
     draw = np.random.default_rng(1)
     words = ["the", "cat", "sat", "on", "a", "mat", "and", "ate", "one", "rat,", "then", "slept.\n"]
     path = tmp_path_factory.mktemp("text") / "tiny.txt"
@@ -48,7 +48,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def process(command: list[str], ranks: int = 0, limit: float = 60.0) -> tuple[int, str]:
-    """(status, output) of a command in 80 columns; under mpirun when ranks are given."""
+    """Run a command in 80 columns, under mpirun if ranks are given. Return (status, output)."""
     done = subprocess.run(
         [*([str(MPIRUN), "-n", str(ranks)] if ranks else []), *command],
         stdout=subprocess.PIPE,
@@ -63,12 +63,12 @@ def process(command: list[str], ranks: int = 0, limit: float = 60.0) -> tuple[in
 
 
 def command(*arguments: str, ranks: int = 0) -> tuple[int, str]:
-    """(status, output) of python -m minitrain."""
+    """Run python -m minitrain. Return (status, output)."""
     return process([sys.executable, "-m", "minitrain", *arguments], ranks)
 
 
 def here(*arguments: str) -> int:
-    """The status of the command, run in this process."""
+    """Run the command in this process. Return its status."""
     try:
         return main(list(arguments))
     except SystemExit as end:
@@ -85,7 +85,7 @@ def rows(run: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def run(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny run in this process."""
+    """Return the folder of a tiny run in this process."""
     folder = tmp_path_factory.mktemp("run") / "below" / "here"
     assert here("train", *TINY, "--text", str(text), "--out", str(folder)) == 0
     return folder
@@ -107,7 +107,7 @@ def test_the_run_is_shown(text: Path, tmp_path: Path, capsys: Capture) -> None:
     shown = capsys.readouterr().out
     for part in ("4/12", "8/12", "12/12", "tokens/s", "validation loss", str(tmp_path / "model.safetensors")):
         assert part in shown
-    windows = math.ceil((round(len(text.read_text()) / 10) - 1) / 16)  # of validation: fewer than are asked for
+    windows = math.ceil((round(len(text.read_text()) / 10) - 1) / 16)  # of validation: fewer than requested
     assert shown.count(f", on {windows} windows\n") == 2
     assert "-" * 80 in shown.splitlines()
 
@@ -139,7 +139,7 @@ def test_sample(run: Path, text: Path, capsys: Capture) -> None:
 
 @pytest.fixture(scope="module")
 def serial(text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
-    """The log of the tiny run on one process, in each precision."""
+    """Return the log of the tiny run on one process, in each precision."""
     folder = tmp_path_factory.mktemp("serial")
     for dtype in ("float32", "float64"):
         out = str(folder / dtype)
@@ -159,7 +159,7 @@ def test_sample_under_mpirun_writes_once(run: Path) -> None:
     assert shown[1].returncode != 0 and shown[1].stderr.count("there is no checkpoint") == 1
 
 
-# One process a rank runs all commands of a file, and each rank keeps what it prints.
+# One process per rank runs all commands of a file and records each rank's output.
 SEVERAL = """
 import contextlib, json, sys
 from minitrain.cli import main
@@ -174,15 +174,15 @@ for number, arguments in enumerate(json.load(open(sys.argv[1]))):
 
 
 class Done(NamedTuple):
-    """What came of a command."""
+    """Result of a command."""
 
     status: int
-    shown: str  # what all ranks have printed, and the job's other output unless the status is 0
+    shown: str  # output of all ranks, and the job's other output if the status is not 0
     out: Path  # its --out
 
 
 def job(ranks: int, lines: list[str], text: Path, folder: Path) -> dict[tuple[int, str], Done]:
-    """These commands on so many ranks, with the tiny run's options, one after the other in one job."""
+    """Run these commands one after another in one job on `ranks` ranks, with the tiny run's options."""
     outs, told = [folder / str(number) for number in range(len(lines))], folder / "commands"
     commands = [
         [name, *TINY, *options, "--text", str(text), "--out", str(out)]
@@ -202,7 +202,7 @@ def job(ranks: int, lines: list[str], text: Path, folder: Path) -> dict[tuple[in
 def jobs(
     request: pytest.FixtureRequest, text: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[tuple[int, str], Done]:
-    """(ranks, line) of all tests here that are to run -> what came of it."""
+    """Run the jobs of all selected tests. Return (ranks, line) -> result."""
     lines: dict[int, list[str]] = defaultdict(list)
     for item in request.session.items:
         given = getattr(item, "callspec", None)
@@ -248,7 +248,7 @@ def test_equal_losses(ranks: int, line: str, jobs: dict[tuple[int, str], Done], 
 
 @needs_mpirun
 def test_equal_losses_of_a_command(text: Path, serial: dict, tmp_path: Path) -> None:
-    """As it is given at a prompt."""
+    """The command is run as at a prompt."""
     status, shown = command("train", *TINY, "--text", str(text), "--out", str(tmp_path), ranks=2)
     compare_losses(Done(status, shown, tmp_path), serial, "float32")
 
@@ -263,16 +263,16 @@ def compare_losses(done: Done, serial: dict[str, list[dict]], dtype: str) -> Non
         for name in {"loss", "norm", "val_loss", "final_val_loss"} & row.keys():
             slack = 10 if name == "norm" else 1
             assert math.isclose(row[name], other[name], rel_tol=slack * bound, abs_tol=0), (row, other)
-    assert done.shown.count("on the whole validation text") == 1, done.shown  # rank 0 speaks, alone
+    assert done.shown.count("on the whole validation text") == 1, done.shown  # only rank 0 prints
 
 
 @needs_mpirun
 @pytest.mark.full
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="this system has no RLIMIT_DATA to set")
 def test_a_model_that_fits_only_when_it_is_divided(text: Path, tmp_path: Path) -> None:
-    """16 bytes a parameter are 97 MiB, and each rank has 90: ZeRO-3 trains on four, stage 0 does not begin.
+    """16 bytes per parameter are 97 MiB, and each rank has 90: ZeRO-3 trains on four, stage 0 is refused.
 
-    The limit is real: without our look ahead, stage 0 runs out of memory.
+    The limit is real: without the check, stage 0 runs out of memory.
     """
     sizes = "--width 256 --layers 8 --context 16 --batch 4 --steps 2 --warmup 1 --sample 0 --memory-mb 90"
     arguments = [*sizes.split(), "--text", str(text), "--out", str(tmp_path), "--overwrite"]
@@ -347,7 +347,7 @@ WRONG: list[tuple[str, str, str]] = [
 
 
 def refused(capsys: Capture, *arguments: str) -> str:
-    """What is said about arguments that cannot work; the words in one line, without tyro's frames."""
+    """Return the error about invalid arguments as one line, without tyro's frames."""
     capsys.readouterr()
     status = here(*arguments)
     captured = capsys.readouterr()
@@ -359,7 +359,7 @@ def refused(capsys: Capture, *arguments: str) -> str:
 
 
 def later(name: str, value: str, hint: str) -> bool:
-    """Whether the first tier has another value, or for what is no number another option, that is wrong in this way."""
+    """Return whether the first tier tests this mistake with another value, or, if not a number, with another option."""
     if hint in ("INT", "FLOAT"):
         return name not in ("seed", "dropout")
     return hint == "at least 1" and value == "-3"
@@ -413,13 +413,13 @@ def test_wrong_commands(arguments: list[str], said: str, capsys: Capture) -> Non
 
 
 def test_the_longest_patience_of_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More seconds than the system's clocks can count are as many as they can."""
+    """A patience longer than the system's clocks can count is cut to their maximum."""
     monkeypatch.setattr(doctor, "examine", lambda seconds: 0 if seconds == threading.TIMEOUT_MAX else 1)
     assert here("doctor", "--seconds", "1e300") == 0
 
 
 def test_every_option_is_tried() -> None:
-    """An option that is added has to be added above as well."""
+    """A new option must be added to the lists above."""
     files, named = {"text", "out"}, {name for name, _, _ in WRONG} | FLAGS
     config = TrainConfig()
     groups = [getattr(config, group.name) for group in dataclasses.fields(TrainConfig)]
@@ -436,7 +436,7 @@ def test_missing_and_empty_text(tmp_path: Path, capsys: Capture) -> None:
     assert "empty.txt' is empty" in refused(capsys, "train", "--text", str(empty), *out)
     assert "context + 1 = 65" in refused(capsys, "train", "--text", str(short), *out)
     said = refused(capsys, "train", "--text", str(short), "--context", "16", *out)
-    assert "text of 3 characters" in said  # what is held out is too short
+    assert "text of 3 characters" in said  # the validation part is too short
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
@@ -487,7 +487,7 @@ def test_checkpoints_that_are_none(run: Path, tmp_path: Path, capsys: Capture) -
 
 @pytest.mark.parametrize("about", ["{}", "[]", "{", '{"gpt": {"sizes": 3}, "vocabulary": "ab"}'])
 def test_checkpoints_with_a_wrong_description(about: str, tmp_path: Path, capsys: Capture) -> None:
-    """Say, of another version of minitrain."""
+    """The description may come from another version of minitrain, for instance."""
     path = tmp_path / "other.safetensors"
     save_file({"x": np.ones(3)}, path, metadata={"minitrain": about})
     assert str(path) in refused(capsys, "sample", "--checkpoint", str(path))
@@ -522,7 +522,7 @@ def test_help(name: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("COLUMNS", "80")
     assert here(*name.split(), "--help") == 0
     first, *lines = (shown := capsys.readouterr().out).splitlines()
-    assert name == "" or len(first) <= 80  # the list of all commands, in one piece: the terminal breaks it
+    assert name == "" or len(first) <= 80  # the list of all commands is one line: the terminal wraps it
     wide = [line for line in lines if len(line) > 80]
     assert not wide, wide
     expected = {"": "train", "train": "--bucket-mb", "sample": "--prompt", "doctor": "--seconds"}
@@ -544,14 +544,14 @@ def test_help_is_shown_once() -> None:
 @pytest.mark.parametrize("ranks", [3])
 @pytest.mark.parametrize(("line", "states"), [("memory --zero 0", 16.0), ("memory --zero 3", 16 / 3)])
 def test_what_is_held_is_drawn(ranks: int, line: str, states: float, jobs: dict[tuple[int, str], Done]) -> None:
-    """A chart and one row a rank, in 80 columns: parameters, gradients and state, in bytes a parameter at most."""
+    """Each rank has a chart and a row in 80 columns: parameters, gradients and state, in bytes per parameter."""
     status, shown, _ = jobs[ranks, line]
     assert status == 0, shown
     lines = shown.splitlines()
     assert max(map(len, lines)) <= 80 and "o parameters   . gradients" in lines[0]
     rows = [line.split() for line in lines if line.startswith("rank ")]
     assert [row[:2] for row in rows] == [["rank", str(r)] for r in range(3)]
-    unit = 8.0 if states < 16 else 0.01  # this model is small: its largest unit is most of it
+    unit = 8.0 if states < 16 else 0.01  # this small model is mostly its largest unit
     assert all(states <= float(row[-1]) + 0.01 <= states + unit + 0.01 for row in rows)
 
 
@@ -579,7 +579,7 @@ def test_a_run_in_virtual_time(ranks: int, line: str, idle: str, peaks: str, job
 
 @needs_mpirun
 def test_a_timeline_as_a_picture(text: Path, tmp_path: Path) -> None:
-    """A box for each instruction and its micro-batch's number in it, and a name for each rank."""
+    """The picture has a box with the micro-batch number for each instruction, and a name for each rank."""
     path = tmp_path / "timeline.svg"
     options = [*TINY, "--text", str(text), "--pp", "2", "--accumulate", "3", "--svg"]
     assert command("timeline", *options, str(path), ranks=2)[0] == 0

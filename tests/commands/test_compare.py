@@ -1,4 +1,4 @@
-"""Comparisons: fair, the same on any ranks, what is shown and written."""
+"""Comparisons: fair, equal on any number of ranks, and what they show and write."""
 
 import json
 import math
@@ -33,7 +33,7 @@ def test_what_can_be_compared_can_be_asked_for() -> None:
 
 @pytest.mark.parametrize("name", get_args(LearningRates))
 def test_each_schedule_uses_its_budget(name: LearningRates) -> None:
-    """It reaches the peak, and ends low where that is its nature."""
+    """Each schedule reaches the peak, and ends low if it is one that falls."""
     o = schedule_options(name, 0.01, 200, 45)
     rates = [o.schedule()(t) for t in range(200)]
     assert max(rates) == pytest.approx(0.01, rel=1e-3) and o.steps == 200
@@ -43,7 +43,7 @@ def test_each_schedule_uses_its_budget(name: LearningRates) -> None:
 
 
 def test_the_same_start() -> None:
-    """All runs with one seed have the same loss before the first update, those with another do not."""
+    """Runs with the same seed start with the same loss before the first update, other seeds with another."""
     world, options = threads.world_of_one(), replace(SHORT, updates=20)
     first = {
         (name, seed): compare_schedules.train(world, options, schedule_options(name, 0.01, 20, 45), seed).losses[0]
@@ -72,7 +72,7 @@ def test_the_same_numbers_on_any_ranks(world: Communicator) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: Capture) -> None:
-    """Each schedule at the better of two peaks, by the numbers in the file."""
+    """Each schedule is shown at the better of two peaks, with the numbers of the file."""
     options = "--updates 20 --seeds 2 --lr 0.003 0.03 --out"
     assert main(["compare", "schedules", *options.split(), str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -126,7 +126,7 @@ def test_wrong_options(arguments: str, said: str, tmp_path: Path, capsys: Captur
 
 
 def precise(name: str, task: str, world: Communicator | None = None) -> compare_precision.HalfResult:
-    """The run of HALVES from the first start."""
+    """Return the run of HALVES with the first seed."""
     world = world or threads.world_of_one()
     parts, settings = compare_precision.TASKS[task], compare_precision.precision_settings(HALVES.updates)
     full, trainer = (compare_precision.precise(world, HALVES, settings[key], parts, 1) for key in ("fp32", name))
@@ -135,7 +135,7 @@ def precise(name: str, task: str, world: Communicator | None = None) -> compare_
 
 
 def test_in_float32_the_constructed_task_is_the_plain_one() -> None:
-    """So what it does to float16 is float16's doing."""
+    """The constructed task therefore differs only through float16."""
     plain, constructed = (precise("fp32", task) for task in ("plain", "constructed"))
     assert constructed.losses[0] == plain.losses[0]
     assert constructed.losses == pytest.approx(plain.losses, rel=1e-3)
@@ -143,7 +143,7 @@ def test_in_float32_the_constructed_task_is_the_plain_one() -> None:
 
 
 def test_what_the_scale_is_for() -> None:
-    """Without it float16 learns the plain task and loses the gradients of the constructed one."""
+    """Without a scale, float16 learns the plain task but loses the gradients of the constructed one."""
     full = precise("fp32", "plain")
     bare = {task: precise("fp16, no scale", task) for task in compare_precision.TASKS}
     assert bare["plain"].zeros < 0.05 and bare["plain"].loss == pytest.approx(full.loss, rel=0.1)
@@ -155,13 +155,13 @@ def test_what_the_scale_is_for() -> None:
 
 
 def test_underflow_is_counted() -> None:
-    """At float32's weights; all gradients are lost when the loss is divided by 2^60, and none with a scale of 2^60."""
+    """At float32's weights, all gradients vanish when the loss is divided by 2^60, and none with a scale of 2^60."""
     world, settings = threads.world_of_one(), compare_precision.precision_settings(20)
     full, half = (
         compare_precision.precise(world, HALVES, settings[name], 1, seed) for name, seed in (("fp32", 1), ("bf16", 2))
     )
     learned, _ = comparison.data(HALVES, 1)
-    assert 0 < compare_precision.underflow(full, half, learned.batch(0)) < 0.01  # a relu is just on, and off in bf16
+    assert 0 < compare_precision.underflow(full, half, learned.batch(0)) < 0.01  # a relu is barely on, and off in bf16
     assert compare_precision.underflow(full, full, learned.batch(0)) == 0
     pairs = zip(full.model.parameters(), half.model.parameters(), strict=True)
     assert all(np.array_equal(p.data, q.data) for p, q in pairs)
@@ -181,7 +181,7 @@ def test_a_weighted_batch_is_a_part_of_a_larger_one() -> None:
 
 
 def test_bytes_are_those_of_the_table_in_precision() -> None:
-    """4 + 4 + 8 a parameter, with half weights 2 + 2 + 12; half the activations, but for labels and places."""
+    """4 + 4 + 8 bytes per parameter, with half weights 2 + 2 + 12; half the activations except labels and places."""
     settings = compare_precision.precision_settings(20)
     found = {name: compare_precision.held(threads.world_of_one(), HALVES, o) for name, o in settings.items()}
     for name, size in found.items():
@@ -193,7 +193,7 @@ def test_bytes_are_those_of_the_table_in_precision() -> None:
 
 @pytest.mark.ranks(2)
 def test_the_same_in_16_bits_on_any_ranks(world: Communicator) -> None:
-    """Up to what 16 bits round."""
+    """Results agree up to 16-bit rounding."""
     found, true = (precise("fp16, static", "constructed", w) for w in (world, None))
     assert found.losses == pytest.approx(true.losses, rel=0.1) and found.losses[:3] == pytest.approx(
         true.losses[:3], rel=1e-3
@@ -212,7 +212,7 @@ def test_the_command_for_precision(tmp_path: Path, capsys: Capture) -> None:
         (task, n) for task in compare_precision.TASKS for n in names
     ]
     shown = [line for line in lines if line.startswith("fp16, dynamic ")]
-    assert len(shown) == 3  # in the table of either task, and in that of the cost
+    assert len(shown) == 3  # in each task's table and in the cost table
     for row in written:
         for run in row["runs"]:
             assert len(run["losses"]) == len(run["scales"]) == 40
@@ -225,7 +225,7 @@ def test_the_command_for_precision(tmp_path: Path, capsys: Capture) -> None:
     assert shown[2].split()[4] == f"{sum(run['skips'] for run in plain['runs']) / 2:g}"
 
 
-# What is made of the results ------------------------------------------------------------------------------------------
+# Processing of results ------------------------------------------------------------------------------------------------
 
 
 def result(validation: float, losses: list[float] | None = None) -> Result:
@@ -239,7 +239,7 @@ def test_medians_and_ranges() -> None:
     assert row.split() == ["a", "0.500", "(0.250-1.000)", "1.000", "(0.500-2.000)", "90.0", "(90.0-90.0)"]
     assert row.index("1.000 (0.500") == heading.index("validation") and row.index("90.0 ") == heading.index("accuracy")
     curves = [result(1, [4.0, 4.0, 4.0]), result(1, [2.0, 2.0]), result(1, [3.0, 3.0, 3.0])]
-    assert smooth_median(curves) == pytest.approx([3.0, 3.0])  # as far as all came
+    assert smooth_median(curves) == pytest.approx([3.0, 3.0])  # up to the shortest run
 
 
 def test_what_json_cannot_say_is_null() -> None:

@@ -1,4 +1,4 @@
-"""A model of somebody's own on a mesh beside one process: right ones, wrong ones, and files that cannot be used."""
+"""A user's model on a mesh against one process: right models, wrong models, and unusable files."""
 
 import math
 import re
@@ -122,14 +122,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options_of(model: str, options: dict[str, Any], mesh: dict[str, Any]) -> CompareModelOptions:
-    """mesh: fields of the mesh and of the strategy."""
+    """Return the options. mesh: fields of the mesh and of the strategy."""
     axes = {name: value for name, value in mesh.items() if name in ("dp", "tp", "pp", "accumulate", "comm")}
     strategy = {name: value for name, value in mesh.items() if name not in axes}
     return CompareModelOptions(model, parallel=MeshOptions(**axes), strategy=FullStrategy(**strategy), **options)
 
 
 def compared(ranks: int, model: str, options: dict[str, Any] | None = None, **mesh: Any) -> Comparison:
-    """By threads; all ranks come to the same."""
+    """Run the comparison on threads; all ranks return the same."""
     asked = options_of(model, options or {}, mesh)
     first, *others = threads.run(ranks, lambda world: compare_model(asked, world))
     assert all(other == first for other in others)
@@ -161,7 +161,7 @@ def test_a_right_model_is_equal(ranks: int, mesh: dict[str, Any], folder: Path) 
 
 @pytest.mark.parametrize("sp", [False, True])
 def test_a_softmax_over_divided_columns(sp: bool, folder: Path) -> None:
-    """No other check sees it: its row is linear, and all gradients are as the plan says."""
+    """Only this comparison finds it: the softmax's linear layer and all gradients follow the plan."""
     found = compared(2, f"{folder}/own.py:softmax", tp=2, sp=sp)
     assert not found.equal and "DIFFERS from one process in step 0:\n  loss by" in found.text
     worst = re.findall(r"^    (\S+)  \S+$", found.text.partition("most of all the gradients")[2], re.M)
@@ -172,7 +172,7 @@ def test_a_softmax_over_divided_columns(sp: bool, folder: Path) -> None:
 
 
 def test_what_is_divided_is_said(folder: Path) -> None:
-    """A misspelt `shard` is equal, and divides nothing."""
+    """A misspelt `shard` gives equal results and divides nothing."""
     mesh: dict[str, Any] = {"tp": 2, "pp": 2, "recompute": 1, "accumulate": 2}
     right, wrong = (compared(4, f"{folder}/own.py:{name}", **mesh).text for name in ("make_model", "misspelt"))
     whole = "of the elements; not in\n  embed.positions\n"
@@ -182,7 +182,7 @@ def test_what_is_divided_is_said(folder: Path) -> None:
 
 
 def test_what_no_step_has_used_is_said(folder: Path) -> None:
-    """A gradient that is 0 everywhere is equal, whatever `shard` says."""
+    """A gradient that is zero everywhere is equal whatever `shard` says."""
     found = compared(2, f"{folder}/own.py:unused", tp=2)
     paths = found.text.partition("make_batch(number) for them\n")[2].split()
     layers = ("norm2", "mlp.gate", "mlp.up", "mlp.down")
@@ -192,7 +192,7 @@ def test_what_no_step_has_used_is_said(folder: Path) -> None:
 
 
 def test_without_the_look_of_the_first_step(folder: Path) -> None:
-    """--no-check: what would be refused is compared."""
+    """With --no-check, a model that would be refused is compared."""
     with pytest.raises(RuntimeError, match=r"blocks\.1\.mlp\.scale has another gradient on each rank along tp"):
         compared(2, f"{folder}/own.py:misnamed", tp=2)
     found = compared(2, f"{folder}/own.py:misnamed", {"check": False}, tp=2)
@@ -201,7 +201,7 @@ def test_without_the_look_of_the_first_step(folder: Path) -> None:
 
 
 def test_any_kind_of_batch(folder: Path) -> None:
-    """From make_batch, where there is one; the function is make_model unless named."""
+    """Batches come from make_batch if it exists; the default function is make_model."""
     assert compared(2, f"{folder}/with_batches.py:digits", tp=2).equal
     assert compared(2, f"{folder}/own.py", {"batch": 2, "context": 3, "vocabulary": 4, "steps": 1, "seed": -1}).equal
 
@@ -253,19 +253,19 @@ def test_float32_is_said(folder: Path) -> None:
     ],
 )
 def test_what_is_refused(model: str, options: dict[str, Any], mesh: dict[str, Any], said: str, folder: Path) -> None:
-    """On every rank, before the first step on the mesh."""
+    """All ranks raise before the first step on the mesh."""
 
     def ask(world: Any) -> str:
         with pytest.raises(UserError, match=said) as caught, np.errstate(all="ignore"):
             compare_model(options_of(f"{folder}/{model}", options, mesh), world)
         return str(caught.value)
 
-    texts = {re.sub(r"\(3, 6, [23]\)|size \d+", "", text) for text in threads.run(2, ask)}  # of a rank's own columns
+    texts = {re.sub(r"\(3, 6, [23]\)|size \d+", "", text) for text in threads.run(2, ask)}  # a rank's own columns
     assert len(texts) == 1
 
 
 def test_ranks_with_different_files(folder: Path, tmp_path: Path) -> None:
-    """One of them has none: all say so, and nobody waits."""
+    """One rank has no file: all ranks say so, and none waits."""
 
     def ask(world: Any) -> None:
         with pytest.raises(UserError, match="there is no Python file"):
@@ -275,7 +275,7 @@ def test_ranks_with_different_files(folder: Path, tmp_path: Path) -> None:
 
 
 def test_how_far() -> None:
-    """The largest on any rank; small tensors beside the largest of all; NaN, and what is missing, without end."""
+    """The largest difference over ranks; small tensors relative to the largest; NaN or missing is infinite."""
     b: dict[str, np.ndarray] = {
         "a": np.array([1000.0, -1.0]),
         "b": np.array([0.0, 1e-3]),
@@ -326,7 +326,7 @@ def make_model():
 
 
 def test_the_programs_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A class with a `shard`, a make_batch and a run on the mesh work as they are printed."""
+    """A class with a `shard`, a make_batch and a run on the mesh work as printed in the README."""
     text = Path(__file__).parents[2].joinpath("README.md").read_text("utf-8")
     section = text.partition("### Your own model on a mesh\n")[2].partition("\n### ")[0]
     programs = [textwrap.dedent(block) for block in re.findall(r"(?:^(?: {4}.*)?\n)+", section, re.M) if block.strip()]
@@ -372,6 +372,6 @@ def test_help_fits(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_under_mpirun(model: str, status: int, said: str, folder: Path) -> None:
-    """Said once, with its status."""
+    """The message is printed once and the status matches."""
     found, shown = command("compare", "model", f"{folder}/own.py:{model}", "--tp", "2", ranks=2)
     assert found == status and shown.count(said) == 1 and "Traceback" not in shown, shown

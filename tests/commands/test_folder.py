@@ -1,4 +1,4 @@
-"""One folder is one run: two runs do not mix, an earlier one is not lost in silence, and a full disk costs no model."""
+"""One folder is one run: runs do not mix, earlier ones are not lost silently, and a full disk loses no model."""
 
 import json
 import os
@@ -30,7 +30,7 @@ TINY = OPTIONS.split()
 
 
 def run(*arguments: str) -> int:
-    """The status of the command, run in this process."""
+    """Run the command in this process. Return its status."""
     try:
         return main(list(arguments))
     except SystemExit as end:
@@ -40,14 +40,14 @@ def run(*arguments: str) -> int:
 
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Trains for so many updates, in an empty folder that is the current one."""
+    """Return a function that trains for n updates in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("a cat sat on a mat and ate. " * 60)
     return lambda steps, *more: run("train", *TINY, "--text", "text.txt", "--steps", str(steps), *more)
 
 
 def updates(folder: str) -> int:
-    """Of the run whose log and model are there."""
+    """Return the updates of the run whose log and model are in this folder."""
     *steps, last = map(json.loads, (Path(folder) / "log.jsonl").read_text().splitlines())
     assert [row["step"] for row in steps] == list(range(1, last["step"] + 1)) and "final_val_loss" in last
     _, about = checkpoint.load(Path(folder) / "model.safetensors")
@@ -59,7 +59,7 @@ def updates(folder: str) -> int:
 
 
 def test_the_same_command_can_be_repeated(train: Callable[..., int], capsys: Capture) -> None:
-    """In the default folder: `make train` and the README's loop. The last run is the one that `sample` reads."""
+    """In the default folder (`make train`, the README's loop) runs may be repeated; `sample` reads the last one."""
     assert train(1) == 0
     assert "earlier run" not in capsys.readouterr().out
     for steps, moved in ((2, "build/run.1"), (3, "build/run.2")):
@@ -161,7 +161,7 @@ def no_space(*_: Any, **__: Any) -> None:
 def test_a_model_is_saved_elsewhere(
     train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    """The training is done by then. The status is not 0, since what comes next looks for it in the folder."""
+    """Training is complete by then. The status is not 0, since later commands look for the model in the folder."""
     written, save = tmp_path / "temporary", checkpoint.save_file
     written.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(written))

@@ -1,4 +1,4 @@
-"""The range test: the rate that is named, when it stops, the same on any ranks, what it leaves in the folder."""
+"""The range test: the suggested rate, when it stops, equal on any number of ranks, the files in the folder."""
 
 import json
 import math
@@ -34,7 +34,7 @@ RATES = [range_test(t, 1e-5, 1.0, N) for t in range(N)]
 
 
 def curve(steepest: int, explodes: int = 85) -> list[float]:
-    """A loss that falls from 3 to 1, steepest at an update, and explodes after another one."""
+    """Return losses that fall from 3 to 1, steepest at one update, and explode after another."""
     falls = [3 - 2 / (1 + math.exp(-(t - steepest) / 6)) for t in range(N)]
     return [loss + max(0.0, t - explodes) ** 2 for t, loss in enumerate(falls)]
 
@@ -45,7 +45,7 @@ def here(config: TrainConfig, world: Communicator) -> tuple[list[float], list[fl
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    """Words that follow each other by chance."""
+    """Return a run on words in random order."""
     path = tmp_path_factory.mktemp("text") / "tiny.txt"
     path.write_text(" ".join(np.random.default_rng(1).choice(["the", "cat", "sat", "on", "a", "mat"], 600)))
     return TrainConfig(
@@ -55,7 +55,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     )
 
 
-# The rate that is named -----------------------------------------------------------------------------------------------
+# The suggested rate ---------------------------------------------------------------------------------------------------
 
 
 def test_a_mean_that_forgets() -> None:
@@ -68,7 +68,7 @@ def test_a_mean_that_forgets() -> None:
 
 @pytest.mark.parametrize("steepest", [25, 40, 60])
 def test_where_the_loss_falls_steepest(steepest: int) -> None:
-    """The mean of about ten updates lags behind, by at most ten."""
+    """The running mean over about ten updates lags by at most ten."""
     losses = curve(steepest)
     assert suggest_rate(RATES, losses, memory=0.0) == pytest.approx(RATES[steepest])
     named = RATES.index(suggest_rate(RATES, losses))
@@ -76,13 +76,13 @@ def test_where_the_loss_falls_steepest(steepest: int) -> None:
 
 
 def test_what_does_not_matter() -> None:
-    """The unit of the loss and its zero, the unit of the rate, what comes after the explosion."""
+    """The loss's scale and offset, the rate's unit and updates after the explosion do not matter."""
     losses = curve(40)
     named = suggest_rate(RATES, losses)
     assert suggest_rate(RATES, [8 * x + 3 for x in losses]) == named
     assert suggest_rate([16 * rate for rate in RATES], losses) == pytest.approx(16 * named)
     assert suggest_rate(RATES[:95], losses[:95]) == named
-    back = [*losses, *(3.0 for _ in range(9))]  # it falls again, steeper than ever
+    back = [*losses, *(3.0 for _ in range(9))]  # it falls again, steeper than before
     assert suggest_rate([*RATES, *(2.0 + t for t in range(9))], back) == named
 
 
@@ -119,7 +119,7 @@ def test_what_is_no_memory(memory: Any) -> None:
 
 
 def test_the_losses_are_those_of_training(tiny: TrainConfig) -> None:
-    """At first, when the rates are as good as none, the loss stays; then it falls; in the end it is worse."""
+    """The loss stays constant at tiny rates, then falls, and in the end rises."""
     rates, losses = here(tiny, threads.world_of_one())
     assert rates == [range_test(t, 1e-4, 30.0, 60) for t in range(len(rates))]
     assert len(rates) == len(losses) and abs(losses[1] - losses[0]) < 0.2
@@ -138,14 +138,14 @@ def test_a_loss_that_explodes_ends_the_test(tiny: TrainConfig, monkeypatch: pyte
 
 
 def test_a_loss_that_is_no_number_ends_the_test(tiny: TrainConfig) -> None:
-    """Not the program."""
+    """The program continues."""
     config = replace(tiny, optimizer=OptimizerOptions(clip=0.0))
     rates, losses = record(config, threads.world_of_one(), 1e-4, 1e300, 60)
     assert 0 < len(losses) < 60 and all(map(math.isfinite, losses)) and len(rates) == len(losses)
 
 
 def test_half_precision_may_skip(tiny: TrainConfig, capsys: Capture) -> None:
-    """A batch that overflowed has no loss to show, and the next one has its rate: no rate is left out."""
+    """A batch that overflows has no loss; the next batch is run at its rate, so no rate is skipped."""
     precision = PrecisionOptions(precision="fp16", loss_scale=2.0**30)
     config = replace(tiny, model=replace(tiny.model, dtype="float32"), precision=precision)
     rates, losses = record(config, threads.world_of_one(), 1e-4, 1.0, 40)
@@ -155,14 +155,14 @@ def test_half_precision_may_skip(tiny: TrainConfig, capsys: Capture) -> None:
 
 
 def test_the_momentum_stays(tiny: TrainConfig) -> None:
-    """The range test is of the rate alone, whatever the schedule of the run would do."""
+    """The range test varies only the rate, whatever the run's schedule would do."""
     cycle = replace(tiny, optimizer=OptimizerOptions(lr_schedule="one-cycle"))
     assert here(cycle, threads.world_of_one()) == here(tiny, threads.world_of_one())
 
 
 @pytest.mark.ranks(3, full=(2,))
 def test_the_same_curve_on_any_ranks(world: Communicator, tiny: TrainConfig) -> None:
-    """Up to the explosion, after which a difference in the last bit grows as fast as the loss."""
+    """Curves agree up to the explosion; after it, a difference in the last bit grows as fast as the loss."""
     true = here(tiny, threads.world_of_one())
     calm = int(np.argmin(smooth(true[1])))
     for options in (StrategyOptions(), StrategyOptions(zero=2)):
@@ -200,7 +200,7 @@ def test_the_picture(tiny: TrainConfig, tmp_path: Path) -> None:
 
 
 def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The numbers are written, and it says what is missing."""
+    """The numbers are written, and a message says what is missing."""
     monkeypatch.setattr(figure.importlib.util, "find_spec", lambda name: None)
     said = figure.write(tmp_path / "x.json", {"y": [1.5]}, lambda axes: pytest.fail("drew"))
     assert "pip install matplotlib" in said and json.loads((tmp_path / "x.json").read_text()) == {"y": [1.5]}
@@ -208,7 +208,7 @@ def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_curve_without_a_rate(tiny: TrainConfig, tmp_path: Path, capsys: Capture) -> None:
-    """Is drawn and written all the same."""
+    """The curve is drawn and written anyway."""
     assert main(arguments(tiny, tmp_path, "--least", "1e-9", "--most", "1e-8", "--updates", "12")) == 0
     shown = capsys.readouterr().out
     assert "no rate is named: the loss is lowest at update" in shown

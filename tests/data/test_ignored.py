@@ -1,4 +1,4 @@
-"""Labels that do not count: in the batch's own count, in the trainer's losses and accuracy, at the end of a text."""
+"""Labels that do not count: in a batch's own count, in the trainer's losses and accuracy, at the end of a text."""
 
 import math
 from dataclasses import replace
@@ -51,7 +51,7 @@ def test_a_part_with_ignored_labels_says_how_many_count(cut: dict) -> None:
 def test_a_batch_in_which_nothing_counts() -> None:
     with pytest.raises(UserError, match="counted is 0 in batch 0: all labels of the global batch are IGNORE"):
         Batch(IDS, np.full_like(LABELS, IGNORE), WHERE)
-    part = replace(WHERE, samples=slice(1, 2), counted=9)  # of a rank, whose other ranks have labels
+    part = replace(WHERE, samples=slice(1, 2), counted=9)  # of one rank; the other ranks have labels
     assert Batch(IDS[1:2], LABELS[1:2], part).where.count == 9
 
 
@@ -71,7 +71,7 @@ def test_labels_that_are_no_whole_numbers() -> None:
 
 
 def test_labels_that_cannot_be_ignored_are_let_be() -> None:
-    """Unsigned ones, and targets that are floats."""
+    """Unsigned labels and float targets have no ignored value."""
     for labels in (np.full((5, 3), 156, np.uint8), np.full((5, 3), -100.0), None):
         assert Batch(IDS, labels, WHERE).where.counted is None
 
@@ -79,7 +79,7 @@ def test_labels_that_cannot_be_ignored_are_let_be() -> None:
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("wrong", [3, 99])
 def test_a_label_that_the_model_does_not_have_is_named(wrong: int, ranks: int) -> None:
-    """With the row of the data, whatever batch and part it came in."""
+    """The error gives the row in the data, for any batch and part."""
     labels = np.zeros(11, int)
     labels[7] = wrong
     loader = ArrayLoader(np.ones((11, 5)), labels, batch=4, seed=1)
@@ -101,7 +101,7 @@ def test_a_label_that_the_model_does_not_have_is_named(wrong: int, ranks: int) -
 
 @pytest.mark.parametrize("tp", [1, 2])
 def test_a_character_that_the_model_does_not_have_is_named(tp: int) -> None:
-    """Also where the vocabulary is divided; the label only, since an id would be the embedding's error."""
+    """Also with a divided vocabulary. Only the label is wrong, since a wrong id would fail in the embedding."""
 
     def look(world: Communicator) -> None:
         model = gpt(GPTConfig(4, 3, layers=1, heads=2, width=8))
@@ -117,7 +117,7 @@ def test_a_character_that_the_model_does_not_have_is_named(tp: int) -> None:
 
 
 def images(ignored: int, n: int = 23) -> ArrayLoader:
-    """The labels of the first ones are ignored."""
+    """Return images whose first `ignored` labels are ignored."""
     draw = np.random.default_rng(n)
     labels = draw.integers(0, 3, n)
     labels[:ignored] = IGNORE
@@ -125,7 +125,7 @@ def images(ignored: int, n: int = 23) -> ArrayLoader:
 
 
 def judged(trainer: Trainer, batch: Batch) -> tuple[list[float], list[bool]]:
-    """The losses of the labels that count, and whether they are the most probable class."""
+    """Return the losses of the counted labels, and whether each is the most probable class."""
     assert batch.labels is not None
     with no_grad():
         x = trainer.model(Batch(batch.inputs, None, batch.where)).data
@@ -141,7 +141,7 @@ def trained(world: Communicator) -> tuple[Trainer, list[float]]:
 
 
 def test_epochs_and_validation_count_what_is_not_ignored() -> None:
-    """One that counted samples would weigh each batch alike."""
+    """Counting samples instead would weight all batches equally."""
     trainer = Trainer(mlp(MLPConfig(5, (6,), 3, "float64")), threads.world_of_one(), schedule=0.01)
     train: ArrayLoader = images(8)
     losses: list[float] = []
@@ -168,7 +168,7 @@ def test_epochs_are_the_same_on_any_number_of_ranks(ranks: int) -> None:
 
 
 def test_images_that_are_ignored_are_left_out() -> None:
-    """So no batch is without a label that counts, and rows are those of the data."""
+    """So every batch has a label that counts; row numbers are those of the data."""
     loader = images(5)
     seen = [loader.batch(n) for n in range(loader.batches)]
     assert all(batch.labels is not None and not (batch.labels == IGNORE).any() for batch in seen)
@@ -187,7 +187,7 @@ def test_images_of_which_none_counts() -> None:
 @pytest.mark.parametrize("most", [None, 3, 7])
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_the_loss_of_a_text_is_that_of_all_its_predictions(ranks: int, most: int | None) -> None:
-    """The tail, 5 ids that no whole window reaches, is like nothing before it. In float64, position by position."""
+    """The tail, 5 ids that no whole window reaches, is unlike the rest. In float64, position by position."""
     ids, T = np.array([0, 1, 2] * 12 + [3] * 6), 6
     loader = TextLoader(ids, T, batch=4, seed=1)
 

@@ -1,4 +1,4 @@
-"""What loaders and tokenizers are given: of every dtype and form it is taken as it is, or refused by name."""
+"""Inputs of loaders and tokenizers: every dtype and form is taken as it is or refused by name."""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,10 +33,10 @@ def read_only(x: np.ndarray) -> np.ndarray:
 
 
 def big_endian(x: np.ndarray) -> np.ndarray:
-    return x if x.dtype.isbuiltin == 2 else x.astype(x.dtype.newbyteorder(">"))  # those of ml_dtypes have one order
+    return x if x.dtype.isbuiltin == 2 else x.astype(x.dtype.newbyteorder(">"))  # ml_dtypes have a single byte order
 
 
-# A form that is as good as the plain array, and forms that are no row, or hold what is not there.
+# A form equivalent to the plain array, and forms that are not a row or hold invalid values.
 ALIKE: dict[str, Callable[[np.ndarray], Any]] = {
     "array": lambda x: x,
     "list": lambda x: x.tolist(),
@@ -89,14 +89,14 @@ def both_parts(ids: Any) -> np.ndarray:
 
 
 def digit_labels(labels: Any) -> np.ndarray:
-    """Back in their places: the images are the numbers of the rows."""
+    """Return the labels in the original order: the images are row numbers."""
     parts = split_digits(np.arange(N, dtype=float)[:, None], labels, seed=1)
     rows, found = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
     return found[rows[:, 0].argsort()]
 
 
 def prompt(ids: Any) -> np.ndarray:
-    """What comes out for these ids is what comes out for 0, 1, 0, 1, ... as int64."""
+    """Return 0, 1, 0, 1, ... as int64 if these ids generate what it generates; otherwise an empty array."""
     true = generate(MODEL, 4, of_kind(np.int64, (N,)), 2, 0, 1)
     return of_kind(np.int64, (N,)) if (generate(MODEL, 4, ids, 2, 0, 1) == true).all() else np.empty(0)
 
@@ -204,7 +204,7 @@ def test_text_is_a_string(call: Callable[[Any], Any], value: Any) -> None:
 
 
 def test_a_batch_knows_the_rows_of_its_samples() -> None:
-    """So that a message can name them; parts have their own."""
+    """A batch knows its rows, so that messages can name them; each part knows its own."""
     loader = ArrayLoader(np.arange(N, dtype=float)[:, None], [0] * N, batch=5, seed=1)
     for batch in [loader.batch(0), loader.batch(2), *loader.validation()]:
         for part in batch.split(3):

@@ -1,4 +1,4 @@
-"""A batch is a function of (seed, number), its parts cover it; validation and epochs leave nothing out."""
+"""A batch is a function of (seed, number), its parts cover it; validation and epochs omit nothing."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from minitrain.data.batch import IGNORE, Batch
 from minitrain.data.loader import ArrayLoader, Loader, TextLoader
 from minitrain.errors import UserError
 
-IDS = np.random.default_rng(5).permutation(1000).astype(np.int32)  # each id tells its place in the text
+IDS = np.random.default_rng(5).permutation(1000).astype(np.int32)  # each id gives its position in the text
 PLACE = np.argsort(IDS)
 
 
@@ -48,7 +48,7 @@ def test_where_of_a_whole_batch() -> None:
 
 
 def test_training_reaches_every_place() -> None:
-    """Also the first and the last window."""
+    """Training reaches the first and the last window, too."""
     loader = text(context=3, batch=50, ids=IDS[:8])
     starts = {int(PLACE[i]) for number in range(4) for i in loader.batch(number).inputs[:, 0]}
     assert starts == {0, 1, 2, 3, 4}
@@ -89,7 +89,7 @@ def test_a_batch_without_labels_has_parts() -> None:
 
 
 def test_validation_covers_the_text_once() -> None:
-    """166 windows of 6 predictions, and one more that ends where the text does, of which three are new."""
+    """Validation has 166 windows of 6 predictions, and one that ends with the text, of which three are new."""
     batches = list(text(context=6, batch=4).validation())
     windows = -(-(len(IDS) - 1) // 6)
     assert [len(batch.inputs) for batch in batches] == [4] * 41 + [3] and windows == 167
@@ -101,7 +101,7 @@ def test_validation_covers_the_text_once() -> None:
 
 
 def test_validation_losses_add_up_to_the_mean() -> None:
-    """Each loss is a sum divided by `count`: that of all windows, not of the batch."""
+    """Each loss is a sum divided by `count`, the count over all windows, not over the batch."""
     batches = list(text(context=6, batch=4).validation())
     assert {batch.where.count for batch in batches} == {999}
     assert not any(batch.where.training for batch in batches)
@@ -114,7 +114,7 @@ def test_validation_losses_add_up_to_the_mean() -> None:
 @pytest.mark.parametrize("context", [1, 3, 4, 5, 6, 12])
 @pytest.mark.parametrize("n", [13, 14, 25])
 def test_a_text_of_whole_windows_has_no_window_more(n: int, context: int) -> None:
-    """12 predictions are 3 windows of 4; 13 are 4, of which the last begins one earlier than it would."""
+    """12 predictions are 3 windows of 4; 13 are 4 windows, and the last starts early so as to end with the text."""
     loader = text(context, 2, ids=np.arange(n))
     batches = list(loader.validation())
     starts = [int(x) for b in batches for x in b.inputs[:, 0]]
@@ -128,7 +128,7 @@ def test_a_text_of_whole_windows_has_no_window_more(n: int, context: int) -> Non
 @settings(max_examples=200)
 @given(st.integers(1, 9), st.integers(1, 5), st.data())
 def test_every_position_is_predicted_once(context: int, batch: int, draw: st.DataObject) -> None:
-    """In texts of all lengths, ids of all kinds; with `most`, as many as are said to be counted, none twice."""
+    """In texts of any length and id dtype; with `most`, exactly the declared number, none twice."""
     n = draw.draw(st.integers(context + 1, 60))
     ids = np.arange(n).astype(draw.draw(st.sampled_from([np.int8, np.uint8, np.uint16, np.int32, np.uint64])))
     most = draw.draw(st.none() | st.integers(1, 70))
@@ -150,7 +150,7 @@ def test_every_position_is_predicted_once(context: int, batch: int, draw: st.Dat
 @pytest.mark.parametrize("most", [1, 5, 100, 166, 167, 10_000])
 def test_quick_validation_is_spread_over_the_text(most: int) -> None:
     batches = list(text(context=6, batch=4).validation(most))
-    windows = np.concatenate([-(-PLACE[b.inputs[:, 0]] // 6) for b in batches])  # the last begins before 6 x 166
+    windows = np.concatenate([-(-PLACE[b.inputs[:, 0]] // 6) for b in batches])  # the last starts before 6 x 166
     n = min(most, 167)
     assert len(windows) == n and windows[0] == 0
     gaps = np.diff([*windows, 167])
@@ -160,7 +160,7 @@ def test_quick_validation_is_spread_over_the_text(most: int) -> None:
 
 @pytest.mark.parametrize(("n", "context", "batch"), [(1000, 6, 4), (1000, 999, 1), (7, 6, 5), (13, 6, 2), (14, 6, 2)])
 def test_an_epoch_of_text_predicts_as_many_ids_as_there_are(n: int, context: int, batch: int) -> None:
-    """And not a batch more. That many batches have the validation, too."""
+    """There is not one batch more, and validation has the same number of batches."""
     loader = text(context=context, batch=batch, ids=IDS[:n])
     assert (loader.batches - 1) * batch * context < n - 1 <= loader.batches * batch * context
     assert len(list(loader.validation())) == loader.batches

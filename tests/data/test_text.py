@@ -217,7 +217,7 @@ def test_split_refuses_to_leave_a_side_empty(n: int) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
 def test_text_in_utf_16_without_a_mark(encoding: str, tmp_path: Path) -> None:
-    """It is UTF-8, too, of which every second character would be NUL."""
+    """Such a file is also valid UTF-8, but every second character is NUL."""
     path = tmp_path / "wide.txt"
     path.write_bytes("some plain text".encode(encoding))
     with pytest.raises(UserError, match=r"wide\.txt' has a NUL character at position [01].*save it as UTF-8"):

@@ -1,12 +1,12 @@
-"""Everything that one process computes, on whatever backend is chosen, into a file of NumPy arrays.
+"""Everything that one process computes on the chosen backend, written to a file of NumPy arrays.
 
     MINITRAIN_BACKEND=... python -m tests.gpu.strict_run OUT.npz [--dtypes float64 float32] [--only models ranks]
     mpirun -n 2 python -m tests.gpu.strict_run OUT.npz --only mpi
 
-Each operation of functional.py and fused.py forward and backward, the models through their whole training step, and
-data parallel over threads or MPI. Run on NumPy and on another backend, the files must agree: the backend is chosen
-once per process, so a comparison takes two of them. Everything goes through `xp` and the library's public functions,
-as a user's code would: the other tests' helpers compare with NumPy in place, which CuPy refuses.
+It runs each operation of functional.py and fused.py forward and backward, whole training steps of the models, and data
+parallel over threads or MPI. The files of NumPy and another backend must agree; since the backend is chosen once per
+process, a comparison takes two processes. Everything goes through `xp` and the library's public functions, as in user
+code: the other tests' helpers compare directly with NumPy, which CuPy refuses.
 """
 
 import argparse
@@ -49,20 +49,20 @@ Loader: TypeAlias = TextLoader | ArrayLoader
 
 
 class Row(NamedTuple):
-    """An operation of tensors, which may call several functions of ours, and the shapes that it is given."""
+    """An operation on tensors, which may call several of our functions, and its input shapes."""
 
-    calls: str  # their names, with one blank between them
+    calls: str  # their names, separated by one space
     operation: Callable[..., Tensor]
     shapes: Shapes
 
 
 def ids(shape: tuple[int, ...], n: int) -> Any:
-    """Integers 0..n-1 of this shape, on the device."""
+    """Return integers 0..n-1 of this shape on the device."""
     return to_device(np.arange(np.prod(shape, dtype=int)).reshape(shape) * 2 % max(n, 1))
 
 
 def padded(shape: tuple[int, ...], n: int) -> Any:
-    """The same, of which the first row is to be ignored."""
+    """Return the same with the first row ignored."""
     labels = ids(shape, n)
     labels[0] = fused.IGNORE
     return labels
@@ -129,7 +129,7 @@ TABLE = [
     *(Row("logsumexp", lambda x, a=axis, keep=keep: F.logsumexp(x, a, keep), THREE) for axis, keep in AXES),
     Row("sum", F.sum, ONE),
     Row("mean max", lambda x: F.mean(x) + F.max(x), [((),), ((1,),)]),
-    Row("max relu", lambda x: F.max(F.relu(x), 0), [((6, 5),)]),  # with equal winners
+    Row("max relu", lambda x: F.max(F.relu(x), 0), [((6, 5),)]),  # with ties
     Row("softmax", F.softmax, [((2, 5),), ((3, 1),), ((0, 3),), ((2, 0),)]),
     Row("softmax", lambda x: F.softmax(x, 0), [((4, 2),), ((0, 2),)]),
     Row("log_softmax", F.log_softmax, [((2, 5),), ((3, 1),), ((0, 3),)]),
@@ -171,11 +171,11 @@ HELPERS = {
     "targets",
     "axis_of",
     "axes_of",
-}  # on the way of the others
+}  # helpers called by the others
 
 
 def uncalled() -> list[str]:
-    """Public functions of functional.py and fused.py that no row calls: empty, or the table is behind."""
+    """Return the public functions of functional.py and fused.py that no row calls; should be empty."""
     called = {name for row in TABLE for name in row.calls.split()} | HELPERS
     public = [
         f"{module.__name__}.{name}"
@@ -187,7 +187,7 @@ def uncalled() -> list[str]:
 
 
 def operations(dtype: str) -> Results:
-    """The result and the gradients of every row."""
+    """Return the result and the gradients of every row."""
     results: Results = {}
     for number, row in enumerate(TABLE):
         for shapes in row.shapes:
@@ -208,7 +208,7 @@ def operations(dtype: str) -> Results:
 
 
 class Case(NamedTuple):
-    """A model, its batches, and what makes its optimizer."""
+    """A model, its batches, and its optimizer's constructor."""
 
     model: Model
     data: Loader
@@ -216,8 +216,8 @@ class Case(NamedTuple):
 
 
 def cases(dtype: str) -> Iterator[tuple[str, Case]]:
-    """(name, case), the standard deviation being large, so that errors show."""
-    # Adam divides by the size of gradients that are nothing but rounding, such as the key bias of attention.
+    """Yield (name, case), with a large standard deviation so that errors show."""
+    # Adam divides by the size of gradients that are pure rounding, such as attention's key bias.
     draw, epsilon = np.random.default_rng(5), 1e-4 if dtype == "float64" else 1e-2
     text = TextLoader(draw.integers(0, 11, 200), context=6, batch=5, seed=3)
     images = ArrayLoader(draw.standard_normal((23, 6)).astype(dtype), draw.integers(0, 4, 23), batch=8, seed=3)
@@ -230,7 +230,7 @@ def cases(dtype: str) -> Iterator[tuple[str, Case]]:
 
 
 def steps(case: Case, world: Communicator, how: str, count: int = 3) -> Results:
-    """Losses, norms, gradients and parameters of some training steps of this rank."""
+    """Return losses, norms, gradients and parameters of some training steps of this rank."""
     gradients = parallelize(case.model, Mesh(world, dp=world.size), named(how, bucket_mb=1e-3))
     gradients.init(7)
     optimizer = case.optimizer(gradients)
@@ -246,7 +246,7 @@ def steps(case: Case, world: Communicator, how: str, count: int = 3) -> Results:
 
 
 def models(dtype: str) -> Results:
-    """The serial training step with the ledger open, validation, a checkpoint's way back, and a sample."""
+    """Run serial training steps with the ledger open, validation, a checkpoint round trip, and a sample."""
     results: Results = {}
     for name, case in cases(dtype):
         ledger = Ledger()
@@ -269,12 +269,12 @@ def models(dtype: str) -> Results:
 
 
 def collectives(world: Communicator, dtype: str) -> Results:
-    """Every operation of a communicator on device arrays, and data parallel on top of it."""
+    """Run every operation of a communicator on device arrays, and data parallel on top of it."""
     n, tag = world.size, ("dp", "test")
     results: Results = {}
     for kind in (dtype, "float16"):
         mine = np.arange(5 * n + 1, dtype=kind) * (world.rank + 1)
-        # Copies: on NumPy, what is on the device is `mine` itself.
+        # Copies: on NumPy the device array would be `mine` itself.
         summed, largest, parts, told = (to_device(mine.copy()) for _ in range(4))
         world.all_reduce(summed, tag)
         world.all_reduce(largest.reshape(1, -1), tag, op="max")
@@ -291,7 +291,7 @@ def collectives(world: Communicator, dtype: str) -> Results:
 
 
 def distributed(world: Communicator, dtype: str) -> Results:
-    """What a rank finds with the world's own collectives and with the ring's."""
+    """Return a rank's results with the world's own collectives and with the ring's."""
     results: Results = {}
     for kind, group in {"native": world, "ring": RingCommunicator(world)}.items():
         results |= {f"{kind} {name}": x for name, x in collectives(group, dtype).items()}
@@ -304,13 +304,13 @@ def distributed(world: Communicator, dtype: str) -> Results:
 
 
 def ranks(dtype: str) -> Results:
-    """Two ranks as threads."""
+    """Run two ranks as threads."""
     found = threads.run(2, lambda world: distributed(world, dtype))
     return {f"rank {i} {name}": x for i, rank in enumerate(found) for name, x in rank.items()}
 
 
 def mpi(dtype: str) -> Results:
-    """The ranks of mpirun: device arrays go through host memory. Everything on rank 0, nothing on the others."""
+    """Run under mpirun: device arrays go through host memory. Rank 0 returns everything, the others nothing."""
     with launch() as world:
         found = world.gather_objects(distributed(world, dtype))
     return {f"rank {i} {name}": x for i, rank in enumerate(found) for name, x in rank.items() if world.rank == 0}
@@ -325,10 +325,10 @@ PARTS: dict[str, Callable[[str], Results]] = {
 
 
 def compare(found: Results, expected: Results) -> tuple[float, str]:
-    """The worst difference, max|a - b| / max|b|, and where it is.
+    """Return the largest difference, max|a - b| / max|b|, and its location.
 
-    max|b| is at least 1e-3 of the largest of its kind: some gradients are zero, but for rounding. A kind is what has
-    the same name up to the last word: the gradients of one run, the losses of one run.
+    max|b| is at least 1e-3 of the largest of its kind, since some gradients are zero up to rounding. A kind is all
+    entries with the same name up to the last word: the gradients of one run, the losses of one run.
     """
     assert found.keys() == expected.keys()
     kinds: dict[str, float] = {}
@@ -340,13 +340,13 @@ def compare(found: Results, expected: Results) -> tuple[float, str]:
     for name, b in expected.items():
         size = max(float(np.abs(b.astype(np.float64)).max(initial=0.0)), 1e-3 * kinds[name.rpartition(" ")[0]])
         difference = float(np.abs(found[name].astype(np.float64) - b).max(initial=0.0)) / size
-        if not difference <= worst:  # or not a number
+        if not difference <= worst:  # or NaN
             worst, where = difference, name
     return worst, where
 
 
 def main() -> None:
-    """See the top of this file."""
+    """Run from the command line as described in this file's docstring."""
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--dtypes", nargs="+", default=["float64"])

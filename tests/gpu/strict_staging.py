@@ -1,9 +1,9 @@
-"""How device arrays get to MPI: every operation of a communicator on the stand-in, with its result and its copies.
+"""How device arrays reach MPI: every communicator operation on the stand-in, with its result and its copies.
 
-    mpirun -n 3 python -m tests.gpu.strict_staging staged|direct     the stand-in being the cupy of this Python
+    mpirun -n 3 python -m tests.gpu.strict_staging staged|direct     with the stand-in as this Python's cupy
 
-staged: each array goes through pinned host memory, once there if MPI reads it, once back if MPI writes it. direct: MPI
-gets the arrays themselves, as from an MPI that says that it can read a device's memory.
+staged: each array goes through pinned host memory, copied there if MPI reads it and back if MPI writes it. direct: MPI
+gets the arrays themselves, as an MPI does that reports that it can read device memory.
 """
 
 import sys
@@ -20,11 +20,11 @@ from minitrain.runtime.launch import launch
 from minitrain.shares import share
 
 TAG = ("dp", "test")
-WHOLE = np.arange(1.0, 12.0)  # 11 elements, which 2 and 3 do not divide
+WHOLE = np.arange(1.0, 12.0)  # 11 elements, divisible by neither 2 nor 3
 
 
 class Case(NamedTuple):
-    """An operation on x, which is WHOLE times (rank + 1); it returns what is compared."""
+    """An operation on x, which is WHOLE times (rank + 1); it returns the array to compare."""
 
     operation: Callable[[Communicator, Any], Any]
     expected: Callable[[int, int], np.ndarray]  # of rank, size
@@ -41,7 +41,7 @@ def in_place(method: str, *arguments: Any) -> Callable[[Communicator, Any], Any]
 
 
 def gather(world: Communicator, x: Any) -> Any:
-    """Every rank's share, the rank's number being taken off."""
+    """Gather every rank's shard of WHOLE."""
     x /= world.rank + 1.0
     mine = share(len(x), world.size, world.rank)
     x[: mine.start] = x[mine.stop :] = -1.0
@@ -50,7 +50,7 @@ def gather(world: Communicator, x: Any) -> Any:
 
 
 def exchange(world: Communicator, x: Any) -> Any:
-    """The array of the rank before, in two dimensions."""
+    """Return the previous rank's array in two dimensions."""
     got = xp.zeros((1, len(x)))
     sent = world.send(x, (world.rank + 1) % world.size, TAG)
     world.receive(got, (world.rank - 1) % world.size, TAG)
@@ -82,7 +82,7 @@ def check(world: Communicator, name: str, direct: bool) -> None:
 
 
 def main() -> None:
-    """See the top of this file."""
+    """Run from the command line as described in this file's docstring."""
     direct = {"staged": False, "direct": True}[sys.argv[1]]
     assert not mpi.DIRECT, "the MPIs from PyPI cannot read a device's memory"
     mpi.DIRECT = xp.MPI_READS_DEVICES = direct

@@ -1,4 +1,4 @@
-"""On a real GPU: what one process computes there equals what NumPy computes. Skipped without CuPy and a device."""
+"""On a real GPU: one process computes the same as with NumPy. Skipped without CuPy and a device."""
 
 import os
 import subprocess
@@ -11,14 +11,14 @@ import pytest
 from tests.gpu import strict_run
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 600.0  # seconds: CuPy compiles every kernel at its first use
+LIMIT = 600.0  # seconds: CuPy compiles each kernel at its first use
 
 pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(scope="module")
 def device() -> str:
-    """The name of the GPU."""
+    """Return the name of the GPU."""
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'minitrain[cupy]'")
     try:
         count = cupy.cuda.runtime.getDeviceCount()
@@ -30,7 +30,7 @@ def device() -> str:
 
 
 def computed(backend: str, out: Path, options: list[str]) -> strict_run.Results:
-    """The results of strict_run in a process of its own: the backend is chosen once per process."""
+    """Return the results of strict_run in its own process: the backend is chosen once per process."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     env = {**os.environ, "MINITRAIN_BACKEND": backend, "PYTHONPATH": path}
     command = [sys.executable, "-m", "tests.gpu.strict_run", str(out), *options]
@@ -44,9 +44,9 @@ def computed(backend: str, out: Path, options: list[str]) -> strict_run.Results:
 @pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), ("float32", 1e-5)])
 @pytest.mark.parametrize("part", ["operations", "models", "ranks"])
 def test_equal_to_numpy(device: str, part: str, dtype: str, bound: float, tmp_path: Path) -> None:
-    """Every operation forward and backward; GPT and MLP steps: losses, norms, gradients, parameters.
+    """Compare every operation forward and backward, and losses, norms, gradients and parameters of GPT and MLP steps.
 
-    (Three such steps of NumPy in float32 are 2e-6 from its float64.)
+    (Three such steps with NumPy in float32 differ by 2e-6 from float64.)
     """
     options = ["--dtype", dtype, "--only", part]
     expected = computed("numpy", tmp_path / "numpy.npz", options)

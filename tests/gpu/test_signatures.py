@@ -1,8 +1,8 @@
-"""Every call of CuPy in minitrain/ against the real package: the name exists, and takes what it is given.
+"""Every CuPy call in minitrain/ against the real package: the name exists and accepts the arguments.
 
-`import cupy` works without a GPU. What is checked: every `xp.name` and `xp.name.method`, the number of positional
-arguments and the names of the keywords of every call of one; and the same for methods of arrays (x.sum, x.astype, ...),
-which are known by their names alone. The strict stand-in's lists of parameters are compared as well.
+`import cupy` works without a GPU. Checked: every `xp.name` and `xp.name.method`, with the number of positional
+arguments and the names of the keywords in every call; and array methods (x.sum, x.astype, ...), which are found by name
+alone. The strict stand-in's parameter lists are compared as well.
 """
 
 import ast
@@ -19,31 +19,31 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STAND_IN = Path(__file__).parent / "strict_cupy" / "cupy" / "__init__.py"
-# Methods of arrays, without those that other objects have with other arguments: sort, get, take.
+# Methods of arrays, except those that other objects have with different arguments: sort, get, take.
 METHODS = (
     "all any argmax argmin argsort astype clip copy cumsum dot fill flatten item max mean min nonzero prod ravel "
     "repeat reshape set squeeze std sum swapaxes tolist transpose var view"
 )
-OTHERS = ("np", "F", "math", "copy", "ledger", "backend", "axes")  # what has functions of these names and is no array
+OTHERS = ("np", "F", "math", "copy", "ledger", "backend", "axes")  # not arrays, but with functions of these names
 LACKING = ("vecdot", "geomspace", "einsum_path", "errstate", "insert", "block", "nditer", "frompyfunc")
 UFUNC_KEYWORDS = {"out", "dtype", "casting"}
 
 
 @pytest.fixture(scope="module")
 def cupy() -> Any:
-    """The real package."""
+    """Return the real package."""
     return pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'minitrain[cupy]'")
 
 
 class Takes(NamedTuple):
-    """How many positional arguments something takes (None: any number) and which keywords (None: any)."""
+    """Number of positional arguments (None: any) and names of keywords (None: any) that a callable accepts."""
 
     positional: int | None
     keywords: set[str] | None
 
 
 def takes(thing: Any) -> Takes | None:
-    """From the signature, or from the first line of the docstring, which Cython writes; None where neither says."""
+    """Read the signature, or the first docstring line, written by Cython; None if neither tells."""
     if hasattr(thing, "nin"):  # a ufunc
         return Takes(thing.nin + thing.nout, UFUNC_KEYWORDS)
     try:
@@ -61,7 +61,7 @@ def takes(thing: Any) -> Takes | None:
 
 
 def from_docstring(text: str) -> Takes | None:
-    """`_ndarray_base.sum(self, axis=None, Py_ssize_t n=1) -> _ndarray_base`, `getDeviceCount() -> int`."""
+    """Parse `_ndarray_base.sum(self, axis=None, Py_ssize_t n=1) -> _ndarray_base`, `getDeviceCount() -> int`."""
     found = re.match(r"(?:\w+\.)?\w+\((.*)\)", text.partition("\n")[0])
     if not found:
         return None
@@ -71,7 +71,7 @@ def from_docstring(text: str) -> Takes | None:
 
 
 def complaints(source: str, where: str, cupy: Any) -> Iterator[str]:
-    """What is wrong with a file's use of `xp`, and of methods of arrays."""
+    """Yield the mistakes in a file's use of `xp` and of array methods."""
     tree = ast.parse(source)
     called = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
@@ -82,7 +82,7 @@ def complaints(source: str, where: str, cupy: Any) -> Iterator[str]:
         if path[0] == "xp":
             thing, bound = cupy, 0
             for name in path[1:]:
-                bound = int(hasattr(thing, "nin"))  # a method of a ufunc counts `self` in its docstring
+                bound = int(hasattr(thing, "nin"))  # a ufunc method's docstring counts `self`
                 thing = getattr(thing, name, None)
                 if thing is None:
                     yield f"{here}: CuPy has no {name}"
@@ -106,7 +106,7 @@ def misfits(here: str, call: ast.Call, allowed: Takes | None, bound: int) -> Ite
 
 
 def dotted(node: ast.expr) -> list[str]:
-    """["xp", "add", "at"] of xp.add.at; "" stands for what is not a name."""
+    """Return ["xp", "add", "at"] for xp.add.at, with "" for parts that are not names."""
     if isinstance(node, ast.Attribute):
         return [*dotted(node.value), node.attr]
     return [node.id if isinstance(node, ast.Name) else ""]
@@ -122,7 +122,7 @@ def test_every_call_fits_the_real_package(cupy: Any) -> None:
 
 
 def test_the_calls_are_found(cupy: Any) -> None:
-    """The check above would pass as well if it saw nothing."""
+    """The check above would also pass if it saw no calls."""
 
     class Blank:
         ndarray = cupy.ndarray
@@ -186,7 +186,7 @@ def test_a_right_call_is_not(cupy: Any, right: str) -> None:
 
 
 def stand_in() -> ModuleType:
-    """The stand-in under a name of its own, so that `import cupy` stays what it is."""
+    """Import the stand-in under another name, so that `import cupy` still gives the real package."""
     spec = importlib.util.spec_from_file_location("tests_strict_cupy", STAND_IN)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -195,7 +195,7 @@ def stand_in() -> ModuleType:
 
 
 def test_the_stand_in_has_the_real_parameters(cupy: Any) -> None:
-    """All that it has, CuPy has, with these parameters in this order."""
+    """Everything in the stand-in exists in CuPy, with the same parameters in the same order."""
     ours = stand_in()
     for name in ours.HERE:
         assert hasattr(cupy, name), name

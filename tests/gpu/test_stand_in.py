@@ -1,4 +1,4 @@
-"""The strict stand-in refuses what CuPy refuses, and all that one process computes runs on it, with NumPy's numbers."""
+"""The strict stand-in refuses what CuPy refuses; everything one process computes runs on it and equals NumPy."""
 
 import os
 import subprocess
@@ -21,13 +21,13 @@ from tests.tiers import full
 
 ROOT = Path(__file__).parents[2]
 MPIRUN = find_mpirun()
-LIMIT = 120.0  # seconds for a process that takes one
+LIMIT = 120.0  # seconds for one process
 cupy: Any = stand_in()
 HOST = np.arange(6.0).reshape(2, 3)
 
 
 def x() -> Any:
-    """HOST on the stand-in's device."""
+    """Return HOST on the stand-in's device."""
     return cupy.asarray(HOST)
 
 
@@ -133,7 +133,7 @@ def test_allowed(what: str) -> None:
 
 
 def test_memory() -> None:
-    """A view is a view, the host's memory is not the device's, and `out` is what is returned."""
+    """A view is a view, host and device memory are separate, and `out` is returned."""
     array, host = x(), HOST.copy()
     copied, row, element = cupy.asarray(host), array[1], array[1, 2]
     row *= 10.0
@@ -149,7 +149,7 @@ def test_memory() -> None:
 
 
 def test_pinned_memory() -> None:
-    """A copy from it has been made when the stream is done, not before; it is room, not zeros."""
+    """A copy from pinned memory is complete only after synchronize; new pinned memory is not zeroed."""
     host, pageable, array = np.ndarray((2, 3), float, cupy.cuda.alloc_pinned_memory(48)), np.empty((2, 3)), x()
     assert not (host == 0).any()
     cupy.COPIES.clear()
@@ -214,7 +214,7 @@ def test_no_device_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")
 def test_the_ranks_of_mpirun_take_the_devices_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the order of their local ranks, which with Open MPI need not be that of the ranks."""
+    """The order is that of local ranks, which may differ from the order of ranks with Open MPI."""
     monkeypatch.setenv("STRICT_CUPY_DEVICES", "2")
     program = """
         from minitrain.backend import xp
@@ -232,7 +232,7 @@ def test_the_ranks_of_mpirun_take_the_devices_in_turn(monkeypatch: pytest.Monkey
 
 
 def process(backend: str, arguments: list[str], launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
-    """A Python with this backend, the stand-in being its cupy."""
+    """Run Python with this backend, with the stand-in as its cupy."""
     path = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     if backend == "cupy":
         path.insert(0, str(ROOT / "tests" / "gpu" / "strict_cupy"))
@@ -252,14 +252,14 @@ def computed(backend: str, out: Path, options: list[str], launcher: tuple[str, .
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, strict_run.Results]:
-    """backend -> all that one process computes, in both dtypes."""
+    """Return backend -> everything that one process computes, in both dtypes."""
     folder, options = tmp_path_factory.mktemp("results"), ["--dtypes", "float64", "float32"]
     return {backend: computed(backend, folder / f"{backend}.npz", options) for backend in ("numpy", "cupy")}
 
 
 @pytest.mark.parametrize("part", ["operations", "models", "ranks"])
 def test_the_same_numbers(part: str, results: dict[str, strict_run.Results]) -> None:
-    """Losses, gradients, parameters in float64; float32 besides, where a NumPy scalar would make a float64."""
+    """Losses, gradients and parameters agree, in float64 and in float32, where a NumPy scalar would widen."""
     for dtype, bound in (("float64", 1e-12), ("float32", 1e-5)):
         expected, found = (
             {name: x for name, x in results[backend].items() if name.startswith(f"{part} {dtype}: ")}
@@ -292,7 +292,7 @@ TRAIN = "-m minitrain train --steps 2 --warmup 0 --width 16 --heads 2 --layers 1
 
 @pytest.mark.parametrize("comm", ["one process", full("mpi"), full("ring")])
 def test_the_command_line(comm: str, tmp_path: Path) -> None:
-    """Training, validation, checkpoint and sample, as a user starts them."""
+    """Training, validation, checkpoint and sample run as a user starts them."""
     options = [*TRAIN.split(), "--validation", "0.001", "--val-every", "1", "--out", str(tmp_path)]
     launcher: tuple[str, ...] = ()
     if comm != "one process":
@@ -308,7 +308,7 @@ def test_every_operation_is_called() -> None:
     assert strict_run.uncalled() == [], "add a row to TABLE in tests/gpu/strict_run.py"
 
 
-# Each is right on NumPy. The function that it replaces is one of backend.py's.
+# Each is correct on NumPy and replaces a function of backend.py.
 MISTAKES = {
     "a NumPy array mixed in": (
         "column_sums",
@@ -334,7 +334,7 @@ MISTAKES = {
 
 
 def test_planted_mistakes_are_caught() -> None:
-    """One after the other; each is put in place of the backend's function for all the operations."""
+    """Each mistake in turn replaces the backend's function while all operations run."""
     program = textwrap.dedent("""
         import numpy as np
         from unittest.mock import patch

@@ -1,4 +1,4 @@
-"""What the checks of lesson 00 say of mistakes that have no mutant. (Of those that hang: test_sentences.py.)"""
+"""Messages of lesson 00's checks for mistakes that have no mutant. (For hangs: test_sentences.py.)"""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The student's command, from an empty folder."""
+"""The student's command, starting from an empty folder."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from lessons.stubs import exercise_file, replaced, source
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student's folder as it is made."""
+    """Return a newly created student's folder."""
     made = tmp_path_factory.mktemp("fresh") / "mine"
     assert main(["init", str(made)]) == 0
     return made
@@ -25,7 +25,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A student's folder, which is the current one."""
+    """Return a student's folder that is the working directory."""
     mine = shutil.copytree(fresh, tmp_path / "mine")
     monkeypatch.chdir(mine)
     return mine
@@ -47,7 +47,7 @@ def test_init_refuses_a_folder_that_would_hide_the_command(tmp_path: Path, capsy
 
 
 def test_a_day_of_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Open, hint, hint, show, solve, list, reset."""
+    """Work through open, hint, hint, show, solve, list, reset."""
     exercise = next(e for e in exercises() if e.id == "07.1")
     file = folder / "07_data_parallel" / "exercise.py"
     assert main(["check", "07.1"]) == 1 and "open" in capsys.readouterr().out
@@ -102,7 +102,7 @@ def test_run_says_what_it_runs(folder: Path) -> None:
 
 @pytest.mark.full
 def test_selftest(folder: Path) -> None:
-    """With only what is installed: in another process, in a folder of its own."""
+    """The selftest needs only what is installed: it runs in another process, in its own folder."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-m", "lessons", "selftest", str(folder)],

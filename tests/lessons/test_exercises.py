@@ -1,4 +1,4 @@
-"""The checker: stubs fail, model solutions pass, every wrong solution fails with a sentence that names its mistake."""
+"""The checker: stubs fail, model solutions pass, every wrong solution fails with a message that names its mistake."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ KNOWN = [(e, m) for e in EVERY for m in e.mutants() if not m.says]
 FIRST = [next(known) for _, known in groupby(KNOWN, lambda pair: pair[0].id)]
 STARTED = [(e, m) for e, m in FIRST if e.id in ("03.1", "07.3", "07.4", "10.1", "14.2")]
 QUICK = ("00.1", "05.4", "06.4", "07.2", "10.1", "14.4")
-LATER = ("07.4", "10.1")  # of these
+LATER = ("07.4", "10.1")  # a subset of these
 SLOW = ("01.3", "05.2", "10.2", "10.4", "14.4")
 COMPARED = [full(*pair) if pair[0].id in SLOW and pair not in FIRST else pair for pair in KNOWN]
 ON_RANKS = [(e, m, e.ranks) if e.ranks == 3 and e.id in QUICK else full(e, m, e.ranks) for e, m in FIRST]
@@ -37,7 +37,7 @@ def ids(values: list) -> list[str]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checks in this process, with threads for ranks: for hundreds of solutions, mpirun would take many minutes."""
+    """Run checks in this process with threads as ranks: mpirun would take many minutes for hundreds of solutions."""
 
     def run(exercise: Exercise, file: Path, folder: Path) -> str:
         for rank, report in EVER_RUN(exercise, file, checking.LIMIT).items():
@@ -55,7 +55,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("exercise", EVERY, ids=lambda e: e.id)
 def test_the_stub_fails_and_the_model_solution_passes(exercise: Exercise, tmp_path: Path) -> None:
-    """Each with all other functions of the lesson unsolved. (In processes: test_processes_find_what_threads_find.)"""
+    """The lesson's other functions stay unsolved. (In processes: test_processes_find_what_threads_find.)"""
     file = tmp_path / "exercise.py"
     file.write_text(exercise_file(exercise.lesson), "utf-8")
     unsolved = check(exercise, file)
@@ -69,7 +69,7 @@ def test_the_stub_fails_and_the_model_solution_passes(exercise: Exercise, tmp_pa
     ("exercise", "mutant"), [full(*pair) if pair[0].id in LATER else pair for pair in STARTED], ids=ids(STARTED)
 )
 def test_a_wrong_solution_is_named(exercise: Exercise, mutant: Mutant) -> None:
-    """One of each kind, and on one rank and on four, just as a student's would be."""
+    """Check one mutant of each kind, on one rank and on four, as a student's solution would be."""
     verdict = check(exercise, mutant.path, as_given=True)
     assert verdict.state == "failed" and verdict.cause == mutant.mistake, verdict
 
@@ -78,7 +78,7 @@ def test_a_wrong_solution_is_named(exercise: Exercise, mutant: Mutant) -> None:
 def test_processes_find_what_threads_find(
     exercise: Exercise, mutant: Mutant, world: Communicator, tmp_path: Path
 ) -> None:
-    """With the model solution and with a wrong one; all exercises of one number of ranks share a job."""
+    """Check the model solution and a wrong one. Exercises with the same number of ranks share a job."""
     solution = tmp_path / "exercise.py"
     solution.write_text(exercise_file(exercise.lesson, solved=True), "utf-8")
     right, wrong = (examined(world, exercise, path) for path in (solution, mutant.path))
@@ -87,7 +87,7 @@ def test_processes_find_what_threads_find(
 
 
 def examined(world: Communicator, exercise: Exercise, file: Path) -> worker.Found:
-    """The reports of all ranks, as lessons/worker.py makes them under mpirun."""
+    """Return all ranks' reports, as lessons/worker.py makes them under mpirun."""
     function = getattr(worker.load(file), exercise.function)
     with debug.enabled(), contextlib.redirect_stdout(io.StringIO()):
         report = worker.examine(world.duplicate(), exercise, function).plain()

@@ -1,4 +1,4 @@
-"""Jobs that end, fail, hang, or leave something behind."""
+"""Jobs that end, fail, hang, or leave processes behind."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ def test_one_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_is_left_is_counted_and_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process in a session of its own, which outlives the one that started it."""
+    """A process in its own session outlives the one that started it."""
     monkeypatch.setattr(jobs, "END", 0.5)
     child = "import subprocess; c = subprocess.Popen(['sleep', '60'], start_new_session=True); "
     ended = run(child + "print('rank 1 is process', c.pid, flush=True)")

@@ -1,4 +1,4 @@
-"""The three programs: what they reach, on any number of ranks, and that each runs as a person starts it."""
+"""The three programs: their accuracy, the same on any number of ranks, and each runs as a user starts it."""
 
 import math
 import os
@@ -27,7 +27,7 @@ SEEDS = (1, 2, 3, 4, 5)
     ("run", "least"), [(distributed.run, 0.95), full(dynamic_rate.run, 0.93), full(mixed_precision.run, 0.95)]
 )
 def test_the_digits_are_learned(run: Callable[..., History], least: float) -> None:
-    """In ten epochs, on 359 images that were held out; the median over the seeds of split, weights and order."""
+    """Check ten epochs on 359 held-out images; the median over seeds of split, weights and order."""
     histories = [run(world_of_one(), epochs=10, seed=seed) for seed in SEEDS]
     assert {len(history.accuracy) for history in histories} == {10}
     assert statistics.median(history.accuracy[-1] for history in histories) >= least
@@ -36,9 +36,9 @@ def test_the_digits_are_learned(run: Callable[..., History], least: float) -> No
 @pytest.mark.ranks(2, full=(1, 3))
 @pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), full("float32", 1e-5)])
 def test_the_same_curve_on_any_number_of_ranks(dtype: str, bound: float, world: Communicator) -> None:
-    """Adding up gradients over ranks changes the order of the additions and nothing else: rounding, 450 updates long.
+    """Summing gradients over ranks only changes the order of additions: rounding, over 450 updates.
 
-    In float64 a mistake has nowhere to hide; float32 is what the program runs in, and there the bound is loose.
+    In float64 no mistake can hide; the program runs in float32, whose bound is loose.
     """
     serial = distributed.run(world_of_one(), seed=2, dtype=dtype)
     found = distributed.run(world, seed=2, dtype=dtype)
@@ -50,7 +50,7 @@ def test_the_same_curve_on_any_number_of_ranks(dtype: str, bound: float, world: 
 
 @pytest.mark.parametrize("policy", mixed_precision.POLICIES)
 def test_each_policy_learns_as_float32_does(policy: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """16 bits round; they do not lead elsewhere on this task. The scale stands still when nothing overflows."""
+    """Despite 16-bit rounding, this task converges alike. The scale is constant if nothing overflows."""
     found, true = (mixed_precision.run(world_of_one(), epochs=2, policy=name) for name in (policy, "float32"))
     assert found.loss == pytest.approx(true.loss, rel=0.02)
     assert (found.loss == true.loss) == (policy == "float32")
@@ -73,7 +73,7 @@ def test_the_rate_of_an_epoch_is_there_from_its_first_update() -> None:
     ],
 )
 def test_a_program_runs(command: str) -> None:
-    """From the folder of the clone, and says what became of each epoch, once."""
+    """Each program runs from the clone's folder and prints each epoch's result once."""
     *start, script = command.split()
     names = {"python": sys.executable, "mpirun": str(MPIRUN)}
     done = subprocess.run(

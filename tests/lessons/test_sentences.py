@@ -1,6 +1,6 @@
-"""What the checker says of solutions whose mistake its sentence names: they hang, raise, or go past the communicator.
+"""The checker's messages for solutions that hang, raise or bypass the communicator.
 
-Each is checked once, under mpirun, a few at a time: one that hangs takes no more than its limit.
+Each is checked once under mpirun, a few at a time; a hang takes no longer than its limit.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,17 +26,17 @@ Verdicts = dict[tuple, Future]
 
 @pytest.fixture(scope="module")
 def verdicts(request: pytest.FixtureRequest) -> Iterator[Verdicts]:
-    """What comes out for every solution that is asked for, whether it hangs or not; three are checked at a time."""
+    """Return the verdicts of all selected solutions, hanging or not; three are checked at a time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checking, "LIMIT", 30.0)
         patch.setattr(checking, "START", 60.0)
         patch.setattr(checking, "_worker", partial(impatient, checking._worker))
-        patch.setattr(checking, "_cause", lambda *_: "")  # the sentence names it
+        patch.setattr(checking, "_cause", lambda *_: "")  # the message names the mistake
         yield from started(request, ("exercise", "mutant"), lambda e, m: check(e, m.path, as_given=True), workers=3)
 
 
 def impatient(worker: Callable[..., list[str]], exercise: Exercise, file: Path, folder: Path) -> list[str]:
-    """The command of a rank: one that is going to hang is given 4 seconds, less than on a student's computer."""
+    """Return a rank's command: a solution known to hang gets 4 seconds, less than for students."""
     command = worker(exercise, file, folder)
     hangs = any("waits in" in m.says for m in exercise.mutants() if m.path == file)
     return [*command[:-1], "4"] if hangs else command
@@ -58,7 +58,7 @@ def test_a_sentence_names_the_mistake(exercise: Exercise, mutant: Mutant, verdic
     ],
 )
 def test_a_hang_is_explained(exercise: Exercise, mutant: Mutant, says: tuple[str, ...], verdicts: Verdicts) -> None:
-    """With the size of the message, on which it depends whether a send waits."""
+    """The message includes the message size, which decides whether a send blocks."""
     found = verdicts[exercise, mutant].result()
     assert found.state == "failed"
     assert all(part in "\n".join(found.printed) for part in says), found

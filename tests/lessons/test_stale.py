@@ -1,4 +1,4 @@
-"""Numbers and lists of the texts that no command of theirs prints: they are compared with what they tell about."""
+"""Numbers and lists in the texts that no command prints are compared with their sources."""
 
 import re
 from collections.abc import Callable
@@ -30,7 +30,7 @@ DATA = "minitrain/data/README.md"
 
 
 def text(path: str) -> str:
-    """In one line, so that sentences may break anywhere."""
+    """Return the text as one line, so that sentences may wrap anywhere."""
     return " ".join((ROOT / path).read_text("utf-8").split())
 
 
@@ -40,7 +40,7 @@ def value(told: str) -> float:
 
 
 def updates(batch: int) -> int:
-    """In an epoch of the programs."""
+    """Return the updates per epoch of the programs."""
     return ArrayLoader(*split_digits(*load_digits(), seed=1)[0], batch=batch, seed=1).batches
 
 
@@ -81,7 +81,7 @@ def test_a_number_is_true(path: str, sentence: str, true: Callable[[], float]) -
 
 
 def test_the_table_of_lessons_is_the_manifest() -> None:
-    """Their order, sentences, what they need, and which are written."""
+    """The table has the manifest's order, sentences and prerequisites, and the lessons that exist."""
     rows = re.findall(
         r"^\| (\[?)(\d\d) ([^|]*?) \| ([^|]*) \| ([^|]*) \|$", (HERE / "README.md").read_text("utf-8"), re.M
     )
@@ -93,7 +93,7 @@ def test_the_table_of_lessons_is_the_manifest() -> None:
 
 
 def test_the_rows_of_the_matrix_are_run() -> None:
-    """The same settings in the same columns, whatever their last digits are on this machine."""
+    """The settings and columns match, whatever the last digits are on this machine."""
     lines = (ROOT / "README.md").read_text("utf-8").splitlines()
     heading = next(number for number, line in enumerate(lines) if line.startswith("    strategy"))
     columns = "strategy mesh comm optimizer dtype k clip rc loss grad param bytes memory ok"
@@ -105,7 +105,7 @@ def test_the_rows_of_the_matrix_are_run() -> None:
 
 
 def settings_of(ranks: int, case: Case) -> list[str]:
-    """As the matrix shows them."""
+    """Return the settings as the matrix shows them."""
     suffix = "+scale" * bool(case.scaler) + "+pad" * case.ignore
     settings = [case.comm, case.optimizer, case.dtype, case.accumulate, case.clip or "-", case.recompute or "-"]
     return [case.strategy + suffix, f"dp{ranks}", *map(str, settings)]

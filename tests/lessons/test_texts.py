@@ -1,4 +1,4 @@
-"""The READMEs: commands do what the text says they do, quoted code is the library's, links lead somewhere."""
+"""The READMEs: commands print what the text shows, quoted code matches the library, and links work."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -32,7 +32,7 @@ CODE = '''def check_text(name: str, value: Any) -> None:
 
 @pytest.fixture(scope="module")
 def found(request: pytest.FixtureRequest) -> Iterator[dict[tuple, Future]]:
-    """The problems of every text that is asked for; the commands of two texts run at a time."""
+    """Return the problems of every selected text; the commands of two texts run at a time."""
     yield from started(request, ("path",), problems, workers=2)
 
 

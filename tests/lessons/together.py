@@ -1,4 +1,4 @@
-"""Commands that take long, several at a time: most of them wait, or use one core."""
+"""Run slow commands concurrently: most of them wait, or use one core."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +10,7 @@ import pytest
 def started(
     request: pytest.FixtureRequest, names: tuple[str, ...], call: Callable[..., Any], workers: int
 ) -> Iterator[dict[tuple, Future]]:
-    """For a fixture of a module: call(the parameters of these names) of every test that takes it, each once."""
+    """Start call(the named parameters) once for each test of the module that uses this fixture."""
     takes = [
         item
         for item in request.session.items

@@ -1,4 +1,4 @@
-"""GPT and MLP: initial values, dtypes, PyTorch's loss and gradients, dropout by position, and batches in parts."""
+"""GPT and MLP: initial values, dtypes, PyTorch's loss and gradients, dropout by position, and partial batches."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +22,7 @@ DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
 def text(B: int = 3, T: int = 5, seed: int = 1, number: int = 0) -> Batch:
-    """Random ids; inputs and labels are cut out of one array, as the loader does."""
+    """Return a batch of random ids; inputs and labels are slices of one array, as from the loader."""
     ids = np.random.default_rng(number).integers(0, TOY.vocabulary, (B, T + 1))
     return Batch(ids[:, :-1], ids[:, 1:], Where(seed, number, B, T, slice(0, B), slice(0, T)))
 
@@ -34,7 +34,7 @@ def digits(B: int = 3, dtype: str = "float64") -> Batch:
 
 
 def drawn(model: Model, std: float | None = None) -> Model:
-    """With initial values; `std` for all parameters, norms and biases too, so that every mistake shows."""
+    """Initialize the model. `std` applies to all parameters, norms and biases too, so that every mistake shows."""
     for p in model.parameters():
         p.init_std = p.init_std if std is None else std
     model.draw(seed=1)
@@ -42,7 +42,7 @@ def drawn(model: Model, std: float | None = None) -> Model:
 
 
 def gradients(model: Model, *batches: Batch) -> tuple[float, dict[str, np.ndarray]]:
-    """The loss and the gradient of each parameter, summed over the batches."""
+    """Return the loss and each parameter's gradient, summed over the batches."""
     loss = 0.0
     for p in model.parameters():
         p.grad = None
@@ -60,7 +60,7 @@ def logits(model: Model, batch: Batch) -> np.ndarray:
 
 
 def worst(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
-    """The largest difference of any tensor, as `close` measures it."""
+    """Return the largest difference of any tensor, as measured by `close`."""
     assert found.keys() == expected.keys()
     floor = 1e-3 * max(np.abs(b).max() for b in expected.values())
     measures = [close(found[path], expected[path], floor) for path in expected]
@@ -91,7 +91,7 @@ def test_no_two_parameters_start_equal(
 
 @MODELS
 def test_paths_are_unique_and_keyed(model: Model) -> None:
-    """Values depend on the seed and the path alone."""
+    """Initial values depend only on the seed and the path."""
     parameters = model.parameters()
     assert len({p.placement.path for p in parameters}) == len(parameters)
     for p in parameters:
@@ -135,7 +135,7 @@ def test_default_sizes() -> None:
     shapes = {p.placement.path: p.shape for p in mlp().parameters() if "weight" in p.placement.path}
     assert [*shapes.values()] == [(64, 128), (128, 128), (128, 10)]
     model = gpt(GPTConfig(vocabulary=65))
-    assert sum(int(np.prod(p.shape)) for p in model.parameters()) == 809_856  # 12 D^2 + 13 D a layer, 65 D, 64 D, 2 D
+    assert sum(int(np.prod(p.shape)) for p in model.parameters()) == 809_856  # 12 D^2 + 13 D per layer, 65 D, 64 D, 2 D
     untied = gpt(GPTConfig(vocabulary=65, tied=False))
     assert len(untied.parameters()) == len(model.parameters()) + 1
 
@@ -187,7 +187,7 @@ def test_an_mlp_without_hidden_layers_is_a_linear_classifier() -> None:
 
 
 def saved_dtypes(loss: Tensor) -> set[np.dtype]:
-    """Of everything that the tape keeps for backward."""
+    """Return the dtypes of everything that the tape keeps for backward."""
     dtypes, seen, pending = set(), set(), [loss.node]
     while pending:
         node = pending.pop()
@@ -201,7 +201,7 @@ def saved_dtypes(loss: Tensor) -> set[np.dtype]:
 @DTYPES
 @pytest.mark.parametrize("kind", ["gpt", "mlp"])
 def test_one_dtype_everywhere(kind: str, dtype: str) -> None:
-    """np.float64 scalars slip in silently and make everything twice as large and slow."""
+    """np.float64 scalars silently promote arrays, which doubles size and time."""
     if kind == "gpt":
         model, batch = drawn(gpt(replace(TOY, dropout=0.2, dtype=dtype))), text()
     else:
@@ -225,7 +225,7 @@ def test_one_dtype_everywhere(kind: str, dtype: str) -> None:
     ],
 )
 def test_inputs_of_another_dtype_are_refused(model: str, given: str, hidden: tuple[int, ...]) -> None:
-    """Images of 8 bits trained a model in which nothing moved."""
+    """A model given 8-bit images would train without any parameter changing."""
     units = drawn(mlp(replace(TOY_MLP, hidden=hidden, dtype=model)))
     layer = "dense.0" if hidden else "head"
     cure = rf"{given}, shape \(3, 5\), and {layer}.linear holds {model}: give ArrayLoader\(inputs.astype\(np.{model}\)"
@@ -237,7 +237,7 @@ def test_inputs_of_another_dtype_are_refused(model: str, given: str, hidden: tup
 @pytest.mark.parametrize("half_weights", [False, True])
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float32"])
 def test_inputs_of_a_model_in_mixed_precision(policy: str, half_weights: bool) -> None:
-    """Its layers hold float32, whatever they compute in; floats are cast by the policy, whole numbers are refused."""
+    """Layers hold float32 in any compute dtype; the policy casts floats, and integers are refused."""
     model = mlp(replace(TOY_MLP, dtype="float32"))
     use(model, Static(policy), half_weights and policy != "float32")
     drawn(model)
@@ -257,7 +257,7 @@ def test_inputs_of_another_width_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def torch_gpt(t: Any, p: dict[str, Any], batch: Batch, c: GPTConfig) -> Any:
-    """The same GPT, from GPT-2's paper and PyTorch's functions."""
+    """Compute the same GPT with PyTorch's functions, from the GPT-2 paper."""
     f = t.nn.functional
     B, T = batch.inputs.shape
     H, d = c.heads, c.width // c.heads
@@ -289,7 +289,7 @@ def torch_mlp(t: Any, p: dict[str, Any], batch: Batch, c: MLPConfig) -> Any:
 
 
 def agrees_with_twin(model: Model, twin: Any, batch: Batch, config: Any) -> None:
-    """Logits, loss and every gradient, to 1e-10."""
+    """Check logits, loss and every gradient to within 1e-10."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'minitrain[oracle]'")
     weights = {p.placement.path: torch.tensor(p.data, requires_grad=True) for p in model.parameters()}
     expected = twin(torch, weights, batch, config)
@@ -315,7 +315,7 @@ def test_mlp_agrees_with_torch(hidden: tuple[int, ...]) -> None:
 
 
 def test_the_gradient_of_the_key_bias_is_zero() -> None:
-    """It adds the same number to all scores of a query, and softmax takes it out again. The others are not zero."""
+    """The key bias adds the same number to all scores of a query, and softmax cancels it. The others are not zero."""
     _, found = gradients(drawn(gpt(TOY), std=0.3), text())
     largest = max(np.abs(grad).max() for grad in found.values())
     for i in range(TOY.layers):
@@ -344,7 +344,7 @@ def test_logits_without_labels() -> None:
 
 
 def dropped(path: str, where: Where, p: float = 0.4, width: int = 6) -> np.ndarray:
-    """Dropout of ones; the slice of samples and of time that `where` names."""
+    """Apply dropout to ones; return the slice of samples and time given by `where`."""
     shape = (where.samples.stop - where.samples.start, where.time.stop - where.time.start, width)
     return Dropout(path, p)(Tensor(np.ones(shape)), Batch(np.empty(shape), None, where)).data
 
@@ -366,7 +366,7 @@ def test_dropout_depends_on_seed_number_and_path() -> None:
 
 
 def test_a_part_has_its_part_of_the_mask() -> None:
-    """Of samples (data parallel, micro-batches) and of time (sequence parallel)."""
+    """Masks are sliced by samples (data parallel, micro-batches) and by time (sequence parallel)."""
     where = text(B=7).where
     mask = dropped("a", where)
     for samples, time in [((2, 5), (0, 5)), ((0, 7), (1, 4)), ((6, 7), (4, 5)), ((3, 3), (0, 5))]:
@@ -384,12 +384,12 @@ def test_the_model_drops_in_training_only() -> None:
     np.testing.assert_array_equal(logits(dropping, validation), logits(plain, batch))
 
 
-# Parts of a batch ----------------------------------------------------------------------------------------------------
+# Partial batches -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("B", "n"), [(7, 3), (2, 3), (6, 2), (1, 1)])
 def test_the_parts_of_a_batch_add_up(B: int, n: int) -> None:
-    """Uneven parts and empty ones, with dropout on: logits of the samples, the loss, every gradient."""
+    """Check uneven and empty parts with dropout on: the samples' logits, the loss, every gradient."""
     model, batch = drawn(gpt(replace(TOY, dropout=0.3)), std=0.3), text(B)
     parts = [batch.part(i, n) for i in range(n)]
     assert [len(part.inputs) for part in parts] == [B // n + (i < B % n) for i in range(n)]
@@ -401,7 +401,7 @@ def test_the_parts_of_a_batch_add_up(B: int, n: int) -> None:
 
 
 def test_parts_of_parts() -> None:
-    """Over ranks, then over micro-batches; each knows where it is in the whole."""
+    """Split over ranks, then over micro-batches; each part knows its place in the whole."""
     batch = text(B=7)
     pieces = [piece for i in range(2) for piece in batch.part(i, 2).split(3)]
     np.testing.assert_array_equal(np.concatenate([piece.inputs for piece in pieces]), batch.inputs)
@@ -422,7 +422,7 @@ def test_the_parts_of_digits_add_up() -> None:
 
 
 def test_positions_are_those_of_the_whole() -> None:
-    """A rank that holds positions 2 to 4 embeds them as such."""
+    """A rank that holds positions 2 to 4 embeds them as those positions."""
     model, batch = drawn(gpt(TOY)), text()
     embed: Any = model.units[0]
     part = replace(batch, inputs=batch.inputs[:, 2:5], where=replace(batch.where, time=slice(2, 5)))

@@ -1,4 +1,4 @@
-"""Parameters from an array, and layers without a bias."""
+"""Parameters made from an array, and layers without a bias."""
 
 import copy
 from typing import Any
@@ -21,10 +21,10 @@ def test_from_an_array() -> None:
     values = np.arange(6.0).reshape(2, 3)
     p = Parameter("p", values, dtype="float64")
     assert p.dtype == np.float64 and p.shape == (2, 3) == p.placement.shape and p.drawn and p.requires_grad
-    values[0, 0] = 7  # a copy
+    values[0, 0] = 7  # the parameter has a copy
     p.data *= 2
     assert p.data[0, 0] == 0 and (p * 1.0).sum().item() == 30
-    assert p.draw(1).tolist() == [[0, 1, 2], [3, 4, 5]]  # the values to start from
+    assert p.draw(1).tolist() == [[0, 1, 2], [3, 4, 5]]  # the initial values
     p.store_as("float16")
     assert p.dtype == p.data.dtype == np.float16 and p.data[1, 2] == 10 and p.draw(1).dtype == np.float16
     assert Parameter("p", np.ones(3)).data.dtype == np.float32
@@ -46,7 +46,7 @@ def test_refused() -> None:
 
 
 class Scaled(Module):
-    """One matrix from an array."""
+    """A module with one matrix, made from an array."""
 
     def __init__(self, values: np.ndarray) -> None:
         self.path, self.weight = "scaled", Parameter("scaled.weight", values, dtype=values.dtype)
@@ -68,7 +68,7 @@ def test_without_a_bias() -> None:
 
 
 class Two(Module):
-    """Columns, then rows, without biases."""
+    """A column-parallel and a row-parallel layer without biases."""
 
     def __init__(self) -> None:
         self.path = "two"

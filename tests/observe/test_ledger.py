@@ -1,4 +1,4 @@
-"""The ledger counts what is there: against tracemalloc, which is told nothing, and against formulas."""
+"""The ledger's counts agree with tracemalloc, which measures independently, and with formulas."""
 
 import gc
 import math
@@ -27,7 +27,7 @@ TAG = ("dp", "test")
 
 
 def gpt_steps(steps: int = 2) -> int:
-    """Trains a GPT; returns the number of its parameters."""
+    """Train a GPT. Return its number of parameters."""
     model = gpt(GPTConfig(vocabulary=64, context=64, layers=6, heads=4, width=128))
     gradients = parallelize(model, Mesh(world_of_one()))
     gradients.init(0)
@@ -39,7 +39,7 @@ def gpt_steps(steps: int = 2) -> int:
 
 
 def test_peak_of_a_gpt_step_agrees_with_tracemalloc() -> None:
-    gpt_steps(1)  # what is made once per process is made before
+    gpt_steps(1)  # allocates what is made once per process
     gc.collect()
     ledger = Ledger()
     tracemalloc.start()
@@ -65,7 +65,7 @@ def test_kinds_add_up_and_everything_is_freed() -> None:
 
 
 def test_flops_of_a_linear_layer() -> None:
-    """2 n i o forward, and as much again for each of the two gradients."""
+    """The forward takes 2 n i o, and so does each of the two gradients."""
     x, w = (Tensor(np.ones(shape), requires_grad=True) for shape in [(5, 3), (3, 7)])
     ledger = Ledger()
     with ledger.open():
@@ -81,7 +81,7 @@ def test_views_are_counted_once_as_what_owns_them() -> None:
         ledger.hold(view, "buffers")
     assert ledger.live == {"buffers": array.nbytes}
     ledger.hold(array, "activations")
-    ledger.hold(array, "buffers")  # the better description stays
+    ledger.hold(array, "buffers")  # the more specific kind stays
     assert +ledger.live == {"activations": array.nbytes}
     del view
     del array
@@ -96,7 +96,7 @@ def test_what_is_no_array_is_passed_over() -> None:
 
 
 def test_an_id_that_is_used_again() -> None:
-    """A new array may get the address of one that died; it is another array."""
+    """A new array may reuse the address of a dead one, but is a different array."""
     ledger = Ledger()
     for _ in range(100):
         ledger.hold(np.ones(1000), "buffers")
@@ -114,7 +114,7 @@ def test_each_thread_has_its_own() -> None:
 
 
 def all_counters(world: Communicator, length: int, dtype: Any = np.float64) -> list[Ledger]:
-    """Ledgers of one all-reduce, one reduce-scatter with all-gather, and a broadcast."""
+    """Return the ledgers of an all-reduce, a reduce-scatter with all-gather, and a broadcast."""
     ledgers = [Ledger(), Ledger(), Ledger()]
     with ledgers[0].open():
         world.all_reduce(np.ones(length, dtype), TAG)
@@ -130,7 +130,7 @@ def all_counters(world: Communicator, length: int, dtype: Any = np.float64) -> l
 @pytest.mark.parametrize("length", [1, 2, 12, 13, 1000])
 @pytest.mark.ranks(2, 3, 4)
 def test_bytes_of_the_ring(world: Communicator, length: int) -> None:
-    """2 (N-1) M in all, also when N does not divide; MPI's own are charged the same, rank by rank."""
+    """2 (N-1) M in total, even if N does not divide M; MPI's own collectives are charged the same, rank by rank."""
     N, M = world.size, length * 8
     ring, charged = all_counters(RingCommunicator(world), length), all_counters(world, length)
     for own, other, total in zip(ring, charged, [2 * (N - 1) * M, 2 * (N - 1) * M, (N - 1) * M], strict=True):
@@ -141,7 +141,7 @@ def test_bytes_of_the_ring(world: Communicator, length: int) -> None:
 
 
 def test_half_precision_is_reduced_in_four_bytes() -> None:
-    """The sums travel as float32, since rounding each of them would lose digits; an all-gather sends two."""
+    """Sums travel as float32, since rounding each would lose digits; an all-gather sends two bytes per element."""
 
     def program(world: Communicator) -> list[int]:
         return [ledger.bytes[TAG] for ledger in all_counters(RingCommunicator(world), 12, np.float16)[:2]]

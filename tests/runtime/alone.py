@@ -1,8 +1,8 @@
-"""Ways in which a rank leaves the others alone in the middle of a training.
+"""Ways for a rank to leave the others waiting in the middle of training.
 
     mpirun -n 2 python -m tests.runtime.alone dp sleeps 1
 
-The line that the rank does not leave carries a comment with the name of the way.
+The line on which the rank stays has a comment with the name of the way.
 """
 
 import os
@@ -24,11 +24,11 @@ from minitrain.optim import SGD
 from minitrain.train.trainer import Trainer
 from tests.strategies import named
 
-STEPS, LONG = 3, 4.0  # seconds: a thread that waits cannot be ended, and should not outlive the tests by much
+STEPS, LONG = 3, 4.0  # seconds: a waiting thread cannot be killed, and should not outlive the tests by much
 
 
 def trainer_of(world: Communicator, layout: str) -> Trainer:
-    """A small MLP that the ranks train as the layout says."""
+    """Return a trainer of a small MLP with this parallel layout."""
     axis = layout if layout in ("tp", "pp") else "dp"
     strategy = named(layout if layout in ("zero3", "overlap") else "bucketed")
     model = mlp(MLPConfig(4, (8, 8, 8), 4))
@@ -36,7 +36,7 @@ def trainer_of(world: Communicator, layout: str) -> Trainer:
 
 
 def train(world: Communicator, layout: str, way: str, who: int, threads: bool = True) -> None:
-    """Three steps; in the last one, rank `who` goes this way."""
+    """Train three steps; in the last one, rank `who` leaves in this way."""
     trainer = trainer_of(world, layout)
     data = ArrayLoader(np.ones((12, 4), np.float32), np.zeros(12, np.int64), batch=4, seed=1)
     for number in range(STEPS):
@@ -44,14 +44,14 @@ def train(world: Communicator, layout: str, way: str, who: int, threads: bool = 
             if way == "returns":
                 return
             leave(way, world, trainer, data, LONG if threads else 60.0)
-            continue  # where it comes back, it has skipped the step
+            continue  # when leave returns, the rank skips the step
         trainer.step(data.batch(number))
     if way == "skips":
         world.barrier()
 
 
 def leave(way: str, world: Communicator, trainer: Trainer, data: ArrayLoader, long: float) -> None:
-    """Does something else than the others, mostly for long."""
+    """Do something other than the other ranks, in most cases for `long` seconds."""
     lock, other = threading.Lock(), (world.rank + 1) % world.size
     if way == "sleeps":
         time.sleep(long)  # sleeps

@@ -1,4 +1,4 @@
-"""A rank that fails ends its whole job within 5 s, says who and why, and leaves a status that is not 0."""
+"""A failing rank ends its whole job within 5 s, with a message of which rank and why, and a nonzero status."""
 
 import os
 import re
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 needs_mpirun = pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")
 sizes = pytest.mark.parametrize("n", [2, full(3)])
 START, END = 20.0, 5.0  # seconds: for mpirun and the imports; after the fault
-SHORT = 0.3  # seconds of patience with ranks that never come
+SHORT = 0.3  # seconds to wait for ranks that never come
 
 PRELUDE = """
 import os, sys, threading, time
@@ -50,11 +50,11 @@ with launch() as world:
 class Ended:
     status: int
     output: str
-    seconds: float  # from the first fault, or from the start
+    seconds: float  # since the first fault, or since the start
 
 
 def run(command: list[str], env: dict[str, str] | None = None) -> Ended:
-    """The command's end, which must come in time and leave no rank behind."""
+    """Run a command, which must end in time and leave no rank running."""
     began = time.time()
     process = subprocess.Popen(
         command,
@@ -79,21 +79,21 @@ def run(command: list[str], env: dict[str, str] | None = None) -> Ended:
 
 
 def alive(pid: int) -> bool:
-    """Whether the process still runs after a moment in which it may end."""
+    """Return whether the process still runs after a moment in which it may exit."""
     for _ in range(20):
         try:
             os.kill(pid, 0)
             state = Path(f"/proc/{pid}/stat").read_text() if Path("/proc/self/stat").exists() else ""
         except (ProcessLookupError, FileNotFoundError):
             return False
-        if ") Z " in state:  # it has ended, and init has not noticed yet
+        if ") Z " in state:  # a zombie that init has not reaped yet
             return False
         time.sleep(0.05)
     return True
 
 
 def job(n: int, body: str, patience: float = launch.PATIENCE) -> Ended:
-    """Runs PRELUDE and body under mpirun. patience: for which a rank that leaves early waits for the others."""
+    """Run PRELUDE and body under mpirun. patience: how long a rank that leaves early waits for the others."""
     assert MPIRUN is not None
     speaker = min(launch.SPEAKER, patience)
     change = (
@@ -175,7 +175,7 @@ def test_an_interrupt_is_no_mistake_to_be_traced() -> None:
 @needs_mpirun
 @pytest.mark.full
 def test_a_status_is_never_cut_to_0() -> None:
-    """The system keeps 8 bits of it, and 256 would look like success."""
+    """The system keeps 8 bits of the status, so 256 would look like success."""
     assert job(2, "if fault(1): sys.exit(256)\nwait()").status == 1
 
 
@@ -187,7 +187,7 @@ def test_words_that_cannot_be_said_do_not_keep_the_job_alive() -> None:
 
 @needs_mpirun
 def test_a_rank_that_ends_early_meets_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its barrier is not the others': they go on, it waits, and all is well when they come."""
+    """Its final barrier is separate: the others continue, it waits, and the job succeeds when they finish."""
     body = "if world.rank == 0:\n    world.send(x, 1, ('a', 'b'), 1).wait()\nelse:\n    time.sleep(0.5)\n"
     end = job(2, body + "    world.receive(x, 0, ('a', 'b'), 1); print('received')")
     assert end.status == 0 and "received" in end.output
@@ -230,7 +230,7 @@ def test_all_ranks_see_the_same_mistake(n: int) -> None:
     assert end.status == 2 and end.seconds < END
     assert end.output.count("minitrain: error: --batch is 0; it must be at least 1\n") == 1
     assert end.output.count("--batch") == 1 and "Traceback" not in end.output
-    assert "Abort" not in end.output  # MPI ends as it does when all is well, and takes its files away
+    assert "Abort" not in end.output  # MPI finalizes as usual and removes its files
 
 
 @needs_mpirun
@@ -254,7 +254,7 @@ def test_a_rank_sees_a_mistake_when_the_other_has_come_to_the_end() -> None:
 @needs_mpirun
 @pytest.mark.full
 def test_a_thread_that_waits_does_not_keep_the_job_from_ending() -> None:
-    """All ranks see the mistake; a collective of a helper thread, which the other rank never joins, is under way."""
+    """All ranks raise the same error while a collective of a helper thread on one rank is pending."""
     end = job(
         2,
         """
@@ -289,7 +289,7 @@ def test_what_was_printed_before_the_fault_is_not_lost(monkeypatch: pytest.Monke
 
 
 def alone(body: str, env: dict[str, str] | None = None) -> Ended:
-    """Runs PRELUDE and body without mpirun."""
+    """Run PRELUDE and body without mpirun."""
     program = PRELUDE + textwrap.indent(textwrap.dedent(body), "    ")
     return run([sys.executable, "-c", program], env)
 
@@ -338,7 +338,7 @@ def test_foreign_mpirun_is_named_with_both_sides() -> None:
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_mpich_under_the_mpirun_of_openmpi_is_named_before_mpi_begins(n: int) -> None:
-    """MPI_Init would end the process, in words of its own."""
+    """MPI_Init would end the process with its own message."""
     with pytest.raises(UserError, match=rf"mpirun \(Open MPI\) started {n} ranks.*\(MPICH.*different MPIs"):
         launch.check_families("Open MPI", n, "MPICH Version:      5.0.2")
     launch.check_families("Open MPI", n, "Open MPI v5.0.11, package: Open MPI")
@@ -348,7 +348,7 @@ def test_mpich_under_the_mpirun_of_openmpi_is_named_before_mpi_begins(n: int) ->
 
 @pytest.mark.parametrize(("command", "rank"), [("train", 1), full("train", 0), full("program", 0), full("program", 1)])
 def test_started_by_a_foreign_mpirun(command: str, rank: int, tmp_path: Path) -> None:
-    """As if Open MPI's mpirun had started two processes that use MPICH's library, or the other way round."""
+    """Simulate Open MPI's mpirun starting two processes that use MPICH's library, or the reverse."""
     ask = "from mpi4py import MPI; print(MPI.Get_library_version())"
     library = run([sys.executable, "-c", ask]).output
     here, foreign = ("Open MPI", "MPICH") if "Open MPI" in library else ("MPICH", "Open MPI")
@@ -378,7 +378,7 @@ def test_doctor() -> None:
 
 @pytest.mark.parametrize("error", ["ValueError", "UserError", "KeyboardInterrupt"])
 def test_in_a_notebook_an_exception_stays_an_exception(error: str) -> None:
-    """Without ranks, at a prompt or in a notebook: both set sys.ps1. Otherwise it ends the process, with a status."""
+    """Without ranks, a prompt or notebook (both set sys.ps1) gets the exception; otherwise the process exits."""
     program = """
 import sys
 import minitrain

@@ -1,4 +1,4 @@
-"""A rank may start a job of its own, when the marks of the job it is in are taken off."""
+"""A rank may start its own job once the environment variables of the current job are removed."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def test_what_mpirun_sets_goes_and_what_users_set_stays() -> None:
 
 @pytest.mark.ranks(2)
 def test_a_job_in_a_job(world: Communicator) -> None:
-    """Three ranks that are started by rank 0 of two: they are 0 to 2 of 3."""
+    """Rank 0 of two starts three ranks; these are 0 to 2 of 3."""
     if world.rank == 0:
         mpirun = find_mpirun()
         assert mpirun is not None

@@ -1,4 +1,4 @@
-"""A rank that leaves the others alone is named, with the place where it stands, and the job ends within the limit."""
+"""A rank that leaves the others waiting is reported with its position, and the job ends within the limit."""
 
 import os
 import pty
@@ -26,11 +26,11 @@ from tests.tiers import full
 ROOT = Path(__file__).resolve().parents[2]
 MPIRUN = find_mpirun()
 needs_mpirun = pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")
-# of a helper thread that is woken up, to end
+# from a helper thread that is woken up in order to end
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 FIRST = "ranks wait for others, and none has moved for {} s; the job ends here"
 
-# ranks, layout, what one of them does, which one
+# ranks, layout, what one rank does, which rank
 WAITING_THREADS = [
     (2, "dp", "returns", 1),
     (4, "dp", "returns", 0),
@@ -69,7 +69,7 @@ Case = tuple[int, str, str, int]
 
 
 def some(cases: list[Case], first: int) -> list[object]:
-    """So many of them in the first tier, all in the second."""
+    """Put the first cases in the first tier and the rest in the second."""
     return [*cases[:first], *map(full, cases[first:])]
 
 
@@ -78,13 +78,13 @@ def name(case: tuple) -> str:
 
 
 def place(way: str) -> str:
-    """The line of alone.py that a rank does not leave."""
+    """Return the line of alone.py on which the rank stays."""
     lines = Path(alone.__file__).read_text().splitlines()
     return next(f"alone.py:{n}" for n, line in enumerate(lines, 1) if line.endswith(f"# {way}"))
 
 
 def stands(way: str) -> str:
-    """What is said about the rank that goes this way."""
+    """Return the message about the rank that leaves in this way."""
     if way in ("returns", "skips"):
         return "ended" if way == "returns" else r"waiting in barrier at \S*alone.py:\d+"
     if way == "is stopped":
@@ -98,7 +98,7 @@ def stands(way: str) -> str:
 
 
 def check(message: str, ranks: int, way: str, who: int, limit: str) -> None:
-    """Three lines, in which each rank is named once, and the one that left by what it does."""
+    """Check the three lines: each rank is named once, and the one that left by what it does."""
     first, second, third = message.splitlines()
     assert first == FIRST.format(limit) and "MINITRAIN_WAIT" in third
     parts = second.split("; ")
@@ -110,13 +110,13 @@ def check(message: str, ranks: int, way: str, who: int, limit: str) -> None:
 
 
 def numbers(text: str) -> list[int]:
-    """[0, 1, 2, 5] of "ranks 0-2, 5"."""
+    """Return [0, 1, 2, 5] for "ranks 0-2, 5"."""
     runs = [run.split("-") for run in re.findall(r"\d+(?:-\d+)?", text)]
     return [n for run in runs for n in range(int(run[0]), int(run[-1]) + 1)]
 
 
 def on_threads(case: Case) -> tuple[str, float]:
-    """(what is said, after how many seconds)."""
+    """Return (message, seconds until it came)."""
     ranks, layout, way, who = case
     began = time.monotonic()
     with pytest.raises(TimeoutError) as error:
@@ -126,7 +126,7 @@ def on_threads(case: Case) -> tuple[str, float]:
 
 @pytest.fixture(scope="module")
 def waiting(request: pytest.FixtureRequest) -> Iterator[dict[tuple, Future]]:
-    """The cases in which no rank computes, some at a time: they take no more than patience."""
+    """Run the cases in which no rank computes, several at a time: they only wait."""
     yield from started(request, ("case",), on_threads, workers=4)
 
 
@@ -155,12 +155,12 @@ def test_mpi(case: Case) -> None:
     message = said.partition("minitrain: error: ")[2]
     check("\n".join(message.splitlines()[:3]), ranks, way, who, "1")
     assert said.count("minitrain: error: ") == 1 and "Traceback" not in said
-    # One that was stopped is woken up to be ended, and may still say that it was: it could not be told to be quiet.
+    # A stopped rank is woken up to be ended and may still report that it was stopped, since it cannot be silenced.
     assert way == "is stopped" or said.count("minitrain: ") == 1
 
 
 def job(ranks: int, command: list[str], limit: float | str, seconds: float = 20.0) -> tuple[int, str]:
-    """(status, output) of a job that must end in time."""
+    """Run a job that must end in time. Return (status, output)."""
     assert MPIRUN is not None
     done = subprocess.run(
         [MPIRUN, "-n", str(ranks), sys.executable, *command], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True,
@@ -172,7 +172,7 @@ def job(ranks: int, command: list[str], limit: float | str, seconds: float = 20.
 @needs_mpirun
 @pytest.mark.full
 def test_ranks_that_move_are_left_in_peace(tmp_path: Path) -> None:
-    """One rank waits for several limits, while the two others talk; then one has ended and the other works alone."""
+    """One rank waits for several limits while two others communicate; then one has ended and another works alone."""
     program = """
 import time, numpy as np, minitrain
 with minitrain.launch(wait=0.5) as world:
@@ -242,7 +242,7 @@ def test_many_ranks_are_named_together() -> None:
     assert len(report(everywhere, 9.0).splitlines()) == 3 and "; and 12 other places" in report(everywhere, 9.0)
 
 
-# Ends from outside ----------------------------------------------------------------------------------------------------
+# Termination from outside ---------------------------------------------------------------------------------------------
 
 WAITS = """
 import os, time, numpy as np, minitrain
@@ -266,9 +266,9 @@ RECEIVES = "world.receive(np.ones(1), 1 - world.rank, ('a', 'b'))"
     ],
 )
 def test_an_interrupt_is_said_once(sent: signal.Signals, wait: str, tmp_path: Path) -> None:
-    """By rank 0, whether mpirun passes it on as the one signal or as the other, and wherever the ranks are.
+    """Rank 0 reports it, whichever of the two signals mpirun passes on, and wherever the ranks are.
 
-    On a terminal: what ranks print after an interrupt, Open MPI's mpirun does not pass on.
+    Uses a terminal: Open MPI's mpirun drops what ranks print after an interrupt.
     """
     began = tmp_path / "began"
     program = WAITS.replace("PATH", repr(str(began))).replace("WAIT", wait)

@@ -1,4 +1,4 @@
-"""A job that is aborted leaves nothing in shared memory or in the temporary folder, and a full one is named."""
+"""An aborted job leaves nothing in shared memory or the temporary folder; full shared memory is reported."""
 
 import os
 import shutil
@@ -19,12 +19,12 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def private_mounts() -> bool:
-    """Whether this user may have a /dev/shm of their own."""
+    """Return whether this user may mount a private /dev/shm."""
     unshare = shutil.which("unshare")
     return unshare is not None and subprocess.run([unshare, "-m", "true"], capture_output=True).returncode == 0
 
 
-# Four aborted jobs of two ranks would fill the 8 MiB with what they leave: as thirty do with a container's 64 MiB.
+# What four aborted jobs of two ranks leave behind would fill the 8 MiB, as thirty jobs would fill a container's 64 MiB.
 JOBS = """
 mount -t tmpfs -o size=8m tmpfs /dev/shm && mount -t tmpfs tmpfs "$TMPDIR" || exit 9
 for job in 1 2 3 4 5 6; do
@@ -61,7 +61,7 @@ def test_aborted_jobs_do_not_fill_shared_memory(tmp_path: Path) -> None:
 
 @pytest.fixture
 def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in the place of /dev/shm, with a segment that is left, and a file of another program."""
+    """Return a folder in place of /dev/shm, with a leftover segment and another program's file."""
     monkeypatch.setattr(remains, "SHARED", tmp_path)
     (tmp_path / "mpich_shm_12ab_0").write_bytes(bytes(3 * 2**20))
     (tmp_path / "other").write_text("of another program")
@@ -69,7 +69,7 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def leave(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So many MiB of the shared memory."""
+    """Simulate `free` MiB of free shared memory."""
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2**26, 2**26 - free * 2**20, free * 2**20))
 
 
@@ -93,13 +93,13 @@ def test_what_is_mapped_is_not_abandoned(shared: Path) -> None:
     assert remains.abandoned() == [path]
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0):
         assert remains.abandoned() == []
-        remains.unlink_own()  # as a rank does that has mapped it
+        remains.unlink_own()  # as a rank does after mapping it
         assert not path.exists()
     assert (shared / "other").exists()
 
 
 def test_full_shared_memory_is_named_before_mpi_begins(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    leave(4, monkeypatch)  # MPICH's segment is a little larger than 1 MiB a rank
+    leave(4, monkeypatch)  # MPICH's segment is a little larger than 1 MiB per rank
     remains.check_room(0, 1)
     remains.check_room(0, 3)
     with pytest.raises(UserError, match=r"has 4\.0 MiB left, and 4 rank\(s\) need 4\.25 MiB.*minitrain doctor"):

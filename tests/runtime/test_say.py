@@ -1,4 +1,4 @@
-"""What all ranks say comes from rank 0, in order, in one piece, at once."""
+"""What all ranks print comes from rank 0, in order, in one piece, and without delay."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Page(io.StringIO):
-    """Remembers every write, and what had been written at the last flush."""
+    """Records every write, and what had been written at the last flush."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Page(io.StringIO):
 
 
 def speak(world: Communicator) -> None:
-    """Neither sorted, nor different, nor one line each."""
+    """Print texts that are unsorted, repeated, or several lines long."""
     texts = ["zebra", "two\n lines", "", "two\n lines"][: world.size]
     for _ in range(20):
         page = Page()
@@ -69,7 +69,7 @@ def test_a_character_that_the_terminal_lacks_is_an_escape(monkeypatch: pytest.Mo
 
 
 class Full(io.StringIO):
-    """Takes words, and fails when they are to leave."""
+    """Accepts writes but fails at the flush."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Full(io.StringIO):
 
 
 def print_and_exit() -> int:
-    """As argparse, which passes over an error of its output, does with --help."""
+    """Print like argparse's --help, which ignores errors in its output."""
     with contextlib.suppress(OSError):
         print("usage", flush=True)
     sys.exit(0)
@@ -96,7 +96,7 @@ def test_output_that_is_lost(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A full disk is named; a reader that has left is not."""
+    """A full disk is reported; a closed pipe is not."""
     page = Full(error)
     monkeypatch.setattr(sys, "stdout", page)
     assert watching_output(command) == 2 and sys.stdout is page
@@ -114,7 +114,7 @@ def test_other_errors_pass() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("program", ["minitrain train --help", "lessons"])
 def test_commands_whose_output_has_no_place(program: str) -> None:
-    """In processes of their own, since Python tries once more at its end."""
+    """Run in separate processes, since Python flushes once more at exit."""
     command = [sys.executable, "-m", *program.split()]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, cwd=ROOT)
@@ -123,7 +123,7 @@ def test_commands_whose_output_has_no_place(program: str) -> None:
 
 
 def test_a_training_whose_reader_has_left() -> None:
-    """In launch(), where an error of a rank is one to be traced."""
+    """This holds inside launch(), too, where other errors of a rank are printed with a traceback."""
     program = "import minitrain\nwith minitrain.launch():\n    while True: print('line', flush=True)"
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:

@@ -1,20 +1,19 @@
 """A strict stand-in for CuPy, on NumPy: it refuses what CuPy refuses, and lacks what CuPy lacks.
 
-It stands for `cupy` only in processes that the tests start with this folder's parent on PYTHONPATH. It says nothing
+It replaces `cupy` only in processes that the tests start with this folder's parent on PYTHONPATH. It tells nothing
 about a GPU's numbers or speed; it catches code that would fail on one:
 
     a NumPy array mixed in        x + numpy_array, x[...] = numpy_array     TypeError, ValueError
-    implicit conversion           np.asarray(x)                         TypeError: x.get() is meant
+    implicit conversion           np.asarray(x)                         TypeError: use x.get()
     a function CuPy lacks         cupy.vecdot, cupy.geomspace               AttributeError: only what is listed exists
     a keyword CuPy lacks          x.max(initial=0), cupy.sum(x, where=m)    TypeError
     an alias of host memory       cupy.asarray(numpy_array) is a copy
-    pinned memory given up early  x.set(pinned) has arrived after stream.synchronize(), and is garbage until then
+    pinned memory reused early    x.set(pinned) is complete after stream.synchronize(), and garbage until then
     a device array given to MPI   AttributeError, unless MPI_READS_DEVICES is set
     scalars                       a reduction gives an array of shape ()
 
-As in CuPy, Python's and NumPy's scalars mix with arrays, an index may be a list or a NumPy array, and NumPy's own
-functions, called with an array of ours, come here. The lists of parameters are compared with the real package by
-test_signatures.py.
+As in CuPy, Python and NumPy scalars mix with arrays, an index may be a list or a NumPy array, and NumPy functions
+called with a stand-in array dispatch here. test_signatures.py compares the parameter lists with the real package.
 """
 
 import os
@@ -27,10 +26,10 @@ from typing import Any
 import numpy as np
 
 SCALARS = (bool, int, float, complex, np.generic)
-AT = ("add", "subtract", "maximum", "minimum", "bitwise_and", "bitwise_or", "bitwise_xor")  # ufuncs that have `at`
+AT = ("add", "subtract", "maximum", "minimum", "bitwise_and", "bitwise_or", "bitwise_xor")  # ufuncs with `at`
 AT_DTYPES = ("float16", "float32", "float64", "int32", "uint32", "uint64")  # the GPU's atomic operations
 
-# Parameters in CuPy 14. What is not listed does not exist here: add it when the library needs it and CuPy has it.
+# Parameters in CuPy 14. What is not listed does not exist here: add what the library needs and CuPy has.
 CREATION = {
     "arange": "start stop step dtype",
     "array": "obj dtype copy order subok ndmin blocking",
@@ -132,23 +131,23 @@ UNARY = {"neg": "negative", "pos": "positive", "abs": "absolute", "invert": "inv
 TYPES = "bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
 
 
-COPIES: Counter = Counter()  # how many arrays went "to host" and "to device", from or to memory "pinned" or "pageable"
-MPI_READS_DEVICES = False  # whether mpi4py may have the address of an array's memory
+COPIES: Counter = Counter()  # arrays copied "to host" and "to device", from or to memory "pinned" or "pageable"
+MPI_READS_DEVICES = False  # whether mpi4py may read an array's address
 
 
 class PinnedMemory(bytearray):
-    """What alloc_pinned_memory returns."""
+    """Memory returned by alloc_pinned_memory."""
 
 
 def _kind(array: Any) -> str:
-    """Of an array's host memory."""
+    """Return the kind of an array's host memory."""
     while isinstance(array, np.ndarray):
         array = array.base
     return "pinned" if isinstance(array, PinnedMemory) else "pageable"
 
 
 class _OfThread(threading.local):
-    """CUDA's state of one thread: the device in use, and the copies that have been started but not made."""
+    """CUDA's state of one thread: the current device, and the copies started but not yet made."""
 
     def __init__(self) -> None:
         self.device = 0
@@ -159,7 +158,7 @@ _here = _OfThread()
 
 
 class ndarray:
-    """An array "on the device": NumPy's, kept out of NumPy's sight."""
+    """An array "on the device": a NumPy array hidden from NumPy."""
 
     __slots__ = ("__weakref__", "_host", "base")
     __hash__ = None  # type: ignore[assignment]
@@ -168,7 +167,7 @@ class ndarray:
         self._host: np.ndarray = np.empty(shape, dtype)
         self.base: ndarray | None = None
 
-    # What NumPy would do by itself ------------------------------------------------------------------------------------
+    # What NumPy would do implicitly -----------------------------------------------------------------------------------
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         raise TypeError(
@@ -236,7 +235,7 @@ class ndarray:
         return {"shape": self.shape, "typestr": self.dtype.str, "data": place, "version": 3}
 
     def get(self, stream: Any = None, order: Any = "C", out: Any = None, blocking: bool = True) -> np.ndarray:
-        """A copy in host memory."""
+        """Return a copy in host memory."""
         COPIES["to host", _kind(out)] += 1
         if out is None:
             return np.array(self._host, order=order)
@@ -248,7 +247,7 @@ class ndarray:
         return out
 
     def set(self, arr: np.ndarray, stream: Any = None) -> None:
-        """Filled from an array in host memory, of the same shape and dtype; from pinned memory, some time later."""
+        """Fill from a host array of the same shape and dtype; from pinned memory, some time later."""
         if not isinstance(arr, np.ndarray) or arr.dtype != self.dtype:
             raise TypeError("only a numpy.ndarray of the same dtype can be set to a cupy.ndarray")
         if arr.shape != self.shape:
@@ -327,7 +326,7 @@ class ndarray:
 
 
 class ufunc:
-    """NumPy's function of that name on arrays of ours. CuPy's has no `where`."""
+    """NumPy's ufunc of the same name on stand-in arrays. CuPy's has no `where`."""
 
     def __init__(self, name: str) -> None:
         self.__name__ = name
@@ -346,7 +345,7 @@ class ufunc:
         return _wrap(result) if out is None else out
 
     def at(self, a: ndarray, indices: Any, b: Any = None) -> None:
-        """a[indices] += b, for the functions and dtypes that the GPU has atomic operations for."""
+        """Do a[indices] += b, for the functions and dtypes for which the GPU has atomic operations."""
         if self.__name__ not in AT:
             raise NotImplementedError(f"`{self.__name__}.at` is not supported yet")
         if not isinstance(a, ndarray) or (isinstance(b, np.ndarray) and b.ndim and _index(indices)[1]):
@@ -363,7 +362,7 @@ class ufunc:
 
 
 def _wrap(result: Any, viewed: ndarray | None = None) -> Any:
-    """What NumPy returned, as arrays of ours; `viewed` is the array that it may be a view of."""
+    """Wrap NumPy results as stand-in arrays; `viewed` is the array that a result may be a view of."""
     if isinstance(result, (list, tuple)):
         return type(result)([_wrap(x, viewed) for x in result])
     array = ndarray.__new__(ndarray)
@@ -374,7 +373,7 @@ def _wrap(result: Any, viewed: ndarray | None = None) -> Any:
 
 
 def _unwrap(x: Any) -> Any:
-    """An operand as NumPy takes it. Raises TypeError for what CuPy does not take: NumPy arrays, lists."""
+    """Return the operand for NumPy. Raise TypeError for what CuPy refuses: NumPy arrays, lists."""
     if isinstance(x, ndarray):
         return x._host
     if isinstance(x, SCALARS):
@@ -383,7 +382,7 @@ def _unwrap(x: Any) -> Any:
 
 
 def _index(index: Any) -> tuple[tuple, bool]:
-    """The index for NumPy, and whether it is basic, which makes a view, also of a single element."""
+    """Return the index for NumPy, and whether it is basic and so makes a view, even of a single element."""
 
     def plain(part: Any) -> Any:
         if isinstance(part, (list, tuple)):
@@ -402,7 +401,7 @@ def _refuse(name: str, options: Any, allowed: Any) -> None:
 
 
 def _call(function: Callable[..., Any], args: tuple, options: dict[str, Any]) -> Any:
-    """A function of NumPy, its arrays being ours. Raises TypeError where one is NumPy's."""
+    """Call a NumPy function on stand-in arrays. Raise TypeError for a NumPy array."""
     seen: list[ndarray] = []
 
     def plain(x: Any) -> Any:
@@ -439,7 +438,7 @@ def _creation(name: str, parameters: str) -> Callable[..., Any]:
         if name in ("array", "asarray", "ascontiguousarray", "full", "full_like"):
             COPIES["to device", "pageable"] += isinstance(first, np.ndarray)
             args = tuple(_from_host(x) for x in args)
-            return _wrap(np.array(getattr(np, name)(*args, **options)))  # the device has memory of its own
+            return _wrap(np.array(getattr(np, name)(*args, **options)))  # the device has separate memory
         return _wrap(_call(getattr(np, name), args, options)._host)
 
     return create
@@ -485,25 +484,25 @@ def _operator(function: Callable[..., Any], reflected: bool = False, in_place: b
 
 
 def einsum(*operands: Any, **options: Any) -> Any:
-    """As NumPy's."""
+    """Do what NumPy's einsum does."""
     _refuse("einsum", options, ("dtype", "out", "optimize"))
     return _call(np.einsum, operands, options)
 
 
 def asnumpy(a: Any, stream: Any = None, order: str = "C", out: Any = None, *, blocking: bool = True) -> np.ndarray:
-    """A copy in host memory."""
+    """Return a copy in host memory."""
     return a.get() if isinstance(a, ndarray) else np.asarray(a)
 
 
-# The module cupy.cuda -------------------------------------------------------------------------------------------------
+# Module cupy.cuda -----------------------------------------------------------------------------------------------------
 
 
 class CUDARuntimeError(RuntimeError):
-    """An error of CUDA's."""
+    """An error from CUDA."""
 
 
 def getDeviceCount() -> int:
-    """As many as STRICT_CUPY_DEVICES says: 1 by default."""
+    """Return the number of devices, STRICT_CUPY_DEVICES (default 1)."""
     count = int(os.environ.get("STRICT_CUPY_DEVICES", "1"))
     if not count:
         raise CUDARuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
@@ -511,7 +510,7 @@ def getDeviceCount() -> int:
 
 
 class Device:
-    """A device by its number; without one, the device that this thread uses."""
+    """The device with this number, or this thread's current device."""
 
     def __init__(self, device: int | None = None) -> None:
         self.id = _here.device if device is None else device
@@ -523,17 +522,17 @@ class Device:
 
 
 class Stream:
-    """What the device does for this thread, in order."""
+    """Work of the device for this thread, in order."""
 
     def synchronize(self) -> None:
-        """Makes the copies that were started."""
+        """Make the copies that were started."""
         for target, source in _here.started:
             target[...] = source
         _here.started.clear()
 
 
 def alloc_pinned_memory(size: int) -> PinnedMemory:
-    """Memory that was used before: its bytes are no zeros."""
+    """Return reused memory: its bytes are not zero."""
     return PinnedMemory(b"\xff" * size)
 
 
@@ -547,7 +546,7 @@ cuda = SimpleNamespace(
 
 
 def __getattr__(name: str) -> Any:
-    """cupy.name: by way of this, so that `sum` in this file stays Python's."""
+    """Look up cupy.name here, so that `sum` in this file stays Python's."""
     try:
         return HERE[name]
     except KeyError:
