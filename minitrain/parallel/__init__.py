@@ -1,1 +1,1 @@
-"""Ways of dividing the work: buckets, reducers, and the strategies."""
+"""Strategies for dividing the work over ranks, and their building blocks: buckets, reducers, collectives."""

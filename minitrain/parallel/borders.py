@@ -1,6 +1,6 @@
-"""What passes between the units of a divided model: the same on all ranks along tp, forwards and backwards.
+"""Checks that what passes between the units of a divided model is the same on all ranks along tp, in both directions.
 
-Of an array two numbers are enough to tell whether the ranks have the same: its sum, and that of its squares.
+Two numbers per array are compared across ranks: its sum, and the sum of its squares.
 """
 
 import math
@@ -12,13 +12,13 @@ from ..autograd import Tensor, apply, operation
 from ..backend import Array, to_host
 
 Numbers = tuple[float, float]  # the sum of an array's elements, and of their squares
-Notes = dict[str, tuple[Numbers, float]]  # path of a unit -> of what passes there, and how far they may be apart
+Notes = dict[str, tuple[Numbers, float]]  # path of a unit -> the numbers of what passes there, and their tolerance
 
 
 class Borders:
-    """What passes between the units in a step's own forward and backward: of each unit the first, as of a micro-batch.
+    """Record what passes between units in the forward and backward of a step: for each unit, the first micro-batch.
 
-    For tensor parallel: under sequence parallel each rank has a share of its own there.
+    Only for tensor parallel: under sequence parallel, each rank has a different shard of the sequence there.
     """
 
     def __init__(self) -> None:
@@ -26,19 +26,19 @@ class Borders:
         self.gradients: Notes = {}
 
     def enter(self, path: str, x: Tensor) -> Tensor:
-        """x, whose gradient is noted when it comes back."""
+        """Return x, the input of a unit, and record its gradient in backward."""
         return x if path in self.gradients else shown_gradient(x, lambda g: note(self.gradients, path, g))
 
     def leave(self, path: str, y: Tensor) -> Tensor:
-        """y, which is noted."""
-        if isinstance(y, Tensor):  # anything else is refused in a moment
+        """Record y, the output of a unit, and return it."""
+        if isinstance(y, Tensor):  # `pass_through` rejects anything else next
             note(self.made, path, y.data)
         return y
 
 
 @operation
 def shown_gradient(x: Tensor, show: Callable[[Array], None]) -> Tensor:
-    """y = x; gx = g, which is shown."""
+    """y = x; gx = g. Call show(g) in backward."""
 
     def vjp(g: Array) -> tuple[Array]:
         show(g)
@@ -48,12 +48,13 @@ def shown_gradient(x: Tensor, show: Callable[[Array], None]) -> Tensor:
 
 
 def note(notes: Notes, path: str, x: Array) -> None:
+    """Record x under a path that has no entry yet."""
     if path not in notes:
         notes[path] = (sums(x), bound_of(x.dtype))
 
 
 def unlike(every: list[Notes]) -> list[str]:
-    """The paths of the notes that are not the same on each rank."""
+    """Return the paths whose entries differ between ranks. every: the notes of each rank."""
     nothing = ((0.0, 0.0), 0.0)
     return [
         path
@@ -63,19 +64,20 @@ def unlike(every: list[Notes]) -> list[str]:
 
 
 def sums(x: Array) -> Numbers:
+    """Return the sum of x and the sum of its squares, computed in float64."""
     x = to_host(x).astype(np.float64)
     return float(x.sum()), float(np.vdot(x, x))
 
 
 def alike(numbers: list[Numbers], bound: float) -> bool:
-    """Whether arrays with these sums are the same."""
+    """Return whether arrays with these numbers agree within `bound`, relative to their norm; True if any overflows."""
     (total, square), *others = numbers
     if not all(math.isfinite(x) for pair in numbers for x in pair):
-        return True  # an overflow has its own words
+        return True  # overflow is reported elsewhere
     scale = max(b for _, b in numbers) ** 0.5
     return all(abs(a - total) <= bound * scale and abs(b - square) <= bound * scale**2 for a, b in others)
 
 
 def bound_of(dtype: np.dtype) -> float:
-    """How far sums of what is the same may be apart."""
+    """Return the relative tolerance for the numbers of equal arrays."""
     return 1e-3 if dtype.itemsize < 8 else 1e-8

@@ -1,18 +1,18 @@
-"""Communication as operations on the tape: conjugate pairs, each the other's backward.
+"""Differentiable collectives, in conjugate pairs: each operation of a pair is the other's backward.
 
     operation        forward                              backward
     copy_to          x, which all ranks hold               all-reduce of g       f in Megatron-LM
     reduce_from      all-reduce of the partial sums x       g                     g in Megatron-LM
-    split_to         own share of x                         all-gather of g
-    gather_from      all-gather of the shares               own share of g
-    all_gather       all-gather of the shares               reduce-scatter of g
-    reduce_scatter   own share of the sum of the x          all-gather of g
+    split_to         own shard of x                         all-gather of g
+    gather_from      all-gather of the shards               own shard of g
+    all_gather       all-gather of the shards               reduce-scatter of g
+    reduce_scatter   own shard of the sum of the x          all-gather of g
 
-Why the last two pairs differ: after gather_from every rank goes on to compute the same, and has the whole gradient;
-after all_gather each rank goes on with a part of the work of its own, so that g is a partial sum. Which one is right
-follows from what comes next. Shares are `shares.share` of an axis, uneven where ranks do not divide it.
+The last two pairs differ in what follows them. After gather_from, all ranks compute the same and have the whole
+gradient; after all_gather, each rank does a different part of the work, so g is a partial sum. Shards are consecutive
+runs of an axis, uneven if the ranks do not divide it (shares.py).
 
-Cost on N ranks for an array of M bytes, per rank of a ring: an all-reduce 2 (N-1)/N M, each of the others half of it.
+Cost on N ranks for an array of M bytes, per rank of a ring: an all-reduce 2 (N-1)/N M, each of the others half that.
 Shoeybi et al., "Megatron-LM", arXiv:1909.08053, section 3; Korthikanti et al., arXiv:2205.05198, section 4.2.
 """
 
@@ -25,38 +25,38 @@ from ..shares import share
 
 @operation
 def copy_to(x: Tensor, group: Communicator, tag: Tag) -> Tensor:
-    """y = x, the same on all ranks; each does a part of the work with it, and gx = sum over ranks of g."""
+    """y = x, the same on all ranks; gx = sum over ranks of g, because each rank does a part of the work on y."""
     return apply(x.data, (x,), lambda g: (summed(g, group, tag),))
 
 
 @operation
 def reduce_from(x: Tensor, group: Communicator, tag: Tag) -> Tensor:
-    """y = sum over ranks of x; gx = g, which all ranks have alike."""
+    """y = sum over ranks of x; gx = g, which is the same on all ranks."""
     return apply(summed(x.data, group, tag), (x,), lambda g: (g,))
 
 
 @operation
 def split_to(x: Tensor, group: Communicator, tag: Tag, axis: int) -> Tensor:
-    """y = this rank's share of x along `axis`; gx = the shares of all ranks."""
+    """y = this rank's shard of x along `axis`; gx = the shards g of all ranks."""
     n = x.shape[axis]
     return apply(own(x.data, group, axis), (x,), lambda g: (gathered(g, n, group, tag, axis),))
 
 
 @operation
 def gather_from(x: Tensor, group: Communicator, tag: Tag, axis: int, n: int) -> Tensor:
-    """y = the shares x of all ranks along `axis`, n in all; gx = this rank's share of g."""
+    """y = the shards x of all ranks along `axis`, of total length n; gx = this rank's shard of g."""
     return apply(gathered(x.data, n, group, tag, axis), (x,), lambda g: (own(g, group, axis),))
 
 
 @operation
 def all_gather(x: Tensor, group: Communicator, tag: Tag, axis: int, n: int) -> Tensor:
-    """y = the shares x of all ranks along `axis`, n in all; gx = this rank's share of the sum over ranks of g."""
+    """y = the shards x of all ranks along `axis`, of total length n; gx = this rank's shard of the sum of all g."""
     return apply(gathered(x.data, n, group, tag, axis), (x,), lambda g: (scattered(g, group, tag, axis),))
 
 
 @operation
 def reduce_scatter(x: Tensor, group: Communicator, tag: Tag, axis: int) -> Tensor:
-    """y = this rank's share along `axis` of the sum over ranks of x; gx = the shares g of all ranks."""
+    """y = this rank's shard along `axis` of the sum over ranks of x; gx = the shards g of all ranks."""
     n = x.shape[axis]
     return apply(scattered(x.data, group, tag, axis), (x,), lambda g: (gathered(g, n, group, tag, axis),))
 
@@ -65,7 +65,7 @@ def reduce_scatter(x: Tensor, group: Communicator, tag: Tag, axis: int) -> Tenso
 
 
 def summed(x: Array, group: Communicator, tag: Tag) -> Array:
-    """A new array: the sum over ranks."""
+    """Return a new array, the sum of x over ranks."""
     y = xp.array(x, order="C")
     ledger.hold(y, "buffers", "all-reduce")
     group.all_reduce(y, tag)
@@ -73,13 +73,13 @@ def summed(x: Array, group: Communicator, tag: Tag) -> Array:
 
 
 def own(x: Array, group: Communicator, axis: int) -> Array:
-    """This rank's share along `axis`, contiguous."""
+    """Return this rank's shard of x along `axis`, contiguous."""
     cut = share(x.shape[axis], group.size, group.rank)
     return xp.ascontiguousarray(x[(slice(None),) * axis + (cut,)])
 
 
 def gathered(x: Array, n: int, group: Communicator, tag: Tag, axis: int) -> Array:
-    """The shares of all ranks along `axis`, n in all: (..., own share, ...) -> (..., n, ...)."""
+    """Concatenate the shards of all ranks along `axis`: (..., own shard, ...) -> (..., n, ...)."""
     rows = x.swapaxes(0, axis)
     whole = xp.empty((n, *rows.shape[1:]), x.dtype)
     ledger.hold(whole, "buffers", "all-gather")
@@ -89,7 +89,7 @@ def gathered(x: Array, n: int, group: Communicator, tag: Tag, axis: int) -> Arra
 
 
 def scattered(x: Array, group: Communicator, tag: Tag, axis: int) -> Array:
-    """This rank's share along `axis` of the sum over ranks: (..., n, ...) -> (..., own share, ...)."""
+    """Return this rank's shard along `axis` of the sum over ranks: (..., n, ...) -> (..., own shard, ...)."""
     rows = xp.array(x.swapaxes(0, axis), order="C")
     ledger.hold(rows, "buffers", "reduce-scatter")
     return xp.ascontiguousarray(group.reduce_scatter(rows, tag).swapaxes(0, axis))

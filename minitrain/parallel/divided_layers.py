@@ -1,4 +1,4 @@
-"""Layers in their divided form, which comes before their own class: see Plan.change."""
+"""Divided forms of layers: base classes that Plan.change puts in front of a layer's own class."""
 
 from typing import Any
 
@@ -17,22 +17,22 @@ class Divided(Module):
     io: TensorIO
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Raise UserError: a copy (copy.deepcopy, pickle) would be of one rank's part."""
+        """Raise UserError: a copy (copy.deepcopy, pickle) would hold only this rank's part."""
         raise UserError(
-            f"{self.path} cannot be copied: this rank holds a part of it.\n"
-            "Gather the model first, minitrain.train.checkpoint.gather, and restore it into a new one"
+            f"{self.path} cannot be copied: this rank holds only a part of it.\n"
+            "Gather the model first (minitrain.train.checkpoint.gather) and restore it into a new one"
         )
 
 
 class Multiplies(Divided):
-    """What has a part of its matrix. wrong: what is said of an x with another number of columns."""
+    """A layer that holds a part of its matrix. wrong: the message for an x with another number of columns."""
 
     fan_in: int
     word: str
     wrong: str
 
     def given(self, x: Any) -> Tensor:
-        """x. Raise UserError for what this part of the matrix does not multiply."""
+        """Return x (..., fan_in). Raise UserError for another number of columns, or no Tensor."""
         x = first_of(self, self.word, x)
         if x.shape[-1] != self.fan_in:
             raise UserError(self.wrong.format(path=self.path, fan_in=self.fan_in, shape=x.shape))
@@ -40,47 +40,49 @@ class Multiplies(Divided):
 
 
 def first_of(layer: Module, word: str, x: Any) -> Tensor:
-    """x, the first argument of a layer. Raise UserError for what is no Tensor."""
+    """Return x, the first argument of a layer. Raise UserError if it is not a Tensor."""
     if not isinstance(x, Tensor):
         raise UserError(
-            f"plan.{word}({layer.path}): it must be called with a Tensor as its first argument, by position, since "
-            f"that is what ranks send each other; it is given {'none' if x is None else f'a {type(x).__name__}'}"
+            f"plan.{word}({layer.path}): its first positional argument must be a Tensor, because that is what the "
+            f"ranks exchange; it is given {'none' if x is None else f'a {type(x).__name__}'}"
         )
     return x
 
 
 class Columns(Multiplies):
-    """What has columns of its own is given the whole x."""
+    """A layer that holds columns of its matrix; its input is the whole x."""
 
     word = "column"
     wrong = (
-        "plan.column({path}): it multiplies {fan_in} columns, and is given x {shape}, a part of them.\n"
-        "Behind another column it is plan.row(it)"
+        "plan.column({path}): it needs all {fan_in} columns of x, but is given x {shape}.\n"
+        "After another column layer, use plan.row"
     )
 
 
 class Rows(Multiplies):
-    """What has rows of its own is given as many columns, divided as they are."""
+    """A layer that holds rows of its matrix; its input has the matching columns of x."""
 
     word = "row"
     wrong = (
-        "plan.row({path}): this rank has {fan_in} of its rows, and it is given x {shape}.\n"
-        "Name it column if that is the whole x; if these are heads, plan.row(it, parts=heads)"
+        "plan.row({path}): this rank holds {fan_in} of its rows, but is given x {shape}.\n"
+        "If that is the whole x, use plan.column; if its columns are heads, use plan.row(it, parts=heads)"
     )
 
 
 class Column(Columns):
-    """Any layer that multiplies by its own columns."""
+    """Column-divided form of any layer."""
 
     def __call__(self, x: Any = None, *rest: Any, **options: Any) -> Tensor:
+        """x (..., I), whole -> this rank's columns."""
         x = self.io.enter(self.at("linear", self.given(x)))
         return super().__call__(x, *rest, **options)  # type: ignore[misc]
 
 
 class Row(Rows):
-    """Any layer that is linear: what it makes is added up."""
+    """Row-divided form of any layer that is linear: the ranks' outputs are summed."""
 
     def __call__(self, x: Any = None, *rest: Any, **options: Any) -> Tensor:
+        """x (..., I), this rank's columns -> (..., O), the sum over ranks."""
         y = super().__call__(self.given(x), *rest, **options)  # type: ignore[misc]
         if self.io.look is not None:
             check_linear(self.path, y, super().__call__(Tensor(x.data * -2), *rest, **options))  # type: ignore[misc]
@@ -88,24 +90,25 @@ class Row(Rows):
 
 
 def check_linear(path: str, y: Tensor, other: Tensor) -> None:
-    """Raise UserError unless the other, made of -2 x, is -2 y."""
+    """Raise UserError unless f(-2x) = -2 f(x), where y = f(x) and other = f(-2x)."""
     if not y.data.size:
         return
     bound = (1e-9 if y.dtype.itemsize == 8 else 1e-2) * float(abs(y.data).max())
     if float(abs(other.data + 2 * y.data).max()) <= bound:
         return
     raise UserError(
-        f"plan.row({path}): the layer is not linear, so the ranks' results cannot be added up: of -2 x it does not "
-        "make -2 times what it makes of x.\nLet it multiply only, and do the rest (bias, activation) after it"
+        f"plan.row({path}): the layer is not linear, so the ranks' results cannot be summed: f(-2x) is not -2 f(x)."
+        "\nUse it only to multiply by its matrix, and apply bias and activation afterwards"
     )
 
 
 class Gathered(Divided):
-    """A layer that every rank calls alike; ids are whole as they are, and so is what a first unit is given: nothing."""
+    """A layer that every rank calls on the whole x. Ids (an Array), or None for a first unit, are whole already."""
 
     word = "gather"
 
     def __call__(self, x: Tensor | Array | None = None, *rest: Any, **options: Any) -> Tensor:
+        """Gather x (B, T or T/t, ...) and call the layer with it. Raise UserError for an x given by keyword."""
         if x is None and any(isinstance(it, Tensor) for it in options.values()):
             first_of(self, self.word, x)
         x = self.taken(x) if isinstance(x, Tensor) else x
@@ -114,48 +117,52 @@ class Gathered(Divided):
         return super().__call__(x, *every, **options)  # type: ignore[misc]
 
     def taken(self, x: Tensor) -> Tensor:
+        """Return the whole x (B, T, ...)."""
         return self.io.whole(x)
 
     def all_of(self, it: Any) -> Any:
-        """A batch as such a layer sees it; anything else as it is."""
+        """Return a batch with its whole sequence; anything else unchanged."""
         return self.io.all_of(it) if isinstance(it, Batch) else it
 
 
 class Entered(Gathered):
-    """And whose result meets what is divided: the gradient that comes back to x is a part of it on each rank."""
+    """A gathered layer whose output meets divided columns: each rank returns only a partial gradient of x."""
 
     word = "enter"
 
     def taken(self, x: Tensor) -> Tensor:
+        """Return the whole x (B, T, ...); its gradient is summed over ranks."""
         return self.io.enter(x)
 
 
 class Everywhere(Gathered):
-    """A gathered one that is followed by residual layers."""
+    """A gathered layer that is followed by residual layers."""
 
     word = "everywhere"
 
     def __call__(self, x: Tensor | Array | None = None, *rest: Any, **options: Any) -> Tensor:
+        """Return the output; under sequence parallel, this rank's shard of it along time."""
         time = TIME if x is None or isinstance(x, Tensor) else x.ndim - 1
         return self.io.own(super().__call__(x, *rest, **options), time)
 
 
 class ResidualDropout(Divided):
-    """A dropout of whole rows."""
+    """A dropout applied to whole rows."""
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        """Apply dropout to x. In the checks, raise UserError if x differs between ranks."""
         if self.io.look is not None:
             self.io.look.check_dropout(self.path, x)
         return super().__call__(x, batch)  # type: ignore[misc]
 
 
 class Unit(Divided):
-    """A unit of the model: it says when it begins, and with which batch."""
+    """A unit of the model, which tells `io` when it begins and with which batch."""
 
-    words: str  # what is said about its layers
+    words: str  # how its layers are divided, for a message
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
-        """Raise UserError for shapes that do not fit: those of its layers are not what its author had before him."""
+        """Call the unit. Raise UserError, with advice, for shapes that do not match once its layers are divided."""
         borders = self.io.borders
         x = x if x is None or borders is None else borders.enter(self.path, x)
         part = self.io.unit(batch)
@@ -169,48 +176,52 @@ class Unit(Divided):
         return y if borders is None else borders.leave(self.path, y)
 
     def advice(self) -> str:
-        """What to look at, if it runs on one process."""
+        """Return advice for a unit that runs on one process but not divided."""
         if self.words:
-            return f"If it runs on one process, what `shard` says is wrong, or something is left out: {self.words}"
+            return f"If it runs on one process, its `shard` is wrong or incomplete: {self.words}"
         return (
-            "If it runs on one process: its `shard` names no layer that is divided. One that makes the loss from all "
-            "of x says plan.gather(self), one that looks at several positions plan.everywhere(self)"
+            "If it runs on one process, its `shard` divides no layer. If it computes the loss from the whole x, use "
+            "plan.gather(self); if it uses several positions, plan.everywhere(self)"
         )
 
 
 class ColumnLinear(Columns):
-    """nn.Linear by columns."""
+    """nn.Linear divided by columns."""
 
     weight: Parameter
     bias: Parameter | None
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
+        """x (..., I), whole -> (..., *O), this rank's columns."""
         return self.io.column(self.at("linear", self.given(x)), self.weight, self.bias, gelu)
 
 
 class RowLinear(Rows):
-    """nn.Linear by rows."""
+    """nn.Linear divided by rows."""
 
     weight: Parameter
     bias: Parameter | None
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
+        """x (..., I), this rank's columns -> (..., O), the sum over ranks."""
         return self.io.row(self.at("linear", self.given(x)), self.weight, self.bias, gelu)
 
 
 class VocabularyEmbedding(Divided):
-    """Rows of the table: an id that is another rank's gives a row of zeros here, and the sum has the right one."""
+    """Token table divided by rows: an id held by another rank gives zeros here, and the sum over ranks its row."""
 
     weight: Parameter
 
     def __call__(self, ids: Array) -> Tensor:
+        """ids (...) -> (..., D)."""
         return self.io.rows(ids, self.weight, self.chosen("embedding", self.weight.dtype))
 
 
 class WholeEmbedding(Divided):
-    """A table that every rank has."""
+    """A token table that every rank holds whole."""
 
     def __call__(self, ids: Array) -> Tensor:
+        """ids (..., T) -> (..., T, D); under sequence parallel (..., T/t, D)."""
         return super().__call__(self.io.own_ids(ids))  # type: ignore[misc]
 
 
@@ -220,4 +231,5 @@ class VocabularyClassifier(Divided):
     weight: Parameter
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        """x (B, T, D) -> the loss, or the whole logits (B, T, V) of a batch without labels."""
         return self.io.judge(self.at("linear", x), self.weight, batch)

@@ -1,15 +1,15 @@
-"""Is a model divided as its `shard` says? What cannot be seen from outside is looked at in the first step.
+"""Check in the first step that a model is divided as its `shard` says.
 
-    gradients   what every rank along tp holds whole has the same gradient on all of them, or a part of it on each
+    gradients   a parameter held whole has the same gradient on all ranks along tp, or a partial sum on each, as named
     ranks       between the units, where nothing is divided, all ranks have the same activations and gradients
-    rows        a layer that `row` divides is linear, since its results are added up: f(-2x) = -2 f(x)
-    borders     with a share of the time between the divided layers, and with all of it, the units make the same
+    rows        a layer divided by `row` is linear, because its results are summed: f(-2x) = -2 f(x)
+    borders     units compute the same from sequence shards between the divided layers as from the whole sequence
 
-While a gradient is 0, as behind a branch that begins with 0, it is looked again in the next steps, three in all.
+A gradient of 0, as in a branch initialized to 0, shows nothing: the checks then run again, in at most three steps.
 
-Cost: two numbers a parameter and a unit, sent once; under sequence parallel, or with a row of one's own, one or two
-forwards without a backward. What they send is not in the run's ledger. Only a comparison with the serial run sees more,
-such as a softmax over divided columns: `python -m minitrain compare model`.
+Cost: two numbers per parameter and per unit, sent once; under sequence parallel, or with a custom row layer, one or two
+forwards without a backward. The run's ledger does not count this traffic. Other errors, such as a softmax over divided
+columns, show only in a comparison with the serial run: `python -m minitrain compare model`.
 """
 
 from collections.abc import Iterator
@@ -33,12 +33,12 @@ from .naming import spoken
 from .plan import Plan
 from .tensor_parallel import TensorIO
 
-AGAIN = 3  # steps in which is looked, at most: what lies behind a branch that begins with 0 has no gradient at first
-OFF = "Should it be right as it is, Strategy(check=False) leaves these checks out."
+AGAIN = 3  # at most so many steps are checked: a branch initialized to 0 passes no gradient at first
+OFF = "If this is intended, disable these checks with Strategy(check=False)."
 
 
 class Passed(NamedTuple):
-    """What a unit makes of x."""
+    """A unit's input x (None for the first unit) and output y."""
 
     path: str
     x: Tensor | None
@@ -46,15 +46,15 @@ class Passed(NamedTuple):
 
 
 class Wrong(NamedTuple):
-    """Of all that are found on some rank, the least is said."""
+    """An error found on some rank. The smallest (kind, place) of all ranks is reported."""
 
-    kind: int  # outputs first: what follows from them is wrong as well
+    kind: int  # outputs first: a wrong output makes what follows wrong as well
     place: int
     said: str
 
 
 class Division:
-    """The looks at one model; `compare` is the last of them."""
+    """The checks of one model: `look` before the first backward, `see` during it, `compare` after it."""
 
     def __init__(self, plan: Plan, model: Model, world: Communicator) -> None:
         self.plan, self.model, self.group, self.world = plan, model, plan.io.group, world
@@ -62,15 +62,18 @@ class Division:
         self.steps, self.over = 0, False
 
     def look(self, batch: Batch) -> None:
-        """Before the first backward: rows and borders. Called by all ranks of the model."""
-        if self.plan.looks or self.plan.sequence:  # of all stages of a pipeline: they look together
+        """Check rows and borders, before the first backward. All ranks of the model must call this."""
+        if self.plan.looks or self.plan.sequence:  # the same on all stages of a pipeline: they check together
             with no_grad(), Ledger().open():
                 self.forward(batch)
         if not (self.plan.sequence or self.plan.joined):
             self.plan.io.borders = Borders()
 
     def forward(self, batch: Batch) -> None:
-        """A forward with shares of the time, as they are, and under sequence parallel one with all of it."""
+        """Run a forward as in training; under sequence parallel, run a second one on the whole sequence and compare.
+
+        Raise UserError if the ranks' outputs differ in the second, or the two forwards do.
+        """
         self.plan.io.look = self
         try:
             shares = outputs(self.model, batch)
@@ -87,39 +90,39 @@ class Division:
             self.check_borders(batch, shares, wholes)
 
     def check_dropout(self, path: str, x: Tensor) -> None:
-        """Raise UserError for a residual dropout that is given a part of the columns: all would get one mask."""
-        if self.plan.sequence:  # a part of them has all of the time, and the mask does not fit
+        """Raise UserError if a residual dropout is given divided columns: all ranks would apply the same mask."""
+        if self.plan.sequence:  # divided columns have all positions there, so the mask's shape does not fit
             return
         every = self.group.gather_objects((x.shape, sums(x.data)))
         if len({shape for shape, _ in every}) > 1 or not alike([numbers for _, numbers in every], bound_of(x.dtype)):
             raise UserError(
-                f"plan.residual({path}): it is given something else on each rank along tp, and a Dropout draws its "
-                f"mask for whole rows.\nPut it behind the row, or give it p = 0 and say plan.inside. {OFF}"
+                f"plan.residual({path}): its input differs between the ranks along tp, but a Dropout draws its "
+                f"mask for whole rows.\nMove it after the row layer, or set p = 0 and use plan.inside. {OFF}"
             )
 
     def check_borders(self, batch: Batch, shares: list[Passed], wholes: list[Passed]) -> None:
-        """Raise UserError for the first unit that makes something else of shares than of the whole."""
+        """Raise UserError for the first unit whose output from sequence shards differs from that from the whole."""
         time = batch.where.time
         own = share(time.stop - time.start, self.group.size, self.group.rank)
         for one, whole in zip(shares, wholes, strict=True):
             if any(self.group.gather_objects(far(one, whole, own))):
                 raise UserError(
-                    f"under sequence parallel {one.path} makes something else of shares of the time than of all of it: "
-                    "something in it looks at several positions, between layers that are not divided; or it reads what "
-                    "another unit has kept, which is a share of the time.\n"
-                    f"Divide it in `shard`; or plan.everywhere(it), or plan.gather(it) if it makes the loss. {OFF}"
+                    f"under sequence parallel {one.path} computes a different result from shards of the sequence than "
+                    "from the whole: something in it uses several positions outside the divided layers, or it reads "
+                    "what another unit has stored, which is a shard of the sequence.\n"
+                    f"Divide it in `shard`; or use plan.everywhere, or plan.gather if it computes the loss. {OFF}"
                 )
 
     def see(self, bucket: Bucket) -> None:
-        """The gradients of a bucket, before they are added up over ranks."""
+        """Record the gradients of a bucket, before they are reduced over ranks."""
         for p in bucket.parameters:
             if p not in self.seen and p.placement.local == p.placement.shape and p.grad is not None:
                 self.seen[p] = sums(p.grad)
 
     def compare(self) -> None:
-        """Raise UserError for what differs on the ranks along tp where it should not, or is the same where it should.
+        """Compare the ranks along tp. Raise UserError if they differ where they must agree, or agree where not.
 
-        Where all gradients have shown themselves the looks are over; the others are waited for, some steps long.
+        Set `over` once every gradient has been nonzero on some rank, or after AGAIN steps.
         """
         borders, self.plan.io.borders = self.plan.io.borders or Borders(), None
         told = self.group.gather_objects((borders.made, borders.gradients, [*self.seen.values()]))
@@ -128,71 +131,71 @@ class Division:
         found = [*self.wrong_output(made), *self.wrong_border(back), *self.wrong_gradient(every)]
         self.seen.clear()
         self.steps += 1
-        stages = self.world.gather_objects((found, silent))  # which look together
+        stages = self.world.gather_objects((found, silent))  # all stages take part
         if wrong := [one for found, _ in stages for one in found]:
             raise UserError(min(wrong).said)
         self.over = self.steps == AGAIN or not any(waiting for _, waiting in stages)
 
     def wrong_output(self, every: list[Notes]) -> list[Wrong]:
-        """The first unit that does not make the same on each rank."""
+        """Return the first unit whose output differs between ranks."""
         return [
             Wrong(
                 0,
                 self.plan.places[path],
-                f"{path} makes something else on each rank along tp: what they made of their parts was not added up.\n"
-                "Behind what is divided (plan.column, heads, split) comes a layer that is named plan.row, and before a "
-                f"split a plan.column; a divided parameter is used by its own layer alone. {OFF}",
+                f"the output of {path} differs between the ranks along tp: their partial results were not summed.\n"
+                "Divided layers (plan.column, heads, split) must be followed by a plan.row, and a split preceded by a "
+                f"plan.column; only its own layer may use a divided parameter. {OFF}",
             )
             for path in unlike(every)[:1]
         ]
 
     def wrong_border(self, every: list[Notes]) -> list[Wrong]:
-        """The last unit whose x does not have the same gradient on each rank; in those before it is wrong, too."""
+        """Return the last unit whose x has gradients that differ between ranks; in earlier units they differ too."""
         return [
             Wrong(
                 1,
                 -self.plan.places[path],
-                f"the gradient of what enters {path} differs on the ranks along tp: something in it is whole on every "
-                "rank, takes x as it is, and meets divided columns.\n"
-                f"If that is a layer, say plan.enter(it); or make it a plan.column, or leave all of it whole. {OFF}",
+                f"the gradient of the input of {path} differs between the ranks along tp: something in it is whole on "
+                "every rank, reads x directly, and meets divided columns.\n"
+                f"If that is a layer, use plan.enter or plan.column for it, or keep the whole unit undivided. {OFF}",
             )
             for path in unlike(every)[:1]
         ]
 
     def wrong_gradient(self, every: list[list[Numbers]]) -> list[Wrong]:
-        """The first parameter whose gradient is partial where it should be whole, or whole where partial."""
+        """Return the first parameter whose gradient is partial but should be whole, or whole but should be partial."""
         for i, p in enumerate(self.seen):
             numbers, partial = [rank[i] for rank in every], self.plan.partial(p)
             how, layer = self.plan.held.get(p, ("residual", p.placement.path))
             said = spoken(how, layer)
             if partial and alike(numbers, 1e-14) and numbers[0][1]:
                 text = (
-                    f"{p.placement.path} has the same gradient on each rank along tp, and `shard` says that each has "
-                    f"a part of it ({said}): it would count {len(every)} times.\n"
-                    f"If {layer} is given all of x: plan.{'everywhere' if self.plan.sequence else 'residual'}. {OFF}"
+                    f"{p.placement.path} has the same gradient on every rank along tp, but `shard` declares it "
+                    f"partial ({said}): it would count {len(every)} times.\n"
+                    f"If {layer} gets the whole x, use plan.{'everywhere' if self.plan.sequence else 'residual'}. {OFF}"
                 )
                 return [Wrong(2, 0, text)]
             if not partial and not alike(numbers, bound_of(p.dtype)):
                 text = (
-                    f"{p.placement.path} has another gradient on each rank along tp, and `shard` says that each has "
-                    f"the whole of it ({said}): the ranks would drift apart.\n{cure(how, layer)} {OFF}"
+                    f"{p.placement.path} has a different gradient on each rank along tp, but `shard` declares it "
+                    f"whole ({said}): the ranks would drift apart.\n{cure(how, layer)} {OFF}"
                 )
                 return [Wrong(2, 0, text)]
         return []
 
 
 def cure(how: str, layer: str) -> str:
-    """What to say of a gradient that should be whole."""
-    inside = "" if how == "whole" else f"If {layer} is used between column and row alone, say plan.inside. "
-    return f"{inside}If what takes its result is whole, and meets divided columns: plan.enter(that)."
+    """Return advice for a gradient that is partial but should be whole."""
+    inside = "" if how == "whole" else f"If {layer} is used only between column and row, use plan.inside. "
+    return f"{inside}If its result goes to a whole layer that meets divided columns, use plan.enter for that layer."
 
 
 def far(one: Passed, whole: Passed, own: slice) -> bool:
-    """Whether what a unit makes of a share differs, by more than rounding, from this share of what it makes of all.
+    """Return whether a unit's output from a sequence shard differs from this shard (`own`) of its output from all.
 
-    What a branch adds may be lost in y, as behind a small scale: so y - x is compared, too. 2% of it are far above its
-    own rounding, and far below what another position changes; y itself is rounded once or twice, by half a digit. In
-    half precision there are too few digits for a difference.
+    A branch with a small scale hardly changes y, so y - x is compared as well. Its tolerance of 2% is far above its
+    rounding error and far below the effect of a wrong position; y itself is rounded once or twice, by half a digit.
+    Half precision has too few digits for y - x.
     """
     y, true, dtype = on_host(one.y), own_part(whole.y, one.y, own), one.y.dtype
     if true.shape != y.shape:
@@ -208,21 +211,23 @@ def far(one: Passed, whole: Passed, own: slice) -> bool:
 
 
 def own_part(whole: Tensor, part: Tensor, own: slice) -> np.ndarray:
-    """The rows `own` of the time, unless it is as it is on each rank, like a loss."""
+    """Return positions `own` of whole (B, T, ...), or all of it if ranks do not divide it, as a loss."""
     x = on_host(whole)
     return x[:, own] if x.ndim > 1 and x.shape != part.shape else x
 
 
 def on_host(x: Tensor) -> np.ndarray:
+    """Return the values of x on the host, in float64."""
     return to_host(x.data).astype(np.float64)
 
 
 def largest(x: np.ndarray) -> float:
+    """Return max |x|, 0 for an empty array."""
     return float(np.abs(x).max()) if x.size else 0.0
 
 
 def outputs(model: Model, batch: Batch) -> list[Passed]:
-    """What each unit on this rank makes of the batch."""
+    """Return the input and output of each unit on this rank, from one forward."""
     found: list[Passed] = []
     with watching(lambda path, x, y: found.append(Passed(path, x, y))):
         model.trial(batch)
@@ -231,7 +236,7 @@ def outputs(model: Model, batch: Batch) -> list[Passed]:
 
 @contextmanager
 def whole_borders(io: TensorIO) -> Iterator[None]:
-    """Meanwhile, activations are whole outside the divided layers."""
+    """Keep activations whole between the divided layers inside this context, as in tensor parallel."""
     kind = type(io)
     io.__class__ = TensorIO
     try:

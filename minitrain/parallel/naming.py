@@ -1,4 +1,4 @@
-"""Has everything a name that needs one? What plan.py looks at before a divided model has its first step."""
+"""Checks of the names given in `shard`, before the first step of a divided model (see plan.py)."""
 
 import inspect
 import traceback
@@ -10,46 +10,47 @@ from typing import Any
 from ..errors import UserError, shown
 from ..nn import CausalAttention, Embedding, Module, Parameter
 
-Names = Mapping[Module | Parameter, str]  # what is named -> the word
-LOOK = "Then see whether it is the serial run: python -m minitrain compare model --help"
+Names = Mapping[Module | Parameter, str]  # layer or parameter -> the plan method that named it
+LOOK = "Then compare with the serial run: python -m minitrain compare model --help"
 WORDS = ("column", "heads", "row", "vocabulary", "split", "inside", "enter", "residual", "gather", "everywhere")
-DIVIDES = ("column", "heads", "row", "split", "inside", "enter")  # words that ask for a name of every layer beside
+DIVIDES = ("column", "heads", "row", "split", "inside", "enter")  # names that require a name for every sibling layer
 
 
 def leaves(module: Module) -> list[Module]:
-    """The modules at or below this one that have no modules below them."""
+    """Return the modules at or below this one that have no children."""
     return [m for m in module.modules() if not any(True for _ in m.children())]
 
 
 def own_parameters(module: Module) -> list[Parameter]:
-    """Those of the module itself."""
+    """Return the parameters of the module itself, without those of its children."""
     return [value for _, value in module.members() if isinstance(value, Parameter)]
 
 
 def spoken(how: str, layer: str) -> str:
-    """How a parameter is held, in the words of a `shard`."""
+    """Describe how a parameter is held, in terms of `shard`, for a message."""
     if how.startswith("divided"):
         return how
-    return f"the bias behind plan.row({layer})" if how == "whole" else f"plan.{how}"
+    return f"the bias after plan.row({layer})" if how == "whole" else f"plan.{how}"
 
 
 def path_of(thing: Module | Parameter) -> str:
+    """Return the path of a parameter or a module; the class name of a module without one."""
     return thing.placement.path if isinstance(thing, Parameter) else thing.path or type(thing).__name__
 
 
 def check_things(word: str, things: Sequence[Any], *kinds: type) -> None:
-    """Raise UserError for what a word is not about."""
+    """Raise UserError for an argument that is not of these kinds. word: the plan method called."""
     for thing in things:
         if not isinstance(thing, kinds):
             names = " or ".join("layers" if kind is Module else "parameters" for kind in kinds)
             raise UserError(
-                f"plan.{word} is given {shown(thing)}; it names {names}, one by one"
+                f"plan.{word} is given {shown(thing)}; it takes {names}, one by one"
                 + (": plan.split(parameter, axis)" if isinstance(thing, Parameter) else "")
             )
 
 
 def check_shard(module: Module) -> None:
-    """Raise UserError for a `shard` that cannot be called with the plan."""
+    """Raise UserError for a `shard` that cannot be called with one argument, the plan."""
     try:
         inspect.signature(module.shard).bind(None)
     except TypeError as error:
@@ -61,7 +62,7 @@ def check_shard(module: Module) -> None:
 
 @contextmanager
 def check_words(plan: object) -> Iterator[None]:
-    """Raise UserError for a word that the plan does not have."""
+    """Raise UserError, inside this context, for a method that the plan does not have."""
     try:
         yield
     except AttributeError as error:
@@ -69,18 +70,18 @@ def check_words(plan: object) -> Iterator[None]:
             raise
         at = traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(
-            f"plan.{error.name}, at line {at.lineno} of {Path(at.filename).name}, is no word of a `shard`; the words "
-            f"are {', '.join(WORDS)}: see minitrain/parallel/plan.py"
+            f"plan.{error.name}, at line {at.lineno} of {Path(at.filename).name}, does not exist; use one "
+            f"of {', '.join(WORDS)}: see minitrain/parallel/plan.py"
         ) from error
 
 
 def largest_first(layer: Module) -> list[Parameter]:
-    """A layer's own parameters, the one with most axes first: its matrix."""
+    """Return a layer's own parameters, the one with the most axes (its matrix) first."""
     return sorted(own_parameters(layer), key=lambda p: -len(p.placement.shape))
 
 
 def check_beside(named: Names, module: Module, tp: int) -> list[Module]:
-    """Return the layers below a module that divides some of them. Raise UserError where one of them has no name."""
+    """Return all layers below a module that divides some of them, else []. Raise UserError if one has no name."""
     children = [child for _, child in module.children()]
     beside: list[Module | Parameter] = [*children, *own_parameters(module)]
     word = next((named[thing] for thing in beside if named.get(thing) in DIVIDES), None)
@@ -92,50 +93,50 @@ def check_beside(named: Names, module: Module, tp: int) -> list[Module]:
     for thing in things:
         if not all_named(named, thing):
             raise UserError(
-                f"{path_of(module)} divides layers (plan.{word}) and does not name "
-                f"{path_of(thing)}: say in its `shard` what that is.\n"
+                f"{path_of(module)} divides layers (plan.{word}) but does not name "
+                f"{path_of(thing)}: name it in `shard`.\n"
                 "plan.column, heads, row: divided; plan.inside: between column and row; plan.enter: whole, but meets "
-                "what is divided; plan.residual: elsewhere.\n"
+                "divided columns; plan.residual: elsewhere.\n"
                 f"{LOOK}"
             )
     return below
 
 
 def all_named(named: Names, thing: Module | Parameter) -> bool:
-    """Whether it has a name, or all its parameters have.
+    """Return whether the layer or parameter has a name, or all parameters of the layer have.
 
-    Attention itself needs none: it takes whatever heads there are, and refuses a share of the time by itself.
+    CausalAttention needs none: it takes any number of heads, and rejects a sequence shard itself.
     """
     own = own_parameters(thing) if isinstance(thing, Module) else []
     return thing in named or isinstance(thing, CausalAttention) or bool(own and all(p in named for p in own))
 
 
 def check_heads(module: Module, layers: list[Module], tp: int) -> None:
-    """Raise UserError where some have more heads than others, and ranks would get unlike shares of them."""
+    """Raise UserError if layers differ in their number of heads and tp does not divide all of these numbers."""
     heads = {largest_first(layer)[0].placement.shape[-2] for layer in layers}
     if len(heads) > 1 and any(n % tp for n in heads):
         raise UserError(
-            f"--tp is {tp}, and {path_of(module)} has layers of {' and of '.join(map(str, sorted(heads)))} "
-            "heads, of which ranks would get shares that do not belong together.\nGive a number that divides them; "
-            "or divide the groups: a matrix (I, groups, heads of a group, D/H), plan.column, axis 0"
+            f"--tp is {tp}, but {path_of(module)} has layers of {' and of '.join(map(str, sorted(heads)))} "
+            "heads, and a rank's heads of one would not match its heads of another.\nUse a --tp that divides them; "
+            "or divide the groups: a matrix (I, groups, heads per group, D/H) and plan.column with axis=0"
         )
 
 
 def check_per_position(layer: Module, units: Sequence[Module]) -> None:
-    """Raise UserError for a residual layer that may look at several positions."""
+    """Raise UserError for a residual layer that may use several positions (neither per_position nor an Embedding)."""
     where = "in its own class: def shard(self, plan): plan.everywhere(self)"
     cure = where if layer in units else "in the `shard` around it: plan.everywhere(it)"
     if not layer.per_position and not isinstance(layer, Embedding):
         raise UserError(
-            f"sequence parallel gives {path_of(layer)} a share of the time, and its class {type(layer).__name__} does "
-            "not say that it treats each position by itself.\n"
-            f"If it does: per_position = True in the class. If not, or if it looks ids up, say {cure}.\n"
+            f"sequence parallel gives {path_of(layer)} a shard of the sequence, but its class {type(layer).__name__} "
+            "does not declare that it treats each position independently.\n"
+            f"If it does, set per_position = True in the class. If not, or if it looks up ids, write {cure}.\n"
             f"{LOOK}"
         )
 
 
 def said_about(named: Names, unit: Module) -> str:
-    """What is said about the layers of a unit, for a message."""
+    """List how the layers of a unit are divided, for a message."""
     things: list[Module | Parameter] = []
     for module in unit.modules():
         things += [module, *own_parameters(module)]

@@ -1,40 +1,40 @@
-"""How the layers of a model are divided among the ranks of a tp axis.
+"""How the layers of a model are divided among the ranks of the tp axis.
 
-A module says it in its method `shard`, about the layers below it:
+A module describes this in its method `shard`, for the layers below it:
 
     class SwiGLU(Module):
         def shard(self, plan):
             plan.column(self.gate, self.up)     # x A, with the columns of A divided
-            plan.row(self.down)                 # h B, with the rows of B divided: the ranks' results are added up
+            plan.row(self.down)                 # h B, with the rows of B divided: the ranks' results are summed
 
         def __call__(self, x):
             g = self.gate(x)
             return self.down(g / (F.exp(-g) + 1) * self.up(x))
 
-Only layers change, in place: the module's own `__call__` runs as it is, and what it computes between a column and a row
-it computes on a part of the columns. A layer keeps its class, behind that of its divided form (tensor_parallel.py), so
-that shared layers, paths and isinstance stay. What is sent stands in one object, `io`, in which tensor parallel and
-sequence parallel differ.
+Only the layers change, in place. The module's own `__call__` runs unmodified; between a column and a row layer it works
+on this rank's columns. A divided layer's class inherits from its divided form (divided_layers.py) and from its original
+class, so shared layers, paths and isinstance keep working. All communication goes through one object, `io`, which is
+what differs between tensor parallel and sequence parallel.
 
-    word        the layer has                                   it is given                    it gives
-    column      columns of its matrix (I, *O), of its bias      the whole x                    its columns
-    heads       the same, by the next to last axis of *O        the whole x                    its heads
-    row         rows of its matrix                              its columns                    the sum over ranks
-    vocabulary  rows of a token table, or of a classifier       all ids; the whole x           all; the loss
-    split       a slice of a parameter, as said
-    inside      all of its parameters                           what lies between              the same
-    enter       all of its parameters                           the whole x                    what meets columns
-    residual    all of its parameters                           x between such divisions       the same
-    gather      all of its parameters                           the whole x                    as it is: a loss, logits
-    everywhere  all of its parameters                           the whole x                    residual again
+    method      each rank holds                                 input                          output
+    column      columns of the matrix (I, *O) and of the bias   the whole x                    its columns
+    heads       the same, along the next-to-last axis of *O     the whole x                    its heads
+    row         rows of the matrix                              its columns                    the sum over ranks
+    vocabulary  rows of a token table, or of a classifier       all ids; the whole x           whole rows; the loss
+    split       a slice of one parameter
+    inside      all parameters                                  between column and row         the same
+    enter       all parameters                                  the whole x                    meets divided columns
+    residual    all parameters                                  x outside divided layers       the same
+    gather      all parameters                                  the whole x                    unchanged: a loss, logits
+    everywhere  all parameters                                  the whole x                    residual again
 
-Under tensor parallel x is the same on all ranks wherever nothing is divided, and so are the gradients there. Under
-sequence parallel it is a share of the time there, with partial gradients: so a `residual` layer has to work on each
-position by itself, and says so by `per_position = True`. The gradient of what is named `inside` or `enter` is partial
-in both.
+Under tensor parallel, x and its gradients are the same on all ranks wherever nothing is divided. Under sequence
+parallel, each rank has a shard of the sequence there, and parameter gradients are partial sums: a `residual` layer must
+therefore treat each position independently, and declares it with `per_position = True`. Gradients of parameters named
+`inside` or `enter` are partial sums in both.
 
-In a module that divides layers each layer below it has to be named, Dropout as well; elsewhere one without a name is
-residual. What is named wrongly, or not named, is refused before the first step, or found in it (division.py).
+A module that divides layers must name every layer below it, including Dropout. In other modules, an unnamed layer is
+residual. A wrong or missing name is rejected before the first step, or detected during it (division.py).
 
 Shoeybi et al., arXiv:1909.08053, section 3; Korthikanti et al., arXiv:2205.05198, section 4.2.
 """
@@ -76,22 +76,26 @@ from .tensor_parallel import TensorIO
 
 
 class Plan:
-    """The words, and what has been named by them."""
+    """The methods that a `shard` calls, and a record of what each was called for.
+
+    io: how activations enter and leave divided layers; its group is the tp axis.
+    """
 
     def __init__(self, io: TensorIO) -> None:
         self.io, self.tp, self.sequence = io, io.group.size, io.sequence
         self.named: dict[Module | Parameter, str] = {}
         self.held: dict[Parameter, tuple[str, str]] = {}  # how a parameter is held, and for which layer
-        self.places: dict[str, int] = {}  # path of a unit -> its place in the whole model
-        self.joined = False  # whether what is divided may pass from unit to unit, as in the MLP
-        self.looks = False  # whether a layer looks at what it is given: see TensorIO.look
+        self.places: dict[str, int] = {}  # path of a unit -> its index in the whole model
+        self.joined = False  # whether divided activations may pass from unit to unit, as in the MLP
+        self.looks = False  # whether a layer checks its own input: see TensorIO.look
 
-    # The words --------------------------------------------------------------------------------------------------------
+    # Methods for `shard` ----------------------------------------------------------------------------------------------
 
     def column(self, *layers: Module, axis: int = 0, word: str = "column") -> None:
-        """Divide the columns, axis `axis` of *O: of a matrix (I, *O) and of a bias (*O).
+        """Divide the columns of a matrix (I, *O) and of a bias (*O) along axis `axis` of *O.
 
-        They are cut as they lie. What a reshape makes heads of later belongs into the shape, and is for `heads`.
+        Columns are cut in storage order. If a later reshape would split them into heads, put the heads in the shape
+        and use `heads`. Raise UserError for a layer without one such matrix, or an invalid axis.
         """
         check_things(word, layers, Module)
         for layer in layers:
@@ -104,14 +108,17 @@ class Plan:
                 layer.fan_in = matrix.shape[0]
 
     def heads(self, *layers: Module) -> None:
-        """Divide the columns by heads: the next to last axis of *O, as in (3, H, D/H) and (H, D/H)."""
+        """Divide the columns by heads: the next-to-last axis of *O, as in (3, H, D/H) and (H, D/H).
+
+        Raise UserError if the matrix has no such axis, or fewer heads than there are ranks.
+        """
         check_things("heads", layers, Module)
         for layer in layers:
             shape = self.matrices(layer, "heads")[0].placement.shape
             if len(shape) < 3:
                 raise UserError(
                     f"plan.heads({path_of(layer)}) needs a matrix (I, ..., H, D/H), not {shape}.\n"
-                    "Give it that shape; or plan.column, if each column is used by itself"
+                    "Give it that shape, or use plan.column if the columns are independent"
                 )
             if self.tp > shape[-2]:
                 around = path_of(layer).rpartition(".")[0] or path_of(layer)
@@ -119,15 +126,18 @@ class Plan:
             self.column(layer, axis=len(shape) - 3, word="heads")
 
     def row(self, *layers: Module, parts: int = 0) -> None:
-        """Divide the rows of a matrix (I, O): into `parts` whole things, such as heads, or one by one."""
+        """Divide the rows of a matrix (I, O), in `parts` equal blocks that stay whole, such as heads, or row by row.
+
+        Raise UserError for a layer other than nn.Linear that adds a bias.
+        """
         check_things("row", layers, Module)
         for layer in layers:
             if self.name(layer, "row"):
                 matrix, *biases = self.matrices(layer, "row")
                 if biases and not calls(layer, Linear):
                     raise UserError(
-                        f"plan.row({path_of(layer)}): {type(layer).__name__} adds {biases[0].placement.path}, and "
-                        "every rank would add it.\nUse nn.Linear as it is, or a layer without a bias"
+                        f"plan.row({path_of(layer)}): {type(layer).__name__} adds {biases[0].placement.path}, "
+                        "which every rank would add.\nUse nn.Linear itself, or a layer without a bias"
                     )
                 self.cut(matrix, 0, parts or matrix.placement.shape[0], layer)
                 self.hold(biases, "whole", layer)
@@ -136,20 +146,20 @@ class Plan:
                 layer.fan_in = matrix.shape[0]
 
     def vocabulary(self, *layers: Module) -> None:
-        """Divide the rows of an nn.Embedding, one for each id, or of an nn.Classifier."""
+        """Divide the rows (one per id) of an nn.Embedding or an nn.Classifier. Raise UserError for other layers."""
         check_things("vocabulary", layers, Module)
         for layer in layers:
             kind = Embedding if isinstance(layer, Embedding) else Classifier
             if not isinstance(layer, (Embedding, Classifier)):
                 raise UserError(
-                    f"plan.vocabulary({path_of(layer)}) is for an nn.Embedding or an nn.Classifier, and this is a "
-                    f"{type(layer).__name__}; a layer that multiplies is plan.column or plan.row"
+                    f"plan.vocabulary({path_of(layer)}) is for an nn.Embedding or an nn.Classifier, but this is a "
+                    f"{type(layer).__name__}; use plan.column or plan.row for a layer that multiplies by a matrix"
                 )
             if not calls(layer, kind):
                 word = "everywhere" if kind is Embedding else "gather"
                 raise UserError(
-                    f"plan.vocabulary({path_of(layer)}): {type(layer).__name__} has a __call__ of its own, which a "
-                    f"divided vocabulary would replace.\nGive the class: def shard(self, plan): plan.{word}(self)"
+                    f"plan.vocabulary({path_of(layer)}): {type(layer).__name__} defines its own __call__, which a "
+                    f"divided vocabulary would replace.\nAdd to the class: def shard(self, plan): plan.{word}(self)"
                 )
             if self.name(layer, "vocabulary"):
                 weight: Parameter = layer.weight
@@ -157,63 +167,72 @@ class Plan:
                 self.change(layer, VocabularyEmbedding if kind is Embedding else VocabularyClassifier)
 
     def split(self, p: Parameter, dim: int, unit: int = 1) -> None:
-        """Divide dimension `dim` of a parameter, in steps of `unit`: what multiplies the columns of a layer, say."""
+        """Divide dimension `dim` of a parameter in steps of `unit`, such as a vector that scales a layer's columns.
+
+        Raise UserError for an axis that p does not have, or a size that is not a multiple of `unit`.
+        """
         check_things("split", (p,), Parameter)
         shape = p.placement.shape
         check_whole(f"plan.split({p.placement.path}), of shape {shape}: the axis", dim, 0, len(shape) - 1)
         check_whole(f"plan.split({p.placement.path}): unit", unit, 1)
         if shape[dim] % unit:
-            raise UserError(f"plan.split({p.placement.path}): axis {dim} has size {shape[dim]}, no multiple of {unit}")
+            raise UserError(
+                f"plan.split({p.placement.path}): axis {dim} has size {shape[dim]}, which is not a multiple of {unit}"
+            )
         if self.name(p, "split"):
             self.cut(p, dim, shape[dim] // unit, None)
 
     def inside(self, *things: Module | Parameter) -> None:
-        """What lies between a column and a row and is whole on every rank: a norm over a head, attention itself."""
+        """Name what is whole on every rank between a column and a row: a norm over each head, or attention itself.
+
+        Raise UserError for a Dropout with p > 0.
+        """
         check_things("inside", things, Module, Parameter)
         for thing in things:
             for layer in leaves(thing) if isinstance(thing, Module) else ():
                 if isinstance(layer, Dropout) and layer.p:
                     raise UserError(
-                        f"plan.inside({path_of(layer)}): a Dropout draws its mask for whole rows, and here each rank "
-                        "has some of the columns.\nPut it behind the row, or give it p = 0"
+                        f"plan.inside({path_of(layer)}): a Dropout draws its mask for whole rows, but here each rank "
+                        "has only some columns.\nMove it after the row layer, or set p = 0"
                     )
             self.keep(thing, "inside")
 
     def enter(self, *layers: Module) -> None:
-        """What is whole on every rank, and makes of the whole x what meets divided columns: one head of k and v for all
-        heads of q, or a gate that each head is multiplied by.
+        """Name layers that are whole on every rank and compute from the whole x what meets divided columns.
+
+        Examples: the one head of k and v in multi-query attention; a gate that multiplies each head.
         """
         check_things("enter", layers, Module)
         for layer in layers:
             self.keep(layer, "enter", Entered)
 
     def residual(self, *things: Module | Parameter) -> None:
-        """What lies before the columns, or behind the rows, and is whole on every rank."""
+        """Name layers or parameters that are whole on every rank and lie before the columns or after the rows."""
         for thing in things:
             self.keep(thing, "residual")
 
     def gather(self, *things: Module | Parameter) -> None:
-        """What is whole on every rank and needs the whole x; what it makes stays as it is, like a loss."""
+        """Name what is whole on every rank and needs the whole x; its output stays as it is, like a loss."""
         for thing in things:
             self.keep(thing, "gather", Gathered)
 
     def everywhere(self, *things: Module | Parameter) -> None:
-        """What is whole on every rank and needs the whole x, and is followed by residual layers."""
+        """Name what is whole on every rank, needs the whole x, and is followed by residual layers."""
         for thing in things:
             self.keep(thing, "everywhere", Everywhere)
 
-    # What the words do ------------------------------------------------------------------------------------------------
+    # What these methods do --------------------------------------------------------------------------------------------
 
     def name(self, thing: Module | Parameter, word: str) -> bool:
-        """Note the word. False if it was said before; raise UserError if another one was."""
+        """Record the name. Return False if it was given before; raise UserError if a different one was."""
         before = self.named.get(thing)
         if before not in (None, word):
-            raise UserError(f"{path_of(thing)} is named twice: plan.{before} and plan.{word}; leave one out")
+            raise UserError(f"{path_of(thing)} is named twice: plan.{before} and plan.{word}; remove one")
         self.named[thing] = word
         return before is None
 
     def keep(self, thing: Module | Parameter, word: str, form: type[Divided] | None = None) -> None:
-        """Note what is whole on every rank."""
+        """Record a layer (with all below it) or a parameter that is whole on every rank; `form`: its divided form."""
         check_things(word, (thing,), Module, Parameter)
         if not self.name(thing, word):
             return
@@ -231,63 +250,69 @@ class Plan:
             self.change(thing, form)
 
     def cut(self, p: Parameter, dim: int, n: int, layer: Module | None) -> None:
-        """Leave p this rank's share of dimension dim, in steps of shape[dim] / n. A shared one is cut once.
+        """Reduce p to this rank's shard of dimension dim, in steps of shape[dim] / n. Cut a shared parameter once.
 
-        Raise UserError where n is 1: the rank that held it all would take it for a parameter that every rank holds.
+        Raise UserError if n is 1 (a rank holding the whole parameter would mistake it for a replicated one) or does
+        not divide shape[dim].
         """
         if self.tp > n == 1:
-            raise UserError(f"--tp is {self.tp}, but {p.placement.path} has size 1 where it is divided; allowed: 1")
+            raise UserError(f"--tp is {self.tp}, but {p.placement.path} has size 1 along the divided axis; allowed: 1")
         if p.placement.shape[dim] % n:
-            raise UserError(f"{p.placement.path} has shape {p.placement.shape}: axis {dim} has no {n} equal parts")
+            raise UserError(
+                f"{p.placement.path} has shape {p.placement.shape}: axis {dim} does not divide into {n} equal parts"
+            )
         self.hold([p], f"divided along axis {dim} into {n}", layer)
         if p.placement.local == p.placement.shape:
             (axis,), how = Mesh.along("matrices"), Shard(dim, p.shape[dim] // n)
             p.placement = p.placement.shard(axis, how, self.tp, self.io.group.rank)
 
     def hold(self, parameters: list[Parameter], how: str, layer: Module | None) -> None:
-        """Note how parameters are held. Raise UserError for one that two layers want in different ways."""
+        """Record how parameters are held. Raise UserError if two layers need one parameter held differently."""
         kind = lambda how: how if how.startswith("divided") else self.has_part(how)
         for p in parameters:
             mine = path_of(layer or p)
             before, other = self.held.setdefault(p, (how, mine))
             if kind(before) != kind(how):
                 raise UserError(
-                    f"{p.placement.path} is {spoken(before, other)} in {other} and {spoken(how, mine)} in {mine}, and "
-                    "there is one of it.\n"
-                    "Name the two alike, or give each a weight of its own"
+                    f"{p.placement.path} is {spoken(before, other)} in {other} and {spoken(how, mine)} in {mine}, but "
+                    "both share it.\n"
+                    "Name both the same way, or give each a weight of its own"
                 )
 
     def matrices(self, layer: Module, word: str) -> list[Parameter]:
-        """[the matrix (I, *O), the biases (*O)] of a layer. Raise UserError for a layer that has others."""
+        """Return [matrix (I, *O), biases (*O) ...] of a layer. Raise UserError if it has other parameters."""
         own = largest_first(layer)
         shapes = [p.placement.shape for p in own]
         if isinstance(layer, (Embedding, Classifier)):
-            raise UserError(f"plan.{word}({path_of(layer)}) is for layers that multiply; name it plan.vocabulary")
+            raise UserError(f"plan.{word}({path_of(layer)}) is for layers that multiply; use plan.vocabulary")
         if not own or len(shapes[0]) < 2 or any(shape != shapes[0][1:] for shape in shapes[1:]):
             raise UserError(
-                f"plan.{word}({path_of(layer)}) is for a layer of a matrix (I, *O) and biases (*O), and it has "
-                f"{', '.join(map(str, shapes)) or 'no parameters'}.\nMake it of layers that have one matrix each"
+                f"plan.{word}({path_of(layer)}) needs a layer with one matrix (I, *O) and biases (*O), but it has "
+                f"{', '.join(map(str, shapes)) or 'no parameters'}.\nBuild it from layers that have one matrix each"
             )
         return own
 
     def change(self, layer: Module, form: type[Divided]) -> None:
-        """Give the layer its divided form; its own class stays behind."""
+        """Put the divided form in front of the layer's own class."""
         layer.__class__ = in_form(form, type(layer))
         layer.io = self.io
 
-    # All of the model -------------------------------------------------------------------------------------------------
+    # The whole model --------------------------------------------------------------------------------------------------
 
     def follow(self, model: Model) -> None:
-        """Ask the model, look whether all is named that has to be, and let the units say when they begin."""
+        """Call the model's `shard`, check that every layer is named that must be, and change each unit to a Unit.
+
+        Raise UserError if nothing is divided, or a name is missing or wrong.
+        """
         for module in model.modules():
             check_shard(module)
-        self.joined = type(model).shard is not Module.shard  # it speaks for all of its units
+        self.joined = type(model).shard is not Module.shard  # it covers all units at once
         with check_words(self):
             model.shard(self)
         if self.tp > 1 and all(type(module).shard is Module.shard for module in model.modules()):
             raise UserError(
-                f"--tp is {self.tp}, and no layer of the model is divided: none of its modules says so in `shard`.\n"
-                "Write `def shard(self, plan)` in the class of each block, as in parallel/plan.py, or leave --tp out"
+                f"--tp is {self.tp}, but no layer of the model is divided: none of its modules defines `shard`.\n"
+                "Write `def shard(self, plan)` in the class of each block (see parallel/plan.py), or omit --tp"
             )
         for module in model.modules():
             for layer in check_beside(self.named, module, self.tp):
@@ -299,33 +324,34 @@ class Plan:
                 self.keep(layer, "residual")
             if self.sequence and self.named.get(layer) == "residual":
                 check_per_position(layer, model.units)
-        for module in model.modules():  # one with layers below may have a parameter of its own, or one of theirs
+        for module in model.modules():  # a parent may own a parameter, or share one of its children's
             if module not in self.named:
                 self.hold([p for p in own_parameters(module) if p not in self.named], "residual", module)
         for i, unit in enumerate(dict.fromkeys(model.units)):
             self.change(unit, Unit)
-            unit.path = unit.path or f"units.{i}"  # what has no path is not looked at
+            unit.path = unit.path or f"units.{i}"  # a unit without a path would not be checked
             unit.words = said_about(self.named, unit)
             self.places[unit.path] = i
 
     def partial(self, p: Parameter) -> bool:
-        """Whether a parameter that is whole on every rank has a partial gradient on each."""
+        """Return whether each rank has only a partial gradient of this parameter, which is whole on every rank."""
         return self.has_part(self.held.get(p, ("residual", ""))[0])
 
     def has_part(self, how: str) -> bool:
+        """Return the same for the way in which a parameter is held."""
         return how in ("inside", "enter") or (self.sequence and how in ("residual", "whole"))
 
 
 def calls(layer: Module, kind: type[Module]) -> bool:
-    """Whether the layer is called as this class is: a subclass may have a `__call__` of its own."""
+    """Return whether the layer uses the `__call__` of this class, which a subclass may override."""
     return isinstance(layer, kind) and type(layer).__call__ is kind.__call__
 
 
-FORMS: dict[tuple[type[Divided], type[Module]], type[Module]] = {}  # made so far: layers of one class stay of one class
+FORMS: dict[tuple[type[Divided], type[Module]], type[Module]] = {}  # a cache: layers of one class keep a common class
 
 
 def in_form(form: type[Divided], kind: type[Module]) -> type[Module]:
-    """The class `kind` in its divided form, under its own name."""
+    """Return the class `kind` with its divided form in front, under its own name."""
     if (form, kind) not in FORMS:
         FORMS[form, kind] = type(kind.__name__, (form, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
     return FORMS[form, kind]

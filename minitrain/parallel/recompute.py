@@ -1,18 +1,18 @@
-"""A segment: some units of the model as one operation on the tape, replayed in backward or not.
+"""Activation recomputation. A segment is a run of units as one operation on the tape, replayed in backward or not.
 
     stored      x0 -> [unit] -> x1 -> [unit] -> x2        every unit keeps what its backward needs
     replayed    x0 -> [ unit  ->  unit ] ------> x2       only x0 is kept; backward computes the forward again
 
-While backward replays segment i, what is kept are the inputs of segments 1 to i and the activations inside i. In a
-chain of L equal layers, each of which keeps one array of the size of its input, with segments of k layers, that is
+While backward replays segment i, memory holds the inputs of segments 1 to i and the activations inside i. For a chain
+of L equal layers, each of which keeps one array of the size of its input, and segments of k layers, that is
 
-    max over segments i of  (i + length of i)  arrays,      about L/k + k,      least, 2 sqrt(L), at k = sqrt(L),
+    max over segments i of  (i + length of i)  arrays,      about L/k + k,      minimal, 2 sqrt(L), at k = sqrt(L),
 
-instead of L, at the price of one more forward of all that is replayed. Chen, Xu, Zhang, Guestrin, "Training Deep Nets
+instead of L, at the cost of one more forward of each replayed segment. Chen, Xu, Zhang, Guestrin, "Training Deep Nets
 with Sublinear Memory Cost", arXiv:1604.06174.
 
-ZeRO-3 needs the same thing for another reason: it has to do something `around` the forward and the backward of a
-unit, namely gather its parameters and drop them. When it replays as well, one gather serves replay and backward.
+ZeRO-3 uses segments too: `around` the forward and the backward of each unit, it gathers the unit's parameters and then
+frees them. If the segment is also replayed, one gather serves both replay and backward.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,14 +29,14 @@ Around = Callable[[Sequence[Module]], AbstractContextManager[Any]]
 
 
 def nothing(units: Sequence[Module]) -> AbstractContextManager[Any]:
-    """The `around` of a segment whose parameters are always there."""
+    """The `around` of a segment whose parameters are always in memory."""
     return nullcontext()
 
 
 class Segment(Units):
-    """`units`, one after the other, as a unit. replay: keep only the input and compute the forward again in backward.
+    """A sequence of units as one unit. replay: keep only the input, and compute the forward again in backward.
 
-    around: called with the units, its context surrounds their forward, and again their backward.
+    around: called with the units, returns a context that is entered once around their forward and once around backward.
     """
 
     def __init__(self, units: Sequence[Module], replay: bool = False, around: Around = nothing) -> None:
@@ -47,11 +47,11 @@ class Segment(Units):
         return " + ".join(unit.path or type(unit).__name__ for unit in self.units)
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
-        """What the units make of x (nothing for the first one of a model).
+        """Return the units' output for x (None for a segment that begins the model).
 
-        The operation's own tape ends at a leaf with x's values; its backward is run inside the vjp, where parameters
-        collect their gradients without being told that they are complete. The outer tape counts them instead, since
-        another segment may use them, too; the one used last comes first, as in the order in which buckets leave.
+        The segment's own tape ends at a leaf with x's values. Its backward runs inside the vjp and accumulates
+        parameter gradients, but does not signal that they are complete: another segment may use the parameters too, so
+        the outer tape counts their uses. They are listed last used first, the order in which buckets are reduced.
         """
         inputs = () if x is None or not x.requires_grad else (x,)
         leaf = None if x is None else Tensor(x.data, requires_grad=bool(inputs))
@@ -73,11 +73,11 @@ class Segment(Units):
 
 
 def _gradient(leaf: Tensor | None) -> Array:
-    """What has arrived at the leaf; zeros when the units make no use of their input."""
+    """Return the leaf's gradient; zeros if the units do not use their input."""
     assert leaf is not None
     return xp.zeros_like(leaf.data) if leaf.grad is None else leaf.grad
 
 
 def segments(units: Sequence[Module], length: int, replay: bool) -> list[Segment]:
-    """The units in runs of `length`, the last one perhaps shorter."""
+    """Group the units into segments of `length`; the last one may be shorter."""
     return [Segment(units[i : i + length], replay) for i in range(0, len(units), length)]

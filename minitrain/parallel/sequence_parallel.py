@@ -1,18 +1,18 @@
-"""Sequence parallel: what tensor parallel leaves whole is divided along time.
+"""Sequence parallel: the activations that tensor parallel keeps whole are divided along time.
 
-Between two matrices that are cut, norms, dropout and the residual path work on each position by itself. So each rank
-can do its share of the positions, and where tensor parallel all-reduces, the two halves of an all-reduce stand apart:
+Between two divided matrices, norms, dropout and the residual path treat each position independently. So each rank can
+process its shard of the positions, and the all-reduce of tensor parallel splits into its two halves:
 
     tensor     y_r = h_r B_r --- all-reduce ---> y (B, T, D) -> + x, dropout, norm on every rank --------> x A_r
-    sequence   y_r = h_r B_r - reduce-scatter -> y (B, T/t, D) -> + x, dropout, norm of a share - all-gather -> x A_r
+    sequence   y_r = h_r B_r - reduce-scatter -> y (B, T/t, D) -> + x, dropout, norm of a shard - all-gather -> x A_r
 
-Attention needs all positions, and has them: time is divided on the residual path only. Norms, biases after a sum and
-positions now see a share of the tokens, so their gradients are partial sums over the tp ranks.
+Attention still sees all positions: time is divided only on the residual path. Norms, biases after a sum and position
+tables see a shard of the tokens, so their gradients are partial sums over the tp ranks.
 
-A matrix keeps only the share of its input for backward, and gathers it there again for its own gradient. So a block
-sends, in units of (t-1)/t x B T D elements: forward 2 all-gathers and 2 reduce-scatters, backward the same and 2
-all-gathers of kept shares: 10, where tensor parallel sends 4 all-reduces of 2 each, 8: a quarter more, for activations
-of (a + b)/t instead of a + b/t. The embedding sends 1 forward and 1 backward, and so does the head.
+A column layer keeps only its input's shard for backward, and gathers it again there for the weight gradient. So a block
+sends, in units of (t-1)/t x B T D elements: forward 2 all-gathers and 2 reduce-scatters, backward the same plus 2
+all-gathers of kept shards. That is 10, against 8 for tensor parallel (4 all-reduces of 2 each): a quarter more, for
+activations of (a + b)/t instead of a + b/t. The embedding sends 1 forward and 1 backward, and so does the head.
 
 Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models", arXiv:2205.05198, section 4.2.2.
 """
@@ -32,18 +32,18 @@ from .tensor_parallel import BLOCK, TIME, TensorIO
 
 
 class SequenceIO(TensorIO):
-    """Outside the divided layers, each rank has a share of the time."""
+    """Outside the divided layers, each rank has a shard of the sequence."""
 
     sequence = True
-    T = 0  # positions of the batch at work
+    T = 0  # positions of the current batch
 
     def unit(self, batch: Batch) -> Batch:
-        """The residual path has a share of the time; attention has all of it."""
+        """Return the batch with this rank's shard of its time. Raise UserError unless its inputs are ids (B, T)."""
         time, where = batch.where.time, batch.where
         if (where.T == 1 and batch.inputs.ndim < 2) or batch.inputs.dtype.kind not in "iu":
             raise UserError(
-                f"sequence parallel divides the time of a batch of ids (B, T), and the inputs have shape "
-                f"{batch.inputs.shape}, {batch.inputs.dtype}: give tensor parallel alone, sp=False"
+                f"sequence parallel divides a batch of ids (B, T) along time, but the inputs have shape "
+                f"{batch.inputs.shape}, {batch.inputs.dtype}: use tensor parallel alone, sp=False"
             )
         self.T = time.stop - time.start
         own = self.own_time()
@@ -51,7 +51,7 @@ class SequenceIO(TensorIO):
         return super().unit(replace(batch, where=replace(where, share=mine)))
 
     def own_time(self) -> slice:
-        """This rank's share of the T positions."""
+        """Return this rank's shard of the T positions."""
         return share(self.T, self.group.size, self.group.rank)
 
     def copied(self, x: Tensor, tag: Tag) -> Tensor:
@@ -59,23 +59,23 @@ class SequenceIO(TensorIO):
         return all_gather(self.shared(x), self.group, tag, TIME, self.T)
 
     def leave(self, y: Tensor, tag: Tag = BLOCK, time: int = TIME) -> Tensor:
-        """The sum over ranks of y (B, T, ...) -> (B, T/t, ...)."""
+        """y (B, T, ...) -> (B, T/t, ...): this rank's shard of the sum over ranks."""
         return reduce_scatter(y, self.group, tag, time)
 
     def shared(self, x: Tensor) -> Tensor:
-        """x (B, T/t, ...). Raise ValueError for anything else."""
+        """Return x (B, T/t, ...). Raise ValueError for any other shape."""
         own = self.own_time()
         if x.ndim < 3 or x.shape[TIME] != own.stop - own.start:
             raise ValueError(
-                f"x {x.shape} enters a divided layer, and is no share of the {self.T} positions, as sequence parallel "
-                "has them there: what was made by plan.gather is whole (plan.everywhere makes shares again), and so is "
-                "that of plan.enter.\nOr is it a mean over time, or a position picked out: plan.everywhere(the whole "
-                "module that makes it)"
+                f"x {x.shape} enters a divided layer, but is not this rank's shard of the {self.T} positions, which "
+                "sequence parallel needs there. The output of plan.gather is whole (plan.everywhere returns shards), "
+                "and so is that of plan.enter.\nIf x is a mean over time, or one selected position, use "
+                "plan.everywhere for the module that computes it"
             )
         return x
 
     def column(self, x: Tensor, weight: Parameter, bias: Parameter | None, gelu: bool) -> Tensor:
-        """The share is what is kept for backward, where it is gathered once more."""
+        """x (B, T/t, I) -> (B, T, *O), this rank's columns. Only the shard is kept for backward, and gathered again."""
         return fused.linear(self.shared(x), weight, bias, gelu, Shared(self.group, self.T))
 
     def own_ids(self, ids: Array) -> Array:
@@ -83,6 +83,7 @@ class SequenceIO(TensorIO):
         return ids[..., share(ids.shape[-1], self.group.size, self.group.rank)]
 
     def all_of(self, batch: Batch) -> Batch:
+        """Return the batch with its whole time."""
         return replace(batch, where=replace(batch.where, share=None))
 
     def whole(self, x: Tensor) -> Tensor:
@@ -90,23 +91,25 @@ class SequenceIO(TensorIO):
         return gather_from(self.shared(x), self.group, BLOCK, TIME, self.T)
 
     def own(self, y: Tensor, time: int = TIME) -> Tensor:
-        """y (B, T, ...) -> (B, T/t, ...)."""
+        """y (B, T, ...) -> (B, T/t, ...). Raise UserError for a y without a time axis."""
         if y.ndim <= time:
             raise UserError(
-                f"plan.everywhere is for a layer that others follow, and this one makes {y.shape}, which has no time "
-                "to divide.\nIf it makes the loss: plan.gather(it)"
+                f"plan.everywhere is for a layer that others follow, but this one returns {y.shape}, without a time "
+                "axis to divide.\nIf it computes the loss, use plan.gather"
             )
         return split_to(y, self.group, BLOCK, time)
 
 
 class Shared(fused.Spread):
-    """The input of a matrix, held as a share of the time and gathered whenever it is multiplied."""
+    """The input of a matrix, held as a shard of the sequence and gathered for each multiplication."""
 
     def __init__(self, group: Communicator, T: int) -> None:
         self.group, self.T = group, T
 
     def collect(self, x: Array) -> Array:
+        """x (B, T/t, ...) -> (B, T, ...), an all-gather."""
         return gathered(x, self.T, self.group, BLOCK, TIME)
 
     def deliver(self, gx: Array) -> Array:
+        """gx (B, T, ...) -> (B, T/t, ...), a reduce-scatter."""
         return scattered(gx, self.group, BLOCK, TIME)

@@ -1,4 +1,4 @@
-"""Tensor parallel: every rank has a part of each matrix, and the whole batch.
+"""Tensor parallel: every rank holds a part of each matrix and processes the whole batch.
 
     column parallel: columns of A and their outputs        row parallel: rows of B and their inputs
 
@@ -7,29 +7,29 @@
     x --copy--> x A_0 --gelu--> h_0 --> h_0 B_0 --+
           \\-> x A_1 --gelu--> h_1 --> h_1 B_1 --+-- all-reduce --> y = h_0 B_0 + h_1 B_1, and then + b
 
-The order matters: after the columns each rank has whole elements of h, so that GELU can be applied to them; after the
-rows it would have parts of sums, and gelu(a + b) is not gelu(a) + gelu(b). Attention is cut by heads: qkv by columns,
-proj by rows. The token table is cut by rows, the vocabulary, and with it the logits: in training no rank ever has a
-whole row of them. Norms, biases after an all-reduce and positions are held by all ranks; the gradients that reach them
-are whole.
+The order matters. After the column layer, each rank has complete elements of h and can apply GELU to them; after a row
+layer it would have partial sums, and gelu(a + b) is not gelu(a) + gelu(b). Attention is divided by heads: qkv by
+columns, proj by rows. The token table is divided by rows, along the vocabulary, and so are the logits: in training, no
+rank ever holds a whole row of them. Norms, biases after an all-reduce and position tables are replicated; their
+gradients are complete on every rank.
 
-Bytes, per rank of a ring, in units of 2 (t-1)/t x B T D elements on t ranks (B: of the rank's own micro-batches):
+Traffic per rank of a ring, in units of 2 (t-1)/t x B T D elements on t ranks (B: of the rank's own micro-batches):
 
     block        forward 2 all-reduces (proj, down), backward 2 (of the gradients of x before qkv and before up);
-                 with recompute the forward's 2 once more
+                 with recompute the forward's 2 again
     embedding    forward 1                        head    backward 1
     loss         3 all-reduces of B T numbers: each row's maximum, its sum of e^x, its label's logit
-                 (with recompute, the embedding's 1 and the loss's 3 once more as well)
+                 (with recompute, the embedding's 1 and the loss's 3 again as well)
 
-Saved activations of a block: a + b/t, with a what lies before and after (two norms, the inputs of qkv and up, the masks
-of dropout) and b what lies between (q, k, v, the scores, the inputs of proj and down, GELU's derivative):
+Saved activations of a block: a + b/t, where a is outside the divided layers (two norms, the inputs of qkv and up, the
+dropout masks) and b is between them (q, k, v, the scores, the inputs of proj and down, GELU's derivative):
 
     in units of B T D         a                                     b
-    here, numbers             4 + 2/D, and 1/4 for each mask        12 + H T/D        (a number: 4 bytes in fp32)
+    here, elements            4 + 2/D, and 1/4 for each mask        12 + H T/D        (an element: 4 bytes in fp32)
     the paper, bytes          8 = 2 x 4, and 1 for each mask        24 + 5 H T/D = 2 x 12 + 5 H T/D
 
-The same but for the scores: the paper keeps them before and after a dropout of their own, and its mask; here there is
-none. The 2/D are 1/sqrt(variance) of each row. Parameters, gradients and optimizer state of the matrices: 1/t.
+The two differ only in the scores: the paper keeps the input, the output and the mask of a dropout on them, absent here.
+The 2/D is 1/sqrt(variance) of each row, twice. Matrix parameters, their gradients and optimizer state: 1/t.
 
 Shoeybi et al., "Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism",
 arXiv:1909.08053.
@@ -56,50 +56,57 @@ BLOCK, EMBEDDING, HEAD = ("tp", "block"), ("tp", "embedding"), ("tp", "head")
 
 
 class TensorIO:
-    """What enters and leaves the layers that are divided; one object for all of them. Here: whole arrays."""
+    """How activations enter and leave divided layers; all layers share one object. Here, whole arrays pass.
+
+    group: the ranks along tp, t of them.
+    """
 
     sequence = False
-    look: "Division | None" = None  # layers show what they are given and make: see division.py
-    borders: "Borders | None" = None  # units show what enters and leaves them
+    look: "Division | None" = None  # while set, layers check their inputs and outputs: see division.py
+    borders: "Borders | None" = None  # while set, it records the inputs and outputs of units
 
     def __init__(self, group: Communicator) -> None:
         self.group = group  # the ranks of the tp axis
-        self.entered: dict[tuple[int, Tag, bool], tuple[Tensor, Tensor]] = {}  # what has entered, in the unit at work
+        self.entered: dict[tuple[int, Tag, bool], tuple[Tensor, Tensor]] = {}  # what has entered in the current unit
 
     def unit(self, batch: Batch) -> Batch:
-        """The batch as a unit of the model sees it, when it begins."""
+        """Return the batch to call a unit of the model with, when it begins."""
         return batch
 
     def enter(self, x: Tensor, tag: Tag = BLOCK) -> Tensor:
-        """x, which all ranks have, for work that is divided. Two layers on one x share what is sent for it."""
-        key = (id(x), tag, recording())  # what has entered under no_grad has no way back
+        """Return x (B, T, ...) as the input of divided layers. Layers with the same x share one communication."""
+        key = (id(x), tag, recording())  # under no_grad, x enters without a backward
         if key not in self.entered:
             self.entered[key] = (x, self.copied(x, tag))
         return self.entered[key][1]
 
     def copied(self, x: Tensor, tag: Tag) -> Tensor:
+        """Return x, with an all-reduce of its gradient in backward."""
         return copy_to(x, self.group, tag)
 
     def leave(self, y: Tensor, tag: Tag = BLOCK, time: int = TIME) -> Tensor:
-        """The sum over ranks of what the divided work has made."""
+        """Return the sum over ranks of y, the partial result of divided layers."""
         return reduce_from(y, self.group, tag)
 
     def column(self, x: Tensor, weight: Parameter, bias: Parameter | None, gelu: bool) -> Tensor:
-        """x (..., I), whole -> (..., *O), this rank's columns: whole elements, which GELU may be applied to."""
+        """x (..., I), whole -> (..., *O), this rank's columns: complete elements, so GELU may be applied."""
         return fused.linear(self.enter(x), weight, bias, gelu)
 
     def row(self, x: Tensor, weight: Parameter, bias: Parameter | None, gelu: bool) -> Tensor:
-        """x (..., I), this rank's columns -> (..., O), whole; the bias is added once, after the sum."""
+        """x (..., I), this rank's columns -> (..., O), whole. The bias is added once, after the sum over ranks."""
         y = self.leave(fused.linear(x, weight))
         y = y if bias is None else fused.add_bias(y, bias)
         return fused.gelu(y) if gelu else y
 
     def rows(self, ids: Array, table: Parameter, dtype: Any) -> Tensor:
-        """ids (...) -> (..., D): the table's rows, each of which one rank has."""
+        """ids (...) -> (..., D): rows of the table, each of which one rank holds."""
         return self.leave(own_rows(ids, table, dtype), EMBEDDING, ids.ndim - 1)
 
     def judge(self, x: Tensor, weight: Parameter, batch: Batch) -> Tensor:
-        """x (B, T, D) -> the loss, the same on all ranks, or the whole logits (B, T, V) of a batch without labels."""
+        """x (B, T, D) -> the loss, the same on all ranks, or the whole logits (B, T, V) of a batch without labels.
+
+        Raise UserError for a label outside the vocabulary.
+        """
         logits = fused.linear_transposed(self.enter(x, HEAD), weight)
         where = weight.placement
         if batch.labels is None:
@@ -111,17 +118,17 @@ class TensorIO:
             raise batch.mislabelled(V) from error
 
     def own_ids(self, ids: Array) -> Array:
-        """The ids of a table that is not divided."""
+        """Return the ids (..., T) that this rank looks up in an undivided table."""
         return ids
 
     def all_of(self, batch: Batch) -> Batch:
-        """The batch as a layer sees it that is given the whole x."""
+        """Return the batch for a layer that is given the whole x."""
         return batch
 
     def whole(self, x: Tensor) -> Tensor:
-        """x for a layer that every rank calls alike, on all of it."""
+        """Return the whole x (B, T, ...), for a layer that every rank calls on all of it."""
         return x
 
     def own(self, y: Tensor, time: int = TIME) -> Tensor:
-        """What such a layer has made, as residual layers have it."""
+        """Return the output y (B, T, ...) of such a layer in the form that residual layers expect."""
         return y

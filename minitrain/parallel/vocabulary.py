@@ -1,4 +1,4 @@
-"""What a table that is cut by rows, the vocabulary, computes: rows of ids, and the loss of logits."""
+"""Embedding lookup and cross-entropy with a token table divided by rows, along the vocabulary."""
 
 from typing import Any
 
@@ -17,7 +17,10 @@ LOSS = ("tp", "loss")
 
 @operation
 def own_rows(ids: Array, table: Parameter, dtype: Any = None) -> Tensor:
-    """y = table[id - first] where this slice of the table has the id, otherwise 0.  ids (...) -> (..., D)."""
+    """y = table[id - first] where this slice of the table has the id, otherwise 0.  ids (...) -> (..., D).
+
+    Raise IndexError for an id outside the whole table, ValueError for a table without 2 axes.
+    """
     ids = xp.asarray(backend.as_ids("own_rows: ids", ids))
     if len(table.shape) != 2:
         raise ValueError(f"own_rows: the table has shape {table.shape}; it needs 2 axes")
@@ -42,12 +45,12 @@ def own_rows(ids: Array, table: Parameter, dtype: Any = None) -> Tensor:
 def vocabulary_cross_entropy(
     logits: Tensor, labels: Array, denominator: float, first: int, V: int, group: Communicator
 ) -> Tensor:
-    """fused.cross_entropy for logits x (..., V_r) of the ids from `first` on, of V in all.
+    """fused.cross_entropy for logits x (..., V_r) of the V_r ids from `first` on, out of V.
 
     L = sum over tokens n of (ln sum_v e^x_nv - x_n,label(n)) / denominator, with the sum over v and the label's logit
-    made over the ranks: of each row only the maximum, the sum and the label's logit travel. L is the same on every rank
-    and counts once; gx_nv = g (softmax(x_n)_v - 1[v = label(n)]) / denominator as ever, for the v that are here.
-    Tokens whose label is IGNORE are left out, as there. Raises IndexError for any other label outside 0..V-1.
+    reduced over ranks: per row, only the maximum, the sum and the label's logit are sent. L is the same on every rank
+    and counts once; gx_nv = g (softmax(x_n)_v - 1[v = label(n)]) / denominator, for the ids v held here.
+    Tokens whose label is IGNORE are skipped. Raise IndexError for any other label outside 0..V-1.
     """
     labels = xp.asarray(backend.as_ids("vocabulary_cross_entropy: labels", labels))
     flat, ignored = fused.targets(labels, logits.shape[:-1], V)
@@ -70,11 +73,11 @@ def vocabulary_cross_entropy(
         losses[ignored] = 0
     loss = losses.sum() / float(denominator)
     p /= z
-    kept = (p,) if x.dtype == dtype else (logits.data, top, z)  # in half precision p is made again from the logits
+    kept = (p,) if x.dtype == dtype else (logits.data, top, z)  # half precision: recompute p from the logits
 
     def vjp(g: Array) -> tuple[Array]:
         p = kept[0] if len(kept) == 1 else xp.exp(kept[0].reshape(rows, held) - kept[1]) / kept[2]
-        p[mine, column] -= 1  # in place: the tape is walked once
+        p[mine, column] -= 1  # in place: backward runs only once
         gx = xp.multiply(p, g / float(denominator), out=p)
         if ignored is not None:
             gx[ignored] = 0

@@ -193,7 +193,7 @@ def test_what_no_step_has_used_is_said(folder: Path) -> None:
 
 def test_without_the_look_of_the_first_step(folder: Path) -> None:
     """With --no-check, a model that would be refused is compared."""
-    with pytest.raises(RuntimeError, match=r"blocks\.1\.mlp\.scale has another gradient on each rank along tp"):
+    with pytest.raises(RuntimeError, match=r"blocks\.1\.mlp\.scale has a different gradient on each rank along tp"):
         compared(2, f"{folder}/own.py:misnamed", tp=2)
     found = compared(2, f"{folder}/own.py:misnamed", {"check": False}, tp=2)
     first = {path for path, x in found.steps[0].gradients.items() if x > 1e-12}
@@ -248,7 +248,7 @@ def test_float32_is_said(folder: Path) -> None:
             "own.py:full_width",
             {},
             {"tp": 2},
-            r"blocks.1, with its layers divided: reshape: .*\n.*`shard` says",
+            r"blocks.1, with its layers divided: reshape: .*\n.*`shard` is wrong",
         ),
     ],
 )

@@ -823,7 +823,7 @@ ADAM = (llama, normed_heads, shared_afar, head_with_bias)
 @pytest.mark.parametrize("make", EQUAL, ids=lambda make: make.__name__)
 def test_own_model(make: Make, place: str) -> None:
     if place.startswith("sp") and make is whole_llama:
-        refused(make, place, r"layers\.0\.attn\.qkv a share of the time.* class Matrix.*per_position = True")
+        refused(make, place, r"layers\.0\.attn\.qkv a shard of the sequence.* class Matrix.*per_position = True")
     else:
         same(make, place)
 
@@ -1203,7 +1203,7 @@ def looking() -> Model:
     return model(block(0), block(1), embed=Looking(), head=Head(own, D, DTYPE))
 
 
-BESIDE = r"does not name blocks\.0\.{}: say in its `shard`"
+BESIDE = r"does not name blocks\.0\.{}: name it in `shard`"
 
 
 def both(make: Make, message: str) -> tuple[Make, str | None, str | None]:
@@ -1212,17 +1212,17 @@ def both(make: Make, message: str) -> tuple[Make, str | None, str | None]:
 
 # name -> (model, the message under tensor parallel and under sequence parallel; None: same as the serial run)
 WRONG: dict[str, tuple[Make, str | None, str | None]] = {
-    "row instead of column": both(said(Relu, row_first), r"plan\.row\(blocks\.0\.mlp\.up\).*Name it column"),
-    "column instead of row": both(said(Relu, column_last), r"plan\.column\(blocks\.0\.mlp\.down\).*it is plan\.row"),
+    "row instead of column": both(said(Relu, row_first), r"plan\.row\(blocks\.0\.mlp\.up\).*use plan\.column"),
+    "column instead of row": both(said(Relu, column_last), r"plan\.column\(blocks\.0\.mlp\.down\).*use plan\.row"),
     "inside on a residual norm": (block_that(norms_named("inside")), r"norm1\.\w+ has the same.*plan\.residual", None),
     "residual on a norm of heads": (
         said(Normed, residual_inside, attn=True),
-        r"norm_\w\.\w+ has another.*plan\.inside",
+        r"norm_\w\.\w+ has a different gradient.*plan\.inside",
         None,
     ),
     "a dropout unnamed": both(said(Dropping, Attention.shard, attn=True), BESIDE.format(r"attn\.drop")),
     "a dropout inside": both(
-        said(Dropping, dropout_inside, attn=True), r"plan\.inside\(blocks\.0\.attn\.drop\).*behind the row"
+        said(Dropping, dropout_inside, attn=True), r"plan\.inside\(blocks\.0\.attn\.drop\).*after the row"
     ),
     "everywhere on a norm": (block_that(norms_named("everywhere")), None, None),
     "gather on a norm": (
@@ -1241,11 +1241,11 @@ WRONG: dict[str, tuple[Make, str | None, str | None]] = {
         strong_by_default, r"plan\.vocabulary\(embed\.tokens\): Strong .*plan\.everywhere\(self\)"
     ),
     "heads of a flat matrix": both(
-        said(Gated, heads_of_a_flat_matrix), r"plan\.heads\(blocks\.0\.mlp\.gate\) needs .*or plan\.column"
+        said(Gated, heads_of_a_flat_matrix), r"plan\.heads\(blocks\.0\.mlp\.gate\) needs .*or use plan\.column"
     ),
     "one weight as column and row": both(
         lambda: blocks(mlp=Mirrored),
-        r"up\.weight is divided along axis 1 into 12 in .*axis 0 into 12 in .*Name the two alike",
+        r"up\.weight is divided along axis 1 into 12 in .*axis 0 into 12 in .*Name both the same way",
     ),
     "a weight divided and unnamed": both(borrowing, r"mlp\.up\.weight is divided along axis 1 .*again.*of its own"),
     "a table divided and used": both(
@@ -1262,10 +1262,10 @@ WRONG: dict[str, tuple[Make, str | None, str | None]] = {
     "row without heads": both(
         said(Sharp, rows_without_heads, attn=True), r"plan\.row\(blocks\.0\.attn\.proj\).*parts=heads"
     ),
-    "row in wrong parts": both(said(Sharp, rows_in_wrong_parts, attn=True), r"attn\.proj\.weight .*no 7 equal parts"),
+    "row in wrong parts": both(said(Sharp, rows_in_wrong_parts, attn=True), r"attn\.proj\.weight .*into 7 equal parts"),
     "a module of heads residual": (
         said(WithCore, core_residual, attn=True),
-        r"middle\.\S+ has another.*plan\.inside",
+        r"middle\.\S+ has a different gradient.*plan\.inside",
         None,
     ),
     "row forgotten": both(said(Relu, row_forgotten), BESIDE.format(r"mlp\.down")),
@@ -1276,48 +1276,49 @@ WRONG: dict[str, tuple[Make, str | None, str | None]] = {
     "attention unsaid": (
         lambda: blocks(attn=Unsaid),
         None,
-        r"under sequence parallel blocks\.0 makes something else of shares.* kept, which is a share of the time",
+        r"under sequence parallel blocks\.0 computes a different result from shards.* stored, which is a shard",
     ),
     "groups of heads": both(lambda: blocks(attn=Queries), r"attn has layers of 3 and of 6 heads, .*divide the groups"),
-    "units without a path": (unsaid_units, None, r"under sequence parallel units\.1 makes something else"),
+    "units without a path": (unsaid_units, None, r"under sequence parallel units\.1 computes a different result"),
     "a parameter as a layer": both(
-        said(Relu, parameter_named), r"plan\.column is given .*it names layers.*plan\.split"
+        said(Relu, parameter_named), r"plan\.column is given .*it takes layers.*plan\.split"
     ),
-    "matrices by hand": both(lambda: blocks(mlp=ByHand), r"blocks\.0 makes something else on each"),
+    "matrices by hand": both(lambda: blocks(mlp=ByHand), r"the output of blocks\.0 differs between the ranks"),
     "no row behind frozen norms": (
         training(lambda: blocks(mlp=Squeezed), "mlp.up"),
-        r"blocks\.0 makes something else on each rank along tp",
+        r"the output of blocks\.0 differs between the ranks along tp",
         "blocks.0, with its layers divided",
     ),
     "a whole layer that meets heads": (
         said(MultiQuery, inside_instead_of_enter, attn=True),
-        r"the gradient of what enters blocks\.1 differs on the ranks along tp.*plan\.enter",
+        r"the gradient of the input of blocks\.1 differs between the ranks along tp.*plan\.enter",
         r"blocks\.0, with its layers divided",
     ),
     "a whole layer that meets heads behind frozen norms": (
         training(said(MultiQuery, inside_instead_of_enter, attn=True), "attn.q", "blocks.0.mlp.up"),
-        r"the gradient of what enters blocks\.1 differs on the ranks along tp.*plan\.enter",
+        r"the gradient of the input of blocks\.1 differs between the ranks along tp.*plan\.enter",
         r"blocks\.0, with its layers divided",
     ),
     "enter on a norm": (
         block_that(norms_named("enter")),
         r"norm1\.\w+ has the same.*plan\.residual",
-        r"blocks\.0.*is no share .* that of plan\.enter",
+        r"blocks\.0.*is not this rank's shard .* that of plan\.enter",
     ),
     "an unknown word": both(
-        said(Relu, unknown_word), r"plan\.columns, at line \d+ of test_own_models\.py, is no word .* column, heads, row"
+        said(Relu, unknown_word),
+        r"plan\.columns, at line \d+ of test_own_models\.py, does not.* column, heads, row",
     ),
     "a column called by name": both(
         lambda: blocks(mlp=CalledByName), r"plan\.column\(blocks\.0\.mlp\.up\).*given none"
     ),
     "a column of a list": both(lambda: blocks(mlp=CalledWithMany), r"plan\.column\(blocks\.0\.mlp\.up\).*given a list"),
     "enter called by name": both(lambda: blocks(attn=EnteredByName), r"plan\.enter\(blocks\.0\.attn\.gate\).*first"),
-    "a table by hand": (looking, None, r"embed a share of the time.*in its own class: .*plan\.everywhere\(self\)"),
-    "a loss by hand": (plain_head, None, r"head, with its layers divided: .*names no layer .*plan\.gather\(self\)"),
+    "a table by hand": (looking, None, r"embed a shard of the sequence.*in its own class: .*plan\.everywhere\(self\)"),
+    "a loss by hand": (plain_head, None, r"head, with its layers divided: .*divides no layer.*plan\.gather\(self\)"),
     "two matrices": both(lambda: blocks(mlp=WithTwo), r"plan\.column\(blocks\.0\.mlp\.up\).*one matrix each"),
     "a dropout of columns residual": (
         said(Dropping, drop_residual, attn=True),
-        r"plan\.residual\(blocks\.0\.attn\.drop\): it is given something else.*behind the row",
+        r"plan\.residual\(blocks\.0\.attn\.drop\): its input differs.*after the row",
         r"blocks\.0, with its layers divided",
     ),
     "a shard without a plan": both(
@@ -1388,7 +1389,7 @@ def test_a_gradient_that_is_zero_at_first_is_looked_at_again(kind: type[FromZero
         return ""
 
     for said in threads.run(2, program):
-        assert not said if kind.right else "mlp.inner has another gradient" in said and "plan.inside" in said
+        assert not said if kind.right else "mlp.inner has a different gradient" in said and "plan.inside" in said
 
 
 # Between the units --------------------------------------------------------------------------------------------------
@@ -1409,7 +1410,7 @@ def test_gradients_between_units_in_any_place(place: str) -> None:
     """Every rank reports the last unit that is wrong."""
 
     def program(world: Communicator) -> str:
-        with pytest.raises(UserError, match=r"the gradient of what enters blocks\.1 differs") as caught:
+        with pytest.raises(UserError, match=r"the gradient of the input of blocks\.1 differs") as caught:
             train(RingCommunicator(world), WHOLE_ON_X, place)
         return str(caught.value)
 
@@ -1465,7 +1466,7 @@ def test_a_branch_that_adds_little_looks_at_several_positions(dtype: str) -> Non
             p.store_as(np.dtype(dtype))
         return own
 
-    refused(made, "sp 2", r"under sequence parallel blocks\.1 makes something else of shares")
+    refused(made, "sp 2", r"under sequence parallel blocks\.1 computes a different result from shards")
 
 
 @pytest.mark.parametrize(
@@ -1555,7 +1556,7 @@ def test_a_connection_within_a_segment() -> None:
 
 def test_a_mesh_that_divides_nothing_is_refused() -> None:
     """Otherwise each rank would silently hold and compute everything."""
-    refused(undivided, "tp 2", r"--tp is 2, and no layer of the model is divided.*def shard\(self, plan\)")
+    refused(undivided, "tp 2", r"--tp is 2, but no layer of the model is divided.*def shard\(self, plan\)")
 
 
 class UndividedHead(Module):
@@ -1588,7 +1589,7 @@ def undivided() -> Model:
 def test_each_word_is_about_layers_one_by_one(word: str) -> None:
     """Other arguments would otherwise be silently ignored."""
     for wrong in ([Linear("a", 4, 4)], "a", None):
-        with pytest.raises(UserError, match=rf"plan\.{word} is given .*; it names layers.*, one by one"):
+        with pytest.raises(UserError, match=rf"plan\.{word} is given .*; it takes layers.*, one by one"):
             getattr(Plan(TensorIO(world_of_one())), word)(wrong)
 
 
@@ -1614,7 +1615,7 @@ class Heads(Module):
 
 
 def test_how_a_parameter_is_held_in_the_words_of_a_shard() -> None:
-    assert spoken("whole", "mlp.down") == "the bias behind plan.row(mlp.down)"
+    assert spoken("whole", "mlp.down") == "the bias after plan.row(mlp.down)"
     assert spoken("divided along axis 1 into 2", "mlp.up") == "divided along axis 1 into 2"
     assert spoken("everywhere", "norm") == "plan.everywhere"
 

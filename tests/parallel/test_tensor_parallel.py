@@ -291,7 +291,7 @@ def test_one_column_is_not_divided(t: int, make: Callable[[], Model]) -> None:
     """Its only holder would mistake it for a replicated parameter and wait for the other ranks indefinitely."""
 
     def program(world: Communicator) -> None:
-        with pytest.raises(UserError, match=r"--tp is .* has size 1 where it is divided; allowed: 1$"):
+        with pytest.raises(UserError, match=r"--tp is .* has size 1 along the divided axis; allowed: 1$"):
             parallelize(make(), Mesh(world, tp=t)).init(SEED)
 
     threads.run(t, program, timeout=20)
