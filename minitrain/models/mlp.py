@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Dense(Module):
-    """A hidden unit of the MLP: relu(x W + b), W (I, O), b (O). He et al., arXiv:1502.01852."""
+    """A hidden unit of the MLP: relu(x W + b), W (I, O), b (O)."""
 
     def __init__(self, path: str, fan_in: int, fan_out: int, dtype: Any) -> None:
         self.path = path
