@@ -1,1 +1,1 @@
-"""Data: a text and a set of images that ship with the package, and what turns them into batches."""
+"""Data: the bundled text and images, and the loaders that turn data into batches."""

@@ -1,4 +1,4 @@
-"""A batch, and where it lies in the logical run."""
+"""A batch, and its place in the logical run."""
 
 from dataclasses import dataclass, replace
 
@@ -17,44 +17,44 @@ __all__ = ["IGNORE", "Batch", "Where"]
 class Where:
     """Which part of which global batch this is.
 
-    Positions, the causal mask, dropout and the denominator of the loss read it, never an array's shape: so they mean
-    the same whatever part of the batch a rank or a micro-batch holds.
+    Positions, the causal mask, dropout and the denominator of the loss are computed from it, never from an array's
+    shape, so they mean the same whatever part of the batch a rank or micro-batch holds.
     """
 
     seed: int
-    number: int  # of the global batch, from 0
-    B: int  # samples of the global batch
-    T: int  # positions of a whole sample (1 when samples are not sequences)
-    samples: slice  # held here, of 0..B
-    time: slice  # held here, of 0..T: what attention sees
-    training: bool = True  # dropout is off otherwise
+    number: int  # of the global batch, counted from 0
+    B: int  # samples in the global batch
+    T: int  # positions in a whole sample (1 if samples are not sequences)
+    samples: slice  # held here, within 0..B
+    time: slice  # held here, within 0..T: what attention sees
+    training: bool = True  # False: no dropout
     counted: int | None = None  # labels of the global batch that are not IGNORE; None: all of them
-    share: slice | None = None  # of the time, on the residual path under sequence parallel; None: all of `time`
+    share: slice | None = None  # of the positions, on the residual path under sequence parallel; None: all of `time`
 
     @property
     def residual(self) -> slice:
-        """The positions, of 0..T, of what norms, dropout and the residual path are given here."""
+        """The positions, within 0..T, that norms, dropout and the residual path receive on this rank."""
         return self.time if self.share is None else self.share
 
     @property
     def count(self) -> int:
-        """Predictions of the global batch: what its summed loss is divided by."""
+        """Number of predictions in the global batch: the denominator of its summed loss."""
         return self.B * self.T if self.counted is None else self.counted
 
 
 @dataclass(frozen=True)
 class Batch:
-    """inputs (B, T) of token ids, or (B, features); labels (B, T) or (B), or None when there is nothing to compare.
+    """inputs (B, T) token ids, or (B, features); labels (B, T) or (B), or None.
 
-    Labels that are IGNORE count neither in the loss nor in its denominator, which is `where.counted`. A whole global
-    batch counts its labels by itself; a part cannot know it. Raises UserError for a part with such labels and no
-    `counted`, and for a global batch in which nothing counts.
+    Labels equal to IGNORE count neither in the loss nor in its denominator, `where.counted`. A whole global batch
+    counts its own labels; a part cannot. Raise UserError if a part has ignored labels but no `counted`, if every label
+    of the global batch is ignored, and if the arrays do not match `where`.
     """
 
     inputs: Array
     labels: Array | None
     where: Where
-    rows: Array | None = None  # of the data: where its samples come from, for messages
+    rows: Array | None = None  # row of the data that each sample comes from, for messages
 
     def __post_init__(self) -> None:
         if self.labels is not None and not hasattr(self.labels, "dtype"):
@@ -66,7 +66,7 @@ class Batch:
             where, size = self.where, 0 if self.labels is None else self.labels.size
             if (where.samples, where.time) != (slice(0, where.B), slice(0, where.T)):
                 raise UserError(
-                    f"this part of a batch ignores {ignored} of its {size} labels, and where.counted is None: "
+                    f"this part of a batch ignores {ignored} of its {size} labels, but where.counted is None: "
                     "give the number of labels of the whole global batch that are not IGNORE"
                 )
             object.__setattr__(self, "where", replace(where, counted=size - ignored))
@@ -79,28 +79,28 @@ class Batch:
             )
 
     def _check_sizes(self) -> None:
-        """Raise UserError unless the arrays are as long as `where` says, by which the loss is divided."""
+        """Raise UserError unless the arrays have the lengths `where` states, since the loss is divided by them."""
         where, labels, n = self.where, self.labels, len(self.inputs)
         samples, time = where.samples, where.time
-        length = time.stop - time.start  # of the share of a window's time that is held here
+        length = time.stop - time.start  # positions held here
         fits = samples.stop - samples.start == n and samples.start >= 0
         fits &= 0 <= time.start <= time.stop <= where.T
         if labels is not None:
             fits &= len(labels) == n and (labels.ndim < 2 or length <= labels.shape[1] <= where.T)
-        if self.inputs.dtype.kind in "iu" and (labels is None or labels.ndim > 1):  # an id for each position
+        if self.inputs.dtype.kind in "iu" and (labels is None or labels.ndim > 1):  # one id per position
             fits &= self.inputs.ndim > 1 and length <= self.inputs.shape[1] <= where.T
         if not fits:
             given = "none" if labels is None else labels.shape
             raise UserError(
-                f"the inputs have shape {self.inputs.shape}, the labels {given}, and `where` says samples "
+                f"the inputs have shape {self.inputs.shape}, the labels {given}, but `where` says samples "
                 f"{samples.start}:{samples.stop} of {where.B}, time {time.start}:{time.stop} of {where.T}.\n"
-                "There must be a row for each of these samples, and in ids and their labels a column for each time"
+                "Give one row per sample and, in ids and their labels, one column per position"
             )
 
     def part(self, i: int, n: int) -> "Batch":
-        """The i-th of n runs of samples (of ranks, then of micro-batches): uneven if n does not divide, or empty.
+        """Return the i-th of n consecutive runs of samples (ranks, then micro-batches), perhaps uneven or empty.
 
-        Raises UserError for what is no whole number, ValueError for a part that does not exist.
+        Raise UserError if i or n is not a whole number, ValueError if there is no such part.
         """
         check_whole("n", n, 1)
         check_whole("i", i)
@@ -111,29 +111,29 @@ class Batch:
         return Batch(self.inputs[cut], labels, where, rows)
 
     def split(self, n: int) -> list["Batch"]:
-        """All n parts, one behind the other: the micro-batches."""
+        """Return all n parts in order: the micro-batches."""
         check_whole("n", n, 1)
         return [self.part(i, n) for i in range(n)]
 
     def mislabelled(self, V: int) -> UserError:
-        """The error for labels that V classes do not have: the first of them, and where it is.
+        """Return the error for labels outside the V classes, naming the first one and where it is.
 
-        Raises TypeError for labels that are no whole numbers at all.
+        Raise TypeError if the labels are not whole numbers.
         """
         labels = to_host(as_ids("labels", self.labels))
         wrong = np.argwhere(((labels < 0) & (labels != IGNORE)) | (labels >= V))[0]
         where = f"sample {self.where.samples.start + int(wrong[0])} of batch {self.where.number}"
-        if self.rows is not None:  # of a text, where its window begins: the labels are one further
+        if self.rows is not None:  # for text, the start of the window; its labels are shifted by one
             row = int(self.rows[wrong[0]]) + (1 + int(wrong[1]) if labels.ndim > 1 else 0)
             where += f" ({'position' if labels.ndim > 1 else 'row'} {row} of the data)"
         return UserError(
             f"a label of {where} is {labels[tuple(wrong)]}; there are {V} classes, counted from 0, "
-            f"and {IGNORE} for a label that is to be ignored: mend the labels, or give the model more classes"
+            f"and {IGNORE} for a label to ignore: correct the labels, or give the model more classes"
         )
 
 
 def count_ignored(labels: Array | None) -> int:
-    """How many of the labels are IGNORE. One look at the least of them where none is."""
+    """Return how many labels are IGNORE. If none is, this only computes the minimum."""
     if labels is None or labels.dtype.kind != "i" or not labels.size or int(labels.min()) > IGNORE:
         return 0
     return int((labels == IGNORE).sum())

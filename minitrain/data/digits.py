@@ -15,7 +15,7 @@ Examples = tuple[np.ndarray, np.ndarray]
 
 
 def load_digits() -> Examples:
-    """Images, float64 (1797, 64), 8 rows of 8 pixels with values 0 to 1; and labels, int64 (1797,)."""
+    """Return images, float64 (1797, 64), 8 rows of 8 pixels in 0..1, and labels, int64 (1797,)."""
     with np.load(BUNDLED) as file:
         return file["images"] / 16.0, file["labels"].astype(np.int64)
 
@@ -23,9 +23,9 @@ def load_digits() -> Examples:
 def split_digits(
     images: np.ndarray, labels: np.ndarray, seed: int, validation: float = 0.2
 ) -> tuple[Examples, Examples]:
-    """((images, labels) to train on, (images, labels) held out), by a permutation that only the seed decides.
+    """Return ((images, labels) for training, (images, labels) held out), permuted by the seed alone.
 
-    Raises UserError for images and labels of different number, and when the fraction leaves either side empty.
+    Raise UserError if the numbers of images and labels differ, or if the fraction leaves either side empty.
     """
     check_seed(seed)
     images, labels = as_samples("images", images), as_row("labels", labels)

@@ -1,4 +1,4 @@
-"""What loaders and tokenizers accept: whole numbers as ids and labels, numbers as samples; anything else by name."""
+"""What loaders and tokenizers accept: integers as ids and labels, numbers as samples. Errors name the argument."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from ..errors import UserError, shown
 
 
 def as_row(name: str, value: Any, flat: bool = False) -> np.ndarray:
-    """Ids or labels, a list or an array of one axis (of any number of axes if `flat`), as one row on the host.
+    """Return ids or labels, a list or a one-axis array (any number of axes if `flat`), as one axis on the host.
 
-    Raises UserError for anything else.
+    Raise UserError for anything else.
     """
     try:
         ids = to_host(as_ids(name, value))
@@ -25,18 +25,18 @@ def as_row(name: str, value: Any, flat: bool = False) -> np.ndarray:
 
 
 def as_samples(name: str, value: Any) -> np.ndarray:
-    """One row a sample, a list of rows or an array: floats, or whole numbers for a model that begins with an embedding.
+    """Return a list of rows, or an array with one row per sample, as an array on the host in native byte order.
 
-    On the host, in this machine's byte order. Raises UserError for anything else: booleans, complex numbers, objects,
-    masked values, text, floats that nothing here computes with.
+    Samples are floats, or integers for a model that starts with an embedding. Raise UserError for anything else:
+    booleans, complex numbers, objects, masked values, text, unsupported float types.
     """
     array = listed(value)
     if not isinstance(array, (np.ndarray, xp.ndarray)) or not array.ndim:
-        raise UserError(f"{name} is {shown(value)}; it must be an array with one row a sample")
+        raise UserError(f"{name} is {shown(value)}; it must be an array with one row per sample")
     dtype = array.dtype.newbyteorder("=")
     if is_masked(array) or not (is_float(dtype) or dtype.kind in "iu"):
         raise UserError(
             f"{name} is {shown(array)}; it must hold floats, such as float32, "
-            "or whole numbers for a model that begins with an embedding"
+            "or whole numbers for a model that starts with an embedding"
         )
     return to_host(array if array.dtype.isnative else array.astype(dtype))

@@ -1,7 +1,7 @@
-"""Batches as a function of (seed, batch number), and of nothing else.
+"""Batches as a pure function of (seed, batch number).
 
-A loader keeps no position. Every rank can make global batch number n and take its part, so the run is the same on any
-number of ranks, and a run that is resumed at batch n goes on with the batch that it would have had.
+A loader keeps no position. Any rank can build global batch n and take its part, so the run is the same on any number of
+ranks, and a run resumed at batch n continues with the batch it would have had.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,24 +18,24 @@ from .kinds import as_row, as_samples
 
 @runtime_checkable
 class Loader(Protocol):
-    """What training asks of its data, which may be text, images or anything else."""
+    """What training needs of its data, whether text, images or anything else."""
 
     @property
     def batches(self) -> int:
-        """Of an epoch, and of a validation."""
+        """Number of batches in an epoch, and in a validation."""
 
     def batch(self, number: int) -> Batch:
-        """Global batch `number`, counted from 0; the numbers of an epoch follow those of the one before."""
+        """Return global batch `number`, counted from 0; the numbers of one epoch continue those of the last."""
 
     def validation(self) -> Iterator[Batch]:
-        """Parts of one global batch, which is all of the data."""
+        """Yield the parts of one global batch, which is all of the data."""
 
 
 class TextLoader:
-    """Windows of T + 1 consecutive ids: the inputs are the first T, the labels the last T.
+    """Windows of T + 1 consecutive ids: the first T are the inputs, the last T the labels.
 
-    Training batches are B windows at random places; validation predicts each id of the text but the first, once.
-    Raises UserError when the text is shorter than one window, for ids below 0, and for sizes that are none.
+    A training batch is B windows at random positions. Validation predicts each id of the text but the first, once.
+    Raise UserError if the text is shorter than one window, for negative ids, and for invalid sizes.
     """
 
     def __init__(self, ids: Sequence[int] | np.ndarray, context: int, batch: int, seed: int) -> None:
@@ -45,48 +45,48 @@ class TextLoader:
         check_seed(seed)
         if len(ids) <= context:
             raise UserError(
-                f"a text of {len(ids)} characters has no window of context + 1 = {context + 1}; "
+                f"a text of {len(ids)} characters is shorter than a window of context + 1 = {context + 1}; "
                 "give a longer text or a smaller --context"
             )
         if ids.min() < 0:
-            raise UserError(f"ids reach down to {ids.min()}; they are counted from 0: give those of a tokenizer")
-        size = batch * (context + 1) * (ids.itemsize + np.dtype(np.int64).itemsize)  # ids, and where they stand
+            raise UserError(f"the smallest id is {ids.min()}; ids are counted from 0: give those of a tokenizer")
+        size = batch * (context + 1) * (ids.itemsize + np.dtype(np.int64).itemsize)  # ids and their positions
         check_memory(f"a batch of {batch} windows", size, "give a smaller --batch")
         self.ids, self.T, self.B, self.seed = ids, context, batch, seed
 
     @property
     def windows(self) -> int:
-        """So many it takes to predict each id but the first."""
+        """Number of windows needed to predict each id but the first."""
         return -(-(len(self.ids) - 1) // self.T)
 
     @property
     def batches(self) -> int:
-        """So many have windows enough to predict each id but the first, once.
+        """Number of batches needed to predict each id but the first, once.
 
-        Validation does that. An epoch does it on average: its windows are at random places, so that some ids come twice
-        in it, and others not at all.
+        Validation does exactly that. An epoch does it on average: its windows are at random positions, so some ids
+        occur more than once and others not at all.
         """
         return -(-self.windows // self.B)
 
     def batch(self, number: int) -> Batch:
-        """Global batch `number`: inputs and labels (B, T)."""
+        """Return global batch `number`: inputs and labels (B, T)."""
         check_whole("number", number)
         starts = rng.integers(rng.key(self.seed, "batch", number), self.B, len(self.ids) - self.T)
         where = Where(self.seed, number, self.B, self.T, slice(0, self.B), slice(0, self.T), counted=self.B * self.T)
         return self._windows(starts, where)
 
     def validation(self, most: int | None = None) -> Iterator[Batch]:
-        """Batches of B windows that together predict each id but the first, once (or `most` windows, spread evenly).
+        """Yield batches of up to B windows that predict each id but the first, once (or `most` windows, spread evenly).
 
-        The last window ends where the text does: the labels that it shares with the one before are IGNORE in it. All
-        are parts of one global batch of all the windows: their losses add up to the mean.
+        The last window ends where the text does; the labels it shares with the window before are set to IGNORE. All are
+        parts of one global batch of all the windows, so their losses add up to the mean.
         """
         predictions = len(self.ids) - 1
         starts = np.minimum(np.arange(self.windows) * self.T, predictions - self.T)
         if most is not None:
             check_whole("most", most, 1)
         if most is not None and most < len(starts):
-            starts = starts[np.arange(most) * len(starts) // most]  # never the last, so all their labels count
+            starts = starts[np.arange(most) * len(starts) // most]  # never the last window, so all labels count
             predictions = most * self.T
         shared = len(starts) * self.T - predictions
         for first in range(0, len(starts), self.B):
@@ -95,7 +95,7 @@ class TextLoader:
             yield self._windows(starts[samples], where, shared if samples.stop == len(starts) else 0)
 
     def _windows(self, starts: np.ndarray, where: Where, shared: int = 0) -> Batch:
-        """The windows that begin at `starts`; so many labels at the beginning of the last one are ignored."""
+        """Build the batch of the windows that start at `starts`, ignoring the first `shared` labels of the last one."""
         windows = self.ids[starts[:, None] + np.arange(self.T + 1)]
         inputs, labels = windows[:, :-1], windows[:, 1:]
         if shared:
@@ -105,10 +105,10 @@ class TextLoader:
 
 
 class ArrayLoader:
-    """Samples with one label each, such as images: every epoch goes through all of them in a new random order.
+    """Samples with one label each, such as images. Every epoch visits all of them in a new random order.
 
-    The last batch of an epoch holds what is left over. Samples whose label is IGNORE are left out. Raises UserError for
-    inputs and labels of different number, and for values of another kind (see kinds.py).
+    The last batch of an epoch holds the remainder. Samples labeled IGNORE are left out. Raise UserError if the numbers
+    of inputs and labels differ, or for values of the wrong kind (see kinds.py).
     """
 
     def __init__(
@@ -125,18 +125,18 @@ class ArrayLoader:
         if len(wrong):
             raise UserError(
                 f"the label of row {wrong[0]} is {labels[wrong[0]]}; classes are counted from 0, "
-                f"and {IGNORE} is the label of a sample that is to be ignored"
+                f"and {IGNORE} marks a sample to ignore"
             )
-        self.rows = np.flatnonzero(labels != IGNORE)  # of the data
+        self.rows = np.flatnonzero(labels != IGNORE)  # of the data that are used
         if not len(self.rows):
-            raise UserError(f"the labels are all {IGNORE}, which is to be ignored: give at least one that counts")
+            raise UserError(f"all labels are {IGNORE}, which means ignore: give at least one that counts")
         if len(self.rows) < len(labels):
             inputs, labels = inputs[self.rows], labels[self.rows]
         self.inputs, self.labels, self.B, self.seed = inputs, labels, batch, seed
         self.batches = -(-len(inputs) // batch)  # in an epoch
 
     def batch(self, number: int) -> Batch:
-        """Global batch `number`: inputs (B, features), labels (B)."""
+        """Return global batch `number`: inputs (B, features), labels (B)."""
         check_whole("number", number)
         epoch, position = divmod(number, self.batches)
         order = rng.permutation(rng.key(self.seed, "epoch", epoch), len(self.inputs))
@@ -144,7 +144,7 @@ class ArrayLoader:
         return self._rows(chosen, Where(self.seed, number, len(chosen), 1, slice(0, len(chosen)), slice(0, 1)))
 
     def validation(self) -> Iterator[Batch]:
-        """Batches of B samples that together are all of them, in their order; their losses add up to the mean."""
+        """Yield all samples in order, in batches of up to B; their losses add up to the mean."""
         n = len(self.inputs)
         for first in range(0, n, self.B):
             samples = slice(first, min(first + self.B, n))

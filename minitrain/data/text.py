@@ -1,4 +1,4 @@
-"""Text as numbers: the bundled plays or a file of one's own, a token per character, a validation split."""
+"""Text as numbers: the bundled plays or a text file, one token per character, and a validation split."""
 
 import lzma
 import os
@@ -15,10 +15,10 @@ BUNDLED = Path(__file__).with_name("shakespeare.txt.xz")
 
 
 def load_text(path: str | Path | None = None) -> str:
-    """The bundled text (eight plays by Shakespeare), or the UTF-8 file at `path`.
+    """Return the bundled text (eight plays by Shakespeare), or the UTF-8 file at `path`.
 
-    Lines end in one newline whatever the file has, and a byte order mark at its start is dropped. Raises
-    UserError when the file is missing, is a folder, cannot be read, is not UTF-8, holds NUL characters, or only blanks.
+    Line endings become one newline, and a byte order mark at the start is dropped. Raise UserError if the file is
+    missing, is a folder, cannot be read, is not UTF-8, contains NUL characters, or is blank.
     """
     if path is None:
         return lzma.decompress(BUNDLED.read_bytes()).decode("ascii")
@@ -34,8 +34,8 @@ def load_text(path: str | Path | None = None) -> str:
         raise UserError(f"{name} is not UTF-8 ({where}): save it as UTF-8") from error
     if "\0" in text:
         raise UserError(
-            f"{name} has a NUL character at position {text.index(chr(0))}, as UTF-16 has in every letter: "
-            "save it as UTF-8, or name a file that is text"
+            f"{name} has a NUL character at position {text.index(chr(0))}, as UTF-16 text does: "
+            "save it as UTF-8, or name a text file"
         )
     if not text.strip():
         raise UserError(f"{name} is empty: give a file with text to train on")
@@ -45,7 +45,7 @@ def load_text(path: str | Path | None = None) -> str:
 def _read(path: Path, name: str) -> bytes:
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise UserError(f"{name} is no regular file, and every rank reads it whole: save it to a file first")
+            raise UserError(f"{name} is not a regular file, and every rank reads all of it: save it to a file first")
         return path.read_bytes()
     except FileNotFoundError as error:
         advice = "check the path, or name no file to use the bundled text"
@@ -53,13 +53,16 @@ def _read(path: Path, name: str) -> bytes:
     except IsADirectoryError as error:
         raise UserError(f"{name} is a folder: name one text file in it") from error
     except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror}; name a file that you may read") from error
+        raise UserError(f"{name} cannot be read: {error.strerror}; name a readable file") from error
     except ValueError as error:  # a null byte
-        raise UserError(f"{name} cannot be the name of a file: {error}") from error
+        raise UserError(f"{name} is not a valid file name: {error}") from error
 
 
 class CharTokenizer:
-    """One token per character: the id of a character is its place in the vocabulary."""
+    """One token per character: a character's id is its position in the vocabulary.
+
+    Raise UserError if the vocabulary is empty or repeats a character.
+    """
 
     def __init__(self, vocabulary: str) -> None:
         check_text("vocabulary", vocabulary)
@@ -72,23 +75,23 @@ class CharTokenizer:
             raise UserError(f"the vocabulary {_shown(vocabulary)} repeats {repeated!r}: give each character once")
         self.vocabulary = vocabulary
         self._codes = codes
-        # Code point -> id, or -1 for what is not in the vocabulary; the last entry stands for all beyond it.
+        # Code point -> id, or -1 if it is not in the vocabulary; the last entry covers all larger code points.
         self._ids = np.full(int(codes.max()) + 2, -1, np.int32)
         self._ids[codes] = np.arange(len(codes), dtype=np.int32)
 
     @classmethod
     def of(cls, text: str) -> "CharTokenizer":
-        """The tokenizer whose vocabulary is the distinct characters of the text, sorted."""
+        """Return the tokenizer whose vocabulary is the sorted distinct characters of the text."""
         check_text("text", text)
         return cls("".join(sorted(set(text))))
 
     @property
     def size(self) -> int:
-        """Characters in the vocabulary, V."""
+        """Number of characters in the vocabulary, V."""
         return len(self.vocabulary)
 
     def encode(self, text: str) -> np.ndarray:
-        """Ids, int32, (len(text),). Raises UserError for a character that is not in the vocabulary."""
+        """Return the ids, int32 (len(text),). Raise UserError for a character outside the vocabulary."""
         check_text("text", text)
         ids = self._ids[np.minimum(_codes(text), len(self._ids) - 1)]
         unknown = ids < 0
@@ -96,27 +99,27 @@ class CharTokenizer:
             position = int(unknown.argmax())
             raise UserError(
                 f"character {text[position]!r} at position {position} is not in the vocabulary: allowed are "
-                f"the {self.size} characters {_shown(self.vocabulary)}; omit it, or train on text with it"
+                f"the {self.size} characters {_shown(self.vocabulary)}; omit it, or train on text that contains it"
             )
         return ids
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of the ids, in any shape. Raises UserError for an id outside the vocabulary."""
+        """Return the text of the ids, which may have any shape. Raise UserError for an id outside the vocabulary."""
         ids = as_row("ids", [ids] if isinstance(ids, int) else ids, flat=True)
         wrong = (ids < 0) | (ids >= self.size)
         if wrong.any():
             position = int(wrong.argmax())
             raise UserError(
                 f"id {ids[position]} at position {position} is not in the vocabulary: allowed are 0 to "
-                f"{self.size - 1}; decode with the tokenizer that the ids were made with"
+                f"{self.size - 1}; decode with the tokenizer that made the ids"
             )
         return self._codes[ids].tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def split(ids: Sequence[int] | np.ndarray, validation: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
-    """(train, validation): the last part of the ids is held out, and training sees only what comes before it.
+    """Return (train, validation): the end of the ids is held out, and training sees only what comes before it.
 
-    A random choice of passages would not do: neighbours of each would be in training.
+    Passages chosen at random would have neighbors in the training text. Raise UserError if either side is empty.
     """
     ids = as_row("ids", ids)
     held_out = count_held_out(len(ids), validation)
@@ -124,24 +127,24 @@ def split(ids: Sequence[int] | np.ndarray, validation: float = 0.1) -> tuple[np.
 
 
 def count_held_out(n: int, validation: float) -> int:
-    """How many of n things are held out for validation; UserError when that leaves either side empty."""
+    """Return how many of n items to hold out for validation. Raise UserError if either side would be empty."""
     check_whole("n", n)
     if not isinstance(validation, Real) or not 0 < validation < 1:
-        raise UserError(f"validation fraction {validation} is not between 0 and 1: 0.1 holds a tenth out")
+        raise UserError(f"validation fraction {validation} is not between 0 and 1: 0.1 holds out a tenth")
     held_out = round(n * validation)
     if not 0 < held_out < n:
         raise UserError(
             f"validation fraction {validation} of {n} leaves {n - held_out} for training and {held_out} for "
-            "validation: both need some; give more data or another fraction"
+            "validation, and both need at least one; give more data or another fraction"
         )
     return held_out
 
 
 def _codes(text: str) -> np.ndarray:
-    """The characters' code points, uint32. Surrogates, which a command line may hold, are let through."""
+    """Return the characters' code points, uint32. Surrogates, which a command line may contain, are allowed."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 def _shown(vocabulary: str, most: int = 200) -> str:
-    """The vocabulary for a message, cut where it would fill the screen."""
+    """Return the vocabulary for a message, truncated to `most` characters."""
     return repr(vocabulary) if len(vocabulary) <= most else f"{vocabulary[:most]!r}..."

@@ -1,4 +1,4 @@
-"""The two models, as lists of units, each for one process and knowing nothing of ranks.
+"""The two models, as lists of units. Each is written for a single process and knows nothing of ranks.
 
 GPT   [Embed, Block, Block, ..., Head]        MLP   [Dense, Dense, DenseHead]
 """

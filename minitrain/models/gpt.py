@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 class Attention(Module):
-    """Causal self-attention with H heads: qkv.weight (D, 3, H, D/H), proj.weight (D, D)."""
+    """Causal self-attention with H heads: qkv.weight (D, 3, H, D/H), proj.weight (D, D). Raise UserError unless H
+    divides D."""
 
     def __init__(self, path: str, width: int, heads: int, std: float, out_std: float, dtype: Any) -> None:
         check_heads(heads, width)
@@ -28,27 +29,27 @@ class Attention(Module):
         self.proj = Linear(f"{path}.proj", width, width, out_std, dtype)
 
     def shard(self, plan: "Plan") -> None:
-        """Heads of qkv, and the rows of proj that multiply them."""
+        """Divide qkv by heads, and proj by the rows that multiply them."""
         heads = self.qkv.weight.shape[2]
         plan.heads(self.qkv)
         plan.row(self.proj, parts=heads)
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        """x (B, T, D) -> (B, T, D)."""
+        """Map x (B, T, D) to (B, T, D)."""
         return self.proj(self.core(self.qkv(x), batch))
 
 
 def check_heads(heads: int, width: int) -> None:
-    """Raises UserError unless the heads divide the width."""
+    """Raise UserError unless the number of heads divides the width."""
     check_whole("heads", heads, 1)
     check_whole("width", width, 1)
     if width % heads:
-        allowed = [h for h in range(1, min(width, 1024) + 1) if width % h == 0]  # a list that ends for any width
+        allowed = [h for h in range(1, min(width, 1024) + 1) if width % h == 0]  # capped for large widths
         raise UserError(f"heads is {heads}, which does not divide the width {width}; allowed: {allowed}")
 
 
 class FeedForward(Module):
-    """y = W_down gelu(W_up x), F = 4 D wide inside."""
+    """y = W_down gelu(W_up x), with hidden width F = 4 D."""
 
     def __init__(self, path: str, width: int, std: float, out_std: float, dtype: Any) -> None:
         self.path = path
@@ -56,17 +57,17 @@ class FeedForward(Module):
         self.down = Linear(f"{path}.down", 4 * width, width, out_std, dtype)
 
     def shard(self, plan: "Plan") -> None:
-        """Columns of up, and the rows of down that multiply them."""
+        """Divide the columns of up, and the rows of down that multiply them."""
         plan.column(self.up)
         plan.row(self.down)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x (B, T, D) -> (B, T, D)."""
+        """Map x (B, T, D) to (B, T, D)."""
         return self.down(self.up(x, gelu=True))
 
 
 class Block(Module):
-    """One layer of a GPT, normalised before each half: x + attention(norm(x)), then x + mlp(norm(x)).
+    """One pre-norm GPT layer: x = x + attention(norm(x)), then x = x + mlp(norm(x)).
 
     Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.3.
     """
@@ -83,19 +84,19 @@ class Block(Module):
         self.drop2 = Dropout(f"{path}.drop2", dropout)
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        """x (B, T, D) -> (B, T, D)."""
+        """Map x (B, T, D) to (B, T, D)."""
         x = self.at("layer", x)
         x = x + like(x, self.drop1(self.attn(self.norm1(x), batch), batch))
         return x + like(x, self.drop2(self.mlp(self.norm2(x)), batch))
 
 
 def like(x: Tensor, y: Tensor) -> Tensor:
-    """y in x's dtype."""
+    """Cast y to x's dtype."""
     return y if y.dtype == x.dtype else functional.cast(y, x.dtype)
 
 
 class Embed(Module):
-    """The first unit of a GPT: a row for the token plus a row for its position."""
+    """The first unit of a GPT: token embedding plus position embedding."""
 
     def __init__(self, vocabulary: int, context: int, width: int, dropout: float, std: float, dtype: Any) -> None:
         self.path = "embed"
@@ -104,17 +105,17 @@ class Embed(Module):
         self.drop = Dropout("embed.drop", dropout)
 
     def shard(self, plan: "Plan") -> None:
-        """Rows of the token table. The positions are few."""
+        """Divide the rows of the token table; the position table is small and stays whole."""
         plan.vocabulary(self.tokens)
         plan.residual(self.positions, self.drop)
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
-        """x is nothing; batch.inputs (B, T) -> (B, T, D)."""
+        """Map batch.inputs (B, T) to (B, T, D); x is None. Raise UserError if the batch is longer than the context."""
         where, context = batch.where.time, self.positions.weight.placement.shape[0]
         if where.stop > context:
             raise UserError(
-                f"the batch has positions 0 to {where.stop - 1}, and the model's context is {context}.\n"
-                "Give a loader of that context, or a model of a longer one"
+                f"the batch has positions 0 to {where.stop - 1}, but the model's context is {context}.\n"
+                "Give the loader that context, or the model a longer one"
             )
         time = xp.arange(where.start, where.stop)
         x = self.at("layer", self.tokens(batch.inputs)) + self.at("layer", self.positions(time))
@@ -122,7 +123,7 @@ class Embed(Module):
 
 
 class Head(Module):
-    """The last unit of a GPT: a norm and the classifier. `weight` is the token table when the two are tied."""
+    """The last unit of a GPT: a LayerNorm and the classifier. `weight` is the token table if the two are tied."""
 
     def __init__(self, weight: Parameter, width: int, dtype: Any) -> None:
         self.path = "head"
@@ -130,13 +131,13 @@ class Head(Module):
         self.classifier = Classifier("head.classifier", weight)
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        """x (B, T, D) -> the loss, or the logits (B, T, V) of a batch without labels."""
+        """Map x (B, T, D) to the loss, or to the logits (B, T, V) if the batch has no labels."""
         return self.classifier(self.norm(self.at("layer", x)), batch)
 
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """Sizes of a GPT. Raises UserError for sizes that make no model."""
+    """Sizes of a GPT. Raise UserError for invalid sizes."""
 
     vocabulary: int
     context: int = 64  # T, positions
@@ -160,20 +161,22 @@ class GPTConfig:
 
     @property
     def declared(self) -> int:
-        """Bytes of the Python objects that say what the model is, before it has any values."""
+        """Bytes taken by the Python objects that describe the model, before it has any values."""
         return self.layers * 10_000  # a Block, its layers and parameters: measured with tracemalloc
 
     @property
     def parameters(self) -> int:
-        """Their number: in the tables; 12 D^2 of matrices, 9 D of biases, 4 D of norms a block; in the last norm."""
+        """Number of parameters: the embedding tables; 12 D^2 of matrices, 9 D of biases and 4 D of norms per block; the
+        final norm."""
         V, T, D = self.vocabulary, self.context, self.width
         return (V if self.tied else 2 * V) * D + T * D + self.layers * (12 * D * D + 13 * D) + 2 * D
 
 
 def gpt(config: GPTConfig) -> Model:
-    """A GPT: pre-norm blocks, GELU, learned positions, optionally tied embedding.
+    """Build a GPT: pre-norm blocks, GELU, learned positions, optionally tied embeddings.
 
-    The weights that write into the residual stream start smaller by sqrt(2 layers), since that many are added up.
+    The weights that write into the residual stream are initialized smaller by a factor sqrt(2 layers), since that many
+    outputs are summed. Raise UserError if there are more layers than memory allows.
     Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
     """
     check_memory(f"a model of {config.layers} layers", config.declared, "give fewer layers")

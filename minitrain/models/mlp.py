@@ -19,47 +19,47 @@ if TYPE_CHECKING:
 
 
 class Dense(Module):
-    """A unit of the MLP: relu(x W + b)."""
+    """A hidden unit of the MLP: relu(x W + b), W (I, O), b (O)."""
 
     def __init__(self, path: str, fan_in: int, fan_out: int, dtype: Any) -> None:
         self.path = path
         self.linear = Linear(f"{path}.linear", fan_in, fan_out, (2 / fan_in) ** 0.5, dtype)  # He et al., 1502.01852
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
-        """x (B, I), or nothing in the first unit, which reads batch.inputs -> (B, O)."""
+        """Map x (B, I) to (B, O). x is None in the first unit, which reads batch.inputs."""
         return F.relu(self.at("layer", self.linear(as_input(batch, self.linear) if x is None else x)))
 
 
 class DenseHead(Module):
-    """The last unit of the MLP: one logit a class."""
+    """The last unit of the MLP: one logit per class."""
 
     def __init__(self, path: str, fan_in: int, classes: int, dtype: Any) -> None:
         self.path = path
         self.linear = Linear(f"{path}.linear", fan_in, classes, (1 / fan_in) ** 0.5, dtype)
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
-        """x (B, I) -> the loss, or the logits (B, classes) of a batch without labels."""
+        """Map x (B, I) to the loss, or to the logits (B, classes) if the batch has no labels."""
         return judged(self.linear(as_input(batch, self.linear) if x is None else x), batch)
 
 
 def as_input(batch: Batch, linear: Linear) -> Tensor:
-    """batch.inputs (B, I), for the first layer of an MLP.
+    """Return batch.inputs (B, I) as a tensor, for the first layer of an MLP.
 
-    Raises UserError for another number of features, for whole numbers, which have no gradient, and for floats of
-    another dtype than the layer's, unless its precision casts them: NumPy would compute in the wider one.
+    Raise UserError for a wrong number of features, for integers, which have no gradient, and for a float dtype other
+    than the layer's unless its precision casts it: NumPy would compute in the wider one.
     """
     x, weight = batch.inputs, linear.weight
-    features, dtype = weight.shape[0], wide(weight.dtype)  # of half weights, float32
+    features, dtype = weight.shape[0], wide(weight.dtype)  # half weights: float32
     if not x.ndim or x.shape[-1] != features:
         raise UserError(
-            f"the inputs are {shown(x)}; {linear.path} takes {features} features a sample: "
+            f"the inputs are {shown(x)}; {linear.path} takes {features} features per sample: "
             f"give inputs of shape (B, {features}), or a model of that size"
         )
     used = x.dtype if linear.precision is None else wide(linear.chosen("linear", x.dtype))
     if used != dtype or not is_float(x.dtype):
         other = f", or a model with dtype={str(x.dtype)!r}" if str(x.dtype) in DTYPES else ""
         raise UserError(
-            f"the inputs are {shown(x)}, and {linear.path} holds {dtype}: "
+            f"the inputs are {shown(x)}, but {linear.path} holds {dtype}: "
             f"give ArrayLoader(inputs.astype(np.{dtype}), ...){other}"
         )
     return Tensor(x)
@@ -67,7 +67,7 @@ def as_input(batch: Batch, linear: Linear) -> Tensor:
 
 @dataclass(frozen=True)
 class MLPConfig:
-    """Sizes of an MLP classifier. Raises UserError for sizes that make no model."""
+    """Sizes of an MLP classifier. Raise UserError for invalid sizes."""
 
     inputs: int = 64
     hidden: tuple[int, ...] = (128, 128)
@@ -84,7 +84,7 @@ class MLPConfig:
 
 
 def mlp(config: MLPConfig | None = None) -> Model:
-    """inputs -> hidden, relu -> ... -> classes: by default 64 -> 128 -> 128 -> 10."""
+    """Build an MLP, inputs -> hidden, relu -> ... -> classes; by default 64 -> 128 -> 128 -> 10."""
     c = config or MLPConfig()
     dtype, sizes = np.dtype(c.dtype), (c.inputs, *c.hidden)
     units: list[Module] = [Dense(f"dense.{i}", n, m, dtype) for i, (n, m) in enumerate(pairwise(sizes))]
@@ -92,12 +92,15 @@ def mlp(config: MLPConfig | None = None) -> Model:
 
 
 class MLP(Model):
-    """Dense layers, which take turns when they are divided: columns, rows, columns, and so on."""
+    """Dense layers. Tensor parallel divides them alternately by columns and by rows."""
 
     def shard(self, plan: "Plan") -> None:
-        """The head has rows if it follows columns, and is whole otherwise: its logits are few."""
+        """Divide the head by rows if it follows columns; otherwise leave it whole: it has few logits.
+
+        Raise UserError under sequence parallel.
+        """
         if plan.sequence:
-            raise UserError("sequence parallel divides the time of a GPT; give tensor parallel alone, sp=False")
+            raise UserError("sequence parallel needs sequences; an MLP has none: use tensor parallel alone, sp=False")
         for i, unit in enumerate(self.units):
             linear: Linear = unit.linear  # type: ignore[attr-defined]
             if i % 2:

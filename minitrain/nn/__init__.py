@@ -1,4 +1,4 @@
-"""Layers, and what they are made of: parameters that know their place in the logical model, and modules."""
+"""Layers, and what they are built from: modules, and parameters that know their place in the logical model."""
 
 from .checks import check_free, check_paths
 from .layers import CausalAttention, Classifier, Dropout, Embedding, LayerNorm, Linear, judged

@@ -1,8 +1,8 @@
-"""The layers.
+"""Layers.
 
-Every layer is written for one process. It takes its path ("blocks.0.mlp.up") from the function that builds the model,
-and reads sizes from the parameters that it holds, never from the config: so a transformation can cut a parameter, or
-put another class in a layer's place, without any layer knowing.
+Every layer is written for a single process. The function that builds the model passes it its path ("blocks.0.mlp.up").
+A layer reads sizes from the parameters it holds, never from the config, so a transformation can slice a parameter or
+replace a layer's class without any layer knowing.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -41,12 +41,12 @@ class Linear(Module):
         self.bias = Parameter(f"{path}.bias", out, dtype=dtype, decay=False) if bias else None
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
-        """x (..., I) -> (..., *O), with GELU on top if asked for."""
+        """Map x (..., I) to (..., *O), followed by GELU if gelu=True."""
         return fused.linear(self.at("linear", x), self.weight, self.bias, gelu)
 
 
 class LayerNorm(Module):
-    """See fused.layer_norm."""
+    """Normalize the last axis to mean 0 and variance 1, scale and shift: see fused.layer_norm. weight, bias (D)."""
 
     per_position = True
 
@@ -56,28 +56,32 @@ class LayerNorm(Module):
         self.bias = Parameter(f"{path}.bias", (width,), dtype=dtype, decay=False)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x (..., D) -> (..., D)."""
+        """Map x (..., D) to (..., D)."""
         return fused.layer_norm(self.at("layer_norm", x), self.weight, self.bias)
 
 
 class Embedding(Module):
-    """A table with one row per id, weight (V, D)."""
+    """A lookup table with one row per id: weight (V, D)."""
 
     def __init__(self, path: str, rows: int, width: int, std: float = 0.02, dtype: Any = np.float32) -> None:
         self.path = path
         self.weight = Parameter(f"{path}.weight", (rows, width), std=std, dtype=dtype)
 
     def shard(self, plan: "Plan") -> None:
+        """Divide the rows of the table."""
         plan.vocabulary(self)
 
     def __call__(self, ids: Array) -> Tensor:
-        """ids (...) -> (..., D)."""
+        """Map ids (...) to (..., D)."""
         return fused.embedding(ids, self.weight, self.chosen("embedding", self.weight.dtype))
 
 
 class Dropout(Module):
-    """Zeroes elements with probability p in training, by a mask that depends on seed, batch number, path and the
-    logical position of the element: the same on any mesh, and again in a replay."""
+    """Zero each element with probability p during training.
+
+    The mask depends on the seed, the batch number, the path and the logical position of the element, so it is the same
+    on any mesh and when the forward is replayed. Raise UserError unless 0 <= p < 1.
+    """
 
     per_position = True
 
@@ -86,7 +90,7 @@ class Dropout(Module):
         self.path, self.p = path, p
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        """x (B, T, D) -> (B, T, D)."""
+        """Map x (B, T, D) to (B, T, D)."""
         where = batch.where
         if self.p == 0 or not where.training:
             return x
@@ -97,49 +101,50 @@ class Dropout(Module):
 
 
 class CausalAttention(Module):
-    """What heads do with q, k and v: a layer without parameters, of the heads that are held here."""
+    """Causal attention over q, k and v, for the heads held on this rank. It has no parameters."""
 
     def __init__(self, path: str, scale: float | None = None) -> None:
         self.path, self.scale = path, scale
 
     def __call__(self, qkv: Tensor, batch: Batch) -> Tensor:
-        """qkv (B, T, 3, H, D/H) -> (B, T, D). Raises UserError for a share of the time: it looks at all of it."""
+        """Map qkv (B, T, 3, H, D/H) to (B, T, D). Raise UserError unless qkv covers every position of the batch."""
         time = batch.where.time
         if qkv.ndim > 1 and qkv.shape[1] != time.stop - time.start:
-            given = f"{self.path} is given {qkv.shape[1]} positions, and"
+            given = f"{self.path} received {qkv.shape[1]} positions, but"
             if batch.where.T == 1:
                 raise UserError(
-                    f"{given} the batch says that its samples are no sequences: where.T is 1.\n"
-                    "An ArrayLoader makes such batches; for sequences with one label each make Batch(ids, labels, "
+                    f"{given} the batch has where.T = 1: its samples are not sequences.\n"
+                    "An ArrayLoader makes such batches; for sequences with one label each, build Batch(ids, labels, "
                     "Where(seed, number, B, T, slice(0, B), slice(0, T), counted=B))"
                 )
             raise UserError(
                 f"{given} the batch has {time.stop - time.start}: attention needs all of them.\n"
-                "Under sequence parallel divide the layer before it (plan.heads), in `shard`"
+                "Under sequence parallel, divide the layer before it in `shard` (plan.heads)"
             )
         return fused.causal_attention(self.at("attention", qkv), time.start, self.scale)
 
 
 class Classifier(Module):
-    """logits = x W^T, and their cross-entropy. W (V, D) has the layout of the token table, and may be that table."""
+    """logits = x W^T and their cross-entropy. W (V, D) is laid out like the token table, and may be that table."""
 
     def __init__(self, path: str, weight: Parameter) -> None:
         self.path = path
         self.weight = weight
 
     def shard(self, plan: "Plan") -> None:
+        """Divide the rows of W, one per class."""
         plan.vocabulary(self)
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        """x (B, T, D) -> the loss, or the logits (B, T, V) of a batch without labels."""
+        """Map x (B, T, D) to the loss, or to the logits (B, T, V) if the batch has no labels."""
         logits = fused.linear_transposed(self.at("linear", x), self.weight)
         return judged(logits, batch)
 
 
 def judged(logits: Tensor, batch: Batch) -> Tensor:
-    """The cross-entropy of logits (..., V), or the logits themselves when the batch has no labels.
+    """Return the cross-entropy of logits (..., V), or the logits themselves if the batch has no labels.
 
-    Raises UserError for labels outside 0..V-1, with the batch and the row of the data.
+    Raise UserError, naming the batch and the row of the data, for labels outside 0..V-1.
     """
     if batch.labels is None:
         return logits

@@ -1,4 +1,4 @@
-"""Module: something with parameters and with modules below it."""
+"""Module: a container of parameters and child modules."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,42 +25,43 @@ _changes = count(1)
 
 
 class Module:
-    """Something with parameters, found by looking through its attributes in the order they were set.
+    """Base class of layers. Parameters and child modules are found by walking the attributes in the order they were
+    set.
 
-    changes: a number that is another one after any module has had a member set or taken away.
+    changes: a number that changes whenever any module gains or loses a member.
     """
 
     changes = 0
     path: str = ""
-    precision: Any = None  # precision.Precision, which chooses dtypes; without one all is computed as it is given
-    per_position = False  # each position is treated by itself: the module may be given a share of the time
+    precision: Any = None  # precision.Precision, which chooses dtypes; None: the dtype of the input
+    per_position = False  # positions are independent: the module may be given a shard of the sequence
 
     def shard(self, plan: "Plan") -> None:
-        """Say how the layers below are divided among the ranks of a tp axis, in the words of parallel/plan.py.
+        """Say how the layers below are divided among the ranks of the tp axis, using the words of parallel/plan.py.
 
-        By default each child says so itself, and a layer that says nothing is whole on every rank.
+        By default, each child decides for itself; a layer that says nothing is whole on every rank.
         """
         for _, child in self.children():
             child.shard(plan)
 
     def unrolled(self) -> list["Module"]:
-        """The units that this one is made of: itself, unless it is a segment of several."""
+        """Return the units this module consists of: itself, or those of a segment."""
         return [self]
 
     def chosen(self, operation: str, given: Any) -> np.dtype:
-        """The dtype in which this module does the operation, on activations of dtype `given`."""
+        """Return the dtype in which this module does the operation on activations of dtype `given`."""
         return np.dtype(given) if self.precision is None else self.precision.dtype(self.path, operation, given)
 
     def at(self, operation: str, x: Tensor) -> Tensor:
-        """x in the dtype in which this module does the operation."""
+        """Cast x to the dtype in which this module does the operation."""
         dtype = self.chosen(operation, x.dtype)
         return x if x.dtype == dtype else functional.cast(x, dtype)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Raise UserError where a parameter would be replaced by its result: it would not be found, nor trained."""
+        """Raise UserError if a parameter would be replaced by an array or tensor, and so be lost to training."""
         if isinstance(vars(self).get(name), Parameter) and not isinstance(value, Parameter):
             raise UserError(
-                f"{self.path or type(self).__name__}.{name} is a parameter, and is set to {shown(value)}.\n"
+                f"{self.path or type(self).__name__}.{name} is a parameter, but was set to {shown(value)}.\n"
                 f"Change its values instead: {name}.data *= 0.5, or {name}.data = an array"
             )
         super().__setattr__(name, value)
@@ -71,7 +72,7 @@ class Module:
         Module.changes = next(_changes)
 
     def members(self) -> Iterator[tuple[str, Any]]:
-        """(name, thing) for the attributes, and for what is in lists, tuples and dictionaries: "layers.0"."""
+        """Yield (name, value) for the attributes and for the items of lists, tuples and dictionaries ("layers.0")."""
         for name, value in vars(self).items():
             if isinstance(value, (list, tuple)):
                 yield from ((f"{name}.{i}", thing) for i, thing in enumerate(value))
@@ -81,7 +82,7 @@ class Module:
                 yield name, value
 
     def put(self, name: str, child: "Module") -> None:
-        """Put a module in the place of the member with this name."""
+        """Replace the member of this name by `child`."""
         holder, _, key = name.partition(".")
         place = getattr(self, holder)
         if not key:
@@ -92,17 +93,17 @@ class Module:
             setattr(self, holder, type(place)(child if str(i) == key else thing for i, thing in enumerate(place)))
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
-        """(name, module) for the members that are modules."""
+        """Yield (name, module) for the members that are modules."""
         yield from ((name, value) for name, value in self.members() if isinstance(value, Module))
 
     def modules(self) -> Iterator["Module"]:
-        """This module and all below it."""
+        """Yield this module and all modules below it."""
         yield self
         for _, child in self.children():
             yield from child.modules()
 
     def parameters(self) -> list[Parameter]:
-        """In the order of first use in the forward, a shared one once."""
+        """Return the parameters in the order of first use in the forward; a shared one appears once."""
         found: dict[Parameter, None] = {}
         for _, value in self.members():
             if isinstance(value, Parameter):
@@ -112,21 +113,21 @@ class Module:
         return list(found)
 
     def draw(self, seed: int) -> None:
-        """Gives every parameter its initial values, without buckets."""
+        """Give every parameter its initial values, without buckets."""
         for p in self.parameters():
             values = to_device(p.draw(seed))
-            p.data = values  # also where there are values already
+            p.data = values  # replaces existing values
             if p.bucket is None:
                 ledger.hold(values, "parameters", "set-up")
 
 
-Watch = Callable[[str, Tensor | None, Tensor], None]  # (path of a unit, what goes in, what comes out)
+Watch = Callable[[str, Tensor | None, Tensor], None]  # (path of a unit, input, output)
 _watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
 
 
 @contextmanager
 def watching(watch: Watch | None) -> Iterator[None]:
-    """`watch` is shown what every unit makes, in this thread."""
+    """Call `watch` on the input and output of every unit, in this thread."""
     token = _watch.set(watch)
     try:
         yield
@@ -135,9 +136,9 @@ def watching(watch: Watch | None) -> Iterator[None]:
 
 
 def pass_through(units: Sequence[Any], x: Tensor | None, batch: Batch) -> Tensor:
-    """What the units make of x, one after the other; nothing goes into the first unit of a whole model."""
+    """Apply the units in order to x, which is None for the first unit of a whole model."""
     watch = _watch.get()
-    with batch_at_work(batch):  # for losses without a denominator
+    with batch_at_work(batch):  # for losses given no denominator
         for unit in units:
             before, x = x, unit(x, batch)
             if not isinstance(x, Tensor):

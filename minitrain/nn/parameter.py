@@ -17,14 +17,14 @@ Coordinates = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Replicate:
-    """Along an axis of the mesh: the same slice is held at each of these coordinates."""
+    """Along a mesh axis, each of these coordinates holds the same slice."""
 
     at: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Along an axis of the mesh: each coordinate holds a share of dimension `dim`, in steps of `unit` elements."""
+    """Along a mesh axis, each coordinate holds a shard of dimension `dim`, cut at multiples of `unit` elements."""
 
     dim: int
     unit: int = 1
@@ -32,33 +32,33 @@ class Shard:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a parameter lies in the logical model, in the words of PyTorch's DTensor. Initialisation, gradient
-    reduction, norms, gathering and checkpoints read this and nothing else.
+    """Where a parameter lies in the logical model, in the terms of PyTorch's DTensor.
 
-    axes: axis of the mesh -> Replicate or Shard.
-    partial: axis -> its coordinates over which the gradient is a partial sum, so that it has to be added up.
+    Initialization, gradient reduction, norms, gathering and checkpoints read this and nothing else.
+    axes: mesh axis -> Replicate or Shard.
+    partial: mesh axis -> the coordinates over which the gradient is a partial sum and must be reduced.
     """
 
     path: str
     shape: tuple[int, ...]  # of the logical parameter
-    index: tuple[slice, ...]  # the slice that is held here
+    index: tuple[slice, ...]  # the slice held here
     axes: Mapping[str, Replicate | Shard] = field(default_factory=dict)
     partial: Coordinates = field(default_factory=dict)
 
     @property
     def copies(self) -> Coordinates:
-        """Axis -> its coordinates that hold this same slice."""
+        """Mesh axis -> the coordinates that hold this same slice."""
         return {axis: how.at for axis, how in self.axes.items() if isinstance(how, Replicate)}
 
     @property
     def local(self) -> tuple[int, ...]:
-        """The shape of the slice that is held here."""
+        """Shape of the slice held on this rank."""
         return tuple(cut.stop - cut.start for cut in self.index)
 
     def split(self, dim: int, lo: int, hi: int) -> "Placement":
-        """Only lo..hi of dimension dim, counted within what is held here.
+        """Return the placement restricted to lo..hi of dimension dim, counted within the slice held here.
 
-        Raises UserError or ValueError for a dimension or a range that is not there.
+        Raise UserError or ValueError if the dimension or the range does not exist.
         """
         check_whole("dim", dim, 0, len(self.index) - 1)
         check_whole("lo", lo)
@@ -70,26 +70,27 @@ class Placement:
         return replace(self, index=index)
 
     def shard(self, axis: str, how: Shard, n: int, i: int) -> "Placement":
-        """The i-th of n shares along this axis of the mesh."""
+        """Return the i-th of n shards along this mesh axis."""
         own = share(self.local[how.dim] // how.unit, n, i)
         cut = self.split(how.dim, own.start * how.unit, own.stop * how.unit)
         return replace(cut, axes={**self.axes, axis: how})
 
     def held_at(self, axis: str, coordinates: tuple[int, ...]) -> "Placement":
-        """Held whole at each of the coordinates, which all have the whole gradient (tensor parallel)."""
+        """Return a placement held whole at each coordinate, each with the full gradient (tensor parallel)."""
         return replace(self, axes={**self.axes, axis: Replicate(coordinates)})
 
     def replicate(self, axis: str, coordinates: tuple[int, ...]) -> "Placement":
-        """Held whole at each of the coordinates, each of which contributes a part of the gradient (data parallel)."""
+        """Return a placement held whole at each coordinate, each contributing part of the gradient (data parallel)."""
         return replace(self.held_at(axis, coordinates), partial={**self.partial, axis: coordinates})
 
 
 class Parameter(Tensor):
-    """A trained array with a path. Its values start as mean + std x normal, keyed by (seed, path).
+    """A trainable array with a path. Its initial values are mean + std * normal, keyed by (seed, path).
 
-    It is declared first and gets its values later: from a bucket, which also gives its gradient a place, or from
-    `Module.draw`. `decay` says whether weight decay applies (not to biases and norms).
-    shape: or an array, which has the values to start from; they are converted to dtype, copied, and there at once.
+    A parameter is declared first and gets its values later: from `Module.init`, or from a bucket, which also stores its
+    gradient. decay: whether weight decay applies (not to biases and norms).
+    shape: the logical shape, or an array of initial values, which is copied, converted to dtype and available at once.
+    Raise UserError for an invalid argument.
     """
 
     def __init__(
@@ -108,44 +109,43 @@ class Parameter(Tensor):
         values: Array | None = None
         if isinstance(shape, (np.ndarray, xp.ndarray)):
             if mean or std:
-                raise UserError(
-                    f"{path}: its values are {shown(shape)}; with them, mean {mean} and std {std} must be 0"
-                )
+                raise UserError(f"{path}: its values are {shown(shape)}; then mean {mean} and std {std} must be 0")
             values = as_floats(f"{path}: values", shape, dtype)
             shape = values.shape
         check_shape(f"{path}: shape", shape)
         self.requires_grad = True
-        self.node = self.on_ready = self.segment = None  # as in Tensor.__init__, but for the values, which come later
+        self.node = self.on_ready = self.segment = None  # as in Tensor.__init__, except that the values come later
         self.placement = Placement(path, tuple(shape), tuple(slice(0, n) for n in shape))
         self.init_mean, self.init_std, self.decay = mean, std, decay
-        self.bucket: Any = None  # parallel.flat.Bucket, when one holds this parameter
+        self.bucket: Any = None  # the parallel.flat.Bucket that holds this parameter
         self._data: Array | None = None
         self._grad: Array | None = None
         self._dtype = dtype
-        self.start: np.ndarray | None = None  # the values that were given to start from
+        self.start: np.ndarray | None = None  # initial values given as an array
         if values is not None:
             self.start = np.array(to_host(values))
             self._data = xp.array(values)
 
     @property
     def data(self) -> Array:
+        """The values of the slice held here. Raise RuntimeError if there are none yet."""
         if self._data is None:
             raise RuntimeError(
-                f"parameter {self.placement.path} has no values here: draw the model, make its trainer, or "
-                "call init(seed) of its reducer.\n"
-                "Layers are found in attributes, and in flat lists, tuples and dictionaries. In a pipeline another "
-                "stage may have it: a unit uses layers of its own. "
-                "Under ZeRO-3 use gather(model, world, gradients=trainer.gradients), and assign p.data = w"
+                f"parameter {self.placement.path} has no values here: call init(seed) of the model or its reducer, "
+                "or make its trainer.\n"
+                "Layers are found in attributes, and in flat lists, tuples and dictionaries. In a pipeline, another "
+                "stage may hold it: a unit must use only its own layers. "
+                "Under ZeRO-3, read with gather(model, world, reducer=trainer.reducer), and assign p.data = w"
             )
         return self._data
 
     @data.setter
     def data(self, value: Array) -> None:
-        """Take these values; a parameter in a bucket copies them to its place there, which the optimizer updates.
+        """Set the values. A parameter in a bucket copies them into the bucket, which the optimizer updates.
 
-        Raise UserError for another shape or dtype.
+        Raise UserError if the shape or dtype differs.
         """
-        if value is self._data:  # p.data *= 2 has changed the values in their place
+        if value is self._data:  # p.data *= 2 has already changed the values in place
             return
         value = self._fitting("data", value)
         if self.bucket is None:
@@ -155,25 +155,25 @@ class Parameter(Tensor):
 
     @property
     def drawn(self) -> bool:
-        """Whether it has values: drawn ones, or others that it was given."""
+        """Whether the parameter has values."""
         return self._data is not None
 
     @property
     def grad(self) -> Array | None:
-        """What backward has written, and the ranks have added up: times the loss scale, not clipped, and under ZeRO-1 a
-        sum only where this rank owns it.
+        """The gradient as backward wrote it and the ranks summed it: times the loss scale and not clipped. Under ZeRO-1
+        it is the sum only on the rank that owns it.
 
-        What the optimizer sees is trainer.gradients.gradient(p), and of the whole model, by the parameters' paths,
-        gather(model, world, "grad", trainer.gradients).
+        The optimizer sees trainer.reducer.gradient(p). For the whole model, by path, call gather(model, world, "grad",
+        trainer.reducer).
         """
         return self._grad
 
     @grad.setter
     def grad(self, value: Array | None) -> None:
-        """Take this gradient; a parameter in a bucket copies it to its place there, which the optimizer reads.
+        """Set the gradient, after synchronize(). A parameter in a bucket copies it into the bucket.
 
-        For after finish(); what the optimizer sees is `factor` times it, as of all gradients (see optim/).
-        Raise UserError for another shape or dtype, and where the bucket has no gradients to write to.
+        The optimizer sees `factor` times it, as for all gradients (see optim/).
+        Raise UserError if the shape or dtype differs, or if the bucket has no gradients to write to.
         """
         if value is self._grad:  # p.grad *= 2
             return
@@ -182,8 +182,8 @@ class Parameter(Tensor):
             return
         if self.bucket is not None and (self._grad is None or value is None):
             raise UserError(
-                f"{self.placement.path}.grad is set to {shown(value)}, and its bucket has no place for that now.\n"
-                "Gradients live from backward to begin(), and under ZeRO-2 and -3 only until they are reduced"
+                f"{self.placement.path}.grad was set to {shown(value)}, but its bucket has no room for one now.\n"
+                "Gradients exist from backward to start_step(), and under ZeRO-2 and -3 only until they are reduced"
             )
         value = self._fitting("grad", value)
         if self.bucket is None:
@@ -192,53 +192,55 @@ class Parameter(Tensor):
             self.bucket.take(self)[0][...] = value
 
     def _fitting(self, what: str, value: Any) -> Array:
-        """The value, an array of this parameter's shape and dtype. Raise UserError for anything else."""
-        array = xp.asarray(value) if isinstance(value, np.generic) else value  # sums of arrays without axes are such
+        """Return the value as an array of this parameter's shape and dtype. Raise UserError for anything else."""
+        array = xp.asarray(value) if isinstance(value, np.generic) else value  # NumPy's sum of two 0-d arrays is one
         fits = isinstance(array, xp.ndarray) and array.shape == self.shape and array.dtype == self._dtype
         if not fits or is_masked(array):
             raise UserError(
-                f"{self.placement.path}.{what} is set to {shown(value)}; "
+                f"{self.placement.path}.{what} was set to {shown(value)}; "
                 f"it must be an array of {self._dtype}, shape {self.shape}"
             )
         return array
 
     def view(self, values: Array | None) -> None:
-        """Let the values be this array, a part of a bucket; None takes them away."""
+        """Use this array, part of a bucket, as the values; None removes them."""
         self._data = values
 
     def view_gradient(self, place: Array | None) -> None:
-        """Let the gradient be this array, a part of a bucket; None takes it away."""
+        """Use this array, part of a bucket, as the gradient; None removes it."""
         self._grad = place
 
     def initial(self, seed: int) -> Array:
-        """Return the values to start from, of the slice held here: those that it has, or else drawn ones."""
+        """Return the initial values of the slice held here: the existing values if there are any, else drawn ones."""
         if self._data is None:
             return to_device(self.draw(seed))
         return self._data if self._data.shape == self.shape else self._data[self.placement.index]
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Shape of the slice held here."""
         return self.placement.local
 
     @property
     def dtype(self) -> np.dtype:
+        """Dtype of the values and the gradient."""
         return self._dtype
 
     def store_as(self, dtype: Any) -> None:
-        """From now on the values and the gradient have this dtype. Raises UserError when there are values already.
+        """Store the values and the gradient in this dtype. Initial values given as an array are converted.
 
-        Those that an array gave to start from are converted.
+        Raise UserError if the parameter already has other values.
         """
         if self.start is not None and self.bucket is None and self._data is not None:
             self._data = self._data.astype(_float_type(self.placement.path, dtype))
         elif self._data is not None:
             raise UserError(
-                f"{self.placement.path} has {self._dtype} values already; choose its dtype before it is drawn"
+                f"{self.placement.path} already has {self._dtype} values; choose its dtype before init(seed)"
             )
         self._dtype = _float_type(self.placement.path, dtype)
 
     def draw(self, seed: int) -> np.ndarray:
-        """The initial values of the slice held here, on the host: the same numbers whatever the mesh."""
+        """Return the initial values of the slice held here, on the host: the same numbers on any mesh."""
         check_seed(seed)
         where = self.placement
         if self.start is not None:
@@ -251,9 +253,9 @@ class Parameter(Tensor):
         return values.astype(self._dtype)
 
     def accumulate(self, vjp: WeightVjp, g: Array) -> None:
-        """Adds vjp(g) to the gradient: the first contribution of a step is written to its place in the bucket.
+        """Add vjp(g) to the gradient. The first contribution of a step is written straight to its place in the bucket.
 
-        Zeros that are added to would take 0.4% longer at 0.5 M parameters, 5% at 20 M.
+        Adding to zeros instead would take 0.4% longer at 0.5 M parameters, 5% at 20 M.
         """
         if self.bucket is None:
             super().accumulate(vjp, g)
@@ -262,22 +264,22 @@ class Parameter(Tensor):
         if not first:
             place += vjp(g)
         elif (gradient := vjp(g, out=place)) is not place:
-            place[...] = gradient  # a vjp that has no use for `out`
+            place[...] = gradient  # a vjp that ignores `out`
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy (copy.deepcopy, pickle) takes along: the values, without the bucket and the gradient.
+        """Return what a copy (copy.deepcopy, pickle) keeps: the values, without the bucket and the gradient.
 
-        Raise UserError when this rank does not hold the whole parameter.
+        Raise UserError if this rank does not hold the whole parameter.
         """
         where = self.placement
         if where.local != where.shape or (self._data is None and self.bucket is not None):
             raise UserError(
-                f"{where.path} cannot be copied: this rank holds a part of it.\n"
-                "Gather the model first, minitrain.train.checkpoint.gather, and restore it into a new one"
+                f"{where.path} cannot be copied: this rank holds only part of it.\n"
+                "Gather the model first (minitrain.train.checkpoint.gather) and restore it into a new one"
             )
         kept = {name: value for name, value in vars(self).items() if name not in ("_grad", "bucket")}
         kept |= {"requires_grad": self.requires_grad, "placement": Placement(where.path, where.shape, where.index)}
-        kept["_data"] = None if self._data is None else self._data.copy()  # a view would take its whole bucket along
+        kept["_data"] = None if self._data is None else self._data.copy()  # a view would keep its whole bucket alive
         return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -290,7 +292,7 @@ class Parameter(Tensor):
 
 
 def _float_type(path: str, dtype: Any) -> np.dtype:
-    """The dtype that this names. Raises UserError unless it is one that is computed with."""
+    """Return the dtype named by `dtype`. Raise UserError unless it is a supported floating-point type."""
     if not is_float(dtype):
         raise UserError(f"{path}: dtype is {shown(dtype)}; parameters are floating point: {FLOAT_NAMES}")
     return np.dtype(dtype)

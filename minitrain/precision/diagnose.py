@@ -1,4 +1,4 @@
-"""A loss that is NaN or infinite: which layer is the first to blame."""
+"""Find the layer that first makes a loss NaN or infinite."""
 
 import numpy as np
 
@@ -10,9 +10,9 @@ from .policy import Precision
 
 
 def first_bad_layer(model: Module, batch: Batch) -> str | None:
-    """The first unit whose output on this batch is not finite in float32, though its input was; None if all are finite.
+    """Return the path of the first unit whose output on this batch is not finite in float32; None if all are finite.
 
-    On this rank; called by all ranks that hold a part of the model.
+    The result is for this rank. All ranks that hold part of the model must call it.
     """
     found: list[str] = []
 

@@ -1,4 +1,4 @@
-"""A policy that changes while training runs: a layer that keeps overflowing falls back to float32 for a while."""
+"""A policy that changes during training: a layer that keeps overflowing falls back to float32 for a while."""
 
 from collections.abc import Iterable, Mapping
 from itertools import compress
@@ -18,24 +18,25 @@ if TYPE_CHECKING:
 LAYERS = ("mesh", "layers")
 HALF, GIVEN = "half", "as given"
 
-# What a forward casts, operation by operation. Operations that are not here work on what they are given.
+# What a forward casts, by operation. Other operations run in the dtype of their input.
 CASTS = {
-    "embedding": HALF,  # rows are only looked up
-    "layer": HALF,  # what a layer takes in, and what its halves add to it
-    "linear": HALF,  # products, which sum in float32
-    "attention": HALF,  # products as well; its softmax is in float32
+    "embedding": HALF,  # a lookup, no arithmetic
+    "layer": HALF,  # the input of a layer, and the residual stream
+    "linear": HALF,  # products, summed in float32
+    "attention": HALF,  # products too; the softmax is in float32
     "layer_norm": GIVEN,  # mean and variance are in float32
-    # cross_entropy has no row, since it is in float32 whatever it is given
+    # cross_entropy has no entry: it is always in float32
 }
 
 
 class Dynamic(Precision):
-    """Chosen while training runs: by operation, from the table `casts`; and a layer that keeps overflowing goes back to
-    float32 for a while.
+    """Chooses the dtype by operation, from the table `casts`; a layer that keeps overflowing falls back to float32.
 
-    A layer (a unit of the model) is blamed when its output is not finite though its input was, `patience` batches in a
-    row; or, when the loss scale has reached its floor, when it is the last one with gradients that are not finite. All
-    ranks agree on it. After `rest` updates in float32 it is tried again. patience 0: layers never go back.
+    A layer (a unit of the model) overflows if its output is not finite although its input is. If no layer does and the
+    loss scale is at its floor, the last layer with non-finite gradients is blamed. After `patience` such batches in a
+    row, on any rank, all ranks move it to float32, and try it again after `rest` updates. patience=0: layers never
+    move.
+    Raise UserError for an unknown dtype or cast.
     """
 
     def __init__(
@@ -47,24 +48,25 @@ class Dynamic(Precision):
         check_whole("patience", patience)
         check_whole("rest", rest, 1)
         self.half, self.casts, self.patience, self.rest = DTYPES[half], dict(casts), patience, rest
-        self.resting: dict[str, int] = {}  # layers in float32 -> updates until they are tried again
+        self.resting: dict[str, int] = {}  # layer in float32 -> updates until it is tried again
         self.blamed: dict[str, int] = {}  # layer -> batches in a row
         self.seen: set[str] = set()  # layers that overflowed in the forwards of this batch
-        self.log: list[str] = []  # what was changed, in words
+        self.log: list[str] = []  # messages about what changed
 
     def choose(self, path: str, operation: str, given: np.dtype) -> np.dtype:
+        """Return float32 for a layer that has fallen back, else the dtype that `casts` gives for the operation."""
         if any(path == layer or path.startswith(layer + ".") for layer in self.resting):
             return DTYPES["float32"]
         cast = self.casts.get(operation, GIVEN)
         return given if cast == GIVEN else self.half if cast == HALF else DTYPES[cast]
 
     def watch(self, path: str, x: Tensor | None, y: Tensor) -> None:
-        """Is shown what every unit makes (nn.watching)."""
+        """Record whether a unit overflowed; called on the input and output of every unit (nn.watching)."""
         if not is_finite(y.data) and (x is None or is_finite(x.data)):
             self.seen.add(path)
 
     def stepped(self) -> None:
-        """An update was made: nobody overflowed."""
+        """Count an update that was made: no layer overflowed."""
         self.seen.clear()
         self.blamed.clear()
         for layer in list(self.resting):
@@ -74,9 +76,11 @@ class Dynamic(Precision):
                 self.log.append(f"layer {layer} is tried in half precision again")
 
     def state_dict(self) -> dict[str, dict[str, int]]:
+        """Return the layers in float32 with the updates left, and the layers blamed with the batches in a row."""
         return {"resting": dict(self.resting), "blamed": dict(self.blamed)}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, int]]) -> None:
+        """Continue from a state. Raise UserError if it does not fit this policy or this model."""
         super().load_state_dict(state)
         for name, counts in state.items():
             if not isinstance(counts, Mapping):
@@ -87,10 +91,10 @@ class Dynamic(Precision):
         self.resting, self.blamed, self.seen = dict(state["resting"]), dict(state["blamed"]), set()
 
     def skipped(self, gradients: Any, at_floor: bool) -> None:
-        """The step was skipped; called by all ranks of the mesh, with the reducer.
+        """Count a skipped step; called by all ranks of the mesh, with the reducer.
 
-        at_floor: the loss scale of this batch could not have come down any more. When the last layer with bad gradients
-        rests already, what it was given was infinite: the next layer's doing.
+        at_floor: the loss scale of this batch could not be lowered any further. If the last layer with bad gradients is
+        already in float32, the infinity came from the layer after it, which is blamed instead.
         """
         forward = _on_any_rank([layer in self.seen for layer in self.layers], gradients.world)
         self.seen.clear()
@@ -106,23 +110,23 @@ class Dynamic(Precision):
             self.log.append(f"layer {layer} overflowed in {self.patience} batches in a row: float32 from now on")
 
     def _first_awake(self, layers: Iterable[str]) -> str | None:
-        """The first of these that does not rest in float32 already."""
+        """Return the first of these layers that is not already in float32."""
         return next((layer for layer in layers if layer not in self.resting), None)
 
 
 def not_finite(gradients: Any) -> list[str]:
-    """The paths of the parameters that have gradients on this rank which are not finite."""
+    """Return the paths of the parameters whose gradients are not finite on this rank."""
     pieces = ((owned.grad[piece.place], piece.parameter) for owned in gradients.owned() for piece in owned.pieces)
     return [p.placement.path for grad, p in pieces if not is_finite(grad)]
 
 
 def _layers_of(paths: list[str]) -> set[str]:
-    """The units that parameters belong to: "blocks.1" for "blocks.1.mlp.up.bias", "head" for "head.norm.bias"."""
+    """Return the units the parameters belong to: "blocks.1" for "blocks.1.mlp.up.bias", "head" for "head.norm.bias"."""
     return {".".join(path.split(".")[: n + 1]) for path in paths for n in range(path.count("."))}
 
 
 def _on_any_rank(flags: list[bool], world: "Communicator | None") -> list[bool]:
-    """Which flags are set anywhere."""
+    """Return which flags are set on any rank."""
     found = to_device(np.array(flags, np.int32))
     if world is not None:
         world.all_reduce(found, LAYERS, op="max")

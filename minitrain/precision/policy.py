@@ -1,4 +1,4 @@
-"""Which dtype an operation is done in: a policy, and how a model is given one."""
+"""Precision policies: which dtype each operation runs in, and how to apply one to a model."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,34 +21,34 @@ POLICIES = {"float32": "float32", "mixed_float16": "float16", "mixed_bfloat16": 
 
 
 class Precision:
-    """Chooses the dtype of an operation. Modules ask it, by `Module.at`, for each operation of each forward."""
+    """Base class: chooses the dtype of an operation. Modules ask it, through `Module.cast_input`, in every forward."""
 
-    half: np.dtype  # what half weights are stored in
-    layers: tuple[str, ...] = ()  # the paths of the model's units, in their order; set by `use`
-    full = False  # everything in float32, for a second look at a batch
+    half: np.dtype  # dtype of half weights
+    layers: tuple[str, ...] = ()  # paths of the model's units, in order; set by `use`
+    full = False  # everything in float32, to recheck a batch
 
     def dtype(self, path: str, operation: str, given: Any) -> np.dtype:
-        """The dtype in which the module with this path does the operation on activations of dtype `given`."""
+        """Return the dtype for this operation of the module at `path`, on activations of dtype `given`."""
         return DTYPES["float32"] if self.full else self.choose(path, operation, np.dtype(given))
 
     def choose(self, path: str, operation: str, given: np.dtype) -> np.dtype:
-        """The same, in training."""
+        """Return the dtype to use in training; subclasses implement it."""
         raise NotImplementedError
 
     def check(self, paths: set[str]) -> None:
-        """Raises UserError when this does not suit a model with these paths."""
+        """Raise UserError if this policy does not fit a model with these paths."""
 
     def state_dict(self) -> dict[str, dict[str, int]]:
-        """What was learned since training began; nothing where all is fixed before."""
+        """Return what was learned during training; empty for a fixed policy."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, int]]) -> None:
-        """Go on from there. Raise UserError for a state that is none of this precision."""
+        """Continue from a state. Raise UserError if it is not the state of this kind of policy."""
         check_state("the state of the precision", state, self.state_dict())
 
     @contextmanager
     def in_full(self) -> Iterator[None]:
-        """All in float32."""
+        """Compute everything in float32 inside this context."""
         self.full = True
         try:
             yield
@@ -57,11 +57,12 @@ class Precision:
 
 
 class Static(Precision):
-    """Fixed before training: a dtype for each layer, by its path.
+    """A dtype for each layer, by path, fixed before training.
 
-    name: one of POLICIES, for all layers. layers: pattern -> "float32", "float16" or "bfloat16", for those whose path,
-    or the path of something around them, has this form: "head", "blocks.*.mlp", "*.norm?". The first that fits counts.
-    Raises UserError for an unknown name, and in `use` for a pattern that fits nothing.
+    name: one of POLICIES, for all layers.
+    layers: pattern -> "float32", "float16" or "bfloat16", for layers whose path, or the path of a parent, matches:
+    "head", "blocks.*.mlp", "*.norm?". The first match counts.
+    Raise UserError for an unknown name or dtype and, in `use`, for a pattern that matches nothing.
     """
 
     def __init__(self, name: str = "mixed_float16", layers: Mapping[str, str] | None = None) -> None:
@@ -73,33 +74,35 @@ class Static(Precision):
         self.found: dict[str, np.dtype] = {}  # path -> its dtype
 
     def choose(self, path: str, operation: str, given: np.dtype) -> np.dtype:
+        """Return the dtype of the first pattern that matches the path, else the policy's half precision."""
         if path not in self.found:
             fitting = (dtype for pattern, dtype in self.patterns.items() if _fits(pattern, path))
             self.found[path] = DTYPES[name] if (name := next(fitting, None)) else self.half
         return self.found[path]
 
     def check(self, paths: set[str]) -> None:
+        """Raise UserError for a pattern that matches none of these paths."""
         for pattern in self.patterns:
             if not any(_fits(pattern, path) for path in paths):
                 raise UserError(
-                    f"the pattern {shown(pattern)} fits no layer; the layers are {', '.join(self.layers[:9])}"
+                    f"the pattern {shown(pattern)} matches no layer; the layers are {', '.join(self.layers[:9])}"
                     f"{', ...' if len(self.layers) > 9 else ''}, "
-                    "and what is inside them, such as " + ", ".join(sorted(paths - set(self.layers) - {""})[:3])
+                    "and what is inside them, e.g. " + ", ".join(sorted(paths - set(self.layers) - {""})[:3])
                 )
 
 
 def _fits(pattern: str, path: str) -> bool:
-    """Whether the pattern describes the path or the path of something around it."""
+    """Return whether the pattern matches the path or one of its parents."""
     parts = path.split(".")
     return any(fnmatchcase(".".join(parts[: n + 1]), pattern) for n in range(len(parts)))
 
 
 def use(model: Module, precision: Precision, half_weights: bool = False) -> None:
-    """From now on the model computes as `precision` says; called before it is divided and drawn.
+    """Make the model compute in this precision. Call it before the model is divided and initialized.
 
-    half_weights: parameters and gradients are stored in the half precision of `precision`, and the optimizer has the
-    masters. Raises UserError for parameters that are not float32, or belong to a trainer already, or have values where
-    half weights are asked for, and for patterns that fit nothing.
+    half_weights: store parameters and gradients in the policy's half precision; the optimizer keeps float32 masters.
+    Raise UserError if a parameter is not float32 or already belongs to a trainer, if it has values and half_weights is
+    set, if a pattern matches nothing, and for bfloat16 on CuPy.
     """
     check_free(model)
     for p in model.parameters():

@@ -20,9 +20,9 @@ OVERFLOW = ("mesh", "overflow")
 
 
 def agree(overflow: bool, world: "Communicator | None") -> bool:
-    """Whether there is an overflow on any rank of `world`: all step, or none does. Without a world: on this rank.
+    """Return whether any rank of `world` overflowed, so that all step or none does; without a world, this rank alone.
 
-    An all-reduce of one int32, labelled OVERFLOW.
+    All-reduces one int32, tagged OVERFLOW.
     """
     flag = to_device(np.array([overflow], np.int32))
     if world is not None:
@@ -33,12 +33,12 @@ def agree(overflow: bool, world: "Communicator | None") -> bool:
 def next_scale(
     scale: float, good: int, overflow: bool, growth: float = 2.0, backoff: float = 0.5, interval: int = 2000
 ) -> tuple[float, int]:
-    """(scale, good steps in a row) after one more batch.
+    """Return (scale, good steps in a row) after one more batch.
 
-    scale, good: before it. overflow: its gradients overflowed, and the step was skipped. Then the scale is multiplied
-    by backoff. When `interval` good steps have come, this one included, it is multiplied by growth, unless float32
-    cannot hold the product (2^128 and above). In both cases counting begins again, at 0. Powers of two change exponents
-    only, so that no bit of a gradient is lost.
+    scale, good: the values before the batch. overflow: its gradients overflowed and the step was skipped.
+    On overflow, multiply the scale by backoff. After `interval` good steps in a row, including this one, multiply it by
+    growth, unless the product is too large for float32 (2^128 and above). In both cases, restart the count at 0. Powers
+    of two change only exponents, so gradients lose no bits.
     """
     if overflow:
         return scale * backoff, 0
@@ -48,53 +48,53 @@ def next_scale(
 
 
 class Scaler:
-    """No scale, no check: for float32 and bfloat16. What the training step calls, in this order:
+    """No scaling and no check: for float32 and bfloat16. The training step calls, in this order:
 
-    scaler.scale(loss).backward()       gradients are S times what they are
-    ...                                 they are added up over all ranks
-    if scaler.unscale(gradients):       the same answer on every rank of the mesh
+    scaler.scale(loss).backward()       gradients are S times too large
+    ...                                 gradients are summed over all ranks
+    if scaler.unscale(reducer):         the same answer on every rank of the mesh
         clip, step                      on gradients without S
 
-    Several models may share a scaler, each with a reducer of its own. Those whose steps began before S moved carry the
-    S from before: together they are one round, after which S has moved once.
+    Several models, each with its own reducer, may share a scaler. If S changes after their steps began, their gradients
+    still carry the old S. Such steps form one round, in which S changes once.
     """
 
     value = 1.0  # S
-    skips = 0  # batches that were skipped
+    skips = 0  # skipped batches
 
     def scale(self, loss: Tensor) -> Tensor:
-        """S x loss."""
+        """Return S x loss."""
         return loss if self.value == 1 else loss * self.value
 
     def unscale(self, gradients: Any) -> bool:
-        """Takes S out of the gradients (a reducer's, after finish()). False: do not step."""
+        """Divide the gradients by S, after the reducer's synchronize(). Return False if the step must be skipped."""
         return True
 
     def at_floor(self) -> bool:
-        """Whether the scale cannot come down any more."""
+        """Return whether the scale cannot be lowered any further."""
         return True
 
     def expecting(self) -> AbstractContextManager[Any]:
-        """Around what may overflow: no warnings of what will be looked for."""
+        """Return a context for code that may overflow: it silences warnings about what is checked later."""
         return nullcontext()
 
     def state_dict(self) -> dict[str, float]:
-        """What has moved since training began, by name; nothing without a scale."""
+        """Return what has changed during training, by name; empty without a scale."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on from there; between two steps. Raise UserError for a state that is none of this kind of scaler."""
+        """Continue from a state, between two steps. Raise UserError if it is not the state of this kind of scaler."""
         check_state("the state of the scaler", state, self.state_dict())
 
 
 class StaticScaler(Scaler):
-    """A constant S. A batch whose gradients overflow is skipped, by all ranks.
+    """A constant S. All ranks skip a batch whose gradients overflow.
 
-    agree: (overflow on this rank, all ranks) -> overflow anywhere. Raises UserError when `patience` batches in a row
-    overflow: S, or the model's own numbers, are too large.
+    agree: maps (overflow on this rank, all ranks) to whether any rank overflowed.
+    Raise UserError if `patience` batches in a row overflow: S, or the model's own values, are too large.
     """
 
-    moving: tuple[str, ...] = ("value", "in_a_row")  # what a round changes
+    moving: tuple[str, ...] = ("value", "in_a_row")  # what changes once per round
 
     def __init__(
         self,
@@ -106,18 +106,22 @@ class StaticScaler(Scaler):
         check_whole("patience", patience, 1)
         self.value, self.patience, self.agree = float(value), patience, agree
         self.in_a_row = self.skips = 0
-        self.round: list[Any] = []  # the gradients that were unscaled with the same S
-        self.moved = self.scaled = -1  # when S moved last, and was used last: in the count of the reducers' steps
-        self.before: dict[str, Any] = {}  # S, and what moves with it, as the round found them
-        self.overflowed = False  # any of the round
+        self.round: list[Any] = []  # gradients unscaled with the same S
+        self.moved = self.scaled = -1  # when S last changed, and was last used, in the reducers' step count
+        self.before: dict[str, Any] = {}  # S, and what changes with it, before the round
+        self.overflowed = False  # any in the round
 
     def scale(self, loss: Tensor) -> Tensor:
+        """Return S x loss, and note when S was used."""
         self.scaled = next(steps_begun)
         return super().scale(loss)
 
     def unscale(self, gradients: Any) -> bool:
-        """Checked after the reduction, when an inf of one rank has reached those that add with it, and agreed upon with
-        the others (which hold other parts of the model); before anything has changed."""
+        """Check for overflow and divide by S; return whether to step.
+
+        The check follows the reduction, when an inf on one rank has reached all ranks that sum with it; the ranks then
+        agree with those that hold other parts of the model. Nothing has been updated yet.
+        """
         self.enter(gradients)
         with self.expecting():
             here = not all(all_finite(owned.grad) for owned in gradients.owned())
@@ -129,17 +133,17 @@ class StaticScaler(Scaler):
         if self.in_a_row >= self.patience:
             raise UserError(
                 f"{self.in_a_row} batches in a row overflowed with the loss scale {self.value:g}: give a smaller scale "
-                "or learning rate, bfloat16, or keep the layers that overflow in float32"
+                "or learning rate, use bfloat16, or keep the layers that overflow in float32"
             )
         self.update(self.overflowed)
         return not overflow
 
     def enter(self, gradients: Any) -> None:
-        """Take S back to what these gradients carry, if it has moved since their step began; else begin a new round.
+        """Restore the S that these gradients carry if it has changed since their step began; else begin a new round.
 
-        Raise UserError for gradients that were unscaled already.
+        Raise UserError if these gradients were already unscaled, or if it is unknown which S they carry.
         """
-        if getattr(gradients, "begun", math.inf) > self.moved:  # without a reducer: a round of their own
+        if getattr(gradients, "begun", math.inf) > self.moved:  # without a reducer: their own round
             self.moved = next(steps_begun)
             self.before = {name: vars(self)[name] for name in self.moving}
             self.round, self.overflowed = [gradients], False
@@ -147,26 +151,29 @@ class StaticScaler(Scaler):
         if any(other is gradients for other in self.round):
             raise UserError(
                 "unscale was called twice in one step: the gradients would be divided by the loss scale twice.\n"
-                "Call it once, after finish()"
+                "Call it once, after synchronize()"
             )
         if self.scaled > self.moved:
             raise UserError(
-                "a loss was scaled after the scale had moved, for gradients whose step had begun before: which scale "
-                "they have is not known.\nCall begin() of each reducer right before its own loss is scaled"
+                "a loss was scaled after the scale changed, for gradients whose step began before: it is unknown which "
+                "scale they carry.\nCall start_step() of each reducer right before scaling its own loss"
             )
         vars(self).update(self.before)
         self.round.append(gradients)
 
     def expecting(self) -> AbstractContextManager[Any]:
+        """Return a context that silences NumPy's overflow and invalid-value warnings."""
         return np.errstate(over="ignore", invalid="ignore")
 
     def update(self, overflow: bool) -> None:
-        """The scale for the next batch."""
+        """Set the scale for the next batch; a constant S stays."""
 
     def state_dict(self) -> dict[str, float]:
+        """Return the scale, its counters and the number of skipped batches."""
         return {name: vars(self)[name] for name in (*self.moving, "skips")}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Continue from a state, between two steps. Raise UserError if a value is invalid."""
         super().load_state_dict(state)
         for name, number in state.items():
             if name == "value":
@@ -174,20 +181,20 @@ class StaticScaler(Scaler):
             else:
                 check_whole(f"{name} in the state of the scaler", number)
         vars(self).update(state, value=float(state["value"]))
-        self.round, self.moved, self.scaled = [], -1, -1  # what comes is a new round
+        self.round, self.moved, self.scaled = [], -1, -1  # the next unscale begins a new round
 
 
 def check_scale(value: Any) -> None:
-    """Raise UserError unless this can be a loss scale."""
+    """Raise UserError unless the value is a valid loss scale."""
     check_number("the loss scale", value, "above 0")
     if not 2.0**-126 <= value < 2.0**128:
         raise UserError(f"the loss scale is {value}; float32 must hold it and 1 / it: give 2^-126 to 2^127")
 
 
 class DynamicScaler(StaticScaler):
-    """S moves: down at once when gradients overflow, up after a long time without. See next_scale.
+    """A loss scale S that changes: down when gradients overflow, up after a long time without. See next_scale.
 
-    Raises UserError when `patience` batches in a row overflow with S at `floor`, where it stays.
+    Raise UserError if `patience` batches in a row overflow with S at `floor`, the smallest value it takes.
     """
 
     def __init__(
@@ -212,18 +219,20 @@ class DynamicScaler(StaticScaler):
                 "above 1, backoff below 1, and the floor at most the first scale"
             )
         self.growth, self.backoff, self.interval, self.floor, self.rule = growth, backoff, interval, floor, rule
-        self.good = 0  # steps in a row
+        self.good = 0  # good steps in a row
 
     moving = ("value", "in_a_row", "good")
 
     def at_floor(self) -> bool:
+        """Return whether S has reached `floor`."""
         return self.value <= self.floor
 
     def update(self, overflow: bool) -> None:
+        """Set the scale for the next batch by `rule`, but not below `floor`."""
         value, self.good = self.rule(self.value, self.good, overflow, self.growth, self.backoff, self.interval)
         self.value = max(value, self.floor)
 
 
 def all_finite(gradient: Array) -> bool:
-    """Whether no element is infinite or NaN. A finite sum of squares proves it, and takes a tenth of the time."""
+    """Return whether no element is infinite or NaN. A finite sum of squares proves it in a tenth of the time."""
     return math.isfinite(square(gradient)) or is_finite(gradient)

@@ -1,1 +1,1 @@
-"""The engine, for any model and any data: the training step, the trainer, its history, checkpoints."""
+"""The engine, for any model and any data: the training step, the trainer, its history, and checkpoints."""

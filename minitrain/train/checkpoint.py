@@ -1,4 +1,4 @@
-"""The logical model in one file, whatever mesh trained it."""
+"""Checkpoints: the logical model in one file, whatever mesh trained it."""
 
 import json
 import os
@@ -30,16 +30,18 @@ def gather(
     gradients: Reducer | None = None,
     root: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """path -> the logical array (what: "data" or "grad"), put together from the slices that the ranks hold.
+    """Return path -> logical array, assembled from the slices the ranks hold; every rank must call it.
 
-    Gradients are those that the optimizer sees: without the loss scale, clipped. As copies, on every rank, or on `root`
-    only; for checkpoints and comparisons, not for a training step. Where a rank holds a parameter whole, nothing is
-    sent. gradients: the reducer, which knows the shares when a model is divided, and the scale.
+    what: "data", or "grad" for the gradients the optimizer sees: without the loss scale, and clipped.
+    reducer: needed for a divided model and for gradients; it knows the shards and the scale.
+    root: the only rank to return the arrays; None: all ranks. The arrays are copies.
+    For checkpoints and comparisons, not for a training step. A parameter held whole by a rank is not sent.
+    Raise UserError for an invalid argument.
     """
     check_choice("what", what, ("data", "grad"))
     check_whole("root", 0 if root is None else root, 0, world.size - 1)
     if what == "grad" and gradients is None and any(p.bucket is not None for p in model.parameters()):
-        raise UserError("gradients are in the hands of a trainer: give gather(..., gradients=trainer.gradients)")
+        raise UserError("a trainer holds the gradients: give gather(..., reducer=trainer.reducer)")
     if gradients is not None and gradients.mesh.parts("layers") > 1:
         return _gather_stages(model, what, gradients, gradients.mesh, root in (None, world.rank))
     logical: dict[str, np.ndarray] = {}
@@ -55,7 +57,7 @@ def gather(
 
 
 def _gather_stages(model: Model, what: str, gradients: Reducer, mesh: Mesh, keep: bool) -> dict[str, np.ndarray]:
-    """Of a pipeline, whose ranks have different parameters: all at once."""
+    """Gather the model of a pipeline, whose ranks have different parameters, in a single exchange."""
     mine = [(p.placement, to_host(array)) for p, array in _held(model, what, gradients) if array is not None]
     pieces: dict[str, list] = {}
     for where, array in chain(*mesh.over(*MODEL).gather_objects(mine)):
@@ -67,7 +69,7 @@ def _gather_stages(model: Model, what: str, gradients: Reducer, mesh: Mesh, keep
 
 
 def _joined(shape: tuple[int, ...], pieces: Sequence[tuple[tuple[slice, ...], np.ndarray]]) -> np.ndarray:
-    """The logical array from its slices."""
+    """Assemble the logical array from its slices."""
     logical = np.empty(shape, pieces[0][1].dtype)
     for index, piece in pieces:
         logical[index] = piece
@@ -75,7 +77,7 @@ def _joined(shape: tuple[int, ...], pieces: Sequence[tuple[tuple[slice, ...], np
 
 
 def _held(model: Model, what: str, gradients: Reducer | None) -> Iterator[tuple[Parameter, Array | None]]:
-    """Each parameter with its values or gradient, in the model's order; divided buckets are put together in passing."""
+    """Yield each parameter with its values or gradient, in the model's order, gathering divided buckets on the way."""
     flats: dict[Bucket, Array | None] = {}
     for p in model.parameters():
         if gradients is None:
@@ -88,14 +90,14 @@ def _held(model: Model, what: str, gradients: Reducer | None) -> Iterator[tuple[
             yield p, None if flat is None else p.bucket.piece(p, flat)
         else:
             yield p, unscaled(p.bucket.piece(p, flat), wide(flat.dtype), gradients.factor)
-        if p is p.bucket.parameters[0]:  # the one that the forward uses last: the others have been asked for
+        if p is p.bucket.parameters[0]:  # the forward uses it last, so all others have been yielded
             del flats[p.bucket]
 
 
 def gather_state(state: State, world: Communicator) -> dict[str, np.ndarray | int]:
-    """An optimizer's state_dict() with whole arrays, put together from the parts of all ranks; on every rank.
+    """Return an optimizer's state_dict() with whole arrays, assembled from the parts of all ranks, on every rank.
 
-    It is what one process would have, and can be loaded on any mesh.
+    It equals the state of a single process, and can be loaded on any mesh.
     """
     whole: dict[str, np.ndarray | int] = {}
     parts: dict[str, list[Part]] = {}
@@ -108,16 +110,16 @@ def gather_state(state: State, world: Communicator) -> dict[str, np.ndarray | in
         shape = tuple(max(cut.stop for cut in cuts) for cuts in zip(*(part.held for part in found), strict=True))
         whole[name] = logical = np.empty(shape, found[0].array.dtype)
         for part in found:
-            index: tuple[Any, ...] = (*part.held, ...)  # a view, also of an array without axes
+            index: tuple[Any, ...] = (*part.held, ...)  # a view, even of a 0-d array
             logical[index].flat[part.run] = part.array
     return whole
 
 
 def save(path: str | Path, tensors: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
-    """Writes a safetensors file; `about` is kept with the tensors as JSON. The file appears whole or not at all, also
-    when several ranks save to it.
+    """Write a safetensors file, with `about` stored as JSON.
 
-    Raises OSError when it cannot be written, UserError for what is no array, and for half precision.
+    The file appears complete or not at all, even if several ranks save to the same path. Raise OSError if it cannot be
+    written, UserError for values that are not arrays and for half precision.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +127,7 @@ def save(path: str | Path, tensors: Mapping[str, np.ndarray], about: Mapping[str
     partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.partial")
     try:
         partial.touch()
-        mode = partial.stat().st_mode  # as the user's umask has it; safetensors makes a file for its owner alone
+        mode = partial.stat().st_mode  # respects the umask; safetensors would restrict the file to its owner
         arrays = {name: _in_rows(name, x) for name, x in tensors.items()}
         save_file(arrays, partial, metadata={"minitrain": json.dumps(about)})
         partial.chmod(mode)
@@ -137,7 +139,7 @@ def save(path: str | Path, tensors: Mapping[str, np.ndarray], about: Mapping[str
 
 
 def _sweep(path: Path) -> None:
-    """Remove what a run that was killed while it saved has left."""
+    """Remove partial files left by runs that were killed while saving."""
     for old in path.parent.glob(f"{path.stem}.*.*.partial"):
         process = old.name.split(".")[-3]
         try:
@@ -145,26 +147,26 @@ def _sweep(path: Path) -> None:
         except (ProcessLookupError, ValueError, OverflowError):
             old.unlink(missing_ok=True)
         except PermissionError:
-            continue  # somebody else's, and alive
+            continue  # another user's process, still running
 
 
 def _in_rows(name: str, x: Any) -> np.ndarray:
-    """The array row after row in this machine's byte order: safetensors writes the memory as it lies there."""
+    """Return the array in C order and native byte order: safetensors writes the memory as it is."""
     if not isinstance(x, np.ndarray) or is_masked(x):
-        raise UserError(f"{name} is {shown(x)}; a checkpoint holds arrays: give its values, p.data")
+        raise UserError(f"{name} is {shown(x)}; a checkpoint holds arrays: give p.data")
     if is_float(x.dtype) and x.dtype.itemsize < 4:
         raise UserError(f"{name} is {x.dtype}; `load` reads float32 and float64: save x.astype(np.float32)")
     return np.asarray(x, x.dtype.newbyteorder("="), order="C")
 
 
-STORED = ("F32", "F64")  # float32 and float64, in the words of safetensors
+STORED = ("F32", "F64")  # float32 and float64, as safetensors names them
 
 
 def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What `save` wrote.
+    """Return (tensors, about) as written by `save`.
 
-    Raises UserError for a file that is missing or something else, and for weights that minitrain cannot have written:
-    of another dtype, or not finite.
+    Raise UserError if the file is missing or not a minitrain checkpoint, or if a tensor has an unsupported dtype or is
+    not finite.
     """
     path = Path(path)
     if path.is_dir():
@@ -184,11 +186,11 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise UserError(f"{path} is a safetensors file, but not one that minitrain wrote")
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
-            raise UserError(f"{path} holds nan or inf in {shown(name)}: that run had exploded; train another one")
+            raise UserError(f"{path} holds nan or inf in {shown(name)}: that run diverged; train another one")
     try:
         return tensors, json.loads(about)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} has a description that cannot be read as JSON: {error}") from error
+        raise UserError(f"{path} has metadata that is not valid JSON: {error}") from error
 
 
 def _check_dtypes(path: Path, dtypes: Mapping[str, str]) -> None:
@@ -201,25 +203,23 @@ def _check_dtypes(path: Path, dtypes: Mapping[str, str]) -> None:
 
 
 def restore(model: Model, tensors: Mapping[str, np.ndarray], strict: bool = True) -> None:
-    """Give each parameter its slice of the logical tensors; under every strategy, before or after the trainer is made.
+    """Load the logical tensors into the model, each rank its slice, under any strategy, with or without a trainer.
 
-    strict: the tensors are exactly the model's, by path and dtype. Otherwise what is missing keeps its values, what the
-    model does not have is left out, and floats are converted. Shapes have to fit always.
-    Raise UserError, before anything has changed, for what does not fit.
+    strict: the paths and dtypes must match the model's exactly. Otherwise missing parameters keep their values, extra
+    tensors are ignored, and floats are converted. Shapes must always match.
+    Raise UserError, before anything has changed, for tensors that do not fit.
     """
     if not isinstance(tensors, Mapping):
-        raise UserError(
-            f"the tensors are {shown(tensors)}; give the dictionary, the first of the two that load returns"
-        )
+        raise UserError(f"the tensors are {shown(tensors)}; give the dictionary that load returns first")
     here = {p.placement.path: p for p in model.parameters()}
     needed: dict[str, tuple[tuple[int, ...], np.dtype]] = {**getattr(model, "elsewhere", {})}
     needed |= {path: (p.placement.shape, p.dtype) for path, p in here.items()}
     if strict:
-        cure = "Make the model with the sizes of the checkpoint, or restore(..., strict=False) to take what both have"
+        cure = "Build the model with the checkpoint's sizes, or restore(..., strict=False) to load only what both have"
         check_names("checkpoint", "model", set(tensors), needed.keys(), cure)
     elif not needed.keys() & tensors.keys():
         raise UserError(
-            f"the checkpoint has nothing of the model: it has {', '.join(sorted(tensors)[:3]) or 'no tensors'}, "
+            f"the checkpoint has no parameter of the model: it has {', '.join(sorted(tensors)[:3]) or 'no tensors'}, "
             f"and the model has {', '.join(sorted(needed)[:3])}"
         )
     found = {path: fitting(path, tensors[path], *it, strict=strict) for path, it in needed.items() if path in tensors}
@@ -229,9 +229,9 @@ def restore(model: Model, tensors: Mapping[str, np.ndarray], strict: bool = True
 
 
 def fitting(path: str, values: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, strict: bool) -> np.ndarray:
-    """Return the values in this dtype; `strict`: they have it already.
+    """Return the values in this dtype; with `strict` they must already have it.
 
-    Raise UserError for another shape or dtype, and for numbers that the dtype cannot hold.
+    Raise UserError if the shape or dtype differs, or if the dtype cannot hold the values.
     """
     own = getattr(values, "dtype", None)
     alike = own == dtype if strict else is_float(own)
@@ -245,5 +245,5 @@ def fitting(path: str, values: np.ndarray, shape: tuple[int, ...], dtype: np.dty
     with np.errstate(over="ignore"):
         converted = values.astype(dtype)
     if np.isfinite(converted).sum() < np.isfinite(values).sum():
-        raise UserError(f"{path} of the checkpoint has numbers up to {abs(values).max():g}, too large for {dtype}")
+        raise UserError(f"{path} of the checkpoint has values up to {abs(values).max():g}, too large for {dtype}")
     return converted

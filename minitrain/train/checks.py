@@ -1,4 +1,4 @@
-"""What training refuses: invalid arguments, batches and samples; and what ranks compare, to refuse differences."""
+"""Validation of arguments, batches and samples, and the values that ranks compare to detect differences."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from ..precision import Precision, Scaler
 
 
 def leaves(name: str, state: Any) -> dict[str, Any]:
-    """What is in nested dictionaries, by its path; of "optimizer" only that it is there."""
+    """Flatten nested dictionaries to path -> value; "optimizer" is listed but not entered."""
     if not isinstance(state, Mapping):
         return {name: state}
     found: dict[str, Any] = {f"names in {name}": sorted(map(str, state))}
@@ -25,14 +25,14 @@ def leaves(name: str, state: Any) -> dict[str, Any]:
 
 
 def checksum_of(batch: Batch, before: int = 0) -> int:
-    """A number that is another one for other inputs or labels, or for others `before`."""
+    """Return a checksum of the inputs and labels, continuing from `before`."""
     for array in (batch.inputs, batch.labels):
         before = before if array is None else checksum(array, before)
     return before
 
 
 def first_bad_sample(batch: Batch) -> tuple[int, str] | None:
-    """Where in the global batch the first sample is that holds NaN or infinity, and a sentence on it; None for none."""
+    """Return (index in the global batch, message) for the first sample with NaN or infinity; None if there is none."""
     for name, array in (("inputs", batch.inputs), ("labels", batch.labels)):
         if array is None or array.dtype.kind in "iu" or is_finite(array):
             continue
@@ -45,27 +45,27 @@ def first_bad_sample(batch: Batch) -> tuple[int, str] | None:
 def check_options(
     optimizer: Any, schedule: Any, momentum: Any, seed: Any, strategy: Any, accumulate: Any, clip: Any
 ) -> None:
-    """Raises UserError for arguments of `Trainer` that cannot be meant."""
+    """Raise UserError for invalid arguments of `Trainer`."""
     if not callable(optimizer):
         raise UserError(
-            f"optimizer is {shown(optimizer)}; it must make one from the gradients: give the class Adam, say"
+            f"optimizer is {shown(optimizer)}; it must build an optimizer from a reducer: give a class, such as Adam"
         )
     if not callable(schedule):
         check_number("schedule", schedule, "at least 0")
     if momentum is not None and not callable(momentum):
         raise UserError(
-            f"momentum is {shown(momentum)}; it must be a function of the update, or None for a constant one"
+            f"momentum is {shown(momentum)}; it must be a function of the update, or None for a constant momentum"
         )
     check_seed(seed)
     if not isinstance(strategy, Strategy):
-        raise UserError(f"strategy is {shown(strategy)}; it must be a Strategy: give Strategy(zero=1), say")
+        raise UserError(f"strategy is {shown(strategy)}; it must be a Strategy, such as Strategy(zero=1)")
     check_whole("accumulate", accumulate, 1)
     if clip is not None:
         check_number("clip", clip, "above 0")
 
 
 def check_kinds(model: Any, world: Any, mesh: Any, precision: Any, scaler: Any) -> None:
-    """Raise UserError for arguments of `Trainer` of another kind."""
+    """Raise UserError for arguments of `Trainer` of the wrong type."""
     kinds = {"model": (model, Model), "world": (world, Communicator), "mesh": (mesh, Mesh | None)}
     kinds |= {"precision": (precision, Precision | None), "scaler": (scaler, Scaler | None)}
     for name, (value, kind) in kinds.items():
@@ -76,40 +76,40 @@ def check_kinds(model: Any, world: Any, mesh: Any, precision: Any, scaler: Any) 
 def check_global(batch: Any) -> None:
     """Raise UserError unless this is a whole global batch with labels."""
     if not isinstance(batch, Batch) or batch.labels is None:
-        raise UserError(f"the batch is {shown(batch)}; training takes a Batch with labels, such as a loader's")
+        raise UserError(f"the batch is {shown(batch)}; training takes a Batch with labels, e.g. from a loader")
     samples, B = batch.where.samples, batch.where.B
     if samples != slice(0, B):
         raise UserError(
             f"the batch holds samples {samples.start}:{samples.stop} of {B}; "
-            "every rank gives step the whole global batch, and works on its own part of it"
+            "give `step` the whole global batch on every rank; each rank takes its own part"
         )
 
 
 def check_fit(train: Any, epochs: Any, validation: Any, patience: Any, updates: Any, validate_every: Any) -> None:
-    """Raise UserError for arguments of `fit` that cannot be meant."""
+    """Raise UserError for invalid or contradictory arguments of `fit`."""
     check_loader("train", train)
     if validation is not None:
         check_loader("validation", validation)
     if (epochs is None) == (updates is None):
         raise UserError(
-            f"epochs is {shown(epochs)} and updates is {shown(updates)}; one of the two says how long to train: "
-            "give epochs=10 or updates=1000, say"
+            f"epochs is {shown(epochs)} and updates is {shown(updates)}; exactly one must say how long to train: "
+            "give epochs=10 or updates=1000"
         )
     counts = {"epochs": epochs, "updates": updates, "validate_every": validate_every, "patience": patience}
     for name, count in counts.items():
         if count is not None:
             check_whole(name, count, 1)
     if validate_every is not None and updates is None:
-        raise UserError(f"validate_every is {validate_every} updates, and epochs have a row each: give updates instead")
+        raise UserError(f"validate_every is {validate_every}, but each epoch is a row: give updates, not epochs")
     if patience is not None and validation is None:
-        raise UserError(f"patience is {patience}, which waits for a better validation loss: give a validation, too")
+        raise UserError(f"patience is {patience}, which waits for a better validation loss: give validation=, too")
 
 
 def check_loader(name: str, data: Any) -> None:
-    """Raise UserError unless training can take its batches from there."""
+    """Raise UserError unless `data` is a loader."""
     if not isinstance(data, Loader) or isinstance(data, type):
         raise UserError(
-            f"{name} is {shown(data)}; it must be a loader: "
-            "give ArrayLoader(inputs, labels, batch=32, seed=1) or TextLoader(ids, context=64, batch=24, seed=1), say"
+            f"{name} is {shown(data)}; it must be a loader, such as "
+            "ArrayLoader(inputs, labels, batch=32, seed=1) or TextLoader(ids, context=64, batch=24, seed=1)"
         )
     check_whole(f"{name}.batches", data.batches, 1)

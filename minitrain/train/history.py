@@ -1,4 +1,4 @@
-"""What a run was like, row by row: of each epoch, or of so many updates."""
+"""The record of a run, row by row: one row per epoch, or per fixed number of updates."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,21 +10,21 @@ from ..errors import UserError, check_state, shown
 
 @dataclass
 class History:
-    """One number a row in each list; those of what was never looked at are empty."""
+    """One list per quantity, with one number per row. A quantity that was never measured has an empty list."""
 
     loss: list[float] = field(default_factory=list)
-    """Mean training loss, of each label just before the update that it took part in."""
+    """Mean training loss over the labels, each measured just before the update it contributes to."""
     rate: list[float] = field(default_factory=list)
     """Learning rate of the row's last update."""
     validation_loss: list[float] = field(default_factory=list)
     """Mean loss on the validation data, after the row's updates."""
     accuracy: list[float] = field(default_factory=list)
-    """Share of the validation data whose most probable class is their label, where a sample has one label."""
+    """Fraction of the validation samples whose most probable class is their label, if a sample has one label."""
 
     def add(self, row: Sequence[float]) -> None:
-        """One more row, in the order above; two numbers without a validation, three without an accuracy.
+        """Append a row, in the order above: two numbers without validation, three without accuracy.
 
-        A list that has begun goes on with NaN where there is no number, so that equal places belong together.
+        A list that has been started continues with NaN where a row has no number, so that indices agree between lists.
         """
         rows = len(self.loss)
         for place, numbers in enumerate((self.loss, self.rate, self.validation_loss, self.accuracy)):
@@ -33,11 +33,11 @@ class History:
                 numbers.append(row[place] if place < len(row) else math.nan)
 
     def state_dict(self) -> dict[str, list[float]]:
-        """The lists by their names, as copies."""
+        """Return copies of the lists, by name."""
         return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, list[float]]) -> None:
-        """Go on from there. Raise UserError for what is no history."""
+        """Continue from a state. Raise UserError if it is not a history's."""
         check_state("the state of the history", state, vars(self))
         rows = len(state["loss"]) if isinstance(state["loss"], list) else 0
         for name, numbers in state.items():
@@ -54,21 +54,22 @@ class History:
 
     @property
     def best(self) -> int:
-        """The row with the smallest validation loss (training loss without one), counted from 0; of equals the first.
+        """Index of the row with the smallest validation loss, or training loss if there is no validation; ties: the
+        first.
 
-        A loss that is no number, since half precision overflowed in all of its batches, is never the smallest.
-        Raises ValueError when there is no row.
+        A NaN loss, from a row in which half precision overflowed in every batch, is never the smallest. Raise
+        ValueError if there are no rows.
         """
         losses = [math.inf if math.isnan(loss) else loss for loss in self.validation_loss or self.loss]
         return losses.index(min(losses))
 
     @property
     def waited(self) -> int:
-        """Rows since the best one."""
+        """Number of rows since the best one."""
         return len(self.loss) - 1 - self.best
 
     def line(self) -> str:
-        """The last row, in less than 70 columns."""
+        """Return the last row as text, in less than 70 columns."""
         shown = f"loss {self.loss[-1]:.3f}  rate {self.rate[-1]:.2e}"
         if self.validation_loss:
             shown += f"  validation loss {self.validation_loss[-1]:.3f}"

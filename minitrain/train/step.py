@@ -23,12 +23,11 @@ def train_step(
     clip: float | None = None,
     scaler: Scaler = UNSCALED,
 ) -> tuple[float, float]:
-    """One update from this rank's part of a global batch, in `accumulate` micro-batches.
+    """Make one update from this rank's part of a global batch, in `accumulate` micro-batches.
 
-    Returns this rank's part of the loss (the parts of all ranks add up to the loss of the global batch) and the norm of
-    the gradient before clipping, which is the same on all ranks. The norm is infinite when the scaler found that the
-    gradients overflowed on some rank. When it is no finite number, no rank has made a step, and nothing has changed but
-    the scale.
+    Return this rank's part of the loss (the parts of all ranks add up to the loss of the global batch) and the norm of
+    the gradient before clipping, which is the same on all ranks. The norm is infinite if the scaler found an overflow
+    on any rank. If it is not finite, no rank has stepped and only the loss scale has changed.
     """
     with scaler.expecting():
         loss = compute_gradients(model, batch, gradients, accumulate, scaler)
@@ -45,21 +44,21 @@ def train_step(
 def compute_gradients(
     model: Model, batch: Batch, gradients: Reducer, accumulate: int = 1, scaler: Scaler = UNSCALED
 ) -> float:
-    """The first half of a step: afterwards `gradients` holds those of the global batch, times the scaler's S."""
-    gradients.begin(backwards=accumulate)  # a bucket is complete when each parameter has fired that often
+    """Compute the gradients of the global batch, times S, into the reducer; return this rank's part of the loss."""
+    gradients.begin(backwards=accumulate)  # a bucket is complete after each parameter has fired this often
     micros = batch.split(accumulate)
-    gradients.look(micros[0])  # once: is a model that is divided what it says?
-    loss = model.train(one_by_one, micros, gradients, scaler.scale)  # a pipeline: its schedule, in the loop's place
+    gradients.look(micros[0])  # once: check a divided model against its plan
+    loss = model.train(one_by_one, micros, gradients, scaler.scale)  # a pipeline replaces the loop by its schedule
     gradients.finish()
     return loss
 
 
 def one_by_one(model: Model, micros: Sequence[Batch], gradients: Reducer, scale: Callable[[Tensor], Tensor]) -> float:
-    """Forward and backward of one micro-batch after the other; returns the loss of all."""
+    """Run forward and backward on one micro-batch after the other; return their total loss."""
     loss = 0.0
     for micro in micros:
         part = model(micro)
-        scale(part).backward()  # buckets leave as they fill
-        gradients.end_backward()  # what was not reached counts as fired
+        scale(part).backward()  # buckets are sent as they fill
+        gradients.end_backward()  # parameters that were not reached count as fired
         loss += part.item()
     return loss

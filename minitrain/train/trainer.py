@@ -1,4 +1,4 @@
-"""Training any model on any data and any mesh: one update, the validation, and many of both.
+"""Train any model on any data and any mesh: single updates, validation, and whole runs.
 
     trainer = Trainer(mlp(), world, optimizer=Adam, schedule=0.001)
     history = trainer.fit(images, epochs=10, validation=held_out)
@@ -6,8 +6,8 @@
     trainer = Trainer(gpt(config), world, schedule=0.003, clip=1.0)
     history = trainer.fit(text, updates=1000, validation=held_out, validate_every=100)
 
-Every rank makes the same global batches and works on its own part of each. What is shown and decided (the losses, the
-accuracy, when to stop) are sums over the ranks that divide the batch, so it is the same on any number of ranks.
+Every rank builds the same global batches and works on its own part of each. Reported values and decisions (losses,
+accuracy, when to stop) are sums over the ranks that divide the batch, so they are the same on any number of ranks.
 """
 
 import copy
@@ -51,17 +51,17 @@ from .checks import (
 from .history import History
 from .step import train_step
 
-SMALL = 2**16  # bytes of a batch that are compared between ranks in every step
-QUIET = 2.0  # seconds that fit may work without a word
+SMALL = 2**16  # batches below this many bytes are compared between ranks in every step
+QUIET = 2.0  # seconds fit may run without printing
 
 Item = TypeVar("Item")
 
 
 class Update(NamedTuple):
-    """One batch: its loss, the learning rate, the norm of the gradient before clipping, the loss scale that it had, and
-    how many labels the loss is the mean of.
+    """One batch: its loss, the learning rate, the norm of the gradient before clipping, its loss scale, and the number
+    of labels the loss is averaged over.
 
-    The norm is no number when gradients overflowed in half precision: then no update was made.
+    The norm is not finite if gradients overflowed in half precision; no update was made then.
     """
 
     loss: float
@@ -72,12 +72,12 @@ class Update(NamedTuple):
 
     @property
     def skipped(self) -> bool:
-        """Whether the batch made no update."""
+        """Whether the batch was skipped, without an update."""
         return not math.isfinite(self.norm)
 
 
 class Trainer:
-    """Trains a model as one of the ranks of `world`; all of them make the same calls."""
+    """Trains a model on one rank of `world`; all ranks must make the same calls."""
 
     def __init__(
         self,
@@ -98,21 +98,25 @@ class Trainer:
         advice: str = "give a smaller learning rate as the `schedule`",
         parallelize: Callable[[Model, Mesh, Strategy], Reducer] = parallelize,
     ) -> None:
-        """Divides the model as the mesh and the strategy say. Parameters without values are drawn; others keep theirs.
+        """Divide the model by the mesh and the strategy, and initialize the parameters that have no values.
 
-        optimizer: makes one from the gradients: a class such as Adam, or partial(AdamW, weight_decay=0.01).
-        schedule: the learning rate, or a pure function of the number of updates made so far that returns it. One that
-        goes by what was measured reads `history`, the same on all ranks, of all that `fit` did so far:
-        lambda update: reduce_on_plateau(trainer.history.validation_loss, peak=0.001).
-        momentum: such a function for SGD's momentum or Adam's beta1 (see one_cycle_momentum); constant unless given.
-        mesh: the ranks as dp x pp x tp; unless given, all of them divide the batch.
-        strategy: such as Strategy(zero=2, recompute=1); data parallel in buckets unless given. Ranks own whole
-        parameters where the optimizer's class says that it needs them (optim.Matrixwise).
-        accumulate: micro-batches per update and rank. clip: largest norm of the gradient, or None.
-        precision: for a float32 model, one of minitrain.precision, such as Static("mixed_float16"), with half_weights
-        as in precision.use. scaler: scales the loss; for float16 a DynamicScaler unless given.
-        advice: what to do about a loss that is no number. parallelize: what transforms the model.
-        Raises UserError for values that cannot be meant.
+        optimizer: builds the optimizer from a reducer: a class such as Adam, or partial(AdamW, weight_decay=0.01).
+        schedule: the learning rate, or a pure function from the number of updates made so far to the learning rate. A
+        function that depends on measurements reads `history`, which covers all calls of `fit` and is the same on all
+        ranks: lambda update: reduce_on_plateau(trainer.history.validation_loss, peak=0.001).
+        momentum: a function like `schedule` for SGD's momentum or Adam's beta1 (see one_cycle_momentum); None:
+        constant.
+        mesh: the ranks as dp x pp x tp; None: all ranks are data parallel.
+        strategy: e.g. Strategy(zero=2, recompute=1); the default is bucketed data parallel. Ranks own whole parameters
+        if the optimizer's class needs them (optim.Matrixwise).
+        accumulate: micro-batches per update and rank.
+        clip: maximum norm of the gradient, or None.
+        precision: a policy from minitrain.precision, such as StaticPolicy("mixed_float16"), for a float32 model.
+        half_weights: see precision.use.
+        scaler: scales the loss; None: a DynamicScaler for float16, no scaling otherwise.
+        advice: the remedy to print when the loss is NaN or infinite.
+        parallelize: the function that transforms the model.
+        Raise UserError for invalid arguments.
         """
         check_options(optimizer, schedule, momentum, seed, strategy, accumulate, clip)
         check_kinds(model, world, mesh, precision, scaler)
@@ -133,24 +137,24 @@ class Trainer:
             self.optimizer = optimizer(self.gradients)
             check_same(world, {**given, "optimizer": self.optimizer})
         except BaseException:
-            self.gradients.release()  # so that the next try finds the model free
+            self.gradients.release()  # free the model for another attempt
             raise
-        self.batches = 0  # the number of the next one: also those count whose update a scaler left out
-        self.history = History()  # of all calls of `fit` so far
-        self.told = time.monotonic()  # when something was said last
+        self.batches = 0  # number of the next batch; skipped batches count
+        self.history = History()  # over all calls of `fit`
+        self.told = time.monotonic()  # when something was last printed
 
     @property
     def updates(self) -> int:
-        """Made so far: what the schedule counts."""
+        """Number of updates made so far: the schedule's argument."""
         return self.optimizer.updates
 
     # One update -------------------------------------------------------------------------------------------------------
 
     def step(self, batch: Batch) -> Update:
-        """One update from a global batch, of which this rank takes its part.
+        """Make one update from a global batch, of which this rank takes its part.
 
-        Raises UserError for a loss or a gradient that is no number, unless half precision is all that is to blame and
-        the scaler has skipped the batch.
+        Raise UserError if the loss or the gradient is NaN or infinite, unless only half precision is to blame and the
+        scaler has skipped the batch.
         """
         check_global(batch)
         lr, scale, skips, mine = self.rate(), self.scaler.value, self.scaler.skips, self.mine(batch)
@@ -169,17 +173,17 @@ class Trainer:
         return update
 
     def loss_of(self, part: float, batch: Batch, lr: float) -> float:
-        """The loss of the global batch, of which the ranks have parts. Raise UserError unless all had the same batch.
+        """Sum the per-rank losses to the loss of the global batch. Raise UserError unless all ranks had the same batch.
 
-        A mark of the batch and its square are added up along with the loss, over all ranks. N times the sum of the
-        squares is the square of the sum only if all marks are equal; both are exact.
+        A tag of the batch and its square are summed along with the loss, over all ranks. N times the sum of the squares
+        equals the square of the sum only if all tags are equal; both are exact.
         """
         where, world = batch.where, self.mesh.world
         given = {"batch": where.number, "seed": where.seed, "B": where.B, "T": where.T, "learning rate": lr}
         if world.size > 1 and (self.batches == 1 or debug.on or batch.inputs.nbytes < SMALL):
             given["checksum of the data"] = checksum_of(batch)
         mark = zlib.crc32(repr(given).encode()) & 0xFFFFF
-        mine = part if self.mesh.part("matrices") == 0 else 0.0  # ranks that share the matrices have the same part
+        mine = part if self.mesh.part("matrices") == 0 else 0.0  # tensor-parallel ranks all have the same part
         x = to_device(np.array([mine, mark, mark**2], np.float64))
         world.all_reduce(x, ("dp", "loss"))
         loss, marks, squares = to_host(x).tolist()
@@ -188,7 +192,7 @@ class Trainer:
         return loss
 
     def adapt(self, precision: Dynamic, update: Update, at_floor: bool) -> None:
-        """Lets the precision learn from a batch, and says what it changed."""
+        """Let the precision adapt to the batch, and print what it changed."""
         if update.skipped:
             precision.skipped(self.gradients, at_floor)
         else:
@@ -198,8 +202,8 @@ class Trainer:
         precision.log.clear()
 
     def look_into(self, update: Update, mine: Batch, expected: bool) -> None:
-        """Raise UserError for a loss or a gradient that is not finite, naming the sample, or else the first layer, that
-        is to blame. Silent when the forward is finite in float32 and the scaler `expected` an overflow."""
+        """Raise UserError for a non-finite loss or gradient, naming the sample or else the first layer to blame. Silent
+        if the batch is finite in float32 and the scaler skipped it (`expected`)."""
         self.look_into_data(mine, f"batch {mine.where.number}")
         here = [first_bad_layer(self.model, micro) for micro in mine.split(self.accumulate)]
         found = set(chain(*self.world.gather_objects(here)))
@@ -209,27 +213,27 @@ class Trainer:
         )
         where = f"{what} in batch {mine.where.number}, at update {self.updates}"
         if layer is not None:
-            raise UserError(f"{where}; the first layer whose output is no number is {layer}; {self.advice}")
+            raise UserError(f"{where}; the first layer whose output is NaN or infinite is {layer}; {self.advice}")
         if self.precision is None:
-            raise UserError(f"{where}, though all layers' outputs are finite; {self.advice}")
+            raise UserError(f"{where}, although every layer's output is finite; {self.advice}")
         if not expected:
             raise UserError(
-                f"{where}, though in float32 all layers' outputs are finite: half precision overflows. Give a scaler, "
-                "which skips such batches, a Dynamic precision, which takes such layers back to float32, or bfloat16"
+                f"{where}, although every layer's output is finite in float32: half precision overflows. Use a scaler "
+                "(skips such batches), a DynamicPolicy (moves such layers to float32), or bfloat16"
             )
 
     def look_into_data(self, mine: Batch | None, name: str) -> None:
-        """Raise UserError, on all ranks, when a sample that one of them has is not finite."""
+        """Raise UserError, on all ranks, if a sample on any rank is not finite."""
         here = None if mine is None else first_bad_sample(mine)
         found = [said for said in self.world.gather_objects(here) if said is not None]
         if found:
             raise UserError(
                 f"{name}, at update {self.updates}: {min(found)[1]}.\n"
-                "No learning rate helps against that: mend or remove the sample"
+                "No learning rate helps: correct or remove the sample"
             )
 
     def rate(self) -> float:
-        """The learning rate of the update that comes next. Raises UserError for one that cannot be meant."""
+        """Return the learning rate of the next update. Raise UserError if the schedule returns an invalid one."""
         if not callable(self.schedule):
             return self.schedule
         lr = self.schedule(self.updates)
@@ -237,7 +241,7 @@ class Trainer:
         return lr
 
     def set_momentum(self) -> None:
-        """Gives the optimizer the momentum of the update that comes next. Raises UserError for one that cannot be."""
+        """Set the optimizer's momentum for the next update. Raise UserError if it is invalid or cannot be set."""
         if self.momentum is None:
             return
         value = self.momentum(self.updates)
@@ -248,16 +252,16 @@ class Trainer:
             self.optimizer.momentum = value
         else:
             raise UserError(
-                f"momentum({self.updates}) is {value}, and the optimizer has none to set; "
-                "give Adam, AdamW, or SGD with some momentum from the beginning: partial(SGD, momentum=0.9)"
+                f"momentum({self.updates}) is {value}, but the optimizer has no momentum to set; "
+                "give Adam, AdamW, or SGD created with momentum: partial(SGD, momentum=0.9)"
             )
 
     def mine(self, batch: Batch) -> Batch:
-        """This rank's part of a global batch, which is empty when there are more ranks than samples."""
+        """Return this rank's part of a global batch; empty if there are more ranks than samples."""
         return batch.part(self.mesh.part("samples"), self.mesh.parts("samples"))
 
     def over_ranks(self, part: float, name: str, *what: str) -> float:
-        """The sum over the ranks that have other parts of this ("samples", "layers"); `name` tags what is sent."""
+        """Sum over the ranks that hold different parts of `what` ("samples", "layers"); `name` tags the message."""
         x = to_device(np.array([part], np.float64))
         self.mesh.over(*what).all_reduce(x, ("dp", name))
         return float(x[0])
@@ -265,7 +269,10 @@ class Trainer:
     # Validation -------------------------------------------------------------------------------------------------------
 
     def mean_loss(self, batches: Iterable[Batch]) -> float:
-        """Of batches that are parts of one global batch, such as those of a loader's `validation()`."""
+        """Return the mean loss over the parts of one global batch, such as a loader's `validation()`.
+
+        Raise UserError if it is NaN or infinite.
+        """
         loss, bad = 0.0, None
         with no_grad():
             for mine in self.parts(batches):
@@ -278,7 +285,7 @@ class Trainer:
         return total
 
     def accuracy(self, batches: Iterable[Batch]) -> float:
-        """The share of the labels that are the most probable class, of batches as in `mean_loss`.
+        """Return the fraction of labels that are the most probable class, over batches as in `mean_loss`.
 
         Each rank counts in its part of each batch, so each sample is counted once.
         """
@@ -286,15 +293,15 @@ class Trainer:
         with no_grad():
             for batch in self.parts(batches):
                 if batch.labels is None:
-                    raise UserError(f"batch {batch.where.number} has no labels, and accuracy compares with them")
+                    raise UserError(f"batch {batch.where.number} has no labels, which accuracy needs")
                 likely = to_host(self.model(Batch(batch.inputs, None, batch.where)).data).argmax(axis=-1)
                 right += int((likely == to_host(batch.labels)).sum())
-                count = batch.where.count  # of all of them, on all ranks
+                count = batch.where.count  # of the global batch
         return self.over_ranks(right, "right", "samples") / count
 
     def parts(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """This rank's part of each batch. Raise UserError, after the last one, unless together they are one global
-        batch, each part once, and the same on all ranks."""
+        """Yield this rank's part of each batch. Raise UserError, after the last one, unless the batches together are
+        one global batch, each part once, and the same on all ranks."""
         if not isinstance(batches, Iterable):
             raise UserError(f"batches is {shown(batches)}; give the parts of a global batch, loader.validation()")
         samples, B, data = 0, 1, 0
@@ -305,8 +312,8 @@ class Trainer:
         check_same(self.mesh.world, {"samples": samples, "B": B, "checksum of the data": data})
         if samples != B:
             raise UserError(
-                f"the batches hold {samples} samples, of a global batch of {B}: they must be all of it, each once.\n"
-                "Give loader.validation(), anew each time, since an iterator ends"
+                f"the batches hold {samples} samples of a global batch of {B}: they must hold each sample once.\n"
+                "Call loader.validation() again each time: an iterator is used up"
             )
 
     # Many updates -----------------------------------------------------------------------------------------------------
@@ -321,14 +328,15 @@ class Trainer:
         updates: int | None = None,
         validate_every: int | None = None,
     ) -> History:
-        """Train for so many epochs, or so many updates, with a line of progress now and then, and return the history.
+        """Train for a number of epochs or updates, printing progress, and return the history.
 
-        The history has a row for each epoch; or for every `validate_every` updates, and for what is left of them at the
-        end (one row for all unless given). validation: data to look at after each row and never to learn from.
-        patience: stop when so many rows in a row bring no better validation loss; at the end the model has the weights
-        of the best row (each rank keeps a copy of what its optimizer updates). A second call goes on where the first
-        one ended, with its own history and patience. Raise UserError for values that cannot be meant, and for a loss
-        that is no number.
+        The history has one row per epoch or per `validate_every` updates, plus one for the updates left over (a single
+        row if `validate_every` is None).
+        validation: data to evaluate after each row; it is never trained on.
+        patience: stop after this many rows in a row without a better validation loss. The model then takes the weights
+        of the best row (each rank keeps a copy of what its optimizer updates).
+        A second call continues where the first ended, with its own history and patience. Raise UserError for invalid
+        arguments, and for a loss that is NaN or infinite.
         """
         check_fit(train, epochs, validation, patience, updates, validate_every)
         counts = {"epochs": epochs, "updates": updates, "validate_every": validate_every, "patience": patience}
@@ -349,27 +357,27 @@ class Trainer:
             if history.waited == 0:
                 best, weights = n, self.weights()
             if history.waited >= patience:
-                self.say(f"stopped: no better validation loss in {n - best} {unit}(s) after {unit} {best}")
+                self.say(f"stopped: no better validation loss in the {n - best} {unit}(s) after {unit} {best}")
                 break
         if patience is not None and history.waited:
             self.put_back(weights)
-            self.say(f"the weights are those of {unit} {best} again, the best one")
+            self.say(f"restored the weights of {unit} {best}, the best one")
         return history
 
     def epoch(self, train: Loader) -> Iterator[Update]:
-        """Work on the batches of the next epoch, one when the next item is asked for. What is left of one that has
-        begun is left out, so that each sample comes once."""
+        """Train on the batches of the next epoch, yielding an Update for each. The rest of an unfinished epoch is
+        skipped, so that each sample comes once."""
         self.batches = -(-self.batches // train.batches) * train.batches
         for number in range(self.batches, self.batches + train.batches):
             yield self.step(train.batch(number))
 
     def each_update(self, train: Loader, updates: int) -> Iterator[Update]:
-        """Make so many updates from the batches that come next, one when the next item is asked for.
+        """Make this many updates from the next batches, one each time the next item is requested.
 
             for update in trainer.each_update(text, 1000):
                 print(trainer.updates, update.loss)
 
-        Batches that the scaler skipped are among the items, and are no updates.
+        Batches that the scaler skipped are yielded too, but do not count as updates.
         """
         check_loader("train", train)
         check_whole("updates", updates)
@@ -378,13 +386,13 @@ class Trainer:
             yield self.step(train.batch(self.batches))
 
     def weights(self) -> list[Array]:
-        """A copy of what this rank's optimizer updates: the masters of values in half precision, once there are any."""
+        """Return a copy of what this rank's optimizer updates: for half precision, the masters once they exist."""
         data = [held.data for held in self.gradients.held()]
         masters = self.optimizer.masters or data
         return [(x if master is None else master).copy() for x, master in zip(data, masters, strict=True)]
 
     def put_back(self, weights: list[Array]) -> None:
-        """Take such a copy as the values again; called by all ranks. The optimizer's state stays as it is."""
+        """Restore a copy made by `weights`; all ranks must call it. The optimizer's state is unchanged."""
         for i, (held, kept) in enumerate(zip(self.gradients.held(), weights, strict=True)):
             held.data[...] = kept
             if self.optimizer.masters and (master := self.optimizer.masters[i]) is not None:
@@ -392,21 +400,21 @@ class Trainer:
         self.gradients.after_step()
 
     def validate(self, data: Loader, name: str = "validation") -> list[float]:
-        """[mean loss] on all the data, and where a sample has one label the accuracy, too.
+        """Return [mean loss] on all the data, followed by the accuracy if each sample has one label.
 
-        That takes two forwards: the loss is what the model makes of the labels.
+        The accuracy takes a second forward: with labels, the model returns only the loss.
         """
         loss = self.mean_loss(self.watch(data.validation(), data.batches, f"{name}, loss"))
         first = next(iter(data.validation()), None)
         if first is None:
-            raise UserError(f"{name}: validation() gives batches once and then none; it must make them anew each time")
+            raise UserError(f"{name}: validation() gave batches once, then none; each call must return a new iterator")
         if first.labels is None or first.labels.ndim > 1:
             return [loss]
         return [loss, self.accuracy(self.watch(data.validation(), data.batches, f"{name}, accuracy"))]
 
     def agreed(self, row: list[float]) -> list[float]:
-        """Rank 0's numbers, on all ranks. Where tensor parallel sums twice, once for each of its ranks, the last bit
-        may differ, and a rank that stops by itself would leave the others waiting."""
+        """Return rank 0's numbers on all ranks. Each rank of a tensor-parallel group sums by itself, so the last bit
+        may differ, and a rank that stopped alone would leave the others waiting."""
         x = to_device(np.array(row))
         self.world.broadcast(x, 0, ("dp", "history"))
         return to_host(x).tolist()
@@ -414,33 +422,33 @@ class Trainer:
     # State ------------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """All that later updates depend on, beside the weights, the data and the arguments that this was made with: a
-        new trainer that is given these goes on bit for bit.
+        """Return all that later updates depend on, except the weights, the data and the arguments of the constructor. A
+        new trainer given these continues bit for bit.
 
-            tensors, state = gather(model, world, gradients=trainer.gradients), trainer.state_dict()
+            tensors, state = gather(model, world, reducer=trainer.reducer), trainer.state_dict()
 
             new = Trainer(new_model, world, ...)
             restore(new_model, tensors)
             new.load_state_dict(state)
 
-        "optimizer" is of this rank's arrays, which checkpoint.gather_state makes whole for another mesh; all else is
-        numbers, lists and dictionaries, the same on all ranks.
+        "optimizer" holds this rank's arrays; checkpoint.gather_state makes them whole for another mesh. Everything else
+        is numbers, lists and dictionaries, the same on all ranks.
         """
         parts = {name: part.state_dict() for name, part in self.parts_of_state().items()}
         return {"optimizer": self.optimizer.state_dict(), **parts, "batches": self.batches}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there; called by all ranks, before or after weights are restored.
+        """Continue from a state; all ranks must call it, before or after the weights are restored.
 
-        Raise UserError, on all ranks, for a state that does not fit on one of them: scaler, precision, history and
-        `batches` are then as they were, and so is the optimizer.
+        Raise UserError on all ranks if the state does not fit on one of them. Scaler, precision, history, optimizer and
+        `batches` are unchanged then.
         """
         check_same(self.world, leaves("state", state))
         parts = self.parts_of_state()
         check_state("the state of the trainer", state, ("optimizer", *parts, "batches"))
         check_whole("batches in the state of the trainer", state["batches"])
         for name, part in parts.items():
-            copy.copy(part).load_state_dict(state[name])  # finds what does not fit
+            copy.copy(part).load_state_dict(state[name])  # raises if the state does not fit
         agreed(self.world, lambda: self.optimizer.parts_of(state["optimizer"]))
         self.optimizer.load_state_dict(state["optimizer"])
         for name, part in parts.items():
@@ -448,45 +456,46 @@ class Trainer:
         self.batches = int(state["batches"])
 
     def parts_of_state(self) -> dict[str, Scaler | Precision | History]:
-        """What has a state of plain data, by name."""
+        """Return the components whose state is plain data, by name."""
         return {"scaler": self.scaler, "precision": self.precision or Precision(), "history": self.history}
 
     # What is shown ----------------------------------------------------------------------------------------------------
 
     def watch(self, items: Iterable[Item], count: int, name: str) -> Iterator[Item]:
-        """The items; in between, a line that tells how far they are when nothing was said for two seconds."""
+        """Yield the items, printing how far they are whenever nothing was printed for two seconds."""
         for n, item in enumerate(items, 1):
             yield item
             if n < count and time.monotonic() - self.told > QUIET:
                 self.say(f"{name}: {n} of {count} batches")
 
     def say(self, text: str) -> None:
-        """Prints on rank 0, whole lines, at once: under mpirun the terminal is not ours."""
+        """Print whole lines on rank 0 and flush: under mpirun the terminal is not ours."""
         self.told = time.monotonic()
         if self.world.rank == 0:
             print(text, flush=True)
 
     def close(self) -> None:
-        """Ends what runs beside the training: the communication thread of an overlapped strategy."""
+        """Stop the communication thread of an overlapped strategy."""
         self.gradients.close()
 
 
 def summed_up(updates: Iterable[Update]) -> list[float]:
-    """[mean loss over the labels, learning rate of the last update]
+    """Return [mean loss over the labels, learning rate of the last update].
 
-    A label's loss is that before the update which it took part in; batches count by their labels, which may be fewer in
-    the last one of an epoch, or ignored.
+    A label's loss is measured before the update it contributes to. Batches are weighted by their labels: the last batch
+    of an epoch may be smaller, and labels may be ignored.
     """
     loss, labels, lr = 0.0, 0, math.nan
     for update in updates:
         lr = update.lr
-        if math.isfinite(update.loss):  # the others were skipped: half precision was too narrow for them
+        if math.isfinite(update.loss):  # the others overflowed in half precision and were skipped
             loss, labels = loss + update.loss * update.labels, labels + update.labels
     return [loss / labels if labels else math.nan, lr]
 
 
 def owners(optimizer: Callable[..., Optimizer]) -> str:
-    """What ranks have to own for this optimizer, as its class says; of a partial, the class inside."""
+    """Return what ranks must own for this optimizer, "elements" or whole "parameters", as its class states; `partial`
+    is unwrapped."""
     made: Any = optimizer
     while isinstance(made, partial):
         made = made.func
@@ -494,18 +503,18 @@ def owners(optimizer: Callable[..., Optimizer]) -> str:
 
 
 def scaler_for(precision: Precision | None, strategy: Strategy) -> Scaler:
-    """A dynamic loss scale for float16, also where gradients only travel in it; none for what has float32's range."""
+    """Return a dynamic loss scaler if weights or transfers are float16; no scaling otherwise."""
     halves = [strategy.wire_dtype, precision and precision.half]
     return DynamicScaler() if np.float16 in halves else Scaler()
 
 
 def chosen(model: Model, precision: Precision | None, half_weights: bool) -> Precision | None:
-    """Return the precision that the model computes in from now on: the given one, or that of a model that has one, as a
-    copy does."""
+    """Return the precision the model computes in from now on: the one given, or the one the model already has (as a
+    copy does). Raise UserError for half weights without a precision."""
     own = next((module.precision for module in model.modules() if module.precision is not None), None)
     if precision is None or precision is own:
         if half_weights and own is None:
-            raise UserError("half_weights is True, and there is no precision that says in which half: give one")
+            raise UserError("half_weights is True, but no precision says which half type to use: give one")
         return own
     use(model, precision, half_weights)
     return precision

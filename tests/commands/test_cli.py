@@ -342,7 +342,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("comm", "tcp", "ring"),
     ("heads", "3", "[1, 2, 4, 8, 16]"),
     ("warmup", "12", "12 --steps"),
-    ("validation", "0.0001", "both need some"),
+    ("validation", "0.0001", "both need at least one"),
 ]
 
 
@@ -386,7 +386,7 @@ FLAGS = {"tied", "prefetch", "reduce-once", "sp", "half-weights", "adaptive", "o
         (["train", "--adaptive"], "--adaptive is about 16 bits, and --precision is fp32"),
         (["train", "--adaptive", "--keep-fp32", "head", "--precision", "fp16"], "give one of the two"),
         (["train", "--precision", "bf16", "--dtype", "float64"], "--dtype is float64; leave it out"),
-        (["train", "--keep-fp32", "haed", "--precision", "fp16"], "the pattern 'haed' fits no layer"),
+        (["train", "--keep-fp32", "haed", "--precision", "fp16"], "the pattern 'haed' matches no layer"),
         (["train", "--tp", "2"], "--tp 2 does not divide the 1 ranks"),
         (["train", "--prefetch"], "--prefetch gathers parameters, which --zero 0 does not divide; give --zero 3"),
         (["train", "--reduce-once", "--zero", "1"], "--reduce-once is for --zero 2 and 3"),

@@ -177,7 +177,7 @@ def test_images_that_are_ignored_are_left_out() -> None:
 
 
 def test_images_of_which_none_counts() -> None:
-    with pytest.raises(UserError, match="labels are all -100, which is to be ignored"):
+    with pytest.raises(UserError, match="all labels are -100, which means ignore"):
         images(23)
 
 

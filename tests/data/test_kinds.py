@@ -187,7 +187,7 @@ def test_wrong_numbers_of_samples_and_labels(inputs: Any, labels: Any, says: str
 
 
 def test_ids_below_0() -> None:
-    with pytest.raises(UserError, match="ids reach down to -100; they are counted from 0"):
+    with pytest.raises(UserError, match="the smallest id is -100; ids are counted from 0"):
         TextLoader([0, 1, IGNORE], 1, 1, 1)
 
 

@@ -228,7 +228,7 @@ def test_inputs_of_another_dtype_are_refused(model: str, given: str, hidden: tup
     """A model given 8-bit images would train without any parameter changing."""
     units = drawn(mlp(replace(TOY_MLP, hidden=hidden, dtype=model)))
     layer = "dense.0" if hidden else "head"
-    cure = rf"{given}, shape \(3, 5\), and {layer}.linear holds {model}: give ArrayLoader\(inputs.astype\(np.{model}\)"
+    cure = rf"{given}, shape \(3, 5\), but {layer}.linear holds {model}: give ArrayLoader\(inputs.astype\(np.{model}\)"
     with pytest.raises(UserError, match=cure):
         units(digits(dtype=given))
     assert units(digits(dtype=model)).dtype == model
@@ -242,14 +242,14 @@ def test_inputs_of_a_model_in_mixed_precision(policy: str, half_weights: bool) -
     use(model, Static(policy), half_weights and policy != "float32")
     drawn(model)
     assert model(digits(dtype="float32")).dtype == np.float32
-    with pytest.raises(UserError, match=r"uint8, shape \(3, 5\), and dense.0.linear holds float32"):
+    with pytest.raises(UserError, match=r"uint8, shape \(3, 5\), but dense.0.linear holds float32"):
         model(digits(dtype="uint8"))
 
 
 @pytest.mark.parametrize("shape", [(7, 4), (7, 6), (7,)])
 def test_inputs_of_another_width_are_refused(shape: tuple[int, ...]) -> None:
     where = Where(1, 0, 7, 1, slice(0, 7), slice(0, 1))
-    with pytest.raises(UserError, match=r"dense.0.linear takes 5 features a sample: give inputs of shape \(B, 5\)"):
+    with pytest.raises(UserError, match=r"dense.0.linear takes 5 features per sample: give inputs of shape \(B, 5\)"):
         drawn(mlp(TOY_MLP))(Batch(np.ones(shape), None, where))
 
 

@@ -1627,13 +1627,13 @@ def test_a_row_of_no_samples_is_linear() -> None:
 def test_attention_refuses_a_share_of_the_time() -> None:
     """Attention raises before the checks of the first step would detect it."""
     same(lambda: blocks(attn=Heads), "tp 2")
-    refused(lambda: blocks(attn=Heads), "sp 2", r"blocks\.0\.attn\.core is given \d positions, .*plan\.heads")
+    refused(lambda: blocks(attn=Heads), "sp 2", r"blocks\.0\.attn\.core received \d positions, .*plan\.heads")
 
 
 def test_attention_on_a_batch_that_has_no_time() -> None:
     """ArrayLoader makes such batches of ids: it does not treat a sample as a sequence."""
     batch = ArrayLoader(np.zeros((2, 5), np.int64), [0, 1], 2, seed=1).batch(0)
-    with pytest.raises(UserError, match=r"(?s)core is given 5 positions, .* where\.T is 1.*ArrayLoader"):
+    with pytest.raises(UserError, match=r"(?s)core received 5 positions, .* where\.T = 1.*ArrayLoader"):
         CausalAttention("core")(Tensor(np.zeros((2, 5, 3, H, D // H))), batch)
 
 

@@ -174,7 +174,7 @@ def test_weights_that_are_not_finite(value: float, trained: tuple[dict, dict], t
     tensors, about = trained
     tensors["blocks.1.mlp.up.weight"].flat[-1] = value
     checkpoint.save(tmp_path / "model.safetensors", tensors, about)
-    with pytest.raises(UserError, match=r"nan or inf in 'blocks\.1\.mlp\.up\.weight': that run had exploded"):
+    with pytest.raises(UserError, match=r"nan or inf in 'blocks\.1\.mlp\.up\.weight': that run diverged"):
         checkpoint.load(tmp_path / "model.safetensors")
 
 
@@ -209,7 +209,7 @@ def test_parts_that_do_not_fit_each_other(
 def test_a_description_that_is_too_deep_or_too_long(about: str, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file({"w": np.ones(3, np.float32)}, path, metadata={"minitrain": about})
-    with pytest.raises(UserError, match=r"description that cannot be read as JSON"):
+    with pytest.raises(UserError, match=r"metadata that is not valid JSON"):
         checkpoint.load(path)
 
 

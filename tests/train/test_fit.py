@@ -187,8 +187,8 @@ def test_patience_in_updates(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("update 10/50  loss ") and said[0].endswith("validation loss 3.000")
     assert said[-2:] == [
-        "stopped: no better validation loss in 20 update(s) after update 20",
-        "the weights are those of update 20 again, the best one",
+        "stopped: no better validation loss in the 20 update(s) after update 20",
+        "restored the weights of update 20, the best one",
     ]
 
 
@@ -223,9 +223,9 @@ def test_a_loader_of_ones_own(make: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({}, "epochs is None and updates is None; one of the two says how long to train"),
-        ({"epochs": 2, "updates": 9}, "epochs is 2 and updates is 9; one of the two says how long to train"),
-        ({"epochs": 2, "validate_every": 9}, "validate_every is 9 updates, and epochs have a row each"),
+        ({}, "epochs is None and updates is None; exactly one must say how long to train"),
+        ({"epochs": 2, "updates": 9}, "epochs is 2 and updates is 9; exactly one must say how long to train"),
+        ({"epochs": 2, "validate_every": 9}, "validate_every is 9, but each epoch is a row"),
         ({"updates": 9, "patience": 2}, "patience is 2, which waits for a better validation loss"),
         ({"train": TextLoader, "epochs": 1}, "train is <class"),
         ({"epochs": 1, "validation": digits().batch(0)}, "validation is Batch"),

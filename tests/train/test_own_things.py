@@ -98,7 +98,7 @@ def test_a_parameter_that_would_be_replaced(change: str) -> None:
         else:
             layer.weight = {"tensor": Tensor(np.ones((2, 3))), "array": np.ones((2, 3)), "none": None}[change]  # type: ignore[assignment]
 
-    refused(replace, r"a\.weight is a parameter, and is set to .*\nChange its values instead: weight\.data \*= 0\.5")
+    refused(replace, r"a\.weight is a parameter, but was set to .*\nChange its values instead: weight\.data \*= 0\.5")
     layer.weight.data *= 0.5
     layer.weight = Parameter("b.weight", (2, 3))
 
@@ -134,7 +134,7 @@ def test_a_weight_that_was_computed() -> None:
 def test_sequence_parallel_needs_a_time() -> None:
     def program(world: Communicator) -> None:
         make = lambda: Trainer(tiny(), world, mesh=Mesh(world, tp=2), strategy=Strategy(sp=True))
-        refused(make, "sequence parallel divides the time of a GPT")
+        refused(make, "sequence parallel needs sequences")
 
     threads.run(2, program)
 
@@ -248,16 +248,16 @@ def test_all_ranks_save_to_one_file(tmp_path: Any) -> None:
 
 def test_restoring_what_does_not_fit() -> None:
     model, names = loaded(), {"transformer.wte": np.ones(2)}
-    refused(lambda: checkpoint.restore(model, names, strict=False), "the checkpoint has nothing of the model")
+    refused(lambda: checkpoint.restore(model, names, strict=False), "the checkpoint has no parameter of the model")
     refused(lambda: checkpoint.restore(model, ({}, {})), "the tensors are")  # type: ignore[arg-type]
     half = small(dtype="float32")
     large = {path: np.full(x.shape, 1e39) for path, x in values(loaded(dtype="float32")).items()}
-    refused(lambda: checkpoint.restore(half, large, strict=False), "numbers up to 1e[+]39, too large for float32")
+    refused(lambda: checkpoint.restore(half, large, strict=False), "values up to 1e[+]39, too large for float32")
     refused(lambda: checkpoint.gather(model, world_of_one(), what="weights"), "what is 'weights'")
     refused(lambda: checkpoint.gather(model, world_of_one(), root=5), "root is 5")
     made = Trainer(model, world_of_one())
     compute_gradients(model, ids(), made.gradients)
-    refused(lambda: checkpoint.gather(model, world_of_one(), "grad"), "give gather.*gradients=trainer.gradients")
+    refused(lambda: checkpoint.gather(model, world_of_one(), "grad"), "give gather.*reducer=trainer.reducer")
 
 
 def test_a_stage_refuses_what_only_another_one_has() -> None:
@@ -295,9 +295,9 @@ def test_a_batch_is_as_long_as_it_says(changed: dict[str, Any]) -> None:
     made = Trainer(tiny(), world_of_one())
     for part in (where(B=100), where(B=2), where(B=6, samples=slice(3, 6))):
         batch = Batch(x, np.zeros(3, int), part)
-        refused(lambda batch=batch: made.step(batch), "gives step the whole global batch")  # type: ignore[misc]
-    for labels in (None, tokens):  # refused like image labels, although they have a time axis
-        refused(lambda labels=labels: Batch(tokens, labels, where()), "a column for each time")  # type: ignore[misc]
+        refused(lambda batch=batch: made.step(batch), "give `step` the whole global batch on every rank")  # type: ignore[misc]
+    for labels in (None, tokens):  # as of images, though they have a time
+        refused(lambda labels=labels: Batch(tokens, labels, where()), "one column per position")  # type: ignore[misc]
 
 
 def test_a_batch_of_lists() -> None:
@@ -331,7 +331,7 @@ def test_validation_on_parts_of_one_batch() -> None:
     assert 0 <= made.accuracy(data.validation()) <= 1 and made.mean_loss(used) > 0
     for look in (made.mean_loss, made.accuracy):
         refused(lambda look=look: look(used), "the batches hold 0 samples")  # type: ignore[misc]
-        refused(lambda look=look: look([data.batch(0), data.batch(1)]), "hold 8 samples, of a global batch of 4")  # type: ignore[misc]
+        refused(lambda look=look: look([data.batch(0), data.batch(1)]), "hold 8 samples of a global batch of 4")  # type: ignore[misc]
         refused(lambda look=look: look(data), "batches is")  # type: ignore[misc]
 
 
@@ -352,7 +352,7 @@ def test_a_context_that_the_model_does_not_have() -> None:
     model = gpt(GPTConfig(11, 4, layers=1, heads=3, width=9))
     model.draw(1)
     data = TextLoader(np.arange(50) % 11, 8, 2, 1)
-    refused(lambda: model(data.batch(0)), "positions 0 to 7, and the model's context is 4")
+    refused(lambda: model(data.batch(0)), "positions 0 to 7, but the model's context is 4")
 
 
 # Trainers -------------------------------------------------------------------------------------------------------------
@@ -435,7 +435,7 @@ def test_a_scale_that_moved_between_begin_and_the_loss() -> None:
         made.gradients.finish()
         if made is one:
             assert scaler.unscale(made.gradients)
-    refused(lambda: scaler.unscale(two.gradients), "a loss was scaled after the scale had moved")
+    refused(lambda: scaler.unscale(two.gradients), "a loss was scaled after the scale changed")
 
 
 @pytest.mark.parametrize("half_weights", [False, True])
@@ -521,4 +521,4 @@ def test_a_strategy_that_is_a_dictionary() -> None:
     for key in ("zero", "seed", "mesh", "model", 1):
         given: Any = {key: 1}
         make = partial(Trainer, tiny(), world_of_one(), strategy=given)
-        refused(make, r"must be a Strategy: give Strategy\(zero=1\)")
+        refused(make, r"must be a Strategy, such as Strategy\(zero=1\)")

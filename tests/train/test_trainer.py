@@ -390,8 +390,8 @@ def test_options_reach_the_optimizer() -> None:
 @pytest.mark.parametrize(
     ("strategy", "said"),
     [
-        ({"how": "zero1"}, "must be a Strategy: give Strategy(zero=1), say"),
-        ({"x" * 10**6: 1}, "must be a Strategy: give Strategy(zero=1), say"),
+        ({"how": "zero1"}, "must be a Strategy, such as Strategy(zero=1)"),
+        ({"x" * 10**6: 1}, "must be a Strategy, such as Strategy(zero=1)"),
         (Strategy(zero=1, reduce_once=True), "reduce_once=True is for zero=2 and 3; zero=1 reduces once anyway"),
         (Strategy(schedule="2f2b"), "schedule is '2f2b'; allowed: 'naive'"),
         (Strategy(chunks=0), "chunks is 0; it must be at least 1"),
@@ -444,5 +444,5 @@ def test_a_validation_that_ends_for_good() -> None:
     draw = np.random.default_rng(1).standard_normal
     data = [kind(draw((9, 6)), np.arange(9) % 3, batch=4, seed=1) for kind in (ArrayLoader, Once)]
     made = Trainer(mlp(MLPConfig(6, (4,), 3, dtype="float64")), world_of_one())
-    with pytest.raises(UserError, match=r"validation\(\) gives batches once and then none"):
+    with pytest.raises(UserError, match=r"validation\(\) gave batches once, then none"):
         made.fit(data[0], 1, validation=data[1])
