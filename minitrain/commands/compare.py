@@ -20,7 +20,7 @@ COMPARISONS: dict[str, Callable[[CompareOptions, Communicator, RunFolder], str]]
 
 
 def run(options: CompareOptions, world: Communicator) -> str:
-    """Run the comparison `options.what` on all ranks and return its report. Raise UserError for invalid options."""
+    """Run a comparison and return its report. All ranks call it. Raise UserError for invalid options."""
     options.check()
     names = f"{options.what}.json", f"{options.what}.svg"
     aside = options.out == CompareOptions.out
@@ -32,7 +32,7 @@ class Comparison(CompareOptions):
     """The common part of the two comparisons on the digits."""
 
     def run(self) -> int:
-        """Print a chart and a table, write the numbers to --out, and return status 0."""
+        """Print a chart and a table; write the numbers to --out."""
         with launch() as world:
             text = run(self, world)
             if world.rank == 0:

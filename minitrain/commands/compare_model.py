@@ -1,10 +1,10 @@
-"""Compare a user's model on a mesh with the same model on one process: loss, gradients, parameters, step by step.
+"""Compare a user's model on a mesh with the same model on one process, step by step.
 
     mpirun -n 4 python -m minitrain compare model FILE.py:make_model --tp 2 --sp
 
-It looks only at the numbers, so it finds mistakes that no other check can see, such as a softmax over divided columns.
-The distance of a tensor a from b, the one of one process, is max|a - b| / max(max|b|, 1e-3 x the largest |b| of all
-tensors of its kind). An elementwise ratio would mean nothing: some true gradients are 0.
+It compares numbers, and so finds what no other check can see, such as a softmax over divided columns. The distance of
+a tensor a from b, the one of one process, is max|a - b| / max(max|b|, 1e-3 x the largest |b| of all tensors of
+its kind). An elementwise ratio would mean nothing: some true gradients are 0.
 """
 
 import math
@@ -44,14 +44,14 @@ differences go unnoticed. For a bound of 1e-12, give the model dtype="float64"."
 
 @dataclass(frozen=True)
 class MeshOptions(ParallelOptions):
-    """How the ranks divide the work; the options of train."""
+    """How the ranks divide the work, as in train."""
 
     memory_mb: tyro.conf.Suppress[float | None] = None
 
 
 @dataclass(frozen=True)
 class FullStrategy(StrategyOptions):
-    """How the model, gradients and activations are stored and sent; the options of train."""
+    """How the model, gradients and activations are stored and sent, as in train."""
 
     wire: tyro.conf.Suppress[Wire] = "full"
 
@@ -64,15 +64,15 @@ class CompareModelOptions:
     """A Python file and the function in it that returns a new minitrain.models.Model. If the file also defines
     make_batch(number), that returns the global batches, with labels; otherwise, the batches are random ids."""
     steps: int = 3
-    """Number of updates. A few are enough, and rounding errors grow with each."""
+    """Number of updates. A few suffice, and rounding errors grow."""
     lr: float = 0.05
     """Learning rate of SGD, with momentum 0.9."""
     vocabulary: int | None = None
-    """Number of different ids in random batches. None: the rows of the model's first nn.Embedding."""
+    """Vocabulary of the random ids. None: the rows of the model's first nn.Embedding."""
     context: int | None = None
     """Ids per sample. None: 7, or the rows of the second nn.Embedding (positions) if it has fewer."""
     batch: int | None = None
-    """Samples per update, over all ranks. None: two for each micro-batch of all ranks, plus one."""
+    """Samples per update, over all ranks. None: 2 x --dp x --accumulate + 1."""
     seed: int = 1
     """Seed of initial values, dropout and ids."""
     check: bool = True
@@ -81,7 +81,7 @@ class CompareModelOptions:
     strategy: FullStrategy = field(default_factory=FullStrategy)
 
     def sizes(self, world: Communicator) -> dict[str, int]:
-        """Return the sizes of the mesh: axis -> number of ranks. Raise UserError for invalid options."""
+        """Return axis of the mesh -> size. Raise UserError for invalid options."""
         for name in SIZES:
             if getattr(self, name) is not None:
                 check_whole(f"--{name}", getattr(self, name), 1)
@@ -141,7 +141,7 @@ def compare_model(options: CompareModelOptions, world: Communicator) -> Comparis
 def side_by_side(
     world: Communicator, file: OwnFile, o: CompareModelOptions, models: tuple[Model, Model], batches: Sequence[Batch]
 ) -> Sides:
-    """Train on one process (every rank does so) and on the mesh; return losses and distances."""
+    """Train on the mesh and, on every rank, on one process."""
     serial = run(world_of_one(), models[0], o, ParallelOptions(), Strategy(), batches)
     mesh = run(world, models[1], o, o.parallel, replace(o.strategy, check=o.check), batches)
     losses: list[tuple[float, float]] = []
@@ -222,7 +222,7 @@ class CompareModel(CompareModelOptions):
     """
 
     def run(self) -> int:
-        """Print the tables and the verdict. Return status 0 if all agree, 1 otherwise."""
+        """Print the tables and the verdict; return the status."""
         with launch() as world:
             found = compare_model(self, world)
             if world.rank == 0:

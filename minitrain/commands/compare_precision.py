@@ -82,7 +82,7 @@ def weighted(batch: Batch, parts: int) -> Batch:
 def train_precise(
     trainer: Trainer, options: CompareOptions, parts: int, seed: int, full: Trainer | None = None
 ) -> HalfResult:
-    """Train once. full: the finished trainer of the float32 run with the same seed; None for that run itself."""
+    """Train once. full: the trainer of the float32 run with this seed, after its run; None for that run."""
     learned, held_out = data(options, seed)
     scales: list[float] = []
 
@@ -101,8 +101,8 @@ def underflow(full: Trainer, half: Trainer, batch: Batch) -> float:
     """Return the share of gradients that are exactly 0 in half precision, of those that are nonzero in float32.
 
     Both are computed on this batch, new to both, at the final weights of the float32 run, which overwrite those of
-    `half`. Half precision uses the loss scale at the end of its own run, if it has one. A few gradients are lost to
-    rounding, not underflow: those of a relu that is just on in float32 and just off in half precision.
+    `half`, and with the final loss scale of half's own run, if any. A few gradients are lost to rounding, not
+    underflow: those of a relu that is just on in float32 and just off in half precision.
     """
     for p, q in zip(full.model.parameters(), half.model.parameters(), strict=True):
         q.data[...] = p.data
@@ -119,7 +119,7 @@ def underflow(full: Trainer, half: Trainer, batch: Batch) -> float:
 
 def held(world: Communicator, options: CompareOptions, o: PrecisionOptions) -> dict[str, int]:
     """Return kind -> peak bytes of it on this rank in the second update (the first creates the optimizer's state), and
-    "count" -> number of parameters. They do not depend on the learning rate; the one used here does not diverge."""
+    "count" -> number of parameters. The learning rate does not matter; this one does not diverge."""
     options = replace(options, lr=(0.001,))
     learned, _ = data(options, 1)
     ledger = Ledger()
@@ -159,7 +159,7 @@ def precisions(options: CompareOptions, world: Communicator, folder: RunFolder) 
 
 
 def described(task: str, parts: int, options: CompareOptions) -> str:
-    """Describe the task in the heading of its table."""
+    """Return the heading of a task's table."""
     what = f"digits, {options.updates} batches of {options.batch} at learning rate {options.lr[0]:g}"
     if parts > 1:
         what = f"the loss / {parts:,}, as if a batch had {options.batch * parts:,} images"
@@ -167,7 +167,7 @@ def described(task: str, parts: int, options: CompareOptions) -> str:
 
 
 def cost(results: dict[tuple[str, str], list[HalfResult]], sizes: dict[str, dict[str, int]], every: int) -> str:
-    """Return a table with one row per setting: medians over the starts, and bytes."""
+    """Return a table: per setting, medians over the starts, and bytes."""
     lines = [
         f"\n{'':<22}{'underflow, %':<21}{'batches skipped':<20}{'kept,':<7}bytes per",
         f"{'':<22}" + f"{'plain':<8}{'constructed':<13}" + f"{'plain':<7}{'constructed':<13}" + f"{'KiB':<7}parameter",

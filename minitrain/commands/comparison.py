@@ -39,7 +39,7 @@ class CompareOptions:
     lr: tuple[float, ...] = (0.003, 0.01, 0.03)
     """Peak learning rates to try."""
     seeds: int = 5
-    """Number of starts, each with its own initial values, data order and held-out samples."""
+    """Starts, each with its own initial values, data order and held-out samples."""
     out: Path = Path("build/compare")
     """Folder for the numbers and the picture. Earlier ones in build/compare move to build/compare.1 and so on."""
     overwrite: bool = False
@@ -67,7 +67,7 @@ class Result:
 
 
 def data(options: CompareOptions, seed: int) -> tuple[ArrayLoader, ArrayLoader]:
-    """Return (loader of training digits, loader of held-out digits); the seed splits and orders them."""
+    """Return (training digits, held-out digits)."""
     images, labels = load_digits()
     parts = split_digits(images.astype(np.float32), labels, seed)
     learned, held_out = (ArrayLoader(*examples, batch=options.batch, seed=seed) for examples in parts)
@@ -75,7 +75,7 @@ def data(options: CompareOptions, seed: int) -> tuple[ArrayLoader, ArrayLoader]:
 
 
 def follow(trainer: Trainer, updates: Iterable[Update], learned: ArrayLoader, held_out: ArrayLoader) -> Result:
-    """Run the updates and return the result, with infinite losses if training diverged."""
+    """Run the updates; return infinite losses if training diverged."""
     losses: list[float] = []
     try:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -111,7 +111,7 @@ def smooth_median(results: Iterable[Result]) -> list[float]:
 
 
 def table(rows: dict[str, list[Result]], heading: str) -> str:
-    """Return a table with one row per setting, 80 columns wide for names of 22."""
+    """Return a row per setting; 80 columns for names of 22."""
     lines = [f"{heading}{'training loss':<20}{'validation loss':<20}accuracy, %"]
     for name, results in rows.items():
         cells = [
@@ -124,14 +124,14 @@ def table(rows: dict[str, list[Result]], heading: str) -> str:
 
 
 def spread(values: Iterable[float], form: str) -> str:
-    """Return the median, lowest and highest value, in this format."""
+    """Format their median, lowest and highest."""
     known = sorted(values)
     low, high = known[0], known[-1]
     return f"{median(known):{form}} ({low:{form}}-{high:{form}})"
 
 
 def overlap(rows: Iterable[Sequence[Result]]) -> str:
-    """Return a warning if the validation losses do not single out any setting, else ""."""
+    """Return a warning if no setting is clearly the best, else ""."""
     ranges = [sorted(result.validation for result in results) for results in rows]
     if max(values[0] for values in ranges) > min(values[-1] for values in ranges):
         return ""
@@ -139,7 +139,7 @@ def overlap(rows: Iterable[Sequence[Result]]) -> str:
 
 
 def plain(run: Result) -> dict[str, Any]:
-    """Return a dictionary for JSON, with null (None) for infinity and NaN, which JSON lacks."""
+    """Return a dictionary for JSON, with null for infinity and NaN."""
 
     def known(value: Any) -> Any:
         return [*map(known, value)] if isinstance(value, list) else value if math.isfinite(value) else None

@@ -42,8 +42,8 @@ def memory(
 ) -> int:
     """Return a lower bound on the bytes that training needs on a rank.
 
-    It counts the parameters, Adam's two moments, and the larger of the activations of a micro-batch of so many windows
-    and the gradients, which replace them during backward. Under ZeRO a rank has its shard of each, and at stage 3 one
+    It counts parameters, Adam's two moments, and the larger of the activations of a micro-batch of so many windows and
+    the gradients, which replace them during backward. Under ZeRO a rank has its shard of each, and at stage 3 one
     whole unit; recomputed units keep no activations; tensor and pipeline parallel divide most of this.
     """
     p, zero = parallel or ParallelOptions(), strategy.zero
@@ -121,12 +121,12 @@ class TrainConfig:
         )
 
     def gpt(self, vocabulary: int) -> GPTConfig:
-        """Return the sizes of the model for this number of characters."""
+        """Return the model's sizes."""
         m = self.model
         return GPTConfig(vocabulary, m.context, m.layers, m.heads, m.width, m.dropout, m.tied, dtype=m.dtype)
 
     def plain(self) -> dict[str, Any]:
-        """Return nested dictionaries of numbers and strings, for a file."""
+        """Return dictionaries of numbers and strings, for a file."""
         return {
             name: {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
             for name, options in asdict(self).items()

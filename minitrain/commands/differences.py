@@ -50,12 +50,12 @@ class Apart(NamedTuple):
 
     @property
     def most(self) -> tuple[float, float, float]:
-        """Return the largest distance of each kind: (loss, gradients, parameters)."""
+        """Return the largest distance of each kind."""
         return self.loss, max(self.gradients.values(), default=0.0), max(self.parameters.values())
 
 
 def apart(a: Step, b: Step) -> Apart:
-    """Return the distances of step a, on the mesh, from step b, on one process."""
+    """Return the distances of a (mesh) from b (one process)."""
     loss = ratio(abs(a.loss - b.loss), abs(b.loss))
     return Apart(loss, differences(a.gradients, b.gradients), differences(a.parameters, b.parameters))
 
@@ -70,7 +70,7 @@ def differences(a: Tensors, b: Tensors) -> dict[str, float]:
 
 
 def size(x: np.ndarray) -> float:
-    """Return the largest absolute value; 0 for no elements."""
+    """Return max|x|; 0 if empty."""
     return float(np.abs(x.astype(np.float64)).max()) if x.size else 0.0
 
 
@@ -96,7 +96,7 @@ def first_beyond(found: Sequence[Apart], bound: float) -> int | None:
 
 
 def table(losses: Sequence[tuple[float, float]], found: Sequence[Apart]) -> str:
-    """Return the table of the steps: both losses and the largest distances."""
+    """Return the table of the steps."""
     lines = [f"\n{'':<6}{'loss on':<18}{'loss on':<18}largest difference of the", f"{'step':<6}{'one process':<18}"]
     lines[1] += f"{'the mesh':<18}{'loss':>9}{'gradients':>12}{'parameters':>12}"
     for number, ((b, a), step) in enumerate(zip(losses, found, strict=True)):
@@ -121,13 +121,13 @@ def parameters(found: Sequence[Apart], bound: float) -> str:
 
 
 def listed(heading: str, paths: Sequence[str]) -> str:
-    """Return the heading and a line for each path, for the first MOST of them."""
+    """Return a line for each of the first MOST paths."""
     more = [f"  and {len(paths) - MOST} more"] if len(paths) > MOST else []
     return "\n".join([heading, *(f"  {path}" for path in paths[:MOST]), *more])
 
 
 def short(x: float) -> str:
-    """Return x in at most 5 characters; "-" for NaN."""
+    """Format in 5 characters; "-" for NaN."""
     return "-" if math.isnan(x) else "0" if x == 0 else f"{x:.0e}"
 
 

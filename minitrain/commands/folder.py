@@ -161,5 +161,5 @@ def write_somewhere(path: Path, write: Callable[[Path], object]) -> tuple[Path, 
 
 
 def reason(error: OSError) -> str:
-    """Return the error in words, without its number."""
+    """Return it in words, without a number."""
     return error.strerror or str(error)

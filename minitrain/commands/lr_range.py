@@ -29,7 +29,7 @@ FILE, PICTURE = "lr_range.json", "lr_range.svg"
 
 
 def smooth(losses: Sequence[float], memory: float = MEMORY) -> list[float]:
-    """Return an exponential moving average of the losses up to each update, corrected for its start at 0.
+    """Return the bias-corrected exponential moving average of the losses.
 
         m_t = memory m_{t-1} + (1 - memory) loss_t        smoothed_t = m_t / (1 - memory^t),  t from 1
 
@@ -48,12 +48,11 @@ def suggest_rate(rates: Sequence[float], losses: Sequence[float], memory: float 
 
         argmin_t  d smoothed_t / d log(rate_t)        for t after the first 1 / (1 - memory), up to the lowest
 
-    It lies between the two rates that the paper reads off its curve by eye: where learning starts, and where it slows
-    down or explodes. It is a rule of thumb, not the paper's. The other common one, a tenth of the rate at the lowest
-    loss, is safer, but was too small by a factor of three or more for plain gradient descent on the digits. The search
-    stops at the minimum, because a loss that has jumped up may fall steeply again, and skips the first updates, because
-    a mean over few updates jumps. Raise UserError unless there is one rate per loss and the rates grow, and if the
-    loss never fell.
+    It lies between the two rates that the paper reads off its curve: where learning starts, and where it slows down or
+    explodes. This is a rule of thumb, not the paper's. The other common one, a tenth of the rate at the lowest loss, is
+    safer, but was at least three times too small for plain gradient descent on the digits. The search stops at the
+    minimum, since a loss that has jumped up may fall steeply again, and skips the first updates, since a mean over few
+    updates jumps. Raise UserError unless the rates grow, one per loss, and if the loss never fell.
     """
     for name, numbers in (("rates", rates), ("losses", losses)):
         for number in numbers:
@@ -154,7 +153,7 @@ class LrRange(TrainConfig):
     """Updates of the test; replaces --steps."""
 
     def run(self) -> int:
-        """Print a chart and a rate, write the curve to --out, and return status 0."""
+        """Print a chart and a rate; write the curve to --out."""
         with launch() as world:
             text = show(self, world, self.least, self.most, self.updates)
             if world.rank == 0:

@@ -1,4 +1,4 @@
-"""Show what each rank holds in memory during one update, and when."""
+"""Show what each rank holds during one update, and when."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,10 +53,10 @@ def _row(name: str, held: Sequence[int], parameters: int) -> str:
 
 @dataclass(frozen=True)
 class Memory(TrainConfig):
-    """Show what each rank holds in memory during one update; takes the options of train."""
+    """Show what each rank holds in memory during one update, with the options of train."""
 
     def run(self) -> int:
-        """Run two updates and show the second. Return status 0."""
+        """Run two updates and show the second."""
         with launch() as world:
             text = show(self, world)
             if world.rank == 0:

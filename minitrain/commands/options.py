@@ -141,13 +141,13 @@ class StrategyOptions(Strategy):
     check: tyro.conf.Suppress[bool] = True
 
     def say(self, name: str, value: Any = None) -> str:
-        """Return an option as on the command line: --reduce-once, or --zero 2."""
+        """Return it as on the command line: --reduce-once, or --zero 2."""
         flag = "--" + name.replace("_", "-")
         return flag if value is None or value is True else f"{flag} {value}"
 
 
 def make_mesh(world: Communicator, p: ParallelOptions) -> Mesh:
-    """Return the ranks as a mesh dp x pp x tp. Raise UserError if the number of ranks does not match."""
+    """Return the mesh dp x pp x tp. Raise UserError if it does not match the number of ranks."""
     n = p.pp * p.tp
     if world.size % n and p.dp is None:
         given = (
@@ -188,7 +188,7 @@ class PrecisionOptions:
         return Static(f"mixed_{dtype}", dict.fromkeys(kept, "float32"))
 
     def scaler(self, wire: str = "full") -> Scaler:
-        """Return the loss scaler. wire: the precision in which gradients are sent."""
+        """Return the loss scaler. wire: how gradients are sent."""
         auto = "dynamic" if "fp16" in (self.precision, wire) else "none"
         how = auto if self.scaling == "auto" else self.scaling
         if how == "dynamic":
@@ -224,4 +224,4 @@ class RunOptions:
     val_every: int = 250
     """Updates between validations; only the one at the end uses the whole validation text."""
     sample: int = 400
-    """Characters of text to generate at the end; 0: none."""
+    """Characters to generate at the end; 0: none."""

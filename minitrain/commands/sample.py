@@ -106,7 +106,7 @@ class Sample:
     """Seed; each gives a different text."""
 
     def run(self) -> int:
-        """Print the prompt and its continuation, on rank 0 only. Return status 0."""
+        """Print the prompt and its continuation, on rank 0 only."""
         if launched()[1] != 0:
             return 0
         model, config, tokenizer = load_model(self.checkpoint)

@@ -25,9 +25,9 @@ def record(config: TrainConfig, world: Communicator, costs: Costs | None = None)
 
 
 def show(config: TrainConfig, world: Communicator, svg: Path | None = None) -> str:
-    """Return the drawing and its numbers. All ranks call it. svg: rank 0 also writes the picture to this file.
+    """Return the drawing and its numbers. All ranks call it. svg: a file for the picture.
 
-    Raise UserError if the file cannot be written, or if there is no pipeline.
+    Raise UserError for an unwritable file, and without a pipeline.
     """
     timeline = record(config, world)
     if svg is not None and world.rank == 0:
@@ -53,7 +53,7 @@ class TimelineOf(TrainConfig):
     """Also write the drawing to this SVG file."""
 
     def run(self) -> int:
-        """Run one update and print its timeline. Return status 0."""
+        """Run one update and print its timeline."""
         with launch() as world:
             text = show(self, world, self.svg)
             if world.rank == 0:

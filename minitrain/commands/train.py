@@ -33,7 +33,7 @@ QUICK_VALIDATION = 200  # windows of a validation during training
 
 
 class TextTrainer:
-    """Train a GPT on text as set in `config`, on one rank of `world`. Raise UserError for invalid options."""
+    """Train a GPT on text, on one rank of `world`. Raise UserError for an invalid config."""
 
     def __init__(self, config: TrainConfig, world: Communicator) -> None:
         config.check_each()
@@ -126,7 +126,7 @@ class TextTrainer:
         return row | {"skipped": True, "loss": None, "norm": None} if update.skipped else row  # JSON has no infinity
 
     def validate(self, most: int | None = None) -> float:
-        """Return the mean loss over the validation text, or over `most` windows of it, in nats per character."""
+        """Return the mean loss over the validation text, or over `most` windows of it."""
         return self.trainer.mean_loss(self.val_data.validation(most))
 
     def close(self) -> None:
@@ -198,7 +198,7 @@ class Progress:
         self.start = time.monotonic()
 
     def line(self, row: dict[str, Any]) -> str:
-        """Return the line of progress for a row of the log; it fits in 80 columns."""
+        """Return a line of at most 80 columns."""
         step = row["step"]
         seconds = max(time.monotonic() - self.start, 1e-9)
         left = round(seconds / step * (self.steps - step))
@@ -214,7 +214,7 @@ class Train(TrainConfig):
     """Train a GPT on text, on one process or under `mpirun -n 2`."""
 
     def run(self) -> int:
-        """Train, save the model, and print a sample. Return status 0."""
+        """Train, save, and print a sample."""
         with launch() as world:
             trainer = TextTrainer(self, world)
             trainer.fit()
