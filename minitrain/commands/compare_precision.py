@@ -1,4 +1,4 @@
-"""16 bits with and without a loss scale."""
+"""Compare 16-bit training with and without a loss scale."""
 
 import math
 from collections.abc import Iterator
@@ -23,21 +23,21 @@ from .comparison import CompareOptions, Result, data, follow, overlap, plain, ta
 from .folder import RunFolder
 from .options import PrecisionOptions
 
-# Tasks: what the loss is divided by. The constructed one takes the images of a batch for a part of one with so many
-# times more: with 32, for 2^22 predictions, which is no more than batches of large language models have in tokens. The
-# others' part of the gradient is left out. Adam's epsilon is divided too, so that the two are the same in float32.
+# Task -> what the loss is divided by. The constructed task divides by 2^17, as if the batch were that much larger: 2^22
+# predictions for 32 images, no more than the tokens in a batch of a large language model. The gradient of the others is
+# left out. Adam's epsilon is divided by the same number, so that both tasks are identical in float32.
 TASKS = {"plain": 1, "constructed": 2**17}
 STATES = ("parameters", "gradients", "optimizer")
 NOTES = """
-underflow: gradients that are 0, of those that are not 0 in fp32, at one place
-kept: activations for backward; bytes a parameter: weight + gradient + optimizer
-a dynamic scale is doubled after {every} good batches, so that it moves in so short
-a run; usually after 2,000: then fewer are skipped"""
+underflow: gradients that are 0, of those nonzero in fp32, at the same weights
+kept: activations for backward; bytes per parameter: weight+gradient+optimizer
+The dynamic scale doubles after {every} good batches so that it moves in a run this
+short. The usual 2,000 skips fewer batches."""
 
 
 @dataclass(frozen=True)
 class HalfResult(Result):
-    """The scale that each batch had, how many were skipped, and the share of the gradients that became 0."""
+    """A result with the loss scale of each batch, the number of skipped batches, and the share of zero gradients."""
 
     scales: list[float]
     skips: int
@@ -45,8 +45,9 @@ class HalfResult(Result):
 
 
 def precision_settings(updates: int) -> dict[str, PrecisionOptions]:
-    """What is compared, float32 first. A dynamic scale is doubled after a twentieth of the run: after the usual 2,000
-    updates, none would be in so short a run."""
+    """Return the settings to compare, float32 first.
+
+    A dynamic scale doubles after a twentieth of the run: the usual 2,000 updates are longer than the run."""
     every = max(1, updates // 20)
     settings = {
         "fp32": PrecisionOptions(),
@@ -60,7 +61,7 @@ def precision_settings(updates: int) -> dict[str, PrecisionOptions]:
 
 
 def precise(world: Communicator, options: CompareOptions, o: PrecisionOptions, parts: int, seed: int) -> Trainer:
-    """Of the start that belongs to the seed, in this precision, for the task whose loss is divided by `parts`."""
+    """Return a trainer with this seed and precision, for the task whose loss is divided by `parts`."""
     return Trainer(
         mlp(),
         world,
@@ -74,14 +75,14 @@ def precise(world: Communicator, options: CompareOptions, o: PrecisionOptions, p
 
 
 def weighted(batch: Batch, parts: int) -> Batch:
-    """The batch as a part of one that has `parts` times as many predictions, by which its loss is divided."""
+    """Return the batch as part of one with `parts` times as many predictions, which divide its loss."""
     return replace(batch, where=replace(batch.where, counted=batch.where.count * parts))
 
 
 def train_precise(
     trainer: Trainer, options: CompareOptions, parts: int, seed: int, full: Trainer | None = None
 ) -> HalfResult:
-    """One run. full: that of float32 from the same start, which was run before; None: this is it."""
+    """Train once. full: the trainer of the float32 run with this seed, after its run; None for that run."""
     learned, held_out = data(options, seed)
     scales: list[float] = []
 
@@ -97,11 +98,11 @@ def train_precise(
 
 
 def underflow(full: Trainer, half: Trainer, batch: Batch) -> float:
-    """The share of the gradients that are exactly 0 in half precision, of those that are not 0 in float32.
+    """Return the share of gradients that are exactly 0 in half precision, of those that are nonzero in float32.
 
-    Both are of this batch, which neither has seen, at the weights where float32's run has ended (half's are overwritten
-    with them); half's with the loss scale at which its own run has ended, if it has one. A few are lost by rounding and
-    not by underflow: of a relu that float32 sees just on, and half precision just off.
+    Both are computed on this batch, new to both, at the final weights of the float32 run, which overwrite those of
+    `half`, and with the final loss scale of half's own run, if any. A few gradients are lost to rounding, not
+    underflow: those of a relu that is just on in float32 and just off in half precision.
     """
     for p, q in zip(full.model.parameters(), half.model.parameters(), strict=True):
         q.data[...] = p.data
@@ -117,8 +118,8 @@ def underflow(full: Trainer, half: Trainer, batch: Batch) -> float:
 
 
 def held(world: Communicator, options: CompareOptions, o: PrecisionOptions) -> dict[str, int]:
-    """Kind -> the most bytes of it that this rank holds in an update (the second, since the first makes the state), and
-    the "count" of parameters. They are the same at any learning rate, and this one does not explode."""
+    """Return kind -> peak bytes of it on this rank in the second update (the first creates the optimizer's state), and
+    "count" -> number of parameters. The learning rate does not matter; this one does not diverge."""
     options = replace(options, lr=(0.001,))
     learned, _ = data(options, 1)
     ledger = Ledger()
@@ -132,7 +133,7 @@ def held(world: Communicator, options: CompareOptions, o: PrecisionOptions) -> d
 
 
 def precisions(options: CompareOptions, world: Communicator, folder: RunFolder) -> str:
-    """The scale as a chart, a table for each task, one of what it took, and where the numbers are; by all ranks."""
+    """Return a chart of the scales, the tables of tasks and costs, and where the numbers are. All ranks call it."""
     settings = precision_settings(options.updates)
     results: dict[tuple[str, str], list[HalfResult]] = {(task, name): [] for task in TASKS for name in settings}
     full: dict[tuple[str, int], Trainer] = {}
@@ -158,17 +159,17 @@ def precisions(options: CompareOptions, world: Communicator, folder: RunFolder) 
 
 
 def described(task: str, parts: int, options: CompareOptions) -> str:
-    """The task in words, above its table."""
-    what = f"digits, {options.updates} batches of {options.batch} at the rate {options.lr[0]:g}"
+    """Return the heading of a task's table."""
+    what = f"digits, {options.updates} batches of {options.batch} at learning rate {options.lr[0]:g}"
     if parts > 1:
         what = f"the loss / {parts:,}, as if a batch had {options.batch * parts:,} images"
     return f"\n{task} task: {what}\nmedian (lowest-highest) of {options.seeds} starts\n"
 
 
 def cost(results: dict[tuple[str, str], list[HalfResult]], sizes: dict[str, dict[str, int]], every: int) -> str:
-    """One row a setting; of the runs, the medians over the starts."""
+    """Return a table: per setting, medians over the starts, and bytes."""
     lines = [
-        f"\n{'':<22}{'underflow, %':<21}{'batches skipped':<20}{'kept,':<7}bytes a",
+        f"\n{'':<22}{'underflow, %':<21}{'batches skipped':<20}{'kept,':<7}bytes per",
         f"{'':<22}" + f"{'plain':<8}{'constructed':<13}" + f"{'plain':<7}{'constructed':<13}" + f"{'KiB':<7}parameter",
     ]
     for name, size in sizes.items():
@@ -185,7 +186,7 @@ def cost(results: dict[tuple[str, str], list[HalfResult]], sizes: dict[str, dict
 def precision_numbers(
     results: dict[tuple[str, str], list[HalfResult]], sizes: dict[str, dict[str, int]]
 ) -> list[dict[str, Any]]:
-    """All there is to know, for a file."""
+    """Return all results, for a JSON file."""
     return [
         {"task": task, "precision": name, "bytes": sizes[name], "runs": [plain(run) for run in found]}
         for (task, name), found in results.items()
@@ -193,7 +194,7 @@ def precision_numbers(
 
 
 def draw_scales(curves: dict[str, list[float]], axes: Any) -> None:
-    """The loss scales on axes of matplotlib."""
+    """Plot the loss scales on matplotlib axes."""
     for name, curve in curves.items():
         axes.step(range(len(curve)), curve, where="post", label=name, linewidth=1)
     axes.set(yscale="log", xlabel="batch", ylabel="loss scale")

@@ -1,4 +1,4 @@
-"""Schedules of the learning rate, each at its best peak."""
+"""Compare learning-rate schedules, each at its best peak."""
 
 from functools import partial
 from typing import get_args
@@ -14,20 +14,20 @@ from .folder import RunFolder
 from .options import LearningRates, OptimizerOptions
 
 NAMES: tuple[LearningRates, ...] = get_args(LearningRates)
-SHOWN = ("constant", "cosine", "inverse-time", "one-cycle")  # in the text chart, where more cannot be told apart
+SHOWN = ("constant", "cosine", "inverse-time", "one-cycle")  # in the text chart; more curves would be unreadable
 
 
 def train(world: Communicator, options: CompareOptions, o: OptimizerOptions, seed: int) -> Result:
-    """One run of Adam as `o` says, from the start that belongs to the seed; called by all ranks."""
+    """Train once with Adam, the schedule of `o` and this seed. All ranks call it."""
     learned, held_out = data(options, seed)
     trainer = Trainer(mlp(), world, optimizer=Adam, schedule=o.schedule(), momentum=o.momentum(), seed=seed)
     return follow(trainer, trainer.each_update(learned, options.updates), learned, held_out)
 
 
 def schedule_options(name: LearningRates, peak: float, updates: int, epoch: int) -> OptimizerOptions:
-    """So that each uses its budget: a tenth of it is warm-up, then down to (almost) nothing where that is its nature.
+    """Return options that use the whole budget: a tenth for warm-up, then a decay to (almost) 0 where there is one.
 
-    exponential: to 1%; step: by ten in each third; inverse-time: peak / (1 + epoch); restarts: 1, 2 and 4 parts of 7.
+    exponential: to 1%; step: by ten per third; inverse-time: peak / (1 + epoch); restarts: 1, 2 and 4 parts of 7.
     """
     warmup = updates // 10
     rest = updates - warmup
@@ -37,7 +37,7 @@ def schedule_options(name: LearningRates, peak: float, updates: int, epoch: int)
 
 
 def schedules(options: CompareOptions, world: Communicator, folder: RunFolder) -> str:
-    """A chart, a table, and where the numbers are; called by all ranks."""
+    """Return a chart, a table, and where the numbers are. All ranks call it."""
     epoch, updates = data(options, 1)[0].batches, options.updates
     runs: dict[tuple[str, float], OptimizerOptions] = {}
     runs |= {(name, lr): schedule_options(name, lr, updates, epoch) for name in NAMES for lr in options.lr}
@@ -63,7 +63,7 @@ def schedules(options: CompareOptions, world: Communicator, folder: RunFolder) -
 
 
 def numbers(rates: dict[tuple[str, float], list[float]], results: dict[tuple[str, float], list[Result]]) -> list[dict]:
-    """All there is to know, for a file."""
+    """Return all results, for a JSON file."""
     return [
         {"schedule": name, "peak": lr, "rates": rates[name, lr], "runs": [plain(run) for run in found]}
         for (name, lr), found in results.items()

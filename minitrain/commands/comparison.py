@@ -1,7 +1,7 @@
-"""Comparisons: the same small run with one thing changed, on the bundled digits, from several starts.
+"""Compare small runs that differ in one thing, on the bundled digits, from several starts.
 
-What is compared is small on purpose, so that it takes seconds. It shows how to compare, fairly; that one choice is
-better than another for a large model cannot be learned from it.
+The runs are small on purpose and take seconds. They show how to make a fair comparison; they do not show which choice
+is better for a large model.
 """
 
 import math
@@ -27,26 +27,26 @@ What = Literal["schedules", "precision"]
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """What is compared, and how long and how often."""
+    """What to compare, for how long, and how often."""
 
     what: tyro.conf.Positional[What]
-    """schedules: of the learning rate, each at that peak of --lr where its median validation loss is lowest. precision:
+    """schedules: learning-rate schedules, each at the peak of --lr with its lowest median validation loss. precision:
     16 bits with and without a loss scale, at the first learning rate of --lr."""
     updates: int = 200
-    """Of each run; for precision, the batches, of which a few make no update."""
+    """Updates per run; for precision, batches, of which the loss scale skips a few."""
     batch: int = 32
     """Samples per update, over all ranks together."""
     lr: tuple[float, ...] = (0.003, 0.01, 0.03)
-    """Largest learning rates to try."""
+    """Peak learning rates to try."""
     seeds: int = 5
-    """Starts: initial values, order of the data, and which samples are held out."""
+    """Starts, each with its own initial values, data order and held-out samples."""
     out: Path = Path("build/compare")
-    """Folder for the numbers and the picture. Those in build/compare are moved to build/compare.1 and so on."""
+    """Folder for the numbers and the picture. Earlier ones in build/compare move to build/compare.1 and so on."""
     overwrite: bool = False
-    """Replace those that are in the folder."""
+    """Replace the earlier ones in the folder."""
 
     def check(self) -> None:
-        """Raises UserError for options that cannot be meant."""
+        """Raise UserError for invalid options."""
         check_choice("what", self.what, get_args(What))
         for name, least in (("updates", 20), ("batch", 1), ("seeds", 1)):
             check_whole(f"--{name}", getattr(self, name), least)
@@ -58,7 +58,7 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class Result:
-    """Of one run: all losses of training, and what came of it, on all samples. Infinite where it exploded."""
+    """All training losses of one run, and its final losses and accuracy over all samples; infinite if it diverged."""
 
     losses: list[float]
     loss: float
@@ -67,7 +67,7 @@ class Result:
 
 
 def data(options: CompareOptions, seed: int) -> tuple[ArrayLoader, ArrayLoader]:
-    """(digits to learn from, digits held out)."""
+    """Return (training digits, held-out digits)."""
     images, labels = load_digits()
     parts = split_digits(images.astype(np.float32), labels, seed)
     learned, held_out = (ArrayLoader(*examples, batch=options.batch, seed=seed) for examples in parts)
@@ -75,7 +75,7 @@ def data(options: CompareOptions, seed: int) -> tuple[ArrayLoader, ArrayLoader]:
 
 
 def follow(trainer: Trainer, updates: Iterable[Update], learned: ArrayLoader, held_out: ArrayLoader) -> Result:
-    """Makes the updates, and says what came of it."""
+    """Run the updates; return infinite losses if training diverged."""
     losses: list[float] = []
     try:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -86,12 +86,12 @@ def follow(trainer: Trainer, updates: Iterable[Update], learned: ArrayLoader, he
     except UserError:
         if not losses:
             raise
-        # From the second update on it can only be a loss that is no number, on all ranks.
+        # After the first update the only possible cause is a NaN or infinite loss, on all ranks.
         return Result(losses, math.inf, math.inf, 0.0)
 
 
 def watch(items: Iterable[Any], count: int, world: Communicator) -> Iterator[Any]:
-    """The items; in between, a line that tells how far they are when nothing was said for two seconds."""
+    """Yield the items. Print progress on rank 0 between them, when nothing was printed for two seconds."""
     told = time.monotonic()
     for n, item in enumerate(items, 1):
         yield item
@@ -101,17 +101,17 @@ def watch(items: Iterable[Any], count: int, world: Communicator) -> Iterator[Any
 
 
 def middle(results: Iterable[Result]) -> float:
-    """The median validation loss over the starts."""
+    """Return the median validation loss over the starts."""
     return median(result.validation for result in results)
 
 
 def smooth_median(results: Iterable[Result]) -> list[float]:
-    """The median over the starts of the smoothed losses, as far as all of them came."""
+    """Return the median over the starts of the smoothed losses, as long as the shortest run."""
     return [median(losses) for losses in zip(*(smooth(result.losses) for result in results), strict=False)]
 
 
 def table(rows: dict[str, list[Result]], heading: str) -> str:
-    """One row a setting, in 80 columns when its name has 22."""
+    """Return a row per setting; 80 columns for names of 22."""
     lines = [f"{heading}{'training loss':<20}{'validation loss':<20}accuracy, %"]
     for name, results in rows.items():
         cells = [
@@ -124,22 +124,22 @@ def table(rows: dict[str, list[Result]], heading: str) -> str:
 
 
 def spread(values: Iterable[float], form: str) -> str:
-    """Their median, lowest and highest."""
+    """Format their median, lowest and highest."""
     known = sorted(values)
     low, high = known[0], known[-1]
     return f"{median(known):{form}} ({low:{form}}-{high:{form}})"
 
 
 def overlap(rows: Iterable[Sequence[Result]]) -> str:
-    """A warning, where it is due."""
+    """Return a warning if no setting is clearly the best, else ""."""
     ranges = [sorted(result.validation for result in results) for results in rows]
     if max(values[0] for values in ranges) > min(values[-1] for values in ranges):
         return ""
-    return "the ranges of all validation losses overlap: no best one can be told"
+    return "the ranges of all validation losses overlap: no setting is clearly the best"
 
 
 def plain(run: Result) -> dict[str, Any]:
-    """For JSON, which has no infinity: null."""
+    """Return a dictionary for JSON, with null for infinity and NaN."""
 
     def known(value: Any) -> Any:
         return [*map(known, value)] if isinstance(value, list) else value if math.isfinite(value) else None
@@ -148,7 +148,7 @@ def plain(run: Result) -> dict[str, Any]:
 
 
 def draw(curves: dict[str, list[float]], axes: Any) -> None:
-    """The curves on axes of matplotlib."""
+    """Plot the curves on matplotlib axes."""
     for name, curve in curves.items():
         axes.plot(curve, label=name, linewidth=1)
     axes.set(yscale="log", xlabel="update", ylabel="training loss, smoothed")

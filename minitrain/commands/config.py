@@ -1,4 +1,4 @@
-"""Everything that determines a training run, and what is refused before it starts."""
+"""All options of a training run, and the checks made before it starts."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from .options import (
 )
 from .sample import check_length
 
-# What an option must be; whole numbers that are not here are at least 1, others at least 0.
+# Allowed values of options. Integers that are not listed must be at least 1, floats at least 0.
 LEAST = {"seed": -(2**63), "warmup": 0, "sample": 0}
 ALLOWED = {
     "loss_scale": "above 0",
@@ -40,11 +40,11 @@ def memory(
     parallel: ParallelOptions | None = None,
     ranks: int = 1,
 ) -> int:
-    """Bytes that training needs at least: for the parameters, Adam's two moments, and what a micro-batch of so many
-    windows keeps for backward; or, where these are more, for the gradients, which take its place during backward.
+    """Return a lower bound on the bytes that training needs on a rank.
 
-    Under ZeRO a rank has its share of each, and at stage 3 the whole of a unit; replayed units keep nothing; tensor
-    and pipeline parallel divide most of all that.
+    It counts parameters, Adam's two moments, and the larger of the activations of a micro-batch of so many windows and
+    the gradients, which replace them during backward. Under ZeRO a rank has its shard of each, and at stage 3 one
+    whole unit; recomputed units keep no activations; tensor and pipeline parallel divide most of this.
     """
     p, zero = parallel or ParallelOptions(), strategy.zero
     T, D, P, item = model.context, model.width, model.parameters, np.dtype(model.dtype).itemsize
@@ -68,23 +68,23 @@ class TrainConfig:
     report: RunOptions = field(default_factory=RunOptions)
 
     def check(self, ranks: int) -> None:
-        """Raises UserError for options that cannot go together, on every rank alike. ranks: they divide the batch.
+        """Raise UserError, on every rank, for options that conflict. ranks: the number that divide the batch.
 
-        What the strategy's fields cannot be is said by `Strategy.check_on`.
+        `Strategy.check_on` checks the fields of the strategy.
         """
         check_length(self.report.sample)
         self.precision.check(self.model.dtype, self.strategy.wire)
         o, d, p = self.optimizer, self.data, self.parallel
         if o.warm_updates() >= o.steps and o.lr_schedule != "one-cycle":
             raise UserError(
-                f"--warmup is {o.warmup}, which leaves nothing of the {o.steps} --steps; give a smaller warm-up"
+                f"--warmup is {o.warmup}, which leaves no updates after it of {o.steps} --steps; give a smaller warm-up"
             )
         if o.steps < 3 and o.lr_schedule == "one-cycle":
-            raise UserError(f"--steps is {o.steps}, and --lr-schedule one-cycle has three phases; give 3 steps or more")
+            raise UserError(f"--steps is {o.steps}, but --lr-schedule one-cycle has three phases; give 3 steps or more")
         if o.lr * o.weight_decay >= 1:
             raise UserError(
-                f"--lr {o.lr} times --weight-decay {o.weight_decay} is {o.lr * o.weight_decay}: an update would take "
-                "away the whole of every weight; give a smaller one of them"
+                f"--lr {o.lr} times --weight-decay {o.weight_decay} is {o.lr * o.weight_decay}: an update would "
+                "remove the whole of every weight; reduce one of the two"
             )
         if d.batch < ranks * p.accumulate:
             raise UserError(
@@ -93,7 +93,7 @@ class TrainConfig:
             )
 
     def check_each(self) -> None:
-        """Raises UserError for the first option that is wrong by itself: by its type, or by what is allowed."""
+        """Raise UserError for the first option that is invalid by itself: by its type or its value."""
         self.strategy.check_each()
         for group in (self.model, self.data, self.optimizer, self.parallel, self.precision, self.report):
             for key, hint in get_type_hints(type(group)).items():
@@ -110,7 +110,7 @@ class TrainConfig:
                     raise UserError(f"{name} is {shown(value)}; it must be a {getattr(hint, '__name__', hint)}")
 
     def check_memory(self, model: GPTConfig, ranks: int, there: float) -> None:
-        """Raises UserError for a run that needs more bytes of memory than there are, for one of its ranks alone."""
+        """Raise UserError if one rank of the run needs more than `there` bytes of memory."""
         windows, given = -(-self.data.batch // (ranks * self.parallel.accumulate)), self.parallel.memory_mb
         check_memory(
             f"a rank with {model.layers} layers of width {model.width} and {windows} windows of {model.context}",
@@ -121,12 +121,12 @@ class TrainConfig:
         )
 
     def gpt(self, vocabulary: int) -> GPTConfig:
-        """The model's sizes."""
+        """Return the model's sizes."""
         m = self.model
         return GPTConfig(vocabulary, m.context, m.layers, m.heads, m.width, m.dropout, m.tied, dtype=m.dtype)
 
     def plain(self) -> dict[str, Any]:
-        """As dictionaries of numbers and strings, for a file."""
+        """Return dictionaries of numbers and strings, for a file."""
         return {
             name: {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
             for name, options in asdict(self).items()

@@ -1,7 +1,7 @@
-"""How far two training runs are from each other, step by step and tensor by tensor, and how to show it.
+"""Measure and show how far two training runs are apart, step by step and tensor by tensor.
 
-A tensor a from b, which is right: max|a - b| / max(max|b|, 1e-3 x the largest |b| of all tensors of its kind). An
-elementwise ratio would mean nothing: some true gradients are 0.
+The distance of a tensor a from the correct b is max|a - b| / max(max|b|, 1e-3 x the largest |b| of all tensors of its
+kind). An elementwise ratio would mean nothing: some true gradients are 0.
 """
 
 import math
@@ -13,28 +13,28 @@ import numpy as np
 Tensors = dict[str, np.ndarray]
 NAME = 44  # columns for a parameter's path
 MOST = 12  # paths in a list
-WRONG = """What the checks of the first steps cannot see:
-- Between a column and a row a rank has a part of the columns: a softmax, a mean
-  or a norm over them is not that over all.
-- Columns are cut as they lie: of gate|up or q|k|v in one flat matrix (D, 2 F)
-  a rank gets others than it takes them for. Give the matrix the shape (D, 2, F)
-  and say plan.column(it, axis=1). Nor are two columns, put behind each other,
-  what one row multiplies: give each a row of its own.
-- A constant for each head or column: every rank has that of the first ones.
+WRONG = """The checks of the first steps cannot see these mistakes:
+- A softmax, mean or norm over columns, between a column and a row layer: a rank
+  has only some of the columns there.
+- gate|up or q|k|v in one flat matrix (D, 2 F): columns are cut in order, so a
+  rank gets other columns than it assumes. Give the matrix the shape (D, 2, F)
+  and say plan.column(it, axis=1). For the same reason, one row layer cannot
+  multiply two concatenated column layers: give each a row layer of its own.
+- A constant for each head or column: every rank uses those of the first ones.
   Make it a frozen Parameter, and say plan.split(it, axis).
-- A layer that is whole, and takes x to where columns are, is plan.enter.
-- A parameter used between column and row and elsewhere, too: make it two.
-- A row's result is a sum over its rows: a norm of its weight over them is not.
-- With --sp, a layer that looks at several positions is plan.everywhere.
-- A loss is a sum over samples / batch.where.count."""
+- A whole layer that takes x to divided columns: name it in plan.enter.
+- A parameter used both between column and row and elsewhere: make it two.
+- A norm over the rows of a row layer's weight: a rank has only some of them.
+- With --sp, a layer that mixes positions: name it in plan.everywhere.
+- A loss that is not a sum over samples / batch.where.count."""
 UNUSED = """
 equal to one process, within {bound}, in what these {steps} use: loss,
-gradients and parameters. Of the parameters below the gradient was 0 in all of
-them, which shows nothing: give more --steps, or a make_batch(number) for them"""
+gradients and parameters. The parameters below were not tested, because their
+gradients were always 0: give more --steps, or a make_batch(number) for them"""
 
 
 class Step(NamedTuple):
-    """What a step leaves behind: the gradients of the global batch, and the parameters after the update."""
+    """The loss and the gradients of the global batch, and the parameters after the update."""
 
     loss: float
     gradients: Tensors
@@ -42,7 +42,7 @@ class Step(NamedTuple):
 
 
 class Apart(NamedTuple):
-    """How far a step on the mesh is from that on one process: on that rank where it is farthest."""
+    """Distances of a step on the mesh from the step on one process: the largest of any rank."""
 
     loss: float
     gradients: dict[str, float]
@@ -50,18 +50,18 @@ class Apart(NamedTuple):
 
     @property
     def most(self) -> tuple[float, float, float]:
-        """Of each kind the largest difference."""
+        """Return the largest distance of each kind."""
         return self.loss, max(self.gradients.values(), default=0.0), max(self.parameters.values())
 
 
 def apart(a: Step, b: Step) -> Apart:
-    """Of a step on the mesh from that on one process."""
+    """Return the distances of a (mesh) from b (one process)."""
     loss = ratio(abs(a.loss - b.loss), abs(b.loss))
     return Apart(loss, differences(a.gradients, b.gradients), differences(a.parameters, b.parameters))
 
 
 def differences(a: Tensors, b: Tensors) -> dict[str, float]:
-    """Of each tensor. One that only one of the two has is infinitely far, and so is NaN."""
+    """Return the distance of each tensor; infinite for NaN, and for a tensor that only one side has."""
     floor = 1e-3 * max((size(x) for x in b.values()), default=0.0)
     return {
         path: ratio(size(a[path] - b[path]), max(size(b[path]), floor)) if path in a and path in b else math.inf
@@ -70,16 +70,17 @@ def differences(a: Tensors, b: Tensors) -> dict[str, float]:
 
 
 def size(x: np.ndarray) -> float:
-    """The largest element."""
+    """Return max|x|; 0 if empty."""
     return float(np.abs(x.astype(np.float64)).max()) if x.size else 0.0
 
 
 def ratio(a: float, b: float) -> float:
+    """Return a / b; 0 if a is 0, infinity if a is not finite or b is 0."""
     return 0.0 if a == 0 else a / b if math.isfinite(a) and b > 0 else math.inf
 
 
 def farthest(ranks: Sequence[Apart]) -> Apart:
-    """Of every difference the largest on any rank."""
+    """Return the largest of each distance over the ranks."""
     losses, gradients, parameters = zip(*ranks, strict=True)
     return Apart(
         max(losses), *({path: max(x[path] for x in kind) for path in kind[0]} for kind in (gradients, parameters))
@@ -87,15 +88,15 @@ def farthest(ranks: Sequence[Apart]) -> Apart:
 
 
 def first_beyond(found: Sequence[Apart], bound: float) -> int | None:
-    """The first step in which anything differs."""
+    """Return the first step with a distance above the bound, or None."""
     return next((number for number, step in enumerate(found) if max(step.most) > bound), None)
 
 
-# What is shown --------------------------------------------------------------------------------------------------------
+# Report ---------------------------------------------------------------------------------------------------------------
 
 
 def table(losses: Sequence[tuple[float, float]], found: Sequence[Apart]) -> str:
-    """The steps."""
+    """Return the table of the steps."""
     lines = [f"\n{'':<6}{'loss on':<18}{'loss on':<18}largest difference of the", f"{'step':<6}{'one process':<18}"]
     lines[1] += f"{'the mesh':<18}{'loss':>9}{'gradients':>12}{'parameters':>12}"
     for number, ((b, a), step) in enumerate(zip(losses, found, strict=True)):
@@ -105,10 +106,10 @@ def table(losses: Sequence[tuple[float, float]], found: Sequence[Apart]) -> str:
 
 
 def parameters(found: Sequence[Apart], bound: float) -> str:
-    """A line for each, in the model's order. A frozen one has no gradient."""
+    """Return a table with a line per parameter, in the model's order. A frozen one has no gradient."""
     lines = [
-        f"\n{'':<{NAME}}gradient of   of all of the",
-        f"{'largest difference':<{NAME}}{'step 0':<14}steps  parameter",
+        f"\n{'':<{NAME}}gradient  gradient",
+        f"{'largest difference':<{NAME}}{'step 0':<10}all steps  parameter",
     ]
     for path in found[0].parameters:
         first, most = (max(x.gradients.get(path, math.nan) for x in part) for part in (found[:1], found))
@@ -120,20 +121,20 @@ def parameters(found: Sequence[Apart], bound: float) -> str:
 
 
 def listed(heading: str, paths: Sequence[str]) -> str:
-    """A line for each path, of many the first."""
+    """Return a line for each of the first MOST paths."""
     more = [f"  and {len(paths) - MOST} more"] if len(paths) > MOST else []
     return "\n".join([heading, *(f"  {path}" for path in paths[:MOST]), *more])
 
 
 def short(x: float) -> str:
-    """In 5 characters."""
+    """Format in 5 characters; "-" for NaN."""
     return "-" if math.isnan(x) else "0" if x == 0 else f"{x:.0e}"
 
 
 def verdict(found: Sequence[Apart], bound: float, unused: Sequence[str] = ()) -> str:
-    """The last lines; where something differs, the parameters that do so most in the first such step.
+    """Return the last lines: equal, or which parameters differ most in the first step that differs.
 
-    unused: parameters whose gradient was 0 in all steps, about which nothing is known.
+    unused: parameters whose gradient was 0 in every step, so that they were not tested.
     """
     number = first_beyond(found, bound)
     if number is None:
@@ -147,6 +148,6 @@ def verdict(found: Sequence[Apart], bound: float, unused: Sequence[str] = ()) ->
     for kind, far in (("gradients", step.gradients), ("parameters", step.parameters)):
         worst = sorted((path for path, x in far.items() if x > bound), key=lambda path: -far[path])
         if worst:
-            lines += [f"  most of all the {kind}", *(f"    {path}  {short(far[path])}" for path in worst[:3])]
+            lines += [f"  largest differences of {kind}", *(f"    {path}  {short(far[path])}" for path in worst[:3])]
             break
     return "\n".join([*lines, WRONG])

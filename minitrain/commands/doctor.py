@@ -9,12 +9,12 @@ from ..runtime.doctor import examine
 
 @dataclass(frozen=True)
 class Doctor:
-    """Look at this machine: will `mpirun` work, and if not, what helps?"""
+    """Check whether `mpirun` works on this machine, and print what to do if not."""
 
     seconds: float = 30.0
-    """Time limit of the two-rank run."""
+    """Time limit of the two-rank run, in seconds."""
 
     def run(self) -> int:
-        """Status 0 when all is well."""
+        """Return status 0 if all is well."""
         check_number("--seconds", self.seconds, "above 0")
         return examine(min(self.seconds, threading.TIMEOUT_MAX))

@@ -1,4 +1,4 @@
-"""What a command leaves in its folder: its numbers, and a picture of them where matplotlib is installed."""
+"""Write the numbers of a command to its folder, and a picture of them if matplotlib is installed."""
 
 import importlib.util
 import json
@@ -11,10 +11,10 @@ from .folder import write_somewhere
 
 
 def write(path: Path, numbers: Any, draw: Callable[[Any], None]) -> str:
-    """The numbers into `path`, a JSON file, and beside it an SVG by draw(axes of matplotlib). Returns what to say."""
+    """Write the numbers to `path` as JSON, and an SVG by draw(axes) next to it. Return a message for the user."""
     there, trouble = write_somewhere(path, lambda to: to.write_text(json.dumps(numbers) + "\n", "utf-8"))
     if importlib.util.find_spec("matplotlib") is None:
-        said = f"wrote {there}; and no picture, for which matplotlib is missing: pip install matplotlib"
+        said = f"wrote {there}, but no picture: matplotlib is not installed. Run pip install matplotlib"
     else:
         picture, more = write_somewhere(there.with_suffix(".svg"), partial(_picture, draw))
         said, trouble = f"wrote {there} and {picture}", trouble or more

@@ -1,11 +1,11 @@
-"""The folder of a run: one run has it at a time, and what an earlier one has left there is not lost in silence.
+"""The folder of a run: one run uses it at a time, and files of an earlier run are not lost silently.
 
     with RunFolder(world, Path("build/run"), ("log.jsonl", "model.safetensors")) as folder:
         folder.append("log.jsonl", "...")
 
-In the folder that a command takes by itself, files of the same names are moved aside (build/run.1, build/run.2, ...),
-so that the command can be typed again. In a folder that somebody has named they are refused, unless they may be
-overwritten. Either happens when the first file is written: a run that ends before has changed nothing.
+In a command's default folder, earlier files of the same names are moved aside (build/run.1, build/run.2, ...), so that
+the command can be repeated. In a folder named by the user they are an error, unless they may be overwritten. Files are
+moved or replaced when the first file is written: a run that ends earlier changes nothing.
 """
 
 import contextlib
@@ -24,18 +24,18 @@ LOCK = ".lock"
 
 
 class RunFolder:
-    """The files of these `names` in the folder `path`. All ranks make and close it, and rank 0 writes."""
+    """The files `names` in the folder `path`. All ranks open and close it; rank 0 writes."""
 
     def __init__(
         self, world: Communicator, path: Path, names: Sequence[str], overwrite: bool = False, aside: bool = False
     ) -> None:
-        """aside: files that are there are moved aside, and not refused. overwrite: they are deleted.
+        """aside: move earlier files aside. overwrite: delete them.
 
-        Raises UserError, on all ranks, for a folder that cannot be written, that another run is writing, or that has
-        such files which may be neither moved nor deleted.
+        Raise UserError, on all ranks, if the folder cannot be written, if another run is writing in it, or if it has
+        such files and neither is allowed.
         """
-        if path == Path():  # as `--out ""` and `--out .` are read
-            raise UserError("the folder of the run is the current one, or its name is empty; name a folder for the run")
+        if path == Path():  # from `--out ""` or `--out .`
+            raise UserError("the run's folder is the current one, or its name is empty; name a folder for the run")
         self.path, self.names, self.overwrite, self.aside = path, names, overwrite, aside
         self.lock: IO[str] | None = None
         self.begun = False
@@ -48,11 +48,11 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.lock is not None:
-            with contextlib.suppress(OSError):  # a full disk has not taken the words in it
+            with contextlib.suppress(OSError):  # a full disk: its text could not be written
                 self.lock.close()
 
     def found(self) -> list[str]:
-        """The names of those files that are there."""
+        """Return the names of the files that exist."""
         return [name for name in self.names if (self.path / name).exists()]
 
     def _claim(self) -> None:
@@ -62,7 +62,7 @@ class RunFolder:
                 if (self.path / name).is_dir():
                     raise IsADirectoryError(0, f"{name} is a folder")
             if not os.access(self.path, os.W_OK):
-                raise PermissionError(0, "that is not allowed")
+                raise PermissionError(0, "permission denied")
             self.lock = (self.path / LOCK).open("a+", encoding="utf-8")
         except OSError as error:
             raise UserError(
@@ -78,9 +78,9 @@ class RunFolder:
             )
 
     def begin(self) -> str:
-        """Makes way for the first file, on rank 0. Returns what to say about what was there; "" for nothing.
+        """Move or delete earlier files, on rank 0, before the first file is written. Return a message, or "" if none.
 
-        Raises UserError when it cannot.
+        Raise UserError if that fails.
         """
         found, self.begun = [] if self.begun else self.found(), True
         try:
@@ -105,14 +105,14 @@ class RunFolder:
         return f"the earlier run in {self.path} is now in {there}"
 
     def append(self, name: str, line: str) -> None:
-        """Adds a line to a file, at once."""
+        """Append a line to a file, at once."""
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.write(line)
 
 
 def _take(lock: IO[str], folder: Path) -> None:
-    """The lock, until the file is closed or the process ends. Raises UserError when another process has it."""
-    with contextlib.suppress(ImportError, OSError):  # a system or a shared disk without locks: all goes as without one
+    """Lock until the file is closed or the process ends. Raise UserError if another process holds the lock."""
+    with contextlib.suppress(ImportError, OSError):  # no locks on this system or shared disk: go on without
         import fcntl
 
         try:
@@ -122,7 +122,7 @@ def _take(lock: IO[str], folder: Path) -> None:
             who = lock.read(200).strip() or "another process"
             lock.close()
             raise UserError(
-                f"a run is writing in {folder} now ({who}); wait for its end, or choose another folder with --out"
+                f"a run is writing in {folder} now ({who}); wait until it ends, or choose another folder with --out"
             ) from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -130,7 +130,7 @@ def _take(lock: IO[str], folder: Path) -> None:
 
 
 def on_rank_0(world: Communicator, work: Callable[[], None]) -> None:
-    """Works on rank 0, and raises its UserError on all ranks; called by all of them."""
+    """Call work() on rank 0, and raise its UserError on all ranks. All ranks call it."""
     said = ""
     if world.rank == 0:
         try:
@@ -143,9 +143,9 @@ def on_rank_0(world: Communicator, work: Callable[[], None]) -> None:
 
 
 def write_somewhere(path: Path, write: Callable[[Path], object]) -> tuple[Path, str]:
-    """Writes a file; when that fails, into a new folder in the system's temporary one, for the work is done by now.
+    """Write a file; if that fails, write it in a new temporary folder, so that finished work is not lost.
 
-    Returns (where it is, what to say when that is not `path`). Raises UserError when it can be written in neither.
+    Return (the path written, a message if that is not `path`). Raise UserError if both fail.
     """
     try:
         write(path)
@@ -161,5 +161,5 @@ def write_somewhere(path: Path, write: Callable[[Path], object]) -> tuple[Path, 
 
 
 def reason(error: OSError) -> str:
-    """In words, without a number."""
+    """Return it in words, without a number."""
     return error.strerror or str(error)

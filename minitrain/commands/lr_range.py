@@ -1,4 +1,4 @@
-"""The learning-rate range test: the rate grows from update to update until the loss explodes, and one is named.
+"""The learning-rate range test: increase the rate with every update until the loss explodes, and suggest a rate.
 
 Smith, "Cyclical Learning Rates for Training Neural Networks", arXiv:1506.01186, section 3.3; Smith, Topin,
 "Super-Convergence", arXiv:1708.07120.
@@ -23,17 +23,17 @@ from .folder import RunFolder
 from .options import RunOptions
 from .train import TextTrainer
 
-MEMORY = 0.9  # of the smoothed loss: a mean over about ten updates
-EXPLODED = 4.0  # times the lowest smoothed loss: beyond it nothing more is to be learned
+MEMORY = 0.9  # decay of the moving average of the loss: about ten updates
+EXPLODED = 4.0  # times the lowest smoothed loss: training has diverged
 FILE, PICTURE = "lr_range.json", "lr_range.svg"
 
 
 def smooth(losses: Sequence[float], memory: float = MEMORY) -> list[float]:
-    """A mean that forgets, of the losses up to each update.
+    """Return the bias-corrected exponential moving average of the losses.
 
         m_t = memory m_{t-1} + (1 - memory) loss_t        smoothed_t = m_t / (1 - memory^t),  t from 1
 
-    As Adam's first moment (optim.adam_step). Raises UserError for a memory outside [0, 1).
+    Like Adam's first moment (optim.adam_step). Raise UserError for a memory outside [0, 1).
     """
     check_number("memory", memory, "at least 0 and less than 1")
     m, smoothed = 0.0, []
@@ -44,28 +44,27 @@ def smooth(losses: Sequence[float], memory: float = MEMORY) -> list[float]:
 
 
 def suggest_rate(rates: Sequence[float], losses: Sequence[float], memory: float = MEMORY) -> float:
-    """The rate at which the smoothed loss falls steepest over the logarithm of the rate, before it is lowest.
+    """Return the rate at which the smoothed loss falls most steeply against log(rate), before its minimum.
 
         argmin_t  d smoothed_t / d log(rate_t)        for t after the first 1 / (1 - memory), up to the lowest
 
-    It lies between the two rates that the paper reads from its curve by eye: where learning begins, and where it slows
-    down or explodes. That is a rule of practice, not the paper's; the other one in use, a tenth of the rate at the
-    lowest loss, stays further away from exploding, and came out too small by three or more for plain descent on the
-    digits. Only before the lowest: a loss that has jumped up may fall steeply again. Not at the very beginning: a mean
-    over few updates jumps. Raises UserError for other than growing rates, one for each loss, and for a loss that never
-    fell.
+    It lies between the two rates that the paper reads off its curve: where learning starts, and where it slows down or
+    explodes. This is a rule of thumb, not the paper's. The other common one, a tenth of the rate at the lowest loss, is
+    safer, but was at least three times too small for plain gradient descent on the digits. The search stops at the
+    minimum, since a loss that has jumped up may fall steeply again, and skips the first updates, since a mean over few
+    updates jumps. Raise UserError unless the rates grow, one per loss, and if the loss never fell.
     """
     for name, numbers in (("rates", rates), ("losses", losses)):
         for number in numbers:
             check_number(f"one of the {name}", number, "finite")
     if len(rates) != len(losses) or len(rates) < 2 or rates[0] <= 0 or any(np.diff(rates) <= 0):
-        raise UserError(f"there are {len(rates)} rates for {len(losses)} losses; the rates must grow from above 0")
+        raise UserError(f"there are {len(rates)} rates for {len(losses)} losses; the rates must grow and be above 0")
     smoothed, first = np.array(smooth(losses, memory)), math.ceil(1 / (1 - memory) - 1e-9)
     lowest = int(smoothed.argmin())
     if lowest <= first:
         raise UserError(
             f"the loss is lowest at update {lowest} of {len(losses)}, at the rate {rates[lowest]:.1e}: it hardly fell; "
-            "begin with a smaller rate (--least), or take more updates"
+            "start with a smaller rate (--least), or give more updates"
         )
     slopes = np.gradient(smoothed, np.log(rates))
     return float(rates[first + int(slopes[first : lowest + 1].argmin())])
@@ -74,9 +73,9 @@ def suggest_rate(rates: Sequence[float], losses: Sequence[float], memory: float 
 def record(
     config: TrainConfig, world: Communicator, least: float, most: float, updates: int
 ) -> tuple[list[float], list[float]]:
-    """(rates, losses), one of each an update, until the smoothed loss has exploded; called by all ranks.
+    """Return (rates, losses), one pair per update, until the smoothed loss explodes. All ranks call it.
 
-    A loss is that before the update which the rate beside it made.
+    Each loss is measured before the update with its rate.
     """
     text = TextTrainer(config, world)
     trainer, rates, losses = text.trainer, [], []
@@ -85,7 +84,7 @@ def record(
         with np.errstate(over="ignore", invalid="ignore"):
             for update in trainer.watch(text.updates(updates), updates, "range test"):
                 if update.skipped:
-                    continue  # half precision overflowed: no update, and no loss of one
+                    continue  # half precision overflowed: there was no update
                 rates.append(update.lr)
                 losses += trainer.agreed([update.loss])  # so that all ranks stop together
                 smoothed = smooth(losses)
@@ -93,15 +92,15 @@ def record(
                     break
     except UserError:
         if not losses:
-            raise  # otherwise the loss is no number any more: this is the explosion that was looked for
+            raise  # otherwise the loss is NaN or infinite: the explosion that ends the test
     text.close()
     return rates, losses
 
 
 def show(config: TrainConfig, world: Communicator, least: float, most: float, updates: int) -> str:
-    """The chart and the rate; called by all ranks. Rank 0 writes the curve into the folder of the run.
+    """Run the test and return its report. All ranks call it; rank 0 writes the curve to the folder of the run.
 
-    Raises UserError for a range that is none, and a folder that cannot be written.
+    Raise UserError for an empty range or an unwritable folder.
     """
     range_test(0, least, most, updates)
     o = config.report
@@ -111,7 +110,7 @@ def show(config: TrainConfig, world: Communicator, least: float, most: float, up
 
 
 def tell(folder: RunFolder, world: Communicator, rates: list[float], losses: list[float], updates: int) -> str:
-    """The chart and the rate of a test that was to have so many updates, and where rank 0 has written it."""
+    """Return the report: a chart, the rate, and where rank 0 wrote them. updates: the planned length of the test."""
     smoothed = smooth(losses)
     try:
         named: float | None = suggest_rate(rates, losses)
@@ -119,8 +118,8 @@ def tell(folder: RunFolder, world: Communicator, rates: list[float], losses: lis
             f"the smoothed loss falls steepest at --lr {named:.1e}, and is lowest at {rates[np.argmin(smoothed)]:.1e}"
         )
     except UserError as error:
-        named, said = None, f"no rate is named: {error}"
-    curves = {"smoothed": smoothed}  # the others jump far out of it at the end: they are in the file
+        named, said = None, f"no rate is suggested: {error}"
+    curves = {"smoothed": smoothed}  # the raw losses leave the chart at the end; they are in the file
     axis = f"rate {rates[0]:.1e} to {rates[-1]:.1e} (logarithmic), update"
     ended = f"stopped after {len(rates)} of {updates} updates: the loss exploded" if len(rates) < updates else ""
     wrote = ""
@@ -133,7 +132,7 @@ def tell(folder: RunFolder, world: Communicator, rates: list[float], losses: lis
 
 
 def draw(rates: list[float], losses: list[float], smoothed: list[float], named: float | None, axes: Any) -> None:
-    """The curve on axes of matplotlib."""
+    """Plot the curve on matplotlib axes."""
     axes.plot(rates, losses, color="0.75", label="loss before each update")
     axes.plot(rates, smoothed, color="C0", label="smoothed")
     if named is not None:
@@ -144,17 +143,17 @@ def draw(rates: list[float], losses: list[float], smoothed: list[float], named: 
 
 @dataclass(frozen=True)
 class LrRange(TrainConfig):
-    """Let the learning rate grow until the loss explodes, and name one to use."""
+    """Increase the learning rate until the loss explodes, and suggest one to use."""
 
     least: float = 1e-5
-    """The first learning rate."""
+    """First learning rate."""
     most: float = 1.0
-    """The last one, unless the loss explodes before."""
+    """Last learning rate, unless the loss explodes earlier."""
     updates: int = 100
-    """Of the test, in the place of --steps."""
+    """Updates of the test; replaces --steps."""
 
     def run(self) -> int:
-        """A chart, the curve in the folder --out, and a rate."""
+        """Print a chart and a rate; write the curve to --out."""
         with launch() as world:
             text = show(self, world, self.least, self.most, self.updates)
             if world.rank == 0:

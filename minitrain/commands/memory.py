@@ -1,4 +1,4 @@
-"""What a rank holds during one update, and when."""
+"""Show what each rank holds during one update, and when."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ KINDS = ("parameters", "gradients", "optimizer", "activations")
 
 
 def record(config: TrainConfig, world: Communicator) -> tuple[int, Ledger]:
-    """(parameters of the model, the ledger with the history of the second update: the first makes the state)."""
+    """Return (number of parameters, ledger of the second update); the first creates the optimizer's state."""
     ledger = Ledger()
     with ledger.open():
         text = TextTrainer(config, world)
@@ -28,7 +28,7 @@ def record(config: TrainConfig, world: Communicator) -> tuple[int, Ledger]:
 
 
 def show(config: TrainConfig, world: Communicator) -> str:
-    """A chart of the update on rank 0, and a table of what each rank held at its fullest; called by all ranks."""
+    """Return a chart of the update on rank 0 and a table of the peaks of each rank. All ranks call it."""
     parameters, ledger = record(config, world)
     history = ledger.history or []
     fullest = {kind: max(live.get(kind, 0) for live in history) for kind in KINDS}
@@ -47,16 +47,16 @@ def _heading() -> str:
 
 
 def _row(name: str, held: Sequence[int], parameters: int) -> str:
-    """states/P: parameters, gradients and optimizer together, in bytes a parameter."""
+    """states/P: parameters + gradients + optimizer state, in bytes per parameter."""
     return f"{name:<12}" + "".join(f"{n / 2**20:>13.2f}" for n in held[:-1]) + f"{held[-1] / parameters:>11.2f}"
 
 
 @dataclass(frozen=True)
 class Memory(TrainConfig):
-    """Show what each rank holds during one update, with the options of train."""
+    """Show what each rank holds in memory during one update, with the options of train."""
 
     def run(self) -> int:
-        """Two updates, of which the second is drawn."""
+        """Run two updates and show the second."""
         with launch() as world:
             text = show(self, world)
             if world.rank == 0:

@@ -1,9 +1,9 @@
-"""A file of somebody's own: the function in it that makes a model, and the batches that the model is shown.
+"""A user's own file: a function that makes a model, and the batches for it.
 
     FILE.py:make_model      takes no argument and returns a new minitrain.models.Model
-    make_batch(number)      in the same file, if there is one: global batch `number`; otherwise ids at random
+    make_batch(number)      optional, in the same file: returns global batch `number`; without it, ids are random
 
-Whatever goes wrong in it is said in a sentence, with the line, on every rank alike.
+An error in the file is reported in one sentence with its line, the same on every rank.
 """
 
 import importlib.util
@@ -26,19 +26,19 @@ from ..nn import Embedding
 from ..parallel.parallelize import kinds_of
 from ..train.checks import check_global
 
-CONTEXT = 7  # odd, so that no number of ranks divides it
+CONTEXT = 7  # not a multiple of 2, 3, 4, 5 or 6 ranks
 Made = TypeVar("Made")
 
 
 class OwnFile:
-    """The file, imported."""
+    """A user's file, imported."""
 
     def __init__(self, where: str) -> None:
-        """where: FILE.py:function. Raise UserError for a file or a function that is not there, or fails."""
+        """where: FILE.py:function. Raise UserError if the file or the function is missing, or the import fails."""
         file, _, self.function = where.rpartition(":") if ":" in where else (where, "", "make_model")
         self.path = Path(file).resolve()
         if not self.path.is_file() or self.path.suffix != ".py":
-            raise UserError(f"there is no Python file {shown(file)}; give FILE.py:make_model, a function that is in it")
+            raise UserError(f"there is no Python file {shown(file)}; give FILE.py:make_model, a function in that file")
         module = self.imported()
         make, self.make_batch = getattr(module, self.function, None), getattr(module, "make_batch", None)
         if not callable(make):
@@ -50,22 +50,22 @@ class OwnFile:
         self.make = make
 
     def imported(self) -> ModuleType:
-        """The module, for which files beside it can be imported as well."""
+        """Import and return the module. It can import files from its own folder."""
         name = f"own_{self.path.stem}"
         spec = importlib.util.spec_from_file_location(name, self.path)
         assert spec is not None and spec.loader is not None  # it is a .py
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
         if str(self.path.parent) not in sys.path:
             sys.path.append(str(self.path.parent))
-        with self.blamed("cannot be imported"):
+        with self.blamed("cannot be imported: it"):
             spec.loader.exec_module(module)
         return module
 
     def models(self) -> tuple[Model, Model]:
-        """Two models, alike. Raise UserError for what is no model, and for two that are not."""
+        """Return two equal models. Raise UserError if the function returns no Model, or unequal ones."""
         made = []
         for _ in range(2):
-            with self.blamed(f"failed: {self.function}() is called without arguments, and"):
+            with self.blamed(f"failed: {self.function}(), called without arguments,"):
                 model = self.make()
             if not isinstance(model, Model):
                 raise UserError(
@@ -76,41 +76,39 @@ class OwnFile:
         one, other = made
         kinds = [kinds_of(model) for model in made]
         if not kinds[0]:
-            raise UserError(f"the model of {self.function}() has no parameters, and there is nothing to compare")
+            raise UserError(f"the model of {self.function}() has no parameters, so there is nothing to compare")
         path = next((path for path in {**kinds[0], **kinds[1]} if kinds[0].get(path) != kinds[1].get(path)), None)
         if path is not None or {*one.parameters()} & {*other.parameters()}:
-            what = "the same parameters" if path is None else f"another {path}"
+            what = "the same parameters" if path is None else f"a different {path}"
             raise UserError(
-                f"{self.function}() returned {what} when it was called again: it must make a new model in each call, "
-                "with the same values (a seed for random numbers), or without values, which are then drawn"
+                f"{self.function}() returned {what} when it was called again: it must make a new model on each call, "
+                "either with the same values (use a seed for random numbers) or with uninitialized parameters"
             )
         return one, other
 
     def batches(self, model: Model, steps: int, seed: int, sizes: dict[str, int | None], samples: int) -> list[Batch]:
-        """The global batches of all steps. sizes: what was asked for; samples: of a batch, unless it was.
+        """Return the global batches of all steps. sizes: the options, or None; samples: the default batch size.
 
-        Raise UserError for batches that are none, and where nothing tells the vocabulary.
+        Raise UserError for invalid batches, and if the size of the vocabulary is unknown.
         """
         if self.make_batch is not None:
             given = next((f"--{name} {n}" for name, n in sizes.items() if n is not None), None)
             if given is not None:
-                raise UserError(
-                    f"{given} is for ids drawn at random, and {self.path.name} has make_batch: leave it out"
-                )
+                raise UserError(f"{given} is for random ids, but {self.path.name} has make_batch: leave it out")
             return [self.own_batch(number) for number in range(steps)]
         tables = dict.fromkeys(m.weight.placement.shape[0] for m in model.modules() if isinstance(m, Embedding))
         rows = list(tables)  # the first is of tokens; the second, if any, of positions
         V, B = sizes["vocabulary"] or (rows[0] if rows else 0), sizes["batch"] or samples
         if not V:
             raise UserError(
-                "the model has no nn.Embedding, whose rows would say how many ids there are: give --vocabulary, or, "
-                "for other inputs than ids, define make_batch(number) in the file, which returns a Batch with labels"
+                "the model has no nn.Embedding to take the number of ids from: give --vocabulary. If its inputs are "
+                "not ids, define make_batch(number) in the file, which returns a Batch with labels"
             )
         T = sizes["context"] or min([CONTEXT, *rows[1:2]])
         return [ids(seed, number, B, T, V) for number in range(steps)]
 
     def own_batch(self, number: int) -> Batch:
-        """What make_batch returns. Raise UserError unless it is a whole global batch with labels."""
+        """Return what make_batch returns. Raise UserError unless it is a whole global batch with labels."""
         with self.blamed(f"failed: make_batch({number})"):
             batch = self.make_batch(number)  # type: ignore[misc]
         try:
@@ -120,21 +118,21 @@ class OwnFile:
         return batch
 
     def alone(self, run: Iterator[Made]) -> Made:
-        """The next step on one process. Raise UserError where the model does not even do that."""
+        """Return the next step on one process. Raise UserError if the model fails even there."""
         try:
-            with self.blamed("does not run on one process:"):
+            with self.blamed("does not run on one process: it"):
                 return next(run)
         except UserError as error:
             if self.make_batch is not None:
                 raise
             raise UserError(
-                f"{error}\nThe model was given ids at random: see --vocabulary and --context; for other inputs define "
+                f"{error}\nThe model was given random ids: see --vocabulary and --context. For other inputs, define "
                 "make_batch(number) in the file"
             ) from error
 
     @contextmanager
     def blamed(self, said: str, all_errors: bool = True) -> Iterator[None]:
-        """Raise what is raised meanwhile as a UserError with the line of the file; all_errors: also without one."""
+        """Re-raise an exception as a UserError that names the line of the file. all_errors: even if there is none."""
         try:
             yield
         except (UserError, RankFailed):
@@ -149,7 +147,7 @@ class OwnFile:
 
 
 def ids(seed: int, number: int, B: int, T: int, V: int) -> Batch:
-    """Global batch `number`: B rows of T ids below V, each labelled with the next one."""
+    """Return global batch `number`: B rows of T random ids below V, each labelled with the next id."""
     drawn = rng.integers(rng.key(seed, "compare model", number), B * (T + 1), V).reshape(B, T + 1)
     where = Where(seed, number, B, T, slice(0, B), slice(0, T))
     return Batch(to_device(drawn[:, :-1]), to_device(drawn[:, 1:]), where)

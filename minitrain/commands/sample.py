@@ -1,4 +1,4 @@
-"""Writing text with a trained model, one character at a time."""
+"""Generate text with a trained model, one character at a time."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from ..train import checkpoint
 
 
 def check_length(length: int) -> None:
-    """Raises UserError for a number of characters that cannot be written."""
+    """Raise UserError for a length that is invalid, or needs too much memory."""
     check_whole("length", length)
     size = 24 * length  # random numbers, drawn together before the first character
     check_memory(f"a text of {length} characters", size, "give a smaller --length or --sample")
@@ -28,10 +28,10 @@ def check_length(length: int) -> None:
 def generate(
     model: Model, context: int, prompt: Sequence[int] | np.ndarray, length: int, temperature: float, seed: int
 ) -> np.ndarray:
-    """`length` more ids after the prompt, each drawn from softmax(logits / temperature) of the last position.
+    """Return `length` ids that continue the prompt, each drawn from softmax(logits / temperature) at the last position.
 
-    The model sees the last `context` ids. Temperature 0 takes the most probable one. Raises UserError for arguments
-    that cannot be meant.
+    The model sees the last `context` ids. Temperature 0 takes the most probable id. Raise UserError for invalid
+    arguments.
     """
     check_whole("context", context, 1)
     prompt = as_row("prompt", prompt)
@@ -39,7 +39,7 @@ def generate(
     check_number("temperature", temperature, "at least 0")
     check_seed(seed)
     if not len(prompt):
-        raise UserError("the prompt of 0 characters gives nothing to go on from: give at least one")
+        raise UserError("the prompt is empty: give at least one character")
     ids = prompt.tolist()
     chance = rng.integers(rng.key(seed, "sample"), length, 2**32) / 2**32
     with no_grad():
@@ -54,19 +54,19 @@ def generate(
 def _choose(logits: np.ndarray, temperature: float, u: float) -> int:
     if temperature == 0:
         return int(logits.argmax())
-    with np.errstate(over="ignore"):  # a temperature near 0: the exponents are minus infinity, the chances 0
+    with np.errstate(over="ignore"):  # temperature near 0: exponents are -inf, probabilities 0
         p = np.exp((logits - logits.max()) / temperature)
     return min(int(np.searchsorted(np.cumsum(p) / p.sum(), u, side="right")), len(p) - 1)
 
 
 def load_model(path: Path) -> tuple[Model, GPTConfig, CharTokenizer]:
-    """The model of a checkpoint, on one process. Raises UserError for a file whose parts do not fit each other."""
+    """Return the model of a checkpoint, on one process. Raise UserError if the parts of the file do not match."""
     tensors, about = checkpoint.load(path)
     try:
         config, tokenizer = GPTConfig(**about["gpt"]), CharTokenizer(about["vocabulary"])
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{path} does not describe a GPT of this version of minitrain: {shown(error)}; train another one"
+            f"{path} does not describe a GPT of this version of minitrain: {shown(error)}; train a new one"
         ) from error
     except UserError as error:
         raise UserError(f"{path} does not describe a GPT: {error}") from error
@@ -80,33 +80,33 @@ def load_model(path: Path) -> tuple[Model, GPTConfig, CharTokenizer]:
 
 
 def check_parts(path: Path, config: GPTConfig, tokenizer: CharTokenizer, tensors: Mapping[str, np.ndarray]) -> None:
-    """Raises UserError, before the model is made, for a description that fits neither its text nor its tensors."""
+    """Raise UserError, before the model is made, if the sizes do not match the vocabulary or the tensors."""
     if tokenizer.size != config.vocabulary:
         raise UserError(
-            f"{path} describes a model of {config.vocabulary} characters, and its vocabulary has {tokenizer.size}"
+            f"{path} describes a model of {config.vocabulary} characters, but its vocabulary has {tokenizer.size}"
         )
     blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
     if len(blocks) != config.layers:
-        raise UserError(f"{path} describes {config.layers} layers, and has the tensors of {len(blocks)}")
+        raise UserError(f"{path} describes {config.layers} layers, but has the tensors of {len(blocks)}")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Write text with a trained model."""
+    """Generate text with a trained model."""
 
     checkpoint: Path = Path("build/run/model.safetensors")
-    """The model, as `train` saved it."""
+    """Model file saved by `train`."""
     prompt: str = "\n"
-    """The text to go on from."""
+    """Text to continue."""
     length: int = 400
-    """Characters to write."""
+    """Characters to generate."""
     temperature: float = 0.8
-    """Below 1: more careful; above: bolder; 0: always the most probable character."""
+    """Below 1: safer text; above 1: bolder text; 0: always the most probable character."""
     seed: int = 1
-    """Another seed writes another text."""
+    """Seed; each gives a different text."""
 
     def run(self) -> int:
-        """Prints the prompt and what the model makes of it; one process is enough."""
+        """Print the prompt and its continuation, on rank 0 only."""
         if launched()[1] != 0:
             return 0
         model, config, tokenizer = load_model(self.checkpoint)

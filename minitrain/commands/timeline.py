@@ -1,4 +1,4 @@
-"""The timeline of a pipeline's step, in virtual time: what each rank did, and when."""
+"""The timeline of one update of a pipeline, in virtual time: what each rank did, and when."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from .train import TextTrainer
 
 
 def record(config: TrainConfig, world: Communicator, costs: Costs | None = None) -> Timeline:
-    """The lanes of the ranks of one pipeline in a real update, in which every instruction takes its declared time."""
+    """Return the timeline of one pipeline in a real update. Each instruction takes its time from `costs`."""
     text = TextTrainer(config, world)
     if text.mesh.parts("layers") == 1:
         raise UserError("a timeline needs a pipeline: give --pp 4 --accumulate 8, say")
@@ -25,9 +25,9 @@ def record(config: TrainConfig, world: Communicator, costs: Costs | None = None)
 
 
 def show(config: TrainConfig, world: Communicator, svg: Path | None = None) -> str:
-    """The drawing, and the numbers beside it; called by all ranks. svg: rank 0 writes the picture to this file.
+    """Return the drawing and its numbers. All ranks call it. svg: a file for the picture.
 
-    Raises UserError for a file that cannot be written.
+    Raise UserError for an unwritable file, and without a pipeline.
     """
     timeline = record(config, world)
     if svg is not None and world.rank == 0:
@@ -47,13 +47,13 @@ def show(config: TrainConfig, world: Communicator, svg: Path | None = None) -> s
 
 @dataclass(frozen=True)
 class TimelineOf(TrainConfig):
-    """Draw what each rank of a pipeline does in an update, in virtual time, with the options of train."""
+    """Draw what each rank of a pipeline does in an update, in virtual time; takes the options of train."""
 
     svg: Path | None = None
-    """Write the drawing as a picture to this file, too."""
+    """Also write the drawing to this SVG file."""
 
     def run(self) -> int:
-        """One update, drawn."""
+        """Run one update and print its timeline."""
         with launch() as world:
             text = show(self, world, self.svg)
             if world.rank == 0:

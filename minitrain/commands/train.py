@@ -1,4 +1,4 @@
-"""A GPT on text, as `python -m minitrain train` does it: what it makes of the options, prints, logs and saves."""
+"""Train a GPT on text, as `python -m minitrain train` does: set up the trainer, print progress, log, save."""
 
 import json
 import time
@@ -29,11 +29,11 @@ from .options import RunOptions, make_mesh
 from .sample import generate
 
 LOG, MODEL = "log.jsonl", "model.safetensors"
-QUICK_VALIDATION = 200  # windows, while training
+QUICK_VALIDATION = 200  # windows of a validation during training
 
 
 class TextTrainer:
-    """Trains a GPT on text as `config` says, as one of the ranks of `world`."""
+    """Train a GPT on text, on one rank of `world`. Raise UserError for an invalid config."""
 
     def __init__(self, config: TrainConfig, world: Communicator) -> None:
         config.check_each()
@@ -48,7 +48,7 @@ class TextTrainer:
         given = {
             key: value for group in asdict(config).values() if isinstance(group, dict) for key, value in group.items()
         }
-        del given["out"], given["text"]  # files may stand elsewhere on another machine
+        del given["out"], given["text"]  # paths may differ between machines
         check_same(world, {**given, "checksum of the text": zlib.crc32(text.encode())})
         self.tokenizer = CharTokenizer.of(text)
         train, validation = split(self.tokenizer.encode(text), config.data.validation)
@@ -62,10 +62,10 @@ class TextTrainer:
             limit_memory(limit, before)
         self.model = gpt(self.gpt_config)
         self.trainer = self.make_trainer()
-        self.log_ended = ""  # why, when it cannot be written any more
+        self.log_ended = ""  # the reason, once it can no longer be written
 
     def make_trainer(self) -> Trainer:
-        """What makes the updates."""
+        """Return the trainer that makes the updates."""
         o = self.config.optimizer
         return Trainer(
             self.model,
@@ -85,20 +85,20 @@ class TextTrainer:
         )
 
     def fit(self) -> float:
-        """All updates, then the loss on the whole validation text, which is returned; in nats a character."""
+        """Run all updates and return the loss on the whole validation text, in nats per character."""
         o = self.config.report
         with RunFolder(self.world, o.out, (LOG, MODEL), o.overwrite, aside=o.out == RunOptions.out) as folder:
             self.say(self.describe())
-            with np.errstate(over="ignore", invalid="ignore"):  # the trainer looks at every loss itself
+            with np.errstate(over="ignore", invalid="ignore"):  # the trainer checks every loss itself
                 self.train(folder, self.config.optimizer.steps)
             final = self.validate()
             self.record(folder, {"step": self.trainer.updates, "final_val_loss": final})
-            self.say(f"validation loss {final:.4f} nats a character, on the whole validation text")
+            self.say(f"validation loss {final:.4f} nats per character, on the whole validation text")
             self.save()
         return final
 
     def train(self, folder: RunFolder, steps: int) -> None:
-        """All updates, with a row in the log for each."""
+        """Run the updates up to `steps`, and log a row for each."""
         o, progress = self.config.report, Progress(steps, self.train_data.B * self.train_data.T)
         for update in self.updates(steps - self.trainer.updates):
             row, last = self.row(update), self.trainer.updates == steps
@@ -111,7 +111,7 @@ class TextTrainer:
             self.record(folder, row)
 
     def updates(self, count: int) -> Iterator[Update]:
-        """So many updates more, each made when it is asked for. Says which batches were skipped in between."""
+        """Yield `count` more updates, each made on demand. Print which batches were skipped."""
         for update in self.trainer.each_update(self.train_data, count):
             if update.skipped:
                 number, scale = self.trainer.batches - 1, self.trainer.scaler.value
@@ -119,34 +119,34 @@ class TextTrainer:
             yield update
 
     def row(self, update: Update) -> dict[str, Any]:
-        """What the log shows of an update."""
+        """Return the row of an update in the log."""
         row: dict[str, Any] = {"step": self.trainer.updates, "loss": update.loss, "lr": update.lr, "norm": update.norm}
         if isinstance(self.trainer.scaler, StaticScaler):
             row["scale"] = update.scale
         return row | {"skipped": True, "loss": None, "norm": None} if update.skipped else row  # JSON has no infinity
 
     def validate(self, most: int | None = None) -> float:
-        """The mean loss over the validation text, or over `most` windows of it."""
+        """Return the mean loss over the validation text, or over `most` windows of it."""
         return self.trainer.mean_loss(self.val_data.validation(most))
 
     def close(self) -> None:
-        """Ends what runs beside the training."""
+        """End the communication thread, if there is one."""
         self.trainer.close()
 
     def say(self, text: str) -> None:
-        """Prints on rank 0."""
+        """Print on rank 0."""
         self.trainer.say(text)
 
     def sample(self, length: int, temperature: float = 0.8) -> str:
-        """Text that the model writes, beginning with a newline. All ranks that hold a part of the model must ask."""
+        """Return text generated after a newline. All ranks that hold a part of the model must call it."""
         prompt = self.tokenizer.encode(self.tokenizer.vocabulary[0])
         ids = generate(self.model, self.config.model.context, prompt, length, temperature, self.config.report.seed)
         return self.tokenizer.decode(ids)
 
     def save(self) -> None:
-        """Writes the logical model to out/model.safetensors.
+        """Write the logical model to out/model.safetensors.
 
-        Raises UserError, on all ranks, when it had to be written elsewhere, and when the log is not whole.
+        Raise UserError, on all ranks, if it had to be written elsewhere, or if the log is incomplete.
         """
         held = checkpoint.gather(self.model, self.world, gradients=self.trainer.gradients, root=0)
         tensors = {path: array.astype(self.gpt_config.dtype, copy=False) for path, array in held.items()}
@@ -163,16 +163,16 @@ class TextTrainer:
         on_rank_0(self.world, write)
 
     def describe(self) -> str:
-        """What is about to be trained, in two lines, and who talks to whom where that is not plain."""
+        """Describe the run in two lines, and which ranks communicate if the model is divided."""
         g, d = self.gpt_config, self.train_data
         return (
             f"GPT of {g.parameters:,} parameters: {g.layers} layers of width {g.width}, {g.vocabulary} characters\n"
-            f"{len(d.ids):,} characters to learn from; {d.B} windows of {d.T} an update, on {self.world.size} rank(s)"
+            f"{len(d.ids):,} characters to train on; {d.B} windows of {d.T} per update, on {self.world.size} rank(s)"
             + ("\n" + self.mesh.table() if self.mesh.parts(*reducer.MODEL) > 1 else "")
         )
 
     def record(self, folder: RunFolder, row: dict[str, Any]) -> None:
-        """Adds a row to the log. Training goes on when it cannot be written any more, and says so."""
+        """Append a row to the log. If the log can no longer be written, print that and keep training."""
         if self.world.rank != 0 or self.log_ended:
             return
         try:
@@ -185,20 +185,20 @@ class TextTrainer:
 
 
 def memory_at_start() -> int:
-    """Bytes in use after a first product: BLAS takes memory for all that follow, and ends the process if it cannot."""
+    """Return the bytes in use after a first product, for which BLAS allocates memory (or ends the process)."""
     np.ones((256, 256)) @ np.ones((256, 256))
     return memory_used()
 
 
 class Progress:
-    """Lines that tell how far a run is, and how fast."""
+    """Lines that show how far a run is, and how fast."""
 
     def __init__(self, steps: int, tokens: int) -> None:
         self.steps, self.tokens = steps, tokens
         self.start = time.monotonic()
 
     def line(self, row: dict[str, Any]) -> str:
-        """Fits in 80 columns."""
+        """Return a line of at most 80 columns."""
         step = row["step"]
         seconds = max(time.monotonic() - self.start, 1e-9)
         left = round(seconds / step * (self.steps - step))
@@ -214,7 +214,7 @@ class Train(TrainConfig):
     """Train a GPT on text, on one process or under `mpirun -n 2`."""
 
     def run(self) -> int:
-        """Trains, saves, and shows a sample."""
+        """Train, save, and print a sample."""
         with launch() as world:
             trainer = TextTrainer(self, world)
             trainer.fit()

@@ -382,8 +382,8 @@ FLAGS = {"tied", "prefetch", "reduce-once", "sp", "half-weights", "adaptive", "o
     [
         *((["train", f"--{name}", "perhaps"], "perhaps") for name in sorted(FLAGS)),
         (["train", "--sp"], "--sp divides what --tp leaves whole"),
-        (["train", "--half-weights"], "--half-weights is about 16 bits, and --precision is fp32"),
-        (["train", "--adaptive"], "--adaptive is about 16 bits, and --precision is fp32"),
+        (["train", "--half-weights"], "--half-weights needs 16 bits, but --precision is fp32"),
+        (["train", "--adaptive"], "--adaptive needs 16 bits, but --precision is fp32"),
         (["train", "--adaptive", "--keep-fp32", "head", "--precision", "fp16"], "give one of the two"),
         (["train", "--precision", "bf16", "--dtype", "float64"], "--dtype is float64; leave it out"),
         (["train", "--keep-fp32", "haed", "--precision", "fp16"], "the pattern 'haed' matches no layer"),
@@ -450,7 +450,7 @@ def test_a_folder_that_cannot_be_written(text: Path, tmp_path: Path, capsys: Cap
     ("arguments", "said"),
     [
         (["--prompt", "the %"], "'%' at position 4"),
-        (["--prompt", ""], "prompt of 0"),
+        (["--prompt", ""], "prompt is empty"),
         (["--length", "-1"], "-1"),
         (["--length", "1.5"], "INT"),
         (["--length", "999999999999"], "of memory; there are"),

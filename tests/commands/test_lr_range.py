@@ -211,7 +211,7 @@ def test_a_curve_without_a_rate(tiny: TrainConfig, tmp_path: Path, capsys: Captu
     """The curve is drawn and written anyway."""
     assert main(arguments(tiny, tmp_path, "--least", "1e-9", "--most", "1e-8", "--updates", "12")) == 0
     shown = capsys.readouterr().out
-    assert "no rate is named: the loss is lowest at update" in shown
+    assert "no rate is suggested: the loss is lowest at update" in shown
     assert json.loads((tmp_path / "lr_range.json").read_text())["named"] is None
 
 

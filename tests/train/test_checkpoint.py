@@ -181,11 +181,11 @@ def test_weights_that_are_not_finite(value: float, trained: tuple[dict, dict], t
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("vocabulary", "ab", "describes a model of 3 characters, and its vocabulary has 2"),
-        ("vocabulary", "abcd", "describes a model of 3 characters, and its vocabulary has 4"),
+        ("vocabulary", "ab", "describes a model of 3 characters, but its vocabulary has 2"),
+        ("vocabulary", "abcd", "describes a model of 3 characters, but its vocabulary has 4"),
         ("vocabulary", ["a", "b", "c"], "vocabulary is ['a', 'b', 'c']; it must be a string"),
-        ("gpt.layers", 100_000, "describes 100000 layers, and has the tensors of 2"),
-        ("gpt.layers", 1, "describes 1 layers, and has the tensors of 2"),
+        ("gpt.layers", 100_000, "describes 100000 layers, but has the tensors of 2"),
+        ("gpt.layers", 1, "describes 1 layers, but has the tensors of 2"),
         ("gpt.layers", "x" * 10**6, "layers is 'xxxx"),
         ("gpt.context", 10**15, "the model needs float32, shape (1000000000000000, 9)"),
         ("gpt.width", 9 * 10**12, "the model needs float32, shape (3, 9000000000000)"),
