@@ -371,7 +371,7 @@ def test_what_is_no_state_of_this_optimizer() -> None:
         ({}, "give what state_dict"),
         ({**before, "updates": -1}, "updates is -1"),
         ({"updates": 3}, r"lacks blocks\.0\.attn\.proj\.bias\.m, .* more"),
-        (sgd.optimizer.state_dict(), r"lacks .*\.m, .*\n.*this is AdamW"),
+        (sgd.optimizer.state_dict(), r"lacks .*\.m, .*\n.*this optimizer is AdamW"),
         ({**before, "more.m": before[f"{path}.m"]}, r"has, and the optimizer does not, more\.m\."),
         ({**before, f"{path}.m": before[f"{path}.v"].array[:-1]}, rf"the state has .* for {path}\.m"),
         ({**before, f"{path}.m": before["blocks.0.attn.proj.bias.m"]}, rf"the state has .* for {path}\.m"),
