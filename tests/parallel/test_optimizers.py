@@ -367,8 +367,8 @@ def test_what_is_no_state_of_this_optimizer() -> None:
     lamb.optimizer.load_state_dict(before)  # it remembers the same
     path = "blocks.0.attn.proj.weight"
     wrong: list[tuple[Any, str]] = [
-        (None, "give what state_dict"),
-        ({}, "give what state_dict"),
+        (None, "expected the result of"),
+        ({}, "expected the result of"),
         ({**before, "updates": -1}, "updates is -1"),
         ({"updates": 3}, r"lacks blocks\.0\.attn\.proj\.bias\.m, .* more"),
         (sgd.optimizer.state_dict(), r"lacks .*\.m, .*\n.*this optimizer is AdamW"),
