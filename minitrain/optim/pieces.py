@@ -56,17 +56,29 @@ class Slices(Protocol):
 
     factor: float
 
-    def held(self) -> list[Held]: ...
+    def held(self) -> list[Held]:
+        """Return the arrays to update, always in the same order."""
+        ...
 
-    def owned(self) -> list[Owned]: ...
+    def owned(self) -> list[Owned]:
+        """Return the same arrays with their gradients."""
+        ...
 
-    def norm(self) -> float: ...
+    def norm(self) -> float:
+        """Return the norm of the gradient of the whole model, times the factor."""
+        ...
 
-    def over_pieces(self, found: Found) -> Totals: ...
+    def over_pieces(self, found: Found) -> Totals:
+        """Return, for each parameter, the sum of the numbers found on its pieces."""
+        ...
 
-    def logical(self, p: Parameter, flat: Array) -> Array: ...
+    def logical(self, p: Parameter, flat: Array) -> Array:
+        """Return an array of p's logical shape, of which this rank holds the slice `flat` (n)."""
+        ...
 
-    def paths(self) -> set[str]: ...
+    def paths(self) -> set[str]:
+        """Return the paths of all trained parameters."""
+        ...
 
 
 class Alone:
@@ -89,6 +101,7 @@ class Alone:
             )
 
     def held(self) -> list[Held]:
+        """Return one array per trained parameter."""
         return [Held(*it) for it in self._arrays()]
 
     def owned(self) -> list[Owned]:
@@ -97,15 +110,19 @@ class Alone:
         return [Owned(it[0], grad.reshape(-1), *it[1:]) for it, grad in zip(self._arrays(), grads, strict=True)]
 
     def norm(self) -> float:
+        """Return the norm of the gradient."""
         return math.fsum(square(p.grad.reshape(-1)) for p in self._trained() if p.grad is not None) ** 0.5
 
     def over_pieces(self, found: Found) -> Totals:
+        """Return `found` as it is: each parameter is one piece."""
         return dict(found)
 
     def logical(self, p: Parameter, flat: Array) -> Array:
+        """Return flat (n) in p's shape."""
         return flat.reshape(p.shape)
 
     def paths(self) -> set[str]:
+        """Return the paths of the trained parameters."""
         return {p.placement.path for p in self.trained}
 
     def _trained(self) -> list[Parameter]:

@@ -10,7 +10,7 @@ its part of that rank's shard. The owner sums the N parts in float32, in rank or
 
 An all-reduce sends as many elements as a ring, 2 (N-1)/N per element, at 2 bytes each, in N - 1 messages instead of
 N - 1 hops. Gradients are sent with the loss scale (precision/scaler.py), which keeps them in float16's range. If one
-overflows, it becomes infinite and all ranks skip the step, so float16 gradients require a scaler.
+overflows, it becomes infinite and all ranks skip the step, so float16 gradients need a scaler.
 
 Micikevicius et al., "Mixed Precision Training", arXiv:1710.03740; sums in float32: section 3.3.
 """

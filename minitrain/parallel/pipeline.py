@@ -112,6 +112,7 @@ class Pipeline(Model):
         self.saying: list[Any] = []  # handles of headers being sent
 
     def parts(self) -> list[Model]:
+        """Return this rank's chunks."""
         return self.chunks
 
     @property
@@ -192,7 +193,7 @@ class Pipeline(Model):
         key = ("sent", c, *self.kind(c, 1, batch))
         if key not in self.headers:
             self.headers[key] = header
-            self.saying = [handle for handle in self.saying if not handle.done()]  # handles keep arrays alive
+            self.saying = [handle for handle in self.saying if not handle.done()]  # a handle keeps its array alive
             self.saying.append(self.group.send(packed(*header), self.after, HEADER, number + 1))
         elif self.headers[key] != header:
             raise UserError(
@@ -218,10 +219,12 @@ class Pipeline(Model):
 
     @property
     def after(self) -> int:
+        """The rank of the next stage."""
         return (self.group.rank + 1) % self.group.size
 
     @property
     def before(self) -> int:
+        """The rank of the previous stage."""
         return (self.group.rank - 1) % self.group.size
 
     @property
@@ -263,7 +266,7 @@ class Run:
         """Execute the instructions in order. Return this rank's part of the loss."""
         for do in instructions:
             {"F": self.forward, "B": self.backward, "I": self.input_gradient, "W": self.weight_gradient}[do.kind](do)
-            self.sending = [handle for handle in self.sending if not handle.done()]  # handles keep arrays alive
+            self.sending = [handle for handle in self.sending if not handle.done()]  # a handle keeps its array alive
         for handle in self.sending:
             handle.wait()
         return self.loss

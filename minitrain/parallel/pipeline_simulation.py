@@ -26,8 +26,8 @@ def execution(lists: Lists, v: int = 1, sends: str = "buffered") -> Iterator[tup
                     combined with its next receive (Megatron's batched isend and irecv for 1F1B);
         blocking    when the receiver is at its receive and its own sends have completed: ssend.
 
-    All schedules work with "buffered". "paired" deadlocks interleaved unless m = p or v = 1. "blocking" deadlocks all
-    but naive and gpipe: of two neighbors, one sends activations and the other a gradient; neither reaches its receive.
+    With "buffered", no schedule deadlocks. With "paired", interleaved does unless m = p or v = 1. With "blocking", all
+    but naive and gpipe do: of two neighbors, one sends activations, the other a gradient; neither gets to its receive.
     """
     check_choice("sends", sends, tuple(SENDS))
     p = len(lists)
