@@ -1,21 +1,22 @@
-"""Optimizers on flat pieces of the parameters, and clipping by the global norm.
+"""Optimizers on flat pieces of the parameters, and gradient clipping by global norm.
 
-What an optimizer updates are pairs of flat arrays (data, grad) that it `owned`: the whole model under data parallel,
-this rank's shares of it under ZeRO, cut anywhere. There are three kinds of rules:
+An optimizer updates pairs of flat arrays (data, grad), listed by the reducer's `owned`: the whole model under data
+parallel; this rank's shards, cut at any element, under ZeRO. There are three kinds of rules:
 
-    Optimizer     element by element: where the cuts are makes no difference              SGD, Adam, AdamW
-    Layerwise     with the norm of each parameter: squares are added up over its pieces   LARS, LAMB
-    Matrixwise    with each matrix as a whole: ranks own whole parameters                 your own
+    Optimizer     element by element: the position of the cuts does not matter            SGD, Adam, AdamW
+    Layerwise     needs the norm of each parameter: squares are summed over its pieces    LARS, LAMB
+    Matrixwise    needs each matrix as a whole: ranks own whole parameters                your own
 
-The gradient is `factor` times what stands in grad: 1/S for a loss that was multiplied by S (precision/scaler.py), and
-what clipping takes away. One number instead of another pass over all gradients; and in half precision, the array could
-not hold the product. Parameters in half precision have a float32 master, which is what is updated:
+The gradient is `factor` times the array grad. The factor holds 1/S for a loss that was multiplied by S
+(precision/scaler.py), and the clipping coefficient. Scaling one number saves a pass over all gradients; in half
+precision, the array could not even hold the product. Parameters in half precision have a float32 master copy, and the
+rule updates the master:
 
     master = master - lr rule(factor grad)        data = master, rounded
 
-An update is often smaller than half the distance to the next number that data can hold: alone, data would stand still.
-The master is made at the first update, from what data holds then. An element of data that is no longer its master,
-rounded, was set by somebody else (a checkpoint that was restored, say), and the master takes its value.
+Without it, many updates would round to nothing: they are smaller than half the gap between neighboring 16-bit values.
+The first update makes the master from the current data. Later, an element of data that differs from its rounded master
+was set from outside (by a restored checkpoint, for example), and the master takes its value.
 """
 
 from .base import BLOCK, Layerwise, Matrixwise, Optimizer, Work, blocks

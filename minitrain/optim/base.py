@@ -13,18 +13,18 @@ from ..observe import ledger
 from .pieces import Alone, Owned, Piece, Slices, unscaled
 from .state import Part, State, fitting
 
-BLOCK = 32 * 1024  # elements: w, g, m, v and two temporaries stay in the cache (1.5% of a step)
+BLOCK = 32 * 1024  # elements: w, g, m, v and two temporaries fit in the cache (saves 1.5% of a step)
 
 
 class Work(NamedTuple):
-    """What an update works on: w, the master or the data itself; its gradient, not yet times the factor; its state."""
+    """The input of an update: w (n), the master or the data itself; its gradient before the factor; its state."""
 
     w: Array
     owned: Owned
     state: Sequence[Array]
 
     def runs(self) -> Iterator[tuple[Parameter, slice]]:
-        """What stands of each parameter in each share of the bucket."""
+        """Yield each parameter and its slice of w, once per shard of the bucket."""
         for p, _, place in self.owned.pieces:
             for cut in self.owned.cuts:
                 lo, hi = max(place.start, cut.start), min(place.stop, cut.stop)
@@ -33,7 +33,7 @@ class Work(NamedTuple):
 
 
 def read_only(x: Array) -> Array:
-    """A view that cannot be written to: what a rule is given may be the bucket itself, or its own momentum."""
+    """Return a read-only view of x. A rule's input may be the bucket itself, or its own momentum."""
     view = x[...]
     if xp is np:
         view.flags.writeable = False
@@ -41,29 +41,29 @@ def read_only(x: Array) -> Array:
 
 
 def blocks(run: slice) -> Iterator[slice]:
-    """The run in parts that stay in the cache."""
+    """Split a run into slices of at most BLOCK elements, which fit in the cache."""
     for lo in range(run.start, run.stop, BLOCK):
         yield slice(lo, min(lo + BLOCK, run.stop))
 
 
 class Optimizer:
-    """`step(lr)` updates every owned piece. This class is for rules that go element by element: write `update`."""
+    """Base class of optimizers. `step(lr)` updates every owned piece. Elementwise rules override `update`."""
 
-    states: tuple[str, ...] = ()  # names of the arrays, of the size of the parameters, that the rule remembers
+    states: tuple[str, ...] = ()  # names of the rule's state arrays, each as large as the parameters
     squares = False  # the rule squares the gradient
-    elementwise = True  # the rule treats each element by itself
-    owners = "elements"  # what ranks have to own under ZeRO: runs of elements, or whole "parameters"
+    elementwise = True  # the rule treats each element independently
+    owners = "elements"  # what ranks must own under ZeRO: runs of elements, or whole "parameters"
 
     def __init__(self, gradients: Slices | Iterable[Parameter]) -> None:
         """gradients: a reducer, or on one process `model.parameters()`.
 
-        Raise UserError for a rule that needs whole parameters where ranks own shares of them.
+        Raise UserError if the rule needs whole parameters but ranks own parts of them, or if `states` is invalid.
         """
         name = type(self).__name__
         if not self.elementwise and not isinstance(self, (Layerwise, Matrixwise)):
             raise UserError(
-                f"{name} says that it is not element by element, and would be given runs of parameters, cut anywhere.\n"
-                "Derive it from Layerwise if it needs norms, and from Matrixwise if it needs whole matrices"
+                f"{name} sets elementwise=False but is a plain Optimizer, which updates runs cut at any element.\n"
+                "Derive it from Layerwise if it needs norms, or from Matrixwise if it needs whole matrices"
             )
         named = isinstance(self.states, tuple) and len(set(self.states)) == len(self.states)
         if not named or not all(isinstance(state, str) and state not in ("", "master") for state in self.states):
@@ -72,16 +72,16 @@ class Optimizer:
         world = getattr(gradients, "world", None)
         if world is not None and world.size > 1 and getattr(gradients, "owners", "") != self.owners == "parameters":
             raise UserError(
-                f"{name} needs whole parameters, and ranks own shares of them, cut anywhere; "
-                'give Strategy(owners="parameters")'
+                f"{name} needs whole parameters, but ranks own shards cut at any element; "
+                'use Strategy(owners="parameters")'
             )
         self.updates = 0
         self.state: list[list[Array]] = []
-        self.masters: list[Array | None] = []  # the float32 values of pieces that are in half precision
-        self.prints: dict[int, list[int]] = {}  # fingerprints of such pieces, as the last update left them
+        self.masters: list[Array | None] = []  # float32 copies of the pieces in half precision
+        self.prints: dict[int, list[int]] = {}  # fingerprints of these pieces after the last update
 
     def step(self, lr: float) -> None:
-        """One update with this learning rate. Raises UserError for one that is negative or NaN."""
+        """Update all owned pieces with learning rate lr. Raise UserError if lr is negative or NaN."""
         check_number("lr", lr, "at least 0")
         work = [Work(self.master(i, it.data), it, self.state[i]) for i, it in enumerate(self.gradients.owned())]
         self.updates += 1
@@ -91,28 +91,28 @@ class Optimizer:
                 self.prints[i] = fingerprints(it.data)
 
     def apply(self, work: Sequence[Work], lr: float) -> None:
-        """Update all of it."""
+        """Apply the rule to all pieces."""
         for it in work:
             for block in blocks(slice(0, len(it.w))):
                 self.update(*self.given(it, block), lr, it.owned.decay)
                 self.store(it, block)
 
     def update(self, w: Array, g: Array, state: Sequence[Array], lr: float, decay: bool) -> None:
-        """The rule, in place on w and state: flat arrays, a block of neighbours each. g is only read."""
+        """Apply the rule in place to w (n) and state (n), a block of consecutive elements. g (n) is read-only."""
         raise NotImplementedError
 
     def given(self, it: Work, run: slice) -> tuple[Array, Array, tuple[Array, ...]]:
-        """w, the gradient, and the state there."""
+        """Return (w, gradient, state) of a run."""
         g = read_only(self.gradient(it.owned.grad[run], it.w.dtype))
         return it.w[run], g, tuple([state[run] for state in it.state])
 
     def store(self, it: Work, run: slice) -> None:
-        """The values are what the master is now, rounded."""
+        """Write the master, rounded, to the data."""
         if it.w is not it.owned.data:
             it.owned.data[run] = it.w[run]
 
     def master(self, i: int, data: Array) -> Array:
-        """What is updated of piece i: its master, with the values that somebody has set since, or the data itself."""
+        """Return what an update of piece i changes: its master, including values set from outside, or the data."""
         if i == len(self.state):
             self.remember(data)
         master = self.masters[i]
@@ -124,24 +124,24 @@ class Optimizer:
         return master
 
     def check_norm(self, norm: float) -> None:
-        """Raise UserError for a gradient of this length whose squares the state cannot hold: it would stay infinite.
+        """Raise UserError if squares of a gradient with this norm overflow the state, which would stay infinite.
 
-        Called with the same norm, that of the step, on all ranks.
+        Every rank calls it with the same norm, that of the step.
         """
         held = self.gradients.held() if self.squares else ()
         most = min((float(np.finfo(wide(it.data.dtype)).max) ** 0.5 for it in held), default=math.inf)
         if norm > most:
             raise UserError(
-                f"the norm of the gradient is {norm:.1e}; {type(self).__name__} keeps squares, of up to {most:.1e}.\n"
-                "Clip the gradient (clip=1.0), or give a smaller learning rate"
+                f"the norm of the gradient is {norm:.1e}; {type(self).__name__} stores squares, of up to {most:.1e}.\n"
+                "Clip the gradient (clip=1.0), or lower the learning rate"
             )
 
     def gradient(self, stored: Array, dtype: Any) -> Array:
-        """What the rule sees of a stored gradient: in the master's dtype, times the factor."""
+        """Return a stored gradient as the rule sees it: in the master's dtype, times the factor."""
         return unscaled(stored, dtype, self.gradients.factor)
 
     def remember(self, data: Array) -> None:
-        """Makes the state of a piece, and its master."""
+        """Allocate the state of a piece (zeros) and its master."""
         dtype = wide(data.dtype)
         self.state.append([xp.zeros(data.shape, dtype) for _ in self.states])
         self.masters.append(None if data.dtype == dtype else data.astype(dtype))
@@ -151,7 +151,7 @@ class Optimizer:
     # State with names -------------------------------------------------------------------------------------------------
 
     def named(self) -> Iterator[tuple[str, Piece, Array]]:
-        """("path.name", piece, its part of the state), for all that there is."""
+        """Yield ("path.name", piece, its part of the state) for every state array and master."""
         for held, state, master in zip(self.gradients.held(), self.state, self.masters, strict=True):
             arrays = dict(zip(self.states, state, strict=True)) | ({} if master is None else {"master": master})
             for piece in held.pieces:
@@ -159,10 +159,10 @@ class Optimizer:
                     yield f"{piece.parameter.placement.path}.{name}", piece, array[piece.place]
 
     def state_dict(self) -> dict[str, Part | np.ndarray | int]:
-        """Return a copy of all that the next update depends on, beside the parameters: what this rank has of it.
+        """Return a copy of this rank's part of the optimizer state.
 
-        "path.name", such as "head.weight.m" (a master is named "master"), -> Part, and "updates" -> how many were made.
-        train.checkpoint.gather_state makes the arrays whole that belong to the logical parameters.
+        It maps "path.name", such as "head.weight.m" (a master is named "master"), to a Part, and "updates" to the
+        number of updates made. train.checkpoint.gather_state joins the parts into arrays of the logical shapes.
         """
         parts = self.named() if self.state else ()
         state: dict[str, Part | np.ndarray | int] = {"updates": self.updates}
@@ -171,35 +171,35 @@ class Optimizer:
         return state
 
     def of_this_rank(self, state: State) -> set[str]:
-        """The names in a state, without those of whole arrays that only other ranks have something of."""
+        """Return the names in a state, without whole arrays of parameters that only other ranks hold."""
         here = {piece.parameter.placement.path for held in self.gradients.held() for piece in held.pieces}
         others = self.gradients.paths() - here
         elsewhere = lambda name: isinstance(state[name], np.ndarray) and name.rpartition(".")[0] in others
         return {name for name in state if name != "updates" and not elsewhere(name)}
 
     def parts_of(self, state: State) -> dict[str, np.ndarray]:
-        """What this rank needs of a state. Raise UserError, with nothing changed, for one that does not fit."""
+        """Return the part of a state that this rank needs. Raise UserError if it does not fit; nothing changes."""
         if not isinstance(state, Mapping) or "updates" not in state:
-            raise UserError(f"the state is {shown(state)}; give what state_dict() of an optimizer has returned")
+            raise UserError(f"the state is {shown(state)}; expected the result of an optimizer's state_dict()")
         check_whole("updates", state["updates"])
-        if len(state) == 1 and not state["updates"]:  # of an optimizer that had remembered nothing yet
+        if len(state) == 1 and not state["updates"]:  # saved before the first update
             return {}
         before = len(self.state)
         for i, held in enumerate(self.gradients.held()):
             self.master(i, held.data)
         try:
             places = {name: (piece, array) for name, piece, array in self.named()}
-            cure = "Load it into the optimizer that it is of, on the same mesh, or gather it first; this is "
+            cure = "Load it into the optimizer that saved it, on the same mesh, or gather it first; this optimizer is "
             check_names("state", "optimizer", self.of_this_rank(state), set(places), cure + type(self).__name__)
             return {name: fitting(name, state[name], *it) for name, it in places.items()}
         finally:
             del self.state[before:], self.masters[before:]
 
     def load_state_dict(self, state: State) -> None:
-        """Take over such a state: of the same mesh and strategy, or whole arrays; also before the first update.
+        """Restore a state_dict() of the same mesh and strategy, or one of whole arrays. Needs no prior update.
 
-        Raise UserError, with nothing changed, for a state with other names or shapes. Each rank looks at its own part;
-        Trainer.load_state_dict has them agree first.
+        Raise UserError if names or shapes differ; nothing changes then. Each rank checks only its own part;
+        Trainer.load_state_dict makes all ranks agree first.
         """
         found = self.parts_of(state)
         if found:
@@ -214,9 +214,9 @@ class Optimizer:
 
 
 class Layerwise(Optimizer):
-    """For rules that need norms of each parameter of the logical model: write `direction` and `update_with`.
+    """Base of rules that need norms of each logical parameter. Override `direction` and `update_with`.
 
-    Two passes over the parameters, and between them 16 bytes a parameter from each rank that has some of it:
+    An update makes two passes over the parameters. Between them, each rank sends 16 bytes per parameter it holds:
 
         x = direction(w, g)                    |w|^2, |x|^2 = sums over all the pieces of a parameter
         w = update_with(w, g, |w|, |x|)
@@ -225,13 +225,13 @@ class Layerwise(Optimizer):
     elementwise = False
 
     def direction(self, w: Array, g: Array, state: Sequence[Array], decay: bool) -> Array:
-        """Return what has the second norm that the rule needs; may change the state. Called once an update."""
+        """Return x (n), whose norm the rule needs besides |w|; may change the state. Called once per update."""
         raise NotImplementedError
 
     def update_with(
         self, w: Array, g: Array, state: Sequence[Array], lr: float, decay: bool, w_norm: float, x_norm: float
     ) -> None:
-        """The rule, in place on w and state: flat arrays, a block of neighbours of one parameter each."""
+        """Apply the rule in place to w (n) and state (n), consecutive elements of one parameter. g (n) is read-only."""
         raise NotImplementedError
 
     def apply(self, work: Sequence[Work], lr: float) -> None:
@@ -244,7 +244,7 @@ class Layerwise(Optimizer):
                     self.store(it, block)
 
     def look(self, it: Work, run: slice) -> np.ndarray:
-        """|w|^2 and |x|^2 of a run."""
+        """Return |w|^2 and |x|^2 of a run."""
         squares = np.zeros(2)
         for block in blocks(run):
             w, g, state = self.given(it, block)
@@ -253,11 +253,11 @@ class Layerwise(Optimizer):
 
 
 class Matrixwise(Optimizer):
-    """For rules that need matrices as a whole: write `direction`, `whole` and `update_with`.
+    """Base of rules that need whole matrices. Override `direction`, `whole` and `update_with`.
 
-    Under ZeRO each rank owns whole parameters (owners="parameters"), and updates those. Where tensor parallel divides
-    one, its direction is gathered, and every rank computes what is made of it. All are told which parameter p it is, so
-    that a rule can treat matrices and the others, or the table and the rest, in different ways:
+    Under ZeRO each rank owns whole parameters (owners="parameters") and updates those. If tensor parallel divides a
+    parameter, its direction is gathered and every rank computes `whole` of it. Each method receives the parameter p, so
+    a rule can treat matrices differently from vectors, or the embedding table from the rest:
 
         x = direction(p, w, g)                 (n), this rank's slice, flat
         y = whole(p, x)                        of the logical shape, such as (D, 3, H, D/H)
@@ -268,15 +268,15 @@ class Matrixwise(Optimizer):
     owners = "parameters"
 
     def direction(self, p: Parameter, w: Array, g: Array, state: Sequence[Array], decay: bool) -> Array:
-        """Return what is to be made whole, such as the momentum; may change the state."""
+        """Return the array x (n) to gather, such as the momentum; may change the state."""
         raise NotImplementedError
 
     def whole(self, p: Parameter, x: Array) -> Array:
-        """Return an array of the same shape. x: of the logical parameter's, which may have one axis only; only read."""
+        """Return an array of x's shape. x: read-only, of the logical parameter's shape, which may have one axis."""
         raise NotImplementedError
 
     def update_with(self, p: Parameter, w: Array, y: Array, lr: float, decay: bool) -> None:
-        """The rule, in place on w."""
+        """Apply the rule in place to w (n). y (n): this rank's slice of `whole`."""
         raise NotImplementedError
 
     def apply(self, work: Sequence[Work], lr: float) -> None:

@@ -8,11 +8,11 @@ from .pieces import Alone, Slices
 
 
 def clip_grad_norm(gradients: Slices | Iterable[Parameter], limit: float) -> float:
-    """Shortens the gradient of the whole logical model to `limit` if it is longer: g = g min(1, limit / |g|).
+    """Clip the gradient of the whole logical model to norm `limit`: g = g min(1, limit / |g|). Return |g| before.
 
-    Returns the length it had. One factor for all, so the direction stays, and it is all that is noted: see optim/.
-    (A list of parameters has no place for it: their gradients are multiplied.) After the loss scale has been taken out.
-    Raises UserError unless limit is above 0.
+    All gradients share one coefficient, so the direction is kept. With a reducer, only its `factor` changes (see
+    optim/); with a list of parameters, their gradients are multiplied. Call it after the loss scale is removed.
+    Raise UserError unless limit is above 0.
     Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", arXiv:1211.5063.
     """
     check_number("limit", limit, "above 0")

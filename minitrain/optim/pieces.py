@@ -1,4 +1,4 @@
-"""What an optimizer updates: flat arrays, and the pieces of parameters that stand in them."""
+"""What an optimizer updates: flat arrays, and the pieces of parameters in them."""
 
 import itertools
 import math
@@ -14,11 +14,11 @@ from ..shares import Cuts
 
 SMALL = 2.0**-96
 
-steps_begun = itertools.count()  # numbers the steps of all reducers, so that a scaler can tell what came before
+steps_begun = itertools.count()  # numbers the steps of all reducers: a scaler can tell which step came first
 
 
 class Piece(NamedTuple):
-    """A run of the elements of a parameter (of what this rank holds of it, flat), and where they stand in an array."""
+    """A run of elements of a parameter (in this rank's slice of it, flat), and their place in a flat array."""
 
     parameter: Parameter
     run: slice
@@ -26,9 +26,9 @@ class Piece(NamedTuple):
 
 
 class Held(NamedTuple):
-    """A flat array that this rank updates: its share of a bucket, or all of it. `decay`: whether weight decay applies.
+    """A flat array (n) that this rank updates: its shard of a bucket, or the whole bucket.
 
-    pieces: which parameters stand in it. cuts: the shares of a bucket that it holds.
+    decay: whether weight decay applies. pieces: the parameters in it. cuts: the shards of a bucket that it holds.
     """
 
     data: Array
@@ -38,7 +38,7 @@ class Held(NamedTuple):
 
 
 class Owned(NamedTuple):
-    """And its gradient."""
+    """A Held array with its gradient (n)."""
 
     data: Array
     grad: Array
@@ -47,75 +47,92 @@ class Owned(NamedTuple):
     cuts: Cuts = ()
 
 
-Found = Sequence[tuple[Parameter, np.ndarray]]  # what was found on the pieces of the parameters
+Found = Sequence[tuple[Parameter, np.ndarray]]  # numbers computed on the pieces of the parameters
 Totals = dict[Parameter, np.ndarray]
 
 
 class Slices(Protocol):
-    """Whatever holds the gradients: parallel.reducer.Reducer, or Alone."""
+    """The interface that optimizers use: parallel.reducer.Reducer, or Alone."""
 
     factor: float
 
-    def held(self) -> list[Held]: ...
+    def held(self) -> list[Held]:
+        """Return the arrays to update, always in the same order."""
+        ...
 
-    def owned(self) -> list[Owned]: ...
+    def owned(self) -> list[Owned]:
+        """Return the same arrays with their gradients."""
+        ...
 
-    def norm(self) -> float: ...
+    def norm(self) -> float:
+        """Return the norm of the gradient of the whole model, times the factor."""
+        ...
 
-    def over_pieces(self, found: Found) -> Totals: ...
+    def over_pieces(self, found: Found) -> Totals:
+        """Return, for each parameter, the sum of the numbers found on its pieces."""
+        ...
 
-    def logical(self, p: Parameter, flat: Array) -> Array: ...
+    def logical(self, p: Parameter, flat: Array) -> Array:
+        """Return an array of p's logical shape, of which this rank holds the slice `flat` (n)."""
+        ...
 
-    def paths(self) -> set[str]: ...
+    def paths(self) -> set[str]:
+        """Return the paths of all trained parameters."""
+        ...
 
 
 class Alone:
-    """The parameters of a model on one process, without a reducer: each one a piece."""
+    """The parameters of a model on one process, without a reducer: each is one piece."""
 
     factor = 1.0
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
-        """Raise UserError for what is no list of parameters, each once, and for those that a reducer holds."""
+        """Raise UserError for anything but distinct parameters, some of them trained, or if a reducer holds one."""
         self.parameters = list(parameters) if isinstance(parameters, Iterable) else [parameters]
         for p in self.parameters:
             if not isinstance(p, Parameter) or p.bucket is not None:
-                why = f"{p.placement.path} has a reducer" if isinstance(p, Parameter) else f"{shown(p)} is given"
+                why = f"{p.placement.path} has a reducer" if isinstance(p, Parameter) else f"got {shown(p)}"
                 raise UserError(f"an optimizer takes a reducer, or model.parameters() of a model without one; {why}")
         self.trained = [p for p in self.parameters if p.requires_grad]
         if not self.trained or len(set(self.parameters)) < len(self.parameters):
             raise UserError(
-                f"an optimizer takes parameters to train, each once; {len(self.parameters)} are given, of which "
-                f"{len(set(self.parameters))} are different and {len(set(self.trained))} of these to be trained"
+                f"an optimizer takes distinct parameters to train; got {len(self.parameters)}, of which "
+                f"{len(set(self.parameters))} are distinct and {len(set(self.trained))} require gradients"
             )
 
     def held(self) -> list[Held]:
+        """Return one array per trained parameter."""
         return [Held(*it) for it in self._arrays()]
 
     def owned(self) -> list[Owned]:
-        """A parameter without a gradient has zeros."""
+        """Return the arrays to update. A parameter without a gradient gets zeros."""
         grads = (xp.zeros(p.shape, p.dtype) if p.grad is None else p.grad for p in self._trained())
         return [Owned(it[0], grad.reshape(-1), *it[1:]) for it, grad in zip(self._arrays(), grads, strict=True)]
 
     def norm(self) -> float:
+        """Return the norm of the gradient."""
         return math.fsum(square(p.grad.reshape(-1)) for p in self._trained() if p.grad is not None) ** 0.5
 
     def over_pieces(self, found: Found) -> Totals:
+        """Return `found` as it is: each parameter is one piece."""
         return dict(found)
 
     def logical(self, p: Parameter, flat: Array) -> Array:
+        """Return flat (n) in p's shape."""
         return flat.reshape(p.shape)
 
     def paths(self) -> set[str]:
+        """Return the paths of the trained parameters."""
         return {p.placement.path for p in self.trained}
 
     def _trained(self) -> list[Parameter]:
-        """Raise UserError for a change of what is trained: the state belongs to those that were."""
+        """Return the trained parameters. Raise UserError if one was frozen or unfrozen: the state would not match."""
         trained = set(self.trained)
         for p in self.parameters:
             if p.requires_grad != (p in trained):
                 raise UserError(
                     f"{p.placement.path} was {'un' if p.requires_grad else ''}frozen after its optimizer was made; "
-                    "do it before, or make a new optimizer"
+                    "do this first, or make a new optimizer"
                 )
         return self.trained
 
@@ -128,8 +145,8 @@ class Alone:
 
 
 def unscaled(stored: Array, dtype: Any, factor: float) -> Array:
-    """A stored gradient in this dtype, times the factor; where that changes nothing, the same array."""
+    """Return a stored gradient in this dtype, times the factor: the same array if neither changes anything."""
     g = stored.astype(dtype, copy=False)
-    while 0 < factor < SMALL:  # float32 would round it: the gradients are as large as the factor is small
+    while 0 < factor < SMALL:  # float32 would round so small a factor; the gradients are correspondingly large
         g, factor = g * g.dtype.type(SMALL), factor / SMALL
     return g if factor == 1 else g * g.dtype.type(factor)

@@ -10,7 +10,10 @@ from .pieces import Slices
 
 
 class SGD(Optimizer):
-    """w -= lr v with v = momentum v + g (without momentum, v is g)."""
+    """Stochastic gradient descent: w -= lr v with v = momentum v + g (without momentum, v = g).
+
+    With weight decay, g is first increased by weight_decay w. 4 bytes per parameter in fp32 with momentum, else 0.
+    """
 
     def __init__(
         self, gradients: Slices | Iterable[Parameter], *, momentum: float = 0.0, weight_decay: float = 0.0
@@ -35,14 +38,15 @@ class SGD(Optimizer):
 def adam_step(
     w: Array, g: Array, m: Array, v: Array, t: int, lr: float, beta1: float, beta2: float, epsilon: float
 ) -> None:
-    """Adam's update number t (from 1), in place on w, m and v, all of shape (n).
+    """Apply update number t (from 1) of Adam in place to w, m and v, all of shape (n).
 
         m = beta1 m + (1 - beta1) g        m_hat = m / (1 - beta1^t)
         v = beta2 v + (1 - beta2) g^2      v_hat = v / (1 - beta2^t)
         w = w - lr m_hat / (sqrt(v_hat) + epsilon)
 
-    m and v start at 0 and are too small at first; the two divisors mend that. (For speed: lr and the corrections are
-    single numbers. Joined first, they cost fewer passes over arrays.) Kingma, Ba, "Adam", arXiv:1412.6980, algorithm 1.
+    m and v start at 0 and are too small at first; the two divisors correct this bias. (For speed, lr and the
+    corrections are combined as scalars, which saves passes over arrays.)
+    Kingma, Ba, "Adam", arXiv:1412.6980, algorithm 1.
     """
     m *= beta1
     m += (1 - beta1) * g
@@ -67,13 +71,13 @@ def adamw_step(
     weight_decay: float,
     adam: Callable[..., None] = adam_step,
 ) -> None:
-    """Update number t of Adam, and beside it w shrinks by lr x weight_decay. In place, all arrays of shape (n).
+    """Apply update number t (from 1) of Adam with decoupled weight decay in place; all arrays have shape (n).
 
         w = w - lr weight_decay w - lr m_hat / (sqrt(v_hat) + epsilon)
 
-    On the right stands the w from before the update, both times. The decay goes past m and v. Added to the gradient it
-    would be divided by sqrt(v_hat), too: weights with large gradients would hardly decay. For the other part, call the
-    argument `adam`, with the arguments of adam_step.
+    Both terms use w before the update. The decay bypasses m and v. Added to the gradient, it would also be divided by
+    sqrt(v_hat), and weights with large gradients would hardly decay. For the Adam part, call the argument `adam`, which
+    takes the arguments of adam_step.
     Loshchilov, Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101, algorithm 2.
     """
     if weight_decay:
@@ -82,7 +86,7 @@ def adamw_step(
 
 
 class Adam(Optimizer):
-    """See adam_step. 8 bytes a parameter in fp32."""
+    """Adam, see adam_step. 8 bytes of state per parameter in fp32."""
 
     states, squares = ("m", "v"), True
 
@@ -106,7 +110,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """See adamw_step. Only pieces that say so decay."""
+    """AdamW, see adamw_step: only pieces with `decay` set decay. 8 bytes of state per parameter in fp32."""
 
     def __init__(
         self,
@@ -128,7 +132,7 @@ class AdamW(Adam):
 
 
 class LARS(Layerwise):
-    """SGD with momentum, and a learning rate for each parameter w that goes with |w|: 4 bytes a parameter in fp32.
+    """SGD with momentum and a learning rate proportional to |w| for each parameter w. 4 bytes per parameter in fp32.
 
         rate = lr eta |w| / (|g| + weight_decay |w|)            lr, where |w| or |g| is 0
         v = momentum v + rate (g + weight_decay w)
@@ -137,7 +141,7 @@ class LARS(Layerwise):
     You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", arXiv:1708.03888, algorithm 1.
     """
 
-    states = ("step",)  # not SGD's velocity: the learning rate is in it
+    states = ("step",)  # not called velocity as in SGD: it includes the learning rate
 
     def __init__(
         self,
@@ -168,7 +172,7 @@ class LARS(Layerwise):
 
 
 class LAMB(Layerwise, Adam):
-    """Adam's direction, as long as |w| for each parameter w: 8 bytes a parameter in fp32.
+    """Adam's direction, scaled to length |w| for each parameter w. 8 bytes of state per parameter in fp32.
 
         x = m_hat / (sqrt(v_hat) + epsilon) + weight_decay w        m, v as in adam_step
         w = w - lr |w| / |x| x                                      lr x, where |w| or |x| is 0
@@ -203,9 +207,9 @@ class LAMB(Layerwise, Adam):
         return x
 
     def adam(self, m: Array, v: Array) -> tuple[Array, float]:
-        """m_hat / (sqrt(v_hat) + epsilon), but for a factor: (array, factor).
+        """Return m_hat / (sqrt(v_hat) + epsilon) as (array, scalar factor).
 
-        Made twice in an update: kept until its norm is known, it would take as much memory as m.
+        An update computes it twice: kept until its norm is known, it would take as much memory as m.
         """
         root = (1 - self.beta2**self.updates) ** 0.5
         x = xp.sqrt(v)

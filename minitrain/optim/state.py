@@ -1,4 +1,4 @@
-"""The state of an optimizer, with names."""
+"""Named optimizer state."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from .pieces import Piece
 
 
 class Part(NamedTuple):
-    """A part of an optimizer's state: elements `run` of the slice `held`, flat, of what belongs to a parameter."""
+    """A part of a state array: elements `run` of the flattened slice `held` of an array of a parameter's shape."""
 
     array: np.ndarray
     held: tuple[slice, ...]
@@ -22,7 +22,7 @@ State = Mapping[str, "Part | np.ndarray | int"]
 
 
 def fitting(name: str, part: object, piece: Piece, array: Array) -> np.ndarray:
-    """Return what a state has for this piece. Raise UserError for another slice, shape or dtype."""
+    """Return a state's values for this piece, (n). Raise UserError if the slice, shape or dtype differs."""
     where = piece.parameter.placement
     if isinstance(part, np.ndarray) and part.shape == where.shape:
         found = part[where.index].reshape(-1)[piece.run]
@@ -31,8 +31,8 @@ def fitting(name: str, part: object, piece: Piece, array: Array) -> np.ndarray:
     else:
         raise UserError(
             f"the state has {shown(part)} for {name}; this rank needs elements {piece.run.start} to {piece.run.stop} "
-            f"of {where.index}.\nLoad it on the mesh where it was made, or gather it: train.checkpoint.gather_state"
+            f"of {where.index}.\nLoad it on the mesh that saved it, or gather it with train.checkpoint.gather_state"
         )
     if found.dtype != array.dtype or found.shape != array.shape:
-        raise UserError(f"the state has {found.dtype}, shape {found.shape}, for {name}; it is {array.dtype} here")
+        raise UserError(f"the state has {found.dtype}, shape {found.shape}, for {name}; expected {array.dtype}")
     return found

@@ -1,14 +1,14 @@
-"""Buckets: parameters laid end to end in one flat array, and their gradients in another.
+"""Buckets: parameters concatenated in one flat array, and their gradients in another.
 
     parameters     [ W1      ][b1][ W2         ][b2]
     bucket.data    |---------------------------------|     one array; p.data is a view of its piece
-    bucket.grad    |---------------------------------|     one array; backward writes straight into the pieces
+    bucket.grad    |---------------------------------|     one array; backward writes directly into the pieces
 
-The array of gradients is made when backward first writes into it and let go when the next step begins, so that the
-forward, which ends with all activations alive, has that memory to itself: 16% of the peak at 20 M parameters.
+The gradient array is allocated when backward first writes to it and freed when the next step begins. The forward, which
+ends with all activations alive, thus runs without it. This saves 16% of the peak memory at 20 M parameters.
 
-One collective for a few megabytes is much faster than one for every small bias (each costs a latency), an optimizer
-step is a loop over a few long arrays, and a ZeRO shard is a slice.
+One collective for a few megabytes is much faster than one for every small bias, since each collective costs a latency.
+An optimizer step is a loop over a few long arrays, and a ZeRO shard is a slice.
 Li et al., "PyTorch Distributed", VLDB 2020, arXiv:2006.15704, section 3.2.
 """
 
@@ -30,11 +30,11 @@ from ..shares import Cuts, shares
 
 
 class Bucket:
-    """Parameters of one kind: equal dtype, weight decay, copies and partial. `group` adds up their gradients.
+    """Parameters of one kind (dtype, decay, requires_grad, replicas, partial), whose gradients `group` sums.
 
-    cuts: what each rank of the group owns under ZeRO, and the chunks in which a ring adds up: equal shares, or else
-    whole parameters, owners[i] being the rank that owns parameter i.
-    Raises UserError for no parameters, for different kinds, and for a parameter that is there twice.
+    data, grad (size), shard (one rank's slice). cuts: what each rank of the group owns under ZeRO, and the chunks of a
+    ring all-reduce: equal shards or, with `owners`, whole parameters, where rank owners[i] owns parameter i.
+    Raise UserError if there are no parameters, different kinds, or duplicates.
     """
 
     def __init__(
@@ -53,23 +53,23 @@ class Bucket:
         self.size = ends[-1]
         self.owners = None if owners is None else dict(zip(parameters, owners, strict=True))
         self.cuts: Cuts = shares(self.size, group.size) if owners is None else self._whole_cuts(group.size)
-        self.parts: dict[int | None, tuple[Piece, ...]] = {}  # found so far
+        self.parts: dict[int | None, tuple[Piece, ...]] = {}  # cache of `part`
         self.data: Array | None = None
-        self.shard: Array | None = None  # of the values, where nobody keeps them whole (ZeRO-3)
+        self.shard: Array | None = None  # this rank's part of the values, if no rank keeps them all (ZeRO-3)
         self.grad: Array | None = None
         self.written: set[Parameter] = set()
         for p in parameters:
             p.bucket = self
 
     def draw(self, seed: int) -> Array:
-        """The initial values of all parameters, end to end: the values that they have, drawn ones for the others."""
+        """Return the initial values, (size): existing values are kept, the others are initialized from the seed."""
         flat = xp.empty(self.size, self.dtype)
         for p, piece in self.pieces.items():
             flat[piece] = p.initial(seed).reshape(-1)
         return flat
 
     def _whole_cuts(self, ranks: int) -> Cuts:
-        """From the owners, which never decrease from one parameter to the next."""
+        """Return the cuts that follow from the owners, which never decrease along the parameters."""
         assert self.owners is not None
         sizes = [0] * ranks
         for p, owner in self.owners.items():
@@ -78,22 +78,22 @@ class Bucket:
 
     @property
     def own(self) -> slice:
-        """What this rank owns of the bucket, under ZeRO."""
+        """The slice of the bucket that this rank owns under ZeRO."""
         return self.cuts[self.group.rank]
 
     @property
     def own_cuts(self) -> dict[str, Cuts]:
-        """An argument for what moves this bucket between ranks: there is none as long as the shares are equal ones."""
+        """The `cuts` keyword for this bucket's collectives; empty if the shards are equal."""
         return {} if self.owners is None else {"cuts": self.cuts}
 
     def part(self, rank: int | None) -> tuple[Piece, ...]:
-        """What stands in the share of a rank, counted from where it begins; None: in the whole bucket."""
+        """Return the pieces in a rank's shard, placed relative to its start; with None, those of the whole bucket."""
         if rank not in self.parts:
             self.parts[rank] = tuple(self._part(rank))
         return self.parts[rank]
 
     def piece_in(self, p: Parameter, rank: int | None) -> Piece | None:
-        """p's piece in the same; None where it has none."""
+        """Return p's piece in `part(rank)`, or None if it has none there."""
         return next((piece for piece in self.part(rank) if piece.parameter is p), None)
 
     def _part(self, rank: int | None) -> Iterator[Piece]:
@@ -101,24 +101,24 @@ class Bucket:
         for p, at in self.pieces.items():
             lo, hi = max(at.start, cut.start), min(at.stop, cut.stop)
             here = lo < hi if rank is None or self.owners is None else self.owners[p] == rank
-            if here or rank is None:  # a whole parameter may be empty here, and not on other ranks of the tp axis
+            if here or rank is None:  # a whole parameter may be empty here, but not on other ranks of the tp axis
                 yield Piece(p, slice(lo - at.start, hi - at.start), slice(lo - cut.start, hi - cut.start))
 
     def piece(self, p: Parameter, flat: Array) -> Array:
-        """p's piece of an array of this bucket's size, as a view."""
+        """Return p's piece of flat (size) as a view of p's shape."""
         return flat[self.pieces[p]].reshape(p.shape)
 
     def attach(self, flat: Array | None) -> None:
-        """Lets the parameters be views of `flat`; None takes their values away."""
+        """Make the parameters views of flat (size). None frees their values."""
         self.data = flat
         ledger.hold(flat, "parameters", "set-up")
         for p in self.parameters:
             p.view(None if flat is None else self.piece(p, flat))
 
     def write(self, p: Parameter, values: Array) -> None:
-        """Copy values into p's place, wherever it is: in the whole bucket, and in the share that this rank owns.
+        """Copy values, of p's shape, to p's place in the whole bucket and in this rank's shard, whichever exist.
 
-        Raise RuntimeError when neither is there yet.
+        Raise RuntimeError if neither exists yet.
         """
         if self.data is None and self.shard is None:
             raise RuntimeError(
@@ -132,7 +132,7 @@ class Bucket:
             self.shard[own.place] = values.reshape(-1)[own.run]
 
     def open(self, flat: Array | None) -> None:
-        """Lets the gradients be written to `flat`; None takes their place away. Nothing is zeroed: see `take`."""
+        """Let backward write the gradients to flat (size). None frees them. Nothing is zeroed: see `take`."""
         self.grad = flat
         ledger.hold(flat, "gradients", "backward")
         self.written.clear()
@@ -140,21 +140,21 @@ class Bucket:
             p.view_gradient(None if flat is None else self.piece(p, flat))
 
     def opened(self) -> Array:
-        """The gradients, with a place made for them if there is none."""
+        """Return the gradients, (size), allocating them if necessary."""
         if self.grad is None:
             self.open(xp.empty(self.size, self.dtype))
         assert self.grad is not None
         return self.grad
 
     def take(self, p: Parameter) -> tuple[Array, bool]:
-        """The place of p's gradient, and whether the first contribution is to be written there, not added."""
+        """Return the array for p's gradient, and True if the next contribution is written rather than added."""
         self.opened()
         first = p not in self.written
         self.written.add(p)
         return p.grad, first  # type: ignore[return-value]
 
     def fill(self) -> None:
-        """Zero for the parameters that nothing was written to: the loss does not depend on them."""
+        """Zero the gradients of parameters that backward did not reach: the loss does not depend on them."""
         grad = self.opened()
         for p, piece in self.pieces.items():
             if p not in self.written:
@@ -168,17 +168,17 @@ def make_buckets(
     users: Mapping[Parameter, tuple[int, ...]] | None = None,
     whole: bool = False,
 ) -> list[Bucket]:
-    """Divides the parameters (in order of first use in the forward) into buckets of about this size.
+    """Divide the parameters, given in order of first use in the forward, into buckets of about `megabytes` MiB.
 
-    users: the units of the model that use a parameter. A bucket holds parameters with the same users, so that it is
-    complete when backward has done with a unit, and so that ZeRO-3 gathers nothing that a unit does not use.
-    Backward reaches the last layers first, so buckets are filled from the end of the list; parameters of different
-    kinds go to different buckets. The buckets come in the order in which backward completes them: a bucket is
-    complete with the parameter that the forward used earliest. Raises ValueError unless the size is above 0.
-    whole: each parameter is owned by one rank, see `owners_of`.
+    users: the units of the model that use each parameter. A bucket holds parameters with the same users: it is then
+    complete when backward leaves a unit, and ZeRO-3 gathers nothing that a unit does not use.
+    whole: one rank owns each parameter, see `owners_of`.
+    Backward reaches the last layers first, so buckets are filled from the end of the list. Parameters of different
+    kinds go to different buckets. Return the buckets in the order in which backward completes them: a bucket is
+    complete with the parameter that the forward used first. Raise ValueError unless megabytes is above 0.
     """
     if not isinstance(megabytes, Real) or isinstance(megabytes, bool) or not megabytes > 0:
-        raise ValueError(f"buckets of {megabytes} megabytes cannot be filled; give a size above 0")
+        raise ValueError(f"the bucket size is {megabytes} megabytes; give a size above 0")
     limit = megabytes * 2**20
     full: list[list[Parameter]] = []
     open_buckets: dict[tuple, list[Parameter]] = {}
@@ -198,7 +198,7 @@ def make_buckets(
         group = mesh.product(members[0].placement.partial)
         load = loads.setdefault(group, [0] * group.size)
         buckets.append(Bucket(members, group, owners_of(members, load) if whole else None))
-    return sorted(buckets, key=lambda bucket: bucket.spans_stages)  # these leave last, and must not keep others back
+    return sorted(buckets, key=lambda bucket: bucket.spans_stages)  # reduced last: they must not delay others
 
 
 def _kind(p: Parameter) -> tuple:
@@ -213,17 +213,17 @@ def _kind(p: Parameter) -> tuple:
 
 
 def _bytes(p: Parameter, whole: bool) -> int:
-    """whole: of the logical parameter, so that ranks that hold other parts of the model make the same buckets."""
+    """Return the size of p. whole: of the logical parameter, so that ranks with other parts make the same buckets."""
     return math.prod(p.placement.shape if whole else p.shape) * p.dtype.itemsize
 
 
 def owners_of(parameters: Sequence[Parameter], load: list[int]) -> list[int]:
-    """Which rank owns which of a bucket's parameters, as a whole; what they own is added to `load`.
+    """Return the rank that owns each of a bucket's parameters as a whole, and add the sizes to `load` (ranks).
 
-    Runs of parameters, for the ranks in their order, as long as will bring all to the same load. So it goes by how
-    sizes happen to fall: with few large matrices some ranks own more than others, do more of the optimizer's work, and
-    hold more of its state; and a ring waits for its longest chunk. The sizes are those of the logical model: ranks that
-    hold other parts of a matrix have the same owner for it.
+    Ranks own consecutive runs of parameters, chosen to balance the load. The balance depends on the sizes: with a few
+    large matrices, some ranks own more than others, do more of the optimizer's work and hold more of its state, and a
+    ring waits for its longest chunk. Sizes are those of the logical model, so that ranks with other parts of a matrix
+    agree on its owner.
     """
     sizes = [math.prod(p.placement.shape) for p in parameters]
     level = (sum(load) + sum(sizes)) / len(load)

@@ -1,16 +1,16 @@
-"""Gradients that travel in 16 bits and are added up in 32: half the bytes of data parallel and ZeRO.
+"""Gradients sent in 16 bits and summed in 32: half the bytes of data parallel and ZeRO.
 
-A ring would round the sum again on every hop. So each rank sends every other rank its part of that one's share, rounded
-once, and the owner adds the N parts up in float32, in the order of the ranks:
+A ring would round the sum again on every hop. Instead, each rank rounds its gradients once and sends every other rank
+its part of that rank's shard. The owner sums the N parts in float32, in rank order:
 
-    reduce-scatter, N = 3        rank 0 sends b0 to 1, c0 to 2        (a0: rank 0's part of share a, in 16 bits)
+    reduce-scatter, N = 3        rank 0 sends b0 to 1, c0 to 2        (a0: rank 0's part of shard a, in 16 bits)
                                  rank 1 sends a1 to 0, c1 to 2
                                  rank 2 sends a2 to 0, b2 to 1        rank 0 has a0 + a1 + a2, in float32
-    all-gather                   of the sums, rounded: every rank ends with the same bits
+    all-gather                   of the rounded sums: every rank ends with the same bits
 
-As many numbers as in a ring, 2 (N-1)/N of them in an all-reduce, at 2 bytes each; N - 1 messages instead of N - 1 hops.
-Gradients are sent while they carry the loss scale (precision/scaler.py), which keeps them in float16's range; one that
-overflows becomes infinite, and the step is skipped by all. So float16 on the wire wants a scaler.
+An all-reduce sends as many elements as a ring, 2 (N-1)/N per element, at 2 bytes each, in N - 1 messages instead of
+N - 1 hops. Gradients are sent with the loss scale (precision/scaler.py), which keeps them in float16's range. If one
+overflows, it becomes infinite and all ranks skip the step, so float16 gradients need a scaler.
 
 Micikevicius et al., "Mixed Precision Training", arXiv:1710.03740; sums in float32: section 3.3.
 """
@@ -27,7 +27,7 @@ from .zero import GRADIENTS
 
 
 def reduce_scatter_in(x: Array, group: Communicator, tag: Tag, dtype: Any, cuts: Cuts | None = None) -> Array:
-    """Returns this rank's share of the flat array x, in which the sum over ranks of the rounded values now stands."""
+    """Sum the rounded x (n) over ranks into this rank's shard of x, in place. Return that shard."""
     n, r = group.size, group.rank
     if n == 1:
         return x
@@ -52,7 +52,7 @@ def reduce_scatter_in(x: Array, group: Communicator, tag: Tag, dtype: Any, cuts:
 
 
 def all_gather_in(x: Array, group: Communicator, tag: Tag, dtype: Any, cuts: Cuts | None = None) -> None:
-    """Fills the flat array x from the shares of all ranks, rounded, the own one as well."""
+    """Fill x (n) with the rounded shards of all ranks, including this rank's own."""
     rounded = x.astype(dtype)
     ledger.hold(rounded, "buffers", "all-gather")
     group.all_gather(rounded, tag, cuts)
@@ -60,7 +60,7 @@ def all_gather_in(x: Array, group: Communicator, tag: Tag, dtype: Any, cuts: Cut
 
 
 def sync_in(gradients: Sequence[Array], group: Communicator, dtype: Any, cuts: Cuts | None = None) -> None:
-    """Each gradient becomes its sum over the group: data parallel's `sync`."""
+    """Replace each gradient, flat (n), by its sum over the group: data parallel's `sync`."""
     for gradient in gradients:
         if group.size > 1 and gradient.size:
             reduce_scatter_in(gradient, group, TAG, dtype, cuts)
@@ -68,5 +68,5 @@ def sync_in(gradients: Sequence[Array], group: Communicator, dtype: Any, cuts: C
 
 
 def reduce_to_owners_in(flat: Array, group: Communicator, dtype: Any, cuts: Cuts | None = None) -> Array:
-    """This rank's share of the sum over ranks: ZeRO's `scatter`."""
+    """Return this rank's shard of the sum of flat (n) over ranks: ZeRO's `scatter`."""
     return reduce_scatter_in(flat, group, GRADIENTS, dtype, cuts)

@@ -1,15 +1,15 @@
-"""From a serial model to one that trains on a mesh, by transformations in one fixed order.
+"""Transform a serial model into one that trains on a mesh, in five steps of fixed order.
 
-    1 shard        layers keep a slice of what they have, as they say         (tensor, sequence parallel)
-    2 partition    this stage's run of the units                              (pipeline)
-    3 segment      runs of units become one operation                         (recompute, ZeRO-3)
-    4 reduce       buckets take the parameters; a reducer decides what happens to their gradients
-    5 wrap         segments gather and drop their parameters                  (ZeRO-3)
+    1 shard        layers keep a slice of their parameters, as their `shard` states       (tensor, sequence parallel)
+    2 partition    keep this stage's run of the units                                     (pipeline)
+    3 segment      runs of units become one operation                                     (recompute, ZeRO-3)
+    4 reduce       buckets take the parameters; a reducer handles their gradients
+    5 wrap         segments gather and free their parameters                              (ZeRO-3)
 
-    gradients = parallelize(model, mesh, Strategy(zero=2))
-    gradients.init(seed)                              the parameters have values, those that the model had or drawn ones
+    reducer = parallelize(model, mesh, Strategy(zero=2))
+    reducer.init(seed)                              initialize the parameters that have no values yet
 
-Data parallel needs the fourth alone.
+Data parallel needs only the fourth.
 """
 
 from collections import Counter
@@ -39,7 +39,7 @@ from .strategy import Strategy
 from .tensor_parallel import TensorIO
 from .zero import Zero1, Zero2, Zero3
 
-Make = Callable[[Divided, Strategy, Doors], Reducer]  # a class of reducers, or a function like one
+Make = Callable[[Divided, Strategy, Doors], Reducer]  # a Reducer class, or a function with the same signature
 
 REDUCERS: dict[str, type[Reducer]] = {
     "naive": Naive,
@@ -64,21 +64,20 @@ def parallelize(
     reducers: Mapping[str, Make] = REDUCERS,
     same: bool = True,
 ) -> Reducer:
-    """Transform the model in place, and return what reduces its gradients. Its `init` gives the parameters values.
+    """Transform the model in place and return the reducer of its gradients. Call its `init` to initialize parameters.
 
-    On a mesh with a tp axis the layers are divided, as their `shard` says; on a pp axis the model itself becomes a
-    Pipeline of this rank's stages. What takes the place of the library's own: `sync` for data parallel's sum of
-    gradients, `scatter` and `gather` for ZeRO's two halves of it, `io` for what passes the borders of divided layers,
-    `line` for the thread of overlap, `reducers` for the classes.
-    same: compare first that all ranks were given the same; False for a lesson or a test on ranks that differ.
-    Raise UserError for a strategy that cannot be meant on this mesh, for a model that the mesh cannot divide, and for
-    ranks that differ.
+    On a mesh with a tp axis, the layers are divided as their `shard` methods state. With a pp axis, the model becomes a
+    Pipeline of this rank's stages. These arguments replace the library's own parts: `sync` data parallel's sum of
+    gradients, `scatter` and `gather` ZeRO's two halves of it, `io` the communication at the borders of divided layers,
+    `line` the communication thread of overlap, `reducers` the reducer classes.
+    same: check first that all ranks got the same arguments; False for lessons and tests in which ranks differ.
+    Raise UserError if the strategy is invalid on this mesh, the mesh cannot divide the model, or ranks differ.
     """
     check(model, mesh, strategy)
     if same:
         check_all_same(model, mesh, strategy, {"io": io, "sync": sync, "scatter": scatter, "gather": gather})
     plan = shard(model, mesh, strategy, io)  # 1
-    users = users_of(model)  # of the whole model: stages that share parameters lay them out alike
+    users = users_of(model)  # of the whole model, so that stages that share parameters lay them out alike
     if mesh.parts("layers") > 1:
         partition(model, mesh, strategy)  # 2
     runs = segment(model, strategy)  # 3
@@ -93,7 +92,7 @@ def parallelize(
 
 
 def check(model: Model, mesh: Mesh, strategy: Strategy) -> None:
-    """Raise UserError for what cannot be meant, before anything has changed."""
+    """Raise UserError for an invalid combination, before anything changes."""
     if not isinstance(strategy, Strategy):
         raise UserError(f"strategy is {shown(strategy)}; it must be a Strategy: give Strategy(zero=1), say")
     strategy.check_on(mesh)
@@ -103,18 +102,18 @@ def check(model: Model, mesh: Mesh, strategy: Strategy) -> None:
 
 
 def check_undivided(model: Model) -> None:
-    """Raise UserError for a model that another mesh has divided, also where that has failed half-way."""
+    """Raise UserError if another mesh has divided the model, even partially."""
     cut = next((p.placement.path for p in model.parameters() if p.placement.local != p.placement.shape), None)
     changed = next((path_of(module) for module in model.modules() if isinstance(module, DividedLayer)), None)
     if isinstance(model, Pipeline) or cut or changed:
         raise UserError(
             f"the model was divided for another trainer{', such as ' + str(cut or changed) if cut or changed else ''}: "
-            "this rank holds a part of it.\nMake a new one, and restore what was gathered of this one into it"
+            "this rank holds a part of it.\nMake a new model and restore the gathered parameters of this one into it"
         )
 
 
 def check_all_same(model: Model, mesh: Mesh, strategy: Strategy, doors: Mapping[str, object]) -> None:
-    """Raise UserError, on all ranks, unless they were given the same mesh, strategy and model."""
+    """Raise UserError, on all ranks, unless they got the same mesh, strategy and model."""
     check_same(mesh.world, {**vars(strategy), **doors, **mesh.sizes, **kinds_of(model)})
 
 
@@ -124,10 +123,10 @@ def check_all_same(model: Model, mesh: Mesh, strategy: Strategy, doors: Mapping[
 def shard(
     model: Model, mesh: Mesh, strategy: Strategy, io: Callable[[Communicator], TensorIO] | None = None
 ) -> Plan | None:
-    """Divide the matrices along tp, and say of every parameter where it stands and where its gradient is a part.
+    """Divide the matrices along tp. Set every parameter's placement: its holders, and where its gradient is partial.
 
-    Each stands on each rank that has other samples, which contributes a part of its gradient. What the plan has not
-    divided stands on each rank along tp as well, with the whole gradient or with a part of it.
+    Every rank with other samples holds a replica and contributes a part of its gradient. A parameter that the plan does
+    not divide has replicas along tp too, each with the whole gradient or a part of it.
     """
     plan = None
     if mesh.parts("matrices") > 1:
@@ -145,12 +144,12 @@ def shard(
 
 
 def segment(model: Model, strategy: Strategy) -> list[Segment]:
-    """Make runs of `recompute` units one operation each, which is replayed in backward. Under ZeRO-3 they are of one
-    unit unless given, and then not replayed."""
+    """Turn each run of `recompute` units into one operation, replayed in backward. Without recompute, ZeRO-3 has runs
+    of one unit that are not replayed."""
     found: list[Segment] = []
     if strategy.recompute or strategy.zero == 3:
         for part in model.parts():
-            part.units = part.unrolled()  # of an earlier strategy, whose trainer has given the model back
+            part.units = part.unrolled()  # undo the segments of an earlier strategy, whose trainer released the model
             runs = segments(part.units, strategy.recompute or 1, replay=strategy.recompute > 0)
             part.units = [*runs]
             found += runs
@@ -164,7 +163,7 @@ def doors(
     gather: Gather | None,
     line: Callable[[], CommunicationThread],
 ) -> Doors:
-    """What moves gradients and parameters: what was given, or else what the wire asks for."""
+    """Return the hooks: the given functions, or else those for half-precision gradients if the strategy wants them."""
     half = strategy.wire_dtype
     if half is not None:
         sync = sync or partial(sync_in, dtype=half)
@@ -173,16 +172,16 @@ def doors(
 
 
 def wrap(runs: list[Segment], reducer: Reducer) -> None:
-    """Each segment gathers its parameters before its forward and its backward, and drops them after."""
+    """Make each segment gather its parameters before its forward and backward, and free them afterwards."""
     for run in runs:
         run.around = reducer.around
 
 
-# What is looked at ----------------------------------------------------------------------------------------------------
+# Descriptions of the model --------------------------------------------------------------------------------------------
 
 
 def kinds_of(model: Model) -> dict[str, str]:
-    """Each parameter by its path: its kind, what it is drawn with, and a checksum of its values, if it has any."""
+    """Map each parameter's path to its shape, dtype and a checksum of its values, or its init_std if uninitialized."""
     kinds = {}
     for p in model.parameters():
         state = "" if p.requires_grad else ", frozen"
@@ -192,7 +191,7 @@ def kinds_of(model: Model) -> dict[str, str]:
 
 
 def users_of(model: Model) -> dict[Parameter, tuple[int, ...]]:
-    """The positions of the units that use a parameter: more than one for a tied weight."""
+    """Map each parameter to the positions of the units that use it: more than one for a tied weight."""
     users: dict[Parameter, tuple[int, ...]] = {}
     for i, unit in enumerate(model.units):
         for p in unit.parameters():

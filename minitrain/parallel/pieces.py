@@ -1,11 +1,11 @@
-"""What an optimizer updates: pieces of parameters, cut anywhere, and what belongs to a parameter as a whole.
+"""Collectives over the pieces of a parameter, for optimizers that need norms or whole matrices.
 
-    rank 0's share | rank 1's share       of a bucket, under ZeRO
+    rank 0's shard | rank 1's shard       of a bucket, under ZeRO
     [ W1      ][b1]|[ W2                  rank 0 updates W1, b1 and a piece of W2, rank 1 the rest of it
 
-A rule that goes element by element needs no more. One that needs the norm of a parameter adds up squares over the
-pieces, here, and one that needs a matrix as a whole has whole parameters for its pieces (`owners_of` in flat.py), which
-tensor parallel may have divided again.
+An elementwise rule updates pieces cut at any element and needs nothing else. A rule that needs the norm of a parameter
+sums squares over its pieces, with the functions below. A rule that needs whole matrices gets whole parameters as pieces
+(`owners_of` in flat.py), which tensor parallel may have divided further.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ NORMS = ("tp", "norms")
 
 
 def over_matrices(totals: Totals, mesh: Mesh) -> Totals:
-    """Add up over the ranks that hold other parts of a parameter: 16 bytes for each such one, from each of them."""
+    """Sum over the ranks that hold other parts of a parameter. Each sends 16 bytes per divided parameter."""
     divided = sorted((p for p in totals if p.placement.local != p.placement.shape), key=lambda p: p.placement.path)
     if mesh.parts("matrices") > 1 and divided:
         sums = in_order(np.array([totals[p] for p in divided]), mesh.over("matrices"), NORMS)
@@ -30,7 +30,7 @@ def over_matrices(totals: Totals, mesh: Mesh) -> Totals:
 
 
 def from_all(mine: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
-    """Return what each rank has, in their order: of few numbers, which each rank sends to all."""
+    """Return every rank's `mine`, (ranks, *mine.shape). For few numbers: each rank sends its own to all."""
     every = np.zeros((group.size, *mine.shape))
     every[group.rank] = mine
     device = to_device(every)
@@ -39,7 +39,7 @@ def from_all(mine: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
 
 
 def in_order(mine: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
-    """Return the sum over ranks in their order, the same bits on all."""
+    """Return the sum over ranks in rank order: the same bits on every rank."""
     total = np.zeros(mine.shape)
     for part in from_all(mine, group, tag):
         total += part
@@ -47,7 +47,7 @@ def in_order(mine: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
 
 
 def joined(where: Placement, x: Array, mesh: Mesh) -> Array:
-    """Return the logical array of which each rank has the slice that `where` says; called by all that have others."""
+    """Return the logical array from every rank's slice x, placed as `where` describes. All holders must call it."""
     for axis, how in where.axes.items():
         if isinstance(how, Shard):
             before, after = x.shape[: how.dim], x.shape[how.dim + 1 :]

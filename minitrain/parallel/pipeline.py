@@ -1,22 +1,22 @@
-"""Pipeline parallel: every rank has some of the layers, and micro-batches pass through.
+"""Pipeline parallel: every rank holds some of the layers, and micro-batches pass through the ranks.
 
     rank 0   units 0..2   F0 F1 F2 F3 .  .  .  .  B0 ...       F: forward of a micro-batch, B: its backward
     rank 1   units 3..5      F0 F1 F2 F3 .  .  B0 B1 ...       activations go to the next stage,
-    rank 2   units 6..8         F0 F1 F2 F3 B0 B1 B2 ...       their gradients to the one before
+    rank 2   units 6..8         F0 F1 F2 F3 B0 B1 B2 ...       their gradients to the previous one
 
-What each rank does, and in which order, is a list of instructions made by a pure function: pipeline_schedules.py. This
-file is the interpreter of such lists, the same for all schedules.
+A schedule is a list of instructions per rank, made by a pure function in pipeline_schedules.py. This file interprets
+these lists, in the same way for all schedules.
 
-    F    receive x from the stage before; y = units(x); send y to the stage after, or add it to the loss
-    B    receive dL/dy from the stage after; backward; send dL/dx to the stage before
-    I    the same without the gradients of parameters, whose work is put off
-    W    that work
+    F    receive x from the previous stage; y = units(x); send y to the next stage, or add it to the loss
+    B    receive dL/dy from the next stage; backward; send dL/dx to the previous stage
+    I    the same without the gradients of the parameters, which are deferred
+    W    the deferred gradients
 
-A rank may hold several chunks of the model (interleaved): chunk c of rank r is stage c p + r, on p ranks. A tied weight
-stands on the first and on the last stage; its gradient is a sum over the two, made when all backwards are over.
+A rank may hold several chunks of the model (interleaved): on p ranks, chunk c of rank r is stage c p + r. A tied weight
+is held by the first and the last stage; its gradient is summed over the two after all backwards.
 
-Cost: B T D elements each way at each border, whatever the model's size; the parameters, gradients and state of 1/p of
-the model; activations of as many micro-batches as are in flight.
+Cost: B T D elements are sent each way at each border, whatever the model's size. A rank holds the parameters, gradients
+and optimizer state of 1/p of the model, and the activations of all micro-batches in flight.
 
 Huang et al., "GPipe", arXiv:1811.06965; Narayanan et al., "Memory-Efficient Pipeline-Parallel DNN Training" (1F1B with
 flush), arXiv:2006.09503, and "Efficient Large-Scale Language Model Training on GPU Clusters" (interleaved),
@@ -46,26 +46,26 @@ from .strategy import Strategy
 
 ACTIVATIONS, GRADIENTS = ("pp", "activations"), ("pp", "gradients")
 HEADER = ("pp", "header")
-ROOM = 7  # axes that a header has room for
+ROOM = 7  # maximum number of axes in a header
 Key = tuple[int, int]  # (micro-batch, chunk)
 Header = tuple[tuple[int, ...], np.dtype]  # (shape, dtype)
 
 
 class Observer(Protocol):
-    """Whoever wants to know what a rank does in a step, and in which order (observe/clock.py, say)."""
+    """The interface to record a rank's actions during a step, in order (for example, observe/clock.py)."""
 
     def begins(self, do: Do) -> None:
-        """What this instruction needs has arrived, and its work begins."""
+        """The inputs of this instruction have arrived, and its computation begins."""
 
     def sends(self, to: int, number: int) -> None:
-        """A message leaves for rank `to` of the pipeline."""
+        """This rank sends message `number` to rank `to` of the pipeline."""
 
     def received(self, source: int, number: int, nbytes: int) -> None:
-        """The message with this number has come from rank `source`."""
+        """This rank has received message `number`, of nbytes bytes, from rank `source`."""
 
 
 class Nobody:
-    """Wants to know nothing."""
+    """An Observer that ignores everything."""
 
     def begins(self, do: Do) -> None:
         pass
@@ -83,7 +83,7 @@ _observer: ContextVar[Observer] = ContextVar("observer", default=NOBODY)
 
 @contextmanager
 def observing(observer: Observer | None) -> Iterator[None]:
-    """The observer is told what pipelines do in their steps, in this thread; None: nobody is."""
+    """Report what pipelines do in this thread to the observer; None turns reporting off."""
     token = _observer.set(observer or NOBODY)
     try:
         yield
@@ -92,10 +92,10 @@ def observing(observer: Observer | None) -> Iterator[None]:
 
 
 class Pipeline(Model):
-    """This rank's stages of a model. schedule: the name of one of SCHEDULES, or a function like them."""
+    """This rank's stages of a model. schedule: a name in SCHEDULES, or a function with the same signature."""
 
     elsewhere: Mapping[str, tuple[tuple[int, ...], np.dtype]] = MappingProxyType({})  # parameters of the other stages
-    order: Mapping[Parameter, int] = MappingProxyType({})  # this rank's, by their place in the whole model
+    order: Mapping[Parameter, int] = MappingProxyType({})  # this rank's parameters -> positions in the whole model
 
     def __init__(
         self,
@@ -104,47 +104,48 @@ class Pipeline(Model):
         schedule: str | Schedule,
         borders: Sequence[tuple[Module, Module]],
     ) -> None:
-        """chunks: the stages r, r + p, ... of rank r. borders: the unit before each, and its own last one."""
+        """chunks: the stages r, r + p, ... of rank r. borders: for each, the unit before it and its last unit."""
         self.chunks, self.group, self.schedule = list(chunks), group, schedule
         self.stages = len(chunks) * group.size
-        self.borders = list(borders)  # which choose the dtype of what is received and sent
-        self.headers: dict[tuple, Header] = {}  # of each border and kind of batch: what passes, once it has been said
-        self.saying: list[Any] = []  # handles of headers that are being sent
+        self.borders = list(borders)  # they determine the dtype of received and sent activations
+        self.headers: dict[tuple, Header] = {}  # per border and kind of batch, once a header has been exchanged
+        self.saying: list[Any] = []  # handles of headers being sent
 
     def parts(self) -> list[Model]:
+        """Return this rank's chunks."""
         return self.chunks
 
     @property
     def units(self) -> list[Module]:  # type: ignore[override]
-        """Of all chunks, first used first."""
+        """The units of all chunks, in forward order."""
         return [unit for chunk in self.chunks for unit in chunk.units]
 
     def parameters(self) -> list[Parameter]:
-        """In the whole model's order: stages that share several would otherwise add them up in different ones."""
+        """Return the parameters in the whole model's order, so that stages sum shared parameters in the same order."""
         return sorted(super().parameters(), key=lambda p: self.order.get(p, len(self.order)))
 
     def stage(self, chunk: int) -> int:
-        """Which part of the model this chunk is."""
+        """Return the global stage of this chunk."""
         return chunk * self.group.size + self.group.rank
 
     def __call__(self, batch: Batch) -> Tensor:
-        """One forward through all stages: the loss, on the last stage (0 elsewhere), or on every rank the logits.
+        """Run one forward outside a step, unobserved. A collective of the pipeline.
 
-        It is no part of a step, and no observer is told of it.
+        Return the loss on the last stage and 0 elsewhere; without labels, return the logits on every rank.
         """
         y = Tensor(np.zeros((), np.float32))
         with observing(None):
             for c, chunk in enumerate(self.chunks):
                 _, y, sent = self.forward(chunk, c, 0, batch)
                 if sent is not None:
-                    sent.wait()  # what is being sent must stay alive until it has left
+                    sent.wait()  # the array must stay alive until it is sent
         last = self.stage(len(self.chunks) - 1) == self.stages - 1
         if batch.labels is not None:
             return y if last else Tensor(np.zeros((), y.dtype))
         return Tensor(self.group.gather_objects(y.data if last else None)[-1])
 
     def trial(self, batch: Batch) -> Tensor:
-        """Headers that are said in it are forgotten: what passes may be of another shape than in a step."""
+        """Run a forward without keeping its headers: shapes may differ from those of a step."""
         headers, self.headers = self.headers, {}
         try:
             return self(batch)
@@ -154,13 +155,16 @@ class Pipeline(Model):
     def train(
         self, loop: Loop, micros: Sequence[Batch], gradients: Reducer, scale: Callable[[Tensor], Tensor]
     ) -> float:
-        """All forwards and backwards of these micro-batches, as the schedule says; the loop is not used."""
+        """Run all forwards and backwards of these micro-batches in the schedule's order.
+
+        Return this rank's part of the loss. The loop is unused.
+        """
         p, m, v = self.group.size, len(micros), len(self.chunks)
         make = SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
         return Run(self, micros, gradients, scale).follow(make(self.group.rank, p, m, v))
 
     def forward(self, chunk: Model, c: int, micro: int, batch: Batch) -> tuple[Tensor | None, Tensor, Any]:
-        """(the leaf that the input became, the result, the handle of its sending) of a chunk."""
+        """Return (input as a leaf tensor or None, output, handle of its send or None) of a chunk."""
         leaf, sent = None, None
         if self.stage(c) > 0:
             leaf = Tensor(self.receive(c, micro, batch), requires_grad=True)
@@ -175,30 +179,30 @@ class Pipeline(Model):
         return leaf, y, sent
 
     def receive(self, c: int, micro: int, batch: Batch) -> Array:
-        """The activations that the stage before has sent."""
+        """Receive the activations from the previous stage."""
         number = self.number(micro, c)
         x = xp.empty(*self.hear(c, number, batch))
         self.group.receive(x, self.before, ACTIVATIONS, number, patient=True)
         _observer.get().received(self.before, number, x.nbytes)
         return x
 
-    # What passes a border: said by a header, a message of its own, before the first one of a kind ---------------------
+    # Headers: a separate message with shape and dtype precedes the first activations of each kind ---------------------
 
     def tell(self, c: int, number: int, batch: Batch, header: Header) -> None:
-        """Send the header if it is new. Raise UserError if it is not what the receiver expects."""
+        """Send the header if it is new. Raise UserError if it differs from the one sent before."""
         key = ("sent", c, *self.kind(c, 1, batch))
         if key not in self.headers:
             self.headers[key] = header
-            self.saying = [handle for handle in self.saying if not handle.done()]  # the others keep arrays alive
+            self.saying = [handle for handle in self.saying if not handle.done()]  # a handle keeps its array alive
             self.saying.append(self.group.send(packed(*header), self.after, HEADER, number + 1))
         elif self.headers[key] != header:
             raise UserError(
-                f"{self.borders[c][1].path} makes an array of {shown(header)} of a batch of which it made "
-                f"{shown(self.headers[key])} before; what passes to the next stage has one shape and dtype"
+                f"{self.borders[c][1].path} outputs {shown(header)}, but for an earlier batch of the same kind it was "
+                f"{shown(self.headers[key])}; the shape and dtype sent to the next stage must not change"
             )
 
     def hear(self, c: int, number: int, batch: Batch) -> Header:
-        """The shape and the dtype of what comes."""
+        """Return the shape and dtype of the next activations, receiving the header if it is new."""
         key = ("received", c, *self.kind(c, 0, batch))
         if key not in self.headers:
             numbers = xp.empty(ROOM + 2, np.int64)
@@ -207,7 +211,7 @@ class Pipeline(Model):
         return self.headers[key]
 
     def kind(self, c: int, which: int, batch: Batch) -> tuple:
-        """Batches of which the same passes the border."""
+        """Return a key that is equal for batches with the same header at this border."""
         where, chosen = batch.where, self.borders[c][which].chosen("layer", np.float32)
         return batch.inputs.shape, where.time.stop - where.time.start, batch.labels is None, str(chosen)
 
@@ -215,57 +219,60 @@ class Pipeline(Model):
 
     @property
     def after(self) -> int:
+        """The rank of the next stage."""
         return (self.group.rank + 1) % self.group.size
 
     @property
     def before(self) -> int:
+        """The rank of the previous stage."""
         return (self.group.rank - 1) % self.group.size
 
     @property
     def wraps(self) -> int:
-        """1 on the last rank: what it sends goes on in the next chunk of rank 0."""
+        """1 on the last rank, whose output continues in the next chunk of rank 0; else 0."""
         return int(self.after == 0)
 
     def number(self, micro: int, chunk: int, back: bool = False) -> int:
-        """Tells messages between two ranks apart: by micro-batch, the chunk that receives, and direction. Two numbers
-        for each, the second one for a header."""
+        """Return the message number, unique per micro-batch, receiving chunk and direction. Its header has the next."""
         return ((micro * len(self.chunks) + chunk) * 2 + back) * 2
 
 
 def packed(shape: tuple[int, ...], dtype: np.dtype) -> Array:
-    """A header as numbers: how many axes, their lengths, the dtype."""
+    """Return a header as numbers, (ROOM + 2): the number of axes, their lengths, the dtype."""
     numbers = np.zeros(ROOM + 2, np.int64)
     numbers[0], numbers[1 : 1 + len(shape)], numbers[-1] = len(shape), shape, FLOATS.index(np.dtype(dtype))
     return to_device(numbers)
 
 
 def unpacked(numbers: np.ndarray) -> Header:
+    """Return the header in numbers, (ROOM + 2), made by `packed`."""
     axes, *rest = numbers.tolist()
     return tuple(rest[:axes]), FLOATS[rest[-1]]
 
 
 class Run:
-    """What is alive while one list of instructions is followed."""
+    """The execution of one list of instructions, with its live activations."""
 
     def __init__(
         self, pipeline: Pipeline, micros: Sequence[Batch], gradients: Reducer, scale: Callable[[Tensor], Tensor]
     ) -> None:
         self.pipeline, self.micros, self.gradients, self.scale = pipeline, micros, gradients, scale
-        self.alive: dict[Key, tuple[Tensor | None, Tensor, Any]] = {}  # and the handle of y's sending
-        self.later: dict[Key, list[Callable[[], None]]] = {}  # work on parameters that was put off
+        self.alive: dict[Key, tuple[Tensor | None, Tensor, Any]] = {}  # input leaf, output y, handle of y's send
+        self.later: dict[Key, list[Callable[[], None]]] = {}  # deferred gradients of parameters
         self.sending: list[Any] = []
         self.loss = 0.0
 
     def follow(self, instructions: Sequence[Do]) -> float:
-        """Does one after the other; returns this rank's part of the loss."""
+        """Execute the instructions in order. Return this rank's part of the loss."""
         for do in instructions:
             {"F": self.forward, "B": self.backward, "I": self.input_gradient, "W": self.weight_gradient}[do.kind](do)
-            self.sending = [handle for handle in self.sending if not handle.done()]  # the others keep arrays alive
+            self.sending = [handle for handle in self.sending if not handle.done()]  # a handle keeps its array alive
         for handle in self.sending:
             handle.wait()
         return self.loss
 
     def forward(self, do: Do) -> None:
+        """F: keep the input and output for the backward; on the last stage, add to the loss."""
         leaf, y, sent = self.pipeline.forward(self.pipeline.chunks[do.chunk], do.chunk, do.micro, self.micros[do.micro])
         if sent is None:
             self.loss += y.item()
@@ -273,20 +280,23 @@ class Run:
         self.alive[do.micro, do.chunk] = leaf, y, sent
 
     def backward(self, do: Do) -> None:
+        """B: compute all gradients."""
         self.back(do, None)
         self.gradients.end_backward(self.pipeline.chunks[do.chunk].parameters())
 
     def input_gradient(self, do: Do) -> None:
+        """I: compute the gradient of the input; defer those of the parameters."""
         self.back(do, self.later.setdefault((do.micro, do.chunk), []).append)
 
     def weight_gradient(self, do: Do) -> None:
+        """W: compute the deferred gradients."""
         _observer.get().begins(do)
         for work in self.later.pop((do.micro, do.chunk)):
             work()
         self.gradients.end_backward(self.pipeline.chunks[do.chunk].parameters())
 
     def back(self, do: Do, defer: Callable[[Callable[[], None]], None] | None) -> None:
-        """Receives the gradient of what was sent, walks back, and sends on the gradient of what was received."""
+        """Receive the gradient of the output, run backward, and send the gradient of the input."""
         pipe, c = self.pipeline, do.chunk
         leaf, y, sent = self.alive.pop((do.micro, c))
         g = None
@@ -295,7 +305,7 @@ class Run:
             number = pipe.number(do.micro, c, back=True)
             pipe.group.receive(g, pipe.after, GRADIENTS, number, patient=True)
             _observer.get().received(pipe.after, number, g.nbytes)
-            sent.wait()  # for nothing: the gradient of y came back, so y has arrived
+            sent.wait()  # returns at once: the gradient of y came back, so y has arrived
         _observer.get().begins(do)
         if y.requires_grad:
             backward([y], [g], defer)
@@ -308,10 +318,10 @@ class Run:
 
 
 def partition(model: Model, mesh: Mesh, strategy: Strategy) -> None:
-    """Turn the model into this rank's stages. A parameter that several stages use stands on each of them, with a part
-    of its gradient.
+    """Turn the model, in place, into a Pipeline of this rank's stages. Each stage that uses a shared parameter holds a
+    replica of it with a part of its gradient.
 
-    Raise UserError when there are more stages than units.
+    Raise UserError if there are more stages than units.
     """
     n, p, chunks, r = len(model.units), mesh.parts("layers"), strategy.chunks, mesh.part("layers")
     (axis,), say = mesh.along("layers"), strategy.say
@@ -331,7 +341,7 @@ def partition(model: Model, mesh: Mesh, strategy: Strategy) -> None:
     mine = [Model(model.units[cut]) for cut in edges]
     borders = [(model.units[cut.start - 1], model.units[cut.stop - 1]) for cut in edges]
     vars(model).clear()
-    model.__class__ = Pipeline  # whoever holds the model holds its stages now
+    model.__class__ = Pipeline  # references to the model now refer to its stages
     Pipeline.__init__(model, mine, mesh.over("layers"), strategy.schedule, borders)  # type: ignore[arg-type]
     own = set(model.parameters())
     model.order = {q: i for i, q in enumerate(used) if q in own}

@@ -1,26 +1,26 @@
-"""Pipeline schedules as data: which rank does what, in which order.
+"""Pipeline schedules as data: the instructions of each rank, in order.
 
-A pipeline cuts the model into stages, one a rank (or v chunks a rank: chunk c of rank r is global stage c p + r), and
-the batch into m micro-batches. A schedule is a pure function
+A pipeline cuts the model into stages, one per rank (or v chunks per rank: chunk c of rank r is global stage c p + r),
+and the batch into m micro-batches. A schedule is a pure function
 
-    (rank r, p stages, m micro-batches, v chunks a rank) -> the list of what rank r does
+    (rank r, p stages, m micro-batches, v chunks per rank) -> the list of rank r's instructions
 
-and pipeline.py is the interpreter that does it. So it can be printed and drawn, and pipeline_simulation.py checks and
-times it without MPI:
+and pipeline.py interprets the list. A list can thus be printed and drawn, and pipeline_simulation.py checks and times
+it without MPI:
 
     lists = all_ranks("1f1b", p=4, m=4)
-    check(lists, m=4)                              every rule below, or a UserError that names rank and instruction
+    check(lists, m=4)                              checks every rule below; its UserError names rank and instruction
     print(simulate(lists, Costs(F=1, I=1, W=1)).draw())
 
     rank 0 0123......aa.bb.cc.dd                   digits: forward of micro-batch i
-    rank 1 .012....aa3bb.cc.dd..                   letters: backward; capitals: weight gradients, where they are apart
+    rank 1 .012....aa3bb.cc.dd..                   letters: backward; capitals: weight gradients, if separate
     rank 2 ..01..aa2bb3cc.dd....                   dots: idle, the "bubble"
     rank 3 ...0aa1bb2cc3dd......
 
-Happens-before, which is all that ties ranks together:
+The only dependencies between ranks:
 
-    F of stage s         after F of stage s - 1                          (its activations arrive)
-    B or I of stage s    after B or I of stage s + 1, and its own F      (its output's gradient arrives)
+    F of stage s         after F of stage s - 1                          (receives its activations)
+    B or I of stage s    after B or I of stage s + 1, and its own F      (receives its output's gradient)
     W of stage s         after its own I                                 (no message)
 
     schedule       idle / total time             activations in flight on rank r
@@ -31,7 +31,7 @@ Happens-before, which is all that ties ranks together:
     zb-h1          b / (m (F+I+W) + b),          min(m, p)
                    b = (p-1) (F+I-W), if m >= p and W <= F, I
 
-The last column counts from F to B, or to W. Messages cost nothing in these formulas, and all stages the same.
+The last column counts from F to B, or to W. These formulas assume free messages and equal costs of all stages.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ from ..errors import UserError, check_choice, check_whole
 
 @dataclass(frozen=True)
 class Do:
-    """One instruction: F forward, B backward, or its halves: I input gradient, W weight gradients."""
+    """One instruction: F forward, B backward, or its halves I (input gradient) and W (weight gradients)."""
 
     kind: str
     micro: int
@@ -52,14 +52,14 @@ class Do:
         return f"{self.kind}{self.micro}" + (f" of chunk {self.chunk}" if self.chunk else "")
 
 
-Lists = Sequence[Sequence[Do]]  # what each rank does
-Schedule = Callable[[int, int, int, int], list[Do]]  # (rank, stages, micro-batches, chunks): what the rank does
+Lists = Sequence[Sequence[Do]]  # the instructions of each rank
+Schedule = Callable[[int, int, int, int], list[Do]]  # (rank, stages, micro-batches, chunks) -> the rank's instructions
 
 
 def naive(r: int, p: int, m: int, v: int = 1) -> list[Do]:
-    """A micro-batch at a time: one rank works, the others wait.
+    """Process one micro-batch at a time: one rank works while the others wait.
 
-    rank 0 0...aa1...bb      idle = 1 - 1/p, whatever m is
+    rank 0 0...aa1...bb      idle = 1 - 1/p, for every m
     rank 1 .0aa...1bb..      in flight: 1
     """
     one_chunk("naive", v)
@@ -67,27 +67,27 @@ def naive(r: int, p: int, m: int, v: int = 1) -> list[Do]:
 
 
 def gpipe(r: int, p: int, m: int, v: int = 1) -> list[Do]:
-    """All forwards, then all backwards: Do("F", i) and Do("B", i) for the micro-batches i = 0 .. m-1, on every rank.
+    """Run all forwards, then all backwards: Do("F", i) and Do("B", i) for micro-batches i = 0 .. m-1, on every rank.
 
         rank 0 0123...aabbccdd   idle = (p-1)/(m+p-1)
         rank 1 .0123aabbccdd..   in flight: m
 
-    Backwards in the order of the micro-batches, so that gradients add up as in the serial run; in the paper's figure
-    2c they come in reverse. Huang et al., "GPipe", NeurIPS 2019, arXiv:1811.06965, section 2.3.
+    Backwards go in the order of the micro-batches, so that gradients are summed as in the serial run; in the paper's
+    figure 2c the order is reversed. Huang et al., "GPipe", NeurIPS 2019, arXiv:1811.06965, section 2.3.
     """
     one_chunk("gpipe", v)
     return [Do("F", i) for i in range(m)] + [Do("B", i) for i in range(m)]
 
 
 def one_forward_one_backward(r: int, p: int, m: int, v: int = 1) -> list[Do]:
-    """Each backward as soon as possible: GPipe's bubble, but the memory does not grow with m.
+    """Run each backward as soon as possible: the same bubble as GPipe, but memory does not grow with m.
 
         rank 0 01..aa2bb3cc.dd   idle = (p-1)/(m+p-1)
         rank 1 .0aa1bb2cc3dd..   in flight: min(m, p-r)
 
-    Rank r begins with p-r-1 forwards, one for each stage behind it (or m, if there are fewer micro-batches): the first
-    backward is then on its way. From there on it takes turns, a forward and a backward, while there are forwards; at
-    the end come the backwards that are left. Both go through the micro-batches in their order, 0 .. m-1.
+    Rank r begins with p-r-1 forwards, one for each stage after it (or m, if there are fewer micro-batches): the first
+    backward is then on its way. It then alternates one forward and one backward until no forwards are left, and ends
+    with the remaining backwards. Both go through the micro-batches in order, 0 .. m-1.
     Narayanan et al., "Memory-Efficient Pipeline-Parallel DNN Training", ICML 2021, arXiv:2006.09503 (PipeDream-Flush).
     """
     one_chunk("1f1b", v)
@@ -101,9 +101,11 @@ def one_forward_one_backward(r: int, p: int, m: int, v: int = 1) -> list[Do]:
 
 
 def interleaved(r: int, p: int, m: int, v: int = 1) -> list[Do]:
-    """1F1B with v chunks on each rank: the pipeline fills in steps that are v times shorter.
+    """1F1B with v chunks per rank: the pipeline fills in steps that are v times shorter.
 
     rank 0 0101..aa.bbaabb    idle = (p-1)/(v m+p-1)
+
+    Raise UserError unless p divides m. Narayanan et al., arXiv:2104.04473, section 2.2.2.
     """
     if m % p:
         raise UserError(
@@ -122,14 +124,14 @@ def interleaved(r: int, p: int, m: int, v: int = 1) -> list[Do]:
 
 
 def zero_bubble_h1(r: int, p: int, m: int, v: int = 1) -> list[Do]:
-    """1F1B with B in two: I, for which the stage before waits, and W, for which nobody does: it fills the bubble.
+    """1F1B with B split into I, for which the previous stage waits, and W, which fills the bubble.
 
         rank 0 012..aA3bBcCdD    idle time of a rank: (p-1)(F+I-W), if m >= p and W <= F and W <= I
         rank 1 .01.a2bA3cBdCD    in flight: min(m, p)
         rank 2 ..0a1b2cA3dBCD
 
-    Rank r puts W off by r micro-batches. In 1F1B it has p-r in flight, so there is room for r more, and then every
-    rank has p, which is the most that 1F1B has anywhere. Never slower than 1F1B.
+    Rank r delays W by r micro-batches. In 1F1B it has p-r in flight, so r more raise every rank to p, the peak of 1F1B
+    on rank 0. It is never slower than 1F1B.
     Qi et al., "Zero Bubble Pipeline Parallelism", ICLR 2024, arXiv:2401.10241, section 2.1 (where I is called B).
     """
     one_chunk("zb-h1", v)
@@ -143,8 +145,9 @@ def zero_bubble_h1(r: int, p: int, m: int, v: int = 1) -> list[Do]:
 
 
 def one_chunk(name: str, v: int) -> None:
+    """Raise UserError unless v is 1."""
     if v != 1:
-        raise UserError(f"{v} chunks a rank: the {name} schedule has 1; 'interleaved' has more")
+        raise UserError(f"{v} chunks per rank: the {name} schedule has 1; use 'interleaved' for more")
 
 
 SCHEDULES: dict[str, Callable[..., list[Do]]] = {
@@ -157,7 +160,7 @@ SCHEDULES: dict[str, Callable[..., list[Do]]] = {
 
 
 def all_ranks(name: str, p: int, m: int, v: int = 1) -> list[list[Do]]:
-    """The lists of all ranks. Raises UserError for a name, or numbers, that no schedule has."""
+    """Return the lists of all p ranks. Raise UserError if the name or a number is invalid for any schedule."""
     check_choice("schedule", name, tuple(SCHEDULES))
     for what, number in (("stages", p), ("micro-batches", m), ("chunks", v)):
         check_whole(what, number, least=1)
@@ -165,20 +168,20 @@ def all_ranks(name: str, p: int, m: int, v: int = 1) -> list[list[Do]]:
 
 
 def source(do: Do, r: int, p: int, v: int = 1) -> tuple[int, Do] | None:
-    """The rank and the instruction that make what rank r needs for this one; None if it needs no message.
+    """Return the (rank, instruction) whose output rank r needs for this one, or None if it needs no message.
 
-    A B counts as the I that is in it.
+    A B is returned as the I it contains.
     """
     return hop(do, r, p, v, -1)
 
 
 def target(do: Do, r: int, p: int, v: int = 1) -> tuple[int, Do] | None:
-    """The rank and the instruction that need what this one makes on rank r; None if nobody does."""
+    """Return the (rank, instruction) that needs this one's output on rank r, or None if there is none."""
     return hop(do, r, p, v, 1)
 
 
 def hop(do: Do, r: int, p: int, v: int, way: int) -> tuple[int, Do] | None:
-    """One stage on (1) or back (-1) in the direction in which the data goes: on for F, back for B and I."""
+    """Return the neighbor of `do` one step along (1) or against (-1) its data flow: up for F, down for B and I."""
     stage = do.chunk * p + r + (way if do.kind == "F" else -way)
     if do.kind == "W" or not 0 <= stage < p * v:
         return None

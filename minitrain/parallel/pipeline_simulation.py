@@ -1,4 +1,4 @@
-"""Pipeline schedules, checked and timed without MPI."""
+"""Checks and timing of pipeline schedules, without MPI."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,29 +10,29 @@ from ..errors import UserError, check_choice, shown
 from ..observe.clock import Clock, Costs, Timeline, peak_in_flight
 from .pipeline_schedules import Do, Lists, hop, source
 
-# When a send is over: so many half steps after its receiver came to the receive. None: at once.
+# A send completes this many half steps after its receiver reached the receive. None: immediately.
 SENDS = {"buffered": None, "paired": -1, "blocking": 0}
 
 
 def execution(lists: Lists, v: int = 1, sends: str = "buffered") -> Iterator[tuple[int, Do]]:
-    """All instructions in an order in which the ranks may do them; raises UserError when they wait for each other.
+    """Yield all (rank, instruction) pairs in a possible order of execution. Raise UserError if the ranks deadlock.
 
-    A rank goes through its list. For each instruction it receives what that needs, does it, and sends what it made:
-    activations after F, a gradient after B or I. Messages are told apart by what they are for, not by their order. A
-    receive is over when the other rank has made what is received. A send is over, and the rank goes on,
+    For each instruction in its list, a rank receives the input, executes the instruction and sends the output:
+    activations after F, a gradient after B or I. Messages are matched by instruction, not by order. A receive completes
+    when the other rank has made the message. A send completes, and the rank continues,
 
-        buffered    at once: isend or issend, with a wait at the end of the step, which is what pipeline.py does;
-        paired      when the receiver has done what comes before its receive: it is then at its own send, which goes
-                    together with its next receive (Megatron's batched isend and irecv for 1F1B);
-        blocking    when the receiver is at its receive, and all that it sent is over: ssend.
+        buffered    immediately: isend or issend with a wait at the end of the step, as in pipeline.py;
+        paired      when the receiver has finished what precedes its receive: it is then at its own send, which is
+                    combined with its next receive (Megatron's batched isend and irecv for 1F1B);
+        blocking    when the receiver is at its receive and its own sends have completed: ssend.
 
-    All schedules pass "buffered". "paired" stops interleaved, unless m = p or v = 1; "blocking" stops all but naive
-    and gpipe: of two neighbours one sends activations, the other a gradient, and neither gets to its receive.
+    With "buffered", no schedule deadlocks. With "paired", interleaved does unless m = p or v = 1. With "blocking", all
+    but naive and gpipe do: of two neighbors, one sends activations, the other a gradient; neither gets to its receive.
     """
     check_choice("sends", sends, tuple(SENDS))
     p = len(lists)
     place = {(r, signal(do)): i for r, mine in enumerate(lists) for i, do in enumerate(mine)}
-    half = [0] * p  # where each rank is: 2 i at the receive for its instruction i, 2 i + 1 at the send after it
+    half = [0] * p  # position of each rank: 2 i at the receive of its instruction i, 2 i + 1 at the send after it
 
     def ready(r: int) -> bool:
         i, sending = divmod(half[r], 2)
@@ -54,12 +54,12 @@ def execution(lists: Lists, v: int = 1, sends: str = "buffered") -> Iterator[tup
 
 
 def signal(do: Do) -> Do:
-    """The instruction as the one that others wait for."""
+    """Return the instruction that others wait for: B counts as I."""
     return replace(do, kind="I") if do.kind == "B" else do
 
 
 def stuck(lists: Lists, v: int, half: Sequence[int]) -> Iterator[str]:
-    """Who waits where, and for what."""
+    """Describe, for each rank that waits, where it waits and for what."""
     for r, mine in enumerate(lists):
         i, sending = divmod(half[r], 2)
         other = hop(mine[i], r, len(lists), v, 1 if sending else -1) if i < len(mine) else None
@@ -70,11 +70,10 @@ def stuck(lists: Lists, v: int, half: Sequence[int]) -> Iterator[str]:
 
 
 def check(lists: Lists, m: int, v: int = 1, sends: str = "buffered", most: Sequence[int] | None = None) -> list[int]:
-    """Returns the peak of activations in flight on each rank; raises UserError for a schedule that is wrong.
+    """Return the peak number of activations in flight on each rank. Raise UserError if the schedule is wrong.
 
-    Each forward and each backward, or I and W, is there once; each comes after what it needs; the ranks do not wait
-    for each other when each goes through its list, with sends as in `execution`; and no more activations are in
-    flight than `most` allows on each rank.
+    Check that each forward and each backward (or I and W) occurs once and after what it needs, that the ranks do not
+    deadlock with `sends` as in `execution`, and that each rank has at most `most` activations in flight.
     """
     for r, mine in enumerate(lists):
         check_once(r, mine, m, v)
@@ -84,24 +83,26 @@ def check(lists: Lists, m: int, v: int = 1, sends: str = "buffered", most: Seque
     peaks = [peak_in_flight(mine) for mine in lists]
     for r, (peak, limit) in enumerate(zip(peaks, most or peaks, strict=True)):
         if peak > limit:
-            raise UserError(f"rank {r} has {peak} activations in flight; there may be {limit}")
+            raise UserError(f"rank {r} has {peak} activations in flight; at most {limit} are allowed")
     return peaks
 
 
 def check_once(r: int, mine: Sequence[Do], m: int, v: int) -> None:
+    """Raise UserError unless each micro-batch and chunk has F and B once, or F, I and W once, and nothing else."""
     counts = Counter(mine)
     for micro, chunk in product(range(m), range(v)):
         found = {kind: counts.pop(Do(kind, micro, chunk), 0) for kind in "FBIW"}
         if tuple(found.values()) not in ((1, 1, 0, 0), (1, 0, 1, 1)):
             times = ", ".join(f"{kind} {n} times" for kind, n in found.items())
             raise UserError(
-                f"rank {r}, micro-batch {micro}, chunk {chunk}: {times}; it must be F and B once, or F, I and W once"
+                f"rank {r}, micro-batch {micro}, chunk {chunk}: {times}; expected F and B once, or F, I and W once"
             )
     for do in counts:
         raise UserError(f"rank {r}: {shown(do)}; there are {m} micro-batches, {v} chunks and the kinds F, B, I and W")
 
 
 def check_own_order(r: int, mine: Sequence[Do]) -> None:
+    """Raise UserError if an instruction precedes one that it needs on the same rank."""
     before = {"F": None, "B": "F", "I": "F", "W": "I"}
     done: set[Do] = set()
     for i, do in enumerate(mine):
@@ -112,7 +113,7 @@ def check_own_order(r: int, mine: Sequence[Do]) -> None:
 
 
 def simulate(lists: Lists, costs: Costs | None = None, nbytes: int = 0) -> Timeline:
-    """When each rank does what, if instructions cost this and every message has so many bytes."""
+    """Return the timeline of all ranks for these instruction costs and messages of nbytes bytes each."""
     clocks = [Clock(costs or Costs()) for _ in lists]
     v = 1 + max((do.chunk for mine in lists for do in mine), default=0)
     ends: dict[tuple[int, Do], Fraction] = {}

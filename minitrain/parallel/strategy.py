@@ -1,8 +1,8 @@
-"""Which strategies train a model, in one dataclass: of the library, the command line and the tests.
+"""The training strategy as one dataclass, for the library, the command line and the tests.
 
-    parallelize(model, mesh, Strategy(zero=2, recompute=1))        how the ranks divide the work says the mesh
+    parallelize(model, mesh, Strategy(zero=2, recompute=1))        the mesh states how ranks divide the work
 
-A field's docstring is its help text.
+The docstring of a field is also its help text.
 """
 
 from dataclasses import dataclass
@@ -23,51 +23,51 @@ HALVES = {"fp16": "float16", "bf16": "bfloat16"}
 
 @dataclass(frozen=True)
 class Strategy:
-    """How the model, its gradients and its activations are held and sent."""
+    """How to store and communicate the model, its gradients and its activations."""
 
     zero: int = 0
-    """Divide over the ranks: 1 the optimizer's state, 2 the gradients as well, 3 the parameters as well."""
+    """ZeRO stage. Shard over the ranks: 1 the optimizer state, 2 also the gradients, 3 also the parameters."""
     reduce: Reduce = "bucketed"
-    """Gradients are added up in buckets, one by one after backward, or in buckets while backward goes on."""
+    """Reduce gradients: in buckets (bucketed), one by one after backward (naive), or in buckets during backward."""
     bucket_mb: float = 1.0
     """Size of a bucket, in MiB."""
     reduce_once: bool = False
-    """ZeRO-2 and -3 with micro-batches: keep the whole gradient and reduce it once, which sends less and holds more."""
+    """ZeRO-2 and -3 with micro-batches: keep the whole gradient and reduce it once. Sends less, needs more memory."""
     prefetch: bool = False
-    """ZeRO-3: gather the next unit's parameters while one is at work."""
+    """ZeRO-3: gather the next unit's parameters while computing the current one."""
     recompute: int = 0
-    """Keep only the input of every run of so many units, and compute their forward again in backward; 0 keeps all."""
+    """Keep only the input of each run of this many units and recompute them in backward; 0 keeps all activations."""
     sp: bool = False
-    """With ranks along tp: divide the residual path along time as well (sequence parallel)."""
+    """With tp > 1: also divide the residual stream along time (sequence parallel)."""
     schedule: str | Schedule = "1f1b"
-    """The order of a pipeline's forwards and backwards."""
+    """Order of the forwards and backwards in a pipeline."""
     chunks: int = 1
-    """Stages that each rank of an interleaved pipeline holds."""
+    """Stages per rank of an interleaved pipeline."""
     wire: Wire = "full"
-    """How gradients travel between ranks: as they are, or in 16 bits and added up in 32."""
+    """How ranks send gradients: in their own dtype, or in 16 bits with sums in 32 bits."""
     owners: Owners = "elements"
-    """Where ZeRO cuts between owners: after any element, or after whole parameters only."""
+    """Where ZeRO may cut buckets between ranks: at any element, or only between whole parameters."""
     check: bool = True
-    """Look in the first steps whether the layers are divided as their `shard` says (parallel/division.py)."""
+    """Check in the first steps that layers are divided as their `shard` methods state (parallel/division.py)."""
 
     @property
     def reducer(self) -> str:
-        """The name of what decides about gradients: see REDUCERS in parallelize.py."""
+        """The name of the reducer in REDUCERS (parallelize.py)."""
         return f"zero{self.zero}" if self.zero else self.reduce
 
     @property
     def wire_dtype(self) -> np.dtype | None:
-        """The half precision in which gradients travel, if they do."""
+        """The half-precision dtype in which gradients are sent, or None."""
         return None if self.wire == "full" else DTYPES[HALVES[self.wire]]
 
     def say(self, name: str, value: Any = None) -> str:
-        """A field or an axis for a message, as whoever reads it has written it: zero, or zero=2."""
+        """Return a field or an axis as its user wrote it, for messages: zero, or zero=2."""
         return name if value is None else f"{name}={value!r}"
 
-    # What cannot be meant ---------------------------------------------------------------------------------------------
+    # Validation -------------------------------------------------------------------------------------------------------
 
     def check_each(self) -> None:
-        """Raise UserError for the first field that is wrong by itself."""
+        """Raise UserError for the first field with an invalid value."""
         say = self.say
         check_whole(say("zero"), self.zero, 0, 3)
         check_choice(say("reduce"), self.reduce, get_args(Reduce))
@@ -83,9 +83,9 @@ class Strategy:
                 raise UserError(f"{say(name)} is {shown(getattr(self, name))}; it must be True or False")
 
     def check_on(self, mesh: Mesh, micros: int | None = None) -> None:
-        """Raise UserError for fields that cannot be meant, or not together, or not on this mesh.
+        """Raise UserError if a field is invalid, or a combination of fields, or a field on this mesh.
 
-        micros: micro-batches of an update, where they are known.
+        micros: micro-batches per update, if known.
         """
         self.check_each()
         self._check_zero(mesh)
@@ -93,8 +93,8 @@ class Strategy:
         (tp,) = mesh.along("matrices")
         if self.sp and mesh.parts("matrices") == 1:
             raise UserError(
-                f"{self.say('sp', True)} divides what {self.say(tp)} leaves whole, and {self.say(tp)} is 1; "
-                f"give {self.say(tp, 2)}, say"
+                f"{self.say('sp', True)} divides what {self.say(tp)} leaves whole, but {self.say(tp)} is 1; "
+                f"give {self.say(tp, 2)}, for example"
             )
 
     def _check_zero(self, mesh: Mesh) -> None:
@@ -110,8 +110,8 @@ class Strategy:
         (pp,), stages = mesh.along("layers"), mesh.parts("layers")
         if self.zero > 1 and stages > 1:
             raise UserError(
-                f"{zero} with {say(pp, stages)}: these stages reduce (and at stage 3 gather) around a backward of the "
-                f"model, and in a pipeline those of several micro-batches are under way at once; give {say('zero', 1)}"
+                f"{zero} with {say(pp, stages)}: ZeRO-2 and -3 reduce (ZeRO-3 also gathers) around one backward of the "
+                f"model, but a pipeline has several micro-batches in progress at once; give {say('zero', 1)}"
             )
 
     def _check_pipeline(self, mesh: Mesh, micros: int | None) -> None:
@@ -121,8 +121,8 @@ class Strategy:
             schedule = self.schedule if named else getattr(self.schedule, "__name__", self.schedule)
             raise UserError(
                 f"{say('chunks', self.chunks)} with {say('schedule', schedule)} and {say(pp, stages)}: several chunks "
-                f"a rank are what interleaved is, on several ranks; give {say('chunks', 2)}, "
-                f"{say('schedule', 'interleaved')} and {say(pp, 2)}, say, or none of these"
+                f"per rank go with interleaved, on several ranks; give {say('chunks', 2)}, "
+                f"{say('schedule', 'interleaved')} and {say(pp, 2)}, for example, or none of these"
             )
         if micros is not None and self.schedule == "interleaved" and micros % stages:
             raise UserError(

@@ -1,31 +1,30 @@
-"""ZeRO: data parallel in which nobody keeps everything.
+"""ZeRO: data parallel without redundant optimizer state, gradients and parameters.
 
-Data parallel has N copies of the parameters, of the gradients and of the optimizer's state, and all of them do the same
-step. It is enough that each element is updated once: rank r owns share r of every bucket.
+Data parallel has N replicas of the parameters, the gradients and the optimizer state, and all of them take the same
+step. It is enough to update each element once: rank r owns shard r of every bucket.
 
-    bucket         |  share 0   |  share 1   |  share 2   |
-    stage 1        the optimizer's state only of the own share
-    stage 2        and the gradients: reduced to their owners as soon as a bucket is complete, the rest is dropped
-    stage 3        and the parameters: gathered for a unit's forward and backward, and dropped again
+    bucket         |  shard 0   |  shard 1   |  shard 2   |
+    stage 1        keep the optimizer state of the own shard only
+    stage 2        and the gradients: reduced to their owners as soon as a bucket is complete; the rest is freed
+    stage 3        and the parameters: gathered for a unit's forward and backward, then freed again
 
-    gradients      reduce_scatter      g_r = share r of  sum over ranks of g
+    gradients      reduce_scatter      g_r = shard r of  sum over ranks of g
     step           optimizer           w_r = w_r - lr rule(g_r)
     parameters     all_gather          w   = (w_0, w_1, w_2)
 
-An all-reduce is a reduce-scatter and an all-gather. Stage 1 makes the same two, with the step in between: it sends no
-byte more than data parallel. (All-reduce, step, all-gather, the obvious way, sends half as much again.)
+An all-reduce is a reduce-scatter followed by an all-gather. Stage 1 runs the same two with the step in between, and so
+sends as many bytes as data parallel. (The obvious all-reduce, step, all-gather sends 1.5 times as many.)
 
 For trained parameters of M bytes in fp32, N ranks and k micro-batches, with Adam:
 
                                           data parallel      stage 1       stage 2      stage 3
     sent per step, in (N-1)/N M           2                  2             k + 1        3 k
-    held, in bytes a parameter            16                 8 + 8/N       4 + 12/N     16/N
+    held, in bytes per parameter          16                 8 + 8/N       4 + 12/N     16/N
 
-and for a frozen parameter 4, at stage 3 4/N bytes, and 2 k instead of 3 k. A weight that two segments (recompute.py:
-runs of units, of one unit unless given) use is gathered for each of them: 2 k more of it. With reduce_once, stages 2
-and 3 keep the whole gradient till the last micro-batch: they send 2 and 2 k + 1, and hold 4 (N-1)/N bytes a parameter
-more while they accumulate. Beside this come one bucket that is complete and one that is filled, and at stage 3 the
-unit that is at work.
+A frozen parameter takes 4 bytes (4/N at stage 3), and stage 3 sends 2 k for it. A weight used by two segments (runs of
+units, by default of one unit: recompute.py) is gathered for each, which adds 2 k for it. With reduce_once, stages 2 and
+3 keep the whole gradient until the last micro-batch: they send 2 and 2 k + 1, and hold 4 (N-1)/N more bytes per
+parameter while accumulating. Add one bucket in flight and one being filled, and at stage 3 the unit being computed.
 
 Rajbhandari, Rasley, Ruwase, He, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", SC 2020,
 arXiv:1910.02054. Stage 3 with units: Zhao et al., "PyTorch FSDP", VLDB 2023, arXiv:2304.11277.
@@ -54,17 +53,17 @@ NORM, NORMS, CHECKPOINT = ("dp", "norm"), ("dp", "norms"), ("dp", "checkpoint")
 
 
 def reduce_to_owners(flat: Array, group: Communicator, cuts: Cuts | None = None) -> Array:
-    """Returns this rank's share of the sum over ranks; the rest of `flat` is then worth nothing."""
+    """Return this rank's shard of the sum of flat (size) over ranks. The rest of `flat` is undefined afterwards."""
     return group.reduce_scatter(flat, GRADIENTS, cuts)
 
 
 def gather_from_owners(flat: Array, group: Communicator, cuts: Cuts | None = None) -> None:
-    """Fills `flat` with every rank's share; the own one stands in it."""
+    """Fill flat (size) with every rank's shard. It already holds this rank's own."""
     group.all_gather(flat, PARAMETERS, cuts)
 
 
 class Zero1(Reducer):
-    """The optimizer's state is divided. scatter, gather: what moves gradients to their owners, parameters back."""
+    """Stage 1: shards the optimizer state. hooks.scatter reduces gradients, hooks.gather gathers parameters."""
 
     sharded = True
 
@@ -86,7 +85,7 @@ class Zero1(Reducer):
             self.gather(there(bucket.data), bucket.group, **bucket.own_cuts)
 
     def squares(self) -> list[list[float]]:
-        """Each rank contributes the squares of its shares: 8 bytes a bucket, once for each group of ranks."""
+        """Each rank contributes the squares of its shards: 8 bytes per bucket, in one collective per group."""
         mine = {b: square(self.sums(b)) for b in self.trained}
         found: dict[Bucket, list[float]] = {}
         for group in dict.fromkeys(b.group for b in self.trained):
@@ -96,7 +95,7 @@ class Zero1(Reducer):
         return [found[b] for b in self.trained]
 
     def over_shares(self, totals: Totals) -> Totals:
-        """16 bytes a parameter from each rank of its group, once for each group."""
+        """Each rank sends 16 bytes per parameter, in one collective per group."""
         for group in dict.fromkeys(b.group for b in self.trained):
             here = [p for b in self.trained if b.group is group for p in b.parameters]
             sums = in_order(np.array([totals[p] for p in here]), group, NORMS)
@@ -111,13 +110,13 @@ class Zero1(Reducer):
 
 
 class Zero2(Zero1):
-    """And the gradients. With reduce_once not in every backward of a step, but in its last one."""
+    """Stage 2: also shards the gradients, in every backward of a step or, with reduce_once, in the last one only."""
 
-    in_flight = 1  # one bucket travels while another is filled: a third would have to wait, whole, for its turn
+    in_flight = 1  # one bucket is sent while another is filled: a third would wait at full size
 
     def __init__(self, divided: Divided, strategy: Strategy = Strategy(), doors: Doors = Doors()) -> None:
         self.each_backward = not strategy.reduce_once
-        self.grads: dict[Bucket, Array] = {}  # of the own shares
+        self.grads: dict[Bucket, Array] = {}  # of this rank's shards
         super().__init__(divided, strategy, doors)
 
     def begin(self, backwards: int = 1) -> None:
@@ -133,7 +132,7 @@ class Zero2(Zero1):
         mine = self.scatter(flat, group, **bucket.own_cuts)
         if bucket in self.grads:
             self.grads[bucket] += mine
-        else:  # a copy, since a view would keep the rest alive; what is added to is wide
+        else:  # a copy, since a view would keep the rest alive; accumulation_dtype if more is added later
             several = self.each_backward and self.backwards > 1
             self.grads[bucket] = mine.astype(wide(mine.dtype) if several else mine.dtype)
             ledger.hold(self.grads[bucket], "gradients", "reduce-scatter")
@@ -143,27 +142,27 @@ class Zero2(Zero1):
 
 
 class Zero3(Zero2):
-    """And the parameters. With prefetch a thread gathers the next segment's while this one is at work."""
+    """Stage 3: also shards the parameters. With prefetch, a thread gathers the next segment's during this one."""
 
-    poison = False  # fill what is dropped with NaN first, so that whoever still reads it is found out
+    poison = False  # NaN fill freed parameters, to expose code that still reads them
 
     def __init__(self, divided: Divided, strategy: Strategy = Strategy(), doors: Doors = Doors()) -> None:
         super().__init__(divided, strategy, doors)
-        self.users = dict.fromkeys(self.buckets, 0)  # segments at work that use a bucket
+        self.users = dict.fromkeys(self.buckets, 0)  # number of running segments that use a bucket
         self.segments = list(divided.segments)
-        self.last = 0  # the segment that was at work last
+        self.last = 0  # the segment that ran last
         self.ahead = CommunicationThread("prefetch") if strategy.prefetch else None
-        self.coming: dict[Bucket, tuple[int, Array]] = {}  # number of the job that gathers it, and where to
+        self.coming: dict[Bucket, tuple[int, Array]] = {}  # the number of the job that gathers it, and its target
         self.ahead_lines = own_lines([bucket.group for bucket in self.buckets]) if strategy.prefetch else {}
 
     def place(self, bucket: Bucket, flat: Array) -> None:
         bucket.shard = flat[bucket.own].copy()
-        bucket.attach(None)  # values that the model had before would be held beside it, and go stale
+        bucket.attach(None)  # the model's earlier values would take memory and become outdated
         ledger.hold(bucket.shard, "parameters", "set-up")
 
     @contextmanager
     def around(self, units: Sequence[Module]) -> Iterator[None]:
-        """Gather, use, drop."""
+        """Gather the units' parameters, run the body, free them."""
         buckets = buckets_of(units)
         for bucket in buckets:
             self.users[bucket] += 1
@@ -174,7 +173,7 @@ class Zero3(Zero2):
         try:
             yield
         except BaseException:
-            self.coming.clear()  # what comes was for a forward that has failed: by the next one it may be old
+            self.coming.clear()  # prefetched for a forward that failed, and possibly outdated by the next one
             self.last = 0
             raise
         finally:
@@ -184,7 +183,7 @@ class Zero3(Zero2):
                     self.drop(bucket)
 
     def fetch(self, bucket: Bucket) -> Array:
-        """The bucket's parameters, from all ranks; perhaps they are under way already."""
+        """Return the bucket's parameters, (size), gathered from all ranks now or by an earlier prefetch."""
         if bucket in self.coming:
             assert self.ahead is not None
             job, flat = self.coming.pop(bucket)
@@ -195,20 +194,20 @@ class Zero3(Zero2):
         return flat
 
     def with_own_share(self, bucket: Bucket) -> Array:
-        """An array for the whole bucket, in which this rank's share stands."""
+        """Return a new array (size) for the whole bucket, filled with this rank's shard only."""
         flat = xp.empty(bucket.size, bucket.dtype)
         flat[bucket.own] = there(bucket.shard)
         ledger.hold(flat, "parameters", "gather")
         return flat
 
     def drop(self, bucket: Bucket) -> None:
-        """The parameters are gone, but for the own share."""
+        """Free the bucket's parameters except this rank's shard."""
         if self.poison:
             there(bucket.data)[...] = np.nan
         bucket.attach(None)
 
     def following(self, units: Sequence[Module]) -> Sequence[Module]:
-        """The segment whose turn is next: forward they come in order, backward in the reverse, from the last on."""
+        """Return the segment that runs next: in order during the forward, in reverse order during the backward."""
         here = next(i for i, segment in enumerate(self.segments) if segment is units)
         onward = here > self.last or (here == 0 and self.last != 1)
         self.last = here
@@ -216,7 +215,7 @@ class Zero3(Zero2):
         return self.segments[following] if 0 <= following < len(self.segments) else ()
 
     def send_for(self, units: Sequence[Module]) -> None:
-        """Has the buckets of these units gathered by the thread."""
+        """Let the communication thread gather the buckets of these units."""
         assert self.ahead is not None
         for bucket in buckets_of(units):
             if bucket not in self.coming and self.users[bucket] == 0:
@@ -227,9 +226,9 @@ class Zero3(Zero2):
 
     def finish(self) -> None:
         super().finish()
-        if self.ahead is not None:  # what has come and found no use: of a first unit that is frozen
+        if self.ahead is not None:  # unused prefetches remain if the first unit is frozen
             self.ahead.wait()
-            self.coming.clear()  # after the step these values are old
+            self.coming.clear()  # outdated after the step
 
     def close(self) -> None:
         super().close()
@@ -240,7 +239,7 @@ class Zero3(Zero2):
         return there(bucket.shard)
 
     def after_step(self) -> None:
-        """Nothing: the next forward gathers what was updated."""
+        """Do nothing: the next forward gathers the updated parameters."""
 
     def whole(self, bucket: Bucket, what: str) -> Array | None:
         self.check_drawn()
@@ -248,12 +247,12 @@ class Zero3(Zero2):
 
 
 def buckets_of(units: Sequence[Module]) -> list[Bucket]:
-    """The buckets that hold the parameters of these units, each once."""
+    """Return the buckets of these units' parameters, each once."""
     return list(dict.fromkeys(p.bucket for unit in units for p in unit.parameters()))
 
 
 def gathered(bucket: Bucket, mine: Array) -> Array:
-    """A bucket from the shares of all ranks, as a copy."""
+    """Return a new array (size) with the shards of all ranks; `mine` is this rank's. A collective."""
     flat = xp.empty(bucket.size, mine.dtype)
     flat[bucket.own] = mine
     bucket.group.all_gather(flat, CHECKPOINT, bucket.own_cuts.get("cuts"))

@@ -327,7 +327,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("dp", "999999999", "ranks"),
     ("tp", "999999999", "does not divide the 1 ranks"),
     ("pp", "999999999", "does not divide the 1 ranks"),
-    ("chunks", "999999999", "several chunks a rank are what interleaved is"),
+    ("chunks", "999999999", "several chunks per rank go with interleaved"),
     ("schedule", "2f2b", "gpipe"),
     ("warmup", "999999999", "12 --steps"),
     ("lr", "1e+300", "times --weight-decay"),

@@ -302,11 +302,11 @@ def test_values_that_lie_in_columns() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ([np.ones(3)], "without one; an array of float64, .* is given"),
-        ([[Parameter("w", (2,))]], r"without one; \["),
+        ([np.ones(3)], "without one; got an array of float64, "),
+        ([[Parameter("w", (2,))]], r"without one; got \["),
         (mlp(), "without one; .*MLP object"),
         (np.float64(3), "without one; "),
-        ("w", "without one; 'w' is given"),
+        ("w", "without one; got 'w'"),
     ],
 )
 def test_what_is_no_list_of_parameters(given: Any, says: str) -> None:
@@ -396,7 +396,7 @@ def test_each_parameter_once_and_one_at_least() -> None:
     p, frozen = Parameter("w", (2,)), Parameter("f", (2,))
     frozen.requires_grad = False
     for wrong in ([p, p], [], [frozen]):
-        with pytest.raises(UserError, match=r"parameters to train, each once; \d are given"):
+        with pytest.raises(UserError, match=r"distinct parameters to train; got \d"):
             SGD(wrong)
 
 

@@ -367,11 +367,11 @@ def test_what_is_no_state_of_this_optimizer() -> None:
     lamb.optimizer.load_state_dict(before)  # LAMB has the same state names as AdamW
     path = "blocks.0.attn.proj.weight"
     wrong: list[tuple[Any, str]] = [
-        (None, "give what state_dict"),
-        ({}, "give what state_dict"),
+        (None, "expected the result of"),
+        ({}, "expected the result of"),
         ({**before, "updates": -1}, "updates is -1"),
         ({"updates": 3}, r"lacks blocks\.0\.attn\.proj\.bias\.m, .* more"),
-        (sgd.optimizer.state_dict(), r"lacks .*\.m, .*\n.*this is AdamW"),
+        (sgd.optimizer.state_dict(), r"lacks .*\.m, .*\n.*this optimizer is AdamW"),
         ({**before, "more.m": before[f"{path}.m"]}, r"has, and the optimizer does not, more\.m\."),
         ({**before, f"{path}.m": before[f"{path}.v"].array[:-1]}, rf"the state has .* for {path}\.m"),
         ({**before, f"{path}.m": before["blocks.0.attn.proj.bias.m"]}, rf"the state has .* for {path}\.m"),

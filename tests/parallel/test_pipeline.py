@@ -298,11 +298,11 @@ def test_evaluation(schedule: str) -> None:
     [
         ({"layers": 1}, "pp=4 x chunks=1 makes 4 stages of 3 units; allowed: up to 3"),
         ({"schedule": "interleaved", "chunks": 3}, "pp=4 x chunks=3 makes 12 stages of 8 units; allowed: up to 8"),
-        ({"chunks": 2}, "chunks=2 with schedule='1f1b' and pp=4: several chunks a rank are what interleaved is"),
-        ({"schedule": "interleaved"}, "chunks=1 with schedule='interleaved' and pp=4: several chunks a rank"),
+        ({"chunks": 2}, "chunks=2 with schedule='1f1b' and pp=4: several chunks per rank go with interleaved"),
+        ({"schedule": "interleaved"}, "chunks=1 with schedule='interleaved' and pp=4: several chunks per rank"),
         ({"schedule": "2f2b"}, "schedule is '2f2b'; allowed: 'naive', 'gpipe', '1f1b', 'interleaved', 'zb-h1'"),
-        ({"zero": 2}, "zero=2 with pp=4: these stages reduce (and at stage 3 gather) around"),
-        ({"zero": 3}, "zero=3 with pp=4: these stages reduce (and at stage 3 gather) around"),
+        ({"zero": 2}, "zero=2 with pp=4: ZeRO-2 and -3 reduce (ZeRO-3 also gathers) around"),
+        ({"zero": 3}, "zero=3 with pp=4: ZeRO-2 and -3 reduce (ZeRO-3 also gathers) around"),
         ({"schedule": "interleaved", "chunks": 2}, "3 micro-batches on 4 stages: the interleaved schedule needs"),
     ],
 )

@@ -180,7 +180,7 @@ def test_too_many_forwards_first() -> None:
     """One extra forward costs memory; two on one rank wait for a forward that comes after their own backward."""
     one = planted("1f1b", 1, warmed_up(3))
     assert check(one, 8) == [4, 4, 2, 1]
-    with pytest.raises(UserError, match="rank 1 has 4 activations in flight; there may be 3"):
+    with pytest.raises(UserError, match="rank 1 has 4 activations in flight; at most 3 are allowed"):
         check(one, 8, most=[4, 3, 2, 1])
     with pytest.raises(UserError, match="rank 0 at B0 waits for I0 on rank 1; rank 1 at F4 waits for F4 on rank 0"):
         check(planted("1f1b", 1, warmed_up(4)), 8)
@@ -286,7 +286,7 @@ def test_refused() -> None:
         ("2f2b", (2, 2), "allowed: 'naive', 'gpipe', '1f1b', 'interleaved', 'zb-h1'"),
         ("interleaved", (4, 6, 2), "6 micro-batches on 4 stages: .* a multiple of 4, such as 4 or 8"),
         ("interleaved", (4, 3, 2), "such as 4 or 8"),
-        ("1f1b", (2, 2, 2), "2 chunks a rank: the 1f1b schedule has 1"),
+        ("1f1b", (2, 2, 2), "2 chunks per rank: the 1f1b schedule has 1"),
         ("gpipe", (2, 0), "micro-batches is 0; it must be at least 1"),
         ("gpipe", (0, 2), "stages is 0; it must be at least 1"),
     ]:

@@ -44,16 +44,16 @@ REFUSED: list[tuple[dict[str, Any], dict[str, int], int | None, str, str]] = [
         "reduce_once=True is for zero=2 and 3; zero=1 reduces once anyway",
         "--reduce-once is for --zero 2 and 3; --zero 1 reduces once anyway",
     ),
-    ({"zero": 2}, {"pp": 2}, None, "zero=2 with pp=2: these stages", "--zero 2 with --pp 2: these stages"),
+    ({"zero": 2}, {"pp": 2}, None, "zero=2 with pp=2: ZeRO-2", "--zero 2 with --pp 2: ZeRO-2"),
     (
         {"sp": True}, {}, None,
-        "sp=True divides what tp leaves whole, and tp is 1; give tp=2, say",
-        "--sp divides what --tp leaves whole, and --tp is 1; give --tp 2, say",
+        "sp=True divides what tp leaves whole, but tp is 1; give tp=2, for example",
+        "--sp divides what --tp leaves whole, but --tp is 1; give --tp 2, for example",
     ),
     (
         {"chunks": 2, "schedule": "interleaved"}, {}, None,
-        "chunks=2 with schedule='interleaved' and pp=1: several chunks a rank are what interleaved is",
-        "--chunks 2 with --schedule interleaved and --pp 1: several chunks a rank are what interleaved is",
+        "chunks=2 with schedule='interleaved' and pp=1: several chunks per rank go with interleaved",
+        "--chunks 2 with --schedule interleaved and --pp 1: several chunks per rank go with interleaved",
     ),
     (
         {"chunks": 2, "schedule": "interleaved"}, {"pp": 2}, 3,

@@ -290,7 +290,7 @@ def test_an_optimizer_that_needs_whole_parameters(how: str) -> None:
     threads.run(2, program)
     alone = parallelize(toy_gpt(), Mesh(threads.world_of_one()))
     Orthogonal(alone)
-    with pytest.raises(UserError, match=r"OwnLARS says that it is not element by element"):
+    with pytest.raises(UserError, match=r"OwnLARS sets elementwise=False"):
         OwnLARS(alone)
 
 

@@ -337,7 +337,8 @@ def test_a_gradient_that_somebody_else_owns(how: str) -> None:
                 np.testing.assert_array_equal(trainer.gradients.gradient(p), true[p.placement.path])
                 found[p.placement.path] = True
             except UserError as error:
-                assert f"the gradient of {p.placement.path} is not here" in str(error) and "gather(" in str(error)
+                assert f"the gradient of {p.placement.path} is not available here" in str(error)
+                assert "gather(" in str(error)
                 found[p.placement.path] = False
         return found
 
@@ -353,14 +354,14 @@ def test_a_gradient_that_is_not_there() -> None:
     reducer = parallelize(made, Mesh(world_of_one()))
     reducer.init(1)
     for wrong in (frozen, other.parameters()[-1]):
-        with pytest.raises(UserError, match="is not trained here, and has no gradient"):
+        with pytest.raises(UserError, match="is not trained on this rank and has no gradient"):
             reducer.gradient(wrong)
-    with pytest.raises(UserError, match=rf"{p.placement.path} is not here: it is complete from finish"):
+    with pytest.raises(UserError, match=rf"{p.placement.path} is not available here: it exists from synchronize"):
         reducer.gradient(p)
     compute_gradients(made, samples(), reducer)
     reducer.gradient(p)
     reducer.begin()
-    with pytest.raises(UserError, match="is not here"):
+    with pytest.raises(UserError, match="is not available here"):
         reducer.gradient(p)
 
 

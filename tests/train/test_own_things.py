@@ -105,7 +105,7 @@ def test_a_parameter_that_would_be_replaced(change: str) -> None:
 
 def test_parameters_that_change_after_the_trainer_was_made() -> None:
     for change, said in (
-        (lambda model: setattr(model.parameters()[0], "decay", False), "has another decay, False"),
+        (lambda model: setattr(model.parameters()[0], "decay", False), "got a different decay, False"),
         (lambda model: model.units.pop(0), r"dense\.0\.linear\.\w+ was removed"),
         (lambda model: setattr(model.parameters()[0], "requires_grad", False), "was frozen"),
     ):
