@@ -28,7 +28,7 @@ MPIRUN = find_mpirun()
 needs_mpirun = pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")
 # of a helper thread that is woken up, to end
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-FIRST = "ranks wait for others, and none has moved for {} s; the job ends here"
+FIRST = "ranks are waiting, and none has made progress for {} s; the job ends here"
 
 # ranks, layout, what one of them does, which one
 WAITING_THREADS = [
