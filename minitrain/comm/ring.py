@@ -13,8 +13,8 @@ An all-gather passes the finished chunks around in the same way, without adding.
 followed by an all-gather.
 
 Cost for M bytes on N ranks: in each phase every chunk makes N - 1 hops, so all ranks together send (N-1) M bytes,
-and 2 (N-1) M for an all-reduce, even if N does not divide the length. Each rank sends 2 (N-1) messages with less than
-2 M bytes for any N.
+and 2 (N-1) M for an all-reduce, even if N does not divide the length. Each rank sends 2 (N-1) messages, less
+than 2 M bytes in total, for any N.
 Patarasuk, Yuan, "Bandwidth optimal all-reduce algorithms for clusters of workstations", JPDC 69(2), 2009.
 """
 

@@ -97,7 +97,7 @@ class Stamps:
         self.clock.run(do)
 
     def sends(self, to: int, number: int) -> None:
-        """Send the current time. MPI buffers so small a message, so waiting for it does not block."""
+        """Send the current time. A message this small is buffered, so waiting for it does not block."""
         time = np.array(self.clock.time.as_integer_ratio())
         self.times.send(time, to, TIME, number).wait()
 
