@@ -1,1 +1,1 @@
-"""How ranks talk: communicators over MPI and over threads, the ring, the mesh; and whether they agree."""
+"""Communication between ranks: communicators over MPI and threads, ring collectives, the mesh, debug checks."""

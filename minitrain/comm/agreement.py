@@ -1,15 +1,14 @@
-"""Whether the ranks of a group do the same: what they were given at the start, and, in debug mode, every call.
+"""Check that ranks agree: on their configuration at the start and, in debug mode, on every communication call.
 
-`check_same` compares once, before the first step. The rest is for debug mode: before each collective, the ranks of
-its group compare what they are about to do.
+`check_same` compares the configuration once, before the first step. The rest of this module is for debug mode.
 
-A collective works only if all ranks make the same call. If they do not, MPI hangs, ends with an error stack of its own,
-or adds up bytes that mean something else. With MINITRAIN_DEBUG=1 a description of each call goes to all ranks first,
-and when they differ, all of them raise the same UserError. Messages carry their sender's description along.
+A collective works only if all ranks make the same call. Otherwise MPI hangs, aborts with its own error stack, or adds
+unrelated bytes. With MINITRAIN_DEBUG=1 the ranks first exchange a description of each call; if the descriptions differ,
+all ranks raise the same UserError. Each message carries its sender's description.
 
-The place in the program and the array's name may differ where all else is equal: `if rank == root: broadcast(x) else:
-broadcast(buffer)` is right. But when a rank comes with a name to the line where another one was with it before, the two
-make the same calls in another order.
+The line of the program and the array's name may differ when all else is equal: `if rank == root: broadcast(x) else:
+broadcast(buffer)` is correct. But if a rank reaches a line, with the same array name, where another rank was at an
+earlier collective, the two make the same calls in a different order.
 """
 
 import zlib
@@ -29,13 +28,13 @@ if TYPE_CHECKING:
 CURE = "all ranks of a group must make the same calls in the same order, with the same arguments"
 Made = TypeVar("Made")
 PLAIN = (bool, int, float, str, type(None))
-KINDS = 4  # of calls, or of values, that a message shows
+KINDS = 4  # the most different calls, or values, that a message lists
 
 
 def check_same(world: "Communicator", given: Mapping[str, Any]) -> None:
-    """Raise the same UserError on every rank unless all were given the same; a small message each.
+    """Raise the same UserError on every rank if the ranks were given different values. Costs one small message each.
 
-    An object counts by what is the same in every process: see `plain`.
+    Objects are compared by what is comparable across processes: see `plain`.
     """
     if world.size == 1:
         return
@@ -52,7 +51,7 @@ def check_same(world: "Communicator", given: Mapping[str, Any]) -> None:
 
 
 def agreed(world: "Communicator", work: Callable[[], Made]) -> Made:
-    """What the work makes; or, on all ranks, the UserError of the first that has one. Called by all of them."""
+    """Return work(). If it raises UserError on any rank, raise the lowest such rank's on all. All ranks call this."""
     said, made = "", None
     try:
         made = work()
@@ -65,27 +64,27 @@ def agreed(world: "Communicator", work: Callable[[], Made]) -> Made:
 
 
 def _who_has(name: str, values: Sequence[str]) -> str:
-    """seed: 1 on ranks 0, 2; 3 on rank 1"""
+    """Return, for example, "seed: 1 on ranks 0, 2; 3 on rank 1"."""
     groups: dict[str, list[int]] = {}
     for rank, value in enumerate(values):
         groups.setdefault(value, []).append(rank)
     said = [f"{value[:200]} on {named(ranks)}" for value, ranks in groups.items()]
-    return f"{name}: {'; '.join(said[:KINDS] + (['others elsewhere'] if len(said) > KINDS else []))}"
+    return f"{name}: {'; '.join(said[:KINDS] + (['other values on other ranks'] if len(said) > KINDS else []))}"
 
 
 def plain(name: str, thing: Any) -> dict[str, Any]:
-    """A number, a word, or a sequence of them; an object by its class and by its attributes that are such."""
+    """Return {name: thing} for a number, string, or sequence of them; for an object, its class and such attributes."""
     if isinstance(thing, np.generic):
         thing = thing.item()
     if isinstance(thing, PLAIN) or (isinstance(thing, (tuple, list)) and all(isinstance(x, PLAIN) for x in thing)):
         return {name: thing}
-    kind = getattr(thing, "__qualname__", type(thing).__qualname__)  # of a function or a class, its own name
+    kind = getattr(thing, "__qualname__", type(thing).__qualname__)  # a function's or a class's own name
     attributes = () if isinstance(thing, type) else getattr(thing, "__dict__", {}).items()
     return {name: kind, **{f"{name}.{key}": value for key, value in attributes if isinstance(value, PLAIN)}}
 
 
 class Call(NamedTuple):
-    """What a rank is about to do. All ranks of the group must have the same, but for the place in the program."""
+    """The call that a rank is about to make. All fields but `place` must be equal on all ranks of the group."""
 
     operation: str
     communicator: str
@@ -93,10 +92,10 @@ class Call(NamedTuple):
     shape: tuple[int, ...] | None = None
     dtype: str = ""
     how: tuple[tuple[str, Any], ...] = ()
-    place: tuple[str, ...] = ()  # file:line, and the names that the array has there
+    place: tuple[str, ...] = ()  # file:line, and the array's names there
 
     def text(self) -> str:
-        """all_reduce of loss: float64 (6,), tag ('dp', 'x'), op 'sum', at train.py:12"""
+        """Return, for example, "all_reduce of loss: float64 (6,), tag ('dp', 'x'), op 'sum', at train.py:12"."""
         where, *names = self.place
         array = f" of {', '.join(names)}{': ' if names else ''}{self.dtype} {self.shape}" if self.dtype else ""
         parts = [self.operation + array]
@@ -106,19 +105,19 @@ class Call(NamedTuple):
 
 
 def call_of(comm: "Communicator", operation: str, x: Array | None, tag: Any, how: dict[str, Any]) -> Call:
-    """The description of a call that is being made."""
+    """Return the description of a call on `comm` with array x; `how` holds its other arguments."""
     shape, dtype = (x.shape, str(x.dtype)) if x is not None else (None, "")
     return Call(operation, _kind(comm), tag, shape, dtype, tuple(how.items()), caller(x))
 
 
 def _kind(comm: Any) -> str:
-    """RingCommunicator on MPICommunicator"""
+    """Return, for example, "RingCommunicator on MPICommunicator"."""
     inner = getattr(comm, "inner", None)
     return type(comm).__name__ + ("" if inner is None else f" on {_kind(inner)}")
 
 
 def agree(comm: "Communicator", mine: Call) -> None:
-    """Raises the same UserError on every rank of the group when they are about to do different things."""
+    """Raise the same UserError on every rank of the group if their calls differ."""
     ranks, calls = zip(*comm._gather_objects((comm.moves.rank, mine)), strict=True)
     if differing := differences(calls):
         if "communicator" in differing:
@@ -131,11 +130,11 @@ def agree(comm: "Communicator", mine: Call) -> None:
     for place, was in zip(places, before, strict=True):
         was.add(place)
     if any(place in was and place != now for place in places for now, was in zip(places, before, strict=True)):
-        raise UserError(f"ranks make the same calls in another order: {CURE}\n{_listed(ranks, calls)}")
+        raise UserError(f"ranks make the same calls in a different order: {CURE}\n{_listed(ranks, calls)}")
 
 
 def differences(calls: Sequence[Call]) -> list[str]:
-    """What is not the same in all calls; of different operations, that alone."""
+    """Return the names of the fields that differ between the calls; just "operation" if the operations differ."""
     names = [name for i, name in enumerate(Call._fields[:-1]) if len({repr(call[i]) for call in calls}) > 1]
     if "how" in names and "operation" not in names:
         names[names.index("how")] = calls[0].how[0][0]
@@ -143,12 +142,12 @@ def differences(calls: Sequence[Call]) -> list[str]:
 
 
 def agree_on_members(comm: "Communicator", members: Sequence[int], mine: Call) -> None:
-    """Raises UserError when those that make a subgroup name other members, or these in another order.
+    """Raise UserError if the members of a new subgroup disagree on the members or their order.
 
-    Only the members are there, so each tells each; of two that differ, each names the other.
+    Only the members take part, so they exchange descriptions pairwise; two ranks that differ name each other.
     """
     others = [rank for rank in members if rank != comm.rank]
-    apart = comm.numbers  # a number that no message has
+    apart = comm.numbers  # a number that no message uses
     for rank in others:
         comm._tell((comm.moves.rank, mine), rank, apart)
     for rank in others:
@@ -159,18 +158,18 @@ def agree_on_members(comm: "Communicator", members: Sequence[int], mine: Call) -
 
 
 def agree_on_message(comm: "Communicator", source: int, number: int, mine: Call, nbytes: int) -> None:
-    """Raises UserError when the message that comes is not what is being received."""
+    """Raise UserError if the arriving message does not match the receive in tag, dtype and size."""
     other, theirs, coming = comm._hear(source, number)
     if (theirs.tag, theirs.dtype, coming) != (mine.tag, mine.dtype, nbytes):
         told = _listed((other, comm.moves.rank), (theirs, mine))
-        raise UserError(f"a message is not what its receiver expects: its tag, dtype and size must be the same\n{told}")
+        raise UserError(f"a message does not match its receive: tag, dtype and size must be equal\n{told}")
 
 
 def _listed(ranks: Sequence[int], calls: Sequence[Call]) -> str:
-    """Who does what and where: a line for the first kind of call, another one for all others."""
+    """Return which ranks make which call: one line for the first call, one for all others."""
     groups: dict[str, list[int]] = {}
     for rank, call in zip(ranks, calls, strict=True):
         groups.setdefault(call.text(), []).append(rank)
     said = [f"{named(numbers)}: {text}" for text, numbers in groups.items()]
-    rest = [f"and {len(said) - KINDS} more kinds of calls"] if len(said) > KINDS else []
+    rest = [f"and {len(said) - KINDS} other calls"] if len(said) > KINDS else []
     return f"{said[0]}\n{'; '.join(said[1:KINDS] + rest)}"

@@ -1,17 +1,17 @@
-"""What a strategy sees of the other ranks: collectives, point to point, groups.
+"""The communication interface: collectives, point-to-point messages, subgroups.
 
-Every array operation works in place on a contiguous array, so that nothing is allocated behind the reader's back, and
-names a `tag`, (axis, purpose), such as ("dp", "gradients"). With x_r the array of rank r and N ranks,
+Every array operation works in place on a contiguous array, so there are no hidden allocations. Each takes a `tag`,
+(axis, purpose), such as ("dp", "gradients"). With N ranks, and x_r the array of rank r:
 
     all_reduce        every rank ends with  sum_r x_r
-    reduce_scatter    rank r ends with its share of  sum_r x_r          (the rest of its array is then undefined)
-    all_gather        every rank ends with the shares of all            (all_reduce = reduce_scatter, all_gather)
+    reduce_scatter    rank r ends with its shard of  sum_r x_r          (the rest of its array is undefined)
+    all_gather        every rank ends with the shards of all ranks      (all_reduce = reduce_scatter, all_gather)
     broadcast         every rank ends with the root's array
 
-A rank's share of n elements is `shares.share(n, N, rank)`, uneven when N does not divide n; of an array of several
-axes, a share is a run of the first. `cuts`, the same on all ranks, gives other shares, such as whole parameters: they
-say what each rank has, and in a ring also in which order the numbers of an all-reduce are added up. Half precision is
-summed in float32 and rounded once.
+A rank's shard of n elements is `shares.share(n, N, rank)`; shards are uneven when N does not divide n. A shard of a
+multi-dimensional array is a run of its first axis. `cuts` overrides the shards, for example to keep parameters whole;
+it must be the same on all ranks. In a ring, the cuts also determine the order in which an all-reduce adds.
+Half-precision arrays are summed in float32 and rounded once.
 """
 
 from abc import ABC, abstractmethod
@@ -33,30 +33,31 @@ NUMBERS = "biufcV"  # kinds of dtype; V: bfloat16
 
 
 class Communicator(ABC):
-    """A group of ranks, numbered from 0. Subclasses move the bytes: mpi.py, threads.py."""
+    """A group of ranks, numbered from 0. Subclasses implement the transport: mpi.py, threads.py."""
 
-    threads_allowed = True  # whether two threads of a rank may communicate at the same time
-    numbers = 2**28  # a message's number is below
+    threads_allowed = True  # whether two threads of a rank may communicate concurrently
+    numbers = 2**28  # exclusive upper bound of a message number
 
     def __init__(self, rank: int, size: int, moves: Moves) -> None:
-        """moves: this rank's, which all its communicators share."""
+        """moves: the communication counter of this rank, shared by all its communicators."""
         self.rank, self.size, self.moves = rank, size, moves
-        # call -> for each rank, the places where it made the call while others stood elsewhere
+        # call -> for each rank, where it made the call while others made it elsewhere
         self.apart: dict[str, list[set[tuple[str, ...]]]] = {}
 
     def __reduce_ex__(self, protocol: object) -> str | tuple[Any, ...]:
-        """Raise TypeError: it stands for running ranks."""
+        """Raise TypeError: a communicator is tied to running ranks."""
         raise TypeError(
-            "a communicator cannot be copied, nor can a model that ranks divide.\n"
-            "Gather the model, minitrain.train.checkpoint.gather, and restore its values into a new one"
+            "a communicator cannot be copied, and neither can a model that is split across ranks.\n"
+            "Gather the model with minitrain.train.checkpoint.gather and restore its values into a new one"
         )
 
     # Collectives ------------------------------------------------------------------------------------------------------
 
     def all_reduce(self, x: Array, tag: Tag, op: str = "sum", cuts: Cuts | None = None) -> None:
-        """x becomes the sum over ranks (or the maximum: op="max"), which is NaN where any rank has NaN.
+        """Replace x, of any shape, by the sum over ranks (op="max": the maximum). NaN on any rank gives NaN.
 
-        cuts: shares of x, flat.
+        cuts: the shards of the flattened x. Raise ValueError for another op, a non-contiguous x, cuts that do not
+        cover x, or a sum of 8- or 16-bit integers; TypeError if x is not a numeric array.
         """
         self._check(x)
         self._check_cuts(x.size, cuts)
@@ -76,7 +77,7 @@ class Communicator(ABC):
             x[...] = widened
 
     def reduce_scatter(self, x: Array, tag: Tag, cuts: Cuts | None = None) -> Array:
-        """Returns this rank's share of x, a view, in which the sum over ranks now stands."""
+        """Sum x (n, ...) over ranks; return this rank's shard of the sum, a view of x. Raise as `all_reduce` does."""
         self._check_shares(x, cuts)
         self._check_sum(x)
         self._begin("reduce_scatter", x, tag)
@@ -88,7 +89,7 @@ class Communicator(ABC):
         return mine
 
     def all_gather(self, x: Array, tag: Tag, cuts: Cuts | None = None) -> None:
-        """Fills x from the shares of all ranks; this rank's share must stand in it."""
+        """Fill x (n, ...) with all ranks' shards; x must already contain this rank's. Raise as `all_reduce` does."""
         self._check_shares(x, cuts)
         self._begin("all_gather", x, tag)
         if self.size > 1 and x.size:
@@ -96,7 +97,7 @@ class Communicator(ABC):
             self._all_gather(x, tag, cuts)
 
     def broadcast(self, x: Array, root: int, tag: Tag) -> None:
-        """x becomes the root's x."""
+        """Replace x by the root's x. Raise ValueError if the rank `root` does not exist."""
         self._check(x)
         self._check_peer(root)
         self._begin("broadcast", x, tag, root=root)
@@ -106,17 +107,17 @@ class Communicator(ABC):
             self._broadcast(x, root, tag)
 
     def barrier(self) -> None:
-        """Returns when every rank of the group has called it."""
+        """Block until every rank of the group has called it."""
         self._begin("barrier")
         self._barrier()
 
     # Point to point ---------------------------------------------------------------------------------------------------
 
     def send(self, x: Array, to: int, tag: Tag, number: int = 0) -> Any:
-        """Starts sending x and returns a handle; x must not change before `handle.wait()` has returned, or
-        `handle.done()` said so.
+        """Start sending x and return a handle. Do not modify x until handle.wait() returns or handle.done() is True.
 
-        number tells messages between the same two ranks apart: the receiver asks for one by its number.
+        number: distinguishes messages between the same two ranks; `receive` selects by it. Raise ValueError if rank
+        `to` does not exist or the number is out of range.
         """
         self._check(x)
         self._check_peer(to, number)
@@ -127,7 +128,10 @@ class Communicator(ABC):
         return self._send(x, to, number)
 
     def receive(self, x: Array, source: int, tag: Tag, number: int = 0, patient: bool = False) -> None:
-        """Fills x with the message of that number from `source`; waits for it. patient: leaves the core to others."""
+        """Receive message `number` from `source` into x, blocking. Raise ValueError if its size differs from x.
+
+        patient: sleep instead of spinning.
+        """
         self._check(x)
         self._check_peer(source, number)
         self.moves.begin()
@@ -138,17 +142,20 @@ class Communicator(ABC):
             agree_on_message(self, source, number, mine, x.nbytes)
         self._receive(x, source, number)
 
-    # Small Python objects, for set-up and reports, never inside a training step ---------------------------------------
+    # Small Python objects, for setup and reports, never inside a training step ----------------------------------------
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """The values of all ranks, in order, on every rank."""
+        """Return the values of all ranks, in rank order, on every rank."""
         self._begin("gather_objects")
         return self._gather_objects(value)
 
     # Groups -----------------------------------------------------------------------------------------------------------
 
     def subgroup(self, ranks: Sequence[int]) -> "Communicator":
-        """A communicator of these ranks, in this order. To be called by its members only, by all of them."""
+        """Return a communicator of these ranks, in this order. Exactly its members must call this.
+
+        Raise ValueError if `ranks` has duplicates, unknown ranks, or lacks this rank.
+        """
         self._check_members(ranks)
         self.moves.begin()
         if debug.on:
@@ -157,17 +164,17 @@ class Communicator(ABC):
         return self._subgroup(ranks)
 
     def duplicate(self) -> "Communicator":
-        """The same ranks with a message space of their own, for another thread. Called by all ranks."""
+        """Return a communicator of the same ranks with its own message space, for another thread. All ranks call it."""
         self._begin("duplicate")
         return self._duplicate()
 
     def _begin(self, operation: str, x: Array | None = None, tag: Tag | None = None, **how: Any) -> None:
-        """Every collective begins here, before it communicates."""
+        """Record the start of a collective. In debug mode, check that all ranks make the same call."""
         self.moves.begin()
         if debug.on and self.size > 1:
             agree(self, call_of(self, operation, x, tag, how))
 
-    # What a subclass implements: contiguous arrays, more than one rank, at least one element --------------------------
+    # Implemented by subclasses. Arrays are contiguous and not empty, and the group has more than one rank -------------
 
     @abstractmethod
     def _barrier(self) -> None: ...
@@ -183,11 +190,11 @@ class Communicator(ABC):
 
     @abstractmethod
     def _tell(self, value: Any, to: int, number: int) -> None:
-        """Debug mode: sends a small object, apart from all messages."""
+        """Debug mode: send a small object, separately from all messages."""
 
     @abstractmethod
     def _hear(self, source: int, number: int) -> Any:
-        """Debug mode: the object of that number that was told to this rank; waits for it."""
+        """Debug mode: return the object `number` that `source` sent to this rank by `_tell`, blocking."""
 
     @abstractmethod
     def _all_reduce(self, x: Array, op: str, tag: Tag, cuts: Cuts | None) -> None: ...
@@ -205,32 +212,32 @@ class Communicator(ABC):
     def _send(self, x: Array, to: int, number: int) -> Any: ...
 
     def _await(self, source: int, number: int) -> None:
-        """Returns when such a message has come, or at once where waiting costs nothing."""
+        """Block until the message has arrived; return at once where blocking in `_receive` does not spin."""
         return
 
     @abstractmethod
     def _receive(self, x: Array, source: int, number: int) -> None: ...
 
     def _widen(self, x: Array) -> Array:
-        """x itself, or a copy in the dtype that sums are made in."""
+        """Return x, or a copy of x in the accumulation dtype."""
         widened = x.astype(wide(x.dtype), copy=False) if is_float(x.dtype) else x
         ledger.hold(widened, "buffers", "all-reduce")
         return widened
 
     def _cuts(self, x: Array, cuts: Cuts | None) -> Cuts:
-        """The shares of all ranks."""
+        """Return the shards of all ranks."""
         return shares(len(x), self.size) if cuts is None else cuts
 
     def _share_bytes(self, x: Array, ahead: int, cuts: Cuts | None) -> int:
-        """Bytes of the share of the rank that is `ahead` ranks further on."""
+        """Return the bytes in the shard of rank (self.rank + ahead) mod N."""
         cut = self._cuts(x, cuts)[(self.rank + ahead) % self.size]
         return (cut.stop - cut.start) * (x.nbytes // len(x))
 
     def _charge(self, tag: Tag, size: Callable[[], int]) -> None:
-        """Reports a collective whose messages cannot be seen, at the price of a ring's.
+        """Charge the ledger for a collective whose messages are not visible, as if it were a ring collective.
 
-        In a reduce-scatter a ring sends all shares but the rank's own from here, in an all-gather all but the next's.
-        The size is only computed when somebody counts: a small all-reduce takes little longer than that.
+        A rank of a ring sends all shards but its own in a reduce-scatter, and all but the next rank's in an all-gather.
+        The size is computed only if a ledger is open, since it takes almost as long as a small all-reduce.
         """
         if ledger.current() is not None:
             ledger.charge(tag, size())
@@ -245,11 +252,11 @@ class Communicator(ABC):
     def _check_shares(self, x: Array, cuts: Cuts | None) -> None:
         self._check(x)
         if x.ndim == 0:
-            raise ValueError("shares are runs of the first axis; this array has none: reshape it to (1,)")
+            raise ValueError("shards are runs of the first axis, but this array has no axes: reshape it to (1,)")
         self._check_cuts(len(x), cuts)
 
     def _check_cuts(self, n: int, cuts: Cuts | None) -> None:
-        """Raise ValueError unless these are runs for all ranks that cover n elements in order."""
+        """Raise ValueError unless there is one cut per rank and together they cover n elements in order."""
         if cuts is None:
             return
         borders = [0, *(cut.stop for cut in cuts)]
@@ -259,30 +266,30 @@ class Communicator(ABC):
 
     def _check_message(self, x: Array, size: int) -> None:
         if size != x.nbytes:
-            raise ValueError(f"a message of {size} bytes arrives; {x.shape} of {x.dtype} takes {x.nbytes} bytes")
+            raise ValueError(f"a message of {size} bytes arrived; {x.shape} of {x.dtype} takes {x.nbytes} bytes")
 
     def _check_sum(self, x: Array) -> None:
-        """Raise ValueError for integers that a sum soon leaves: it would begin again at the other end."""
+        """Raise ValueError for 8- and 16-bit integers: a sum over ranks would easily overflow and wrap around."""
         if x.dtype.kind in "biu" and x.dtype.itemsize < 4:
-            raise ValueError(f"sums over ranks of {x.dtype} would not fit into it; convert x to int64 or float32 first")
+            raise ValueError(f"sums over ranks of {x.dtype} may overflow; convert x to int64 or float32 first")
 
     def _check_peer(self, rank: int, number: int = 0) -> None:
         if isinstance(rank, bool) or not isinstance(rank, Integral) or not 0 <= rank < self.size:
             raise ValueError(f"rank {rank} does not exist: the group has ranks 0 to {self.size - 1}")
         if isinstance(number, bool) or not isinstance(number, Integral) or not 0 <= number < self.numbers:
             raise ValueError(
-                f"a message's number is a whole number of at least 0 and below {self.numbers}, not {number!r}"
+                f"a message number must be an integer of at least 0 and below {self.numbers}, not {number!r}"
             )
 
     def _check_members(self, ranks: Sequence[int]) -> None:
-        """Raises ValueError unless these are ranks of the group, each once, with this one among them.
+        """Raise ValueError unless these are distinct ranks of the group and include this one.
 
-        A group with a rank that never comes, or that is there twice, would wait for ever.
+        A group with an absent or a duplicate rank would deadlock.
         """
         members = list(ranks) if isinstance(ranks, Sequence) else []
         for rank in members:
             self._check_peer(rank)
         if not members or len(set(members)) < len(members):
-            raise ValueError(f"a subgroup needs a sequence of ranks, each once, not {ranks!r}")
+            raise ValueError(f"a subgroup needs a sequence of distinct ranks, not {ranks!r}")
         if self.rank not in members:
-            raise ValueError(f"rank {self.rank} asks for a subgroup of the ranks {members} without being in it")
+            raise ValueError(f"rank {self.rank} requests a subgroup of ranks {members}, which does not include it")

@@ -1,15 +1,15 @@
 """The mesh: the world's ranks as an array with named axes.
 
-    Mesh(world, dp=2, tp=2).ranks          tp ->        tp is innermost: its groups talk most and get neighbours
+    Mesh(world, dp=2, tp=2).ranks          tp ->        tp is innermost: it communicates most
         [[0, 1],                        dp  0 1
          [2, 3]]                         |  2 3
 
-The group of an axis is a slice along it: rank 2's dp group is its column [0, 2], its tp group the row [2, 3]. Tensor
-parallel talks in every layer, a pipeline at its stages' borders, data parallel once an update: so the innermost axis
-gets the ranks that stand next to each other, in one machine.
+The group of an axis is a slice along it: rank 2's dp group is the column [0, 2], its tp group the row [2, 3]. Tensor
+parallelism communicates in every layer, a pipeline at stage boundaries, data parallelism once per update. The innermost
+axis therefore gets adjacent ranks, usually on one machine.
 
-What an axis divides is said in one place, AXES, and from it follows what a rank holds of the batch and of the model,
-and over which ranks gradients are added up. Code asks the mesh for what is divided, not for an axis by its name.
+AXES defines what each axis divides. It determines which part of the batch and of the model a rank holds, and over which
+ranks gradients are summed. Code asks the mesh for what is divided ("samples"), not for an axis by name ("dp").
 """
 
 import math
@@ -24,21 +24,25 @@ from .communicator import Communicator
 
 @dataclass(frozen=True)
 class Axis:
-    """divides: "samples" of the batch, "layers" of the model, or its "matrices". says: what ranks along it do."""
+    """divides: "samples" of the batch, "layers" of the model, or "matrices". says: what its ranks do, for `table`."""
 
     divides: str
     says: str
 
 
 AXES = {  # outermost first
-    "dp": Axis("samples", "share the batch"),
-    "pp": Axis("layers", "have stages of the layers"),
-    "tp": Axis("matrices", "share every matrix"),
+    "dp": Axis("samples", "split the batch"),
+    "pp": Axis("layers", "hold pipeline stages"),
+    "tp": Axis("matrices", "split every matrix"),
 }
 
 
 class Mesh:
-    """The world cut into axes. Raises UserError when the sizes do not multiply to the number of ranks."""
+    """The world's ranks as a (dp, pp, tp) array; sizes default to 1.
+
+    Raise UserError if the product of the sizes is not the number of ranks, and in every method for an unknown axis. The
+    first call that returns a group creates it: all its members must make that call together.
+    """
 
     def __init__(self, world: Communicator, **sizes: int) -> None:
         self._check(tuple(sizes))
@@ -60,36 +64,33 @@ class Mesh:
 
     @staticmethod
     def along(*what: str) -> tuple[str, ...]:
-        """The axes that divide one of these: "samples", "layers", "matrices"."""
+        """Return the axes that divide any of these: "samples", "layers", "matrices"."""
         return tuple(name for name, axis in AXES.items() if axis.divides in what)
 
     def parts(self, *what: str) -> int:
-        """Into how many parts they are divided, all together."""
+        """Return the number of parts these are divided into, the product over their axes."""
         return math.prod(self.sizes[axis] for axis in self.along(*what))
 
     def part(self, *what: str) -> int:
-        """Which of these parts is this rank's."""
+        """Return the index of this rank's part, from 0 to `parts` - 1."""
         number = 0
         for axis in self.along(*what):
             number = number * self.sizes[axis] + self.coordinates[axis]
         return number
 
     def over(self, *what: str) -> Communicator:
-        """The ranks that have other parts, and the same of all else; first called by all of them together."""
+        """Return the group of ranks that hold other parts of these, and the same of all else."""
         return self.group(*self.along(*what))
 
     # By axis ----------------------------------------------------------------------------------------------------------
 
     def group(self, *axes: str) -> Communicator:
-        """The ranks that differ from this one only along these axes; first called by all of them together."""
+        """Return the group of ranks that differ from this one only along these axes."""
         self._check(axes)
         return self.product({axis: tuple(range(self.sizes[axis])) for axis in axes})
 
     def product(self, coordinates: Mapping[str, tuple[int, ...]]) -> Communicator:
-        """The ranks with any of these coordinates along these axes, and this rank's along the others.
-
-        First called by all of them together.
-        """
+        """Return the group of ranks with any of these coordinates along these axes, and this rank's along others."""
         self._check(tuple(coordinates))
         cut = [list(coordinates.get(axis, (self.coordinates[axis],))) for axis in AXES]
         members = tuple(self.ranks[np.ix_(*cut)].reshape(-1).tolist())
@@ -99,7 +100,7 @@ class Mesh:
         return self._groups[members]
 
     def table(self) -> str:
-        """Who talks to whom, an axis a line."""
+        """Return a table of the groups, one line per axis."""
         lines = []
         for place, (axis, about) in enumerate(AXES.items()):
             groups = np.moveaxis(self.ranks, place, -1).reshape(-1, self.sizes[axis])
@@ -110,4 +111,4 @@ class Mesh:
     def _check(self, axes: tuple[str, ...]) -> None:
         unknown = set(axes) - set(AXES)
         if unknown:
-            raise UserError(f"unknown mesh axis {', '.join(sorted(unknown))}; there are {', '.join(AXES)}")
+            raise UserError(f"unknown mesh axis {', '.join(sorted(unknown))}; allowed: {', '.join(AXES)}")

@@ -1,6 +1,6 @@
 """Ranks as processes under mpirun: the communicator over mpi4py.
 
-Device arrays go through pinned host memory, unless the MPI says that it can read a GPU's: those from PyPI cannot.
+Device arrays are staged through pinned host memory unless MPI is GPU-aware; the MPI wheels on PyPI are not.
 """
 
 import time
@@ -18,7 +18,10 @@ from .positions import Moves
 
 
 def takes_device_arrays() -> bool:
-    """Whether the MPI says so, in the words of MPI 4.1: `mpirun -memory-alloc-kinds mpi,system,cuda` asks MPICH."""
+    """Return whether MPI is GPU-aware, as reported by MPI 4.1's memory allocation kinds.
+
+    MPICH reports it under `mpirun -memory-alloc-kinds mpi,system,cuda`.
+    """
     info = MPI.COMM_WORLD.Get_info()
     kinds = info.Get("mpi_memory_alloc_kinds") or ""
     info.Free()
@@ -26,7 +29,7 @@ def takes_device_arrays() -> bool:
 
 
 DIRECT = takes_device_arrays()
-TAGS = (MPI.COMM_WORLD.Get_attr(MPI.TAG_UB) or 32767) // 2  # half of them for messages, half for debug mode
+TAGS = (MPI.COMM_WORLD.Get_attr(MPI.TAG_UB) or 32767) // 2  # half of the tags for messages, half for debug mode
 
 
 class MPICommunicator(Communicator):
@@ -35,7 +38,7 @@ class MPICommunicator(Communicator):
     numbers = TAGS
 
     def __init__(self, comm: MPI.Intracomm, moves: Moves | None = None) -> None:
-        """moves: of the communicator that this one is made from; none for the world."""
+        """moves: those of the parent communicator; None for the world."""
         super().__init__(comm.Get_rank(), comm.Get_size(), moves or Moves(comm.Get_rank()))
         self.comm = comm
         self.threads_allowed = MPI.Query_thread() == MPI.THREAD_MULTIPLE
@@ -53,7 +56,7 @@ class MPICommunicator(Communicator):
         _take_back(lent, x)
 
     def _take_largest(self, x: Any) -> None:
-        """Not by MPI.MAX: of NaN and a number, MPICH and Open MPI keep now the one, now the other. NumPy keeps NaN."""
+        """Reduce by maximum in NumPy, which propagates NaN; MPI.MAX does not do so reliably in MPICH and Open MPI."""
         everyone = type(x)((self.size, *x.shape), x.dtype)
         ledger.hold(everyone, "buffers", "all-reduce")
         self.comm.Allgather([_bytes(x), MPI.BYTE], [_bytes(everyone), MPI.BYTE])
@@ -86,7 +89,7 @@ class MPICommunicator(Communicator):
         return _Sent(self.comm.Isend([_bytes(lent), MPI.BYTE], to, number), lent, self.moves)
 
     def _await(self, source: int, number: int) -> None:
-        """MPI's own wait spins, and takes a whole core from ranks that have work to do."""
+        """Poll with growing pauses: MPI's own wait spins, which takes a core from ranks that have work to do."""
         start, pause = time.perf_counter(), 0.0
         while not self.comm.Iprobe(source, number):
             if pause or time.perf_counter() - start > 100e-6:
@@ -101,7 +104,7 @@ class MPICommunicator(Communicator):
         except MPI.Exception as error:
             if error.Get_error_class() != MPI.ERR_TRUNCATE:
                 raise
-            raise ValueError(f"a message of more than the {x.nbytes} bytes of {x.shape} of {x.dtype} arrives") from None
+            raise ValueError(f"a message of more than the {x.nbytes} bytes of {x.shape} of {x.dtype} arrived") from None
         self._check_message(x, status.Get_count(MPI.BYTE))
         _take_back(lent, x)
 
@@ -124,39 +127,40 @@ class MPICommunicator(Communicator):
 
 
 class _Sent:
-    """A send under way. Keeps what MPI reads alive until it has left."""
+    """Handle of a send in flight. Keeps the buffer that MPI reads alive until the send completes."""
 
     def __init__(self, request: MPI.Request, lent: Any, moves: Moves) -> None:
         self.request, self.lent, self.moves = request, lent, moves
 
     def done(self) -> bool:
-        """Whether what was sent may change again; does not wait."""
+        """Return whether the sent array may be modified again, without blocking."""
         return self.request.Test()
 
     def wait(self) -> None:
+        """Block until the sent array may be modified again."""
         self.moves.begin()
         self.request.Wait()
 
 
 def _lend(x: Array, filled: bool = True) -> Any:
-    """What MPI reads and writes in the place of x: x itself where it can, otherwise a copy in pinned host memory.
+    """Return the buffer to pass to MPI: x if MPI can access it, otherwise a buffer in pinned host memory.
 
-    filled: False where MPI only writes.
+    filled: whether to copy x into it; False where MPI only writes.
     """
     if isinstance(x, np.ndarray):
         return x
     if DIRECT:
-        synchronize()  # MPI does not wait for the device to have computed x
+        synchronize()  # MPI does not wait until the device has computed x
         return x
     return pinned(x, filled)
 
 
 def _take_back(lent: Any, x: Array) -> None:
-    """What MPI wrote comes into x, where it is not there already."""
+    """Copy what MPI wrote into x, unless MPI wrote to x itself."""
     if lent is not x:
         unpin(lent, x)
 
 
 def _bytes(lent: Any) -> Any:
-    """MPI has no type for float16 everywhere, and where nothing is added up it needs none."""
+    """Return the buffer as bytes. Not every MPI has a float16 type, and only reductions need one."""
     return lent.reshape(-1).view(np.uint8)

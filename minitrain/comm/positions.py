@@ -1,7 +1,7 @@
-"""Where ranks stand, for a person who asks why a job does not move.
+"""Report where each rank is, to diagnose a job that hangs.
 
-A rank that waits for another that never comes cannot say so itself: it sits inside MPI, or in a lock. Another thread of
-its process looks at its frames. What it finds are a few words such as "waiting in receive from rank 0 at train.py:12".
+A rank that is blocked inside MPI, or on a lock, cannot report anything. Another thread of its process inspects its
+stack frames and describes them briefly, as in "waiting in receive from rank 0 at train.py:12".
 """
 
 import os
@@ -17,16 +17,16 @@ from typing import Any, NamedTuple
 from ..autograd import without_grad
 
 PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
-TALK = tuple(os.path.join(PACKAGE, room, "") for room in ("comm", "runtime"))  # what a rank waits in
+TALK = tuple(os.path.join(PACKAGE, room, "") for room in ("comm", "runtime"))  # the code that a rank blocks in
 STDLIB = os.path.join(sysconfig.get_paths()["stdlib"], "")
-RANKS = 8  # groups of ranks that stand at the same place and are named; of the others, how many there are
+RANKS = 8  # the most places that a report lists; it only counts the rest
 
 
 class Moves:
-    """One rank's way through its communications, written by its communicators. A watch reads it.
+    """One rank's progress through its communications, written by its communicators and read by a watch.
 
-    rank: in the world. count: communications begun so far. thread: which thread began the last one. hush: tells the
-    other ranks' watches, where there are any, that this rank is about to end the job, and has said why.
+    rank: its number in the world. count: communications begun so far. thread: id of the thread that began the last
+    one. hush: tells the other ranks' watches, if any, that this rank is ending the job and has reported why.
     """
 
     def __init__(self, rank: int) -> None:
@@ -34,13 +34,13 @@ class Moves:
         self.hush: Callable[[], None] = lambda: None
 
     def begin(self) -> None:
-        """Another communication begins in this thread."""
+        """Record that this thread begins a communication."""
         self.count += 1
         self.thread = threading.get_ident()
 
 
 class Standing(NamedTuple):
-    """What is known of a rank: whether it waits in a communication, since when none has begun, and where it is."""
+    """A rank's state: whether it is blocked in a communication, seconds since the last one began, and where it is."""
 
     waits: bool
     quiet: float  # seconds
@@ -48,10 +48,10 @@ class Standing(NamedTuple):
 
 
 def places(thread: int) -> list[tuple[str, int, str]]:
-    """(file, line, function) of a thread, the innermost last.
+    """Return the (file, line, function) of each frame of a thread, innermost last.
 
-    Frames are let go of at once: while they are held, so is what their functions have dropped since. Reading the lines,
-    as traceback.extract_stack does, takes long on a busy machine.
+    Keep no frames, since they would keep their functions' local variables alive. traceback.extract_stack also reads the
+    source lines, which is slow on a busy machine.
     """
     frame: FrameType | None = sys._current_frames().get(thread)
     found = []
@@ -62,14 +62,14 @@ def places(thread: int) -> list[tuple[str, int, str]]:
 
 
 def of_a_library(file: str) -> bool:
-    """Whether it is neither the user's code nor minitrain's."""
+    """Return whether the file belongs to a library: not the user's code, not minitrain."""
     if file.startswith(PACKAGE):
         return False
     return file.startswith(("<frozen", STDLIB)) or re.search(r"\b(site|dist)-packages\b", file) is not None
 
 
 def short(file: str, line: int) -> str:
-    """file:line as it is read best: from the package on, from the current folder on, or by its name."""
+    """Return "file:line", the path relative to the package or the current folder, or else only the file name."""
     path = Path(file)
     for folder in (Path(PACKAGE).parent, Path.cwd()):
         if path.is_relative_to(folder):
@@ -78,23 +78,23 @@ def short(file: str, line: int) -> str:
 
 
 def caller(array: Any = None) -> tuple[str, ...]:
-    """The place outside comm/ and runtime/ from which this was called, and the names that the array has there."""
+    """Return the calling line outside comm/ and runtime/, as "file:line", and the names bound to the array there."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(TALK):
         frame = frame.f_back
-    assert frame is not None, "they are called from somewhere"
+    assert frame is not None, "the communication code is called from outside"
     names = [name for name, value in list(frame.f_locals.items()) if value is array and array is not None]
     return short(frame.f_code.co_filename, frame.f_lineno), *sorted(names)
 
 
 def look(thread: int) -> tuple[str, str]:
-    """(the communication that a thread is in, such as "receive from rank 0", or ""; its place in the caller's code).
+    """Return (the communication a thread is in, such as "receive from rank 0", or ""; the caller's line).
 
-    The place is the innermost line outside minitrain, or of minitrain itself where there is none.
+    The line is the innermost one outside minitrain, or inside it if there is none outside.
     """
     frame: FrameType | None = sys._current_frames().get(thread)
     communication = place = ""
-    inside = True  # only libraries, comm/ and runtime/ so far, from the innermost frame outwards
+    inside = True  # all frames so far, from the innermost outwards, are in libraries, comm/ or runtime/
     while frame is not None:
         file, name = frame.f_code.co_filename, frame.f_code.co_name
         if file.startswith(TALK):
@@ -111,7 +111,7 @@ def look(thread: int) -> tuple[str, str]:
 
 
 def _peer(frame: FrameType) -> str:
-    """The other rank of a message."""
+    """Return the message's other rank, as in " from rank 0"; "" if there is none."""
     for name, word in (("source", "from"), ("to", "to")):
         if isinstance(rank := frame.f_locals.get(name), int):
             return f" {word} rank {rank}"
@@ -119,7 +119,7 @@ def _peer(frame: FrameType) -> str:
 
 
 def standing(thread: int, moves: Moves, quiet: float) -> Standing:
-    """Where the rank stands whose program runs in this thread."""
+    """Return the state of the rank whose program runs in this thread. quiet: seconds since its last communication."""
     communication, place = look(thread)
     at = f" at {place}" if place else ""
     if communication:
@@ -136,21 +136,21 @@ SILENT = "no answer (it is stopped by a signal, or its process is gone)"
 
 
 def stuck(ranks: Sequence[Standing], limit: float) -> bool:
-    """Whether one rank waits for another, and none has begun a communication for so many seconds."""
+    """Return whether some rank waits and no rank has begun a communication for `limit` seconds."""
     return any(rank.waits for rank in ranks) and all(rank.quiet >= limit for rank in ranks)
 
 
 def report(ranks: Sequence[Standing], limit: float) -> str:
-    """The message about ranks that are stuck: three lines, however many there are."""
+    """Return the error message for stuck ranks: three lines, for any number of ranks."""
     return (
-        f"ranks wait for others, and none has moved for {limit:g} s; the job ends here\n{together(ranks)}\n"
-        "all ranks must make the same calls (MINITRAIN_DEBUG=1 compares them); one that works alone for longer needs a "
-        "larger MINITRAIN_WAIT, in seconds"
+        f"ranks are waiting, and none has made progress for {limit:g} s; the job ends here\n{together(ranks)}\n"
+        "all ranks must make the same calls (MINITRAIN_DEBUG=1 compares them); if one rank computes alone for longer, "
+        "increase MINITRAIN_WAIT (seconds)"
     )
 
 
 def together(ranks: Sequence[Standing]) -> str:
-    """Where each rank stands, in one line; those at the same place are named together."""
+    """Return one line with the place of every rank, grouping ranks at the same place."""
     groups: dict[str, list[int]] = {}
     for rank, at in enumerate(ranks):
         groups.setdefault(at.text, []).append(rank)
@@ -160,7 +160,7 @@ def together(ranks: Sequence[Standing]) -> str:
 
 
 def named(ranks: Sequence[int]) -> str:
-    """rank 0; ranks 0-2, 5"""
+    """Return "rank 0" for one rank, "ranks 0-2, 5" for several."""
     runs: list[list[int]] = []
     for rank in sorted(ranks):
         if runs and rank == runs[-1][-1] + 1:

@@ -1,6 +1,6 @@
-"""The collectives from send and receive, in plain code: every rank talks to its two neighbours only.
+"""Ring collectives, built from send and receive: every rank communicates only with its two neighbours.
 
-Rank r sends to r + 1 and receives from r - 1 (mod N). The array is cut into N chunks, chunk c being rank c's share.
+Rank r sends to r + 1 and receives from r - 1 (mod N). The array is cut into N chunks; chunk c is rank c's shard.
 
     reduce-scatter, N = 3        rank 0          rank 1          rank 2          (a0: rank 0's chunk a)
     start                        a0 b0 c0        a1 b1 c1        a2 b2 c2
@@ -9,10 +9,12 @@ Rank r sends to r + 1 and receives from r - 1 (mod N). The array is cut into N c
     step 1: r sends r - 2        b02 ->          c01 ->          a12 ->
                                  a012 . .        . b012 .        . . c012        rank r has the sum of its chunk
 
-An all-gather passes the finished chunks round in the same way, without adding. All-reduce is one after the other.
+An all-gather passes the finished chunks around in the same way, without adding. An all-reduce is a reduce-scatter
+followed by an all-gather.
 
-Cost, M bytes on N ranks: in each phase every chunk makes N - 1 hops, so (N-1) M bytes in total and 2 (N-1) M for an
-all-reduce, also when N does not divide the length; per rank less than 2 M whatever N is, in 2 (N-1) messages.
+Cost for M bytes on N ranks: in each phase every chunk makes N - 1 hops, so all ranks together send (N-1) M bytes,
+and 2 (N-1) M for an all-reduce, even if N does not divide the length. Each rank sends 2 (N-1) messages, less
+than 2 M bytes in total, for any N.
 Patarasuk, Yuan, "Bandwidth optimal all-reduce algorithms for clusters of workstations", JPDC 69(2), 2009.
 """
 
@@ -28,9 +30,9 @@ Add = Callable[..., Array]  # (a, b, out=a): numpy.add, numpy.maximum
 
 
 def ring_reduce_scatter(comm: Communicator, x: Array, tag: Tag, add: Add = xp.add, cuts: Cuts | None = None) -> Array:
-    """Returns this rank's share of the flat array x, in which the sum over ranks now stands. The rest is undefined.
+    """Sum the flat array x over ranks; return this rank's shard of the sum, a view of x. The rest of x is undefined.
 
-    N - 1 steps, one share each: rank r sends to r + 1 and adds what arrives from r - 1 to its own, by add(a, b, out=a).
+    In each of N - 1 steps, rank r sends one chunk to r + 1 and adds the one received from r - 1: add(a, b, out=a).
     """
     n, r = comm.size, comm.rank
     chunks = [x[cut] for cut in cuts or shares(len(x), n)]
@@ -46,7 +48,7 @@ def ring_reduce_scatter(comm: Communicator, x: Array, tag: Tag, add: Add = xp.ad
 
 
 def ring_all_gather(comm: Communicator, x: Array, tag: Tag, cuts: Cuts | None = None) -> None:
-    """Fills the flat array x: rank r starts with share r, and sends on to r + 1 what it received last from r - 1."""
+    """Fill the flat array x. Rank r starts with shard r and forwards to r + 1 what it last received from r - 1."""
     n, r = comm.size, comm.rank
     chunks = [x[cut] for cut in cuts or shares(len(x), n)]
     for step in range(n - 1):
@@ -57,15 +59,15 @@ def ring_all_gather(comm: Communicator, x: Array, tag: Tag, cuts: Cuts | None = 
 
 
 def ring_all_reduce(comm: Communicator, x: Array, tag: Tag, add: Add = xp.add, cuts: Cuts | None = None) -> None:
-    """The flat array x becomes the sum over ranks, the same bits on all of them."""
+    """Replace the flat array x by the sum over ranks, bitwise equal on all ranks."""
     ring_reduce_scatter(comm, x, tag, add, cuts)
     ring_all_gather(comm, x, tag, cuts)
 
 
 def ring_broadcast(comm: Communicator, x: Array, root: int, tag: Tag) -> None:
-    """The flat array x becomes the root's, chunk by chunk: while one chunk is passed on, the next one arrives.
+    """Replace the flat array x by the root's, pipelined: a rank forwards one chunk while it receives the next.
 
-    (N-1) M bytes in total; the last rank has it after N + (N-2) chunk times instead of (N-1) N.
+    Sends (N-1) M bytes in total; the last rank is done after N + (N-2) chunk times instead of (N-1) N.
     """
     n, place = comm.size, (comm.rank - root) % comm.size
     sent = []
@@ -80,9 +82,9 @@ def ring_broadcast(comm: Communicator, x: Array, root: int, tag: Tag) -> None:
 
 
 class RingCommunicator(Communicator):
-    """Any communicator, with its collectives replaced by the ones above. Made by all its ranks together.
+    """Wrap a communicator and replace its collectives by the ring versions above. All ranks must construct it together.
 
-    Its bytes are counted where they are sent. reduce_scatter, all_gather: what takes the place of the two functions.
+    Bytes are counted as they are sent. reduce_scatter, all_gather: replacements for the two ring functions.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class RingCommunicator(Communicator):
         super().__init__(inner.rank, inner.size, inner.moves)
         self.inner, self.numbers = inner, inner.numbers
         self.threads_allowed = inner.threads_allowed
-        self.line = inner.duplicate()  # so that the ring's messages cannot meet those of its user
+        self.line = inner.duplicate()  # keeps the ring's messages apart from the user's
         self.functions = (reduce_scatter, all_gather)
 
     def _all_reduce(self, x: Array, op: str, tag: Tag, cuts: Cuts | None) -> None:
@@ -125,7 +127,7 @@ class RingCommunicator(Communicator):
         self.inner._receive(x, source, number)
 
     def _charge(self, tag: Tag, size: Callable[[], int]) -> None:
-        """Nothing: every message is counted when it is sent."""
+        """Do nothing: every message is counted when it is sent."""
 
     def _gather_objects(self, value: Any) -> list[Any]:
         return self.inner._gather_objects(value)
@@ -144,5 +146,5 @@ class RingCommunicator(Communicator):
 
 
 def _given(cuts: Cuts | None) -> dict[str, Cuts]:
-    """An argument for a function that need not know of cuts, as long as there are none."""
+    """Return cuts as keyword arguments, none for None, so that a replacement need not support cuts."""
     return {} if cuts is None else {"cuts": cuts}

@@ -1,9 +1,9 @@
-"""Ranks as threads of one process: for a debugger, a notebook, a quick test.
+"""Ranks as threads of one process, for debuggers, notebooks and quick tests.
 
     results = threads.run(3, lambda world: train(world))
 
-A collective is: everybody shows its array, a barrier, everybody computes its own result from all of them, a barrier,
-everybody writes. Sums go in rank order, so all ranks get the same bits. Messages are copied when sent.
+In a collective every rank publishes its array, passes a barrier, computes its own result from all arrays, passes a
+second barrier, and writes. Sums run in rank order, so all ranks get the same bits. Messages are copied when sent.
 """
 
 import copy
@@ -22,19 +22,19 @@ from ..shares import Cuts
 from .communicator import Communicator, Tag
 from .positions import ENDED, Moves, Standing, report, standing, stuck
 
-STACK = 8 * 2**20  # bytes that a thread's stack may take, on most systems
+STACK = 8 * 2**20  # bytes; a thread's maximum stack on most systems
 
 
 class RankFailed(RuntimeError):
-    """Another rank raised; this one was stopped where it waited."""
+    """Raised in a waiting rank when another rank has failed."""
 
 
 class _Group:
-    """What the threads of one group share."""
+    """The state shared by the threads of one group."""
 
     def __init__(self, size: int, failed: threading.Event) -> None:
         self.size = size
-        self.failed = failed  # one for all groups of a run
+        self.failed = failed  # shared by all groups of a run
         self.barrier = threading.Barrier(size)
         self.shown: list[Any] = [None] * size
         self.mail: dict[tuple, SimpleQueue] = defaultdict(SimpleQueue)
@@ -42,13 +42,14 @@ class _Group:
         self.children: dict[tuple, _Group] = {}
 
     def child(self, key: tuple, size: int) -> "_Group":
-        """The group made under this key; the first member to ask makes it."""
+        """Return the group under this key; the first member to ask creates it."""
         with self.lock:
             if key not in self.children:
                 self.children[key] = _Group(size, self.failed)
             return self.children[key]
 
     def mailbox(self, key: tuple) -> SimpleQueue:
+        """Return the queue of messages under this key."""
         with self.lock:
             return self.mail[key]
 
@@ -57,7 +58,7 @@ class ThreadCommunicator(Communicator):
     """A group of threads."""
 
     def __init__(self, group: _Group, rank: int, moves: Moves | None = None) -> None:
-        """moves: of the communicator that this one is made from; none for the world."""
+        """moves: those of the parent communicator; None for the world."""
         super().__init__(rank, group.size, moves or Moves(rank))
         self.group = group
         self.made: dict[tuple, int] = defaultdict(int)
@@ -74,12 +75,12 @@ class ThreadCommunicator(Communicator):
             raise RankFailed("another rank failed") from None
 
     def _exchange(self, value: Any, compute: Callable[[list[Any]], Any]) -> Any:
-        """compute(the values of all ranks), done while they all hold still."""
+        """Return compute(values of all ranks), which runs before any rank continues."""
         self.group.shown[self.rank] = value
         self._meet()
         result = compute(self.group.shown)
         self._meet()
-        self.group.shown[self.rank] = None  # it may be the last reference to an array
+        self.group.shown[self.rank] = None  # this may be the last reference to an array
         return result
 
     def _all_reduce(self, x: Array, op: str, tag: Tag, cuts: Cuts | None) -> None:
@@ -109,7 +110,7 @@ class ThreadCommunicator(Communicator):
         x.reshape(-1)[...] = message.reshape(-1)
 
     def _take(self, key: tuple) -> Any:
-        """The next message of a mailbox; waits for it."""
+        """Return the next message of a mailbox, blocking."""
         box = self.group.mailbox(key)
         while not self.group.failed.is_set():
             try:
@@ -125,7 +126,7 @@ class ThreadCommunicator(Communicator):
         return self._take(("told", source, self.rank, number))
 
     def _gather_objects(self, value: Any) -> list[Any]:
-        return self._exchange(value, copy.deepcopy)  # as if they had been sent
+        return self._exchange(value, copy.deepcopy)  # copies, as if sent
 
     def _subgroup(self, ranks: Sequence[int]) -> "ThreadCommunicator":
         return self._child(("subgroup", *ranks), list(ranks))
@@ -134,39 +135,40 @@ class ThreadCommunicator(Communicator):
         return self._child(("duplicate",), list(range(self.size)))
 
     def _child(self, name: tuple, members: list[int]) -> "ThreadCommunicator":
-        """Members find each other by the group's name and by how many times they have asked for it."""
+        """Return the new group. Members find each other by its name and the number of times they have requested it."""
         self.made[name] += 1
         child = self.group.child((*name, self.made[name]), len(members))
         return ThreadCommunicator(child, members.index(self.rank), self.moves)
 
 
 class _Sent:
-    """The handle of a message that was copied: there is nothing to wait for."""
+    """Handle of a copied message, which is complete at once."""
 
     def done(self) -> bool:
+        """Return True."""
         return True
 
     def wait(self) -> None:
+        """Return at once."""
         return
 
 
 def world_of_one() -> ThreadCommunicator:
-    """The communicator of a single process."""
+    """Return the communicator of a single process."""
     return ThreadCommunicator(_Group(1, threading.Event()), 0)
 
 
 def run(
     size: int, program: Callable[[Communicator], Any], timeout: float = 120.0, wait: float | None = None
 ) -> list[Any]:
-    """Calls program(world) in `size` threads and returns the results in rank order.
+    """Call program(world) in `size` threads and return the results in rank order.
 
-    When a rank raises, the others are stopped where they wait, and RuntimeError names the rank and its exception.
-    Raises TimeoutError when they do not end within `timeout` seconds, or when some wait for others and none moves for
-    `wait` seconds, by default those of `minitrain.launch()`; UserError for a size that is none or more threads than the
-    machine has memory for.
+    If a rank raises, stop the waiting ranks and raise RuntimeError with the rank and its exception. Raise TimeoutError
+    if the ranks do not finish within `timeout` seconds, or if ranks wait and none makes progress for `wait` seconds
+    (default: as in `minitrain.launch()`). Raise UserError for an invalid size, or if memory lacks room for the threads.
     """
     check_whole("size", size, 1)
-    check_memory(f"size is {size}; the stacks of so many threads", size * STACK, "give fewer ranks")
+    check_memory(f"size is {size}; the stacks of that many threads", size * STACK, "give fewer ranks")
     check_number("timeout", timeout, "above 0")
     timeout, limit = min(timeout, threading.TIMEOUT_MAX), waiting(wait)
     group = _Group(size, threading.Event())
@@ -185,19 +187,19 @@ def run(
     _start(threads, group)
     message = _join(threads, [world.moves for world in worlds], time.monotonic() + timeout, limit)
     late = [thread.name for thread in threads if thread.is_alive()]
-    failed = list(errors)  # before those that are late are woken up, to fail as well
+    failed = list(errors)  # copied before late ranks are woken, which makes them fail as well
     _stop(group) if late else None
     causes = [pair for pair in failed if not isinstance(pair[1], RankFailed)] or failed
     if causes:
         rank, error = causes[0]
         raise RuntimeError(f"rank {rank} of {size} raised {type(error).__name__}: {error}") from error
     if late:
-        raise TimeoutError(message or f"after {timeout} s these had not ended: {', '.join(late)}")
+        raise TimeoutError(message or f"after {timeout} s these ranks had not ended: {', '.join(late)}")
     return results
 
 
 def _join(threads: list[threading.Thread], moves: list[Moves], deadline: float, limit: float) -> str:
-    """Returns when all have ended, at the deadline, or when they are stuck: then with a message that says where."""
+    """Wait until all threads end, the deadline passes or the ranks are stuck. Return a report if stuck, else ""."""
     counts, since = [-1] * len(moves), [0.0] * len(moves)
     pause = min(limit / 20, 1.0)
     for thread in threads:
@@ -215,7 +217,7 @@ def _join(threads: list[threading.Thread], moves: list[Moves], deadline: float, 
 
 
 def _standings(threads: list[threading.Thread], moves: list[Moves], now: float, since: list[float]) -> list[Standing]:
-    """Where each rank stands."""
+    """Return the state of each rank."""
     return [
         standing(thread.ident or 0, move, now - before) if thread.is_alive() else Standing(False, now - before, ENDED)
         for thread, move, before in zip(threads, moves, since, strict=True)
@@ -223,19 +225,19 @@ def _standings(threads: list[threading.Thread], moves: list[Moves], now: float, 
 
 
 def _start(threads: list[threading.Thread], group: _Group) -> None:
-    """Starts all threads, or ends those that were started."""
+    """Start all threads. If the system refuses one, stop the others and raise UserError."""
     for i, thread in enumerate(threads):
         try:
             thread.start()
         except RuntimeError as error:
             _stop(group)
             raise UserError(
-                f"size is {len(threads)}, but after {i} threads the system starts no more: give fewer ranks"
+                f"size is {len(threads)}, but the system could start only {i} threads: use fewer ranks"
             ) from error
 
 
 def _stop(group: _Group) -> None:
-    """Ends every wait in this group and the groups made from it."""
+    """End every wait in this group and its subgroups."""
     group.failed.set()
     group.barrier.abort()
     with group.lock:

@@ -1,1 +1,1 @@
-"""Instruments: what was sent, computed and held is counted, since a clock proves nothing on a shared machine."""
+"""Instruments that count bytes, FLOPs and memory, since wall time proves nothing on a shared machine."""

@@ -1,14 +1,14 @@
-"""Virtual time, in exact fractions: the bubble of a pipeline to the last digit, on any machine.
+"""Virtual time in exact fractions: measures the bubble of a pipeline exactly, on any machine.
 
     start of an instruction = max(end of the one before it on this rank,
                                   sent + alpha + beta bytes, for the message that it needs)
     end                     = start + its declared cost
 
-Every rank carries a clock. A message carries the time at which it was sent; sending costs the sender nothing, and
-communication lanes never fill up. The numbers that a run computes are the real ones: only the time is declared.
+Every rank has a clock, and every message carries its send time. Sending is free for the sender, and links never
+saturate. The run computes real numbers; only the time is virtual.
 
-Nothing here knows about pipelines but the four letters: F forward, B backward, which is I (the gradient of the input)
-and W (the gradients of the weights) in one. Simulated without MPI: `simulate` in parallel/pipeline_simulation.py.
+The only pipeline concepts here are the four instruction kinds: F forward, I input gradient, W weight gradients, and B
+backward, which is I and W in one. `simulate` in parallel/pipeline_simulation.py does the same without MPI.
 """
 
 import math
@@ -27,7 +27,7 @@ Number = int | Fraction
 
 
 class Instruction(Protocol):
-    """What takes time: of one micro-batch, in one of the rank's chunks of the model."""
+    """A unit of work: kind F, B, I or W, on one micro-batch, in one of the rank's model chunks."""
 
     @property
     def kind(self) -> str: ...
@@ -37,12 +37,12 @@ class Instruction(Protocol):
     def chunk(self) -> int: ...
 
 
-Lane = list[tuple[Fraction, Fraction, Instruction]]  # start, end, what: one rank's work
+Lane = list[tuple[Fraction, Fraction, Instruction]]  # (start, end, instruction) of one rank's work
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Units of time for a forward, an input gradient and the weight gradients of one chunk; B = I + W.
+    """Time units for the forward, input gradient and weight gradients of one chunk; B = I + W.
 
     A message of n bytes takes alpha + beta n.
     """
@@ -55,60 +55,61 @@ class Costs:
 
     @property
     def B(self) -> Number:
+        """The time of a full backward."""
         return self.I + self.W
 
     def message(self, nbytes: int) -> Number:
+        """Return alpha + beta nbytes."""
         return self.alpha + self.beta * nbytes
 
 
 @dataclass
 class Clock:
-    """One rank's time, and its lane: what it did and when."""
+    """One rank's virtual time, and its lane: what it did and when."""
 
     costs: Costs = field(default_factory=Costs)
     time: Fraction = Fraction(0)
     lane: Lane = field(default_factory=list)
 
     def receive(self, sent: Fraction, nbytes: int = 0) -> None:
-        """Waits for a message that left its sender at `sent`, unless it is there already."""
+        """Advance to the arrival of a message sent at time `sent`, if that is later than now."""
         self.time = max(self.time, sent + self.costs.message(nbytes))
 
     def run(self, what: Instruction) -> None:
-        """Spends the cost of the instruction."""
+        """Advance by the cost of the instruction and record it in the lane."""
         end = self.time + getattr(self.costs, what.kind)
         self.lane.append((self.time, end, what))
         self.time = end
 
 
 class Stamps:
-    """What a pipeline tells (an Observer, parallel/pipeline.py), as virtual time: beside every message goes the time
-    at which it left.
+    """An Observer (parallel/pipeline.py) that runs a clock and sends a timestamp along with every message.
 
-    clock: the rank's. group: the ranks of its pipeline, which all make this together; the times travel on a
-    communicator of their own.
+    clock: this rank's. group: the ranks of its pipeline, which must construct this together. The timestamps travel on
+    a duplicate of the group.
     """
 
     def __init__(self, clock: Clock, group: "Communicator") -> None:
         self.clock, self.times = clock, group.duplicate()
 
     def begins(self, do: Instruction) -> None:
-        """It takes its declared time."""
+        """Advance the clock by the cost of the instruction."""
         self.clock.run(do)
 
     def sends(self, to: int, number: int) -> None:
-        """The time is so small a message that it is copied aside."""
+        """Send the current time. A message this small is buffered, so waiting for it does not block."""
         time = np.array(self.clock.time.as_integer_ratio())
         self.times.send(time, to, TIME, number).wait()
 
     def received(self, source: int, number: int, nbytes: int) -> None:
-        """Wait, in virtual time, for the message."""
+        """Advance the clock to the arrival of the message."""
         time = np.empty(2, np.int64)
         self.times.receive(time, source, TIME, number)
         self.clock.receive(Fraction(*time.tolist()), nbytes)
 
 
 def peak_in_flight(instructions: Iterable[Instruction]) -> int:
-    """The most (micro-batch, chunk) pairs of one rank whose activations are kept: from F to B, or to W."""
+    """Return the peak number of (micro-batch, chunk) pairs whose activations one rank keeps: from F to B, or to W."""
     most = now = 0
     for what in instructions:
         now += {"F": 1, "B": -1, "I": 0, "W": -1}[what.kind]
@@ -117,28 +118,29 @@ def peak_in_flight(instructions: Iterable[Instruction]) -> int:
 
 
 def symbol(what: Instruction) -> str:
-    """A digit for F, a letter for B and I, a capital for W; after ten micro-batches they begin anew."""
+    """Return a digit for F, a lower-case letter for B and I, a capital for W. They repeat after ten micro-batches."""
     return {"F": "0123456789", "B": "abcdefghij", "I": "abcdefghij", "W": "ABCDEFGHIJ"}[what.kind][what.micro % 10]
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """The lanes of all ranks, and what they say."""
+    """The lanes of all ranks, with summary statistics."""
 
     lanes: Sequence[Lane]
 
     @property
     def makespan(self) -> Fraction:
+        """The end of the last instruction."""
         return max((end for lane in self.lanes for _, end, _ in lane), default=Fraction(0))
 
     @property
     def busy(self) -> Fraction:
-        """Added up over the ranks."""
+        """The total time spent in instructions, summed over ranks."""
         return sum((end - start for lane in self.lanes for start, end, _ in lane), Fraction(0))
 
     @property
     def idle(self) -> Fraction:
-        """Idle time over total time, of all ranks together: GPipe's definition of the bubble."""
+        """Idle time over total time, summed over ranks: GPipe's definition of the bubble."""
         return 1 - self.busy / (len(self.lanes) * self.makespan)
 
     @property
@@ -148,14 +150,14 @@ class Timeline:
 
     @property
     def peaks(self) -> list[int]:
-        """Activations in flight at the worst moment of each rank."""
+        """The peak number of activations in flight on each rank."""
         return [peak_in_flight(what for _, _, what in lane) for lane in self.lanes]
 
     def draw(self, width: int = 80, symbol: Callable[[Instruction], str] = symbol) -> str:
-        """One row a rank and, where that fits into the width, one column for each unit of time.
+        """Return a text picture with one row per rank and, if it fits into `width`, one column per unit of time.
 
-        The unit is the largest that divides all times; a picture that is too wide gets a multiple of it, shows what
-        runs in the middle of each column, and says so in a last line.
+        The unit is the largest that divides all times. If the picture is too wide, a column is a multiple of the unit,
+        shows what runs at its middle, and a note follows.
         """
         names = [f"rank {r} " for r in range(len(self.lanes))]
         margin = max(map(len, names))
@@ -163,11 +165,11 @@ class Timeline:
         scale = max(1, math.ceil(self.makespan / unit / (width - margin)))
         columns = math.ceil(self.makespan / (unit * scale))
         rows = [sampled(lane, unit * scale, columns, symbol) for lane in self.lanes]
-        note = [f"(a column is {unit * scale}; what is shorter may be missing)"] if scale > 1 else []
+        note = [f"(a column is {unit * scale}; shorter instructions may be missing)"] if scale > 1 else []
         return "\n".join([f"{name:<{margin}}{row}" for name, row in zip(names, rows, strict=True)] + note)
 
     def svg(self, width: int = 760) -> str:
-        """The same as a picture: a row a rank, a box an instruction with its micro-batch, in a colour for each kind."""
+        """Return an SVG with a row per rank and a box per instruction, labelled by micro-batch and coloured by kind."""
         left, height, gap = 52, 22, 4
         scale = (width - left) / float(self.makespan or 1)
         lines = [
@@ -190,14 +192,14 @@ COLOURS = {"F": "#9ecae1", "B": "#fdae6b", "I": "#fdd0a2", "W": "#c7e9c0"}
 
 
 def common_measure(times: Iterable[Fraction]) -> Fraction:
-    """The largest fraction of which all of these are multiples; 1 if there is nothing but 0."""
+    """Return the largest fraction of which all times are multiples; 1 if all are 0."""
     times = list(times)
     below = math.lcm(*(time.denominator for time in times))
     return Fraction(math.gcd(*(int(time * below) for time in times)) or 1, below)
 
 
 def sampled(lane: Lane, column: Fraction, columns: int, symbol: Callable[[Instruction], str]) -> str:
-    """What runs in the middle of each column, dots where nothing does."""
+    """Return the symbol of what runs at the middle of each column, a dot where nothing does."""
     row = ["."] * columns
     for start, end, what in lane:
         first, stop = (math.ceil(time / column - Fraction(1, 2)) for time in (start, end))

@@ -1,4 +1,4 @@
-"""Pictures as text, which work over ssh as well."""
+"""Text charts, which also work over ssh."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,9 +10,9 @@ SYMBOLS = "o.x+*#"
 def chart(
     curves: Mapping[str, Sequence[float]], y: str, x: str, width: int = 64, height: int = 12, log: bool = False
 ) -> str:
-    """The curves in a field of characters, at most 80 columns wide. x is the position in each sequence.
+    """Return a text plot of the curves, `width` by `height` characters plus labels. x is the index in each sequence.
 
-    Where curves lie on top of each other, their symbols take turns. log: the y axis is logarithmic.
+    Where curves overlap, their symbols alternate. log: use a logarithmic y axis. At most six curves are drawn.
     """
     scale = np.log10 if log else np.asarray
     rows = {name: scale(np.asarray(curve, float)) for name, curve in curves.items()}
@@ -38,6 +38,6 @@ def chart(
 
 
 def bars(values: Mapping[str, float], width: int = 40) -> str:
-    """One bar a row, with its number."""
+    """Return a bar chart with one row per value, the largest bar `width` characters long."""
     most, margin = max(values.values()) or 1, max(map(len, values))
     return "\n".join(f"{name:<{margin}} |{'#' * round(width * v / most)} {v:,.10g}" for name, v in values.items())

@@ -1,16 +1,16 @@
-"""The ledger: bytes and messages sent, FLOPs, and live bytes with their peak, for one rank.
+"""The ledger of one rank: counts bytes and messages sent, FLOPs, and live bytes with their peak.
 
     ledger = Ledger()
     with ledger.open():
         train_step(...)
     ledger.bytes["dp", "gradients"]     sent by this rank under this tag
-    ledger.peak, ledger.peak_parts      most bytes alive at once, and of what kind they were
+    ledger.peak, ledger.peak_parts      most bytes alive at once, in total and by kind
 
-Without an open ledger nothing is counted and nothing slows down. The open one lives in a context variable: ranks that
-are threads each have their own, and a rank's communication thread shares its rank's.
+Without an open ledger nothing is counted, at no cost. The open ledger is a context variable: ranks that are threads
+each have their own, and a rank's communication thread shares its rank's.
 
-Live bytes are followed array by array: whoever makes an array that matters reports it once (`hold`), and a weak
-reference tells when it is gone. Views are counted as the array that owns their memory, once.
+Live bytes are tracked per array: code that allocates an array that matters reports it once (`hold`), and a weak
+reference detects when it is freed. A view counts as the array that owns its memory, once.
 """
 
 import threading
@@ -21,19 +21,19 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-# An array may be reported more than once; the kind further right is the better description.
+# If an array is reported more than once, the kind further right takes precedence.
 KINDS = ("buffers", "activations", "optimizer", "gradients", "parameters")
 
 _current: ContextVar["Ledger | None"] = ContextVar("ledger", default=None)
 
 
 class Ledger:
-    """Counters of one rank, all from 0.
+    """Counters of one rank, starting at 0.
 
-    bytes, messages: tag -> what left this rank by `send`. charged: tag -> the bytes that a ring would have sent from
-    this rank, for collectives inside MPI, which cannot be looked into. flops: multiplications and additions of matrix
-    products. live: kind -> bytes alive; peak, peak_parts, peak_moment: the most there has been. history: with
-    history=True, what was alive after each change, as copies of `live`.
+    bytes, messages: tag -> amount sent by this rank. charged: tag -> bytes that this rank would have sent in a ring,
+    for collectives inside MPI, whose messages are not visible. flops: multiplications and additions in matrix products.
+    live: kind -> bytes alive; peak, peak_parts, peak_moment: their maximum total, its kinds, and what ran then.
+    history: if history=True, a copy of `live` after each change.
     """
 
     def __init__(self, history: bool = False) -> None:
@@ -47,11 +47,11 @@ class Ledger:
         self.peak_moment = ""
         self.history: list[dict[str, int]] | None = [] if history else None
         self._held: dict[int, tuple[weakref.ref, int, str]] = {}  # id of the owning array -> reference, bytes, kind
-        self._lock = threading.RLock()  # an array may die in any thread, even inside `hold`
+        self._lock = threading.RLock()  # an array may be freed in any thread, even inside `hold`
 
     @contextmanager
     def open(self) -> Iterator["Ledger"]:
-        """What happens inside, in this thread, is counted here."""
+        """Context manager: count here what happens inside, in this thread."""
         token = _current.set(self)
         try:
             yield self
@@ -59,7 +59,7 @@ class Ledger:
             _current.reset(token)
 
     def hold(self, array: Any, kind: str, phase: str = "", node: Any = None) -> None:
-        """Follows the memory of this array until it is freed."""
+        """Track the memory of this array until it is freed. kind, phase, node: see the function `hold`."""
         owner = _owner(array)
         if owner is None or not owner.nbytes:
             return
@@ -82,7 +82,7 @@ class Ledger:
                 self.peak_moment = phase if node is None else f"{phase} of {node.operation}"
 
     def count(self, counter: Counter, tag: tuple[str, str], size: int) -> None:
-        """Adds to one of the counters; the communication thread may do so at the same time."""
+        """Add `size` to counter[tag]. Thread-safe: the communication thread may call it concurrently."""
         with self._lock:
             counter[tag] += size
 
@@ -98,19 +98,19 @@ class Ledger:
 
 
 def current() -> Ledger | None:
-    """The open ledger, if there is one."""
+    """Return the open ledger, or None."""
     return _current.get()
 
 
 def hold(array: Any, kind: str, phase: str = "", node: Any = None) -> None:
-    """Reports an array to the open ledger. kind: one of KINDS; phase: what is being done, by which operation."""
+    """Report an array to the open ledger. kind: one of KINDS; phase, node: what is running, and its operation."""
     ledger = _current.get()
     if ledger is not None:
         ledger.hold(array, kind, phase, node)
 
 
 def sent(tag: tuple[str, str], size: int) -> None:
-    """One message of `size` bytes leaves this rank."""
+    """Count one message of `size` bytes sent by this rank."""
     ledger = _current.get()
     if ledger is not None:
         ledger.count(ledger.bytes, tag, size)
@@ -118,21 +118,21 @@ def sent(tag: tuple[str, str], size: int) -> None:
 
 
 def charge(tag: tuple[str, str], size: int) -> None:
-    """A collective inside MPI, for which a ring would have sent `size` bytes from this rank."""
+    """Count a collective inside MPI, for which this rank would have sent `size` bytes in a ring."""
     ledger = _current.get()
     if ledger is not None:
         ledger.count(ledger.charged, tag, size)
 
 
 def flops(count: int) -> None:
-    """Multiplications and additions that were done."""
+    """Count multiplications and additions in the open ledger."""
     ledger = _current.get()
     if ledger is not None:
         ledger.flops += count
 
 
 def _owner(array: Any) -> Any:
-    """The array that owns the memory; None for what is not an array."""
+    """Return the array that owns the memory, or None if this is not an array with at least one axis."""
     while getattr(array, "base", None) is not None and hasattr(array.base, "nbytes"):
         array = array.base
     return array if hasattr(array, "nbytes") and hasattr(array, "base") and getattr(array, "shape", None) else None

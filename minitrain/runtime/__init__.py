@@ -1,1 +1,1 @@
-"""Where a program meets its machine: start and end of the ranks, time limits, what they print, the doctor."""
+"""Running on a machine: start and end of the ranks, hang detection, ordered output, the doctor."""

@@ -1,6 +1,6 @@
-"""`python -m minitrain doctor`: will mpirun work on this machine, and if not, what helps?
+"""`python -m minitrain doctor`: check whether mpirun works on this machine, and suggest fixes if it does not.
 
-Every check gives what was found and, when something is wrong, the cure. MPI is only touched in child processes with a
+Every check reports what it found and, if something is wrong, how to fix it. MPI runs only in child processes with a
 time limit, since a broken MPI may hang or abort.
 """
 
@@ -27,7 +27,7 @@ THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. A finding with a cure is a problem; `fatal` says whether training cannot start."""
+    """One line of the report. A finding with a cure is a problem; if `fatal`, it prevents training."""
 
     what: str
     found: str
@@ -36,13 +36,13 @@ class Finding:
 
     @property
     def ready(self) -> bool:
-        """Whether training can start, as far as this check goes."""
+        """Whether training can start, according to this check."""
         return not (self.cure and self.fatal)
 
 
 def examine(seconds: float) -> int:
-    """Prints the report. Status 0 when every check that matters is passed, otherwise 1."""
-    print(f"Looking at this machine; the two-rank run may take up to {seconds:.0f} s.", flush=True)
+    """Print the report. Return 0 if no fatal check failed, else 1. seconds: time limit of the two-rank run."""
+    print(f"Checking this machine; the two-rank run may take up to {seconds:.0f} s.", flush=True)
     found = findings(seconds)
     table = Table(box=None, pad_edge=False)
     for heading in ("", "check", "found"):
@@ -58,7 +58,7 @@ def examine(seconds: float) -> int:
 
 
 def findings(seconds: float) -> list[Finding]:
-    """All checks, in the order of the report."""
+    """Run all checks and return them in the order of the report."""
     found = [check() for check in (_python, _library, _mpirun, _root, _cores, _threads, _host, _shared_memory)]
     return [*found, _two_ranks(seconds)]
 
@@ -69,7 +69,7 @@ def _python() -> Finding:
 
 
 def _library() -> Finding:
-    """The MPI that mpi4py loads, asked in a child process."""
+    """Find the MPI library that mpi4py loads, in a child process."""
     status, output = _child([sys.executable, "-c", "from mpi4py import MPI; print(MPI.Get_library_version())"], 20)
     if status == 0:
         return Finding("MPI library", family_of(output) or output.strip()[:60])
@@ -82,13 +82,13 @@ def _library() -> Finding:
 
 
 def _mpirun() -> Finding:
-    """Whether mpirun is the one that belongs to this Python, and of the library's family."""
+    """Check that mpirun belongs to this Python and to the same MPI as the library."""
     beside = Path(sys.executable).parent / "mpirun"
     first = shutil.which("mpirun")
     if first is None and not beside.exists():
         return Finding("mpirun", "none", f"{sys.executable} -m pip install 'mpich>=5,<6'")
     if beside.exists() and (first is None or not Path(first).samefile(beside)):
-        cure = f"type {beside}, or activate the environment first: source {beside.parent}/activate"
+        cure = f"run {beside}, or activate the environment first: source {beside.parent}/activate"
         return Finding("mpirun", f"{first or 'not on the PATH'}; this Python's own is {beside}", cure, fatal=False)
     _, version = _child([first or str(beside), "--version"], 20)
     launcher, library = family_of(version), family_of(_library().found)
@@ -110,12 +110,12 @@ def _root() -> Finding:
 
 def _cores() -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cure = "" if cores > 1 else "two ranks will share one core: everything works, nothing gets faster"
+    cure = "" if cores > 1 else "two ranks will share one core: everything works, but nothing gets faster"
     return Finding("cores", str(cores), cure, fatal=False)
 
 
 def _threads() -> Finding:
-    """minitrain sets one thread per rank unless the environment says otherwise."""
+    """Check that BLAS uses one thread per rank, minitrain's default if the environment does not override it."""
     many = [f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if os.environ.get(name, "1") != "1"]
     if not many:
         return Finding("threads", "1 per rank")
@@ -124,7 +124,7 @@ def _threads() -> Finding:
 
 
 def _host() -> Finding:
-    """MPI asks for its own host's address; on some networks that fails or takes minutes."""
+    """Check that the host name resolves, as MPI requires; on some networks that fails or takes minutes."""
     name = socket.gethostname()
     if _within(5, lambda: socket.getaddrinfo(name, None)):
         return Finding("host name", f"{name} resolves")
@@ -133,7 +133,7 @@ def _host() -> Finding:
 
 
 def _shared_memory() -> Finding:
-    """Ranks of one machine talk through files in /dev/shm; MPI dies with "Bus error" when it is full."""
+    """Check the room in /dev/shm, through which local ranks communicate; if it is full, MPI dies with "Bus error"."""
     if not remains.SHARED.is_dir():
         return Finding("/dev/shm", "no /dev/shm on this system")
     free, left = shutil.disk_usage(remains.SHARED).free, remains.abandoned()
@@ -142,16 +142,14 @@ def _shared_memory() -> Finding:
     if left:
         size = sum(path.stat().st_size for path in left) / 2**20
         names = " ".join(sorted({f"{remains.SHARED}/{remains.kind(path)}*" for path in left}))
-        cure = (
-            f"jobs that were killed have left {size:,.0f} MiB there ({len(left)} files); while no job runs: rm {names}"
-        )
+        cure = f"killed jobs have left {size:,.0f} MiB there ({len(left)} files); when no job is running: rm {names}"
         return Finding("/dev/shm", found, cure, fatal=few)
-    cure = 'ranks die with "Bus error" when it is full: delete files there; in a container: docker run --shm-size=1g'
+    cure = 'if it is full, ranks die with "Bus error": delete files there; in a container: docker run --shm-size=1g'
     return Finding("/dev/shm", found, cure if few else "")
 
 
 def _two_ranks(seconds: float) -> Finding:
-    """A sum over two ranks under mpirun."""
+    """Run an all-reduce on two ranks under mpirun."""
     mpirun = find_mpirun()
     if mpirun is None:
         return Finding("two ranks", "not tried", "there is no mpirun")
@@ -166,12 +164,12 @@ def _two_ranks(seconds: float) -> Finding:
     if status == 0 and "the sum is right" in output:
         return Finding("two ranks", "mpirun -n 2 works")
     if status is None:
-        return Finding("two ranks", f"nothing after {seconds:.0f} s", "see the host name above, and firewalls")
+        return Finding("two ranks", f"no result after {seconds:.0f} s", "check the host name above, and firewalls")
     return Finding("two ranks", f"status {status}", "mpirun -n 2 failed with:\n" + output.strip()[-800:])
 
 
 def _child(command: list[str], seconds: float) -> tuple[int | None, str]:
-    """(status, output) of a command; status None when it had to be stopped. It may be called by a rank, too."""
+    """Return (status, output) of a command; status None after a timeout. A rank may call this as well."""
     try:
         done = subprocess.run(
             command,
@@ -191,7 +189,7 @@ def _child(command: list[str], seconds: float) -> tuple[int | None, str]:
 
 
 def _within(seconds: float, question: Callable[[], object]) -> bool:
-    """Whether the question is answered in time; a resolver may hang for minutes."""
+    """Return whether the question is answered in time; a resolver may hang for minutes."""
     answered = threading.Event()
 
     def ask() -> None:

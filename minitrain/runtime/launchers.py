@@ -1,4 +1,4 @@
-"""What mpirun is, what it leaves in the environment, and what to say when the start fails."""
+"""Find mpirun, recognize its environment variables, and report failed starts."""
 
 import contextlib
 import shutil
@@ -10,18 +10,18 @@ from ..environment import launched
 from ..errors import UserError
 
 SET_BY_MPIRUN = ("PMI_", "PMIX_", "HYDI_", "MPI_LOCAL", "OMPI_", "PRTE_")
-# but for these: parameters, places, and the permission of root, which users set
+# exceptions: parameters, paths, and root's permission, which users set
 SET_BY_USERS = ("PMIX_MCA_", "OMPI_MCA_", "PRTE_MCA_", "PMIX_PREFIX", "PRTE_PREFIX", "OMPI_ALLOW_")
 
 
 def find_mpirun() -> str | None:
-    """The mpirun beside this Python, which belongs to its MPI, or the first on the PATH."""
+    """Return the mpirun in this Python's folder, which belongs to its MPI, or else the first on the PATH, or None."""
     beside = Path(sys.executable).parent / "mpirun"
     return str(beside) if beside.exists() else shutil.which("mpirun")
 
 
 def family_of(text: str) -> str:
-    """'MPICH' or 'Open MPI', from what a version command prints; '' when it is neither."""
+    """Return 'MPICH' or 'Open MPI' from the output of a version command; '' if it is neither."""
     low = text.lower()
     return (
         "Open MPI"
@@ -33,9 +33,9 @@ def family_of(text: str) -> str:
 
 
 def outside(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what mpirun has told this process.
+    """Return the environment without the variables that mpirun set for this process.
 
-    For a child with a job of its own: an mpirun that sees these would take itself for a rank of the job around it.
+    A child needs this to start its own job: an mpirun that sees them mistakes itself for a rank of the outer job.
     """
     return {
         name: value
@@ -45,7 +45,7 @@ def outside(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def tell(error: UserError) -> int:
-    """Prints the error as a line, on rank 0: one is enough. Returns the status to end with."""
+    """Print the error on rank 0 as one line. Return the exit status, 2."""
     with contextlib.suppress(UserError):
         if launched()[1] != 0:
             return 2
@@ -54,7 +54,7 @@ def tell(error: UserError) -> int:
 
 
 def not_installed(error: ModuleNotFoundError) -> UserError:
-    """What to say of a module that this Python does not have."""
+    """Return the UserError for a module that this Python does not have."""
     module = str(error.name).partition(".")[0]
     return UserError(
         f"this Python ({sys.executable}) has no module {module!r}: activate the environment that `make venv` makes: "

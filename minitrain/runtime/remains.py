@@ -1,9 +1,9 @@
-"""The files that MPI keeps while a job runs, and leaves behind when the job is aborted.
+"""Clean up the files that MPI keeps while a job runs and leaves behind if the job is aborted.
 
-MPICH has one segment of shared memory a job in /dev/shm, of 2 to 8 MB. It takes the file away when all ranks reach the
-end, and not when one of them calls Abort: a container's 64 MB are full after some ten mistakes, and the next job dies
-of a bus error. Once all ranks have mapped the segment nobody needs its name, so it goes at the start: the memory stays
-until the last rank has ended, however it ends.
+MPICH keeps one shared-memory segment of 2 to 8 MB per job in /dev/shm. It removes the file when all ranks finish, but
+not after Abort: about ten failed jobs fill a container's 64 MB, and the next job dies of a bus error. Once all ranks
+have mapped the segment, its name is no longer needed, so it is unlinked at the start. The memory stays until the last
+rank ends, however it ends.
 """
 
 import contextlib
@@ -13,34 +13,37 @@ from pathlib import Path
 
 from ..errors import UserError
 
-A_RANK, BASE = 2**20, 2**18  # bytes of shared memory: of each rank, and of a job
-SHARED = Path("/dev/shm")  # where Linux has POSIX shared memory; macOS shows it nowhere
+A_RANK, BASE = 2**20, 2**18  # bytes of shared memory per rank and per job
+SHARED = Path("/dev/shm")  # POSIX shared memory on Linux; macOS does not expose it
 SEGMENTS = ("mpich_shm_", "ucx_shm_", "sm_segment", "vader_segment")  # MPICH's, and Open MPI's
-TOPOLOGY = "hydra_hwloc_xmlfile_"  # MPICH's mpirun writes the machine's plan there, for MPI_Init to read
+TOPOLOGY = "hydra_hwloc_xmlfile_"  # MPICH's mpirun writes the machine's topology there for MPI_Init
 
 
 def unlink_own() -> None:
-    """Take away the names of this job's files. All ranks of the job have left MPI_Init."""
+    """Unlink this job's files. Call it once all ranks of the job have left MPI_Init."""
     for path in (*_mapped("self", "mpich_shm_"), *_opened(os.getppid(), TOPOLOGY)):
-        with contextlib.suppress(OSError):  # another rank was faster
+        with contextlib.suppress(OSError):  # another rank has already removed it
             path.unlink()
 
 
 def check_room(rank: int, ranks: int) -> None:
-    """Raise UserError when shared memory has less room than so many ranks of MPICH need: MPI_Init would crash."""
+    """Raise UserError if shared memory is too small for `ranks` MPICH ranks; on ranks other than 0, exit with status 2.
+
+    MPI_Init would crash.
+    """
     need = max(ranks, 2) * A_RANK + BASE
     if not SHARED.is_dir() or (free := shutil.disk_usage(SHARED).free) >= need:
         return
     if rank != 0:
-        raise SystemExit(2)  # without a word: rank 0 has it
+        raise SystemExit(2)  # silently: rank 0 prints the error
     raise UserError(
         f"{SHARED} has {free / 2**20:.1f} MiB left, and {ranks} rank(s) need {need / 2**20:.2f} MiB of shared memory "
-        "there; what fills it, and what helps: python -m minitrain doctor"
+        "there; to see what fills it, run: python -m minitrain doctor"
     )
 
 
 def abandoned() -> list[Path]:
-    """Segments of this user in shared memory that no process maps any more."""
+    """Return this user's shared-memory segments that no process maps any more."""
     if not (SHARED.is_dir() and hasattr(os, "getuid")):
         return []
     used = {path for process in Path("/proc").glob("[0-9]*") for path in _mapped(process.name, "")}
@@ -48,7 +51,7 @@ def abandoned() -> list[Path]:
 
 
 def kind(path: Path) -> str:
-    """How the names of segments like this one begin; "" for a file that MPI did not make."""
+    """Return the name prefix of the segment, one of SEGMENTS; "" for a file that is not MPI's."""
     return next((prefix for prefix in SEGMENTS if path.name.startswith(prefix)), "")
 
 
@@ -59,18 +62,18 @@ def _is_ours(path: Path) -> bool:
 
 
 def _mapped(process: str, prefix: str) -> set[Path]:
-    """Files in shared memory whose names begin so, and that the process has in its memory."""
+    """Return the files in shared memory that the process maps and whose names begin with `prefix`."""
     try:
         lines = Path("/proc", process, "maps").read_text("utf-8", "replace").splitlines()
-    except OSError:  # it has ended, or this system has no /proc
+    except OSError:  # the process has ended, or this system has no /proc
         return set()
     return {Path(line[line.index("/") :]) for line in lines if f" {SHARED}/{prefix}" in line}
 
 
 def _opened(process: int, prefix: str) -> list[Path]:
-    """Files whose names begin so, and that the process has opened."""
+    """Return the files that the process has open and whose names begin with `prefix`."""
     found = []
-    with contextlib.suppress(OSError):  # it is another user's, or this system has no /proc
+    with contextlib.suppress(OSError):  # another user's process, or this system has no /proc
         for link in Path("/proc", str(process), "fd").iterdir():
             with contextlib.suppress(OSError):
                 found.append(link.readlink())

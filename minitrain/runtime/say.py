@@ -1,6 +1,6 @@
-"""What all ranks have to say, in order.
+"""Print the output of all ranks in rank order.
 
-Each rank may print for itself, but all share one terminal: their lines come in any order, in another one every time.
+Ranks share one terminal, so if each prints for itself, the lines appear in a different order on every run.
 """
 
 import contextlib
@@ -13,10 +13,9 @@ from ..comm.communicator import Communicator
 
 
 def say(world: Communicator, text: str, file: TextIO | None = None) -> None:
-    """Rank 0 prints the texts of all ranks in the order of the ranks, each ended by a newline. All ranks call it.
+    """Print the texts of all ranks on rank 0, in rank order, a newline after each. All ranks must call this.
 
-    file: where to; sys.stdout unless given. The texts leave in one piece, so that no other rank's words come between
-    them, and they have left when rank 0 returns.
+    file: default sys.stdout. The texts are written in one piece, so no other output comes in between, and flushed.
     """
     texts = world.gather_objects(text)
     if world.rank == 0:
@@ -24,7 +23,7 @@ def say(world: Communicator, text: str, file: TextIO | None = None) -> None:
 
 
 class Output:
-    """Standard output that remembers why it could not be written, and shows what its encoding lacks as an escape."""
+    """Standard output that records why a write failed, and escapes characters that its encoding lacks."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -34,7 +33,7 @@ class Output:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        """As a stream's."""
+        """Write the text, as `TextIO.write` does. Record and raise OSError on failure."""
         try:
             return self.stream.write(text)
         except UnicodeEncodeError as error:
@@ -44,7 +43,7 @@ class Output:
             raise
 
     def flush(self) -> None:
-        """As a stream's."""
+        """Flush the stream. Record and raise OSError on failure."""
         try:
             self.stream.flush()
         except OSError as error:
@@ -53,39 +52,39 @@ class Output:
 
 
 def watched(stream: TextIO | None) -> TextIO:
-    """The stream as an Output; None, which is what Python has for one that was closed before, goes nowhere."""
+    """Wrap the stream in an Output. For None, Python's value for a closed stream, write to the null device."""
     if stream is None:
-        stream = open(os.devnull, "w")  # noqa: SIM115 (as long as the process lives)
+        stream = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
     return stream if isinstance(stream, Output) else cast(TextIO, Output(stream))
 
 
 def output_lost() -> str | None:
-    """Why the watched standard output could not be written, as a line for standard error; None when it could.
+    """Return a line for standard error that says why writing to standard output failed; None if it did not fail.
 
-    A reader that has had enough (`| head`) is no mistake: the line is empty. What was not written is dropped, since
-    Python would try once more at its end, and complain.
+    A reader that closes the pipe early (`| head`) is not an error: the line is empty. Discard unwritten output, since
+    Python would retry at exit and complain.
     """
     lost = getattr(sys.stdout, "lost", None)
     if lost is None:
         return None
-    with contextlib.suppress(OSError, ValueError):  # a stream without a file
+    with contextlib.suppress(OSError, ValueError):  # the stream has no file descriptor
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
     if isinstance(lost, BrokenPipeError):
         return ""
-    return f"minitrain: error: the output cannot be written: {lost.strerror}; send it elsewhere\n"
+    return f"minitrain: error: cannot write the output: {lost.strerror}; redirect it elsewhere\n"
 
 
 def watching_output(command: Callable[[], int]) -> int:
-    """The status of the command; 2, and no traceback, when its output could not be written."""
+    """Run the command and return its status; 2, without a traceback, if writing its output failed."""
     before, sys.stdout = sys.stdout, watched(sys.stdout)
     try:
         try:
             status = command()
         finally:
             sys.stdout.flush()
-    except (OSError, SystemExit):  # argparse and rich end by themselves, and argparse passes over what it cannot write
+    except (OSError, SystemExit):  # argparse and rich exit by themselves, and argparse ignores failed writes
         if (said := output_lost()) is None:
             raise
     else:
@@ -93,6 +92,6 @@ def watching_output(command: Callable[[], int]) -> int:
             return status
     finally:
         sys.stdout = before
-    with contextlib.suppress(AttributeError, OSError):  # standard error may be closed as well
+    with contextlib.suppress(AttributeError, OSError):  # standard error may be closed, too
         sys.stderr.write(said)
     return 2

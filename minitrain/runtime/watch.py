@@ -1,16 +1,16 @@
-"""A watch over the ranks of a job under MPI: when they wait for each other and none moves, it says where each stands.
+"""Hang detection for MPI jobs: if ranks wait and none makes progress, end the job and report where each rank is.
 
-A thread in each rank looks at its own rank now and then. One that has waited in the same communication for half of the
-limit asks the others' threads where their ranks stand, again and again, and ends the job when no rank has begun a
-communication for the whole limit. So a job in which any rank moves is never ended, however long another one waits.
+A thread in each rank polls its own rank. If the rank has been in the same communication for half of the limit, its
+thread repeatedly asks the other threads where their ranks are. It ends the job once no rank has begun a communication
+for the whole limit. A job in which any rank makes progress is never ended, however long another rank waits.
 
-    rank                     what its watch can tell
-    waits in a collective    this, and where: the thread runs while the main thread sits in MPI
-    works, sleeps            this, and where; it may do so, but not while another one waits for longer than the limit
-    has ended                this: it stays in launch() until all have ended
-    is stopped, is gone      nothing: no answer comes for the whole limit
+    rank                     what its watch reports
+    waits in a collective    the collective and the line: the thread runs while the main thread is blocked in MPI
+    works, sleeps            the line; allowed, unless another rank waits for longer than the limit
+    has ended                that it has ended: it stays in launch() until all ranks have
+    is stopped, is gone      nothing: no answer for the whole limit
 
-The same thread hears of signals: Python's own handlers run when the main thread returns from MPI, which may never be.
+The same thread receives signals: Python runs its handlers only when the main thread returns from MPI, perhaps never.
 """
 
 import select
@@ -27,40 +27,39 @@ from mpi4py import MPI
 
 from ..comm.positions import ENDED, SILENT, Moves, Standing, report, standing, stuck, together
 
-ASK, ANSWER, HUSH = 1, 2, 3  # tags on a communicator of their own
-INTERRUPTS = {signal.SIGINT, signal.SIGTERM}  # mpirun ends its ranks with the one or the other
-GRACE = 0.1  # seconds: for the main thread to see an interrupt by itself; Open MPI kills the ranks after 0.3
+ASK, ANSWER, HUSH = 1, 2, 3  # tags on a dedicated communicator
+INTERRUPTS = {signal.SIGINT, signal.SIGTERM}  # mpirun ends its ranks with either
+GRACE = 0.1  # seconds for the main thread to handle an interrupt itself; Open MPI kills the ranks after 0.3
 
 
 def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """Handle SIGTERM as Ctrl-C. A second one ends the rank at once, wherever the first has brought it, and what an
-    interrupt breaks off while launch() is being left is not traced."""
+    """Handle SIGTERM as Ctrl-C, without a traceback if it interrupts the exit of launch(). A second one kills."""
     signal.signal(number, signal.SIG_DFL)
     sys.excepthook = lambda *_: None
     raise KeyboardInterrupt
 
 
 class Watch:
-    """The watch of one rank, from `start` to `stop`."""
+    """The watch of one rank, active from `start` to `stop`."""
 
     def __init__(self, comm: MPI.Intracomm, moves: Moves, limit: float, end: Callable[[str], None]) -> None:
-        """comm: for these messages alone. end: ends the job with a message, or as interrupted when there is none."""
+        """comm: used only by watches. limit: seconds. end: ends the job with a message; as interrupted if it is ""."""
         self.comm, self.moves, self.limit, self.end = comm, moves, limit, end
         self.main = threading.get_ident()
-        self.ended = self.remarked = False  # the program of this rank is over, and it was said that others are not
+        self.ended = self.remarked = False  # this rank's program has ended; reported that others have not
         self.count, self.since = moves.count, time.monotonic()
-        self.asked: dict[int, float] = {}  # rank -> when, until it answers
+        self.asked: dict[int, float] = {}  # rank -> time of a question not yet answered
         self.answers: dict[int, Standing] = {}
         self.sent: list[MPI.Request] = []
-        self.interrupted: tuple[float, int] | None = None  # when, and how many communications had begun
-        self.signalled = False  # an interrupt has come as a signal
-        self.hushed = False  # another rank ends the job: what comes now is no interrupt
+        self.interrupted: tuple[float, int] | None = None  # time, and the number of communications begun by then
+        self.signalled = False  # a signal has interrupted this rank
+        self.hushed = False  # another rank is ending the job: signals from now on are not interrupts
         self.ear, self.mouth = socket.socketpair()
         self.mouth.setblocking(False)
         self.thread = threading.Thread(target=self.run, daemon=True, name="watch")
 
     def start(self) -> None:
-        """Begins to look and, if this is the main thread, to hear of signals."""
+        """Start the thread. If called from the main thread, receive signals as well."""
         self.hears = threading.current_thread() is threading.main_thread()
         if self.hears:
             self.former = signal.set_wakeup_fd(self.mouth.fileno())
@@ -69,7 +68,7 @@ class Watch:
         self.thread.start()
 
     def stop(self) -> None:
-        """Returns when the thread has ended: nobody may talk when MPI comes to its end."""
+        """Stop the thread and wait for it: no communication may be active when MPI is finalized."""
         if self.hears:
             signal.set_wakeup_fd(self.former)
             if signal.getsignal(signal.SIGTERM) == interrupt:
@@ -80,7 +79,7 @@ class Watch:
         self.mouth.close()
 
     def run(self) -> None:
-        """Looks twenty times in a limit, and at least four times a second."""
+        """Poll twenty times per limit, and at least every GRACE seconds."""
         while True:
             ready, _, _ = select.select([self.ear], [], [], min(self.limit / 20, GRACE))
             heard = self.ear.recv(100) if ready else b""
@@ -92,7 +91,7 @@ class Watch:
             self.look()
 
     def look(self) -> None:
-        """Answers the others and, if this rank has not moved for half of the limit, asks them."""
+        """Answer the other ranks; if this rank has made no progress for half of the limit, ask them."""
         now = time.monotonic()
         if self.moves.count != self.count:
             self.count, self.since = self.moves.count, now
@@ -109,26 +108,26 @@ class Watch:
             self.judge(mine, now)
 
     def heed(self, now: float, since: float, count: int) -> None:
-        """Ends the job after an interrupt that the main thread cannot see, since it sits in a communication."""
+        """End the job after an interrupt that the main thread cannot handle because it is blocked in MPI."""
         if self.moves.count != count or self.hushed:
-            self.interrupted = None  # it has seen it, and goes on
+            self.interrupted = None  # the main thread handled it, or another rank is ending the job
         elif now - since >= GRACE and self.here().waits:
             self.end("")
 
     def here(self) -> Standing:
-        """Where this rank stands."""
+        """Return the state of this rank."""
         quiet = time.monotonic() - self.since
         return Standing(False, quiet, ENDED) if self.ended else standing(self.main, self.moves, quiet)
 
     def answer(self) -> None:
-        """Tells everyone who has asked."""
+        """Send this rank's state to every rank that has asked."""
         status = MPI.Status()
         while self.comm.iprobe(MPI.ANY_SOURCE, ASK, status):
             self.comm.recv(None, status.Get_source(), ASK)
             self.send(self.here(), status.Get_source(), ANSWER)
 
     def listen(self) -> None:
-        """Takes in what was answered, and that another rank ends the job."""
+        """Receive answers, and notices that another rank is ending the job."""
         status = MPI.Status()
         while self.comm.iprobe(MPI.ANY_SOURCE, HUSH, status):
             self.comm.recv(None, status.Get_source(), HUSH)
@@ -139,22 +138,23 @@ class Watch:
             self.asked.pop(rank, None)
 
     def hush(self) -> None:
-        """Tells the other ranks' watches that this rank is about to end the job."""
+        """Notify the other ranks' watches that this rank is ending the job."""
         self.sent += [self.comm.isend(None, rank, HUSH) for rank in range(self.comm.size) if rank != self.comm.rank]
 
     def ask(self, now: float) -> None:
-        """Asks each rank that has no question to answer."""
+        """Ask each rank that has no unanswered question."""
         for rank in range(self.comm.size):
             if rank != self.comm.rank and rank not in self.asked:
                 self.asked[rank] = now
                 self.send(None, rank, ASK)
 
     def send(self, what: Any, to: int, tag: int) -> None:
+        """Send a small object without blocking."""
         self.sent = [request for request in self.sent if not request.Test()]
         self.sent.append(self.comm.isend(what, to, tag))
 
     def judge(self, mine: Standing, now: float) -> None:
-        """Ends the job if all ranks are stuck; the first of those that wait does it."""
+        """End the job if all ranks are stuck; the lowest waiting rank does so."""
         ranks: list[Standing] = []
         for rank in range(self.comm.size):
             if rank == self.comm.rank:
@@ -164,11 +164,11 @@ class Watch:
             elif rank in self.answers:
                 ranks.append(self.answers[rank])
             else:
-                return  # its first answer is still to come
+                return  # no answer from it yet
         if stuck(ranks, self.limit):
             if next(rank for rank, at in enumerate(ranks) if at.waits) == self.comm.rank:
                 self.end(report(ranks, self.limit))
         elif self.ended and mine.quiet >= self.limit and not any(at.waits for at in ranks):
-            self.remarked = True  # nobody needs the others to go on: they may take their time
+            self.remarked = True  # no rank waits in a communication: the others may take their time
             if next(rank for rank, at in enumerate(ranks) if at.text == ENDED) == self.comm.rank:
                 print(f"minitrain: still waiting for all ranks to end; {together(ranks)}", file=sys.stderr, flush=True)

@@ -161,7 +161,7 @@ def named(world: Communicator, mistake: Callable[..., None], ring: bool) -> None
     first, second, third = (said := str(error.value)).splitlines()
     differs, does = MISTAKES[mistake]
     assert first.startswith(
-        f"ranks differ in {differs}: " if differs else "ranks make the same calls in another order: "
+        f"ranks differ in {differs}: " if differs else "ranks make the same calls in a different order: "
     )
     others = "rank 0: " if world.size == 2 else f"ranks {', '.join(map(str, range(world.size - 1)))}: "
     assert second.startswith(others) and re.search(r", at \S*test_agreement\.py:\d+$", second), second
@@ -211,7 +211,7 @@ def another_message(world: Communicator, x: np.ndarray, tag: Any, y: np.ndarray,
     if comm.rank == 0:
         comm.send(x, 1, tag).wait()
     elif comm.rank == 1:
-        with pytest.raises(UserError, match="a message is not what its receiver expects") as error:
+        with pytest.raises(UserError, match="a message does not match its receive") as error:
             comm.receive(y, 0, other)
         _, second, third = str(error.value).splitlines()
         assert second.startswith(f"rank 0: send of x: float64 {x.shape}, tag {tag}, to 1, at ")
@@ -262,7 +262,7 @@ def test_a_message_that_is_too_long_or_has_a_number_too_large(world: Communicato
     if comm.rank == 0:
         comm.send(np.ones(4), 1, TAG).wait()
     else:
-        with pytest.raises(ValueError, match=r"more than the 24 bytes of \(3,\) of float64 arrives"):
+        with pytest.raises(ValueError, match=r"more than the 24 bytes of \(3,\) of float64 arrived"):
             comm.receive(np.ones(3), 0, TAG)
     for call in (comm.send, comm.receive):
         with pytest.raises(ValueError, match=rf"at least 0 and below {comm.numbers}, not {2**62}"):

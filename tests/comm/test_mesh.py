@@ -60,7 +60,7 @@ def test_one_rank_needs_no_sizes() -> None:
         (4, {"dp": 2}, r"dp 2 makes 2 ranks, but there are 4: run mpirun -n 2$"),
         (1, {"dp": 0}, r"dp is 0; it must be at least 1"),
         (1, {"tp": -2}, r"tp is -2; it must be at least 1"),
-        (1, {"ep": 1}, r"axis ep; there are dp, pp, tp"),
+        (1, {"ep": 1}, r"axis ep; allowed: dp, pp, tp"),
     ],
 )
 def test_wrong_sizes(size: int, sizes: dict[str, int], message: str) -> None:

@@ -357,7 +357,7 @@ def test_a_long_one_says_what_a_column_is() -> None:
     assert simulate(all_ranks("gpipe", 2, 4)).draw(15).splitlines() == [
         "rank 0 13.abcd.",
         "rank 1 02abcd..",
-        "(a column is 2; what is shorter may be missing)",
+        "(a column is 2; shorter instructions may be missing)",
     ]
 
 

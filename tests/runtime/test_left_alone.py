@@ -28,7 +28,7 @@ MPIRUN = find_mpirun()
 needs_mpirun = pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")
 # from a helper thread that is woken up in order to end
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-FIRST = "ranks wait for others, and none has moved for {} s; the job ends here"
+FIRST = "ranks are waiting, and none has made progress for {} s; the job ends here"
 
 # ranks, layout, what one rank does, which rank
 WAITING_THREADS = [

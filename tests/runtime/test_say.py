@@ -101,7 +101,7 @@ def test_output_that_is_lost(
     monkeypatch.setattr(sys, "stdout", page)
     assert watching_output(command) == 2 and sys.stdout is page
     shown = capsys.readouterr().err
-    assert shown == ("minitrain: error: the output cannot be written: No space; send it elsewhere\n" if said else "")
+    assert shown == ("minitrain: error: cannot write the output: No space; redirect it elsewhere\n" if said else "")
 
 
 def test_other_errors_pass() -> None:
@@ -119,7 +119,7 @@ def test_commands_whose_output_has_no_place(program: str) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 2
-    assert done.stderr == "minitrain: error: the output cannot be written: No space left on device; send it elsewhere\n"
+    assert done.stderr == "minitrain: error: cannot write the output: No space left on device; redirect it elsewhere\n"
 
 
 def test_a_training_whose_reader_has_left() -> None:
