@@ -2,9 +2,9 @@
 
     import minitrain as mt
 
-`mt` has what a program needs: tensors, models, optimizers, the trainer, the mesh, `mt.functional`, `mt.nn`. Importing
-it does not start MPI. It changes one thing, before NumPy is imported: BLAS works with one thread, unless the
-environment says otherwise (OPENBLAS_NUM_THREADS and so on), since the ranks share the cores.
+`mt` exposes what a program needs: tensors, models, optimizers, the trainer, the mesh, `mt.functional`, `mt.nn`.
+Importing it does not start MPI. It has one side effect: it limits BLAS to one thread, because the ranks share the
+cores. Set OPENBLAS_NUM_THREADS (or OMP_, MKL_, VECLIB_MAXIMUM_THREADS) to override this.
 """
 
 import importlib
@@ -12,7 +12,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-# The libraries read these when NumPy is imported, so they are set before it.
+# BLAS reads these variables when NumPy is imported, so set them first.
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
@@ -24,16 +24,16 @@ try:
     from .autograd import Tensor, backward, no_grad
     from .fused import IGNORE
     from .runtime.launch import launch
-except UserError as error:  # a MINITRAIN_BACKEND that cannot be used: known before `main` is there to catch it
-    if sys.argv[0] != "-m":  # what Python puts there while it looks for the module to run
+except UserError as error:  # an unusable MINITRAIN_BACKEND, raised before `main` can catch it
+    if sys.argv[0] != "-m":  # Python's placeholder while it locates the module to run
         raise
     sys.exit(tell(error))
-except ModuleNotFoundError as error:  # another Python than the environment's
+except ModuleNotFoundError as error:  # run by a Python outside the environment
     if sys.argv[0] != "-m":
         raise
     sys.exit(tell(not_installed(error)))
 
-if TYPE_CHECKING:  # imported when they are first used: see __getattr__
+if TYPE_CHECKING:  # at run time, __getattr__ imports these on first use
     from . import functional, fused, lr_schedules, nn, optim, precision
     from .comm.mesh import Mesh
     from .data.batch import Batch, Where
@@ -70,10 +70,10 @@ _NAMES = {
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 
-if not TYPE_CHECKING:  # or type checkers would believe that every name is there
+if not TYPE_CHECKING:  # otherwise type checkers would accept any name
 
     def __getattr__(name: str) -> Any:
-        """Import a name of the namespace when it is first used. Raise AttributeError for one that is not in it."""
+        """Import a public name on first use. Raise AttributeError for an unknown name."""
         if name in _MODULES:
             return importlib.import_module(f".{name}", __name__)
         if name not in _HOMES:
@@ -84,7 +84,7 @@ if not TYPE_CHECKING:  # or type checkers would believe that every name is there
 
 
 def __dir__() -> list[str]:
-    """The names of the namespace, used before or not."""
+    """Return the public names, imported yet or not."""
     return sorted({*globals(), *__all__})
 
 

@@ -1,3 +1,5 @@
+"""Run the command line: python -m minitrain COMMAND."""
+
 import sys
 
 from .runtime.launchers import not_installed, tell

@@ -1,13 +1,13 @@
 """Tensor and tape: reverse-mode automatic differentiation.
 
-Each operation computes its result and leaves a Node behind: where the operands came from, and a function that turns
-the gradient of the result into the gradients of the operands (a vector-Jacobian product, "vjp"). `backward` walks
-the nodes from the loss to the leaves and applies the chain rule
+Each operation computes its result and records a Node on the tape: where the operands came from, and a function that
+maps the gradient of the result to the gradients of the operands (a vector-Jacobian product, "vjp"). `backward`
+walks the nodes from the loss to the leaves and applies the chain rule
 
     gradient(x) = sum over all y computed from x of  gradient(y) dy/dx .
 
-The sum is the point of the order: a node may only be visited when every y has delivered its part. A node is always
-younger than its operands, so "youngest first" is such an order.
+The sum dictates the order: a node may be visited only after every y has contributed its term. A node is always
+younger than its operands, so visiting the youngest node first is a valid order.
 
     x ---> [mul] ---> [exp] ---> [sum] ---> loss         forward: each arrow is an operand
     x <--- [mul] <--- [exp] <--- [sum] <--- 1            backward: youngest node first
@@ -36,10 +36,10 @@ from .observe import ledger
 if TYPE_CHECKING:
     from .operators import Operators
 else:
-    Operators = object  # operators.py attaches them to Tensor, since their functions need it
+    Operators = object  # operators.py, which needs Tensor, attaches them to it
 
 Vjp: TypeAlias = Callable[[Array], tuple[Array, ...]]  # gradient of the result -> one gradient per input
-Defer: TypeAlias = Callable[[Callable[[], None]], None]  # receives work to be done later
+Defer: TypeAlias = Callable[[Callable[[], None]], None]  # receives work to run later
 WeightVjp: TypeAlias = Callable[..., Array]  # (gradient of the result, out=None) -> gradient of the parameter
 Edge: TypeAlias = "Node | Tensor | None"
 Order: TypeAlias = "Callable[[Sequence[Tensor]], tuple[list[Node], dict[Tensor, int]]]"  # see youngest_first
@@ -47,24 +47,24 @@ Order: TypeAlias = "Callable[[Sequence[Tensor]], tuple[list[Node], dict[Tensor, 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_births = itertools.count()  # a node's order; next() on it is atomic, so threads may share it
-_deferring: ContextVar["Defer | None"] = ContextVar("deferring", default=None)  # of the backward that is running
-_recording: ContextVar[bool] = ContextVar("recording", default=True)  # each thread starts with the default
-_segment: ContextVar[Any] = ContextVar("segment", default=None)  # that is at work in this thread: see `inside`
-without_grad: set[int] = set()  # the threads inside no_grad, for one that asks what another is doing
+_births = itertools.count()  # numbers the nodes; next() is atomic, so threads can share it
+_deferring: ContextVar["Defer | None"] = ContextVar("deferring", default=None)  # of the running backward
+_recording: ContextVar[bool] = ContextVar("recording", default=True)  # every thread starts with the default
+_segment: ContextVar[Any] = ContextVar("segment", default=None)  # the one active in this thread: see `inside`
+without_grad: set[int] = set()  # threads inside no_grad; other threads may look one up
 
 
 class Tensor(Operators):
-    """An array of floating point and, when a gradient can flow through it, the place it has on the tape.
+    """A floating-point array and, if a gradient can flow through it, its node on the tape.
 
-    data: an array or a list of numbers; with a `dtype`, integers are converted, and without one they are refused.
-    A *leaf* (no node) with `requires_grad` collects its gradient in `grad`; `on_ready(leaf)` is called once per
-    backward, after the last of its consumers has contributed. Operators and methods such as
-    `sum` are attached in operators.py.
+    data: an array or a list of numbers, of any shape. Integers are converted to `dtype`; without a dtype they raise
+    TypeError. A *leaf* (a tensor without a node) with `requires_grad` accumulates its gradient in `grad`. Each
+    backward calls `on_ready(leaf)` once, after the leaf's last consumer has contributed. operators.py attaches the
+    operators and methods such as `sum`.
     """
 
     __slots__ = ("data", "grad", "node", "on_ready", "requires_grad", "segment")
-    __array_ufunc__ = None  # `numpy_array * tensor` comes to Tensor.__rmul__ instead of looping over elements
+    __array_ufunc__ = None  # `numpy_array * tensor` calls Tensor.__rmul__ instead of looping over elements
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None) -> None:
         known = dtype is None and type(data) is xp.ndarray and data.dtype in WIDE  # the result of an operation
@@ -75,25 +75,28 @@ class Tensor(Operators):
         self.grad: Array | None = None
         self.node: Node | None = None
         self.on_ready: Callable[[Any], None] | None = None
-        self.segment: Any = None  # in which this was computed; others must not use it
+        self.segment: Any = None  # the one that computed this tensor; no other may use it
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The length of each axis."""
         return self.data.shape
 
     @property
     def dtype(self) -> np.dtype:
+        """The floating-point type of the elements, one of backend.FLOATS."""
         return self.data.dtype
 
     @property
     def ndim(self) -> int:
+        """The number of axes."""
         return len(self.shape)
 
     def __repr__(self) -> str:
         return f"Tensor({self.data!r}{', requires_grad=True' if self.requires_grad else ''})"
 
     def item(self) -> float:
-        """The value of a tensor of one element, as a Python number. Raises ValueError for any other."""
+        """Return the value of a one-element tensor as a Python float. Raise ValueError for any other size."""
         if self.data.size != 1:
             raise ValueError(f"a tensor of shape {self.shape} has no single value; take its array: tensor.data")
         return self.data.item()
@@ -108,64 +111,64 @@ class Tensor(Operators):
         return format(self.item(), spec) if spec else str(self)
 
     def __len__(self) -> int:
-        """The length of the first axis. Raises TypeError without one."""
+        """Return the length of the first axis. Raise TypeError for a 0-d tensor."""
         if not self.ndim:
-            raise TypeError("a tensor without axes has no length, and no elements to go through")
+            raise TypeError("a tensor without axes has no length and cannot be iterated over")
         return self.shape[0]
 
     def __iter__(self) -> "Iterator[Tensor]":
-        """The rows, each on the tape."""
+        """Yield the slices along the first axis, each on the tape."""
         return (self[i] for i in range(len(self)))
 
     def __eq__(self, other: object) -> bool:
-        """Whether this is the same object: tensors are keys of dictionaries. Raises TypeError for numbers."""
+        """Compare identity, as tensors serve as dictionary keys. Raise TypeError for a number, an array or a list."""
         if isinstance(other, (Number, np.generic, np.ndarray, xp.ndarray, list, tuple)):
-            raise TypeError(f"a Tensor is not compared with {shown(other)}; compare its array: tensor.data == ...")
+            raise TypeError(f"a Tensor cannot be compared with {shown(other)}; compare its array: tensor.data == ...")
         return self is other if isinstance(other, Tensor) else NotImplemented
 
     __hash__ = object.__hash__
 
     def __array__(self, *args: Any, **options: Any) -> np.ndarray:
-        """Raises TypeError: what NumPy computes is not on the tape."""
-        raise TypeError(f"{shown(self)} does not become an array by itself; take its array: tensor.data")
+        """Raise TypeError: the tape does not record what NumPy computes."""
+        raise TypeError(f"{shown(self)} is not converted to an array implicitly; take its array: tensor.data")
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Of a leaf, for copies and pickles. Raises TypeError on the tape: a copied node would share its vjps."""
+        """Let leaves be copied and pickled. Raise TypeError on the tape: the copied node would share its vjps."""
         if self.node is not None:
-            raise TypeError(f"{shown(self)} is on the tape and is not copied or pickled; detach() it first")
+            raise TypeError(f"{shown(self)} is on the tape and cannot be copied or pickled; detach() it first")
         return super().__reduce_ex__(protocol)
 
     def detach(self) -> "Tensor":
-        """The same array, cut off from the tape."""
+        """Return a tensor that shares the array but is not on the tape."""
         return Tensor(self.data)
 
     def numpy(self) -> np.ndarray:
-        """The values as a NumPy array: `data` itself, which must not be changed, or a copy of it from the device."""
+        """Return the values as a NumPy array: `data` itself (do not modify it), or on a GPU a copy."""
         return to_host(self.data)
 
     def zero_grad(self) -> None:
-        """Forget the gradient, to which the next backward would add."""
+        """Discard the gradient; otherwise the next backward would add to it."""
         self.grad = None
 
     def backward(self, gradient: Array | None = None) -> None:
-        """Puts d(self)/d(leaf) into the `grad` of every leaf. See `backward`."""
+        """Add d(self)/d(leaf), weighted by `gradient`, to the `grad` of every leaf. See the function `backward`."""
         backward([self], [gradient])
 
     def accumulate(self, vjp: WeightVjp, g: Array) -> None:
-        """Adds vjp(g) to the gradient of this leaf. A Parameter does this in place, in its bucket."""
+        """Add vjp(g) to this leaf's gradient. A Parameter does so in place, in its bucket."""
         self.grad = accumulated(self.grad, vjp(g))
 
     def ready(self) -> None:
-        """This leaf's gradient is complete, as far as one backward goes."""
+        """Call `on_ready`: this backward has completed the leaf's gradient."""
         if self.on_ready is not None:
             self.on_ready(self)
 
 
 class Node:
-    """One operation on the tape: who gave the operands, and how a gradient passes through.
+    """One operation on the tape: where its operands came from, and how a gradient passes through it.
 
-    It keeps nodes and leaves, never the operands' arrays: an array stays alive only if the operation says that its
-    backward needs it (`saved`).
+    A node refers to other nodes and to leaves, never to the operands' arrays. An array stays alive only if the
+    operation lists it in `saved`, because its backward needs it.
     """
 
     __slots__ = ("edges", "order", "saved", "spent", "sums", "vjp", "weights")
@@ -187,18 +190,19 @@ class Node:
 
     @property
     def operation(self) -> str:
-        """The function that made this node, as "linear" or "gelu"."""
+        """The name of the function that created this node, such as "linear" or "gelu"."""
         return _named(self.vjp or (self.weights[0][1] if self.weights else None))
 
     def free(self) -> None:
-        """Lets go of everything that was kept for backward."""
+        """Release everything kept for the backward."""
         self.edges, self.vjp, self.weights, self.saved, self.sums, self.spent = (), None, (), (), [], True
 
 
 def operation(function: Callable[P, R]) -> Callable[P, R]:
-    """Return the function with a check: TypeError for what is not a Tensor where the signature says Tensor.
+    """Wrap the function to raise TypeError if an argument annotated as Tensor is not one.
 
-    An array has many of a tensor's attributes, and would get far. Lists of tensors are for `check_tensors`.
+    Without the check an array, which has many of a tensor's attributes, would fail much later. `check_tensors`
+    checks lists of tensors.
     """
     places: list[tuple[int, str, tuple[type, ...]]] = []
     for i, (name, parameter) in enumerate(inspect.signature(function).parameters.items()):
@@ -219,10 +223,10 @@ def operation(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def check_tensors(name: str, given: Any) -> None:
-    """Raises TypeError unless this is a list or a tuple of tensors."""
+    """Raise TypeError unless `given` is a list or tuple of tensors."""
     wrong = [x for x in given if not isinstance(x, Tensor)] if isinstance(given, (list, tuple)) else [given]
     if wrong:
-        raise TypeError(f"{name}: {shown(wrong[0])} is given; give a list of tensors")
+        raise TypeError(f"{name}: got {shown(wrong[0])}; give a list of tensors")
 
 
 def apply(
@@ -232,15 +236,15 @@ def apply(
     weights: Iterable[tuple[Tensor, WeightVjp | None]] = (),
     saved: tuple = (),
 ) -> Tensor:
-    """Makes the result of an operation, on the tape if a gradient has to pass through it.
+    """Return the result of an operation, on the tape if a gradient has to pass through it.
 
-    inputs: the activations, with one `vjp(g)` for all of them together, since they share work: it returns a gradient
-    for each. weights: pairs (parameter, `vjp(g, out=None)`), one vjp for each parameter, which writes into `out`
-    when that is given and never reads a parameter. (The two are apart so that a pipeline may do the second later.)
-    A weight whose vjp is None got its gradient by other means, such as a backward inside `vjp`: it is only counted.
-    Without inputs, `vjp` is called for what it does.
-    saved: the arrays that the two kinds of vjp keep alive; parameters are read through their Tensor when
-    backward runs, never kept.
+    inputs: the activations. They share one `vjp(g)`, which returns a gradient for each; without inputs, `vjp` is
+    called for its side effects.
+    weights: pairs (parameter, `vjp(g, out=None)`), one vjp per parameter. It writes into `out` if given, and never
+    reads a parameter. The two kinds are separate so that a pipeline can defer the second. A vjp of None marks a weight
+    whose gradient comes from elsewhere, such as a backward inside `vjp`: the weight is only counted.
+    saved: the arrays that the vjps keep alive. Parameters are never saved: backward reads them through their Tensor.
+    Raise TypeError for a weight that is not a leaf, UserError for an input computed in another segment.
     """
     result = Tensor(data)
     ledger.hold(result.data, "buffers", "forward")
@@ -254,8 +258,8 @@ def apply(
     for p, made_by in trained:
         if p.node is not None:
             raise TypeError(
-                f"{_named(made_by)}: a weight of shape {p.shape} was computed, by {p.node.operation!r}; give a leaf.\n"
-                "Use functional.matmul, multiply and add, or index for a table: they take any tensor"
+                f"{_named(made_by)}: a weight of shape {p.shape} was computed by {p.node.operation!r}; give a leaf.\n"
+                "Use functional.matmul, multiply and add, or index for a table: they accept any tensor"
             )
     if trained or any(x.requires_grad for x in inputs):
         result.requires_grad = True
@@ -267,9 +271,9 @@ def apply(
 
 @contextmanager
 def inside(segment: Any) -> Iterator[None]:
-    """What is computed here belongs to this segment, a part of the tape that is an operation of the tape outside.
+    """Mark what is computed here as part of a segment, a piece of the tape that the outer tape sees as one operation.
 
-    Its gradient passes through the segment's input and result alone. Any other way, a gradient would be lost.
+    Gradients enter and leave only through the segment's result and input: on any other path they would be lost.
     """
     token = _segment.set(segment)
     try:
@@ -279,34 +283,34 @@ def inside(segment: Any) -> Iterator[None]:
 
 
 def _check_segment(inputs: Sequence[Tensor], segment: Any, vjp: Vjp | None) -> None:
-    """Raise UserError for a tensor that another segment has computed."""
+    """Raise UserError if another segment computed one of the inputs."""
     for x in inputs:
         if x.segment is not None and x.segment is not segment:
             raise UserError(
-                f"{_named(vjp)} is given a tensor {x.shape} that was computed in {x.segment}, and is called "
+                f"{_named(vjp)} got a tensor {x.shape} that was computed in {x.segment}, but is called "
                 f"{'outside' if segment is None else f'in {segment}'}.\n"
-                "Under recompute and ZeRO-3 a unit gives what it returns and nothing else: let it return this too, "
-                "or make one unit of the two"
+                "Under recompute and ZeRO-3 only what a unit returns may be used outside it: return this tensor too, "
+                "or merge the two units"
             )
 
 
 def _named(made_by: Callable[..., Any] | None) -> str:
-    """The operation in which this vjp was made."""
+    """Return the name of the operation that defined this vjp."""
     return "?" if made_by is None else made_by.__qualname__.partition(".")[0]
 
 
 def edge_of(x: Tensor) -> Edge:
-    """Where a gradient of x goes: to the node that made it, to x itself when it is a leaf, or nowhere."""
+    """Return where a gradient of x goes: the node that computed x, x itself if it is a leaf, or None."""
     return x.node if x.node is not None else x if x.requires_grad else None
 
 
 def youngest_first(roots: Sequence[Tensor]) -> tuple[list[Node], dict[Tensor, int]]:
-    """The nodes below the roots, each once, youngest first; and for each leaf how often they and the roots use it.
+    """Return the nodes below the roots, each once, youngest first; and for each leaf how often nodes and roots use it.
 
-    A root leads to edge_of(root). A node leads on to its `edges` (nodes, leaves, or None) and to the leaves in its
-    `weights`, which are pairs (leaf, vjp). Its age is its `order`: the larger, the younger.
-    A loop with a list, not a recursion: a chain of a million operations is no deeper than one of two.
-    Raises RuntimeError for a node that is `spent`, that is, was freed by an earlier backward.
+    A root leads to edge_of(root). A node leads to its `edges` (nodes, leaves, or None) and to the leaves in its
+    `weights`, which are pairs (leaf, vjp). `order` gives its age: the larger, the younger.
+    The search is a loop over a list: a recursion would overflow the stack on a chain of a million operations.
+    Raise RuntimeError for a `spent` node, which an earlier backward freed.
     """
     found: set[Node] = set()
     consumers: dict[Tensor, int] = {}
@@ -328,9 +332,9 @@ def youngest_first(roots: Sequence[Tensor]) -> tuple[list[Node], dict[Tensor, in
 
 
 def accumulated(grad: Array | None, part: Array) -> Array:
-    """A leaf's gradient when one more part of it has come; grad is what there was before, None at first.
+    """Return a leaf's gradient after adding `part`. grad: the gradient so far, None at first.
 
-    A new array (an ndarray even without axes): somebody may still hold the old one, and must not see it change.
+    The sum is a new array (an ndarray even if 0-d): other code may still hold the old one and must not see it change.
     """
     return part if grad is None else xp.asarray(grad + part)
 
@@ -342,18 +346,18 @@ def backward(
     fire: bool = True,
     order: Order = youngest_first,
 ) -> None:
-    """Adds to the gradient of every leaf below `roots`: sum over roots of gradient(root) d(root)/d(leaf).
+    """Add sum over roots of gradient(root) d(root)/d(leaf) to the gradient of every leaf below `roots`.
 
-    roots: tensors of any shape; gradients: an array for each, or None for 1.0 where the root has one element.
-    defer: receives the work on parameters as functions to be called later, in any order, instead of having it done at
-    once (zero-bubble pipelines). fire: whether leaves are told that they are complete (not in a replay).
-    order: finds the nodes, every node after all that were computed from it, and counts the uses of each leaf.
-    The tape below the roots is freed; a second backward through it raises RuntimeError.
+    roots: tensors of any shape. gradients: one array per root, of its shape and dtype; None means 1.0 for a root with
+    one element. defer: receives the parameter gradients as functions to call later, in any order (zero-bubble
+    pipelines). fire: whether to call `on_ready` on complete leaves (a replay does not).
+    order: returns the nodes, each after all nodes computed from it, and counts the uses of each leaf.
+    Free the tape below the roots: a second backward through it raises RuntimeError.
     """
     seeds = _seeds(roots, gradients)
     nodes, consumers = order(roots)
     arrived: dict[Node, Array] = {}
-    own: set[Node] = set()  # nodes whose gradient is an array of ours, so that adding in place is safe
+    own: set[Node] = set()  # nodes whose gradient we allocated, so adding in place is safe
 
     def contribute(leaf: Tensor, vjp: WeightVjp | None, g: Array) -> None:
         if vjp is not None:
@@ -369,7 +373,7 @@ def backward(
         if isinstance(edge, Tensor):
             contribute(edge, _copy, g)
         elif edge not in arrived:
-            arrived[edge] = g  # may be an alias of somebody else's array: never written to
+            arrived[edge] = g  # may alias another array: never write to it
         elif edge in own:
             arrived[edge] += g
         else:
@@ -377,7 +381,7 @@ def backward(
             ledger.hold(arrived[edge], "buffers", "backward", node)
             own.add(edge)
 
-    node: Node | None = None  # the one that is being visited
+    node: Node | None = None  # the node being visited
     for root, seed in zip(roots, seeds, strict=True):
         arrive(edge_of(root), seed)
     token = _deferring.set(defer)
@@ -399,13 +403,13 @@ def backward(
 
 
 def deferring() -> Defer | None:
-    """What receives the work on parameters in the backward that is running, for a backward inside one of its vjps."""
+    """Return the `defer` of the running backward, for a nested backward inside one of its vjps."""
     return _deferring.get()
 
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Operations inside leave nothing on the tape (evaluation, sampling). Per thread."""
+    """Record nothing on the tape inside (evaluation, sampling). Affects the calling thread only."""
     token, thread = _recording.set(False), get_ident()
     nested = thread in without_grad
     without_grad.add(thread)
@@ -418,12 +422,12 @@ def no_grad() -> Iterator[None]:
 
 
 def recording() -> bool:
-    """Whether operations leave nodes behind at the moment."""
+    """Return whether operations in this thread are recorded on the tape."""
     return _recording.get()
 
 
 def _copy(g: Array, out: Array | None = None) -> Array:
-    """The vjp of a leaf that is used as an activation. A copy: g may be another tensor's gradient as well."""
+    """The vjp of a leaf used as an activation. It copies, because g may also be another tensor's gradient."""
     if out is None:
         return xp.array(g)
     out[...] = g
@@ -431,7 +435,7 @@ def _copy(g: Array, out: Array | None = None) -> Array:
 
 
 def _seeds(roots: Sequence[Tensor], gradients: Sequence[Array | None] | None) -> list[Array]:
-    """A gradient for each root."""
+    """Return one gradient per root, after checking them."""
     check_tensors("backward", roots)
     gradients = [None] * len(roots) if gradients is None else gradients
     if not isinstance(gradients, (list, tuple)):
@@ -454,4 +458,4 @@ def _seed(root: Tensor, g: Array | None) -> Array:
         raise RuntimeError(f"backward: the root has shape {root.shape}, the gradient {g.shape}")
     if g.dtype != root.dtype:
         raise TypeError(f"backward: the root is {root.dtype}, the gradient {g.dtype}; cast it")
-    return xp.asarray(g)  # no subclass, which may multiply in another way
+    return xp.asarray(g)  # a subclass might override multiplication

@@ -1,7 +1,7 @@
-"""The array library: NumPy, or CuPy when MINITRAIN_BACKEND=cupy. Chosen once per process.
+"""The array library: NumPy, or CuPy if MINITRAIN_BACKEND=cupy. Chosen once per process.
 
-Every other file writes `xp.exp(...)`, and this is the only one that imports cupy. What the two libraries do
-differently, or NumPy does slowly, has a function here.
+All other files call `xp.exp(...)` and so on; only this one imports cupy. It has a function for everything that the
+two libraries do differently or NumPy does slowly.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from .environment import launched
 from .errors import UserError, shown
 from .observe import ledger
 
-FLOATS = tuple(map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)))  # what is computed with
+FLOATS = tuple(map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)))  # dtypes of tensors
 FLOAT_NAMES = "float16, bfloat16, float32 or float64"
-WIDE = {dtype: np.dtype(np.float32) if dtype.itemsize < 4 else dtype for dtype in FLOATS}  # sums are made in this
+WIDE = {dtype: np.dtype(np.float32) if dtype.itemsize < 4 else dtype for dtype in FLOATS}  # accumulation dtypes
 Array = np.ndarray  # or cupy.ndarray, which offers the same methods
-LOCAL_RANK = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")  # set by Open MPI's mpirun, by MPICH's
+LOCAL_RANK = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")  # set by the mpirun of Open MPI and of MPICH
 
 
 def _choose() -> Any:
@@ -42,13 +42,13 @@ def _choose() -> Any:
 
 
 def _keep_freed_memory() -> None:
-    """Asks glibc to keep large freed blocks for the next large array.
+    """Ask glibc to keep large freed blocks for the next large array.
 
-    By default each array above 128 KB is mapped anew and given back at once, and the kernel fills every page with
-    zeros in between: a step of 0.5 M parameters took 27% longer, of 20 M 4%. Both thresholds are needed; elsewhere
-    than on glibc nothing is done.
+    By default glibc maps each array above 128 KB anew and unmaps it when freed, and the kernel zeroes every page in
+    between: a step took 27% longer with 0.5 M parameters, 4% longer with 20 M. Both thresholds are needed. Do nothing
+    without glibc.
     """
-    trim, mmap, most = -1, -3, 32 * 2**20  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, the largest value that is allowed
+    trim, mmap, most = -1, -3, 32 * 2**20  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, the largest allowed value
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(mmap, most)
@@ -56,15 +56,15 @@ def _keep_freed_memory() -> None:
 
 
 def local_rank() -> int:
-    """This rank's number among those on its machine; where mpirun does not tell it, among all."""
+    """Return this rank's number among those on its machine; among all ranks if mpirun does not set it."""
     said = [os.environ[name] for name in LOCAL_RANK if os.environ.get(name, "").isdecimal()]
     return int(said[0]) if said else launched()[1]
 
 
 def use_device() -> None:
-    """One rank, one device: the one with the local rank's number, counted round. CuPy only.
+    """Select this rank's CUDA device: local rank modulo the number of devices. CuPy only.
 
-    CUDA keeps the choice per thread: a thread that computes has to call this as well.
+    CUDA keeps the choice per thread, so every thread that computes must call this. Raise UserError without a device.
     """
     try:
         count = xp.cuda.runtime.getDeviceCount()
@@ -81,27 +81,27 @@ else:
 
 
 def to_host(array: Array) -> np.ndarray:
-    """The same values as a NumPy array; a NumPy array is returned as it is."""
+    """Return the values as a NumPy array; a NumPy array is returned unchanged."""
     return array if isinstance(array, np.ndarray) else array.get()
 
 
 def to_device(array: np.ndarray) -> Array:
-    """The same values as an array of the chosen library."""
+    """Return the values as an array of the chosen library."""
     return xp.asarray(array)
 
 
 def is_float(dtype: Any) -> bool:
-    """Whether this names a dtype that is computed with, one of FLOATS: as "float32" or np.float32 does."""
+    """Return whether this names one of FLOATS, as "float32" and np.float32 do."""
     with contextlib.suppress(TypeError, ValueError):
         return dtype is not None and np.dtype(dtype) in WIDE  # np.dtype(None) is float64
     return False
 
 
 def as_floats(name: str, value: Any, dtype: Any = None) -> Array:
-    """Numbers as an array of floating point; what is one already stays as it is. dtype: turns any real numbers into it.
+    """Return real numbers as a floating-point array, converted to `dtype` if given, otherwise unchanged.
 
-    Raises TypeError for integers and booleans without a dtype, since arithmetic would stay with the integers, and for
-    what is not real numbers: NumPy computes with much of it in silence (None becomes NaN, a mask is dropped).
+    Raise TypeError for integers and booleans without a dtype, because arithmetic would stay in integers, and for
+    anything but real numbers: NumPy accepts much of it silently (None becomes NaN, a mask is dropped).
     """
     if dtype is not None and not is_float(dtype):
         raise TypeError(f"{name}: dtype is {shown(dtype)}; tensors are floating point: give {FLOAT_NAMES}")
@@ -115,29 +115,29 @@ def as_floats(name: str, value: Any, dtype: Any = None) -> Array:
             "Give dtype='float32', or write 1.0 for 1. Ids and labels stay plain arrays"
         )
     if isinstance(array, np.ndarray):
-        array = np.asarray(array, dtype or own)  # on the host: a device knows no foreign byte order
+        array = np.asarray(array, dtype or own)  # on the host: devices have no foreign byte order
     return xp.asarray(array, dtype=dtype or own)
 
 
 def _read(value: Any) -> np.ndarray | None:
-    """What NumPy makes of a number, a list of numbers, or an object that says it is an array; None if it cannot."""
+    """Return NumPy's reading of a number, a list of numbers or an array-like object; None if it fails."""
     try:
         return np.asarray(value)
-    except (TypeError, ValueError, OverflowError):  # a Tensor, an array of the device, rows of different lengths
+    except (TypeError, ValueError, OverflowError):  # a Tensor, a device array, rows of different lengths
         return None
 
 
 def is_masked(value: Any) -> bool:
-    """Whether this is a masked array or a list with one in it: arithmetic on the bare numbers would drop the mask."""
+    """Return whether this is or contains a masked array: arithmetic on its plain numbers would drop the mask."""
     if isinstance(value, (list, tuple)):
         return any(map(is_masked, value))
     return isinstance(value, np.ndarray) and hasattr(value, "mask")  # np.ma itself takes 40 ms to import
 
 
 def constant(name: str, x: Any, dtype: np.dtype) -> Array:
-    """An array of floating point as it is; a real number, or a list of them, as an array of this dtype.
+    """Return a real number, or a list of them, as an array of this dtype; a floating-point array is unchanged.
 
-    Raises TypeError for anything else.
+    Raise TypeError for anything else.
     """
     if (number := _number(x, dtype)) is not None:
         return number
@@ -145,22 +145,22 @@ def constant(name: str, x: Any, dtype: np.dtype) -> Array:
 
 
 def _number(value: Any, dtype: Any) -> Array | None:
-    """A real number, of Python or an array without axes, as an array of this dtype; None for anything else."""
+    """Return a real number (Python's, or a 0-d array) as an array of this dtype; None for anything else."""
     if isinstance(value, (np.generic, np.ndarray, xp.ndarray)):
         real = not value.ndim and not is_masked(value) and (value.dtype.kind in "biuf" or value.dtype in WIDE)
         return xp.asarray(value, dtype=dtype) if real else None
     if isinstance(value, Real):
-        with contextlib.suppress(OverflowError):  # a whole number that no float can hold
+        with contextlib.suppress(OverflowError):  # an integer too large for a float
             return xp.asarray(float(value), dtype=dtype)
     return None
 
 
 def as_ids(name: str, value: Any) -> Array:
-    """Ids or labels as an array of whole numbers: a list, a tuple or a range becomes one, an array stays as it is.
+    """Return ids or labels as an integer array; lists, tuples and ranges are converted, an array is unchanged.
 
-    What a list becomes lies on the host; an operation calls xp.asarray on the result.
+    A converted list is on the host: operations call xp.asarray on the result.
 
-    Raises TypeError for anything else: booleans and fractions would be taken for a mask, or cut off.
+    Raise TypeError for anything else: booleans would act as a mask, and fractions would be truncated.
     """
     ids = np.asarray(value) if isinstance(value, np.integer) else listed(value)
     if not isinstance(ids, (np.ndarray, xp.ndarray)) or is_masked(ids) or ids.dtype.kind not in "iu":
@@ -169,9 +169,9 @@ def as_ids(name: str, value: Any) -> Array:
 
 
 def listed(value: Any) -> Any:
-    """A sequence of numbers, or an object that NumPy knows how to read, as an array on the host; else what it was.
+    """Return a sequence of numbers or an array-like object as an array on the host; anything else unchanged.
 
-    An empty list has the dtype int64.
+    An empty list becomes int64.
     """
     array_like = hasattr(value, "__array__") and not isinstance(value, (np.ndarray, np.generic, xp.ndarray))
     if not (array_like or isinstance(value, (list, tuple, range))) or is_masked(value):
@@ -183,47 +183,47 @@ def listed(value: Any) -> Any:
 
 
 def pinned(array: Any, filled: bool = True) -> np.ndarray:
-    """A device array's values, or only room for them, in host memory that the device copies to and from directly.
+    """Return a device array's values (filled=False: uninitialized space for them) in pinned host memory.
 
-    The system may not move such memory. CuPy keeps what is freed for the next array of that size.
+    The device copies to and from such memory directly: the system may not move it. CuPy reuses freed blocks.
     """
     host = np.ndarray(array.shape, array.dtype, xp.cuda.alloc_pinned_memory(array.nbytes))
     return array.get(out=host) if filled else host
 
 
 def unpin(host: np.ndarray, array: Any) -> None:
-    """Copies pinned memory into a device array, and waits: what is freed early may be the next array's by then."""
+    """Copy pinned memory to a device array and wait: a block freed early could already be reused."""
     array.set(host)
     synchronize()
 
 
 def synchronize() -> None:
-    """Returns when the device has done all that it was given."""
+    """Wait until the device has finished all work queued on the current stream."""
     xp.cuda.get_current_stream().synchronize()
 
 
 def wide(dtype: Any) -> Any:
-    """The dtype in which sums of `dtype` are made: float32 for half precision, float64 and float32 themselves.
+    """Return the dtype in which to accumulate sums of `dtype`: float32 for half precision, otherwise `dtype` itself.
 
-    Raises TypeError for any other: a sum of small integers would run over in silence.
+    Raise TypeError for anything but floating point: sums of small integers would overflow silently.
     """
     try:
         return WIDE[np.dtype(dtype)]
     except KeyError:
-        raise TypeError(f"dtype is {dtype}; what is computed with is floating point: {FLOAT_NAMES}") from None
+        raise TypeError(f"dtype is {dtype}; it must be floating point: {FLOAT_NAMES}") from None
 
 
-ODD = xp.arange(1, 2**15, 2, dtype=np.uint64) * 0x9E3779B97F4A7C15  # odd numbers, so that no bit is multiplied away
+ODD = xp.arange(1, 2**15, 2, dtype=np.uint64) * 0x9E3779B97F4A7C15  # odd factors keep every bit of a word
 
 
 def matmul(a: Array, b: Array, out: Array | None = None, dtype: Any = None) -> Array:
-    """a @ b, into `out` when it is given, which may be wider than a and b. dtype: of a new result; a's unless given.
+    """Return a @ b, (..., n, k) (..., k, m) -> (..., n, m), in `dtype` (default: a's), or in `out` and its dtype.
 
-    Half precision is storage: the inputs are widened, multiplied and summed in float32, and the result is
-    rounded, which is what a tensor core does (and 350 times faster than NumPy's own loop for float16).
+    Half precision is a storage format: the inputs are converted to float32, multiplied and summed there, and the
+    result is rounded, as a tensor core does (350 times faster than NumPy's own loop for float16).
     """
     dtype = (a.dtype if dtype is None else np.dtype(dtype)) if out is None else out.dtype
-    wide(b.dtype)  # refuses what is not floating point
+    wide(b.dtype)  # raises unless floating point
     if wide(a.dtype) == a.dtype or (xp is not np and a.dtype == dtype):
         product = xp.matmul(a, b, out=out)
         ledger.flops(2 * product.size * a.shape[-1])
@@ -237,12 +237,12 @@ def matmul(a: Array, b: Array, out: Array | None = None, dtype: Any = None) -> A
 
 
 def mean(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
-    """The mean over `axis` in x's own dtype, computed in float32 for half precision: a sum could be infinite there."""
+    """Return the mean over `axis` in x's dtype. Half precision is summed in float32, as its own sum could overflow."""
     return xp.mean(x, axis=axis, keepdims=keepdims, dtype=wide(x.dtype)).astype(x.dtype)
 
 
 def scatter_add(into: Array, item: Any, x: Array) -> None:
-    """into[item] = the sum of the x with that item, 0 where there is none; made in float32 for half precision."""
+    """Set into[i] to the sum of the x whose item is i, 0 if none; accumulate half precision in float32."""
     sums = into if into.dtype == wide(into.dtype) else xp.empty(into.shape, wide(into.dtype))
     sums[...] = 0
     xp.add.at(sums, item, x)
@@ -251,15 +251,15 @@ def scatter_add(into: Array, item: Any, x: Array) -> None:
 
 
 def total(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
-    """The sum over `axis` in x's own dtype, added up in float32 for half precision."""
+    """Return the sum over `axis` in x's dtype; accumulate half precision in float32."""
     return xp.sum(x, axis=axis, keepdims=keepdims, dtype=wide(x.dtype)).astype(x.dtype)
 
 
 def erf(x: Array) -> Array:
-    """2/sqrt(pi) times the integral of e^(-t^2) over t = 0..x, for float32 and float64. NumPy has none.
+    """Return erf(x) = 2/sqrt(pi) times the integral of e^(-t^2) over t = 0..x, in float32 or float64. NumPy lacks it.
 
-    With t = x s it is 2x/sqrt(pi) times the integral of e^(-x^2 s^2) over s = 0..1, which Gauss's rule with 32 points
-    gives with an error of at most 3e-15 for |x| < 6; beyond, erf is 1 or -1.
+    With t = x s it is 2x/sqrt(pi) times the integral of e^(-x^2 s^2) over s = 0..1. Gauss-Legendre quadrature with 32
+    points computes that with an error of at most 3e-15 for |x| < 6; beyond, erf is 1 or -1.
     """
     nodes, weights = np.polynomial.legendre.leggauss(32)  # on -1..1
     x = xp.minimum(xp.maximum(x, -6), 6)
@@ -270,16 +270,16 @@ def erf(x: Array) -> Array:
 
 
 def column_sums(x: Array) -> Array:
-    """x (R, C) -> (C), float32 for half precision: as a product with ones, two to four times faster than a sum (1 to
-    2% of a step)."""
+    """Sum over rows, x (R, C) -> (C), float32 for half precision. A product with ones is two to four times faster than
+    a sum (1 to 2% of a step)."""
     return matmul(xp.ones((1, len(x)), x.dtype), x, dtype=wide(x.dtype))[0]
 
 
 def square(x: Array) -> float:
-    """Return the sum of the squares of a flat array. It is finite for every finite x of at most 32 bits.
+    """Return the sum of squares of a flat array. It is finite for every finite x of at most 32 bits.
 
-    Added up in float32 where that is wide enough. Where it is not (a number above 1.8e19 has a square that float32
-    cannot hold, and one below 1e-23 has the square 0), once more in float64.
+    Accumulate in float32, and repeat in float64 if that overflowed (the square of a number above 1.8e19 does) or
+    underflowed (the square of a number below 1e-23 is 0).
     """
     total = _square_in(wide(x.dtype), x)
     exact = x.dtype == np.float64 or 1e-30 < total < np.inf or (total == 0 and not x.any())
@@ -287,7 +287,7 @@ def square(x: Array) -> float:
 
 
 def _square_in(dtype: Any, x: Array) -> float:
-    """Add up the squares in this dtype, a part at a time where x has to be converted."""
+    """Sum the squares in this dtype, in chunks if x has to be converted."""
     step = len(x) if x.dtype == dtype else 32 * 1024
     parts = (x[lo : lo + step].astype(dtype, copy=False) for lo in range(0, len(x), step or 1))
     with np.errstate(over="ignore"):
@@ -295,14 +295,14 @@ def _square_in(dtype: Any, x: Array) -> float:
 
 
 def checksum(x: Any, before: int = 0) -> int:
-    """Return a number that is another one for other bytes of the array, or of those `before`."""
+    """Return the CRC-32 of the array's bytes, continuing from the checksum `before`."""
     return zlib.crc32((x if isinstance(x, np.generic) else to_host(x)).tobytes(), before)
 
 
 def fingerprints(x: Array) -> list[int]:
-    """Return numbers that will be others when elements of the flat array x change or move, one for each 128 KB.
+    """Return numbers, one per 128 KB, that differ after elements of the flat array x change or move.
 
-    A sum of the 64-bit words, each times an odd number of its own.
+    Each is a sum of 64-bit words, each word times its own odd number.
     """
     raw, size = x.view(np.uint8), 8 * len(ODD)
     whole = len(raw) // 8 * 8
@@ -311,12 +311,12 @@ def fingerprints(x: Array) -> list[int]:
 
 
 def is_finite(x: Array) -> bool:
-    """Whether no element is infinite or NaN."""
+    """Return whether every element is finite."""
     return bool(xp.isfinite(x).all())
 
 
 def row_dots(a: Array, b: Array) -> Array:
-    """a, b (..., C) -> (..., 1): each row of a times that of b, without an array of all products (1% of a step)."""
+    """Return row-wise dot products, a, b (..., C) -> (..., 1), without an array of all products (1% of a step)."""
     if xp is not np or a.dtype.itemsize < 4:  # CuPy has no vecdot
         return total(a * b, axis=-1, keepdims=True)
     return np.vecdot(a, b)[..., None]

@@ -32,10 +32,10 @@ class Compare:
         | Annotated[Precisions, tyro.conf.subcommand("precision", prefix_name=False)]
         | Annotated[CompareModel, tyro.conf.subcommand("model", prefix_name=False)]
     )
-    """What is compared."""
+    """What to compare."""
 
     def run(self) -> int:
-        """What was asked for."""
+        """Run the chosen comparison and return its exit status."""
         return self.what.run()
 
 
@@ -51,12 +51,12 @@ Command = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; the exit status is 0, 1 for a model that differs, or 2 for a mistake in what was asked."""
+    """Run one command and return the exit status: 0, 1 if two models differ, 2 for a user error."""
     return watching_output(partial(run, arguments))
 
 
 def run(arguments: list[str] | None) -> int:
-    """Runs one command, and says what is wrong with it."""
+    """Run one command and return its exit status. Print a UserError instead of raising it."""
     try:
         with _only_rank_0_speaks():
             command = tyro.cli(
@@ -73,7 +73,7 @@ def run(arguments: list[str] | None) -> int:
 
 @contextlib.contextmanager
 def _only_rank_0_speaks() -> Iterator[None]:
-    """Under mpirun every rank reads the same command line; one message about it is enough."""
+    """Silence all ranks but 0: under mpirun every rank parses the same command line."""
     if launched()[1] == 0:
         yield
         return

@@ -1,9 +1,9 @@
-"""The debug mode, MINITRAIN_DEBUG=1: checks that are too slow for every run.
+"""Debug mode, MINITRAIN_DEBUG=1: checks that are too slow to run always.
 
-One is in comm/agreement.py: whether the ranks of a group make the same calls. One is here: whether the arrays that a
-backward needs are still those of the forward. An operation keeps them, or reads them through their parameter; changed
-in between (`p.data *= 2`, `y.data *= 10`), they make another gradient without a word. So a checksum of each is kept on
-the tape, and compared before the operation's backward.
+comm/agreement.py checks that the ranks of a group make the same calls. This file checks that the arrays a backward
+needs are still those of the forward. An operation saves them or reads them through their parameter; modifying one in
+between (`p.data *= 2`, `y.data *= 10`) would silently make the gradient wrong. So the tape keeps a checksum of each
+array and compares it before the operation's backward.
 """
 
 import os
@@ -17,7 +17,7 @@ from .errors import UserError
 if TYPE_CHECKING:
     from .autograd import Node, Tensor
 
-Sums = list[tuple[Any, int]]  # (an array, or the parameter that has it; its checksum)
+Sums = list[tuple[Any, int]]  # (an array or the parameter that holds it, its checksum)
 
 
 def _choose() -> bool:
@@ -32,7 +32,7 @@ on = _choose()
 
 @contextmanager
 def enabled() -> Iterator[None]:
-    """Debug mode for all threads of this process, while inside."""
+    """Enable debug mode inside, for all threads of this process."""
     global on
     before, on = on, True
     try:
@@ -42,19 +42,19 @@ def enabled() -> Iterator[None]:
 
 
 def checksums(saved: Sequence[Any], parameters: Sequence["Tensor"]) -> Sums:
-    """Of what an operation keeps, arrays or tensors, and of the parameters that it will read again."""
+    """Return the checksums of what an operation saved (arrays or tensors) and of the parameters its backward reads."""
     return [(kept, _checksum(kept)) for kept in (*saved, *parameters) if kept is not None]
 
 
 def check_unchanged(node: "Node") -> None:
-    """Raise RuntimeError when something that the node's backward needs was changed after its forward."""
+    """Raise RuntimeError if an array that the node's backward needs was changed after its forward."""
     for kept, before in node.sums:
         if _checksum(kept) != before:
             where = getattr(kept, "placement", None)
             name = f"an array of {kept.dtype}, shape {kept.shape}," if where is None else where.path
             raise RuntimeError(
                 f"backward: {name} was changed after the forward of {node.operation!r}, which needs it.\n"
-                "Make a new tensor (y = y * 10, not y.data *= 10), and change parameters after backward only"
+                "Make a new tensor (y = y * 10, not y.data *= 10), and change parameters only after backward"
             )
 
 

@@ -1,9 +1,9 @@
-"""What a loss is divided by when it is not told.
+"""The default denominator of a loss.
 
-A loss is the sum over the tokens or samples of the *global* batch, divided by their number, so that partial losses only
-ever have to be added. A loss that sees the whole batch divides by what it counts: that is the mean. One that sees a
-part, on one of several ranks or in one of several micro-batches, must not: its mean would be N or k times too large. It
-takes the number from the batch that the model is called with, or is refused.
+A loss is a sum over the tokens or samples of the *global* batch, divided by their number, so partial losses simply add
+up. A loss that sees the whole batch divides by its own count, which gives the mean. A loss that sees only a part, on
+one of several ranks or in one of several micro-batches, must not: its mean would be N or k times too large. It takes
+the count from the batch that the model is called with, or raises UserError.
 """
 
 import math
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from .backend import Array
     from .data.batch import Batch
 
-IGNORE = -100  # the label of a token that is not predicted, such as padding; PyTorch's ignore_index
+IGNORE = -100  # the label of a token not to predict, such as padding; PyTorch's ignore_index
 
-_batch: ContextVar["Batch | None"] = ContextVar("batch", default=None)  # that the model at work was called with
-_parts: ContextVar[int] = ContextVar("parts", default=1)  # of a global batch, in the step that is under way
+_batch: ContextVar["Batch | None"] = ContextVar("batch", default=None)  # the one that the running model was called with
+_parts: ContextVar[int] = ContextVar("parts", default=1)  # of the global batch, in the current step
 
 
 @contextmanager
 def batch_at_work(batch: "Batch") -> Iterator[None]:
-    """Losses inside are those of this batch. Per thread."""
+    """Mark losses computed inside as losses of this batch. Affects the calling thread only."""
     token = _batch.set(batch)
     try:
         yield
@@ -35,19 +35,19 @@ def batch_at_work(batch: "Batch") -> Iterator[None]:
 
 
 def expect_parts(parts: int) -> None:
-    """From now on a loss outside a model is of one of so many parts of a global batch. Per thread."""
+    """Tell losses outside a model how many parts the global batch has. Affects the calling thread only."""
     _parts.set(parts)
 
 
 def counted(labels: "Array") -> int:
-    """How many labels are not IGNORE."""
+    """Return the number of labels that are not IGNORE."""
     return int((labels != IGNORE).sum())
 
 
 def of_labels(loss: str, labels: "Array") -> float:
-    """The denominator for a loss over these labels.
+    """Return the denominator for a loss over these labels.
 
-    Raise UserError for a part of a batch with other labels than the batch's own, ValueError for no labels at all.
+    Raise UserError if only part of the batch is seen and the labels are not the batch's own, ValueError without labels.
     """
     batch, n = _batch.get(), counted(labels)
     if batch is not None and batch.labels is not None and counted(batch.labels) == n:
@@ -56,9 +56,9 @@ def of_labels(loss: str, labels: "Array") -> float:
 
 
 def of_elements(loss: str, shape: tuple[int, ...]) -> float:
-    """The denominator for a loss over all elements of an array of this shape (B, ...), B being the samples held here.
+    """Return the denominator for a loss over all elements of an array of this shape (B, ...), B the local samples.
 
-    Raise UserError for a part of a batch where the array is no row for each sample, ValueError for no elements at all.
+    Raise UserError if only part of the batch is seen and the first axis is not its samples, ValueError if empty.
     """
     batch = _batch.get()
     if batch is not None and shape and shape[0] == len(batch.inputs) and _all_time(batch):
@@ -67,12 +67,12 @@ def of_elements(loss: str, shape: tuple[int, ...]) -> float:
 
 
 def _mean(loss: str, n: int, give: str) -> float:
-    """n, when it is of a whole batch."""
+    """Return n if the whole batch is seen. Otherwise raise UserError."""
     batch = _batch.get()
     whole = _parts.get() == 1 if batch is None else batch.where.samples == slice(0, batch.where.B) and _all_time(batch)
     if not whole:
         raise UserError(
-            f"{loss} is given no denominator, and sees a part of the global batch (on one of several ranks, or in one "
+            f"{loss} has no denominator, but sees only a part of the global batch (on one of several ranks, or in one "
             f"of several micro-batches): the mean over a part would be too large.\nGive denominator: {give}"
         )
     if n == 0:

@@ -1,4 +1,4 @@
-"""What the environment tells a process before MPI, NumPy or a backend is there: its rank, and how long to wait."""
+"""What the environment tells a process before MPI, NumPy or a backend is loaded: its rank, and how long to wait."""
 
 import os
 
@@ -12,9 +12,9 @@ LAUNCHERS = (
 
 
 def launched() -> tuple[str, int, int]:
-    """(launcher's family, rank, number of processes), from the environment; ("", 0, 1) without mpirun.
+    """Return (launcher's family, rank, number of processes) from the environment; ("", 0, 1) without mpirun.
 
-    Raises UserError when the environment has no numbers there.
+    Raise UserError if the variables are not numbers.
     """
     for family, rank, size in LAUNCHERS:
         if rank in os.environ and size in os.environ:
@@ -30,9 +30,9 @@ def _number(variable: str) -> int:
 
 
 def waiting(limit: float | None) -> float:
-    """Seconds that ranks may wait for one that does not move: what was given, otherwise MINITRAIN_WAIT, otherwise 60.
+    """Return how many seconds ranks wait for one that is stuck: `limit`, else MINITRAIN_WAIT, else 60.
 
-    Raises UserError for what is not a number above 0.
+    Raise UserError unless it is a number above 0.
     """
     if limit is not None:
         check_number("wait", limit, "above 0")

@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a person can mend, and the checks that raise it."""
+"""The exception for mistakes that a user can fix, and the checks that raise it."""
 
 import contextlib
 import functools
@@ -12,19 +12,19 @@ from typing import Any
 
 
 class UserError(Exception):
-    """What was given, what was expected, where, and what to do about it.
+    """A mistake that the user can fix. The message says what was given, what was expected, where, and what to do.
 
     Raised before the first step, with the same text on every rank. A program under `minitrain.launch()`
-    prints it once, without a traceback, and ends the job with status 2.
+    prints it once, without a traceback, and exits with status 2.
     """
 
 
 def shown(value: Any) -> str:
-    """The value for a message, in at most a line: an array by its dtype and shape, a long list by its beginning."""
+    """Format a value for a message, in one line: an array as its dtype and shape, a long list as its beginning."""
     dtype, ndim = getattr(value, "dtype", None), getattr(value, "ndim", None)
-    if dtype is not None and isinstance(ndim, int) and ndim:  # the classes of NumPy's numbers have them as well
+    if dtype is not None and isinstance(ndim, int) and ndim:  # NumPy's scalar classes have these attributes too
         return f"{_indefinite(type(value).__name__)} of {dtype}, shape {tuple(value.shape)}"
-    text = _brief.repr(value).replace("\n", " ")  # an array inside a list may take several lines
+    text = _brief.repr(value).replace("\n", " ")  # an array in a list can take several lines
     return text if len(text) <= 600 else f"{text[:500]}...{text[-50:]}"
 
 
@@ -33,10 +33,10 @@ def _indefinite(noun: str) -> str:
 
 
 class _Brief(reprlib.Repr):
-    """Of anything, in at most a few hundred characters."""
+    """The repr of any value, in at most a few hundred characters."""
 
     def repr_int(self, x: int, level: int) -> str:
-        """Python itself refuses to write a number of more than 4,300 digits."""
+        """Show a huge integer by its size: Python refuses to print more than 4,300 digits."""
         return repr(x) if x.bit_length() < 2000 else f"a number of {x.bit_length():,} bits"
 
 
@@ -55,7 +55,7 @@ RANGES = {
 
 
 def check_whole(name: str, value: Any, least: int = 0, most: int = 2**63 - 1) -> None:
-    """Raises UserError unless the value is a whole number in least..most (unless given, what an int64 holds)."""
+    """Raise UserError unless the value is a whole number in least..most (default: 0 to the largest int64)."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise UserError(f"{name} is {shown(value)}; it must be a whole number")
     if not least <= int(value) <= most:
@@ -64,12 +64,12 @@ def check_whole(name: str, value: Any, least: int = 0, most: int = 2**63 - 1) ->
 
 
 def check_seed(seed: Any) -> None:
-    """Raises UserError unless the seed is a whole number, which may be negative."""
+    """Raise UserError unless the seed is a whole number that fits an int64, possibly negative."""
     check_whole("seed", seed, -(2**63))
 
 
 def check_shape(name: str, shape: Any) -> None:
-    """Raises UserError unless the shape is a tuple of whole numbers of at least 0."""
+    """Raise UserError unless the shape is a tuple of whole numbers of at least 0."""
     if not isinstance(shape, tuple):
         raise UserError(f"{name} is {shown(shape)}; it must be a tuple of whole numbers")
     for n in shape:
@@ -77,22 +77,22 @@ def check_shape(name: str, shape: Any) -> None:
 
 
 def check_number(name: str, value: Any, allowed: str) -> None:
-    """Raises UserError unless the value is a finite number that is `allowed`, one of RANGES."""
+    """Raise UserError unless the value is a finite number in the range named by `allowed`, a key of RANGES."""
     number = isinstance(value, Real) and not isinstance(value, bool)
-    with contextlib.suppress(OverflowError):  # a whole number that no float can hold
+    with contextlib.suppress(OverflowError):  # an integer too large for a float
         if number and math.isfinite(value) and RANGES[allowed](value):
             return
     raise UserError(f"{name} is {shown(value)}; it must be a number, {allowed}")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raises UserError unless the value is one of these words."""
+    """Raise UserError unless the value is one of the choices."""
     if not (isinstance(value, str) and value in choices):
         raise UserError(f"{name} is {shown(value)}; allowed: {', '.join(map(repr, choices))}")
 
 
 def check_names(what: str, owner: str, given: Set[str], wanted: Set[str], cure: str) -> None:
-    """Raise UserError unless `what` was given has exactly the names that its owner wants."""
+    """Raise UserError unless `what` has exactly the names that its owner expects. cure: what to do, for the message."""
     for names, said in ((wanted - given, "lacks"), (given - wanted, f"has, and the {owner} does not,")):
         if names:
             first, more = sorted(names)[:3], len(names) - 3
@@ -102,7 +102,7 @@ def check_names(what: str, owner: str, given: Set[str], wanted: Set[str], cure: 
 
 
 def check_state(name: str, state: Any, names: Iterable[str]) -> None:
-    """Raise UserError unless the state is a dictionary with exactly these names in it, as `state_dict` returned it."""
+    """Raise UserError unless the state is a dictionary with exactly these keys, as `state_dict` returns it."""
     if not isinstance(state, Mapping):
         raise UserError(f"{name} is {shown(state)}; it must be the dictionary that state_dict() returned")
     wanted, given = dict.fromkeys(names), dict.fromkeys(state)
@@ -115,13 +115,13 @@ def check_state(name: str, state: Any, names: Iterable[str]) -> None:
 
 
 def check_text(name: str, value: Any) -> None:
-    """Raises UserError unless the value is a string."""
+    """Raise UserError unless the value is a string."""
     if not isinstance(value, str):
         raise UserError(f"{name} is {shown(value)}; it must be a string")
 
 
 def check_memory(what: str, size: int, cure: str = "give a smaller one", there: float | None = None) -> None:
-    """Raises UserError when `what` needs more bytes than there are: it would end in a MemoryError, or in a kill."""
+    """Raise UserError if `what` needs more bytes than are available, before a MemoryError or the OOM killer."""
     if there is None:
         there = memory_left()
     if size > there:
@@ -135,7 +135,7 @@ def _readable(size: float) -> str:
 
 
 def memory_left() -> float:
-    """Bytes that this process may still use: of its limit (`limit_memory`, or ulimit -d), or of the machine's."""
+    """Return the bytes this process may still use: of its limit (`limit_memory`, ulimit -d) or of the machine's."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -146,15 +146,15 @@ def memory_left() -> float:
 
 
 def memory_used() -> int:
-    """Bytes that count against RLIMIT_DATA: the private, writable memory of this process."""
+    """Return the bytes that count against RLIMIT_DATA: this process's private, writable memory."""
     pages = int(Path("/proc/self/statm").read_text().split()[5])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def left_of_limit(megabytes: float, before: int) -> float:
-    """Bytes that are left of a limit, of which the bytes in use `before` take nothing.
+    """Return the bytes left of a limit in MiB that does not count the bytes already in use `before`.
 
-    Raises UserError for a limit above what the machine has.
+    Raise UserError for a limit above the machine's memory.
     """
     check_number("--memory-mb", megabytes, "above 0")
     if megabytes * 2**20 > memory_of_machine():
@@ -163,9 +163,9 @@ def left_of_limit(megabytes: float, before: int) -> float:
 
 
 def limit_memory(megabytes: float, before: int) -> None:
-    """From now on this process gets so much memory on top of the bytes that it used `before`, and no more.
+    """Limit this process to `megabytes` (MiB) on top of the bytes it used `before`.
 
-    Raises UserError where the system cannot do that.
+    Raise UserError if the system cannot limit memory.
     """
     try:
         import resource
@@ -177,25 +177,25 @@ def limit_memory(megabytes: float, before: int) -> None:
     _limits.append(megabytes)
 
 
-_limits: list[float] = []  # of this process, which can only be set
+_limits: list[float] = []  # set by this process, in MiB
 
 
 def out_of_memory(error: BaseException) -> UserError | None:
-    """What to say of an error that --memory-mb has brought about; None for another one."""
+    """Return a UserError if --memory-mb caused this error, otherwise None."""
     starved = isinstance(error, MemoryError) or "can't start new thread" in str(error)
     if not (_limits and starved):
         return None
     return UserError(
-        f"--memory-mb is {_limits[-1]:g}, which is too little for this run: {error or 'no more'}; give more"
+        f"--memory-mb is {_limits[-1]:g}, which is too little for this run: {error or 'out of memory'}; give more"
     )
 
 
 @functools.cache
 def memory_of_machine() -> int | float:
-    """Bytes of main memory, or of what a container may use of it; infinite where the system does not tell."""
+    """Return the bytes of main memory, or of the container's limit; infinity if the system does not say."""
     sizes: list[int | float] = [math.inf]
     with contextlib.suppress(AttributeError, ValueError, OSError):
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    with contextlib.suppress(ValueError, OSError):  # "max" is no limit
+    with contextlib.suppress(ValueError, OSError):  # "max" means no limit
         sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return min(sizes)

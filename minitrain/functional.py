@@ -1,9 +1,9 @@
-"""Arithmetic and functions of one element, each beside its derivative; and the names of all other operations.
+"""Arithmetic and elementwise functions, each with its derivative; also the namespace of all other operations.
 
-In every docstring y is the result, g = dL/dy is the gradient that arrives, and gx = dL/dx is what is passed on.
-Every operation returns the dtype it was given; two tensors of different dtypes are refused: write `cast`.
-Operations on shapes stand in shapes.py, sums and their like in reductions.py. Usual: `from minitrain import functional
-as F`. Most are operators and methods of a Tensor as well (operators.py).
+In every docstring y is the result, g = dL/dy the incoming gradient, and gx = dL/dx the gradient passed on.
+Every operation preserves the dtype; tensors of different dtypes raise TypeError: use `cast`.
+shapes.py has the operations on shapes, reductions.py the sums and the like. Import as `from minitrain import
+functional as F`. Most are also operators and methods of a Tensor (operators.py).
 """
 
 import functools
@@ -29,17 +29,17 @@ __all__ = [
 ]
 # fmt: on
 
-Operand: TypeAlias = Tensor | Array | np.generic | float | Sequence[Any]  # what meets a tensor in an operation
+Operand: TypeAlias = Tensor | Array | np.generic | float | Sequence[Any]  # the other operand of a tensor
 
 
 # Arithmetic, with broadcasting ----------------------------------------------------------------------------------------
 
 
 def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
-    """The gradient of an operand of shape `shape` that was broadcast to g's shape.
+    """Return the gradient of an operand of shape `shape` that was broadcast to g's shape.
 
-    Broadcasting repeats x along an axis; each copy gets its part of g, and the parts add up: gx = sum over the copies.
-    backend.total adds them up, float16 in float32. The result has g's dtype.
+    Broadcasting repeats x along an axis. Each copy receives a part of g, and the parts add up: gx = sum over the
+    copies. backend.total sums them, float16 in float32. The result has g's dtype.
     """
     if g.shape == shape:
         return g
@@ -49,15 +49,15 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
 
 
 def unbroadcast_both(ga: Array, gb: Array, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[Array, Array]:
-    """The gradients of two operands of the shapes a and b, each in the shape of its own."""
+    """Return the gradients of two operands, reduced to their shapes a and b."""
     return unbroadcast(ga, a), unbroadcast(gb, b)
 
 
 def operands(a: Any, b: Any) -> tuple[Tensor, Tensor]:
-    """Both as tensors of one dtype: a number or a list of numbers takes the dtype of the other operand.
+    """Return both as tensors of one dtype: a number or a list of numbers takes the dtype of the other operand.
 
-    Raises TypeError when two arrays differ in dtype: NumPy would silently compute in the wider one. Raises it as well
-    for arrays that are not floating point, and for what is not a real number.
+    Raise TypeError if two arrays differ in dtype (NumPy would silently compute in the wider one), if neither operand is
+    a Tensor, and for anything but floating-point arrays and real numbers.
     """
     like = a if isinstance(a, Tensor) else b
     if not isinstance(like, Tensor):
@@ -70,9 +70,9 @@ def operands(a: Any, b: Any) -> tuple[Tensor, Tensor]:
 
 @operation
 def broadcast_to(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """x repeated along new axes in front and along axes of length 1, as a new array; gx = the sum over the copies.
+    """Repeat x along new leading axes and along axes of length 1, in a new array; gx = the sum over the copies.
 
-    Raises ValueError for a shape that x cannot be repeated to.
+    Raise ValueError if x cannot be broadcast to the shape.
     """
     before = x.shape
     try:
@@ -83,7 +83,7 @@ def broadcast_to(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def add(a: Any, b: Any) -> Tensor:
-    """y = a + b; ga = g, gb = g."""
+    """y = a + b, with broadcasting; ga = g, gb = g."""
     a, b = operands(a, b)
     a_shape, b_shape = a.shape, b.shape
     return apply(a.data + b.data, (a, b), lambda g: unbroadcast_both(g, g, a_shape, b_shape))
@@ -119,7 +119,7 @@ def divide(a: Any, b: Any) -> Tensor:
 
 def power(a: Any, b: Any) -> Tensor:
     """y = a^b; ga = g b a^(b-1), which is 0 for b = 0; gb = g y ln a, which is 0 for a = 0."""
-    if isinstance(a, Tensor) and type(b) in (int, float) and b in (2, 3, 4):  # x * x * x takes a ninetieth of the time
+    if isinstance(a, Tensor) and type(b) in (int, float) and b in (2, 3, 4):  # x * x * x is 90 times faster
         below = functools.reduce(xp.multiply, [a.data] * int(b - 1))
         return apply(below * a.data, (a,), lambda g: (g * below * int(b),), saved=(below,))
     a, b = operands(a, b)
@@ -133,13 +133,13 @@ def power(a: Any, b: Any) -> Tensor:
         logarithm = xp.log(xp.where(a.data == 0, xp.ones_like(a.data), a.data))
         return vjp_a(g), unbroadcast(g * y * logarithm, b.shape)
 
-    if not b.requires_grad:  # nearly always: a number
+    if not b.requires_grad:  # nearly always b is a number
         return apply(y, (a,), lambda g: (vjp_a(g),), saved=(a, b))
     return apply(y, (a, b), vjp, saved=(a, b, y))
 
 
 def maximum(a: Any, b: Any) -> Tensor:
-    """y = the larger of a and b; g goes to the one that won, and half to each of two equal ones."""
+    """y = max(a, b) elementwise; g goes to the larger one, or half to each if they are equal."""
     a, b = operands(a, b)
     won, equal, a_shape, b_shape = a.data > b.data, a.data == b.data, a.shape, b.shape
     y = xp.maximum(a.data, b.data)
@@ -147,7 +147,7 @@ def maximum(a: Any, b: Any) -> Tensor:
 
 
 def minimum(a: Any, b: Any) -> Tensor:
-    """y = the smaller of a and b; g goes to the one that won, and half to each of two equal ones."""
+    """y = min(a, b) elementwise; g goes to the smaller one, or half to each if they are equal."""
     a, b = operands(a, b)
     won, equal, a_shape, b_shape = a.data < b.data, a.data == b.data, a.shape, b.shape
     y = xp.minimum(a.data, b.data)
@@ -155,7 +155,7 @@ def minimum(a: Any, b: Any) -> Tensor:
 
 
 def _to_winners(g: Array, won: Array, equal: Array, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[Array, Array]:
-    """ga and gb of maximum and minimum: a, of this shape, has `won`."""
+    """Return ga and gb of maximum and minimum. won: where a is selected; a, b: the shapes."""
     ga = xp.where(equal, g / 2, g * won)
     return unbroadcast_both(ga, g - ga, a, b)
 
@@ -163,7 +163,7 @@ def _to_winners(g: Array, won: Array, equal: Array, a: tuple[int, ...], b: tuple
 def where(condition: Any, a: Any, b: Any) -> Tensor:
     """y = a where the condition holds, otherwise b; ga = g there, gb = g elsewhere. All three are broadcast.
 
-    condition: booleans, an array, a list or a single one, such as `x > 0` returns. Raises TypeError for anything else.
+    condition: a boolean, or an array or list of booleans, such as `x > 0` returns. Raise TypeError for anything else.
     """
     a, b = operands(a, b)
     held = backend.listed(condition)
@@ -189,16 +189,16 @@ def matmul(a: Any, b: Any) -> Tensor:
     """y = a b, (..., n, k) (..., k, m) -> (..., n, m); leading axes broadcast.
 
     y_nm = sum_k a_nk b_km, so dL/da_nk = sum_m g_nm b_km: ga = g b^T, and likewise gb = a^T g.
-    backend.matmul multiplies, and counts. Raises ValueError for operands of fewer than two axes, TypeError for those of
-    two dtypes (see `operands`).
+    backend.matmul multiplies and counts FLOPs. Raise ValueError for operands with fewer than two axes or with shapes
+    that do not match, TypeError for different dtypes (see `operands`).
     """
     a, b = operands(a, b)
     if a.ndim < 2 or b.ndim < 2:
         raise ValueError(f"matmul needs at least two axes, got shapes {a.shape} and {b.shape}; reshape first")
     if a.shape[-1] != b.shape[-2]:
-        raise ValueError(f"matmul: the shapes are {a.shape} and {b.shape}; a's last axis and b's last but one differ")
+        raise ValueError(f"matmul: the shapes are {a.shape} and {b.shape}; a's last axis and b's second-to-last differ")
     if any(n != m and 1 not in (n, m) for n, m in zip(a.shape[-3::-1], b.shape[-3::-1], strict=False)):
-        raise ValueError(f"matmul: the shapes are {a.shape} and {b.shape}; an axis before the last two differs")
+        raise ValueError(f"matmul: the shapes are {a.shape} and {b.shape}; the leading axes do not broadcast")
 
     def vjp(g: Array) -> tuple[Array, Array]:
         ga = backend.matmul(g, b.data.swapaxes(-1, -2))
@@ -240,20 +240,20 @@ def log(x: Tensor) -> Tensor:
 
 @operation
 def sqrt(x: Tensor) -> Tensor:
-    """y = the square root of x; gx = g / 2y."""
+    """y = sqrt(x); gx = g / 2y."""
     y = xp.sqrt(x.data)
     return apply(y, (x,), lambda g: (g / (2 * y),), saved=(y,))
 
 
 @operation
 def abs(x: Tensor) -> Tensor:
-    """y = |x|; gx = g times the sign of x, which is 0 at 0."""
+    """y = |x|; gx = g sign(x), which is 0 at 0."""
     return apply(xp.absolute(x.data), (x,), lambda g: (g * xp.sign(x.data),), saved=(x,))
 
 
 @operation
 def sigmoid(x: Tensor) -> Tensor:
-    """y = 1 / (1 + e^-x); gx = g y (1 - y). Computed from e^-|x|, which is never infinite."""
+    """y = 1 / (1 + e^-x); gx = g y (1 - y). Computed from e^-|x|, which cannot overflow."""
     e = xp.exp(-xp.absolute(x.data))
     y = xp.where(x.data >= 0, xp.ones_like(e), e) / (1 + e)
     return apply(y, (x,), lambda g: (g * y * (1 - y),), saved=(y,))
@@ -261,21 +261,21 @@ def sigmoid(x: Tensor) -> Tensor:
 
 @operation
 def clip(x: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
-    """y = x, but at least `low` and at most `high` (each a number, or None for no bound); gx = g within the bounds.
+    """y = min(max(x, low), high); a bound of None does not apply. gx = g where x is within the bounds, otherwise 0.
 
-    Raises ValueError without any bound, and where low is above high.
+    Raise ValueError if both bounds are None or low > high, TypeError for a bound that is not a number.
     """
     bounds = [_bound(x, n, end) for n, end in ((low, -np.inf), (high, np.inf))]
     if low is None and high is None:
         raise ValueError("clip: low and high are None; give a number for one of them")
-    if not bounds[0] <= bounds[1]:  # NaN is at most nothing
-        raise ValueError(f"clip: low is {shown(low)}, high is {shown(high)}; low must be a number that is at most high")
+    if not bounds[0] <= bounds[1]:  # false for NaN
+        raise ValueError(f"clip: low is {shown(low)}, high is {shown(high)}; low must be a number, at most high")
     inside = (x.data >= bounds[0]) & (x.data <= bounds[1])
     return apply(xp.minimum(xp.maximum(x.data, bounds[0]), bounds[1]), (x,), lambda g: (g * inside,), saved=(inside,))
 
 
 def _bound(x: Tensor, given: Any, end: float) -> Array:
-    """A bound in x's dtype. Raises TypeError for anything but a number and None."""
+    """Return a bound in x's dtype, `end` for None. Raise TypeError for anything but a number or None."""
     if given is not None and (not isinstance(given, Real) or isinstance(given, bool)):
         raise TypeError(f"clip: a bound is {shown(given)}; give a number, or None for no bound")
     return backend.constant("clip: a bound", end if given is None else given, x.dtype)
@@ -283,7 +283,7 @@ def _bound(x: Tensor, given: Any, end: float) -> Array:
 
 @operation
 def cast(x: Tensor, dtype: Any) -> Tensor:
-    """y = x in another dtype; gx = g in x's dtype. Raises TypeError for a dtype that is not floating point."""
+    """y = x in another dtype; gx = g in x's dtype. Raise TypeError for a dtype that is not floating point."""
     if not backend.is_float(dtype):
         raise TypeError(f"cast: dtype is {shown(dtype)}; tensors are floating point: give {backend.FLOAT_NAMES}")
     before = x.dtype

@@ -1,12 +1,12 @@
-"""The layers of a GPT, each one operation with a backward derived by hand.
+"""The layers of a GPT, each as one operation with a hand-derived backward.
 
-Composed from functional.py they would be right as well, with more arrays kept and more passes over memory. In the
-docstrings y is the result, g = dL/dy, gx = dL/dx. Parameters are read through their Tensor, in forward and in
-backward, and never kept: under ZeRO-3 the array of the forward is gone by then.
+Composing them from functional.py would also be correct, but would save more arrays and make more passes over memory.
+In the docstrings y is the result, g = dL/dy, gx = dL/dx. Forward and backward read parameters through their Tensor and
+never save them: under ZeRO-3 the array used in the forward no longer exists in the backward.
 
-Activations may be held in half precision (x's dtype) and parameters in another one. Then an operation rounds its
-parameters to half where it uses them, computes in float32, rounds its result once, and writes the gradients of its
-parameters in their own dtype. With one dtype for all, none of this does anything.
+Activations may be in half precision (x's dtype) while parameters are in another dtype. Then an operation rounds its
+parameters to half where it uses them, computes in float32, rounds its result once, and writes parameter gradients in
+the parameters' dtype. If all dtypes are the same, these conversions do nothing.
 """
 
 import math
@@ -21,18 +21,18 @@ from .denominators import IGNORE, of_elements, of_labels
 from .errors import UserError, check_choice, check_number, check_whole, shown
 from .reductions import row_max, softmax_rows
 
-BLOCK = 32 * 1024  # elements: GELU's steps find a block in the cache (3 to 5% of a training step)
+BLOCK = 32 * 1024  # elements: small enough to stay in cache through GELU's steps (3 to 5% of a training step)
 
 
 class Spread:
-    """How the input of `linear` is held: here, whole. Sequence parallel holds a share, gathered when it is used."""
+    """How a rank holds the input of `linear`: here, whole. Sequence parallel holds a shard and gathers it on use."""
 
     def collect(self, x: Array) -> Array:
-        """What is multiplied: the whole of x."""
+        """Return the whole x, which is multiplied, from the part held."""
         return x
 
     def deliver(self, gx: Array) -> Array:
-        """The gradient of what is held, from that of the whole."""
+        """Return the gradient of the part held, from that of the whole x."""
         return gx
 
 
@@ -48,8 +48,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
 
         gx = h W^T        gW = x^T h        gb = sum over tokens n of h_n .
 
-    GELU is computed here because its derivative can take the memory of u, which nobody else needs (up to 2% of a step).
-    spread: x is held otherwise than whole; only what is held is kept for backward.
+    GELU is fused in because its derivative can reuse the memory of u, which nothing else needs (up to 2% of a step).
+    spread: how x is held, if not whole; only the part held is saved for backward.
+    Raise ValueError for shapes that do not match, TypeError for dtypes that do not.
     """
     _check_parameters("linear", x, weight, bias)
     dtype, fan_in, out_shape = x.dtype, _axes_of("linear: W", weight)[0], weight.shape[1:]
@@ -70,7 +71,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
     done = [slope is None]
 
     def h(g: Array) -> Array:
-        """The gradient of u; made once, in the place of the slope, for the three products below."""
+        """Return the gradient of u, computed once, in place of the slope, for the three products below."""
         if slope is None:
             return g.reshape(rows, fan_out)
         if not done[0]:
@@ -112,7 +113,7 @@ def add_bias(x: Tensor, bias: Tensor) -> Tensor:
 
 @operation
 def linear_transposed(x: Tensor, weight: Tensor) -> Tensor:
-    """y = x W^T.  x (..., D), W (V, D) -> y (..., V): a classifier whose weight has the layout of the token table.
+    """y = x W^T.  x (..., D), W (V, D) -> y (..., V): a classifier whose weight is laid out like the token table.
 
     gx = g W        gW = g^T x
     """
@@ -136,10 +137,10 @@ def linear_transposed(x: Tensor, weight: Tensor) -> Tensor:
 
 @operation
 def embedding(ids: Any, table: Tensor, dtype: Any = None) -> Tensor:
-    """y = table[ids].  ids (...), table (V, D) -> y (..., D), in the table's dtype unless another is given.
+    """y = table[ids].  ids (...), table (V, D) -> y (..., D), in `dtype` (default: the table's).
 
-    ids: whole numbers, an array or a list. Row v is used by every token whose id is v, so its gradient is the sum of
-    their g. Raises IndexError for an id outside 0..V-1 (a negative one would silently count from the end).
+    ids: an array or a list of whole numbers. Every token with id v uses row v, so the gradient of row v is the sum of
+    their g. Raise IndexError for an id outside 0..V-1 (a negative id would silently count from the end).
     """
     _axes_of("embedding: table", table, 2)
     ids = xp.asarray(backend.as_ids("embedding: ids", ids))
@@ -159,8 +160,8 @@ def embedding(ids: Any, table: Tensor, dtype: Any = None) -> Tensor:
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -> Tensor:
     """y = n w + b with n = (x - mean(x)) r, r = 1/sqrt(var(x) + epsilon), over the last axis.  x, y (..., D); w, b (D).
 
-    With h = g w, the gradient of n: the mean and the variance depend on every element of the row, and each takes
-    one direction out of h (the constant one and n itself):
+    Let h = g w, the gradient of n. The mean and the variance depend on every element of the row, and each removes
+    one direction from h (the constant direction and n itself):
 
         gx = r (h - mean(h) - n mean(h n))        gw = sum over rows of g n        gb = sum over rows of g .
 
@@ -177,7 +178,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -
     n = xp.multiply(centred, r, out=centred)
     y = n * weight.data.astype(wide, copy=False)
     y += bias.data.astype(wide, copy=False)
-    n = n.astype(dtype, copy=False)  # what is kept
+    n = n.astype(dtype, copy=False)  # saved in x's dtype
 
     def vjp(g: Array) -> tuple[Array]:
         h, n_ = g.astype(wide, copy=False) * weight.data.astype(wide, copy=False), n.astype(wide, copy=False)
@@ -197,7 +198,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -
 
 @operation
 def gelu(x: Tensor, approximate: str = "tanh") -> Tensor:
-    """y = x P(normal < x), exactly (approximate="none") or in GPT-2's form, which is faster.  Any shape.
+    """y = x P(normal < x), exactly (approximate="none") or by GPT-2's faster approximation ("tanh").  Any shape.
 
     "tanh": y = x/2 (1 + t), t = tanh(u), u = c (x + 0.044715 x^3), c = sqrt(2/pi)
 
@@ -207,8 +208,8 @@ def gelu(x: Tensor, approximate: str = "tanh") -> Tensor:
 
         dy/dx = y/x + x e^(-x^2/2) / sqrt(2 pi)
 
-    The derivative is computed in the forward, while t or erf is at hand, and is all that is kept. The two differ by at
-    most 5e-4. Raises UserError for another word. Hendrycks, Gimpel, "Gaussian Error Linear Units", arXiv:1606.08415.
+    The forward computes the derivative, while t or erf is available, and saves nothing else. The two forms differ by at
+    most 5e-4. Raise UserError for any other value. Hendrycks, Gimpel, "Gaussian Error Linear Units", arXiv:1606.08415.
     """
     check_choice("gelu: approximate", approximate, ("tanh", "none"))
     if approximate == "tanh":
@@ -219,7 +220,7 @@ def gelu(x: Tensor, approximate: str = "tanh") -> Tensor:
 
 
 def _exact_gelu_and_slope(x: Array) -> tuple[Array, Array]:
-    """x P(normal < x) and its derivative, in x's dtype."""
+    """Return x P(normal < x) and its derivative, in x's dtype."""
     u = x.astype(backend.wide(x.dtype), copy=False)
     below = (1 + backend.erf(u / math.sqrt(2))) / 2
     slope = below + u * xp.exp(-(u * u) / 2) / math.sqrt(2 * math.pi)
@@ -227,9 +228,9 @@ def _exact_gelu_and_slope(x: Array) -> tuple[Array, Array]:
 
 
 def _gelu_and_slope(x: Array, dtype: Any) -> tuple[Array, Array]:
-    """gelu(x) and its derivative in `dtype`; the derivative takes x's memory if x has that dtype.
+    """Return gelu(x) and its derivative in `dtype`; the derivative overwrites x if x has that dtype.
 
-    In blocks that are small enough for all the steps to find them in the cache.
+    Work in blocks small enough to stay in cache through all the steps.
     """
     c, y = math.sqrt(2 / math.pi), xp.empty(x.shape, dtype)
     slope = x if x.dtype == dtype else xp.empty(x.shape, dtype)
@@ -247,10 +248,10 @@ def _gelu_and_slope(x: Array, dtype: Any) -> tuple[Array, Array]:
 
 @operation
 def causal_attention(qkv: Tensor, start: int = 0, scale: float | None = None) -> Tensor:
-    """Each position looks at itself and the positions before it.  qkv (B, T, 3, H, D/H) -> y (B, T, H D/H).
+    """Let each position attend to itself and earlier positions.  qkv (B, T, 3, H, D/H) -> y (B, T, H D/H).
 
-    H is the number of heads that are held here. See `attend` for the equation; `start` is the logical time of the
-    first position in qkv, scale is 1/sqrt(D/H) unless given.
+    H is the number of local heads. See `attend` for the equation. start: the logical time of the first position in qkv.
+    scale: 1/sqrt(D/H) by default. Raise ValueError for any other shape.
     Vaswani et al., "Attention Is All You Need", arXiv:1706.03762, equation 1.
     """
     if qkv.ndim != 5 or qkv.shape[2] != 3:
@@ -273,13 +274,13 @@ def causal_attention(qkv: Tensor, start: int = 0, scale: float | None = None) ->
 
 @operation
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Any = None, scale: float | None = None) -> Tensor:
-    """Each query looks at the keys that the mask lets it see.  q (..., Tq, d), k (..., Tk, d), v (..., Tk, e) ->
-    y (..., Tq, e), with one shape in front for all three, mostly (B, H).
+    """Let each query attend to the keys that the mask permits.  q (..., Tq, d), k (..., Tk, d), v (..., Tk, e) ->
+    y (..., Tq, e). All three have the same leading axes, usually (B, H).
 
-    mask: booleans that can be broadcast to (..., Tq, Tk), True where the query sees the key; by default it sees all
-    (`np.tri(T, dtype=bool)` is causal). y is 0 for a query that sees none. scale is 1/sqrt(d) unless given. See
-    `attend_vjp` for the derivative. As PyTorch's scaled_dot_product_attention.
-    Raises ValueError for shapes that do not fit, TypeError for another mask or different dtypes.
+    mask: booleans broadcastable to (..., Tq, Tk), True where the query sees the key; by default it sees every key
+    (`np.tri(T, dtype=bool)` is causal). y is 0 for a query that sees no key. scale: 1/sqrt(d) by default. See
+    `attend_vjp` for the derivative. Corresponds to PyTorch's scaled_dot_product_attention.
+    Raise ValueError for shapes that do not match, TypeError for a non-boolean mask or different dtypes.
     """
     _check_dtypes("attention", q, k, v)
     if min(q.ndim, k.ndim, v.ndim) < 2 or not (
@@ -303,7 +304,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Any = None, scale: float | 
 
 
 def _seen(mask: Any, shape: tuple[int, ...], q: tuple[int, ...]) -> Array:
-    """The mask of `attention`. Raises TypeError unless it is booleans, ValueError unless they fit the scores."""
+    """Return the mask as an array. Raise TypeError unless it is boolean, ValueError unless it fits the scores."""
     seen = backend.listed(mask)
     if not isinstance(seen, (np.ndarray, xp.ndarray)) or backend.is_masked(seen) or seen.dtype != bool:
         raise TypeError(f"attention: the mask is {shown(mask)}; give booleans, True where a query sees a key")
@@ -314,15 +315,15 @@ def _seen(mask: Any, shape: tuple[int, ...], q: tuple[int, ...]) -> Array:
 
 
 def _scale(operation: str, scale: float | None, d: int) -> float:
-    """The scale of the scores of heads of width d: 1/sqrt(d) unless given."""
+    """Return the scale of the scores, by default 1/sqrt(d) for heads of width d."""
     return (d**-0.5 if d else 1.0) if scale is None else _number(f"{operation}: scale", scale, "finite")
 
 
 def attend(q: Array, k: Array, v: Array, scale: float, q_start: int, k_start: int) -> tuple[Array, Array]:
-    """y = p v with p = softmax(scale q k^T) over the keys no later than the query.  On plain arrays.
+    """Return y = p v and p = softmax(scale q k^T) over the keys no later than the query.  Plain arrays.
 
-    q (B, H, Tq, D/H), k and v (B, H, Tk, D/H) -> y like q, p (B, H, Tq, Tk). Query i stands at logical time
-    q_start + i, key j at k_start + j: the two differ when time is divided over ranks.
+    q (B, H, Tq, D/H), k and v (B, H, Tk, D/H) -> y like q, p (B, H, Tq, Tk). Query i is at logical time q_start + i,
+    key j at k_start + j: the two starts differ when time is divided over ranks.
     """
     scores = _scores(q, k, scale)
     q_time = q_start + np.arange(q.shape[2])[:, None]
@@ -333,14 +334,14 @@ def attend(q: Array, k: Array, v: Array, scale: float, q_start: int, k_start: in
 
 
 def _scores(q: Array, k: Array, scale: float) -> Array:
-    """scale q k^T, in float32 for half precision."""
+    """Return scale q k^T, in float32 for half precision."""
     scores = backend.matmul(q, k.swapaxes(-1, -2), dtype=backend.wide(q.dtype))
     scores *= scale
     return scores
 
 
 def attend_vjp(g: Array, q: Array, k: Array, v: Array, p: Array, scale: float) -> tuple[Array, Array, Array]:
-    """The gradients of q, k, v for `attend`: with s = scale q k^T,
+    """Return the gradients of q, k, v for `attend`. With s = scale q k^T,
 
     gv = p^T g      gp = g v^T      gs = p (gp - sum_keys gp p)      gq = scale gs k      gk = scale gs^T q .
     """
@@ -360,12 +361,12 @@ def cross_entropy(logits: Tensor, labels: Any, denominator: float | None = None)
 
         gx_nv = g (softmax(x_n)_v - 1[v = label(n)]) / denominator
 
-    A token whose label is IGNORE is not in the sum, and its gradient is 0. The denominator is the number of the other
-    tokens of the *global* batch, over all micro-batches and ranks (`batch.where.count`), so that partial losses and
-    partial gradients only ever have to be added. Without one it is the mean, or the batch's count where a part is seen
+    A token labelled IGNORE is left out of the sum, and its gradient is 0. The denominator is the number of other tokens
+    in the *global* batch, over all micro-batches and ranks (`batch.where.count`), so partial losses and gradients
+    simply add up. By default it is the number of labels (giving the mean), or the batch's count if only a part is seen
     (denominators.py). The loss is float32 for half-precision logits.
-    Raises IndexError for any other label outside 0..V-1, ValueError for a denominator that is not positive, UserError
-    for none where it is not known.
+    Raise IndexError for any other label outside 0..V-1, ValueError for a denominator that is not positive, UserError
+    if it is omitted but cannot be determined.
     """
     labels = xp.asarray(backend.as_ids("cross_entropy: labels", labels))
     denominator = of_labels("cross_entropy", labels) if denominator is None else _positive(denominator)
@@ -380,11 +381,11 @@ def cross_entropy(logits: Tensor, labels: Any, denominator: float | None = None)
         losses[ignored] = 0
     loss = losses.sum() / denominator
     p /= z
-    kept = p if x.dtype == dtype else logits.data  # in half precision the logits are kept, and p is made again
+    kept = p if x.dtype == dtype else logits.data  # in half precision, save the logits and recompute p
 
     def vjp(g: Array) -> tuple[Array]:
         p = kept if kept.dtype == wide else softmax_rows(kept.reshape(-1, V).astype(wide))
-        p[tokens, flat] -= 1  # in place: the tape is walked once, and p serves nothing else
+        p[tokens, flat] -= 1  # in place: the tape is walked once, and p has no other use
         gx = xp.multiply(p, g / denominator, out=p)
         if ignored is not None:
             gx[ignored] = 0
@@ -395,9 +396,9 @@ def cross_entropy(logits: Tensor, labels: Any, denominator: float | None = None)
 
 
 def targets(labels: Array, shape: tuple[int, ...], V: int) -> tuple[Array, Array | None]:
-    """(labels in one row, where they are IGNORE): the ignored ones replaced by 0, the second None if there are none.
+    """Return (the labels flattened, with IGNORE replaced by 0; a mask of the ignored ones, or None if there are none).
 
-    Raises ValueError for labels of another shape than this, IndexError for labels outside 0..V-1 that are not IGNORE.
+    Raise ValueError unless labels have this shape, IndexError for a label outside 0..V-1 that is not IGNORE.
     """
     if labels.shape != shape:
         raise ValueError(f"cross_entropy: logits {(*shape, V)} need labels of shape {shape}, not {labels.shape}")
@@ -410,7 +411,7 @@ def targets(labels: Array, shape: tuple[int, ...], V: int) -> tuple[Array, Array
         flat = xp.where(ignored, 0, flat)
         least = int(flat.min())
     if least < 0 or most >= V:
-        also = f", and {IGNORE} for a token that is to be ignored" if least < 0 else ""
+        also = f", and {IGNORE} for a token to ignore" if least < 0 else ""
         raise IndexError(f"labels reach from {least} to {most}; there are {V} classes, counted from 0{also}")
     return flat, ignored
 
@@ -419,17 +420,17 @@ def targets(labels: Array, shape: tuple[int, ...], V: int) -> tuple[Array, Array
 def mean_squared_error(prediction: Tensor, target: Any, denominator: float | None = None) -> Tensor:
     """L = sum over all elements of (y - target)^2 / denominator.  gy = 2 g (y - target) / denominator.
 
-    prediction and target of one shape; a list takes the prediction's dtype. The loss is float32 for half precision.
-    Without a denominator it is the mean, over the global batch where a part is seen (denominators.py).
-    Raises ValueError for different shapes or a denominator that is not positive, TypeError for a Tensor as the target,
-    UserError for no denominator where it is not known.
+    y, the prediction, and target have the same shape; a list takes y's dtype. The loss is float32 for half precision.
+    By default it is the mean, over the global batch even if only a part is seen (denominators.py).
+    Raise ValueError for different shapes or a denominator that is not positive, TypeError if the target is a Tensor,
+    UserError if the denominator is omitted but cannot be determined.
     """
     denominator = of_elements("mean_squared_error", prediction.shape) if denominator is None else _positive(denominator)
     if isinstance(target, Tensor):
-        raise TypeError(f"mean_squared_error: target is {shown(target)}; no gradient goes there: give its array, .data")
+        raise TypeError(f"mean_squared_error: target is {shown(target)}; it gets no gradient: give its array, .data")
     target = backend.constant("mean_squared_error: target", target, prediction.dtype)
     if prediction.shape != target.shape:
-        raise ValueError(f"mean_squared_error: prediction {prediction.shape} against target {target.shape}")
+        raise ValueError(f"mean_squared_error: prediction has shape {prediction.shape}, target {target.shape}")
     _check_dtypes("mean_squared_error", prediction, target)
     dtype = prediction.dtype
     e = prediction.data.astype(backend.wide(dtype)) - target
@@ -445,8 +446,8 @@ def mean_squared_error(prediction: Tensor, target: Any, denominator: float | Non
 def dropout(x: Tensor, keep: Array, p: float) -> Tensor:
     """y = x / (1 - p) where `keep`, otherwise 0; gx likewise.  keep: booleans of x's shape, False with probability p.
 
-    The mask is an argument: nn.Dropout draws it from (seed, batch number, layer, position), the same on any mesh.
-    Raises ValueError for p outside 0..1 or another shape, TypeError for another mask: numbers would be multiplied with.
+    nn.Dropout draws the mask from (seed, batch number, layer, position), so it is the same on any mesh.
+    Raise ValueError unless 0 <= p < 1 and the shapes agree, TypeError for a non-boolean mask: numbers would scale x.
     Srivastava et al., "Dropout", JMLR 15, 2014.
     """
     p = _number("dropout: p", p, "at least 0 and less than 1")
@@ -459,7 +460,7 @@ def dropout(x: Tensor, keep: Array, p: float) -> Tensor:
 
 
 def _into(p: Tensor, out: Array | None, value: Array) -> Array:
-    """The gradient of the parameter p, in its dtype, and in its place when that is given."""
+    """Return the gradient of the parameter p in p's dtype, written into `out` if given."""
     if out is None:
         return value.astype(p.dtype, copy=False)
     out[...] = value
@@ -467,12 +468,12 @@ def _into(p: Tensor, out: Array | None, value: Array) -> Array:
 
 
 def _used(p: Tensor, dtype: Any) -> Array:
-    """A parameter as it is multiplied with activations of this dtype; made anew for each use, and kept by nobody."""
+    """Return a parameter in the dtype of the activations; converted anew for each use and never saved."""
     return p.data.astype(dtype, copy=False)
 
 
 def _over_rows(x: Array) -> Array:
-    """The sum over all axes but the last."""
+    """Return the sum over all axes but the last."""
     return backend.column_sums(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
 
 
@@ -481,14 +482,14 @@ def _row_mean(x: Array) -> Array:
 
 
 def _check_dtypes(operation: str, *tensors: Tensor | Array | None) -> None:
-    """NumPy would silently compute in the widest dtype."""
+    """Raise TypeError for different dtypes: NumPy would silently compute in the widest."""
     dtypes = [str(x.dtype) for x in tensors if x is not None]
     if len(set(dtypes)) > 1:
         raise TypeError(f"{operation}: the operands are {', '.join(dtypes)}; cast them to one dtype")
 
 
 def _check_parameters(operation: str, x: Tensor, *parameters: Tensor | None) -> None:
-    """Half precision goes with parameters of half or of float32; otherwise all have one dtype."""
+    """Raise TypeError unless all dtypes agree; half precision may be mixed with float32."""
     small = [p is None or (p.dtype.itemsize <= 4 and x.dtype.itemsize <= 4) for p in parameters]
     half = any(p is not None and p.dtype.itemsize < 4 for p in (x, *parameters))
     if not (half and all(small)):
@@ -496,14 +497,14 @@ def _check_parameters(operation: str, x: Tensor, *parameters: Tensor | None) -> 
 
 
 def _axes_of(name: str, x: Tensor, exactly: int = 0) -> tuple[int, ...]:
-    """The shape of x. Raises ValueError unless it has so many axes, or at least one."""
+    """Return the shape of x. Raise ValueError unless it has `exactly` axes, or by default at least one."""
     if not x.shape or (exactly and x.ndim != exactly):
         raise ValueError(f"{name} has shape {x.shape}; it needs {exactly or 'at least 1'} axes")
     return x.shape
 
 
 def _number(name: str, value: Any, allowed: str) -> float:
-    """Return the value as a Python number (NumPy's would turn float32 into float64). Raise ValueError otherwise."""
+    """Return the value as a Python float (a NumPy float64 would promote float32). Raise ValueError if not allowed."""
     try:
         check_number(name, value, allowed)
     except UserError as error:
@@ -512,7 +513,7 @@ def _number(name: str, value: Any, allowed: str) -> float:
 
 
 def _whole(name: str, value: Any) -> int:
-    """Return the value as a whole number of at least 0. Raise ValueError otherwise."""
+    """Return the value as an int. Raise ValueError unless it is a whole number of at least 0."""
     try:
         check_whole(name, value)
     except UserError as error:

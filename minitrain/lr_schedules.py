@@ -1,13 +1,13 @@
 """Learning rates as pure functions of the update number t, counted from 0.
 
-Nothing is remembered between two calls: a run that is resumed at update 500 has the rates of one that never stopped.
-`functools.partial` fills in all but t, and `warmup` goes in front of whatever comes out:
+Schedules keep no state between calls: a run resumed at update 500 has the same rates as one that never stopped.
+`functools.partial` fills in every argument but t, and `warmup` can precede any schedule:
 
     schedule = partial(warmup, updates=100, then=partial(cosine, peak=0.003, updates=900))
     optimizer.step(lr=schedule(t))
 
-Every function raises UserError for a t that is no whole number from 0, for rates that are negative or NaN, for a floor
-above the peak, and for what its own lines name.
+Every function raises UserError for a t that is not a whole number of at least 0, for rates that are negative or NaN,
+for a floor above the peak, and for the cases that its own docstring lists.
 """
 
 import math
@@ -23,7 +23,7 @@ Schedule = Callable[[int], float]
 
 
 def _check(t: Any, peak: Any, floor: Any = 0.0, **counts: Any) -> None:
-    """Raises UserError unless t is a whole number, the other counts are at least 1, and 0 <= floor <= peak."""
+    """Raise UserError unless t is a whole number, the other counts are at least 1, and 0 <= floor <= peak."""
     check_whole("t", t)
     for name, count in counts.items():
         check_whole(name, count, 1)
@@ -37,13 +37,13 @@ def _check(t: Any, peak: Any, floor: Any = 0.0, **counts: Any) -> None:
 
 
 def constant(t: int, peak: float) -> float:
-    """lr_t = peak"""
+    """Constant rate: lr_t = peak."""
     _check(t, peak)
     return peak
 
 
 def linear(t: int, peak: float, updates: int, floor: float = 0.0) -> float:
-    """Down a straight line, and then at the floor.
+    """Linear decay from the peak to the floor in `updates` updates, then constant.
 
     lr_t = floor + (peak - floor) (1 - t / updates)
     """
@@ -53,11 +53,11 @@ def linear(t: int, peak: float, updates: int, floor: float = 0.0) -> float:
 
 
 def polynomial(t: int, peak: float, updates: int, power: float = 2.0, floor: float = 0.0) -> float:
-    """Steep at first and flat at the end for a power above 1, the other way round below; 1 is linear.
+    """Polynomial decay: for power > 1 steep at first and flat at the end, for power < 1 the reverse; 1 is linear.
 
         lr_t = floor + (peak - floor) (1 - t / updates)^power
 
-    Raises UserError for a power that is not above 0.
+    Raise UserError unless power > 0.
     Chen et al., "DeepLab", arXiv:1606.00915 ("poly", with power 0.9).
     """
     _check(t, peak, floor, updates=updates)
@@ -67,7 +67,7 @@ def polynomial(t: int, peak: float, updates: int, power: float = 2.0, floor: flo
 
 
 def cosine(t: int, peak: float, updates: int, floor: float = 0.0) -> float:
-    """Down half a cosine: flat at both ends.
+    """Cosine decay: half a cosine from the peak to the floor, flat at both ends.
 
         lr_t = floor + (peak - floor) (1 + cos(pi t / updates)) / 2
 
@@ -79,11 +79,11 @@ def cosine(t: int, peak: float, updates: int, floor: float = 0.0) -> float:
 
 
 def cosine_restarts(t: int, peak: float, period: int, factor: int = 1, floor: float = 0.0) -> float:
-    """Half a cosine again and again, each `factor` times as long as the one before: a warm restart after each.
+    """Cosine decay with warm restarts: each period is `factor` times as long as the one before.
 
         lr_t = floor + (peak - floor) (1 + cos(pi s / T)) / 2
 
-    with s updates since the last restart and T updates in this period: period x factor^(restarts so far).
+    s counts the updates since the last restart, and T = period x factor^(restarts so far) is the current period.
     Loshchilov, Hutter, "SGDR", arXiv:1608.03983, equation 5 (T_0 = period, T_mult = factor).
     """
     _check(t, peak, floor, period=period, factor=factor)
@@ -95,11 +95,11 @@ def cosine_restarts(t: int, peak: float, period: int, factor: int = 1, floor: fl
 
 
 def exponential(t: int, peak: float, gamma: float, every: int = 1, floor: float = 0.0) -> float:
-    """By the same share in each update: times gamma in `every` updates, until it meets the floor.
+    """Exponential decay: multiply by gamma over `every` updates, down to the floor.
 
         lr_t = max(floor, peak gamma^(t / every))
 
-    Raises UserError for a gamma that is not above 0 and at most 1.
+    Raise UserError for a gamma that is not above 0 and at most 1.
     """
     _check(t, peak, floor, every=every)
     check_number("gamma", gamma, "above 0 and at most 1")
@@ -107,12 +107,12 @@ def exponential(t: int, peak: float, gamma: float, every: int = 1, floor: float 
 
 
 def step(t: int, peak: float, gamma: float, every: int, floor: float = 0.0) -> float:
-    """In stairs: times gamma after every so many updates, until it meets the floor.
+    """Step decay: multiply by gamma every `every` updates, down to the floor.
 
         lr_t = max(floor, peak gamma^floor(t / every))
 
-    Raises UserError for a gamma that is not above 0 and at most 1.
-    He et al., "Deep Residual Learning", arXiv:1512.03385, section 3.4 (gamma 0.1, when the error stands still).
+    Raise UserError for a gamma that is not above 0 and at most 1.
+    He et al., "Deep Residual Learning", arXiv:1512.03385, section 3.4 (gamma 0.1, when the error plateaus).
     """
     _check(t, peak, floor, every=every)
     check_number("gamma", gamma, "above 0 and at most 1")
@@ -120,12 +120,12 @@ def step(t: int, peak: float, gamma: float, every: int, floor: float = 0.0) -> f
 
 
 def inverse_time(t: int, peak: float, k: float = 1.0, every: int = 1, floor: float = 0.0) -> float:
-    """As one over the time. With the updates of an epoch as `every` it is the well-known peak / (1 + k epoch).
+    """Inverse time decay. With `every` set to the updates of an epoch it is the familiar peak / (1 + k epoch).
 
         lr_t = max(floor, peak / (1 + k floor(t / every)))
 
-    Without a floor the sum over all t is infinite and that of the squares is not: under the paper's conditions such
-    rates reach the minimum in spite of noisy gradients. Raises UserError for a k below 0.
+    Without a floor the rates have an infinite sum but a finite sum of squares: under the paper's conditions they
+    reach the minimum despite noisy gradients. Raise UserError for a k below 0.
     Robbins, Monro, "A Stochastic Approximation Method", Ann. Math. Statist. 22(3), 1951.
     """
     _check(t, peak, floor, every=every)
@@ -137,12 +137,12 @@ def inverse_time(t: int, peak: float, k: float = 1.0, every: int = 1, floor: flo
 
 
 def warmup(t: int, updates: int, then: Schedule) -> float:
-    """Up in a line over so many updates, and from there on as `then` says, which begins at its own update 0.
+    """Linear warm-up over `updates` updates, followed by the schedule `then`, which starts at its own update 0.
 
         lr_t = then(0) (t + 1) / updates       for t < updates
         lr_t = then(t - updates)               afterwards
 
-    The last update of the first line has the rate of the first of the second, to the last bit: no jump.
+    There is no jump: the last warm-up update has exactly the rate of the first update after it.
     Goyal et al., "Accurate, Large Minibatch SGD", arXiv:1706.02677, section 2.2.
     """
     check_whole("t", t)
@@ -153,30 +153,30 @@ def warmup(t: int, updates: int, then: Schedule) -> float:
 
 
 def warmup_cosine(t: int, peak: float, warm: int, updates: int, floor: float = 0.0) -> float:
-    """Up to the peak in `warm` of all the updates, then down to the floor along half a cosine.
+    """Linear warm-up to the peak in `warm` of the updates, then cosine decay to the floor.
 
         lr_t = peak (t + 1) / warm                                         for t < warm
-        lr_t = floor + (peak - floor) (1 + cos(pi (t - warm) / n)) / 2     for the n = updates - warm that are left
+        lr_t = floor + (peak - floor) (1 + cos(pi (t - warm) / n)) / 2     for the remaining n = updates - warm
         lr_t = floor                                                       from t = updates on
 
-    No jump at the join: updates warm - 1 and warm have the same rate, to the last bit. There may be no warm-up (0).
-    Raises UserError for one that leaves nothing of the updates. See warmup and cosine for the papers.
+    There is no jump: updates warm - 1 and warm have exactly the same rate. warm = 0 means no warm-up.
+    Raise UserError unless warm < updates. See warmup and cosine for the papers.
     """
     check_whole("warm", warm)
     check_whole("updates", updates, 1)
     if warm >= updates:
-        raise UserError(f"warm is {warm}, which leaves nothing of the {updates} updates; it must be less")
+        raise UserError(f"warm is {warm}, which leaves none of the {updates} updates; it must be less")
     return warmup(t, warm, partial(cosine, peak=peak, updates=updates - warm, floor=floor))
 
 
 def range_test(t: int, least: float, most: float, updates: int) -> float:
-    """From the least rate to the most, times the same factor in each update: where does training explode?
+    """Learning-rate range test: grow geometrically from `least` to `most`, to find where training diverges.
 
         lr_t = least (most / least)^(t / (updates - 1))
 
-    `python -m minitrain lr-range` runs it. Raises UserError unless 0 < least < most and there are 2 updates or more.
-    Smith, "Cyclical Learning Rates for Training Neural Networks", arXiv:1506.01186, section 3.3, where the rates grow
-    in a line; by a factor they cover several orders of magnitude.
+    `python -m minitrain lr-range` runs it. Raise UserError unless 0 < least < most and updates >= 2.
+    Smith, "Cyclical Learning Rates for Training Neural Networks", arXiv:1506.01186, section 3.3. There the rates
+    grow linearly; geometric growth covers several orders of magnitude.
     """
     check_whole("t", t)
     check_whole("updates", updates, 2)
@@ -190,17 +190,17 @@ def range_test(t: int, least: float, most: float, updates: int) -> float:
 
 
 def anneal(t: int, points: Sequence[tuple[float, float]]) -> float:
-    """Through points (update, value), from each to the next along half a cosine; at the last value afterwards.
+    """Interpolate points (update, value) by half cosines; constant after the last point.
 
         value_t = b + (a - b) (1 + cos(pi (t - s) / (e - s))) / 2     for s <= t <= e, between (s, a) and (e, b)
 
-    t is a whole number, the points' updates need not be. One point alone is a constant. Raises UserError unless the
-    first point has update 0 and each a larger one than the point before.
+    t is a whole number; the points' updates need not be. A single point gives a constant. Raise UserError unless the
+    points' updates start at 0 and increase.
     """
     check_whole("t", t)
     updates = [update for update, _ in points]
     if not updates or updates[0] != 0 or not all(s < e for s, e in pairwise(updates)):
-        raise UserError(f"points is {shown(points)}; their updates must begin at 0 and grow")
+        raise UserError(f"points is {shown(points)}; their updates must begin at 0 and increase")
     for (s, a), (e, b) in pairwise(points):
         if t <= e:
             return b + (a - b) * (1 + math.cos(math.pi * (t - s) / (e - s))) / 2
@@ -216,15 +216,14 @@ def one_cycle(
     end: float = 1e4,
     three_phases: bool = True,
 ) -> float:
-    """Up from peak / start to the peak, down again as slowly, then a short drop to `end` times below the start.
+    """One cycle: rise from peak / start to the peak, fall as slowly, then drop to the starting rate / end.
 
         (0, peak / start)  (top, peak)  (2 top, peak / start)  (updates - 1, peak / start / end)
 
-    are the points, half cosines between them, and top = rise x updates - 1. With two phases the third point is left
-    out: the drop begins at the top. Large rates in the middle are meant to regularise; the momentum goes the other way
-    (one_cycle_momentum). PyTorch's OneCycleLR is this with rise 0.3, and two phases unless told otherwise; the paper
-    has straight lines. Raises UserError for a rise that leaves no update to one of the phases, and for a start or end
-    not above 0.
+    are the points, joined by half cosines, with top = rise x updates - 1. With two phases the third point is omitted:
+    the drop starts at the top. The large rates in the middle are meant to regularise; the momentum moves the opposite
+    way (one_cycle_momentum). PyTorch's OneCycleLR defaults to rise 0.3 and two phases; the paper uses straight lines.
+    Raise UserError if rise leaves a phase without updates, and unless start and end are above 0.
     Smith, Topin, "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates",
     arXiv:1708.07120, section 3.
     """
@@ -239,13 +238,13 @@ def one_cycle(
 def one_cycle_momentum(
     t: int, updates: int, low: float = 0.85, high: float = 0.95, rise: float = 0.45, three_phases: bool = True
 ) -> float:
-    """The momentum that goes with one_cycle: down where the rate goes up, up where it comes down, high at the end.
+    """Momentum for one_cycle: it falls while the rate rises, rises while the rate falls, and ends high.
 
         (0, high)  (top, low)  (2 top, high)  (updates - 1, high)
 
-    are the points, half cosines between them, and top = rise x updates - 1; with two phases without the third. A step
-    is about lr / (1 - momentum) gradients long, and less memory lets the large rates in the middle be larger. SGD's
-    momentum, or Adam's beta1. Raises UserError for momenta that are not in [0, 1), low above high, or a wrong rise.
+    are the points, joined by half cosines, with top = rise x updates - 1; two phases omit the third. A step is about
+    lr / (1 - momentum) gradients long, so a lower momentum permits larger rates in the middle. Use it for SGD's
+    momentum or Adam's beta1. Raise UserError unless 0 <= low <= high < 1, and if rise leaves a phase without updates.
     Smith, "A disciplined approach to neural network hyper-parameters: Part 1", arXiv:1803.09820, section 4.3.
     """
     check_whole("updates", updates, 1)
@@ -259,22 +258,22 @@ def one_cycle_momentum(
 
 
 def _top(rise: float, updates: int, three_phases: bool) -> float:
-    """The update, not always a whole number, at which one_cycle has its peak. Raises UserError when there is none."""
+    """Return the update, possibly fractional, at which one_cycle peaks. Raise UserError if a phase has no updates."""
     check_number("rise", rise, "above 0 and less than 1")
     top = rise * updates - 1
     if not 0 < top * (2 if three_phases else 1) < updates - 1:
         raise UserError(
-            f"rise is {rise}: of {updates} updates it leaves none for one of the phases of the cycle; "
+            f"rise is {rise}: with {updates} updates it leaves none for one of the phases of the cycle; "
             f"give {'at most 0.5' if three_phases else 'less'}, or more updates"
         )
     return top
 
 
-# By what was measured -------------------------------------------------------------------------------------------------
+# From measured losses -------------------------------------------------------------------------------------------------
 
 
 def _check_losses(losses: Any) -> None:
-    """Raises UserError unless they are a sequence of numbers, which may be infinite or NaN: so a run went."""
+    """Raise UserError unless losses is a sequence of numbers; infinity and NaN are allowed, since runs diverge."""
     if not isinstance(losses, Sequence) or not all(isinstance(x, Real) and not isinstance(x, bool) for x in losses):
         raise UserError(f"losses is {shown(losses)}; it must be a list of numbers")
 
@@ -288,14 +287,14 @@ def reduce_on_plateau(
     cooldown: int = 0,
     floor: float = 0.0,
 ) -> float:
-    """The rate for the next epoch, after epochs with these validation losses: times `factor` at each plateau.
+    """Return the rate of the next epoch, given all validation losses so far: multiply by `factor` at each plateau.
 
-    A plateau is more than `patience` epochs in a row without a loss below (1 - threshold) x the best one. After a
-    reduction, `cooldown` epochs do not count. The history is the whole state: called with all losses so far, a run that
-    is resumed gets the rate of one that never stopped. A loss that is no number is no improvement.
+    A plateau is more than `patience` consecutive epochs without a loss below (1 - threshold) x the best one. After a
+    reduction, `cooldown` epochs do not count. The losses are the whole state, so a resumed run gets the rate of one
+    that never stopped. A NaN loss is not an improvement.
 
-    Equals PyTorch's ReduceLROnPlateau with eps=0 (which leaves out reductions by less than eps). Raises UserError for a
-    factor outside (0, 1), counts below 0, a threshold outside [0, 1), losses that are no sequence of numbers.
+    Equals PyTorch's ReduceLROnPlateau with eps=0 (it skips reductions by less than eps). Raise UserError for a factor
+    outside (0, 1), negative counts, a threshold outside [0, 1), or losses that are not a sequence of numbers.
     """
     _check(0, peak, floor)
     _check_losses(losses)

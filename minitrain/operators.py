@@ -1,7 +1,7 @@
-"""What a tensor can do by itself: `x + y`, `x @ w`, `x > 0`, `x.sum(axis=0)`, `x.relu()`.
+"""The operators and methods of Tensor: `x + y`, `x @ w`, `x > 0`, `x.sum(axis=0)`, `x.relu()`.
 
-Each calls the function of that name in functional.py (gelu: in fused.py), which has its derivative. Those functions
-need Tensor, so the methods are attached to it here, when the package is imported. Type checkers take Operators for a
+Each calls the function of the same name in functional.py (gelu: in fused.py), which defines its derivative. Those
+functions need Tensor, so importing the package attaches the methods to it here. Type checkers see Operators as a
 base class of Tensor.
 """
 
@@ -17,7 +17,7 @@ from .shapes import Axis
 
 
 class Operators:
-    """The operators and methods of a Tensor. `self` is one (a base class cannot say so)."""
+    """The operators and methods of a Tensor. `self` is a Tensor, which a base class cannot declare."""
 
     def __add__(self: Any, other: Operand) -> Tensor:
         return F.add(self, other)
@@ -64,7 +64,7 @@ class Operators:
     def __getitem__(self: Any, item: Any) -> Tensor:
         return F.index(self, item)
 
-    # Comparisons return an array of booleans. == asks whether two tensors are the same object (autograd.py).
+    # Comparisons return an array of booleans. == tests identity (autograd.py).
 
     def __lt__(self: Any, other: Operand) -> Array:
         a, b = F.operands(self, other)
@@ -84,17 +84,17 @@ class Operators:
 
     @property
     def T(self: Any) -> Tensor:
-        """The axes in reversed order: of a matrix, its transpose."""
+        """Reverse the order of the axes: for a matrix, its transpose."""
         return F.transpose(self)
 
     def reshape(self: Any, *shape: int | Sequence[int]) -> Tensor:
-        """x.reshape(2, 3) or x.reshape((2, 3)): the same elements in another shape."""
+        """Return the same elements in another shape: x.reshape(2, 3) or x.reshape((2, 3))."""
         return F.reshape(self, shape[0] if len(shape) == 1 else shape)  # type: ignore[arg-type]
 
     def transpose(self: Any, *axes: int | Sequence[int]) -> Tensor:
-        """x.transpose(1, 0, 2), or x.transpose((1, 0, 2)): the axes in this order, reversed when none is given.
+        """Permute the axes: x.transpose(1, 0, 2) or x.transpose((1, 0, 2)); by default reverse them.
 
-        Two axes of a tensor that has more of them change places: x.transpose(-2, -1).
+        Two axes of a tensor that has more are swapped: x.transpose(-2, -1).
         """
         return F.transpose(self, (axes[0] if len(axes) == 1 else axes) if axes else None)  # type: ignore[arg-type]
 
@@ -169,7 +169,7 @@ class Operators:
 
 
 def attach() -> None:
-    """Give Tensor the operators and methods, each with the docstring of its function."""
+    """Attach the operators and methods to Tensor, each with its function's docstring."""
     for name, method in vars(Operators).items():
         if callable(method) or isinstance(method, property):
             if not method.__doc__ and (function := getattr(F, name, getattr(fused, name, None))):

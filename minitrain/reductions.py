@@ -1,7 +1,7 @@
-"""Operations that make one number of many: sums, means, the largest, softmax, each beside its derivative.
+"""Reductions over axes (sum, mean, var, max, min, logsumexp) and softmax, each with its derivative.
 
-Users call them as `functional.sum` and so on, or as methods: `x.sum(axis=0)`. In every docstring y is the result,
-g = dL/dy and gx = dL/dx. Sums of half precision are made in float32.
+Call them as `functional.sum` and so on, or as methods: `x.sum(axis=0)`. In every docstring y is the result,
+g = dL/dy and gx = dL/dx. Half precision is summed in float32.
 """
 
 import math
@@ -18,7 +18,7 @@ from .shapes import Axis, axes_of, axis_of, reshape
 
 @operation
 def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """y = sum of x over `axis` (all axes by default); every element of x gets the g of its sum."""
+    """y = sum of x over `axis` (all axes by default); every element of x receives the g of its sum."""
     shape, axes = x.shape, axes_of("sum", axis, x.shape)
 
     def vjp(g: Array) -> tuple[Array]:
@@ -29,7 +29,7 @@ def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 @operation
 def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """y = sum of x / n over `axis`; gx = g / n. Raises ValueError for the mean of nothing."""
+    """y = sum of x / n over `axis`; gx = g / n. Raise ValueError if there are no elements."""
     shape, axes = x.shape, _some("mean", axis, x.shape)
     n = math.prod(shape[i] for i in axes)
 
@@ -44,9 +44,9 @@ def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 def var(x: Tensor, axis: Axis = None, keepdims: bool = False, correction: int = 1) -> Tensor:
     """y = sum of (x - mean)^2 / (n - correction) over `axis`; gx = 2 g (x - mean) / (n - correction).
 
-    The mean's own derivative drops out, since the differences from it add up to 0. correction=1 estimates the variance
-    of what x is a sample of, as in PyTorch; correction=0 is the variance of x itself, as in NumPy.
-    Raises ValueError unless there are more than `correction` elements, TypeError for a correction that is not 0 or 1.
+    The derivative through the mean vanishes, since the deviations sum to 0. correction=1 estimates the variance of the
+    population that x samples, as in PyTorch; correction=0 is the variance of x itself, as in NumPy.
+    Raise ValueError unless there are more than `correction` elements, TypeError for a correction other than 0 or 1.
     """
     shape, axes = x.shape, _some("var", axis, x.shape)
     if not isinstance(correction, (int, np.integer)) or isinstance(correction, bool) or correction not in (0, 1):
@@ -66,9 +66,9 @@ def var(x: Tensor, axis: Axis = None, keepdims: bool = False, correction: int = 
 
 @operation
 def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """y = the largest of x over `axis`; g goes to the element that won, in equal parts to equal winners.
+    """y = max of x over `axis`; g goes to the largest element, split evenly among ties.
 
-    Raises ValueError for the largest of nothing.
+    Raise ValueError if there are no elements.
     """
     shape, axes = x.shape, _some("max", axis, x.shape)
     y = x.data.max(axis=axes, keepdims=True)
@@ -78,9 +78,9 @@ def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 @operation
 def min(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """y = the smallest of x over `axis`; g goes to the element that won, in equal parts to equal winners.
+    """y = min of x over `axis`; g goes to the smallest element, split evenly among ties.
 
-    Raises ValueError for the smallest of nothing.
+    Raise ValueError if there are no elements.
     """
     shape, axes = x.shape, _some("min", axis, x.shape)
     y = x.data.min(axis=axes, keepdims=True)
@@ -89,7 +89,7 @@ def min(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 
 def _to_winners(g: Array, won: Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
-    """gx of max and min."""
+    """Return gx of max and min."""
     winners = won.sum(axis=axes, keepdims=True).astype(g.dtype)
     return won * (_keep(g, shape, axes) / winners)
 
@@ -98,7 +98,7 @@ def _to_winners(g: Array, won: Array, shape: tuple[int, ...], axes: tuple[int, .
 def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """y = ln sum of e^x over `axis` (all axes by default); gx = g e^(x - y), which is g softmax(x).
 
-    The largest x is subtracted first, and added again to the logarithm. Raises ValueError for no elements.
+    The largest x is subtracted before exp and added back after ln. Raise ValueError if there are no elements.
     """
     shape, axes = x.shape, _some("logsumexp", axis, x.shape)
     most = x.data.max(axis=axes, keepdims=True)
@@ -110,11 +110,11 @@ def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 @operation
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """y_i = e^x_i / sum_j e^x_j along `axis`. A tensor without axes is a row of one: y = 1.
+    """y_i = e^x_i / sum_j e^x_j along `axis`. A 0-d tensor is a row of one element: y = 1.
 
-    dy_i/dx_j = y_i (1[i = j] - y_j), so gx = y (g - sum_j g_j y_j). The maximum of each row is subtracted first: it
-    cancels in the quotient, and no exponent is above 0. (The maximum of the whole tensor would not do: rows far
-    below it would underflow to 0 / 0.)
+    dy_i/dx_j = y_i (1[i = j] - y_j), so gx = y (g - sum_j g_j y_j). Subtracting the maximum of each row first keeps
+    exp from overflowing and cancels in the quotient. (The maximum of the whole tensor would not do: rows far below it
+    would underflow to 0 / 0.)
     """
     if not x.ndim:
         return reshape(softmax(reshape(x, (1,)), axis), ())
@@ -129,7 +129,7 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
 
 @operation
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """y_i = x_i - ln sum_j e^x_j along `axis`; gx = g - softmax(x) sum_j g_j. Without axes, y = 0."""
+    """y_i = x_i - ln sum_j e^x_j along `axis`; gx = g - softmax(x) sum_j g_j. A 0-d tensor gives y = 0."""
     if not x.ndim:
         return reshape(log_softmax(reshape(x, (1,)), axis), ())
     axis = axis_of("log_softmax", axis, x.shape)
@@ -139,15 +139,15 @@ def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
 
 
 def row_max(x: Array, axis: int = -1) -> Array:
-    """The maximum along `axis`, kept as an axis of length 1; 0 where there is nothing to compare."""
+    """Return the maximum along `axis`, kept as an axis of length 1; 0 if there are no elements along it."""
     if x.shape[axis] == 0:
         return backend.total(x, axis, keepdims=True)
     return x.max(axis=axis, keepdims=True)
 
 
 def softmax_rows(x: Array, axis: int = -1, out: Array | None = None) -> Array:
-    """softmax on plain arrays of floating point; `out` may be x itself."""
-    backend.wide(x.dtype)  # refuses any other
+    """Return the softmax of a plain floating-point array along `axis`; `out` may be x itself."""
+    backend.wide(x.dtype)  # raises unless floating point
     e = xp.subtract(x, row_max(x, axis), out=out)
     xp.exp(e, out=e)
     e /= backend.total(e, axis, keepdims=True)
@@ -155,7 +155,7 @@ def softmax_rows(x: Array, axis: int = -1, out: Array | None = None) -> Array:
 
 
 def _some(operation: str, axis: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes counted from the front. Raises ValueError when there is no element along them."""
+    """Return the axes as non-negative numbers. Raise ValueError if there are no elements along them."""
     axes = axes_of(operation, axis, shape)
     if 0 in [shape[i] for i in axes]:
         raise ValueError(f"{operation} of no elements: shape {shape}, axis {axis}")
@@ -163,10 +163,10 @@ def _some(operation: str, axis: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _drop(y: Array, reduced: tuple[int, ...], keepdims: bool) -> Array:
-    """y without the axes that were reduced to length 1, or with them."""
+    """Return y without the reduced axes, or with them, of length 1, if keepdims."""
     return y if keepdims else y.reshape(tuple(n for i, n in enumerate(y.shape) if i not in reduced))
 
 
 def _keep(g: Array, shape: tuple[int, ...], reduced: tuple[int, ...]) -> Array:
-    """g with the axes that were reduced away put back, of length 1."""
+    """Return g with the reduced axes restored, of length 1."""
     return g.reshape(tuple(1 if i in reduced else n for i, n in enumerate(shape)))

@@ -1,11 +1,11 @@
-"""Random numbers that depend on a key and a position, and on nothing else.
+"""Random numbers that depend only on a key and a position.
 
-A usual generator is a stream: to get the millionth number one draws the 999,999 before it, and two ranks that
-draw in another order get other numbers. A counter-based generator (Salmon, Moraes, Dror, Shaw, "Parallel Random
+The usual generator is a stream: to get the millionth number, first draw the 999,999 before it; two ranks that draw in
+different orders get different numbers. A counter-based generator (Salmon, Moraes, Dror, Shaw, "Parallel Random
 Numbers: As Easy as 1, 2, 3", SC 2011) is a hash instead: number i of key k is philox(k, i). So a rank that holds
-rows 100 to 200 of a matrix draws exactly these, and they are what one process would have drawn.
+rows 100 to 200 of a matrix draws only those, and gets the numbers that a single process would have drawn.
 
-Numbers are made on the host, so NumPy and CuPy see the same ones.
+The numbers are generated on the host, so NumPy and CuPy see the same ones.
 """
 
 import hashlib
@@ -20,9 +20,9 @@ Index = tuple[slice, ...]
 
 
 def key(*parts: int | str) -> int:
-    """A 128-bit key from any mixture of whole numbers and names: key(seed, "blocks.0.mlp.up.weight").
+    """Return a 128-bit key from any mix of whole numbers and names: key(seed, "blocks.0.mlp.up.weight").
 
-    Raises UserError for anything else: a seed of 1.0 would silently be another one than 1.
+    Raise UserError for anything else: a seed of 1.0 would silently differ from 1.
     """
     for part in parts:
         if not isinstance(part, (Integral, str)) or isinstance(part, bool):
@@ -32,7 +32,7 @@ def key(*parts: int | str) -> int:
 
 
 def words(k: int, lo: int, hi: int) -> np.ndarray:
-    """The 64-bit words number lo..hi of key k. Philox makes four at a time: word i is in block i // 4."""
+    """Return words lo to hi - 1 of key k, uint64. Philox makes four at a time: word i is in block i // 4."""
     check_whole("k", k, most=2**128 - 1)
     check_whole("lo", lo)
     check_whole("hi", hi)
@@ -44,21 +44,21 @@ def words(k: int, lo: int, hi: int) -> np.ndarray:
 
 
 def halfwords(k: int, lo: int, hi: int) -> np.ndarray:
-    """The 32-bit halves of the words, low half first, number lo..hi."""
+    """Return halfwords lo to hi - 1 of key k, uint32: the halves of the words, low half first."""
     first = lo // 2
     halves = words(k, first, -(-hi // 2)).astype("<u8").view("<u4")
     return halves[lo - 2 * first : hi - 2 * first]
 
 
 def normal(k: int, shape: tuple[int, ...], index: Index | None = None) -> np.ndarray:
-    """The slice `index` of a standard normal float64 tensor of logical shape `shape`.
+    """Return the slice `index` (default: all) of a standard normal float64 tensor of logical shape `shape`.
 
     Box and Muller (1958): z = sqrt(-2 ln u) cos(2 pi v), where u and v are the halves of one 64-bit word.
     """
 
     def draw(lo: int, hi: int) -> np.ndarray:
         word = words(k, lo, hi)
-        u = ((word >> np.uint64(32)).astype(np.float64) + 1.0) / 2**32  # in (0, 1]: the logarithm is finite
+        u = ((word >> np.uint64(32)).astype(np.float64) + 1.0) / 2**32  # in (0, 1], so the logarithm is finite
         v = (word & np.uint64(0xFFFFFFFF)).astype(np.float64) / 2**32
         return np.sqrt(-2.0 * np.log(u)) * np.cos(2.0 * np.pi * v)
 
@@ -66,14 +66,14 @@ def normal(k: int, shape: tuple[int, ...], index: Index | None = None) -> np.nda
 
 
 def mask(k: int, shape: tuple[int, ...], index: Index | None, p: float) -> np.ndarray:
-    """The slice `index` of a boolean tensor of logical shape `shape` that is False with probability p."""
+    """Return the slice `index` of a boolean tensor of logical shape `shape`: False with probability p."""
     check_number("p", p, "between 0 and 1")
     threshold = np.uint32(min(round(p * 2**32), 2**32 - 1))
     return _collect(lambda lo, hi: halfwords(k, lo, hi) >= threshold, shape, index, np.bool_)
 
 
 def integers(k: int, count: int, bound: int) -> np.ndarray:
-    """`count` int64 numbers in 0..bound-1. Raises ValueError for a bound outside 1..2^32."""
+    """Return `count` int64 numbers in 0..bound-1. Raise ValueError for a bound outside 1..2^32."""
     if isinstance(bound, bool) or not (isinstance(bound, Integral) and 1 <= bound <= 2**32):
         raise ValueError(f"integers: the bound is {bound}; allowed: 1 to 2^32")
     high = words(k, 0, count) >> np.uint64(32)
@@ -81,18 +81,18 @@ def integers(k: int, count: int, bound: int) -> np.ndarray:
 
 
 def permutation(k: int, n: int) -> np.ndarray:
-    """The numbers 0..n-1 in random order, int64."""
+    """Return the numbers 0..n-1 in random order, int64 (n)."""
     return np.argsort(words(k, 0, n), kind="stable")
 
 
 def _collect(
     draw: Callable[[int, int], np.ndarray], shape: tuple[int, ...], index: Index | None, dtype: type
 ) -> np.ndarray:
-    """draw(lo, hi) for every contiguous run of the slice, put together."""
+    """Call draw(lo, hi) for every contiguous run of the slice, and join the results."""
     check_shape("shape", shape)
     index = tuple(slice(0, n) for n in shape) if index is None else index
     if not isinstance(index, tuple) or [getattr(s, "step", 0) in (None, 1) for s in index] != [True] * len(shape):
-        raise UserError(f"index is {shown(index)}; it must be a tuple of {len(shape)} slices of step 1, one an axis")
+        raise UserError(f"index is {shown(index)}; it must be a tuple of {len(shape)} slices of step 1, one per axis")
     borders = [s.indices(n)[:2] for s, n in zip(index, shape, strict=True)]
     local = tuple(max(hi - lo, 0) for lo, hi in borders)
     if 0 in local:
@@ -102,7 +102,7 @@ def _collect(
 
 
 def _runs(shape: tuple[int, ...], borders: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The slice as runs [lo, hi) of the flattened tensor: one run per position on the axes before the last cut."""
+    """Yield the slice as runs [lo, hi) of the flattened tensor, one per position on the axes before the last cut."""
     cut = max((axis for axis, n in enumerate(shape) if borders[axis] != (0, n)), default=0)
     if not shape:
         yield 0, 1

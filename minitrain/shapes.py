@@ -1,7 +1,7 @@
-"""Operations that move elements and compute nothing: another shape, another order, parts, tensors joined.
+"""Operations that only move elements: reshape, squeeze, transpose, index, split, concatenate, stack.
 
-Users call them as `functional.reshape` and so on, or as methods: `x.reshape(2, 3)`. In every docstring y is the result,
-g = dL/dy and gx = dL/dx. The gradient goes back the way that the elements came.
+Call them as `functional.reshape` and so on, or as methods: `x.reshape(2, 3)`. In every docstring y is the result,
+g = dL/dy and gx = dL/dx. Each gradient moves back the way its element came.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Axis: TypeAlias = int | Sequence[int] | None
 
 @operation
 def reshape(x: Tensor, shape: int | Sequence[int]) -> Tensor:
-    """The same elements in another shape; gx is g in the old one. Raises ValueError if they do not fit."""
+    """Return the same elements in another shape; gx = g in x's shape. Raise ValueError if the sizes differ."""
     before = x.shape
     try:
         y = x.data.reshape(shape)
@@ -30,24 +30,24 @@ def reshape(x: Tensor, shape: int | Sequence[int]) -> Tensor:
 
 @operation
 def squeeze(x: Tensor, axis: Axis = None) -> Tensor:
-    """x without `axis`, which has length 1: one axis, several, or by default all of length 1. gx is g in x's shape.
+    """Remove axes of length 1: `axis` (one or several), or by default all of them. gx = g in x's shape.
 
-    Raises ValueError for an axis of another length.
+    Raise ValueError for an axis of another length.
     """
     axes = axes_of("squeeze", axis, x.shape)
     longer = [i for i in axes if x.shape[i] != 1]
     if longer and axis is not None:
-        raise ValueError(f"squeeze: the axis is {shown(axis)}; of shape {x.shape}, only axes of length 1 can go")
+        raise ValueError(f"squeeze: the axis is {shown(axis)}; of shape {x.shape}, only length-1 axes can be removed")
     before, after = x.shape, tuple(n for i, n in enumerate(x.shape) if i not in axes or n != 1)
     return apply(x.data.reshape(after), (x,), lambda g: (g.reshape(before),))
 
 
 @operation
 def transpose(x: Tensor, axes: int | Sequence[int] | None = None) -> Tensor:
-    """Axis i of y is axis axes[i] of x (reversed order by default); gx is g with the axes put back.
+    """Permute the axes: axis i of y is axis axes[i] of x (default: reversed); gx = g with the axes permuted back.
 
-    Two axes of a tensor that has more of them change places: transpose(x, (-2, -1)) transposes each matrix.
-    Raises ValueError unless each axis of x is named once, or two axes.
+    Two axes of a tensor that has more are swapped: transpose(x, (-2, -1)) transposes each matrix.
+    Raise ValueError unless `axes` names each axis of x once, or two axes.
     """
     axes = axes_of("transpose", tuple(reversed(range(x.ndim))) if axes is None else axes, x.shape)
     if len(axes) == 2 < x.ndim:
@@ -62,9 +62,9 @@ def transpose(x: Tensor, axes: int | Sequence[int] | None = None) -> Tensor:
 
 @operation
 def index(x: Tensor, item: Any) -> Tensor:
-    """y = x[item]; gx is zero but for gx[item] += g (an element that was taken twice gets two parts).
+    """y = x[item]; gx = 0 except gx[item] += g (an element taken twice receives two terms).
 
-    Raises IndexError for an item that is not there, TypeError for a Tensor or a masked array as the item.
+    Raise IndexError for an item out of bounds, TypeError if the item is a Tensor or a masked array.
     """
     shape, dtype = x.shape, x.dtype
     parts = item if isinstance(item, tuple) else (item,)
@@ -92,10 +92,10 @@ def index(x: Tensor, item: Any) -> Tensor:
 
 @operation
 def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> list[Tensor]:
-    """Pieces of x along `axis`: of length `sizes` each, the last as long as is left, or of the lengths in a list.
+    """Split x along `axis` into pieces of length `sizes` (the last may be shorter), or of the lengths in a list.
 
-    As torch.split. (numpy.split takes the number of pieces instead.) Each piece gets the gradient of its elements.
-    Raises ValueError for lengths below 0 or that do not add up to the axis, TypeError for what is no whole number.
+    Like torch.split; numpy.split takes the number of pieces instead. Each piece passes on the gradient of its elements.
+    Raise ValueError if lengths are negative or do not add up to the axis, TypeError unless they are whole numbers.
     """
     axis = axis_of("split", axis, x.shape)
     n, each = x.shape[axis], not isinstance(sizes, (list, tuple))
@@ -112,9 +112,9 @@ def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> list[Tensor]:
 
 
 def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """The tensors one behind the other along `axis`; each gets its own piece of g.
+    """Join the tensors along `axis`; each receives its own piece of g.
 
-    Raises ValueError for an empty list, an axis that is not there or shapes that do not fit, TypeError for different
+    Raise ValueError for an empty list, an axis out of range or shapes that do not match, TypeError for different
     dtypes.
     """
     _check_joined("concatenate", tensors)
@@ -124,9 +124,9 @@ def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """n tensors of one shape in one, with a new axis of length n at place `axis`; each gets its own piece of g.
+    """Join n tensors of one shape along a new axis of length n, number `axis`; each receives its own piece of g.
 
-    Raises ValueError for an empty list, an axis that is not there or different shapes, TypeError for different dtypes.
+    Raise ValueError for an empty list, an axis out of range or different shapes, TypeError for different dtypes.
     """
     _check_joined("stack", tensors)
     axis = axis_of("stack", axis, (len(tensors), *tensors[0].shape))
@@ -135,7 +135,7 @@ def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 
 def _check_joined(name: str, tensors: Sequence[Tensor]) -> None:
-    """Raise TypeError for what is no tensor, and for tensors of different dtypes, ValueError for none."""
+    """Raise TypeError unless all are tensors of the same dtype, ValueError for an empty list."""
     check_tensors(name, tensors)
     if not tensors:
         raise ValueError(f"{name} needs at least one tensor")
@@ -151,7 +151,7 @@ def _joined(name: str, join: Any, tensors: Sequence[Tensor], axis: int) -> Array
 
 
 def axis_of(operation: str, axis: Any, shape: tuple[int, ...]) -> int:
-    """The axis counted from the front. Raises ValueError for one that is not there, TypeError for anything else."""
+    """Return the axis as a non-negative number. Raise ValueError if out of range, TypeError if not a whole number."""
     if not isinstance(axis, (int, np.integer)) or isinstance(axis, bool):
         raise TypeError(f"{operation}: the axis is {shown(axis)}; give a whole number")
     ndim = len(shape)
@@ -162,7 +162,7 @@ def axis_of(operation: str, axis: Any, shape: tuple[int, ...]) -> int:
 
 
 def axes_of(operation: str, axis: Axis, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Each of the axes counted from the front, all of them for None. Raises ValueError for one that is given twice."""
+    """Return the axes as non-negative numbers, all of them for None. Raise ValueError for a repeated axis."""
     if axis is None:
         return tuple(range(len(shape)))
     axes = tuple(axis_of(operation, i, shape) for i in (axis if isinstance(axis, (list, tuple)) else [axis]))

@@ -1,18 +1,19 @@
-"""Dividing n things over parts, also when the division leaves a remainder.
+"""Dividing n items into parts, with or without a remainder.
 
-Samples over ranks, samples over micro-batches, elements of a buffer over ranks: always this one rule, so that
-two places that divide the same thing agree on the borders.
+One rule divides samples among ranks, samples among micro-batches, and elements of a buffer among ranks, so that
+any two places that divide the same items agree on the boundaries.
 """
 
 from collections.abc import Sequence
 
-Cuts = Sequence[slice]  # for each rank a run of an array's first axis; together, in order, they cover it
+Cuts = Sequence[slice]  # each rank's slice of an array's first axis; in order, they cover it
 
 
 def share(n: int, parts: int, i: int) -> slice:
-    """The i-th of `parts` consecutive runs that together cover 0 to n - 1, as even as can be.
+    """Return the i-th of `parts` consecutive slices that cover 0 to n - 1 as evenly as possible.
 
-    The first n % parts runs are one longer than the rest; with more parts than things the last runs are empty.
+    The first n % parts slices are one longer than the rest; with more parts than items the last slices are empty.
+    Raise ValueError unless 0 <= i < parts.
 
     >>> [share(8, 3, i) for i in range(3)]
     [slice(0, 3, None), slice(3, 6, None), slice(6, 8, None)]
@@ -25,10 +26,10 @@ def share(n: int, parts: int, i: int) -> slice:
 
 
 def shares(n: int, parts: int) -> list[slice]:
-    """The runs of all parts: see `share`."""
+    """Return the slices of all parts, in order."""
     return [share(n, parts, i) for i in range(parts)]
 
 
 def lengths(cuts: Cuts) -> list[int]:
-    """How long they are."""
+    """Return the length of each slice."""
     return [cut.stop - cut.start for cut in cuts]

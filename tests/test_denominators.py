@@ -109,7 +109,7 @@ def test_what_a_part_cannot_know_is_refused(loss: Loss, ranks: int, k: int) -> N
         return str(error.value)
 
     for message in threads.run(ranks, program):
-        assert "is given no denominator, and sees a part of the global batch" in message
+        assert "has no denominator, but sees only a part of the global batch" in message
 
 
 def test_a_loss_outside_the_model_is_refused_in_a_step_of_parts() -> None:
@@ -121,7 +121,7 @@ def test_a_loss_outside_the_model_is_refused_in_a_step_of_parts() -> None:
         gradients.init(seed=1)
         part = whole().part(world.rank, world.size)
         gradients.begin()
-        with pytest.raises(UserError, match="cross_entropy is given no denominator") as error:
+        with pytest.raises(UserError, match="cross_entropy has no denominator") as error:
             fused.cross_entropy(model(part), part.labels)
         fused.cross_entropy(model(part), part.labels, part.where.count).backward()
         gradients.end_backward()

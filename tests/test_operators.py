@@ -159,7 +159,7 @@ def test_a_causal_mask_is_causal_attention() -> None:
 def test_refused() -> None:
     a, b = Tensor(np.ones((2, 3, 4))), Tensor(np.ones((5, 4, 6)))
     refusals: list[tuple[Callable[[], Any], type[Exception], str]] = [
-        (lambda: a @ b, ValueError, r"matmul: the shapes are \(2, 3, 4\) and \(5, 4, 6\); an axis before"),
+        (lambda: a @ b, ValueError, r"matmul: the shapes are \(2, 3, 4\) and \(5, 4, 6\); the leading axes do not"),
         (lambda: a @ a, ValueError, r"matmul: the shapes are .* last axis"),
         (lambda: F.clip(a), ValueError, "clip: low and high are None"),
         (lambda: F.clip(a, 2, 1), ValueError, "clip: low is 2, high is 1"),

@@ -1543,11 +1543,11 @@ def test_a_connection_past_the_units(place: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "said"), [("zero3", "first, and is called in last"), ("recompute 1", "first, and is called in last")]
+    ("place", "said"), [("zero3", "first, but is called in last"), ("recompute 1", "first, but is called in last")]
 )
 def test_a_connection_past_the_units_is_refused_in_segments(place: str, said: str) -> None:
     """A segment returns only the gradient of x: that of the connection would be lost."""
-    refused(skipping, place, rf"computed in {said}.*let it return this too")
+    refused(skipping, place, rf"computed in {said}.*return this tensor too")
 
 
 def test_a_connection_within_a_segment() -> None:
