@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from minitrain.runtime.say import watching_output
+from minitrain.runtime.output import watching_output
 
 from . import grading
 from .check import Verdict, check, environment, mpirun

@@ -1,6 +1,6 @@
 """Keep the texts up to date: code in a README comes from the library, output from the command.
 
-    ```python minitrain.shares:share            the body is that function's source ("lesson:train": of this lesson)
+    ```python minitrain.sharding:shard_of            the body is that function's source ("lesson:train": of this lesson)
     ```console
     $ python -m lessons list                    the following lines are the command's output, in a clean folder
     ```
@@ -133,8 +133,8 @@ def _decimal(word: str) -> bool:
     return re.fullmatch(r"\d+\.\d{3,}", word) is not None
 
 
-def _close(a: float, b: float, share: float) -> bool:
-    return abs(a - b) <= share * max(abs(a), abs(b))
+def _close(a: float, b: float, shard_of: float) -> bool:
+    return abs(a - b) <= shard_of * max(abs(a), abs(b))
 
 
 def _near(x: str, y: str) -> bool:

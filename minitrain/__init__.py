@@ -17,7 +17,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VEC
     os.environ.setdefault(_name, "1")
 
 from .errors import UserError
-from .runtime.launchers import not_installed, tell
+from .runtime.launchers import not_installed, report_error
 
 try:
     from . import operators  # noqa: F401 - attaches the operators to Tensor
@@ -27,11 +27,11 @@ try:
 except UserError as error:  # an unusable MINITRAIN_BACKEND, raised before `main` can catch it
     if sys.argv[0] != "-m":  # Python's placeholder while it locates the module to run
         raise
-    sys.exit(tell(error))
+    sys.exit(report_error(error))
 except ModuleNotFoundError as error:  # run by a Python outside the environment
     if sys.argv[0] != "-m":
         raise
-    sys.exit(tell(not_installed(error)))
+    sys.exit(report_error(not_installed(error)))
 
 if TYPE_CHECKING:  # at run time, __getattr__ imports these on first use
     from . import functional, fused, lr_schedules, nn, optim, precision
@@ -46,7 +46,7 @@ if TYPE_CHECKING:  # at run time, __getattr__ imports these on first use
     from .nn import Module, Parameter
     from .optim import LAMB, LARS, SGD, Adam, AdamW
     from .parallel.strategy import Strategy
-    from .precision import Dynamic, DynamicScaler, Scaler, Static, StaticScaler
+    from .precision import DynamicPolicy, DynamicScaler, Scaler, StaticPolicy, StaticScaler
     from .train.checkpoint import load, save
     from .train.trainer import Trainer
 
@@ -63,7 +63,7 @@ _NAMES = {
     "nn": ("Module", "Parameter"),
     "optim": ("SGD", "Adam", "AdamW", "LARS", "LAMB"),
     "parallel.strategy": ("Strategy",),
-    "precision": ("Static", "Dynamic", "Scaler", "StaticScaler", "DynamicScaler"),
+    "precision": ("StaticPolicy", "DynamicPolicy", "Scaler", "StaticScaler", "DynamicScaler"),
     "train.checkpoint": ("load", "save"),
     "train.trainer": ("Trainer",),
 }
@@ -98,7 +98,7 @@ __all__ = [
     "ArrayLoader",
     "Batch",
     "CharTokenizer",
-    "Dynamic",
+    "DynamicPolicy",
     "DynamicScaler",
     "GPTConfig",
     "MLPConfig",
@@ -107,7 +107,7 @@ __all__ = [
     "Module",
     "Parameter",
     "Scaler",
-    "Static",
+    "StaticPolicy",
     "StaticScaler",
     "Strategy",
     "Tensor",

@@ -2,11 +2,11 @@
 
 import sys
 
-from .runtime.launchers import not_installed, tell
+from .runtime.launchers import not_installed, report_error
 
 try:
     from .cli import main
 except ModuleNotFoundError as error:
-    sys.exit(tell(not_installed(error)))
+    sys.exit(report_error(not_installed(error)))
 
 sys.exit(main())

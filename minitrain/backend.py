@@ -202,7 +202,7 @@ def synchronize() -> None:
     xp.cuda.get_current_stream().synchronize()
 
 
-def wide(dtype: Any) -> Any:
+def accumulation_dtype(dtype: Any) -> Any:
     """Return the dtype in which to accumulate sums of `dtype`: float32 for half precision, otherwise `dtype` itself.
 
     Raise TypeError for anything but floating point: sums of small integers would overflow silently.
@@ -223,8 +223,8 @@ def matmul(a: Array, b: Array, out: Array | None = None, dtype: Any = None) -> A
     result is rounded, as a tensor core does (350 times faster than NumPy's own loop for float16).
     """
     dtype = (a.dtype if dtype is None else np.dtype(dtype)) if out is None else out.dtype
-    wide(b.dtype)  # raises unless floating point
-    if wide(a.dtype) == a.dtype or (xp is not np and a.dtype == dtype):
+    accumulation_dtype(b.dtype)  # raises unless floating point
+    if accumulation_dtype(a.dtype) == a.dtype or (xp is not np and a.dtype == dtype):
         product = xp.matmul(a, b, out=out)
         ledger.flops(2 * product.size * a.shape[-1])
         return product
@@ -238,12 +238,14 @@ def matmul(a: Array, b: Array, out: Array | None = None, dtype: Any = None) -> A
 
 def mean(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
     """Return the mean over `axis` in x's dtype. Half precision is summed in float32, as its own sum could overflow."""
-    return xp.mean(x, axis=axis, keepdims=keepdims, dtype=wide(x.dtype)).astype(x.dtype)
+    return xp.mean(x, axis=axis, keepdims=keepdims, dtype=accumulation_dtype(x.dtype)).astype(x.dtype)
 
 
 def scatter_add(into: Array, item: Any, x: Array) -> None:
     """Set into[i] to the sum of the x whose item is i, 0 if none; accumulate half precision in float32."""
-    sums = into if into.dtype == wide(into.dtype) else xp.empty(into.shape, wide(into.dtype))
+    sums = (
+        into if into.dtype == accumulation_dtype(into.dtype) else xp.empty(into.shape, accumulation_dtype(into.dtype))
+    )
     sums[...] = 0
     xp.add.at(sums, item, x)
     if sums is not into:
@@ -252,7 +254,7 @@ def scatter_add(into: Array, item: Any, x: Array) -> None:
 
 def total(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
     """Return the sum over `axis` in x's dtype; accumulate half precision in float32."""
-    return xp.sum(x, axis=axis, keepdims=keepdims, dtype=wide(x.dtype)).astype(x.dtype)
+    return xp.sum(x, axis=axis, keepdims=keepdims, dtype=accumulation_dtype(x.dtype)).astype(x.dtype)
 
 
 def erf(x: Array) -> Array:
@@ -272,16 +274,16 @@ def erf(x: Array) -> Array:
 def column_sums(x: Array) -> Array:
     """Sum over rows, x (R, C) -> (C), float32 for half precision. A product with ones is two to four times faster than
     a sum (1 to 2% of a step)."""
-    return matmul(xp.ones((1, len(x)), x.dtype), x, dtype=wide(x.dtype))[0]
+    return matmul(xp.ones((1, len(x)), x.dtype), x, dtype=accumulation_dtype(x.dtype))[0]
 
 
 def square(x: Array) -> float:
     """Return the sum of squares of a flat array. It is finite for every finite x of at most 32 bits.
 
-    Accumulate in float32, and repeat in float64 if that overflowed (the square of a number above 1.8e19 does) or
-    underflowed (the square of a number below 1e-23 is 0).
+    Accumulate in float32, and repeat in float64 if that may have overflowed (as the square of a number above 1.8e19
+    does) or underflowed (the square of a number below 1e-23 is 0).
     """
-    total = _square_in(wide(x.dtype), x)
+    total = _square_in(accumulation_dtype(x.dtype), x)
     exact = x.dtype == np.float64 or 1e-30 < total < np.inf or (total == 0 and not x.any())
     return total if exact else _square_in(np.float64, x)
 

@@ -19,8 +19,8 @@ from .commands.timeline import TimelineOf
 from .commands.train import Train
 from .environment import launched
 from .errors import UserError
-from .runtime.launchers import tell
-from .runtime.say import watching_output
+from .runtime.launchers import report_error
+from .runtime.output import watching_output
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def run(arguments: list[str] | None) -> int:
             )
         return command.run()
     except UserError as error:
-        return tell(error)
+        return report_error(error)
 
 
 @contextlib.contextmanager

@@ -63,7 +63,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
     lead = whole.shape[:-1]
     rows, fan_out = math.prod(lead), math.prod(out_shape)
     w = _used(weight, dtype).reshape(fan_in, fan_out)
-    y = backend.matmul(whole.reshape(rows, fan_in), w, dtype=backend.wide(dtype))
+    y = backend.matmul(whole.reshape(rows, fan_in), w, dtype=backend.accumulation_dtype(dtype))
     del whole, w
     if bias is not None:
         y += bias.data.reshape(fan_out)
@@ -169,7 +169,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -
     """
     _check_parameters("layer_norm", x, weight, bias)
     epsilon = _number("layer_norm: epsilon", epsilon, "at least 0")
-    width, dtype, wide = _axes_of("layer_norm: x", x)[-1], x.dtype, backend.wide(x.dtype)
+    width, dtype, wide = _axes_of("layer_norm: x", x)[-1], x.dtype, backend.accumulation_dtype(x.dtype)
     for name, p in (("w", weight), ("b", bias)):
         if p.shape != (width,):
             raise ValueError(f"layer_norm: x has shape {x.shape}, so {name} must have shape ({width},), not {p.shape}")
@@ -221,7 +221,7 @@ def gelu(x: Tensor, approximate: str = "tanh") -> Tensor:
 
 def _exact_gelu_and_slope(x: Array) -> tuple[Array, Array]:
     """Return x P(normal < x) and its derivative, in x's dtype."""
-    u = x.astype(backend.wide(x.dtype), copy=False)
+    u = x.astype(backend.accumulation_dtype(x.dtype), copy=False)
     below = (1 + backend.erf(u / math.sqrt(2))) / 2
     slope = below + u * xp.exp(-(u * u) / 2) / math.sqrt(2 * math.pi)
     return (u * below).astype(x.dtype, copy=False), slope.astype(x.dtype, copy=False)
@@ -237,7 +237,7 @@ def _gelu_and_slope(x: Array, dtype: Any) -> tuple[Array, Array]:
     flat_x, flat_y, flat_slope = x.reshape(-1), y.reshape(-1), slope.reshape(-1)
     for lo in range(0, flat_x.size, BLOCK):
         block = slice(lo, lo + BLOCK)
-        part = flat_x[block].astype(backend.wide(dtype), copy=False)
+        part = flat_x[block].astype(backend.accumulation_dtype(dtype), copy=False)
         square = part * part
         t = xp.tanh(c * part * (1 + 0.044715 * square))
         half = 0.5 * part
@@ -335,7 +335,7 @@ def attend(q: Array, k: Array, v: Array, scale: float, q_start: int, k_start: in
 
 def _scores(q: Array, k: Array, scale: float) -> Array:
     """Return scale q k^T, in float32 for half precision."""
-    scores = backend.matmul(q, k.swapaxes(-1, -2), dtype=backend.wide(q.dtype))
+    scores = backend.matmul(q, k.swapaxes(-1, -2), dtype=backend.accumulation_dtype(q.dtype))
     scores *= scale
     return scores
 
@@ -345,7 +345,7 @@ def attend_vjp(g: Array, q: Array, k: Array, v: Array, p: Array, scale: float) -
 
     gv = p^T g      gp = g v^T      gs = p (gp - sum_keys gp p)      gq = scale gs k      gk = scale gs^T q .
     """
-    gp = backend.matmul(g, v.swapaxes(-1, -2), dtype=backend.wide(g.dtype))
+    gp = backend.matmul(g, v.swapaxes(-1, -2), dtype=backend.accumulation_dtype(g.dtype))
     wide_p = p.astype(gp.dtype, copy=False)
     gs = xp.subtract(gp, backend.row_dots(gp, wide_p), out=gp)
     gs *= wide_p
@@ -363,14 +363,18 @@ def cross_entropy(logits: Tensor, labels: Any, denominator: float | None = None)
 
     A token labelled IGNORE is left out of the sum, and its gradient is 0. The denominator is the number of other tokens
     in the *global* batch, over all micro-batches and ranks (`batch.where.count`), so partial losses and gradients
-    simply add up. By default it is the number of labels (giving the mean), or the batch's count if only a part is seen
+    simply add up. By default it is their number here (giving the mean), or the batch's count if only a part is seen
     (denominators.py). The loss is float32 for half-precision logits.
     Raise IndexError for any other label outside 0..V-1, ValueError for a denominator that is not positive, UserError
     if it is omitted but cannot be determined.
     """
     labels = xp.asarray(backend.as_ids("cross_entropy: labels", labels))
     denominator = of_labels("cross_entropy", labels) if denominator is None else _positive(denominator)
-    V, dtype, wide = _axes_of("cross_entropy: logits", logits)[-1], logits.dtype, backend.wide(logits.dtype)
+    V, dtype, wide = (
+        _axes_of("cross_entropy: logits", logits)[-1],
+        logits.dtype,
+        backend.accumulation_dtype(logits.dtype),
+    )
     flat, ignored = targets(labels, logits.shape[:-1], V)
     lead, tokens = labels.shape, xp.arange(labels.size)
     x = logits.data.reshape(labels.size, V).astype(wide, copy=False)
@@ -433,7 +437,7 @@ def mean_squared_error(prediction: Tensor, target: Any, denominator: float | Non
         raise ValueError(f"mean_squared_error: prediction has shape {prediction.shape}, target {target.shape}")
     _check_dtypes("mean_squared_error", prediction, target)
     dtype = prediction.dtype
-    e = prediction.data.astype(backend.wide(dtype)) - target
+    e = prediction.data.astype(backend.accumulation_dtype(dtype)) - target
     return apply(
         ((e * e).sum() / denominator).astype(e.dtype),
         (prediction,),
@@ -478,7 +482,7 @@ def _over_rows(x: Array) -> Array:
 
 
 def _row_mean(x: Array) -> Array:
-    return xp.mean(x, axis=-1, keepdims=True, dtype=backend.wide(x.dtype))
+    return xp.mean(x, axis=-1, keepdims=True, dtype=backend.accumulation_dtype(x.dtype))
 
 
 def _check_dtypes(operation: str, *tensors: Tensor | Array | None) -> None:

@@ -33,7 +33,7 @@ def _check(t: Any, peak: Any, floor: Any = 0.0, **counts: Any) -> None:
         raise UserError(f"floor is {floor}, above the peak {peak}; it must be at most peak")
 
 
-# Down to a floor ------------------------------------------------------------------------------------------------------
+# Decay to a floor -----------------------------------------------------------------------------------------------------
 
 
 def constant(t: int, peak: float) -> float:
@@ -99,7 +99,7 @@ def exponential(t: int, peak: float, gamma: float, every: int = 1, floor: float 
 
         lr_t = max(floor, peak gamma^(t / every))
 
-    Raise UserError for a gamma that is not above 0 and at most 1.
+    Raise UserError unless 0 < gamma <= 1.
     """
     _check(t, peak, floor, every=every)
     check_number("gamma", gamma, "above 0 and at most 1")
@@ -111,7 +111,7 @@ def step(t: int, peak: float, gamma: float, every: int, floor: float = 0.0) -> f
 
         lr_t = max(floor, peak gamma^floor(t / every))
 
-    Raise UserError for a gamma that is not above 0 and at most 1.
+    Raise UserError unless 0 < gamma <= 1.
     He et al., "Deep Residual Learning", arXiv:1512.03385, section 3.4 (gamma 0.1, when the error plateaus).
     """
     _check(t, peak, floor, every=every)
@@ -125,7 +125,7 @@ def inverse_time(t: int, peak: float, k: float = 1.0, every: int = 1, floor: flo
         lr_t = max(floor, peak / (1 + k floor(t / every)))
 
     Without a floor the rates have an infinite sum but a finite sum of squares: under the paper's conditions they
-    reach the minimum despite noisy gradients. Raise UserError for a k below 0.
+    reach the minimum despite noisy gradients. Raise UserError unless k >= 0.
     Robbins, Monro, "A Stochastic Approximation Method", Ann. Math. Statist. 22(3), 1951.
     """
     _check(t, peak, floor, every=every)
@@ -133,7 +133,7 @@ def inverse_time(t: int, peak: float, k: float = 1.0, every: int = 1, floor: flo
     return max(floor, peak / (1 + k * (t // every)))
 
 
-# Up first -------------------------------------------------------------------------------------------------------------
+# Warm-up and cycles ---------------------------------------------------------------------------------------------------
 
 
 def warmup(t: int, updates: int, then: Schedule) -> float:
@@ -149,7 +149,7 @@ def warmup(t: int, updates: int, then: Schedule) -> float:
     check_whole("updates", updates)
     if t + 1 < updates:
         return then(0) * (t + 1) / updates
-    return then(max(0, t - updates))  # at t + 1 = updates, then(0) x updates / updates could be another number
+    return then(max(0, t - updates))  # at t + 1 = updates, then(0) x updates / updates could round differently
 
 
 def warmup_cosine(t: int, peak: float, warm: int, updates: int, floor: float = 0.0) -> float:
@@ -169,24 +169,24 @@ def warmup_cosine(t: int, peak: float, warm: int, updates: int, floor: float = 0
     return warmup(t, warm, partial(cosine, peak=peak, updates=updates - warm, floor=floor))
 
 
-def range_test(t: int, least: float, most: float, updates: int) -> float:
+def range_test(t: int, min_lr: float, max_lr: float, updates: int) -> float:
     """Learning-rate range test: grow geometrically from `least` to `most`, to find where training diverges.
 
-        lr_t = least (most / least)^(t / (updates - 1))
+        lr_t = min_lr (max_lr / min_lr)^(t / (updates - 1))
 
-    `python -m minitrain lr-range` runs it. Raise UserError unless 0 < least < most and updates >= 2.
+    `python -m minitrain lr-range` runs it. Raise UserError unless 0 < min_lr < max_lr and updates >= 2.
     Smith, "Cyclical Learning Rates for Training Neural Networks", arXiv:1506.01186, section 3.3. There the rates
     grow linearly; geometric growth covers several orders of magnitude.
     """
     check_whole("t", t)
     check_whole("updates", updates, 2)
-    check_number("least", least, "above 0")
-    check_number("most", most, "above 0")
-    if least >= most:
-        raise UserError(f"least is {least}, not below most, which is {most}; give a smaller one")
-    if math.isinf(float(most) / float(least)):
-        raise UserError(f"least is {least}, too far below most, which is {most}, for a float; give a larger one")
-    return least * (most / least) ** (min(t, updates - 1) / (updates - 1))
+    check_number("min_lr", min_lr, "above 0")
+    check_number("max_lr", max_lr, "above 0")
+    if min_lr >= max_lr:
+        raise UserError(f"min_lr is {min_lr}, not below max_lr, which is {max_lr}; give a smaller one")
+    if math.isinf(float(max_lr) / float(min_lr)):
+        raise UserError(f"min_lr is {min_lr}, too far below max_lr, which is {max_lr}, for a float; give a larger one")
+    return min_lr * (max_lr / min_lr) ** (min(t, updates - 1) / (updates - 1))
 
 
 def anneal(t: int, points: Sequence[tuple[float, float]]) -> float:
@@ -264,7 +264,7 @@ def _top(rise: float, updates: int, three_phases: bool) -> float:
     if not 0 < top * (2 if three_phases else 1) < updates - 1:
         raise UserError(
             f"rise is {rise}: with {updates} updates it leaves none for one of the phases of the cycle; "
-            f"give {'at most 0.5' if three_phases else 'less'}, or more updates"
+            f"give {'at max_lr 0.5' if three_phases else 'less'}, or more updates"
         )
     return top
 

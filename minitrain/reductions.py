@@ -51,7 +51,7 @@ def var(x: Tensor, axis: Axis = None, keepdims: bool = False, correction: int = 
     shape, axes = x.shape, _some("var", axis, x.shape)
     if not isinstance(correction, (int, np.integer)) or isinstance(correction, bool) or correction not in (0, 1):
         raise TypeError(f"var: correction is {shown(correction)}; give 0 or 1")
-    n, wide = math.prod(shape[i] for i in axes) - int(correction), backend.wide(x.dtype)
+    n, wide = math.prod(shape[i] for i in axes) - int(correction), backend.accumulation_dtype(x.dtype)
     if n == 0:
         raise ValueError(f"var of one element: shape {shape}, axis {axis}; with correction=0 it is 0")
     centred = x.data.astype(wide, copy=False) - xp.mean(x.data, axis=axes, keepdims=True, dtype=wide)
@@ -147,7 +147,7 @@ def row_max(x: Array, axis: int = -1) -> Array:
 
 def softmax_rows(x: Array, axis: int = -1, out: Array | None = None) -> Array:
     """Return the softmax of a plain floating-point array along `axis`; `out` may be x itself."""
-    backend.wide(x.dtype)  # raises unless floating point
+    backend.accumulation_dtype(x.dtype)  # raises unless floating point
     e = xp.subtract(x, row_max(x, axis), out=out)
     xp.exp(e, out=e)
     e /= backend.total(e, axis, keepdims=True)

@@ -44,7 +44,7 @@ from minitrain.parallel.flat import Bucket, make_buckets
 from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.reducer import Divided, Reducer
 from minitrain.parallel.strategy import Strategy
-from minitrain.precision import DTYPES, POLICIES, Dynamic, DynamicScaler, Static, StaticScaler
+from minitrain.precision import DTYPES, POLICIES, DynamicPolicy, DynamicScaler, StaticPolicy, StaticScaler
 from minitrain.runtime import launchers
 from minitrain.runtime.launchers import find_mpirun
 from minitrain.train.step import train_step
@@ -161,9 +161,9 @@ def in_buckets(model: Model, seed: int) -> Reducer:
 def with_gradients() -> Reducer:
     """Return a reducer after a backward."""
     made = reducer()
-    made.begin()
+    made.start_step()
     made.end_backward()
-    made.finish()
+    made.synchronize()
     return made
 
 
@@ -181,7 +181,7 @@ def tokens(n: int = 50) -> np.ndarray:
 
 def write(**arguments: Any) -> np.ndarray:
     model = gpt(GPTConfig(5, 4, 1, 1, 4))
-    model.draw(1)
+    model.init(1)
     return generate(model, **arguments)
 
 
@@ -236,7 +236,7 @@ SCHEDULES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "warmup_cosine": ({"warm": 2, "updates": 9}, {"floor": 0.2, "warm": 9, "updates": 2}),
     "one_cycle": ({"updates": 9, "rise": 0.4, "start": 25.0, "end": 100.0}, {"rise": 0.9, "updates": 2}),
     "one_cycle_momentum": ({"updates": 9, "low": 0.8, "high": 0.9, "rise": 0.4}, {"rise": 0.1, "low": 0.95}),
-    "range_test": ({"least": 1e-3, "most": 1.0, "updates": 9}, {"least": 2.0, "most": 1e-3, "updates": 1}),
+    "range_test": ({"min_lr": 1e-3, "max_lr": 1.0, "updates": 9}, {"min_lr": 2.0, "max_lr": 1e-3, "updates": 1}),
     "warmup": ({"updates": 2, "then": lambda t: 0.1}, {}),
     "anneal": ({"points": [(0, 0.1), (5, 0.3)]}, {"points": [(0, 0.1), (5, 0.3), (5, 0.1)]}),
     "reduce_on_plateau": (
@@ -250,7 +250,7 @@ SCHEDULE_BAD = {
     "rise": NO_OPEN_SHARE, "start": NOT_POSITIVE, "end": NOT_POSITIVE, "low": NO_SHARE, "high": NO_SHARE,
     "points": st.sampled_from([[], [(1, 0.1)], [(0, 0.1), (0, 0.2)], [(0, 0.1), (5, 0.2), (4, 0.1)]]),
     "losses": st.sampled_from([3, None, "12", ["a"], [1.0, None], [True], {1.0: 2.0}]),
-    "least": NOT_POSITIVE, "most": NOT_POSITIVE, "patience": NO_COUNT, "threshold": NO_SHARE, "cooldown": NO_COUNT,
+    "min_lr": NOT_POSITIVE, "max_lr": NOT_POSITIVE, "patience": NO_COUNT, "threshold": NO_SHARE, "cooldown": NO_COUNT,
 }  # fmt: skip
 
 
@@ -325,7 +325,7 @@ CASES = [
         {"path": "p", "shape": (2, 3), "mean": 0.0, "std": 0.1, "dtype": "float32"},
         {**LAYER_BAD, "path": NO_TEXT, "mean": NO_NUMBER, "shape": NO_SHAPE},
     ),
-    Case("Parameter.draw", parameter().draw, {"seed": 1}, {"seed": NO_SEED}),
+    Case("Parameter.initial_values", parameter().initial_values, {"seed": 1}, {"seed": NO_SEED}),
     Case(
         "Placement.split",
         placement,
@@ -352,14 +352,14 @@ CASES = [
     ),
     *map(schedule_case, SCHEDULES),
     Case(
-        "Static",
-        lambda name, dtype: Static(name, {"head": dtype}),
+        "StaticPolicy",
+        lambda name, dtype: StaticPolicy(name, {"head": dtype}),
         {"name": "mixed_float16", "dtype": "float32"},
         {"name": no_choice(*POLICIES), "dtype": no_choice(*DTYPES)},
     ),
     Case(
-        "Dynamic",
-        lambda cast, **rest: Dynamic(casts={"linear": cast}, **rest),
+        "DynamicPolicy",
+        lambda cast, **rest: DynamicPolicy(casts={"linear": cast}, **rest),
         {"half": "float16", "cast": "half", "patience": 3, "rest": 5},
         {
             "half": no_choice("float16", "bfloat16"),
@@ -404,7 +404,12 @@ CASES = [
         {"parameters": st.sampled_from([[], [parameter(), parameter("float64")], [parameter(name="twice")] * 2])},
     ),
     Case("Reducer", reducer, {"seed": 1}, {"seed": NO_SEED}),
-    Case("Reducer.begin", lambda backwards: reducer().begin(backwards), {"backwards": 2}, {"backwards": NO_SIZE}),
+    Case(
+        "Reducer.start_step",
+        lambda backwards: reducer().start_step(backwards),
+        {"backwards": 2},
+        {"backwards": NO_SIZE},
+    ),
     Case(
         "parallelize",
         lambda **fields: parallelize(gpt(GPTConfig(5, 4, 1, 1, 4)), one(), Strategy(**fields)),
@@ -415,7 +420,7 @@ CASES = [
             "recompute": 1,
             "schedule": "1f1b",
             "chunks": 1,
-            "wire": "full",
+            "grad_dtype": "full",
             "owners": "elements",
         },
         {
@@ -425,7 +430,7 @@ CASES = [
             "recompute": NO_COUNT,
             "schedule": no_choice("naive", "gpipe", "1f1b", "interleaved", "zb-h1"),
             "chunks": NO_SIZE,
-            "wire": no_choice("full", "fp16", "bf16"),
+            "grad_dtype": no_choice("full", "fp16", "bf16"),
             "owners": no_choice("elements", "parameters"),
         },
         also={"zero": 4, "reduce": "naive", "chunks": 2, "reduce_once": True, "prefetch": 3, "sp": True, "check": 1},
@@ -688,7 +693,7 @@ SETTINGS: dict[str, dict[str, Values]] = {
     },
     "strategy": {
         "zero": no_whole(0, 3), "reduce": no_choice("bucketed", "naive", "overlap"), "bucket_mb": NOT_POSITIVE,
-        "recompute": NO_COUNT, "chunks": NO_SIZE, "wire": no_choice("full", "fp16", "bf16"),
+        "recompute": NO_COUNT, "chunks": NO_SIZE, "grad_dtype": no_choice("full", "fp16", "bf16"),
         "schedule": no_choice("naive", "gpipe", "1f1b", "interleaved", "zb-h1"),
         "owners": no_choice("elements", "parameters"),
         "reduce_once": NO_FLAG, "prefetch": NO_FLAG, "sp": NO_FLAG, "check": NO_FLAG,
@@ -754,11 +759,11 @@ def test_the_memory_of_a_run_is_not_overestimated() -> None:
         model, windows = gpt(shape), 4
         assert shape.parameters == sum(math.prod(p.shape) for p in model.parameters())
         with Ledger().open() as ledger:
-            gradients = in_buckets(model, 1)
+            reducer = in_buckets(model, 1)
             loader = TextLoader(tokens(500), shape.context, windows, 1)
-            optimizer = AdamW(gradients)
+            optimizer = AdamW(reducer)
             for number in range(2):
-                train_step(model, loader.batch(number), gradients, optimizer, 0.1)
+                train_step(model, loader.batch(number), reducer, optimizer, 0.1)
         estimate = memory(shape, windows) - shape.declared
         assert 0.5 * ledger.peak <= estimate <= ledger.peak
 
@@ -855,7 +860,7 @@ def test_more_threads_than_the_machine_starts(monkeypatch: pytest.MonkeyPatch) -
         begin(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    with pytest.raises(UserError, match=r"size is 5.* after 3"):
+    with pytest.raises(UserError, match=r"size is 5.* only 3 threads"):
         threads.run(5, lambda world: world.barrier())
     for thread in started:
         thread.join(5)
@@ -940,7 +945,7 @@ def test_any_value_is_shown_in_a_line(value: Any) -> None:
         lambda: load_text([1] * 10**6),  # type: ignore[arg-type]
         lambda: rng.key(1, [1] * 10**6),  # type: ignore[arg-type]
         lambda: GPTConfig(5, tied="x" * 10**6),  # type: ignore[arg-type]
-        lambda: Static("mixed_float16", {"x" * 10**6: "float8"}),
+        lambda: StaticPolicy("mixed_float16", {"x" * 10**6: "float8"}),
         lambda: Bucket([parameter()] * 10**4, threads.world_of_one()),
         lambda: replace(TINY, report=RunOptions(out="x" * 10**6)).check_each(),  # type: ignore[arg-type]
     ],

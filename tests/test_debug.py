@@ -47,7 +47,7 @@ def test_a_result_or_an_operand_that_was_changed(operation: Callable[[Tensor], T
 
 def test_a_parameter_that_was_changed() -> None:
     layer = Linear("blocks.0.up", 4, 5, dtype="float64")
-    layer.draw(1)
+    layer.init(1)
     y = layer(leaf(3, 4))
     in_place(layer.weight)
     with pytest.raises(RuntimeError, match=r"blocks\.0\.up\.weight was changed after the forward of 'linear'"):

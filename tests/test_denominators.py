@@ -46,10 +46,10 @@ def whole() -> Batch:
 def trained(world: Communicator, loss: Loss, k: int) -> tuple[float, np.ndarray]:
     """Return the global loss of one step and the weights after it."""
     model = Model([Unit(loss)])
-    gradients = parallelize(model, Mesh(world, dp=world.size), Strategy())
-    gradients.init(seed=1)
+    reducer = parallelize(model, Mesh(world, dp=world.size), Strategy())
+    reducer.init(seed=1)
     part = whole().part(world.rank, world.size)
-    value, _ = train_step(model, part, gradients, SGD(gradients), 0.5, k)
+    value, _ = train_step(model, part, reducer, SGD(reducer), 0.5, k)
     unit: Any = model.units[0]
     return sum(world.gather_objects(value)), unit.linear.weight.data.copy()
 
@@ -117,15 +117,15 @@ def test_a_loss_outside_the_model_is_refused_in_a_step_of_parts() -> None:
 
     def program(world: Communicator) -> str:
         model = Model([Unit(lambda y, batch: y)])
-        gradients = parallelize(model, Mesh(world, dp=world.size), Strategy())
-        gradients.init(seed=1)
+        reducer = parallelize(model, Mesh(world, dp=world.size), Strategy())
+        reducer.init(seed=1)
         part = whole().part(world.rank, world.size)
-        gradients.begin()
+        reducer.start_step()
         with pytest.raises(UserError, match="cross_entropy has no denominator") as error:
             fused.cross_entropy(model(part), part.labels)
         fused.cross_entropy(model(part), part.labels, part.where.count).backward()
-        gradients.end_backward()
-        gradients.finish()
+        reducer.end_backward()
+        reducer.synchronize()
         fused.cross_entropy(model(part), part.labels)  # outside a training step
         return str(error.value)
 

@@ -160,7 +160,9 @@ ROWS: dict[str, Row] = {
         lambda s, o: s.OneCycleLR(o, PEAK, N, pct_start=0.333, div_factor=10, final_div_factor=100, three_phase=True),
         N,
     ),
-    "range test": Row(partial(range_test, least=1e-4, most=10.0, updates=LONG), lambda t: np.logspace(-4, 1, LONG)[t]),
+    "range test": Row(
+        partial(range_test, min_lr=1e-4, max_lr=10.0, updates=LONG), lambda t: np.logspace(-4, 1, LONG)[t]
+    ),
     "warm-up and cosine": Row(
         partial(warmup_cosine, peak=PEAK, warm=12, updates=112, floor=FLOOR),
         rise_and(lambda t: half_waves(t, (0, PEAK), (N, FLOOR)), 12),
@@ -443,7 +445,7 @@ def test_a_short_run_falls_as_a_long_one(name: LearningRates) -> None:
         assert [found(t) for t in range(options.steps)] == [true(t) for t in range(options.steps)]
 
 
-@pytest.mark.parametrize(("least", "most"), [(1e-320, 1.0), (5e-324, 1e-10), (1e-300, 1e10)])
-def test_a_range_that_no_float_spans(least: float, most: float) -> None:
-    with pytest.raises(UserError, match=f"least is {least}, too far below most, which is {most}"):
-        range_test(3, least, most, 10)
+@pytest.mark.parametrize(("min_lr", "max_lr"), [(1e-320, 1.0), (5e-324, 1e-10), (1e-300, 1e10)])
+def test_a_range_that_no_float_spans(min_lr: float, max_lr: float) -> None:
+    with pytest.raises(UserError, match=f"min_lr is {min_lr}, too far below max_lr, which is {max_lr}"):
+        range_test(3, min_lr, max_lr, 10)

@@ -104,7 +104,7 @@ def test_the_programs_of_the_readme() -> None:
 from minitrain.data.batch import Batch, Where
 import numpy as np
 block = LlamaBlock("block", width=8, heads=2)
-block.draw(seed=1)
+block.init(seed=1)
 x = mt.Tensor(np.random.default_rng(0).standard_normal((2, 5, 8)).astype(np.float32), requires_grad=True)
 y = block(x, Batch(np.zeros((2, 5), int), None, Where(1, 0, 2, 5, slice(0, 2), slice(0, 5))))
 y[:, 2].sum().backward()

@@ -362,7 +362,7 @@ def judge(row: Row, y: Any, arguments: list[Any], dtype: np.dtype) -> None:
     wide = [x if as_it_is else widened(x) for as_it_is, x in zip(raw, plain, strict=True)]
     array = y.data if isinstance(y, Tensor) else np.asarray(y)
     kept = plain[0].dtype.newbyteorder("=") if row.arguments[0] == "A" else dtype
-    expected = backend.wide(dtype) if row.loss else kept
+    expected = backend.accumulation_dtype(dtype) if row.loss else kept
     assert array.dtype == expected, f"{array.dtype} is not {expected}"
     with np.errstate(all="ignore"):
         assert near(array, row.expected(*wide), dtype)
@@ -474,7 +474,7 @@ def test_cast_and_parameters() -> None:
     for dtype in FLOATS:
         assert Parameter("p", (2,), dtype=dtype).dtype == dtype == F.cast(Tensor([1.5]), dtype).dtype
         p.store_as(str(dtype))
-        assert p.dtype == dtype and p.draw(1).dtype == dtype
+        assert p.dtype == dtype and p.initial_values(1).dtype == dtype
 
 
 # Numeric arguments: right, or refused ---------------------------------------------------------------------------------

@@ -39,21 +39,22 @@ def printed(ranks: int) -> list[str]:
 # Checks ---------------------------------------------------------------------------------------------------------------
 
 
-def check_00_1(world: Communicator, say: Callable[..., None], report: Report) -> None:
+def check_00_1(world: Communicator, print_in_order: Callable[..., None], report: Report) -> None:
     """Check with texts that are unsorted, repeated or several lines long."""
     rounds = (["zebra", "ant", "ant"], ["one line", "two\n  lines", ""])
     for texts in rounds:
         watched, page = Watched(world), Page()
         with remark(watched):
-            say(watched, texts[world.rank], page)
+            print_in_order(watched, texts[world.rank], page)
         wrote, calls = page.getvalue(), f"{watched.calls['barrier']} barriers"
         if world.rank == 0:
             all_texts = "".join(f"{text}\n" for text in texts)
             sentence = f"of the texts {texts} rank 0 wrote {wrote!r} to file; expected {all_texts!r}"
             sentence += remedy(wrote, all_texts, f"{texts[0]}\n")
             report.true("text", wrote == all_texts, sentence, f"{wrote!r}, {calls}")
-            sentence = f"{len(wrote) - len(page.left)} characters wait in rank 0's buffer when say returns: flush=True"
-            report.true("flushed", page.left == wrote, sentence, len(wrote) - len(page.left))
+            waiting = len(wrote) - len(page.left)
+            sentence = f"{waiting} characters wait in rank 0's buffer when print_in_order returns: flush=True"
+            report.true("flushed", page.left == wrote, sentence, waiting)
             sentence = f"the text leaves in {page.pieces} pieces; another rank's words can come between: print once"
             report.true("pieces", page.pieces <= 1, sentence, page.pieces)
         else:
@@ -63,7 +64,7 @@ def check_00_1(world: Communicator, say: Callable[..., None], report: Report) ->
         report.true("asked", watched.calls.total(), sentence)
     terminal = Page()
     with contextlib.redirect_stdout(terminal) if world.rank == 0 else contextlib.nullcontext():
-        say(world, "to the terminal")
+        print_in_order(world, "to the terminal")
     report.true("terminal", world.rank or terminal.getvalue(), "with no file given, nothing comes on the terminal")
 
 

@@ -6,7 +6,7 @@ EXERCISES = (
     Exercise(
         "00.1",
         "I",
-        "minitrain.runtime.say:say",
+        "minitrain.runtime.output:print_in_order",
         ranks=3,
         hints=(
             "Only one process may write, and it needs the texts of all first: which method of world brings them?",

@@ -1,7 +1,7 @@
 """The smallest program: mpirun -n 4 python lessons/00_hello/first.py"""
 
 import minitrain
-from minitrain.runtime.say import say
+from minitrain.runtime.output import print_in_order
 
 with minitrain.launch() as world:
-    say(world, f"rank {world.rank} of {world.size}")
+    print_in_order(world, f"rank {world.rank} of {world.size}")

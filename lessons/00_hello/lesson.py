@@ -21,14 +21,14 @@ from lessons.receipt import Receipt
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
 from minitrain.runtime.doctor import findings
-from minitrain.runtime.say import say
+from minitrain.runtime.output import print_in_order
 
 
 # %% Every rank runs these lines, each with a rank of its own
 def hello(world: Communicator, file: TextIO | None = None) -> None:
     """Every rank says who it is, and what the rank before it has sent."""
     came = swap(world, np.array([10 * world.rank]))
-    say(world, f"rank {world.rank} of {world.size}: the rank before me sent {came[0]}", file)
+    print_in_order(world, f"rank {world.rank} of {world.size}: the rank before me sent {came[0]}", file)
 
 
 def swap(world: Communicator, x: Array) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 
 from minitrain.comm.communicator import Communicator
 from minitrain.environment import launched
-from minitrain.runtime.say import say
+from minitrain.runtime.output import print_in_order
 
 
 # %% Something to predict
@@ -24,13 +24,13 @@ def six_lines(world: Communicator, file: TextIO | None = None) -> None:
         mine = 10
     everyone = world.gather_objects(mine)
     mine += everyone[world.rank - 1]
-    say(world, f"rank {world.rank} has {mine}", file)
+    print_in_order(world, f"rank {world.rank} has {mine}", file)
 
 
 # %% One rank fails: inside launch(), and without it
 def crash(world: Communicator) -> None:
     """Rank 1 raises; the others wait for it in a barrier."""
-    say(world, f"rank {world.rank} is process {os.getpid()}")
+    print_in_order(world, f"rank {world.rank} is process {os.getpid()}")
     if world.rank == 1:
         raise ZeroDivisionError("a deliberate mistake")
     world.barrier()
@@ -53,7 +53,7 @@ def facing(world: Communicator) -> None:
         x = np.zeros(size, np.uint8)  # numbers of one byte
         world.send(x, other, ("pair", "exchange")).wait()
         world.receive(x, other, ("pair", "exchange"))
-        say(world, f"{size:,} bytes have come to rank {world.rank}")
+        print_in_order(world, f"{size:,} bytes have come to rank {world.rank}")
 
 
 # %% Two ways to print
@@ -61,7 +61,7 @@ def lines() -> None:
     """Every rank prints a line as soon as it is there; then rank 0 prints a line for each."""
     print(f"raw {launched()[1]}\n", end="", flush=True)  # mpirun has told the rank, before MPI is started
     with minitrain.launch() as world:
-        say(world, f"said {world.rank}")
+        print_in_order(world, f"said {world.rank}")
 
 
 def main() -> None:

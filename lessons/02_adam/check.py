@@ -51,7 +51,7 @@ def check_02_1(world: Communicator, adam_step: Callable[..., None], report: Repo
     report.true(
         "scale", same, f"with epsilon 0, 1024 times the loss must give the same bits: difference {gap:.1e}", gap
     )
-    inside(world, lambda gradients, rule: Adam(gradients, rule=rule), adam_step, REFERENCE["adam"], report)
+    inside(world, lambda reducer, rule: Adam(reducer, rule=rule), adam_step, REFERENCE["adam"], report)
 
 
 def check_02_2(world: Communicator, adamw_step: Callable[..., None], report: Report) -> None:
@@ -71,9 +71,7 @@ def check_02_2(world: Communicator, adamw_step: Callable[..., None], report: Rep
     for setting in SETTINGS:
         for weight_decay in (0.5, 0.0):
             follows(lambda *a, weight_decay=weight_decay: rule(*a, weight_decay), setting, weight_decay, report)
-    inside(
-        world, lambda gradients, rule: AdamW(gradients, weight_decay=0.5, rule=rule), rule, REFERENCE["adamw"], report
-    )
+    inside(world, lambda reducer, rule: AdamW(reducer, weight_decay=0.5, rule=rule), rule, REFERENCE["adamw"], report)
 
 
 def check_02_3(world: Communicator, adam_bytes: Callable[[tuple[int, ...]], int], report: Report) -> None:
@@ -164,8 +162,7 @@ def inside(world: Communicator, make: Callable[..., Optimizer], rule: Rule, refe
     """Compare three float64 steps of a small MLP: the library's optimizer with this rule and with its own."""
     config = MLPConfig(5, (4,), 3, dtype="float64")
     mine, true = (
-        gather(train(world, lambda gradients, by=by: make(gradients, by), config, 3)[0], world)
-        for by in (rule, reference)
+        gather(train(world, lambda reducer, by=by: make(reducer, by), config, 3)[0], world) for by in (rule, reference)
     )
     gap = max(float(np.abs(mine[path] - true[path]).max()) for path in true)
     report.close("inside", gap, 1e-12, "an MLP after 3 steps in the library is not where it should be")
@@ -177,9 +174,9 @@ def train(world: Communicator, make: Callable[..., Optimizer], config: MLPConfig
     inputs, labels = draw.normal(size=(12, config.inputs)), draw.integers(0, config.classes, 12)
     data = ArrayLoader(inputs.astype(config.dtype), labels, 12, SEED)
     model = mlp(config)
-    gradients = parallelize(model, Mesh(world, dp=world.size))
-    gradients.init(SEED)
-    optimizer = make(gradients)
+    reducer = parallelize(model, Mesh(world, dp=world.size))
+    reducer.init(SEED)
+    optimizer = make(reducer)
     for number in range(steps):
-        train_step(model, data.batch(number), gradients, optimizer, 0.05)
+        train_step(model, data.batch(number), reducer, optimizer, 0.05)
     return model, optimizer

@@ -86,12 +86,12 @@ def serial(receipt: Receipt) -> list[float]:
     parts = split_digits(images.astype(np.float32), labels, SEED)
     data, held_out = (ArrayLoader(*part, batch=32, seed=SEED) for part in parts)
     model, losses = mlp(), []
-    gradients = parallelize(model, Mesh(world_of_one(), dp=1))
-    gradients.init(SEED)
-    optimizer = Adam(gradients)
+    reducer = parallelize(model, Mesh(world_of_one(), dp=1))
+    reducer.init(SEED)
+    optimizer = Adam(reducer)
     for epoch in range(EPOCHS):
         numbers = range(epoch * data.batches, (epoch + 1) * data.batches)
-        losses += [train_step(model, data.batch(n), gradients, optimizer, lr=0.001)[0] for n in numbers]
+        losses += [train_step(model, data.batch(n), reducer, optimizer, lr=0.001)[0] for n in numbers]
         right, mean = accuracy(model, held_out), np.mean(losses[-data.batches :])
         print(f"epoch {epoch + 1}: {data.batches} updates   mean loss ≈ {mean:.2f}   accuracy ≈ {right:.2f}")
     receipt.true("loss of the first batch; ln 10 is 2.303", 2 < losses[0] < 2.6, "2.0 to 2.6", f"≈ {losses[0]:.3f}")

@@ -19,7 +19,7 @@ from minitrain.optim import SGD, Adam, Optimizer, adam_step, clip_grad_norm
 from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.reducer import Reducer
 from minitrain.parallel.strategy import Strategy
-from minitrain.precision import OVERFLOW, DynamicScaler, Static, StaticScaler, agree, next_scale, use
+from minitrain.precision import OVERFLOW, DynamicScaler, StaticPolicy, StaticScaler, agree, next_scale, use
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients
 
@@ -153,8 +153,8 @@ def _nan(array: np.ndarray) -> str:
 def inside(half_step: Callable[..., int], report: Report) -> None:
     """Train an MLP in the library with Adam, S and clipping; give the same gradients to half_step."""
     adam, step = toy(world_of_one(), Adam, True)
-    gradients, scaler = adam.gradients, StaticScaler(S)
-    flat = lambda which: np.concatenate([getattr(owned, which) for owned in gradients.owned()])
+    reducer, scaler = adam.reducer, StaticScaler(S)
+    flat = lambda which: np.concatenate([getattr(owned, which) for owned in reducer.owned()])
     t, state = 0, ()
     for number in range(1, BATCHES + 1):
         step(number, scaler)
@@ -162,10 +162,10 @@ def inside(half_step: Callable[..., int], report: Report) -> None:
             data = flat("data")
             state = master, m, v = data.astype(np.float32), *np.zeros((2, len(data)), np.float32)
         if number == BAD:
-            gradients.owned()[0].grad[1] = np.inf
+            reducer.owned()[0].grad[1] = np.inf
         t = half_step(data, flat("grad"), master, m, v, t, S, 0.01, 0.2)
-        if scaler.unscale(gradients):
-            clip_grad_norm(gradients, 0.2)
+        if scaler.unscale(reducer):
+            clip_grad_norm(reducer, 0.2)
             adam.step(0.01)
     right = np.concatenate([array for array in adam.masters if array is not None])
     gap = float(np.abs(master - right).max())
@@ -175,13 +175,13 @@ def inside(half_step: Callable[..., int], report: Report) -> None:
 
 def check_05_3(world: Communicator, bytes_a_parameter: Callable[[bool, int], int], report: Report) -> None:
     """Compare the prediction with what the ledger finds alive after a step."""
-    rules: list[Callable[..., Optimizer]] = [SGD, lambda gradients: SGD(gradients, momentum=0.9), Adam]
+    rules: list[Callable[..., Optimizer]] = [SGD, lambda reducer: SGD(reducer, momentum=0.9), Adam]
     for half, (numbers, make) in product((False, True), enumerate(rules)):
         with Ledger().open() as ledger:
             optimizer, step = toy(world_of_one(), make, half)
             step(1, StaticScaler(1))
             optimizer.step(0.01)
-        n = sum(owned.data.size for owned in optimizer.gradients.owned())
+        n = sum(owned.data.size for owned in optimizer.reducer.owned())
         counted = sum(ledger.live[kind] for kind in ("parameters", "gradients", "optimizer")) // n
         said = bytes_a_parameter(half, numbers)
         told = f"half = {half}, {numbers} numbers: you say {said} bytes a parameter, the ledger counts {plain(counted)}"
@@ -216,19 +216,19 @@ def check_05_4(world: Communicator, agree: Callable[[bool, Any], bool], report: 
 def one_element(world: Communicator, ring: Communicator, agree: Callable[[bool, Any], bool], report: Report) -> None:
     """Train with ZeRO, where each rank holds a shard of the gradients; batch 2 has an inf on the last rank."""
     optimizer, step = toy(ring, Adam, True)
-    gradients, scaler = optimizer.gradients, DynamicScaler(S, agree=agree)
+    reducer, scaler = optimizer.reducer, DynamicScaler(S, agree=agree)
     for number in (1, 2, 3):
         step(number, scaler)
         if (number, world.rank) == (2, world.size - 1):
-            gradients.owned()[0].grad[0] = np.inf
-        answers = world.gather_objects(scaler.unscale(gradients))
+            reducer.owned()[0].grad[0] = np.inf
+        answers = world.gather_objects(scaler.unscale(reducer))
         told = f"batch {number}: do the ranks step? {answers}; they must say {number != 2}, all of them"
         if not report.true("together", answers == [number != 2] * world.size, told, str(answers)):
             return
         if answers[0]:
             optimizer.step(0.01)
-            gradients.after_step()
-    bits = world.gather_objects({path: array.tobytes() for path, array in gather(gradients.model, world).items()})
+            reducer.gather_parameters()
+    bits = world.gather_objects({path: array.tobytes() for path, array in gather(reducer.model, world).items()})
     report.true("replicas", all(other == bits[0] for other in bits), "the ranks' parameters are not equal")
 
 
@@ -243,13 +243,13 @@ def toy(world: Communicator, make: Callable[..., Optimizer], half: bool) -> tupl
     data = ArrayLoader(draw.normal(size=(12, 8)).astype(np.float32), draw.integers(0, 3, 12), 6, SEED)
     model = mlp(MLPConfig(8, (6,), 3))
     if half:
-        use(model, Static("mixed_float16"), half_weights=True)
+        use(model, StaticPolicy("mixed_float16"), half_weights=True)
     strategy = Strategy(zero=2 if world.size > 1 else 0)
-    gradients: Reducer = parallelize(model, Mesh(world, dp=world.size), strategy)
-    gradients.init(SEED)
+    reducer: Reducer = parallelize(model, Mesh(world, dp=world.size), strategy)
+    reducer.init(SEED)
 
     def step(number: int, scaler: StaticScaler) -> None:
         with scaler.expecting():
-            compute_gradients(model, data.batch(number).part(world.rank, world.size), gradients, 1, scaler)
+            compute_gradients(model, data.batch(number).part(world.rank, world.size), reducer, 1, scaler)
 
-    return make(gradients), step
+    return make(reducer), step

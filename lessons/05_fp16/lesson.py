@@ -26,7 +26,7 @@ from minitrain.models import MLPConfig, Model, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, Owned
 from minitrain.parallel.parallelize import parallelize
-from minitrain.precision import DynamicScaler, Scaler, Static, StaticScaler, use
+from minitrain.precision import DynamicScaler, Scaler, StaticPolicy, StaticScaler, use
 from minitrain.train.step import train_step
 
 B, SEED, UPDATES, SCRIPT = 128, 1, 1000, "...xx..x..."  # x: a batch whose gradients overflow
@@ -51,19 +51,19 @@ def train(
     model.weight = weight
     data = ArrayLoader(images[:B].astype(np.float32), labels[:B], B, SEED)  # every batch holds all 128 images
     if half:
-        use(model, Static("mixed_float16"), half_weights=True)
-    gradients = parallelize(model, Mesh(world_of_one(), dp=1))
-    gradients.init(SEED)
-    optimizer = make(gradients)
+        use(model, StaticPolicy("mixed_float16"), half_weights=True)
+    reducer = parallelize(model, Mesh(world_of_one(), dp=1))
+    reducer.init(SEED)
+    optimizer = make(reducer)
     rate = lr / weight if make is SGD else lr  # Adam divides by the size of the gradient anyway
-    step = lambda: train_step(model, data.batch(optimizer.updates), gradients, optimizer, rate, scaler=scaler)
-    return [step()[0] / weight for _ in range(updates)], gradients, optimizer, step
+    step = lambda: train_step(model, data.batch(optimizer.updates), reducer, optimizer, rate, scaler=scaler)
+    return [step()[0] / weight for _ in range(updates)], reducer, optimizer, step
 
 
 def curves(weight: float, receipt: Receipt) -> tuple[dict[str, list[float]], np.ndarray, np.ndarray]:
     """The losses of three runs, and float32's gradients: those of the first and of the last update."""
     moving = DynamicScaler(2.0**16, interval=25)  # so that it often looks whether there is more room
-    full, gradients, *_ = train(UPDATES, weight, False, Scaler())
+    full, reducer, *_ = train(UPDATES, weight, False, Scaler())
     runs = {"float32": full, "float16": train(UPDATES, weight, True, Scaler())[0]}
     runs["float16, S moves"] = moved = train(UPDATES, weight, True, moving)[0]
     receipt.near("last loss, S moves / float32", 1, moved[-1] / full[-1], 0.1)
@@ -73,7 +73,7 @@ def curves(weight: float, receipt: Receipt) -> tuple[dict[str, list[float]], np.
         receipt.true("last loss, float16: over 3 times float32's", runs["float16"][-1] > 3 * full[-1])
         adam = [train(UPDATES, weight, half, Scaler(), Adam, 0.003)[0][-1] for half in (False, True)]
         receipt.true("float16 with Adam: over 3 times float32 with Adam", adam[1] > 3 * adam[0])
-    return runs, window.all_of(train(1, weight, False, Scaler())[1]), window.all_of(gradients)
+    return runs, window.all_of(train(1, weight, False, Scaler())[1]), window.all_of(reducer)
 
 
 # %% Single claims
@@ -100,11 +100,11 @@ def claims(weight: float, receipt: Receipt) -> None:
     receipt.near("the same with a float32 master", 0.9, float(sgd.masters[0][0]))
     for half, theory in ((False, "4 + 4 + 8"), (True, "2 + 2 + 12")):
         with Ledger().open() as ledger:
-            _, gradients, adam, step = train(3, weight, half, scaler := StaticScaler(1), Adam, 0.01)
-        n = sum(owned.data.size for owned in gradients.owned())
+            _, reducer, adam, step = train(3, weight, half, scaler := StaticScaler(1), Adam, 0.01)
+        n = sum(owned.data.size for owned in reducer.owned())
         held = " + ".join(f"{ledger.live[kind] / n:g}" for kind in ("parameters", "gradients", "optimizer"))
         receipt.equal(f"bytes a parameter, {'float16' if half else 'float32'}", theory, held)
-    arrays = [*(owned.data for owned in gradients.owned()), *adam.masters, *chain(*adam.state)]
+    arrays = [*(owned.data for owned in reducer.owned()), *adam.masters, *chain(*adam.state)]
     bits, scaler.value = [array.tobytes() for array in arrays], 2.0**60
     step()
     same = adam.updates == 3 and scaler.skips == 1 and bits == [array.tobytes() for array in arrays]

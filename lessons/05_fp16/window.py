@@ -11,9 +11,9 @@ LOW, BOTTOM, NORMAL, TOP, HIGH = -44, -24, -14, 16, 20  # powers of two; float16
 GOOD, POWERS = 2.0**24, (0, 8, 12, 16, 24)
 
 
-def all_of(gradients: Reducer) -> np.ndarray:
+def all_of(reducer: Reducer) -> np.ndarray:
     """The gradients that are not 0, end to end."""
-    g = np.concatenate([owned.grad for owned in gradients.owned()])
+    g = np.concatenate([owned.grad for owned in reducer.owned()])
     return g[g != 0]
 
 
@@ -39,19 +39,19 @@ def text(g: np.ndarray, height: int = 5) -> str:
     return "\n".join([head, *lines, f"  +{ruler}", f"   {LOW:<20}{BOTTOM:<10}{NORMAL:<14}{0:<16}{TOP}"])
 
 
-def table(gradients: Mapping[str, np.ndarray]) -> str:
+def table(reducer: Mapping[str, np.ndarray]) -> str:
     """The share of which float16 makes 0, for several S."""
     lines = ["become 0     " + "".join(f"{f'S = 2^{k}':>12}" for k in POWERS)]
-    for name, g in gradients.items():
+    for name, g in reducer.items():
         lines.append(f"{name:<13}" + "".join(f"{percent(lost(g, 2.0**k)):>12}" for k in POWERS))
     return "\n".join(lines)
 
 
-def percent(share: float) -> str:
+def percent(shard_of: float) -> str:
     """Nothing finer than a percent is the same on every machine."""
-    if share in (0, np.inf):
-        return "overflow" if share else "0 %"
-    return "under 1 %" if share < 0.01 else f"≈ {100 * share:.1f} %"
+    if shard_of in (0, np.inf):
+        return "overflow" if shard_of else "0 %"
+    return "under 1 %" if shard_of < 0.01 else f"≈ {100 * shard_of:.1f} %"
 
 
 def draw(g: np.ndarray, path: str) -> None:

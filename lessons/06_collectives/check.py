@@ -13,7 +13,7 @@ from lessons.report import Report
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.ring import RingCommunicator, ring_all_gather, ring_reduce_scatter
 from minitrain.observe.ledger import Ledger
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 from .lesson import TAG, TIMES
 
@@ -47,7 +47,7 @@ def check_06_1(world: Communicator, reduce_scatter: Callable, report: Report) ->
         if world.rank < ranks:
             trial = Trial(world.subgroup(range(ranks)), f"{case(n, ranks)}, numpy.{add.__name__}", report)
             x = digits(n, dtype, world.rank, add)
-            mine, true = share(n, ranks, world.rank), reduce(add, [digits(n, dtype, r, add) for r in range(ranks)])
+            mine, true = shard_of(n, ranks, world.rank), reduce(add, [digits(n, dtype, r, add) for r in range(ranks)])
             returned = trial.run(lambda comm, x=x, add=add: reduce_scatter(comm, x, TAG, add))  # type: ignore[misc]
             trial.share_of_sum(x, digits(n, dtype, world.rank, add), true)
             trial.values("returned", returned, true[mine], "returns")
@@ -63,12 +63,12 @@ def check_06_2(world: Communicator, all_gather: Callable, report: Report) -> Non
     for ranks, n, dtype in CASES:
         if world.rank < ranks:
             trial = Trial(world.subgroup(range(ranks)), case(n, ranks), report)
-            mine, true = share(n, ranks, world.rank), digits(n, dtype, 0)
+            mine, true = shard_of(n, ranks, world.rank), digits(n, dtype, 0)
             x = np.full(n, -1 - world.rank, dtype)  # the values in the other shards do not matter
             x[mine] = true[mine]
             trial.run(lambda comm, x=x: all_gather(comm, x, TAG))  # type: ignore[misc]
             trial.values("gathered", x, true, "has in x")
-            next_share = share(n, ranks, (world.rank + 1) % ranks)
+            next_share = shard_of(n, ranks, (world.rank + 1) % ranks)
             trial.price(n * x.itemsize - x[next_share].nbytes, ranks - 1 if n >= ranks else None)
             trial.manners(ring=True)
         if not all_well(world, report):
@@ -123,12 +123,12 @@ class Watched(RingCommunicator):
         self.receives = 0
 
     def _send(self, x: np.ndarray, to: int, number: int) -> "Send":
-        self.sends.append(Send(self, self.line._send(x, to, number), x, to))
+        self.sends.append(Send(self, self.channel._send(x, to, number), x, to))
         return self.sends[-1]
 
     def _receive(self, x: np.ndarray, source: int, number: int) -> None:
         self.receives += 1
-        self.line._receive(x, source, number)
+        self.channel._receive(x, source, number)
 
 
 class Send:
@@ -175,15 +175,14 @@ class Trial:
     def share_of_sum(self, x: np.ndarray, before: np.ndarray, true: np.ndarray) -> None:
         """Claim that this rank's shard of x holds the sum; if not, look for it in another shard."""
         n, ranks, rank = len(x), self.comm.size, self.comm.rank
-        cuts = [share(n, ranks, c) for c in range(ranks)]
-        whole = [c for c, cut in enumerate(cuts) if np.array_equal(x[cut], true[cut])]
-        sentence = (
-            f"{self.told}: rank {rank} has {plain(x[cuts[rank]])} in its share of x; right is {plain(true[cuts[rank]])}"
-        )
+        shards = [shard_of(n, ranks, c) for c in range(ranks)]
+        whole = [c for c, cut in enumerate(shards) if np.array_equal(x[cut], true[cut])]
+        own, right = plain(x[shards[rank]]), plain(true[shards[rank]])
+        sentence = f"{self.told}: rank {rank} has {own} in its share of x; right is {right}"
         elsewhere = f" (the sum is whole in share {whole[0]} of its x)" if whole else ""
         if np.array_equal(x, before):
             elsewhere = " (all of its x is as it was before)"
-        self.report.true("in place", rank in whole, sentence + elsewhere, plain(x[cuts[rank]]) + elsewhere)
+        self.report.true("in place", rank in whole, sentence + elsewhere, plain(x[shards[rank]]) + elsewhere)
 
     def price(self, size: int, messages: int | None) -> None:
         """Claim the bytes sent, and the messages if every shard has an element."""

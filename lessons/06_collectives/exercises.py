@@ -12,9 +12,9 @@ EXERCISES = (
             "Look at one chunk only, say chunk c. It must end on rank c, complete, after N - 1 hops to the right. On "
             "which rank does it start?",
             "Chunk c starts on rank c + 1. So rank r sends chunk r - 1 first, and then always the one to which it has "
-            "just added: r - 2, r - 3, ... All of them mod N, and x[share(len(x), N, c)] is chunk c.",
+            "just added: r - 2, r - 3, ... All of them mod N, and x[shard_of(len(x), N, c)] is chunk c.",
             "In step s: start to send chunk (r - 1 - s) % n, receive into a buffer as long as chunk (r - 2 - s) % n, "
-            "add it to that chunk of x, then wait for the send. At the end return x[share(len(x), n, r)].",
+            "add it to that chunk of x, then wait for the send. At the end return x[shard_of(len(x), n, r)].",
         ),
     ),
     Exercise(
@@ -48,7 +48,7 @@ EXERCISES = (
         hints=(
             "Run the check, and compare what stands in the ranks' arrays: what has moved by one?",
             "Which chunk has a rank just received, and which one does it pass on?",
-            "Every rank passes on the chunk of the same step, the one that has arrived: x[share(len(x), n, step)].",
+            "Every rank passes on the chunk of the same step, the one that has arrived: x[shard_of(len(x), n, step)].",
         ),
     ),
 )

@@ -13,7 +13,7 @@ from minitrain.data.loader import ArrayLoader
 from minitrain.models import Model
 from minitrain.observe.ledger import Ledger
 from minitrain.parallel.data_parallel import TAG, sync_gradients
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 from minitrain.train.checkpoint import gather
 
 from .lesson import apart, replicas_equal, train
@@ -32,15 +32,15 @@ def bytes_of_a_step(parameters: int, ranks: int) -> int:
 # Checks ---------------------------------------------------------------------------------------------------------------
 
 
-def check_07_1(world: Communicator, share: Callable[[int, int, int], slice], report: Report) -> None:
+def check_07_1(world: Communicator, shard_of: Callable[[int, int, int], slice], report: Report) -> None:
     """Check for consecutive ranges that cover everything once, as even as possible, longer ones first."""
     for n, parts in ((6, 3), (8, 3), (9, 4), (2, 4), (0, 2), (5, 1)):
-        runs = [share(n, parts, i) for i in range(parts)]
-        kind = f"share({n}, {parts}, 0) returns {runs[0]!r}; it must be a slice of whole numbers (// divides, not /)"
+        runs = [shard_of(n, parts, i) for i in range(parts)]
+        kind = f"shard_of({n}, {parts}, 0) returns {runs[0]!r}; it must be a slice of whole numbers (// divides, not /)"
         if not report.true("slices", all(map(_whole_slice, runs)), kind):
             return
         shown = ", ".join(f"{run.start}:{run.stop}" + (f":{run.step}" if run.step else "") for run in runs)
-        told = f"share({n}, {parts}, i) for i = 0..{parts - 1} gives {shown}"
+        told = f"shard_of({n}, {parts}, i) for i = 0..{parts - 1} gives {shown}"
         covered = [k for run in runs for k in range(n)[run]]
         once = f"{told}: every k in 0..{n - 1} must come once, in order"
         report.true("cover", covered == list(range(n)), once, shown)
@@ -125,7 +125,7 @@ def _right_kind(result: Any) -> bool:
 
 def ring_bytes(n: int, item: int, ranks: int, rank: int) -> int:
     """Return the bytes this rank sends in a ring all-reduce of n elements: twice, all shards but one."""
-    kept = sum(cut.stop - cut.start for cut in (share(n, ranks, (rank + ahead) % ranks) for ahead in (0, 1)))
+    kept = sum(cut.stop - cut.start for cut in (shard_of(n, ranks, (rank + ahead) % ranks) for ahead in (0, 1)))
     return (2 * n - kept) * item
 
 

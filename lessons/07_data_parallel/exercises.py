@@ -6,7 +6,7 @@ EXERCISES = (
     Exercise(
         "07.1",
         "I",
-        "minitrain.shares:share",
+        "minitrain.sharding:shard_of",
         hints=(
             "divmod(n, parts) tells how long the short runs are, and how many elements are left over.",
             "Each of the first n % parts runs takes one of the left-over elements. How many elements lie before run i?",

@@ -40,17 +40,17 @@ def train(
 ) -> tuple[list[float], Model]:
     """Trains a small MLP by data parallel. Returns the losses of the global batches and this rank's replica."""
     model = mlp(MLPConfig(hidden=(32,), dtype=str(loader.inputs.dtype)))
-    gradients = parallelize(model, Mesh(world, dp=world.size), sync=sync, same=False)
-    gradients.init(seed)
-    update = optimizer(gradients)
+    reducer = parallelize(model, Mesh(world, dp=world.size), sync=sync, same=False)
+    reducer.init(seed)
+    update = optimizer(reducer)
     losses = []
     for number in range(steps):
         mine = loader.batch(number).part(world.rank, world.size)  # 1 every rank takes its samples
-        gradients.begin()
+        reducer.start_step()
         loss = model(mine)  # 2 forward
         loss.backward()  # 3 backward
-        gradients.end_backward()
-        gradients.finish()  # 4 sync: the sum over ranks
+        reducer.end_backward()
+        reducer.synchronize()  # 4 sync: the sum over ranks
         update.step(lr)  # 5 the same step everywhere
         losses.append(sum(world.gather_objects(loss.item())))
     return losses, model
@@ -87,7 +87,7 @@ def experiment(world: Communicator, steps: int, receipt: Receipt) -> dict[str, l
                 curves = {"one process": alone, f"{world.size} ranks": together}
     data = digits("float32")
     with ledger.open():
-        curves["without the sum"], _ = train(ring, data, steps, SEED, sync=lambda gradients, group: None)
+        curves["without the sum"], _ = train(ring, data, steps, SEED, sync=lambda reducer, group: None)
         receipt.equal("bytes of gradients without the sum", 0, ledger.bytes[TAG])
         _, model = train(ring, data, 1, SEED)
     M = sum(p.data.nbytes for p in model.parameters())

@@ -17,10 +17,10 @@ from minitrain.models import MLPConfig, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, Optimizer, Owned, clip_grad_norm
 from minitrain.parallel.parallelize import REDUCERS, Make, parallelize
-from minitrain.parallel.reducer import Reducer, there
+from minitrain.parallel.reducer import Reducer, require
 from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.zero import GRADIENTS, NORM, PARAMETERS, Zero1
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients
 
@@ -39,10 +39,10 @@ def owned_parts(sizes: Sequence[int], ranks: int, rank: int) -> list[slice]:
     """Return the slice of each parameter that this rank owns. Parameter k is an array of sizes[k] >= 1 numbers.
 
     The parameters lie end to end in a bucket, in this order. The bucket is divided into one shard per rank, as by
-    share(n, parts, i): consecutive, as even as possible, longer ones first. Each slice counts from the start of its
+    shard_of(n, parts, i): consecutive, as even as possible, longer ones first. Each slice counts from the start of its
     parameter; it is slice(0, 0) if the rank's shard contains none of it.
     """
-    mine, begin, parts = share(sum(sizes), ranks, rank), 0, []
+    mine, begin, parts = shard_of(sum(sizes), ranks, rank), 0, []
     for size in sizes:
         lo, hi = max(mine.start - begin, 0), min(mine.stop - begin, size)
         parts.append(slice(lo, hi) if lo < hi else slice(0, 0))
@@ -55,23 +55,23 @@ def zero1_step(w: Array, g: Array, group: Communicator, update: Callable[[Array,
 
     w: (n), all parameters of a bucket. g: (n), this rank's part of their gradient, which may be overwritten.
     update(piece of w, its gradient) is the optimizer: it updates the piece in place. Its first call fixes the length of
-    its state, so the piece must be this rank's share(n, parts, i) in every step.
+    its state, so the piece must be this rank's shard_of(n, parts, i) in every step.
     """
-    mine = share(len(w), group.size, group.rank)
+    mine = shard_of(len(w), group.size, group.rank)
     update(w[mine], group.reduce_scatter(g, GRADIENTS))
     group.all_gather(w, PARAMETERS)
 
 
-def clip_shares(shares: Sequence[Array], group: Communicator, limit: float) -> float:
+def clip_shares(even_shards: Sequence[Array], group: Communicator, limit: float) -> float:
     """Scale the gradient down to norm `limit` if it is longer; return its original norm, equal on all ranks.
 
     shares: this rank's shard of each bucket's gradient, changed in place. All ranks' shards form the gradient.
     """
-    square = np.array([sum(float(g @ g) for g in shares)])
+    square = np.array([sum(float(g @ g) for g in even_shards)])
     group.all_reduce(square, NORM)
     norm = float(square[0]) ** 0.5
     if norm > limit:
-        for g in shares:
+        for g in even_shards:
             g *= limit / norm
     return norm
 
@@ -105,7 +105,7 @@ def check_10_1(world: Communicator, owned_parts: Callable, report: Report) -> No
         report.true("one owner", set(owners) == {1}, f"{sentence}{sum(n > 1 for n in owners)}", said)
         bounds = [sum(sizes[:i]) for i in range(len(sizes))]
         for rank, part in enumerate(parts):
-            cut = share(sum(sizes), ranks, rank)
+            cut = shard_of(sum(sizes), ranks, rank)
             mine = [at + k for at, n, p in zip(bounds, sizes, part, strict=True) for k in range(n)[p]]
             of = f"of the bucket's {sum(sizes)} numbers, rank {rank} of {ranks} owns {cut.start}:{cut.stop}"
             report.true("share", mine == list(range(sum(sizes)))[cut], f"{told} gives {said}; {of}", str(mine))
@@ -146,22 +146,22 @@ def check_10_2(world: Communicator, zero1_step: Callable, report: Report) -> Non
 def check_10_3(world: Communicator, clip_shares: Callable, report: Report) -> None:
     """Check gradients that can be followed by hand, then training as on one process."""
     ring = RingCommunicator(world)
-    for limit, *gradients in (
+    for limit, *reducer in (
         (1.0, [1, 0, 0, 1]),
         (6.5, [3, 0, 0, 4], [0, 12, 0, 0]),
         (20.0, [3, 0, 0, 4], [0, 12, 0, 0]),
     ):
-        whole = [np.array(g, float) for g in gradients]
-        mine = [g[share(4, world.size, world.rank)].copy() for g in whole]
+        whole = [np.array(g, float) for g in reducer]
+        mine = [g[shard_of(4, world.size, world.rank)].copy() for g in whole]
         with Ledger().open() as ledger:
             norm = clip_shares(mine, ring, limit)
         length = sum(float(g @ g) for g in whole) ** 0.5
-        told = f"gradient {' and '.join(map(str, gradients))}, limit {limit:g}: "
+        told = f"gradient {' and '.join(map(str, reducer))}, limit {limit:g}: "
         got = norm if isinstance(norm, float) else float("nan")
         sentence = f"{told}rank {report.rank} returns {norm!r}; the length is {length:.4g}"
         report.true("length", abs(got - length) < 1e-12, sentence, got)
         factor = min(1.0, limit / length)
-        pairs = zip(mine, (factor * g[share(4, world.size, world.rank)] for g in whole), strict=True)
+        pairs = zip(mine, (factor * g[shard_of(4, world.size, world.rank)] for g in whole), strict=True)
         off = any(float(np.abs(a - b).max()) > 1e-12 for a, b in pairs)
         after = sum(world.gather_objects(sum(float(m @ m) for m in mine))) ** 0.5
         shown = " and ".join(str(m.tolist()) for m in mine)
@@ -174,11 +174,11 @@ def check_10_3(world: Communicator, clip_shares: Callable, report: Report) -> No
         report.true("bytes", 0 < sent <= most, sentence, sent)
     lengths: dict[str, list[float]] = {"ours": [], "alone": []}
 
-    def ours(gradients: Reducer) -> None:
-        lengths["ours"].append(clip_shares([piece.grad for piece in gradients.owned()], ring, CLIP))
+    def ours(reducer: Reducer) -> None:
+        lengths["ours"].append(clip_shares([piece.grad for piece in reducer.owned()], ring, CLIP))
 
-    def alone(gradients: Reducer) -> None:
-        lengths["alone"].append(clip_grad_norm(gradients, CLIP))
+    def alone(reducer: Reducer) -> None:
+        lengths["alone"].append(clip_grad_norm(reducer, CLIP))
 
     trained, true = train(ring, 1, SGD, ours), train(world_of_one(), 0, SGD, alone)
     gap = max(abs(a - b) for a, b in zip(*lengths.values(), strict=True))
@@ -242,9 +242,9 @@ class ByHand(Reducer):
     def owned(self) -> list[Owned]:
         return []
 
-    def after_step(self) -> None:
+    def gather_parameters(self) -> None:
         for bucket, update in self.updates.items():
-            self.step(there(bucket.data), there(bucket.grad), bucket.group, update)
+            self.step(require(bucket.data), require(bucket.grad), bucket.group, update)
 
 
 def gather_of_the_whole(comm: Communicator, x: Array, tag: Tag) -> None:
@@ -269,7 +269,7 @@ class ByMap(Zero1):
             places = list(bucket.pieces.values())
             parts = self.parts([at.stop - at.start for at in places], bucket.group.size, bucket.group.rank)
             for at, part in zip(places, parts, strict=True):
-                found.append(Owned(there(bucket.data)[at][part], there(bucket.grad)[at][part], bucket.decay))
+                found.append(Owned(require(bucket.data)[at][part], require(bucket.grad)[at][part], bucket.decay))
         return found
 
 
@@ -293,7 +293,7 @@ def train(
     world: Communicator,
     stage: int,
     optimizer: Callable[..., Optimizer],
-    clip: Callable[[Reducer], None] = lambda gradients: None,
+    clip: Callable[[Reducer], None] = lambda reducer: None,
     kind: Make | None = None,
 ) -> Outcome:
     """Train a few steps in float64. kind: replaces the library's reducer."""
@@ -302,20 +302,20 @@ def train(
     ledger = Ledger()
     with ledger.open():
         model = mlp(MLPConfig(hidden=(5, 4), dtype="float64"))
-        gradients = parallelize(model, Mesh(world, dp=world.size), strategy, reducers=reducers)
-        gradients.init(SEED)
-        update = optimizer(gradients)
+        reducer = parallelize(model, Mesh(world, dp=world.size), strategy, reducers=reducers)
+        reducer.init(SEED)
+        update = optimizer(reducer)
         for number in range(STEPS):
-            compute_gradients(model, toy().batch(number).part(world.rank, world.size), gradients)
-            clip(gradients)
+            compute_gradients(model, toy().batch(number).part(world.rank, world.size), reducer)
+            clip(reducer)
             update.step(LR)
-            gradients.after_step()
+            reducer.gather_parameters()
     sent, held = ledger.bytes.total(), dict(ledger.live)
-    return Outcome(gather(model, world, gradients=gradients), sent, held)
+    return Outcome(gather(model, world, reducer=reducer), sent, held)
 
 
-def momentum(gradients: Any) -> SGD:
-    return SGD(gradients, momentum=0.5)
+def momentum(reducer: Any) -> SGD:
+    return SGD(reducer, momentum=0.5)
 
 
 def _slices(parts: Any, n: int) -> bool:

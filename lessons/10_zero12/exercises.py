@@ -9,7 +9,7 @@ EXERCISES = (
         "check:owned_parts",
         ranks=3,
         hints=(
-            "share(sum(sizes), ranks, rank) is the rank's share of the bucket. Where does each parameter begin in it?",
+            "shard_of(sum(sizes), ranks, rank) is the rank's shard. Where in it does each parameter begin?",
             "A parameter that begins at b covers b:b + size. What have that and the share in common? Count it from b.",
             "The part is from max(start - begin, 0) to min(stop - begin, size), and empty if that is no range.",
         ),
@@ -22,7 +22,7 @@ EXERCISES = (
         hints=(
             "Three things happen: gradients go to their owners, each owner steps on its share, parameters come back.",
             "group.reduce_scatter(g, GRADIENTS) returns this rank's share of the sum. Which piece of w belongs to it?",
-            "With mine = share(len(w), group.size, group.rank): update(w[mine], ...), then group.all_gather(w, "
+            "With mine = shard_of(len(w), group.size, group.rank): update(w[mine], ...), then group.all_gather(w, "
             "PARAMETERS).",
         ),
     ),

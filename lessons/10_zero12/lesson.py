@@ -41,7 +41,7 @@ class Run(NamedTuple):
 
     bits: list[bytes]  # of the parameters
     held: dict[str, int]
-    gradients: list[int]  # bytes of gradients alive in the last update, after each change
+    reducer: list[int]  # bytes of gradients alive in the last update, after each change
     sent: int  # bytes in a step
     owned: int  # the bytes of this rank's shares of the parameters
 
@@ -52,19 +52,19 @@ def train(world: Communicator, loader: ArrayLoader, stage: int, steps: int, scat
     with ledger.open():
         model = mlp(MLPConfig(hidden=(64, 64, 64)))
         strategy = Strategy(zero=stage, bucket_mb=BUCKET)
-        gradients = parallelize(model, Mesh(world, dp=world.size), strategy, scatter=scatter)
-        gradients.init(SEED)
-        adam = Adam(gradients)
+        reducer = parallelize(model, Mesh(world, dp=world.size), strategy, scatter=scatter)
+        reducer.init(SEED)
+        adam = Adam(reducer)
         for number in range(steps):
             ledger.history = []
-            compute_gradients(model, loader.batch(number).part(world.rank, world.size), gradients)  # and adds them up
+            compute_gradients(model, loader.batch(number).part(world.rank, world.size), reducer)  # and adds them up
             adam.step(0.01)  # on what this rank owns
             held = {kind: ledger.live[kind] for kind in KINDS}
-            gradients.after_step()  # the parameters are whole again
+            reducer.gather_parameters()  # the parameters are whole again
     sizes = [size for size, _ in groupby(live.get("gradients", 0) for live in ledger.history or [])]
     sizes = sizes[sizes.index(0) :]  # at first, those of the last update are dropped
-    owned = sum(4 * len(range(bucket.size)[bucket.own]) for bucket in gradients.buckets)
-    bits = [x.tobytes() for x in gather(model, world, gradients=gradients).values()]
+    owned = sum(4 * len(range(bucket.size)[bucket.own_shard]) for bucket in reducer.buckets)
+    bits = [x.tobytes() for x in gather(model, world, reducer=reducer).values()]
     return Run(bits, held, sizes, ledger.bytes.total() // steps, owned)
 
 
@@ -91,7 +91,7 @@ def experiment(world: Communicator, stage: int, steps: int, receipt: Receipt) ->
         held = [sum(run.held.values()) for run in stages[s]]
         receipt.equal(f"stage {s}: bytes held by all ranks", (whole * N + divided) * M, sum(held))
         receipt.true(f"stage {s}: each holds {told}", held == [whole * M + divided * run.owned for run in stages[s]])
-    most = max(stages[2][0].gradients) / M
+    most = max(stages[2][0].reducer) / M
     receipt.true("stage 2: most gradients at once, in M", most < 1, "< 1.00", f"{most:.2f}")
     every = {f"stage {s}": runs for s, runs in enumerate(stages)} | {"obvious stage 1": obvious}
     for (name, runs), units in zip(every.items(), (2, 2, 2, 3, 3), strict=True):

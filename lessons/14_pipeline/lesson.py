@@ -47,18 +47,18 @@ def train(
     model = mlp(MLPConfig(hidden=(32,) * 7, dtype="float64"))
     chunks = 2 if schedule == "interleaved" else 1
     mesh = Mesh(world, pp=world.size)
-    gradients = parallelize(model, mesh, Strategy(schedule=schedule, chunks=chunks))
-    gradients.init(1)
-    update = SGD(gradients)
+    reducer = parallelize(model, mesh, Strategy(schedule=schedule, chunks=chunks))
+    reducer.init(1)
+    update = SGD(reducer)
     observer = Stamps(clock, mesh.over("layers")) if clock else None
     losses = []
     with observing(observer):
         for number in range(steps):
             batch = loader.batch(number)  # rank 0 reads its images, the last rank its labels
-            loss = compute_gradients(model, batch, gradients, m)  # all that the schedule says, in here
+            loss = compute_gradients(model, batch, reducer, m)  # all that the schedule says, in here
             update.step(0.1)  # once, when the pipeline is empty
             losses.append(sum(world.gather_objects(loss)))
-    return losses, gather(model, world, "grad", gradients)
+    return losses, gather(model, world, "grad", reducer)
 
 
 # %% The experiment
@@ -66,11 +66,11 @@ def measure(world: Communicator, schedule: str, m: int) -> tuple[Timeline, dict[
     """One update: its timeline and gradients, the bytes that all ranks sent, the most activation bytes on rank 1."""
     clock = Clock()
     with Ledger(history=True).open() as ledger:
-        _, gradients = train(world, DIGITS, 1, m, schedule, clock)
+        _, reducer = train(world, DIGITS, 1, m, schedule, clock)
     sent = ledger.bytes[ACTIVATIONS] + ledger.bytes[GRADIENTS]
     most = max(live.get("activations", 0) for live in ledger.history or [])
     lanes, counts, kept = zip(*world.gather_objects((clock.lane, sent, most)), strict=True)
-    return Timeline(lanes), gradients, sum(counts), kept[1]
+    return Timeline(lanes), reducer, sum(counts), kept[1]
 
 
 def experiment(world: Communicator, name: str, m: int, receipt: Receipt) -> dict[tuple[str, int], Timeline]:
@@ -78,13 +78,13 @@ def experiment(world: Communicator, name: str, m: int, receipt: Receipt) -> dict
     p, runs, gaps, sizes, kept = world.size, {}, [], set(), {}
     _, serial = train(world_of_one(), DIGITS, 1, 1)
     for schedule, micro in dict.fromkeys([(name, m), ("gpipe", M), ("1f1b", M), ("naive", m), ("naive", M)]):
-        timeline, gradients, sent, kept[schedule] = measure(world, schedule, micro)
+        timeline, reducer, sent, kept[schedule] = measure(world, schedule, micro)
         (idle, peaks), run = bubble.THEORY[schedule](p, micro), f"{schedule}, m = {micro}"
         receipt.equal(f"{run}: idle / all time", idle, timeline.idle)
         receipt.equal(f"{run}: idle / ideal time", idle / (1 - idle), timeline.overhead)
         receipt.equal(f"{run}: most in flight", peaks, timeline.peaks)
         runs[schedule, micro] = timeline
-        gaps.append(max(float(np.abs(gradients[path] - serial[path]).max()) for path in serial))
+        gaps.append(max(float(np.abs(reducer[path] - serial[path]).max()) for path in serial))
         if schedule != "interleaved":  # it has twice as many stages
             sizes.add(sent)
     theory, told = 2 * (p - 1) * B * WIDTH * 8, ", ".join(f"{size:,}" for size in sorted(sizes))

@@ -15,7 +15,7 @@ from minitrain.data.digits import load_digits, split_digits
 from minitrain.data.loader import ArrayLoader
 from minitrain.models import mlp
 from minitrain.optim import Adam
-from minitrain.precision import POLICIES, DynamicScaler, Scaler, Static
+from minitrain.precision import POLICIES, DynamicScaler, Scaler, StaticPolicy
 from minitrain.train.history import History
 from minitrain.train.trainer import Trainer
 
@@ -27,9 +27,11 @@ def run(world: Communicator, epochs: int = 10, seed: int = 1, policy: str = "mix
     train, validation = ArrayLoader(*learned, batch=32, seed=seed), ArrayLoader(*held_out, batch=32, seed=seed)
     # Only float16 has so small a range that the loss must be scaled; bfloat16 has that of float32.
     scaler = DynamicScaler() if policy == "mixed_float16" else Scaler()
-    trainer = Trainer(mlp(), world, optimizer=Adam, schedule=0.001, seed=seed, precision=Static(policy), scaler=scaler)
+    trainer = Trainer(
+        mlp(), world, optimizer=Adam, schedule=0.001, seed=seed, precision=StaticPolicy(policy), scaler=scaler
+    )
     history = trainer.fit(train, epochs, validation=validation)
-    trainer.say(f"loss scale {scaler.value:g} at the end; {scaler.skips} of {trainer.batches} batches skipped")
+    trainer.log(f"loss scale {scaler.value:g} at the end; {scaler.skips} of {trainer.batches} batches skipped")
     return history
 
 

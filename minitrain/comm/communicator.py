@@ -8,9 +8,9 @@ Every array operation works in place on a contiguous array, so there are no hidd
     all_gather        every rank ends with the shards of all ranks      (all_reduce = reduce_scatter, all_gather)
     broadcast         every rank ends with the root's array
 
-A rank's shard of n elements is `shares.share(n, N, rank)`; shards are uneven when N does not divide n. A shard of a
-multi-dimensional array is a run of its first axis. `cuts` overrides the shards, for example to keep parameters whole;
-it must be the same on all ranks. In a ring, the cuts also determine the order in which an all-reduce adds.
+A rank's shard of n elements is `sharding.shard_of(n, N, rank)`; shards are uneven when N does not divide n. A shard of
+a multi-dimensional array is a run of its first axis. `shards` overrides them, for example to keep parameters whole; it
+must be the same on all ranks. In a ring, the shards also determine the order in which an all-reduce adds.
 Half-precision arrays are summed in float32 and rounded once.
 """
 
@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from .. import debug
-from ..backend import Array, is_float, wide, xp
+from ..backend import Array, accumulation_dtype, is_float, xp
 from ..observe import ledger
-from ..shares import Cuts, shares
+from ..sharding import Shards, even_shards
 from .agreement import agree, agree_on_members, agree_on_message, call_of
 from .positions import Moves
 
@@ -53,14 +53,14 @@ class Communicator(ABC):
 
     # Collectives ------------------------------------------------------------------------------------------------------
 
-    def all_reduce(self, x: Array, tag: Tag, op: str = "sum", cuts: Cuts | None = None) -> None:
+    def all_reduce(self, x: Array, tag: Tag, op: str = "sum", shards: Shards | None = None) -> None:
         """Replace x, of any shape, by the sum over ranks (op="max": the maximum). NaN on any rank gives NaN.
 
         cuts: the shards of the flattened x. Raise ValueError for another op, a non-contiguous x, cuts that do not
         cover x, or a sum of 8- or 16-bit integers; TypeError if x is not a numeric array.
         """
         self._check(x)
-        self._check_cuts(x.size, cuts)
+        self._check_shards(x.size, shards)
         if op not in ("sum", "max"):
             raise ValueError(f"all_reduce: op is {op!r}; allowed: 'sum', 'max'")
         if op == "sum":
@@ -70,31 +70,31 @@ class Communicator(ABC):
             return
         widened = self._widen(x)
         flat = widened.reshape(-1)
-        own = lambda: self._share_bytes(flat, 0, cuts) + self._share_bytes(flat, 1, cuts)
+        own = lambda: self._shard_bytes(flat, 0, shards) + self._shard_bytes(flat, 1, shards)
         self._charge(tag, lambda: 2 * widened.nbytes - own())
-        self._all_reduce(widened, op, tag, cuts)
+        self._all_reduce(widened, op, tag, shards)
         if widened is not x:
             x[...] = widened
 
-    def reduce_scatter(self, x: Array, tag: Tag, cuts: Cuts | None = None) -> Array:
+    def reduce_scatter(self, x: Array, tag: Tag, shards: Shards | None = None) -> Array:
         """Sum x (n, ...) over ranks; return this rank's shard of the sum, a view of x. Raise as `all_reduce` does."""
-        self._check_shares(x, cuts)
+        self._check_even_shards(x, shards)
         self._check_sum(x)
         self._begin("reduce_scatter", x, tag)
-        mine = x[self._cuts(x, cuts)[self.rank]]
+        mine = x[self._shards(x, shards)[self.rank]]
         if self.size > 1 and x.size:
             widened = self._widen(x)
-            self._charge(tag, lambda: widened.nbytes - self._share_bytes(widened, 0, cuts))
-            mine[...] = self._reduce_scatter(widened, tag, cuts)
+            self._charge(tag, lambda: widened.nbytes - self._shard_bytes(widened, 0, shards))
+            mine[...] = self._reduce_scatter(widened, tag, shards)
         return mine
 
-    def all_gather(self, x: Array, tag: Tag, cuts: Cuts | None = None) -> None:
+    def all_gather(self, x: Array, tag: Tag, shards: Shards | None = None) -> None:
         """Fill x (n, ...) with all ranks' shards; x must already contain this rank's. Raise as `all_reduce` does."""
-        self._check_shares(x, cuts)
+        self._check_even_shards(x, shards)
         self._begin("all_gather", x, tag)
         if self.size > 1 and x.size:
-            self._charge(tag, lambda: x.nbytes - self._share_bytes(x, 1, cuts))
-            self._all_gather(x, tag, cuts)
+            self._charge(tag, lambda: x.nbytes - self._shard_bytes(x, 1, shards))
+            self._all_gather(x, tag, shards)
 
     def broadcast(self, x: Array, root: int, tag: Tag) -> None:
         """Replace x by the root's x. Raise ValueError if the rank `root` does not exist."""
@@ -197,13 +197,13 @@ class Communicator(ABC):
         """Debug mode: return the object `number` that `source` sent to this rank by `_tell`, blocking."""
 
     @abstractmethod
-    def _all_reduce(self, x: Array, op: str, tag: Tag, cuts: Cuts | None) -> None: ...
+    def _all_reduce(self, x: Array, op: str, tag: Tag, shards: Shards | None) -> None: ...
 
     @abstractmethod
-    def _reduce_scatter(self, x: Array, tag: Tag, cuts: Cuts | None) -> Array: ...
+    def _reduce_scatter(self, x: Array, tag: Tag, shards: Shards | None) -> Array: ...
 
     @abstractmethod
-    def _all_gather(self, x: Array, tag: Tag, cuts: Cuts | None) -> None: ...
+    def _all_gather(self, x: Array, tag: Tag, shards: Shards | None) -> None: ...
 
     @abstractmethod
     def _broadcast(self, x: Array, root: int, tag: Tag) -> None: ...
@@ -220,17 +220,17 @@ class Communicator(ABC):
 
     def _widen(self, x: Array) -> Array:
         """Return x, or a copy of x in the accumulation dtype."""
-        widened = x.astype(wide(x.dtype), copy=False) if is_float(x.dtype) else x
+        widened = x.astype(accumulation_dtype(x.dtype), copy=False) if is_float(x.dtype) else x
         ledger.hold(widened, "buffers", "all-reduce")
         return widened
 
-    def _cuts(self, x: Array, cuts: Cuts | None) -> Cuts:
+    def _shards(self, x: Array, shards: Shards | None) -> Shards:
         """Return the shards of all ranks."""
-        return shares(len(x), self.size) if cuts is None else cuts
+        return even_shards(len(x), self.size) if shards is None else shards
 
-    def _share_bytes(self, x: Array, ahead: int, cuts: Cuts | None) -> int:
+    def _shard_bytes(self, x: Array, ahead: int, shards: Shards | None) -> int:
         """Return the bytes in the shard of rank (self.rank + ahead) mod N."""
-        cut = self._cuts(x, cuts)[(self.rank + ahead) % self.size]
+        cut = self._shards(x, shards)[(self.rank + ahead) % self.size]
         return (cut.stop - cut.start) * (x.nbytes // len(x))
 
     def _charge(self, tag: Tag, size: Callable[[], int]) -> None:
@@ -249,20 +249,22 @@ class Communicator(ABC):
         if not x.flags.c_contiguous:
             raise ValueError(f"collectives need a contiguous array; this one has shape {x.shape}, strides {x.strides}")
 
-    def _check_shares(self, x: Array, cuts: Cuts | None) -> None:
+    def _check_even_shards(self, x: Array, shards: Shards | None) -> None:
         self._check(x)
         if x.ndim == 0:
             raise ValueError("shards are runs of the first axis, but this array has no axes: reshape it to (1,)")
-        self._check_cuts(len(x), cuts)
+        self._check_shards(len(x), shards)
 
-    def _check_cuts(self, n: int, cuts: Cuts | None) -> None:
+    def _check_shards(self, n: int, shards: Shards | None) -> None:
         """Raise ValueError unless there is one cut per rank and together they cover n elements in order."""
-        if cuts is None:
+        if shards is None:
             return
-        borders = [0, *(cut.stop for cut in cuts)]
-        in_order = borders == sorted(borders) and [cut.start for cut in cuts] == borders[:-1]
-        if not in_order or len(cuts) != self.size or borders[-1] != n:
-            raise ValueError(f"{list(cuts)} do not cover {n} elements in order, one cut for each of {self.size} ranks")
+        borders = [0, *(cut.stop for cut in shards)]
+        in_order = borders == sorted(borders) and [cut.start for cut in shards] == borders[:-1]
+        if not in_order or len(shards) != self.size or borders[-1] != n:
+            raise ValueError(
+                f"{list(shards)} do not cover {n} elements in order, one cut for each of {self.size} ranks"
+            )
 
     def _check_message(self, x: Array, size: int) -> None:
         if size != x.nbytes:

@@ -12,7 +12,7 @@ from mpi4py import MPI
 
 from ..backend import Array, pinned, synchronize, unpin, xp
 from ..observe import ledger
-from ..shares import Cuts, lengths
+from ..sharding import Shards, lengths
 from .communicator import Communicator, Tag
 from .positions import Moves
 
@@ -47,7 +47,7 @@ class MPICommunicator(Communicator):
     def _barrier(self) -> None:
         self.comm.Barrier()
 
-    def _all_reduce(self, x: Array, op: str, tag: Tag, cuts: Cuts | None) -> None:
+    def _all_reduce(self, x: Array, op: str, tag: Tag, cuts: Shards | None) -> None:
         lent = _lend(x)
         if op == "max":
             self._take_largest(lent)
@@ -62,8 +62,8 @@ class MPICommunicator(Communicator):
         self.comm.Allgather([_bytes(x), MPI.BYTE], [_bytes(everyone), MPI.BYTE])
         everyone.max(axis=0, out=x)
 
-    def _reduce_scatter(self, x: Array, tag: Tag, cuts: Cuts | None) -> Array:
-        counts = lengths(self._cuts(x, cuts))
+    def _reduce_scatter(self, x: Array, tag: Tag, cuts: Shards | None) -> Array:
+        counts = lengths(self._shards(x, cuts))
         mine = xp.empty((counts[self.rank], *x.shape[1:]), x.dtype)
         ledger.hold(mine, "buffers", "reduce-scatter")
         lent = _lend(mine, filled=False)
@@ -72,10 +72,10 @@ class MPICommunicator(Communicator):
         _take_back(lent, mine)
         return mine
 
-    def _all_gather(self, x: Array, tag: Tag, cuts: Cuts | None) -> None:
+    def _all_gather(self, x: Array, tag: Tag, cuts: Shards | None) -> None:
         lent = _lend(x)
-        shares, step = self._cuts(x, cuts), x.nbytes // len(x)
-        places = ([n * step for n in lengths(shares)], [cut.start * step for cut in shares])
+        shards, step = self._shards(x, cuts), x.nbytes // len(x)
+        places = ([n * step for n in lengths(shards)], [cut.start * step for cut in shards])
         self.comm.Allgatherv(MPI.IN_PLACE, [_bytes(lent), places, MPI.BYTE])
         _take_back(lent, x)
 

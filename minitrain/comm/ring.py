@@ -23,19 +23,21 @@ from typing import Any
 
 from ..backend import Array, xp
 from ..observe import ledger
-from ..shares import Cuts, share, shares
+from ..sharding import Shards, even_shards, shard_of
 from .communicator import Communicator, Tag
 
 Add = Callable[..., Array]  # (a, b, out=a): numpy.add, numpy.maximum
 
 
-def ring_reduce_scatter(comm: Communicator, x: Array, tag: Tag, add: Add = xp.add, cuts: Cuts | None = None) -> Array:
+def ring_reduce_scatter(
+    comm: Communicator, x: Array, tag: Tag, add: Add = xp.add, shards: Shards | None = None
+) -> Array:
     """Sum the flat array x over ranks; return this rank's shard of the sum, a view of x. The rest of x is undefined.
 
     In each of N - 1 steps, rank r sends one chunk to r + 1 and adds the one received from r - 1: add(a, b, out=a).
     """
     n, r = comm.size, comm.rank
-    chunks = [x[cut] for cut in cuts or shares(len(x), n)]
+    chunks = [x[cut] for cut in shards or even_shards(len(x), n)]
     arriving = xp.empty_like(max(chunks, key=len))
     ledger.hold(arriving, "buffers", "reduce-scatter")
     for step in range(n - 1):
@@ -47,10 +49,10 @@ def ring_reduce_scatter(comm: Communicator, x: Array, tag: Tag, add: Add = xp.ad
     return chunks[r]
 
 
-def ring_all_gather(comm: Communicator, x: Array, tag: Tag, cuts: Cuts | None = None) -> None:
+def ring_all_gather(comm: Communicator, x: Array, tag: Tag, shards: Shards | None = None) -> None:
     """Fill the flat array x. Rank r starts with shard r and forwards to r + 1 what it last received from r - 1."""
     n, r = comm.size, comm.rank
-    chunks = [x[cut] for cut in cuts or shares(len(x), n)]
+    chunks = [x[cut] for cut in shards or even_shards(len(x), n)]
     for step in range(n - 1):
         out, into = chunks[(r - step) % n], chunks[(r - 1 - step) % n]
         sent = comm.send(out, (r + 1) % n, tag, step)
@@ -58,10 +60,10 @@ def ring_all_gather(comm: Communicator, x: Array, tag: Tag, cuts: Cuts | None = 
         sent.wait()
 
 
-def ring_all_reduce(comm: Communicator, x: Array, tag: Tag, add: Add = xp.add, cuts: Cuts | None = None) -> None:
+def ring_all_reduce(comm: Communicator, x: Array, tag: Tag, add: Add = xp.add, shards: Shards | None = None) -> None:
     """Replace the flat array x by the sum over ranks, bitwise equal on all ranks."""
-    ring_reduce_scatter(comm, x, tag, add, cuts)
-    ring_all_gather(comm, x, tag, cuts)
+    ring_reduce_scatter(comm, x, tag, add, shards)
+    ring_all_gather(comm, x, tag, shards)
 
 
 def ring_broadcast(comm: Communicator, x: Array, root: int, tag: Tag) -> None:
@@ -72,7 +74,7 @@ def ring_broadcast(comm: Communicator, x: Array, root: int, tag: Tag) -> None:
     n, place = comm.size, (comm.rank - root) % comm.size
     sent = []
     for step in range(n):
-        chunk = x[share(len(x), n, step)]
+        chunk = x[shard_of(len(x), n, step)]
         if place > 0:
             comm.receive(chunk, (comm.rank - 1) % n, tag, step)
         if place < n - 1:
@@ -96,23 +98,23 @@ class RingCommunicator(Communicator):
         super().__init__(inner.rank, inner.size, inner.moves)
         self.inner, self.numbers = inner, inner.numbers
         self.threads_allowed = inner.threads_allowed
-        self.line = inner.duplicate()  # keeps the ring's messages apart from the user's
+        self.channel = inner.duplicate()  # keeps the ring's messages apart from the user's
         self.functions = (reduce_scatter, all_gather)
 
-    def _all_reduce(self, x: Array, op: str, tag: Tag, cuts: Cuts | None) -> None:
+    def _all_reduce(self, x: Array, op: str, tag: Tag, shards: Shards | None) -> None:
         reduce_scatter, all_gather = self.functions
-        flat, given = x.reshape(-1), _given(cuts)
-        reduce_scatter(self.line, flat, tag, xp.add if op == "sum" else xp.maximum, **given)
-        all_gather(self.line, flat, tag, **given)
+        flat, given = x.reshape(-1), _given(shards)
+        reduce_scatter(self.channel, flat, tag, xp.add if op == "sum" else xp.maximum, **given)
+        all_gather(self.channel, flat, tag, **given)
 
-    def _reduce_scatter(self, x: Array, tag: Tag, cuts: Cuts | None) -> Array:
-        return self.functions[0](self.line, x, tag, **_given(cuts))
+    def _reduce_scatter(self, x: Array, tag: Tag, shards: Shards | None) -> Array:
+        return self.functions[0](self.channel, x, tag, **_given(shards))
 
-    def _all_gather(self, x: Array, tag: Tag, cuts: Cuts | None) -> None:
-        self.functions[1](self.line, x, tag, **_given(cuts))
+    def _all_gather(self, x: Array, tag: Tag, shards: Shards | None) -> None:
+        self.functions[1](self.channel, x, tag, **_given(shards))
 
     def _broadcast(self, x: Array, root: int, tag: Tag) -> None:
-        ring_broadcast(self.line, x.reshape(-1), root, tag)
+        ring_broadcast(self.channel, x.reshape(-1), root, tag)
 
     def _barrier(self) -> None:
         self.inner._barrier()
@@ -145,6 +147,6 @@ class RingCommunicator(Communicator):
         return RingCommunicator(self.inner._duplicate(), *self.functions)
 
 
-def _given(cuts: Cuts | None) -> dict[str, Cuts]:
+def _given(shards: Shards | None) -> dict[str, Shards]:
     """Return cuts as keyword arguments, none for None, so that a replacement need not support cuts."""
-    return {} if cuts is None else {"cuts": cuts}
+    return {} if shards is None else {"shards": shards}

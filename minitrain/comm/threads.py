@@ -18,7 +18,7 @@ from typing import Any
 from ..backend import Array, xp
 from ..environment import waiting
 from ..errors import UserError, check_memory, check_number, check_whole
-from ..shares import Cuts
+from ..sharding import Shards
 from .communicator import Communicator, Tag
 from .positions import ENDED, Moves, Standing, report, standing, stuck
 
@@ -83,18 +83,18 @@ class ThreadCommunicator(Communicator):
         self.group.shown[self.rank] = None  # this may be the last reference to an array
         return result
 
-    def _all_reduce(self, x: Array, op: str, tag: Tag, cuts: Cuts | None) -> None:
+    def _all_reduce(self, x: Array, op: str, tag: Tag, cuts: Shards | None) -> None:
         join = xp.add if op == "sum" else xp.maximum
         x[...] = self._exchange(x, lambda all_x: reduce(join, all_x))
 
-    def _reduce_scatter(self, x: Array, tag: Tag, cuts: Cuts | None) -> Array:
-        mine = self._cuts(x, cuts)[self.rank]
+    def _reduce_scatter(self, x: Array, tag: Tag, cuts: Shards | None) -> Array:
+        mine = self._shards(x, cuts)[self.rank]
         return self._exchange(x, lambda all_x: reduce(xp.add, [other[mine] for other in all_x]))
 
-    def _all_gather(self, x: Array, tag: Tag, cuts: Cuts | None) -> None:
-        shares = self._cuts(x, cuts)
+    def _all_gather(self, x: Array, tag: Tag, cuts: Shards | None) -> None:
+        shards = self._shards(x, cuts)
         x[...] = self._exchange(
-            x, lambda all_x: xp.concatenate([other[cut] for other, cut in zip(all_x, shares, strict=True)])
+            x, lambda all_x: xp.concatenate([other[cut] for other, cut in zip(all_x, shards, strict=True)])
         )
 
     def _broadcast(self, x: Array, root: int, tag: Tag) -> None:

@@ -26,7 +26,7 @@ from ..nn import Module
 from ..optim import SGD
 from ..parallel.naming import path_of
 from ..parallel.parallelize import parallelize
-from ..parallel.strategy import Strategy, Wire
+from ..parallel.strategy import GradDtype, Strategy
 from ..runtime.launch import launch
 from ..train.checkpoint import gather
 from ..train.checks import checksum_of
@@ -53,7 +53,7 @@ class MeshOptions(ParallelOptions):
 class FullStrategy(StrategyOptions):
     """How the model, gradients and activations are stored and sent, as in train."""
 
-    wire: tyro.conf.Suppress[Wire] = "full"
+    grad_dtype: tyro.conf.Suppress[GradDtype] = "full"
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,8 @@ def division(world: Communicator, one: Model, other: Model) -> str:
     every = {p.placement.path: math.prod(p.placement.shape) for p in one.parameters()}
     if not paths:
         return ""
-    share = sum(every[path] for path in paths) / sum(every.values())
-    text = f"divided along tp: {len(paths)} of {len(every)} parameters, {share:.0%} of the elements"
+    shard_of = sum(every[path] for path in paths) / sum(every.values())
+    text = f"divided along tp: {len(paths)} of {len(every)} parameters, {shard_of:.0%} of the elements"
     left = [path for unit in one.units for path in undivided(unit, paths)]
     return listed(f"{text}; not in", left) if left else text
 
@@ -196,18 +196,18 @@ def run(
     """Yield the training steps. The model is divided when the first one is requested."""
     world = RingCommunicator(world) if p.comm == "ring" else world
     mesh = make_mesh(world, p)
-    gradients = parallelize(model, mesh, strategy)
-    gradients.init(o.seed)
-    optimizer = SGD(gradients, momentum=0.9)
+    reducer = parallelize(model, mesh, strategy)
+    reducer.init(o.seed)
+    optimizer = SGD(reducer, momentum=0.9)
     for batch in batches:
         mine = batch.part(mesh.part("samples"), mesh.parts("samples"))
-        loss = compute_gradients(model, mine, gradients, p.accumulate)
+        loss = compute_gradients(model, mine, reducer, p.accumulate)
         loss = sum(mesh.over("samples", "layers").gather_objects(loss))  # the ranks along tp all have the same part
-        before = gather(model, world, "grad", gradients)
+        before = gather(model, world, "grad", reducer)
         optimizer.step(o.lr)
-        gradients.after_step()
-        yield Step(loss, before, gather(model, world, "data", gradients))
-    gradients.close()
+        reducer.gather_parameters()
+        yield Step(loss, before, gather(model, world, "data", reducer))
+    reducer.close()
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def underflow(full: Trainer, half: Trainer, batch: Batch) -> float:
         q.data[...] = p.data
     for trainer in (full, half):
         with np.errstate(all="ignore"):
-            compute_gradients(trainer.model, trainer.mine(batch), trainer.gradients, 1, trainer.scaler)
+            compute_gradients(trainer.model, trainer.mine(batch), trainer.reducer, 1, trainer.scaler)
     lost = there = 0
     for p, q in zip(full.model.parameters(), half.model.parameters(), strict=True):
         assert p.grad is not None and q.grad is not None

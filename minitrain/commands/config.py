@@ -73,7 +73,7 @@ class TrainConfig:
         `Strategy.check_on` checks the fields of the strategy.
         """
         check_length(self.report.sample)
-        self.precision.check(self.model.dtype, self.strategy.wire)
+        self.precision.check(self.model.dtype, self.strategy.grad_dtype)
         o, d, p = self.optimizer, self.data, self.parallel
         if o.warm_updates() >= o.steps and o.lr_schedule != "one-cycle":
             raise UserError(

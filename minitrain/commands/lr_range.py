@@ -64,14 +64,14 @@ def suggest_rate(rates: Sequence[float], losses: Sequence[float], memory: float 
     if lowest <= first:
         raise UserError(
             f"the loss is lowest at update {lowest} of {len(losses)}, at the rate {rates[lowest]:.1e}: it hardly fell; "
-            "start with a smaller rate (--least), or give more updates"
+            "start with a smaller rate (--min-lr), or give more updates"
         )
     slopes = np.gradient(smoothed, np.log(rates))
     return float(rates[first + int(slopes[first : lowest + 1].argmin())])
 
 
 def record(
-    config: TrainConfig, world: Communicator, least: float, most: float, updates: int
+    config: TrainConfig, world: Communicator, min_lr: float, max_lr: float, updates: int
 ) -> tuple[list[float], list[float]]:
     """Return (rates, losses), one pair per update, until the smoothed loss explodes. All ranks call it.
 
@@ -79,7 +79,7 @@ def record(
     """
     text = TextTrainer(config, world)
     trainer, rates, losses = text.trainer, [], []
-    trainer.schedule, trainer.momentum = partial(range_test, least=least, most=most, updates=updates), None
+    trainer.schedule, trainer.momentum = partial(range_test, min_lr=min_lr, max_lr=max_lr, updates=updates), None
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             for update in trainer.watch(text.updates(updates), updates, "range test"):
@@ -97,19 +97,19 @@ def record(
     return rates, losses
 
 
-def show(config: TrainConfig, world: Communicator, least: float, most: float, updates: int) -> str:
+def show(config: TrainConfig, world: Communicator, min_lr: float, max_lr: float, updates: int) -> str:
     """Run the test and return its report. All ranks call it; rank 0 writes the curve to the folder of the run.
 
     Raise UserError for an empty range or an unwritable folder.
     """
-    range_test(0, least, most, updates)
+    range_test(0, min_lr, max_lr, updates)
     o = config.report
     with RunFolder(world, o.out, (FILE, PICTURE), o.overwrite, aside=o.out == RunOptions.out) as folder:
-        rates, losses = record(config, world, least, most, updates)
-        return tell(folder, world, rates, losses, updates)
+        rates, losses = record(config, world, min_lr, max_lr, updates)
+        return report(folder, world, rates, losses, updates)
 
 
-def tell(folder: RunFolder, world: Communicator, rates: list[float], losses: list[float], updates: int) -> str:
+def report(folder: RunFolder, world: Communicator, rates: list[float], losses: list[float], updates: int) -> str:
     """Return the report: a chart, the rate, and where rank 0 wrote them. updates: the planned length of the test."""
     smoothed = smooth(losses)
     try:
@@ -145,9 +145,9 @@ def draw(rates: list[float], losses: list[float], smoothed: list[float], named: 
 class LrRange(TrainConfig):
     """Increase the learning rate until the loss explodes, and suggest one to use."""
 
-    least: float = 1e-5
+    min_lr: float = 1e-5
     """First learning rate."""
-    most: float = 1.0
+    max_lr: float = 1.0
     """Last learning rate, unless the loss explodes earlier."""
     updates: int = 100
     """Updates of the test; replaces --steps."""
@@ -155,7 +155,7 @@ class LrRange(TrainConfig):
     def run(self) -> int:
         """Print a chart and a rate; write the curve to --out."""
         with launch() as world:
-            text = show(self, world, self.least, self.most, self.updates)
+            text = show(self, world, self.min_lr, self.max_lr, self.updates)
             if world.rank == 0:
                 print(text, flush=True)
         return 0

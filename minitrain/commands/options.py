@@ -13,7 +13,7 @@ from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..errors import UserError
 from ..parallel.strategy import HALVES, Owners, Strategy
-from ..precision import Dynamic, DynamicScaler, Precision, Scaler, Static, StaticScaler
+from ..precision import DynamicPolicy, DynamicScaler, Precision, Scaler, StaticPolicy, StaticScaler
 
 LearningRates = Literal[
     "cosine", "linear", "polynomial", "exponential", "inverse-time", "step", "one-cycle", "cosine-restarts", "constant"
@@ -140,7 +140,7 @@ class StrategyOptions(Strategy):
     owners: tyro.conf.Suppress[Owners] = "elements"
     check: tyro.conf.Suppress[bool] = True
 
-    def say(self, name: str, value: Any = None) -> str:
+    def label(self, name: str, value: Any = None) -> str:
         """Return it as on the command line: --reduce-once, or --zero 2."""
         flag = "--" + name.replace("_", "-")
         return flag if value is None or value is True else f"{flag} {value}"
@@ -183,26 +183,26 @@ class PrecisionOptions:
             return None
         dtype = HALVES[self.precision]
         if self.adaptive:
-            return Dynamic(dtype)
+            return DynamicPolicy(dtype)
         kept = [pattern.strip() for pattern in self.keep_fp32.split(",") if pattern.strip()]
-        return Static(f"mixed_{dtype}", dict.fromkeys(kept, "float32"))
+        return StaticPolicy(f"mixed_{dtype}", dict.fromkeys(kept, "float32"))
 
-    def scaler(self, wire: str = "full") -> Scaler:
+    def scaler(self, grad_dtype: str = "full") -> Scaler:
         """Return the loss scaler. wire: how gradients are sent."""
-        auto = "dynamic" if "fp16" in (self.precision, wire) else "none"
+        auto = "dynamic" if "fp16" in (self.precision, grad_dtype) else "none"
         how = auto if self.scaling == "auto" else self.scaling
         if how == "dynamic":
             return DynamicScaler(self.loss_scale, interval=self.scale_every, floor=min(1.0, self.loss_scale))
         return StaticScaler(self.loss_scale) if how == "static" else Scaler()
 
-    def check(self, dtype: str, wire: str) -> None:
+    def check(self, dtype: str, grad_dtype: str) -> None:
         """Raise UserError for options that conflict. dtype: of the model. wire: how gradients are sent."""
         more = {"--half-weights": self.half_weights, "--adaptive": self.adaptive, f"--keep-fp32 {self.keep_fp32}": True}
         given = [name for name, said in more.items() if said and name != "--keep-fp32 "]
         if self.precision == "fp32" and given:
             raise UserError(f"{given[0]} needs 16 bits, but --precision is fp32; give --precision fp16 or bf16")
-        if dtype != "float32" and (self.precision != "fp32" or wire != "full"):
-            raise UserError(f"--precision and --wire need a float32 model, but --dtype is {dtype}; leave it out")
+        if dtype != "float32" and (self.precision != "fp32" or grad_dtype != "full"):
+            raise UserError(f"--precision and --grad-dtype need a float32 model, but --dtype is {dtype}; leave it out")
         if self.adaptive and self.keep_fp32:
             raise UserError(
                 "--adaptive finds the layers that need 32 bits, --keep-fp32 fixes them; give one of the two"

@@ -80,7 +80,7 @@ class TextTrainer:
             clip=o.clip or None,
             precision=self.config.precision.policy(),
             half_weights=self.config.precision.half_weights,
-            scaler=self.config.precision.scaler(self.config.strategy.wire),
+            scaler=self.config.precision.scaler(self.config.strategy.grad_dtype),
             advice=f"try a smaller --lr than {o.lr} or a longer --warmup",
         )
 
@@ -88,12 +88,12 @@ class TextTrainer:
         """Run all updates and return the loss on the whole validation text, in nats per character."""
         o = self.config.report
         with RunFolder(self.world, o.out, (LOG, MODEL), o.overwrite, aside=o.out == RunOptions.out) as folder:
-            self.say(self.describe())
+            self.log(self.describe())
             with np.errstate(over="ignore", invalid="ignore"):  # the trainer checks every loss itself
                 self.train(folder, self.config.optimizer.steps)
             final = self.validate()
             self.record(folder, {"step": self.trainer.updates, "final_val_loss": final})
-            self.say(f"validation loss {final:.4f} nats per character, on the whole validation text")
+            self.log(f"validation loss {final:.4f} nats per character, on the whole validation text")
             self.save()
         return final
 
@@ -103,11 +103,11 @@ class TextTrainer:
         for update in self.updates(steps - self.trainer.updates):
             row, last = self.row(update), self.trainer.updates == steps
             if not update.skipped and (row["step"] % o.log_every == 0 or last):
-                self.say(progress.line(row))
+                self.log(progress.line(row))
             if not update.skipped and row["step"] % o.val_every == 0 and not last:
                 row["val_loss"] = self.validate(QUICK_VALIDATION)
                 windows = min(QUICK_VALIDATION, self.val_data.windows)
-                self.say(f"validation loss {row['val_loss']:.3f}, on {windows} windows")
+                self.log(f"validation loss {row['val_loss']:.3f}, on {windows} windows")
             self.record(folder, row)
 
     def updates(self, count: int) -> Iterator[Update]:
@@ -115,7 +115,7 @@ class TextTrainer:
         for update in self.trainer.each_update(self.train_data, count):
             if update.skipped:
                 number, scale = self.trainer.batches - 1, self.trainer.scaler.value
-                self.say(f"batch {number} skipped: gradients overflowed; the loss scale is now {scale:g}")
+                self.log(f"batch {number} skipped: gradients overflowed; the loss scale is now {scale:g}")
             yield update
 
     def row(self, update: Update) -> dict[str, Any]:
@@ -133,9 +133,9 @@ class TextTrainer:
         """End the communication thread, if there is one."""
         self.trainer.close()
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print on rank 0."""
-        self.trainer.say(text)
+        self.trainer.log(text)
 
     def sample(self, length: int, temperature: float = 0.8) -> str:
         """Return text generated after a newline. All ranks that hold a part of the model must call it."""
@@ -148,7 +148,7 @@ class TextTrainer:
 
         Raise UserError, on all ranks, if it had to be written elsewhere, or if the log is incomplete.
         """
-        held = checkpoint.gather(self.model, self.world, gradients=self.trainer.gradients, root=0)
+        held = checkpoint.gather(self.model, self.world, reducer=self.trainer.reducer, root=0)
         tensors = {path: array.astype(self.gpt_config.dtype, copy=False) for path, array in held.items()}
         about = {"gpt": asdict(self.gpt_config), "vocabulary": self.tokenizer.vocabulary, "run": self.config.plain()}
 
@@ -156,7 +156,7 @@ class TextTrainer:
             path, trouble = write_somewhere(
                 self.config.report.out / MODEL, lambda to: checkpoint.save(to, tensors, about)
             )
-            self.say(f"saved {path}")
+            self.log(f"saved {path}")
             if trouble or self.log_ended:
                 raise UserError(trouble or self.log_ended)
 
@@ -177,11 +177,11 @@ class TextTrainer:
             return
         try:
             if said := folder.begin():
-                self.say(said)
+                self.log(said)
             folder.append(LOG, json.dumps(row) + "\n")
         except OSError as error:
             self.log_ended = f"the log {folder.path / LOG} ends before update {row['step']}: {reason(error)}"
-            self.say(self.log_ended)
+            self.log(self.log_ended)
 
 
 def memory_at_start() -> int:
@@ -221,6 +221,6 @@ class Train(TrainConfig):
             divided = self.strategy.zero == 3 or self.parallel.tp > 1 or self.parallel.pp > 1
             if self.report.sample and (world.rank == 0 or divided):
                 rule = "-" * 80
-                trainer.say(f"{rule}\n{trainer.sample(self.report.sample)}\n{rule}")
+                trainer.log(f"{rule}\n{trainer.sample(self.report.sample)}\n{rule}")
             trainer.close()
         return 0

@@ -7,7 +7,7 @@ import numpy as np
 from ..backend import Array, as_ids, to_device, to_host
 from ..errors import UserError, check_whole
 from ..fused import IGNORE
-from ..shares import share
+from ..sharding import shard_of
 from .kinds import as_samples
 
 __all__ = ["IGNORE", "Batch", "Where"]
@@ -29,12 +29,12 @@ class Where:
     time: slice  # held here, within 0..T: what attention sees
     training: bool = True  # False: no dropout
     counted: int | None = None  # labels of the global batch that are not IGNORE; None: all of them
-    share: slice | None = None  # of the positions, on the residual path under sequence parallel; None: all of `time`
+    shard_of: slice | None = None  # of the positions, on the residual path under sequence parallel; None: all of `time`
 
     @property
     def residual(self) -> slice:
         """The positions, within 0..T, that norms, dropout and the residual path receive on this rank."""
-        return self.time if self.share is None else self.share
+        return self.time if self.shard_of is None else self.shard_of
 
     @property
     def count(self) -> int:
@@ -104,7 +104,7 @@ class Batch:
         """
         check_whole("n", n, 1)
         check_whole("i", i)
-        cut = share(len(self.inputs), n, i)
+        cut = shard_of(len(self.inputs), n, i)
         first = self.where.samples.start
         where = replace(self.where, samples=slice(first + cut.start, first + cut.stop))
         labels, rows = (None if x is None else x[cut] for x in (self.labels, self.rows))

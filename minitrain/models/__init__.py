@@ -5,7 +5,7 @@ GPT   [Embed, Block, Block, ..., Head]        MLP   [Dense, Dense, DenseHead]
 
 from .gpt import Attention, Block, Embed, FeedForward, GPTConfig, Head, check_heads, gpt, like
 from .mlp import MLP, Dense, DenseHead, MLPConfig, as_input, mlp
-from .model import DTYPES, Loop, Model, Units
+from .model import DTYPES, Loop, Model, Sequential
 
 __all__ = [
     "DTYPES",
@@ -21,7 +21,7 @@ __all__ = [
     "Loop",
     "MLPConfig",
     "Model",
-    "Units",
+    "Sequential",
     "as_input",
     "check_heads",
     "gpt",

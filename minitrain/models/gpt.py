@@ -85,7 +85,7 @@ class Block(Module):
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """Map x (B, T, D) to (B, T, D)."""
-        x = self.at("layer", x)
+        x = self.cast_input("layer", x)
         x = x + like(x, self.drop1(self.attn(self.norm1(x), batch), batch))
         return x + like(x, self.drop2(self.mlp(self.norm2(x)), batch))
 
@@ -118,7 +118,7 @@ class Embed(Module):
                 "Give the loader that context, or the model a longer one"
             )
         time = xp.arange(where.start, where.stop)
-        x = self.at("layer", self.tokens(batch.inputs)) + self.at("layer", self.positions(time))
+        x = self.cast_input("layer", self.tokens(batch.inputs)) + self.cast_input("layer", self.positions(time))
         return self.drop(x, batch)
 
 
@@ -132,7 +132,7 @@ class Head(Module):
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """Map x (B, T, D) to the loss, or to the logits (B, T, V) if the batch has no labels."""
-        return self.classifier(self.norm(self.at("layer", x)), batch)
+        return self.classifier(self.norm(self.cast_input("layer", x)), batch)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import numpy as np
 
 from .. import functional as F
 from ..autograd import Tensor
-from ..backend import is_float, wide
+from ..backend import accumulation_dtype, is_float
 from ..data.batch import Batch
 from ..errors import UserError, check_choice, check_shape, check_whole, shown
-from ..nn import Linear, Module, judged
+from ..nn import Linear, Module, loss_or_logits
 from .model import DTYPES, Model
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Dense(Module):
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
         """Map x (B, I) to (B, O). x is None in the first unit, which reads batch.inputs."""
-        return F.relu(self.at("layer", self.linear(as_input(batch, self.linear) if x is None else x)))
+        return F.relu(self.cast_input("layer", self.linear(as_input(batch, self.linear) if x is None else x)))
 
 
 class DenseHead(Module):
@@ -39,7 +39,7 @@ class DenseHead(Module):
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
         """Map x (B, I) to the loss, or to the logits (B, classes) if the batch has no labels."""
-        return judged(self.linear(as_input(batch, self.linear) if x is None else x), batch)
+        return loss_or_logits(self.linear(as_input(batch, self.linear) if x is None else x), batch)
 
 
 def as_input(batch: Batch, linear: Linear) -> Tensor:
@@ -49,13 +49,13 @@ def as_input(batch: Batch, linear: Linear) -> Tensor:
     than the layer's unless its precision casts it: NumPy would compute in the wider one.
     """
     x, weight = batch.inputs, linear.weight
-    features, dtype = weight.shape[0], wide(weight.dtype)  # half weights: float32
+    features, dtype = weight.shape[0], accumulation_dtype(weight.dtype)  # half weights: float32
     if not x.ndim or x.shape[-1] != features:
         raise UserError(
             f"the inputs are {shown(x)}; {linear.path} takes {features} features per sample: "
             f"give inputs of shape (B, {features}), or a model of that size"
         )
-    used = x.dtype if linear.precision is None else wide(linear.chosen("linear", x.dtype))
+    used = x.dtype if linear.precision is None else accumulation_dtype(linear.compute_dtype("linear", x.dtype))
     if used != dtype or not is_float(x.dtype):
         other = f", or a model with dtype={str(x.dtype)!r}" if str(x.dtype) in DTYPES else ""
         raise UserError(

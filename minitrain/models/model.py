@@ -20,7 +20,7 @@ Loop = Callable[["Model", Sequence[Batch], "Reducer", Callable[[Tensor], Tensor]
 DTYPES = ("float32", "float64")  # dtypes in which a model can be built and trained
 
 
-class Units(Module):
+class Sequential(Module):
     """Units applied in sequence: a whole model, or a segment of one (parallel/recompute.py)."""
 
     def __init__(self, units: list[Module]) -> None:
@@ -43,7 +43,7 @@ class Units(Module):
         return list(dict.fromkeys(p for unit in self.units for p in unit.parameters()))
 
 
-class Model(Units):
+class Model(Sequential):
     """A whole model, or one stage of a pipeline.
 
     Raise UserError if a unit is not a Module, or if two parameters or two dropouts have the same path.
@@ -69,11 +69,11 @@ class Model(Units):
         return [self]
 
     def train(
-        self, loop: Loop, micros: Sequence[Batch], gradients: "Reducer", scale: Callable[[Tensor], Tensor]
+        self, loop: Loop, micros: Sequence[Batch], reducer: "Reducer", scale: Callable[[Tensor], Tensor]
     ) -> float:
         """Run the forwards and backwards of these micro-batches with the loop of train/step.py; return their total
         loss.
 
         scale: applied to each loss before backward (precision.Scaler).
         """
-        return loop(self, micros, gradients, scale)
+        return loop(self, micros, reducer, scale)

@@ -42,7 +42,7 @@ class Linear(Module):
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
         """Map x (..., I) to (..., *O), followed by GELU if gelu=True."""
-        return fused.linear(self.at("linear", x), self.weight, self.bias, gelu)
+        return fused.linear(self.cast_input("linear", x), self.weight, self.bias, gelu)
 
 
 class LayerNorm(Module):
@@ -57,7 +57,7 @@ class LayerNorm(Module):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map x (..., D) to (..., D)."""
-        return fused.layer_norm(self.at("layer_norm", x), self.weight, self.bias)
+        return fused.layer_norm(self.cast_input("layer_norm", x), self.weight, self.bias)
 
 
 class Embedding(Module):
@@ -73,7 +73,7 @@ class Embedding(Module):
 
     def __call__(self, ids: Array) -> Tensor:
         """Map ids (...) to (..., D)."""
-        return fused.embedding(ids, self.weight, self.chosen("embedding", self.weight.dtype))
+        return fused.embedding(ids, self.weight, self.compute_dtype("embedding", self.weight.dtype))
 
 
 class Dropout(Module):
@@ -121,7 +121,7 @@ class CausalAttention(Module):
                 f"{given} the batch has {time.stop - time.start}: attention needs all of them.\n"
                 "Under sequence parallel, divide the layer before it in `shard` (plan.heads)"
             )
-        return fused.causal_attention(self.at("attention", qkv), time.start, self.scale)
+        return fused.causal_attention(self.cast_input("attention", qkv), time.start, self.scale)
 
 
 class Classifier(Module):
@@ -137,11 +137,11 @@ class Classifier(Module):
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """Map x (B, T, D) to the loss, or to the logits (B, T, V) if the batch has no labels."""
-        logits = fused.linear_transposed(self.at("linear", x), self.weight)
-        return judged(logits, batch)
+        logits = fused.linear_transposed(self.cast_input("linear", x), self.weight)
+        return loss_or_logits(logits, batch)
 
 
-def judged(logits: Tensor, batch: Batch) -> Tensor:
+def loss_or_logits(logits: Tensor, batch: Batch) -> Tensor:
     """Return the cross-entropy of logits (..., V), or the logits themselves if the batch has no labels.
 
     Raise UserError, naming the batch and the row of the data, for labels outside 0..V-1.

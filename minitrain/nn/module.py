@@ -48,13 +48,13 @@ class Module:
         """Return the units this module consists of: itself, or those of a segment."""
         return [self]
 
-    def chosen(self, operation: str, given: Any) -> np.dtype:
+    def compute_dtype(self, operation: str, given: Any) -> np.dtype:
         """Return the dtype in which this module does the operation on activations of dtype `given`."""
         return np.dtype(given) if self.precision is None else self.precision.dtype(self.path, operation, given)
 
-    def at(self, operation: str, x: Tensor) -> Tensor:
+    def cast_input(self, operation: str, x: Tensor) -> Tensor:
         """Cast x to the dtype in which this module does the operation."""
-        dtype = self.chosen(operation, x.dtype)
+        dtype = self.compute_dtype(operation, x.dtype)
         return x if x.dtype == dtype else functional.cast(x, dtype)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -112,10 +112,10 @@ class Module:
                 found.update(dict.fromkeys(value.parameters()))
         return list(found)
 
-    def draw(self, seed: int) -> None:
+    def init(self, seed: int) -> None:
         """Give every parameter its initial values, without buckets."""
         for p in self.parameters():
-            values = to_device(p.draw(seed))
+            values = to_device(p.initial_values(seed))
             p.data = values  # replaces existing values
             if p.bucket is None:
                 ledger.hold(values, "parameters", "set-up")

@@ -10,7 +10,7 @@ from .. import rng
 from ..autograd import Tensor, WeightVjp
 from ..backend import FLOAT_NAMES, Array, as_floats, is_float, is_masked, to_device, to_host, xp
 from ..errors import UserError, check_number, check_seed, check_shape, check_text, check_whole, shown
-from ..shares import share
+from ..sharding import shard_of
 
 Coordinates = Mapping[str, tuple[int, ...]]
 
@@ -46,7 +46,7 @@ class Placement:
     partial: Coordinates = field(default_factory=dict)
 
     @property
-    def copies(self) -> Coordinates:
+    def replicas(self) -> Coordinates:
         """Mesh axis -> the coordinates that hold this same slice."""
         return {axis: how.at for axis, how in self.axes.items() if isinstance(how, Replicate)}
 
@@ -71,7 +71,7 @@ class Placement:
 
     def shard(self, axis: str, how: Shard, n: int, i: int) -> "Placement":
         """Return the i-th of n shards along this mesh axis."""
-        own = share(self.local[how.dim] // how.unit, n, i)
+        own = shard_of(self.local[how.dim] // how.unit, n, i)
         cut = self.split(how.dim, own.start * how.unit, own.stop * how.unit)
         return replace(cut, axes={**self.axes, axis: how})
 
@@ -154,7 +154,7 @@ class Parameter(Tensor):
             self.bucket.write(self, value)
 
     @property
-    def drawn(self) -> bool:
+    def initialized(self) -> bool:
         """Whether the parameter has values."""
         return self._data is not None
 
@@ -213,7 +213,7 @@ class Parameter(Tensor):
     def initial(self, seed: int) -> Array:
         """Return the initial values of the slice held here: the existing values if there are any, else drawn ones."""
         if self._data is None:
-            return to_device(self.draw(seed))
+            return to_device(self.initial_values(seed))
         return self._data if self._data.shape == self.shape else self._data[self.placement.index]
 
     @property
@@ -239,7 +239,7 @@ class Parameter(Tensor):
             )
         self._dtype = _float_type(self.placement.path, dtype)
 
-    def draw(self, seed: int) -> np.ndarray:
+    def initial_values(self, seed: int) -> np.ndarray:
         """Return the initial values of the slice held here, on the host: the same numbers on any mesh."""
         check_seed(seed)
         where = self.placement

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import Array, fingerprints, square, to_device, to_host, wide, xp
+from ..backend import Array, accumulation_dtype, fingerprints, square, to_device, to_host, xp
 from ..errors import UserError, check_names, check_number, check_whole, shown
 from ..nn import Parameter
 from ..observe import ledger
@@ -26,7 +26,7 @@ class Work(NamedTuple):
     def runs(self) -> Iterator[tuple[Parameter, slice]]:
         """Yield each parameter and its slice of w, once per shard of the bucket."""
         for p, _, place in self.owned.pieces:
-            for cut in self.owned.cuts:
+            for cut in self.owned.shards:
                 lo, hi = max(place.start, cut.start), min(place.stop, cut.stop)
                 if lo < hi:
                     yield p, slice(lo, hi)
@@ -54,7 +54,7 @@ class Optimizer:
     elementwise = True  # the rule treats each element independently
     owners = "elements"  # what ranks must own under ZeRO: runs of elements, or whole "parameters"
 
-    def __init__(self, gradients: Slices | Iterable[Parameter]) -> None:
+    def __init__(self, reducer: Slices | Iterable[Parameter]) -> None:
         """gradients: a reducer, or on one process `model.parameters()`.
 
         Raise UserError if the rule needs whole parameters but ranks own parts of them, or if `states` is invalid.
@@ -68,9 +68,9 @@ class Optimizer:
         named = isinstance(self.states, tuple) and len(set(self.states)) == len(self.states)
         if not named or not all(isinstance(state, str) and state not in ("", "master") for state in self.states):
             raise UserError(f'{name}.states is {self.states!r}; give a tuple of different names: ("momentum",)')
-        self.gradients: Slices = gradients if hasattr(gradients, "owned") else Alone(gradients)  # type: ignore[assignment]
-        world = getattr(gradients, "world", None)
-        if world is not None and world.size > 1 and getattr(gradients, "owners", "") != self.owners == "parameters":
+        self.reducer: Slices = reducer if hasattr(reducer, "owned") else Alone(reducer)  # type: ignore[assignment]
+        world = getattr(reducer, "world", None)
+        if world is not None and world.size > 1 and getattr(reducer, "owners", "") != self.owners == "parameters":
             raise UserError(
                 f"{name} needs whole parameters, but ranks own shards cut at any element; "
                 'use Strategy(owners="parameters")'
@@ -83,7 +83,7 @@ class Optimizer:
     def step(self, lr: float) -> None:
         """Update all owned pieces with learning rate lr. Raise UserError if lr is negative or NaN."""
         check_number("lr", lr, "at least 0")
-        work = [Work(self.master(i, it.data), it, self.state[i]) for i, it in enumerate(self.gradients.owned())]
+        work = [Work(self.master(i, it.data), it, self.state[i]) for i, it in enumerate(self.reducer.owned())]
         self.updates += 1
         self.apply(work, lr)
         for i, (w, it, _) in enumerate(work):
@@ -128,8 +128,8 @@ class Optimizer:
 
         Every rank calls it with the same norm, that of the step.
         """
-        held = self.gradients.held() if self.squares else ()
-        most = min((float(np.finfo(wide(it.data.dtype)).max) ** 0.5 for it in held), default=math.inf)
+        held = self.reducer.held() if self.squares else ()
+        most = min((float(np.finfo(accumulation_dtype(it.data.dtype)).max) ** 0.5 for it in held), default=math.inf)
         if norm > most:
             raise UserError(
                 f"the norm of the gradient is {norm:.1e}; {type(self).__name__} stores squares, of up to {most:.1e}.\n"
@@ -138,11 +138,11 @@ class Optimizer:
 
     def gradient(self, stored: Array, dtype: Any) -> Array:
         """Return a stored gradient as the rule sees it: in the master's dtype, times the factor."""
-        return unscaled(stored, dtype, self.gradients.factor)
+        return unscaled(stored, dtype, self.reducer.factor)
 
     def remember(self, data: Array) -> None:
         """Allocate the state of a piece (zeros) and its master."""
-        dtype = wide(data.dtype)
+        dtype = accumulation_dtype(data.dtype)
         self.state.append([xp.zeros(data.shape, dtype) for _ in self.states])
         self.masters.append(None if data.dtype == dtype else data.astype(dtype))
         for array in (*self.state[-1], self.masters[-1]):
@@ -152,7 +152,7 @@ class Optimizer:
 
     def named(self) -> Iterator[tuple[str, Piece, Array]]:
         """Yield ("path.name", piece, its part of the state) for every state array and master."""
-        for held, state, master in zip(self.gradients.held(), self.state, self.masters, strict=True):
+        for held, state, master in zip(self.reducer.held(), self.state, self.masters, strict=True):
             arrays = dict(zip(self.states, state, strict=True)) | ({} if master is None else {"master": master})
             for piece in held.pieces:
                 for name, array in arrays.items():
@@ -172,8 +172,8 @@ class Optimizer:
 
     def of_this_rank(self, state: State) -> set[str]:
         """Return the names in a state, without whole arrays of parameters that only other ranks hold."""
-        here = {piece.parameter.placement.path for held in self.gradients.held() for piece in held.pieces}
-        others = self.gradients.paths() - here
+        here = {piece.parameter.placement.path for held in self.reducer.held() for piece in held.pieces}
+        others = self.reducer.paths() - here
         elsewhere = lambda name: isinstance(state[name], np.ndarray) and name.rpartition(".")[0] in others
         return {name for name in state if name != "updates" and not elsewhere(name)}
 
@@ -185,7 +185,7 @@ class Optimizer:
         if len(state) == 1 and not state["updates"]:  # saved before the first update
             return {}
         before = len(self.state)
-        for i, held in enumerate(self.gradients.held()):
+        for i, held in enumerate(self.reducer.held()):
             self.master(i, held.data)
         try:
             places = {name: (piece, array) for name, piece, array in self.named()}
@@ -203,7 +203,7 @@ class Optimizer:
         """
         found = self.parts_of(state)
         if found:
-            for i, held in enumerate(self.gradients.held()):
+            for i, held in enumerate(self.reducer.held()):
                 self.master(i, held.data)
             for name, _, array in self.named():
                 array[...] = to_device(found[name])
@@ -236,7 +236,7 @@ class Layerwise(Optimizer):
 
     def apply(self, work: Sequence[Work], lr: float) -> None:
         found = [(p, self.look(it, run)) for it in work for p, run in it.runs()]
-        norms = {p: np.sqrt(squares).tolist() for p, squares in self.gradients.over_pieces(found).items()}
+        norms = {p: np.sqrt(squares).tolist() for p, squares in self.reducer.over_pieces(found).items()}
         for it in work:
             for p, run in it.runs():
                 for block in blocks(run):
@@ -283,6 +283,6 @@ class Matrixwise(Optimizer):
         for it in work:
             for p, _, place in it.owned.pieces:
                 w, g, state = self.given(it, place)
-                x = read_only(self.gradients.logical(p, self.direction(p, w, g, state, it.owned.decay)))
+                x = read_only(self.reducer.logical(p, self.direction(p, w, g, state, it.owned.decay)))
                 self.update_with(p, w, self.whole(p, x)[p.placement.index].reshape(-1), lr, it.owned.decay)
                 self.store(it, place)

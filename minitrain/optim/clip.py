@@ -7,7 +7,7 @@ from ..nn import Parameter
 from .pieces import Alone, Slices
 
 
-def clip_grad_norm(gradients: Slices | Iterable[Parameter], limit: float) -> float:
+def clip_grad_norm(reducer: Slices | Iterable[Parameter], limit: float) -> float:
     """Clip the gradient of the whole logical model to norm `limit`: g = g min(1, limit / |g|). Return |g| before.
 
     All gradients share one coefficient, so the direction is kept. With a reducer, only its `factor` changes (see
@@ -16,13 +16,13 @@ def clip_grad_norm(gradients: Slices | Iterable[Parameter], limit: float) -> flo
     Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", arXiv:1211.5063.
     """
     check_number("limit", limit, "above 0")
-    if isinstance(gradients, Iterable):
-        alone = Alone(gradients)
+    if isinstance(reducer, Iterable):
+        alone = Alone(reducer)
         norm = alone.norm()
         for p in alone.parameters if norm > limit else ():
             p.grad = None if p.grad is None else p.grad * p.dtype.type(limit / norm)
         return norm
-    norm = gradients.norm()
+    norm = reducer.norm()
     if norm > limit:
-        gradients.factor *= limit / norm
+        reducer.factor *= limit / norm
     return norm

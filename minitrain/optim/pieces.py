@@ -10,7 +10,7 @@ import numpy as np
 from ..backend import Array, square, xp
 from ..errors import UserError, shown
 from ..nn import Parameter
-from ..shares import Cuts
+from ..sharding import Shards
 
 SMALL = 2.0**-96
 
@@ -34,7 +34,7 @@ class Held(NamedTuple):
     data: Array
     decay: bool
     pieces: tuple[Piece, ...] = ()
-    cuts: Cuts = ()
+    shards: Shards = ()
 
 
 class Owned(NamedTuple):
@@ -44,7 +44,7 @@ class Owned(NamedTuple):
     grad: Array
     decay: bool
     pieces: tuple[Piece, ...] = ()
-    cuts: Cuts = ()
+    shards: Shards = ()
 
 
 Found = Sequence[tuple[Parameter, np.ndarray]]  # numbers computed on the pieces of the parameters
@@ -136,7 +136,7 @@ class Alone:
                 )
         return self.trained
 
-    def _arrays(self) -> Iterator[tuple[Array, bool, tuple[Piece, ...], Cuts]]:
+    def _arrays(self) -> Iterator[tuple[Array, bool, tuple[Piece, ...], Shards]]:
         for p in self._trained():
             if not p.data.flags.c_contiguous:  # a flat view would be a copy
                 p.data = xp.ascontiguousarray(p.data)

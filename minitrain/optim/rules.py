@@ -16,9 +16,9 @@ class SGD(Optimizer):
     """
 
     def __init__(
-        self, gradients: Slices | Iterable[Parameter], *, momentum: float = 0.0, weight_decay: float = 0.0
+        self, reducer: Slices | Iterable[Parameter], *, momentum: float = 0.0, weight_decay: float = 0.0
     ) -> None:
-        super().__init__(gradients)
+        super().__init__(reducer)
         check_number("momentum", momentum, "at least 0 and less than 1")
         check_number("weight_decay", weight_decay, "at least 0")
         self.momentum, self.weight_decay = momentum, weight_decay
@@ -92,14 +92,14 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        gradients: Slices | Iterable[Parameter],
+        reducer: Slices | Iterable[Parameter],
         *,
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
         rule: Callable[..., None] = adam_step,
     ) -> None:
-        super().__init__(gradients)
+        super().__init__(reducer)
         check_number("beta1", beta1, "at least 0 and less than 1")
         check_number("beta2", beta2, "at least 0 and less than 1")
         check_number("epsilon", epsilon, "at least 0")
@@ -114,7 +114,7 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        gradients: Slices | Iterable[Parameter],
+        reducer: Slices | Iterable[Parameter],
         *,
         weight_decay: float = 0.1,
         beta1: float = 0.9,
@@ -122,7 +122,7 @@ class AdamW(Adam):
         epsilon: float = 1e-8,
         rule: Callable[..., None] = adamw_step,
     ) -> None:
-        super().__init__(gradients, beta1=beta1, beta2=beta2, epsilon=epsilon, rule=rule)
+        super().__init__(reducer, beta1=beta1, beta2=beta2, epsilon=epsilon, rule=rule)
         check_number("weight_decay", weight_decay, "at least 0")
         self.weight_decay = weight_decay
 
@@ -145,13 +145,13 @@ class LARS(Layerwise):
 
     def __init__(
         self,
-        gradients: Slices | Iterable[Parameter],
+        reducer: Slices | Iterable[Parameter],
         *,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         eta: float = 0.001,
     ) -> None:
-        super().__init__(gradients)
+        super().__init__(reducer)
         check_number("momentum", momentum, "at least 0 and less than 1")
         check_number("weight_decay", weight_decay, "at least 0")
         check_number("eta", eta, "above 0")
@@ -183,14 +183,14 @@ class LAMB(Layerwise, Adam):
 
     def __init__(
         self,
-        gradients: Slices | Iterable[Parameter],
+        reducer: Slices | Iterable[Parameter],
         *,
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-6,
         weight_decay: float = 0.01,
     ) -> None:
-        super().__init__(gradients, beta1=beta1, beta2=beta2, epsilon=epsilon)
+        super().__init__(reducer, beta1=beta1, beta2=beta2, epsilon=epsilon)
         check_number("weight_decay", weight_decay, "at least 0")
         self.weight_decay = weight_decay
 

@@ -10,7 +10,7 @@
 
 The last two pairs differ in what follows them. After gather_from, all ranks compute the same and have the whole
 gradient; after all_gather, each rank does a different part of the work, so g is a partial sum. Shards are consecutive
-runs of an axis, uneven if the ranks do not divide it (shares.py).
+runs of an axis, uneven if the ranks do not divide it (sharding.py).
 
 Cost on N ranks for an array of M bytes, per rank of a ring: an all-reduce 2 (N-1)/N M, each of the others half that.
 Shoeybi et al., "Megatron-LM", arXiv:1909.08053, section 3; Korthikanti et al., arXiv:2205.05198, section 4.2.
@@ -20,7 +20,7 @@ from ..autograd import Tensor, apply, operation
 from ..backend import Array, xp
 from ..comm.communicator import Communicator, Tag
 from ..observe import ledger
-from ..shares import share
+from ..sharding import shard_of
 
 
 @operation
@@ -74,7 +74,7 @@ def summed(x: Array, group: Communicator, tag: Tag) -> Array:
 
 def own(x: Array, group: Communicator, axis: int) -> Array:
     """Return this rank's shard of x along `axis`, contiguous."""
-    cut = share(x.shape[axis], group.size, group.rank)
+    cut = shard_of(x.shape[axis], group.size, group.rank)
     return xp.ascontiguousarray(x[(slice(None),) * axis + (cut,)])
 
 
@@ -83,7 +83,7 @@ def gathered(x: Array, n: int, group: Communicator, tag: Tag, axis: int) -> Arra
     rows = x.swapaxes(0, axis)
     whole = xp.empty((n, *rows.shape[1:]), x.dtype)
     ledger.hold(whole, "buffers", "all-gather")
-    whole[share(n, group.size, group.rank)] = rows
+    whole[shard_of(n, group.size, group.rank)] = rows
     group.all_gather(whole, tag)
     return xp.ascontiguousarray(whole.swapaxes(0, axis))
 

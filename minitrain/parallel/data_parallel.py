@@ -21,26 +21,26 @@ from collections.abc import Sequence
 
 from ..backend import Array
 from ..comm.communicator import Communicator
-from ..shares import Cuts
+from ..sharding import Shards
 from .flat import Bucket
-from .reducer import Divided, Doors, Reducer
+from .reducer import Divided, Hooks, Reducer
 from .strategy import Strategy
 
 TAG = ("dp", "gradients")
 
 
-def sync_gradients(gradients: Sequence[Array], group: Communicator, cuts: Cuts | None = None) -> None:
+def sync_gradients(reducer: Sequence[Array], group: Communicator, shards: Shards | None = None) -> None:
     """Replace each gradient, flat (n), by its sum over the group. Data parallel adds only this to the serial run."""
-    for gradient in gradients:
-        group.all_reduce(gradient, TAG, cuts=cuts)
+    for gradient in reducer:
+        group.all_reduce(gradient, TAG, shards=shards)
 
 
 class DataParallel(Reducer):
     """Base class of both forms. hooks.sync: sums gradients over a group of ranks, by default sync_gradients."""
 
-    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), doors: Doors = Doors()) -> None:
-        super().__init__(divided, strategy, doors)
-        self.sync = doors.sync or sync_gradients
+    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
+        super().__init__(divided, strategy, hooks)
+        self.sync = hooks.sync or sync_gradients
 
 
 class Naive(DataParallel):
@@ -56,4 +56,4 @@ class Bucketed(DataParallel):
     """One all-reduce per bucket, as soon as backward has completed it."""
 
     def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
-        self.sync([flat], group, **bucket.own_cuts)
+        self.sync([flat], group, **bucket.own_shards)

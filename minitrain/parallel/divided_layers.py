@@ -74,7 +74,7 @@ class Column(Columns):
 
     def __call__(self, x: Any = None, *rest: Any, **options: Any) -> Tensor:
         """x (..., I), whole -> this rank's columns."""
-        x = self.io.enter(self.at("linear", self.given(x)))
+        x = self.io.enter(self.cast_input("linear", self.given(x)))
         return super().__call__(x, *rest, **options)  # type: ignore[misc]
 
 
@@ -193,7 +193,7 @@ class ColumnLinear(Columns):
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
         """x (..., I), whole -> (..., *O), this rank's columns."""
-        return self.io.column(self.at("linear", self.given(x)), self.weight, self.bias, gelu)
+        return self.io.column(self.cast_input("linear", self.given(x)), self.weight, self.bias, gelu)
 
 
 class RowLinear(Rows):
@@ -204,7 +204,7 @@ class RowLinear(Rows):
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
         """x (..., I), this rank's columns -> (..., O), the sum over ranks."""
-        return self.io.row(self.at("linear", self.given(x)), self.weight, self.bias, gelu)
+        return self.io.row(self.cast_input("linear", self.given(x)), self.weight, self.bias, gelu)
 
 
 class VocabularyEmbedding(Divided):
@@ -214,7 +214,7 @@ class VocabularyEmbedding(Divided):
 
     def __call__(self, ids: Array) -> Tensor:
         """ids (...) -> (..., D)."""
-        return self.io.rows(ids, self.weight, self.chosen("embedding", self.weight.dtype))
+        return self.io.rows(ids, self.weight, self.compute_dtype("embedding", self.weight.dtype))
 
 
 class WholeEmbedding(Divided):
@@ -232,4 +232,4 @@ class VocabularyClassifier(Divided):
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x (B, T, D) -> the loss, or the whole logits (B, T, V) of a batch without labels."""
-        return self.io.judge(self.at("linear", x), self.weight, batch)
+        return self.io.classify(self.cast_input("linear", x), self.weight, batch)

@@ -26,7 +26,7 @@ from ..errors import UserError
 from ..models import Model
 from ..nn import Parameter, watching
 from ..observe.ledger import Ledger
-from ..shares import share
+from ..sharding import shard_of
 from .borders import Borders, Notes, Numbers, alike, bound_of, note, sums, unlike
 from .flat import Bucket
 from .naming import spoken
@@ -103,7 +103,7 @@ class Division:
     def check_borders(self, batch: Batch, shares: list[Passed], wholes: list[Passed]) -> None:
         """Raise UserError for the first unit whose output from sequence shards differs from that from the whole."""
         time = batch.where.time
-        own = share(time.stop - time.start, self.group.size, self.group.rank)
+        own = shard_of(time.stop - time.start, self.group.size, self.group.rank)
         for one, whole in zip(shares, wholes, strict=True):
             if any(self.group.gather_objects(far(one, whole, own))):
                 raise UserError(

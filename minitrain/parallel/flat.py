@@ -26,7 +26,7 @@ from ..errors import UserError, shown
 from ..nn import Parameter
 from ..observe import ledger
 from ..optim import Piece
-from ..shares import Cuts, shares
+from ..sharding import Shards, even_shards
 
 
 class Bucket:
@@ -46,13 +46,13 @@ class Bucket:
         self.parameters = list(parameters)
         self.group = group
         self.dtype, self.decay, self.trained = first.dtype, first.decay, first.requires_grad
-        self.copies, self.partial = first.placement.copies, first.placement.partial
+        self.replicas, self.partial = first.placement.replicas, first.placement.partial
         self.spans_stages = bool(self.partial.keys() & Mesh.along("layers"))
         ends = np.cumsum([math.prod(p.shape) for p in parameters]).tolist()
         self.pieces = {p: slice(end - math.prod(p.shape), end) for p, end in zip(parameters, ends, strict=True)}
         self.size = ends[-1]
         self.owners = None if owners is None else dict(zip(parameters, owners, strict=True))
-        self.cuts: Cuts = shares(self.size, group.size) if owners is None else self._whole_cuts(group.size)
+        self.shards: Shards = even_shards(self.size, group.size) if owners is None else self._whole_shards(group.size)
         self.parts: dict[int | None, tuple[Piece, ...]] = {}  # cache of `part`
         self.data: Array | None = None
         self.shard: Array | None = None  # this rank's part of the values, if no rank keeps them all (ZeRO-3)
@@ -61,14 +61,14 @@ class Bucket:
         for p in parameters:
             p.bucket = self
 
-    def draw(self, seed: int) -> Array:
+    def initial_values(self, seed: int) -> Array:
         """Return the initial values, (size): existing values are kept, the others are initialized from the seed."""
         flat = xp.empty(self.size, self.dtype)
         for p, piece in self.pieces.items():
             flat[piece] = p.initial(seed).reshape(-1)
         return flat
 
-    def _whole_cuts(self, ranks: int) -> Cuts:
+    def _whole_shards(self, ranks: int) -> Shards:
         """Return the cuts that follow from the owners, which never decrease along the parameters."""
         assert self.owners is not None
         sizes = [0] * ranks
@@ -77,14 +77,14 @@ class Bucket:
         return [slice(lo, hi) for lo, hi in pairwise(accumulate(sizes, initial=0))]
 
     @property
-    def own(self) -> slice:
+    def own_shard(self) -> slice:
         """The slice of the bucket that this rank owns under ZeRO."""
-        return self.cuts[self.group.rank]
+        return self.shards[self.group.rank]
 
     @property
-    def own_cuts(self) -> dict[str, Cuts]:
+    def own_shards(self) -> dict[str, Shards]:
         """The `cuts` keyword for this bucket's collectives; empty if the shards are equal."""
-        return {} if self.owners is None else {"cuts": self.cuts}
+        return {} if self.owners is None else {"shards": self.shards}
 
     def part(self, rank: int | None) -> tuple[Piece, ...]:
         """Return the pieces in a rank's shard, placed relative to its start; with None, those of the whole bucket."""
@@ -97,7 +97,7 @@ class Bucket:
         return next((piece for piece in self.part(rank) if piece.parameter is p), None)
 
     def _part(self, rank: int | None) -> Iterator[Piece]:
-        cut = slice(0, self.size) if rank is None else self.cuts[rank]
+        cut = slice(0, self.size) if rank is None else self.shards[rank]
         for p, at in self.pieces.items():
             lo, hi = max(at.start, cut.start), min(at.stop, cut.stop)
             here = lo < hi if rank is None or self.owners is None else self.owners[p] == rank
@@ -131,7 +131,7 @@ class Bucket:
         if self.shard is not None and own is not None:
             self.shard[own.place] = values.reshape(-1)[own.run]
 
-    def open(self, flat: Array | None) -> None:
+    def place_gradients(self, flat: Array | None) -> None:
         """Let backward write the gradients to flat (size). None frees them. Nothing is zeroed: see `take`."""
         self.grad = flat
         ledger.hold(flat, "gradients", "backward")
@@ -139,23 +139,27 @@ class Bucket:
         for p in self.parameters:
             p.view_gradient(None if flat is None else self.piece(p, flat))
 
-    def opened(self) -> Array:
+    def release_gradients(self) -> None:
+        """Take the gradients' place away: the next backward makes a new one."""
+        self.place_gradients(None)
+
+    def placed_gradients(self) -> Array:
         """Return the gradients, (size), allocating them if necessary."""
         if self.grad is None:
-            self.open(xp.empty(self.size, self.dtype))
+            self.place_gradients(xp.empty(self.size, self.dtype))
         assert self.grad is not None
         return self.grad
 
     def take(self, p: Parameter) -> tuple[Array, bool]:
         """Return the array for p's gradient, and True if the next contribution is written rather than added."""
-        self.opened()
+        self.placed_gradients()
         first = p not in self.written
         self.written.add(p)
         return p.grad, first  # type: ignore[return-value]
 
     def fill(self) -> None:
         """Zero the gradients of parameters that backward did not reach: the loss does not depend on them."""
-        grad = self.opened()
+        grad = self.placed_gradients()
         for p, piece in self.pieces.items():
             if p not in self.written:
                 grad[piece] = 0
@@ -207,7 +211,7 @@ def _kind(p: Parameter) -> tuple:
         p.dtype,
         p.decay,
         p.requires_grad,
-        tuple(sorted(where.copies.items())),
+        tuple(sorted(where.replicas.items())),
         tuple(sorted(where.partial.items())),
     )
 

@@ -77,7 +77,7 @@ class CommunicationThread:
                 self.changed.notify_all()
 
 
-def own_lines(groups: list[Communicator]) -> dict[Communicator, Communicator]:
+def communicators_for(groups: list[Communicator]) -> dict[Communicator, Communicator]:
     """Return a duplicate of each group for the communication thread. All ranks must call it in the same order.
 
     Raise UserError if two threads may not call the MPI at once.

@@ -27,19 +27,19 @@ from .data_parallel import Bucketed, Naive
 from .divided_layers import Divided as DividedLayer
 from .division import Division
 from .flat import make_buckets
-from .half_wire import reduce_to_owners_in, sync_in
+from .half_gradients import reduce_to_owners_in, sync_in
 from .naming import path_of
 from .overlap import CommunicationThread
 from .pipeline import Pipeline, partition
 from .plan import Plan
 from .recompute import Segment, segments
-from .reducer import Divided, Doors, Gather, Reducer, Scatter, Sync
+from .reducer import Divided, Gather, Hooks, Reducer, Scatter, Sync
 from .sequence_parallel import SequenceIO
 from .strategy import Strategy
 from .tensor_parallel import TensorIO
 from .zero import Zero1, Zero2, Zero3
 
-Make = Callable[[Divided, Strategy, Doors], Reducer]  # a Reducer class, or a function with the same signature
+Make = Callable[[Divided, Strategy, Hooks], Reducer]  # a Reducer class, or a function with the same signature
 
 REDUCERS: dict[str, type[Reducer]] = {
     "naive": Naive,
@@ -60,7 +60,7 @@ def parallelize(
     scatter: Scatter | None = None,
     gather: Gather | None = None,
     io: Callable[[Communicator], TensorIO] | None = None,
-    line: Callable[[], CommunicationThread] = CommunicationThread,
+    thread: Callable[[], CommunicationThread] = CommunicationThread,
     reducers: Mapping[str, Make] = REDUCERS,
     same: bool = True,
 ) -> Reducer:
@@ -85,7 +85,7 @@ def parallelize(
     times = Counter(p for part in model.parts() for p in part.parameters())
     division = Division(plan, model, mesh.world) if plan is not None and strategy.check else None
     divided = Divided(model, mesh, buckets, [run.units for run in runs], times, division, same)
-    reducer = reducers[strategy.reducer](divided, strategy, doors(strategy, sync, scatter, gather, line))  # 4
+    reducer = reducers[strategy.reducer](divided, strategy, hooks(strategy, sync, scatter, gather, thread))  # 4
     if strategy.zero == 3:
         wrap(runs, reducer)  # 5
     return reducer
@@ -112,9 +112,9 @@ def check_undivided(model: Model) -> None:
         )
 
 
-def check_all_same(model: Model, mesh: Mesh, strategy: Strategy, doors: Mapping[str, object]) -> None:
+def check_all_same(model: Model, mesh: Mesh, strategy: Strategy, hooks: Mapping[str, object]) -> None:
     """Raise UserError, on all ranks, unless they got the same mesh, strategy and model."""
-    check_same(mesh.world, {**vars(strategy), **doors, **mesh.sizes, **kinds_of(model)})
+    check_same(mesh.world, {**vars(strategy), **hooks, **mesh.sizes, **kinds_of(model)})
 
 
 # The transformations --------------------------------------------------------------------------------------------------
@@ -156,19 +156,19 @@ def segment(model: Model, strategy: Strategy) -> list[Segment]:
     return found
 
 
-def doors(
+def hooks(
     strategy: Strategy,
     sync: Sync | None,
     scatter: Scatter | None,
     gather: Gather | None,
-    line: Callable[[], CommunicationThread],
-) -> Doors:
+    thread: Callable[[], CommunicationThread],
+) -> Hooks:
     """Return the hooks: the given functions, or else those for half-precision gradients if the strategy wants them."""
-    half = strategy.wire_dtype
+    half = strategy.sent_dtype
     if half is not None:
         sync = sync or partial(sync_in, dtype=half)
         scatter = scatter or partial(reduce_to_owners_in, dtype=half)
-    return Doors(sync, scatter, gather, line)
+    return Hooks(sync, scatter, gather, thread)
 
 
 def wrap(runs: list[Segment], reducer: Reducer) -> None:
@@ -185,7 +185,7 @@ def kinds_of(model: Model) -> dict[str, str]:
     kinds = {}
     for p in model.parameters():
         state = "" if p.requires_grad else ", frozen"
-        values = f", values {checksum(p.data):08x}" if p.drawn else f", std {p.init_std:g}"
+        values = f", values {checksum(p.data):08x}" if p.initialized else f", std {p.init_std:g}"
         kinds[p.placement.path] = f"{p.placement.shape} of {p.dtype}{state}{values}"
     return kinds
 

@@ -39,7 +39,7 @@ from ..data.batch import Batch
 from ..errors import UserError, shown
 from ..models import Loop, Model
 from ..nn import Module, Parameter
-from ..shares import share
+from ..sharding import shard_of
 from .pipeline_schedules import SCHEDULES, Do, Schedule
 from .reducer import Reducer
 from .strategy import Strategy
@@ -152,16 +152,14 @@ class Pipeline(Model):
         finally:
             self.headers = headers
 
-    def train(
-        self, loop: Loop, micros: Sequence[Batch], gradients: Reducer, scale: Callable[[Tensor], Tensor]
-    ) -> float:
+    def train(self, loop: Loop, micros: Sequence[Batch], reducer: Reducer, scale: Callable[[Tensor], Tensor]) -> float:
         """Run all forwards and backwards of these micro-batches in the schedule's order.
 
         Return this rank's part of the loss. The loop is unused.
         """
         p, m, v = self.group.size, len(micros), len(self.chunks)
         make = SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
-        return Run(self, micros, gradients, scale).follow(make(self.group.rank, p, m, v))
+        return Run(self, micros, reducer, scale).follow(make(self.group.rank, p, m, v))
 
     def forward(self, chunk: Model, c: int, micro: int, batch: Batch) -> tuple[Tensor | None, Tensor, Any]:
         """Return (input as a leaf tensor or None, output, handle of its send or None) of a chunk."""
@@ -171,9 +169,9 @@ class Pipeline(Model):
         _observer.get().begins(Do("F", micro, c))
         y = chunk.through(leaf, batch)
         if self.stage(c) < self.stages - 1:
-            y = self.borders[c][1].at("layer", y)
+            y = self.borders[c][1].cast_input("layer", y)
             number = self.number(micro, c + self.wraps)
-            self.tell(c, number, batch, (y.shape, y.dtype))
+            self.notify(c, number, batch, (y.shape, y.dtype))
             _observer.get().sends(self.after, number)
             sent = self.group.send(xp.ascontiguousarray(y.data), self.after, ACTIVATIONS, number)
         return leaf, y, sent
@@ -188,7 +186,7 @@ class Pipeline(Model):
 
     # Headers: a separate message with shape and dtype precedes the first activations of each kind ---------------------
 
-    def tell(self, c: int, number: int, batch: Batch, header: Header) -> None:
+    def notify(self, c: int, number: int, batch: Batch, header: Header) -> None:
         """Send the header if it is new. Raise UserError if it differs from the one sent before."""
         key = ("sent", c, *self.kind(c, 1, batch))
         if key not in self.headers:
@@ -212,7 +210,7 @@ class Pipeline(Model):
 
     def kind(self, c: int, which: int, batch: Batch) -> tuple:
         """Return a key that is equal for batches with the same header at this border."""
-        where, chosen = batch.where, self.borders[c][which].chosen("layer", np.float32)
+        where, chosen = batch.where, self.borders[c][which].compute_dtype("layer", np.float32)
         return batch.inputs.shape, where.time.stop - where.time.start, batch.labels is None, str(chosen)
 
     # Neighbours -------------------------------------------------------------------------------------------------------
@@ -254,9 +252,9 @@ class Run:
     """The execution of one list of instructions, with its live activations."""
 
     def __init__(
-        self, pipeline: Pipeline, micros: Sequence[Batch], gradients: Reducer, scale: Callable[[Tensor], Tensor]
+        self, pipeline: Pipeline, micros: Sequence[Batch], reducer: Reducer, scale: Callable[[Tensor], Tensor]
     ) -> None:
-        self.pipeline, self.micros, self.gradients, self.scale = pipeline, micros, gradients, scale
+        self.pipeline, self.micros, self.reducer, self.scale = pipeline, micros, reducer, scale
         self.alive: dict[Key, tuple[Tensor | None, Tensor, Any]] = {}  # input leaf, output y, handle of y's send
         self.later: dict[Key, list[Callable[[], None]]] = {}  # deferred gradients of parameters
         self.sending: list[Any] = []
@@ -282,7 +280,7 @@ class Run:
     def backward(self, do: Do) -> None:
         """B: compute all gradients."""
         self.back(do, None)
-        self.gradients.end_backward(self.pipeline.chunks[do.chunk].parameters())
+        self.reducer.end_backward(self.pipeline.chunks[do.chunk].parameters())
 
     def input_gradient(self, do: Do) -> None:
         """I: compute the gradient of the input; defer those of the parameters."""
@@ -293,7 +291,7 @@ class Run:
         _observer.get().begins(do)
         for work in self.later.pop((do.micro, do.chunk)):
             work()
-        self.gradients.end_backward(self.pipeline.chunks[do.chunk].parameters())
+        self.reducer.end_backward(self.pipeline.chunks[do.chunk].parameters())
 
     def back(self, do: Do, defer: Callable[[Callable[[], None]], None] | None) -> None:
         """Receive the gradient of the output, run backward, and send the gradient of the input."""
@@ -324,12 +322,12 @@ def partition(model: Model, mesh: Mesh, strategy: Strategy) -> None:
     Raise UserError if there are more stages than units.
     """
     n, p, chunks, r = len(model.units), mesh.parts("layers"), strategy.chunks, mesh.part("layers")
-    (axis,), say = mesh.along("layers"), strategy.say
+    (axis,), label = mesh.along("layers"), strategy.label
     if p * chunks > n:
         raise UserError(
-            f"{say(axis, p)} x {say('chunks', chunks)} makes {p * chunks} stages of {n} units; allowed: up to {n}"
+            f"{label(axis, p)} x {label('chunks', chunks)} makes {p * chunks} stages of {n} units; allowed: up to {n}"
         )
-    cuts = [share(n, p * chunks, stage) for stage in range(p * chunks)]
+    cuts = [shard_of(n, p * chunks, stage) for stage in range(p * chunks)]
     used: dict[Parameter, list[int]] = {}
     for stage, cut in enumerate(cuts):
         for q in Model(model.units[cut]).parameters():

@@ -22,7 +22,7 @@ from typing import Any
 from ..autograd import Tensor, apply, backward, deferring, inside, no_grad, recording
 from ..backend import Array, xp
 from ..data.batch import Batch
-from ..models import Units
+from ..models import Sequential
 from ..nn import Module
 
 Around = Callable[[Sequence[Module]], AbstractContextManager[Any]]
@@ -33,7 +33,7 @@ def nothing(units: Sequence[Module]) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-class Segment(Units):
+class Segment(Sequential):
     """A sequence of units as one unit. replay: keep only the input, and compute the forward again in backward.
 
     around: called with the units, returns a context that is entered once around their forward and once around backward.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..backend import Array, square, wide
+from ..backend import Array, accumulation_dtype, square
 from ..comm.agreement import check_same
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
@@ -29,7 +29,7 @@ from ..errors import UserError, check_seed, check_whole
 from ..nn import Module, Parameter
 from ..optim import Found, Held, Owned, Totals, steps_begun, unscaled
 from .flat import Bucket
-from .overlap import CommunicationThread, own_lines
+from .overlap import CommunicationThread, communicators_for
 from .pieces import in_order, joined, over_matrices
 from .strategy import Strategy
 
@@ -61,28 +61,28 @@ class Divided:
 
 
 @dataclass(frozen=True)
-class Doors:
+class Hooks:
     """Replacements for the library's functions that move gradients and parameters; None keeps the library's own."""
 
     sync: Sync | None = None
     scatter: Scatter | None = None
     gather: Gather | None = None
-    line: Callable[[], CommunicationThread] = CommunicationThread  # makes the thread that reduces during backward
+    thread: Callable[[], CommunicationThread] = CommunicationThread  # makes the thread that reduces during backward
 
 
 class Reducer:
     """Base class of data parallel and the ZeRO stages. By itself it serves one process, where nothing is reduced."""
 
-    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), doors: Doors = Doors()) -> None:
+    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
         """With strategy.reduce "overlap", a communication thread reduces during backward; otherwise the main thread
         does. Raise UserError if overlap needs more than the MPI offers."""
         self.model, self.mesh, self.same = divided.model, divided.mesh, divided.same
         self.times, self.division = divided.times, divided.division
         self.buckets = list(divided.buckets)
         self.trained = [bucket for bucket in self.buckets if bucket.trained]
-        self.line = doors.line() if strategy.reduce == "overlap" else None
-        self.lines = own_lines([bucket.group for bucket in self.trained]) if self.line else {}
-        self.closed = self.drawn = False
+        self.thread = hooks.thread() if strategy.reduce == "overlap" else None
+        self.groups = communicators_for([bucket.group for bucket in self.trained]) if self.thread else {}
+        self.closed = self.initialized = False
         self.steps, self.changes = 0, -1  # steps begun, and the module version at the last check
         for bucket in self.buckets:
             for p in bucket.parameters:
@@ -98,8 +98,8 @@ class Reducer:
         if self.same:
             check_same(self.world, {"seed": seed})
         for bucket in self.buckets:
-            self.place(bucket, bucket.draw(seed))
-        self.drawn = True
+            self.place(bucket, bucket.initial_values(seed))
+        self.initialized = True
 
     early = True  # reduce buckets during backward, as they complete; otherwise all in synchronize()
     each_backward = False  # reduce buckets in every backward of a step; otherwise once, in the last one
@@ -118,42 +118,42 @@ class Reducer:
 
     def detach(self, bucket: Bucket) -> Array:
         """Return the bucket's complete gradients, (size); may remove them from the bucket."""
-        return there(bucket.grad)
+        return require(bucket.grad)
 
     def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
         """Sum the detached gradients, flat (size), over the group. Runs in the communication thread if there is one."""
 
-    def after_step(self) -> None:
+    def gather_parameters(self) -> None:
         """Make the parameters consistent after the optimizer has updated what `owned` returned."""
 
     def values(self, bucket: Bucket) -> Array:
         """Return the part of a bucket's parameters that this rank's optimizer updates."""
-        return there(bucket.data)
+        return require(bucket.data)
 
     def sums(self, bucket: Bucket) -> Array:
         """Return the gradient of `values`, summed over ranks."""
-        return there(bucket.grad)
+        return require(bucket.grad)
 
     def squares(self) -> list[list[float]]:
         """Return |g|^2 of each shard of each trained bucket, without `factor`. Call after synchronize().
 
         Shards are those of ZeRO on this group, in every strategy, so that the sum always has the same bits.
         """
-        return [[square(there(b.grad)[cut]) for cut in b.cuts] for b in self.trained]
+        return [[square(require(b.grad)[cut]) for cut in b.shards] for b in self.trained]
 
     def whole(self, bucket: Bucket, what: str) -> Array | None:
         """Return all parameters ("data") or gradients ("grad") of the bucket, for checkpoints. A collective."""
-        self.check_drawn()
+        self.check_initialized()
         return getattr(bucket, what)
 
     # The interface of optimizers --------------------------------------------------------------------------------------
 
     def held(self) -> list[Held]:
         """Return the arrays that this rank's optimizer updates, always in the same order."""
-        self.check_drawn()
+        self.check_initialized()
         if not self.sharded:
-            return [Held(self.values(b), b.decay, b.part(None), b.cuts) for b in self.trained]
-        own = lambda bucket: [slice(0, bucket.own.stop - bucket.own.start)]
+            return [Held(self.values(b), b.decay, b.part(None), b.shards) for b in self.trained]
+        own = lambda bucket: [slice(0, bucket.own_shard.stop - bucket.own_shard.start)]
         return [Held(self.values(b), b.decay, b.part(b.group.rank), own(b)) for b in self.trained]
 
     def owned(self) -> list[Owned]:
@@ -174,9 +174,9 @@ class Reducer:
         totals = {p: np.zeros(2) for p in self.fired}
         for p, numbers in found:
             totals[p] += numbers
-        return over_matrices(self.over_shares(totals), self.mesh)
+        return over_matrices(self.over_shards(totals), self.mesh)
 
-    def over_shares(self, totals: Totals) -> Totals:
+    def over_shards(self, totals: Totals) -> Totals:
         """Sum over the ranks that hold other shards of a bucket. Here, each rank holds the whole bucket."""
         return totals
 
@@ -200,11 +200,11 @@ class Reducer:
                 'Gather it on all ranks: checkpoint.gather(model, world, "grad", trainer.reducer)'
             )
         stored = self.sums(p.bucket)[piece.place].reshape(p.shape)
-        return unscaled(stored.copy(), wide(stored.dtype), self.factor)
+        return unscaled(stored.copy(), accumulation_dtype(stored.dtype), self.factor)
 
     # The step ---------------------------------------------------------------------------------------------------------
 
-    def begin(self, backwards: int = 1) -> None:
+    def start_step(self, backwards: int = 1) -> None:
         """Start a step of `backwards` backwards and discard the gradients of the last one.
 
         Raise UserError if the reducer is closed or uninitialized, or if the model's parameters have changed.
@@ -212,14 +212,14 @@ class Reducer:
         check_whole("backwards", backwards, 1)
         if self.closed:
             raise UserError("this trainer was closed and takes no more steps; call close() after the last step")
-        self.check_drawn()
+        self.check_initialized()
         self._check_unchanged()
         self.forget(backwards)
         expect_parts(self.mesh.parts("samples") * backwards)
 
-    def check_drawn(self) -> None:
+    def check_initialized(self) -> None:
         """Raise UserError if the parameters are not initialized."""
-        if not self.drawn:
+        if not self.initialized:
             raise UserError("the parameters have no values yet: call init(seed) of the reducer once before training")
 
     def forget(self, backwards: int = 1) -> None:
@@ -232,7 +232,7 @@ class Reducer:
         self.factor = 1.0  # the gradient is this times the buckets' arrays: see optim/
         self.finished = False
         for bucket in self.trained:
-            bucket.open(None)
+            bucket.release_gradients()
 
     def ready(self, bucket: Bucket, p: Parameter) -> None:
         """Record that p's gradient of one backward is complete. Send its bucket if it is complete and next in order.
@@ -259,7 +259,7 @@ class Reducer:
             self._leave(all_complete=True)
             self.left, self.due = 0, self.due + 1
 
-    def finish(self) -> None:
+    def synchronize(self) -> None:
         """Block until the gradients of all buckets are summed over all ranks.
 
         Raise RuntimeError if a backward has not ended, and UserError if the first steps reveal a wrong division.
@@ -270,8 +270,8 @@ class Reducer:
                 f"synchronize() before {self.backwards} backwards have ended; waiting for {', '.join(late[:3])}"
             )
         self._leave(all_complete=True)
-        if self.line is not None:
-            self.line.wait()
+        if self.thread is not None:
+            self.thread.wait()
         self.finished = True
         expect_parts(1)
         if self.division is not None:
@@ -286,8 +286,8 @@ class Reducer:
     def close(self) -> None:
         """End the communication thread and refuse further steps."""
         self.closed = True
-        if self.line is not None:
-            self.line.close()
+        if self.thread is not None:
+            self.thread.close()
 
     def release(self) -> None:
         """Close the reducer and detach the parameters from it, with their current values.
@@ -314,11 +314,11 @@ class Reducer:
             if self.division is not None:
                 self.division.see(bucket)
             flat = self.detach(bucket)
-            if self.line is None:
+            if self.thread is None:
                 self.reduce(bucket, flat, bucket.group)
             else:
-                self.line.wait(self.in_flight - 1)
-                self.line.submit(partial(self.reduce, bucket, flat, self.lines[bucket.group]))
+                self.thread.wait(self.in_flight - 1)
+                self.thread.submit(partial(self.reduce, bucket, flat, self.groups[bucket.group]))
 
     def _check_unchanged(self) -> None:
         """Raise UserError if the model's parameters have changed since it was divided into buckets.
@@ -351,7 +351,7 @@ class Reducer:
 
     def norm(self) -> float:
         """Return the norm of the gradient of the whole logical model, the same on every rank. A collective."""
-        self.check_drawn()
+        self.check_initialized()
         total = 0.0
         for bucket, squares in zip(self.trained, self.squares(), strict=True):
             if self.counts(bucket):
@@ -361,7 +361,7 @@ class Reducer:
 
     def counts(self, bucket: Bucket) -> bool:
         """Return whether this rank counts the bucket: the first of the ranks along the model's axes that hold it."""
-        held_by = {axis: places for axis, places in bucket.copies.items() if axis in Mesh.along(*MODEL)}
+        held_by = {axis: places for axis, places in bucket.replicas.items() if axis in Mesh.along(*MODEL)}
         return all(self.mesh.coordinates[axis] == at[0] for axis, at in held_by.items())
 
     def over_model(self, part: float) -> float:
@@ -380,7 +380,7 @@ def _changed(p: Parameter) -> str:
     return "" if p.decay == p.bucket.decay else f"got a different decay, {p.decay},"
 
 
-def there(array: Array | None) -> Array:
+def require(array: Array | None) -> Array:
     """Return the array. Raise RuntimeError if it is None."""
     if array is None:
         raise RuntimeError("this bucket has no values or no gradients now; they live from backward to start_step()")

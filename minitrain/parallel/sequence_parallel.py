@@ -26,7 +26,7 @@ from ..comm.communicator import Communicator, Tag
 from ..data.batch import Batch
 from ..errors import UserError
 from ..nn import Parameter
-from ..shares import share
+from ..sharding import shard_of
 from .collective_ops import all_gather, gather_from, gathered, reduce_scatter, scattered, split_to
 from .tensor_parallel import BLOCK, TIME, TensorIO
 
@@ -48,11 +48,11 @@ class SequenceIO(TensorIO):
         self.T = time.stop - time.start
         own = self.own_time()
         mine = slice(time.start + own.start, time.start + own.stop)
-        return super().unit(replace(batch, where=replace(where, share=mine)))
+        return super().unit(replace(batch, where=replace(where, shard_of=mine)))
 
     def own_time(self) -> slice:
         """Return this rank's shard of the T positions."""
-        return share(self.T, self.group.size, self.group.rank)
+        return shard_of(self.T, self.group.size, self.group.rank)
 
     def copied(self, x: Tensor, tag: Tag) -> Tensor:
         """x (B, T/t, ...) -> (B, T, ...)."""
@@ -80,11 +80,11 @@ class SequenceIO(TensorIO):
 
     def own_ids(self, ids: Array) -> Array:
         """ids (..., T) -> (..., T/t)."""
-        return ids[..., share(ids.shape[-1], self.group.size, self.group.rank)]
+        return ids[..., shard_of(ids.shape[-1], self.group.size, self.group.rank)]
 
     def all_of(self, batch: Batch) -> Batch:
         """Return the batch with its whole time."""
-        return replace(batch, where=replace(batch.where, share=None))
+        return replace(batch, where=replace(batch.where, shard_of=None))
 
     def whole(self, x: Tensor) -> Tensor:
         """x (B, T/t, ...) -> (B, T, ...)."""

@@ -16,7 +16,7 @@ from ..precision import DTYPES
 from .pipeline_schedules import SCHEDULES, Schedule
 
 Reduce = Literal["bucketed", "naive", "overlap"]
-Wire = Literal["full", "fp16", "bf16"]
+GradDtype = Literal["full", "fp16", "bf16"]
 Owners = Literal["elements", "parameters"]
 HALVES = {"fp16": "float16", "bf16": "bfloat16"}
 
@@ -43,7 +43,7 @@ class Strategy:
     """Order of the forwards and backwards in a pipeline."""
     chunks: int = 1
     """Stages per rank of an interleaved pipeline."""
-    wire: Wire = "full"
+    grad_dtype: GradDtype = "full"
     """How ranks send gradients: in their own dtype, or in 16 bits with sums in 32 bits."""
     owners: Owners = "elements"
     """Where ZeRO may cut buckets between ranks: at any element, or only between whole parameters."""
@@ -56,11 +56,11 @@ class Strategy:
         return f"zero{self.zero}" if self.zero else self.reduce
 
     @property
-    def wire_dtype(self) -> np.dtype | None:
+    def sent_dtype(self) -> np.dtype | None:
         """The half-precision dtype in which gradients are sent, or None."""
-        return None if self.wire == "full" else DTYPES[HALVES[self.wire]]
+        return None if self.grad_dtype == "full" else DTYPES[HALVES[self.grad_dtype]]
 
-    def say(self, name: str, value: Any = None) -> str:
+    def label(self, name: str, value: Any = None) -> str:
         """Return a field or an axis as its user wrote it, for messages: zero, or zero=2."""
         return name if value is None else f"{name}={value!r}"
 
@@ -68,19 +68,19 @@ class Strategy:
 
     def check_each(self) -> None:
         """Raise UserError for the first field with an invalid value."""
-        say = self.say
-        check_whole(say("zero"), self.zero, 0, 3)
-        check_choice(say("reduce"), self.reduce, get_args(Reduce))
-        check_number(say("bucket_mb"), self.bucket_mb, "above 0")
-        check_whole(say("recompute"), self.recompute)
+        label = self.label
+        check_whole(label("zero"), self.zero, 0, 3)
+        check_choice(label("reduce"), self.reduce, get_args(Reduce))
+        check_number(label("bucket_mb"), self.bucket_mb, "above 0")
+        check_whole(label("recompute"), self.recompute)
         if not callable(self.schedule):
-            check_choice(say("schedule"), self.schedule, tuple(SCHEDULES))
-        check_whole(say("chunks"), self.chunks, 1)
-        check_choice(say("wire"), self.wire, get_args(Wire))
-        check_choice(say("owners"), self.owners, get_args(Owners))
+            check_choice(label("schedule"), self.schedule, tuple(SCHEDULES))
+        check_whole(label("chunks"), self.chunks, 1)
+        check_choice(label("grad_dtype"), self.grad_dtype, get_args(GradDtype))
+        check_choice(label("owners"), self.owners, get_args(Owners))
         for name in ("reduce_once", "prefetch", "sp", "check"):
             if not isinstance(getattr(self, name), (bool, np.bool_)):
-                raise UserError(f"{say(name)} is {shown(getattr(self, name))}; it must be True or False")
+                raise UserError(f"{label(name)} is {shown(getattr(self, name))}; it must be True or False")
 
     def check_on(self, mesh: Mesh, micros: int | None = None) -> None:
         """Raise UserError if a field is invalid, or a combination of fields, or a field on this mesh.
@@ -93,39 +93,41 @@ class Strategy:
         (tp,) = mesh.along("matrices")
         if self.sp and mesh.parts("matrices") == 1:
             raise UserError(
-                f"{self.say('sp', True)} divides what {self.say(tp)} leaves whole, but {self.say(tp)} is 1; "
-                f"give {self.say(tp, 2)}, for example"
+                f"{self.label('sp', True)} divides what {self.label(tp)} leaves whole, but {self.label(tp)} is 1; "
+                f"give {self.label(tp, 2)}, for example"
             )
 
     def _check_zero(self, mesh: Mesh) -> None:
-        say, zero = self.say, self.say("zero", self.zero)
+        label, zero = self.label, self.label("zero", self.zero)
         if self.zero and self.reduce == "naive":
-            raise UserError(f"{zero} reduces bucket by bucket; give {say('reduce', 'bucketed')} or overlap, not naive")
+            raise UserError(
+                f"{zero} reduces bucket by bucket; give {label('reduce', 'bucketed')} or overlap, not naive"
+            )
         if self.prefetch and self.zero < 3:
             raise UserError(
-                f"{say('prefetch', True)} gathers parameters, which {zero} does not divide; give {say('zero', 3)}"
+                f"{label('prefetch', True)} gathers parameters, which {zero} does not divide; give {label('zero', 3)}"
             )
         if self.reduce_once and self.zero < 2:
-            raise UserError(f"{say('reduce_once', True)} is for {say('zero', 2)} and 3; {zero} reduces once anyway")
+            raise UserError(f"{label('reduce_once', True)} is for {label('zero', 2)} and 3; {zero} reduces once anyway")
         (pp,), stages = mesh.along("layers"), mesh.parts("layers")
         if self.zero > 1 and stages > 1:
             raise UserError(
-                f"{zero} with {say(pp, stages)}: ZeRO-2 and -3 reduce (ZeRO-3 also gathers) around one backward of the "
-                f"model, but a pipeline has several micro-batches in progress at once; give {say('zero', 1)}"
+                f"{zero} with {label(pp, stages)}: ZeRO-2 and -3 reduce (ZeRO-3 also gathers) around one backward of "
+                f"the model, but a pipeline has several micro-batches in progress at once; give {label('zero', 1)}"
             )
 
     def _check_pipeline(self, mesh: Mesh, micros: int | None) -> None:
-        say, (pp,), stages = self.say, mesh.along("layers"), mesh.parts("layers")
+        label, (pp,), stages = self.label, mesh.along("layers"), mesh.parts("layers")
         named = isinstance(self.schedule, str)
         if (named and (self.chunks > 1) != (self.schedule == "interleaved")) or (self.chunks > 1 and stages == 1):
             schedule = self.schedule if named else getattr(self.schedule, "__name__", self.schedule)
             raise UserError(
-                f"{say('chunks', self.chunks)} with {say('schedule', schedule)} and {say(pp, stages)}: several chunks "
-                f"per rank go with interleaved, on several ranks; give {say('chunks', 2)}, "
-                f"{say('schedule', 'interleaved')} and {say(pp, 2)}, for example, or none of these"
+                f"{label('chunks', self.chunks)} with {label('schedule', schedule)} and {label(pp, stages)}: several "
+                f"chunks per rank go with interleaved, on several ranks; give {label('chunks', 2)}, "
+                f"{label('schedule', 'interleaved')} and {label(pp, 2)}, for example, or none of these"
             )
         if micros is not None and self.schedule == "interleaved" and micros % stages:
             raise UserError(
-                f"{say('schedule', 'interleaved')} passes micro-batches on in groups of {say(pp, stages)}, which does "
-                f"not divide {say('accumulate', micros)}; give a multiple of {stages}"
+                f"{label('schedule', 'interleaved')} passes micro-batches on in groups of {label(pp, stages)}, which "
+                f"does not divide {label('accumulate', micros)}; give a multiple of {stages}"
             )

@@ -102,7 +102,7 @@ class TensorIO:
         """ids (...) -> (..., D): rows of the table, each of which one rank holds."""
         return self.leave(own_rows(ids, table, dtype), EMBEDDING, ids.ndim - 1)
 
-    def judge(self, x: Tensor, weight: Parameter, batch: Batch) -> Tensor:
+    def classify(self, x: Tensor, weight: Parameter, batch: Batch) -> Tensor:
         """x (B, T, D) -> the loss, the same on all ranks, or the whole logits (B, T, V) of a batch without labels.
 
         Raise UserError for a label outside the vocabulary.

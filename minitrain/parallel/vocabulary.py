@@ -56,7 +56,7 @@ def vocabulary_cross_entropy(
     flat, ignored = fused.targets(labels, logits.shape[:-1], V)
     dtype, shape, rows = logits.dtype, logits.shape, labels.size  # the vjp must not keep the logits themselves
     held = shape[-1]
-    x = logits.data.reshape(rows, held).astype(backend.wide(dtype), copy=False)
+    x = logits.data.reshape(rows, held).astype(backend.accumulation_dtype(dtype), copy=False)
     top = row_max(x) if held else xp.full((rows, 1), -xp.inf, x.dtype)
     top = xp.array(top)
     group.all_reduce(top, LOSS, op="max")

@@ -36,30 +36,30 @@ from functools import partial
 
 import numpy as np
 
-from ..backend import Array, square, wide, xp
+from ..backend import Array, accumulation_dtype, square, xp
 from ..comm.communicator import Communicator
 from ..nn import Module
 from ..observe import ledger
 from ..optim import Totals
-from ..shares import Cuts
+from ..sharding import Shards
 from .flat import Bucket
-from .overlap import CommunicationThread, own_lines
+from .overlap import CommunicationThread, communicators_for
 from .pieces import from_all, in_order
-from .reducer import Divided, Doors, Reducer, there
+from .reducer import Divided, Hooks, Reducer, require
 from .strategy import Strategy
 
 GRADIENTS, PARAMETERS = ("dp", "gradients"), ("dp", "parameters")
 NORM, NORMS, CHECKPOINT = ("dp", "norm"), ("dp", "norms"), ("dp", "checkpoint")
 
 
-def reduce_to_owners(flat: Array, group: Communicator, cuts: Cuts | None = None) -> Array:
+def reduce_to_owners(flat: Array, group: Communicator, shards: Shards | None = None) -> Array:
     """Return this rank's shard of the sum of flat (size) over ranks. The rest of `flat` is undefined afterwards."""
-    return group.reduce_scatter(flat, GRADIENTS, cuts)
+    return group.reduce_scatter(flat, GRADIENTS, shards)
 
 
-def gather_from_owners(flat: Array, group: Communicator, cuts: Cuts | None = None) -> None:
+def gather_from_owners(flat: Array, group: Communicator, shards: Shards | None = None) -> None:
     """Fill flat (size) with every rank's shard. It already holds this rank's own."""
-    group.all_gather(flat, PARAMETERS, cuts)
+    group.all_gather(flat, PARAMETERS, shards)
 
 
 class Zero1(Reducer):
@@ -67,22 +67,22 @@ class Zero1(Reducer):
 
     sharded = True
 
-    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), doors: Doors = Doors()) -> None:
-        super().__init__(divided, strategy, doors)
-        self.scatter, self.gather = doors.scatter or reduce_to_owners, doors.gather or gather_from_owners
+    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
+        super().__init__(divided, strategy, hooks)
+        self.scatter, self.gather = hooks.scatter or reduce_to_owners, hooks.gather or gather_from_owners
 
     def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
-        self.scatter(flat, group, **bucket.own_cuts)
+        self.scatter(flat, group, **bucket.own_shards)
 
     def values(self, bucket: Bucket) -> Array:
-        return there(bucket.data)[bucket.own]
+        return require(bucket.data)[bucket.own_shard]
 
     def sums(self, bucket: Bucket) -> Array:
-        return there(bucket.grad)[bucket.own]
+        return require(bucket.grad)[bucket.own_shard]
 
-    def after_step(self) -> None:
+    def gather_parameters(self) -> None:
         for bucket in self.trained:
-            self.gather(there(bucket.data), bucket.group, **bucket.own_cuts)
+            self.gather(require(bucket.data), bucket.group, **bucket.own_shards)
 
     def squares(self) -> list[list[float]]:
         """Each rank contributes the squares of its shards: 8 bytes per bucket, in one collective per group."""
@@ -94,7 +94,7 @@ class Zero1(Reducer):
             found |= dict(zip(buckets, every.T.tolist(), strict=True))
         return [found[b] for b in self.trained]
 
-    def over_shares(self, totals: Totals) -> Totals:
+    def over_shards(self, totals: Totals) -> Totals:
         """Each rank sends 16 bytes per parameter, in one collective per group."""
         for group in dict.fromkeys(b.group for b in self.trained):
             here = [p for b in self.trained if b.group is group for p in b.parameters]
@@ -103,7 +103,7 @@ class Zero1(Reducer):
         return totals
 
     def whole(self, bucket: Bucket, what: str) -> Array | None:
-        self.check_drawn()
+        self.check_initialized()
         if not bucket.trained or (what == "data" and bucket.data is not None):
             return getattr(bucket, what)
         return gathered(bucket, self.values(bucket) if what == "data" else self.sums(bucket))
@@ -114,49 +114,49 @@ class Zero2(Zero1):
 
     in_flight = 1  # one bucket is sent while another is filled: a third would wait at full size
 
-    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), doors: Doors = Doors()) -> None:
+    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
         self.each_backward = not strategy.reduce_once
         self.grads: dict[Bucket, Array] = {}  # of this rank's shards
-        super().__init__(divided, strategy, doors)
+        super().__init__(divided, strategy, hooks)
 
-    def begin(self, backwards: int = 1) -> None:
+    def start_step(self, backwards: int = 1) -> None:
         self.grads.clear()
-        super().begin(backwards)
+        super().start_step(backwards)
 
     def detach(self, bucket: Bucket) -> Array:
-        flat = there(bucket.grad)
-        bucket.open(None)
+        flat = require(bucket.grad)
+        bucket.release_gradients()
         return flat
 
     def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
-        mine = self.scatter(flat, group, **bucket.own_cuts)
+        mine = self.scatter(flat, group, **bucket.own_shards)
         if bucket in self.grads:
             self.grads[bucket] += mine
         else:  # a copy, since a view would keep the rest alive; accumulation_dtype if more is added later
             several = self.each_backward and self.backwards > 1
-            self.grads[bucket] = mine.astype(wide(mine.dtype) if several else mine.dtype)
+            self.grads[bucket] = mine.astype(accumulation_dtype(mine.dtype) if several else mine.dtype)
             ledger.hold(self.grads[bucket], "gradients", "reduce-scatter")
 
     def sums(self, bucket: Bucket) -> Array:
-        return there(self.grads.get(bucket))
+        return require(self.grads.get(bucket))
 
 
 class Zero3(Zero2):
     """Stage 3: also shards the parameters. With prefetch, a thread gathers the next segment's during this one."""
 
-    poison = False  # NaN fill freed parameters, to expose code that still reads them
+    nan_fill = False  # NaN fill freed parameters, to expose code that still reads them
 
-    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), doors: Doors = Doors()) -> None:
-        super().__init__(divided, strategy, doors)
+    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
+        super().__init__(divided, strategy, hooks)
         self.users = dict.fromkeys(self.buckets, 0)  # number of running segments that use a bucket
         self.segments = list(divided.segments)
         self.last = 0  # the segment that ran last
         self.ahead = CommunicationThread("prefetch") if strategy.prefetch else None
         self.coming: dict[Bucket, tuple[int, Array]] = {}  # the number of the job that gathers it, and its target
-        self.ahead_lines = own_lines([bucket.group for bucket in self.buckets]) if strategy.prefetch else {}
+        self.prefetch_groups = communicators_for([bucket.group for bucket in self.buckets]) if strategy.prefetch else {}
 
     def place(self, bucket: Bucket, flat: Array) -> None:
-        bucket.shard = flat[bucket.own].copy()
+        bucket.shard = flat[bucket.own_shard].copy()
         bucket.attach(None)  # the model's earlier values would take memory and become outdated
         ledger.hold(bucket.shard, "parameters", "set-up")
 
@@ -189,21 +189,21 @@ class Zero3(Zero2):
             job, flat = self.coming.pop(bucket)
             self.ahead.wait(self.ahead.submitted - job)
         else:
-            flat = self.with_own_share(bucket)
-            self.gather(flat, bucket.group, **bucket.own_cuts)
+            flat = self.with_own_shard(bucket)
+            self.gather(flat, bucket.group, **bucket.own_shards)
         return flat
 
-    def with_own_share(self, bucket: Bucket) -> Array:
+    def with_own_shard(self, bucket: Bucket) -> Array:
         """Return a new array (size) for the whole bucket, filled with this rank's shard only."""
         flat = xp.empty(bucket.size, bucket.dtype)
-        flat[bucket.own] = there(bucket.shard)
+        flat[bucket.own_shard] = require(bucket.shard)
         ledger.hold(flat, "parameters", "gather")
         return flat
 
     def drop(self, bucket: Bucket) -> None:
         """Free the bucket's parameters except this rank's shard."""
-        if self.poison:
-            there(bucket.data)[...] = np.nan
+        if self.nan_fill:
+            require(bucket.data)[...] = np.nan
         bucket.attach(None)
 
     def following(self, units: Sequence[Module]) -> Sequence[Module]:
@@ -219,13 +219,13 @@ class Zero3(Zero2):
         assert self.ahead is not None
         for bucket in buckets_of(units):
             if bucket not in self.coming and self.users[bucket] == 0:
-                flat = self.with_own_share(bucket)
-                line = self.ahead_lines[bucket.group]
-                job = self.ahead.submit(partial(self.gather, flat, line, **bucket.own_cuts))
+                flat = self.with_own_shard(bucket)
+                group = self.prefetch_groups[bucket.group]
+                job = self.ahead.submit(partial(self.gather, flat, group, **bucket.own_shards))
                 self.coming[bucket] = (job, flat)
 
-    def finish(self) -> None:
-        super().finish()
+    def synchronize(self) -> None:
+        super().synchronize()
         if self.ahead is not None:  # unused prefetches remain if the first unit is frozen
             self.ahead.wait()
             self.coming.clear()  # outdated after the step
@@ -236,14 +236,14 @@ class Zero3(Zero2):
             self.ahead.close()
 
     def values(self, bucket: Bucket) -> Array:
-        return there(bucket.shard)
+        return require(bucket.shard)
 
-    def after_step(self) -> None:
+    def gather_parameters(self) -> None:
         """Do nothing: the next forward gathers the updated parameters."""
 
     def whole(self, bucket: Bucket, what: str) -> Array | None:
-        self.check_drawn()
-        return gathered(bucket, there(bucket.shard)) if what == "data" else super().whole(bucket, what)
+        self.check_initialized()
+        return gathered(bucket, require(bucket.shard)) if what == "data" else super().whole(bucket, what)
 
 
 def buckets_of(units: Sequence[Module]) -> list[Bucket]:
@@ -254,6 +254,6 @@ def buckets_of(units: Sequence[Module]) -> list[Bucket]:
 def gathered(bucket: Bucket, mine: Array) -> Array:
     """Return a new array (size) with the shards of all ranks; `mine` is this rank's. A collective."""
     flat = xp.empty(bucket.size, mine.dtype)
-    flat[bucket.own] = mine
-    bucket.group.all_gather(flat, CHECKPOINT, bucket.own_cuts.get("cuts"))
+    flat[bucket.own_shard] = mine
+    bucket.group.all_gather(flat, CHECKPOINT, bucket.own_shards.get("shards"))
     return flat

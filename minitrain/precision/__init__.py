@@ -6,9 +6,9 @@
     bfloat16       1, 8, 7                            3.4e38      1.2e-38   9.2e-41              1 + 7.8e-3
 
 Activations take half the bytes, and so does what is gathered from ranks or passed between stages. Sums over ranks are
-computed and sent in float32 unless parallel/half_wire.py sends them in half. On a GPU, products are many times faster.
-(On a CPU nothing is gained: NumPy converts. A product of halves is summed in float32 and rounded once, as in a tensor
-core.)
+computed and sent in float32 unless parallel/half_gradients.py sends them in half. On a GPU, products are many times
+faster. (On a CPU nothing is gained: NumPy converts. A product of halves is summed in float32 and rounded once, as in a
+tensor core.)
 
 Three things go wrong in float16, and each has its remedy here:
 
@@ -35,8 +35,8 @@ arXiv:1910.02054, section 3.1.
 """
 
 from .diagnose import first_bad_layer
-from .fallback import CASTS, GIVEN, HALF, LAYERS, Dynamic, not_finite
-from .policy import DTYPES, POLICIES, Precision, Static, use
+from .fallback import CASTS, GIVEN, HALF, LAYERS, DynamicPolicy, not_finite
+from .policy import DTYPES, POLICIES, Precision, StaticPolicy, use
 from .scaler import OVERFLOW, DynamicScaler, Scaler, StaticScaler, agree, all_finite, check_scale, next_scale
 
 __all__ = [
@@ -47,11 +47,11 @@ __all__ = [
     "LAYERS",
     "OVERFLOW",
     "POLICIES",
-    "Dynamic",
+    "DynamicPolicy",
     "DynamicScaler",
     "Precision",
     "Scaler",
-    "Static",
+    "StaticPolicy",
     "StaticScaler",
     "agree",
     "all_finite",

@@ -29,7 +29,7 @@ CASTS = {
 }
 
 
-class Dynamic(Precision):
+class DynamicPolicy(Precision):
     """Chooses the dtype by operation, from the table `casts`; a layer that keeps overflowing falls back to float32.
 
     A layer (a unit of the model) overflows if its output is not finite although its input is. If no layer does and the
@@ -90,18 +90,18 @@ class Dynamic(Precision):
                 check_whole(f"{name}[{layer!r}] in the state of the precision", count, 1)
         self.resting, self.blamed, self.seen = dict(state["resting"]), dict(state["blamed"]), set()
 
-    def skipped(self, gradients: Any, at_floor: bool) -> None:
+    def skipped(self, reducer: Any, at_floor: bool) -> None:
         """Count a skipped step; called by all ranks of the mesh, with the reducer.
 
         at_floor: the loss scale of this batch could not be lowered any further. If the last layer with bad gradients is
         already in float32, the infinity came from the layer after it, which is blamed instead.
         """
-        forward = _on_any_rank([layer in self.seen for layer in self.layers], gradients.world)
+        forward = _on_any_rank([layer in self.seen for layer in self.layers], reducer.world)
         self.seen.clear()
         layer = self._first_awake(compress(self.layers, forward))
         if layer is None and at_floor:
-            bad = _layers_of(not_finite(gradients))
-            backward = _on_any_rank([layer in bad for layer in self.layers], gradients.world)
+            bad = _layers_of(not_finite(reducer))
+            backward = _on_any_rank([layer in bad for layer in self.layers], reducer.world)
             last = max((i for i, seen in enumerate(backward) if seen), default=len(self.layers))
             layer = self._first_awake(self.layers[last:])
         self.blamed = {} if layer is None else {layer: self.blamed.get(layer, 0) + 1}
@@ -114,9 +114,9 @@ class Dynamic(Precision):
         return next((layer for layer in layers if layer not in self.resting), None)
 
 
-def not_finite(gradients: Any) -> list[str]:
+def not_finite(reducer: Any) -> list[str]:
     """Return the paths of the parameters whose gradients are not finite on this rank."""
-    pieces = ((owned.grad[piece.place], piece.parameter) for owned in gradients.owned() for piece in owned.pieces)
+    pieces = ((owned.grad[piece.place], piece.parameter) for owned in reducer.owned() for piece in owned.pieces)
     return [p.placement.path for grad, p in pieces if not is_finite(grad)]
 
 

@@ -56,7 +56,7 @@ class Precision:
             self.full = False
 
 
-class Static(Precision):
+class StaticPolicy(Precision):
     """A dtype for each layer, by path, fixed before training.
 
     name: one of POLICIES, for all layers.

@@ -66,7 +66,7 @@ class Scaler:
         """Return S x loss."""
         return loss if self.value == 1 else loss * self.value
 
-    def unscale(self, gradients: Any) -> bool:
+    def unscale(self, reducer: Any) -> bool:
         """Divide the gradients by S, after the reducer's synchronize(). Return False if the step must be skipped."""
         return True
 
@@ -116,17 +116,17 @@ class StaticScaler(Scaler):
         self.scaled = next(steps_begun)
         return super().scale(loss)
 
-    def unscale(self, gradients: Any) -> bool:
+    def unscale(self, reducer: Any) -> bool:
         """Check for overflow and divide by S; return whether to step.
 
         The check follows the reduction, when an inf on one rank has reached all ranks that sum with it; the ranks then
         agree with those that hold other parts of the model. Nothing has been updated yet.
         """
-        self.enter(gradients)
+        self.enter(reducer)
         with self.expecting():
-            here = not all(all_finite(owned.grad) for owned in gradients.owned())
-        overflow = self.agree(here, gradients.world)
-        gradients.factor /= self.value
+            here = not all(all_finite(owned.grad) for owned in reducer.owned())
+        overflow = self.agree(here, reducer.world)
+        reducer.factor /= self.value
         self.skips += overflow
         self.overflowed |= overflow
         self.in_a_row = self.in_a_row + 1 if self.overflowed and self.at_floor() else 0
@@ -138,17 +138,17 @@ class StaticScaler(Scaler):
         self.update(self.overflowed)
         return not overflow
 
-    def enter(self, gradients: Any) -> None:
+    def enter(self, reducer: Any) -> None:
         """Restore the S that these gradients carry if it has changed since their step began; else begin a new round.
 
         Raise UserError if these gradients were already unscaled, or if it is unknown which S they carry.
         """
-        if getattr(gradients, "begun", math.inf) > self.moved:  # without a reducer: their own round
+        if getattr(reducer, "begun", math.inf) > self.moved:  # without a reducer: their own round
             self.moved = next(steps_begun)
             self.before = {name: vars(self)[name] for name in self.moving}
-            self.round, self.overflowed = [gradients], False
+            self.round, self.overflowed = [reducer], False
             return
-        if any(other is gradients for other in self.round):
+        if any(other is reducer for other in self.round):
             raise UserError(
                 "unscale was called twice in one step: the gradients would be divided by the loss scale twice.\n"
                 "Call it once, after synchronize()"
@@ -159,7 +159,7 @@ class StaticScaler(Scaler):
                 "scale they carry.\nCall start_step() of each reducer right before scaling its own loss"
             )
         vars(self).update(self.before)
-        self.round.append(gradients)
+        self.round.append(reducer)
 
     def expecting(self) -> AbstractContextManager[Any]:
         """Return a context that silences NumPy's overflow and invalid-value warnings."""

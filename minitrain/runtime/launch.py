@@ -29,7 +29,7 @@ from ..environment import launched, waiting
 from ..errors import UserError, out_of_memory
 from . import remains
 from .launchers import family_of
-from .say import output_lost, watched
+from .output import output_lost, watched
 
 PATIENCE = 2.0  # seconds that a rank that exits early waits for the others to exit as well
 SPEAKER = 1.0  # seconds; the same for rank 0 with a UserError, so that it prints the error before another rank does
@@ -51,20 +51,20 @@ def launch(wait: float | None = None) -> Iterator[Communicator]:
         if not _at_a_prompt(world):
             _mistake(world, error)
         raise
-    page, before, door = sys.stdout, threading.excepthook, _Door(world, limit)
+    page, before, exit_ = sys.stdout, threading.excepthook, _Exit(world, limit)
     remains.unlink_own()  # all ranks created the exit barrier together, so they have left MPI_Init
-    threading.excepthook, sys.stdout = before if _at_a_prompt(world) else door.thread_failed, watched(page)
+    threading.excepthook, sys.stdout = before if _at_a_prompt(world) else exit_.thread_failed, watched(page)
     try:
         yield world
-        door.wait_for_all()
+        exit_.wait_for_all()
     except BaseException as error:
-        door.leaving = True
+        exit_.leaving = True
         if _at_a_prompt(world):
             raise
-        _leave(world, error, door)
+        _leave(world, error, exit_)
     finally:
         threading.excepthook, sys.stdout = before, page
-        door.close()
+        exit_.close()
 
 
 def _at_a_prompt(world: Communicator) -> bool:
@@ -113,34 +113,34 @@ def check_world_size(family: str, started: int, seen: int, library: str) -> None
         )
 
 
-def _leave(world: Communicator, error: BaseException, door: "_Door") -> None:
+def _leave(world: Communicator, error: BaseException, exit_: "_Exit") -> None:
     """End this rank before the end of its program. It may exit quietly only if all ranks do."""
     if isinstance(error, SystemExit) and error.code in (None, 0):
-        if door.all_come(PATIENCE):
+        if exit_.all_come(PATIENCE):
             raise error
         _fail(world, error, " (the other ranks are still at work)")
     elif isinstance(error, OSError) and (lost := output_lost()) is not None:
-        _leave_with(world, door, lost, error)
+        _leave_with(world, exit_, lost, error)
     elif isinstance(error, UserError) or (starved := out_of_memory(error)):
         said = error if isinstance(error, UserError) else starved
-        _leave_with(world, door, f"minitrain: error: {said}\n", error)
+        _leave_with(world, exit_, f"minitrain: error: {said}\n", error)
     elif isinstance(error, KeyboardInterrupt):
         for number in (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ():
             signal.signal(number, signal.SIG_DFL)  # a second one ends this rank at once, without traceback
-        if door.told_to_be_quiet():
+        if exit_.told_to_be_quiet():
             time.sleep(PATIENCE)  # another rank has printed why the job ends
-        _interrupted(world, error, door.watch is not None and door.watch.signalled)
+        _interrupted(world, error, exit_.watch is not None and exit_.watch.signalled)
     else:
         _fail(world, error)
 
 
-def _leave_with(world: Communicator, door: "_Door", message: str, error: BaseException) -> None:
+def _leave_with(world: Communicator, exit_: "_Exit", message: str, error: BaseException) -> None:
     """Print the message once and end with status 2: through MPI_Finalize if all ranks arrive in time, else by Abort."""
-    door.close()
+    exit_.close()
     if world.rank == 0:
         _say(message)
-    together = door.all_come(PATIENCE if world.rank else SPEAKER, mistaken=True)
-    if world.rank != 0 and (not together or door.speaker == world.rank):
+    together = exit_.all_come(PATIENCE if world.rank else SPEAKER, mistaken=True)
+    if world.rank != 0 and (not together or exit_.speaker == world.rank):
         _say(message)
     if together and world.size > 1 and threading.active_count() == 1:  # another thread may be in MPI
         with contextlib.suppress(RuntimeError):  # no memory for a thread, or an unreceived message
@@ -167,7 +167,7 @@ def _finalize(status: int) -> None:
     MPI.Finalize()
 
 
-class _Door:
+class _Exit:
     """The exit barrier. It has its own communicator, so that early arrivals do not disturb the others' collectives."""
 
     def __init__(self, world: Communicator, limit: float) -> None:

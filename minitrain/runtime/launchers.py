@@ -44,7 +44,7 @@ def outside(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def tell(error: UserError) -> int:
+def report_error(error: UserError) -> int:
     """Print the error on rank 0 as one line. Return the exit status, 2."""
     with contextlib.suppress(UserError):
         if launched()[1] != 0:

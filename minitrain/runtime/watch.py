@@ -105,7 +105,7 @@ class Watch:
         mine = self.here()
         if mine.waits or (self.ended and not self.remarked):
             self.ask(now)
-            self.judge(mine, now)
+            self.diagnose(mine, now)
 
     def heed(self, now: float, since: float, count: int) -> None:
         """End the job after an interrupt that the main thread cannot handle because it is blocked in MPI."""
@@ -153,7 +153,7 @@ class Watch:
         self.sent = [request for request in self.sent if not request.Test()]
         self.sent.append(self.comm.isend(what, to, tag))
 
-    def judge(self, mine: Standing, now: float) -> None:
+    def diagnose(self, mine: Standing, now: float) -> None:
         """End the job if all ranks are stuck; the lowest waiting rank does so."""
         ranks: list[Standing] = []
         for rank in range(self.comm.size):

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..backend import Array, is_float, is_masked, to_device, to_host, wide
+from ..backend import Array, accumulation_dtype, is_float, is_masked, to_device, to_host
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..errors import UserError, check_choice, check_names, check_whole, shown
@@ -27,7 +27,7 @@ def gather(
     model: Model,
     world: Communicator,
     what: str = "data",
-    gradients: Reducer | None = None,
+    reducer: Reducer | None = None,
     root: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Return path -> logical array, assembled from the slices the ranks hold; every rank must call it.
@@ -40,12 +40,12 @@ def gather(
     """
     check_choice("what", what, ("data", "grad"))
     check_whole("root", 0 if root is None else root, 0, world.size - 1)
-    if what == "grad" and gradients is None and any(p.bucket is not None for p in model.parameters()):
+    if what == "grad" and reducer is None and any(p.bucket is not None for p in model.parameters()):
         raise UserError("a trainer holds the gradients: give gather(..., reducer=trainer.reducer)")
-    if gradients is not None and gradients.mesh.parts("layers") > 1:
-        return _gather_stages(model, what, gradients, gradients.mesh, root in (None, world.rank))
+    if reducer is not None and reducer.mesh.parts("layers") > 1:
+        return _gather_stages(model, what, reducer, reducer.mesh, root in (None, world.rank))
     logical: dict[str, np.ndarray] = {}
-    for p, array in _held(model, what, gradients):
+    for p, array in _held(model, what, reducer):
         if array is None:
             continue
         where = p.placement
@@ -56,9 +56,9 @@ def gather(
     return logical
 
 
-def _gather_stages(model: Model, what: str, gradients: Reducer, mesh: Mesh, keep: bool) -> dict[str, np.ndarray]:
+def _gather_stages(model: Model, what: str, reducer: Reducer, mesh: Mesh, keep: bool) -> dict[str, np.ndarray]:
     """Gather the model of a pipeline, whose ranks have different parameters, in a single exchange."""
-    mine = [(p.placement, to_host(array)) for p, array in _held(model, what, gradients) if array is not None]
+    mine = [(p.placement, to_host(array)) for p, array in _held(model, what, reducer) if array is not None]
     pieces: dict[str, list] = {}
     for where, array in chain(*mesh.over(*MODEL).gather_objects(mine)):
         pieces.setdefault(where.path, []).append((where, array))
@@ -76,20 +76,20 @@ def _joined(shape: tuple[int, ...], pieces: Sequence[tuple[tuple[slice, ...], np
     return logical
 
 
-def _held(model: Model, what: str, gradients: Reducer | None) -> Iterator[tuple[Parameter, Array | None]]:
+def _held(model: Model, what: str, reducer: Reducer | None) -> Iterator[tuple[Parameter, Array | None]]:
     """Yield each parameter with its values or gradient, in the model's order, gathering divided buckets on the way."""
     flats: dict[Bucket, Array | None] = {}
     for p in model.parameters():
-        if gradients is None:
+        if reducer is None:
             yield p, getattr(p, what)
             continue
         if p.bucket not in flats:
-            flats[p.bucket] = gradients.whole(p.bucket, what)
+            flats[p.bucket] = reducer.whole(p.bucket, what)
         flat = flats[p.bucket]
-        if flat is None or what == "data" or gradients.factor == 1:
+        if flat is None or what == "data" or reducer.factor == 1:
             yield p, None if flat is None else p.bucket.piece(p, flat)
         else:
-            yield p, unscaled(p.bucket.piece(p, flat), wide(flat.dtype), gradients.factor)
+            yield p, unscaled(p.bucket.piece(p, flat), accumulation_dtype(flat.dtype), reducer.factor)
         if p is p.bucket.parameters[0]:  # the forward uses it last, so all others have been yielded
             del flats[p.bucket]
 

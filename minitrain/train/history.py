@@ -14,7 +14,7 @@ class History:
 
     loss: list[float] = field(default_factory=list)
     """Mean training loss over the labels, each measured just before the update it contributes to."""
-    rate: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
     """Learning rate of the row's last update."""
     validation_loss: list[float] = field(default_factory=list)
     """Mean loss on the validation data, after the row's updates."""
@@ -27,7 +27,7 @@ class History:
         A list that has been started continues with NaN where a row has no number, so that indices agree between lists.
         """
         rows = len(self.loss)
-        for place, numbers in enumerate((self.loss, self.rate, self.validation_loss, self.accuracy)):
+        for place, numbers in enumerate((self.loss, self.lr, self.validation_loss, self.accuracy)):
             if place < len(row) or numbers:
                 numbers += [math.nan] * (rows - len(numbers))
                 numbers.append(row[place] if place < len(row) else math.nan)
@@ -70,7 +70,7 @@ class History:
 
     def line(self) -> str:
         """Return the last row as text, in less than 70 columns."""
-        shown = f"loss {self.loss[-1]:.3f}  rate {self.rate[-1]:.2e}"
+        shown = f"loss {self.loss[-1]:.3f}  rate {self.lr[-1]:.2e}"
         if self.validation_loss:
             shown += f"  validation loss {self.validation_loss[-1]:.3f}"
         if self.accuracy:

@@ -16,7 +16,7 @@ UNSCALED = Scaler()
 def train_step(
     model: Model,
     batch: Batch,
-    gradients: Reducer,
+    reducer: Reducer,
     optimizer: Optimizer,
     lr: float,
     accumulate: int = 1,
@@ -30,35 +30,35 @@ def train_step(
     on any rank. If it is not finite, no rank has stepped and only the loss scale has changed.
     """
     with scaler.expecting():
-        loss = compute_gradients(model, batch, gradients, accumulate, scaler)
-    if not scaler.unscale(gradients):
+        loss = compute_gradients(model, batch, reducer, accumulate, scaler)
+    if not scaler.unscale(reducer):
         return loss, math.inf
-    norm = clip_grad_norm(gradients, clip) if clip else gradients.norm()
+    norm = clip_grad_norm(reducer, clip) if clip else reducer.norm()
     if math.isfinite(norm):
         optimizer.check_norm(min(norm, clip) if clip else norm)
         optimizer.step(lr)
-        gradients.after_step()
+        reducer.gather_parameters()
     return loss, norm
 
 
 def compute_gradients(
-    model: Model, batch: Batch, gradients: Reducer, accumulate: int = 1, scaler: Scaler = UNSCALED
+    model: Model, batch: Batch, reducer: Reducer, accumulate: int = 1, scaler: Scaler = UNSCALED
 ) -> float:
     """Compute the gradients of the global batch, times S, into the reducer; return this rank's part of the loss."""
-    gradients.begin(backwards=accumulate)  # a bucket is complete after each parameter has fired this often
+    reducer.start_step(backwards=accumulate)  # a bucket is complete after each parameter has fired this often
     micros = batch.split(accumulate)
-    gradients.look(micros[0])  # once: check a divided model against its plan
-    loss = model.train(one_by_one, micros, gradients, scaler.scale)  # a pipeline replaces the loop by its schedule
-    gradients.finish()
+    reducer.look(micros[0])  # once: check a divided model against its plan
+    loss = model.train(one_by_one, micros, reducer, scaler.scale)  # a pipeline replaces the loop by its schedule
+    reducer.synchronize()
     return loss
 
 
-def one_by_one(model: Model, micros: Sequence[Batch], gradients: Reducer, scale: Callable[[Tensor], Tensor]) -> float:
+def one_by_one(model: Model, micros: Sequence[Batch], reducer: Reducer, scale: Callable[[Tensor], Tensor]) -> float:
     """Run forward and backward on one micro-batch after the other; return their total loss."""
     loss = 0.0
     for micro in micros:
         part = model(micro)
         scale(part).backward()  # buckets are sent as they fill
-        gradients.end_backward()  # parameters that were not reached count as fired
+        reducer.end_backward()  # parameters that were not reached count as fired
         loss += part.item()
     return loss

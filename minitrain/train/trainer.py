@@ -37,7 +37,7 @@ from ..optim import SGD, Adam, Optimizer
 from ..parallel.parallelize import parallelize
 from ..parallel.reducer import Reducer
 from ..parallel.strategy import Strategy
-from ..precision import Dynamic, DynamicScaler, Precision, Scaler, first_bad_layer, use
+from ..precision import DynamicPolicy, DynamicScaler, Precision, Scaler, first_bad_layer, use
 from .checks import (
     check_fit,
     check_global,
@@ -124,20 +124,20 @@ class Trainer:
         self.accumulate, self.clip, self.advice = accumulate, clip, advice
         self.mesh = mesh or Mesh(world, dp=world.size)
         strategy.check_on(self.mesh, accumulate)
-        self.precision = chosen(model, precision, half_weights)
+        self.precision = precision_of(model, precision, half_weights)
         self.scaler = scaler or scaler_for(self.precision, strategy)
         self.layers = [unit.path for unit in model.unrolled()]
         if owners(optimizer) == "parameters":
             strategy = replace(strategy, owners="parameters")
-        self.gradients = parallelize(model, self.mesh, strategy)
+        self.reducer = parallelize(model, self.mesh, strategy)
         given: dict[str, Any] = {"accumulate": accumulate, "clip": clip, "schedule": schedule, "momentum": momentum}
         given |= {"precision": self.precision, "half_weights": half_weights, "scaler": self.scaler}
         try:
-            self.gradients.init(seed)
-            self.optimizer = optimizer(self.gradients)
+            self.reducer.init(seed)
+            self.optimizer = optimizer(self.reducer)
             check_same(world, {**given, "optimizer": self.optimizer})
         except BaseException:
-            self.gradients.release()  # free the model for another attempt
+            self.reducer.release()  # free the model for another attempt
             raise
         self.batches = 0  # number of the next batch; skipped batches count
         self.history = History()  # over all calls of `fit`
@@ -160,15 +160,15 @@ class Trainer:
         lr, scale, skips, mine = self.rate(), self.scaler.value, self.scaler.skips, self.mine(batch)
         at_floor = self.scaler.at_floor()
         self.set_momentum()
-        with watching(self.precision.watch if isinstance(self.precision, Dynamic) else None):
+        with watching(self.precision.watch if isinstance(self.precision, DynamicPolicy) else None):
             loss, norm = train_step(
-                self.model, mine, self.gradients, self.optimizer, lr, self.accumulate, self.clip, self.scaler
+                self.model, mine, self.reducer, self.optimizer, lr, self.accumulate, self.clip, self.scaler
             )
         self.batches += 1
         update = Update(self.loss_of(loss, batch, lr), lr, norm, scale, batch.where.count)
         if not math.isfinite(update.loss) or (update.skipped and self.scaler.skips == skips):
-            self.look_into(update, mine, expected=self.scaler.skips > skips)
-        if isinstance(self.precision, Dynamic):
+            self.check_finite(update, mine, expected=self.scaler.skips > skips)
+        if isinstance(self.precision, DynamicPolicy):
             self.adapt(self.precision, update, at_floor)
         return update
 
@@ -191,20 +191,20 @@ class Trainer:
             check_same(world, given)
         return loss
 
-    def adapt(self, precision: Dynamic, update: Update, at_floor: bool) -> None:
+    def adapt(self, precision: DynamicPolicy, update: Update, at_floor: bool) -> None:
         """Let the precision adapt to the batch, and print what it changed."""
         if update.skipped:
-            precision.skipped(self.gradients, at_floor)
+            precision.skipped(self.reducer, at_floor)
         else:
             precision.stepped()
         for line in precision.log:
-            self.say(f"update {self.updates}: {line}")
+            self.log(f"update {self.updates}: {line}")
         precision.log.clear()
 
-    def look_into(self, update: Update, mine: Batch, expected: bool) -> None:
+    def check_finite(self, update: Update, mine: Batch, expected: bool) -> None:
         """Raise UserError for a non-finite loss or gradient, naming the sample or else the first layer to blame. Silent
         if the batch is finite in float32 and the scaler skipped it (`expected`)."""
-        self.look_into_data(mine, f"batch {mine.where.number}")
+        self.check_data(mine, f"batch {mine.where.number}")
         here = [first_bad_layer(self.model, micro) for micro in mine.split(self.accumulate)]
         found = set(chain(*self.world.gather_objects(here)))
         layer = next((path for path in self.layers if path in found), None)
@@ -222,7 +222,7 @@ class Trainer:
                 "(skips such batches), a DynamicPolicy (moves such layers to float32), or bfloat16"
             )
 
-    def look_into_data(self, mine: Batch | None, name: str) -> None:
+    def check_data(self, mine: Batch | None, name: str) -> None:
         """Raise UserError, on all ranks, if a sample on any rank is not finite."""
         here = None if mine is None else first_bad_sample(mine)
         found = [said for said in self.world.gather_objects(here) if said is not None]
@@ -280,7 +280,7 @@ class Trainer:
                 bad = bad or (None if math.isfinite(part) else mine)
                 loss += part
         if not math.isfinite(total := self.over_ranks(loss, "loss", "samples", "layers")):
-            self.look_into_data(bad, "validation")
+            self.check_data(bad, "validation")
             raise UserError(f"the loss is {total} at update {self.updates}; {self.advice}")
         return total
 
@@ -351,17 +351,17 @@ class Trainer:
             row = self.agreed(row if validation is None else row + self.validate(validation, name))
             history.add(row)
             self.history.add(row)
-            self.say(f"{name}  {history.line()}")
+            self.log(f"{name}  {history.line()}")
             if patience is None:
                 continue
             if history.waited == 0:
                 best, weights = n, self.weights()
             if history.waited >= patience:
-                self.say(f"stopped: no better validation loss in the {n - best} {unit}(s) after {unit} {best}")
+                self.log(f"stopped: no better validation loss in the {n - best} {unit}(s) after {unit} {best}")
                 break
         if patience is not None and history.waited:
             self.put_back(weights)
-            self.say(f"restored the weights of {unit} {best}, the best one")
+            self.log(f"restored the weights of {unit} {best}, the best one")
         return history
 
     def epoch(self, train: Loader) -> Iterator[Update]:
@@ -387,17 +387,17 @@ class Trainer:
 
     def weights(self) -> list[Array]:
         """Return a copy of what this rank's optimizer updates: for half precision, the masters once they exist."""
-        data = [held.data for held in self.gradients.held()]
+        data = [held.data for held in self.reducer.held()]
         masters = self.optimizer.masters or data
         return [(x if master is None else master).copy() for x, master in zip(data, masters, strict=True)]
 
     def put_back(self, weights: list[Array]) -> None:
         """Restore a copy made by `weights`; all ranks must call it. The optimizer's state is unchanged."""
-        for i, (held, kept) in enumerate(zip(self.gradients.held(), weights, strict=True)):
+        for i, (held, kept) in enumerate(zip(self.reducer.held(), weights, strict=True)):
             held.data[...] = kept
             if self.optimizer.masters and (master := self.optimizer.masters[i]) is not None:
                 master[...] = kept
-        self.gradients.after_step()
+        self.reducer.gather_parameters()
 
     def validate(self, data: Loader, name: str = "validation") -> list[float]:
         """Return [mean loss] on all the data, followed by the accuracy if each sample has one label.
@@ -466,9 +466,9 @@ class Trainer:
         for n, item in enumerate(items, 1):
             yield item
             if n < count and time.monotonic() - self.told > QUIET:
-                self.say(f"{name}: {n} of {count} batches")
+                self.log(f"{name}: {n} of {count} batches")
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print whole lines on rank 0 and flush: under mpirun the terminal is not ours."""
         self.told = time.monotonic()
         if self.world.rank == 0:
@@ -476,7 +476,7 @@ class Trainer:
 
     def close(self) -> None:
         """Stop the communication thread of an overlapped strategy."""
-        self.gradients.close()
+        self.reducer.close()
 
 
 def summed_up(updates: Iterable[Update]) -> list[float]:
@@ -504,11 +504,11 @@ def owners(optimizer: Callable[..., Optimizer]) -> str:
 
 def scaler_for(precision: Precision | None, strategy: Strategy) -> Scaler:
     """Return a dynamic loss scaler if weights or transfers are float16; no scaling otherwise."""
-    halves = [strategy.wire_dtype, precision and precision.half]
+    halves = [strategy.sent_dtype, precision and precision.half]
     return DynamicScaler() if np.float16 in halves else Scaler()
 
 
-def chosen(model: Model, precision: Precision | None, half_weights: bool) -> Precision | None:
+def precision_of(model: Model, precision: Precision | None, half_weights: bool) -> Precision | None:
     """Return the precision the model computes in from now on: the one given, or the one the model already has (as a
     copy does). Raise UserError for half weights without a precision."""
     own = next((module.precision for module in model.modules() if module.precision is not None), None)

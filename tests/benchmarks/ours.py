@@ -22,25 +22,25 @@ class Ours:
         ranks, B, T = world.size, world.size * size.B, size.T
         self.model = gpt(GPTConfig(size.V, T, size.layers, size.heads, size.width))
         mesh = Mesh(world, dp=ranks)
-        self.gradients = parallelize(self.model, mesh, named(how))
-        self.gradients.init(1)
-        self.optimizer = Adam(self.gradients)
+        self.reducer = parallelize(self.model, mesh, named(how))
+        self.reducer.init(1)
+        self.optimizer = Adam(self.reducer)
         ids = size.ids(ranks)
         where = Where(seed=1, number=0, B=B, T=T, samples=slice(0, B), time=slice(0, T))
         self.batch = Batch(ids[:, :-1], ids[:, 1:], where).part(world.rank, ranks)
 
     def forward(self) -> None:
-        self.gradients.begin(backwards=1)
+        self.reducer.start_step(backwards=1)
         self.part = self.model(self.batch)
 
     def backward(self) -> None:
         self.part.backward()
-        self.gradients.end_backward()
-        self.gradients.finish()
+        self.reducer.end_backward()
+        self.reducer.synchronize()
 
     def update(self) -> None:
         self.optimizer.step(LR)
-        self.gradients.after_step()
+        self.reducer.gather_parameters()
 
     def weights(self) -> dict[str, np.ndarray]:
         """Return path -> values, from which the other side starts."""

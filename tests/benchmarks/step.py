@@ -69,7 +69,7 @@ def measure(size: Size, rounds: int) -> Found:
 
 def updates(ours: Ours, rounds: int) -> Found:
     """Return the seconds of an update by rules with two passes over the parameters and with one; they take turns."""
-    rules: dict[str, Optimizer] = {"lamb": LAMB(ours.gradients), "adam": ours.optimizer}
+    rules: dict[str, Optimizer] = {"lamb": LAMB(ours.reducer), "adam": ours.optimizer}
     for rule in rules.values():
         rule.step(LR)
     taken: Found = {name: [] for name in rules}

@@ -34,15 +34,15 @@ from tests.equivalence.test_data_parallel import test_three_ranks
 class FunctionBug:
     """A bug passed to a test as an argument. Without it, the test checks the library's own function."""
 
-    def __init__(self, test: Callable[..., None], correct: tuple = (), planted: tuple = (), **doors: Any) -> None:
-        self.test, self.correct, self.planted, self.doors = test, correct, planted or correct, doors
+    def __init__(self, test: Callable[..., None], correct: tuple = (), planted: tuple = (), **hooks: Any) -> None:
+        self.test, self.correct, self.planted, self.hooks = test, correct, planted or correct, hooks
         self.killer = f"{test.__module__.replace('.', '/')}.py::{test.__name__}"
 
     def symptom(self, planted: bool) -> str:
         """Return the test's complaint, or an empty string if it passes."""
         hook, threading.excepthook = threading.excepthook, lambda args: None  # a planted bug may fail in a thread
         try:
-            self.test(*self.planted, **self.doors) if planted else passes(self.test, self.correct)
+            self.test(*self.planted, **self.hooks) if planted else passes(self.test, self.correct)
         except (AssertionError, RuntimeError) as error:
             return next(iter(str(error).strip().splitlines()), "an assertion")
         finally:
@@ -71,18 +71,18 @@ class DataParallelBug(FunctionBug):
         accumulate: int = 1,
         dropout: float = 0.1,
         ignore: bool = False,
-        **doors: Any,
+        **hooks: Any,
     ) -> None:
         opened: dict[str, Any] = {"reducers": {**REDUCERS, how: reducer}} if reducer else {}
-        opened |= {name: doors.pop(name) for name in ("sync", "same") if name in doors}
+        opened |= {name: hooks.pop(name) for name in ("sync", "same") if name in hooks}
         correct = Case(f"dp-{how}", comm="ring", accumulate=accumulate, dropout=dropout, ignore=ignore)
-        super().__init__(test_three_ranks, (correct,), (replace(correct, doors=opened, **doors),))
+        super().__init__(test_three_ranks, (correct,), (replace(correct, hooks=opened, **hooks),))
 
 
-def average(gradients: Sequence[Array], group: Communicator) -> None:
+def average(reducer: Sequence[Array], group: Communicator) -> None:
     """Average over the ranks, although the loss is already divided by the global count."""
-    sync_gradients(gradients, group)
-    for gradient in gradients:
+    sync_gradients(reducer, group)
+    for gradient in reducer:
         gradient /= group.size
 
 

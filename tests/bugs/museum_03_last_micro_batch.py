@@ -9,8 +9,8 @@ from tests.bugs.museum import DataParallelBug
 
 
 class LastMicroBatch(Naive):
-    def begin(self, backwards: int = 1) -> None:
-        super().begin(backwards)
+    def start_step(self, backwards: int = 1) -> None:
+        super().start_step(backwards)
         self.local: list[list[Array]] = []
 
     def end_backward(self, parameters: Iterable[Parameter] | None = None) -> None:
@@ -21,8 +21,8 @@ class LastMicroBatch(Naive):
                 bucket.written.clear()
             self.local.append([bucket.grad.copy() for bucket in self.trained if bucket.grad is not None])
 
-    def finish(self) -> None:
-        super().finish()
+    def synchronize(self) -> None:
+        super().synchronize()
         for micro in self.local:
             for bucket, gradient in zip(self.trained, micro, strict=True):
                 assert bucket.grad is not None

@@ -9,8 +9,8 @@ from tests.bugs.museum import FunctionBug
 from tests.models.test_models import test_no_two_parameters_start_equal
 
 
-def draw(p: Parameter, seed: int) -> np.ndarray:
+def initial_values(p: Parameter, seed: int) -> np.ndarray:
     return p.init_std * rng.normal(rng.key(seed, *p.shape), p.shape)
 
 
-BUG = FunctionBug(test_no_two_parameters_start_equal, (gpt(GPTConfig(vocabulary=7, width=8)),), draw=draw)
+BUG = FunctionBug(test_no_two_parameters_start_equal, (gpt(GPTConfig(vocabulary=7, width=8)),), draw=initial_values)

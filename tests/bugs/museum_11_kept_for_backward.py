@@ -3,7 +3,7 @@
 from minitrain.backend import Array
 from minitrain.parallel.flat import Bucket
 from minitrain.parallel.parallelize import REDUCERS
-from minitrain.parallel.reducer import there
+from minitrain.parallel.reducer import require
 from minitrain.parallel.zero import Zero3
 from tests.bugs.museum import FunctionBug
 from tests.parallel.test_zero import test_bytes_a_parameter
@@ -16,7 +16,7 @@ class KeptForBackward(Zero3):
 
     def drop(self, bucket: Bucket) -> None:
         if self.kept.pop(bucket, None) is None:
-            self.kept[bucket] = there(bucket.data)
+            self.kept[bucket] = require(bucket.data)
         super().drop(bucket)
 
 

@@ -25,15 +25,15 @@ class LooksFirst(Bucketed):
 
 
 def step(
-    model: Model, batch: Batch, gradients: LooksFirst, optimizer: Optimizer, lr: float, accumulate: int, clip: float,
+    model: Model, batch: Batch, reducer: LooksFirst, optimizer: Optimizer, lr: float, accumulate: int, clip: float,
     scaler: DynamicScaler,
 ) -> tuple[float, float]:  # fmt: skip
-    gradients.S, gradients.overflow = scaler.value, False
-    loss = compute_gradients(model, batch, gradients, accumulate, scaler)
-    scaler.update(gradients.overflow)
-    if gradients.overflow:
+    reducer.S, reducer.overflow = scaler.value, False
+    loss = compute_gradients(model, batch, reducer, accumulate, scaler)
+    scaler.update(reducer.overflow)
+    if reducer.overflow:
         return loss, float("inf")
-    norm = clip_grad_norm(gradients, clip)
+    norm = clip_grad_norm(reducer, clip)
     optimizer.step(lr)
     return loss, norm
 
@@ -42,6 +42,6 @@ SPOTS = (Spot(2, FIRST),)
 BUG = FunctionBug(
     test_all_ranks_leave_the_batch_out,
     (3, Case(), SPOTS),
-    (3, Case(doors={"reducers": {**REDUCERS, "bucketed": LooksFirst}}), SPOTS),
+    (3, Case(hooks={"reducers": {**REDUCERS, "bucketed": LooksFirst}}), SPOTS),
     step=step,
 )

@@ -12,14 +12,14 @@ from tests.parallel.test_overflow import FIRST, Spot, test_all_ranks_leave_the_b
 
 
 def step(
-    model: Model, batch: Batch, gradients: Reducer, optimizer: Optimizer, lr: float, accumulate: int, clip: float,
+    model: Model, batch: Batch, reducer: Reducer, optimizer: Optimizer, lr: float, accumulate: int, clip: float,
     scaler: DynamicScaler,
 ) -> tuple[float, float]:  # fmt: skip
-    loss = compute_gradients(model, batch, gradients, accumulate, scaler)
-    scaler.unscale(gradients)
-    norm = clip_grad_norm(gradients, clip)
+    loss = compute_gradients(model, batch, reducer, accumulate, scaler)
+    scaler.unscale(reducer)
+    norm = clip_grad_norm(reducer, clip)
     optimizer.step(lr)
-    gradients.after_step()
+    reducer.gather_parameters()
     return loss, norm
 
 

@@ -12,15 +12,15 @@ from tests.parallel.test_overflow import UP, Spot, test_all_ranks_leave_the_batc
 
 
 def step(
-    model: Model, batch: Batch, gradients: Reducer, optimizer: Optimizer, lr: float, accumulate: int, clip: float,
+    model: Model, batch: Batch, reducer: Reducer, optimizer: Optimizer, lr: float, accumulate: int, clip: float,
     scaler: DynamicScaler,
 ) -> tuple[float, float]:  # fmt: skip
-    loss = compute_gradients(model, batch, gradients, accumulate, scaler)
-    norm = clip_grad_norm(gradients, clip)
-    if not scaler.unscale(gradients):
+    loss = compute_gradients(model, batch, reducer, accumulate, scaler)
+    norm = clip_grad_norm(reducer, clip)
+    if not scaler.unscale(reducer):
         return loss, float("inf")
     optimizer.step(lr)
-    gradients.after_step()
+    reducer.gather_parameters()
     return loss, norm
 
 

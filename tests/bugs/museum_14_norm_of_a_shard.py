@@ -16,5 +16,5 @@ class NormOfAShard(Zero1):
 BUG = FunctionBug(
     test_three_ranks,
     (Case("zero1", "ring", clip=0.5),),
-    (Case("zero1", "ring", clip=0.5, doors={"reducers": {**REDUCERS, "zero1": NormOfAShard}}),),
+    (Case("zero1", "ring", clip=0.5, hooks={"reducers": {**REDUCERS, "zero1": NormOfAShard}}),),
 )

@@ -18,5 +18,5 @@ class LastMicroBatchKept(Zero2):
 BUG = FunctionBug(
     test_three_ranks,
     (Case("zero2", "ring", accumulate=3),),
-    (Case("zero2", "ring", accumulate=3, doors={"reducers": {**REDUCERS, "zero2": LastMicroBatchKept}}),),
+    (Case("zero2", "ring", accumulate=3, hooks={"reducers": {**REDUCERS, "zero2": LastMicroBatchKept}}),),
 )

@@ -12,7 +12,7 @@ from tests.train.test_values import test_a_trainer_keeps_the_values_of_a_model
 
 class DrawnAnew(Bucketed):
     def place(self, bucket: Bucket, flat: Array) -> None:
-        super().place(bucket, np.concatenate([p.draw(seed=1).reshape(-1) for p in bucket.parameters]))
+        super().place(bucket, np.concatenate([p.initial_values(seed=1).reshape(-1) for p in bucket.parameters]))
 
 
 BUG = FunctionBug(

@@ -12,7 +12,7 @@ class OldMasters(Adam):
     """Reset the half-precision weights to the masters before each step, which undoes any change made in between."""
 
     def step(self, lr: float) -> None:
-        for owned, master in zip(self.gradients.owned(), self.masters, strict=False):
+        for owned, master in zip(self.reducer.owned(), self.masters, strict=False):
             assert master is not None
             owned.data[...] = rounded(master, owned.data)
         super().step(lr)

@@ -11,12 +11,12 @@ from tests.precision.test_precision import test_a_finite_gradient_is_no_overflow
 
 
 class Squares(DynamicScaler):
-    def unscale(self, gradients: Any) -> bool:
+    def unscale(self, reducer: Any) -> bool:
         with np.errstate(over="ignore"):
-            sums = [float(np.dot(owned.grad, owned.grad)) for owned in gradients.owned()]
+            sums = [float(np.dot(owned.grad, owned.grad)) for owned in reducer.owned()]
         if not all(map(math.isfinite, sums)):
-            gradients.owned()[0].grad[0] = math.inf
-        return super().unscale(gradients)
+            reducer.owned()[0].grad[0] = math.inf
+        return super().unscale(reducer)
 
 
 BUG = FunctionBug(test_a_finite_gradient_is_no_overflow, kind=Squares)

@@ -8,10 +8,10 @@ from tests.precision.test_precision import test_models_that_share_a_scaler
 
 
 class Moves(DynamicScaler):
-    def enter(self, gradients: Any) -> None:
+    def enter(self, reducer: Any) -> None:
         """Start a new round for every model."""
         self.moved = -1
-        super().enter(gradients)
+        super().enter(reducer)
 
 
 BUG = FunctionBug(test_models_that_share_a_scaler, kind=Moves)

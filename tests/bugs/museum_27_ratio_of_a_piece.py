@@ -8,7 +8,7 @@ from tests.parallel.test_optimizers import test_whole_parameters
 
 
 class NormsOfAPiece(Zero1):
-    def over_shares(self, totals: Totals) -> Totals:
+    def over_shards(self, totals: Totals) -> Totals:
         return totals
 
 

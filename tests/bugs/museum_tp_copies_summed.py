@@ -12,7 +12,7 @@ from tests.parallel.test_mesh import test_tensor_parallel_is_the_serial_run
 class CopiesSummed(Bucketed):
     def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
         assert self.mesh is not None
-        super().reduce(bucket, flat, self.mesh.product(bucket.copies))
+        super().reduce(bucket, flat, self.mesh.product(bucket.replicas))
 
 
 REDUCE = {**REDUCERS, "bucketed": CopiesSummed}

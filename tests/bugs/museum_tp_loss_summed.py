@@ -11,8 +11,8 @@ from tests.parallel.test_mesh import test_tensor_parallel_is_the_serial_run
 
 
 class LossSummed(TensorIO):
-    def judge(self, x: Tensor, weight: Parameter, batch: Batch) -> Tensor:
-        return reduce_from(super().judge(x, weight, batch), self.group, LOSS)
+    def classify(self, x: Tensor, weight: Parameter, batch: Batch) -> Tensor:
+        return reduce_from(super().classify(x, weight, batch), self.group, LOSS)
 
 
 BUG = FunctionBug(test_tensor_parallel_is_the_serial_run, (False, True), io=LossSummed)

@@ -321,7 +321,7 @@ def test_loaded_values_that_differ() -> None:
 
     def program(world: Communicator) -> None:
         model = mlp(MLPConfig(4, (5,), 2))
-        model.draw(world.rank)
+        model.init(world.rank)
         with pytest.raises(UserError, match=r"dense\.0\.linear\.weight: .*values \w{8}' on rank 0; .* on rank 1"):
             Trainer(model, world)
 

@@ -11,7 +11,7 @@ import pytest
 
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 TAG = ("dp", "test")
 DTYPES = ("float16", "float32", "float64")
@@ -84,7 +84,7 @@ def reduce_scatter(world: Communicator) -> None:
             parts = arrays(world.size, shape, dtype)
             x = parts[world.rank].copy()
             mine = world.reduce_scatter(x, TAG)
-            cut = share(shape[0], world.size, world.rank)
+            cut = shard_of(shape[0], world.size, world.rank)
             assert mine.dtype == dtype and mine.shape == x[cut].shape
             assert mine.size == 0 or np.shares_memory(mine, x)
             assert close(mine, total(parts)[cut]) and close(x[cut], total(parts)[cut]), (dtype, shape)
@@ -94,28 +94,28 @@ def all_gather(world: Communicator) -> None:
     for dtype in (*DTYPES, "int32"):
         for shape in SHAPES:
             whole = (100 * np.random.default_rng(7).random(shape)).astype(dtype)
-            cut = share(shape[0], world.size, world.rank)
+            cut = shard_of(shape[0], world.size, world.rank)
             x = np.full(shape, -1, dtype)
             x[cut] = whole[cut]
             world.all_gather(x, TAG)
             assert np.array_equal(x, whole), (dtype, shape)
 
 
-def own_cuts(world: Communicator) -> None:
+def own_shards(world: Communicator) -> None:
     """Check shards of any lengths: the last rank has most of the rows, the first none."""
     n = world.size
     for dtype in DTYPES:
         for shape in [(7,), (5, 3)]:
             borders = [0] * n + [shape[0]] if n < 3 else [0, 0, *range(1, n - 1), shape[0]]
-            cuts = [slice(lo, hi) for lo, hi in pairwise(borders)]
+            shards = [slice(lo, hi) for lo, hi in pairwise(borders)]
             parts = arrays(n, shape, dtype)
-            x, own = parts[world.rank].copy(), cuts[world.rank]
-            assert close(world.reduce_scatter(x, TAG, cuts), total(parts)[own])
+            x, own = parts[world.rank].copy(), shards[world.rank]
+            assert close(world.reduce_scatter(x, TAG, shards), total(parts)[own])
             x[: own.start], x[own.stop :] = -1, -1
-            world.all_gather(x, TAG, cuts)
+            world.all_gather(x, TAG, shards)
             assert close(x, total(parts)), (dtype, shape)
             x = parts[world.rank].reshape(-1).copy()
-            world.all_reduce(x, TAG, cuts=[slice(0, len(x))] + [slice(len(x), len(x))] * (n - 1))
+            world.all_reduce(x, TAG, shards=[slice(0, len(x))] + [slice(len(x), len(x))] * (n - 1))
             assert close(x, total(parts).reshape(-1))
 
 
@@ -129,7 +129,11 @@ def wrong_cuts(world: Communicator) -> None:
         [*right, slice(6, 6)],
         [slice(0, 5), *right[1:]],
     ):
-        for call in (world.all_gather, world.reduce_scatter, lambda x, tag, cuts: world.all_reduce(x, tag, cuts=cuts)):
+        for call in (
+            world.all_gather,
+            world.reduce_scatter,
+            lambda x, tag, shards: world.all_reduce(x, tag, shards=shards),
+        ):
             if wrong != right:
                 with pytest.raises(ValueError, match="do not cover 6 elements in order"):
                     call(x, TAG, wrong)
@@ -285,7 +289,7 @@ def strided_arrays_are_refused(world: Communicator) -> None:
 
 def shares_are_runs_of_the_first_axis(world: Communicator) -> None:
     """Several axes are split by rows, unevenly if N does not divide them; a scalar is refused."""
-    N, mine = world.size, share(7, world.size, world.rank)
+    N, mine = world.size, shard_of(7, world.size, world.rank)
     x = np.arange(42.0).reshape(7, 2, 3)
     assert np.array_equal(world.reduce_scatter(x * (world.rank + 1), TAG), x[mine] * (N * (N + 1) // 2))
     y = np.full((7, 2, 3), np.nan)
@@ -340,7 +344,7 @@ CHECKS = pytest.mark.parametrize(
         half_is_summed_in_float32,
         reduce_scatter,
         all_gather,
-        own_cuts,
+        own_shards,
         wrong_cuts,
         broadcast,
         all_ranks_get_equal_bits,

@@ -11,7 +11,7 @@ from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.ring import RingCommunicator, ring_all_gather, ring_all_reduce, ring_reduce_scatter
 from minitrain.observe.ledger import Ledger
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 TAG = ("dp", "test")
 LENGTHS = [0, 1, 2, 5, 12, 1001]
@@ -34,7 +34,7 @@ def sums(world: Communicator, length: int, dtype: Any) -> None:
     assert np.isnan(x).tolist() == [i < world.size for i in range(length)]
     x = everybody[world.rank].copy()
     mine = world.reduce_scatter(x, TAG)
-    cut = share(length, world.size, world.rank)
+    cut = shard_of(length, world.size, world.rank)
     np.testing.assert_array_equal(mine, np.sum(everybody, axis=0)[cut])
     assert np.shares_memory(mine, x) or not mine.size
     world.all_gather(x, TAG)
@@ -44,7 +44,7 @@ def sums(world: Communicator, length: int, dtype: Any) -> None:
 def functions(world: Communicator, length: int, dtype: Any) -> None:
     """Call the three functions directly, as a reader of the file would."""
     everybody = [values(r, length, dtype) for r in range(world.size)]
-    total, own = np.sum(everybody, axis=0), share(length, world.size, world.rank)
+    total, own = np.sum(everybody, axis=0), shard_of(length, world.size, world.rank)
     x = everybody[world.rank].copy()
     ring_all_reduce(world, x, TAG)
     np.testing.assert_array_equal(x, total)
@@ -55,24 +55,24 @@ def functions(world: Communicator, length: int, dtype: Any) -> None:
     np.testing.assert_array_equal(x, total)
 
 
-def own_cuts(world: Communicator, length: int, dtype: Any) -> None:
+def own_shards(world: Communicator, length: int, dtype: Any) -> None:
     """Check shards of any lengths, some empty, the first not the longest. Total bytes are as for even shards."""
     n = world.size
     borders = [0, *sorted((7 * r * length // 11) % (length + 1) for r in range(1, n)), length]
-    cuts = [slice(lo, hi) for lo, hi in itertools.pairwise(borders)]
+    shards = [slice(lo, hi) for lo, hi in itertools.pairwise(borders)]
     everybody = [values(r, length, dtype) for r in range(n)]
-    total, own = np.sum(everybody, axis=0), cuts[world.rank]
+    total, own = np.sum(everybody, axis=0), shards[world.rank]
     for x in (everybody[world.rank].copy(), everybody[world.rank].copy().reshape(1, -1)):
         book = Ledger()
         with book.open():
-            world.all_reduce(x, TAG, cuts=cuts)
+            world.all_reduce(x, TAG, shards=shards)
         np.testing.assert_array_equal(x.reshape(-1), total)
         if n > 1:
             assert sum(world.gather_objects(book.bytes[TAG])) == 2 * (n - 1) * length * max(4, x.dtype.itemsize)
     x = everybody[world.rank].copy()
-    np.testing.assert_array_equal(world.reduce_scatter(x, TAG, cuts), total[own])
+    np.testing.assert_array_equal(world.reduce_scatter(x, TAG, shards), total[own])
     x[: own.start], x[own.stop :] = np.nan, np.nan
-    world.all_gather(x, TAG, cuts)
+    world.all_gather(x, TAG, shards)
     np.testing.assert_array_equal(x, total)
 
 
@@ -84,7 +84,7 @@ def broadcasts(world: Communicator, length: int, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("check", [sums, functions, own_cuts, broadcasts])
+@pytest.mark.parametrize("check", [sums, functions, own_shards, broadcasts])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.ranks(2, 3, 4)
 def test_mpi(world: Communicator, check: Callable[..., None], length: int, dtype: Any) -> None:
@@ -92,7 +92,7 @@ def test_mpi(world: Communicator, check: Callable[..., None], length: int, dtype
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
-@pytest.mark.parametrize("check", [sums, functions, own_cuts, broadcasts])
+@pytest.mark.parametrize("check", [sums, functions, own_shards, broadcasts])
 def test_threads(size: int, check: Callable[..., None]) -> None:
     def program(world: Communicator) -> None:
         for length in LENGTHS:

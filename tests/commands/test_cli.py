@@ -336,7 +336,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("dtype", "float16", "float32"),
     ("precision", "fp8", "fp16"),
     ("scaling", "loud", "dynamic"),
-    ("wire", "fp8", "bf16"),
+    ("grad-dtype", "fp8", "bf16"),
     ("keep-fp32", "head", "--precision is fp32; give --precision fp16"),
     ("reduce", "ring", "bucketed"),
     ("comm", "tcp", "ring"),
@@ -526,7 +526,7 @@ def test_help(name: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> No
     wide = [line for line in lines if len(line) > 80]
     assert not wide, wide
     expected = {"": "train", "train": "--bucket-mb", "sample": "--prompt", "doctor": "--seconds"}
-    expected |= {"lr-range": "--least", "compare": "{schedules"}
+    expected |= {"lr-range": "--min-lr", "compare": "{schedules"}
     assert expected[name] in shown
 
 

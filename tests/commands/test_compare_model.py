@@ -296,7 +296,7 @@ def test_how_far() -> None:
 AROUND = """
 from minitrain import functional as F
 from minitrain.models import GPTConfig, Model, gpt
-from minitrain.nn import Linear, Module, judged
+from minitrain.nn import Linear, Module, loss_or_logits
 
 {0}
 
@@ -314,7 +314,7 @@ class Pool(Module):
         plan.gather(self)
 
     def __call__(self, x, batch):
-        return judged(self.out(F.mean(x, axis=1)), batch)
+        return loss_or_logits(self.out(F.mean(x, axis=1)), batch)
 
 def make_model():
     model = gpt(GPTConfig(11, 7, 2, heads=2, width=6, dtype="float64"))

@@ -88,7 +88,7 @@ def test_what_does_not_matter() -> None:
 
 @pytest.mark.parametrize("losses", [[1.0] * N, list(range(1, N + 1))], ids=["flat", "rising"])
 def test_a_loss_that_never_falls(losses: list[float]) -> None:
-    with pytest.raises(UserError, match=r"hardly fell.*--least"):
+    with pytest.raises(UserError, match=r"hardly fell.*--min-lr"):
         suggest_rate(RATES, losses)
 
 
@@ -176,7 +176,7 @@ def test_the_same_curve_on_any_ranks(world: Communicator, tiny: TrainConfig) -> 
 
 
 def arguments(tiny: TrainConfig, out: Path, *more: str) -> list[str]:
-    sizes = "--layers 1 --heads 2 --width 16 --context 16 --batch 7 --least 1e-4 --most 30 --updates 60"
+    sizes = "--layers 1 --heads 2 --width 16 --context 16 --batch 7 --min-lr 1e-4 --max-lr 30 --updates 60"
     return ["lr-range", *sizes.split(), "--text", str(tiny.data.text), "--out", str(out), *more]
 
 
@@ -209,7 +209,7 @@ def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_curve_without_a_rate(tiny: TrainConfig, tmp_path: Path, capsys: Capture) -> None:
     """The curve is drawn and written anyway."""
-    assert main(arguments(tiny, tmp_path, "--least", "1e-9", "--most", "1e-8", "--updates", "12")) == 0
+    assert main(arguments(tiny, tmp_path, "--min-lr", "1e-9", "--max-lr", "1e-8", "--updates", "12")) == 0
     shown = capsys.readouterr().out
     assert "no rate is suggested: the loss is lowest at update" in shown
     assert json.loads((tmp_path / "lr_range.json").read_text())["named"] is None
@@ -218,10 +218,10 @@ def test_a_curve_without_a_rate(tiny: TrainConfig, tmp_path: Path, capsys: Captu
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--least 0", "least is 0.0"),
-        ("--least nan", "least is nan"),
-        ("--most inf", "most is inf"),
-        ("--least 2 --most 1", "least is 2.0, not below most"),
+        ("--min-lr 0", "min_lr is 0.0"),
+        ("--min-lr nan", "min_lr is nan"),
+        ("--max-lr inf", "max_lr is inf"),
+        ("--min-lr 2 --max-lr 1", "min_lr is 2.0, not below max_lr"),
         ("--updates 1", "updates is 1; it must be at least 2"),
         ("--updates x", "INT"),
         ("--batch 0", "--batch is 0"),

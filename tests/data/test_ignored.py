@@ -65,7 +65,7 @@ def test_labels_in_a_list_count_alike() -> None:
 def test_labels_that_are_no_whole_numbers() -> None:
     for labels in (np.zeros((5, 3)), np.zeros((5, 3), bool)):
         model = gpt(GPTConfig(4, 3, layers=1, heads=2, width=8))
-        model.draw(1)
+        model.init(1)
         with pytest.raises(TypeError, match=r"labels is an array of .*whole numbers"):
             model(Batch(IDS, labels, WHERE))
 
@@ -89,7 +89,7 @@ def test_a_label_that_the_model_does_not_have_is_named(wrong: int, ranks: int) -
     def look(world: Communicator) -> bool:
         mine = loader.batch(number).part(world.rank, world.size)
         model = mlp(MLPConfig(5, (6,), 3, "float64"))
-        model.draw(1)
+        model.init(1)
         if wrong in np.asarray(mine.labels):
             with pytest.raises(UserError, match=said):
                 model(mine)
@@ -124,7 +124,7 @@ def images(ignored: int, n: int = 23) -> ArrayLoader:
     return ArrayLoader(draw.standard_normal((n, 5)), labels, batch=8, seed=2)
 
 
-def judged(trainer: Trainer, batch: Batch) -> tuple[list[float], list[bool]]:
+def loss_or_logits(trainer: Trainer, batch: Batch) -> tuple[list[float], list[bool]]:
     """Return the losses of the counted labels, and whether each is the most probable class."""
     assert batch.labels is not None
     with no_grad():
@@ -146,14 +146,14 @@ def test_epochs_and_validation_count_what_is_not_ignored() -> None:
     train: ArrayLoader = images(8)
     losses: list[float] = []
     for number in range(train.batches):
-        losses += judged(trainer, train.batch(number))[0]
+        losses += loss_or_logits(trainer, train.batch(number))[0]
         trainer.step(train.batch(number))
     assert len(losses) == 15
     found = Trainer(mlp(MLPConfig(5, (6,), 3, "float64")), threads.world_of_one(), schedule=0.01).fit(
         train, 1, images(5)
     )
     assert math.isclose(found.loss[0], sum(losses) / 15, rel_tol=1e-12)
-    after = [judged(trainer, batch) for batch in images(5).validation()]
+    after = [loss_or_logits(trainer, batch) for batch in images(5).validation()]
     each = [loss for losses, _ in after for loss in losses]
     right = [one for _, found_right in after for one in found_right]
     assert len(each) == 18 and math.isclose(found.validation_loss[0], sum(each) / 18, rel_tol=1e-12)

@@ -24,7 +24,7 @@ WHOLE = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64
 OTHERS = ["bool", "complex64", "complex128", "object", "U3", "S3", "datetime64[s]", "timedelta64[s]", "longdouble"]
 DTYPES = [*WHOLE, "float16", "float32", "float64", ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, *OTHERS]
 MODEL = gpt(GPTConfig(vocabulary=2, context=4, layers=1, heads=1, width=4, std=0.5))
-MODEL.draw(1)
+MODEL.init(1)
 
 
 def read_only(x: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ from minitrain.parallel.reducer import Reducer
 from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.zero import CHECKPOINT, Zero3
 from minitrain.precision import Scaler
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import train_step
 from tests.ranks import GLANCE
@@ -50,9 +50,9 @@ Tensors = dict[str, np.ndarray]
 
 # name -> (constructor, learning rate)
 OPTIMIZERS: dict[str, tuple[Callable[[Reducer], Optimizer], float]] = {
-    "sgd": (lambda gradients: SGD(gradients, momentum=0.9), 0.05),
-    "adam": (lambda gradients: Adam(gradients, epsilon=1e-4), 0.01),
-    "adam 1e-8": (lambda gradients: Adam(gradients, epsilon=1e-8), 0.01),
+    "sgd": (lambda reducer: SGD(reducer, momentum=0.9), 0.05),
+    "adam": (lambda reducer: Adam(reducer, epsilon=1e-4), 0.01),
+    "adam 1e-8": (lambda reducer: Adam(reducer, epsilon=1e-8), 0.01),
 }
 STRATEGIES = {
     "dp-naive": Strategy(reduce="naive"),
@@ -97,7 +97,7 @@ class Case:
     ignore: bool = False  # ignore some labels, a different number on each rank and in each micro-batch
     scaler: Callable[[], Scaler] | None = None  # creates the loss scaler; the serial run has none
     make: Callable[[Reducer], Optimizer] | None = None  # creates the optimizer, also for the serial run
-    doors: dict[str, Any] = field(default_factory=dict, hash=False)  # hooks passed to parallelize
+    hooks: dict[str, Any] = field(default_factory=dict, hash=False)  # hooks passed to parallelize
     part: Callable[[Batch, int, int], Batch] = Batch.part
     seed: Callable[[int], int] = same_seed
 
@@ -106,7 +106,7 @@ class Case:
         """The one-process run to compare with; many cases share it."""
         return replace(
             self, strategy="dp-bucketed", comm="mpi", layout="dp", tp=0, pp=1, schedule="1f1b", recompute=0,
-            scaler=None, doors={}, part=Batch.part, seed=same_seed,
+            scaler=None, hooks={}, part=Batch.part, seed=same_seed,
         )  # fmt: skip
 
     @property
@@ -200,7 +200,7 @@ class Run:
 
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
-    gradients: list[Tensors] = field(default_factory=list)  # before each step, after clipping
+    reducer: list[Tensors] = field(default_factory=list)  # before each step, after clipping
     parameters: Tensors = field(default_factory=dict)  # after the last step
     held: Tensors = field(default_factory=dict)  # the same values, as this rank holds them
     ledger: Ledger = field(default_factory=Ledger)
@@ -225,14 +225,14 @@ class Packed:
         return self.size - scattered(self.size, self.ranks, self.rank)
 
     @staticmethod
-    def all(model: Model, gradients: Reducer) -> "list[Packed]":
+    def all(model: Model, reducer: Reducer) -> "list[Packed]":
         """Describe every bucket of a reducer."""
         return [
             Packed(
                 b.size, [math.prod(p.shape) for p in b.parameters], b.trained,
                 sum(b.parameters[0] in unit.parameters() for unit in model.units), b.group.size, b.group.rank,
             )
-            for b in gradients.buckets
+            for b in reducer.buckets
         ]  # fmt: skip
 
 
@@ -242,12 +242,12 @@ class Training:
     def __init__(self, world: Communicator, case: Case) -> None:
         self.case, self.world = case, world
         self.model, self.mesh = case.toy(), case.mesh(world)
-        self.gradients = parallelize(self.model, self.mesh, case.parallel(self.mesh), **case.doors)
-        self.gradients.init(case.seed(world.rank))
-        if isinstance(self.gradients, Zero3):
-            self.gradients.poison = True
+        self.reducer = parallelize(self.model, self.mesh, case.parallel(self.mesh), **case.hooks)
+        self.reducer.init(case.seed(world.rank))
+        if isinstance(self.reducer, Zero3):
+            self.reducer.nan_fill = True
         make, self.lr = OPTIMIZERS[case.optimizer]
-        self.optimizer = (case.make or make)(self.gradients)
+        self.optimizer = (case.make or make)(self.reducer)
         self.scaler = case.scaler() if case.scaler else Scaler()
 
     def step(self, number: int) -> tuple[float, float]:
@@ -255,21 +255,21 @@ class Training:
         batch = toy_batch(number, self.case.B, self.case.ignore)
         mine = self.case.part(batch, self.mesh.coordinates["dp"], self.mesh.sizes["dp"])
         k, clip = self.case.accumulate, self.case.clip
-        return train_step(self.model, mine, self.gradients, self.optimizer, self.lr, k, clip, self.scaler)
+        return train_step(self.model, mine, self.reducer, self.optimizer, self.lr, k, clip, self.scaler)
 
     def gather(self, what: str) -> Tensors:
         """Return the logical tensors. On one process, read gradients directly: the gather code is under test."""
         if what == "grad" and self.world.size == 1:
             found = {p.placement.path: to_host(p.grad) for p in self.model.parameters() if p.grad is not None}
             return clipped(found, self.case.clip)
-        return gather(self.model, self.world, what, self.gradients)
+        return gather(self.model, self.world, what, self.reducer)
 
 
-def clipped(gradients: Tensors, limit: float | None) -> Tensors:
+def clipped(reducer: Tensors, limit: float | None) -> Tensors:
     """Return copies whose joint norm is at most `limit`."""
-    length = math.sqrt(sum(float(np.vdot(g, g)) for g in gradients.values()))
+    length = math.sqrt(sum(float(np.vdot(g, g)) for g in reducer.values()))
     factor = limit / length if limit and length > limit else 1.0
-    return {path: g * g.dtype.type(factor) for path, g in gradients.items()}
+    return {path: g * g.dtype.type(factor) for path, g in reducer.items()}
 
 
 def train(world: Communicator, case: Case) -> Run:
@@ -280,7 +280,7 @@ def train(world: Communicator, case: Case) -> Run:
         update = training.optimizer.step
 
         def step(lr: float) -> None:
-            run.gradients.append(training.gather("grad"))
+            run.reducer.append(training.gather("grad"))
             update(lr)
 
         training.optimizer.step = step  # type: ignore[method-assign]
@@ -289,10 +289,10 @@ def train(world: Communicator, case: Case) -> Run:
             run.losses.append(sum(training.mesh.group("dp", "pp").gather_objects(loss)))
             run.norms.append(norm)
         run.parameters = training.gather("data")
-        run.buckets = Packed.all(training.model, training.gradients)
+        run.buckets = Packed.all(training.model, training.reducer)
         if case.how != "zero3":  # under ZeRO-3 no rank holds a replica
             run.held = {f"{p.placement.path} {p.placement.index}": p.data.copy() for p in training.model.parameters()}
-        training.gradients.close()
+        training.reducer.close()
     return run
 
 
@@ -301,7 +301,7 @@ def serial_run(case: Case) -> Run:
     """Run a serial case once for all the cases that compare with it. The returned arrays are read-only."""
     run = train(world_of_one(), case)
     _without_key_bias(case, run)
-    for tensors in (*run.gradients, run.parameters, run.held):
+    for tensors in (*run.reducer, run.parameters, run.held):
         for array in tensors.values():
             array.flags.writeable = False
     return run
@@ -311,7 +311,7 @@ def serial_run(case: Case) -> Run:
 def forward_flops(case: Case) -> int:
     """Return the forward FLOPs of a serial case: the cost of one replay."""
     model, ledger = case.toy(), Ledger()
-    model.draw(SEED)
+    model.init(SEED)
     with ledger.open(), no_grad():
         for number in range(STEPS):
             for micro in toy_batch(number, case.B, case.ignore).split(case.accumulate):
@@ -338,7 +338,7 @@ def held_bytes(world: Communicator, case: Case, theory: int) -> tuple[int, int]:
             looks.append((sum(ledger.live[k] for k in STATES), _traced(arrays) - before))
             if as_in_theory(*looks[-1], theory):
                 break
-        training.gradients.close()
+        training.reducer.close()
     tracemalloc.stop()
     held, witness = (min(found) for found in zip(*looks, strict=True))
     return held, witness
@@ -358,21 +358,21 @@ def _traced(arrays: tracemalloc.DomainFilter) -> int:
 
 def scattered(size: int, ranks: int, rank: int) -> int:
     """Return the number of elements a rank sends in a ring reduce-scatter: all shards but its own."""
-    return size - _length(share(size, ranks, rank))
+    return size - _length(shard_of(size, ranks, rank))
 
 
 def collected(size: int, ranks: int, rank: int) -> int:
     """Return the number of elements a rank sends in a ring all-gather: all shards but the next rank's."""
-    return size - _length(share(size, ranks, (rank + 1) % ranks))
+    return size - _length(shard_of(size, ranks, (rank + 1) % ranks))
 
 
 def sent(world: Communicator, case: Case, buckets: list[Packed]) -> Counter[tuple[str, str]]:
     """Return the bytes this rank sends in a step, by tag."""
     mesh, item = case.mesh(world), np.dtype(case.dtype).itemsize
     total = _of_gradients(case, buckets, item)
-    samples = _length(share(case.B, mesh.sizes["dp"], mesh.coordinates["dp"]))
+    samples = _length(shard_of(case.B, mesh.sizes["dp"], mesh.coordinates["dp"]))
     for i in range(case.accumulate):
-        micro = _length(share(samples, case.accumulate, i))
+        micro = _length(shard_of(samples, case.accumulate, i))
         if mesh.sizes["tp"] > 1:
             total += _of_the_model(case, micro, mesh, item)
         if mesh.sizes["pp"] > 1:
@@ -386,13 +386,13 @@ def sent(world: Communicator, case: Case, buckets: list[Packed]) -> Counter[tupl
 def _stages(case: Case, mesh: Mesh) -> list[range]:
     """Return the unit numbers of this rank's stages: the embedding is 0, then the blocks, then the head."""
     p, v, n = mesh.sizes["pp"], 2 if case.schedule == "interleaved" and case.pp > 1 else 1, case.layers + 2
-    cuts = [share(n, p * v, c * p + mesh.coordinates["pp"]) for c in range(v)]
-    return [range(cut.start, cut.stop) for cut in cuts]
+    shards = [shard_of(n, p * v, c * p + mesh.coordinates["pp"]) for c in range(v)]
+    return [range(cut.start, cut.stop) for cut in shards]
 
 
 def _of_the_borders(case: Case, samples: int, mesh: Mesh, item: int) -> Counter[tuple[str, str]]:
     """B T D elements down each border and as many gradients up; T is the rank's share under sequence parallel."""
-    time_ = _length(share(T, mesh.sizes["tp"], mesh.coordinates["tp"])) if "sp" in case.layout else T
+    time_ = _length(shard_of(T, mesh.sizes["tp"], mesh.coordinates["tp"])) if "sp" in case.layout else T
     size = samples * time_ * 3 * case.heads * item
     stages = _stages(case, mesh)
     down, up = (sum(edge not in stage for stage in stages) for edge in (case.layers + 1, 0))
@@ -401,8 +401,8 @@ def _of_the_borders(case: Case, samples: int, mesh: Mesh, item: int) -> Counter[
 
 def bytes_of_headers(case: Case, mesh: Mesh) -> int:
     """Return the header bytes of the whole run: 9 numbers of 8 bytes per border down and distinct micro-batch size."""
-    samples = _length(share(case.B, mesh.sizes["dp"], mesh.coordinates["dp"]))
-    lengths = {_length(share(samples, case.accumulate, i)) for i in range(case.accumulate)}
+    samples = _length(shard_of(case.B, mesh.sizes["dp"], mesh.coordinates["dp"]))
+    lengths = {_length(shard_of(samples, case.accumulate, i)) for i in range(case.accumulate)}
     down = sum(case.layers + 1 not in stage for stage in _stages(case, mesh))
     return down * len(lengths) * 9 * 8 if mesh.sizes["pp"] > 1 else 0
 
@@ -450,8 +450,8 @@ def held(case: Case, buckets: list[Packed]) -> int:
     states = 1 if case.optimizer == "sgd" else 2
     total = 0
     for b in buckets:
-        parameters, gradients, state = (b.mine if stage >= least else b.size for least in (3, 2, 1))
-        total += parameters + (gradients + states * state if b.trained else 0)
+        parameters, reducer, state = (b.mine if stage >= least else b.size for least in (3, 2, 1))
+        total += parameters + (reducer + states * state if b.trained else 0)
     return total * np.dtype(case.dtype).itemsize
 
 
@@ -492,7 +492,7 @@ def same_as_serial(world: Communicator, case: Case) -> Row:
         case.optimizer, case.dtype, case.accumulate, case.clip, case.recompute,
         max_dloss=_relative(run.losses, serial.losses),
         max_dnorm=_relative(run.norms, serial.norms),
-        max_dgradient=max(map(difference, run.gradients, serial.gradients)),
+        max_dgradient=max(map(difference, run.reducer, serial.reducer)),
         max_dparameter=difference(run.parameters, serial.parameters),
         bytes=sum(sum(counter.values()) for counter in world.gather_objects(mine)) // STEPS,
         bytes_theory=sum(sum(counter.values()) for counter in world.gather_objects(theory)),
@@ -542,7 +542,7 @@ def _without_key_bias(case: Case, run: Run) -> None:
     """Drop the key bias: its true gradient is zero, and Adam with a tiny epsilon amplifies its rounding errors."""
     if "1e-8" not in case.optimizer:
         return
-    for tensors in (*run.gradients, run.parameters):
+    for tensors in (*run.reducer, run.parameters):
         for path in tensors:
             if path.endswith("qkv.bias"):
                 tensors[path] = tensors[path][[0, 2]]

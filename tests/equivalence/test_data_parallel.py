@@ -79,7 +79,7 @@ def test_more_ranks_than_samples(world: Communicator) -> None:
 @pytest.mark.ranks(3)
 def test_the_harness_sees_a_missing_sum(world: Communicator) -> None:
     """Without this test, a harness that compared nothing would pass everything above."""
-    row = same_as_serial(world, Case(doors={"sync": lambda gradients, group: None}))
+    row = same_as_serial(world, Case(hooks={"sync": lambda reducer, group: None}))
     assert not row.ok
     assert row.max_dgradient > 1e-3
     assert row.bytes == 0
@@ -87,12 +87,12 @@ def test_the_harness_sees_a_missing_sum(world: Communicator) -> None:
 
 @pytest.mark.ranks(2)
 def test_the_harness_sees_traffic_under_another_tag(world: Communicator) -> None:
-    def twice(gradients: Sequence[Array], group: Communicator) -> None:
-        sync_gradients(gradients, group)
-        for gradient in gradients:
+    def twice(reducer: Sequence[Array], group: Communicator) -> None:
+        sync_gradients(reducer, group)
+        for gradient in reducer:
             group.all_reduce(gradient.copy(), ("dp", "another"))
 
-    case = Case(doors={"sync": twice})
+    case = Case(hooks={"sync": twice})
     assert wrong(same_as_serial(world, case), case) == ["bytes"]
 
 

@@ -231,16 +231,16 @@ def cases(dtype: str) -> Iterator[tuple[str, Case]]:
 
 def steps(case: Case, world: Communicator, how: str, count: int = 3) -> Results:
     """Return losses, norms, gradients and parameters of some training steps of this rank."""
-    gradients = parallelize(case.model, Mesh(world, dp=world.size), named(how, bucket_mb=1e-3))
-    gradients.init(7)
-    optimizer = case.optimizer(gradients)
+    reducer = parallelize(case.model, Mesh(world, dp=world.size), named(how, bucket_mb=1e-3))
+    reducer.init(7)
+    optimizer = case.optimizer(reducer)
     rows = []
     for number in range(count):
         mine = case.data.batch(number).part(world.rank, world.size)
-        rows.append(train_step(case.model, mine, gradients, optimizer, lr=0.05, accumulate=2, clip=0.5))
-    gradients.close()
+        rows.append(train_step(case.model, mine, reducer, optimizer, lr=0.05, accumulate=2, clip=0.5))
+    reducer.close()
     tensors = {f"parameter {name}": x for name, x in checkpoint.gather(case.model, world).items()}
-    tensors |= {f"gradient {name}": x for name, x in checkpoint.gather(case.model, world, "grad", gradients).items()}
+    tensors |= {f"gradient {name}": x for name, x in checkpoint.gather(case.model, world, "grad", reducer).items()}
     loss, norm = np.array(rows).T
     return tensors | {"loss": loss, "norm": norm}
 
@@ -278,14 +278,14 @@ def collectives(world: Communicator, dtype: str) -> Results:
         summed, largest, parts, told = (to_device(mine.copy()) for _ in range(4))
         world.all_reduce(summed, tag)
         world.all_reduce(largest.reshape(1, -1), tag, op="max")
-        share = world.reduce_scatter(to_device(mine.copy()), tag)
+        shard_of = world.reduce_scatter(to_device(mine.copy()), tag)
         world.all_gather(parts, tag)
         world.broadcast(told, n - 1, tag)
         received = to_device(mine * 0)
         handle = world.send(told * (world.rank + 2), (world.rank + 1) % n, tag)
         world.receive(received, (world.rank - 1) % n, tag)
         handle.wait()
-        found = {"summed": summed, "largest": largest, "share": share, "parts": parts, "told": told}
+        found = {"summed": summed, "largest": largest, "share": shard_of, "parts": parts, "told": told}
         results |= {f"{kind} {name}": to_host(x) for name, x in [*found.items(), ("received", received)]}
     return results
 

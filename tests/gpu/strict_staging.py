@@ -17,7 +17,7 @@ from minitrain.backend import to_device, to_host, xp
 from minitrain.comm import mpi
 from minitrain.comm.communicator import Communicator
 from minitrain.runtime.launch import launch
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 TAG = ("dp", "test")
 WHOLE = np.arange(1.0, 12.0)  # 11 elements, divisible by neither 2 nor 3
@@ -43,7 +43,7 @@ def in_place(method: str, *arguments: Any) -> Callable[[Communicator, Any], Any]
 def gather(world: Communicator, x: Any) -> Any:
     """Gather every rank's shard of WHOLE."""
     x /= world.rank + 1.0
-    mine = share(len(x), world.size, world.rank)
+    mine = shard_of(len(x), world.size, world.rank)
     x[: mine.start] = x[mine.stop :] = -1.0
     world.all_gather(x, TAG)
     return x
@@ -63,7 +63,7 @@ CASES = {
     "all_reduce max": Case(in_place("all_reduce", TAG, "max"), lambda rank, n: WHOLE * n),
     "reduce_scatter": Case(
         lambda world, x: world.reduce_scatter(x, TAG),
-        lambda rank, n: WHOLE[share(len(WHOLE), n, rank)] * (n * (n + 1) / 2),
+        lambda rank, n: WHOLE[shard_of(len(WHOLE), n, rank)] * (n * (n + 1) / 2),
     ),
     "all_gather": Case(gather, lambda rank, n: WHOLE),
     "broadcast": Case(in_place("broadcast", 1, TAG), lambda rank, n: WHOLE * 2, lambda rank: int(rank == 1)),

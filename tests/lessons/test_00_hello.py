@@ -20,7 +20,11 @@ def verdict(name: str, text: str, folder: Path) -> Verdict:
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("00.1", "def say(world, text, file=None):\n    pass\n", "nothing came: is print called, and with file=file?"),
+        (
+            "00.1",
+            "def print_in_order(world, text, file=None):\n    pass\n",
+            "nothing came: is print called, and with file=file?",
+        ),
         ("00.3", "def printed(ranks):\n    return [3, 1, 11, 13]\n", "each line is a text"),
         full("00.3", "def printed(ranks):\n    return 'rank 0 has 3'\n", "a list of lines is wanted"),
     ],

@@ -123,7 +123,7 @@ def test_grades_in_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(r["id"], r["passed"], r["points"]) for r in rows] == [("07.1", False, 0), ("07.4", True, 10)]
     suite = ElementTree.fromstring((folder / "junit").read_text("utf-8"))
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
-    assert (folder / "csv").read_text("utf-8").splitlines()[1].startswith("07.1,share,I,False,0,10")
+    assert (folder / "csv").read_text("utf-8").splitlines()[1].startswith("07.1,shard_of,I,False,0,10")
     tests = json.loads((folder / "gradescope").read_text("utf-8"))["tests"]
     assert [t["score"] for t in tests] == [0, 10]
 

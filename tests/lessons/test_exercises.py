@@ -127,12 +127,15 @@ def test_two_to_four_exercises(lesson) -> None:  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ("def share(n, parts, i):\n    return n[i]\n", "TypeError: 'int' object is not subscriptable at exercise.py:2"),
-        ("def share(n, parts, i):\n    return (\n", "exercise.py:2: '(' was never closed"),
-        ("def shard(n, parts, i):\n    return 0\n", "there is no function share; python -m lessons reset 07.1"),
-        ("import nowhere\ndef share(n, parts, i):\n    return 0\n", "No module named 'nowhere'"),
-        ("def share(n, parts, i):\n    exit(0)\n", "the program was ended (sys.exit) at exercise.py:2"),
-        ("def share(n, parts, i):\n    while True: pass\n", "not done after"),
+        (
+            "def shard_of(n, parts, i):\n    return n[i]\n",
+            "TypeError: 'int' object is not subscriptable at exercise.py:2",
+        ),
+        ("def shard_of(n, parts, i):\n    return (\n", "exercise.py:2: '(' was never closed"),
+        ("def shard(n, parts, i):\n    return 0\n", "there is no function shard_of; python -m lessons reset 07.1"),
+        ("import nowhere\ndef shard_of(n, parts, i):\n    return 0\n", "No module named 'nowhere'"),
+        ("def shard_of(n, parts, i):\n    exit(0)\n", "the program was ended (sys.exit) at exercise.py:2"),
+        ("def shard_of(n, parts, i):\n    while True: pass\n", "not done after"),
     ],
 )
 def test_a_broken_file(body: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

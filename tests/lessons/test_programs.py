@@ -59,7 +59,7 @@ def test_each_policy_learns_as_float32_does(policy: str, capsys: pytest.CaptureF
 
 
 def test_the_rate_of_an_epoch_is_there_from_its_first_update() -> None:
-    rate = dynamic_rate.run(world_of_one(), epochs=4).rate
+    rate = dynamic_rate.run(world_of_one(), epochs=4).lr
     assert rate == [0.001, 0.001 / 2, 0.001 / 3, 0.001 / 4]
 
 

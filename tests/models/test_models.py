@@ -12,7 +12,7 @@ from minitrain.data.batch import Batch, Where
 from minitrain.errors import UserError
 from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.nn import Dropout, Parameter
-from minitrain.precision import Static, use
+from minitrain.precision import StaticPolicy, use
 from tests.gradcheck import close
 
 TOY = GPTConfig(vocabulary=11, context=6, layers=2, heads=3, width=6, std=0.3, dtype="float64")
@@ -37,11 +37,11 @@ def drawn(model: Model, std: float | None = None) -> Model:
     """Initialize the model. `std` applies to all parameters, norms and biases too, so that every mistake shows."""
     for p in model.parameters():
         p.init_std = p.init_std if std is None else std
-    model.draw(seed=1)
+    model.init(seed=1)
     return model
 
 
-def gradients(model: Model, *batches: Batch) -> tuple[float, dict[str, np.ndarray]]:
+def reducer(model: Model, *batches: Batch) -> tuple[float, dict[str, np.ndarray]]:
     """Return the loss and each parameter's gradient, summed over the batches."""
     loss = 0.0
     for p in model.parameters():
@@ -78,7 +78,7 @@ MODELS = pytest.mark.parametrize(
 
 @MODELS
 def test_no_two_parameters_start_equal(
-    model: Model, draw: Callable[[Parameter, int], np.ndarray] = Parameter.draw
+    model: Model, draw: Callable[[Parameter, int], np.ndarray] = Parameter.initial_values
 ) -> None:
     random = [draw(p, 1) for p in model.parameters() if p.init_std > 0]
     assert len(random) >= 3
@@ -86,7 +86,7 @@ def test_no_two_parameters_start_equal(
         for b in random[:i]:
             n = min(a.size, b.size)
             assert not (a.reshape(-1)[:n] == b.reshape(-1)[:n]).any()
-    assert all(np.unique(p.draw(1)).tolist() == [p.init_mean] for p in model.parameters() if p.init_std == 0)
+    assert all(np.unique(p.initial_values(1)).tolist() == [p.init_mean] for p in model.parameters() if p.init_std == 0)
 
 
 @MODELS
@@ -95,14 +95,14 @@ def test_paths_are_unique_and_keyed(model: Model) -> None:
     parameters = model.parameters()
     assert len({p.placement.path for p in parameters}) == len(parameters)
     for p in parameters:
-        np.testing.assert_array_equal(p.draw(1), p.draw(1))
-        assert p.init_std == 0 or not (p.draw(1) == p.draw(2)).any()
+        np.testing.assert_array_equal(p.initial_values(1), p.initial_values(1))
+        assert p.init_std == 0 or not (p.initial_values(1) == p.initial_values(2)).any()
 
 
 @MODELS
 def test_standard_deviations(model: Model) -> None:
     for p in model.parameters():
-        values = p.draw(1)
+        values = p.initial_values(1)
         assert abs(values.std() - p.init_std) <= 5 * p.init_std / np.sqrt(2 * values.size)
         assert abs(values.mean() - p.init_mean) <= 5 * p.init_std / np.sqrt(values.size)
 
@@ -110,16 +110,16 @@ def test_standard_deviations(model: Model) -> None:
 @MODELS
 def test_a_part_of_a_parameter_draws_that_part(model: Model) -> None:
     for p in model.parameters():
-        whole, place = p.draw(1), p.placement
+        whole, place = p.initial_values(1), p.placement
         try:
             for dim, n in enumerate(place.shape):
                 for lo, hi in [(0, n // 2), (n // 2, n), (1, 1), (n - 1, n)]:
                     p.placement = place.split(dim, lo, hi)
-                    part = p.draw(1)
+                    part = p.initial_values(1)
                     assert part.shape == p.placement.local == p.shape
                     np.testing.assert_array_equal(part, whole.take(range(lo, hi), axis=dim))
             p.placement = place.split(0, 1, place.shape[0]).split(0, 1, place.shape[0] - 1)
-            np.testing.assert_array_equal(p.draw(1), whole[2:])
+            np.testing.assert_array_equal(p.initial_values(1), whole[2:])
             with pytest.raises(ValueError, match=place.path):
                 p.placement.split(0, 0, place.shape[0])
         finally:
@@ -239,7 +239,7 @@ def test_inputs_of_another_dtype_are_refused(model: str, given: str, hidden: tup
 def test_inputs_of_a_model_in_mixed_precision(policy: str, half_weights: bool) -> None:
     """Layers hold float32 in any compute dtype; the policy casts floats, and integers are refused."""
     model = mlp(replace(TOY_MLP, dtype="float32"))
-    use(model, Static(policy), half_weights and policy != "float32")
+    use(model, StaticPolicy(policy), half_weights and policy != "float32")
     drawn(model)
     assert model(digits(dtype="float32")).dtype == np.float32
     with pytest.raises(UserError, match=r"uint8, shape \(3, 5\), but dense.0.linear holds float32"):
@@ -296,7 +296,7 @@ def agrees_with_twin(model: Model, twin: Any, batch: Batch, config: Any) -> None
     assert close(logits(model, batch), expected.detach().numpy()) <= 1e-10
     loss = torch.nn.functional.cross_entropy(expected.flatten(0, -2), torch.tensor(batch.labels).flatten())
     loss.backward()
-    found, grads = gradients(model, batch)
+    found, grads = reducer(model, batch)
     assert abs(found - loss.item()) <= 1e-10 * abs(loss.item())
     assert worst(grads, {path: w.grad.numpy() for path, w in weights.items()}) <= 1e-10
 
@@ -316,7 +316,7 @@ def test_mlp_agrees_with_torch(hidden: tuple[int, ...]) -> None:
 
 def test_the_gradient_of_the_key_bias_is_zero() -> None:
     """The key bias adds the same number to all scores of a query, and softmax cancels it. The others are not zero."""
-    _, found = gradients(drawn(gpt(TOY), std=0.3), text())
+    _, found = reducer(drawn(gpt(TOY), std=0.3), text())
     largest = max(np.abs(grad).max() for grad in found.values())
     for i in range(TOY.layers):
         q, k, v = found[f"blocks.{i}.attn.qkv.bias"]
@@ -394,8 +394,8 @@ def test_the_parts_of_a_batch_add_up(B: int, n: int) -> None:
     parts = [batch.part(i, n) for i in range(n)]
     assert [len(part.inputs) for part in parts] == [B // n + (i < B % n) for i in range(n)]
     assert close(np.concatenate([logits(model, part) for part in parts]), logits(model, batch)) <= 1e-12
-    loss, expected = gradients(model, batch)
-    partial, found = gradients(model, *parts)
+    loss, expected = reducer(model, batch)
+    partial, found = reducer(model, *parts)
     assert abs(partial - loss) <= 1e-12 * loss
     assert worst(found, expected) <= 1e-12
 
@@ -414,9 +414,9 @@ def test_parts_of_parts() -> None:
 
 def test_the_parts_of_digits_add_up() -> None:
     model, batch = drawn(mlp(TOY_MLP), std=0.3), digits(B=7)
-    loss, expected = gradients(model, batch)
+    loss, expected = reducer(model, batch)
     for n in (3, 9):
-        partial, found = gradients(model, *batch.split(n))
+        partial, found = reducer(model, *batch.split(n))
         assert abs(partial - loss) <= 1e-12 * loss
         assert worst(found, expected) <= 1e-12
 

@@ -20,16 +20,19 @@ X = np.random.default_rng(0).standard_normal((3, 4))
 def test_from_an_array() -> None:
     values = np.arange(6.0).reshape(2, 3)
     p = Parameter("p", values, dtype="float64")
-    assert p.dtype == np.float64 and p.shape == (2, 3) == p.placement.shape and p.drawn and p.requires_grad
+    assert p.dtype == np.float64 and p.shape == (2, 3) == p.placement.shape and p.initialized and p.requires_grad
     values[0, 0] = 7  # the parameter has a copy
     p.data *= 2
     assert p.data[0, 0] == 0 and (p * 1.0).sum().item() == 30
-    assert p.draw(1).tolist() == [[0, 1, 2], [3, 4, 5]]  # the initial values
+    assert p.initial_values(1).tolist() == [[0, 1, 2], [3, 4, 5]]  # the initial values
     p.store_as("float16")
-    assert p.dtype == p.data.dtype == np.float16 and p.data[1, 2] == 10 and p.draw(1).dtype == np.float16
+    assert p.dtype == p.data.dtype == np.float16 and p.data[1, 2] == 10 and p.initial_values(1).dtype == np.float16
     assert Parameter("p", np.ones(3)).data.dtype == np.float32
     assert Parameter("p", np.arange(3)).data.tolist() == [0, 1, 2]
-    assert Parameter("p", np.array(2.5)).item() == 2.5 and copy.deepcopy(p).draw(2).tolist() == p.draw(1).tolist()
+    assert (
+        Parameter("p", np.array(2.5)).item() == 2.5
+        and copy.deepcopy(p).initial_values(2).tolist() == p.initial_values(1).tolist()
+    )
 
 
 def test_refused() -> None:
@@ -55,13 +58,13 @@ class Scaled(Module):
 def test_draw_starts_from_the_array() -> None:
     module = Scaled(X)
     module.weight.data = np.zeros_like(X)
-    module.draw(seed=3)
+    module.init(seed=3)
     np.testing.assert_array_equal(module.weight.data, X)
 
 
 def test_without_a_bias() -> None:
     layer = Linear("layer", 4, (2, 3), std=1.0, dtype=np.float64, bias=False)
-    layer.draw(seed=1)
+    layer.init(seed=1)
     y = layer(Tensor(X))
     assert [p.placement.path for p in layer.parameters()] == ["layer.weight"] and layer.bias is None
     np.testing.assert_allclose(y.data, np.tensordot(X, layer.weight.data, 1), rtol=1e-14)
@@ -94,7 +97,7 @@ def test_without_a_bias_in_columns_and_rows() -> None:
         return model.units[0](None, None).item()  # type: ignore[operator]
 
     serial = Model([Two()])
-    serial.draw(seed=1)
+    serial.init(seed=1)
     expected = serial.units[0](None, None).item()  # type: ignore[operator]
     for loss in threads.run(2, program):
         assert close(loss, expected) <= 1e-13

@@ -29,12 +29,12 @@ TAG = ("dp", "test")
 def gpt_steps(steps: int = 2) -> int:
     """Train a GPT. Return its number of parameters."""
     model = gpt(GPTConfig(vocabulary=64, context=64, layers=6, heads=4, width=128))
-    gradients = parallelize(model, Mesh(world_of_one()))
-    gradients.init(0)
-    optimizer = Adam(gradients)
+    reducer = parallelize(model, Mesh(world_of_one()))
+    reducer.init(0)
+    optimizer = Adam(reducer)
     loader = TextLoader(np.arange(2000) % 64, context=64, batch=16, seed=0)
     for number in range(steps):
-        train_step(model, loader.batch(number), gradients, optimizer, lr=1e-3)
+        train_step(model, loader.batch(number), reducer, optimizer, lr=1e-3)
     return sum(math.prod(p.shape) for p in model.parameters())
 
 

@@ -121,9 +121,9 @@ def test_formula(rule: str, dtype: str, bound: float) -> None:
     states: list[dict] = [{} for _ in true]
     for step in range(STEPS):
         slices.draw_gradients(step)
-        gradients = [piece.grad.copy() for piece in slices.owned()]
+        reducer = [piece.grad.copy() for piece in slices.owned()]
         optimizer.step(LR)
-        for i, (piece, g) in enumerate(zip(slices.owned(), gradients, strict=True)):
+        for i, (piece, g) in enumerate(zip(slices.owned(), reducer, strict=True)):
             assert np.array_equal(piece.grad, g), "the gradient is not the optimizer's to change"
             true[i] = formula(true[i], g.astype(np.float64), states[i], step + 1, piece.decay)
     for piece, w in zip(slices.owned(), true, strict=True):
@@ -273,17 +273,17 @@ ALONE: dict[str, Callable[[Any], Optimizer]] = {
 def test_a_list_of_parameters(rule: str, clip: float | None) -> None:
     """`model.parameters()` works as in other libraries and matches a run with a reducer, even if one is frozen."""
     made, other = toy_gpt(), toy_gpt()
-    gradients = parallelize(other, Mesh(world_of_one()))
-    gradients.init(3)
-    made.draw(3)
-    alone, with_reducer = ALONE[rule](made.parameters()), ALONE[rule](gradients)
+    reducer = parallelize(other, Mesh(world_of_one()))
+    reducer.init(3)
+    made.init(3)
+    alone, with_reducer = ALONE[rule](made.parameters()), ALONE[rule](reducer)
     for number in range(3):
         for p in made.parameters():
             p.grad = None
         made(toy_batch(number)).backward()
         norm = clip_grad_norm(made.parameters(), clip) if clip else 0
         alone.step(LR)
-        _, true = train_step(other, toy_batch(number), gradients, with_reducer, LR, clip=clip)
+        _, true = train_step(other, toy_batch(number), reducer, with_reducer, LR, clip=clip)
         assert not clip or abs(norm - true) <= 1e-13 * true
     for p, q in zip(made.parameters(), other.parameters(), strict=True):
         assert np.abs(p.data - q.data).max() <= 1e-13, p

@@ -18,7 +18,7 @@ from minitrain.comm.communicator import Communicator
 from minitrain.comm.ring import RingCommunicator
 from minitrain.observe.ledger import Ledger
 from minitrain.parallel.collective_ops import all_gather, copy_to, gather_from, reduce_from, reduce_scatter, split_to
-from minitrain.shares import lengths, share, shares
+from minitrain.sharding import even_shards, lengths, shard_of
 from tests.gradcheck import BOUND, STEP, Array, as_activations, close, names_what_it_keeps, pull
 
 TAG = ("tp", "test")
@@ -31,7 +31,7 @@ class Row(NamedTuple):
     name: str
     call: Call
     true: Callable[[list[Array], int, Any], Array]  # y from all ranks' x, the axis, the own shard's index
-    shares: bool  # x is a shard; otherwise whole
+    even_shards: bool  # x is a shard; otherwise whole
     one_input: bool  # all ranks hold the same x
     one_output: bool  # all ranks continue identically
     forward: str = ""  # the collective used
@@ -73,9 +73,10 @@ def cut(axis: int, own: slice) -> tuple[slice, ...]:
 def inputs(row: Row, size: int, axis: int, n: int, dtype: Any = np.float64) -> list[Array]:
     """Return every rank's x. Values are multiples of 1/4, so sums are exact."""
     whole = shape_of(axis, n)
-    drawn = [np.random.default_rng(0 if row.one_input else r).integers(-8, 9, whole) / 4 for r in range(size)]
+    initialized = [np.random.default_rng(0 if row.one_input else r).integers(-8, 9, whole) / 4 for r in range(size)]
     return [
-        np.ascontiguousarray(x[cut(axis, share(n, size, r))] if row.shares else x, dtype) for r, x in enumerate(drawn)
+        np.ascontiguousarray(x[cut(axis, shard_of(n, size, r))] if row.even_shards else x, dtype)
+        for r, x in enumerate(initialized)
     ]
 
 
@@ -88,7 +89,7 @@ def gradcheck(world: Communicator, row: Row, axis: int, n: int) -> float:
     rank = world.rank
     operation = lambda x: row.call(x, world, axis, n)
     y, c, (gx,) = pull(operation, [xs[rank]], seed=0 if row.one_output else 100 + rank)
-    np.testing.assert_array_equal(y, row.true(xs, axis, cut(axis, share(n, world.size, rank))))
+    np.testing.assert_array_equal(y, row.true(xs, axis, cut(axis, shard_of(n, world.size, rank))))
 
     mine = []
     holders = [None] if row.one_input else range(world.size)  # None: every rank
@@ -125,10 +126,10 @@ def test_gradients_under_mpi(world: Communicator, name: str) -> None:
 WRONG: dict[str, Call] = {  # same y, wrong backward
     "copy_to": lambda x, g, axis, n: x + 0.0,
     "reduce_from": lambda x, g, axis, n: reduce_from(copy_to(x, g, TAG), g, TAG),
-    "split_to": lambda x, g, axis, n: x[cut(axis, share(n, g.size, g.rank))],
+    "split_to": lambda x, g, axis, n: x[cut(axis, shard_of(n, g.size, g.rank))],
     "gather_from": ROWS["all_gather"].call,
     "all_gather": ROWS["gather_from"].call,
-    "reduce_scatter": lambda x, g, axis, n: reduce_from(x, g, TAG)[cut(axis, share(n, g.size, g.rank))],
+    "reduce_scatter": lambda x, g, axis, n: reduce_from(x, g, TAG)[cut(axis, shard_of(n, g.size, g.rank))],
 }
 
 
@@ -153,7 +154,7 @@ def test_the_dtype_stays_and_nothing_is_kept(name: str, dtype: Any) -> None:
         operation = lambda x: row.call(x, world, 1, 5)
         y, _, _ = pull(operation, [xs[world.rank]])  # also asserts the gradient's dtype
         assert y.dtype == dtype and y.flags.c_contiguous
-        np.testing.assert_array_equal(y, row.true(xs, 1, cut(1, share(5, 3, world.rank))))
+        np.testing.assert_array_equal(y, row.true(xs, 1, cut(1, shard_of(5, 3, world.rank))))
         node = as_activations(operation, [xs[world.rank]]).node
         assert node is not None and node.saved == ()
         names_what_it_keeps(node, 1)
@@ -169,10 +170,10 @@ def elements(collective: str, size: int, rank: int, axis: int, n: int) -> int:
     whole = int(np.prod(shape_of(axis, n)))
     following = (rank + 1) % size
     if collective == "all-reduce":
-        pieces = lengths(shares(whole, size))
+        pieces = lengths(even_shards(whole, size))
         return 2 * whole - pieces[rank] - pieces[following]
     kept = {"reduce-scatter": rank, "all-gather": following}
-    return (n - lengths(shares(n, size))[kept[collective]]) * (whole // n) if collective else 0
+    return (n - lengths(even_shards(n, size))[kept[collective]]) * (whole // n) if collective else 0
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])

@@ -67,7 +67,7 @@ def test_kinds_do_not_mix() -> None:
     for b in buckets:
         for p in b.parameters:
             assert (b.dtype, b.decay, b.trained) == (p.dtype, p.decay, p.requires_grad)
-            assert (b.copies, b.partial) == (p.placement.copies, p.placement.partial)
+            assert (b.replicas, b.partial) == (p.placement.replicas, p.placement.partial)
 
 
 def test_the_order_of_axes_makes_no_kind() -> None:
@@ -116,14 +116,14 @@ def test_parameters_are_views_of_the_flat_array() -> None:
 
 def test_values_are_those_of_each_parameter() -> None:
     b = bucket((2, 3), (4,))
-    flat = b.draw(seed=3)
+    flat = b.initial_values(seed=3)
     assert flat.dtype == np.float32 and flat.shape == (10,)
-    assert np.array_equal(flat, np.concatenate([p.draw(3).reshape(-1) for p in b.parameters]))
+    assert np.array_equal(flat, np.concatenate([p.initial_values(3).reshape(-1) for p in b.parameters]))
 
 
 def test_values_may_be_taken_away() -> None:
     b = bucket((2,))
-    b.attach(b.draw(1))
+    b.attach(b.initial_values(1))
     b.attach(None)
     with pytest.raises(RuntimeError, match="p0"):
         _ = b.parameters[0].data
@@ -145,7 +145,7 @@ def contribution(value: float, seen: list[bool]) -> object:
 def test_the_first_contribution_is_written_and_the_next_is_added() -> None:
     b, seen = bucket((3,), (2,)), list[bool]()
     p, q = b.parameters
-    b.open(np.full(5, np.nan, np.float32))
+    b.place_gradients(np.full(5, np.nan, np.float32))
     g = np.zeros(3, np.float32)
     for value in (1.0, 2.0, 4.0):
         p.accumulate(contribution(value, seen), g)  # type: ignore[arg-type]
@@ -166,7 +166,7 @@ def test_gradients_have_a_place_from_the_first_one_to_the_next_step() -> None:
     place, first = b.take(p)
     assert first and place is p.grad and q.grad is not None
     assert b.grad is not None and np.shares_memory(place, b.grad)
-    b.open(None)
+    b.release_gradients()
     assert b.grad is None and p.grad is None and q.grad is None
     assert b.take(p)[1]
 
@@ -175,8 +175,8 @@ def test_a_vjp_that_has_no_use_for_out() -> None:
     """A vjp that ignores `out` has its result copied into place; a weight without a vjp is only counted."""
     p = Parameter("p", (3,), std=1.0, dtype=np.float64)
     (bucket,) = make_buckets([p], 1.0, Mesh(world_of_one()))
-    bucket.attach(bucket.draw(0))
-    bucket.open(np.full(3, np.nan))
+    bucket.attach(bucket.initial_values(0))
+    bucket.place_gradients(np.full(3, np.nan))
     fired: list[Parameter] = []
     p.on_ready = fired.append
     y = apply(np.zeros(3), weights=[(p, lambda g, out=None: 2 * g), (p, None)])

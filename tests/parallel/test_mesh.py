@@ -39,21 +39,21 @@ def train(
     """Train for STEPS steps and record everything. Gradients are recorded before clipping."""
     run, model = Run(), make(tied=tied)
     mesh = Mesh(world, dp=world.size // tp, tp=tp)
-    gradients = parallelize(model, mesh, Strategy(bucket_mb=BUCKET_MB, sp=sequence), reducers=reducers, io=io)
-    gradients.init(SEED)
-    optimizer = SGD(gradients, momentum=0.9)
+    reducer = parallelize(model, mesh, Strategy(bucket_mb=BUCKET_MB, sp=sequence), reducers=reducers, io=io)
+    reducer.init(SEED)
+    optimizer = SGD(reducer, momentum=0.9)
     for number in range(STEPS):
         mine = toy_batch(number).part(mesh.coordinates["dp"], mesh.sizes["dp"])
-        loss = compute_gradients(model, mine, gradients, accumulate=2)
+        loss = compute_gradients(model, mine, reducer, accumulate=2)
         run.losses.append(sum(mesh.group("dp").gather_objects(loss)))  # the same on all ranks along tp
-        run.gradients.append(gather(model, world, "grad", gradients))
-        run.norms.append(clip_grad_norm(gradients, 0.5))
+        run.reducer.append(gather(model, world, "grad", reducer))
+        run.norms.append(clip_grad_norm(reducer, 0.5))
         optimizer.step(0.05)
-        gradients.after_step()
-    run.parameters = gather(model, world, "data", gradients)
+        reducer.gather_parameters()
+    run.parameters = gather(model, world, "data", reducer)
     places = [p.placement for p in model.parameters()]
     run.held = {f"{at.path} {at.index}": p.data.copy() for p, at in zip(model.parameters(), places, strict=True)}
-    gradients.close()
+    reducer.close()
     return run
 
 
@@ -80,7 +80,7 @@ def first_difference(run: Run, true: Run) -> str:
     for i in range(STEPS):
         wrong = [
             *other_number("loss", run.losses[i], true.losses[i]),
-            *other_tensors("gradients", run.gradients[i], true.gradients[i]),
+            *other_tensors("gradients", run.reducer[i], true.reducer[i]),
             *other_number("norm", run.norms[i], true.norms[i]),
         ]
         if wrong:
@@ -123,7 +123,7 @@ def test_an_axis_that_divides_samples_is_one_row(how: str, monkeypatch: pytest.M
         made = Trainer(toy_gpt(), world, mesh=mesh, optimizer=SGD, schedule=0.05, strategy=named(how))
         losses = [made.step(toy_batch(number))[0] for number in range(STEPS)]
         assert all(p.placement.partial.keys() == {"dp", "ep"} for p in made.model.parameters())
-        return losses, gather(made.model, world, gradients=made.gradients)
+        return losses, gather(made.model, world, reducer=made.reducer)
 
     losses, parameters = program({}, world_of_one())
     for sizes in ({"dp": 2, "ep": 3}, {"ep": 3}):

@@ -24,8 +24,8 @@ from minitrain.nn import Module
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import Adam
 from minitrain.parallel.strategy import Strategy
-from minitrain.precision import CASTS, Dynamic, DynamicScaler, Precision, Static, StaticScaler
-from minitrain.shares import Cuts, share
+from minitrain.precision import CASTS, DynamicPolicy, DynamicScaler, Precision, StaticPolicy, StaticScaler
+from minitrain.sharding import Shards, shard_of
 from minitrain.train.trainer import Trainer
 from tests.ranks import GLANCE
 from tests.strategies import named
@@ -78,17 +78,17 @@ class Watched(RingCommunicator):
         group.seen = self.seen
         return group
 
-    def all_reduce(self, x: Array, tag: Tag, op: str = "sum", cuts: Cuts | None = None) -> None:
-        super().all_reduce(x, tag, op, cuts)
+    def all_reduce(self, x: Array, tag: Tag, op: str = "sum", shards: Shards | None = None) -> None:
+        super().all_reduce(x, tag, op, shards)
         self.seen[tag].add(x.dtype.name)
 
-    def reduce_scatter(self, x: Array, tag: Tag, cuts: Cuts | None = None) -> Array:
+    def reduce_scatter(self, x: Array, tag: Tag, shards: Shards | None = None) -> Array:
         self.seen[tag].add(x.dtype.name)
-        return super().reduce_scatter(x, tag, cuts)
+        return super().reduce_scatter(x, tag, shards)
 
-    def all_gather(self, x: Array, tag: Tag, cuts: Cuts | None = None) -> None:
+    def all_gather(self, x: Array, tag: Tag, shards: Shards | None = None) -> None:
         self.seen[tag].add(x.dtype.name)
-        super().all_gather(x, tag, cuts)
+        super().all_gather(x, tag, shards)
 
     def send(self, x: Array, to: int, tag: Tag, number: int = 0) -> Any:
         self.seen[tag].add(x.dtype.name)
@@ -131,7 +131,7 @@ def test_it_learns_as_float32_does(
     """The loss is within 1% of float32, and ranks communicate in half precision."""
     watched = Watched(world)
     loss = losses(
-        watched, steps, Static(policy), Mesh(watched, **{axis: 2}), strategy=replace(strategy, bucket_mb=0.02),
+        watched, steps, StaticPolicy(policy), Mesh(watched, **{axis: 2}), strategy=replace(strategy, bucket_mb=0.02),
         half_weights=half_weights, accumulate=2 if axis == "pp" else 1,
     )  # fmt: skip
     assert full(STEPS) < 0.5 * full(10), "it has learned"
@@ -155,7 +155,7 @@ def test_borders_of_stages_between_unlike_layers(how: dict[str, Any], layers: di
 
     def program(world: Communicator) -> float:
         mesh, strategy = Mesh(world, pp=2), Strategy(bucket_mb=0.02, **how)
-        return losses(world, 30, Static(HALF16, layers), mesh, strategy=strategy, accumulate=4)
+        return losses(world, 30, StaticPolicy(HALF16, layers), mesh, strategy=strategy, accumulate=4)
 
     assert threads.run(2, program) == pytest.approx([full(30)] * 2, rel=0.01)
 
@@ -163,8 +163,8 @@ def test_borders_of_stages_between_unlike_layers(how: dict[str, Any], layers: di
 def test_a_precision_that_leaves_open_what_passes_between_stages() -> None:
     """Without a "layer" row, layers keep their input's dtype, and the sender tells the receiver what it is."""
     casts = {operation: cast for operation, cast in CASTS.items() if operation != "layer"}
-    alone = losses(world_of_one(), 3, Dynamic(casts=casts), Mesh(world_of_one()))
-    found = threads.run(2, lambda world: losses(world, 3, Dynamic(casts=casts), Mesh(world, pp=2)))
+    alone = losses(world_of_one(), 3, DynamicPolicy(casts=casts), Mesh(world_of_one()))
+    found = threads.run(2, lambda world: losses(world, 3, DynamicPolicy(casts=casts), Mesh(world, pp=2)))
     assert found == pytest.approx([alone] * 2, rel=1e-5)
 
 
@@ -172,7 +172,7 @@ def test_a_precision_that_leaves_open_what_passes_between_stages() -> None:
 def test_gradients_that_underflow_are_seen(world: Communicator) -> None:
     """The same measure detects underflow: with a loss scale far too small, most activation gradients are 0."""
     scaler = StaticScaler(2.0**-16)
-    assert losses(world, 60, Static(HALF16), Mesh(world, dp=2), scaler=scaler) > 1.01 * full(60)
+    assert losses(world, 60, StaticPolicy(HALF16), Mesh(world, dp=2), scaler=scaler) > 1.01 * full(60)
 
 
 # Memory per rank ------------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def held(world: Communicator, how: str, half: str, k: int, half_weights: bool) -
     """Return (the trainer after one update, bytes of parameters, gradients and optimizer state on this rank)."""
     with Ledger().open() as ledger:
         trainer = Trainer(
-            small_gpt(), world, precision=Static(half), half_weights=half_weights, accumulate=k,
+            small_gpt(), world, precision=StaticPolicy(half), half_weights=half_weights, accumulate=k,
             strategy=named(how, bucket_mb=0.02),
         )  # fmt: skip
         trainer.step(text(0))
@@ -194,18 +194,18 @@ def held(world: Communicator, how: str, half: str, k: int, half_weights: bool) -
     return trainer, found
 
 
-def table(how: str, k: int, half_weights: bool, whole: int, share: int) -> int:
+def table(how: str, k: int, half_weights: bool, whole: int, shard_of: int) -> int:
     """Return bytes for `whole` parameters, `share` of them owned: weights, gradients, Adam's two states and a master.
 
     At stages 2 and 3, gradients accumulated over several micro-batches are float32.
     """
     if not half_weights:
-        weights, gradients, optimizer = 4, 4, 8
+        weights, reducer, optimizer = 4, 4, 8
     else:
-        weights, gradients, optimizer = 2, 4 if k > 1 and how in ("zero2", "zero3") else 2, 12
+        weights, reducer, optimizer = 2, 4 if k > 1 and how in ("zero2", "zero3") else 2, 12
     stage = STAGES.index(how)
-    places = [share if stage >= least else whole for least in (3, 2, 1)]
-    return weights * places[0] + gradients * places[1] + optimizer * places[2]
+    places = [shard_of if stage >= least else whole for least in (3, 2, 1)]
+    return weights * places[0] + reducer * places[1] + optimizer * places[2]
 
 
 # from the docstring of minitrain.precision: bytes per parameter over all N ranks, a N + b for a + b / N per rank
@@ -217,10 +217,10 @@ AUTOCAST = {"bucketed": (16, 0), "zero1": (8, 8), "zero2": (4, 12), "zero3": (0,
 
 
 def exact(trainer: Trainer, found: int, how: str, k: int, half_weights: bool) -> None:
-    world, sizes = trainer.world, [bucket.size for bucket in trainer.gradients.buckets]
+    world, sizes = trainer.world, [bucket.size for bucket in trainer.reducer.buckets]
     N, P = world.size, sum(sizes)
     assert any(n % N for n in sizes), "shares are to be uneven"
-    owned = [share(n, N, world.rank) for n in sizes]
+    owned = [shard_of(n, N, world.rank) for n in sizes]
     mine = sum(table(how, k, half_weights, n, cut.stop - cut.start) for n, cut in zip(sizes, owned, strict=True))
     assert found == mine, f"rank {world.rank} holds {found} bytes, not {mine}"
     a, b = FOR_ALL[how, k] if half_weights else AUTOCAST[how]
@@ -265,8 +265,8 @@ def test_a_scale_that_is_too_large_comes_down(how: str, axes: dict[str, int]) ->
     def two_updates(world: Communicator, scale: float) -> tuple[int, float, list[bytes]]:
         """Return (skips before the first update, the scale at that update, all arrays that two updates change)."""
         trainer = Trainer(
-            small_gpt(), RingCommunicator(world), mesh=Mesh(world, **axes), precision=Static(HALF16), half_weights=True,
-            scaler=DynamicScaler(scale, patience=60), strategy=named(how, bucket_mb=0.02),
+            small_gpt(), RingCommunicator(world), mesh=Mesh(world, **axes), precision=StaticPolicy(HALF16),
+            half_weights=True, scaler=DynamicScaler(scale, patience=60), strategy=named(how, bucket_mb=0.02),
         )  # fmt: skip
         while trainer.step(text(0)).skipped:
             assert trainer.updates == 0
@@ -277,7 +277,7 @@ def test_a_scale_that_is_too_large_comes_down(how: str, axes: dict[str, int]) ->
         masters = [master for master in trainer.optimizer.masters if master is not None]
         assert masters and all(master.dtype == np.float32 for master in masters)
         arrays = [*masters, *(array for state in trainer.optimizer.state for array in state)]
-        arrays += [owned.data for owned in trainer.gradients.owned()]
+        arrays += [owned.data for owned in trainer.reducer.owned()]
         return skips, first, [array.tobytes() for array in arrays]
 
     def program(world: Communicator) -> tuple[int, float]:
@@ -305,8 +305,8 @@ class Bulge(Module):
             p.requires_grad = False  # keep the weights fixed
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        x = self.at("layer", x)
-        return x + self.at("layer", self.mlp(x))
+        x = self.cast_input("layer", x)
+        return x + self.cast_input("layer", self.mlp(x))
 
 
 def bulging() -> Model:
@@ -326,7 +326,7 @@ def rows(number: int, large: float) -> Batch:
 PATIENCE, REST, LARGE = 2, 8, 40.0
 
 
-class Remembers(Dynamic):
+class Remembers(DynamicPolicy):
     """Records the layers that overflowed in this rank's own forward."""
 
     def __init__(self) -> None:
@@ -372,8 +372,8 @@ def test_a_layer_goes_back_to_float32_on_all_ranks(world: Communicator, axis: st
     """Only one rank sees the overflow: the one with the large sample, or the one with the layer."""
     precision, every = Remembers(), list(range(2 * PATIENCE + 2 * REST))
     trainer, losses, skipped, sent = learn(world, every, LARGE, precision, axis, strategy)
-    there = world.rank == {"dp": 1, "pp": 0}[axis]
-    assert precision.overflowed == ({"bulge"} if there else set())
+    require = world.rank == {"dp": 1, "pp": 0}[axis]
+    assert precision.overflowed == ({"bulge"} if require else set())
     rest_again = [True] * PATIENCE + [False] * REST
     assert skipped == rest_again * 2
     assert trainer.updates == 2 * REST and trainer.scaler.value == 4 / 2 ** (2 * PATIENCE)
@@ -405,12 +405,12 @@ def test_half_gradients_are_added_up_in_float32(reduce_once: bool, dtype: Any) -
 
     def program(world: Communicator) -> set[Any]:
         trainer = Trainer(
-            small_gpt(), world, precision=Static(HALF16), half_weights=True, accumulate=2,
+            small_gpt(), world, precision=StaticPolicy(HALF16), half_weights=True, accumulate=2,
             strategy=Strategy(zero=2, reduce_once=reduce_once),
         )  # fmt: skip
         trainer.step(text(0))
-        gradients: Any = trainer.gradients
+        reducer: Any = trainer.reducer
         trainer.close()
-        return {share.dtype for share in gradients.grads.values()}
+        return {shard_of.dtype for shard_of in reducer.grads.values()}
 
     assert threads.run(2, program) == [{np.dtype(dtype)}] * 2

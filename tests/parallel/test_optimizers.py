@@ -26,7 +26,7 @@ from minitrain.optim import LAMB, LARS, SGD, AdamW, Matrixwise, Optimizer, Part,
 from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.reducer import Reducer
 from minitrain.parallel.strategy import Strategy
-from minitrain.precision import Static, use
+from minitrain.precision import StaticPolicy, use
 from minitrain.train.checkpoint import gather, gather_state, restore
 from minitrain.train.step import compute_gradients, train_step
 from minitrain.train.trainer import Trainer
@@ -124,63 +124,65 @@ FIRST = ("zero2 3", "tp 3", "dp 2 sp 2 zero2", "dp 2 pp 2 zero1")
 def true(rule: str) -> tuple[list[float], Tensors]:
     """Return the losses and final parameters of one process: gradients by the library, everything else by NumPy."""
     model, world = toy_gpt(), world_of_one()
-    gradients = parallelize(model, Mesh(world))
-    gradients.init(SEED)
+    reducer = parallelize(model, Mesh(world))
+    reducer.init(SEED)
     states: dict[str, Tensors] = {p.placement.path: {} for p in model.parameters()}
     losses = []
     for t in range(1, STEPS + 1):
-        losses.append(compute_gradients(model, toy_batch(t), gradients))
+        losses.append(compute_gradients(model, toy_batch(t), reducer))
         for p in model.parameters():
             if p.requires_grad:
                 assert p.grad is not None
                 p.data = RULES[rule][1](p.data, p.grad, states[p.placement.path], t, p.decay)
-    return losses, gather(model, world, gradients=gradients)
+    return losses, gather(model, world, reducer=reducer)
 
 
 def train(
-    world: Communicator, rule: str, place: str, bucket_mb: float, make: Make | None, **doors: Any
+    world: Communicator, rule: str, place: str, bucket_mb: float, make: Make | None, **hooks: Any
 ) -> tuple[list[float], Tensors, Ledger]:
     """Train for STEPS steps. Planted bugs enter through `make` and `doors`."""
     axes, how, options = PLACES[place]
     model, mesh, losses, book = toy_gpt(), Mesh(world, **axes), [], Ledger()
     strategy = named(how, bucket_mb=bucket_mb, owners=OWNERS.get(rule, "elements"), **options)
-    gradients = parallelize(model, mesh, strategy, **doors)
-    gradients.init(SEED)
-    optimizer = (make or RULES[rule][0])(gradients)
+    reducer = parallelize(model, mesh, strategy, **hooks)
+    reducer.init(SEED)
+    optimizer = (make or RULES[rule][0])(reducer)
     with book.open():
         for t in range(1, STEPS + 1):
             mine = toy_batch(t).part(mesh.part("samples"), mesh.parts("samples"))
-            loss, _ = train_step(model, mine, gradients, optimizer, LR, 2 if mesh.parts("layers") > 1 else 1)
+            loss, _ = train_step(model, mine, reducer, optimizer, LR, 2 if mesh.parts("layers") > 1 else 1)
             losses.append(sum(mesh.over("samples", "layers").gather_objects(loss)))
-    check_memory(gradients, optimizer, how)
-    return losses, gather(model, world, gradients=gradients), book
+    check_memory(reducer, optimizer, how)
+    return losses, gather(model, world, reducer=reducer), book
 
 
-def check_memory(gradients: Reducer, optimizer: Optimizer, how: str) -> None:
+def check_memory(reducer: Reducer, optimizer: Optimizer, how: str) -> None:
     """Under ZeRO a rank holds state only for what it owns; together the ranks hold all of it once."""
-    for bucket, state in zip(gradients.trained, optimizer.state, strict=True):
+    for bucket, state in zip(reducer.trained, optimizer.state, strict=True):
         assert len(state) == len(optimizer.states)
         for array in state:
-            assert array.size == (bucket.own.stop - bucket.own.start if how.startswith("zero") else bucket.size)
-        assert sum(cut.stop - cut.start for cut in bucket.cuts) == bucket.size
+            assert array.size == (
+                bucket.own_shard.stop - bucket.own_shard.start if how.startswith("zero") else bucket.size
+            )
+        assert sum(cut.stop - cut.start for cut in bucket.shards) == bucket.size
         if optimizer.owners == "parameters":
             borders = {0, *(piece.stop for piece in bucket.pieces.values())}
-            assert {border for cut in bucket.cuts for border in (cut.start, cut.stop)} <= borders
+            assert {border for cut in bucket.shards for border in (cut.start, cut.stop)} <= borders
 
 
 def on_ranks(
-    rule: str, place: str, bucket_mb: float = 0.003, make: Make | None = None, **doors: Any
+    rule: str, place: str, bucket_mb: float = 0.003, make: Make | None = None, **hooks: Any
 ) -> list[tuple[list[float], Tensors, Ledger]]:
-    program = lambda world: train(RingCommunicator(world), rule, place, bucket_mb, make, **doors)
+    program = lambda world: train(RingCommunicator(world), rule, place, bucket_mb, make, **hooks)
     return threads.run(math.prod(PLACES[place][0].values()), program, timeout=60)
 
 
 @pytest.mark.parametrize("place", [place if place in FIRST else full(place) for place in PLACES])
 @pytest.mark.parametrize("rule", RULES)
-def test_whole_parameters(rule: str, place: str, make: Make | None = None, **doors: Any) -> None:
+def test_whole_parameters(rule: str, place: str, make: Make | None = None, **hooks: Any) -> None:
     """The assignment of parameters to buckets and ranks, and where they are cut, makes no difference."""
     losses, parameters = true(rule)
-    for found in on_ranks(rule, place, make=make, **doors):
+    for found in on_ranks(rule, place, make=make, **hooks):
         np.testing.assert_allclose(found[0], losses, rtol=BOUND)
         assert difference(found[1], parameters) <= BOUND
 
@@ -253,20 +255,20 @@ class Run:
         axes, how, options = PLACES[self.place] if self.world.size > 1 else ({}, "bucketed", {})
         self.model, self.mesh = toy_gpt("float32" if self.half else "float64"), Mesh(self.world, **axes)
         if self.half:
-            use(self.model, Static("mixed_bfloat16"), half_weights=True)
+            use(self.model, StaticPolicy("mixed_bfloat16"), half_weights=True)
         owners = OWNERS.get(self.rule, "elements")
-        self.gradients = parallelize(self.model, self.mesh, named(how, bucket_mb=0.003, owners=owners, **options))
-        self.gradients.init(SEED)
-        self.optimizer = STATEFUL[self.rule](self.gradients)
+        self.reducer = parallelize(self.model, self.mesh, named(how, bucket_mb=0.003, owners=owners, **options))
+        self.reducer.init(SEED)
+        self.optimizer = STATEFUL[self.rule](self.reducer)
 
     def steps(self, numbers: range) -> None:
         for number in numbers:
             mine = toy_batch(number).part(self.mesh.part("samples"), self.mesh.parts("samples"))
             micros = 2 if self.mesh.parts("layers") > 1 else 1
-            train_step(self.model, mine, self.gradients, self.optimizer, LR, micros)
+            train_step(self.model, mine, self.reducer, self.optimizer, LR, micros)
 
     def weights(self) -> Tensors:
-        return gather(self.model, self.world, gradients=self.gradients)
+        return gather(self.model, self.world, reducer=self.reducer)
 
     def go_on(self, weights: Tensors, state: State) -> None:
         restore(self.model, weights, strict=False)
@@ -403,9 +405,9 @@ def test_whole_matrices_are_asked_for(axes: dict[str, int]) -> None:
     """Without whole parameters, buckets follow the local layout and ranks would gather matrices in different orders."""
 
     def program(world: Communicator) -> None:
-        gradients = parallelize(toy_gpt(), Mesh(world, **axes), Strategy(bucket_mb=0.0003))
+        reducer = parallelize(toy_gpt(), Mesh(world, **axes), Strategy(bucket_mb=0.0003))
         with pytest.raises(UserError, match=r'Muon needs whole parameters, .*owners="parameters"'):
-            Muon(gradients)
+            Muon(reducer)
 
     threads.run(2, program)
 
@@ -426,9 +428,9 @@ def test_owners_have_about_the_same_load() -> None:
     """No rank owns more than an even share plus the largest parameter, and every rank owns something."""
 
     def program(world: Communicator) -> int:
-        gradients = parallelize(toy_gpt(), Mesh(world, dp=3), Strategy(zero=1, bucket_mb=0.003, owners="parameters"))
-        gradients.init(SEED)
-        return sum(len(it.data) for it in gradients.held())
+        reducer = parallelize(toy_gpt(), Mesh(world, dp=3), Strategy(zero=1, bucket_mb=0.003, owners="parameters"))
+        reducer.init(SEED)
+        return sum(len(it.data) for it in reducer.held())
 
     found = threads.run(3, program)
     trained = [math.prod(p.shape) for p in toy_gpt().parameters() if p.requires_grad]
@@ -448,7 +450,7 @@ def test_a_trainer_divides_as_the_optimizer_needs(optimizer: Callable[..., Optim
         with pytest.raises(UserError, match=r"Muon needs whole parameters, .*\n?.*Strategy\(owners=\"parameters\"\)"):
             Trainer(other, world, optimizer=lambda it: Muon(it), strategy=Strategy(zero=1))
         Trainer(other, world, optimizer=lambda it: Muon(it), strategy=Strategy(zero=1, owners="parameters"))
-        return gather(made.model, world, gradients=made.gradients)
+        return gather(made.model, world, reducer=made.reducer)
 
     for found in threads.run(3, program):
         assert difference(found, true("muon")[1]) <= BOUND
@@ -466,7 +468,7 @@ def test_the_rules_of_the_readme() -> None:
         made = Trainer(toy_gpt(), world, optimizer=names[name], schedule=0.01, seed=SEED, strategy=Strategy(zero=zero))
         for t in range(STEPS):
             made.step(toy_batch(t))
-        return gather(made.model, world, gradients=made.gradients)
+        return gather(made.model, world, reducer=made.reducer)
 
     for name in ("Lion", "Relative"):
         alone = run(world_of_one(), name, 0)

@@ -16,10 +16,10 @@ from minitrain.comm.communicator import Communicator
 from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
 from minitrain.parallel.flat import Bucket
-from minitrain.parallel.reducer import Reducer, there
+from minitrain.parallel.reducer import Reducer, require
 from minitrain.parallel.zero import Zero1, Zero3
-from minitrain.precision import Dynamic, DynamicScaler, Scaler, StaticScaler, not_finite
-from minitrain.shares import share
+from minitrain.precision import DynamicPolicy, DynamicScaler, Scaler, StaticScaler, not_finite
+from minitrain.sharding import shard_of
 from minitrain.train.step import train_step
 from tests.equivalence.harness import STRATEGIES, Case, Tensors, Training, difference, toy_batch
 from tests.equivalence.harness import train as train_alike
@@ -42,32 +42,30 @@ class Spot:
     end: int = 0
     value: float = math.inf
 
-    def bucket(self, gradients: Reducer) -> Bucket:
-        (found,) = (b for b in gradients.trained for p in b.parameters if p.placement.path == self.path)
+    def bucket(self, reducer: Reducer) -> Bucket:
+        (found,) = (b for b in reducer.trained for p in b.parameters if p.placement.path == self.path)
         return found
 
-    def hit(self, world: Communicator, gradients: Reducer) -> str:
+    def hit(self, world: Communicator, reducer: Reducer) -> str:
         """Return the path of the parameter that contains the element. Collective."""
         mine = world.rank == self.rank
-        return world.gather_objects(self.bucket(gradients).parameters[self.end].placement.path if mine else "")[
-            self.rank
-        ]
+        return world.gather_objects(self.bucket(reducer).parameters[self.end].placement.path if mine else "")[self.rank]
 
-    def poison(self, gradients: Reducer) -> Callable[[], None]:
+    def poison(self, reducer: Reducer) -> Callable[[], None]:
         """Return a function that arms one injection: the value is written just before the bucket is sent."""
-        chosen = self.bucket(gradients)
-        if isinstance(gradients, Zero1) and chosen.group.size > 1:
-            owned = share(chosen.size, chosen.group.size, chosen.group.rank)
+        chosen = self.bucket(reducer)
+        if isinstance(reducer, Zero1) and chosen.group.size > 1:
+            owned = shard_of(chosen.size, chosen.group.size, chosen.group.rank)
             assert self.end % chosen.size not in range(owned.start, owned.stop), "another rank should own it"
-        armed, detach = [False], gradients.detach
+        armed, detach = [False], reducer.detach
 
         def wrapped(bucket: Bucket) -> Array:
             if armed[0] and bucket is chosen:
                 armed[0] = False
-                there(bucket.grad)[self.end] = self.value
+                require(bucket.grad)[self.end] = self.value
             return detach(bucket)
 
-        gradients.detach = wrapped  # type: ignore[method-assign]
+        reducer.detach = wrapped  # type: ignore[method-assign]
         return partial(armed.__setitem__, 0, True)
 
 
@@ -87,9 +85,9 @@ class Story:
 
 def state(training: Training) -> list[bytes]:
     """Return everything that an update changes on this rank, except the number of updates."""
-    gradients, optimizer = training.gradients, training.optimizer
-    arrays = [b.data for b in gradients.buckets if b.data is not None]
-    arrays += [there(bucket.shard) for bucket in gradients.buckets] if isinstance(gradients, Zero3) else []
+    reducer, optimizer = training.reducer, training.optimizer
+    arrays = [b.data for b in reducer.buckets if b.data is not None]
+    arrays += [require(bucket.shard) for bucket in reducer.buckets] if isinstance(reducer, Zero3) else []
     arrays += [array for states in optimizer.state for array in states]
     return [array.tobytes() for array in arrays]
 
@@ -100,7 +98,7 @@ def tell(
     """Train on four batches. The `bad` ones are spoiled, or left out if there are no spots."""
     story, training = Story(), Training(world, case)
     dp = training.mesh.coordinates["dp"], training.mesh.sizes["dp"]
-    spoil = [spot.poison(training.gradients) for spot in spots if spot.rank == world.rank]
+    spoil = [spot.poison(training.reducer) for spot in spots if spot.rank == world.rank]
     for number in range(BATCHES):
         if number in bad and not spots:
             continue
@@ -108,7 +106,7 @@ def tell(
             arm()
         before, mine = state(training), toy_batch(number, case.B).part(*dp)
         loss, norm = step(
-            training.model, mine, training.gradients, training.optimizer, training.lr, case.accumulate, case.clip,
+            training.model, mine, training.reducer, training.optimizer, training.lr, case.accumulate, case.clip,
             training.scaler,
         )  # fmt: skip
         if number not in bad:
@@ -123,7 +121,7 @@ def tell(
     if case.how != "zero3":  # under ZeRO-3 no rank holds a replica
         parameters = training.model.parameters()
         story.held = {f"{p.placement.path} {p.placement.index}": p.data.tobytes() for p in parameters}
-    training.gradients.close()
+    training.reducer.close()
     return story
 
 
@@ -220,11 +218,11 @@ def spoiled(
     ids=[title(*row) for row in SPOILED],
 )
 def test_all_ranks_leave_the_batch_out(
-    ranks: int, case: Case, spots: tuple[Spot, ...], patience: float = 20, **doors: Any
+    ranks: int, case: Case, spots: tuple[Spot, ...], patience: float = 20, **hooks: Any
 ) -> None:
     """Used by the museum. doors: arguments of `spoiled`."""
     try:
-        found = threads.run(ranks, lambda world: spoiled(RingCommunicator(world), case, spots, **doors), patience)
+        found = threads.run(ranks, lambda world: spoiled(RingCommunicator(world), case, spots, **hooks), patience)
     except TimeoutError as error:
         raise AssertionError(f"the ranks wait for each other: {error}") from error
     assert not any(found), found[0]
@@ -296,18 +294,18 @@ def test_all_ranks_blame_the_same_layer(ranks: int, case: Case, spot: Spot) -> N
     """The scale is at its floor, and the layer's gradients overflow in one rank's shard, slice or stage."""
 
     def blamed(world: Communicator) -> dict[str, int]:
-        precision = Dynamic(patience=2, rest=9)
+        precision = DynamicPolicy(patience=2, rest=9)
         precision.layers = ("embed", "blocks.0", "blocks.1", "head")
         training = Training(world, replace(case, scaler=partial(DynamicScaler, 1.0)))
-        arm = spot.poison(training.gradients) if world.rank == spot.rank else lambda: None
+        arm = spot.poison(training.reducer) if world.rank == spot.rank else lambda: None
         for _ in range(2):
             assert not precision.resting
             arm()
             training.step(0)
-            found = world.gather_objects(not_finite(training.gradients))
-            assert set().union(*found) == {spot.hit(world, training.gradients)}
-            precision.skipped(training.gradients, training.scaler.value <= 1)
-        training.gradients.close()
+            found = world.gather_objects(not_finite(training.reducer))
+            assert set().union(*found) == {spot.hit(world, training.reducer)}
+            precision.skipped(training.reducer, training.scaler.value <= 1)
+        training.reducer.close()
         return precision.resting
 
     assert threads.run(ranks, blamed) == [{"blocks.0": 9}] * ranks

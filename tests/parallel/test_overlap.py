@@ -21,35 +21,35 @@ from tests.equivalence.harness import BUCKET_MB, SEED, toy_batch, toy_gpt
 
 
 def test_the_first_bucket_is_under_way_during_backward(
-    line: Callable[[], CommunicationThread] = CommunicationThread,
+    thread: Callable[[], CommunicationThread] = CommunicationThread,
 ) -> None:
     """On each of two ranks, the first bucket's reduction begins before the first layer's backward and ends after it.
 
     Each waits for the other: an overlap that waits for its buckets, or holds them back until backward is over, times
     out.
     """
-    for events in threads.run(2, lambda world: order_of_events(world, line)):
+    for events in threads.run(2, lambda world: order_of_events(world, thread)):
         assert events[:2] == ["reduction begins", "first layer"]
         assert events.count("reduction ends") > 2
 
 
-def order_of_events(world: Communicator, line: Callable[[], CommunicationThread]) -> list[str]:
+def order_of_events(world: Communicator, thread: Callable[[], CommunicationThread]) -> list[str]:
     """Return the order of events on this rank in one step of the toy model."""
     events: list[str] = []
     begun, first_layer = threading.Event(), threading.Event()
 
-    def sync(gradients: Sequence[Array], group: Communicator) -> None:
+    def sync(reducer: Sequence[Array], group: Communicator) -> None:
         events.append("reduction begins")
         begun.set()
         assert first_layer.wait(2), "backward waits for the reduction"
-        sync_gradients(gradients, group)
+        sync_gradients(reducer, group)
         events.append("reduction ends")
 
     model = toy_gpt()
-    gradients = parallelize(
-        model, Mesh(world, dp=world.size), Strategy(reduce="overlap", bucket_mb=BUCKET_MB), sync=sync, line=line
+    reducer = parallelize(
+        model, Mesh(world, dp=world.size), Strategy(reduce="overlap", bucket_mb=BUCKET_MB), sync=sync, thread=thread
     )
-    gradients.init(SEED)
+    reducer.init(SEED)
     table = model.parameters()[0]  # the token table of the first unit, which backward reaches last
     after = table.on_ready
 
@@ -62,20 +62,20 @@ def order_of_events(world: Communicator, line: Callable[[], CommunicationThread]
 
     table.on_ready = ready
     try:
-        compute_gradients(model, toy_batch(0).part(world.rank, world.size), gradients)
+        compute_gradients(model, toy_batch(0).part(world.rank, world.size), reducer)
     finally:
-        gradients.close()
+        reducer.close()
     return events
 
 
 def test_traffic_is_counted_in_a_ledger_that_is_opened_later() -> None:
     def program(world: Communicator) -> int:
         model = toy_gpt()
-        gradients = parallelize(model, Mesh(world, dp=2), Strategy(reduce="overlap", bucket_mb=BUCKET_MB))
-        gradients.init(SEED)
+        reducer = parallelize(model, Mesh(world, dp=2), Strategy(reduce="overlap", bucket_mb=BUCKET_MB))
+        reducer.init(SEED)
         with Ledger().open() as ledger:
-            compute_gradients(model, toy_batch(0).part(world.rank, 2), gradients)
-        gradients.close()
+            compute_gradients(model, toy_batch(0).part(world.rank, 2), reducer)
+        reducer.close()
         return sum(ledger.charged.values())
 
     assert min(threads.run(2, program)) > 1000
@@ -89,51 +89,51 @@ def test_an_mpi_without_threads_is_refused() -> None:
 
 
 def test_jobs_are_done_in_order_and_waited_for() -> None:
-    line, done = CommunicationThread(), list[int]()
+    thread, done = CommunicationThread(), list[int]()
     for i in range(20):
-        line.submit(lambda i=i: done.append(i))  # type: ignore[misc]
-    line.wait()
+        thread.submit(lambda i=i: done.append(i))  # type: ignore[misc]
+    thread.wait()
     assert done == list(range(20))
-    line.close()
-    assert not line.thread.is_alive()
+    thread.close()
+    assert not thread.thread.is_alive()
 
 
 def test_a_failure_ends_the_job_and_comes_back_to_the_main_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error reaches the main thread and threading.excepthook, which `minitrain.launch()` sets to end all ranks."""
     hooked: list[str] = []
     monkeypatch.setattr(threading, "excepthook", lambda args: hooked.append(args.exc_type.__name__))
-    line = CommunicationThread()
-    line.submit(lambda: 1 / 0)  # type: ignore[arg-type]
+    thread = CommunicationThread()
+    thread.submit(lambda: 1 / 0)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="division by zero"):
-        line.wait()
-    line.thread.join()
+        thread.wait()
+    thread.thread.join()
     assert hooked == ["ZeroDivisionError"]
 
 
 @pytest.mark.ranks(2)
 def test_the_thread_talks_on_a_line_of_its_own(world: Communicator) -> None:
     """The main thread may communicate on the world while a bucket is in flight."""
-    line, own = CommunicationThread(), world.duplicate()
+    thread, own = CommunicationThread(), world.duplicate()
     x, y = np.full(1000, 1.0), np.full(1000, 10.0)
-    line.submit(lambda: own.all_reduce(x, ("dp", "test")))
+    thread.submit(lambda: own.all_reduce(x, ("dp", "test")))
     world.all_reduce(y, ("dp", "test"))
-    line.wait()
-    line.close()
+    thread.wait()
+    thread.close()
     assert (x == 2).all() and (y == 20).all()
 
 
 def test_jobs_have_numbers_and_one_may_be_left() -> None:
     """A caller that needs the result of job n does not wait for later jobs."""
-    line, go = CommunicationThread(), threading.Event()
+    thread, go = CommunicationThread(), threading.Event()
 
     def later() -> None:
         go.wait(20)
 
-    numbers = [line.submit(job) for job in (lambda: None, lambda: None, later)]
-    assert numbers == [1, 2, 3] and line.submitted == 3
-    line.wait(line.submitted - numbers[1])  # the third job is still running
-    assert not go.is_set() and line.pending == 1
+    numbers = [thread.submit(job) for job in (lambda: None, lambda: None, later)]
+    assert numbers == [1, 2, 3] and thread.submitted == 3
+    thread.wait(thread.submitted - numbers[1])  # the third job is still running
+    assert not go.is_set() and thread.pending == 1
     go.set()
-    line.wait()
-    assert line.pending == 0
-    line.close()
+    thread.wait()
+    assert thread.pending == 0
+    thread.close()

@@ -24,7 +24,17 @@ from minitrain.data.batch import Batch, Where
 from minitrain.data.loader import ArrayLoader
 from minitrain.errors import UserError
 from minitrain.models import Attention, Block, Embed, FeedForward, GPTConfig, Head, Model, gpt
-from minitrain.nn import CausalAttention, Classifier, Dropout, Embedding, LayerNorm, Linear, Module, Parameter, judged
+from minitrain.nn import (
+    CausalAttention,
+    Classifier,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    Linear,
+    Module,
+    Parameter,
+    loss_or_logits,
+)
 from minitrain.optim import SGD, Adam
 from minitrain.parallel.divided_layers import check_linear
 from minitrain.parallel.division import Passed, far
@@ -64,23 +74,23 @@ def train(world: Communicator, make: Make, place: str, adam: bool = False) -> Ru
     """Train for three steps and record everything."""
     axes, strategy = PLACES[place] if world.size > 1 else ({}, Strategy())
     run, model, mesh = Run(), make(), Mesh(world, **axes)
-    gradients = parallelize(model, mesh, replace(strategy, bucket_mb=BUCKET_MB))
-    gradients.init(SEED)
-    optimizer: Any = Adam(gradients, epsilon=1e-4) if adam else SGD(gradients, momentum=0.9)
+    reducer = parallelize(model, mesh, replace(strategy, bucket_mb=BUCKET_MB))
+    reducer.init(SEED)
+    optimizer: Any = Adam(reducer, epsilon=1e-4) if adam else SGD(reducer, momentum=0.9)
     update = optimizer.step
 
     def step(lr: float) -> None:
-        run.gradients.append(gather(model, world, "grad", gradients))
+        run.reducer.append(gather(model, world, "grad", reducer))
         update(lr)
 
     optimizer.step = step
     for number in range(STEPS):
         mine = toy_batch(number).part(mesh.coordinates["dp"], mesh.sizes["dp"])
         micros = 2 if mesh.sizes["pp"] > 1 else 1
-        loss, _ = train_step(model, mine, gradients, optimizer, 0.01 if adam else 0.05, micros)
+        loss, _ = train_step(model, mine, reducer, optimizer, 0.01 if adam else 0.05, micros)
         run.losses.append(sum(mesh.group("dp", "pp").gather_objects(loss)))
-    run.parameters = gather(model, world, "data", gradients)
-    gradients.close()
+    run.parameters = gather(model, world, "data", reducer)
+    reducer.close()
     return run
 
 
@@ -99,7 +109,7 @@ def same(make: Make, place: str, adam: bool = False) -> None:
     true = serial(make, adam)
     for found in on_ranks(make, place, adam):
         np.testing.assert_allclose(found.losses, true.losses, rtol=BOUND)
-        assert max(map(difference, found.gradients, true.gradients)) <= BOUND
+        assert max(map(difference, found.reducer, true.reducer)) <= BOUND
         assert difference(found.parameters, true.parameters) <= BOUND
 
 
@@ -479,7 +489,7 @@ class Biased(Classifier):
         self.bias = Parameter(f"{path}.bias", (V,), dtype=DTYPE, decay=False)
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        return judged(fused.linear_transposed(x, self.weight) + self.bias, batch)
+        return loss_or_logits(fused.linear_transposed(x, self.weight) + self.bias, batch)
 
 
 class GatheredBiased(Biased):
@@ -656,7 +666,7 @@ class OwnHead(Module):
         self.weight = weight
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        return judged(fused.linear_transposed(self.norm(x), self.weight), batch)
+        return loss_or_logits(fused.linear_transposed(self.norm(x), self.weight), batch)
 
 
 def with_head(classifier: Classifier) -> Model:
@@ -788,7 +798,7 @@ class GatheredHead(OwnHead):
         plan.gather(self)
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        return judged(fused.linear_transposed(self.norm(x), self.weight) + self.bias, batch)
+        return loss_or_logits(fused.linear_transposed(self.norm(x), self.weight) + self.bias, batch)
 
 
 def gathered_head() -> Model:
@@ -1385,7 +1395,7 @@ def test_a_gradient_that_is_zero_at_first_is_looked_at_again(kind: type[FromZero
             made.step(batch)
         except UserError as error:
             return str(error)
-        assert made.gradients.division is None, "all has been seen"
+        assert made.reducer.division is None, "all has been seen"
         return ""
 
     for said in threads.run(2, program):
@@ -1428,20 +1438,20 @@ def test_the_looks_are_over_after_the_first_step() -> None:
 
     def program(world: Communicator) -> None:
         made = blocks(attn=MultiQuery)
-        gradients = parallelize(made, Mesh(world, tp=2), Strategy(bucket_mb=BUCKET_MB))
-        gradients.init(SEED)
+        reducer = parallelize(made, Mesh(world, tp=2), Strategy(bucket_mb=BUCKET_MB))
+        reducer.init(SEED)
         io = cast(Any, made.units[0]).io
         for number in range(2):
-            gradients.begin(2)
-            gradients.look(toy_batch(number))
+            reducer.start_step(2)
+            reducer.look(toy_batch(number))
             for micro in toy_batch(number).split(2):
                 made(micro).backward()
-                gradients.end_backward()
+                reducer.end_backward()
             if number == 0:
                 units = [unit.path for unit in made.units]
                 assert [*io.borders.made] == units and [*io.borders.gradients] == units[:0:-1]
-            gradients.finish()
-            assert io.borders is None and gradients.division is None
+            reducer.synchronize()
+            assert io.borders is None and reducer.division is None
 
     threads.run(2, program)
 
@@ -1566,7 +1576,7 @@ class UndividedHead(Module):
         self.path, self.proj = "head", Linear("head.proj", D, V, dtype=DTYPE)
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        return judged(self.proj(x), batch)
+        return loss_or_logits(self.proj(x), batch)
 
 
 class UndividedEmbed(Module):

@@ -30,11 +30,11 @@ from tests.strategies import named
 # Initial values -------------------------------------------------------------------------------------------------------
 
 USES: dict[str, Callable[[Model, Reducer], Any]] = {
-    "begin": lambda model, gradients: gradients.begin(),
-    "owned": lambda model, gradients: gradients.owned(),
-    "norm": lambda model, gradients: gradients.norm(),
-    "gather": lambda model, gradients: gather(model, gradients.world, gradients=gradients),
-    "a step": lambda model, gradients: compute_gradients(model, toy_batch(0), gradients),
+    "begin": lambda model, reducer: reducer.start_step(),
+    "owned": lambda model, reducer: reducer.owned(),
+    "norm": lambda model, reducer: reducer.norm(),
+    "gather": lambda model, reducer: gather(model, reducer.world, reducer=reducer),
+    "a step": lambda model, reducer: compute_gradients(model, toy_batch(0), reducer),
 }
 
 
@@ -42,27 +42,29 @@ USES: dict[str, Callable[[Model, Reducer], Any]] = {
 @pytest.mark.parametrize("how", REDUCERS)
 def test_a_reducer_without_values_is_not_used(how: str, use: str) -> None:
     model = toy_gpt()
-    gradients = parallelize(model, Mesh(threads.world_of_one()), named(how))
+    reducer = parallelize(model, Mesh(threads.world_of_one()), named(how))
     with pytest.raises(UserError, match=r"no values yet: call init\(seed\)"):
-        USES[use](model, gradients)
-    gradients.init(3)
-    gradients.begin()
-    gradients.close()
+        USES[use](model, reducer)
+    reducer.init(3)
+    reducer.start_step()
+    reducer.close()
 
 
 @pytest.mark.parametrize("how", REDUCERS)
 def test_init_gives_the_values_of_the_seed(how: str) -> None:
     """The values equal those that `Module.init` gives on one process; before, there are none."""
     true = toy_gpt()
-    true.draw(5)
+    true.init(5)
 
     def program(world: Communicator) -> dict[str, np.ndarray]:
         model = toy_gpt()
-        gradients = parallelize(model, Mesh(world, dp=2), named(how))
-        assert not any(p.drawn for p in model.parameters()) and not any(b.data is not None for b in gradients.buckets)
-        gradients.init(5)
-        found = gather(model, world, gradients=gradients)
-        gradients.close()
+        reducer = parallelize(model, Mesh(world, dp=2), named(how))
+        assert not any(p.initialized for p in model.parameters()) and not any(
+            b.data is not None for b in reducer.buckets
+        )
+        reducer.init(5)
+        found = gather(model, world, reducer=reducer)
+        reducer.close()
         return found
 
     for found in threads.run(2, program):
@@ -74,19 +76,19 @@ def test_init_makes_one_bucket_at_a_time() -> None:
     """Under ZeRO-3 no rank ever holds the whole model, only all its shards plus one bucket."""
 
     def program(world: Communicator) -> None:
-        gradients = parallelize(toy_gpt(layers=8), Mesh(world, dp=2), Strategy(zero=3, bucket_mb=1e-3))
-        drawn: list[int] = []
-        place = gradients.place
+        reducer = parallelize(toy_gpt(layers=8), Mesh(world, dp=2), Strategy(zero=3, bucket_mb=1e-3))
+        initialized: list[int] = []
+        place = reducer.place
 
         def noted(bucket: Any, flat: np.ndarray) -> None:
-            drawn.append(sum(b.shard is not None for b in gradients.buckets))
+            initialized.append(sum(b.shard is not None for b in reducer.buckets))
             place(bucket, flat)
 
-        gradients.place = noted  # type: ignore[method-assign]
+        reducer.place = noted  # type: ignore[method-assign]
         with Ledger().open() as ledger:
-            gradients.init(1)
-        assert drawn == list(range(len(gradients.buckets))) and len(drawn) > 8
-        assert ledger.live["parameters"] == sum(b.shard.nbytes for b in gradients.buckets if b.shard is not None)
+            reducer.init(1)
+        assert initialized == list(range(len(reducer.buckets))) and len(initialized) > 8
+        assert ledger.live["parameters"] == sum(b.shard.nbytes for b in reducer.buckets if b.shard is not None)
 
     threads.run(2, program)
 
@@ -94,12 +96,12 @@ def test_init_makes_one_bucket_at_a_time() -> None:
 def test_values_that_come_between() -> None:
     """Loading before init would be undone by init, at least in part: it is refused with advice."""
     model, true = toy_gpt(), toy_gpt()
-    true.draw(7)
+    true.init(7)
     tensors = {p.placement.path: p.data for p in true.parameters()}
-    gradients = parallelize(model, Mesh(threads.world_of_one()))
+    reducer = parallelize(model, Mesh(threads.world_of_one()))
     with pytest.raises(RuntimeError, match=r"no values yet: set them before parallelize, or after init\(seed\)"):
         restore(model, tensors)
-    gradients.init(1)
+    reducer.init(1)
     restore(model, tensors)
     for p, q in zip(model.parameters(), true.parameters(), strict=True):
         np.testing.assert_array_equal(p.data, q.data)
@@ -110,12 +112,12 @@ def test_seeds_that_differ(how: str) -> None:
     """Seeds that differ between ranks, and an invalid seed, are refused."""
 
     def program(world: Communicator) -> None:
-        gradients = parallelize(toy_gpt(), Mesh(world, dp=2), named(how))
+        reducer = parallelize(toy_gpt(), Mesh(world, dp=2), named(how))
         with pytest.raises(UserError, match="seed is 'x'; it must be a whole number"):
-            gradients.init("x")  # type: ignore[arg-type]
+            reducer.init("x")  # type: ignore[arg-type]
         with pytest.raises(UserError, match="seed: 3 on rank 0; 4 on rank 1"):
-            gradients.init(3 + world.rank)
-        gradients.close()
+            reducer.init(3 + world.rank)
+        reducer.close()
         apart = parallelize(toy_gpt(), Mesh(world, dp=2), named(how), same=False)
         apart.init(3 + world.rank)  # a lesson wants ranks that differ
         apart.close()
@@ -124,17 +126,17 @@ def test_seeds_that_differ(how: str) -> None:
 
 
 @pytest.mark.parametrize("how", REDUCERS)
-@pytest.mark.parametrize("drawn", [False, True])
-def test_a_released_model_is_free_again(how: str, drawn: bool) -> None:
+@pytest.mark.parametrize("initialized", [False, True])
+def test_a_released_model_is_free_again(how: str, initialized: bool) -> None:
     """Always before initialization; afterwards, only if every rank holds whole values."""
     model = toy_gpt()
-    gradients = parallelize(model, Mesh(threads.world_of_one()), named(how))
-    if drawn:
-        gradients.init(1)
-    gradients.release()
+    reducer = parallelize(model, Mesh(threads.world_of_one()), named(how))
+    if initialized:
+        reducer.init(1)
+    reducer.release()
     held = [p for p in model.parameters() if p.bucket is not None]
-    assert bool(held) == (drawn and how == "zero3")
-    assert held or all(p.on_ready is None and p.drawn == drawn for p in model.parameters())
+    assert bool(held) == (initialized and how == "zero3")
+    assert held or all(p.on_ready is None and p.initialized == initialized for p in model.parameters())
 
 
 # A model that changes -------------------------------------------------------------------------------------------------
@@ -152,42 +154,42 @@ class Counting(Model):
 
 def counting() -> tuple[Counting, Reducer, SGD]:
     model = Counting(toy_gpt().units)
-    gradients = parallelize(model, Mesh(threads.world_of_one()))
-    gradients.init(1)
-    return model, gradients, SGD(gradients)
+    reducer = parallelize(model, Mesh(threads.world_of_one()))
+    reducer.init(1)
+    return model, reducer, SGD(reducer)
 
 
 def test_an_unchanged_model_is_not_looked_through_in_every_step() -> None:
-    model, gradients, optimizer = counting()
+    model, reducer, optimizer = counting()
     looks = []
     for number in range(40):
         before = model.looks
-        train_step(model, toy_batch(number), gradients, optimizer, 0.01)
+        train_step(model, toy_batch(number), reducer, optimizer, 0.01)
         looks.append(model.looks - before)
     assert [n for n, count in enumerate(looks) if count] == [0, 1, 2, 4, 8, 16, 32]
 
 
 @pytest.mark.parametrize("step", [1, 3, 5, 11])
 def test_a_layer_that_is_added_is_seen_at_once(step: int) -> None:
-    model, gradients, optimizer = counting()
+    model, reducer, optimizer = counting()
     for number in range(step):
-        train_step(model, toy_batch(number), gradients, optimizer, 0.01)
+        train_step(model, toy_batch(number), reducer, optimizer, 0.01)
     block: Any = model.units[1]
     block.more = Linear("more", 2, 3)
     with pytest.raises(UserError, match=r"more.weight was added .*\n?.*minitrain.parallel.parallelize"):
-        gradients.begin()
+        reducer.start_step()
     del block.more
-    gradients.begin()
+    reducer.start_step()
     bias = block.attn.proj.bias
     vars(block.attn.proj).pop("bias")  # bypasses __delattr__, so nothing is noticed
     block.attn.proj.name = "what is set last"
     with pytest.raises(UserError, match=r"attn.proj.bias was removed"):
-        gradients.begin()
+        reducer.start_step()
     block.attn.proj.bias = bias
-    gradients.begin()
+    reducer.start_step()
     del block.attn.proj.bias
     with pytest.raises(UserError, match=r"attn.proj.bias was removed"):
-        gradients.begin()
+        reducer.start_step()
 
 
 def test_what_is_put_into_a_list_is_seen_by_the_next_power_of_two() -> None:
@@ -198,26 +200,26 @@ def test_what_is_put_into_a_list_is_seen_by_the_next_power_of_two() -> None:
             self.layers = [Linear("a", 2, 3)]
 
     model, more = Model([Pair()]), Linear("b", 3, 2)
-    gradients = parallelize(model, Mesh(threads.world_of_one()))
-    gradients.init(1)
+    reducer = parallelize(model, Mesh(threads.world_of_one()))
+    reducer.init(1)
     for _ in range(5):  # steps 0 to 4
-        gradients.begin()
+        reducer.start_step()
     unit: Any = model.units[0]
     unit.layers.append(more)
     for _ in range(3):
-        gradients.begin()
+        reducer.start_step()
     with pytest.raises(UserError, match=r"b.weight was added"):
-        gradients.begin()  # step 8
+        reducer.start_step()  # step 8
 
 
 @pytest.mark.parametrize("step", [3, 7])
 def test_a_parameter_that_is_frozen_is_seen_at_once(step: int) -> None:
-    model, gradients, optimizer = counting()
+    model, reducer, optimizer = counting()
     for number in range(step):
-        train_step(model, toy_batch(number), gradients, optimizer, 0.01)
+        train_step(model, toy_batch(number), reducer, optimizer, 0.01)
     model.parameters()[0].requires_grad = False
     with pytest.raises(UserError, match=r"embed.tokens.weight was frozen after"):
-        gradients.begin()
+        reducer.start_step()
 
 
 # A pipeline that is watched -------------------------------------------------------------------------------------------
@@ -241,20 +243,20 @@ class Notes:
 
 def divided(world: Communicator, **axes: int) -> tuple[Model, Reducer]:
     model = toy_gpt(layers=2, heads=4)
-    gradients = parallelize(model, Mesh(world, **axes), Strategy(sp=axes.get("tp", 1) > 1))
-    gradients.init(1)
-    return model, gradients
+    reducer = parallelize(model, Mesh(world, **axes), Strategy(sp=axes.get("tp", 1) > 1))
+    reducer.init(1)
+    return model, reducer
 
 
 def test_an_observer_is_told_what_happens_in_a_step() -> None:
     """Events arrive in order. Evaluation reports none, and nothing is reported without an observer."""
 
     def program(world: Communicator) -> list[str]:
-        (model, gradients), notes = divided(world, pp=2), Notes()
+        (model, reducer), notes = divided(world, pp=2), Notes()
         with observing(notes):
-            compute_gradients(model, toy_batch(0), gradients, 2)
+            compute_gradients(model, toy_batch(0), reducer, 2)
             model(toy_batch(1))
-        compute_gradients(model, toy_batch(2), gradients, 2)
+        compute_gradients(model, toy_batch(2), reducer, 2)
         return notes.told
 
     first, last = threads.run(2, program)
@@ -266,11 +268,11 @@ def test_the_look_at_a_divided_model_takes_no_virtual_time() -> None:
     """The check of a divided model runs its forwards outside the step: the first timeline matches the schedule."""
 
     def program(world: Communicator) -> Any:
-        model, gradients = divided(world, pp=2, tp=2)
+        model, reducer = divided(world, pp=2, tp=2)
         clock = Clock()
-        with observing(Stamps(clock, gradients.mesh.over("layers"))):
-            compute_gradients(model, toy_batch(0), gradients, 3)
-        assert gradients.division is not None, "it was looked at, and will be again"
+        with observing(Stamps(clock, reducer.mesh.over("layers"))):
+            compute_gradients(model, toy_batch(0), reducer, 3)
+        assert reducer.division is not None, "it was looked at, and will be again"
         return clock.lane
 
     lanes = threads.run(4, lambda world: program(RingCommunicator(world)), timeout=30)
@@ -282,10 +284,10 @@ def test_the_times_are_not_in_the_ledger_of_the_pipeline() -> None:
     """Timestamps have their own tag; the other bytes are the same with and without them."""
 
     def program(world: Communicator, watched: bool) -> dict[Any, int]:
-        model, gradients = divided(world, pp=2)
-        observer = Stamps(Clock(), gradients.mesh.over("layers")) if watched else None
+        model, reducer = divided(world, pp=2)
+        observer = Stamps(Clock(), reducer.mesh.over("layers")) if watched else None
         with observing(observer), Ledger().open() as ledger:
-            compute_gradients(model, toy_batch(0), gradients, 2)
+            compute_gradients(model, toy_batch(0), reducer, 2)
         return {tag: n for tag, n in ledger.bytes.items() if tag[0] != "clock"}
 
     plain, watched = (threads.run(2, lambda world: program(RingCommunicator(world), on)) for on in (False, True))  # noqa: B023

@@ -54,21 +54,21 @@ def train(
 ) -> Run:
     """Train for several steps and record everything. Gradients are recorded before clipping."""
     run, model, mesh = Run(), toy_gpt(tied=tied, layers=LAYERS), Mesh(world, pp=world.size)
-    gradients = parallelize(
+    reducer = parallelize(
         model, mesh, Strategy(bucket_mb=BUCKET_MB, schedule=schedule, chunks=chunks(schedule)), reducers=reducers
     )
-    gradients.init(SEED)
-    optimizer = SGD(gradients, momentum=0.9)
+    reducer.init(SEED)
+    optimizer = SGD(reducer, momentum=0.9)
     for number in range(STEPS):
-        loss = compute_gradients(model, part(toy_batch(number), 0, 1), gradients, MICROS)
+        loss = compute_gradients(model, part(toy_batch(number), 0, 1), reducer, MICROS)
         run.losses.append(sum(world.gather_objects(loss)))
-        run.gradients.append(gather(model, world, "grad", gradients))
-        run.norms.append(clip_grad_norm(gradients, 0.5))
+        run.reducer.append(gather(model, world, "grad", reducer))
+        run.norms.append(clip_grad_norm(reducer, 0.5))
         optimizer.step(0.05)
-        gradients.after_step()
-    run.parameters = gather(model, world, "data", gradients)
+        reducer.gather_parameters()
+    run.parameters = gather(model, world, "data", reducer)
     run.held = {p.placement.path: p.data.copy() for p in model.parameters()}
-    gradients.close()
+    reducer.close()
     return run
 
 
@@ -180,10 +180,10 @@ def one_step(world: Communicator, schedule: str, samples: int) -> tuple[float, T
     """Return the loss and gradients of an MLP of 8 units, 128 wide."""
     model = mlp(MLPConfig(hidden=(128,) * 7, dtype="float64"))
     mesh = Mesh(world, pp=world.size)
-    gradients = parallelize(model, mesh, Strategy(bucket_mb=0.2, schedule=schedule, chunks=chunks(schedule)))
-    gradients.init(SEED)
-    loss = compute_gradients(model, labelled(samples), gradients, MICROS)
-    return sum(world.gather_objects(loss)), gather(model, world, "grad", gradients)
+    reducer = parallelize(model, mesh, Strategy(bucket_mb=0.2, schedule=schedule, chunks=chunks(schedule)))
+    reducer.init(SEED)
+    loss = compute_gradients(model, labelled(samples), reducer, MICROS)
+    return sum(world.gather_objects(loss)), gather(model, world, "grad", reducer)
 
 
 @cache
@@ -236,10 +236,10 @@ def test_blocking_sends_hang_where_the_checker_says_so(schedule: str) -> None:
 def peak_activations(world: Communicator, schedule: str | Schedule) -> int:
     """Return the peak bytes of live activations in a step of 8 equal micro-batches."""
     ledger, model = Ledger(history=True), toy_gpt(layers=LAYERS, dropout=0)
-    gradients = parallelize(model, Mesh(world, pp=world.size), Strategy(bucket_mb=BUCKET_MB, schedule=schedule))
-    gradients.init(SEED)
+    reducer = parallelize(model, Mesh(world, pp=world.size), Strategy(bucket_mb=BUCKET_MB, schedule=schedule))
+    reducer.init(SEED)
     with ledger.open():
-        compute_gradients(model, toy_batch(0, samples=16), gradients, accumulate=8)
+        compute_gradients(model, toy_batch(0, samples=16), reducer, accumulate=8)
     assert ledger.history is not None
     return max(live.get("activations", 0) for live in ledger.history)
 
@@ -281,7 +281,7 @@ def test_evaluation(schedule: str) -> None:
             return model(batch).item(), model(questions).data
 
     model = toy_gpt(layers=LAYERS)
-    model.draw(SEED)
+    model.init(SEED)
     results = threads.run(3 if schedule == "1f1b" else 2, program, 30)
     *elsewhere, (loss, _) = results
     assert loss == pytest.approx(model(batch).item(), rel=BOUND)
@@ -313,9 +313,9 @@ def test_refused(options: dict[str, Any], message: str) -> None:
         model = toy_gpt(layers=options.get("layers", LAYERS))
         strategy = Strategy(**{name: value for name, value in options.items() if name != "layers"})
         with pytest.raises(UserError) as caught:
-            gradients = parallelize(model, Mesh(world, pp=4), strategy)
-            gradients.init(SEED)
-            compute_gradients(model, toy_batch(0), gradients, accumulate=3)
+            reducer = parallelize(model, Mesh(world, pp=4), strategy)
+            reducer.init(SEED)
+            compute_gradients(model, toy_batch(0), reducer, accumulate=3)
         return str(caught.value)
 
     for said in threads.run(4, program, 30):
@@ -325,7 +325,7 @@ def test_refused(options: dict[str, Any], message: str) -> None:
 def test_a_segment_puts_off_the_work_on_its_weights() -> None:
     """With recompute under zb-h1, weight-gradient products are still computed in W."""
     unit = gpt(GPTConfig(11, 5, layers=1, heads=3, width=9, dtype="float64")).units[1]
-    unit.draw(1)
+    unit.init(1)
     for segment in (Segment([unit], replay=True), Segment([unit])):
         later: list[Callable[[], None]] = []
         ids = np.zeros((2, 5), np.int64)
@@ -349,12 +349,12 @@ def test_memory_does_not_grow_with_the_micro_batches(world: Communicator) -> Non
     peaks = []
     for m in (8, 32):
         model = gpt(GPTConfig(11, 64, layers=2, heads=2, width=32, dtype="float64"))
-        gradients = parallelize(model, Mesh(world, pp=2))
-        gradients.init(SEED)
+        reducer = parallelize(model, Mesh(world, pp=2))
+        reducer.init(SEED)
         ids = rng.integers(rng.key(SEED, "long"), m * 65, 11).reshape(m, 65)
         batch = Batch(ids[:, :-1], ids[:, 1:], Where(SEED, 0, m, 64, slice(0, m), slice(0, 64)))
         with Ledger(history=True).open() as ledger:
-            compute_gradients(model, batch, gradients, accumulate=m)
+            compute_gradients(model, batch, reducer, accumulate=m)
         assert ledger.history is not None
         peaks.append(max(live.get("buffers", 0) for live in ledger.history))
     BTD = 64 * 32 * 8

@@ -153,9 +153,9 @@ def test_source_and_target_are_inverse(p: int, v: int, data: st.DataObject) -> N
     r, chunk = data.draw(st.integers(0, p - 1)), data.draw(st.integers(0, v - 1))
     for kind in "FI":
         do = Do(kind, 3, chunk)
-        there = target(do, r, p, v)
-        assert (there is None) == (chunk * p + r == (p * v - 1 if kind == "F" else 0))
-        assert there is None or source(there[1], there[0], p, v) == (r, do)
+        require = target(do, r, p, v)
+        assert (require is None) == (chunk * p + r == (p * v - 1 if kind == "F" else 0))
+        assert require is None or source(require[1], require[0], p, v) == (r, do)
         assert source(Do("B", 3, chunk), r, p, v) == source(Do("I", 3, chunk), r, p, v)
     assert source(Do("W", 3, chunk), r, p, v) is None is target(Do("W", 3, chunk), r, p, v)
 
@@ -377,10 +377,10 @@ def test_after_ten_micro_batches_symbols_begin_anew() -> None:
 @pytest.mark.parametrize(("name", "m", "v"), [("naive", 2, 1), ("gpipe", 4, 1), ("1f1b", 4, 1), ("interleaved", 2, 2)])
 def test_the_pictures_of_the_docstrings_are_true(name: str, m: int, v: int) -> None:
     shown = re.findall(r"rank (\d) (\S+)", SCHEDULES[name].__doc__ or "")
-    drawn = simulate(all_ranks(name, 2, m, v), Costs(F=1, I=1, W=1)).draw().splitlines()
+    initialized = simulate(all_ranks(name, 2, m, v), Costs(F=1, I=1, W=1)).draw().splitlines()
     assert shown
     for rank, picture in shown:
-        assert drawn[int(rank)].split()[-1].rstrip(".") == picture.rstrip(".")
+        assert initialized[int(rank)].split()[-1].rstrip(".") == picture.rstrip(".")
 
 
 def test_a_rank_that_has_ended_waits_for_nobody() -> None:

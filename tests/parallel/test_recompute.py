@@ -75,7 +75,7 @@ def kept(unit: Module, x: Tensor | None) -> tuple[int, Tensor]:
 def test_a_gpt(length: int) -> None:
     """max over segments i of (i - 1) BTD + the sum of A over their units. The first segment's inputs are ids."""
     made = gpt(GPTConfig(V, T, layers=6, heads=3, width=D))
-    made.draw(1)
+    made.init(1)
     A, x = [], None
     for unit in made.units:
         bytes_kept, x = kept(unit, x)
@@ -85,25 +85,25 @@ def test_a_gpt(length: int) -> None:
     expected = max(i * BTD + sum(part) for i, part in enumerate(cut))
 
     model = gpt(GPTConfig(V, T, layers=6, heads=3, width=D))
-    gradients = parallelize(model, Mesh(world_of_one()), Strategy(recompute=length))
-    gradients.init(1)
+    reducer = parallelize(model, Mesh(world_of_one()), Strategy(recompute=length))
+    reducer.init(1)
     with Ledger(history=True).open() as ledger:
-        compute_gradients(model, batch(), gradients)
+        compute_gradients(model, batch(), reducer)
     assert fullest(ledger) == expected
 
 
 def flops(model: Model, recompute: int) -> int:
-    gradients = parallelize(model, Mesh(world_of_one()), Strategy(recompute=recompute))
-    gradients.init(1)
+    reducer = parallelize(model, Mesh(world_of_one()), Strategy(recompute=recompute))
+    reducer.init(1)
     with Ledger().open() as ledger:
-        compute_gradients(model, batch(), gradients)
+        compute_gradients(model, batch(), reducer)
     return ledger.flops
 
 
 @pytest.mark.parametrize("length", [1, 3, 8])
 def test_one_more_forward(length: int) -> None:
     made = gpt(GPTConfig(V, T, layers=6, heads=3, width=D))
-    made.draw(1)
+    made.init(1)
     with Ledger().open() as once, no_grad():
         made(batch())
     sizes = GPTConfig(V, T, layers=6, heads=3, width=D)
@@ -116,8 +116,8 @@ def test_gradients_have_the_same_bits_and_hooks_fire_once(replay: bool) -> None:
 
     unused = "blocks.0.unused"  # fires with its segment: the tape sees only the segment's edges
 
-    def gradients(model: Model) -> dict[str, np.ndarray]:
-        model.draw(1)
+    def reducer(model: Model) -> dict[str, np.ndarray]:
+        model.init(1)
         fired: list[str] = []
         for p in model.parameters():
             p.on_ready = lambda p: fired.append(p.placement.path)
@@ -128,14 +128,14 @@ def test_gradients_have_the_same_bits_and_hooks_fire_once(replay: bool) -> None:
 
     plain, cut = toy_gpt(), toy_gpt()
     cut.units = [*segments(cut.units, 2, replay)]
-    a, b = gradients(plain), gradients(cut)
+    a, b = reducer(plain), reducer(cut)
     assert {k: v.tobytes() for k, v in a.items()} == {k: v.tobytes() for k, v in b.items()}
 
 
 def test_the_order_in_which_parameters_fire_is_that_of_buckets() -> None:
     """Parameters used last fire first, also inside a segment."""
     cut = toy_gpt(tied=False)
-    cut.draw(1)
+    cut.init(1)
     cut.units = [*segments(cut.units, 2, replay=True)]
     fired: list[Any] = []
     for p in cut.parameters():
@@ -168,7 +168,7 @@ def test_around_surrounds_forward_and_backward() -> None:
 def test_an_input_without_a_gradient() -> None:
     """The segment's parameters still get gradients. Without a tape nothing is saved."""
     cut = toy_gpt()
-    cut.draw(1)
+    cut.init(1)
     first, second = cut.units[0], cut.units[1]
     with no_grad():
         x = first(None, toy_batch(0))  # type: ignore[operator]

@@ -65,7 +65,7 @@ def loss(ps: Sequence[Parameter], factor: float = 1.0) -> Tensor:
 def test_a_bucket_leaves_in_the_last_backward() -> None:
     ps = parameters("abcd")
     reducer = recorder(ps)
-    reducer.begin(backwards=3)
+    reducer.start_step(backwards=3)
     for i in range(3):
         assert reducer.calls == []
         loss(ps, factor=10**i).backward()
@@ -73,7 +73,7 @@ def test_a_bucket_leaves_in_the_last_backward() -> None:
             reducer.end_backward()
     assert reducer.calls == ["dc", "ba"]  # during the third backward
     reducer.end_backward()
-    reducer.finish()
+    reducer.synchronize()
     assert reducer.calls == ["dc", "ba"] and reducer.seen == [[111] * 4] * 2
 
 
@@ -81,10 +81,10 @@ def test_the_next_step_begins_anew() -> None:
     ps = parameters("abcd")
     reducer = recorder(ps)
     for step in range(3):
-        reducer.begin()
+        reducer.start_step()
         loss(ps, factor=step + 1).backward()
         reducer.end_backward()
-        reducer.finish()
+        reducer.synchronize()
     assert reducer.calls == ["dc", "ba"] * 3
     assert reducer.seen == [[k] * 4 for k in (1, 1, 2, 2, 3, 3)]
 
@@ -92,11 +92,11 @@ def test_the_next_step_begins_anew() -> None:
 def test_some_leave_only_at_the_end() -> None:
     ps = parameters("abcd")
     reducer = recorder(ps, Late)
-    reducer.begin()
+    reducer.start_step()
     loss(ps).backward()
     reducer.end_backward()
     assert reducer.calls == []
-    reducer.finish()
+    reducer.synchronize()
     assert reducer.calls == ["dc", "ba"]
 
 
@@ -107,33 +107,33 @@ def test_which_strategies_are_early() -> None:
 def test_unused_parameters_count_when_a_backward_ends() -> None:
     ps = parameters("abcd")
     reducer = recorder(ps)
-    reducer.begin(backwards=2)
-    reducer.buckets[0].open(np.full(4, np.nan))
+    reducer.start_step(backwards=2)
+    reducer.buckets[0].place_gradients(np.full(4, np.nan))
     for _ in range(2):
         loss([ps[0], ps[1], ps[2]]).backward()
         assert reducer.calls == []  # d was not reached, and later buckets must wait
         reducer.end_backward()
     assert reducer.calls == ["dc", "ba"]
     assert reducer.seen[0] == [0, 0, 2, 2]
-    reducer.finish()
+    reducer.synchronize()
 
 
 def test_used_in_one_micro_batch_only() -> None:
     ps = parameters("ab")
     reducer = recorder(ps)
-    reducer.begin(backwards=3)
+    reducer.start_step(backwards=3)
     for used in ([ps[0]], ps, [ps[0]]):
         loss(used).backward()
         reducer.end_backward()
-    reducer.finish()
+    reducer.synchronize()
     assert reducer.seen == [[1, 1, 3, 3]]  # b, a
 
 
 def test_no_parameter_used_at_all() -> None:
     reducer = recorder(parameters("abcd"))
-    reducer.begin()
+    reducer.start_step()
     reducer.end_backward()
-    reducer.finish()
+    reducer.synchronize()
     assert reducer.seen == [[0] * 4] * 2 and reducer.norm() == 0
 
 
@@ -141,7 +141,7 @@ def test_one_order_whatever_becomes_ready_first() -> None:
     ps = parameters("abcd")
     for order in ("dcba", "abcd", "bdac"):
         reducer = recorder(ps, in_a_bucket=1)
-        reducer.begin()
+        reducer.start_step()
         left = []
         for name in order:
             loss([ps["abcd".index(name)]]).backward()
@@ -160,7 +160,7 @@ def test_one_order_whatever_becomes_ready_first() -> None:
 def test_firing_twice_is_told() -> None:
     ps = parameters("ab")
     reducer = recorder(ps)
-    reducer.begin()
+    reducer.start_step()
     ps[0].ready()
     with pytest.raises(RuntimeError, match="a fired 2 times in a step of 1"):
         ps[0].ready()
@@ -169,7 +169,7 @@ def test_firing_twice_is_told() -> None:
 def test_a_backward_too_many_is_told() -> None:
     ps = parameters("ab")
     reducer = recorder(ps)
-    reducer.begin(backwards=2)
+    reducer.start_step(backwards=2)
     for _ in range(2):
         loss(ps).backward()
         reducer.end_backward()
@@ -181,21 +181,21 @@ def test_a_backward_too_many_is_told() -> None:
 def test_finishing_too_early_is_told(kind: type[Recorder]) -> None:
     ps = parameters("ab")
     reducer = recorder(ps, kind)
-    reducer.begin(backwards=2)
+    reducer.start_step(backwards=2)
     loss(ps).backward()
     reducer.end_backward()
     with pytest.raises(RuntimeError, match=r"2 backwards.*b"):
-        reducer.finish()
+        reducer.synchronize()
     assert reducer.calls == []
 
 
 def test_forgetting_end_backward_is_told() -> None:
     ps = parameters("ab")
     reducer = recorder(ps)
-    reducer.begin()
+    reducer.start_step()
     loss([ps[0]]).backward()
     with pytest.raises(RuntimeError, match="waiting for b"):
-        reducer.finish()
+        reducer.synchronize()
 
 
 def test_a_bucket_across_pipeline_stages_leaves_only_at_the_end() -> None:
@@ -203,11 +203,11 @@ def test_a_bucket_across_pipeline_stages_leaves_only_at_the_end() -> None:
     ps = parameters("abc")
     ps[1].placement = ps[1].placement.replicate("pp", (0,))
     reducer = recorder(ps, in_a_bucket=1)
-    reducer.begin()
+    reducer.start_step()
     loss(ps).backward()
     reducer.end_backward()
     assert reducer.calls == ["c", "a"]
-    reducer.finish()
+    reducer.synchronize()
     assert reducer.calls == ["c", "a", "b"]
 
 
@@ -222,16 +222,16 @@ def test_a_frozen_parameter_is_not_trained(kind: Callable[[Divided], Reducer]) -
     frozen, free = frozen_and_free()
     reducer = kind(divided([frozen, free], 1.0))
     reducer.init(5)
-    assert np.array_equal(frozen.data, frozen.draw(5)) and np.array_equal(free.data, free.draw(5))
-    reducer.begin()
+    assert np.array_equal(frozen.data, frozen.initial_values(5)) and np.array_equal(free.data, free.initial_values(5))
+    reducer.start_step()
     loss([frozen, free], factor=3.0).backward()
     reducer.end_backward()
-    reducer.finish()
+    reducer.synchronize()
     assert [owned.data.size for owned in reducer.owned()] == [2]
     assert reducer.norm() == pytest.approx(18**0.5, rel=1e-15)
     SGD(reducer).step(0.5)
-    assert np.array_equal(frozen.data, frozen.draw(5)) and frozen.grad is None
-    assert np.array_equal(free.data, free.draw(5) - 1.5)
+    assert np.array_equal(frozen.data, frozen.initial_values(5)) and frozen.grad is None
+    assert np.array_equal(free.data, free.initial_values(5) - 1.5)
 
 
 def test_owned_is_what_the_parameters_see() -> None:

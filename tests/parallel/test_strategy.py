@@ -25,7 +25,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, int], int | None, str, str]] = [
     ({"recompute": -1}, {}, None, "recompute is -1; it must be at least 0", "--recompute is -1"),
     ({"bucket_mb": 0}, {}, None, "bucket_mb is 0; it must be a number, above 0", "--bucket-mb is 0"),
     ({"reduce": "ring"}, {}, None, "reduce is 'ring'; allowed: 'bucketed', 'naive', 'overlap'", "--reduce is 'ring'"),
-    ({"wire": "fp8"}, {}, None, "wire is 'fp8'; allowed: 'full', 'fp16', 'bf16'", "--wire is 'fp8'"),
+    ({"grad_dtype": "fp8"}, {}, None, "grad_dtype is 'fp8'; allowed: 'full', 'fp16', 'bf16'", "--grad-dtype is 'fp8'"),
     ({"owners": "ranks"}, {}, None, "owners is 'ranks'; allowed: 'elements', 'parameters'", "--owners is 'ranks'"),
     ({"schedule": "2f2b"}, {}, None, "schedule is '2f2b'; allowed: 'naive', 'gpipe'", "--schedule is '2f2b'"),
     ({"prefetch": 3}, {}, None, "prefetch is 3; it must be True or False", "--prefetch is 3"),
@@ -122,9 +122,9 @@ def test_every_field_says_what_it_is() -> None:
     assert hidden < Strategy().__dict__.keys()
 
 
-@pytest.mark.parametrize(("wire", "kind"), [("fp16", DynamicScaler), ("bf16", None), ("full", None)])
-def test_float16_on_the_wire_has_a_loss_scale(wire: Any, kind: type | None) -> None:
-    made = Trainer(toy_gpt("float32"), threads.world_of_one(), strategy=Strategy(wire=wire))
+@pytest.mark.parametrize(("grad_dtype", "kind"), [("fp16", DynamicScaler), ("bf16", None), ("full", None)])
+def test_float16_on_the_wire_has_a_loss_scale(grad_dtype: Any, kind: type | None) -> None:
+    made = Trainer(toy_gpt("float32"), threads.world_of_one(), strategy=Strategy(grad_dtype=grad_dtype))
     assert isinstance(made.scaler, DynamicScaler) == (kind is DynamicScaler)
     made.close()
 

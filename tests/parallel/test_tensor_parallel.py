@@ -33,7 +33,7 @@ from minitrain.parallel.sequence_parallel import SequenceIO, Shared
 from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.tensor_parallel import TensorIO
 from minitrain.parallel.vocabulary import LOSS, own_rows, vocabulary_cross_entropy
-from minitrain.shares import lengths, share, shares
+from minitrain.sharding import even_shards, lengths, shard_of
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients, train_step
 from tests.equivalence.harness import Tensors, difference, toy_batch, toy_gpt
@@ -54,7 +54,7 @@ SHIFTS = np.array([500.0, -500.0, 200.0, -200.0, 0.0])[:, None, None]  # row off
 def over_ranks(world: Communicator, x: Array, labels: Array) -> tuple[bytes, Tensor, Array]:
     """Return the bits of this rank's loss, the loss, and the gradient of this rank's logits."""
     V = x.shape[-1]
-    own = share(V, world.size, world.rank)
+    own = shard_of(V, world.size, world.rank)
     logits = Tensor(np.ascontiguousarray(x[..., own]), requires_grad=True)
     loss = vocabulary_cross_entropy(logits, labels, labels.size + 1, own.start, V, world)
     loss.backward()
@@ -131,7 +131,7 @@ def test_of_each_row_three_numbers_travel(t: int) -> None:
         labels = np.arange(rows).reshape(2, 5)
         with Ledger().open() as ledger:
             over_ranks(RingCommunicator(world), np.zeros((2, 5, 100)), labels)
-        pieces = lengths(shares(rows, t))
+        pieces = lengths(even_shards(rows, t))
         sent = 2 * rows - pieces[world.rank] - pieces[(world.rank + 1) % t]
         assert ledger.bytes == {LOSS: 3 * 8 * sent}
 
@@ -148,10 +148,10 @@ def test_no_rank_has_the_logits(world: Communicator, sequence: bool) -> None:
 
     def most(group: Communicator) -> int:
         model = gpt(GPTConfig(V, 8, layers=1, heads=4, width=4, dtype="float64"))
-        gradients = parallelize(model, Mesh(group, tp=group.size), Strategy(sp=sequence and group.size > 1))
-        gradients.init(SEED)
+        reducer = parallelize(model, Mesh(group, tp=group.size), Strategy(sp=sequence and group.size > 1))
+        reducer.init(SEED)
         tracemalloc.start()
-        compute_gradients(model, Batch(ids[:, :-1], ids[:, 1:], where), gradients)
+        compute_gradients(model, Batch(ids[:, :-1], ids[:, 1:], where), reducer)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return peak
@@ -167,7 +167,7 @@ def divided_table(V: int, world: Communicator) -> Embedding:
     """Return an initialized table (V, 3) with its rows divided over the ranks."""
     layer = Embedding("t", V, 3, std=1.0, dtype="float64")
     Plan(TensorIO(world)).vocabulary(layer)
-    layer.draw(SEED)
+    layer.init(SEED)
     return layer
 
 
@@ -182,7 +182,7 @@ def test_embedding_of_every_id(t: int, V: int) -> None:
         layer = divided_table(V, RingCommunicator(world))
         y = layer(ids)
         np.testing.assert_array_equal(y.data, table[ids])
-        own = share(V, t, world.rank)
+        own = shard_of(V, t, world.rank)
         here = (own.start <= ids) & (ids < own.stop)
         part = own_rows(ids, layer.weight).data
         np.testing.assert_array_equal(part[here], table[ids[here]])
@@ -194,12 +194,12 @@ def test_embedding_of_every_id(t: int, V: int) -> None:
         return here, layer.weight.grad  # type: ignore[return-value]
 
     serial = Embedding("t", V, 3, std=1.0, dtype="float64")
-    serial.draw(SEED)
+    serial.init(SEED)
     table = serial.weight.data.copy()
     serial(ids).backward(c)
-    here, gradients = zip(*threads.run(t, program), strict=True)
+    here, reducer = zip(*threads.run(t, program), strict=True)
     assert (np.sum(here, axis=0) == 1).all()
-    assert close(np.concatenate(gradients), serial.weight.grad) <= BOUND
+    assert close(np.concatenate(reducer), serial.weight.grad) <= BOUND
 
 
 # Who holds what -------------------------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def test_placements(t: int, tied: bool, sequence: bool) -> None:
     """Slices cover the logical parameter once. Whole parameters have replicas; if time is divided, their gradients are
     partial."""
     serial = toy_gpt(tied=tied)
-    serial.draw(SEED)
+    serial.init(SEED)
     models = threads.run(t, lambda world: divided(RingCommunicator(world), tied, sequence))
     for one, *pieces in zip(serial.parameters(), *(m.parameters() for m in models), strict=True):
         held = np.zeros(one.shape, int)
@@ -268,7 +268,7 @@ def test_placements(t: int, tied: bool, sequence: bool) -> None:
         replicated = pieces[0].shape == one.shape
         assert (held == (t if replicated else 1)).all()
         for p in pieces:
-            assert p.placement.copies.get("tp") == (tuple(range(t)) if replicated else None)
+            assert p.placement.replicas.get("tp") == (tuple(range(t)) if replicated else None)
             assert p.placement.partial.get("tp") == (tuple(range(t)) if replicated and sequence else None)
 
 
@@ -307,9 +307,9 @@ def kept(world: Communicator, kind: type[TensorIO] | None, dropout: float) -> in
     model = gpt(GPTConfig(16, T, layers=1, heads=H, width=D, dropout=dropout))
     if kind:
         Plan(kind(world)).follow(model)
-    model.draw(SEED)
+    model.init(SEED)
     block: Any = model.units[1]
-    time = share(T, world.size, world.rank) if kind is SequenceIO else slice(0, T)
+    time = shard_of(T, world.size, world.rank) if kind is SequenceIO else slice(0, T)
     x = Tensor(np.random.default_rng(0).standard_normal((B, T, D)).astype(np.float32)[:, time], requires_grad=True)
     batch = Batch(np.zeros((B, T), int), None, Where(SEED, 0, B, T, slice(0, B), slice(0, T)))
     with Ledger().open() as ledger:
@@ -346,21 +346,21 @@ def test_saved_activations(dropout: float) -> None:
 
 def test_operations_name_what_they_keep() -> None:
     """The divided loss, the divided table, a separate bias, and a matrix that saves a shard of its input."""
-    drawn = np.random.default_rng(0).standard_normal((2, 5, 7))
+    initialized = np.random.default_rng(0).standard_normal((2, 5, 7))
     labels = np.arange(10).reshape(2, 5) % 7
-    matrix, bias = drawn[0].T.copy(), drawn[0, :, 0].copy()  # (7, 5), (5)
+    matrix, bias = initialized[0].T.copy(), initialized[0, :, 0].copy()  # (7, 5), (5)
 
     def program(world: Communicator) -> None:
-        columns, time = share(7, 2, world.rank), share(5, 2, world.rank)
+        columns, time = shard_of(7, 2, world.rank), shard_of(5, 2, world.rank)
         table = divided_table(7, world)
         loss = lambda x: vocabulary_cross_entropy(x, labels, 10, columns.start, 7, world)
         plain, gelu = (partial(fused.linear, gelu=gelu, spread=Shared(world, 5)) for gelu in (False, True))
         for y in (
-            as_activations(loss, [drawn[..., columns]]),
+            as_activations(loss, [initialized[..., columns]]),
             own_rows(labels, table.weight),
-            as_activations(fused.add_bias, [drawn.swapaxes(1, 2), bias]),
-            as_activations(plain, [drawn[:, time], matrix, bias]),
-            as_activations(gelu, [drawn[:, time], matrix, bias]),
+            as_activations(fused.add_bias, [initialized.swapaxes(1, 2), bias]),
+            as_activations(plain, [initialized[:, time], matrix, bias]),
+            as_activations(gelu, [initialized[:, time], matrix, bias]),
         ):
             assert y.node is not None
             names_what_it_keeps(y.node, limit=8)
@@ -373,7 +373,7 @@ def test_operations_name_what_they_keep() -> None:
 
 class Result(NamedTuple):
     losses: list[float]
-    gradients: list[Tensors]
+    reducer: list[Tensors]
     parameters: Tensors
 
 
@@ -388,22 +388,22 @@ def train(
 ) -> Result:
     """Train on dp x tp ranks. Losses are of the global batch, which every tp rank has whole."""
     model, mesh = make(), Mesh(world, dp=world.size // tp, tp=tp)
-    gradients = parallelize(model, mesh, Strategy(bucket_mb=0.003, sp=sequence))
-    gradients.init(SEED)
-    step = optimizer(gradients)
+    reducer = parallelize(model, mesh, Strategy(bucket_mb=0.003, sp=sequence))
+    reducer.init(SEED)
+    step = optimizer(reducer)
     result = Result([], [], {})
     for number in range(steps):
         mine = batch(number).part(mesh.coordinates["dp"], mesh.sizes["dp"])
-        loss, _ = train_step(model, mine, gradients, step, 0.05)
+        loss, _ = train_step(model, mine, reducer, step, 0.05)
         result.losses.append(sum(world.gather_objects(loss)) / tp)
-        result.gradients.append(gather(model, world, "grad", gradients))
-    result.parameters.update(gather(model, world, "data", gradients))
+        result.reducer.append(gather(model, world, "grad", reducer))
+    result.parameters.update(gather(model, world, "data", reducer))
     return result
 
 
 def same(found: Result, true: Result, bound: float = BOUND) -> None:
     np.testing.assert_allclose(found.losses, true.losses, rtol=bound)
-    assert max(map(difference, found.gradients, true.gradients)) <= bound
+    assert max(map(difference, found.reducer, true.reducer)) <= bound
     assert difference(found.parameters, true.parameters) <= bound
 
 
@@ -436,7 +436,7 @@ def test_mlp(t: int, hidden: tuple[int, ...]) -> None:
         for i, path in enumerate([*(f"dense.{i}" for i in range(len(hidden))), "head"]):
             I, O = sizes[i : i + 2]
             columns, rows = i % 2 == 0 and path != "head", i % 2 == 1
-            mine = (lengths(shares(I, t))[rank] if rows else I, lengths(shares(O, t))[rank] if columns else O)
+            mine = (lengths(even_shards(I, t))[rank] if rows else I, lengths(even_shards(O, t))[rank] if columns else O)
             assert (shapes[f"{path}.linear.weight"], shapes[f"{path}.linear.bias"]) == (mine, mine[1:])
 
 
@@ -486,7 +486,7 @@ def test_logits_without_labels(t: int, kind: type[TensorIO]) -> None:
         model = toy_gpt()
         if world.size > 1:
             Plan(kind(world)).follow(model)
-        model.draw(SEED)
+        model.init(SEED)
         with no_grad():
             return model(asked).data
 
@@ -539,12 +539,12 @@ def test_bytes_of_a_block(kind: type[TensorIO], gated: bool, units: int) -> None
         block: Any = model.units[1]
         if gated:
             block.mlp = SwiGLU(block.mlp.path, 16, np.float64)
-        gradients = parallelize(model, Mesh(world, tp=2), Strategy(sp=kind is SequenceIO))
-        gradients.init(SEED)
+        reducer = parallelize(model, Mesh(world, tp=2), Strategy(sp=kind is SequenceIO))
+        reducer.init(SEED)
         ids = np.random.default_rng(0).integers(0, 16, (3, 9))
         with Ledger().open() as ledger:
             where = Where(SEED, 0, 3, 8, slice(0, 3), slice(0, 8))
-            compute_gradients(model, Batch(ids[:, :-1], ids[:, 1:], where), gradients)
+            compute_gradients(model, Batch(ids[:, :-1], ids[:, 1:], where), reducer)
         return ledger.bytes["tp", "block"]
 
     found = threads.run(2, lambda world: program(RingCommunicator(world)))
@@ -564,11 +564,11 @@ def test_an_activation_after_rows_comes_after_the_sum() -> None:
     def program(world: Communicator) -> Array:
         made = layer()
         Plan(TensorIO(world)).row(made)
-        made.draw(SEED)
-        return made(Tensor(x[..., share(6, world.size, world.rank)].copy()), gelu=True).data
+        made.init(SEED)
+        return made(Tensor(x[..., shard_of(6, world.size, world.rank)].copy()), gelu=True).data
 
     serial = layer()
-    serial.draw(SEED)
+    serial.init(SEED)
     for found in threads.run(3, program):
         assert close(found, serial(Tensor(x), gelu=True).data) <= BOUND
 

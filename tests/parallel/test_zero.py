@@ -24,7 +24,7 @@ from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, Matrixwise
 from minitrain.parallel.flat import Bucket
 from minitrain.parallel.parallelize import REDUCERS, parallelize
-from minitrain.parallel.reducer import Reducer, there
+from minitrain.parallel.reducer import Reducer, require
 from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.zero import PARAMETERS, Zero1, Zero2, Zero3, buckets_of
 from minitrain.train.step import train_step
@@ -45,7 +45,7 @@ SAME_ORDER = [  # same order of additions as data parallel: at stages 2 and 3, o
 
 def bits(run: Run) -> list[Any]:
     """Return everything a run computed, as bits."""
-    tensors = [*run.gradients, run.parameters]
+    tensors = [*run.reducer, run.parameters]
     return [run.losses, run.norms, *({path: x.tobytes() for path, x in t.items()} for t in tensors)]
 
 
@@ -104,7 +104,7 @@ def test_the_obvious_zero1_sends_half_as_much_again() -> None:
     """In units of (N-1) M over all ranks, not counting 8 bytes per bucket for the norm: 3, and ours 2."""
 
     def units(world: Communicator, kind: type[Reducer]) -> float:
-        case = Case("zero1", "ring", doors={"reducers": {**REDUCERS, "zero1": kind}})
+        case = Case("zero1", "ring", hooks={"reducers": {**REDUCERS, "zero1": kind}})
         run = train(RingCommunicator(world), case)
         mine = sum(n for tag, n in run.ledger.bytes.items() if tag[1] in ("gradients", "parameters"))
         M = sum(b.size for b in run.buckets if b.trained) * 8
@@ -162,12 +162,12 @@ def states(world: Communicator, how: str, reducers: Any = REDUCERS, steps: int =
     ledger = Ledger(history=True)
     with ledger.open():
         made = model()
-        gradients = parallelize(made, Mesh(world, dp=world.size), named(how, bucket_mb=0.05), reducers=reducers)
-        gradients.init(1)
-        optimizer = Adam(gradients)
+        reducer = parallelize(made, Mesh(world, dp=world.size), named(how, bucket_mb=0.05), reducers=reducers)
+        reducer.init(1)
+        optimizer = Adam(reducer)
         for number in range(steps):
-            train_step(made, batch(number).part(world.rank, world.size), gradients, optimizer, 1e-3)
-        gradients.close()
+            train_step(made, batch(number).part(world.rank, world.size), reducer, optimizer, 1e-3)
+        reducer.close()
     return made, ledger
 
 
@@ -249,16 +249,14 @@ def test_the_next_segment_is_prefetched_and_no_other(micros: int, kind: type[Wat
     def program(world: Communicator) -> list[tuple[int, bool, list[int]]]:
         made = gpt(GPTConfig(V, T, layers=3, heads=4, width=D, tied=False))
         kinds = {**REDUCERS, "zero3": kind}
-        gradients = parallelize(
-            made, Mesh(world, dp=2), Strategy(zero=3, bucket_mb=0.05, prefetch=True), reducers=kinds
-        )
-        gradients.init(1)
-        assert isinstance(gradients, kind)
+        reducer = parallelize(made, Mesh(world, dp=2), Strategy(zero=3, bucket_mb=0.05, prefetch=True), reducers=kinds)
+        reducer.init(1)
+        assert isinstance(reducer, kind)
         for number in range(2):
-            train_step(made, batch(number).part(world.rank, 2), gradients, SGD(gradients), 0.1, micros)
-        assert not gradients.coming
-        gradients.close()
-        return gradients.seen
+            train_step(made, batch(number).part(world.rank, 2), reducer, SGD(reducer), 0.1, micros)
+        assert not reducer.coming
+        reducer.close()
+        return reducer.seen
 
     forward = [(0, False, [1]), (1, True, [2]), (2, True, [3]), (3, True, [4]), (4, True, [])]
     backward = [(4, False, [3]), (3, True, [2]), (2, True, [1]), (1, True, [0]), (0, True, [])]
@@ -282,9 +280,9 @@ class OwnLARS(SGD):
 @pytest.mark.parametrize("how", ["zero1", "zero2", "zero3"])
 def test_an_optimizer_that_needs_whole_parameters(how: str) -> None:
     def program(world: Communicator) -> None:
-        gradients = parallelize(toy_gpt(), Mesh(world, dp=2), named(how))
+        reducer = parallelize(toy_gpt(), Mesh(world, dp=2), named(how))
         with pytest.raises(UserError, match=r"Orthogonal needs whole parameters, .*owners"):
-            Orthogonal(gradients)
+            Orthogonal(reducer)
         Orthogonal(parallelize(toy_gpt(), Mesh(world, dp=2), named(how, owners="parameters")))
 
     threads.run(2, program)
@@ -306,12 +304,12 @@ def add(made: Model) -> None:
 @pytest.mark.parametrize("change", [freeze, add])
 def test_a_model_that_was_changed_after_it_was_divided(change: Callable[[Model], None]) -> None:
     made = toy_gpt()
-    gradients = parallelize(made, Mesh(threads.world_of_one()), Strategy(zero=3))
-    gradients.init(1)
-    train_step(made, toy_batch(0), gradients, SGD(gradients), 0.1)
+    reducer = parallelize(made, Mesh(threads.world_of_one()), Strategy(zero=3))
+    reducer.init(1)
+    train_step(made, toy_batch(0), reducer, SGD(reducer), 0.1)
     change(made)
     with pytest.raises(UserError, match=r"embed.tokens.weight .* after"):
-        train_step(made, toy_batch(0), gradients, SGD(gradients), 0.1)
+        train_step(made, toy_batch(0), reducer, SGD(reducer), 0.1)
 
 
 def test_a_dropped_parameter_cannot_be_read() -> None:
@@ -321,23 +319,23 @@ def test_a_dropped_parameter_cannot_be_read() -> None:
         _ = made.parameters()[0].data
 
 
-@pytest.mark.parametrize("poison", [True, False])
-def test_poison_is_what_a_late_reader_finds(poison: bool) -> None:
+@pytest.mark.parametrize("nan_fill", [True, False])
+def test_poison_is_what_a_late_reader_finds(nan_fill: bool) -> None:
     """The harness enables NaN fill for every ZeRO-3 run, to expose code that reads values after they were dropped."""
     made = toy_gpt()
-    gradients: Any = parallelize(made, Mesh(threads.world_of_one()), Strategy(zero=3))
-    gradients.init(1)
-    gradients.poison = poison
+    reducer: Any = parallelize(made, Mesh(threads.world_of_one()), Strategy(zero=3))
+    reducer.init(1)
+    reducer.nan_fill = nan_fill
     late: list[Array] = []
-    drop = gradients.drop
+    drop = reducer.drop
 
     def kept(bucket: Bucket) -> None:
-        late.append(there(bucket.data))
+        late.append(require(bucket.data))
         drop(bucket)
 
-    gradients.drop = kept
-    train_step(made, toy_batch(0), gradients, SGD(gradients), 0.1)
-    assert late and all(np.isnan(values).all() == poison for values in late)
+    reducer.drop = kept
+    train_step(made, toy_batch(0), reducer, SGD(reducer), 0.1)
+    assert late and all(np.isnan(values).all() == nan_fill for values in late)
 
 
 @pytest.mark.parametrize("kind", [Zero1, Zero2, Zero3])
@@ -345,9 +343,9 @@ def test_nothing_to_train(kind: type[Zero1]) -> None:
     made = toy_gpt()
     for p in made.parameters():
         p.requires_grad = False
-    gradients = parallelize(made, Mesh(threads.world_of_one()), named(kind.__name__.lower()))
-    gradients.init(1)
-    gradients.begin()
-    gradients.end_backward()
-    gradients.finish()
-    assert gradients.owned() == [] and gradients.norm() == 0
+    reducer = parallelize(made, Mesh(threads.world_of_one()), named(kind.__name__.lower()))
+    reducer.init(1)
+    reducer.start_step()
+    reducer.end_backward()
+    reducer.synchronize()
+    assert reducer.owned() == [] and reducer.norm() == 0

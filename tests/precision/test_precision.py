@@ -26,18 +26,18 @@ from minitrain.nn import Module, Parameter, watching
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, AdamW, Optimizer, Owned
 from minitrain.parallel.parallelize import parallelize
-from minitrain.parallel.reducer import Reducer, there
+from minitrain.parallel.reducer import Reducer, require
 from minitrain.precision import (
     CASTS,
     DTYPES,
     GIVEN,
     HALF,
     POLICIES,
-    Dynamic,
+    DynamicPolicy,
     DynamicScaler,
     Precision,
     Scaler,
-    Static,
+    StaticPolicy,
     StaticScaler,
     all_finite,
     first_bad_layer,
@@ -90,9 +90,9 @@ model_of = pytest.mark.parametrize(("make", "batch"), MODELS.values(), ids=MODEL
 
 def divided(model: Model, seed: int = SEED) -> Reducer:
     """Return a reducer for the model's gradients, with initialized values."""
-    gradients = parallelize(model, Mesh(world_of_one(), dp=1))
-    gradients.init(seed)
-    return gradients
+    reducer = parallelize(model, Mesh(world_of_one(), dp=1))
+    reducer.init(seed)
+    return reducer
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Run:
     """A model trained on given batches."""
 
     model: Model
-    gradients: Reducer
+    reducer: Reducer
     optimizer: Optimizer
     scaler: Scaler
     lr: float = 0.1
@@ -109,14 +109,14 @@ class Run:
 
     def step(self, batch: Batch) -> tuple[float, float]:
         return train_step(
-            self.model, batch, self.gradients, self.optimizer, self.lr, self.accumulate, self.clip, self.scaler
+            self.model, batch, self.reducer, self.optimizer, self.lr, self.accumulate, self.clip, self.scaler
         )
 
     def arrays(self) -> list[np.ndarray]:
         """Return everything that an update changes."""
         states = [array for state in self.optimizer.state for array in state]
         masters = [master for master in self.optimizer.masters if master is not None]
-        return [*(there(bucket.data) for bucket in self.gradients.trained), *masters, *states]
+        return [*(require(bucket.data) for bucket in self.reducer.trained), *masters, *states]
 
     def bits(self) -> list[bytes]:
         return [array.tobytes() for array in self.arrays()]
@@ -132,8 +132,8 @@ def run(
 ) -> Run:
     if precision is not None:
         use(model, precision, half_weights)
-    gradients = divided(model)
-    return Run(model, gradients, optimizer(gradients), scaler or Scaler(), **options)
+    reducer = divided(model)
+    return Run(model, reducer, optimizer(reducer), scaler or Scaler(), **options)
 
 
 def close_to(a: float, b: float, within: float) -> bool:
@@ -162,9 +162,9 @@ TABLE = [
 def test_the_scale_follows_the_table(bad: float) -> None:
     scaler = DynamicScaler(1024.0, interval=3, floor=256.0)
     for number, (letter, value, good) in enumerate(TABLE):
-        gradients, before = slices(bad if letter == "x" else 1.0), scaler.value
-        assert scaler.unscale(gradients) == (letter == ".")
-        assert gradients.factor == 1 / before, "the gradients were multiplied by the scale that the batch had"
+        reducer, before = slices(bad if letter == "x" else 1.0), scaler.value
+        assert scaler.unscale(reducer) == (letter == ".")
+        assert reducer.factor == 1 / before, "the gradients were multiplied by the scale that the batch had"
         assert (scaler.value, scaler.good) == (value, good), f"after batch {number}"
         assert scaler.at_floor() == (value == 256)
     assert scaler.skips == sum(letter == "x" for letter, _, _ in TABLE)
@@ -218,11 +218,11 @@ def test_the_scale_is_that_of_pytorch(
         theirs.step(sgd)
         theirs.update()
         piece = Owned(np.zeros(4, np.float32), scaled, False)
-        gradients: Any = SimpleNamespace(owned=lambda piece=piece: [piece], world=None, factor=1.0)
-        stepped = ours.unscale(gradients)
+        reducer: Any = SimpleNamespace(owned=lambda piece=piece: [piece], world=None, factor=1.0)
+        stepped = ours.unscale(reducer)
         assert stepped == (not torch.equal(weight, before)) == (not bad)
         if stepped:
-            seen = SGD(gradients).gradient(scaled, np.dtype(np.float32))
+            seen = SGD(reducer).gradient(scaled, np.dtype(np.float32))
             np.testing.assert_allclose(seen, weight.grad.numpy(), rtol=1e-6)
         assert close_to(ours.value, theirs.get_scale(), 1e-6)
 
@@ -263,10 +263,10 @@ def test_the_error_of_a_constant_scale() -> None:
 
 def test_without_a_scale() -> None:
     """Nothing is checked or multiplied."""
-    gradients, loss = slices(math.inf), Tensor(np.float32(3))
+    reducer, loss = slices(math.inf), Tensor(np.float32(3))
     scaler = Scaler()
-    assert scaler.scale(loss) is loss and scaler.unscale(gradients)
-    assert (scaler.value, scaler.skips, gradients.factor) == (1.0, 0, 1.0)
+    assert scaler.scale(loss) is loss and scaler.unscale(reducer)
+    assert (scaler.value, scaler.skips, reducer.factor) == (1.0, 0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -278,10 +278,10 @@ def test_without_a_scale() -> None:
         (lambda: DynamicScaler(backoff=0.0), "backoff is 0"),
         (lambda: DynamicScaler(floor=0.0), "floor is 0"),
         (lambda: DynamicScaler(interval=0), "interval is 0"),
-        (lambda: Dynamic("float32"), "half is 'float32'"),
-        (lambda: Dynamic(casts={"linear": "float8"}), "the cast of linear is 'float8'"),
-        (lambda: Dynamic(patience=-1), "patience is -1"),
-        (lambda: Dynamic(rest=0), "rest is 0"),
+        (lambda: DynamicPolicy("float32"), "half is 'float32'"),
+        (lambda: DynamicPolicy(casts={"linear": "float8"}), "the cast of linear is 'float8'"),
+        (lambda: DynamicPolicy(patience=-1), "patience is -1"),
+        (lambda: DynamicPolicy(rest=0), "rest is 0"),
     ],
 )
 def test_a_wrong_argument_is_named(make: Callable[[], Any], name: str) -> None:
@@ -340,7 +340,7 @@ def test_a_skipped_batch_leaves_everything_as_it_was(make: Any, batch: Any, half
 
     def start() -> Run:
         # 2^130 overflows in float32
-        return run(make(), Static(MIXED[half]), half_weights, StaticScaler(16.0, patience=9), clip=0.5)
+        return run(make(), StaticPolicy(MIXED[half]), half_weights, StaticScaler(16.0, patience=9), clip=0.5)
 
     disturbed, alone = start(), start()
     for number in range(2):
@@ -361,7 +361,7 @@ def test_a_skipped_batch_leaves_everything_as_it_was(make: Any, batch: Any, half
 
 def test_a_skipped_first_batch() -> None:
     """Skipped before the optimizer has any state or masters."""
-    one = run(small_gpt(), Static(), True, DynamicScaler(2.0**60))
+    one = run(small_gpt(), StaticPolicy(), True, DynamicScaler(2.0**60))
     assert one.step(ids())[1] == math.inf
     assert one.optimizer.state == one.optimizer.masters == [] and one.optimizer.updates == 0
     assert one.scaler.value == 2.0**59
@@ -378,13 +378,13 @@ def test_others_may_decide() -> None:
     one = run(small_gpt(), scaler=StaticScaler(8.0, agree=elsewhere))
     before = one.bits()
     assert one.step(ids())[1] == math.inf and one.bits() == before
-    assert asked == [(False, one.gradients.world)]
+    assert asked == [(False, one.reducer.world)]
 
 
 @pytest.mark.parametrize("half", ["float32", *HALVES])
 def test_without_a_scaler_there_is_no_step_on_what_is_no_number(half: str) -> None:
     """A non-finite norm prevents the step."""
-    one = run(small_gpt(), Static(half if half == "float32" else MIXED[half]), lr=1.0)
+    one = run(small_gpt(), StaticPolicy(half if half == "float32" else MIXED[half]), lr=1.0)
     for _ in range(2):
         one.step(ids())
     before = one.bits()
@@ -402,10 +402,10 @@ def test_clipping_comes_after_the_scale(half_weights: bool) -> None:
     true = run(small_gpt(), optimizer=SGD, lr=lr, clip=clip).step(ids())[1]
     assert true > 2 * clip
     for scale in (1.0, 256.0):
-        one = run(small_gpt(), Static(), half_weights, StaticScaler(scale), SGD, lr=lr, clip=clip)
-        before = [there(bucket.data).astype(np.float64) for bucket in one.gradients.trained]
+        one = run(small_gpt(), StaticPolicy(), half_weights, StaticScaler(scale), SGD, lr=lr, clip=clip)
+        before = [require(bucket.data).astype(np.float64) for bucket in one.reducer.trained]
         assert close_to(one.step(ids())[1], true, 0.01)
-        after = [x for x in one.optimizer.masters if x is not None] or [x.data for x in one.gradients.owned()]
+        after = [x for x in one.optimizer.masters if x is not None] or [x.data for x in one.reducer.owned()]
         moved = math.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(after, before, strict=True)))
         assert close_to(moved, lr * clip, 0.01)
 
@@ -416,7 +416,7 @@ def test_a_finite_gradient_is_no_overflow(kind: type[DynamicScaler] = DynamicSca
     for number in range(80):
         skips, scale = one.scaler.skips, one.scaler.value
         norm, true = one.step(ids(number))[1], plain.step(ids(number))[1]
-        finite = all(np.isfinite(owned.grad).all() for owned in one.gradients.owned())
+        finite = all(np.isfinite(owned.grad).all() for owned in one.reducer.owned())
         assert finite == (one.scaler.skips == skips) == math.isfinite(norm), f"with the scale {scale}"
         if one.scaler.skips:
             break
@@ -451,15 +451,15 @@ def test_models_that_share_a_scaler(kind: type[DynamicScaler] = DynamicScaler) -
     for bad in (False, True):
         scaler, (one, two) = kind(1024.0, interval=1), pair()
         for number, each in enumerate((one, two)):
-            compute_gradients(each.model, ids(number), each.gradients, scaler=scaler)
+            compute_gradients(each.model, ids(number), each.reducer, scaler=scaler)
         if bad:
-            one.gradients.owned()[0].grad[0] = math.inf
-        assert [scaler.unscale(each.gradients) for each in (one, two)] == [not bad, True]
-        assert close_to(two.gradients.norm(), norms[1], 1e-6)
-        assert bad or close_to(one.gradients.norm(), norms[0], 1e-6)
+            one.reducer.owned()[0].grad[0] = math.inf
+        assert [scaler.unscale(each.reducer) for each in (one, two)] == [not bad, True]
+        assert close_to(two.reducer.norm(), norms[1], 1e-6)
+        assert bad or close_to(one.reducer.norm(), norms[0], 1e-6)
         assert scaler.value == (512 if bad else 2048), "one round, one move; an overflow of either counts"
         with pytest.raises(UserError, match="unscale was called twice in one step"):
-            scaler.unscale(two.gradients)
+            scaler.unscale(two.reducer)
 
 
 def test_rounds_of_a_shared_scaler() -> None:
@@ -468,12 +468,12 @@ def test_rounds_of_a_shared_scaler() -> None:
     pair = [run(small_gpt(), optimizer=SGD, lr=0.0) for _ in range(2)]
     for _ in range(3):
         for each in pair:
-            compute_gradients(each.model, ids(), each.gradients, scaler=scaler)
-        assert all(scaler.unscale(each.gradients) for each in pair)
+            compute_gradients(each.model, ids(), each.reducer, scaler=scaler)
+        assert all(scaler.unscale(each.reducer) for each in pair)
     assert scaler.value == 2048
     for each in pair:
-        compute_gradients(each.model, ids(), each.gradients, scaler=scaler)
-        assert scaler.unscale(each.gradients)
+        compute_gradients(each.model, ids(), each.reducer, scaler=scaler)
+        assert scaler.unscale(each.reducer)
     assert (scaler.value, scaler.good) == (2048, 2)
 
 
@@ -506,14 +506,14 @@ class Asked:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.answers: dict[tuple[str, str], tuple[str, str]] = {}
-        chosen = Module.chosen
+        chosen = Module.compute_dtype
 
         def asked(module: Module, operation: str, given: Any) -> np.dtype:
             answer = chosen(module, operation, given)
             self.answers[module.path, operation] = (np.dtype(given).name, answer.name)
             return answer
 
-        monkeypatch.setattr(Module, "chosen", asked)
+        monkeypatch.setattr(Module, "compute_dtype", asked)
 
 
 # the questions of the two-block GPT, each asked once per forward
@@ -545,7 +545,7 @@ PATTERNS: dict[str, tuple[dict[str, str], Callable[[str], str]]] = {
 def test_static_by_path(patterns: Any, expected: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Check the dtype that every layer is given, and that of the arrays it saves."""
     model, asked = small_gpt(), Asked(monkeypatch)
-    use(model, Static("mixed_float16", patterns))
+    use(model, StaticPolicy("mixed_float16", patterns))
     divided(model)
     loss = model(ids())
     assert asked.answers.keys() == QUESTIONS
@@ -565,7 +565,7 @@ def test_static_by_path(patterns: Any, expected: Callable[[str], str], monkeypat
 def test_no_residue_of_float32(make: Any, batch: Any, half_weights: bool, half: str) -> None:
     """Everything saved for backward and every gradient is half precision, without any cast."""
     model = make()
-    use(model, Static(MIXED[half]), half_weights)
+    use(model, StaticPolicy(MIXED[half]), half_weights)
     divided(model)
     loss = model(batch())
     tape = nodes(loss)
@@ -610,7 +610,7 @@ CHOSEN: dict[str, dict[str, str]] = {
 @pytest.mark.parametrize("casts", CHOSEN.values(), ids=CHOSEN)
 def test_dynamic_by_operation(casts: dict[str, str], half: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, asked = small_gpt(), Asked(monkeypatch)
-    use(model, Dynamic(half, casts))
+    use(model, DynamicPolicy(half, casts))
     divided(model)
     loss = model(ids())
     dtypes = {HALF: half, "float32": "float32"}
@@ -627,7 +627,7 @@ def test_dynamic_by_operation(casts: dict[str, str], half: str, monkeypatch: pyt
 @half_of
 def test_the_usual_table_is_half_everywhere(half: str) -> None:
     """Until something overflows, DynamicPolicy equals StaticPolicy bit for bit."""
-    static, dynamic = (run(small_gpt(), precision) for precision in (Static(MIXED[half]), Dynamic(half)))
+    static, dynamic = (run(small_gpt(), precision) for precision in (StaticPolicy(MIXED[half]), DynamicPolicy(half)))
     for number in range(3):
         assert static.step(ids(number)) == dynamic.step(ids(number))
     assert static.bits() == dynamic.bits()
@@ -635,9 +635,9 @@ def test_the_usual_table_is_half_everywhere(half: str) -> None:
 
 def test_full() -> None:
     """StaticPolicy("float32") and `in_full` match the model without a precision, bit for bit."""
-    alone, one = run(small_gpt()), run(small_gpt(), Static("float32"))
+    alone, one = run(small_gpt()), run(small_gpt(), StaticPolicy("float32"))
     assert alone.step(ids()) == one.step(ids()) and alone.bits() == one.bits()
-    precision = Static()
+    precision = StaticPolicy()
     other = run(small_gpt(), precision)
     plain = run(small_gpt())
     with precision.in_full():
@@ -648,23 +648,23 @@ def test_full() -> None:
 
 def test_use_refuses() -> None:
     with pytest.raises(UserError, match=r"'blocks\.\*\.mlq' matches no layer; the layers are embed, blocks\.0"):
-        use(small_gpt(), Static(layers={"head": "float32", "blocks.*.mlq": "float32"}))
+        use(small_gpt(), StaticPolicy(layers={"head": "float32", "blocks.*.mlq": "float32"}))
     with pytest.raises(UserError, match="the policy is 'fp16'; allowed: 'float32', 'mixed_float16'"):
-        Static("fp16")
+        StaticPolicy("fp16")
     with pytest.raises(UserError, match="the dtype of 'head' is 'float64'"):
-        Static(layers={"head": "float64"})
+        StaticPolicy(layers={"head": "float64"})
     with pytest.raises(
         UserError, match=r"embed\.tokens\.weight is float64; mixed precision starts from a float32 model"
     ):
-        use(small_gpt(dtype="float64"), Static())
+        use(small_gpt(dtype="float64"), StaticPolicy())
     model = small_gpt()
     divided(model)
     with pytest.raises(UserError, match=r"embed\.tokens\.weight belongs to a trainer already"):
-        use(model, Static())
+        use(model, StaticPolicy())
     drawn = small_gpt()
-    drawn.draw(SEED)
+    drawn.init(SEED)
     with pytest.raises(UserError, match="already has float32 values"):
-        use(drawn, Static(), half_weights=True)
+        use(drawn, StaticPolicy(), half_weights=True)
     for left in (model, drawn):
         assert all(module.precision is None for module in left.modules())
 
@@ -674,7 +674,7 @@ def test_layers_are_the_units() -> None:
         (MODELS["gpt"], MODELS["mlp"]), (("embed", "blocks.0", "blocks.1", "head"), ("dense.0", "dense.1", "head")),
         strict=True,
     ):  # fmt: skip
-        precision = Dynamic()
+        precision = DynamicPolicy()
         use(make(), precision)
         assert precision.layers == layers
 
@@ -741,7 +741,7 @@ def test_bytes_of_activations(name: str, dropout: float) -> None:
     unchanged  float32: a scale for each row of the 2 L + 1 norms; int64: ids, times, labels, positions; masks: bytes
     """
     model, N = small_gpt(dropout=dropout), B * T
-    use(model, Static(name))
+    use(model, StaticPolicy(name))
     divided(model)
     batch = ids()
     with Ledger().open() as ledger:
@@ -757,7 +757,7 @@ def test_bytes_of_activations(name: str, dropout: float) -> None:
 def test_bytes_of_activations_of_the_mlp(half: str) -> None:
     """All in half precision: inputs of three products, the results of two relus (the next inputs), and the logits."""
     model, batch = small_mlp(), rows()
-    use(model, Static(MIXED[half]))
+    use(model, StaticPolicy(MIXED[half]))
     divided(model)
     with Ledger().open() as ledger:
         loss = model(batch)
@@ -770,7 +770,7 @@ def test_bytes_of_activations_of_the_mlp(half: str) -> None:
 @pytest.mark.parametrize(("half_weights", "expected"), [(False, (4, 4, 8)), (True, (2, 2, 12))])
 def test_bytes_a_parameter(half: str, half_weights: bool, expected: tuple[int, int, int]) -> None:
     with Ledger().open() as ledger:
-        one = run(small_gpt(), Static(MIXED[half]), half_weights)
+        one = run(small_gpt(), StaticPolicy(MIXED[half]), half_weights)
         one.step(ids())
         held = tuple(ledger.live[kind] for kind in ("parameters", "gradients", "optimizer"))
     P = sum(math.prod(p.shape) for p in one.model.parameters())
@@ -846,7 +846,7 @@ def full(weight: float, lr: float, name: str = "SGD") -> float:
 @pytest.mark.parametrize("half_weights", [later(False), True])
 @pytest.mark.parametrize(("kind", "lr"), RATES)
 def test_small_gradients_need_a_scale_in_float16(kind: type[Optimizer], lr: float, half_weights: bool) -> None:
-    options: dict[str, Any] = {"kind": kind, "precision": Static(), "half_weights": half_weights}
+    options: dict[str, Any] = {"kind": kind, "precision": StaticPolicy(), "half_weights": half_weights}
     true = full(SMALL, lr, kind.__name__)
     assert digits(SMALL, lr, **options)[0] > 10 * true
     moving = DynamicScaler(2.0**8, interval=10)  # far too small at first
@@ -859,7 +859,7 @@ def test_small_gradients_need_a_scale_in_float16(kind: type[Optimizer], lr: floa
 @pytest.mark.parametrize(("kind", "lr"), RATES)
 def test_bfloat16_needs_no_scale(kind: type[Optimizer], lr: float, half_weights: bool) -> None:
     """It learns as well as float32, and a power-of-two scale changes no bit."""
-    options: dict[str, Any] = {"kind": kind, "precision": Static("mixed_bfloat16"), "half_weights": half_weights}
+    options: dict[str, Any] = {"kind": kind, "precision": StaticPolicy("mixed_bfloat16"), "half_weights": half_weights}
     loss, one = digits(SMALL, lr, **options)
     assert close_to(loss, full(SMALL, lr, kind.__name__), 0.02)
     again, other = digits(SMALL, lr, scaler=StaticScaler(2.0**12), **options)
@@ -871,7 +871,11 @@ def test_half_weights_stand_still_without_masters(half: str) -> None:
     """Compare with float32 how far the loss falls in 150 updates at a small learning rate."""
     lr, start = 3e-4, full(1.0, 0.0)
     true = start - full(1.0, lr)
-    options: dict[str, Any] = {"precision": Static(MIXED[half]), "half_weights": True, "scaler": StaticScaler(256.0)}
+    options: dict[str, Any] = {
+        "precision": StaticPolicy(MIXED[half]),
+        "half_weights": True,
+        "scaler": StaticScaler(256.0),
+    }
     assert close_to(start - digits(1.0, lr, **options)[0], true, 0.02)
     assert start - digits(1.0, lr, without_masters(SGD), **options)[0] < 0.3 * true
 
@@ -902,10 +906,10 @@ def learned() -> float:
 
 @pytest.mark.parametrize("half_weights", [False, True])
 @pytest.mark.parametrize(
-    ("precision", "half"), [later(Static, "float16"), later(Static, "bfloat16"), (Dynamic, "float16")]
+    ("precision", "half"), [later(StaticPolicy, "float16"), later(StaticPolicy, "bfloat16"), (DynamicPolicy, "float16")]
 )
 def test_the_gpt_learns_as_in_float32(precision: Any, half: str, half_weights: bool) -> None:
-    made = precision(MIXED[half] if precision is Static else half)
+    made = precision(MIXED[half] if precision is StaticPolicy else half)
     scaler = DynamicScaler(interval=20) if half == "float16" else None  # grows until it overflows
     loss, one = learn(precision=made, half_weights=half_weights, scaler=scaler)
     assert close_to(loss, learned(), 0.02)
@@ -935,7 +939,7 @@ def bulging(
     return one
 
 
-def adapt(one: Run, precision: Dynamic, batch: Batch) -> bool:
+def adapt(one: Run, precision: DynamicPolicy, batch: Batch) -> bool:
     """Take one step as the trainer does and return whether it was skipped."""
     assert isinstance(one.scaler, StaticScaler)
     with watching(precision.watch):
@@ -943,7 +947,7 @@ def adapt(one: Run, precision: Dynamic, batch: Batch) -> bool:
     if math.isfinite(norm):
         precision.stepped()
     else:
-        precision.skipped(one.gradients, one.scaler.at_floor())
+        precision.skipped(one.reducer, one.scaler.at_floor())
     return not math.isfinite(norm)
 
 
@@ -964,7 +968,7 @@ def in_float32(one: Run, asked: Asked) -> set[str]:
 @pytest.mark.parametrize("layer", ["blocks.0", "blocks.1"])
 def test_a_layer_that_overflows_rests_in_float32(layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It moves to float32 after `patience` batches and is retried after `rest` updates."""
-    precision, asked = Dynamic(patience=2, rest=3), Asked(monkeypatch)
+    precision, asked = DynamicPolicy(patience=2, rest=3), Asked(monkeypatch)
     one = bulging(layer, precision=precision, scaler=DynamicScaler(16.0, floor=2.0**-20))
     skipped, resting = [], []
     for number in range(12):
@@ -978,7 +982,7 @@ def test_a_layer_that_overflows_rests_in_float32(layer: str, monkeypatch: pytest
 
 
 def test_the_rest_is_counted_in_updates() -> None:
-    precision = Dynamic(patience=1, rest=2)
+    precision = DynamicPolicy(patience=1, rest=2)
     one = bulging("blocks.1", precision=precision, scaler=DynamicScaler(16.0, floor=2.0**-20))
     assert adapt(one, precision, ids())
     for _ in range(3):
@@ -992,7 +996,7 @@ def test_the_rest_is_counted_in_updates() -> None:
 
 def test_what_is_trained_meanwhile_is_what_float32_trains() -> None:
     """To the precision of half."""
-    precision = Dynamic(patience=1, rest=50)
+    precision = DynamicPolicy(patience=1, rest=50)
     one = bulging("blocks.1", precision=precision, scaler=DynamicScaler(16.0))
     true = bulging("blocks.1")
     assert adapt(one, precision, ids())
@@ -1015,19 +1019,19 @@ def blown(one: Run, layer: str, factor: float) -> None:
 @pytest.mark.parametrize("layer", BLOWN_UP)
 def test_the_first_that_overflows_is_blamed(layer: str) -> None:
     """Layers after it, whose input is not finite, are not blamed."""
-    precision = Dynamic(patience=2)
+    precision = DynamicPolicy(patience=2)
     one = run(small_gpt(tied=False), precision, scaler=DynamicScaler(16.0))
     blown(one, layer, BLOWN)
     with watching(precision.watch):
         assert one.step(ids())[1] == math.inf
     assert precision.seen == {layer}
-    precision.skipped(one.gradients, at_floor=False)
+    precision.skipped(one.reducer, at_floor=False)
     assert precision.blamed == {layer: 1} and not precision.seen and not precision.resting
 
 
 def test_in_a_row_means_that() -> None:
     """A good batch or another layer resets the count."""
-    precision = Dynamic(patience=2)
+    precision = DynamicPolicy(patience=2)
     one = run(small_gpt(tied=False), precision, scaler=DynamicScaler(16.0, floor=2.0**-20), lr=1e-6)
     for layer in ("blocks.0", "blocks.1", "blocks.0", "", "blocks.0", "blocks.1"):
         if layer:
@@ -1042,7 +1046,7 @@ def test_in_a_row_means_that() -> None:
 
 
 def test_without_patience_no_layer_rests() -> None:
-    precision = Dynamic(patience=0)
+    precision = DynamicPolicy(patience=0)
     one = bulging("blocks.1", precision=precision, scaler=DynamicScaler(16.0, patience=3))
     with pytest.raises(UserError, match="3 batches in a row overflowed with the loss scale 1"):
         for _ in range(9):
@@ -1053,20 +1057,20 @@ def test_without_patience_no_layer_rests() -> None:
 def test_a_layer_whose_gradients_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradient overflows are blamed only at the scale's floor, on the last layer, from which they propagate."""
     large = 2.0**-14  # the down weights are 2^14 times as large, and so are the gradients through them
-    precision, asked = Dynamic(patience=2, rest=3), Asked(monkeypatch)
+    precision, asked = DynamicPolicy(patience=2, rest=3), Asked(monkeypatch)
     one = bulging("blocks.1", large, precision=precision, scaler=DynamicScaler(4096.0, floor=512.0))
     rested = []
     for _ in range(6):
         rested.append((adapt(one, precision, ids()), bool(precision.resting)))
         if rested[-1][0]:
-            bad = {path.rpartition(".mlp")[0] or path for path in not_finite(one.gradients)}
+            bad = {path.rpartition(".mlp")[0] or path for path in not_finite(one.reducer)}
             assert not any(path.startswith("head") for path in bad) and any("blocks.0" in path for path in bad)
     # S is 4096, 2048 and 1024: only the third reaches the floor
     assert rested == [(True, False), (True, False), (True, False), (True, True), (False, True), (False, True)]
     assert in_float32(one, asked) == {"blocks.1"}
     assert precision.log == ["layer blocks.1 overflowed in 2 batches in a row: float32 from now on"]
 
-    lower = Dynamic(patience=2, rest=3)
+    lower = DynamicPolicy(patience=2, rest=3)
     other = bulging("blocks.1", large, precision=lower, scaler=DynamicScaler(4096.0))
     assert [adapt(other, lower, ids()) for _ in range(12)][-1] is False
     assert other.scaler.skips >= 4 and not lower.resting and not lower.blamed, "the scale has come down instead"
@@ -1076,9 +1080,9 @@ def test_a_layer_whose_gradients_overflow(monkeypatch: pytest.MonkeyPatch) -> No
 
 KINDS: dict[str, tuple[Precision | None, bool]] = {
     "float32": (None, False),
-    "float16": (Static(), False),
-    "float16 weights": (Static(), True),
-    "bfloat16": (Dynamic("bfloat16"), False),
+    "float16": (StaticPolicy(), False),
+    "float16 weights": (StaticPolicy(), True),
+    "bfloat16": (DynamicPolicy("bfloat16"), False),
 }
 kinds = pytest.mark.parametrize(("precision", "half_weights"), KINDS.values(), ids=KINDS)
 
@@ -1107,7 +1111,7 @@ def test_a_layer_that_overflows_in_float32(precision: Precision | None, half_wei
 @half_of
 def test_half_precision_alone_overflows(half: str) -> None:
     """In float32 all is finite, so no layer is named. Half precision is restored, and nothing is on the tape."""
-    precision = Dynamic(half)
+    precision = DynamicPolicy(half)
     one = bulging("blocks.0", precision=precision)
     with np.errstate(over="ignore", invalid="ignore"):
         before = one.model(ids()).data.copy()
@@ -1124,7 +1128,7 @@ def test_inputs_that_are_no_numbers() -> None:
 
 
 def test_full_is_put_back_after_an_error() -> None:
-    one = run(small_gpt(), precision := Static())
+    one = run(small_gpt(), precision := StaticPolicy())
     wrong = Batch(ids().inputs + V, ids().labels, ids().where)
     with pytest.raises(IndexError):
         first_bad_layer(one.model, wrong)
@@ -1133,6 +1137,6 @@ def test_full_is_put_back_after_an_error() -> None:
 
 def test_bfloat16_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minitrain.precision.policy.xp", None)  # a backend other than NumPy
-    use(small_gpt(), Static("mixed_float16"))
+    use(small_gpt(), StaticPolicy("mixed_float16"))
     with pytest.raises(UserError, match="CuPy has no bfloat16: use float16"):
-        use(small_gpt(), Static("mixed_bfloat16"))
+        use(small_gpt(), StaticPolicy("mixed_bfloat16"))

@@ -34,8 +34,8 @@ def test_a_job_in_a_job(world: Communicator) -> None:
     if world.rank == 0:
         mpirun = find_mpirun()
         assert mpirun is not None
-        program = "import minitrain; from minitrain.runtime.say import say\n"
-        program += "with minitrain.launch() as world: say(world, f'{world.rank} of {world.size}')"
+        program = "import minitrain; from minitrain.runtime.output import print_in_order\n"
+        program += "with minitrain.launch() as world: print_in_order(world, f'{world.rank} of {world.size}')"
         done = subprocess.run(
             [mpirun, "-n", "3", sys.executable, "-c", program],
             capture_output=True, text=True, timeout=40, stdin=subprocess.DEVNULL, env=outside(os.environ),

@@ -27,7 +27,7 @@ from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.nn import Parameter
 from minitrain.optim import SGD, clip_grad_norm
 from minitrain.parallel.parallelize import parallelize
-from minitrain.precision import Static, StaticScaler
+from minitrain.precision import StaticPolicy, StaticScaler
 from minitrain.train import checkpoint
 from minitrain.train.step import compute_gradients
 from minitrain.train.trainer import Trainer
@@ -38,7 +38,7 @@ ABOUT = {"vocabulary": 'ab\n"\u00e9', "gpt": {"width": 9, "std": 0.02, "tied": T
 
 def model(dtype: str = "float32", width: int = 9, layers: int = 1, seed: int = 1) -> Model:
     made = gpt(GPTConfig(11, 5, layers=layers, heads=3, width=width, dtype=dtype))
-    made.draw(seed)
+    made.init(seed)
     return made
 
 
@@ -101,9 +101,9 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: 
 def test_slices_of_two_ranks_make_one_tensor(world: Communicator) -> None:
     """Rank 0 holds the first two columns of a parameter, rank 1 the third, and no rank the whole."""
     p = Parameter("w", (2, 3), std=1.0, dtype=np.float64)
-    whole = p.draw(1)
+    whole = p.initial_values(1)
     p.placement = p.placement.split(1, *((0, 2), (2, 3))[world.rank])
-    p.data = p.draw(1)
+    p.data = p.initial_values(1)
     part = Model([])
     part.parameters = lambda: [p]  # type: ignore[method-assign]
     tensors = checkpoint.gather(part, world)
@@ -147,7 +147,7 @@ def trained(tmp_path: Path) -> tuple[dict[str, np.ndarray], dict]:
     """Return (tensors, description) of a loadable checkpoint."""
     config = GPTConfig(3, 5, layers=2, heads=3, width=9)
     made = gpt(config)
-    made.draw(1)
+    made.init(1)
     return checkpoint.gather(made, world_of_one()), {"gpt": asdict(config), "vocabulary": "abc"}
 
 
@@ -250,13 +250,13 @@ def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
 def test_a_restored_model_trains_on() -> None:
     """Its parameters remain views of the buckets that the optimizer updates."""
     made = mlp()
-    gradients = parallelize(made, Mesh(world_of_one()))
-    gradients.init(1)
+    reducer = parallelize(made, Mesh(world_of_one()))
+    reducer.init(1)
     checkpoint.restore(made, {path: x + 1 for path, x in checkpoint.gather(made, world_of_one()).items()})
     before = checkpoint.gather(made, world_of_one())
-    for bucket in gradients.trained:
-        bucket.opened()[...] = 1
-    SGD(gradients).step(lr=0.5)
+    for bucket in reducer.trained:
+        bucket.placed_gradients()[...] = 1
+    SGD(reducer).step(lr=0.5)
     for p in made.parameters():
         np.testing.assert_array_equal(p.data, before[p.placement.path] - np.float32(0.5))
 
@@ -270,13 +270,13 @@ def test_gathered_gradients_are_those_that_the_optimizer_sees(clip: float | None
     plain(toy()).backward()
     true = {p.placement.path: p.grad for p in plain.parameters() if p.grad is not None}
     length = math.sqrt(sum(float((g * g).sum()) for g in true.values()))
-    gradients = parallelize(made, Mesh(world_of_one()), named(strategy))
-    gradients.init(1)
+    reducer = parallelize(made, Mesh(world_of_one()), named(strategy))
+    reducer.init(1)
     scaler = StaticScaler(scale)
-    compute_gradients(made, toy(), gradients, scaler=scaler)
-    assert scaler.unscale(gradients)
-    assert clip is None or clip_grad_norm(gradients, clip) == pytest.approx(length, rel=1e-12)
-    found = checkpoint.gather(made, world_of_one(), "grad", gradients)
+    compute_gradients(made, toy(), reducer, scaler=scaler)
+    assert scaler.unscale(reducer)
+    assert clip is None or clip_grad_norm(reducer, clip) == pytest.approx(length, rel=1e-12)
+    found = checkpoint.gather(made, world_of_one(), "grad", reducer)
     assert found.keys() == true.keys()
     for path, g in true.items():
         np.testing.assert_allclose(found[path], g * (clip / length if clip else 1), rtol=1e-12, atol=1e-15)
@@ -298,14 +298,14 @@ def test_a_gradient_as_the_optimizer_sees_it(clip: float | None, dtype: str, sca
                 given.append(g.copy())
                 super().update(w, g, *rest)
 
-        half = {"precision": Static(), "half_weights": True} if dtype == "float16" else {}
+        half = {"precision": StaticPolicy(), "half_weights": True} if dtype == "float16" else {}
         model = mlp(MLPConfig(5, (4,), 2, "float32" if half else dtype))
         options = {"optimizer": Plain, "clip": clip, "scaler": StaticScaler(scale), "strategy": named(strategy)}
         trainer = Trainer(model, world, **options, **half)  # type: ignore[arg-type]
         assert not trainer.step(samples("float32" if half else dtype)).skipped
         flat = np.concatenate(given)
         assert flat.dtype == (np.float32 if half else dtype)
-        reducer = trainer.gradients
+        reducer = trainer.reducer
         order = [p for bucket in reducer.trained for p in bucket.parameters]
         np.testing.assert_array_equal(np.concatenate([reducer.gradient(p).reshape(-1) for p in order]), flat)
         assert all(reducer.gradient(p).shape == p.shape for p in order) and np.abs(flat).max() > 0
@@ -331,10 +331,10 @@ def test_a_gradient_that_somebody_else_owns(how: str) -> None:
     def program(world: Communicator) -> dict[str, bool]:
         trainer = Trainer(model("float64"), world, strategy=named(how))
         trainer.step(toy())
-        true, found = checkpoint.gather(trainer.model, world, "grad", trainer.gradients), {}
+        true, found = checkpoint.gather(trainer.model, world, "grad", trainer.reducer), {}
         for p in trainer.model.parameters():
             try:
-                np.testing.assert_array_equal(trainer.gradients.gradient(p), true[p.placement.path])
+                np.testing.assert_array_equal(trainer.reducer.gradient(p), true[p.placement.path])
                 found[p.placement.path] = True
             except UserError as error:
                 assert f"the gradient of {p.placement.path} is not available here" in str(error)
@@ -360,7 +360,7 @@ def test_a_gradient_that_is_not_there() -> None:
         reducer.gradient(p)
     compute_gradients(made, samples(), reducer)
     reducer.gradient(p)
-    reducer.begin()
+    reducer.start_step()
     with pytest.raises(UserError, match="is not available here"):
         reducer.gradient(p)
 
@@ -370,8 +370,8 @@ def test_what_every_rank_holds_whole_is_gathered_by_one_alone() -> None:
 
     def program(world: Communicator) -> int:
         made = mlp()
-        gradients = parallelize(made, Mesh(world, dp=2))
-        gradients.init(1)
-        return len(checkpoint.gather(made, world, gradients=gradients)) if world.rank == 0 else 0
+        reducer = parallelize(made, Mesh(world, dp=2))
+        reducer.init(1)
+        return len(checkpoint.gather(made, world, reducer=reducer)) if world.rank == 0 else 0
 
     assert threads.run(2, program, timeout=10) == [6, 0]

@@ -76,7 +76,7 @@ def test_epochs(make: Callable[..., Any]) -> None:
     history = found.fit(data, 2, held_out)
     for epoch in range(2):
         loss, rate = by_hand(true, data, range(epoch * data.batches, (epoch + 1) * data.batches))
-        assert math.isclose(history.loss[epoch], loss, rel_tol=1e-12) and history.rate[epoch] == rate
+        assert math.isclose(history.loss[epoch], loss, rel_tol=1e-12) and history.lr[epoch] == rate
         assert history.validation_loss[epoch] == true.mean_loss(held_out.validation())
         if not isinstance(data, TextLoader):
             assert history.accuracy[epoch] == true.accuracy(held_out.validation())
@@ -92,7 +92,7 @@ def test_updates(make: Callable[..., Any], every: int | None, ends: list[int]) -
     history = found.fit(data, updates=7, validation=held_out, validate_every=every)
     for row, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
         loss, rate = by_hand(true, data, range(begin, end))
-        assert math.isclose(history.loss[row], loss, rel_tol=1e-12) and history.rate[row] == rate
+        assert math.isclose(history.loss[row], loss, rel_tol=1e-12) and history.lr[row] == rate
         assert history.validation_loss[row] == true.mean_loss(held_out.validation())
     assert len(history.loss) == len(ends) and found.updates == 7 and equal(found, true)
 
@@ -113,7 +113,7 @@ def test_the_same_history_on_any_mesh(make: Callable[..., Any], mesh: dict[str, 
     for found in threads.run(
         ranks, lambda world: program(world, mesh=Mesh(world, **mesh), strategy=named(how)), timeout=20
     ):
-        for name in ("loss", "rate", "validation_loss", "accuracy"):
+        for name in ("loss", "lr", "validation_loss", "accuracy"):
             np.testing.assert_allclose(getattr(found, name), getattr(serial, name), rtol=1e-12)
 
 

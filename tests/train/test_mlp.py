@@ -36,13 +36,13 @@ def train(world: Communicator) -> tuple[float, float, float]:
     learned, held_out = split_digits(images.astype(np.float32), labels, SEED)
     data, validation = (ArrayLoader(*examples, batch=32, seed=SEED) for examples in (learned, held_out))
     model = mlp()
-    gradients = parallelize(model, Mesh(world, dp=world.size), Strategy(bucket_mb=0.05))
-    gradients.init(SEED)
-    optimizer = Adam(gradients)
+    reducer = parallelize(model, Mesh(world, dp=world.size), Strategy(bucket_mb=0.05))
+    reducer.init(SEED)
+    optimizer = Adam(reducer)
     losses = []
     for number in range(EPOCHS * data.batches):
         mine = data.batch(number).part(world.rank, world.size)
-        losses.append(sum(world.gather_objects(train_step(model, mine, gradients, optimizer, lr=0.001)[0])))
+        losses.append(sum(world.gather_objects(train_step(model, mine, reducer, optimizer, lr=0.001)[0])))
     first, last = np.mean(losses[: data.batches]), np.mean(losses[-data.batches :])
     return float(first), float(last), accuracy(model, validation)
 

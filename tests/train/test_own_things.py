@@ -22,7 +22,7 @@ from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.nn import Linear, Module, Parameter
 from minitrain.optim import SGD, Adam
 from minitrain.parallel.strategy import Strategy
-from minitrain.precision import DynamicScaler, Static, StaticScaler
+from minitrain.precision import DynamicScaler, StaticPolicy, StaticScaler
 from minitrain.train import checkpoint
 from minitrain.train.history import History
 from minitrain.train.step import compute_gradients
@@ -79,7 +79,7 @@ def test_layers_in_a_list_are_trained(kind: type) -> None:
         return checkpoint.gather(made.model, world)
 
     start = stacked(kind)
-    start.draw(1)
+    start.init(1)
     after = learn(world_of_one())
     assert len(after) == 7 and all((x != after[path]).any() for path, x in values(start).items())
     for found in threads.run(3, learn):
@@ -90,7 +90,7 @@ def test_layers_in_a_list_are_trained(kind: type) -> None:
 def test_a_parameter_that_would_be_replaced(change: str) -> None:
     """`layer.weight *= 0.5` would create a tensor that nobody trains."""
     layer = Linear("a", 2, 3)
-    layer.draw(1)
+    layer.init(1)
 
     def replace() -> None:
         if change == "times":
@@ -172,8 +172,8 @@ def test_a_parameter_without_axes() -> None:
 def test_a_model_that_is_drawn_again(how: str) -> None:
     def program(world: Communicator) -> None:
         made = trainer(small(), world, how, {}, {"dp": 2})
-        made.model.draw(7)
-        same(checkpoint.gather(made.model, world, gradients=made.gradients), values(loaded()))
+        made.model.init(7)
+        same(checkpoint.gather(made.model, world, reducer=made.reducer), values(loaded()))
 
     on_ranks({"dp": 2}, program)
 
@@ -191,12 +191,12 @@ def test_values_that_differ_between_ranks() -> None:
 def test_a_gradient_assigned_before_finish() -> None:
     """It is not mistaken for one that backward did not reach."""
     made = trainer(loaded(), world_of_one(), "naive", {}, {"dp": 1})
-    table, gradients = made.model.parameters()[0], made.gradients
-    gradients.begin()
+    table, reducer = made.model.parameters()[0], made.reducer
+    reducer.start_step()
     made.model(made.mine(ids())).backward()
     table.grad = np.full(table.shape, 3.0)
-    gradients.end_backward()
-    gradients.finish()
+    reducer.end_backward()
+    reducer.synchronize()
     assert table.grad is not None and (table.grad == 3.0).all()
 
 
@@ -204,7 +204,12 @@ def test_a_gradient_assigned_before_finish() -> None:
 def test_rows_that_change_places_in_half_weights(half: str) -> None:
     """The change is made in place, without a setter, but the masters still follow."""
     made = Trainer(
-        small(dtype="float32"), world_of_one(), optimizer=Adam, schedule=0.0, precision=Static(half), half_weights=True
+        small(dtype="float32"),
+        world_of_one(),
+        optimizer=Adam,
+        schedule=0.0,
+        precision=StaticPolicy(half),
+        half_weights=True,
     )
     made.step(ids())
     table = made.model.parameters()[0]
@@ -256,7 +261,7 @@ def test_restoring_what_does_not_fit() -> None:
     refused(lambda: checkpoint.gather(model, world_of_one(), what="weights"), "what is 'weights'")
     refused(lambda: checkpoint.gather(model, world_of_one(), root=5), "root is 5")
     made = Trainer(model, world_of_one())
-    compute_gradients(model, ids(), made.gradients)
+    compute_gradients(model, ids(), made.reducer)
     refused(lambda: checkpoint.gather(model, world_of_one(), "grad"), "give gather.*reducer=trainer.reducer")
 
 
@@ -303,7 +308,7 @@ def test_a_batch_is_as_long_as_it_says(changed: dict[str, Any]) -> None:
 def test_a_batch_of_lists() -> None:
     batch = Batch([[1.0, 2, 3, 4, 5]] * 3, [0, 1, 0], where())  # type: ignore[arg-type]
     model = tiny("float64")
-    model.draw(1)
+    model.init(1)
     assert math.isfinite(model(batch).item())
     for masked in ([np.ma.ones(5)] * 3, np.ma.ones((3, 5))):
         refused(lambda masked=masked: ArrayLoader(masked, [0, 1, 0], 2, 1), "inputs is")  # type: ignore[misc]
@@ -350,7 +355,7 @@ def test_a_validation_sample_that_is_not_finite_is_named(ranks: int) -> None:
 
 def test_a_context_that_the_model_does_not_have() -> None:
     model = gpt(GPTConfig(11, 4, layers=1, heads=3, width=9))
-    model.draw(1)
+    model.init(1)
     data = TextLoader(np.arange(50) % 11, 8, 2, 1)
     refused(lambda: model(data.batch(0)), "positions 0 to 7, but the model's context is 4")
 
@@ -374,7 +379,7 @@ def test_a_trainer_that_could_not_be_made_leaves_the_model_free() -> None:
     model = loaded()
     true = values(model)
 
-    def wrong(gradients: Any) -> Any:
+    def wrong(reducer: Any) -> Any:
         raise ValueError("a typo")
 
     refused(lambda: Trainer(model, world_of_one(), optimizer=wrong), "a typo", ValueError)
@@ -390,20 +395,20 @@ def test_a_step_needs_a_batch_with_labels() -> None:
 
 def test_a_copy_computes_as_the_model_does() -> None:
     """The copy has the model's precision, and so a loss scaler."""
-    made = Trainer(tiny(), world_of_one(), precision=Static())
+    made = Trainer(tiny(), world_of_one(), precision=StaticPolicy())
     copied = Trainer(copy.deepcopy(made.model), world_of_one())
-    assert isinstance(copied.precision, Static) and isinstance(copied.scaler, DynamicScaler)
+    assert isinstance(copied.precision, StaticPolicy) and isinstance(copied.scaler, DynamicScaler)
 
 
 def test_adam_refuses_a_gradient_whose_square_is_infinite() -> None:
     """The second moment would stay infinite and the weight would stop moving. After clipping, the step is taken."""
     made = Trainer(tiny(), world_of_one(), schedule=0.1)
-    compute_gradients(made.model, points().batch(0), made.gradients)
-    made.gradients.owned()[0].grad[0] = 3e19
-    norm = made.gradients.norm()
+    compute_gradients(made.model, points().batch(0), made.reducer)
+    made.reducer.owned()[0].grad[0] = 3e19
+    norm = made.reducer.norm()
     refused(lambda: made.optimizer.check_norm(norm), "the norm of the gradient is 3.0e[+]19")
-    made.gradients.factor /= norm
-    made.optimizer.check_norm(made.gradients.norm())
+    made.reducer.factor /= norm
+    made.optimizer.check_norm(made.reducer.norm())
     made.optimizer.step(0.1)
     assert all(np.isfinite(array).all() for state in made.optimizer.state for array in state)
 
@@ -428,21 +433,21 @@ def test_a_scale_that_moved_between_begin_and_the_loss() -> None:
     scaler = DynamicScaler(1024.0, interval=1)
     one, two = (Trainer(tiny(), world_of_one(), scaler=scaler) for _ in range(2))
     for made in (one, two):
-        made.gradients.begin()
+        made.reducer.start_step()
     for made in (one, two):
         scaler.scale(made.model(points().batch(0))).backward()
-        made.gradients.end_backward()
-        made.gradients.finish()
+        made.reducer.end_backward()
+        made.reducer.synchronize()
         if made is one:
-            assert scaler.unscale(made.gradients)
-    refused(lambda: scaler.unscale(two.gradients), "a loss was scaled after the scale changed")
+            assert scaler.unscale(made.reducer)
+    refused(lambda: scaler.unscale(two.reducer), "a loss was scaled after the scale changed")
 
 
 @pytest.mark.parametrize("half_weights", [False, True])
 def test_patience_with_epochs_that_were_skipped(half_weights: bool) -> None:
     """If the best epoch precedes every update, the optimizer has no masters yet."""
     made = Trainer(
-        tiny(), world_of_one(), schedule=5.0, precision=Static(), half_weights=half_weights,
+        tiny(), world_of_one(), schedule=5.0, precision=StaticPolicy(), half_weights=half_weights,
         scaler=DynamicScaler(2.0**40, interval=10**6),
     )  # fmt: skip
     start = values(made.model)
@@ -459,7 +464,7 @@ def test_a_forward_that_failed_leaves_nothing_behind() -> None:
         losses = []
         for prefetch in (False, True):
             model = mlp(MLPConfig(5, (6, 6), 2))
-            model.draw(1)
+            model.init(1)
             made = Trainer(model, world, strategy=Strategy(zero=3, prefetch=prefetch))
             wrong = ArrayLoader(np.ones((4, 3), np.float32), [0, 1, 0, 1], 4, 1)
             refused(lambda made=made, wrong=wrong: made.validate(wrong), "takes 5 features")  # type: ignore[misc]
@@ -475,7 +480,7 @@ def test_a_forward_that_failed_leaves_nothing_behind() -> None:
 
 def tiny_drawn() -> Model:
     model = mlp(MLPConfig(5, (6, 6), 2))
-    model.draw(1)
+    model.init(1)
     return model
 
 

@@ -15,7 +15,7 @@ from minitrain.models.gpt import GPTConfig
 from minitrain.optim import Optimizer
 from minitrain.parallel.plan import Plan
 from minitrain.parallel.strategy import Strategy
-from minitrain.precision import Dynamic, Static
+from minitrain.precision import DynamicPolicy, StaticPolicy
 from minitrain.train.checkpoint import gather, restore
 from minitrain.train.trainer import Trainer
 from tests.equivalence.harness import toy_batch, toy_gpt
@@ -23,7 +23,7 @@ from tests.equivalence.harness import toy_batch, toy_gpt
 FAILS = "no optimizer today"
 
 
-def no_optimizer(gradients: Any) -> Optimizer:
+def no_optimizer(reducer: Any) -> Optimizer:
     raise UserError(FAILS)
 
 
@@ -37,7 +37,7 @@ def test_values_that_a_model_had_are_held_once(zero: int) -> None:
 
     def program(world: Communicator) -> None:
         model = toy_gpt()
-        model.draw(3)
+        model.init(3)
         made = Trainer(model, world, strategy=Strategy(zero=zero))
         p = model.parameters()[0]
         if zero == 3:
@@ -46,7 +46,7 @@ def test_values_that_a_model_had_are_held_once(zero: int) -> None:
             restore(model, {q.placement.path: np.zeros(q.placement.shape) for q in model.parameters()})
         else:
             p.data *= 0
-        assert not gather(model, world, gradients=made.gradients)[p.placement.path].any()
+        assert not gather(model, world, reducer=made.reducer)[p.placement.path].any()
 
     threads.run(2, program)
 
@@ -65,7 +65,7 @@ def test_a_model_that_was_divided_half_way(then: dict[str, int]) -> None:
         head.__class__ = type("OwnHead", (type(head),), {"shard": refuses})
         with pytest.raises(UserError, match="not this one"):
             Trainer(model, world, mesh=Mesh(world, tp=2))
-        with pytest.raises(UserError, match=r"was divided for another trainer, such as .*\nMake a new one"):
+        with pytest.raises(UserError, match=r"was divided for another trainer, such as .*\nMake a new model"):
             Trainer(model, world, mesh=Mesh(world, **then))
 
     threads.run(2, program)
@@ -99,7 +99,7 @@ def test_a_second_try(options: dict[str, Any]) -> None:
     for tries in (1, 2):
         model, given = small(), dict(options)
         if "half_weights" in given:
-            given["precision"] = Static("mixed_bfloat16")
+            given["precision"] = StaticPolicy("mixed_bfloat16")
         if tries == 2:
             for wrong in ({"optimizer": no_optimizer}, {"strategy": Strategy(sp=True)}):
                 with pytest.raises(UserError):
@@ -115,7 +115,7 @@ def test_layers_of_a_model_that_was_in_segments_have_their_names() -> None:
     model = small()
     with pytest.raises(UserError, match=FAILS):
         Trainer(model, world_of_one(), strategy=Strategy(recompute=2), optimizer=no_optimizer)
-    precision = Dynamic("bfloat16")
+    precision = DynamicPolicy("bfloat16")
     Trainer(model, world_of_one(), strategy=Strategy(recompute=2), precision=precision)
     assert precision.layers == ("embed", "blocks.0", "blocks.1", "head")
 
@@ -129,7 +129,7 @@ def test_prefetched_values_are_not_kept_over_a_step() -> None:
             p.requires_grad = False
         made = Trainer(model, world, strategy=Strategy(zero=3, prefetch=True))
         made.step(toy_batch(0))
-        restore(model, {path: 3 * x for path, x in gather(model, world, gradients=made.gradients).items()})
+        restore(model, {path: 3 * x for path, x in gather(model, world, reducer=made.reducer).items()})
         losses = [made.mean_loss([toy_batch(1)]) for _ in range(2)]
         made.close()
         return losses[0], losses[1]

@@ -20,7 +20,7 @@ from minitrain.lr_schedules import reduce_on_plateau
 from minitrain.models import GPTConfig, MLPConfig, gpt, mlp
 from minitrain.optim import LAMB, SGD, Adam
 from minitrain.parallel.strategy import Strategy
-from minitrain.precision import Dynamic, DynamicScaler, Precision, Scaler, Static, StaticScaler
+from minitrain.precision import DynamicPolicy, DynamicScaler, Precision, Scaler, StaticPolicy, StaticScaler
 from minitrain.train import checkpoint
 from minitrain.train.history import History
 from minitrain.train.trainer import Trainer, Update
@@ -39,7 +39,7 @@ def trainer(world: Communicator, **options: Any) -> Trainer:
 
 
 def gathered(made: Trainer) -> dict[str, np.ndarray]:
-    return checkpoint.gather(made.model, made.world, gradients=made.gradients)
+    return checkpoint.gather(made.model, made.world, reducer=made.reducer)
 
 
 def fresh(made: Trainer, other: Trainer) -> Trainer:
@@ -65,10 +65,12 @@ RUNS: dict[str, Options] = {
     "float32": dict,
     "momentum": lambda: {"optimizer": partial(SGD, momentum=0.5), "clip": 0.1},
     "norms": lambda: {"optimizer": LAMB},
-    "scale": lambda: {"precision": Static(), "scaler": DynamicScaler(2.0**40, interval=3)},
-    "half weights": lambda: {"precision": Static(), "half_weights": True, "scaler": DynamicScaler(2.0**20, interval=2)},
-    "constant": lambda: {"precision": Static(), "scaler": StaticScaler(2.0**10)},
-    "layers": lambda: {"precision": Dynamic(patience=2, rest=3), "scaler": DynamicScaler(4.0, interval=2)},
+    "scale": lambda: {"precision": StaticPolicy(), "scaler": DynamicScaler(2.0**40, interval=3)},
+    "half weights": lambda: {
+        "precision": StaticPolicy(), "half_weights": True, "scaler": DynamicScaler(2.0**20, interval=2)
+    },
+    "constant": lambda: {"precision": StaticPolicy(), "scaler": StaticScaler(2.0**10)},
+    "layers": lambda: {"precision": DynamicPolicy(patience=2, rest=3), "scaler": DynamicScaler(4.0, interval=2)},
 }  # fmt: skip
 
 
@@ -152,7 +154,7 @@ def test_a_later_fit_goes_on(patience: int | None) -> None:
     between = fresh(true, plateau(world_of_one()))
     histories = [made.fit(points(), 7, points(10, 2), patience) for made in (true, between)]
     assert histories[0] == histories[1] and between.history == true.history
-    assert len(set(true.history.rate)) > 2 and len(first.loss) + len(histories[0].loss) == len(true.history.loss)
+    assert len(set(true.history.lr)) > 2 and len(first.loss) + len(histories[0].loss) == len(true.history.loss)
     if patience:
         assert histories[0].waited == patience, "otherwise the best weights did not come back"
     same(true, between)
@@ -235,9 +237,9 @@ def test_on_another_mesh(optimizer: Any) -> None:
         (StaticScaler, {"value": 4096.0, "in_a_row": 0, "skips": 0}),
         (DynamicScaler, {"value": 65536.0, "in_a_row": 0, "good": 0, "skips": 0}),
         (Precision, {}),
-        (Static, {}),
-        (Dynamic, {"resting": {}, "blamed": {}}),
-        (History, {"loss": [], "rate": [], "validation_loss": [], "accuracy": []}),
+        (StaticPolicy, {}),
+        (DynamicPolicy, {"resting": {}, "blamed": {}}),
+        (History, {"loss": [], "lr": [], "validation_loss": [], "accuracy": []}),
     ],
 )
 def test_what_is_in_a_state(make: Callable[[], Any], state: dict[str, Any]) -> None:
@@ -255,17 +257,17 @@ def test_what_is_in_a_state(make: Callable[[], Any], state: dict[str, Any]) -> N
 
 
 def test_a_state_is_a_copy() -> None:
-    history, precision = History(), Dynamic()
+    history, precision = History(), DynamicPolicy()
     states = [history.state_dict(), precision.state_dict()]
     history.add([1.0, 0.1])
     precision.resting["head"] = 3
-    assert states == [History().state_dict(), Dynamic().state_dict()]
-    history.load_state_dict(given := {"loss": [2.0], "rate": [0.1], "validation_loss": [], "accuracy": []})
+    assert states == [History().state_dict(), DynamicPolicy().state_dict()]
+    history.load_state_dict(given := {"loss": [2.0], "lr": [0.1], "validation_loss": [], "accuracy": []})
     history.add([1.0, 0.1])
     assert given["loss"] == [2.0]
 
 
-ROW = {"loss": [1.0], "rate": [0.1], "validation_loss": [], "accuracy": []}
+ROW = {"loss": [1.0], "lr": [0.1], "validation_loss": [], "accuracy": []}
 
 
 @pytest.mark.parametrize(
@@ -282,7 +284,7 @@ ROW = {"loss": [1.0], "rate": [0.1], "validation_loss": [], "accuracy": []}
         ("precision", {"blamed": {"head": 0}}, "blamed.'head'. in the state of the precision is 0"),
         ("history", {**ROW, "loss": "ab"}, "loss in the state of the history is 'ab'; it must be a list"),
         ("history", {**ROW, "loss": [True]}, "loss in the state of the history is"),
-        ("history", {**ROW, "rate": []}, "rate in the state of the history is .*; it must be a list of 1 numbers"),
+        ("history", {**ROW, "lr": []}, "lr in the state of the history is .*; it must be a list of 1 numbers"),
         ("history", {**ROW, "accuracy": [0.5, 0.6]}, "accuracy in the state of the history is"),
         ("batches", -1, "batches in the state of the trainer is -1"),
         ("batches", 2.5, "batches in the state of the trainer is 2.5"),
@@ -292,7 +294,7 @@ ROW = {"loss": [1.0], "rate": [0.1], "validation_loss": [], "accuracy": []}
 )
 def test_what_is_no_state(part: str, wrong: Any, said: str) -> None:
     """Refused by name before anything has changed, even the parts that fit."""
-    make = partial(trainer, world_of_one(), precision=Dynamic(), scaler=DynamicScaler())
+    make = partial(trainer, world_of_one(), precision=DynamicPolicy(), scaler=DynamicScaler())
     made, other = make(), make()
     made.fit(points(), 1)
     state, before = made.state_dict(), other.state_dict()

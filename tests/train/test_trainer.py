@@ -23,7 +23,7 @@ from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.optim import SGD, Adam
 from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.zero import Zero3
-from minitrain.precision import Dynamic, DynamicScaler, Scaler, Static, StaticScaler
+from minitrain.precision import DynamicPolicy, DynamicScaler, Scaler, StaticPolicy, StaticScaler
 from minitrain.train import trainer as module
 from minitrain.train.history import History
 from minitrain.train.trainer import Trainer
@@ -123,7 +123,7 @@ def test_a_model_divided_by_tensor_parallel_is_judged_once() -> None:
     """Compare a GPT's loss and accuracy, the fraction of next characters it predicts."""
     text = TextLoader(np.arange(60) ** 2 % 7, context=6, batch=4, seed=1)
 
-    def judged(world: Communicator, tp: int = 1, sp: bool = False) -> tuple[float, float]:
+    def loss_or_logits(world: Communicator, tp: int = 1, sp: bool = False) -> tuple[float, float]:
         mesh = Mesh(world, dp=world.size // tp, tp=tp)
         model = gpt(GPTConfig(7, 6, layers=1, heads=2, width=8, std=0.3, dtype="float64"))
         trainer = Trainer(model, world, mesh=mesh, strategy=Strategy(sp=sp))
@@ -131,10 +131,10 @@ def test_a_model_divided_by_tensor_parallel_is_judged_once() -> None:
             trainer.step(text.batch(number))
         return trainer.mean_loss(text.validation()), trainer.accuracy(text.validation())
 
-    loss, right = judged(threads.world_of_one())
+    loss, right = loss_or_logits(threads.world_of_one())
     assert 1 / 7 < right < 1 and right == round(right * 59) / 59
     for sp in (False, True):
-        for found in threads.run(4, lambda world: judged(world, 2, sp)):  # noqa: B023
+        for found in threads.run(4, lambda world: loss_or_logits(world, 2, sp)):  # noqa: B023
             assert math.isclose(found[0], loss, rel_tol=1e-12) and found[1] == right
 
 
@@ -163,7 +163,7 @@ def test_the_schedule_is_asked_before_each_update() -> None:
     step = np.linalg.norm(weight.data - before) / np.linalg.norm(weight.grad if weight.grad is not None else 0)
     assert update.lr == 0.1 and math.isclose(step, 0.1)
     history = trainer.fit(data(25), 2, data(10))
-    assert asked == list(range(9)) and history.rate == [0.1 / (1 + 4), 0.1 / (1 + 8)]
+    assert asked == list(range(9)) and history.lr == [0.1 / (1 + 4), 0.1 / (1 + 8)]
 
 
 @pytest.mark.parametrize("rate", [None, -0.1, math.nan, "0.1"])
@@ -231,7 +231,7 @@ def test_half_precision_alone_is_to_blame() -> None:
     scaled, alone = DynamicScaler(patience=2, value=1.0), "half precision overflows.*bfloat16"
     for scaler, helps in ((scaled, "2 batches in a row overflowed with the loss scale 1"), (Scaler(), alone)):
         model = mlp(MLPConfig(inputs=5, hidden=(6, 4), classes=2))
-        trainer = Trainer(model, threads.world_of_one(), precision=Static(), scaler=scaler)
+        trainer = Trainer(model, threads.world_of_one(), precision=StaticPolicy(), scaler=scaler)
         model.parameters()[0].data *= 1e6
         if scaler is scaled:
             assert trainer.step(data(25).batch(0)).skipped and trainer.updates == 0
@@ -242,7 +242,7 @@ def test_half_precision_alone_is_to_blame() -> None:
 def test_a_layer_that_overflows_goes_back_to_float32(capsys: Capture) -> None:
     """Two layers do: the second's input, the first's output, does not fit into 16 bits either."""
     model = mlp(MLPConfig(inputs=5, hidden=(6, 4), classes=2))
-    trainer = Trainer(model, threads.world_of_one(), precision=Dynamic(patience=2, rest=3))
+    trainer = Trainer(model, threads.world_of_one(), precision=DynamicPolicy(patience=2, rest=3))
     model.parameters()[0].data *= 1e6
     model.parameters()[2].data *= 1e-6
     skipped = [trainer.step(data(25).batch(n)).skipped for n in range(9)]
@@ -260,7 +260,7 @@ def test_an_epoch_that_overflowed_is_not_the_best() -> None:
 def test_a_layer_is_not_blamed_for_its_backward_above_the_floor() -> None:
     """The scale is reduced first."""
     model = mlp(MLPConfig(inputs=5, hidden=(6, 4), classes=2))
-    precision, scaler = Dynamic(patience=1), DynamicScaler(2.0**40, floor=2.0**30)
+    precision, scaler = DynamicPolicy(patience=1), DynamicScaler(2.0**40, floor=2.0**30)
     trainer = Trainer(model, threads.world_of_one(), precision=precision, scaler=scaler)
     for number in range(10):
         assert trainer.step(data(25).batch(number)).skipped and not precision.resting
@@ -278,8 +278,8 @@ def test_a_schedule_may_go_by_the_history(monkeypatch: pytest.MonkeyPatch) -> No
     )
     losses_of(trainer, [3.0, 2.0, 2.0, 2.0, 2.0, 1.0], monkeypatch)
     first, second = trainer.fit(data(25), 3, data(10)), trainer.fit(data(25), 3, data(10))
-    assert first.rate == [peak] * 3 and np.allclose(second.rate, [peak, peak / 10, peak / 10])
-    assert trainer.history.rate == first.rate + second.rate
+    assert first.lr == [peak] * 3 and np.allclose(second.lr, [peak, peak / 10, peak / 10])
+    assert trainer.history.lr == first.lr + second.lr
 
 
 # Stopping -------------------------------------------------------------------------------------------------------------
@@ -342,7 +342,7 @@ def test_long_epochs_show_that_they_live(capsys: Capture, monkeypatch: pytest.Mo
 
 def test_without_validation(capsys: Capture) -> None:
     history = small(threads.world_of_one()).fit(data(25), 3)
-    assert len(history.loss) == len(history.rate) == 3 and history.best == 2
+    assert len(history.loss) == len(history.lr) == 3 and history.best == 2
     assert history.validation_loss == history.accuracy == []
     assert "validation" not in capsys.readouterr().out
 
@@ -383,7 +383,7 @@ def test_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_options_reach_the_optimizer() -> None:
-    trainer = small(threads.world_of_one(), optimizer=lambda gradients: Adam(gradients, beta1=0.5))
+    trainer = small(threads.world_of_one(), optimizer=lambda reducer: Adam(reducer, beta1=0.5))
     assert isinstance(trainer.optimizer, Adam) and trainer.optimizer.beta1 == 0.5
 
 
@@ -412,7 +412,7 @@ def test_a_field_that_no_strategy_has(fields: dict[str, Any]) -> None:
 def test_the_fields_of_a_strategy_are_passed_on_to_what_is_below() -> None:
     strategy = Strategy(zero=3, prefetch=True, reduce_once=True, recompute=1, bucket_mb=2.0)
     trainer = Trainer(mlp(), threads.world_of_one(), strategy=strategy)
-    made = trainer.gradients
+    made = trainer.reducer
     assert isinstance(made, Zero3) and made.ahead is not None and not made.each_backward
     trainer.close()
 

@@ -26,7 +26,7 @@ from minitrain.optim import SGD, Adam, Optimizer
 from minitrain.parallel.parallelize import REDUCERS, parallelize
 from minitrain.parallel.reducer import Reducer
 from minitrain.parallel.strategy import Strategy
-from minitrain.precision import Static, use
+from minitrain.precision import StaticPolicy, use
 from minitrain.train import checkpoint
 from minitrain.train.step import compute_gradients
 from minitrain.train.trainer import Trainer
@@ -63,7 +63,7 @@ def small(tied: bool = True, layers: int = 2, dtype: str = "float64") -> Model:
 def loaded(seed: int = 7, **options: Any) -> Model:
     """Return an initialized model."""
     model = small(**options)
-    model.draw(seed)
+    model.init(seed)
     return model
 
 
@@ -92,7 +92,7 @@ def trainer(
 
 
 def gathered(made: Trainer) -> Tensors:
-    return checkpoint.gather(made.model, made.world, gradients=made.gradients)
+    return checkpoint.gather(made.model, made.world, reducer=made.reducer)
 
 
 def on_ranks(mesh: dict[str, int], program: Program) -> list[Any]:
@@ -138,14 +138,14 @@ def test_a_trainer_keeps_the_values_of_a_model(
 
 def test_what_has_no_values_is_drawn() -> None:
     """If only some values were loaded, only the others are initialized."""
-    model, drawn = small(), loaded(seed=1)
+    model, initialized = small(), loaded(seed=1)
     own = values(loaded())
     chosen = [p for p in model.parameters() if "mlp" in p.placement.path]
     for p in chosen:
         p.data = own[p.placement.path]
     made = Trainer(model, world_of_one(), seed=1)
     kept = {p.placement.path for p in chosen}
-    same(gathered(made), {path: own[path] if path in kept else x for path, x in values(drawn).items()})
+    same(gathered(made), {path: own[path] if path in kept else x for path, x in values(initialized).items()})
 
 
 # Values set later -----------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_gradients_that_are_assigned(how: str) -> None:
     table, before = model.parameters()[0], values(model)
     with pytest.raises(UserError, match="its bucket has no room for one now"):
         table.grad = np.ones(table.shape)
-    compute_gradients(model, batch(), made.gradients)
+    compute_gradients(model, batch(), made.reducer)
     if how == "zero2":  # already reduced to their owners
         with pytest.raises(UserError, match="under ZeRO-2 and -3 only until they are reduced"):
             table.grad = np.ones(table.shape)
@@ -250,7 +250,7 @@ def test_half_weights_that_are_restored_stay(how: str, half: str, optimizer: typ
             optimizer=optimizer,
             schedule=0.0,
             strategy=named(how),
-            precision=Static(half),
+            precision=StaticPolicy(half),
             half_weights=True,
         )
         made.step(batch())
@@ -279,7 +279,7 @@ def test_training_goes_on_from_restored_values(
     def make(world: Communicator, tensors: Tensors | None = None) -> Trainer:
         model = small(dtype="float32")
         if half is not None:
-            use(model, Static(half), half_weights=True)
+            use(model, StaticPolicy(half), half_weights=True)
         if tensors is not None:
             checkpoint.restore(model, tensors, strict=False)
         return Trainer(
@@ -404,7 +404,7 @@ def test_a_second_trainer(how: str, closed: bool) -> None:
         first.step(batch())
         if closed:
             first.close()
-        for precision in (None, Static()):
+        for precision in (None, StaticPolicy()):
             with pytest.raises(UserError, match="belongs to a trainer already"):
                 Trainer(model, world, precision=precision)
         if not closed:
@@ -467,7 +467,7 @@ def test_a_copy_of_a_trained_model(copied: Callable[[Any], Any], how: str) -> No
 def test_a_copy_of_a_model_before_training(copied: Callable[[Any], Any]) -> None:
     same(values(copied(loaded())), values(loaded()))
     fresh = copied(small())
-    fresh.draw(7)
+    fresh.init(7)
     same(values(fresh), values(loaded()))
 
 
@@ -497,7 +497,7 @@ def test_masters_are_put_back_to_the_last_digit() -> None:
     def program(world: Communicator) -> None:
         made = Trainer(
             mlp(MLPConfig(5, (16,), 2)), world, optimizer=Adam, schedule=0.05, strategy=Strategy(zero=1),
-            precision=Static(), half_weights=True,
+            precision=StaticPolicy(), half_weights=True,
         )  # fmt: skip
         for number in range(6):
             made.step(examples(25, 1).batch(number))
@@ -515,7 +515,7 @@ def test_masters_are_put_back_to_the_last_digit() -> None:
 @pytest.mark.parametrize("half", [False, True])
 def test_patience_ends_with_the_best_weights(how: str, half: bool, kind: type[Trainer] = Trainer) -> None:
     def program(world: Communicator) -> tuple[float, list[float]]:
-        options: dict[str, Any] = {"precision": Static(), "half_weights": True} if half else {}
+        options: dict[str, Any] = {"precision": StaticPolicy(), "half_weights": True} if half else {}
         made = kind(mlp(MLPConfig(5, (16,), 2)), world, optimizer=Adam, schedule=0.05, strategy=named(how), **options)
         held_out = examples(10, 2)
         history = made.fit(examples(25, 1), 9, held_out, patience=3)

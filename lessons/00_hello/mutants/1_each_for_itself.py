@@ -1,5 +1,5 @@
 """every rank prints its own text, as it comes."""
 
 
-def say(world, text, file=None):
+def print_in_order(world, text, file=None):
     print(text, file=file, flush=True)

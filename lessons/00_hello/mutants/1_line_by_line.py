@@ -1,7 +1,7 @@
 """every text leaves by itself, so that another rank's words can come between them."""
 
 
-def say(world, text, file=None):
+def print_in_order(world, text, file=None):
     for one in world.gather_objects(text):
         if world.rank == 0:
             print(one, file=file, flush=True)

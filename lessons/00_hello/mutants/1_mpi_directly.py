@@ -5,7 +5,7 @@ from mpi4py import MPI
 SAYS = "such as mpi4py itself"
 
 
-def say(world, text, file=None):
+def print_in_order(world, text, file=None):
     texts = MPI.COMM_WORLD.gather(text)
     if texts is not None:
         print("\n".join(texts), file=file, flush=True)

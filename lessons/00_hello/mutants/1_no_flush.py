@@ -1,7 +1,7 @@
 """the texts stay in the buffer: if the job is ended now, they are lost."""
 
 
-def say(world, text, file=None):
+def print_in_order(world, text, file=None):
     texts = world.gather_objects(text)
     if world.rank == 0:
         print("\n".join(texts), file=file)

@@ -3,6 +3,6 @@
 SAYS = "rank 0 waits in gather_objects"
 
 
-def say(world, text, file=None):
+def print_in_order(world, text, file=None):
     if world.rank == 0:
         print("\n".join(world.gather_objects(text)), file=file, flush=True)

@@ -1,13 +1,13 @@
 """each chunk goes straight to its owner: as many bytes, but every rank talks to every other, not on a ring."""
 
 from minitrain.backend import xp
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 
 def ring_reduce_scatter(comm, x, tag, add=xp.add):
     n, r = comm.size, comm.rank
-    mine = x[share(len(x), n, r)]
-    sent = [comm.send(x[share(len(x), n, other)], other, tag) for other in range(n) if other != r]
+    mine = x[shard_of(len(x), n, r)]
+    sent = [comm.send(x[shard_of(len(x), n, other)], other, tag) for other in range(n) if other != r]
     arriving = xp.empty_like(mine)
     for other in range(n):
         if other != r:

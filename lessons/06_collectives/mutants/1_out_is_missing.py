@@ -1,16 +1,16 @@
 """the result of add does not get into x: out= is missing."""
 
 from minitrain.backend import xp
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 
 def ring_reduce_scatter(comm, x, tag, add=xp.add):
     n, r = comm.size, comm.rank
-    arriving = xp.empty(share(len(x), n, 0).stop, x.dtype)
+    arriving = xp.empty(shard_of(len(x), n, 0).stop, x.dtype)
     for step in range(n - 1):
-        out, into = x[share(len(x), n, (r - 1 - step) % n)], x[share(len(x), n, (r - 2 - step) % n)]
+        out, into = x[shard_of(len(x), n, (r - 1 - step) % n)], x[shard_of(len(x), n, (r - 2 - step) % n)]
         sent = comm.send(out, (r + 1) % n, tag, step)
         comm.receive(arriving[: len(into)], (r - 1) % n, tag, step)
         add(into, arriving[: len(into)])
         sent.wait()
-    return x[share(len(x), n, r)]
+    return x[shard_of(len(x), n, r)]

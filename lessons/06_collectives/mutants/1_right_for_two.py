@@ -1,12 +1,12 @@
 """one step only, which is enough for two ranks and for no more."""
 
 from minitrain.backend import xp
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 
 def ring_reduce_scatter(comm, x, tag, add=xp.add):
     n, r = comm.size, comm.rank
-    mine, theirs = x[share(len(x), n, r)], x[share(len(x), n, (r + 1) % n)]
+    mine, theirs = x[shard_of(len(x), n, r)], x[shard_of(len(x), n, (r + 1) % n)]
     arriving = xp.empty_like(mine)
     sent = comm.send(theirs, (r + 1) % n, tag)
     comm.receive(arriving, (r - 1) % n, tag)

@@ -1,19 +1,19 @@
 """everything goes to rank 0, which adds it up and sends the shares: right numbers, but the others send all of M."""
 
 from minitrain.backend import xp
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 
 def ring_reduce_scatter(comm, x, tag, add=xp.add):
     n, r = comm.size, comm.rank
-    mine = x[share(len(x), n, r)]
+    mine = x[shard_of(len(x), n, r)]
     if r == 0:
         arriving = xp.empty_like(x)
         for other in range(1, n):
             comm.receive(arriving, other, tag)
             add(x, arriving, out=x)
         for other in range(1, n):
-            comm.send(x[share(len(x), n, other)], other, tag).wait()
+            comm.send(x[shard_of(len(x), n, other)], other, tag).wait()
     else:
         comm.send(x, 0, tag).wait()
         comm.receive(mine, 0, tag)

@@ -1,15 +1,15 @@
 """every rank waits for its send before it receives: goes well with small arrays, hangs with large ones."""
 
 from minitrain.backend import xp
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 
 def ring_reduce_scatter(comm, x, tag, add=xp.add):
     n, r = comm.size, comm.rank
-    arriving = xp.empty(share(len(x), n, 0).stop, x.dtype)
+    arriving = xp.empty(shard_of(len(x), n, 0).stop, x.dtype)
     for step in range(n - 1):
-        out, into = x[share(len(x), n, (r - 1 - step) % n)], x[share(len(x), n, (r - 2 - step) % n)]
+        out, into = x[shard_of(len(x), n, (r - 1 - step) % n)], x[shard_of(len(x), n, (r - 2 - step) % n)]
         comm.send(out, (r + 1) % n, tag, step).wait()
         comm.receive(arriving[: len(into)], (r - 1) % n, tag, step)
         add(into, arriving[: len(into)], out=into)
-    return x[share(len(x), n, r)]
+    return x[shard_of(len(x), n, r)]

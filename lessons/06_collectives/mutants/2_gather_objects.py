@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 SAYS = "sent nothing by comm.send"
 
 
 def ring_all_gather(comm, x, tag):
     n, r = comm.size, comm.rank
-    x[...] = np.concatenate(comm.gather_objects(x[share(len(x), n, r)]))
+    x[...] = np.concatenate(comm.gather_objects(x[shard_of(len(x), n, r)]))

@@ -2,14 +2,14 @@
 
 from mpi4py import MPI
 
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 SAYS = "such as mpi4py itself"
 
 
 def ring_all_gather(comm, x, tag):
     n, r = comm.size, comm.rank
-    mine = x[share(len(x), n, r)].copy()
+    mine = x[shard_of(len(x), n, r)].copy()
     x[...] = 0
-    x[share(len(x), n, r)] = mine
+    x[shard_of(len(x), n, r)] = mine
     MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, x, MPI.SUM)

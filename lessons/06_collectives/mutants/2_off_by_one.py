@@ -1,12 +1,12 @@
 """starts with chunk r - 1, as reduce-scatter does; after it rank r has chunk r."""
 
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 
 def ring_all_gather(comm, x, tag):
     n, r = comm.size, comm.rank
     for step in range(n - 1):
-        out, into = x[share(len(x), n, (r - 1 - step) % n)], x[share(len(x), n, (r - 2 - step) % n)]
+        out, into = x[shard_of(len(x), n, (r - 1 - step) % n)], x[shard_of(len(x), n, (r - 2 - step) % n)]
         sent = comm.send(out, (r + 1) % n, tag, step)
         comm.receive(into, (r - 1) % n, tag, step)
         sent.wait()

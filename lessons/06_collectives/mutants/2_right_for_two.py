@@ -1,10 +1,10 @@
 """one step only, which is enough for two ranks and for no more."""
 
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 
 def ring_all_gather(comm, x, tag):
     n, r = comm.size, comm.rank
-    sent = comm.send(x[share(len(x), n, r)], (r + 1) % n, tag)
-    comm.receive(x[share(len(x), n, (r - 1) % n)], (r - 1) % n, tag)
+    sent = comm.send(x[shard_of(len(x), n, r)], (r + 1) % n, tag)
+    comm.receive(x[shard_of(len(x), n, (r - 1) % n)], (r - 1) % n, tag)
     sent.wait()

@@ -2,7 +2,7 @@
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator, Tag
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 
 def ring_broadcast(comm: Communicator, x: Array, root: int, tag: Tag) -> None:
@@ -11,7 +11,7 @@ def ring_broadcast(comm: Communicator, x: Array, root: int, tag: Tag) -> None:
     (N-1) M bytes in total; the last rank has it after N + (N-2) chunk times instead of (N-1) N.
     """
     n, place = comm.size, (comm.rank - root) % comm.size
-    chunks = [x[share(len(x), n, step)] for step in range(n)]
+    chunks = [x[shard_of(len(x), n, step)] for step in range(n)]
     if place > 0:
         for step, chunk in enumerate(chunks):
             comm.receive(chunk, (comm.rank - 1) % n, tag, step)

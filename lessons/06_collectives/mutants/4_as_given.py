@@ -2,7 +2,7 @@
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator, Tag
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 
 def ring_broadcast(comm: Communicator, x: Array, root: int, tag: Tag) -> None:
@@ -13,7 +13,7 @@ def ring_broadcast(comm: Communicator, x: Array, root: int, tag: Tag) -> None:
     n, place = comm.size, (comm.rank - root) % comm.size
     sent = []
     for step in range(n):
-        arriving, leaving = x[share(len(x), n, step)], x[share(len(x), n, (step + 1) % n)]
+        arriving, leaving = x[shard_of(len(x), n, step)], x[shard_of(len(x), n, (step + 1) % n)]
         if place > 0:
             comm.receive(arriving, (comm.rank - 1) % n, tag, step)
         if place < n - 1:

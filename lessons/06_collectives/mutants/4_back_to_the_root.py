@@ -2,7 +2,7 @@
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator, Tag
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 
 def ring_broadcast(comm: Communicator, x: Array, root: int, tag: Tag) -> None:
@@ -13,7 +13,7 @@ def ring_broadcast(comm: Communicator, x: Array, root: int, tag: Tag) -> None:
     n, place = comm.size, (comm.rank - root) % comm.size
     sent = []
     for step in range(n):
-        chunk = x[share(len(x), n, step)]
+        chunk = x[shard_of(len(x), n, step)]
         if place > 0:
             comm.receive(chunk, (comm.rank - 1) % n, tag, step)
         if n > 1:

@@ -1,6 +1,6 @@
 """the remainder of the division belongs to nobody."""
 
 
-def share(n: int, parts: int, i: int) -> slice:
+def shard_of(n: int, parts: int, i: int) -> slice:
     length = n // parts
     return slice(i * length, (i + 1) * length)

@@ -14,9 +14,9 @@ from minitrain.parallel.data_parallel import sync_gradients
 from minitrain.parallel.parallelize import parallelize
 
 
-def mean(gradients, group):
-    sync_gradients(gradients, group)
-    for gradient in gradients:
+def mean(reducer, group):
+    sync_gradients(reducer, group)
+    for gradient in reducer:
         gradient /= group.size
 
 
@@ -31,18 +31,18 @@ def train(
 ) -> tuple[list[float], Model]:
     """Trains a small MLP by data parallel. Returns the losses of the global batches and this rank's replica."""
     model = mlp(MLPConfig(hidden=(32,), dtype=str(loader.inputs.dtype)))
-    gradients = parallelize(model, Mesh(world, dp=world.size), sync=mean, same=False)
-    gradients.init(seed)
-    update = optimizer(gradients)
+    reducer = parallelize(model, Mesh(world, dp=world.size), sync=mean, same=False)
+    reducer.init(seed)
+    update = optimizer(reducer)
     losses = []
     for number in range(steps):
         mine = loader.batch(number).part(world.rank, world.size)
         mine = replace(mine, where=replace(mine.where, B=len(mine.inputs), samples=slice(0, len(mine.inputs))))
-        gradients.begin()
+        reducer.start_step()
         loss = model(mine)
         loss.backward()
-        gradients.end_backward()
-        gradients.finish()
+        reducer.end_backward()
+        reducer.synchronize()
         update.step(lr)
         losses.append(float(np.mean(world.gather_objects(loss.item()))))
     return losses, model

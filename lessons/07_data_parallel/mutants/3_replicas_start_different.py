@@ -22,17 +22,17 @@ def train(
 ) -> tuple[list[float], Model]:
     """Trains a small MLP by data parallel. Returns the losses of the global batches and this rank's replica."""
     model = mlp(MLPConfig(hidden=(32,), dtype=str(loader.inputs.dtype)))
-    gradients = parallelize(model, Mesh(world, dp=world.size), sync=sync, same=False)
-    gradients.init(seed + world.rank)
-    update = optimizer(gradients)
+    reducer = parallelize(model, Mesh(world, dp=world.size), sync=sync, same=False)
+    reducer.init(seed + world.rank)
+    update = optimizer(reducer)
     losses = []
     for number in range(steps):
         mine = loader.batch(number).part(world.rank, world.size)
-        gradients.begin()
+        reducer.start_step()
         loss = model(mine)
         loss.backward()
-        gradients.end_backward()
-        gradients.finish()
+        reducer.end_backward()
+        reducer.synchronize()
         update.step(lr)
         losses.append(sum(world.gather_objects(loss.item())))
     return losses, model

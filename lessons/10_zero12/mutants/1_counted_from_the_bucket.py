@@ -1,10 +1,10 @@
 """the parts are counted from the bucket's beginning, not from the parameter's."""
 
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 
 def owned_parts(sizes, ranks, rank):
-    mine, begin, parts = share(sum(sizes), ranks, rank), 0, []
+    mine, begin, parts = shard_of(sum(sizes), ranks, rank), 0, []
     for size in sizes:
         lo, hi = max(mine.start, begin), min(mine.stop, begin + size)
         parts.append(slice(lo, hi) if lo < hi else slice(0, 0))

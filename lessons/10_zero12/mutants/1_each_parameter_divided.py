@@ -1,7 +1,7 @@
 """each parameter is divided by itself, not the bucket: other borders than those of reduce-scatter."""
 
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 
 def owned_parts(sizes, ranks, rank):
-    return [share(size, ranks, rank) for size in sizes]
+    return [shard_of(size, ranks, rank) for size in sizes]

@@ -1,10 +1,10 @@
 """a part may begin below 0, which Python counts from the end: cut it off at 0."""
 
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 
 def owned_parts(sizes, ranks, rank):
-    mine, begin, parts = share(sum(sizes), ranks, rank), 0, []
+    mine, begin, parts = shard_of(sum(sizes), ranks, rank), 0, []
     for size in sizes:
         parts.append(slice(mine.start - begin, min(mine.stop - begin, size)))
         begin += size

@@ -1,10 +1,10 @@
 """after the step, gradients are gathered, not parameters."""
 
 from minitrain.parallel.zero import GRADIENTS, PARAMETERS
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 
 def zero1_step(w, g, group, update):
-    mine = share(len(w), group.size, group.rank)
+    mine = shard_of(len(w), group.size, group.rank)
     update(w[mine], group.reduce_scatter(g, GRADIENTS))
     group.all_gather(g, PARAMETERS)

@@ -3,13 +3,13 @@
 import numpy as np
 from mpi4py import MPI
 
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 SAYS = "nor a library such as mpi4py itself"
 
 
 def zero1_step(w, g, group, update):
-    mine = share(len(w), group.size, group.rank)
+    mine = shard_of(len(w), group.size, group.rank)
     if group.size > 1:
         MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, g, MPI.SUM)
     update(w[mine], g[mine])

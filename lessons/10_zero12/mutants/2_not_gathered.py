@@ -1,9 +1,9 @@
 """the new parameters are not handed out: each rank has updated its own share only."""
 
 from minitrain.parallel.zero import GRADIENTS
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 
 def zero1_step(w, g, group, update):
-    mine = share(len(w), group.size, group.rank)
+    mine = shard_of(len(w), group.size, group.rank)
     update(w[mine], group.reduce_scatter(g, GRADIENTS))

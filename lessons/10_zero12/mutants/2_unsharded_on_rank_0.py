@@ -1,12 +1,12 @@
 """rank 0 keeps the state of everything, as `if rank:` is false there; only the others have shares."""
 
 from minitrain.parallel.zero import GRADIENTS, PARAMETERS
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 
 def zero1_step(w, g, group, update):
     group.all_reduce(g, GRADIENTS)
-    mine = share(len(w), group.size, group.rank)
+    mine = shard_of(len(w), group.size, group.rank)
     if group.rank:
         update(w[mine], g[mine])
     else:

@@ -1,16 +1,16 @@
 """every rank first waits for the shares of the others, and none is sent."""
 
 from minitrain.parallel.zero import GRADIENTS, PARAMETERS
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 
 SAYS = "waits in receive from rank"
 
 
 def zero1_step(w, g, group, update):
-    mine = share(len(w), group.size, group.rank)
+    mine = shard_of(len(w), group.size, group.rank)
     update(w[mine], group.reduce_scatter(g, GRADIENTS))
     others = [rank for rank in range(group.size) if rank != group.rank]
     for other in others:
-        group.receive(w[share(len(w), group.size, other)], other, PARAMETERS)
+        group.receive(w[shard_of(len(w), group.size, other)], other, PARAMETERS)
     for other in others:
         group.send(w[mine], other, PARAMETERS).wait()

@@ -30,15 +30,15 @@ def train(
     chunks = 2 if schedule == "interleaved" else 1
     world = world_of_one()
     mesh = Mesh(world, pp=1)
-    gradients = parallelize(model, mesh, Strategy(schedule=schedule, chunks=chunks))
-    gradients.init(1)
-    update = SGD(gradients)
+    reducer = parallelize(model, mesh, Strategy(schedule=schedule, chunks=chunks))
+    reducer.init(1)
+    update = SGD(reducer)
     observer = Stamps(clock, mesh.over("layers")) if clock else None
     losses = []
     with observing(observer):
         for number in range(steps):
             batch = loader.batch(number)
-            loss = compute_gradients(model, batch, gradients, m)
+            loss = compute_gradients(model, batch, reducer, m)
             update.step(0.1)
             losses.append(sum(world.gather_objects(loss)))
-    return losses, gather(model, world, "grad", gradients)
+    return losses, gather(model, world, "grad", reducer)

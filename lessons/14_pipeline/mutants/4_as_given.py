@@ -29,9 +29,9 @@ def train(
     model = mlp(MLPConfig(hidden=(32,) * 7, dtype="float64"))
     chunks = 2 if schedule == "interleaved" else 1
     mesh = Mesh(world, pp=world.size)
-    gradients = parallelize(model, mesh, Strategy(schedule=schedule, chunks=chunks))
-    gradients.init(1)
-    update = SGD(gradients)
+    reducer = parallelize(model, mesh, Strategy(schedule=schedule, chunks=chunks))
+    reducer.init(1)
+    update = SGD(reducer)
     observer = Stamps(clock, mesh.over("layers")) if clock else None
     losses = []
     with observing(observer):
@@ -40,7 +40,7 @@ def train(
             for half in (batch.part(0, 2), batch.part(1, 2)):  # one after the other: half the memory
                 size = len(half.inputs) / (m / 2)  # images of a micro-batch, over which its loss is a mean
                 half = replace(half, where=replace(half.where, B=size))
-                loss += compute_gradients(model, half, gradients, m // 2)
+                loss += compute_gradients(model, half, reducer, m // 2)
                 update.step(0.1)
             losses.append(sum(world.gather_objects(loss)))
-    return losses, gather(model, world, "grad", gradients)
+    return losses, gather(model, world, "grad", reducer)

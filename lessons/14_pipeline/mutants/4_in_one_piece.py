@@ -28,15 +28,15 @@ def train(
     model = mlp(MLPConfig(hidden=(32,) * 7, dtype="float64"))
     chunks = 2 if schedule == "interleaved" else 1
     mesh = Mesh(world, pp=world.size)
-    gradients = parallelize(model, mesh, Strategy(schedule=schedule, chunks=chunks))
-    gradients.init(1)
-    update = SGD(gradients)
+    reducer = parallelize(model, mesh, Strategy(schedule=schedule, chunks=chunks))
+    reducer.init(1)
+    update = SGD(reducer)
     observer = Stamps(clock, mesh.over("layers")) if clock else None
     losses = []
     with observing(observer):
         for number in range(steps):
             batch = loader.batch(number)
-            loss = compute_gradients(model, batch, gradients)
+            loss = compute_gradients(model, batch, reducer)
             update.step(0.1)
             losses.append(sum(world.gather_objects(loss)))
-    return losses, gather(model, world, "grad", gradients)
+    return losses, gather(model, world, "grad", reducer)

@@ -10,11 +10,11 @@ from minitrain.comm.mesh import Mesh
 from minitrain.models import MLPConfig, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.parallel.data_parallel import TAG
-from minitrain.parallel.half_wire import reduce_scatter_in, sync_in
+from minitrain.parallel.half_gradients import reduce_scatter_in, sync_in
 from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.zero import GRADIENTS
 from minitrain.precision import DTYPES
-from minitrain.shares import share
+from minitrain.sharding import shard_of
 from tests.strategies import named
 
 
@@ -34,7 +34,7 @@ def test_the_sum_of_the_rounded(world: Communicator, dtype: str, n: int) -> None
         total += part.astype(half).astype(np.float32) if world.size > 1 else part
     x = every[world.rank].copy()
     mine = reduce_scatter_in(x, world, TAG, half)
-    assert np.array_equal(mine, total[share(n, world.size, world.rank)])
+    assert np.array_equal(mine, total[shard_of(n, world.size, world.rank)])
     x = every[world.rank].copy()
     sync_in([x, np.empty(0, np.float32)], world, half)
     assert np.array_equal(x, total.astype(half).astype(np.float32) if world.size > 1 else every[0])
@@ -45,7 +45,7 @@ def test_the_rounded_copy_is_held_while_it_is_sent(world: Communicator) -> None:
     x = np.ones(1000, np.float32)
     with Ledger(history=True).open() as ledger:
         reduce_scatter_in(x, world, TAG, np.float16)
-    own = share(1000, world.size, world.rank)
+    own = shard_of(1000, world.size, world.rank)
     held = 2 * 1000 + (4 + 2) * (own.stop - own.start)  # plus the own shard's sum and its receive buffer
     assert ledger.history is not None and max(live.get("buffers", 0) for live in ledger.history) == held
     assert not ledger.live["buffers"]
@@ -73,19 +73,19 @@ def test_what_overflows_is_infinite_everywhere(world: Communicator) -> None:
 def test_half_the_bytes(world: Communicator, how: str) -> None:
     """Every strategy sends half the gradient bytes. Each passes the half-precision collectives through its own hook."""
     sent = []
-    for wire in ("full", "fp16"):
+    for grad_dtype in ("full", "fp16"):
         model = mlp(MLPConfig(inputs=5, hidden=(6, 4), classes=2))
-        gradients = parallelize(model, Mesh(world, dp=world.size), named(how, wire=wire))
-        gradients.init(1)
+        reducer = parallelize(model, Mesh(world, dp=world.size), named(how, grad_dtype=grad_dtype))
+        reducer.init(1)
         with Ledger().open() as ledger:
             for p in model.parameters():
                 p.accumulate(partial(_given, p.shape), np.empty(0))
-            gradients.end_backward()
-            gradients.finish()
-        gradients.close()
+            reducer.end_backward()
+            reducer.synchronize()
+        reducer.close()
         tag = GRADIENTS if how.startswith("zero") else TAG
         sent.append(ledger.charged[tag] + ledger.bytes[tag])
-        assert all(np.allclose(owned.grad, world.size) for owned in gradients.owned())
+        assert all(np.allclose(owned.grad, world.size) for owned in reducer.owned())
     assert 0 < 2 * sent[1] == sent[0]
 
 

@@ -6,10 +6,10 @@ any two places that divide the same items agree on the boundaries.
 
 from collections.abc import Sequence
 
-Cuts = Sequence[slice]  # each rank's slice of an array's first axis; in order, they cover it
+Shards = Sequence[slice]  # each rank's slice of an array's first axis; in order, they cover it
 
 
-def share(n: int, parts: int, i: int) -> slice:
+def shard_of(n: int, parts: int, i: int) -> slice:
     """Return the i-th of `parts` consecutive slices that cover 0 to n - 1 as evenly as possible.
 
     The first n % parts slices are one longer than the rest; with more parts than items the last slices are empty.
@@ -25,11 +25,11 @@ def share(n: int, parts: int, i: int) -> slice:
     return slice(start, start + base + (i < longer))
 
 
-def shares(n: int, parts: int) -> list[slice]:
+def even_shards(n: int, parts: int) -> list[slice]:
     """Return the slices of all parts, in order."""
-    return [share(n, parts, i) for i in range(parts)]
+    return [shard_of(n, parts, i) for i in range(parts)]
 
 
-def lengths(cuts: Cuts) -> list[int]:
+def lengths(shards: Shards) -> list[int]:
     """Return the length of each slice."""
-    return [cut.stop - cut.start for cut in cuts]
+    return [cut.stop - cut.start for cut in shards]

@@ -18,30 +18,30 @@ Micikevicius et al., "Mixed Precision Training", arXiv:1710.03740; sums in float
 from collections.abc import Sequence
 from typing import Any
 
-from ..backend import Array, wide, xp
+from ..backend import Array, accumulation_dtype, xp
 from ..comm.communicator import Communicator, Tag
 from ..observe import ledger
-from ..shares import Cuts, shares
+from ..sharding import Shards, even_shards
 from .data_parallel import TAG
 from .zero import GRADIENTS
 
 
-def reduce_scatter_in(x: Array, group: Communicator, tag: Tag, dtype: Any, cuts: Cuts | None = None) -> Array:
+def reduce_scatter_in(x: Array, group: Communicator, tag: Tag, dtype: Any, shards: Shards | None = None) -> Array:
     """Sum the rounded x (n) over ranks into this rank's shard of x, in place. Return that shard."""
     n, r = group.size, group.rank
     if n == 1:
         return x
     rounded = x.astype(dtype)
     ledger.hold(rounded, "buffers", "reduce-scatter")
-    cuts = cuts or shares(len(x), n)
-    sending = [group.send(rounded[cuts[to]], to, tag) for to in range(n) if to != r]
-    mine = x[cuts[r]]
-    total, arriving = xp.zeros(len(mine), wide(x.dtype)), xp.empty(len(mine), dtype)
+    shards = shards or even_shards(len(x), n)
+    sending = [group.send(rounded[shards[to]], to, tag) for to in range(n) if to != r]
+    mine = x[shards[r]]
+    total, arriving = xp.zeros(len(mine), accumulation_dtype(x.dtype)), xp.empty(len(mine), dtype)
     for array in (total, arriving):
         ledger.hold(array, "buffers", "reduce-scatter")
     for source in range(n):
         if source == r:
-            total += rounded[cuts[r]]
+            total += rounded[shards[r]]
         else:
             group.receive(arriving, source, tag)
             total += arriving
@@ -51,22 +51,22 @@ def reduce_scatter_in(x: Array, group: Communicator, tag: Tag, dtype: Any, cuts:
     return mine
 
 
-def all_gather_in(x: Array, group: Communicator, tag: Tag, dtype: Any, cuts: Cuts | None = None) -> None:
+def all_gather_in(x: Array, group: Communicator, tag: Tag, dtype: Any, shards: Shards | None = None) -> None:
     """Fill x (n) with the rounded shards of all ranks, including this rank's own."""
     rounded = x.astype(dtype)
     ledger.hold(rounded, "buffers", "all-gather")
-    group.all_gather(rounded, tag, cuts)
+    group.all_gather(rounded, tag, shards)
     x[...] = rounded
 
 
-def sync_in(gradients: Sequence[Array], group: Communicator, dtype: Any, cuts: Cuts | None = None) -> None:
+def sync_in(gradients: Sequence[Array], group: Communicator, dtype: Any, shards: Shards | None = None) -> None:
     """Replace each gradient, flat (n), by its sum over the group: data parallel's `sync`."""
     for gradient in gradients:
         if group.size > 1 and gradient.size:
-            reduce_scatter_in(gradient, group, TAG, dtype, cuts)
-            all_gather_in(gradient, group, TAG, dtype, cuts)
+            reduce_scatter_in(gradient, group, TAG, dtype, shards)
+            all_gather_in(gradient, group, TAG, dtype, shards)
 
 
-def reduce_to_owners_in(flat: Array, group: Communicator, dtype: Any, cuts: Cuts | None = None) -> Array:
+def reduce_to_owners_in(flat: Array, group: Communicator, dtype: Any, shards: Shards | None = None) -> Array:
     """Return this rank's shard of the sum of flat (n) over ranks: ZeRO's `scatter`."""
-    return reduce_scatter_in(flat, group, GRADIENTS, dtype, cuts)
+    return reduce_scatter_in(flat, group, GRADIENTS, dtype, shards)

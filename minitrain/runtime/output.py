@@ -12,7 +12,7 @@ from typing import Any, TextIO, cast
 from ..comm.communicator import Communicator
 
 
-def say(world: Communicator, text: str, file: TextIO | None = None) -> None:
+def print_in_order(world: Communicator, text: str, file: TextIO | None = None) -> None:
     """Print the texts of all ranks on rank 0, in rank order, a newline after each. All ranks must call this.
 
     file: default sys.stdout. The texts are written in one piece, so no other output comes in between, and flushed.

@@ -11,7 +11,7 @@ import pytest
 
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
-from minitrain.runtime.say import say, watching_output
+from minitrain.runtime.output import print_in_order, watching_output
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,7 +38,7 @@ def speak(world: Communicator) -> None:
     texts = ["zebra", "two\n lines", "", "two\n lines"][: world.size]
     for _ in range(20):
         page = Page()
-        say(world, texts[world.rank], page)
+        print_in_order(world, texts[world.rank], page)
         expected = ["".join(f"{text}\n" for text in texts)] if world.rank == 0 else []
         assert page.writes == expected and page.flushed == "".join(expected)
 
@@ -54,7 +54,7 @@ def test_with_threads(size: int) -> None:
 
 
 def test_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    threads.run(3, lambda world: say(world, f"rank {world.rank}"), timeout=20)
+    threads.run(3, lambda world: print_in_order(world, f"rank {world.rank}"), timeout=20)
     assert capsys.readouterr().out == "rank 0\nrank 1\nrank 2\n"
 
 
