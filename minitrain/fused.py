@@ -169,26 +169,29 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -
     """
     _check_parameters("layer_norm", x, weight, bias)
     epsilon = _number("layer_norm: epsilon", epsilon, "at least 0")
-    width, dtype, wide = _axes_of("layer_norm: x", x)[-1], x.dtype, backend.accumulation_dtype(x.dtype)
+    width, dtype, acc_dtype = _axes_of("layer_norm: x", x)[-1], x.dtype, backend.accumulation_dtype(x.dtype)
     for name, p in (("w", weight), ("b", bias)):
         if p.shape != (width,):
             raise ValueError(f"layer_norm: x has shape {x.shape}, so {name} must have shape ({width},), not {p.shape}")
-    centred = x.data.astype(wide, copy=False) - _row_mean(x.data)
-    r = (1 / xp.sqrt(_row_mean(centred * centred) + epsilon)).astype(wide)
+    centred = x.data.astype(acc_dtype, copy=False) - _row_mean(x.data)
+    r = (1 / xp.sqrt(_row_mean(centred * centred) + epsilon)).astype(acc_dtype)
     n = xp.multiply(centred, r, out=centred)
-    y = n * weight.data.astype(wide, copy=False)
-    y += bias.data.astype(wide, copy=False)
+    y = n * weight.data.astype(acc_dtype, copy=False)
+    y += bias.data.astype(acc_dtype, copy=False)
     n = n.astype(dtype, copy=False)  # saved in x's dtype
 
     def vjp(g: Array) -> tuple[Array]:
-        h, n_ = g.astype(wide, copy=False) * weight.data.astype(wide, copy=False), n.astype(wide, copy=False)
+        h, n_ = (
+            g.astype(acc_dtype, copy=False) * weight.data.astype(acc_dtype, copy=False),
+            n.astype(acc_dtype, copy=False),
+        )
         gx = h - _row_mean(h)
         gx -= n_ * (backend.row_dots(h, n_) / width)
         gx *= r
         return (gx.astype(dtype, copy=False),)
 
     def weight_vjp(g: Array, out: Array | None = None) -> Array:
-        return _into(weight, out, _over_rows(g.astype(wide, copy=False) * n.astype(wide, copy=False)))
+        return _into(weight, out, _over_rows(g.astype(acc_dtype, copy=False) * n.astype(acc_dtype, copy=False)))
 
     def bias_vjp(g: Array, out: Array | None = None) -> Array:
         return _into(bias, out, _over_rows(g))
@@ -370,14 +373,14 @@ def cross_entropy(logits: Tensor, labels: Any, denominator: float | None = None)
     """
     labels = xp.asarray(backend.as_ids("cross_entropy: labels", labels))
     denominator = of_labels("cross_entropy", labels) if denominator is None else _positive(denominator)
-    V, dtype, wide = (
+    V, dtype, acc_dtype = (
         _axes_of("cross_entropy: logits", logits)[-1],
         logits.dtype,
         backend.accumulation_dtype(logits.dtype),
     )
     flat, ignored = targets(labels, logits.shape[:-1], V)
     lead, tokens = labels.shape, xp.arange(labels.size)
-    x = logits.data.reshape(labels.size, V).astype(wide, copy=False)
+    x = logits.data.reshape(labels.size, V).astype(acc_dtype, copy=False)
     p = xp.exp(shifted := x - row_max(x))
     z = backend.total(p, axis=-1, keepdims=True)
     losses = xp.log(z)[:, 0] - shifted[tokens, flat]
@@ -388,7 +391,7 @@ def cross_entropy(logits: Tensor, labels: Any, denominator: float | None = None)
     kept = p if x.dtype == dtype else logits.data  # in half precision, save the logits and recompute p
 
     def vjp(g: Array) -> tuple[Array]:
-        p = kept if kept.dtype == wide else softmax_rows(kept.reshape(-1, V).astype(wide))
+        p = kept if kept.dtype == acc_dtype else softmax_rows(kept.reshape(-1, V).astype(acc_dtype))
         p[tokens, flat] -= 1  # in place: the tape is walked once, and p has no other use
         gx = xp.multiply(p, g / denominator, out=p)
         if ignored is not None:
@@ -396,7 +399,7 @@ def cross_entropy(logits: Tensor, labels: Any, denominator: float | None = None)
         return (gx.astype(dtype, copy=False).reshape(*lead, V),)
 
     saved = (kept, tokens, flat) if ignored is None else (kept, tokens, flat, ignored)
-    return apply(loss.astype(wide), (logits,), vjp, saved=saved)
+    return apply(loss.astype(acc_dtype), (logits,), vjp, saved=saved)
 
 
 def targets(labels: Array, shape: tuple[int, ...], V: int) -> tuple[Array, Array | None]:

@@ -51,10 +51,10 @@ def var(x: Tensor, axis: Axis = None, keepdims: bool = False, correction: int = 
     shape, axes = x.shape, _some("var", axis, x.shape)
     if not isinstance(correction, (int, np.integer)) or isinstance(correction, bool) or correction not in (0, 1):
         raise TypeError(f"var: correction is {shown(correction)}; give 0 or 1")
-    n, wide = math.prod(shape[i] for i in axes) - int(correction), backend.accumulation_dtype(x.dtype)
+    n, acc_dtype = math.prod(shape[i] for i in axes) - int(correction), backend.accumulation_dtype(x.dtype)
     if n == 0:
         raise ValueError(f"var of one element: shape {shape}, axis {axis}; with correction=0 it is 0")
-    centred = x.data.astype(wide, copy=False) - xp.mean(x.data, axis=axes, keepdims=True, dtype=wide)
+    centred = x.data.astype(acc_dtype, copy=False) - xp.mean(x.data, axis=axes, keepdims=True, dtype=acc_dtype)
     y = (backend.total(centred * centred, axes, keepdims) / n).astype(x.dtype)
     centred = centred.astype(x.dtype, copy=False)
 

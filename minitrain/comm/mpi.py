@@ -47,7 +47,7 @@ class MPICommunicator(Communicator):
     def _barrier(self) -> None:
         self.comm.Barrier()
 
-    def _all_reduce(self, x: Array, op: str, tag: Tag, cuts: Shards | None) -> None:
+    def _all_reduce(self, x: Array, op: str, tag: Tag, shards: Shards | None) -> None:
         lent = _lend(x)
         if op == "max":
             self._take_largest(lent)
@@ -62,8 +62,8 @@ class MPICommunicator(Communicator):
         self.comm.Allgather([_bytes(x), MPI.BYTE], [_bytes(everyone), MPI.BYTE])
         everyone.max(axis=0, out=x)
 
-    def _reduce_scatter(self, x: Array, tag: Tag, cuts: Shards | None) -> Array:
-        counts = lengths(self._shards(x, cuts))
+    def _reduce_scatter(self, x: Array, tag: Tag, shards: Shards | None) -> Array:
+        counts = lengths(self._shards(x, shards))
         mine = xp.empty((counts[self.rank], *x.shape[1:]), x.dtype)
         ledger.hold(mine, "buffers", "reduce-scatter")
         lent = _lend(mine, filled=False)
@@ -72,10 +72,10 @@ class MPICommunicator(Communicator):
         _take_back(lent, mine)
         return mine
 
-    def _all_gather(self, x: Array, tag: Tag, cuts: Shards | None) -> None:
+    def _all_gather(self, x: Array, tag: Tag, shards: Shards | None) -> None:
         lent = _lend(x)
-        shards, step = self._shards(x, cuts), x.nbytes // len(x)
-        places = ([n * step for n in lengths(shards)], [cut.start * step for cut in shards])
+        runs, step = self._shards(x, shards), x.nbytes // len(x)
+        places = ([n * step for n in lengths(runs)], [cut.start * step for cut in runs])
         self.comm.Allgatherv(MPI.IN_PLACE, [_bytes(lent), places, MPI.BYTE])
         _take_back(lent, x)
 

@@ -83,18 +83,18 @@ class ThreadCommunicator(Communicator):
         self.group.shown[self.rank] = None  # this may be the last reference to an array
         return result
 
-    def _all_reduce(self, x: Array, op: str, tag: Tag, cuts: Shards | None) -> None:
+    def _all_reduce(self, x: Array, op: str, tag: Tag, shards: Shards | None) -> None:
         join = xp.add if op == "sum" else xp.maximum
         x[...] = self._exchange(x, lambda all_x: reduce(join, all_x))
 
-    def _reduce_scatter(self, x: Array, tag: Tag, cuts: Shards | None) -> Array:
-        mine = self._shards(x, cuts)[self.rank]
+    def _reduce_scatter(self, x: Array, tag: Tag, shards: Shards | None) -> Array:
+        mine = self._shards(x, shards)[self.rank]
         return self._exchange(x, lambda all_x: reduce(xp.add, [other[mine] for other in all_x]))
 
-    def _all_gather(self, x: Array, tag: Tag, cuts: Shards | None) -> None:
-        shards = self._shards(x, cuts)
+    def _all_gather(self, x: Array, tag: Tag, shards: Shards | None) -> None:
+        runs = self._shards(x, shards)
         x[...] = self._exchange(
-            x, lambda all_x: xp.concatenate([other[cut] for other, cut in zip(all_x, shards, strict=True)])
+            x, lambda all_x: xp.concatenate([other[cut] for other, cut in zip(all_x, runs, strict=True)])
         )
 
     def _broadcast(self, x: Array, root: int, tag: Tag) -> None:

@@ -76,7 +76,7 @@ class Division:
         """
         self.plan.io.look = self
         try:
-            shares = outputs(self.model, batch)
+            shards = outputs(self.model, batch)
         finally:
             self.plan.io.look = None
         if self.plan.sequence:
@@ -87,7 +87,7 @@ class Division:
                 note(made, path, y.data)
             for wrong in self.wrong_output(self.group.gather_objects(made)):
                 raise UserError(wrong.said)
-            self.check_borders(batch, shares, wholes)
+            self.check_borders(batch, shards, wholes)
 
     def check_dropout(self, path: str, x: Tensor) -> None:
         """Raise UserError if a residual dropout is given divided columns: all ranks would apply the same mask."""
@@ -100,11 +100,11 @@ class Division:
                 f"mask for whole rows.\nMove it after the row layer, or set p = 0 and use plan.inside. {OFF}"
             )
 
-    def check_borders(self, batch: Batch, shares: list[Passed], wholes: list[Passed]) -> None:
+    def check_borders(self, batch: Batch, shards: list[Passed], wholes: list[Passed]) -> None:
         """Raise UserError for the first unit whose output from sequence shards differs from that from the whole."""
         time = batch.where.time
         own = shard_of(time.stop - time.start, self.group.size, self.group.rank)
-        for one, whole in zip(shares, wholes, strict=True):
+        for one, whole in zip(shards, wholes, strict=True):
             if any(self.group.gather_objects(far(one, whole, own))):
                 raise UserError(
                     f"under sequence parallel {one.path} computes a different result from shards of the sequence than "

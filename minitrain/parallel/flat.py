@@ -32,8 +32,8 @@ from ..sharding import Shards, even_shards
 class Bucket:
     """Parameters of one kind (dtype, decay, requires_grad, replicas, partial), whose gradients `group` sums.
 
-    data, grad (size), shard (one rank's slice). cuts: what each rank of the group owns under ZeRO, and the chunks of a
-    ring all-reduce: equal shards or, with `owners`, whole parameters, where rank owners[i] owns parameter i.
+    data, grad (size), shard (one rank's slice). shards: what each rank of the group owns under ZeRO, and the chunks of
+    a ring all-reduce: equal shards or, with `owners`, whole parameters, where rank owners[i] owns parameter i.
     Raise UserError if there are no parameters, different kinds, or duplicates.
     """
 
@@ -69,7 +69,7 @@ class Bucket:
         return flat
 
     def _whole_shards(self, ranks: int) -> Shards:
-        """Return the cuts that follow from the owners, which never decrease along the parameters."""
+        """Return the shards that follow from the owners, which never decrease along the parameters."""
         assert self.owners is not None
         sizes = [0] * ranks
         for p, owner in self.owners.items():

@@ -327,15 +327,15 @@ def partition(model: Model, mesh: Mesh, strategy: Strategy) -> None:
         raise UserError(
             f"{label(axis, p)} x {label('chunks', chunks)} makes {p * chunks} stages of {n} units; allowed: up to {n}"
         )
-    cuts = [shard_of(n, p * chunks, stage) for stage in range(p * chunks)]
+    runs = [shard_of(n, p * chunks, stage) for stage in range(p * chunks)]
     used: dict[Parameter, list[int]] = {}
-    for stage, cut in enumerate(cuts):
+    for stage, cut in enumerate(runs):
         for q in Model(model.units[cut]).parameters():
             used.setdefault(q, []).append(stage % p)
     for q, ranks in used.items():
         if len(set(ranks)) > 1:
             q.placement = q.placement.replicate(axis, tuple(sorted(set(ranks))))
-    edges = [cuts[c * p + r] for c in range(chunks)]
+    edges = [runs[c * p + r] for c in range(chunks)]
     mine = [Model(model.units[cut]) for cut in edges]
     borders = [(model.units[cut.start - 1], model.units[cut.stop - 1]) for cut in edges]
     vars(model).clear()

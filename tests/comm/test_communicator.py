@@ -508,3 +508,23 @@ def test_no_sum_of_small_integers(dtype: type) -> None:
         assert (x == 1).all()
 
     threads.run(2, program)
+
+
+def test_every_communication_is_counted() -> None:
+    """The watch takes a rank whose count does not change for one that is stuck."""
+
+    def program(world: Communicator) -> None:
+        x, other = np.ones(4), 1 - world.rank
+        calls: list[Callable[[], object]] = [
+            lambda: world.all_reduce(x, TAG), lambda: world.reduce_scatter(x, TAG), lambda: world.all_gather(x, TAG),
+            lambda: world.broadcast(x, 0, TAG), lambda: world.barrier(), lambda: world.gather_objects(1),
+            lambda: sent.append(world.send(x, other, TAG)), lambda: world.receive(np.empty(4), other, TAG),
+        ]  # fmt: skip
+        sent: list[Any] = []
+        for i, call in enumerate(calls):
+            before = world.moves.count
+            call()
+            assert world.moves.count > before, f"call {i}"
+        sent[0].wait()
+
+    threads.run(2, program)

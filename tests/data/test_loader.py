@@ -33,6 +33,11 @@ def test_a_batch_depends_on_seed_and_number_only() -> None:
     assert len(inputs) == 8
 
 
+def test_a_batch_has_a_number() -> None:
+    with pytest.raises(UserError, match=r"^number is -1"):
+        text().batch(-1)
+
+
 def test_labels_are_the_next_characters() -> None:
     batch = text().batch(3)
     assert batch.inputs.shape == (7, 5) and batch.labels is not None and batch.labels.shape == (7, 5)

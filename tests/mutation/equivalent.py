@@ -13,8 +13,8 @@ EQUIVALENT: dict[str, str] = {
         "[(weight, weight_vjp), (bias, bias_vjp)], saved=(n, r)): False -> True"
     ): "a copy of y, which has no other user",
     (
-        "minitrain/fused.py: centred = x.data.astype(wide, copy=False) - _row_mean(x.data): "
-        "x.data.astype(wide, copy=False) -> (x.data.astype(wide))"
+        "minitrain/fused.py: centred = x.data.astype(acc_dtype, copy=False) - _row_mean(x.data): "
+        "x.data.astype(acc_dtype, copy=False) -> (x.data.astype(acc_dtype))"
     ): "a copy of x, which has no other user",
     (
         "minitrain/fused.py: y, slope = _gelu_and_slope(y, dtype) if gelu else (y.astype(dtype, copy=False), None): "

@@ -7,6 +7,8 @@ import pytest
 
 from minitrain.autograd import apply
 from minitrain.backend import Array
+from minitrain.comm import threads
+from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
 from minitrain.models import GPTConfig, gpt
@@ -30,6 +32,17 @@ def bucket(*sizes: tuple[int, ...]) -> Bucket:
 
 def paths(buckets: list[Bucket]) -> list[list[str]]:
     return [[p.placement.path for p in b.parameters] for b in buckets]
+
+
+def test_an_owner_has_a_piece_of_a_parameter_that_is_empty_here() -> None:
+    """Other ranks along tp may hold rows of it, and call a collective for it."""
+
+    def program(world: Communicator) -> list[list[str]]:
+        parameters = [Parameter(f"p{i}", (n,), std=1.0) for i, n in enumerate((4, 0, 3))]
+        made = Bucket(parameters, world, owners=[0, 1, 1])
+        return [[piece.parameter.placement.path for piece in made.part(rank)] for rank in range(2)]
+
+    assert threads.run(2, program) == [[["p0"], ["p1", "p2"]]] * 2
 
 
 # Which parameter goes where ---------------------------------------------------------------------------------
