@@ -56,7 +56,7 @@ class Communicator(ABC):
     def all_reduce(self, x: Array, tag: Tag, op: str = "sum", shards: Shards | None = None) -> None:
         """Replace x, of any shape, by the sum over ranks (op="max": the maximum). NaN on any rank gives NaN.
 
-        cuts: the shards of the flattened x. Raise ValueError for another op, a non-contiguous x, cuts that do not
+        shards: those of the flattened x. Raise ValueError for another op, a non-contiguous x, shards that do not
         cover x, or a sum of 8- or 16-bit integers; TypeError if x is not a numeric array.
         """
         self._check(x)

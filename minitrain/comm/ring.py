@@ -148,5 +148,5 @@ class RingCommunicator(Communicator):
 
 
 def _given(shards: Shards | None) -> dict[str, Shards]:
-    """Return cuts as keyword arguments, none for None, so that a replacement need not support cuts."""
+    """Return shards as keyword arguments, none for None, so that a replacement need not support them."""
     return {} if shards is None else {"shards": shards}

@@ -3,7 +3,7 @@
 An optimizer updates pairs of flat arrays (data, grad), listed by the reducer's `owned`: the whole model under data
 parallel; this rank's shards, cut at any element, under ZeRO. There are three kinds of rules:
 
-    Optimizer     element by element: the position of the cuts does not matter            SGD, Adam, AdamW
+    Optimizer     element by element: where the shards begin does not matter              SGD, Adam, AdamW
     Layerwise     needs the norm of each parameter: squares are summed over its pieces    LARS, LAMB
     Matrixwise    needs each matrix as a whole: ranks own whole parameters                your own
 

@@ -28,7 +28,7 @@ class Piece(NamedTuple):
 class Held(NamedTuple):
     """A flat array (n) that this rank updates: its shard of a bucket, or the whole bucket.
 
-    decay: whether weight decay applies. pieces: the parameters in it. cuts: the shards of a bucket that it holds.
+    decay: whether weight decay applies. pieces: the parameters in it. shards: those of a bucket that it holds.
     """
 
     data: Array

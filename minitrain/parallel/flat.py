@@ -83,7 +83,7 @@ class Bucket:
 
     @property
     def own_shards(self) -> dict[str, Shards]:
-        """The `cuts` keyword for this bucket's collectives; empty if the shards are equal."""
+        """The `shards` keyword for this bucket's collectives; empty if the shards are equal."""
         return {} if self.owners is None else {"shards": self.shards}
 
     def part(self, rank: int | None) -> tuple[Piece, ...]:

@@ -41,7 +41,7 @@ MODEL = ("layers", "matrices")  # the parts of a model that ranks divide
 NORM = ("tp", "norm")
 
 
-# Called with arrays and the group, and with `cuts` if the bucket's shards are unequal:
+# Called with arrays and the group, and with `shards` if the bucket's shards are unequal:
 Sync = Callable[..., None]  # replaces each of a list of gradients by its sum over the group
 Scatter = Callable[..., Array]  # returns this rank's shard of the sum
 Gather = Callable[..., None]  # fills the array with the shards of all ranks

@@ -14,4 +14,4 @@ class Impatient(CommunicationThread):
         return number
 
 
-BUG = FunctionBug(test_the_first_bucket_is_under_way_during_backward, line=Impatient)
+BUG = FunctionBug(test_the_first_bucket_is_under_way_during_backward, thread=Impatient)
