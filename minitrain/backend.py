@@ -278,8 +278,8 @@ def column_sums(x: Array) -> Array:
 def square(x: Array) -> float:
     """Return the sum of squares of a flat array. It is finite for every finite x of at most 32 bits.
 
-    Accumulate in float32, and repeat in float64 if that overflowed (the square of a number above 1.8e19 does) or
-    underflowed (the square of a number below 1e-23 is 0).
+    Accumulate in float32, and repeat in float64 if that may have overflowed (as the square of a number above 1.8e19
+    does) or underflowed (the square of a number below 1e-23 is 0).
     """
     total = _square_in(wide(x.dtype), x)
     exact = x.dtype == np.float64 or 1e-30 < total < np.inf or (total == 0 and not x.any())

@@ -67,7 +67,7 @@ def of_elements(loss: str, shape: tuple[int, ...]) -> float:
 
 
 def _mean(loss: str, n: int, give: str) -> float:
-    """Return n if the whole batch is seen. Otherwise raise UserError."""
+    """Return n if the whole batch is seen, else raise UserError. Raise ValueError if n is 0."""
     batch = _batch.get()
     whole = _parts.get() == 1 if batch is None else batch.where.samples == slice(0, batch.where.B) and _all_time(batch)
     if not whole:

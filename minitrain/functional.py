@@ -208,7 +208,7 @@ def matmul(a: Any, b: Any) -> Tensor:
     return apply(backend.matmul(a.data, b.data), (a, b), vjp, saved=(a, b))
 
 
-# One element at a time ------------------------------------------------------------------------------------------------
+# Elementwise functions ------------------------------------------------------------------------------------------------
 
 
 @operation

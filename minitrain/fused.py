@@ -363,7 +363,7 @@ def cross_entropy(logits: Tensor, labels: Any, denominator: float | None = None)
 
     A token labelled IGNORE is left out of the sum, and its gradient is 0. The denominator is the number of other tokens
     in the *global* batch, over all micro-batches and ranks (`batch.where.count`), so partial losses and gradients
-    simply add up. By default it is the number of labels (giving the mean), or the batch's count if only a part is seen
+    simply add up. By default it is their number here (giving the mean), or the batch's count if only a part is seen
     (denominators.py). The loss is float32 for half-precision logits.
     Raise IndexError for any other label outside 0..V-1, ValueError for a denominator that is not positive, UserError
     if it is omitted but cannot be determined.

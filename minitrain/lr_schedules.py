@@ -33,7 +33,7 @@ def _check(t: Any, peak: Any, floor: Any = 0.0, **counts: Any) -> None:
         raise UserError(f"floor is {floor}, above the peak {peak}; it must be at most peak")
 
 
-# Down to a floor ------------------------------------------------------------------------------------------------------
+# Decay to a floor -----------------------------------------------------------------------------------------------------
 
 
 def constant(t: int, peak: float) -> float:
@@ -99,7 +99,7 @@ def exponential(t: int, peak: float, gamma: float, every: int = 1, floor: float 
 
         lr_t = max(floor, peak gamma^(t / every))
 
-    Raise UserError for a gamma that is not above 0 and at most 1.
+    Raise UserError unless 0 < gamma <= 1.
     """
     _check(t, peak, floor, every=every)
     check_number("gamma", gamma, "above 0 and at most 1")
@@ -111,7 +111,7 @@ def step(t: int, peak: float, gamma: float, every: int, floor: float = 0.0) -> f
 
         lr_t = max(floor, peak gamma^floor(t / every))
 
-    Raise UserError for a gamma that is not above 0 and at most 1.
+    Raise UserError unless 0 < gamma <= 1.
     He et al., "Deep Residual Learning", arXiv:1512.03385, section 3.4 (gamma 0.1, when the error plateaus).
     """
     _check(t, peak, floor, every=every)
@@ -125,7 +125,7 @@ def inverse_time(t: int, peak: float, k: float = 1.0, every: int = 1, floor: flo
         lr_t = max(floor, peak / (1 + k floor(t / every)))
 
     Without a floor the rates have an infinite sum but a finite sum of squares: under the paper's conditions they
-    reach the minimum despite noisy gradients. Raise UserError for a k below 0.
+    reach the minimum despite noisy gradients. Raise UserError unless k >= 0.
     Robbins, Monro, "A Stochastic Approximation Method", Ann. Math. Statist. 22(3), 1951.
     """
     _check(t, peak, floor, every=every)
@@ -133,7 +133,7 @@ def inverse_time(t: int, peak: float, k: float = 1.0, every: int = 1, floor: flo
     return max(floor, peak / (1 + k * (t // every)))
 
 
-# Up first -------------------------------------------------------------------------------------------------------------
+# Warm-up and cycles ---------------------------------------------------------------------------------------------------
 
 
 def warmup(t: int, updates: int, then: Schedule) -> float:
@@ -149,7 +149,7 @@ def warmup(t: int, updates: int, then: Schedule) -> float:
     check_whole("updates", updates)
     if t + 1 < updates:
         return then(0) * (t + 1) / updates
-    return then(max(0, t - updates))  # at t + 1 = updates, then(0) x updates / updates could be another number
+    return then(max(0, t - updates))  # at t + 1 = updates, then(0) x updates / updates could round differently
 
 
 def warmup_cosine(t: int, peak: float, warm: int, updates: int, floor: float = 0.0) -> float:
