@@ -24,7 +24,7 @@ See [this]({link}). It is {number} bytes.
     {shown}
 """
 CODE = '''def check_text(name: str, value: Any) -> None:
-    """Raises UserError unless the value is a string."""
+    """Raise UserError unless the value is a string."""
     if not isinstance(value, str):
         raise UserError(f"{name} is {shown(value)}; it must be a string")
 '''
