@@ -519,6 +519,7 @@ def test_every_communication_is_counted() -> None:
             lambda: world.all_reduce(x, TAG), lambda: world.reduce_scatter(x, TAG), lambda: world.all_gather(x, TAG),
             lambda: world.broadcast(x, 0, TAG), lambda: world.barrier(), lambda: world.gather_objects(1),
             lambda: sent.append(world.send(x, other, TAG)), lambda: world.receive(np.empty(4), other, TAG),
+            lambda: world.subgroup([0, 1]), lambda: world.duplicate(),
         ]  # fmt: skip
         sent: list[Any] = []
         for i, call in enumerate(calls):
