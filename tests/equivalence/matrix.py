@@ -23,7 +23,7 @@ from tests.equivalence.harness import Row, same_as_serial
 
 OUT = Path("build/matrix.json")
 LIMIT = 20.0  # seconds per row
-JOB = 400  # rows per job: each makes communicators, and MPICH has 2048 per process
+JOB = 100  # rows per job: a row makes up to a dozen communicators, and MPICH has 2048 per process
 
 
 def main() -> int:
