@@ -14,11 +14,11 @@ ROOT = Path(minitrain.__file__).parent
 # own word -> standard term
 OLD = {
     "Units": "Sequential", "Static": "StaticPolicy", "Dynamic": "DynamicPolicy", "Doors": "Hooks", "doors": "hooks",
-    "door": "barrier", "begin_step": "start_step", "after_step": "gather_parameters", "share": "shard_of",
-    "shares": "even_shards", "Cuts": "Shards", "cuts": "shards", "own_cuts": "own_shards", "copies": "replicas",
-    "with_own_share": "with_own_shard", "over_shares": "over_shards", "own_lines": "groups",
-    "ahead_lines": "groups", "check_drawn": "check_initialized", "wide": "accumulation_dtype", "judge": "classify",
-    "judged": "loss_or_logits", "look_into": "check_finite",
+    "door": "barrier", "after_step": "gather_parameters", "share": "shard_of", "shares": "even_shards",
+    "Cuts": "Shards", "cuts": "shards", "own_cuts": "shard_arguments", "copies": "replicas",
+    "with_own_share": "with_own_shard", "over_shares": "over_shards", "own_lines": "communicators_for",
+    "ahead_lines": "prefetch_groups", "drawn": "initialized", "check_drawn": "check_initialized",
+    "wide": "accumulation_dtype", "judge": "classify", "judged": "loss_or_logits", "look_into": "check_finite",
     "look_into_data": "check_data", "tell": "report", "say": "log", "poison": "nan_fill", "wire": "grad_dtype",
     "wire_dtype": "sent_dtype", "half_wire": "half_gradients", "Wire": "GradDtype",
 }  # fmt: skip

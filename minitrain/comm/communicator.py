@@ -78,7 +78,7 @@ class Communicator(ABC):
 
     def reduce_scatter(self, x: Array, tag: Tag, shards: Shards | None = None) -> Array:
         """Sum x (n, ...) over ranks; return this rank's shard of the sum, a view of x. Raise as `all_reduce` does."""
-        self._check_even_shards(x, shards)
+        self._check_rows(x, shards)
         self._check_sum(x)
         self._begin("reduce_scatter", x, tag)
         mine = x[self._shards(x, shards)[self.rank]]
@@ -90,7 +90,7 @@ class Communicator(ABC):
 
     def all_gather(self, x: Array, tag: Tag, shards: Shards | None = None) -> None:
         """Fill x (n, ...) with all ranks' shards; x must already contain this rank's. Raise as `all_reduce` does."""
-        self._check_even_shards(x, shards)
+        self._check_rows(x, shards)
         self._begin("all_gather", x, tag)
         if self.size > 1 and x.size:
             self._charge(tag, lambda: x.nbytes - self._shard_bytes(x, 1, shards))
@@ -249,7 +249,7 @@ class Communicator(ABC):
         if not x.flags.c_contiguous:
             raise ValueError(f"collectives need a contiguous array; this one has shape {x.shape}, strides {x.strides}")
 
-    def _check_even_shards(self, x: Array, shards: Shards | None) -> None:
+    def _check_rows(self, x: Array, shards: Shards | None) -> None:
         self._check(x)
         if x.ndim == 0:
             raise ValueError("shards are runs of the first axis, but this array has no axes: reshape it to (1,)")

@@ -56,4 +56,4 @@ class Bucketed(DataParallel):
     """One all-reduce per bucket, as soon as backward has completed it."""
 
     def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
-        self.sync([flat], group, **bucket.own_shards)
+        self.sync([flat], group, **bucket.shard_arguments)

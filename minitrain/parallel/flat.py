@@ -82,7 +82,7 @@ class Bucket:
         return self.shards[self.group.rank]
 
     @property
-    def own_shards(self) -> dict[str, Shards]:
+    def shard_arguments(self) -> dict[str, Shards]:
         """The `shards` keyword for this bucket's collectives; empty if the shards are equal."""
         return {} if self.owners is None else {"shards": self.shards}
 

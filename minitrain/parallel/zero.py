@@ -72,7 +72,7 @@ class Zero1(Reducer):
         self.scatter, self.gather = hooks.scatter or reduce_to_owners, hooks.gather or gather_from_owners
 
     def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
-        self.scatter(flat, group, **bucket.own_shards)
+        self.scatter(flat, group, **bucket.shard_arguments)
 
     def values(self, bucket: Bucket) -> Array:
         return require(bucket.data)[bucket.own_shard]
@@ -82,7 +82,7 @@ class Zero1(Reducer):
 
     def gather_parameters(self) -> None:
         for bucket in self.trained:
-            self.gather(require(bucket.data), bucket.group, **bucket.own_shards)
+            self.gather(require(bucket.data), bucket.group, **bucket.shard_arguments)
 
     def squares(self) -> list[list[float]]:
         """Each rank contributes the squares of its shards: 8 bytes per bucket, in one collective per group."""
@@ -129,7 +129,7 @@ class Zero2(Zero1):
         return flat
 
     def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
-        mine = self.scatter(flat, group, **bucket.own_shards)
+        mine = self.scatter(flat, group, **bucket.shard_arguments)
         if bucket in self.grads:
             self.grads[bucket] += mine
         else:  # a copy, since a view would keep the rest alive; accumulation_dtype if more is added later
@@ -190,7 +190,7 @@ class Zero3(Zero2):
             self.ahead.wait(self.ahead.submitted - job)
         else:
             flat = self.with_own_shard(bucket)
-            self.gather(flat, bucket.group, **bucket.own_shards)
+            self.gather(flat, bucket.group, **bucket.shard_arguments)
         return flat
 
     def with_own_shard(self, bucket: Bucket) -> Array:
@@ -221,7 +221,7 @@ class Zero3(Zero2):
             if bucket not in self.coming and self.users[bucket] == 0:
                 flat = self.with_own_shard(bucket)
                 group = self.prefetch_groups[bucket.group]
-                job = self.ahead.submit(partial(self.gather, flat, group, **bucket.own_shards))
+                job = self.ahead.submit(partial(self.gather, flat, group, **bucket.shard_arguments))
                 self.coming[bucket] = (job, flat)
 
     def synchronize(self) -> None:
@@ -255,5 +255,5 @@ def gathered(bucket: Bucket, mine: Array) -> Array:
     """Return a new array (size) with the shards of all ranks; `mine` is this rank's. A collective."""
     flat = xp.empty(bucket.size, mine.dtype)
     flat[bucket.own_shard] = mine
-    bucket.group.all_gather(flat, CHECKPOINT, bucket.own_shards.get("shards"))
+    bucket.group.all_gather(flat, CHECKPOINT, bucket.shard_arguments.get("shards"))
     return flat

@@ -51,20 +51,20 @@ def launch(wait: float | None = None) -> Iterator[Communicator]:
         if not _at_a_prompt(world):
             _mistake(world, error)
         raise
-    page, before, exit_ = sys.stdout, threading.excepthook, _Exit(world, limit)
+    page, before, barrier = sys.stdout, threading.excepthook, _ExitBarrier(world, limit)
     remains.unlink_own()  # all ranks created the exit barrier together, so they have left MPI_Init
-    threading.excepthook, sys.stdout = before if _at_a_prompt(world) else exit_.thread_failed, watched(page)
+    threading.excepthook, sys.stdout = before if _at_a_prompt(world) else barrier.thread_failed, watched(page)
     try:
         yield world
-        exit_.wait_for_all()
+        barrier.wait_for_all()
     except BaseException as error:
-        exit_.leaving = True
+        barrier.leaving = True
         if _at_a_prompt(world):
             raise
-        _leave(world, error, exit_)
+        _leave(world, error, barrier)
     finally:
         threading.excepthook, sys.stdout = before, page
-        exit_.close()
+        barrier.close()
 
 
 def _at_a_prompt(world: Communicator) -> bool:
@@ -113,34 +113,34 @@ def check_world_size(family: str, started: int, seen: int, library: str) -> None
         )
 
 
-def _leave(world: Communicator, error: BaseException, exit_: "_Exit") -> None:
+def _leave(world: Communicator, error: BaseException, barrier: "_ExitBarrier") -> None:
     """End this rank before the end of its program. It may exit quietly only if all ranks do."""
     if isinstance(error, SystemExit) and error.code in (None, 0):
-        if exit_.all_come(PATIENCE):
+        if barrier.all_come(PATIENCE):
             raise error
         _fail(world, error, " (the other ranks are still at work)")
     elif isinstance(error, OSError) and (lost := output_lost()) is not None:
-        _leave_with(world, exit_, lost, error)
+        _leave_with(world, barrier, lost, error)
     elif isinstance(error, UserError) or (starved := out_of_memory(error)):
         said = error if isinstance(error, UserError) else starved
-        _leave_with(world, exit_, f"minitrain: error: {said}\n", error)
+        _leave_with(world, barrier, f"minitrain: error: {said}\n", error)
     elif isinstance(error, KeyboardInterrupt):
         for number in (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ():
             signal.signal(number, signal.SIG_DFL)  # a second one ends this rank at once, without traceback
-        if exit_.told_to_be_quiet():
+        if barrier.told_to_be_quiet():
             time.sleep(PATIENCE)  # another rank has printed why the job ends
-        _interrupted(world, error, exit_.watch is not None and exit_.watch.signalled)
+        _interrupted(world, error, barrier.watch is not None and barrier.watch.signalled)
     else:
         _fail(world, error)
 
 
-def _leave_with(world: Communicator, exit_: "_Exit", message: str, error: BaseException) -> None:
+def _leave_with(world: Communicator, barrier: "_ExitBarrier", message: str, error: BaseException) -> None:
     """Print the message once and end with status 2: through MPI_Finalize if all ranks arrive in time, else by Abort."""
-    exit_.close()
+    barrier.close()
     if world.rank == 0:
         _say(message)
-    together = exit_.all_come(PATIENCE if world.rank else SPEAKER, mistaken=True)
-    if world.rank != 0 and (not together or exit_.speaker == world.rank):
+    together = barrier.all_come(PATIENCE if world.rank else SPEAKER, mistaken=True)
+    if world.rank != 0 and (not together or barrier.speaker == world.rank):
         _say(message)
     if together and world.size > 1 and threading.active_count() == 1:  # another thread may be in MPI
         with contextlib.suppress(RuntimeError):  # no memory for a thread, or an unreceived message
@@ -167,7 +167,7 @@ def _finalize(status: int) -> None:
     MPI.Finalize()
 
 
-class _Exit:
+class _ExitBarrier:
     """The exit barrier. It has its own communicator, so that early arrivals do not disturb the others' collectives."""
 
     def __init__(self, world: Communicator, limit: float) -> None:
