@@ -41,7 +41,7 @@ FILES = [
 FILES += [
     f"minitrain/{name}.py"
     for name in ("autograd", "fused", "comm/ring", "comm/mpi", "comm/communicator")
-    + ("train/checkpoint", "train/trainer", "train/checks", "data/loader")
+    + ("train/checkpoint", "train/trainer", "train/arguments", "train/nonfinite", "train/validation", "data/loader")
 ]
 ELSEWHERE = {  # files whose tests do not mirror their path
     "minitrain/parallel/data_parallel.py": "tests/equivalence/test_data_parallel.py",
@@ -55,7 +55,7 @@ ELSEWHERE = {  # files whose tests do not mirror their path
     "minitrain/parallel/division.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/pieces.py": "tests/parallel/test_optimizers.py",
     "minitrain/comm/mpi.py": "tests/comm/test_communicator.py",
-    "minitrain/train/checks.py": "tests/train/test_trainer.py",
+    "minitrain/train/arguments.py": "tests/train/test_trainer.py",
 }
 STAGES = {  # name -> pytest arguments, time limit in seconds; a mutant in an infinite loop exceeds it
     "own": ([], 120),
