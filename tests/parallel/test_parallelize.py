@@ -15,9 +15,9 @@ from minitrain.models import Model
 from minitrain.nn import Linear, Module, Parameter
 from minitrain.observe.clock import Clock, Stamps
 from minitrain.observe.ledger import Ledger
+from minitrain.observe.observer import observing
 from minitrain.optim import SGD
 from minitrain.parallel.parallelize import REDUCERS, parallelize
-from minitrain.parallel.pipeline import observing
 from minitrain.parallel.pipeline_schedules import Do, all_ranks
 from minitrain.parallel.pipeline_simulation import simulate
 from minitrain.parallel.reducer import Reducer
