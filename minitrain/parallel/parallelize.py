@@ -24,22 +24,23 @@ from ..errors import UserError, shown
 from ..models import Model
 from ..nn import Parameter, check_free, check_paths
 from .data_parallel import Bucketed, Naive
-from .divided_layers import Divided as DividedLayer
+from .divided_layers import DividedLayer
 from .division import Division
 from .flat import make_buckets
 from .half_gradients import reduce_to_owners_in, sync_in
+from .hooks import Gather, Hooks, Scatter, Sync
 from .naming import path_of
 from .overlap import CommunicationThread
 from .pipeline import Pipeline, partition
 from .plan import Plan
 from .recompute import Segment, segments
-from .reducer import Divided, Gather, Hooks, Reducer, Scatter, Sync
+from .reducer import DividedModel, Reducer
 from .sequence_parallel import SequenceIO
 from .strategy import Strategy
 from .tensor_parallel import TensorIO
 from .zero import Zero1, Zero2, Zero3
 
-Make = Callable[[Divided, Strategy, Hooks], Reducer]  # a Reducer class, or a function with the same signature
+Make = Callable[[DividedModel, Strategy, Hooks], Reducer]  # a Reducer class, or a function with the same signature
 
 REDUCERS: dict[str, type[Reducer]] = {
     "naive": Naive,
@@ -84,7 +85,7 @@ def parallelize(
     buckets = make_buckets(model.parameters(), strategy.bucket_mb, mesh, users, strategy.owners == "parameters")
     times = Counter(p for part in model.parts() for p in part.parameters())
     division = Division(plan, model, mesh.world) if plan is not None and strategy.check else None
-    divided = Divided(model, mesh, buckets, [run.units for run in runs], times, division, same)
+    divided = DividedModel(model, mesh, buckets, [run.units for run in runs], times, division, same)
     reducer = reducers[strategy.reducer](divided, strategy, hooks(strategy, sync, scatter, gather, thread))  # 4
     if strategy.zero == 3:
         wrap(runs, reducer)  # 5

@@ -46,7 +46,7 @@ from ..nn import Classifier, Dropout, Embedding, Linear, Module, Parameter, Shar
 from .divided_layers import (
     Column,
     ColumnLinear,
-    Divided,
+    DividedLayer,
     Entered,
     Everywhere,
     Gathered,
@@ -57,6 +57,7 @@ from .divided_layers import (
     VocabularyClassifier,
     VocabularyEmbedding,
     WholeEmbedding,
+    in_form,
 )
 from .naming import (
     all_named,
@@ -231,7 +232,7 @@ class Plan:
         self.named[thing] = word
         return before is None
 
-    def keep(self, thing: Module | Parameter, word: str, form: type[Divided] | None = None) -> None:
+    def keep(self, thing: Module | Parameter, word: str, form: type[DividedLayer] | None = None) -> None:
         """Record a layer (with all below it) or a parameter that is whole on every rank; `form`: its divided form."""
         check_things(word, (thing,), Module, Parameter)
         if not self.name(thing, word):
@@ -292,7 +293,7 @@ class Plan:
             )
         return own
 
-    def change(self, layer: Module, form: type[Divided]) -> None:
+    def change(self, layer: Module, form: type[DividedLayer]) -> None:
         """Put the divided form in front of the layer's own class."""
         layer.__class__ = in_form(form, type(layer))
         layer.io = self.io
@@ -345,13 +346,3 @@ class Plan:
 def calls(layer: Module, kind: type[Module]) -> bool:
     """Return whether the layer uses the `__call__` of this class, which a subclass may override."""
     return isinstance(layer, kind) and type(layer).__call__ is kind.__call__
-
-
-FORMS: dict[tuple[type[Divided], type[Module]], type[Module]] = {}  # a cache: layers of one class keep a common class
-
-
-def in_form(form: type[Divided], kind: type[Module]) -> type[Module]:
-    """Return the class `kind` with its divided form in front, under its own name."""
-    if (form, kind) not in FORMS:
-        FORMS[form, kind] = type(kind.__name__, (form, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
-    return FORMS[form, kind]

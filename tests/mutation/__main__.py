@@ -54,6 +54,7 @@ ELSEWHERE = {  # files whose tests do not mirror their path
     "minitrain/parallel/borders.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/division.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/pieces.py": "tests/parallel/test_optimizers.py",
+    "minitrain/parallel/hooks.py": "tests/parallel/test_parallelize.py",
     "minitrain/comm/mpi.py": "tests/comm/test_communicator.py",
     "minitrain/train/arguments.py": "tests/train/test_trainer.py",
 }
