@@ -24,8 +24,8 @@ from ..errors import UserError, check_whole
 from ..models import Model
 from ..nn import Module
 from ..optim import SGD
-from ..parallel.naming import path_of
 from ..parallel.parallelize import parallelize
+from ..parallel.plan_checks import path_of
 from ..parallel.strategy import GradDtype, Strategy
 from ..runtime.launch import launch
 from ..train.checkpoint import gather

@@ -25,14 +25,14 @@ from ..models import Model
 from ..nn import Parameter, check_free, check_paths
 from .data_parallel import Bucketed, Naive
 from .divided_layers import DividedLayer
-from .division import Division
+from .division_checks import DivisionChecks
 from .flat import make_buckets
 from .half_gradients import reduce_to_owners_in, sync_in
 from .hooks import Gather, Hooks, Scatter, Sync
-from .naming import path_of
 from .overlap import CommunicationThread
 from .pipeline import Pipeline, partition
 from .plan import Plan
+from .plan_checks import path_of
 from .recompute import Segment, segments
 from .reducer import DividedModel, Reducer
 from .sequence_parallel import SequenceIO
@@ -70,7 +70,7 @@ def parallelize(
     On a mesh with a tp axis, the layers are divided as their `shard` methods state. With a pp axis, the model becomes a
     Pipeline of this rank's stages. These arguments replace the library's own parts: `sync` data parallel's sum of
     gradients, `scatter` and `gather` ZeRO's two halves of it, `io` the communication at the borders of divided layers,
-    `line` the communication thread of overlap, `reducers` the reducer classes.
+    `thread` the communication thread of overlap, `reducers` the reducer classes.
     same: check first that all ranks got the same arguments; False for lessons and tests in which ranks differ.
     Raise UserError if the strategy is invalid on this mesh, the mesh cannot divide the model, or ranks differ.
     """
@@ -84,8 +84,8 @@ def parallelize(
     runs = segment(model, strategy)  # 3
     buckets = make_buckets(model.parameters(), strategy.bucket_mb, mesh, users, strategy.owners == "parameters")
     times = Counter(p for part in model.parts() for p in part.parameters())
-    division = Division(plan, model, mesh.world) if plan is not None and strategy.check else None
-    divided = DividedModel(model, mesh, buckets, [run.units for run in runs], times, division, same)
+    checks = DivisionChecks(plan, model, mesh.world) if plan is not None and strategy.check else None
+    divided = DividedModel(model, mesh, buckets, [run.units for run in runs], times, checks, same)
     reducer = reducers[strategy.reducer](divided, strategy, hooks(strategy, sync, scatter, gather, thread))  # 4
     if strategy.zero == 3:
         wrap(runs, reducer)  # 5
@@ -104,11 +104,12 @@ def check(model: Model, mesh: Mesh, strategy: Strategy) -> None:
 
 def check_undivided(model: Model) -> None:
     """Raise UserError if another mesh has divided the model, even partially."""
-    cut = next((p.placement.path for p in model.parameters() if p.placement.local != p.placement.shape), None)
+    divided = next((p.placement.path for p in model.parameters() if p.placement.local != p.placement.shape), None)
     changed = next((path_of(module) for module in model.modules() if isinstance(module, DividedLayer)), None)
-    if isinstance(model, Pipeline) or cut or changed:
+    example = divided or changed
+    if isinstance(model, Pipeline) or example:
         raise UserError(
-            f"the model was divided for another trainer{', such as ' + str(cut or changed) if cut or changed else ''}: "
+            f"the model was divided for another trainer{f', such as {example}' if example else ''}: "
             "this rank holds a part of it.\nMake a new model and restore the gathered parameters of this one into it"
         )
 
@@ -140,7 +141,7 @@ def shard(
         if whole and plan is not None:
             where, (axis,) = p.placement, mesh.along("matrices")
             ranks = tuple(range(mesh.sizes[axis]))
-            p.placement = where.replicate(axis, ranks) if plan.partial(p) else where.held_at(axis, ranks)
+            p.placement = where.replicate(axis, ranks) if plan.held.partial(p) else where.held_at(axis, ranks)
     return plan
 
 

@@ -37,7 +37,7 @@ from .strategy import Strategy
 
 if TYPE_CHECKING:
     from ..data.batch import Batch
-    from .division import Division
+    from .division_checks import DivisionChecks
 
 MODEL = ("layers", "matrices")  # the parts of a model that ranks divide
 NORM = ("tp", "norm")
@@ -52,7 +52,7 @@ class DividedModel:
     buckets: Sequence[Bucket]
     segments: Sequence[Sequence[Module]] = ()  # runs of units that are one operation, in forward order
     times: Mapping[Parameter, int] = field(default_factory=dict)  # backwards per micro-batch that use it, if not 1
-    division: "Division | None" = None  # checks a divided model during the first steps
+    checks: "DivisionChecks | None" = None  # of a divided model, in the first steps
     same: bool = True  # check that all ranks got the same arguments
 
 
@@ -63,7 +63,7 @@ class Reducer:
         """With strategy.reduce "overlap", a communication thread reduces during backward; otherwise the main thread
         does. Raise UserError if overlap needs more than the MPI offers."""
         self.model, self.mesh, self.same = divided.model, divided.mesh, divided.same
-        self.times, self.division = divided.times, divided.division
+        self.times, self.checks = divided.times, divided.checks
         self.buckets = list(divided.buckets)
         self.trained = [bucket for bucket in self.buckets if bucket.trained]
         self.thread = hooks.thread() if strategy.reduce == "overlap" else None
@@ -260,14 +260,14 @@ class Reducer:
             self.thread.wait()
         self.finished = True
         expect_parts(1)
-        if self.division is not None:
-            self.division.compare()
-            self.division = None if self.division.over else self.division
+        if self.checks is not None:
+            self.checks.compare()
+            self.checks = None if self.checks.over else self.checks
 
     def look(self, batch: "Batch") -> None:
         """Check with the first micro-batch of the first step that the model is divided as its `shard` methods state."""
-        if self.division is not None:
-            self.division.look(batch)
+        if self.checks is not None:
+            self.checks.look(batch)
 
     def close(self) -> None:
         """End the communication thread and refuse further steps."""
@@ -297,8 +297,8 @@ class Reducer:
                 return
             self.left += 1
             bucket.fill()
-            if self.division is not None:
-                self.division.see(bucket)
+            if self.checks is not None:
+                self.checks.see(bucket)
             flat = self.detach(bucket)
             if self.thread is None:
                 self.reduce(bucket, flat, bucket.group)

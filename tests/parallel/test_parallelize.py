@@ -187,7 +187,7 @@ def test_the_look_at_a_divided_model_takes_no_virtual_time() -> None:
         clock = Clock()
         with observing(Stamps(clock, reducer.mesh.over("layers"))):
             compute_gradients(model, toy_batch(0), reducer, 3)
-        assert reducer.division is not None, "it was looked at, and will be again"
+        assert reducer.checks is not None, "it was looked at, and will be again"
         return clock.lane
 
     lanes = threads.run(4, lambda world: program(RingCommunicator(world)), timeout=30)
