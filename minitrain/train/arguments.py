@@ -108,10 +108,10 @@ def scaler_for(precision: Precision | None, strategy: Strategy) -> Scaler:
 def precision_of(model: Model, precision: Precision | None, half_weights: bool) -> Precision | None:
     """Return the precision the model computes in from now on: the one given, or the one the model already has (as a
     copy does). Raise UserError for half weights without a precision."""
-    own = next((module.precision for module in model.modules() if module.precision is not None), None)
-    if precision is None or precision is own:
-        if half_weights and own is None:
+    present = next((module.precision for module in model.modules() if module.precision is not None), None)
+    if precision is None or precision is present:
+        if half_weights and present is None:
             raise UserError("half_weights is True, but no precision says which half type to use: give one")
-        return own
+        return present
     use(model, precision, half_weights)
     return precision

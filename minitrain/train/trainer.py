@@ -152,7 +152,7 @@ class Trainer:
         return update
 
     def loss_of(self, part: float, batch: Batch, lr: float) -> float:
-        """Sum the per-rank losses to the loss of the global batch. Raise UserError unless all ranks had it."""
+        """Sum the per-rank losses to the loss of the global batch. Raise UserError if ranks had different ones."""
         where, world = batch.where, self.mesh.world
         given = {"batch": where.number, "seed": where.seed, "B": where.B, "T": where.T, "learning rate": lr}
         if world.size > 1 and (self.batches == 1 or debug.on or batch.inputs.nbytes < SMALL):
