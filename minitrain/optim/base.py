@@ -1,4 +1,4 @@
-"""The three kinds of optimizers: element by element, with norms, with whole matrices."""
+"""Base classes of the three kinds of optimizers: element by element, with norms, with whole matrices."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ BLOCK = 32 * 1024  # elements: w, g, m, v and two temporaries fit in the cache (
 
 
 class Work(NamedTuple):
-    """The input of an update: w (n), the master or the data itself; its gradient before the factor; its state."""
+    """The input of an update: w (n), the master or the data itself, with its gradient and state."""
 
     w: Array
     owned: Owned
@@ -33,7 +33,7 @@ class Work(NamedTuple):
 
 
 def read_only(x: Array) -> Array:
-    """Return a read-only view of x. A rule's input may be the bucket itself, or its own momentum."""
+    """Return a read-only view of x, since a rule's input may be the bucket itself, or its own momentum."""
     view = x[...]
     if xp is np:
         view.flags.writeable = False
@@ -50,12 +50,12 @@ class Optimizer:
     """Base class of optimizers. `step(lr)` updates every owned piece. Elementwise rules override `update`."""
 
     states: tuple[str, ...] = ()  # names of the rule's state arrays, each as large as the parameters
-    squares = False  # the rule squares the gradient
-    elementwise = True  # the rule treats each element independently
+    squares = False  # whether the rule squares the gradient
+    elementwise = True  # whether the rule treats each element independently
     owners = "elements"  # what ranks must own under ZeRO: runs of elements, or whole "parameters"
 
     def __init__(self, reducer: Slices | Iterable[Parameter]) -> None:
-        """gradients: a reducer, or on one process `model.parameters()`.
+        """reducer: a Reducer or, on one process, `model.parameters()`.
 
         Raise UserError if the rule needs whole parameters but ranks own parts of them, or if `states` is invalid.
         """
@@ -81,7 +81,7 @@ class Optimizer:
         self.prints: dict[int, list[int]] = {}  # fingerprints of these pieces after the last update
 
     def step(self, lr: float) -> None:
-        """Update all owned pieces with learning rate lr. Raise UserError if lr is negative or NaN."""
+        """Update all owned pieces with learning rate lr. Raise UserError if lr is negative or not finite."""
         check_number("lr", lr, "at least 0")
         work = [Work(self.master(i, it.data), it, self.state[i]) for i, it in enumerate(self.reducer.owned())]
         self.updates += 1
@@ -112,7 +112,7 @@ class Optimizer:
             it.owned.data[run] = it.w[run]
 
     def master(self, i: int, data: Array) -> Array:
-        """Return what an update of piece i changes: its master, including values set from outside, or the data."""
+        """Return the array that updates of piece i change: the data, or its master, with values set from outside."""
         if i == len(self.state):
             self.remember(data)
         master = self.masters[i]
@@ -126,18 +126,19 @@ class Optimizer:
     def check_norm(self, norm: float) -> None:
         """Raise UserError if squares of a gradient with this norm overflow the state, which would stay infinite.
 
-        Every rank calls it with the same norm, that of the step.
+        All ranks call it with the same norm, that of the whole gradient.
         """
         held = self.reducer.held() if self.squares else ()
         most = min((float(np.finfo(accumulation_dtype(it.data.dtype)).max) ** 0.5 for it in held), default=math.inf)
         if norm > most:
             raise UserError(
-                f"the norm of the gradient is {norm:.1e}; {type(self).__name__} stores squares, of up to {most:.1e}.\n"
+                f"the norm of the gradient is {norm:.1e}; {type(self).__name__} stores squares, which overflow "
+                f"above {most:.1e}.\n"
                 "Clip the gradient (clip=1.0), or lower the learning rate"
             )
 
     def gradient(self, stored: Array, dtype: Any) -> Array:
-        """Return a stored gradient as the rule sees it: in the master's dtype, times the factor."""
+        """Return a stored gradient as the rule sees it: in dtype (the master's), times the factor."""
         return unscaled(stored, dtype, self.reducer.factor)
 
     def remember(self, data: Array) -> None:
@@ -171,14 +172,14 @@ class Optimizer:
         return state
 
     def of_this_rank(self, state: State) -> set[str]:
-        """Return the names in a state, without whole arrays of parameters that only other ranks hold."""
+        """Return the names in a state, except those of whole arrays for parameters that only other ranks hold."""
         here = {piece.parameter.placement.path for held in self.reducer.held() for piece in held.pieces}
         others = self.reducer.paths() - here
         elsewhere = lambda name: isinstance(state[name], np.ndarray) and name.rpartition(".")[0] in others
         return {name for name in state if name != "updates" and not elsewhere(name)}
 
     def parts_of(self, state: State) -> dict[str, np.ndarray]:
-        """Return the part of a state that this rank needs. Raise UserError if it does not fit; nothing changes."""
+        """Return the part of a state that this rank needs. Raise UserError if it does not fit. Change nothing."""
         if not isinstance(state, Mapping) or "updates" not in state:
             raise UserError(f"the state is {shown(state)}; expected the result of an optimizer's state_dict()")
         check_whole("updates", state["updates"])
@@ -196,9 +197,9 @@ class Optimizer:
             del self.state[before:], self.masters[before:]
 
     def load_state_dict(self, state: State) -> None:
-        """Restore a state_dict() of the same mesh and strategy, or one of whole arrays. Needs no prior update.
+        """Restore a state_dict() of the same mesh and strategy, or one of whole arrays, even before the first update.
 
-        Raise UserError if names or shapes differ; nothing changes then. Each rank checks only its own part;
+        Raise UserError, before any change, if names or shapes differ. Each rank checks only its own part;
         Trainer.load_state_dict makes all ranks agree first.
         """
         found = self.parts_of(state)
@@ -214,7 +215,7 @@ class Optimizer:
 
 
 class Layerwise(Optimizer):
-    """Base of rules that need norms of each logical parameter. Override `direction` and `update_with`.
+    """Base class of rules that need norms of each logical parameter. Override `direction` and `update_with`.
 
     An update makes two passes over the parameters. Between them, each rank sends 16 bytes per parameter it holds:
 
@@ -225,7 +226,7 @@ class Layerwise(Optimizer):
     elementwise = False
 
     def direction(self, w: Array, g: Array, state: Sequence[Array], decay: bool) -> Array:
-        """Return x (n), whose norm the rule needs besides |w|; may change the state. Called once per update."""
+        """Return x (n), whose norm the rule needs; may change the state. Called once per update, before update_with."""
         raise NotImplementedError
 
     def update_with(
@@ -244,7 +245,7 @@ class Layerwise(Optimizer):
                     self.store(it, block)
 
     def look(self, it: Work, run: slice) -> np.ndarray:
-        """Return |w|^2 and |x|^2 of a run."""
+        """Return |w|^2 and |x|^2 of a run, (2)."""
         squares = np.zeros(2)
         for block in blocks(run):
             w, g, state = self.given(it, block)
@@ -253,7 +254,7 @@ class Layerwise(Optimizer):
 
 
 class Matrixwise(Optimizer):
-    """Base of rules that need whole matrices. Override `direction`, `whole` and `update_with`.
+    """Base class of rules that need whole matrices. Override `direction`, `whole` and `update_with`.
 
     Under ZeRO each rank owns whole parameters (owners="parameters") and updates those. If tensor parallel divides a
     parameter, its direction is gathered and every rank computes `whole` of it. Each method receives the parameter p, so
@@ -272,7 +273,7 @@ class Matrixwise(Optimizer):
         raise NotImplementedError
 
     def whole(self, p: Parameter, x: Array) -> Array:
-        """Return an array of x's shape. x: read-only, of the logical parameter's shape, which may have one axis."""
+        """Return an array of x's shape. x is read-only and has the logical parameter's shape, with one or more axes."""
         raise NotImplementedError
 
     def update_with(self, p: Parameter, w: Array, y: Array, lr: float, decay: bool) -> None:

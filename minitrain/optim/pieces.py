@@ -12,13 +12,13 @@ from ..errors import UserError, shown
 from ..nn import Parameter
 from ..sharding import Shards
 
-SMALL = 2.0**-96
+SMALL = 2.0**-96  # see unscaled
 
 steps_begun = itertools.count()  # numbers the steps of all reducers: a scaler can tell which step came first
 
 
 class Piece(NamedTuple):
-    """A run of elements of a parameter (in this rank's slice of it, flat), and their place in a flat array."""
+    """A run of elements of a parameter (of this rank's slice, flattened), and its place in a flat array."""
 
     parameter: Parameter
     run: slice
@@ -28,7 +28,7 @@ class Piece(NamedTuple):
 class Held(NamedTuple):
     """A flat array (n) that this rank updates: its shard of a bucket, or the whole bucket.
 
-    decay: whether weight decay applies. pieces: the parameters in it. shards: those of a bucket that it holds.
+    decay: whether weight decay applies. pieces: the parameters in it. shards: the shards of the bucket in it.
     """
 
     data: Array
@@ -69,7 +69,7 @@ class Slices(Protocol):
         ...
 
     def over_pieces(self, found: Found) -> Totals:
-        """Return, for each parameter, the sum of the numbers found on its pieces."""
+        """Return, for each parameter, the sum of the numbers found on its pieces on all ranks."""
         ...
 
     def logical(self, p: Parameter, flat: Array) -> Array:
@@ -87,7 +87,7 @@ class Alone:
     factor = 1.0
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
-        """Raise UserError for anything but distinct parameters, some of them trained, or if a reducer holds one."""
+        """Raise UserError unless these are distinct parameters without a reducer, at least one of them trained."""
         self.parameters = list(parameters) if isinstance(parameters, Iterable) else [parameters]
         for p in self.parameters:
             if not isinstance(p, Parameter) or p.bucket is not None:
@@ -114,7 +114,7 @@ class Alone:
         return math.fsum(square(p.grad.reshape(-1)) for p in self._trained() if p.grad is not None) ** 0.5
 
     def over_pieces(self, found: Found) -> Totals:
-        """Return `found` as it is: each parameter is one piece."""
+        """Return `found` unchanged: each parameter is one piece."""
         return dict(found)
 
     def logical(self, p: Parameter, flat: Array) -> Array:
@@ -132,7 +132,7 @@ class Alone:
             if p.requires_grad != (p in trained):
                 raise UserError(
                     f"{p.placement.path} was {'un' if p.requires_grad else ''}frozen after its optimizer was made; "
-                    "do this first, or make a new optimizer"
+                    "do so before, or make a new optimizer"
                 )
         return self.trained
 
@@ -147,6 +147,6 @@ class Alone:
 def unscaled(stored: Array, dtype: Any, factor: float) -> Array:
     """Return a stored gradient in this dtype, times the factor: the same array if neither changes anything."""
     g = stored.astype(dtype, copy=False)
-    while 0 < factor < SMALL:  # float32 would round so small a factor; the gradients are correspondingly large
+    while 0 < factor < SMALL:  # too small to be exact in float32; the gradients are correspondingly large
         g, factor = g * g.dtype.type(SMALL), factor / SMALL
     return g if factor == 1 else g * g.dtype.type(factor)
