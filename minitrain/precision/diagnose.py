@@ -12,7 +12,7 @@ from .policy import Precision
 def first_bad_layer(model: Module, batch: Batch) -> str | None:
     """Return the path of the first unit whose output on this batch is not finite in float32; None if all are finite.
 
-    The result is for this rank. All ranks that hold part of the model must call it.
+    Each rank returns its own result. All ranks that hold part of the model must call this.
     """
     found: list[str] = []
 
