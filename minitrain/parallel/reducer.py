@@ -284,10 +284,12 @@ class Reducer:
             self.division.look(batch)
 
     def close(self) -> None:
-        """End the communication thread and refuse further steps."""
+        """End the communication thread, release its communicators and refuse further steps."""
         self.closed = True
         if self.thread is not None:
             self.thread.close()
+        while self.groups:
+            self.groups.popitem()[1].free()
 
     def release(self) -> None:
         """Close the reducer and detach the parameters from it, with their current values.
