@@ -146,6 +146,11 @@ class RingCommunicator(Communicator):
     def _duplicate(self) -> "RingCommunicator":
         return RingCommunicator(self.inner._duplicate(), *self.functions)
 
+    def _free(self) -> None:
+        """Release the channel, and the communicator that was made for this ring."""
+        self.channel.free()
+        self.inner.free()
+
 
 def _given(shards: Shards | None) -> dict[str, Shards]:
     """Return shards as keyword arguments, none for None, so that a replacement need not support them."""

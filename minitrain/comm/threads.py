@@ -134,6 +134,9 @@ class ThreadCommunicator(Communicator):
     def _duplicate(self) -> "ThreadCommunicator":
         return self._child(("duplicate",), list(range(self.size)))
 
+    def _free(self) -> None:
+        """Do nothing: threads can have any number of groups."""
+
     def _child(self, name: tuple, members: list[int]) -> "ThreadCommunicator":
         """Return the new group. Members find each other by its name and the number of times they have requested it."""
         self.made[name] += 1

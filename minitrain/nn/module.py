@@ -34,6 +34,7 @@ class Module:
     changes = 0
     path: str = ""
     precision: Any = None  # precision.Precision, which chooses dtypes; None: the dtype of the input
+    __call__: Callable[..., Tensor]  # each layer defines its own: (x, batch) for a unit, (x), (ids)
     per_position = False  # positions are independent: the module may be given a shard of the sequence
 
     def shard(self, plan: "Plan") -> None:

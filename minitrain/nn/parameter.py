@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from ..autograd import Tensor, WeightVjp
 from ..backend import FLOAT_NAMES, Array, as_floats, is_float, is_masked, to_device, to_host, xp
 from ..errors import UserError, check_number, check_seed, check_shape, check_text, check_whole, shown
 from ..sharding import shard_of
+
+if TYPE_CHECKING:
+    from ..parallel.flat import Bucket
 
 Coordinates = Mapping[str, tuple[int, ...]]
 
@@ -120,7 +123,7 @@ class Parameter(Tensor):
         self.node = self.on_ready = self.segment = None  # as in Tensor.__init__, except that the values come later
         self.placement = Placement(path, tuple(shape), tuple(slice(0, n) for n in shape))
         self.init_mean, self.init_std, self.decay = mean, std, decay
-        self.bucket: Any = None  # the parallel.flat.Bucket that holds this parameter
+        self.bucket: Bucket | None = None  # the bucket that holds this parameter
         self._data: Array | None = None
         self._grad: Array | None = None
         self._dtype = dtype

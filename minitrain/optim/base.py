@@ -1,6 +1,7 @@
 """Base classes of the three kinds of optimizers: element by element, with norms, with whole matrices."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -30,6 +31,21 @@ class Work(NamedTuple):
                 lo, hi = max(place.start, cut.start), min(place.stop, cut.stop)
                 if lo < hi:
                     yield p, slice(lo, hi)
+
+    def strips(self) -> Iterator[list[tuple[Parameter, slice, slice]]]:
+        """Yield lists of (parameter, run, block of the run): consecutive blocks, together at most BLOCK elements.
+
+        Small parameters share a strip, since the calls would cost more than their arithmetic.
+        """
+        strip: list[tuple[Parameter, slice, slice]] = []
+        for p, run in self.runs():
+            for block in blocks(run):
+                if strip and (block.stop - strip[0][2].start > BLOCK or block.start != strip[-1][2].stop):
+                    yield strip
+                    strip = []
+                strip.append((p, run, block))
+        if strip:
+            yield strip
 
 
 def read_only(x: Array) -> Array:
@@ -226,7 +242,10 @@ class Layerwise(Optimizer):
     elementwise = False
 
     def direction(self, w: Array, g: Array, state: Sequence[Array], decay: bool) -> Array:
-        """Return x (n), whose norm the rule needs; may change the state. Called once per update, before update_with."""
+        """Return x (n), whose norm the rule needs; may change the state. Called once per element, before update_with.
+
+        The n elements are consecutive; they may belong to several parameters.
+        """
         raise NotImplementedError
 
     def update_with(
@@ -236,21 +255,27 @@ class Layerwise(Optimizer):
         raise NotImplementedError
 
     def apply(self, work: Sequence[Work], lr: float) -> None:
-        found = [(p, self.look(it, run)) for it in work for p, run in it.runs()]
-        norms = {p: np.sqrt(squares).tolist() for p, squares in self.reducer.over_pieces(found).items()}
+        found = [(p, squares) for it in work for p, squares in self.look(it)]
+        totals = self.reducer.over_pieces(found)
+        norms = dict(zip(totals, np.sqrt([*totals.values()]).tolist(), strict=True))
         for it in work:
             for p, run in it.runs():
                 for block in blocks(run):
                     self.update_with(*self.given(it, block), lr, it.owned.decay, *norms[p])
                     self.store(it, block)
 
-    def look(self, it: Work, run: slice) -> np.ndarray:
-        """Return |w|^2 and |x|^2 of a run, (2)."""
-        squares = np.zeros(2)
-        for block in blocks(run):
-            w, g, state = self.given(it, block)
-            squares += square(w), square(self.direction(w, g, state, it.owned.decay))
-        return squares
+    def look(self, it: Work) -> list[tuple[Parameter, np.ndarray]]:
+        """Return each run's parameter with |w|^2 and |x|^2 of the run."""
+        squares: dict[tuple[Parameter, int], tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+        for strip in it.strips():
+            start, stop = strip[0][2].start, strip[-1][2].stop
+            w, g, state = self.given(it, slice(start, stop))
+            x = self.direction(w, g, state, it.owned.decay)
+            for p, run, block in strip:
+                here = slice(block.start - start, block.stop - start)
+                of_w, of_x = squares[p, run.start]
+                squares[p, run.start] = of_w + square(w[here]), of_x + square(x[here])
+        return [(p, both) for (p, _), both in zip(squares, np.array([*squares.values()]), strict=True)]
 
 
 class Matrixwise(Optimizer):

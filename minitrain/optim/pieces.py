@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from ..backend import Array, square, xp
 from ..errors import UserError, shown
 from ..nn import Parameter
 from ..sharding import Shards
+
+if TYPE_CHECKING:
+    from ..comm.communicator import Communicator
 
 SMALL = 2.0**-96  # see unscaled
 
@@ -56,6 +59,11 @@ class Slices(Protocol):
 
     factor: float
 
+    @property
+    def world(self) -> "Communicator | None":
+        """All ranks that train the model; None without a reducer."""
+        ...
+
     def held(self) -> list[Held]:
         """Return the arrays to update, always in the same order."""
         ...
@@ -85,6 +93,7 @@ class Alone:
     """The parameters of a model on one process, without a reducer: each is one piece."""
 
     factor = 1.0
+    world = None
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         """Raise UserError unless these are distinct parameters without a reducer, at least one of them trained."""

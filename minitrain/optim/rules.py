@@ -201,28 +201,30 @@ class LAMB(Layerwise, Adam):
         m += (1 - self.beta1) * g
         v *= self.beta2
         v += (1 - self.beta2) * (g * g)
-        x, scale = self.adam(m, v)
-        x *= scale
+        x = self.adam(m, v)
         if decay and self.weight_decay:
-            x += self.weight_decay * w
+            x += self.weight_decay / self.scale() * w
         return x
 
-    def adam(self, m: Array, v: Array) -> tuple[Array, float]:
-        """Return m_hat / (sqrt(v_hat) + epsilon) as (array, scalar factor).
+    def adam(self, m: Array, v: Array) -> Array:
+        """Return m_hat / (sqrt(v_hat) + epsilon) / scale, which saves a pass over the array.
 
         An update computes it twice, since keeping it until its norm is known would take as much memory as m.
         """
-        root = (1 - self.beta2**self.updates) ** 0.5
         x = xp.sqrt(v)
-        x += self.epsilon * root
-        return xp.divide(m, x, out=x), root / (1 - self.beta1**self.updates)
+        x += self.epsilon * (1 - self.beta2**self.updates) ** 0.5
+        return xp.divide(m, x, out=x)
+
+    def scale(self) -> float:
+        """Return the factor that the direction lacks. It cancels in x / |x|."""
+        return (1 - self.beta2**self.updates) ** 0.5 / (1 - self.beta1**self.updates)
 
     def update_with(
         self, w: Array, g: Array, state: Sequence[Array], lr: float, decay: bool, w_norm: float, x_norm: float
     ) -> None:
-        rate = lr * (w_norm / x_norm if w_norm and x_norm else 1.0)
-        x, scale = self.adam(*state)
-        x *= rate * scale
+        rate = lr * (w_norm / x_norm if w_norm and x_norm else self.scale())
+        x = self.adam(*state)
+        x *= rate
         if decay and self.weight_decay:
-            w *= 1 - rate * self.weight_decay
+            w *= 1 - rate * self.weight_decay / self.scale()
         w -= x

@@ -22,5 +22,5 @@ def first_bad_layer(model: Module, batch: Batch) -> str | None:
 
     used = next((module.precision for module in model.modules() if module.precision is not None), Precision())
     with no_grad(), watching(watch), used.in_full(), np.errstate(over="ignore", invalid="ignore"):
-        model(batch)  # type: ignore[operator]
+        model(batch)
     return found[0] if found else None

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 from itertools import compress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..autograd import Tensor
 from ..backend import is_finite, to_device
 from ..errors import UserError, check_choice, check_whole, shown
+from ..optim import Slices
 from .policy import DTYPES, Precision
 
 if TYPE_CHECKING:
@@ -89,11 +90,11 @@ class DynamicPolicy(Precision):
                 check_whole(f"{name}[{layer!r}] in the state of the precision", count, 1)
         self.resting, self.blamed, self.seen = dict(state["resting"]), dict(state["blamed"]), set()
 
-    def skipped(self, reducer: Any, at_floor: bool) -> None:
+    def skipped(self, reducer: Slices, at_floor: bool) -> None:
         """Record a skipped step. All ranks of the mesh must call it.
 
         at_floor: the loss scale of this batch could not be lowered any further. If the last layer with non-finite
-        gradients is already in float32, the layer after it made them and is blamed instead.
+        gradients is already in float32, the next one that is not is blamed instead.
         """
         forward = _on_any_rank([layer in self.seen for layer in self.layers], reducer.world)
         self.seen.clear()
@@ -113,7 +114,7 @@ class DynamicPolicy(Precision):
         return next((layer for layer in layers if layer not in self.resting), None)
 
 
-def not_finite(reducer: Any) -> list[str]:
+def not_finite(reducer: Slices) -> list[str]:
     """Return the paths of the parameters whose gradients are not finite on this rank."""
     pieces = ((owned.grad[piece.place], piece.parameter) for owned in reducer.owned() for piece in owned.pieces)
     return [p.placement.path for grad, p in pieces if not is_finite(grad)]

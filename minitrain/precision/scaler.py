@@ -10,7 +10,7 @@ import numpy as np
 from ..autograd import Tensor
 from ..backend import Array, is_finite, square, to_device
 from ..errors import UserError, check_number, check_state, check_whole
-from ..optim import steps_begun
+from ..optim import Slices, steps_begun
 
 if TYPE_CHECKING:
     from ..comm.communicator import Communicator
@@ -66,7 +66,7 @@ class Scaler:
         """Return S x loss."""
         return loss if self.value == 1 else loss * self.value
 
-    def unscale(self, reducer: Any) -> bool:
+    def unscale(self, reducer: Slices) -> bool:
         """Divide the gradients by S, after the reducer's synchronize(). Return False if the step must be skipped."""
         return True
 
@@ -107,7 +107,7 @@ class StaticScaler(Scaler):
         check_whole("patience", patience, 1)
         self.value, self.patience, self.agree = float(value), patience, agree
         self.in_a_row = self.skips = 0
-        self.round: list[Any] = []  # gradients unscaled with the same S
+        self.round: list[Slices] = []  # gradients unscaled with the same S
         self.moved = self.scaled = -1  # when S last changed, and was last used, in the reducers' step count
         self.before: dict[str, Any] = {}  # S, and what changes with it, before the round
         self.overflowed = False  # any in the round
@@ -117,7 +117,7 @@ class StaticScaler(Scaler):
         self.scaled = next(steps_begun)
         return super().scale(loss)
 
-    def unscale(self, reducer: Any) -> bool:
+    def unscale(self, reducer: Slices) -> bool:
         """Check for overflow and divide by S; return whether to step.
 
         The check follows the reduction, which has spread an inf on one rank to all ranks that sum with it. `agree` then
@@ -139,7 +139,7 @@ class StaticScaler(Scaler):
         self.update(self.overflowed)
         return not overflow
 
-    def enter(self, reducer: Any) -> None:
+    def enter(self, reducer: Slices) -> None:
         """Restore the S that these gradients carry if it has changed since their step began; else begin a new round.
 
         Raise UserError if these gradients were already unscaled, or if it is unknown which S they carry.
