@@ -47,7 +47,7 @@ def counted(labels: "Array") -> int:
 def of_labels(loss: str, labels: "Array") -> float:
     """Return the denominator for a loss over these labels.
 
-    Raise UserError if only part of the batch is seen and the labels are not the batch's own, ValueError without labels.
+    Raise UserError if only part of the batch is seen and the labels are not the batch's own, ValueError if none counts.
     """
     batch, n = _batch.get(), counted(labels)
     if batch is not None and batch.labels is not None and counted(batch.labels) == n:

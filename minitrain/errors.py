@@ -121,7 +121,7 @@ def check_text(name: str, value: Any) -> None:
 
 
 def check_memory(what: str, size: int, cure: str = "give a smaller one", there: float | None = None) -> None:
-    """Raise UserError if `what` needs more than `there` bytes (default: memory_left()), rather than be killed later."""
+    """Raise UserError if `what` needs more than `there` bytes (default: memory_left()), before the OOM killer acts."""
     if there is None:
         there = memory_left()
     if size > there:

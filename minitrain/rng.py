@@ -109,7 +109,7 @@ def _collect(
 
 
 def _runs(shape: tuple[int, ...], borders: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield the slice as runs [lo, hi) of the flattened tensor, one per position on the axes before the last cut."""
+    """Yield the slice as runs [lo, hi) of the flattened tensor: one per position on the axes before the last cut."""
     cut = max((axis for axis, n in enumerate(shape) if borders[axis] != (0, n)), default=0)
     if not shape:
         yield 0, 1

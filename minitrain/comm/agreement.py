@@ -34,7 +34,7 @@ KINDS = 4  # a message lists at most this many different calls or values
 def check_same(world: "Communicator", given: Mapping[str, Any]) -> None:
     """Raise the same UserError on every rank if the ranks were given different values. Each sends one small message.
 
-    Objects are compared by what is comparable across processes: see `plain`.
+    Objects are compared by their class and plain attributes: see `plain`.
     """
     if world.size == 1:
         return

@@ -77,7 +77,7 @@ class Mesh:
         return number
 
     def over(self, *what: str) -> Communicator:
-        """Return the group of ranks that hold other parts of these, and the same of all else."""
+        """Return the group of ranks that hold the other parts of these, and the same part of everything else."""
         return self.group(*self.along(*what))
 
     # By axis ----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Ring collectives, built from send and receive: every rank communicates only with its two neighbours.
+"""Ring collectives, built from send and receive: every rank communicates only with its two neighbors.
 
 Rank r sends to r + 1 and receives from r - 1 (mod N). The array is cut into N chunks; chunk c is rank c's shard.
 

@@ -1,7 +1,7 @@
 """Batches as a pure function of (seed, batch number).
 
 A loader has no state. Any rank can build global batch n and take its part, so the run is the same on any number of
-ranks, and a resumed run continues with the batches that it would have had.
+ranks, and a resumed run continues with the batches that would have come next.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Layers.
+"""The layers that models are built from.
 
 Every layer is written for a single process. Whoever builds the model gives each layer its path ("blocks.0.mlp.up"). A
 layer reads sizes from the parameters it holds, never from the config, so a transformation can slice a parameter or
@@ -81,6 +81,7 @@ class Embedding(Module):
 
 class Dropout(Module):
     """Zero each element with probability p during training, and multiply the others by 1 / (1 - p).
+
     The mask depends on the seed, the batch number, the path and the logical position of the element, so it is the same
     on any mesh and when the forward is replayed. Raise UserError unless 0 <= p < 1.
     Srivastava et al., "Dropout", JMLR 15, 2014.

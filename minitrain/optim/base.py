@@ -118,7 +118,7 @@ class Optimizer:
         raise NotImplementedError
 
     def given(self, it: Work, run: slice) -> tuple[Array, Array, tuple[Array, ...]]:
-        """Return (w, gradient, state) of a run."""
+        """Return (w, gradient, state) of a run, the gradient read-only and times the factor."""
         g = read_only(self.gradient(it.owned.grad[run], it.w.dtype))
         return it.w[run], g, tuple([state[run] for state in it.state])
 
@@ -128,7 +128,7 @@ class Optimizer:
             it.owned.data[run] = it.w[run]
 
     def master(self, i: int, data: Array) -> Array:
-        """Return the array that updates of piece i change: the data, or its master, with values set from outside."""
+        """Return the array that updates of piece i change: the data or its master, which adopts values set outside."""
         if i == len(self.state):
             self.remember(data)
         master = self.masters[i]
@@ -195,7 +195,7 @@ class Optimizer:
         return {name for name in state if name != "updates" and not elsewhere(name)}
 
     def parts_of(self, state: State) -> dict[str, np.ndarray]:
-        """Return the part of a state that this rank needs. Raise UserError if it does not fit. Change nothing."""
+        """Return the part of a state that this rank needs, changing nothing. Raise UserError if it does not fit."""
         if not isinstance(state, Mapping) or "updates" not in state:
             raise UserError(f"the state is {shown(state)}; expected the result of an optimizer's state_dict()")
         check_whole("updates", state["updates"])

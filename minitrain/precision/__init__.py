@@ -7,8 +7,8 @@
 
 Activations take half the bytes, as does what is gathered from ranks or passed between stages. Sums over ranks are
 computed and sent in float32 unless parallel/half_gradients.py sends them in half. On a GPU, matrix products are many
-times faster; on a CPU they are not, since NumPy converts. A product of halves is summed in float32 and rounded once, as
-in a tensor core.
+times faster; on a CPU they are not, since NumPy first converts to float32. A product of halves is summed in float32 and
+rounded once, as in a tensor core.
 
 Three things can go wrong in float16, and each has its remedy here:
 

@@ -66,7 +66,7 @@ class DynamicPolicy(Precision):
             self.seen.add(path)
 
     def stepped(self) -> None:
-        """Record that a step was made, not skipped: no layer overflowed."""
+        """Record a step that was not skipped: no layer overflowed."""
         self.seen.clear()
         self.blamed.clear()
         for layer in list(self.resting):

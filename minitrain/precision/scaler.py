@@ -75,7 +75,7 @@ class Scaler:
         return True
 
     def expecting(self) -> AbstractContextManager[Any]:
-        """Return a context for code that may overflow: it silences NumPy's warnings if there is a check later."""
+        """Return a context for code that may overflow; scalers that check for it silence NumPy's warnings there."""
         return nullcontext()
 
     def state_dict(self) -> dict[str, float]:

@@ -133,7 +133,7 @@ def _host() -> Finding:
 
 
 def _shared_memory() -> Finding:
-    """Check the free space in /dev/shm, through which local ranks communicate: without any, MPI dies of "Bus error"."""
+    """Check the free space in /dev/shm, which local ranks share; if there is none, MPI dies with "Bus error"."""
     if not remains.SHARED.is_dir():
         return Finding("/dev/shm", "no /dev/shm on this system")
     free, left = shutil.disk_usage(remains.SHARED).free, remains.abandoned()
