@@ -67,7 +67,7 @@ class Placement:
         check_whole("lo", lo)
         check_whole("hi", hi)
         if not 0 <= lo <= hi <= self.local[dim]:
-            raise ValueError(f"{self.path}: cannot hold {lo}..{hi} of dimension {dim}, which has {self.local[dim]}")
+            raise ValueError(f"{self.path}: cannot hold {lo}..{hi} of dimension {dim}, of length {self.local[dim]}")
         start = self.index[dim].start
         index = (*self.index[:dim], slice(start + lo, start + hi), *self.index[dim + 1 :])
         return replace(self, index=index)

@@ -217,8 +217,8 @@ class DynamicScaler(StaticScaler):
         check_whole("interval", interval, 1)
         if growth <= 1 or backoff >= 1 or floor > value:
             raise UserError(
-                f"growth is {growth}, backoff {backoff}, floor {floor} and the first scale {value}: growth must be "
-                "above 1, backoff below 1, and the floor at most the first scale"
+                f"growth is {growth}, backoff {backoff}, floor {floor} and the initial scale {value}: growth must be "
+                "above 1, backoff below 1, and the floor at most the initial scale"
             )
         self.growth, self.backoff, self.interval, self.floor, self.rule = growth, backoff, interval, floor, rule
         self.good = 0  # good steps in a row

@@ -86,7 +86,7 @@ def _mpirun() -> Finding:
     beside = Path(sys.executable).parent / "mpirun"
     first = shutil.which("mpirun")
     if first is None and not beside.exists():
-        return Finding("mpirun", "none", f"{sys.executable} -m pip install 'mpich>=5,<6'")
+        return Finding("mpirun", "none", f"install an MPI: {sys.executable} -m pip install 'mpich>=5,<6'")
     if beside.exists() and (first is None or not Path(first).samefile(beside)):
         cure = f"run {beside}, or activate the environment first: source {beside.parent}/activate"
         return Finding("mpirun", f"{first or 'not on the PATH'}; this Python's own is {beside}", cure, fatal=False)
