@@ -31,5 +31,5 @@ def even_shards(n: int, parts: int) -> list[slice]:
 
 
 def lengths(shards: Shards) -> list[int]:
-    """Return the length of each slice."""
+    """Return the lengths of the slices."""
     return [cut.stop - cut.start for cut in shards]
