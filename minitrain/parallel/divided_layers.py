@@ -25,14 +25,14 @@ class Divided(Module):
 
 
 class Multiplies(Divided):
-    """A layer that holds a part of its matrix. wrong: the message for an x with another number of columns."""
+    """A layer that holds a part of its matrix. wrong: the message for an x with the wrong number of columns."""
 
     fan_in: int
     word: str
     wrong: str
 
     def given(self, x: Any) -> Tensor:
-        """Return x (..., fan_in). Raise UserError for another number of columns, or no Tensor."""
+        """Return x (..., fan_in). Raise UserError if x is not a Tensor or has a different number of columns."""
         x = first_of(self, self.word, x)
         if x.shape[-1] != self.fan_in:
             raise UserError(self.wrong.format(path=self.path, fan_in=self.fan_in, shape=x.shape))
@@ -44,7 +44,7 @@ def first_of(layer: Module, word: str, x: Any) -> Tensor:
     if not isinstance(x, Tensor):
         raise UserError(
             f"plan.{word}({layer.path}): its first positional argument must be a Tensor, because that is what the "
-            f"ranks exchange; it is given {'none' if x is None else f'a {type(x).__name__}'}"
+            f"ranks exchange; it got {'none' if x is None else f'a {type(x).__name__}'}"
         )
     return x
 
@@ -54,7 +54,7 @@ class Columns(Multiplies):
 
     word = "column"
     wrong = (
-        "plan.column({path}): it needs all {fan_in} columns of x, but is given x {shape}.\n"
+        "plan.column({path}): it needs all {fan_in} columns of x, but x has shape {shape}.\n"
         "After another column layer, use plan.row"
     )
 
@@ -64,7 +64,7 @@ class Rows(Multiplies):
 
     word = "row"
     wrong = (
-        "plan.row({path}): this rank holds {fan_in} of its rows, but is given x {shape}.\n"
+        "plan.row({path}): this rank holds {fan_in} of its rows, but x has shape {shape}.\n"
         "If that is the whole x, use plan.column; if its columns are heads, use plan.row(it, parts=heads)"
     )
 
@@ -79,7 +79,7 @@ class Column(Columns):
 
 
 class Row(Rows):
-    """Row-divided form of any layer that is linear: the ranks' outputs are summed."""
+    """Row-divided form of any linear layer: the ranks' outputs are summed."""
 
     def __call__(self, x: Any = None, *rest: Any, **options: Any) -> Tensor:
         """x (..., I), this rank's columns -> (..., O), the sum over ranks."""
@@ -103,12 +103,12 @@ def check_linear(path: str, y: Tensor, other: Tensor) -> None:
 
 
 class Gathered(Divided):
-    """A layer that every rank calls on the whole x. Ids (an Array), or None for a first unit, are whole already."""
+    """A layer that every rank calls on the whole x. Ids (an Array) and None, for a first unit, are already whole."""
 
     word = "gather"
 
     def __call__(self, x: Tensor | Array | None = None, *rest: Any, **options: Any) -> Tensor:
-        """Gather x (B, T or T/t, ...) and call the layer with it. Raise UserError for an x given by keyword."""
+        """Gather x (B, T or T/t, ...) and call the layer with it. Raise UserError if x is given by keyword."""
         if x is None and any(isinstance(it, Tensor) for it in options.values()):
             first_of(self, self.word, x)
         x = self.taken(x) if isinstance(x, Tensor) else x
@@ -147,22 +147,22 @@ class Everywhere(Gathered):
 
 
 class ResidualDropout(Divided):
-    """A dropout applied to whole rows."""
+    """A dropout that draws its mask for whole rows."""
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        """Apply dropout to x. In the checks, raise UserError if x differs between ranks."""
+        """Apply dropout to x (B, T, D). During the checks, raise UserError if x differs between ranks."""
         if self.io.look is not None:
             self.io.look.check_dropout(self.path, x)
         return super().__call__(x, batch)  # type: ignore[misc]
 
 
 class Unit(Divided):
-    """A unit of the model, which tells `io` when it begins and with which batch."""
+    """A unit of the model. It tells `io` when it begins, and with which batch."""
 
     words: str  # how its layers are divided, for a message
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
-        """Call the unit. Raise UserError, with advice, for shapes that do not match once its layers are divided."""
+        """Call the unit. Raise UserError, with advice, if shapes do not match once its layers are divided."""
         borders = self.io.borders
         x = x if x is None or borders is None else borders.enter(self.path, x)
         part = self.io.unit(batch)
@@ -208,7 +208,7 @@ class RowLinear(Rows):
 
 
 class VocabularyEmbedding(Divided):
-    """Token table divided by rows: an id held by another rank gives zeros here, and the sum over ranks its row."""
+    """Token table divided by rows. An id whose row another rank holds gives zeros; the sum over ranks gives its row."""
 
     weight: Parameter
 
@@ -226,10 +226,10 @@ class WholeEmbedding(Divided):
 
 
 class VocabularyClassifier(Divided):
-    """Logits of this rank's part of the vocabulary, and their cross-entropy."""
+    """Logits for this rank's part of the vocabulary, and their cross-entropy."""
 
     weight: Parameter
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        """x (B, T, D) -> the loss, or the whole logits (B, T, V) of a batch without labels."""
+        """x (B, T, D) -> the loss (), or the whole logits (B, T, V) of a batch without labels."""
         return self.io.classify(self.cast_input("linear", x), self.weight, batch)
