@@ -33,17 +33,17 @@ class CompareOptions:
     """schedules: learning-rate schedules, each at the peak of --lr with its lowest median validation loss. precision:
     16 bits with and without a loss scale, at the first learning rate of --lr."""
     updates: int = 200
-    """Updates per run; for precision, batches, of which the loss scale skips a few."""
+    """Updates per run. For precision: batches, a few of which the loss scale skips."""
     batch: int = 32
-    """Samples per update, over all ranks together."""
+    """Samples per update, over all ranks."""
     lr: tuple[float, ...] = (0.003, 0.01, 0.03)
     """Peak learning rates to try."""
     seeds: int = 5
-    """Starts, each with its own initial values, data order and held-out samples."""
+    """Number of starts, each with its own initial values, data order and held-out samples."""
     out: Path = Path("build/compare")
-    """Folder for the numbers and the picture. Earlier ones in build/compare move to build/compare.1 and so on."""
+    """Folder for the numbers and the picture. Earlier files in build/compare move to build/compare.1 and so on."""
     overwrite: bool = False
-    """Replace the earlier ones in the folder."""
+    """Replace the earlier files in the folder."""
 
     def check(self) -> None:
         """Raise UserError for invalid options."""
@@ -51,7 +51,7 @@ class CompareOptions:
         for name, least in (("updates", 20), ("batch", 1), ("seeds", 1)):
             check_whole(f"--{name}", getattr(self, name), least)
         if not self.lr:
-            raise UserError("--lr names no learning rate; give one or more")
+            raise UserError("--lr names no learning rate; give at least one")
         for lr in self.lr:
             check_number("--lr", lr, "above 0")
 
@@ -91,7 +91,7 @@ def follow(trainer: Trainer, updates: Iterable[Update], learned: ArrayLoader, he
 
 
 def watch(items: Iterable[Any], count: int, world: Communicator) -> Iterator[Any]:
-    """Yield the items. Print progress on rank 0 between them, when nothing was printed for two seconds."""
+    """Yield the items. Print progress between them, on rank 0, if nothing was printed for QUIET seconds."""
     told = time.monotonic()
     for n, item in enumerate(items, 1):
         yield item
@@ -106,12 +106,12 @@ def middle(results: Iterable[Result]) -> float:
 
 
 def smooth_median(results: Iterable[Result]) -> list[float]:
-    """Return the median over the starts of the smoothed losses, as long as the shortest run."""
+    """Return the median over the starts of the smoothed losses, cut to the shortest run."""
     return [median(losses) for losses in zip(*(smooth(result.losses) for result in results), strict=False)]
 
 
 def table(rows: dict[str, list[Result]], heading: str) -> str:
-    """Return a row per setting; 80 columns for names of 22."""
+    """Return a table with a row per setting, 80 columns wide if names have 22."""
     lines = [f"{heading}{'training loss':<20}{'validation loss':<20}accuracy, %"]
     for name, results in rows.items():
         cells = [
@@ -124,7 +124,7 @@ def table(rows: dict[str, list[Result]], heading: str) -> str:
 
 
 def spread(values: Iterable[float], form: str) -> str:
-    """Format their median, lowest and highest."""
+    """Format the median, lowest and highest of the values."""
     known = sorted(values)
     low, high = known[0], known[-1]
     return f"{median(known):{form}} ({low:{form}}-{high:{form}})"

@@ -28,7 +28,7 @@ class Strategy:
     zero: int = 0
     """ZeRO stage: 1 shards the optimizer state over the ranks, 2 also the gradients, 3 also the parameters."""
     reduce: Reduce = "bucketed"
-    """How to reduce gradients: in buckets, one by one after backward (naive), or in buckets by a thread (overlap)."""
+    """bucketed: reduce gradients in buckets; naive: one by one, after backward; overlap: in buckets, by a thread."""
     bucket_mb: float = 1.0
     """Size of a bucket, in MiB."""
     reduce_once: bool = False

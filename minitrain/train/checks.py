@@ -1,4 +1,4 @@
-"""Validation of arguments, batches and samples, and the values that ranks compare to detect differences."""
+"""Validation of arguments, batches and samples, and the values that ranks compare to detect that they differ."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +25,7 @@ def leaves(name: str, state: Any) -> dict[str, Any]:
 
 
 def checksum_of(batch: Batch, before: int = 0) -> int:
-    """Return a checksum of the inputs and labels, continuing from `before`."""
+    """Return a checksum of the batch's inputs and labels, continued from the checksum `before`."""
     for array in (batch.inputs, batch.labels):
         before = before if array is None else checksum(array, before)
     return before
@@ -100,9 +100,9 @@ def check_fit(train: Any, epochs: Any, validation: Any, patience: Any, updates: 
         if count is not None:
             check_whole(name, count, 1)
     if validate_every is not None and updates is None:
-        raise UserError(f"validate_every is {validate_every}, but each epoch is a row: give updates, not epochs")
+        raise UserError(f"validate_every is {validate_every}, but each epoch is validated: give updates, not epochs")
     if patience is not None and validation is None:
-        raise UserError(f"patience is {patience}, which waits for a better validation loss: give validation=, too")
+        raise UserError(f"patience is {patience}, which waits for a better validation loss: give validation= too")
 
 
 def check_loader(name: str, data: Any) -> None:

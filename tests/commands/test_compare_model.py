@@ -359,7 +359,8 @@ def test_help_fits(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
         main(["compare", "model", "--help"])
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80, shown
-    assert all(word in shown for word in ("make_batch", "--zero", "--steps", "Status")) and "--memory-mb" not in shown
+    assert all(word in shown for word in ("make_batch", "--zero", "--steps", "Exit status"))
+    assert "--memory-mb" not in shown
 
 
 @needs_mpirun
