@@ -58,7 +58,10 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class Result:
-    """All training losses of one run, and its final losses and accuracy over all samples; infinite if it diverged."""
+    """All training losses of one run, and its final losses and accuracy, a fraction, over all samples.
+
+    The final losses are infinite if the run diverged.
+    """
 
     losses: list[float]
     loss: float
@@ -75,7 +78,7 @@ def data(options: CompareOptions, seed: int) -> tuple[ArrayLoader, ArrayLoader]:
 
 
 def follow(trainer: Trainer, updates: Iterable[Update], learned: ArrayLoader, held_out: ArrayLoader) -> Result:
-    """Run the updates; return infinite losses if training diverged."""
+    """Run the updates; return infinite losses if training diverged. Raise UserError if not even one update succeeds."""
     losses: list[float] = []
     try:
         with np.errstate(over="ignore", invalid="ignore"):

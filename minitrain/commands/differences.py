@@ -28,7 +28,7 @@ WRONG = """The checks of the first steps cannot see these mistakes:
 - With --sp, a layer that mixes positions: name it in plan.everywhere.
 - A loss that is not a sum over samples / batch.where.count."""
 UNUSED = """
-equal to one process, within {bound}, in what these {steps} use: loss,
+equal to one process, within {bound}, in all that these {steps} use: loss,
 gradients and parameters. The parameters below were not tested, because their
 gradients were always 0: give more --steps, or a make_batch(number) for them"""
 

@@ -75,7 +75,7 @@ def record(
 ) -> tuple[list[float], list[float]]:
     """Return (rates, losses), one pair per update, until the smoothed loss explodes. All ranks call it.
 
-    Each loss is measured before the update with its rate.
+    Each loss is measured before the update with its rate. Raise UserError if the first update fails.
     """
     text = TextTrainer(config, world)
     trainer, rates, losses = text.trainer, [], []

@@ -50,7 +50,7 @@ class OwnFile:
         self.make = make
 
     def imported(self) -> ModuleType:
-        """Import and return the module. It can import files from its own folder."""
+        """Import and return the module, which can import from its own folder. Raise UserError if that fails."""
         name = f"own_{self.path.stem}"
         spec = importlib.util.spec_from_file_location(name, self.path)
         assert spec is not None and spec.loader is not None  # it is a .py
@@ -132,7 +132,7 @@ class OwnFile:
 
     @contextmanager
     def blamed(self, said: str, all_errors: bool = True) -> Iterator[None]:
-        """Re-raise an exception as a UserError that names the line of the file. all_errors: even if no line is."""
+        """Re-raise an exception as a UserError with the file's line. all_errors: even an exception from elsewhere."""
         try:
             yield
         except (UserError, RankFailed):

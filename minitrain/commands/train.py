@@ -85,7 +85,10 @@ class TextTrainer:
         )
 
     def fit(self) -> float:
-        """Run all updates and return the loss on the whole validation text, in nats per character."""
+        """Run all updates and return the loss on the whole validation text, in nats per character.
+
+        Raise UserError if the loss diverges or a file cannot be written.
+        """
         o = self.config.report
         with RunFolder(self.world, o.out, (LOG, MODEL), o.overwrite, aside=o.out == RunOptions.out) as folder:
             self.log(self.describe())

@@ -82,7 +82,7 @@ class Row(Rows):
     """Row-divided form of any linear layer: the ranks' outputs are summed."""
 
     def __call__(self, x: Any = None, *rest: Any, **options: Any) -> Tensor:
-        """x (..., I), this rank's columns -> (..., O), the sum over ranks."""
+        """x (..., I), this rank's columns -> (..., O), the sum over ranks. The checks raise UserError if not linear."""
         y = super().__call__(self.given(x), *rest, **options)  # type: ignore[misc]
         if self.io.look is not None:
             check_linear(self.path, y, super().__call__(Tensor(x.data * -2), *rest, **options))  # type: ignore[misc]
@@ -231,5 +231,5 @@ class VocabularyClassifier(Divided):
     weight: Parameter
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        """x (B, T, D) -> the loss (), or the whole logits (B, T, V) of a batch without labels."""
+        """x (B, T, D) -> the loss (), or all logits (B, T, V) if unlabelled. Raise UserError for a wrong label."""
         return self.io.classify(self.cast_input("linear", x), self.weight, batch)

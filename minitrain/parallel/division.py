@@ -1,9 +1,9 @@
-"""Check in the first step that a model is divided as its `shard` says.
+"""Check in the first steps that a model is divided as its `shard` declares.
 
     gradients   a parameter held whole has the same gradient on all ranks along tp, or a partial sum, as declared
     ranks       between the units, where nothing is divided, all ranks have the same activations and gradients
     rows        a layer divided by `row` is linear, because its results are summed: f(-2x) = -2 f(x)
-    borders     units compute the same from sequence shards between the divided layers as from the whole sequence
+    borders     units compute the same from shards of the sequence as from the whole sequence
 
 A gradient of 0, as in a branch initialized to 0, proves nothing: the checks then run again, for at most three steps.
 
@@ -62,7 +62,7 @@ class Division:
         self.steps, self.over = 0, False
 
     def look(self, batch: Batch) -> None:
-        """Check rows and borders, before the first backward. All ranks of the model must call this."""
+        """Check rows and borders, before the first backward. Raise UserError if wrong. All ranks must call this."""
         if self.plan.looks or self.plan.sequence:  # the same on all stages of a pipeline: they check together
             with no_grad(), Ledger().open():
                 self.forward(batch)
@@ -72,7 +72,7 @@ class Division:
     def forward(self, batch: Batch) -> None:
         """Run a forward as in training; under sequence parallel, run a second one on the whole sequence and compare.
 
-        Raise UserError if the ranks' outputs differ in the second, or the two forwards differ.
+        Raise UserError if the two forwards differ, or the ranks' outputs in the second.
         """
         self.plan.io.look = self
         try:

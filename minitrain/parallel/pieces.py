@@ -47,7 +47,7 @@ def in_order(mine: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
 
 
 def joined(where: Placement, x: Array, mesh: Mesh) -> Array:
-    """Return the logical array from every rank's slice x, placed as `where` describes. All holders must call it."""
+    """Return the logical array, (where.shape), from every rank's slice x, (where.local). All holders must call it."""
     for axis, how in where.axes.items():
         if isinstance(how, Shard):
             before, after = x.shape[: how.dim], x.shape[how.dim + 1 :]

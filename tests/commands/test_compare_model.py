@@ -186,7 +186,7 @@ def test_what_no_step_has_used_is_said(folder: Path) -> None:
     found = compared(2, f"{folder}/own.py:unused", tp=2)
     paths = found.text.partition("make_batch(number) for them\n")[2].split()
     layers = ("norm2", "mlp.gate", "mlp.up", "mlp.down")
-    assert found.equal and "equal to one process, within 1e-12, in what these 3 step(s) use" in found.text
+    assert found.equal and "equal to one process, within 1e-12, in all that these 3 step(s) use" in found.text
     assert paths == [f"blocks.1.{layer}.{what}" for layer in layers for what in ("weight", "bias")]
     assert listed("these", list("abcdefghijklmn")).endswith("  l\n  and 2 more")
 
