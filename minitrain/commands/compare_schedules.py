@@ -26,9 +26,9 @@ def train(world: Communicator, options: CompareOptions, o: OptimizerOptions, see
 
 
 def schedule_options(name: LearningRates, peak: float, updates: int, epoch: int) -> OptimizerOptions:
-    """Return options that use the whole budget: a tenth for warm-up, then a decay to (almost) 0 where there is one.
+    """Return options that use the whole budget: a tenth for warm-up, then a decay to (almost) 0 if there is one.
 
-    exponential: to 1%; step: by ten per third; inverse-time: peak / (1 + epoch); restarts: 1, 2 and 4 parts of 7.
+    exponential: to 1%; step: by 10 each third; inverse-time: peak / (1 + epoch); restarts: periods of 1/7, 2/7, 4/7.
     """
     warmup = updates // 10
     rest = updates - warmup
@@ -38,7 +38,7 @@ def schedule_options(name: LearningRates, peak: float, updates: int, epoch: int)
 
 
 def schedules(options: CompareOptions, world: Communicator, folder: RunFolder) -> str:
-    """Return a chart, a table, and where the numbers are. All ranks call it."""
+    """Return a chart, a table, and the paths of the files. All ranks call it."""
     epoch, updates = data(options, 1)[0].batches, options.updates
     runs: dict[tuple[str, float], OptimizerOptions] = {}
     runs |= {(name, lr): schedule_options(name, lr, updates, epoch) for name in NAMES for lr in options.lr}
@@ -53,7 +53,7 @@ def schedules(options: CompareOptions, world: Communicator, folder: RunFolder) -
         chart({name: curves[name] for name in SHOWN}, "loss", "update", log=True),
         f"\nafter {updates} updates: median (lowest-highest) of {options.seeds} starts\n",
         table({f"{name:<16}{best[name]:<6g}": found for name, found in rows.items()}, f"{'':<16}{'peak':<6}"),
-        f"\npeak: the one of {peaks} with the lowest median validation loss",
+        f"\npeak: of {peaks}, the one with the lowest median validation loss",
         overlap(rows.values()),
     ]
     if world.rank == 0:

@@ -32,17 +32,17 @@ class CompareOptions:
     """schedules: learning-rate schedules, each at the peak of --lr with its lowest median validation loss. precision:
     16 bits with and without a loss scale, at the first learning rate of --lr."""
     updates: int = 200
-    """Updates per run; for precision, batches, of which the loss scale skips a few."""
+    """Updates per run. For precision: batches, a few of which the loss scale skips."""
     batch: int = 32
-    """Samples per update, over all ranks together."""
+    """Samples per update, over all ranks."""
     lr: tuple[float, ...] = (0.003, 0.01, 0.03)
     """Peak learning rates to try."""
     seeds: int = 5
-    """Starts, each with its own initial values, data order and held-out samples."""
+    """Number of starts, each with its own initial values, data order and held-out samples."""
     out: Path = Path("build/compare")
-    """Folder for the numbers and the picture. Earlier ones in build/compare move to build/compare.1 and so on."""
+    """Folder for the numbers and the picture. Earlier files in build/compare move to build/compare.1 and so on."""
     overwrite: bool = False
-    """Replace the earlier ones in the folder."""
+    """Replace the earlier files in the folder."""
 
     def check(self) -> None:
         """Raise UserError for invalid options."""
@@ -50,14 +50,17 @@ class CompareOptions:
         for name, least in (("updates", 20), ("batch", 1), ("seeds", 1)):
             check_whole(f"--{name}", getattr(self, name), least)
         if not self.lr:
-            raise UserError("--lr names no learning rate; give one or more")
+            raise UserError("--lr names no learning rate; give at least one")
         for lr in self.lr:
             check_number("--lr", lr, "above 0")
 
 
 @dataclass(frozen=True)
 class Result:
-    """All training losses of one run, and its final losses and accuracy over all samples; infinite if it diverged."""
+    """All training losses of one run, and its final losses and accuracy, a fraction, over all samples.
+
+    The final losses are infinite if the run diverged.
+    """
 
     losses: list[float]
     loss: float
@@ -74,7 +77,7 @@ def data(options: CompareOptions, seed: int) -> tuple[ArrayLoader, ArrayLoader]:
 
 
 def follow(trainer: Trainer, updates: Iterable[Update], learned: ArrayLoader, held_out: ArrayLoader) -> Result:
-    """Run the updates; return infinite losses if training diverged."""
+    """Run the updates; return infinite losses if training diverged. Raise UserError if not even one update succeeds."""
     losses: list[float] = []
     try:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -95,12 +98,12 @@ def middle(results: Iterable[Result]) -> float:
 
 
 def smooth_median(results: Iterable[Result]) -> list[float]:
-    """Return the median over the starts of the smoothed losses, as long as the shortest run."""
+    """Return the median over the starts of the smoothed losses, cut to the shortest run."""
     return [median(losses) for losses in zip(*(smooth(result.losses) for result in results), strict=False)]
 
 
 def table(rows: dict[str, list[Result]], heading: str) -> str:
-    """Return a row per setting; 80 columns for names of 22."""
+    """Return a table with a row per setting, 80 columns wide if names have 22."""
     lines = [f"{heading}{'training loss':<20}{'validation loss':<20}accuracy, %"]
     for name, results in rows.items():
         cells = [
@@ -113,7 +116,7 @@ def table(rows: dict[str, list[Result]], heading: str) -> str:
 
 
 def spread(values: Iterable[float], form: str) -> str:
-    """Format their median, lowest and highest."""
+    """Format the median, lowest and highest of the values."""
     known = sorted(values)
     low, high = known[0], known[-1]
     return f"{median(known):{form}} ({low:{form}}-{high:{form}})"

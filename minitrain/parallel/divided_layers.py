@@ -25,14 +25,14 @@ class DividedLayer(Module):
 
 
 class Multiplies(DividedLayer):
-    """A layer that holds a part of its matrix. wrong: the message for an x with another number of columns."""
+    """A layer that holds a part of its matrix. wrong: the message for an x with the wrong number of columns."""
 
     fan_in: int
     word: str
     wrong: str
 
     def given(self, x: object) -> Tensor:
-        """Return x (..., fan_in). Raise UserError for another number of columns, or no Tensor."""
+        """Return x (..., fan_in). Raise UserError if x is not a Tensor or has a different number of columns."""
         x = first_of(self, self.word, x)
         if x.shape[-1] != self.fan_in:
             raise UserError(self.wrong.format(path=self.path, fan_in=self.fan_in, shape=x.shape))
@@ -44,7 +44,7 @@ def first_of(layer: Module, word: str, x: object) -> Tensor:
     if not isinstance(x, Tensor):
         raise UserError(
             f"plan.{word}({layer.path}): its first positional argument must be a Tensor, because that is what the "
-            f"ranks exchange; it is given {'none' if x is None else f'a {type(x).__name__}'}"
+            f"ranks exchange; it got {'none' if x is None else f'a {type(x).__name__}'}"
         )
     return x
 
@@ -54,7 +54,7 @@ class Columns(Multiplies):
 
     word = "column"
     wrong = (
-        "plan.column({path}): it needs all {fan_in} columns of x, but is given x {shape}.\n"
+        "plan.column({path}): it needs all {fan_in} columns of x, but x has shape {shape}.\n"
         "After another column layer, use plan.row"
     )
 
@@ -64,7 +64,7 @@ class Rows(Multiplies):
 
     word = "row"
     wrong = (
-        "plan.row({path}): this rank holds {fan_in} of its rows, but is given x {shape}.\n"
+        "plan.row({path}): this rank holds {fan_in} of its rows, but x has shape {shape}.\n"
         "If that is the whole x, use plan.column; if its columns are heads, use plan.row(it, parts=heads)"
     )
 
@@ -79,10 +79,10 @@ class Column(Columns):
 
 
 class Row(Rows):
-    """Row-divided form of any layer that is linear: the ranks' outputs are summed."""
+    """Row-divided form of any linear layer: the ranks' outputs are summed."""
 
     def __call__(self, x: object = None, *rest: object, **options: object) -> Tensor:
-        """x (..., I), this rank's columns -> (..., O), the sum over ranks."""
+        """x (..., I), this rank's columns -> (..., O), the sum over ranks. The checks raise UserError if not linear."""
         columns = self.given(x)
         y = super().__call__(columns, *rest, **options)
         if self.io.look is not None:
@@ -104,12 +104,12 @@ def check_linear(path: str, y: Tensor, other: Tensor) -> None:
 
 
 class Gathered(DividedLayer):
-    """A layer that every rank calls on the whole x. Ids (an Array), or None for a first unit, are whole already."""
+    """A layer that every rank calls on the whole x. Ids (an Array) and None, for a first unit, are already whole."""
 
     word = "gather"
 
     def __call__(self, x: Tensor | Array | None = None, *rest: object, **options: object) -> Tensor:
-        """Gather x (B, T or T/t, ...) and call the layer with it. Raise UserError for an x given by keyword."""
+        """Gather x (B, T or T/t, ...) and call the layer with it. Raise UserError if x is given by keyword."""
         if x is None and any(isinstance(it, Tensor) for it in options.values()):
             first_of(self, self.word, x)
         x = self.taken(x) if isinstance(x, Tensor) else x
@@ -148,22 +148,22 @@ class Everywhere(Gathered):
 
 
 class ResidualDropout(DividedLayer):
-    """A dropout applied to whole rows."""
+    """A dropout that draws its mask for whole rows."""
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        """Apply dropout to x. In the checks, raise UserError if x differs between ranks."""
+        """Apply dropout to x (B, T, D). During the checks, raise UserError if x differs between ranks."""
         if self.io.look is not None:
             self.io.look.check_dropout(self.path, x)
         return super().__call__(x, batch)
 
 
 class Unit(DividedLayer):
-    """A unit of the model, which tells `io` when it begins and with which batch."""
+    """A unit of the model. It tells `io` when it begins, and with which batch."""
 
     words: str  # how its layers are divided, for a message
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
-        """Call the unit. Raise UserError, with advice, for shapes that do not match once its layers are divided."""
+        """Call the unit. Raise UserError, with advice, if shapes do not match once its layers are divided."""
         borders = self.io.borders
         x = x if x is None or borders is None else borders.enter(self.path, x)
         part = self.io.unit(batch)
@@ -209,7 +209,7 @@ class RowLinear(Rows):
 
 
 class VocabularyEmbedding(DividedLayer):
-    """Token table divided by rows: an id held by another rank gives zeros here, and the sum over ranks its row."""
+    """Token table divided by rows. An id whose row another rank holds gives zeros; the sum over ranks gives its row."""
 
     weight: Parameter
 
@@ -227,12 +227,12 @@ class WholeEmbedding(DividedLayer):
 
 
 class VocabularyClassifier(DividedLayer):
-    """Logits of this rank's part of the vocabulary, and their cross-entropy."""
+    """Logits for this rank's part of the vocabulary, and their cross-entropy."""
 
     weight: Parameter
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        """x (B, T, D) -> the loss, or the whole logits (B, T, V) of a batch without labels."""
+        """x (B, T, D) -> the loss (), or all logits (B, T, V) if unlabelled. Raise UserError for a wrong label."""
         return self.io.classify(self.cast_input("linear", x), self.weight, batch)
 
 

@@ -1,15 +1,15 @@
-"""Check in the first step that a model is divided as its `shard` says.
+"""Check in the first steps that a model is divided as its `shard` declares.
 
-    gradients   a parameter held whole has the same gradient on all ranks along tp, or a partial sum on each, as named
+    gradients   a parameter held whole has the same gradient on all ranks along tp, or a partial sum, as declared
     ranks       between the units, where nothing is divided, all ranks have the same activations and gradients
     rows        a layer divided by `row` is linear, because its results are summed: f(-2x) = -2 f(x)
-    borders     units compute the same from sequence shards between the divided layers as from the whole sequence
+    borders     units compute the same from shards of the sequence as from the whole sequence
 
-A gradient of 0, as in a branch initialized to 0, shows nothing: the checks then run again, in at most three steps.
+A gradient of 0, as in a branch initialized to 0, proves nothing: the checks then run again, for at most three steps.
 
 Cost: two numbers per parameter and per unit, sent once; under sequence parallel, or with a custom row layer, one or two
 forwards without a backward. The run's ledger does not count this traffic. Other errors, such as a softmax over divided
-columns, show only in a comparison with the serial run: `python -m minitrain compare model`.
+columns, appear only in a comparison with the serial run: `python -m minitrain compare model`.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ from .held_parameters import spoken
 from .plan import Plan
 from .tensor_parallel import TensorIO
 
-AGAIN = 3  # at most so many steps are checked: a branch initialized to 0 passes no gradient at first
+AGAIN = 3  # at most this many steps are checked: a branch initialized to 0 passes no gradient at first
 OFF = "If this is intended, disable these checks with Strategy(check=False)."
 
 
@@ -48,7 +48,7 @@ class Passed(NamedTuple):
 class Wrong(NamedTuple):
     """An error found on some rank. The smallest (kind, place) of all ranks is reported."""
 
-    kind: int  # outputs first: a wrong output makes what follows wrong as well
+    kind: int  # outputs first: a wrong output makes everything after it wrong too
     place: int
     said: str
 
@@ -62,7 +62,7 @@ class DivisionChecks:
         self.steps, self.over = 0, False
 
     def look(self, batch: Batch) -> None:
-        """Check rows and borders, before the first backward. All ranks of the model must call this."""
+        """Check rows and borders, before the first backward. Raise UserError if wrong. All ranks must call this."""
         if self.plan.looks or self.plan.sequence:  # the same on all stages of a pipeline: they check together
             with no_grad(), Ledger().open():
                 self.forward(batch)
@@ -72,7 +72,7 @@ class DivisionChecks:
     def forward(self, batch: Batch) -> None:
         """Run a forward as in training; under sequence parallel, run a second one on the whole sequence and compare.
 
-        Raise UserError if the ranks' outputs differ in the second, or the two forwards do.
+        Raise UserError if the two forwards differ, or the ranks' outputs in the second.
         """
         self.plan.io.look = self
         try:
@@ -90,8 +90,8 @@ class DivisionChecks:
             self.check_borders(batch, shards, wholes)
 
     def check_dropout(self, path: str, x: Tensor) -> None:
-        """Raise UserError if a residual dropout is given divided columns: all ranks would apply the same mask."""
-        if self.plan.sequence:  # divided columns have all positions there, so the mask's shape does not fit
+        """Raise UserError if x is divided by columns: a residual dropout applies the same mask on all ranks."""
+        if self.plan.sequence:  # there, divided columns have all positions, so the mask's shape does not match
             return
         every = self.group.gather_objects((x.shape, sums(x.data)))
         if len({shape for shape, _ in every}) > 1 or not alike([numbers for _, numbers in every], bound_of(x.dtype)):
@@ -101,7 +101,7 @@ class DivisionChecks:
             )
 
     def check_borders(self, batch: Batch, shards: list[Passed], wholes: list[Passed]) -> None:
-        """Raise UserError for the first unit whose output from sequence shards differs from that from the whole."""
+        """Raise UserError for the first unit whose outputs from sequence shards and from the whole sequence differ."""
         time = batch.where.time
         shard = shard_of(time.stop - time.start, self.group.size, self.group.rank)
         for one, whole in zip(shards, wholes, strict=True):
@@ -120,7 +120,7 @@ class DivisionChecks:
                 self.seen[p] = sums(p.grad)
 
     def compare(self) -> None:
-        """Compare the ranks along tp. Raise UserError if they differ where they must agree, or agree where not.
+        """Compare the ranks along tp. Raise UserError if they differ where they must agree, or the reverse.
 
         Set `over` once every gradient has been nonzero on some rank, or after AGAIN steps.
         """
@@ -150,7 +150,7 @@ class DivisionChecks:
         ]
 
     def wrong_border(self, every: list[Notes]) -> list[Wrong]:
-        """Return the last unit whose x has gradients that differ between ranks; in earlier units they differ too."""
+        """Return the last unit whose input's gradient differs between ranks; earlier ones then differ too."""
         return [
             Wrong(
                 1,
@@ -191,7 +191,7 @@ def cure(how: str, layer: str) -> str:
 
 
 def far(one: Passed, whole: Passed, shard: slice) -> bool:
-    """Return whether a unit's output from a sequence shard differs from this shard of its output from all.
+    """Return whether a unit's output from a shard differs from slice `shard` of its output from the whole sequence.
 
     A branch with a small scale hardly changes y, so y - x is compared as well. Its tolerance of 2% is far above its
     rounding error and far below the effect of a wrong position; y itself is rounded once or twice, by half a digit.
@@ -211,13 +211,13 @@ def far(one: Passed, whole: Passed, shard: slice) -> bool:
 
 
 def positions(whole: Tensor, part: Tensor, shard: slice) -> np.ndarray:
-    """Return the shard's positions of whole (B, T, ...), or all of it if ranks do not divide it, as a loss."""
+    """Return positions `shard` of whole (B, T, ...), or all of it if it is not divided, like a loss."""
     x = on_host(whole)
     return x[:, shard] if x.ndim > 1 and x.shape != part.shape else x
 
 
 def on_host(x: Tensor) -> np.ndarray:
-    """Return the values of x on the host, in float64."""
+    """Return the values of x as a NumPy array, in float64."""
     return to_host(x.data).astype(np.float64)
 
 

@@ -1,6 +1,6 @@
 """Transform a serial model into one that trains on a mesh, in five steps of fixed order.
 
-    1 shard        layers keep a slice of their parameters, as their `shard` states       (tensor, sequence parallel)
+    1 shard        layers keep a slice of their parameters, as their `shard` declares     (tensor, sequence parallel)
     2 partition    keep this stage's run of the units                                     (pipeline)
     3 segment      runs of units become one operation                                     (recompute, ZeRO-3)
     4 reduce       buckets take the parameters; a reducer handles their gradients
@@ -9,7 +9,7 @@
     reducer = parallelize(model, mesh, Strategy(zero=2))
     reducer.init(seed)                              initialize the parameters that have no values yet
 
-Data parallel needs only the fourth.
+Data parallel needs only step 4.
 """
 
 from collections import Counter
@@ -67,18 +67,18 @@ def parallelize(
 ) -> Reducer:
     """Transform the model in place and return the reducer of its gradients. Call its `init` to initialize parameters.
 
-    On a mesh with a tp axis, the layers are divided as their `shard` methods state. With a pp axis, the model becomes a
+    On a mesh with a tp axis, layers are divided as their `shard` methods declare. With a pp axis, the model becomes a
     Pipeline of this rank's stages. These arguments replace the library's own parts: `sync` data parallel's sum of
     gradients, `scatter` and `gather` ZeRO's two halves of it, `io` the communication at the borders of divided layers,
     `thread` the communication thread of overlap, `reducers` the reducer classes.
-    same: check first that all ranks got the same arguments; False for lessons and tests in which ranks differ.
+    same: first check that all ranks got the same arguments; False is for lessons and tests in which they differ.
     Raise UserError if the strategy is invalid on this mesh, the mesh cannot divide the model, or ranks differ.
     """
     check(model, mesh, strategy)
     if same:
         check_all_same(model, mesh, strategy, {"io": io, "sync": sync, "scatter": scatter, "gather": gather})
     plan = shard(model, mesh, strategy, io)  # 1
-    users = users_of(model)  # of the whole model, so that stages that share parameters lay them out alike
+    users = users_of(model)  # of the whole model, so that stages that share parameters make the same buckets
     if mesh.parts("layers") > 1:
         partition(model, mesh, strategy)  # 2
     runs = segment(model, strategy)  # 3
@@ -95,7 +95,7 @@ def parallelize(
 def check(model: Model, mesh: Mesh, strategy: Strategy) -> None:
     """Raise UserError for an invalid combination, before anything changes."""
     if not isinstance(strategy, Strategy):
-        raise UserError(f"strategy is {shown(strategy)}; it must be a Strategy: give Strategy(zero=1), say")
+        raise UserError(f"strategy is {shown(strategy)}; it must be a Strategy, such as Strategy(zero=1)")
     strategy.check_on(mesh)
     check_paths(model)
     check_free(model)
@@ -103,7 +103,7 @@ def check(model: Model, mesh: Mesh, strategy: Strategy) -> None:
 
 
 def check_undivided(model: Model) -> None:
-    """Raise UserError if another mesh has divided the model, even partially."""
+    """Raise UserError if the model is already divided, even partially."""
     divided = next((p.placement.path for p in model.parameters() if p.placement.local != p.placement.shape), None)
     changed = next((path_of(module) for module in model.modules() if isinstance(module, DividedLayer)), None)
     example = divided or changed
@@ -115,7 +115,7 @@ def check_undivided(model: Model) -> None:
 
 
 def check_all_same(model: Model, mesh: Mesh, strategy: Strategy, hooks: Mapping[str, object]) -> None:
-    """Raise UserError, on all ranks, unless they got the same mesh, strategy and model."""
+    """Raise UserError, on all ranks, unless all have the same mesh, strategy and model."""
     check_same(mesh.world, {**vars(strategy), **hooks, **mesh.sizes, **kinds_of(model)})
 
 
@@ -127,8 +127,8 @@ def shard(
 ) -> Plan | None:
     """Divide the matrices along tp. Set every parameter's placement: its holders, and where its gradient is partial.
 
-    Every rank with other samples holds a replica and contributes a part of its gradient. A parameter that the plan does
-    not divide has replicas along tp too, each with the whole gradient or a part of it.
+    Ranks with different samples hold replicas, and each contributes a part of the gradient. A parameter that the plan
+    does not divide has replicas along tp too, each with the whole gradient or a part of it.
     """
     plan = None
     if mesh.parts("matrices") > 1:
@@ -146,8 +146,8 @@ def shard(
 
 
 def segment(model: Model, strategy: Strategy) -> list[Segment]:
-    """Turn each run of `recompute` units into one operation, replayed in backward. Without recompute, ZeRO-3 has runs
-    of one unit that are not replayed."""
+    """Turn each run of `recompute` units into one operation, replayed in backward. Without recompute, ZeRO-3 uses
+    runs of one unit that are not replayed."""
     found: list[Segment] = []
     if strategy.recompute or strategy.zero == 3:
         for part in model.parts():
@@ -165,7 +165,7 @@ def hooks(
     gather: Gather | None,
     thread: Callable[[], CommunicationThread],
 ) -> Hooks:
-    """Return the hooks: the given functions, or else those for half-precision gradients if the strategy wants them."""
+    """Return the hooks: the given functions, or those for half-precision gradients if the strategy asks for them."""
     half = strategy.sent_dtype
     if half is not None:
         sync = sync or partial(sync_in, dtype=half)

@@ -16,7 +16,7 @@ from ..nn import CausalAttention, Embedding, Module, Parameter
 Names = Mapping[Module | Parameter, str]  # layer or parameter -> the plan method that named it
 LOOK = "Then compare with the serial run: python -m minitrain compare model --help"
 WORDS = ("column", "heads", "row", "vocabulary", "split", "inside", "enter", "residual", "gather", "everywhere")
-DIVIDES = ("column", "heads", "row", "split", "inside", "enter")  # names that require a name for every sibling layer
+DIVIDES = ("column", "heads", "row", "split", "inside", "enter")  # if one is used, every sibling needs a name
 
 
 def leaves(module: Module) -> list[Module]:
@@ -35,18 +35,18 @@ def path_of(thing: Module | Parameter) -> str:
 
 
 def check_things(word: str, things: Sequence[Any], *kinds: type) -> None:
-    """Raise UserError for an argument that is not of these kinds. word: the plan method called."""
+    """Raise UserError for an argument that is not of one of these types. word: the plan method called."""
     for thing in things:
         if not isinstance(thing, kinds):
             names = " or ".join("layers" if kind is Module else "parameters" for kind in kinds)
             raise UserError(
-                f"plan.{word} is given {shown(thing)}; it takes {names}, one by one"
+                f"plan.{word} got {shown(thing)}; it takes {names}, one by one"
                 + (": plan.split(parameter, axis)" if isinstance(thing, Parameter) else "")
             )
 
 
 def check_shard(module: Module) -> None:
-    """Raise UserError for a `shard` that cannot be called with one argument, the plan."""
+    """Raise UserError if `shard` cannot be called with one argument, the plan."""
     try:
         inspect.signature(module.shard).bind(None)
     except TypeError as error:
@@ -86,7 +86,7 @@ def largest_first(layer: Module) -> list[Parameter]:
 
 
 def check_beside(named: Names, module: Module, tp: int) -> list[Module]:
-    """Return all layers below a module that divides some of them, else []. Raise UserError if one has no name."""
+    """Return all layers below a module if it divides some of them, else []. Raise UserError if one has no name."""
     children = [child for _, child in module.children()]
     beside: list[Module | Parameter] = [*children, *own_parameters(module)]
     word = next((named[thing] for thing in beside if named.get(thing) in DIVIDES), None)
@@ -108,7 +108,7 @@ def check_beside(named: Names, module: Module, tp: int) -> list[Module]:
 
 
 def all_named(named: Names, thing: Module | Parameter) -> bool:
-    """Return whether the layer or parameter has a name, or all parameters of the layer have.
+    """Return whether the layer or parameter has a name, or all of the layer's own parameters do.
 
     CausalAttention needs none: it takes any number of heads, and rejects a sequence shard itself.
     """
@@ -117,7 +117,7 @@ def all_named(named: Names, thing: Module | Parameter) -> bool:
 
 
 def check_heads(module: Module, layers: list[Module], tp: int) -> None:
-    """Raise UserError if layers differ in their number of heads and tp does not divide all of these numbers."""
+    """Raise UserError if layers have different numbers of heads, and tp does not divide all of these numbers."""
     heads = {largest_first(layer)[0].placement.shape[-2] for layer in layers}
     if len(heads) > 1 and any(n % tp for n in heads):
         raise UserError(

@@ -1,4 +1,7 @@
-"""Embedding lookup and cross-entropy with a token table divided by rows, along the vocabulary."""
+"""Embedding lookup and cross-entropy with a token table divided by rows, along the vocabulary.
+
+Shoeybi et al., "Megatron-LM", arXiv:1909.08053, section 3.
+"""
 
 from typing import Any
 
@@ -17,7 +20,7 @@ LOSS = ("tp", "loss")
 
 @operation
 def own_rows(ids: Array, table: Parameter, dtype: Any = None) -> Tensor:
-    """y = table[id - first] where this slice of the table has the id, otherwise 0.  ids (...) -> (..., D).
+    """y = table[id - first] where this slice of the table has the id, else 0.  ids (...) -> (..., D).
 
     Raise IndexError for an id outside the whole table, ValueError for a table without 2 axes.
     """
@@ -45,7 +48,7 @@ def own_rows(ids: Array, table: Parameter, dtype: Any = None) -> Tensor:
 def vocabulary_cross_entropy(
     logits: Tensor, labels: Array, denominator: float, first: int, V: int, group: Communicator
 ) -> Tensor:
-    """fused.cross_entropy for logits x (..., V_r) of the V_r ids from `first` on, out of V.
+    """fused.cross_entropy for x (..., V_r), the logits of V_r ids from `first` on, out of V; labels (...).
 
     L = sum over tokens n of (ln sum_v e^x_nv - x_n,label(n)) / denominator, with the sum over v and the label's logit
     reduced over ranks: per row, only the maximum, the sum and the label's logit are sent. L is the same on every rank

@@ -1,4 +1,4 @@
-"""The arguments of Trainer, of its `step` and of its `fit`: what is refused, and what follows from the others."""
+"""Validation of arguments, batches and samples, and the values that ranks compare to detect that they differ."""
 
 from collections.abc import Callable
 from functools import partial
@@ -75,9 +75,9 @@ def check_fit(train: Any, epochs: Any, validation: Any, patience: Any, updates: 
         if count is not None:
             check_whole(name, count, 1)
     if validate_every is not None and updates is None:
-        raise UserError(f"validate_every is {validate_every}, but each epoch is a row: give updates, not epochs")
+        raise UserError(f"validate_every is {validate_every}, but each epoch is validated: give updates, not epochs")
     if patience is not None and validation is None:
-        raise UserError(f"patience is {patience}, which waits for a better validation loss: give validation=, too")
+        raise UserError(f"patience is {patience}, which waits for a better validation loss: give validation= too")
 
 
 def check_loader(name: str, data: Any) -> None:

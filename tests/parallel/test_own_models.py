@@ -1238,7 +1238,7 @@ WRONG: dict[str, tuple[Make, str | None, str | None]] = {
     "gather on a norm": (
         block_that(norms_named("gather")),
         None,
-        r"blocks\.0.*plan\.gather is whole \(plan\.everywhere",
+        r"blocks\.0.*plan\.gather and plan\.enter are whole; plan\.everywhere",
     ),
     "row of a curve": both(
         lambda: blocks(mlp=swiglu_with(Curved)), r"plan\.row\(blocks\.0\.mlp\.down\): the layer is not linear"
@@ -1290,9 +1290,7 @@ WRONG: dict[str, tuple[Make, str | None, str | None]] = {
     ),
     "groups of heads": both(lambda: blocks(attn=Queries), r"attn has layers of 3 and of 6 heads, .*divide the groups"),
     "units without a path": (unsaid_units, None, r"under sequence parallel units\.1 computes a different result"),
-    "a parameter as a layer": both(
-        said(Relu, parameter_named), r"plan\.column is given .*it takes layers.*plan\.split"
-    ),
+    "a parameter as a layer": both(said(Relu, parameter_named), r"plan\.column got .*it takes layers.*plan\.split"),
     "matrices by hand": both(lambda: blocks(mlp=ByHand), r"the output of blocks\.0 differs between the ranks"),
     "no row behind frozen norms": (
         training(lambda: blocks(mlp=Squeezed), "mlp.up"),
@@ -1312,16 +1310,14 @@ WRONG: dict[str, tuple[Make, str | None, str | None]] = {
     "enter on a norm": (
         block_that(norms_named("enter")),
         r"norm1\.\w+ has the same.*plan\.residual",
-        r"blocks\.0.*is not this rank's shard .* that of plan\.enter",
+        r"blocks\.0.*is not this rank's shard .*plan\.enter are whole",
     ),
     "an unknown word": both(
         said(Relu, unknown_word),
         r"plan\.columns, at line \d+ of test_own_models\.py, does not.* column, heads, row",
     ),
-    "a column called by name": both(
-        lambda: blocks(mlp=CalledByName), r"plan\.column\(blocks\.0\.mlp\.up\).*given none"
-    ),
-    "a column of a list": both(lambda: blocks(mlp=CalledWithMany), r"plan\.column\(blocks\.0\.mlp\.up\).*given a list"),
+    "a column called by name": both(lambda: blocks(mlp=CalledByName), r"plan\.column\(blocks\.0\.mlp\.up\).*got none"),
+    "a column of a list": both(lambda: blocks(mlp=CalledWithMany), r"plan\.column\(blocks\.0\.mlp\.up\).*got a list"),
     "enter called by name": both(lambda: blocks(attn=EnteredByName), r"plan\.enter\(blocks\.0\.attn\.gate\).*first"),
     "a table by hand": (looking, None, r"embed a shard of the sequence.*in its own class: .*plan\.everywhere\(self\)"),
     "a loss by hand": (plain_head, None, r"head, with its layers divided: .*divides no layer.*plan\.gather\(self\)"),
@@ -1334,7 +1330,7 @@ WRONG: dict[str, tuple[Make, str | None, str | None]] = {
     "a shard without a plan": both(
         said(Relu, cast(Any, without_a_plan)), r"blocks\.0\.mlp: .* takes \(\).*; write def shard\(self, plan\)"
     ),
-    "a list of layers": both(said(Relu, list_named), r"plan\.column is given \[.*one by one"),
+    "a list of layers": both(said(Relu, list_named), r"plan\.column got \[.*one by one"),
 }
 
 
@@ -1599,7 +1595,7 @@ def undivided() -> Model:
 def test_each_word_is_about_layers_one_by_one(word: str) -> None:
     """Other arguments would otherwise be silently ignored."""
     for wrong in ([Linear("a", 4, 4)], "a", None):
-        with pytest.raises(UserError, match=rf"plan\.{word} is given .*; it takes layers.*, one by one"):
+        with pytest.raises(UserError, match=rf"plan\.{word} got .*; it takes layers.*, one by one"):
             getattr(Plan(TensorIO(world_of_one())), word)(wrong)
 
 

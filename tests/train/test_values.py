@@ -534,7 +534,7 @@ def test_patience_ends_with_the_best_weights(how: str, half: bool, kind: type[Tr
 def test_text_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     """The README's example runs as printed."""
     text = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
-    section = text.split("this is a GPT on text, in updates instead of\nepochs:\n", 1)[1]
+    section = text.split("number of updates rather than epochs:\n", 1)[1]
     program = textwrap.dedent("\n".join(itertools.takewhile(lambda x: not x or x[0] == " ", section.splitlines())))
     exec(compile(program, "README.md", "exec"), {})
     lines = capsys.readouterr().out.splitlines()
