@@ -14,11 +14,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import backend
-from .autograd import Tensor, apply, operation
+from .autograd import apply
 from .backend import Array, xp
 from .errors import shown
 from .reductions import log_softmax, logsumexp, max, mean, min, row_max, softmax, softmax_rows, sum, var
 from .shapes import Axis, concatenate, index, reshape, split, squeeze, stack, transpose
+from .tensor import Tensor, operation
 
 # fmt: off
 __all__ = [

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from . import backend
-from .autograd import Tensor, apply, operation
+from .autograd import apply
 from .backend import Array, xp
 from .denominators import IGNORE, of_elements, of_labels
 from .errors import UserError, check_choice, check_number, check_whole, shown
 from .reductions import row_max, softmax_rows
+from .tensor import Tensor, operation
 
 BLOCK = 32 * 1024  # elements: small enough to stay in cache through GELU's steps (3 to 5% of a training step)
 

@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import backend
-from .autograd import Tensor, apply, check_tensors, operation
+from .autograd import apply
 from .backend import Array, xp
 from .errors import shown
+from .tensor import Tensor, check_tensors, operation
 
 Axis: TypeAlias = int | Sequence[int] | None
 

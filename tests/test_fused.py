@@ -9,8 +9,9 @@ import pytest
 
 from minitrain import functional as F
 from minitrain import fused
-from minitrain.autograd import Tensor, apply
+from minitrain.autograd import apply
 from minitrain.nn import Parameter
+from minitrain.tensor import Tensor
 from tests.gradcheck import (
     Operation,
     agrees_with_torch,

@@ -8,8 +8,8 @@ import numpy as np
 
 from minitrain import functional as F
 from minitrain import fused, reductions, shapes
-from minitrain.autograd import Tensor
 from minitrain.backend import Array
+from minitrain.tensor import Tensor
 
 IDS = np.array([[0, 2, 1], [2, 2, 0]])
 ONE = (

@@ -7,10 +7,10 @@ stage is a slice of the list, and `shard` says how the layers inside a unit may 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ..autograd import Tensor
 from ..data.batch import Batch
 from ..errors import UserError, shown
 from ..nn import Module, Parameter, check_paths, pass_through
+from ..tensor import Tensor
 
 if TYPE_CHECKING:
     from ..parallel.reducer import Reducer

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import functional
-from ..autograd import Tensor
 from ..backend import to_device
 from ..data.batch import Batch
 from ..denominators import batch_at_work
 from ..errors import UserError, shown
 from ..observe import ledger
+from ..tensor import Tensor
 from .parameter import Parameter
 
 if TYPE_CHECKING:

@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 
 from .. import backend, fused
-from ..autograd import Tensor, apply, operation
+from ..autograd import apply
 from ..backend import Array, xp
 from ..comm.communicator import Communicator
 from ..functional import row_max
 from ..nn import Parameter
+from ..tensor import Tensor, operation
 from .collective_ops import summed
 
 LOSS = ("tp", "loss")

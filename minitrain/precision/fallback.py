@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..autograd import Tensor
 from ..backend import is_finite, to_device
 from ..errors import UserError, check_choice, check_whole, shown
+from ..tensor import Tensor
 from .policy import DTYPES, Precision
 
 if TYPE_CHECKING:

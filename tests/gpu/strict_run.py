@@ -21,7 +21,7 @@ import numpy as np
 from minitrain import functional as F
 from minitrain import fused, reductions
 from minitrain import shapes as moves
-from minitrain.autograd import Tensor, apply, no_grad
+from minitrain.autograd import apply, no_grad
 from minitrain.backend import to_device, to_host, xp
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
@@ -36,6 +36,7 @@ from minitrain.optim import SGD, Adam, AdamW, Optimizer
 from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.reducer import Reducer
 from minitrain.runtime.launch import launch
+from minitrain.tensor import Tensor
 from minitrain.train import checkpoint
 from minitrain.train.step import train_step
 from tests.strategies import named

@@ -40,7 +40,7 @@ FILES = [
 ]
 FILES += [
     f"minitrain/{name}.py"
-    for name in ("autograd", "fused", "comm/ring", "comm/mpi", "comm/communicator")
+    for name in ("tensor", "autograd", "fused", "comm/ring", "comm/mpi", "comm/communicator")
     + ("train/checkpoint", "train/trainer", "train/checks", "data/loader")
 ]
 ELSEWHERE = {  # files whose tests do not mirror their path
