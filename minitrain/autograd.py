@@ -26,7 +26,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import debug
-from .backend import Array, is_masked, xp
+from .arguments import is_masked
+from .backend import Array, xp
 from .errors import UserError, shown
 from .observe import ledger
 from .tensor import Tensor, WeightVjp, check_tensors

@@ -15,10 +15,21 @@ from typing import Any
 import numpy as np
 
 from . import backend
+from .arguments import (
+    as_ids,
+    as_number,
+    as_whole,
+    check_dtypes,
+    check_parameters,
+    constant,
+    is_masked,
+    listed,
+    shape_of,
+)
 from .autograd import apply
 from .backend import Array, xp
 from .denominators import IGNORE, of_elements, of_labels
-from .errors import UserError, check_choice, check_number, check_whole, shown
+from .errors import check_choice, shown
 from .reductions import row_max, softmax_rows
 from .tensor import Tensor, operation
 
@@ -53,9 +64,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
     spread: how x is held, if not whole; only the part held is saved for backward.
     Raise ValueError for shapes that do not match, TypeError for dtypes that do not.
     """
-    _check_parameters("linear", x, weight, bias)
-    dtype, fan_in, out_shape = x.dtype, _axes_of("linear: W", weight)[0], weight.shape[1:]
-    if _axes_of("linear: x", x)[-1] != fan_in:
+    check_parameters("linear", x, weight, bias)
+    dtype, fan_in, out_shape = x.dtype, shape_of("linear: W", weight)[0], weight.shape[1:]
+    if shape_of("linear: x", x)[-1] != fan_in:
         raise ValueError(f"linear: x has shape {x.shape}, W {weight.shape}: x's last axis must be {fan_in}")
     if bias is not None and bias.shape != out_shape:
         raise ValueError(f"linear: W has shape {weight.shape}, so b must have shape {out_shape}, not {bias.shape}")
@@ -102,8 +113,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
 @operation
 def add_bias(x: Tensor, bias: Tensor) -> Tensor:
     """y = x + b.  x, y (..., D), b (D); gx = g, gb = sum over rows of g."""
-    _check_parameters("add_bias", x, bias)
-    if bias.shape != _axes_of("add_bias: x", x)[-1:]:
+    check_parameters("add_bias", x, bias)
+    if bias.shape != shape_of("add_bias: x", x)[-1:]:
         raise ValueError(f"add_bias: x has shape {x.shape}, so b must have shape {x.shape[-1:]}, not {bias.shape}")
 
     def bias_vjp(g: Array, out: Array | None = None) -> Array:
@@ -118,9 +129,9 @@ def linear_transposed(x: Tensor, weight: Tensor) -> Tensor:
 
     gx = g W        gW = g^T x
     """
-    _check_parameters("linear_transposed", x, weight)
-    dtype, (V, D) = x.dtype, _axes_of("linear_transposed: W", weight, 2)
-    if _axes_of("linear_transposed: x", x)[-1] != D:
+    check_parameters("linear_transposed", x, weight)
+    dtype, (V, D) = x.dtype, shape_of("linear_transposed: W", weight, 2)
+    if shape_of("linear_transposed: x", x)[-1] != D:
         raise ValueError(f"linear_transposed: x has shape {x.shape}, W {weight.shape}: x's last axis must be {D}")
     lead = x.shape[:-1]
     rows = math.prod(lead)
@@ -143,8 +154,8 @@ def embedding(ids: Any, table: Tensor, dtype: Any = None) -> Tensor:
     ids: an array or a list of whole numbers. Every token with id v uses row v, so the gradient of row v is the sum of
     their g. Raise IndexError for an id outside 0..V-1 (a negative id would silently count from the end).
     """
-    _axes_of("embedding: table", table, 2)
-    ids = xp.asarray(backend.as_ids("embedding: ids", ids))
+    shape_of("embedding: table", table, 2)
+    ids = xp.asarray(as_ids("embedding: ids", ids))
     if ids.size and not (0 <= int(ids.min()) and int(ids.max()) < table.shape[0]):
         raise IndexError(f"ids reach from {ids.min()} to {ids.max()}; the table has rows 0 to {table.shape[0] - 1}")
 
@@ -168,9 +179,9 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -
 
     Ba, Kiros, Hinton, "Layer Normalization", arXiv:1607.06450.
     """
-    _check_parameters("layer_norm", x, weight, bias)
-    epsilon = _number("layer_norm: epsilon", epsilon, "at least 0")
-    width, dtype, acc_dtype = _axes_of("layer_norm: x", x)[-1], x.dtype, backend.accumulation_dtype(x.dtype)
+    check_parameters("layer_norm", x, weight, bias)
+    epsilon = as_number("layer_norm: epsilon", epsilon, "at least 0")
+    width, dtype, acc_dtype = shape_of("layer_norm: x", x)[-1], x.dtype, backend.accumulation_dtype(x.dtype)
     for name, p in (("w", weight), ("b", bias)):
         if p.shape != (width,):
             raise ValueError(f"layer_norm: x has shape {x.shape}, so {name} must have shape ({width},), not {p.shape}")
@@ -261,7 +272,7 @@ def causal_attention(qkv: Tensor, start: int = 0, scale: float | None = None) ->
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise ValueError(f"causal_attention: qkv must have shape (B, T, 3, H, D/H), not {qkv.shape}")
     B, T, _, H, d = qkv.shape
-    start = _whole("causal_attention: start", start)
+    start = as_whole("causal_attention: start", start)
     scale = _scale("causal_attention", scale, d)
     q, k, v = (xp.ascontiguousarray(qkv.data[:, :, i].transpose(0, 2, 1, 3)) for i in range(3))
     y, p = attend(q, k, v, scale, start, start)
@@ -286,7 +297,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Any = None, scale: float | 
     `attend_vjp` for the derivative. Corresponds to PyTorch's scaled_dot_product_attention.
     Raise ValueError for shapes that do not match, TypeError for a non-boolean mask or different dtypes.
     """
-    _check_dtypes("attention", q, k, v)
+    check_dtypes("attention", q, k, v)
     if min(q.ndim, k.ndim, v.ndim) < 2 or not (
         q.shape[:-2] == k.shape[:-2] == v.shape[:-2] and q.shape[-1] == k.shape[-1] and k.shape[-2] == v.shape[-2]
     ):
@@ -309,8 +320,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Any = None, scale: float | 
 
 def _seen(mask: Any, shape: tuple[int, ...], q: tuple[int, ...]) -> Array:
     """Return the mask as an array. Raise TypeError unless it is boolean, ValueError unless it fits the scores."""
-    seen = backend.listed(mask)
-    if not isinstance(seen, (np.ndarray, xp.ndarray)) or backend.is_masked(seen) or seen.dtype != bool:
+    seen = listed(mask)
+    if not isinstance(seen, (np.ndarray, xp.ndarray)) or is_masked(seen) or seen.dtype != bool:
         raise TypeError(f"attention: the mask is {shown(mask)}; give booleans, True where a query sees a key")
     fits = seen.ndim <= len(shape) and all(n in (1, m) for n, m in zip(seen.shape[::-1], shape[::-1], strict=False))
     if not fits:
@@ -320,7 +331,7 @@ def _seen(mask: Any, shape: tuple[int, ...], q: tuple[int, ...]) -> Array:
 
 def _scale(operation: str, scale: float | None, d: int) -> float:
     """Return the scale of the scores, by default 1/sqrt(d) for heads of width d."""
-    return (d**-0.5 if d else 1.0) if scale is None else _number(f"{operation}: scale", scale, "finite")
+    return (d**-0.5 if d else 1.0) if scale is None else as_number(f"{operation}: scale", scale, "finite")
 
 
 def attend(q: Array, k: Array, v: Array, scale: float, q_start: int, k_start: int) -> tuple[Array, Array]:
@@ -372,10 +383,10 @@ def cross_entropy(logits: Tensor, labels: Any, denominator: float | None = None)
     Raise IndexError for any other label outside 0..V-1, ValueError for a denominator that is not positive, UserError
     if it is omitted but cannot be determined.
     """
-    labels = xp.asarray(backend.as_ids("cross_entropy: labels", labels))
+    labels = xp.asarray(as_ids("cross_entropy: labels", labels))
     denominator = of_labels("cross_entropy", labels) if denominator is None else _positive(denominator)
     V, dtype, acc_dtype = (
-        _axes_of("cross_entropy: logits", logits)[-1],
+        shape_of("cross_entropy: logits", logits)[-1],
         logits.dtype,
         backend.accumulation_dtype(logits.dtype),
     )
@@ -436,10 +447,10 @@ def mean_squared_error(prediction: Tensor, target: Any, denominator: float | Non
     denominator = of_elements("mean_squared_error", prediction.shape) if denominator is None else _positive(denominator)
     if isinstance(target, Tensor):
         raise TypeError(f"mean_squared_error: target is {shown(target)}; it gets no gradient: give its array, .data")
-    target = backend.constant("mean_squared_error: target", target, prediction.dtype)
+    target = constant("mean_squared_error: target", target, prediction.dtype)
     if prediction.shape != target.shape:
         raise ValueError(f"mean_squared_error: prediction has shape {prediction.shape}, target {target.shape}")
-    _check_dtypes("mean_squared_error", prediction, target)
+    check_dtypes("mean_squared_error", prediction, target)
     dtype = prediction.dtype
     e = prediction.data.astype(backend.accumulation_dtype(dtype)) - target
     return apply(
@@ -458,8 +469,8 @@ def dropout(x: Tensor, keep: Array, p: float) -> Tensor:
     Raise ValueError unless 0 <= p < 1 and the shapes agree, TypeError for a non-boolean mask: numbers would scale x.
     Srivastava et al., "Dropout", JMLR 15, 2014.
     """
-    p = _number("dropout: p", p, "at least 0 and less than 1")
-    if not isinstance(keep, (xp.ndarray, np.bool_)) or backend.is_masked(keep) or keep.dtype != bool:
+    p = as_number("dropout: p", p, "at least 0 and less than 1")
+    if not isinstance(keep, (xp.ndarray, np.bool_)) or is_masked(keep) or keep.dtype != bool:
         raise TypeError(f"dropout: keep is {shown(keep)}; give an array of booleans")
     if keep.shape != x.shape:
         raise ValueError(f"dropout: x has shape {x.shape}, so keep must have this shape, not {keep.shape}")
@@ -489,45 +500,5 @@ def _row_mean(x: Array) -> Array:
     return xp.mean(x, axis=-1, keepdims=True, dtype=backend.accumulation_dtype(x.dtype))
 
 
-def _check_dtypes(operation: str, *tensors: Tensor | Array | None) -> None:
-    """Raise TypeError for different dtypes: NumPy would silently compute in the widest."""
-    dtypes = [str(x.dtype) for x in tensors if x is not None]
-    if len(set(dtypes)) > 1:
-        raise TypeError(f"{operation}: the operands are {', '.join(dtypes)}; cast them to one dtype")
-
-
-def _check_parameters(operation: str, x: Tensor, *parameters: Tensor | None) -> None:
-    """Raise TypeError unless all dtypes agree; half precision may be mixed with float32."""
-    small = [p is None or (p.dtype.itemsize <= 4 and x.dtype.itemsize <= 4) for p in parameters]
-    half = any(p is not None and p.dtype.itemsize < 4 for p in (x, *parameters))
-    if not (half and all(small)):
-        _check_dtypes(operation, x, *parameters)
-
-
-def _axes_of(name: str, x: Tensor, exactly: int = 0) -> tuple[int, ...]:
-    """Return the shape of x. Raise ValueError unless it has `exactly` axes, or by default at least one."""
-    if not x.shape or (exactly and x.ndim != exactly):
-        raise ValueError(f"{name} has shape {x.shape}; it needs {exactly or 'at least 1'} axes")
-    return x.shape
-
-
-def _number(name: str, value: Any, allowed: str) -> float:
-    """Return the value as a Python float (a NumPy float64 would promote float32). Raise ValueError if not allowed."""
-    try:
-        check_number(name, value, allowed)
-    except UserError as error:
-        raise ValueError(str(error)) from None
-    return float(value)
-
-
-def _whole(name: str, value: Any) -> int:
-    """Return the value as an int. Raise ValueError unless it is a whole number of at least 0."""
-    try:
-        check_whole(name, value)
-    except UserError as error:
-        raise ValueError(str(error)) from None
-    return int(value)
-
-
 def _positive(denominator: float) -> float:
-    return _number("the denominator, the global number of tokens or samples,", denominator, "above 0")
+    return as_number("the denominator, the global number of tokens or samples,", denominator, "above 0")

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, get_args
 
 import numpy as np
 
-from .backend import WIDE, Array, as_floats, to_host, xp
+from .arguments import as_floats
+from .backend import WIDE, Array, to_host, xp
 from .errors import shown
 
 if TYPE_CHECKING:

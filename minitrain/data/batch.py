@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..backend import Array, as_ids, to_device, to_host
+from ..arguments import as_ids
+from ..backend import Array, to_device, to_host
 from ..errors import UserError, check_whole
 from ..fused import IGNORE
 from ..sharding import shard_of

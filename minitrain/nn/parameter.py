@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from .. import rng
-from ..backend import FLOAT_NAMES, Array, as_floats, is_float, is_masked, to_device, to_host, xp
+from ..arguments import as_floats, is_masked
+from ..backend import FLOAT_NAMES, Array, is_float, to_device, to_host, xp
 from ..errors import UserError, check_number, check_seed, check_shape, check_text, check_whole, shown
 from ..sharding import shard_of
 from ..tensor import Tensor, WeightVjp

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend, fused
+from ..arguments import as_ids
 from ..autograd import apply
 from ..backend import Array, xp
 from ..comm.communicator import Communicator
@@ -22,7 +23,7 @@ def own_rows(ids: Array, table: Parameter, dtype: Any = None) -> Tensor:
 
     Raise IndexError for an id outside the whole table, ValueError for a table without 2 axes.
     """
-    ids = xp.asarray(backend.as_ids("own_rows: ids", ids))
+    ids = xp.asarray(as_ids("own_rows: ids", ids))
     if len(table.shape) != 2:
         raise ValueError(f"own_rows: the table has shape {table.shape}; it needs 2 axes")
     first, rows = table.placement.index[0].start, table.shape[0]
@@ -53,7 +54,7 @@ def vocabulary_cross_entropy(
     and counts once; gx_nv = g (softmax(x_n)_v - 1[v = label(n)]) / denominator, for the ids v held here.
     Tokens whose label is IGNORE are skipped. Raise IndexError for any other label outside 0..V-1.
     """
-    labels = xp.asarray(backend.as_ids("vocabulary_cross_entropy: labels", labels))
+    labels = xp.asarray(as_ids("vocabulary_cross_entropy: labels", labels))
     flat, ignored = fused.targets(labels, logits.shape[:-1], V)
     dtype, shape, rows = logits.dtype, logits.shape, labels.size  # the vjp must not keep the logits themselves
     held = shape[-1]
