@@ -6,8 +6,8 @@ import numpy as np
 
 from ..arguments import as_ids
 from ..backend import Array, to_device, to_host
+from ..denominators import IGNORE
 from ..errors import UserError, check_whole
-from ..fused import IGNORE
 from ..sharding import shard_of
 from .kinds import as_samples
 

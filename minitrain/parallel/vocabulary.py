@@ -4,12 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend, fused
+from .. import backend
 from ..arguments import as_ids
 from ..autograd import apply
 from ..backend import Array, xp
 from ..comm.communicator import Communicator
 from ..functional import row_max
+from ..losses import targets
 from ..nn import Parameter
 from ..tensor import Tensor, operation
 from .collective_ops import summed
@@ -55,7 +56,7 @@ def vocabulary_cross_entropy(
     Tokens whose label is IGNORE are skipped. Raise IndexError for any other label outside 0..V-1.
     """
     labels = xp.asarray(as_ids("vocabulary_cross_entropy: labels", labels))
-    flat, ignored = fused.targets(labels, logits.shape[:-1], V)
+    flat, ignored = targets(labels, logits.shape[:-1], V)
     dtype, shape, rows = logits.dtype, logits.shape, labels.size  # the vjp must not keep the logits themselves
     held = shape[-1]
     x = logits.data.reshape(rows, held).astype(backend.accumulation_dtype(dtype), copy=False)
