@@ -30,7 +30,7 @@ from .arguments import is_masked
 from .backend import Array, xp
 from .errors import UserError, shown
 from .observe import ledger
-from .tensor import Tensor, WeightVjp, check_tensors
+from .tensor import Tensor, WeightVjp, check_tensors, copied
 
 Vjp: TypeAlias = Callable[[Array], tuple[Array, ...]]  # gradient of the result -> one gradient per input
 Defer: TypeAlias = Callable[[Callable[[], None]], None]  # receives work to run later
@@ -224,7 +224,7 @@ class _Walk:
             return
         ledger.hold(g, "buffers", "backward", self.node)
         if isinstance(edge, Tensor):
-            self.contribute(edge, _copy, g)
+            self.contribute(edge, copied, g)
         elif edge not in self.arrived:
             self.arrived[edge] = g  # may alias another array: never write to it
         elif edge in self.own:
@@ -265,14 +265,6 @@ def no_grad() -> Iterator[None]:
 def recording() -> bool:
     """Return whether operations in this thread are recorded on the tape."""
     return _recording.get()
-
-
-def _copy(g: Array, out: Array | None = None) -> Array:
-    """The vjp of a leaf used as an activation. It copies, because g may also be another tensor's gradient."""
-    if out is None:
-        return xp.array(g)
-    out[...] = g
-    return out
 
 
 def _seeds(roots: Sequence[Tensor], gradients: Sequence[Array | None] | None) -> list[Array]:

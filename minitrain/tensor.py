@@ -143,6 +143,14 @@ def accumulated(grad: Array | None, part: Array) -> Array:
     return part if grad is None else xp.asarray(grad + part)
 
 
+def copied(g: Array, out: Array | None = None) -> Array:
+    """The vjp of a leaf used as an activation. It copies, because g may also be another tensor's gradient."""
+    if out is None:
+        return xp.array(g)
+    out[...] = g
+    return out
+
+
 def operation(function: Callable[P, R]) -> Callable[P, R]:
     """Wrap the function to raise TypeError if an argument annotated as Tensor is not one.
 

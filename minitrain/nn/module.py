@@ -148,3 +148,13 @@ def pass_through(units: Sequence[Any], x: Tensor | None, batch: Batch) -> Tensor
                 watch(unit.path, before, x)
     assert x is not None
     return x
+
+
+def check_free(model: Module) -> None:
+    """Raise UserError if a trainer (its reducer) already holds the model's parameters."""
+    for p in model.parameters():
+        if p.bucket is not None:
+            raise UserError(
+                f"{p.placement.path} belongs to a trainer already, and two would overwrite each other's updates.\n"
+                "Use that trainer, or gather its values and restore them into another model"
+            )

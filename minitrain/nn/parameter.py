@@ -119,13 +119,10 @@ class Parameter(Tensor):
         self.placement = Placement(path, tuple(shape), tuple(slice(0, n) for n in shape))
         self.init_mean, self.init_std, self.decay = mean, std, decay
         self.bucket: Any = None  # the parallel.flat.Bucket that holds this parameter
-        self._data: Array | None = None
-        self._grad: Array | None = None
         self._dtype = dtype
-        self.start: np.ndarray | None = None  # initial values given as an array
-        if values is not None:
-            self.start = np.array(to_host(values))
-            self._data = xp.array(values)
+        self._grad: Array | None = None
+        self._data: Array | None = None if values is None else xp.array(values)
+        self.start: np.ndarray | None = None if values is None else np.array(to_host(values))
 
     @property
     def data(self) -> Array:

@@ -21,8 +21,8 @@ from ..comm.agreement import check_same
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..errors import UserError, shown
-from ..models import Model
-from ..nn import Parameter, check_free, check_paths
+from ..models import Model, check_paths
+from ..nn import Parameter, check_free
 from .data_parallel import Bucketed, Naive
 from .divided_layers import Divided as DividedLayer
 from .division import Division
@@ -69,7 +69,7 @@ def parallelize(
     On a mesh with a tp axis, the layers are divided as their `shard` methods state. With a pp axis, the model becomes a
     Pipeline of this rank's stages. These arguments replace the library's own parts: `sync` data parallel's sum of
     gradients, `scatter` and `gather` ZeRO's two halves of it, `io` the communication at the borders of divided layers,
-    `line` the communication thread of overlap, `reducers` the reducer classes.
+    `thread` the communication thread of overlap, `reducers` the reducer classes.
     same: check first that all ranks got the same arguments; False for lessons and tests in which ranks differ.
     Raise UserError if the strategy is invalid on this mesh, the mesh cannot divide the model, or ranks differ.
     """

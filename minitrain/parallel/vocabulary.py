@@ -60,21 +60,17 @@ def vocabulary_cross_entropy(
     dtype, shape, rows = logits.dtype, logits.shape, labels.size  # the vjp must not keep the logits themselves
     held = shape[-1]
     x = logits.data.reshape(rows, held).astype(backend.accumulation_dtype(dtype), copy=False)
-    top = row_max(x) if held else xp.full((rows, 1), -xp.inf, x.dtype)
-    top = xp.array(top)
+    top = xp.array(row_max(x) if held else xp.full((rows, 1), -xp.inf, x.dtype))
     group.all_reduce(top, LOSS, op="max")
-    shifted = x - top
-    p = xp.exp(shifted)
+    p = xp.exp(shifted := x - top)
     z = summed(backend.total(p, axis=-1, keepdims=True), group, LOSS)
-    mine = xp.nonzero((flat >= first) & (flat < first + held))[0]
-    column = flat[mine].astype(np.int64) - first
+    mine, column = _own_labels(flat, first, held)
     right = xp.zeros(rows, x.dtype)
     right[mine] = shifted[mine, column]
     right = summed(right, group, LOSS)
     losses = xp.log(z)[:, 0] - right
     if ignored is not None:
         losses[ignored] = 0
-    loss = losses.sum() / float(denominator)
     p /= z
     kept = (p,) if x.dtype == dtype else (logits.data, top, z)  # half precision: recompute p from the logits
 
@@ -87,4 +83,10 @@ def vocabulary_cross_entropy(
         return (gx.astype(dtype, copy=False).reshape(shape),)
 
     saved = (*kept, mine, column) if ignored is None else (*kept, mine, column, ignored)
-    return apply(loss.astype(x.dtype), (logits,), vjp, saved=saved)
+    return apply((losses.sum() / float(denominator)).astype(x.dtype), (logits,), vjp, saved=saved)
+
+
+def _own_labels(flat: Array, first: int, held: int) -> tuple[Array, Array]:
+    """Return (the tokens whose label is among the `held` ids from `first` on, the columns of these labels here)."""
+    mine = xp.nonzero((flat >= first) & (flat < first + held))[0]
+    return mine, flat[mine].astype(np.int64) - first
