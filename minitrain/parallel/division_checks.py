@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..autograd import Tensor, no_grad
+from ..autograd import no_grad
 from ..backend import to_host
 from ..comm.communicator import Communicator
 from ..data.batch import Batch
@@ -27,6 +27,7 @@ from ..models import Model
 from ..nn import Parameter, watching
 from ..observe.ledger import Ledger
 from ..sharding import shard_of
+from ..tensor import Tensor
 from .borders import Borders, Notes, Numbers, alike, bound_of, note, sums, unlike
 from .flat import Bucket
 from .held_parameters import spoken
