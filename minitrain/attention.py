@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from . import backend
-from .arguments import as_number, as_whole, check_dtypes, is_masked, listed
 from .autograd import apply
 from .backend import Array, xp
 from .errors import shown
+from .operands import as_number, as_whole, check_dtypes, is_masked, listed
 from .reductions import softmax_rows
 from .tensor import Tensor, operation
 

@@ -26,10 +26,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import debug
-from .arguments import is_masked
 from .backend import Array, xp
 from .errors import UserError, shown
 from .observe import ledger
+from .operands import is_masked
 from .tensor import Tensor, WeightVjp, check_tensors, copied
 
 Vjp: TypeAlias = Callable[[Array], tuple[Array, ...]]  # gradient of the result -> one gradient per input

@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import backend
-from .arguments import constant, is_masked, listed
 from .autograd import apply
 from .backend import Array, xp
 from .errors import shown
+from .operands import constant, is_masked, listed
 from .reductions import log_softmax, logsumexp, max, mean, min, row_max, softmax, softmax_rows, sum, var
 from .shapes import Axis, concatenate, index, reshape, split, squeeze, stack, transpose
 from .tensor import Tensor, operation

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from . import backend
-from .arguments import as_ids, as_number, check_parameters, is_masked, shape_of
 from .attention import attention, causal_attention
 from .autograd import apply
 from .backend import Array, xp
@@ -25,6 +24,7 @@ from .denominators import IGNORE
 from .errors import shown
 from .gelu import gelu, gelu_and_slope
 from .losses import cross_entropy, mean_squared_error
+from .operands import as_ids, as_number, check_parameters, is_masked, shape_of
 from .tensor import Tensor, operation
 
 # fmt: off

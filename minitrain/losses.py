@@ -7,11 +7,11 @@ Each is a sum divided by a number of the global batch, so losses of parts add up
 from typing import Any
 
 from . import backend
-from .arguments import as_ids, as_number, check_dtypes, constant, shape_of
 from .autograd import apply
 from .backend import Array, xp
 from .denominators import IGNORE, of_elements, of_labels
 from .errors import shown
+from .operands import as_ids, as_number, check_dtypes, constant, shape_of
 from .reductions import row_max, softmax_rows
 from .tensor import Tensor, operation
 

@@ -10,10 +10,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import backend
-from .arguments import is_masked
 from .autograd import apply
 from .backend import Array, xp
 from .errors import shown
+from .operands import is_masked
 from .tensor import Tensor, check_tensors, operation
 
 Axis: TypeAlias = int | Sequence[int] | None

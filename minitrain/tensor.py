@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, get_args
 
 import numpy as np
 
-from .arguments import as_floats
 from .backend import WIDE, Array, to_host, xp
 from .errors import shown
+from .operands import as_floats
 
 if TYPE_CHECKING:
     from .autograd import Node

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "minitrain"
 ROOMS = (
-    *("errors", "sharding", "environment", "observe", "backend", "rng", "debug", "arguments"),
+    *("errors", "sharding", "environment", "observe", "backend", "rng", "debug", "operands"),
     *("tensor", "autograd", "shapes", "reductions", "functional"),
     *("denominators", "attention", "gelu", "losses", "fused", "operators"),
     *("data", "nn", "lr_schedules", "optim", "precision", "models"),

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..arguments import as_ids
 from ..backend import Array, checksum, to_device, to_host
 from ..denominators import IGNORE
 from ..errors import UserError, check_whole
+from ..operands import as_ids
 from ..sharding import shard_of
 from .kinds import as_samples
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import rng
-from ..arguments import as_floats, is_masked
 from ..backend import FLOAT_NAMES, Array, is_float, to_device, to_host, xp
 from ..errors import UserError, check_number, check_seed, check_shape, check_text, check_whole, shown
+from ..operands import as_floats, is_masked
 from ..sharding import shard_of
 from ..tensor import Tensor, WeightVjp
 

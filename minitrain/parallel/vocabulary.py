@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from .. import backend
-from ..arguments import as_ids
 from ..autograd import apply
 from ..backend import Array, xp
 from ..comm.communicator import Communicator
 from ..functional import row_max
 from ..losses import targets
 from ..nn import Parameter
+from ..operands import as_ids
 from ..tensor import Tensor, operation
 from .collective_ops import summed
 

@@ -12,13 +12,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..arguments import is_masked
 from ..backend import Array, accumulation_dtype, is_float, to_device, to_host
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..errors import UserError, check_choice, check_names, check_whole, shown
 from ..models import Model
 from ..nn import Parameter
+from ..operands import is_masked
 from ..optim import Part, State, unscaled
 from ..parallel.flat import Bucket
 from ..parallel.reducer import MODEL, Reducer
