@@ -42,7 +42,7 @@ from minitrain.optim import SGD, Adam, AdamW, clip_grad_norm
 from minitrain.parallel.data_parallel import Bucketed
 from minitrain.parallel.flat import Bucket, make_buckets
 from minitrain.parallel.parallelize import parallelize
-from minitrain.parallel.reducer import Divided, Reducer
+from minitrain.parallel.reducer import DividedModel, Reducer
 from minitrain.parallel.strategy import Strategy
 from minitrain.precision import DTYPES, POLICIES, DynamicPolicy, DynamicScaler, StaticPolicy, StaticScaler
 from minitrain.runtime import launchers
@@ -153,7 +153,7 @@ class Own(Module):
 
 
 def in_buckets(model: Model, seed: int) -> Reducer:
-    made = Bucketed(Divided(model, one(), make_buckets(model.parameters(), 1.0, one())))
+    made = Bucketed(DividedModel(model, one(), make_buckets(model.parameters(), 1.0, one())))
     made.init(seed)
     return made
 

@@ -19,17 +19,16 @@ from ..comm.agreement import agreed, check_same
 from ..comm.communicator import Communicator
 from ..comm.ring import RingCommunicator
 from ..comm.threads import world_of_one
-from ..data.batch import Batch
+from ..data.batch import Batch, checksum_of
 from ..errors import UserError, check_whole
 from ..models import Model
 from ..nn import Module
 from ..optim import SGD
-from ..parallel.naming import path_of
 from ..parallel.parallelize import parallelize
+from ..parallel.plan_checks import path_of
 from ..parallel.strategy import GradDtype, Strategy
 from ..runtime.launch import launch
 from ..train.checkpoint import gather
-from ..train.checks import checksum_of
 from ..train.step import compute_gradients
 from .config import TrainConfig
 from .differences import Apart, Step, apart, farthest, first_beyond, listed, parameters, size, table, verdict

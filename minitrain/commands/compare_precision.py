@@ -16,10 +16,12 @@ from ..models import mlp
 from ..observe.draw import chart
 from ..observe.ledger import Ledger
 from ..optim import Adam
+from ..train.history import Update
+from ..train.progress import Progress
 from ..train.step import compute_gradients
-from ..train.trainer import Trainer, Update
+from ..train.trainer import Trainer
 from . import figure
-from .comparison import CompareOptions, Result, data, follow, overlap, plain, table, watch
+from .comparison import CompareOptions, Result, data, follow, overlap, plain, table
 from .folder import RunFolder
 from .options import PrecisionOptions
 
@@ -108,7 +110,7 @@ def underflow(full: Trainer, half: Trainer, batch: Batch) -> float:
         q.data[...] = p.data
     for trainer in (full, half):
         with np.errstate(all="ignore"):
-            compute_gradients(trainer.model, trainer.mine(batch), trainer.reducer, 1, trainer.scaler)
+            compute_gradients(trainer.model, trainer.local_batch(batch), trainer.reducer, 1, trainer.scaler)
     lost = there = 0
     for p, q in zip(full.model.parameters(), half.model.parameters(), strict=True):
         assert p.grad is not None and q.grad is not None
@@ -137,7 +139,7 @@ def precisions(options: CompareOptions, world: Communicator, folder: RunFolder) 
     settings = precision_settings(options.updates)
     results: dict[tuple[str, str], list[HalfResult]] = {(task, name): [] for task in TASKS for name in settings}
     full: dict[tuple[str, int], Trainer] = {}
-    for task, name in watch(results, len(results), world):
+    for task, name in Progress(world).watch(results, len(results), what="settings"):
         for seed in range(1, options.seeds + 1):
             trainer = precise(world, options, settings[name], TASKS[task], seed)
             found = train_precise(trainer, options, TASKS[task], seed, full.get((task, seed)))

@@ -7,9 +7,10 @@ from ..comm.communicator import Communicator
 from ..models import mlp
 from ..observe.draw import chart
 from ..optim import Adam
+from ..train.progress import Progress
 from ..train.trainer import Trainer
 from . import figure
-from .comparison import CompareOptions, Result, data, draw, follow, middle, overlap, plain, smooth_median, table, watch
+from .comparison import CompareOptions, Result, data, draw, follow, middle, overlap, plain, smooth_median, table
 from .folder import RunFolder
 from .options import LearningRates, OptimizerOptions
 
@@ -42,7 +43,7 @@ def schedules(options: CompareOptions, world: Communicator, folder: RunFolder) -
     runs: dict[tuple[str, float], OptimizerOptions] = {}
     runs |= {(name, lr): schedule_options(name, lr, updates, epoch) for name in NAMES for lr in options.lr}
     results: dict[tuple[str, float], list[Result]] = {}
-    for (name, lr), o in watch(runs.items(), len(runs), world):
+    for (name, lr), o in Progress(world).watch(runs.items(), len(runs), what="settings"):
         results[name, lr] = [train(world, options, o, seed) for seed in range(1, options.seeds + 1)]
     best: dict[str, float] = {name: min(options.lr, key=lambda lr: middle(results[name, lr])) for name in NAMES}
     rows: dict[str, list[Result]] = {name: results[name, best[name]] for name in NAMES}

@@ -5,8 +5,7 @@ is better for a large model.
 """
 
 import math
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -15,11 +14,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 import tyro
 
-from ..comm.communicator import Communicator
 from ..data.digits import load_digits, split_digits
 from ..data.loader import ArrayLoader
 from ..errors import UserError, check_choice, check_number, check_whole
-from ..train.trainer import QUIET, Trainer, Update
+from ..train.history import Update
+from ..train.trainer import Trainer
 from .lr_range import smooth
 
 What = Literal["schedules", "precision"]
@@ -91,16 +90,6 @@ def follow(trainer: Trainer, updates: Iterable[Update], learned: ArrayLoader, he
             raise
         # After the first update the only possible cause is a NaN or infinite loss, on all ranks.
         return Result(losses, math.inf, math.inf, 0.0)
-
-
-def watch(items: Iterable[Any], count: int, world: Communicator) -> Iterator[Any]:
-    """Yield the items. Print progress between them, on rank 0, if nothing was printed for QUIET seconds."""
-    told = time.monotonic()
-    for n, item in enumerate(items, 1):
-        yield item
-        if n < count and world.rank == 0 and time.monotonic() - told > QUIET:
-            told = time.monotonic()
-            print(f"{n} of {count} settings", flush=True)
 
 
 def middle(results: Iterable[Result]) -> float:

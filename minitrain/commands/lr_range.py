@@ -82,7 +82,7 @@ def record(
     trainer.schedule, trainer.momentum = partial(range_test, min_lr=min_lr, max_lr=max_lr, updates=updates), None
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            for update in trainer.watch(text.updates(updates), updates, "range test"):
+            for update in trainer.progress.watch(text.updates(updates), updates, "range test"):
                 if update.skipped:
                     continue  # half precision overflowed: there was no update
                 rates.append(update.lr)

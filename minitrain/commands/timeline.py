@@ -6,7 +6,7 @@ from pathlib import Path
 from ..comm.communicator import Communicator
 from ..errors import UserError
 from ..observe.clock import Clock, Costs, Stamps, Timeline
-from ..parallel.pipeline import observing
+from ..observe.observer import observing
 from ..runtime.launch import launch
 from .config import TrainConfig
 from .train import TextTrainer

@@ -22,7 +22,8 @@ from ..parallel import reducer
 from ..precision import StaticScaler
 from ..runtime.launch import launch
 from ..train import checkpoint
-from ..train.trainer import Trainer, Update
+from ..train.history import Update
+from ..train.trainer import Trainer
 from .config import TrainConfig
 from .folder import RunFolder, on_rank_0, reason, write_somewhere
 from .options import RunOptions, make_mesh

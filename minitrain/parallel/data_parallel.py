@@ -23,7 +23,8 @@ from ..backend import Array
 from ..comm.communicator import Communicator
 from ..sharding import Shards
 from .flat import Bucket
-from .reducer import Divided, Hooks, Reducer
+from .hooks import Hooks
+from .reducer import DividedModel, Reducer
 from .strategy import Strategy
 
 TAG = ("dp", "gradients")
@@ -38,7 +39,7 @@ def sync_gradients(reducer: Sequence[Array], group: Communicator, shards: Shards
 class DataParallel(Reducer):
     """Base class of both forms. hooks.sync sums gradients over a group of ranks; the default is sync_gradients."""
 
-    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
+    def __init__(self, divided: DividedModel, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
         super().__init__(divided, strategy, hooks)
         self.sync = hooks.sync or sync_gradients
 

@@ -11,7 +11,7 @@ from ..nn import Module, Parameter
 from .tensor_parallel import TIME, TensorIO
 
 
-class Divided(Module):
+class DividedLayer(Module):
     """A layer whose input or output passes through `io`."""
 
     io: TensorIO
@@ -24,7 +24,7 @@ class Divided(Module):
         )
 
 
-class Multiplies(Divided):
+class Multiplies(DividedLayer):
     """A layer that holds a part of its matrix. wrong: the message for an x with the wrong number of columns."""
 
     fan_in: int
@@ -103,7 +103,7 @@ def check_linear(path: str, y: Tensor, other: Tensor) -> None:
     )
 
 
-class Gathered(Divided):
+class Gathered(DividedLayer):
     """A layer that every rank calls on the whole x. Ids (an Array) and None, for a first unit, are already whole."""
 
     word = "gather"
@@ -147,7 +147,7 @@ class Everywhere(Gathered):
         return self.io.own(super().__call__(x, *rest, **options), time)
 
 
-class ResidualDropout(Divided):
+class ResidualDropout(DividedLayer):
     """A dropout that draws its mask for whole rows."""
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
@@ -157,7 +157,7 @@ class ResidualDropout(Divided):
         return super().__call__(x, batch)
 
 
-class Unit(Divided):
+class Unit(DividedLayer):
     """A unit of the model. It tells `io` when it begins, and with which batch."""
 
     words: str  # how its layers are divided, for a message
@@ -208,7 +208,7 @@ class RowLinear(Rows):
         return self.io.row(self.cast_input("linear", self.given(x)), self.weight, self.bias, gelu)
 
 
-class VocabularyEmbedding(Divided):
+class VocabularyEmbedding(DividedLayer):
     """Token table divided by rows. An id whose row another rank holds gives zeros; the sum over ranks gives its row."""
 
     weight: Parameter
@@ -218,7 +218,7 @@ class VocabularyEmbedding(Divided):
         return self.io.rows(ids, self.weight, self.compute_dtype("embedding", self.weight.dtype))
 
 
-class WholeEmbedding(Divided):
+class WholeEmbedding(DividedLayer):
     """A token table that every rank holds whole."""
 
     def __call__(self, ids: Array) -> Tensor:
@@ -226,7 +226,7 @@ class WholeEmbedding(Divided):
         return super().__call__(self.io.own_ids(ids))
 
 
-class VocabularyClassifier(Divided):
+class VocabularyClassifier(DividedLayer):
     """Logits for this rank's part of the vocabulary, and their cross-entropy."""
 
     weight: Parameter
@@ -234,3 +234,14 @@ class VocabularyClassifier(Divided):
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x (B, T, D) -> the loss (), or all logits (B, T, V) if unlabelled. Raise UserError for a wrong label."""
         return self.io.classify(self.cast_input("linear", x), self.weight, batch)
+
+
+# A cache: layers of one class keep a common class.
+FORMS: dict[tuple[type[DividedLayer], type[Module]], type[Module]] = {}
+
+
+def in_form(form: type[DividedLayer], kind: type[Module]) -> type[Module]:
+    """Return the class `kind` with its divided form in front, under its own name."""
+    if (form, kind) not in FORMS:
+        FORMS[form, kind] = type(kind.__name__, (form, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+    return FORMS[form, kind]

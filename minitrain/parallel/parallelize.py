@@ -24,22 +24,23 @@ from ..errors import UserError, shown
 from ..models import Model
 from ..nn import Parameter, check_free, check_paths
 from .data_parallel import Bucketed, Naive
-from .divided_layers import Divided as DividedLayer
-from .division import Division
+from .divided_layers import DividedLayer
+from .division_checks import DivisionChecks
 from .flat import make_buckets
 from .half_gradients import reduce_to_owners_in, sync_in
-from .naming import path_of
+from .hooks import Gather, Hooks, Scatter, Sync
 from .overlap import CommunicationThread
 from .pipeline import Pipeline, partition
 from .plan import Plan
+from .plan_checks import path_of
 from .recompute import Segment, segments
-from .reducer import Divided, Gather, Hooks, Reducer, Scatter, Sync
+from .reducer import DividedModel, Reducer
 from .sequence_parallel import SequenceIO
 from .strategy import Strategy
 from .tensor_parallel import TensorIO
 from .zero import Zero1, Zero2, Zero3
 
-Make = Callable[[Divided, Strategy, Hooks], Reducer]  # a Reducer class, or a function with the same signature
+Make = Callable[[DividedModel, Strategy, Hooks], Reducer]  # a Reducer class, or a function with the same signature
 
 REDUCERS: dict[str, type[Reducer]] = {
     "naive": Naive,
@@ -83,8 +84,8 @@ def parallelize(
     runs = segment(model, strategy)  # 3
     buckets = make_buckets(model.parameters(), strategy.bucket_mb, mesh, users, strategy.owners == "parameters")
     times = Counter(p for part in model.parts() for p in part.parameters())
-    division = Division(plan, model, mesh.world) if plan is not None and strategy.check else None
-    divided = Divided(model, mesh, buckets, [run.units for run in runs], times, division, same)
+    checks = DivisionChecks(plan, model, mesh.world) if plan is not None and strategy.check else None
+    divided = DividedModel(model, mesh, buckets, [run.units for run in runs], times, checks, same)
     reducer = reducers[strategy.reducer](divided, strategy, hooks(strategy, sync, scatter, gather, thread))  # 4
     if strategy.zero == 3:
         wrap(runs, reducer)  # 5
@@ -103,11 +104,12 @@ def check(model: Model, mesh: Mesh, strategy: Strategy) -> None:
 
 def check_undivided(model: Model) -> None:
     """Raise UserError if the model is already divided, even partially."""
-    cut = next((p.placement.path for p in model.parameters() if p.placement.local != p.placement.shape), None)
+    divided = next((p.placement.path for p in model.parameters() if p.placement.local != p.placement.shape), None)
     changed = next((path_of(module) for module in model.modules() if isinstance(module, DividedLayer)), None)
-    if isinstance(model, Pipeline) or cut or changed:
+    example = divided or changed
+    if isinstance(model, Pipeline) or example:
         raise UserError(
-            f"the model was divided for another trainer{', such as ' + str(cut or changed) if cut or changed else ''}: "
+            f"the model was divided for another trainer{f', such as {example}' if example else ''}: "
             "this rank holds a part of it.\nMake a new model and restore the gathered parameters of this one into it"
         )
 
@@ -139,7 +141,7 @@ def shard(
         if whole and plan is not None:
             where, (axis,) = p.placement, mesh.along("matrices")
             ranks = tuple(range(mesh.sizes[axis]))
-            p.placement = where.replicate(axis, ranks) if plan.partial(p) else where.held_at(axis, ranks)
+            p.placement = where.replicate(axis, ranks) if plan.held.partial(p) else where.held_at(axis, ranks)
     return plan
 
 

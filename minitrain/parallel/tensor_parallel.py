@@ -48,7 +48,7 @@ from .vocabulary import own_rows, vocabulary_cross_entropy
 
 if TYPE_CHECKING:
     from .borders import Borders
-    from .division import Division
+    from .division_checks import DivisionChecks
 
 
 TIME = 1  # the axis of x (B, T, D)
@@ -62,7 +62,7 @@ class TensorIO:
     """
 
     sequence = False
-    look: "Division | None" = None  # while set, layers check their inputs and outputs: see division.py
+    look: "DivisionChecks | None" = None  # while set, layers check their inputs and outputs: see division_checks.py
     borders: "Borders | None" = None  # while set, it records the inputs and outputs of units
 
     def __init__(self, group: Communicator) -> None:

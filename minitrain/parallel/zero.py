@@ -43,9 +43,10 @@ from ..observe import ledger
 from ..optim import Totals
 from ..sharding import Shards
 from .flat import Bucket
+from .hooks import Hooks
 from .overlap import CommunicationThread, communicators_for
 from .pieces import from_all, in_order
-from .reducer import Divided, Hooks, Reducer, require
+from .reducer import DividedModel, Reducer, require
 from .strategy import Strategy
 
 GRADIENTS, PARAMETERS = ("dp", "gradients"), ("dp", "parameters")
@@ -67,7 +68,7 @@ class Zero1(Reducer):
 
     sharded = True
 
-    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
+    def __init__(self, divided: DividedModel, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
         super().__init__(divided, strategy, hooks)
         self.scatter, self.gather = hooks.scatter or reduce_to_owners, hooks.gather or gather_from_owners
 
@@ -114,7 +115,7 @@ class Zero2(Zero1):
 
     in_flight = 1  # one bucket is sent while another is filled; a third would wait at full size
 
-    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
+    def __init__(self, divided: DividedModel, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
         self.each_backward = not strategy.reduce_once
         self.grads: dict[Bucket, Array] = {}  # of this rank's shards
         super().__init__(divided, strategy, hooks)
@@ -146,7 +147,7 @@ class Zero3(Zero2):
 
     nan_fill = False  # fill freed parameters with NaN, to expose code that still reads them
 
-    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
+    def __init__(self, divided: DividedModel, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
         super().__init__(divided, strategy, hooks)
         self.users = dict.fromkeys(self.buckets, 0)  # number of running segments that use a bucket
         self.segments = list(divided.segments)

@@ -1,11 +1,45 @@
-"""The record of a run, row by row: one row per epoch, or per fixed number of updates."""
+"""The record of a run: an Update per batch, and a History with a row per epoch, or per fixed number of updates."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from numbers import Real
+from typing import NamedTuple
 
 from ..errors import UserError, check_state, shown
+
+
+class Update(NamedTuple):
+    """One batch: its loss, the learning rate, the norm of the gradient before clipping, its loss scale, and the number
+    of labels the loss is averaged over.
+
+    The norm is not finite if gradients overflowed in half precision; no update was made then.
+    """
+
+    loss: float
+    lr: float
+    norm: float
+    scale: float = 1.0
+    labels: int = 1
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the batch was skipped, without an update."""
+        return not math.isfinite(self.norm)
+
+
+def summed_up(updates: Iterable[Update]) -> list[float]:
+    """Return [mean loss over the labels, learning rate of the last update].
+
+    A label's loss is measured before the update it contributes to. Batches are weighted by their labels: the last batch
+    of an epoch may be smaller, and labels may be ignored.
+    """
+    loss, labels, lr = 0.0, 0, math.nan
+    for update in updates:
+        lr = update.lr
+        if math.isfinite(update.loss):  # the others overflowed in half precision and were skipped
+            loss, labels = loss + update.loss * update.labels, labels + update.labels
+    return [loss / labels if labels else math.nan, lr]
 
 
 @dataclass

@@ -37,8 +37,8 @@ from minitrain.nn import (
 )
 from minitrain.optim import SGD, Adam
 from minitrain.parallel.divided_layers import check_linear
-from minitrain.parallel.division import Passed, far
-from minitrain.parallel.naming import spoken
+from minitrain.parallel.division_checks import Passed, far
+from minitrain.parallel.held_parameters import spoken
 from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.plan import Plan
 from minitrain.parallel.strategy import Strategy
@@ -1391,7 +1391,7 @@ def test_a_gradient_that_is_zero_at_first_is_looked_at_again(kind: type[FromZero
             made.step(batch)
         except UserError as error:
             return str(error)
-        assert made.reducer.division is None, "all has been seen"
+        assert made.reducer.checks is None, "all has been seen"
         return ""
 
     for said in threads.run(2, program):
@@ -1447,7 +1447,7 @@ def test_the_looks_are_over_after_the_first_step() -> None:
                 units = [unit.path for unit in made.units]
                 assert [*io.borders.made] == units and [*io.borders.gradients] == units[:0:-1]
             reducer.synchronize()
-            assert io.borders is None and reducer.division is None
+            assert io.borders is None and reducer.checks is None
 
     threads.run(2, program)
 

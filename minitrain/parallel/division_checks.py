@@ -29,7 +29,7 @@ from ..observe.ledger import Ledger
 from ..sharding import shard_of
 from .borders import Borders, Notes, Numbers, alike, bound_of, note, sums, unlike
 from .flat import Bucket
-from .naming import spoken
+from .held_parameters import spoken
 from .plan import Plan
 from .tensor_parallel import TensorIO
 
@@ -53,7 +53,7 @@ class Wrong(NamedTuple):
     said: str
 
 
-class Division:
+class DivisionChecks:
     """The checks of one model: `look` before the first backward, `see` during it, `compare` after it."""
 
     def __init__(self, plan: Plan, model: Model, world: Communicator) -> None:
@@ -103,9 +103,9 @@ class Division:
     def check_borders(self, batch: Batch, shards: list[Passed], wholes: list[Passed]) -> None:
         """Raise UserError for the first unit whose outputs from sequence shards and from the whole sequence differ."""
         time = batch.where.time
-        own = shard_of(time.stop - time.start, self.group.size, self.group.rank)
+        shard = shard_of(time.stop - time.start, self.group.size, self.group.rank)
         for one, whole in zip(shards, wholes, strict=True):
-            if any(self.group.gather_objects(far(one, whole, own))):
+            if any(self.group.gather_objects(far(one, whole, shard))):
                 raise UserError(
                     f"under sequence parallel {one.path} computes a different result from shards of the sequence than "
                     "from the whole: something in it uses several positions outside the divided layers, or it reads "
@@ -165,8 +165,8 @@ class Division:
     def wrong_gradient(self, every: list[list[Numbers]]) -> list[Wrong]:
         """Return the first parameter whose gradient is partial but should be whole, or whole but should be partial."""
         for i, p in enumerate(self.seen):
-            numbers, partial = [rank[i] for rank in every], self.plan.partial(p)
-            how, layer = self.plan.held.get(p, ("residual", p.placement.path))
+            numbers, partial = [rank[i] for rank in every], self.plan.held.partial(p)
+            how, layer = self.plan.held.of(p)
             said = spoken(how, layer)
             if partial and alike(numbers, 1e-14) and numbers[0][1]:
                 text = (
@@ -190,14 +190,14 @@ def cure(how: str, layer: str) -> str:
     return f"{inside}If its result goes to a whole layer that meets divided columns, use plan.enter for that layer."
 
 
-def far(one: Passed, whole: Passed, own: slice) -> bool:
-    """Return whether a unit's output from a shard differs from slice `own` of its output from the whole sequence.
+def far(one: Passed, whole: Passed, shard: slice) -> bool:
+    """Return whether a unit's output from a shard differs from that shard of its output from the whole sequence.
 
     A branch with a small scale hardly changes y, so y - x is compared as well. Its tolerance of 2% is far above its
     rounding error and far below the effect of a wrong position; y itself is rounded once or twice, by half a digit.
     Half precision has too few digits for y - x.
     """
-    y, true, dtype = on_host(one.y), own_part(whole.y, one.y, own), one.y.dtype
+    y, true, dtype = on_host(one.y), positions(whole.y, one.y, shard), one.y.dtype
     if true.shape != y.shape:
         return True
     bound = {2: 0.05, 4: 1e-3, 8: 1e-9}[dtype.itemsize]
@@ -206,14 +206,14 @@ def far(one: Passed, whole: Passed, own: slice) -> bool:
     if one.x is None or whole.x is None or (one.x.shape, whole.x.shape) != (one.y.shape, whole.y.shape):
         return False
     added, all_added = y - on_host(one.x), on_host(whole.y) - on_host(whole.x)
-    off = largest(added - (true - own_part(whole.x, one.x, own)))
+    off = largest(added - (true - positions(whole.x, one.x, shard)))
     return dtype.itemsize > 2 and off > 2e-2 * largest(all_added) + 16 * float(np.finfo(dtype).eps) * largest(true)
 
 
-def own_part(whole: Tensor, part: Tensor, own: slice) -> np.ndarray:
-    """Return positions `own` of whole (B, T, ...), or all of it if it is not divided, like a loss."""
+def positions(whole: Tensor, part: Tensor, shard: slice) -> np.ndarray:
+    """Return the shard's positions of whole (B, T, ...), or all of it if it is not divided, like a loss."""
     x = on_host(whole)
-    return x[:, own] if x.ndim > 1 and x.shape != part.shape else x
+    return x[:, shard] if x.ndim > 1 and x.shape != part.shape else x
 
 
 def on_host(x: Tensor) -> np.ndarray:

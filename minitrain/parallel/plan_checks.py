@@ -1,4 +1,7 @@
-"""Checks of the names given in `shard`, before the first step of a divided model (see plan.py)."""
+"""Checks of the names given in `shard`, before the first step of a divided model (see plan.py).
+
+What only shows while the model computes is checked in the first step: see division_checks.py.
+"""
 
 import inspect
 import traceback
@@ -26,13 +29,6 @@ def own_parameters(module: Module) -> list[Parameter]:
     return [value for _, value in module.members() if isinstance(value, Parameter)]
 
 
-def spoken(how: str, layer: str) -> str:
-    """Describe how a parameter is held, in terms of `shard`, for a message."""
-    if how.startswith("divided"):
-        return how
-    return f"the bias after plan.row({layer})" if how == "whole" else f"plan.{how}"
-
-
 def path_of(thing: Module | Parameter) -> str:
     """Return the path of a parameter or a module; the class name of a module without one."""
     return thing.placement.path if isinstance(thing, Parameter) else thing.path or type(thing).__name__
@@ -58,6 +54,15 @@ def check_shard(module: Module) -> None:
             f"{path_of(module)}: `shard` of {type(module).__name__} takes {inspect.signature(module.shard)}; "
             "write def shard(self, plan)"
         ) from error
+
+
+def check_divided(model: Module, tp: int) -> None:
+    """Raise UserError if no module of the model defines `shard`."""
+    if tp > 1 and all(type(module).shard is Module.shard for module in model.modules()):
+        raise UserError(
+            f"--tp is {tp}, but no layer of the model is divided: none of its modules defines `shard`.\n"
+            "Write `def shard(self, plan)` in the class of each block (see parallel/plan.py), or omit --tp"
+        )
 
 
 @contextmanager
@@ -107,8 +112,8 @@ def all_named(named: Names, thing: Module | Parameter) -> bool:
 
     CausalAttention needs none: it takes any number of heads, and rejects a sequence shard itself.
     """
-    own = own_parameters(thing) if isinstance(thing, Module) else []
-    return thing in named or isinstance(thing, CausalAttention) or bool(own and all(p in named for p in own))
+    inside = own_parameters(thing) if isinstance(thing, Module) else []
+    return thing in named or isinstance(thing, CausalAttention) or bool(inside and all(p in named for p in inside))
 
 
 def check_heads(module: Module, layers: list[Module], tp: int) -> None:
