@@ -22,7 +22,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitrain import errors, fused, lr_schedules, rng
-from minitrain.autograd import Tensor
 from minitrain.comm import threads
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
@@ -47,6 +46,7 @@ from minitrain.parallel.strategy import Strategy
 from minitrain.precision import DTYPES, POLICIES, DynamicPolicy, DynamicScaler, StaticPolicy, StaticScaler
 from minitrain.runtime import launchers
 from minitrain.runtime.launchers import find_mpirun
+from minitrain.tensor import Tensor
 from minitrain.train.step import train_step
 from minitrain.train.trainer import Trainer
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..backend import Array, as_ids, checksum, to_device, to_host
+from ..arguments import as_ids
+from ..backend import Array, checksum, to_device, to_host
+from ..denominators import IGNORE
 from ..errors import UserError, check_whole
-from ..fused import IGNORE
 from ..sharding import shard_of
 from .kinds import as_samples
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import as_ids, is_float, is_masked, listed, to_host, xp
+from ..arguments import as_ids, is_masked, listed
+from ..backend import is_float, to_host, xp
 from ..errors import UserError, shown
 
 

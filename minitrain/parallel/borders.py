@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..autograd import Tensor, apply, operation
+from ..autograd import apply
 from ..backend import Array, to_host
+from ..tensor import Tensor, operation
 
 Numbers = tuple[float, float]  # the sum of an array's elements, and of their squares
 Notes = dict[str, tuple[Numbers, float]]  # a unit's path -> the numbers of an array there, and their tolerance

@@ -16,11 +16,12 @@ Cost on N ranks for an array of M bytes, per rank of a ring: 2 (N-1)/N M for an 
 Shoeybi et al., "Megatron-LM", arXiv:1909.08053, section 3; Korthikanti et al., arXiv:2205.05198, section 4.2.
 """
 
-from ..autograd import Tensor, apply, operation
+from ..autograd import apply
 from ..backend import Array, xp
 from ..comm.communicator import Communicator, Tag
 from ..observe import ledger
 from ..sharding import shard_of
+from ..tensor import Tensor, operation
 
 
 @operation

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from ..autograd import Tensor
 from ..backend import Array
 from ..data.batch import Batch
 from ..denominators import batch_at_work
 from ..errors import UserError
 from ..nn import Module, Parameter
+from ..tensor import Tensor
 from .tensor_parallel import TIME, TensorIO
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..autograd import Tensor, no_grad
+from ..autograd import no_grad
 from ..backend import to_host
 from ..comm.communicator import Communicator
 from ..data.batch import Batch
@@ -27,6 +27,7 @@ from ..models import Model
 from ..nn import Parameter, watching
 from ..observe.ledger import Ledger
 from ..sharding import shard_of
+from ..tensor import Tensor
 from .borders import Borders, Notes, Numbers, alike, bound_of, note, sums, unlike
 from .flat import Bucket
 from .held_parameters import spoken
@@ -191,7 +192,7 @@ def cure(how: str, layer: str) -> str:
 
 
 def far(one: Passed, whole: Passed, shard: slice) -> bool:
-    """Return whether a unit's output from a shard differs from that shard of its output from the whole sequence.
+    """Return whether a unit's output from a shard differs from slice `shard` of its output from the whole sequence.
 
     A branch with a small scale hardly changes y, so y - x is compared as well. Its tolerance of 2% is far above its
     rounding error and far below the effect of a wrong position; y itself is rounded once or twice, by half a digit.
@@ -211,7 +212,7 @@ def far(one: Passed, whole: Passed, shard: slice) -> bool:
 
 
 def positions(whole: Tensor, part: Tensor, shard: slice) -> np.ndarray:
-    """Return the shard's positions of whole (B, T, ...), or all of it if it is not divided, like a loss."""
+    """Return positions `shard` of whole (B, T, ...), or all of it if it is not divided, like a loss."""
     x = on_host(whole)
     return x[:, shard] if x.ndim > 1 and x.shape != part.shape else x
 

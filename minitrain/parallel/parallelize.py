@@ -21,8 +21,8 @@ from ..comm.agreement import check_same
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..errors import UserError, shown
-from ..models import Model
-from ..nn import Parameter, check_free, check_paths
+from ..models import Model, check_paths
+from ..nn import Parameter, check_free
 from .data_parallel import Bucketed, Naive
 from .divided_layers import DividedLayer
 from .division_checks import DivisionChecks

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import Tensor, backward
+from ..autograd import backward
 from ..backend import FLOATS, Array, to_device, to_host, xp
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
@@ -39,6 +39,7 @@ from ..models import Loop, Model
 from ..nn import Module, Parameter
 from ..observe.observer import observer, observing
 from ..sharding import shard_of
+from ..tensor import Tensor
 from .pipeline_schedules import SCHEDULES, Do, Schedule
 from .reducer import Reducer
 from .strategy import Strategy

@@ -19,11 +19,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from ..autograd import Tensor, apply, backward, deferring, inside, no_grad, recording
+from ..autograd import apply, backward, deferring, inside, no_grad, recording
 from ..backend import Array, xp
 from ..data.batch import Batch
 from ..models import Sequential
 from ..nn import Module
+from ..tensor import Tensor
 
 Around = Callable[[Sequence[Module]], AbstractContextManager[Any]]
 

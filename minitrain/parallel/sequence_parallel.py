@@ -21,13 +21,13 @@ Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Mode
 from dataclasses import replace
 
 from .. import fused
-from ..autograd import Tensor
 from ..backend import Array
 from ..comm.communicator import Communicator, Tag
 from ..data.batch import Batch
 from ..errors import UserError
 from ..nn import Parameter
 from ..sharding import shard_of
+from ..tensor import Tensor
 from .collective_ops import all_gather, gather_from, gathered, reduce_scatter, scattered, split_to
 from .tensor_parallel import BLOCK, TIME, TensorIO
 

@@ -48,7 +48,7 @@ class Strategy:
     owners: Owners = "elements"
     """Where ZeRO may cut buckets between ranks: at any element, or only between whole parameters."""
     check: bool = True
-    """Check in the first steps that layers are divided as their `shard` methods state (parallel/division_checks.py)."""
+    """Check in the first steps that layers are divided as their `shard` methods say (parallel/division_checks.py)."""
 
     @property
     def reducer(self) -> str:

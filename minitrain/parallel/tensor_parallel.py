@@ -38,11 +38,12 @@ arXiv:1909.08053.
 from typing import TYPE_CHECKING, Any
 
 from .. import fused
-from ..autograd import Tensor, recording
+from ..autograd import recording
 from ..backend import Array
 from ..comm.communicator import Communicator, Tag
 from ..data.batch import Batch
 from ..nn import Parameter
+from ..tensor import Tensor
 from .collective_ops import copy_to, gather_from, reduce_from
 from .vocabulary import own_rows, vocabulary_cross_entropy
 

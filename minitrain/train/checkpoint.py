@@ -12,7 +12,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..backend import Array, accumulation_dtype, is_float, is_masked, to_device, to_host
+from ..arguments import is_masked
+from ..backend import Array, accumulation_dtype, is_float, to_device, to_host
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..errors import UserError, check_choice, check_names, check_whole, shown

@@ -40,10 +40,14 @@ FILES = [
 ]
 FILES += [
     f"minitrain/{name}.py"
-    for name in ("autograd", "fused", "comm/ring", "comm/mpi", "comm/communicator")
+    for name in ("tensor", "autograd", "fused", "attention", "gelu", "losses")
+    + ("comm/ring", "comm/mpi", "comm/communicator")
     + ("train/checkpoint", "train/trainer", "train/arguments", "train/nonfinite", "train/validation", "data/loader")
 ]
 ELSEWHERE = {  # files whose tests do not mirror their path
+    "minitrain/attention.py": "tests/test_fused.py",
+    "minitrain/gelu.py": "tests/test_fused.py",
+    "minitrain/losses.py": "tests/test_fused.py",
     "minitrain/parallel/data_parallel.py": "tests/equivalence/test_data_parallel.py",
     "minitrain/parallel/sequence_parallel.py": "tests/parallel/test_tensor_parallel.py",
     "minitrain/parallel/vocabulary.py": "tests/parallel/test_tensor_parallel.py",

@@ -13,7 +13,7 @@ import pytest
 
 from minitrain import functional as F
 from minitrain import fused
-from minitrain.autograd import Tensor, no_grad
+from minitrain.autograd import no_grad
 from minitrain.backend import Array
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
@@ -43,6 +43,7 @@ from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.plan import Plan
 from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.tensor_parallel import TensorIO
+from minitrain.tensor import Tensor
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import train_step
 from minitrain.train.trainer import Trainer

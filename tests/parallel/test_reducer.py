@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from minitrain import functional as F
-from minitrain.autograd import Tensor
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
@@ -16,6 +15,7 @@ from minitrain.optim import SGD
 from minitrain.parallel.data_parallel import Bucketed, Naive
 from minitrain.parallel.flat import Bucket, make_buckets
 from minitrain.parallel.reducer import DividedModel, Reducer
+from minitrain.tensor import Tensor
 
 
 class Recorder(Reducer):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minitrain.autograd import Tensor, no_grad
+from minitrain.autograd import no_grad
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
@@ -22,6 +22,7 @@ from minitrain.optim import SGD, Adam
 from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.zero import Zero3
 from minitrain.precision import DynamicPolicy, DynamicScaler, StaticScaler
+from minitrain.tensor import Tensor
 from minitrain.train.history import History
 from minitrain.train.trainer import Trainer
 
