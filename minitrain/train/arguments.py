@@ -1,4 +1,4 @@
-"""Validation of arguments, batches and samples, and the values that ranks compare to detect that they differ."""
+"""The arguments of Trainer, of its `step` and of its `fit`: what is rejected, and what follows from the others."""
 
 from collections.abc import Callable
 from functools import partial
