@@ -146,17 +146,17 @@ def check_10_2(world: Communicator, zero1_step: Callable, report: Report) -> Non
 def check_10_3(world: Communicator, clip_shares: Callable, report: Report) -> None:
     """Check gradients that can be followed by hand, then training as on one process."""
     ring = RingCommunicator(world)
-    for limit, *reducer in (
+    for limit, *gradients in (
         (1.0, [1, 0, 0, 1]),
         (6.5, [3, 0, 0, 4], [0, 12, 0, 0]),
         (20.0, [3, 0, 0, 4], [0, 12, 0, 0]),
     ):
-        whole = [np.array(g, float) for g in reducer]
+        whole = [np.array(g, float) for g in gradients]
         mine = [g[shard_of(4, world.size, world.rank)].copy() for g in whole]
         with Ledger().open() as ledger:
             norm = clip_shares(mine, ring, limit)
         length = sum(float(g @ g) for g in whole) ** 0.5
-        told = f"gradient {' and '.join(map(str, reducer))}, limit {limit:g}: "
+        told = f"gradient {' and '.join(map(str, gradients))}, limit {limit:g}: "
         got = norm if isinstance(norm, float) else float("nan")
         sentence = f"{told}rank {report.rank} returns {norm!r}; the length is {length:.4g}"
         report.true("length", abs(got - length) < 1e-12, sentence, got)

@@ -41,7 +41,7 @@ class Run(NamedTuple):
 
     bits: list[bytes]  # of the parameters
     held: dict[str, int]
-    reducer: list[int]  # bytes of gradients alive in the last update, after each change
+    gradients: list[int]  # bytes of gradients alive in the last update, after each change
     sent: int  # bytes in a step
     owned: int  # the bytes of this rank's shares of the parameters
 
@@ -91,7 +91,7 @@ def experiment(world: Communicator, stage: int, steps: int, receipt: Receipt) ->
         held = [sum(run.held.values()) for run in stages[s]]
         receipt.equal(f"stage {s}: bytes held by all ranks", (whole * N + divided) * M, sum(held))
         receipt.true(f"stage {s}: each holds {told}", held == [whole * M + divided * run.owned for run in stages[s]])
-    most = max(stages[2][0].reducer) / M
+    most = max(stages[2][0].gradients) / M
     receipt.true("stage 2: most gradients at once, in M", most < 1, "< 1.00", f"{most:.2f}")
     every = {f"stage {s}": runs for s, runs in enumerate(stages)} | {"obvious stage 1": obvious}
     for (name, runs), units in zip(every.items(), (2, 2, 2, 3, 3), strict=True):

@@ -16,7 +16,7 @@ def held(stages: list[list[Any]], stage: int, rank: int) -> dict[str, float]:
 
 def curve(stages: list[list[Any]], stage: int) -> list[float]:
     """How many M of gradients rank 0 holds, after each change in the last update."""
-    return [size / stages[0][0].held["parameters"] for size in stages[stage][0].reducer]
+    return [size / stages[0][0].held["parameters"] for size in stages[stage][0].gradients]
 
 
 def bars(stages: list[list[Any]]) -> str:

@@ -30,9 +30,9 @@ from .strategy import Strategy
 TAG = ("dp", "gradients")
 
 
-def sync_gradients(reducer: Sequence[Array], group: Communicator, shards: Shards | None = None) -> None:
+def sync_gradients(gradients: Sequence[Array], group: Communicator, shards: Shards | None = None) -> None:
     """Replace each gradient, flat (n), by its sum over the group: all that data parallel adds to the serial run."""
-    for gradient in reducer:
+    for gradient in gradients:
         group.all_reduce(gradient, TAG, shards=shards)
 
 

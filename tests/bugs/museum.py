@@ -79,10 +79,10 @@ class DataParallelBug(FunctionBug):
         super().__init__(test_three_ranks, (correct,), (replace(correct, hooks=opened, **hooks),))
 
 
-def average(reducer: Sequence[Array], group: Communicator) -> None:
+def average(gradients: Sequence[Array], group: Communicator) -> None:
     """Average over the ranks, although the loss is already divided by the global count."""
-    sync_gradients(reducer, group)
-    for gradient in reducer:
+    sync_gradients(gradients, group)
+    for gradient in gradients:
         gradient /= group.size
 
 

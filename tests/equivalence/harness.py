@@ -200,7 +200,7 @@ class Run:
 
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
-    reducer: list[Tensors] = field(default_factory=list)  # before each step, after clipping
+    gradients: list[Tensors] = field(default_factory=list)  # before each step, after clipping
     parameters: Tensors = field(default_factory=dict)  # after the last step
     held: Tensors = field(default_factory=dict)  # the same values, as this rank holds them
     ledger: Ledger = field(default_factory=Ledger)
@@ -265,11 +265,11 @@ class Training:
         return gather(self.model, self.world, what, self.reducer)
 
 
-def clipped(reducer: Tensors, limit: float | None) -> Tensors:
+def clipped(gradients: Tensors, limit: float | None) -> Tensors:
     """Return copies whose joint norm is at most `limit`."""
-    length = math.sqrt(sum(float(np.vdot(g, g)) for g in reducer.values()))
+    length = math.sqrt(sum(float(np.vdot(g, g)) for g in gradients.values()))
     factor = limit / length if limit and length > limit else 1.0
-    return {path: g * g.dtype.type(factor) for path, g in reducer.items()}
+    return {path: g * g.dtype.type(factor) for path, g in gradients.items()}
 
 
 def train(world: Communicator, case: Case) -> Run:
@@ -280,7 +280,7 @@ def train(world: Communicator, case: Case) -> Run:
         update = training.optimizer.step
 
         def step(lr: float) -> None:
-            run.reducer.append(training.gather("grad"))
+            run.gradients.append(training.gather("grad"))
             update(lr)
 
         training.optimizer.step = step  # type: ignore[method-assign]
@@ -301,7 +301,7 @@ def serial_run(case: Case) -> Run:
     """Run a serial case once for all the cases that compare with it. The returned arrays are read-only."""
     run = train(world_of_one(), case)
     _without_key_bias(case, run)
-    for tensors in (*run.reducer, run.parameters, run.held):
+    for tensors in (*run.gradients, run.parameters, run.held):
         for array in tensors.values():
             array.flags.writeable = False
     return run
@@ -493,7 +493,7 @@ def same_as_serial(world: Communicator, case: Case) -> Row:
         case.optimizer, case.dtype, case.accumulate, case.clip, case.recompute,
         max_dloss=_relative(run.losses, serial.losses),
         max_dnorm=_relative(run.norms, serial.norms),
-        max_dgradient=max(map(difference, run.reducer, serial.reducer)),
+        max_dgradient=max(map(difference, run.gradients, serial.gradients)),
         max_dparameter=difference(run.parameters, serial.parameters),
         bytes=sum(sum(counter.values()) for counter in world.gather_objects(mine)) // STEPS,
         bytes_theory=sum(sum(counter.values()) for counter in world.gather_objects(theory)),
@@ -543,7 +543,7 @@ def _without_key_bias(case: Case, run: Run) -> None:
     """Drop the key bias: its true gradient is zero, and Adam with a tiny epsilon amplifies its rounding errors."""
     if "1e-8" not in case.optimizer:
         return
-    for tensors in (*run.reducer, run.parameters):
+    for tensors in (*run.gradients, run.parameters):
         for path in tensors:
             if path.endswith("qkv.bias"):
                 tensors[path] = tensors[path][[0, 2]]

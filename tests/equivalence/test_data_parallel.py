@@ -87,9 +87,9 @@ def test_the_harness_sees_a_missing_sum(world: Communicator) -> None:
 
 @pytest.mark.ranks(2)
 def test_the_harness_sees_traffic_under_another_tag(world: Communicator) -> None:
-    def twice(reducer: Sequence[Array], group: Communicator) -> None:
-        sync_gradients(reducer, group)
-        for gradient in reducer:
+    def twice(gradients: Sequence[Array], group: Communicator) -> None:
+        sync_gradients(gradients, group)
+        for gradient in gradients:
             group.all_reduce(gradient.copy(), ("dp", "another"))
 
     case = Case(hooks={"sync": twice})

@@ -46,7 +46,7 @@ def train(
         mine = toy_batch(number).part(mesh.coordinates["dp"], mesh.sizes["dp"])
         loss = compute_gradients(model, mine, reducer, accumulate=2)
         run.losses.append(sum(mesh.group("dp").gather_objects(loss)))  # the same on all ranks along tp
-        run.reducer.append(gather(model, world, "grad", reducer))
+        run.gradients.append(gather(model, world, "grad", reducer))
         run.norms.append(clip_grad_norm(reducer, 0.5))
         optimizer.step(0.05)
         reducer.gather_parameters()
@@ -80,7 +80,7 @@ def first_difference(run: Run, true: Run) -> str:
     for i in range(STEPS):
         wrong = [
             *other_number("loss", run.losses[i], true.losses[i]),
-            *other_tensors("gradients", run.reducer[i], true.reducer[i]),
+            *other_tensors("gradients", run.gradients[i], true.gradients[i]),
             *other_number("norm", run.norms[i], true.norms[i]),
         ]
         if wrong:

@@ -411,6 +411,6 @@ def test_half_gradients_are_added_up_in_float32(reduce_once: bool, dtype: Any) -
         trainer.step(text(0))
         reducer: Any = trainer.reducer
         trainer.close()
-        return {shard_of.dtype for shard_of in reducer.grads.values()}
+        return {shard.dtype for shard in reducer.grads.values()}
 
     assert threads.run(2, program) == [{np.dtype(dtype)}] * 2

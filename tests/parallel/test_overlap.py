@@ -60,11 +60,11 @@ def order_of_events(world: Communicator, thread: Callable[[], CommunicationThrea
     events: list[str] = []
     begun, first_layer = threading.Event(), threading.Event()
 
-    def sync(reducer: Sequence[Array], group: Communicator) -> None:
+    def sync(gradients: Sequence[Array], group: Communicator) -> None:
         events.append("reduction begins")
         begun.set()
         assert first_layer.wait(2), "backward waits for the reduction"
-        sync_gradients(reducer, group)
+        sync_gradients(gradients, group)
         events.append("reduction ends")
 
     model = toy_gpt()

@@ -81,7 +81,7 @@ def train(world: Communicator, make: Make, place: str, adam: bool = False) -> Ru
     update = optimizer.step
 
     def step(lr: float) -> None:
-        run.reducer.append(gather(model, world, "grad", reducer))
+        run.gradients.append(gather(model, world, "grad", reducer))
         update(lr)
 
     optimizer.step = step
@@ -110,7 +110,7 @@ def same(make: Make, place: str, adam: bool = False) -> None:
     true = serial(make, adam)
     for found in on_ranks(make, place, adam):
         np.testing.assert_allclose(found.losses, true.losses, rtol=BOUND)
-        assert max(map(difference, found.reducer, true.reducer)) <= BOUND
+        assert max(map(difference, found.gradients, true.gradients)) <= BOUND
         assert difference(found.parameters, true.parameters) <= BOUND
 
 

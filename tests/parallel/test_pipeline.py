@@ -63,7 +63,7 @@ def train(
     for number in range(STEPS):
         loss = compute_gradients(model, part(toy_batch(number), 0, 1), reducer, MICROS)
         run.losses.append(sum(world.gather_objects(loss)))
-        run.reducer.append(gather(model, world, "grad", reducer))
+        run.gradients.append(gather(model, world, "grad", reducer))
         run.norms.append(clip_grad_norm(reducer, 0.5))
         optimizer.step(0.05)
         reducer.gather_parameters()

@@ -374,7 +374,7 @@ def test_operations_name_what_they_keep() -> None:
 
 class Result(NamedTuple):
     losses: list[float]
-    reducer: list[Tensors]
+    gradients: list[Tensors]
     parameters: Tensors
 
 
@@ -397,14 +397,14 @@ def train(
         mine = batch(number).part(mesh.coordinates["dp"], mesh.sizes["dp"])
         loss, _ = train_step(model, mine, reducer, step, 0.05)
         result.losses.append(sum(world.gather_objects(loss)) / tp)
-        result.reducer.append(gather(model, world, "grad", reducer))
+        result.gradients.append(gather(model, world, "grad", reducer))
     result.parameters.update(gather(model, world, "data", reducer))
     return result
 
 
 def same(found: Result, true: Result, bound: float = BOUND) -> None:
     np.testing.assert_allclose(found.losses, true.losses, rtol=bound)
-    assert max(map(difference, found.reducer, true.reducer)) <= bound
+    assert max(map(difference, found.gradients, true.gradients)) <= bound
     assert difference(found.parameters, true.parameters) <= bound
 
 

@@ -45,7 +45,7 @@ SAME_ORDER = [  # same order of additions as data parallel: at stages 2 and 3, o
 
 def bits(run: Run) -> list[Any]:
     """Return everything a run computed, as bits."""
-    tensors = [*run.reducer, run.parameters]
+    tensors = [*run.gradients, run.parameters]
     return [run.losses, run.norms, *({path: x.tobytes() for path, x in t.items()} for t in tensors)]
 
 

@@ -3,5 +3,5 @@
 from minitrain.parallel.data_parallel import TAG
 
 
-def sync_gradients(reducer, group):
-    group.all_reduce(reducer[0], TAG)
+def sync_gradients(gradients, group):
+    group.all_reduce(gradients[0], TAG)

@@ -5,6 +5,6 @@ from mpi4py import MPI
 SAYS = "nor a library such as mpi4py itself"
 
 
-def sync_gradients(reducer, group):
-    for gradient in reducer:
+def sync_gradients(gradients, group):
+    for gradient in gradients:
         MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, gradient, MPI.SUM)

@@ -5,8 +5,8 @@ import numpy as np
 from minitrain.parallel.data_parallel import TAG
 
 
-def sync_gradients(reducer, group):
-    for gradient in reducer:
+def sync_gradients(gradients, group):
+    for gradient in gradients:
         if group.rank == 0:
             arriving = np.empty_like(gradient)
             for other in range(1, group.size):

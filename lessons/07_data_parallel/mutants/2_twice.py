@@ -3,7 +3,7 @@
 from minitrain.parallel.data_parallel import TAG
 
 
-def sync_gradients(reducer, group):
-    for gradient in reducer:
+def sync_gradients(gradients, group):
+    for gradient in gradients:
         group.all_reduce(gradient, TAG)
         group.all_reduce(gradient, TAG)

@@ -7,8 +7,8 @@ from minitrain.parallel.data_parallel import TAG
 SAYS = "waits in receive from rank"
 
 
-def sync_gradients(reducer, group):
-    for gradient in reducer:
+def sync_gradients(gradients, group):
+    for gradient in gradients:
         arriving = np.empty_like(gradient)
         group.receive(arriving, (group.rank - 1) % group.size, TAG)
         group.send(gradient, (group.rank + 1) % group.size, TAG).wait()

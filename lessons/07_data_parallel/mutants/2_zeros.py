@@ -5,6 +5,6 @@ import numpy as np
 from minitrain.parallel.data_parallel import TAG
 
 
-def sync_gradients(reducer, group):
-    for gradient in reducer:
+def sync_gradients(gradients, group):
+    for gradient in gradients:
         group.all_reduce(np.zeros_like(gradient), TAG)

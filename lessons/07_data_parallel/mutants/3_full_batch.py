@@ -11,9 +11,9 @@ from minitrain.parallel.data_parallel import sync_gradients
 from minitrain.parallel.parallelize import parallelize
 
 
-def mean(reducer, group):
-    sync_gradients(reducer, group)
-    for gradient in reducer:
+def mean(gradients, group):
+    sync_gradients(gradients, group)
+    for gradient in gradients:
         gradient /= group.size
 
 
