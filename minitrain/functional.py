@@ -174,7 +174,8 @@ def _to_winners(g: Array, won: Array, equal: Array, a: tuple[int, ...], b: tuple
 def where(condition: Any, a: Any, b: Any) -> Tensor:
     """y = a where the condition holds, otherwise b; ga = g there, gb = g elsewhere. All three are broadcast.
 
-    condition: a boolean, or an array or list of booleans, such as `x > 0` returns. Raise TypeError for anything else.
+    condition: a boolean, or an array or list of booleans, such as `x > 0` returns. Raise TypeError for anything else,
+    ValueError for shapes that do not broadcast.
     """
     a, b = operands(a, b)
     held = backend.listed(condition)
