@@ -9,6 +9,7 @@ import builtins
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
+from keyword import iskeyword
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -239,7 +240,7 @@ def names_what_exists(thing: Thing) -> Iterator[str]:
     """`name` in backticks, a "name:" that begins a line, and a file exist."""
     own = set().union(*(fields(node) for node in (thing.node, *thing.around[1:])))
     for name in re.findall(r"`([a-zA-Z_]\w*)(?:\(\))?`", thing.doc):
-        if name not in own and name not in everything() and not hasattr(builtins, name):
+        if name not in own and name not in everything() and not (hasattr(builtins, name) or iskeyword(name)):
             yield f"names `{name}`, which does not exist"
     described = re.findall(r"(?:\A|[.:\n]\n)([a-z_]\w*(?:, [a-z_]\w*)*): ", thing.doc)
     for name in (name for names in described for name in names.split(", ")):
