@@ -288,11 +288,15 @@ def square(x: Array) -> float:
     return total if exact else _square_in(np.float64, x)
 
 
+CHUNK = 32 * 1024  # elements that are converted at a time
+
+
 def _square_in(dtype: Any, x: Array) -> float:
     """Sum the squares in this dtype, in chunks if x has to be converted."""
-    step = len(x) if x.dtype == dtype else 32 * 1024
-    parts = (x[lo : lo + step].astype(dtype, copy=False) for lo in range(0, len(x), step or 1))
     with np.errstate(over="ignore"):
+        if x.dtype == dtype:
+            return float(xp.dot(x, x))
+        parts = (x[lo : lo + CHUNK].astype(dtype) for lo in range(0, len(x), CHUNK))
         return float(sum(xp.dot(part, part) for part in parts))
 
 

@@ -1,4 +1,4 @@
-"""The command line: python -m minitrain COMMAND. A command's options are its dataclass's fields."""
+"""The command line: python -m minitrain COMMAND. The options of a command are the fields of its dataclass."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Debug mode, MINITRAIN_DEBUG=1: checks that are too slow to run always.
+"""Debug mode, MINITRAIN_DEBUG=1: checks that are too slow to run by default.
 
 comm/agreement.py checks that the ranks of a group make the same calls. This file checks that the arrays a backward
 needs are still those of the forward. An operation saves them or reads them through their parameter; modifying one in
@@ -32,7 +32,7 @@ on = _choose()
 
 @contextmanager
 def enabled() -> Iterator[None]:
-    """Enable debug mode inside, for all threads of this process."""
+    """Enable debug mode inside this context, for all threads of this process."""
     global on
     before, on = on, True
     try:

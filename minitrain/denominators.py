@@ -3,7 +3,7 @@
 A loss is a sum over the tokens or samples of the *global* batch, divided by their number, so partial losses simply add
 up. A loss that sees the whole batch divides by its own count, which gives the mean. A loss that sees only a part, on
 one of several ranks or in one of several micro-batches, must not: its mean would be N or k times too large. It takes
-the count from the batch that the model is called with, or raises UserError.
+the count from the batch that the model was called with, or raises UserError.
 """
 
 import math
@@ -26,7 +26,7 @@ _parts: ContextVar[int] = ContextVar("parts", default=1)  # of the global batch,
 
 @contextmanager
 def batch_at_work(batch: "Batch") -> Iterator[None]:
-    """Mark losses computed inside as losses of this batch. Affects the calling thread only."""
+    """Treat losses computed inside this context as losses of this batch. Affects only the calling thread."""
     token = _batch.set(batch)
     try:
         yield
@@ -35,7 +35,7 @@ def batch_at_work(batch: "Batch") -> Iterator[None]:
 
 
 def expect_parts(parts: int) -> None:
-    """Tell losses outside a model how many parts the global batch has. Affects the calling thread only."""
+    """Set how many parts the global batch has, for losses outside a model. Affects only the calling thread."""
     _parts.set(parts)
 
 
@@ -47,7 +47,7 @@ def counted(labels: "Array") -> int:
 def of_labels(loss: str, labels: "Array") -> float:
     """Return the denominator for a loss over these labels.
 
-    Raise UserError if only part of the batch is seen and the labels are not the batch's own, ValueError without labels.
+    Raise UserError if only part of the batch is seen and the labels are not the batch's own, ValueError if none counts.
     """
     batch, n = _batch.get(), counted(labels)
     if batch is not None and batch.labels is not None and counted(batch.labels) == n:
@@ -76,7 +76,7 @@ def _mean(loss: str, n: int, give: str) -> float:
             f"of several micro-batches): the mean over a part would be too large.\nGive denominator: {give}"
         )
     if n == 0:
-        raise ValueError(f"{loss}: there is nothing to take the mean of; give the denominator")
+        raise ValueError(f"{loss}: there is nothing to average; give the denominator")
     return n
 
 

@@ -30,7 +30,7 @@ def _number(variable: str) -> int:
 
 
 def waiting(limit: float | None) -> float:
-    """Return how many seconds ranks wait for one that is stuck: `limit`, else MINITRAIN_WAIT, else 60.
+    """Return the seconds that ranks wait for one that is stuck: `limit`, else MINITRAIN_WAIT, else 60.
 
     Raise UserError unless it is a number above 0.
     """

@@ -93,7 +93,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 def check_names(what: str, owner: str, given: Set[str], wanted: Set[str], cure: str) -> None:
     """Raise UserError unless `what` has exactly the names that its owner expects. cure: what to do, for the message."""
-    for names, said in ((wanted - given, "lacks"), (given - wanted, f"has, and the {owner} does not,")):
+    for names, said in ((wanted - given, "lacks"), (given - wanted, f"has entries that the {owner} lacks:")):
         if names:
             first, more = sorted(names)[:3], len(names) - 3
             raise UserError(
@@ -110,7 +110,7 @@ def check_state(name: str, state: Any, names: Iterable[str]) -> None:
     if lacks or more:
         raise UserError(
             f"{name} {'lacks' if lacks else 'has'} {', '.join(map(shown, (lacks or more)[:3]))}; it must have "
-            f"{', '.join(map(repr, wanted)) or 'nothing in it'}: load the state of a run with the same arguments"
+            f"{', '.join(map(repr, wanted)) or 'no entries'}: load the state of a run with the same arguments"
         )
 
 
@@ -121,11 +121,11 @@ def check_text(name: str, value: Any) -> None:
 
 
 def check_memory(what: str, size: int, cure: str = "give a smaller one", there: float | None = None) -> None:
-    """Raise UserError if `what` needs more bytes than are available, before a MemoryError or the OOM killer."""
+    """Raise UserError if `what` needs more than `there` bytes (default: memory_left()), before the OOM killer acts."""
     if there is None:
         there = memory_left()
     if size > there:
-        raise UserError(f"{what} needs at least {_readable(size)} of memory; there are {_readable(there)}: {cure}")
+        raise UserError(f"{what} needs at least {_readable(size)} of memory; there are {_readable(there)} left: {cure}")
 
 
 def _readable(size: float) -> str:
@@ -135,7 +135,7 @@ def _readable(size: float) -> str:
 
 
 def memory_left() -> float:
-    """Return the bytes this process may still use: of its limit (`limit_memory`, ulimit -d) or of the machine's."""
+    """Return the bytes left under this process's limit (`limit_memory`, ulimit -d), or else the machine's memory."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -152,13 +152,15 @@ def memory_used() -> int:
 
 
 def left_of_limit(megabytes: float, before: int) -> float:
-    """Return the bytes left of a limit in MiB that does not count the bytes already in use `before`.
+    """Return the bytes left under a limit of `megabytes` (MiB) on top of the bytes this process used `before`.
 
     Raise UserError for a limit above the machine's memory.
     """
     check_number("--memory-mb", megabytes, "above 0")
     if megabytes * 2**20 > memory_of_machine():
-        raise UserError(f"--memory-mb is {megabytes:g}; this machine has {memory_of_machine() / 2**20:.0f}: give less")
+        raise UserError(
+            f"--memory-mb is {megabytes:g}; this machine has {memory_of_machine() / 2**20:.0f} MiB: give less"
+        )
     return max(0.0, megabytes * 2**20 - (memory_used() - before))
 
 
@@ -192,7 +194,7 @@ def out_of_memory(error: BaseException) -> UserError | None:
 
 @functools.cache
 def memory_of_machine() -> int | float:
-    """Return the bytes of main memory, or of the container's limit; infinity if the system does not say."""
+    """Return the bytes of main memory, or of the container's limit; infinity if the system reports neither."""
     sizes: list[int | float] = [math.inf]
     with contextlib.suppress(AttributeError, ValueError, OSError):
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -2,8 +2,8 @@
 
 In every docstring y is the result, g = dL/dy the incoming gradient, and gx = dL/dx the gradient passed on.
 Every operation preserves the dtype; tensors of different dtypes raise TypeError: use `cast`.
-shapes.py has the operations on shapes, reductions.py the sums and the like. Import as `from minitrain import
-functional as F`. Most are also operators and methods of a Tensor (operators.py).
+Operations on shapes are defined in shapes.py, sums and other reductions in reductions.py. Import all of them with
+`from minitrain import functional as F`. Most are also operators and methods of a Tensor (operators.py).
 """
 
 import functools
@@ -39,7 +39,7 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     """Return the gradient of an operand of shape `shape` that was broadcast to g's shape.
 
     Broadcasting repeats x along an axis. Each copy receives a part of g, and the parts add up: gx = sum over the
-    copies. backend.total sums them, float16 in float32. The result has g's dtype.
+    copies. backend.total sums half precision in float32. The result has g's dtype.
     """
     if g.shape == shape:
         return g
@@ -144,7 +144,7 @@ def power(a: Any, b: Any) -> Tensor:
         logarithm = xp.log(xp.where(a.data == 0, xp.ones_like(a.data), a.data))
         return vjp_a(g), unbroadcast(g * y * logarithm, b.shape)
 
-    if not b.requires_grad:  # nearly always b is a number
+    if not b.requires_grad:  # b is nearly always a number
         return apply(y, (a,), lambda g: (vjp_a(g),), saved=(a, b))
     return apply(y, (a, b), vjp, saved=(a, b, y))
 
@@ -277,7 +277,7 @@ def sigmoid(x: Tensor) -> Tensor:
 
 @operation
 def clip(x: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
-    """y = min(max(x, low), high); a bound of None does not apply. gx = g where x is within the bounds, otherwise 0.
+    """y = min(max(x, low), high), without a bound that is None; gx = g where x is within the bounds, otherwise 0.
 
     Raise ValueError if both bounds are None or low > high, TypeError for a bound that is not a number.
     """

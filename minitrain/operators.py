@@ -94,7 +94,7 @@ class Operators:
     def transpose(self: Any, *axes: int | Sequence[int]) -> Tensor:
         """Permute the axes: x.transpose(1, 0, 2) or x.transpose((1, 0, 2)); by default reverse them.
 
-        Two axes of a tensor that has more are swapped: x.transpose(-2, -1).
+        If x has more axes than the two given, these are swapped: x.transpose(-2, -1).
         """
         return F.transpose(self, (axes[0] if len(axes) == 1 else axes) if axes else None)  # type: ignore[arg-type]
 

@@ -1,7 +1,7 @@
 """Reductions over axes (sum, mean, var, max, min, logsumexp) and softmax, each with its derivative.
 
 Call them as `functional.sum` and so on, or as methods: `x.sum(axis=0)`. In every docstring y is the result,
-g = dL/dy and gx = dL/dx. Half precision is summed in float32.
+g = dL/dy and gx = dL/dx. Half precision is summed in float32. An axis out of range raises ValueError.
 """
 
 import math

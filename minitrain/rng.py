@@ -32,11 +32,14 @@ def key(*parts: int | str) -> int:
 
 
 def words(k: int, lo: int, hi: int) -> np.ndarray:
-    """Return words lo to hi - 1 of key k, uint64. Philox makes four at a time: word i is in block i // 4."""
+    """Return words lo to hi - 1 of key k, uint64 (hi - lo). Philox makes four at a time: word i is in block i // 4.
+
+    Raise UserError for arguments that are not whole numbers in range.
+    """
     check_whole("k", k, most=2**128 - 1)
     check_whole("lo", lo)
     check_whole("hi", hi)
-    check_memory(f"{hi - lo} random words", 8 * (hi - lo))
+    check_memory(f"an array of {hi - lo} random words", 8 * (hi - lo))
     first = lo // 4
     blocks = -(-hi // 4) - first
     raw = np.random.Philox(key=k, counter=first).random_raw(4 * max(blocks, 0))
@@ -44,7 +47,7 @@ def words(k: int, lo: int, hi: int) -> np.ndarray:
 
 
 def halfwords(k: int, lo: int, hi: int) -> np.ndarray:
-    """Return halfwords lo to hi - 1 of key k, uint32: the halves of the words, low half first."""
+    """Return halfwords lo to hi - 1 of key k, uint32 (hi - lo): the halves of the words, low half first."""
     first = lo // 2
     halves = words(k, first, -(-hi // 2)).astype("<u8").view("<u4")
     return halves[lo - 2 * first : hi - 2 * first]
@@ -54,6 +57,7 @@ def normal(k: int, shape: tuple[int, ...], index: Index | None = None) -> np.nda
     """Return the slice `index` (default: all) of a standard normal float64 tensor of logical shape `shape`.
 
     Box and Muller (1958): z = sqrt(-2 ln u) cos(2 pi v), where u and v are the halves of one 64-bit word.
+    Raise UserError unless `index` has one slice of step 1 per axis.
     """
 
     def draw(lo: int, hi: int) -> np.ndarray:
@@ -66,14 +70,17 @@ def normal(k: int, shape: tuple[int, ...], index: Index | None = None) -> np.nda
 
 
 def mask(k: int, shape: tuple[int, ...], index: Index | None, p: float) -> np.ndarray:
-    """Return the slice `index` of a boolean tensor of logical shape `shape`: False with probability p."""
+    """Return the slice `index` of a boolean tensor of logical shape `shape`: False with probability p.
+
+    Raise UserError unless 0 <= p <= 1, and for an invalid index.
+    """
     check_number("p", p, "between 0 and 1")
     threshold = np.uint32(min(round(p * 2**32), 2**32 - 1))
     return _collect(lambda lo, hi: halfwords(k, lo, hi) >= threshold, shape, index, np.bool_)
 
 
 def integers(k: int, count: int, bound: int) -> np.ndarray:
-    """Return `count` int64 numbers in 0..bound-1. Raise ValueError for a bound outside 1..2^32."""
+    """Return `count` random integers in 0..bound-1, int64. Raise ValueError for a bound outside 1..2^32."""
     if isinstance(bound, bool) or not (isinstance(bound, Integral) and 1 <= bound <= 2**32):
         raise ValueError(f"integers: the bound is {bound}; allowed: 1 to 2^32")
     high = words(k, 0, count) >> np.uint64(32)
@@ -102,7 +109,7 @@ def _collect(
 
 
 def _runs(shape: tuple[int, ...], borders: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield the slice as runs [lo, hi) of the flattened tensor, one per position on the axes before the last cut."""
+    """Yield the slice as runs [lo, hi) of the flattened tensor: one per position on the axes before the last cut."""
     cut = max((axis for axis, n in enumerate(shape) if borders[axis] != (0, n)), default=0)
     if not shape:
         yield 0, 1

@@ -1,7 +1,7 @@
 """Operations that only move elements: reshape, squeeze, transpose, index, split, concatenate, stack.
 
 Call them as `functional.reshape` and so on, or as methods: `x.reshape(2, 3)`. In every docstring y is the result,
-g = dL/dy and gx = dL/dx. Each gradient moves back the way its element came.
+g = dL/dy and gx = dL/dx. Each gradient moves back to where its element came from.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def squeeze(x: Tensor, axis: Axis = None) -> Tensor:
 def transpose(x: Tensor, axes: int | Sequence[int] | None = None) -> Tensor:
     """Permute the axes: axis i of y is axis axes[i] of x (default: reversed); gx = g with the axes permuted back.
 
-    Two axes of a tensor that has more are swapped: transpose(x, (-2, -1)) transposes each matrix.
+    If x has more axes than the two given, these are swapped: transpose(x, (-2, -1)) transposes each matrix.
     Raise ValueError unless `axes` names each axis of x once, or two axes.
     """
     axes = axes_of("transpose", tuple(reversed(range(x.ndim))) if axes is None else axes, x.shape)
@@ -162,7 +162,7 @@ def axis_of(operation: str, axis: Any, shape: tuple[int, ...]) -> int:
 
 
 def axes_of(operation: str, axis: Axis, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the axes as non-negative numbers, all of them for None. Raise ValueError for a repeated axis."""
+    """Return the axes as non-negative numbers, all of them for None. Raise as axis_of, and for a repeated axis."""
     if axis is None:
         return tuple(range(len(shape)))
     axes = tuple(axis_of(operation, i, shape) for i in (axis if isinstance(axis, (list, tuple)) else [axis]))

@@ -15,7 +15,7 @@ def shard_of(n: int, parts: int, i: int) -> slice:
     The first n % parts slices are one longer than the rest; with more parts than items the last slices are empty.
     Raise ValueError unless 0 <= i < parts.
 
-    >>> [share(8, 3, i) for i in range(3)]
+    >>> [shard_of(8, 3, i) for i in range(3)]
     [slice(0, 3, None), slice(3, 6, None), slice(6, 8, None)]
     """
     if not 0 <= i < parts:
@@ -31,5 +31,5 @@ def even_shards(n: int, parts: int) -> list[slice]:
 
 
 def lengths(shards: Shards) -> list[int]:
-    """Return the length of each slice."""
+    """Return the lengths of the slices."""
     return [cut.stop - cut.start for cut in shards]

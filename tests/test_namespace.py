@@ -8,7 +8,9 @@ import textwrap
 import threading
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 import minitrain
 
@@ -102,14 +104,7 @@ def readme(first: str) -> str:
     return "\n".join(line[4:] for line in found.strip("\n").splitlines())
 
 
-def test_the_programs_of_the_readme() -> None:
-    gpt = readme("tokens = mt.CharTokenizer.of(text)")
-    assert len([line for line in gpt.splitlines() if line.strip()]) <= 10
-    lines = fresh(gpt).splitlines()
-    assert [line[:12] for line in lines] == ["update 10/20", "update 20/20"] and "validation loss" in lines[1]
-    assert fresh(readme("loss = ((x @ x.T")).split()[0] == f"{154**0.5:.4f}"
-    block = readme("class LlamaBlock(nn.Module)")
-    check = """
+LLAMA = """
 from minitrain.data.batch import Batch, Where
 import numpy as np
 block = LlamaBlock("block", width=8, heads=2)
@@ -119,4 +114,31 @@ y = block(x, Batch(np.zeros((2, 5), int), None, Where(1, 0, 2, 5, slice(0, 2), s
 y[:, 2].sum().backward()
 print(y.shape, y.dtype, x.grad[:, 3:].any(), all(p.grad.any() for p in block.parameters()))
 """
-    assert fresh(block + check).strip() == "(2, 5, 8) float32 False True"
+
+
+def test_the_programs_of_the_readme() -> None:
+    gpt = readme("tokens = mt.CharTokenizer.of(text)")
+    assert len([line for line in gpt.splitlines() if line.strip()]) <= 10
+    lines = fresh(gpt).splitlines()
+    assert [line[:12] for line in lines] == ["update 10/20", "update 20/20"] and "validation loss" in lines[1]
+    assert fresh(readme("loss = ((x @ x.T")).split()[0] == f"{154**0.5:.4f}"
+    assert fresh(readme("class LlamaBlock(nn.Module)") + LLAMA).strip() == "(2, 5, 8) float32 False True"
+
+
+def in_notebook(*cells: str) -> list[str]:
+    """Return what each cell prints in a notebook, or the name of its exception."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, timeout=60, allow_errors=True, resources={"metadata": {"path": str(ROOT)}}).execute()
+    said = lambda cell: "".join(out.get("text", out.get("ename", "")) for out in cell.outputs)
+    return [said(cell).strip() for cell in notebook.cells]
+
+
+def test_the_programs_in_a_notebook() -> None:
+    """Each gives what it gives as a program, and an exception under launch() stays one: the kernel goes on."""
+    raises = "with mt.launch() as world:\n    raise ValueError(world.size)"
+    llama = readme("class LlamaBlock(nn.Module)") + LLAMA
+    gpt = readme("tokens = mt.CharTokenizer.of(text)")
+    found = in_notebook(MICROGRAD, llama, raises, raises, "print(world.size)", gpt)
+    assert found[0].split() == ["24.7041", "138.8338", "645.5773"]
+    assert found[1:5] == ["(2, 5, 8) float32 False True", "ValueError", "ValueError", "1"]
+    assert "update 20/20" in found[5] and "validation loss" in found[5]

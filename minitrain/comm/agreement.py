@@ -6,9 +6,9 @@ A collective works only if all ranks make the same call. Otherwise MPI hangs, ab
 unrelated bytes. With MINITRAIN_DEBUG=1 the ranks first exchange a description of each call; if the descriptions differ,
 all ranks raise the same UserError. Each message carries its sender's description.
 
-The line of the program and the array's name may differ when all else is equal: `if rank == root: broadcast(x) else:
-broadcast(buffer)` is correct. But if a rank reaches a line, with the same array name, where another rank was at an
-earlier collective, the two make the same calls in a different order.
+The line of the program and the array's name may differ if all else is equal: `if rank == root: broadcast(x) else:
+broadcast(buffer)` is correct. But if one rank is now at the line and array name where another rank, now elsewhere, made
+an earlier call, the two make the same calls in a different order.
 """
 
 import zlib
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 CURE = "all ranks of a group must make the same calls in the same order, with the same arguments"
 Made = TypeVar("Made")
 PLAIN = (bool, int, float, str, type(None))
-KINDS = 4  # the most different calls, or values, that a message lists
+KINDS = 4  # a message lists at most this many different calls or values
 
 
 def check_same(world: "Communicator", given: Mapping[str, Any]) -> None:
-    """Raise the same UserError on every rank if the ranks were given different values. Costs one small message each.
+    """Raise the same UserError on every rank if the ranks were given different values. Each sends one small message.
 
-    Objects are compared by what is comparable across processes: see `plain`.
+    Objects are compared by their class and plain attributes: see `plain`.
     """
     if world.size == 1:
         return
@@ -51,7 +51,7 @@ def check_same(world: "Communicator", given: Mapping[str, Any]) -> None:
 
 
 def agreed(world: "Communicator", work: Callable[[], Made]) -> Made:
-    """Return work(). If it raises UserError on any rank, raise the lowest such rank's on all. All ranks call this."""
+    """Return work(). If it raises UserError on any rank, raise the first such rank's on all. All ranks must call it."""
     said, made = "", None
     try:
         made = work()
@@ -73,7 +73,7 @@ def _who_has(name: str, values: Sequence[str]) -> str:
 
 
 def plain(name: str, thing: Any) -> dict[str, Any]:
-    """Return {name: thing} for a number, string, or sequence of them; for an object, its class and such attributes."""
+    """Return {name: thing} for a number, string, or sequence of them; for an object, its class and plain attributes."""
     if isinstance(thing, np.generic):
         thing = thing.item()
     if isinstance(thing, PLAIN) or (isinstance(thing, (tuple, list)) and all(isinstance(x, PLAIN) for x in thing)):
@@ -144,7 +144,7 @@ def differences(calls: Sequence[Call]) -> list[str]:
 def agree_on_members(comm: "Communicator", members: Sequence[int], mine: Call) -> None:
     """Raise UserError if the members of a new subgroup disagree on the members or their order.
 
-    Only the members take part, so they exchange descriptions pairwise; two ranks that differ name each other.
+    Only the members take part, so they exchange descriptions pairwise; two that differ each name the other.
     """
     others = [rank for rank in members if rank != comm.rank]
     apart = comm.numbers  # a number that no message uses

@@ -41,6 +41,7 @@ class Communicator(ABC):
     def __init__(self, rank: int, size: int, moves: Moves) -> None:
         """moves: the communication counter of this rank, shared by all its communicators."""
         self.rank, self.size, self.moves = rank, size, moves
+        self.groups: dict[tuple[int, ...], Communicator] = {}  # subgroups that meshes made: later meshes share them
         # call -> for each rank, where it made the call while others made it elsewhere
         self.apart: dict[str, list[set[tuple[str, ...]]]] = {}
 
@@ -168,6 +169,13 @@ class Communicator(ABC):
         self._begin("duplicate")
         return self._duplicate()
 
+    def free(self) -> None:
+        """Release a communicator that `subgroup` or `duplicate` returned: MPICH allows 2048 per process.
+
+        All its ranks call it, and none uses the communicator afterwards. Raise ValueError if it is MPI's world.
+        """
+        self._free()
+
     def _begin(self, operation: str, x: Array | None = None, tag: Tag | None = None, **how: Any) -> None:
         """Record the start of a collective. In debug mode, check that all ranks make the same call."""
         self.moves.begin()
@@ -187,6 +195,9 @@ class Communicator(ABC):
 
     @abstractmethod
     def _duplicate(self) -> "Communicator": ...
+
+    @abstractmethod
+    def _free(self) -> None: ...
 
     @abstractmethod
     def _tell(self, value: Any, to: int, number: int) -> None:

@@ -41,7 +41,7 @@ class Mesh:
     """The world's ranks as a (dp, pp, tp) array; sizes default to 1.
 
     Raise UserError if the product of the sizes is not the number of ranks, and in every method for an unknown axis. The
-    first call that returns a group creates it: all its members must make that call together.
+    first call that returns a group creates it, for all meshes of the world: its members must make that call together.
     """
 
     def __init__(self, world: Communicator, **sizes: int) -> None:
@@ -57,8 +57,6 @@ class Mesh:
         self.ranks = np.arange(world.size).reshape(list(self.sizes.values()))
         here = np.argwhere(self.ranks == world.rank)[0].tolist()
         self.coordinates = dict(zip(AXES, here, strict=True))
-
-        self._groups: dict[tuple[int, ...], Communicator] = {}
 
     # By what is divided -----------------------------------------------------------------------------------------------
 
@@ -79,7 +77,7 @@ class Mesh:
         return number
 
     def over(self, *what: str) -> Communicator:
-        """Return the group of ranks that hold other parts of these, and the same of all else."""
+        """Return the group of ranks that hold the other parts of these, and the same part of everything else."""
         return self.group(*self.along(*what))
 
     # By axis ----------------------------------------------------------------------------------------------------------
@@ -94,10 +92,11 @@ class Mesh:
         self._check(tuple(coordinates))
         cut = [list(coordinates.get(axis, (self.coordinates[axis],))) for axis in AXES]
         members = tuple(self.ranks[np.ix_(*cut)].reshape(-1).tolist())
-        if members not in self._groups:
-            everybody = len(members) == self.world.size
-            self._groups[members] = self.world if everybody else self.world.subgroup(members)
-        return self._groups[members]
+        if len(members) == self.world.size:
+            return self.world
+        if members not in self.world.groups:
+            self.world.groups[members] = self.world.subgroup(members)
+        return self.world.groups[members]
 
     def table(self) -> str:
         """Return a table of the groups, one line per axis."""

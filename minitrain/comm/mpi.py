@@ -4,13 +4,14 @@ Device arrays are staged through pinned host memory unless MPI is GPU-aware; the
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 
 from ..backend import Array, pinned, synchronize, unpin, xp
+from ..errors import UserError
 from ..observe import ledger
 from ..sharding import Shards, lengths
 from .communicator import Communicator, Tag
@@ -112,11 +113,20 @@ class MPICommunicator(Communicator):
         return self.comm.allgather(value)
 
     def _subgroup(self, ranks: Sequence[int]) -> "MPICommunicator":
-        group = self.comm.Get_group().Incl(list(ranks))
-        return MPICommunicator(self.comm.Create_group(group), self.moves)
+        everybody = self.comm.Get_group()
+        group = everybody.Incl(list(ranks))
+        child = _made(lambda: self.comm.Create_group(group))
+        group.Free()
+        everybody.Free()
+        return MPICommunicator(child, self.moves)
 
     def _duplicate(self) -> "MPICommunicator":
-        return MPICommunicator(self.comm.Dup(), self.moves)
+        return MPICommunicator(_made(self.comm.Dup), self.moves)
+
+    def _free(self) -> None:
+        if self.comm == MPI.COMM_WORLD:
+            raise ValueError("free() is for what subgroup() and duplicate() returned; MPI itself ends the world")
+        self.comm.Free()
 
     def _tell(self, value: Any, to: int, number: int) -> None:
         self.told = [request for request in self.told if not request.Test()]
@@ -140,6 +150,17 @@ class _Sent:
         """Block until the sent array may be modified again."""
         self.moves.begin()
         self.request.Wait()
+
+
+def _made(make: Callable[[], MPI.Intracomm]) -> MPI.Intracomm:
+    """Return the new communicator. Raise UserError if MPI cannot make another one."""
+    try:
+        return make()
+    except MPI.Exception as error:
+        raise UserError(
+            f"MPI made no further communicator ({str(error).splitlines()[0]}); MPICH allows 2048 per process.\n"
+            "Call close() on trainers that you no longer use, and free() on what duplicate() and subgroup() returned"
+        ) from error
 
 
 def _lend(x: Array, filled: bool = True) -> Any:

@@ -19,7 +19,7 @@ from ..autograd import without_grad
 PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 TALK = tuple(os.path.join(PACKAGE, room, "") for room in ("comm", "runtime"))  # the code that a rank blocks in
 STDLIB = os.path.join(sysconfig.get_paths()["stdlib"], "")
-RANKS = 8  # the most places that a report lists; it only counts the rest
+RANKS = 8  # a report lists at most this many places and only counts the rest
 
 
 class Moves:
@@ -62,14 +62,14 @@ def places(thread: int) -> list[tuple[str, int, str]]:
 
 
 def of_a_library(file: str) -> bool:
-    """Return whether the file belongs to a library: not the user's code, not minitrain."""
+    """Return whether the file belongs to a library, and not to minitrain or the user's code."""
     if file.startswith(PACKAGE):
         return False
     return file.startswith(("<frozen", STDLIB)) or re.search(r"\b(site|dist)-packages\b", file) is not None
 
 
 def short(file: str, line: int) -> str:
-    """Return "file:line", the path relative to the package or the current folder, or else only the file name."""
+    """Return "file:line", with the path relative to the package or the current folder, or else only the file's name."""
     path = Path(file)
     for folder in (Path(PACKAGE).parent, Path.cwd()):
         if path.is_relative_to(folder):

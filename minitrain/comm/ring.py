@@ -1,4 +1,4 @@
-"""Ring collectives, built from send and receive: every rank communicates only with its two neighbours.
+"""Ring collectives, built from send and receive: every rank communicates only with its two neighbors.
 
 Rank r sends to r + 1 and receives from r - 1 (mod N). The array is cut into N chunks; chunk c is rank c's shard.
 
@@ -145,6 +145,11 @@ class RingCommunicator(Communicator):
 
     def _duplicate(self) -> "RingCommunicator":
         return RingCommunicator(self.inner._duplicate(), *self.functions)
+
+    def _free(self) -> None:
+        """Release the channel, and the communicator that was made for this ring."""
+        self.channel.free()
+        self.inner.free()
 
 
 def _given(shards: Shards | None) -> dict[str, Shards]:

@@ -58,7 +58,7 @@ class ThreadCommunicator(Communicator):
     """A group of threads."""
 
     def __init__(self, group: _Group, rank: int, moves: Moves | None = None) -> None:
-        """moves: those of the parent communicator; None for the world."""
+        """moves: the parent communicator's; None for the world."""
         super().__init__(rank, group.size, moves or Moves(rank))
         self.group = group
         self.made: dict[tuple, int] = defaultdict(int)
@@ -80,7 +80,7 @@ class ThreadCommunicator(Communicator):
         self._meet()
         result = compute(self.group.shown)
         self._meet()
-        self.group.shown[self.rank] = None  # this may be the last reference to an array
+        self.group.shown[self.rank] = None  # it may be the last reference to an array
         return result
 
     def _all_reduce(self, x: Array, op: str, tag: Tag, shards: Shards | None) -> None:
@@ -134,6 +134,9 @@ class ThreadCommunicator(Communicator):
     def _duplicate(self) -> "ThreadCommunicator":
         return self._child(("duplicate",), list(range(self.size)))
 
+    def _free(self) -> None:
+        """Do nothing: threads can have any number of groups."""
+
     def _child(self, name: tuple, members: list[int]) -> "ThreadCommunicator":
         """Return the new group. Members find each other by its name and the number of times they have requested it."""
         self.made[name] += 1
@@ -165,10 +168,10 @@ def run(
 
     If a rank raises, stop the waiting ranks and raise RuntimeError with the rank and its exception. Raise TimeoutError
     if the ranks do not finish within `timeout` seconds, or if ranks wait and none makes progress for `wait` seconds
-    (default: as in `minitrain.launch()`). Raise UserError for an invalid size, or if memory lacks room for the threads.
+    (default: as in `minitrain.launch()`). Raise UserError for an invalid argument or too many threads for the memory.
     """
     check_whole("size", size, 1)
-    check_memory(f"size is {size}; the stacks of that many threads", size * STACK, "give fewer ranks")
+    check_memory(f"size is {size}; a stack for each thread", size * STACK, "give fewer ranks")
     check_number("timeout", timeout, "above 0")
     timeout, limit = min(timeout, threading.TIMEOUT_MAX), waiting(wait)
     group = _Group(size, threading.Event())

@@ -29,7 +29,7 @@ class Where:
     time: slice  # held here, within 0..T: what attention sees
     training: bool = True  # False: no dropout
     counted: int | None = None  # labels of the global batch that are not IGNORE; None: all of them
-    shard_of: slice | None = None  # of the positions, on the residual path under sequence parallel; None: all of `time`
+    shard_of: slice | None = None  # positions on the residual path under sequence parallel; None: all of `time`
 
     @property
     def residual(self) -> slice:
@@ -75,11 +75,11 @@ class Batch:
         if self.where.counted is not None and self.where.counted < 1:
             raise UserError(
                 f"where.counted is {self.where.counted} in batch {self.where.number}: all labels of the global batch "
-                f"are IGNORE ({IGNORE}), and the loss has no denominator; give at least one label"
+                f"are IGNORE ({IGNORE}), so the loss has no denominator; give at least one label"
             )
 
     def _check_sizes(self) -> None:
-        """Raise UserError unless the arrays have the lengths `where` states, since the loss is divided by them."""
+        """Raise UserError unless the arrays have the lengths in `where`, since the loss is divided by them."""
         where, labels, n = self.where, self.labels, len(self.inputs)
         samples, time = where.samples, where.time
         length = time.stop - time.start  # positions held here
@@ -128,7 +128,7 @@ class Batch:
             where += f" ({'position' if labels.ndim > 1 else 'row'} {row} of the data)"
         return UserError(
             f"a label of {where} is {labels[tuple(wrong)]}; there are {V} classes, counted from 0, "
-            f"and {IGNORE} for a label to ignore: correct the labels, or give the model more classes"
+            f"and {IGNORE} marks a label to ignore: correct the labels, or give the model more classes"
         )
 
 

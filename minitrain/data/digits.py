@@ -23,7 +23,7 @@ def load_digits() -> Examples:
 def split_digits(
     images: np.ndarray, labels: np.ndarray, seed: int, validation: float = 0.2
 ) -> tuple[Examples, Examples]:
-    """Return ((images, labels) for training, (images, labels) held out), permuted by the seed alone.
+    """Return ((images, labels) for training, (images, labels) held out), in an order that depends only on the seed.
 
     Raise UserError if the numbers of images and labels differ, or if the fraction leaves either side empty.
     """

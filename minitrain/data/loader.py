@@ -1,7 +1,7 @@
 """Batches as a pure function of (seed, batch number).
 
-A loader keeps no position. Any rank can build global batch n and take its part, so the run is the same on any number of
-ranks, and a run resumed at batch n continues with the batch it would have had.
+A loader has no state. Any rank can build global batch n and take its part, so the run is the same on any number of
+ranks, and a resumed run continues with the batches that would have come next.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,23 +18,23 @@ from .kinds import as_row, as_samples
 
 @runtime_checkable
 class Loader(Protocol):
-    """What training needs of its data, whether text, images or anything else."""
+    """The interface that training needs from its data, whether text, images or anything else."""
 
     @property
     def batches(self) -> int:
-        """Number of batches in an epoch, and in a validation."""
+        """Number of batches in an epoch, and in a validation pass."""
 
     def batch(self, number: int) -> Batch:
-        """Return global batch `number`, counted from 0; the numbers of one epoch continue those of the last."""
+        """Return global batch `number`, counted from 0 and on across epochs."""
 
     def validation(self) -> Iterator[Batch]:
-        """Yield the parts of one global batch, which is all of the data."""
+        """Yield all of the data, as parts of one global batch."""
 
 
 class TextLoader:
-    """Windows of T + 1 consecutive ids: the first T are the inputs, the last T the labels.
+    """Windows of T + 1 consecutive ids of a text (n): the first T are the inputs, the last T the labels.
 
-    A training batch is B windows at random positions. Validation predicts each id of the text but the first, once.
+    A training batch is B windows at random positions. Validation predicts each id but the first, exactly once.
     Raise UserError if the text is shorter than one window, for negative ids, and for invalid sizes.
     """
 
@@ -49,7 +49,7 @@ class TextLoader:
                 "give a longer text or a smaller --context"
             )
         if ids.min() < 0:
-            raise UserError(f"the smallest id is {ids.min()}; ids are counted from 0: give those of a tokenizer")
+            raise UserError(f"the smallest id is {ids.min()}; ids are counted from 0: give ids from a tokenizer")
         size = batch * (context + 1) * (ids.itemsize + np.dtype(np.int64).itemsize)  # ids and their positions
         check_memory(f"a batch of {batch} windows", size, "give a smaller --batch")
         self.ids, self.T, self.B, self.seed = ids, context, batch, seed
@@ -63,7 +63,7 @@ class TextLoader:
     def batches(self) -> int:
         """Number of batches needed to predict each id but the first, once.
 
-        Validation does exactly that. An epoch does it on average: its windows are at random positions, so some ids
+        Validation does exactly that; an epoch does so on average. Its windows are at random positions, so some ids
         occur more than once and others not at all.
         """
         return -(-self.windows // self.B)
@@ -78,8 +78,8 @@ class TextLoader:
     def validation(self, most: int | None = None) -> Iterator[Batch]:
         """Yield batches of up to B windows that predict each id but the first, once (or `most` windows, spread evenly).
 
-        The last window ends where the text does; the labels it shares with the window before are set to IGNORE. All are
-        parts of one global batch of all the windows, so their losses add up to the mean.
+        The last window ends where the text does; the labels it shares with the window before are set to IGNORE. The
+        batches are parts of one global batch of all the windows, so their losses add up to the mean.
         """
         predictions = len(self.ids) - 1
         starts = np.minimum(np.arange(self.windows) * self.T, predictions - self.T)
@@ -105,7 +105,7 @@ class TextLoader:
 
 
 class ArrayLoader:
-    """Samples with one label each, such as images. Every epoch visits all of them in a new random order.
+    """Samples (n, ...) with one label each (n), such as images. Every epoch visits all of them in a new random order.
 
     The last batch of an epoch holds the remainder. Samples labeled IGNORE are left out. Raise UserError if the numbers
     of inputs and labels differ, or for values of the wrong kind (see kinds.py).
@@ -127,9 +127,9 @@ class ArrayLoader:
                 f"the label of row {wrong[0]} is {labels[wrong[0]]}; classes are counted from 0, "
                 f"and {IGNORE} marks a sample to ignore"
             )
-        self.rows = np.flatnonzero(labels != IGNORE)  # of the data that are used
+        self.rows = np.flatnonzero(labels != IGNORE)  # of the data, without those ignored
         if not len(self.rows):
-            raise UserError(f"all labels are {IGNORE}, which means ignore: give at least one that counts")
+            raise UserError(f"all labels are {IGNORE}, which means ignore: give at least one other label")
         if len(self.rows) < len(labels):
             inputs, labels = inputs[self.rows], labels[self.rows]
         self.inputs, self.labels, self.B, self.seed = inputs, labels, batch, seed

@@ -35,7 +35,7 @@ def load_text(path: str | Path | None = None) -> str:
     if "\0" in text:
         raise UserError(
             f"{name} has a NUL character at position {text.index(chr(0))}, as UTF-16 text does: "
-            "save it as UTF-8, or name a text file"
+            "save it as UTF-8, or give a text file"
         )
     if not text.strip():
         raise UserError(f"{name} is empty: give a file with text to train on")
@@ -48,12 +48,12 @@ def _read(path: Path, name: str) -> bytes:
             raise UserError(f"{name} is not a regular file, and every rank reads all of it: save it to a file first")
         return path.read_bytes()
     except FileNotFoundError as error:
-        advice = "check the path, or name no file to use the bundled text"
-        raise UserError(f"{name} does not exist (seen from {str(Path.cwd())!r}): {advice}") from error
+        advice = "check the path, or omit it to use the bundled text"
+        raise UserError(f"{name} does not exist (working folder {str(Path.cwd())!r}): {advice}") from error
     except IsADirectoryError as error:
-        raise UserError(f"{name} is a folder: name one text file in it") from error
+        raise UserError(f"{name} is a folder: give one text file in it") from error
     except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror}; name a readable file") from error
+        raise UserError(f"{name} cannot be read: {error.strerror}; give a readable file") from error
     except ValueError as error:  # a null byte
         raise UserError(f"{name} is not a valid file name: {error}") from error
 
@@ -119,7 +119,7 @@ class CharTokenizer:
 def split(ids: Sequence[int] | np.ndarray, validation: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
     """Return (train, validation): the end of the ids is held out, and training sees only what comes before it.
 
-    Passages chosen at random would have neighbors in the training text. Raise UserError if either side is empty.
+    Passages held out at random would have neighbors in the training text. Raise UserError if either side is empty.
     """
     ids = as_row("ids", ids)
     held_out = count_held_out(len(ids), validation)

@@ -1,4 +1,4 @@
-"""The two models, as lists of units. Each is written for a single process and knows nothing of ranks.
+"""The two models, as lists of units. Each is written for a single process and knows nothing about ranks.
 
 GPT   [Embed, Block, Block, ..., Head]        MLP   [Dense, Dense, DenseHead]
 """

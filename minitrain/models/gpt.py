@@ -91,7 +91,7 @@ class Block(Module):
 
 
 def like(x: Tensor, y: Tensor) -> Tensor:
-    """Cast y to x's dtype."""
+    """Return y in x's dtype."""
     return y if y.dtype == x.dtype else functional.cast(y, x.dtype)
 
 
@@ -175,8 +175,8 @@ class GPTConfig:
 def gpt(config: GPTConfig) -> Model:
     """Build a GPT: pre-norm blocks, GELU, learned positions, optionally tied embeddings.
 
-    The weights that write into the residual stream are initialized smaller by a factor sqrt(2 layers), since that many
-    outputs are summed. Raise UserError if there are more layers than memory allows.
+    With L layers, the weights that write into the residual stream are initialized smaller by a factor of sqrt(2 L),
+    since 2 L outputs are summed. Raise UserError if there are more layers than memory allows.
     Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
     """
     check_memory(f"a model of {config.layers} layers", config.declared, "give fewer layers")

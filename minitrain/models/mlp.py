@@ -67,7 +67,7 @@ def as_input(batch: Batch, linear: Linear) -> Tensor:
 
 @dataclass(frozen=True)
 class MLPConfig:
-    """Sizes of an MLP classifier. Raise UserError for invalid sizes."""
+    """Features per sample, hidden widths and classes of an MLP classifier. Raise UserError for invalid sizes."""
 
     inputs: int = 64
     hidden: tuple[int, ...] = (128, 128)
@@ -95,7 +95,7 @@ class MLP(Model):
     """Dense layers. Tensor parallel divides them alternately by columns and by rows."""
 
     def shard(self, plan: "Plan") -> None:
-        """Divide the head by rows if it follows columns; otherwise leave it whole: it has few logits.
+        """Divide the hidden layers alternately, and the head by rows if it follows columns; else it stays whole.
 
         Raise UserError under sequence parallel.
         """

@@ -65,7 +65,7 @@ class Model(Sequential):
         return self(batch)
 
     def parts(self) -> list["Model"]:
-        """Return what each micro-batch goes through in one piece: the model itself, or the chunks of a pipeline."""
+        """Return the parts that each run in one piece: the model itself, or the chunks of a pipeline."""
         return [self]
 
     def train(

@@ -1,8 +1,8 @@
-"""Layers.
+"""The layers that models are built from.
 
-Every layer is written for a single process. The function that builds the model passes it its path ("blocks.0.mlp.up").
-A layer reads sizes from the parameters it holds, never from the config, so a transformation can slice a parameter or
-replace a layer's class without any layer knowing.
+Every layer is written for a single process. Whoever builds the model gives each layer its path ("blocks.0.mlp.up"). A
+layer reads sizes from the parameters it holds, never from the config, so a transformation can slice a parameter or
+replace a layer's class without changing the layer's code.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -41,12 +41,15 @@ class Linear(Module):
         self.bias = Parameter(f"{path}.bias", out, dtype=dtype, decay=False) if bias else None
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
-        """Map x (..., I) to (..., *O), followed by GELU if gelu=True."""
+        """Map x (..., I) to (..., *O), followed by GELU if gelu=True. Raise ValueError for any other last axis."""
         return fused.linear(self.cast_input("linear", x), self.weight, self.bias, gelu)
 
 
 class LayerNorm(Module):
-    """Normalize the last axis to mean 0 and variance 1, scale and shift: see fused.layer_norm. weight, bias (D)."""
+    """Normalize the last axis to mean 0 and variance 1, then scale and shift: see fused.layer_norm. weight, bias (D).
+
+    Ba, Kiros, Hinton, "Layer Normalization", arXiv:1607.06450.
+    """
 
     per_position = True
 
@@ -72,15 +75,16 @@ class Embedding(Module):
         plan.vocabulary(self)
 
     def __call__(self, ids: Array) -> Tensor:
-        """Map ids (...) to (..., D)."""
+        """Map ids (...) to (..., D). Raise IndexError for an id outside 0..V-1."""
         return fused.embedding(ids, self.weight, self.compute_dtype("embedding", self.weight.dtype))
 
 
 class Dropout(Module):
-    """Zero each element with probability p during training.
+    """Zero each element with probability p during training, and multiply the others by 1 / (1 - p).
 
     The mask depends on the seed, the batch number, the path and the logical position of the element, so it is the same
     on any mesh and when the forward is replayed. Raise UserError unless 0 <= p < 1.
+    Srivastava et al., "Dropout", JMLR 15, 2014.
     """
 
     per_position = True
@@ -101,7 +105,10 @@ class Dropout(Module):
 
 
 class CausalAttention(Module):
-    """Causal attention over q, k and v, for the heads held on this rank. It has no parameters."""
+    """Causal attention over q, k and v, for the heads held on this rank, without parameters.
+
+    scale: of the scores, 1/sqrt(D/H) by default. Vaswani et al., arXiv:1706.03762, equation 1.
+    """
 
     def __init__(self, path: str, scale: float | None = None) -> None:
         self.path, self.scale = path, scale
@@ -114,7 +121,7 @@ class CausalAttention(Module):
             if batch.where.T == 1:
                 raise UserError(
                     f"{given} the batch has where.T = 1: its samples are not sequences.\n"
-                    "An ArrayLoader makes such batches; for sequences with one label each, build Batch(ids, labels, "
+                    "ArrayLoader makes such batches; for sequences with one label each, build Batch(ids, labels, "
                     "Where(seed, number, B, T, slice(0, B), slice(0, T), counted=B))"
                 )
             raise UserError(
@@ -125,7 +132,7 @@ class CausalAttention(Module):
 
 
 class Classifier(Module):
-    """logits = x W^T and their cross-entropy. W (V, D) is laid out like the token table, and may be that table."""
+    """logits = x W^T and their cross-entropy. W (V, D) has the layout of the token table, and may be the same one."""
 
     def __init__(self, path: str, weight: Parameter) -> None:
         self.path = path
@@ -136,7 +143,7 @@ class Classifier(Module):
         plan.vocabulary(self)
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        """Map x (B, T, D) to the loss, or to the logits (B, T, V) if the batch has no labels."""
+        """Map x (B, T, D) to the loss, or to the logits (B, T, V) if the batch has no labels: see loss_or_logits."""
         logits = fused.linear_transposed(self.cast_input("linear", x), self.weight)
         return loss_or_logits(logits, batch)
 

@@ -34,12 +34,13 @@ class Module:
     changes = 0
     path: str = ""
     precision: Any = None  # precision.Precision, which chooses dtypes; None: the dtype of the input
+    __call__: Callable[..., Tensor]  # each layer defines its own: (x, batch) for a unit, (x), (ids)
     per_position = False  # positions are independent: the module may be given a shard of the sequence
 
     def shard(self, plan: "Plan") -> None:
-        """Say how the layers below are divided among the ranks of the tp axis, using the words of parallel/plan.py.
+        """Divide the layers below among the ranks of the tp axis by calling methods of `plan` (parallel/plan.py).
 
-        By default, each child decides for itself; a layer that says nothing is whole on every rank.
+        By default, each child decides for itself; a layer that is not divided is replicated on every rank.
         """
         for _, child in self.children():
             child.shard(plan)
@@ -49,16 +50,16 @@ class Module:
         return [self]
 
     def compute_dtype(self, operation: str, given: Any) -> np.dtype:
-        """Return the dtype in which this module does the operation on activations of dtype `given`."""
+        """Return the dtype in which this module runs `operation` on activations of dtype `given`."""
         return np.dtype(given) if self.precision is None else self.precision.dtype(self.path, operation, given)
 
     def cast_input(self, operation: str, x: Tensor) -> Tensor:
-        """Cast x to the dtype in which this module does the operation."""
+        """Cast x to the dtype in which this module runs `operation`."""
         dtype = self.compute_dtype(operation, x.dtype)
         return x if x.dtype == dtype else functional.cast(x, dtype)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Raise UserError if a parameter would be replaced by an array or tensor, and so be lost to training."""
+        """Set an attribute. Raise UserError if the value would replace a parameter: training would no longer see it."""
         if isinstance(vars(self).get(name), Parameter) and not isinstance(value, Parameter):
             raise UserError(
                 f"{self.path or type(self).__name__}.{name} is a parameter, but was set to {shown(value)}.\n"
@@ -82,7 +83,7 @@ class Module:
                 yield name, value
 
     def put(self, name: str, child: "Module") -> None:
-        """Replace the member of this name by `child`."""
+        """Replace the member called `name` with `child`."""
         holder, _, key = name.partition(".")
         place = getattr(self, holder)
         if not key:
@@ -113,7 +114,7 @@ class Module:
         return list(found)
 
     def init(self, seed: int) -> None:
-        """Give every parameter its initial values, without buckets."""
+        """Set every parameter to its initial values for this seed. Raise UserError for an invalid seed."""
         for p in self.parameters():
             values = to_device(p.initial_values(seed))
             p.data = values  # replaces existing values
@@ -127,7 +128,7 @@ _watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
 
 @contextmanager
 def watching(watch: Watch | None) -> Iterator[None]:
-    """Call `watch` on the input and output of every unit, in this thread."""
+    """Call `watch` on the input and output of every unit that runs in this context, on this thread."""
     token = _watch.set(watch)
     try:
         yield
@@ -136,15 +137,18 @@ def watching(watch: Watch | None) -> Iterator[None]:
 
 
 def pass_through(units: Sequence[Any], x: Tensor | None, batch: Batch) -> Tensor:
-    """Apply the units in order to x, which is None for the first unit of a whole model."""
+    """Apply the units in order to x, which is None for the first unit of a whole model.
+
+    Raise TypeError if a unit returns anything but a Tensor.
+    """
     watch = _watch.get()
-    with batch_at_work(batch):  # for losses given no denominator
+    with batch_at_work(batch):  # for losses without a denominator
         for unit in units:
             before, x = x, unit(x, batch)
             if not isinstance(x, Tensor):
                 name = getattr(unit, "path", "") or type(unit).__name__
                 raise TypeError(f"unit {name} returned {shown(x)}; a unit returns a Tensor")
-            if watch is not None and unit.path and x is not None:  # a segment has no path; its units have
+            if watch is not None and unit.path and x is not None:  # a segment has no path; its units have one
                 watch(unit.path, before, x)
     assert x is not None
     return x

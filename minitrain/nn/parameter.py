@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from ..autograd import Tensor, WeightVjp
 from ..backend import FLOAT_NAMES, Array, as_floats, is_float, is_masked, to_device, to_host, xp
 from ..errors import UserError, check_number, check_seed, check_shape, check_text, check_whole, shown
 from ..sharding import shard_of
+
+if TYPE_CHECKING:
+    from ..parallel.flat import Bucket
 
 Coordinates = Mapping[str, tuple[int, ...]]
 
@@ -64,23 +67,23 @@ class Placement:
         check_whole("lo", lo)
         check_whole("hi", hi)
         if not 0 <= lo <= hi <= self.local[dim]:
-            raise ValueError(f"{self.path}: cannot hold {lo}..{hi} of dimension {dim}, which has {self.local[dim]}")
+            raise ValueError(f"{self.path}: cannot hold {lo}..{hi} of dimension {dim}, of length {self.local[dim]}")
         start = self.index[dim].start
         index = (*self.index[:dim], slice(start + lo, start + hi), *self.index[dim + 1 :])
         return replace(self, index=index)
 
     def shard(self, axis: str, how: Shard, n: int, i: int) -> "Placement":
-        """Return the i-th of n shards along this mesh axis."""
+        """Return the placement of the i-th of n shards along this mesh axis."""
         own = shard_of(self.local[how.dim] // how.unit, n, i)
         cut = self.split(how.dim, own.start * how.unit, own.stop * how.unit)
         return replace(cut, axes={**self.axes, axis: how})
 
     def held_at(self, axis: str, coordinates: tuple[int, ...]) -> "Placement":
-        """Return a placement held whole at each coordinate, each with the full gradient (tensor parallel)."""
+        """Return the placement replicated at these coordinates, each with the full gradient (tensor parallel)."""
         return replace(self, axes={**self.axes, axis: Replicate(coordinates)})
 
     def replicate(self, axis: str, coordinates: tuple[int, ...]) -> "Placement":
-        """Return a placement held whole at each coordinate, each contributing part of the gradient (data parallel)."""
+        """Return the placement replicated at these coordinates, each with part of the gradient (data parallel)."""
         return replace(self.held_at(axis, coordinates), partial={**self.partial, axis: coordinates})
 
 
@@ -88,8 +91,9 @@ class Parameter(Tensor):
     """A trainable array with a path. Its initial values are mean + std * normal, keyed by (seed, path).
 
     A parameter is declared first and gets its values later: from `Module.init`, or from a bucket, which also stores its
-    gradient. decay: whether weight decay applies (not to biases and norms).
+    gradient.
     shape: the logical shape, or an array of initial values, which is copied, converted to dtype and available at once.
+    decay: whether weight decay applies (False for biases and norms).
     Raise UserError for an invalid argument.
     """
 
@@ -109,7 +113,9 @@ class Parameter(Tensor):
         values: Array | None = None
         if isinstance(shape, (np.ndarray, xp.ndarray)):
             if mean or std:
-                raise UserError(f"{path}: its values are {shown(shape)}; then mean {mean} and std {std} must be 0")
+                raise UserError(
+                    f"{path}: its values are {shown(shape)}; mean and std must be 0, but are {mean} and {std}"
+                )
             values = as_floats(f"{path}: values", shape, dtype)
             shape = values.shape
         check_shape(f"{path}: shape", shape)
@@ -117,7 +123,7 @@ class Parameter(Tensor):
         self.node = self.on_ready = self.segment = None  # as in Tensor.__init__, except that the values come later
         self.placement = Placement(path, tuple(shape), tuple(slice(0, n) for n in shape))
         self.init_mean, self.init_std, self.decay = mean, std, decay
-        self.bucket: Any = None  # the parallel.flat.Bucket that holds this parameter
+        self.bucket: Bucket | None = None  # the bucket that holds this parameter
         self._data: Array | None = None
         self._grad: Array | None = None
         self._dtype = dtype
@@ -132,10 +138,10 @@ class Parameter(Tensor):
         if self._data is None:
             raise RuntimeError(
                 f"parameter {self.placement.path} has no values here: call init(seed) of the model or its reducer, "
-                "or make its trainer.\n"
+                "or create its trainer.\n"
                 "Layers are found in attributes, and in flat lists, tuples and dictionaries. In a pipeline, another "
                 "stage may hold it: a unit must use only its own layers. "
-                "Under ZeRO-3, read with gather(model, world, reducer=trainer.reducer), and assign p.data = w"
+                "Under ZeRO-3, read with gather(model, world, reducer=trainer.reducer), and write with p.data = w"
             )
         return self._data
 
@@ -160,11 +166,11 @@ class Parameter(Tensor):
 
     @property
     def grad(self) -> Array | None:
-        """The gradient as backward wrote it and the ranks summed it: times the loss scale and not clipped. Under ZeRO-1
-        it is the sum only on the rank that owns it.
+        """The gradient after backward and the sum over ranks: still times the loss scale, not yet clipped. Under ZeRO-1
+        only the owner of an element has its sum.
 
-        The optimizer sees trainer.reducer.gradient(p). For the whole model, by path, call gather(model, world, "grad",
-        trainer.reducer).
+        The optimizer sees trainer.reducer.gradient(p). For the gradients of the whole model, by path, call
+        gather(model, world, "grad", trainer.reducer).
         """
         return self._grad
 
@@ -172,7 +178,7 @@ class Parameter(Tensor):
     def grad(self, value: Array | None) -> None:
         """Set the gradient, after synchronize(). A parameter in a bucket copies it into the bucket.
 
-        The optimizer sees `factor` times it, as for all gradients (see optim/).
+        The optimizer multiplies it by `factor`, like every gradient (see optim/).
         Raise UserError if the shape or dtype differs, or if the bucket has no gradients to write to.
         """
         if value is self._grad:  # p.grad *= 2
@@ -182,7 +188,7 @@ class Parameter(Tensor):
             return
         if self.bucket is not None and (self._grad is None or value is None):
             raise UserError(
-                f"{self.placement.path}.grad was set to {shown(value)}, but its bucket has no room for one now.\n"
+                f"{self.placement.path}.grad was set to {shown(value)}, but its bucket stores no gradients now.\n"
                 "Gradients exist from backward to start_step(), and under ZeRO-2 and -3 only until they are reduced"
             )
         value = self._fitting("grad", value)
@@ -193,7 +199,7 @@ class Parameter(Tensor):
 
     def _fitting(self, what: str, value: Any) -> Array:
         """Return the value as an array of this parameter's shape and dtype. Raise UserError for anything else."""
-        array = xp.asarray(value) if isinstance(value, np.generic) else value  # NumPy's sum of two 0-d arrays is one
+        array = xp.asarray(value) if isinstance(value, np.generic) else value  # what two 0-d arrays add up to
         fits = isinstance(array, xp.ndarray) and array.shape == self.shape and array.dtype == self._dtype
         if not fits or is_masked(array):
             raise UserError(
@@ -211,7 +217,7 @@ class Parameter(Tensor):
         self._grad = place
 
     def initial(self, seed: int) -> Array:
-        """Return the initial values of the slice held here: the existing values if there are any, else drawn ones."""
+        """Return the existing values of the slice held here; if there are none, draw its initial values."""
         if self._data is None:
             return to_device(self.initial_values(seed))
         return self._data if self._data.shape == self.shape else self._data[self.placement.index]
@@ -229,7 +235,7 @@ class Parameter(Tensor):
     def store_as(self, dtype: Any) -> None:
         """Store the values and the gradient in this dtype. Initial values given as an array are converted.
 
-        Raise UserError if the parameter already has other values.
+        Raise UserError if the parameter already has other values, or if the dtype is not floating point.
         """
         if self.start is not None and self.bucket is None and self._data is not None:
             self._data = self._data.astype(_float_type(self.placement.path, dtype))
@@ -240,7 +246,10 @@ class Parameter(Tensor):
         self._dtype = _float_type(self.placement.path, dtype)
 
     def initial_values(self, seed: int) -> np.ndarray:
-        """Return the initial values of the slice held here, on the host: the same numbers on any mesh."""
+        """Return the initial values of the slice held here, on the host: the same numbers on any mesh.
+
+        Raise UserError for an invalid seed.
+        """
         check_seed(seed)
         where = self.placement
         if self.start is not None:
@@ -294,5 +303,5 @@ class Parameter(Tensor):
 def _float_type(path: str, dtype: Any) -> np.dtype:
     """Return the dtype named by `dtype`. Raise UserError unless it is a supported floating-point type."""
     if not is_float(dtype):
-        raise UserError(f"{path}: dtype is {shown(dtype)}; parameters are floating point: {FLOAT_NAMES}")
+        raise UserError(f"{path}: dtype is {shown(dtype)}; a parameter has a floating-point dtype: {FLOAT_NAMES}")
     return np.dtype(dtype)

@@ -85,8 +85,8 @@ class Clock:
 class Stamps:
     """An Observer (parallel/pipeline.py) that runs a clock and sends a timestamp along with every message.
 
-    clock: this rank's. group: the ranks of its pipeline, which must construct this together. The timestamps travel on
-    a duplicate of the group.
+    clock: this rank's. group: the ranks of its pipeline, all of which must construct this together. The timestamps
+    travel on a duplicate of the group.
     """
 
     def __init__(self, clock: Clock, group: "Communicator") -> None:
@@ -140,12 +140,12 @@ class Timeline:
 
     @property
     def idle(self) -> Fraction:
-        """Idle time over total time, summed over ranks: GPipe's definition of the bubble."""
+        """Idle time over total time, summed over ranks: GPipe's definition of the bubble (arXiv:1811.06965)."""
         return 1 - self.busy / (len(self.lanes) * self.makespan)
 
     @property
     def overhead(self) -> Fraction:
-        """Idle time over busy time: Megatron's definition."""
+        """Idle time over busy time: Megatron's definition of the bubble (arXiv:2104.04473, section 2.2.1)."""
         return len(self.lanes) * self.makespan / self.busy - 1
 
     @property
@@ -156,8 +156,8 @@ class Timeline:
     def draw(self, width: int = 80, symbol: Callable[[Instruction], str] = symbol) -> str:
         """Return a text picture with one row per rank and, if it fits into `width`, one column per unit of time.
 
-        The unit is the largest that divides all times. If the picture is too wide, a column is a multiple of the unit,
-        shows what runs at its middle, and a note follows.
+        The unit is the largest that divides all times. If the picture would be too wide, a column spans several units
+        and shows what runs at its middle, and a note below says so.
         """
         names = [f"rank {r} " for r in range(len(self.lanes))]
         margin = max(map(len, names))
@@ -169,7 +169,7 @@ class Timeline:
         return "\n".join([f"{name:<{margin}}{row}" for name, row in zip(names, rows, strict=True)] + note)
 
     def svg(self, width: int = 760) -> str:
-        """Return an SVG with a row per rank and a box per instruction, labelled by micro-batch and coloured by kind."""
+        """Return an SVG with a row per rank and a box per instruction, labeled by micro-batch and colored by kind."""
         left, height, gap = 52, 22, 4
         scale = (width - left) / float(self.makespan or 1)
         lines = [
@@ -192,14 +192,14 @@ COLOURS = {"F": "#9ecae1", "B": "#fdae6b", "I": "#fdd0a2", "W": "#c7e9c0"}
 
 
 def common_measure(times: Iterable[Fraction]) -> Fraction:
-    """Return the largest fraction of which all times are multiples; 1 if all are 0."""
+    """Return the largest fraction that divides all times; 1 if all are 0."""
     times = list(times)
     below = math.lcm(*(time.denominator for time in times))
     return Fraction(math.gcd(*(int(time * below) for time in times)) or 1, below)
 
 
 def sampled(lane: Lane, column: Fraction, columns: int, symbol: Callable[[Instruction], str]) -> str:
-    """Return the symbol of what runs at the middle of each column, a dot where nothing does."""
+    """Return one character per column: the symbol of what runs at its middle, or a dot."""
     row = ["."] * columns
     for start, end, what in lane:
         first, stop = (math.ceil(time / column - Fraction(1, 2)) for time in (start, end))

@@ -6,8 +6,8 @@
     ledger.bytes["dp", "gradients"]     sent by this rank under this tag
     ledger.peak, ledger.peak_parts      most bytes alive at once, in total and by kind
 
-Without an open ledger nothing is counted, at no cost. The open ledger is a context variable: ranks that are threads
-each have their own, and a rank's communication thread shares its rank's.
+Without an open ledger, nothing is counted. The open ledger is a context variable: ranks that are threads each have
+their own, and a rank's communication thread shares its rank's.
 
 Live bytes are tracked per array: code that allocates an array that matters reports it once (`hold`), and a weak
 reference detects when it is freed. A view counts as the array that owns its memory, once.
@@ -32,7 +32,7 @@ class Ledger:
 
     bytes, messages: tag -> amount sent by this rank. charged: tag -> bytes that this rank would have sent in a ring,
     for collectives inside MPI, whose messages are not visible. flops: multiplications and additions in matrix products.
-    live: kind -> bytes alive; peak, peak_parts, peak_moment: their maximum total, its kinds, and what ran then.
+    live: kind -> bytes alive; peak, peak_parts, peak_moment: their largest total, by kind, and what ran then.
     history: if history=True, a copy of `live` after each change.
     """
 
@@ -51,7 +51,7 @@ class Ledger:
 
     @contextmanager
     def open(self) -> Iterator["Ledger"]:
-        """Context manager: count here what happens inside, in this thread."""
+        """Count in this ledger what this thread does inside the context."""
         token = _current.set(self)
         try:
             yield self

@@ -1,16 +1,16 @@
 """Optimizers on flat pieces of the parameters, and gradient clipping by global norm.
 
 An optimizer updates pairs of flat arrays (data, grad), listed by the reducer's `owned`: the whole model under data
-parallel; this rank's shards, cut at any element, under ZeRO. There are three kinds of rules:
+parallel; under ZeRO, this rank's shards, cut at any element. There are three kinds of rules:
 
     Optimizer     element by element: where the shards begin does not matter              SGD, Adam, AdamW
     Layerwise     needs the norm of each parameter: squares are summed over its pieces    LARS, LAMB
-    Matrixwise    needs each matrix as a whole: ranks own whole parameters                your own
+    Matrixwise    needs each matrix as a whole: ranks own whole parameters                none here: derive yours
 
-The gradient is `factor` times the array grad. The factor holds 1/S for a loss that was multiplied by S
-(precision/scaler.py), and the clipping coefficient. Scaling one number saves a pass over all gradients; in half
-precision, the array could not even hold the product. Parameters in half precision have a float32 master copy, and the
-rule updates the master:
+The gradient is `factor` times the array grad. The factor is the clipping coefficient, times 1/S if the loss was
+multiplied by S (precision/scaler.py). Scaling one number saves a pass over all gradients, and in half precision the
+product might not fit in the array. Parameters in half precision have a float32 master copy, and the rule updates the
+master:
 
     master = master - lr rule(factor grad)        data = master, rounded
 

@@ -1,6 +1,7 @@
-"""The three kinds of optimizers: element by element, with norms, with whole matrices."""
+"""Base classes of the three kinds of optimizers: element by element, with norms, with whole matrices."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ BLOCK = 32 * 1024  # elements: w, g, m, v and two temporaries fit in the cache (
 
 
 class Work(NamedTuple):
-    """The input of an update: w (n), the master or the data itself; its gradient before the factor; its state."""
+    """The input of an update: w (n), the master or the data itself, with its gradient and state."""
 
     w: Array
     owned: Owned
@@ -31,9 +32,24 @@ class Work(NamedTuple):
                 if lo < hi:
                     yield p, slice(lo, hi)
 
+    def strips(self) -> Iterator[list[tuple[Parameter, slice, slice]]]:
+        """Yield lists of (parameter, run, block of the run): consecutive blocks, together at most BLOCK elements.
+
+        Small parameters share a strip, since the calls would cost more than their arithmetic.
+        """
+        strip: list[tuple[Parameter, slice, slice]] = []
+        for p, run in self.runs():
+            for block in blocks(run):
+                if strip and (block.stop - strip[0][2].start > BLOCK or block.start != strip[-1][2].stop):
+                    yield strip
+                    strip = []
+                strip.append((p, run, block))
+        if strip:
+            yield strip
+
 
 def read_only(x: Array) -> Array:
-    """Return a read-only view of x. A rule's input may be the bucket itself, or its own momentum."""
+    """Return a read-only view of x, since a rule's input may be the bucket itself, or its own momentum."""
     view = x[...]
     if xp is np:
         view.flags.writeable = False
@@ -50,12 +66,12 @@ class Optimizer:
     """Base class of optimizers. `step(lr)` updates every owned piece. Elementwise rules override `update`."""
 
     states: tuple[str, ...] = ()  # names of the rule's state arrays, each as large as the parameters
-    squares = False  # the rule squares the gradient
-    elementwise = True  # the rule treats each element independently
+    squares = False  # whether the rule squares the gradient
+    elementwise = True  # whether the rule treats each element independently
     owners = "elements"  # what ranks must own under ZeRO: runs of elements, or whole "parameters"
 
     def __init__(self, reducer: Slices | Iterable[Parameter]) -> None:
-        """gradients: a reducer, or on one process `model.parameters()`.
+        """reducer: a Reducer or, on one process, `model.parameters()`.
 
         Raise UserError if the rule needs whole parameters but ranks own parts of them, or if `states` is invalid.
         """
@@ -81,7 +97,7 @@ class Optimizer:
         self.prints: dict[int, list[int]] = {}  # fingerprints of these pieces after the last update
 
     def step(self, lr: float) -> None:
-        """Update all owned pieces with learning rate lr. Raise UserError if lr is negative or NaN."""
+        """Update all owned pieces with learning rate lr. Raise UserError if lr is negative or not finite."""
         check_number("lr", lr, "at least 0")
         work = [Work(self.master(i, it.data), it, self.state[i]) for i, it in enumerate(self.reducer.owned())]
         self.updates += 1
@@ -102,7 +118,7 @@ class Optimizer:
         raise NotImplementedError
 
     def given(self, it: Work, run: slice) -> tuple[Array, Array, tuple[Array, ...]]:
-        """Return (w, gradient, state) of a run."""
+        """Return (w, gradient, state) of a run, the gradient read-only and times the factor."""
         g = read_only(self.gradient(it.owned.grad[run], it.w.dtype))
         return it.w[run], g, tuple([state[run] for state in it.state])
 
@@ -112,7 +128,7 @@ class Optimizer:
             it.owned.data[run] = it.w[run]
 
     def master(self, i: int, data: Array) -> Array:
-        """Return what an update of piece i changes: its master, including values set from outside, or the data."""
+        """Return the array that updates of piece i change: the data or its master, which adopts values set outside."""
         if i == len(self.state):
             self.remember(data)
         master = self.masters[i]
@@ -126,18 +142,19 @@ class Optimizer:
     def check_norm(self, norm: float) -> None:
         """Raise UserError if squares of a gradient with this norm overflow the state, which would stay infinite.
 
-        Every rank calls it with the same norm, that of the step.
+        All ranks call it with the same norm, that of the whole gradient.
         """
         held = self.reducer.held() if self.squares else ()
         most = min((float(np.finfo(accumulation_dtype(it.data.dtype)).max) ** 0.5 for it in held), default=math.inf)
         if norm > most:
             raise UserError(
-                f"the norm of the gradient is {norm:.1e}; {type(self).__name__} stores squares, of up to {most:.1e}.\n"
+                f"the norm of the gradient is {norm:.1e}; {type(self).__name__} stores squares, which overflow "
+                f"above {most:.1e}.\n"
                 "Clip the gradient (clip=1.0), or lower the learning rate"
             )
 
     def gradient(self, stored: Array, dtype: Any) -> Array:
-        """Return a stored gradient as the rule sees it: in the master's dtype, times the factor."""
+        """Return a stored gradient as the rule sees it: in dtype (the master's), times the factor."""
         return unscaled(stored, dtype, self.reducer.factor)
 
     def remember(self, data: Array) -> None:
@@ -171,14 +188,14 @@ class Optimizer:
         return state
 
     def of_this_rank(self, state: State) -> set[str]:
-        """Return the names in a state, without whole arrays of parameters that only other ranks hold."""
+        """Return the names in a state, except those of whole arrays for parameters that only other ranks hold."""
         here = {piece.parameter.placement.path for held in self.reducer.held() for piece in held.pieces}
         others = self.reducer.paths() - here
         elsewhere = lambda name: isinstance(state[name], np.ndarray) and name.rpartition(".")[0] in others
         return {name for name in state if name != "updates" and not elsewhere(name)}
 
     def parts_of(self, state: State) -> dict[str, np.ndarray]:
-        """Return the part of a state that this rank needs. Raise UserError if it does not fit; nothing changes."""
+        """Return the part of a state that this rank needs, changing nothing. Raise UserError if it does not fit."""
         if not isinstance(state, Mapping) or "updates" not in state:
             raise UserError(f"the state is {shown(state)}; expected the result of an optimizer's state_dict()")
         check_whole("updates", state["updates"])
@@ -196,9 +213,9 @@ class Optimizer:
             del self.state[before:], self.masters[before:]
 
     def load_state_dict(self, state: State) -> None:
-        """Restore a state_dict() of the same mesh and strategy, or one of whole arrays. Needs no prior update.
+        """Restore a state_dict() of the same mesh and strategy, or one of whole arrays, even before the first update.
 
-        Raise UserError if names or shapes differ; nothing changes then. Each rank checks only its own part;
+        Raise UserError, before any change, if names or shapes differ. Each rank checks only its own part;
         Trainer.load_state_dict makes all ranks agree first.
         """
         found = self.parts_of(state)
@@ -214,7 +231,7 @@ class Optimizer:
 
 
 class Layerwise(Optimizer):
-    """Base of rules that need norms of each logical parameter. Override `direction` and `update_with`.
+    """Base class of rules that need norms of each logical parameter. Override `direction` and `update_with`.
 
     An update makes two passes over the parameters. Between them, each rank sends 16 bytes per parameter it holds:
 
@@ -225,7 +242,10 @@ class Layerwise(Optimizer):
     elementwise = False
 
     def direction(self, w: Array, g: Array, state: Sequence[Array], decay: bool) -> Array:
-        """Return x (n), whose norm the rule needs besides |w|; may change the state. Called once per update."""
+        """Return x (n), whose norm the rule needs; may change the state. Called once per element, before update_with.
+
+        The n elements are consecutive; they may belong to several parameters.
+        """
         raise NotImplementedError
 
     def update_with(
@@ -235,25 +255,31 @@ class Layerwise(Optimizer):
         raise NotImplementedError
 
     def apply(self, work: Sequence[Work], lr: float) -> None:
-        found = [(p, self.look(it, run)) for it in work for p, run in it.runs()]
-        norms = {p: np.sqrt(squares).tolist() for p, squares in self.reducer.over_pieces(found).items()}
+        found = [(p, squares) for it in work for p, squares in self.look(it)]
+        totals = self.reducer.over_pieces(found)
+        norms = dict(zip(totals, np.sqrt([*totals.values()]).tolist(), strict=True))
         for it in work:
             for p, run in it.runs():
                 for block in blocks(run):
                     self.update_with(*self.given(it, block), lr, it.owned.decay, *norms[p])
                     self.store(it, block)
 
-    def look(self, it: Work, run: slice) -> np.ndarray:
-        """Return |w|^2 and |x|^2 of a run."""
-        squares = np.zeros(2)
-        for block in blocks(run):
-            w, g, state = self.given(it, block)
-            squares += square(w), square(self.direction(w, g, state, it.owned.decay))
-        return squares
+    def look(self, it: Work) -> list[tuple[Parameter, np.ndarray]]:
+        """Return each run's parameter with |w|^2 and |x|^2 of the run."""
+        squares: dict[tuple[Parameter, int], tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+        for strip in it.strips():
+            start, stop = strip[0][2].start, strip[-1][2].stop
+            w, g, state = self.given(it, slice(start, stop))
+            x = self.direction(w, g, state, it.owned.decay)
+            for p, run, block in strip:
+                here = slice(block.start - start, block.stop - start)
+                of_w, of_x = squares[p, run.start]
+                squares[p, run.start] = of_w + square(w[here]), of_x + square(x[here])
+        return [(p, both) for (p, _), both in zip(squares, np.array([*squares.values()]), strict=True)]
 
 
 class Matrixwise(Optimizer):
-    """Base of rules that need whole matrices. Override `direction`, `whole` and `update_with`.
+    """Base class of rules that need whole matrices. Override `direction`, `whole` and `update_with`.
 
     Under ZeRO each rank owns whole parameters (owners="parameters") and updates those. If tensor parallel divides a
     parameter, its direction is gathered and every rank computes `whole` of it. Each method receives the parameter p, so
@@ -272,7 +298,7 @@ class Matrixwise(Optimizer):
         raise NotImplementedError
 
     def whole(self, p: Parameter, x: Array) -> Array:
-        """Return an array of x's shape. x: read-only, of the logical parameter's shape, which may have one axis."""
+        """Return an array of x's shape. x is read-only and has the logical parameter's shape, with one or more axes."""
         raise NotImplementedError
 
     def update_with(self, p: Parameter, w: Array, y: Array, lr: float, decay: bool) -> None:

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -12,13 +12,16 @@ from ..errors import UserError, shown
 from ..nn import Parameter
 from ..sharding import Shards
 
-SMALL = 2.0**-96
+if TYPE_CHECKING:
+    from ..comm.communicator import Communicator
+
+SMALL = 2.0**-96  # see unscaled
 
 steps_begun = itertools.count()  # numbers the steps of all reducers: a scaler can tell which step came first
 
 
 class Piece(NamedTuple):
-    """A run of elements of a parameter (in this rank's slice of it, flat), and their place in a flat array."""
+    """A run of elements of a parameter (of this rank's slice, flattened), and its place in a flat array."""
 
     parameter: Parameter
     run: slice
@@ -28,7 +31,7 @@ class Piece(NamedTuple):
 class Held(NamedTuple):
     """A flat array (n) that this rank updates: its shard of a bucket, or the whole bucket.
 
-    decay: whether weight decay applies. pieces: the parameters in it. shards: those of a bucket that it holds.
+    decay: whether weight decay applies. pieces: the parameters in it. shards: the shards of the bucket in it.
     """
 
     data: Array
@@ -56,6 +59,11 @@ class Slices(Protocol):
 
     factor: float
 
+    @property
+    def world(self) -> "Communicator | None":
+        """All ranks that train the model; None without a reducer."""
+        ...
+
     def held(self) -> list[Held]:
         """Return the arrays to update, always in the same order."""
         ...
@@ -69,7 +77,7 @@ class Slices(Protocol):
         ...
 
     def over_pieces(self, found: Found) -> Totals:
-        """Return, for each parameter, the sum of the numbers found on its pieces."""
+        """Return, for each parameter, the sum of the numbers found on its pieces on all ranks."""
         ...
 
     def logical(self, p: Parameter, flat: Array) -> Array:
@@ -85,9 +93,10 @@ class Alone:
     """The parameters of a model on one process, without a reducer: each is one piece."""
 
     factor = 1.0
+    world = None
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
-        """Raise UserError for anything but distinct parameters, some of them trained, or if a reducer holds one."""
+        """Raise UserError unless these are distinct parameters without a reducer, at least one of them trained."""
         self.parameters = list(parameters) if isinstance(parameters, Iterable) else [parameters]
         for p in self.parameters:
             if not isinstance(p, Parameter) or p.bucket is not None:
@@ -114,7 +123,7 @@ class Alone:
         return math.fsum(square(p.grad.reshape(-1)) for p in self._trained() if p.grad is not None) ** 0.5
 
     def over_pieces(self, found: Found) -> Totals:
-        """Return `found` as it is: each parameter is one piece."""
+        """Return `found` unchanged: each parameter is one piece."""
         return dict(found)
 
     def logical(self, p: Parameter, flat: Array) -> Array:
@@ -132,7 +141,7 @@ class Alone:
             if p.requires_grad != (p in trained):
                 raise UserError(
                     f"{p.placement.path} was {'un' if p.requires_grad else ''}frozen after its optimizer was made; "
-                    "do this first, or make a new optimizer"
+                    "do so before, or make a new optimizer"
                 )
         return self.trained
 
@@ -147,6 +156,6 @@ class Alone:
 def unscaled(stored: Array, dtype: Any, factor: float) -> Array:
     """Return a stored gradient in this dtype, times the factor: the same array if neither changes anything."""
     g = stored.astype(dtype, copy=False)
-    while 0 < factor < SMALL:  # float32 would round so small a factor; the gradients are correspondingly large
+    while 0 < factor < SMALL:  # too small to be exact in float32; the gradients are correspondingly large
         g, factor = g * g.dtype.type(SMALL), factor / SMALL
     return g if factor == 1 else g * g.dtype.type(factor)

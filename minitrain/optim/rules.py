@@ -1,4 +1,4 @@
-"""The rules: SGD, Adam, AdamW, LARS, LAMB."""
+"""The rules: SGD, Adam, AdamW, LARS, LAMB. Each raises UserError for an argument outside its range."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -12,7 +12,7 @@ from .pieces import Slices
 class SGD(Optimizer):
     """Stochastic gradient descent: w -= lr v with v = momentum v + g (without momentum, v = g).
 
-    With weight decay, g is first increased by weight_decay w. 4 bytes per parameter in fp32 with momentum, else 0.
+    With weight decay, weight_decay w is first added to g. 4 bytes of state per parameter in fp32 with momentum, else 0.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ def adamw_step(
         w = w - lr weight_decay w - lr m_hat / (sqrt(v_hat) + epsilon)
 
     Both terms use w before the update. The decay bypasses m and v. Added to the gradient, it would also be divided by
-    sqrt(v_hat), and weights with large gradients would hardly decay. For the Adam part, call the argument `adam`, which
-    takes the arguments of adam_step.
+    sqrt(v_hat), and weights with large gradients would hardly decay.
+    adam: the function to call for the Adam part, with the arguments of adam_step.
     Loshchilov, Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101, algorithm 2.
     """
     if weight_decay:
@@ -86,7 +86,7 @@ def adamw_step(
 
 
 class Adam(Optimizer):
-    """Adam, see adam_step. 8 bytes of state per parameter in fp32."""
+    """Adam: see adam_step. 8 bytes of state per parameter in fp32."""
 
     states, squares = ("m", "v"), True
 
@@ -110,7 +110,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """AdamW, see adamw_step: only pieces with `decay` set decay. 8 bytes of state per parameter in fp32."""
+    """AdamW: see adamw_step. Only pieces with `decay` set are decayed. 8 bytes of state per parameter in fp32."""
 
     def __init__(
         self,
@@ -132,9 +132,10 @@ class AdamW(Adam):
 
 
 class LARS(Layerwise):
-    """SGD with momentum and a learning rate proportional to |w| for each parameter w. 4 bytes per parameter in fp32.
+    """SGD with momentum and a learning rate proportional to |w| for each parameter w. 4 bytes of state per parameter
+    in fp32.
 
-        rate = lr eta |w| / (|g| + weight_decay |w|)            lr, where |w| or |g| is 0
+        rate = lr eta |w| / (|g| + weight_decay |w|)            rate = lr if |w| or |g| is 0
         v = momentum v + rate (g + weight_decay w)
         w = w - v
 
@@ -175,7 +176,7 @@ class LAMB(Layerwise, Adam):
     """Adam's direction, scaled to length |w| for each parameter w. 8 bytes of state per parameter in fp32.
 
         x = m_hat / (sqrt(v_hat) + epsilon) + weight_decay w        m, v as in adam_step
-        w = w - lr |w| / |x| x                                      lr x, where |w| or |x| is 0
+        w = w - lr |w| / |x| x                                      w - lr x if |w| or |x| is 0
 
     You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes", arXiv:1904.00962,
     algorithm 2.
@@ -200,28 +201,30 @@ class LAMB(Layerwise, Adam):
         m += (1 - self.beta1) * g
         v *= self.beta2
         v += (1 - self.beta2) * (g * g)
-        x, scale = self.adam(m, v)
-        x *= scale
+        x = self.adam(m, v)
         if decay and self.weight_decay:
-            x += self.weight_decay * w
+            x += self.weight_decay / self.scale() * w
         return x
 
-    def adam(self, m: Array, v: Array) -> tuple[Array, float]:
-        """Return m_hat / (sqrt(v_hat) + epsilon) as (array, scalar factor).
+    def adam(self, m: Array, v: Array) -> Array:
+        """Return m_hat / (sqrt(v_hat) + epsilon) / scale, which saves a pass over the array.
 
-        An update computes it twice: kept until its norm is known, it would take as much memory as m.
+        An update computes it twice, since keeping it until its norm is known would take as much memory as m.
         """
-        root = (1 - self.beta2**self.updates) ** 0.5
         x = xp.sqrt(v)
-        x += self.epsilon * root
-        return xp.divide(m, x, out=x), root / (1 - self.beta1**self.updates)
+        x += self.epsilon * (1 - self.beta2**self.updates) ** 0.5
+        return xp.divide(m, x, out=x)
+
+    def scale(self) -> float:
+        """Return the factor that the direction lacks. It cancels in x / |x|."""
+        return (1 - self.beta2**self.updates) ** 0.5 / (1 - self.beta1**self.updates)
 
     def update_with(
         self, w: Array, g: Array, state: Sequence[Array], lr: float, decay: bool, w_norm: float, x_norm: float
     ) -> None:
-        rate = lr * (w_norm / x_norm if w_norm and x_norm else 1.0)
-        x, scale = self.adam(*state)
-        x *= rate * scale
+        rate = lr * (w_norm / x_norm if w_norm and x_norm else self.scale())
+        x = self.adam(*state)
+        x *= rate
         if decay and self.weight_decay:
-            w *= 1 - rate * self.weight_decay
+            w *= 1 - rate * self.weight_decay / self.scale()
         w -= x

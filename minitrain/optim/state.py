@@ -11,7 +11,7 @@ from .pieces import Piece
 
 
 class Part(NamedTuple):
-    """A part of a state array: elements `run` of the flattened slice `held` of an array of a parameter's shape."""
+    """A part of a state array, which has a parameter's shape: elements `run` of its slice `held`, flattened."""
 
     array: np.ndarray
     held: tuple[slice, ...]
@@ -22,7 +22,7 @@ State = Mapping[str, "Part | np.ndarray | int"]
 
 
 def fitting(name: str, part: object, piece: Piece, array: Array) -> np.ndarray:
-    """Return a state's values for this piece, (n). Raise UserError if the slice, shape or dtype differs."""
+    """Return the values (n) that a state has for this piece. Raise UserError if the slice, shape or dtype differs."""
     where = piece.parameter.placement
     if isinstance(part, np.ndarray) and part.shape == where.shape:
         found = part[where.index].reshape(-1)[piece.run]

@@ -31,7 +31,7 @@ class Multiplies(Divided):
     word: str
     wrong: str
 
-    def given(self, x: Any) -> Tensor:
+    def given(self, x: object) -> Tensor:
         """Return x (..., fan_in). Raise UserError for another number of columns, or no Tensor."""
         x = first_of(self, self.word, x)
         if x.shape[-1] != self.fan_in:
@@ -39,7 +39,7 @@ class Multiplies(Divided):
         return x
 
 
-def first_of(layer: Module, word: str, x: Any) -> Tensor:
+def first_of(layer: Module, word: str, x: object) -> Tensor:
     """Return x, the first argument of a layer. Raise UserError if it is not a Tensor."""
     if not isinstance(x, Tensor):
         raise UserError(
@@ -72,20 +72,21 @@ class Rows(Multiplies):
 class Column(Columns):
     """Column-divided form of any layer."""
 
-    def __call__(self, x: Any = None, *rest: Any, **options: Any) -> Tensor:
+    def __call__(self, x: object = None, *rest: object, **options: object) -> Tensor:
         """x (..., I), whole -> this rank's columns."""
         x = self.io.enter(self.cast_input("linear", self.given(x)))
-        return super().__call__(x, *rest, **options)  # type: ignore[misc]
+        return super().__call__(x, *rest, **options)
 
 
 class Row(Rows):
     """Row-divided form of any layer that is linear: the ranks' outputs are summed."""
 
-    def __call__(self, x: Any = None, *rest: Any, **options: Any) -> Tensor:
+    def __call__(self, x: object = None, *rest: object, **options: object) -> Tensor:
         """x (..., I), this rank's columns -> (..., O), the sum over ranks."""
-        y = super().__call__(self.given(x), *rest, **options)  # type: ignore[misc]
+        columns = self.given(x)
+        y = super().__call__(columns, *rest, **options)
         if self.io.look is not None:
-            check_linear(self.path, y, super().__call__(Tensor(x.data * -2), *rest, **options))  # type: ignore[misc]
+            check_linear(self.path, y, super().__call__(Tensor(columns.data * -2), *rest, **options))
         return self.io.leave(y)
 
 
@@ -107,20 +108,20 @@ class Gathered(Divided):
 
     word = "gather"
 
-    def __call__(self, x: Tensor | Array | None = None, *rest: Any, **options: Any) -> Tensor:
+    def __call__(self, x: Tensor | Array | None = None, *rest: object, **options: object) -> Tensor:
         """Gather x (B, T or T/t, ...) and call the layer with it. Raise UserError for an x given by keyword."""
         if x is None and any(isinstance(it, Tensor) for it in options.values()):
             first_of(self, self.word, x)
         x = self.taken(x) if isinstance(x, Tensor) else x
         every = [self.all_of(it) for it in rest]
         options = {name: self.all_of(it) for name, it in options.items()}
-        return super().__call__(x, *every, **options)  # type: ignore[misc]
+        return super().__call__(x, *every, **options)
 
     def taken(self, x: Tensor) -> Tensor:
         """Return the whole x (B, T, ...)."""
         return self.io.whole(x)
 
-    def all_of(self, it: Any) -> Any:
+    def all_of(self, it: object) -> object:
         """Return a batch with its whole sequence; anything else unchanged."""
         return self.io.all_of(it) if isinstance(it, Batch) else it
 
@@ -140,7 +141,7 @@ class Everywhere(Gathered):
 
     word = "everywhere"
 
-    def __call__(self, x: Tensor | Array | None = None, *rest: Any, **options: Any) -> Tensor:
+    def __call__(self, x: Tensor | Array | None = None, *rest: object, **options: object) -> Tensor:
         """Return the output; under sequence parallel, this rank's shard of it along time."""
         time = TIME if x is None or isinstance(x, Tensor) else x.ndim - 1
         return self.io.own(super().__call__(x, *rest, **options), time)
@@ -153,7 +154,7 @@ class ResidualDropout(Divided):
         """Apply dropout to x. In the checks, raise UserError if x differs between ranks."""
         if self.io.look is not None:
             self.io.look.check_dropout(self.path, x)
-        return super().__call__(x, batch)  # type: ignore[misc]
+        return super().__call__(x, batch)
 
 
 class Unit(Divided):
@@ -168,7 +169,7 @@ class Unit(Divided):
         part = self.io.unit(batch)
         try:
             with batch_at_work(part):
-                y = super().__call__(x, part)  # type: ignore[misc]
+                y = super().__call__(x, part)
         except (ValueError, IndexError) as error:
             raise UserError(f"{self.path}, with its layers divided: {error}.\n{self.advice()}") from error
         finally:
@@ -222,7 +223,7 @@ class WholeEmbedding(Divided):
 
     def __call__(self, ids: Array) -> Tensor:
         """ids (..., T) -> (..., T, D); under sequence parallel (..., T/t, D)."""
-        return super().__call__(self.io.own_ids(ids))  # type: ignore[misc]
+        return super().__call__(self.io.own_ids(ids))
 
 
 class VocabularyClassifier(Divided):

@@ -251,7 +251,7 @@ class Reducer:
     def end_backward(self, parameters: Iterable[Parameter] | None = None) -> None:
         """End a backward: parameters it did not reach count as fired. parameters: those it uses, all by default."""
         for p in list(self.fired) if parameters is None else parameters:
-            if p in self.fired:
+            if p in self.fired and p.bucket is not None:
                 self.ended[p] += 1
                 if self.fired[p] < self.ended[p]:
                     self.ready(p.bucket, p)
@@ -284,10 +284,12 @@ class Reducer:
             self.division.look(batch)
 
     def close(self) -> None:
-        """End the communication thread and refuse further steps."""
+        """End the communication thread, release its communicators and refuse further steps."""
         self.closed = True
         if self.thread is not None:
             self.thread.close()
+        while self.groups:
+            self.groups.popitem()[1].free()
 
     def release(self) -> None:
         """Close the reducer and detach the parameters from it, with their current values.

@@ -248,7 +248,7 @@ class Zero3(Zero2):
 
 def buckets_of(units: Sequence[Module]) -> list[Bucket]:
     """Return the buckets of these units' parameters, each once."""
-    return list(dict.fromkeys(p.bucket for unit in units for p in unit.parameters()))
+    return list(dict.fromkeys(p.bucket for unit in units for p in unit.parameters() if p.bucket is not None))
 
 
 def gathered(bucket: Bucket, mine: Array) -> Array:

@@ -12,7 +12,7 @@ from .policy import Precision
 def first_bad_layer(model: Module, batch: Batch) -> str | None:
     """Return the path of the first unit whose output on this batch is not finite in float32; None if all are finite.
 
-    The result is for this rank. All ranks that hold part of the model must call it.
+    Each rank returns its own result. All ranks that hold part of the model must call this.
     """
     found: list[str] = []
 
@@ -22,5 +22,5 @@ def first_bad_layer(model: Module, batch: Batch) -> str | None:
 
     used = next((module.precision for module in model.modules() if module.precision is not None), Precision())
     with no_grad(), watching(watch), used.in_full(), np.errstate(over="ignore", invalid="ignore"):
-        model(batch)  # type: ignore[operator]
+        model(batch)
     return found[0] if found else None

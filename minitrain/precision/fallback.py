@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 from itertools import compress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..autograd import Tensor
 from ..backend import is_finite, to_device
 from ..errors import UserError, check_choice, check_whole, shown
+from ..optim import Slices
 from .policy import DTYPES, Precision
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ class DynamicPolicy(Precision):
 
     A layer (a unit of the model) overflows if its output is not finite although its input is. If no layer does and the
     loss scale is at its floor, the last layer with non-finite gradients is blamed. After `patience` such batches in a
-    row, on any rank, all ranks move it to float32, and try it again after `rest` updates. patience=0: layers never
-    move.
+    row, on any rank, all ranks move the layer to float32 for `rest` updates. patience=0: layers never move.
     Raise UserError for an unknown dtype or cast.
     """
 
@@ -49,7 +49,7 @@ class DynamicPolicy(Precision):
         check_whole("rest", rest, 1)
         self.half, self.casts, self.patience, self.rest = DTYPES[half], dict(casts), patience, rest
         self.resting: dict[str, int] = {}  # layer in float32 -> updates until it is tried again
-        self.blamed: dict[str, int] = {}  # layer -> batches in a row
+        self.blamed: dict[str, int] = {}  # layer -> number of batches in a row
         self.seen: set[str] = set()  # layers that overflowed in the forwards of this batch
         self.log: list[str] = []  # messages about what changed
 
@@ -66,7 +66,7 @@ class DynamicPolicy(Precision):
             self.seen.add(path)
 
     def stepped(self) -> None:
-        """Count an update that was made: no layer overflowed."""
+        """Record a step that was not skipped: no layer overflowed."""
         self.seen.clear()
         self.blamed.clear()
         for layer in list(self.resting):
@@ -76,7 +76,7 @@ class DynamicPolicy(Precision):
                 self.log.append(f"layer {layer} is tried in half precision again")
 
     def state_dict(self) -> dict[str, dict[str, int]]:
-        """Return the layers in float32 with the updates left, and the layers blamed with the batches in a row."""
+        """Return the layers in float32 with their remaining updates, and those blamed with their batches in a row."""
         return {"resting": dict(self.resting), "blamed": dict(self.blamed)}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, int]]) -> None:
@@ -90,11 +90,11 @@ class DynamicPolicy(Precision):
                 check_whole(f"{name}[{layer!r}] in the state of the precision", count, 1)
         self.resting, self.blamed, self.seen = dict(state["resting"]), dict(state["blamed"]), set()
 
-    def skipped(self, reducer: Any, at_floor: bool) -> None:
-        """Count a skipped step; called by all ranks of the mesh, with the reducer.
+    def skipped(self, reducer: Slices, at_floor: bool) -> None:
+        """Record a skipped step. All ranks of the mesh must call it.
 
-        at_floor: the loss scale of this batch could not be lowered any further. If the last layer with bad gradients is
-        already in float32, the infinity came from the layer after it, which is blamed instead.
+        at_floor: the loss scale of this batch could not be lowered any further. If the last layer with non-finite
+        gradients is already in float32, the next one that is not is blamed instead.
         """
         forward = _on_any_rank([layer in self.seen for layer in self.layers], reducer.world)
         self.seen.clear()
@@ -114,7 +114,7 @@ class DynamicPolicy(Precision):
         return next((layer for layer in layers if layer not in self.resting), None)
 
 
-def not_finite(reducer: Any) -> list[str]:
+def not_finite(reducer: Slices) -> list[str]:
     """Return the paths of the parameters whose gradients are not finite on this rank."""
     pieces = ((owned.grad[piece.place], piece.parameter) for owned in reducer.owned() for piece in owned.pieces)
     return [p.placement.path for grad, p in pieces if not is_finite(grad)]

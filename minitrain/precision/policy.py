@@ -21,14 +21,14 @@ POLICIES = {"float32": "float32", "mixed_float16": "float16", "mixed_bfloat16": 
 
 
 class Precision:
-    """Base class: chooses the dtype of an operation. Modules ask it, through `Module.cast_input`, in every forward."""
+    """Base class: chooses the dtype of each operation. Modules consult it in every forward (Module.cast_input)."""
 
     half: np.dtype  # dtype of half weights
     layers: tuple[str, ...] = ()  # paths of the model's units, in order; set by `use`
     full = False  # everything in float32, to recheck a batch
 
     def dtype(self, path: str, operation: str, given: Any) -> np.dtype:
-        """Return the dtype for this operation of the module at `path`, on activations of dtype `given`."""
+        """Return the dtype in which the module at `path` runs `operation` on activations of dtype `given`."""
         return DTYPES["float32"] if self.full else self.choose(path, operation, np.dtype(given))
 
     def choose(self, path: str, operation: str, given: np.dtype) -> np.dtype:
@@ -39,7 +39,7 @@ class Precision:
         """Raise UserError if this policy does not fit a model with these paths."""
 
     def state_dict(self) -> dict[str, dict[str, int]]:
-        """Return what was learned during training; empty for a fixed policy."""
+        """Return what has changed during training; empty for a fixed policy."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, int]]) -> None:
@@ -60,8 +60,8 @@ class StaticPolicy(Precision):
     """A dtype for each layer, by path, fixed before training.
 
     name: one of POLICIES, for all layers.
-    layers: pattern -> "float32", "float16" or "bfloat16", for layers whose path, or the path of a parent, matches:
-    "head", "blocks.*.mlp", "*.norm?". The first match counts.
+    layers: pattern -> "float32", "float16" or "bfloat16". A pattern, such as "head", "blocks.*.mlp" or "*.norm?",
+    matches the path of a layer or of one of its parents. The first match wins.
     Raise UserError for an unknown name or dtype and, in `use`, for a pattern that matches nothing.
     """
 
@@ -87,7 +87,7 @@ class StaticPolicy(Precision):
                 raise UserError(
                     f"the pattern {shown(pattern)} matches no layer; the layers are {', '.join(self.layers[:9])}"
                     f"{', ...' if len(self.layers) > 9 else ''}, "
-                    "and what is inside them, e.g. " + ", ".join(sorted(paths - set(self.layers) - {""})[:3])
+                    "and those inside them, e.g. " + ", ".join(sorted(paths - set(self.layers) - {""})[:3])
                 )
 
 

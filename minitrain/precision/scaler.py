@@ -10,7 +10,7 @@ import numpy as np
 from ..autograd import Tensor
 from ..backend import Array, is_finite, square, to_device
 from ..errors import UserError, check_number, check_state, check_whole
-from ..optim import steps_begun
+from ..optim import Slices, steps_begun
 
 if TYPE_CHECKING:
     from ..comm.communicator import Communicator
@@ -20,9 +20,9 @@ OVERFLOW = ("mesh", "overflow")
 
 
 def agree(overflow: bool, world: "Communicator | None") -> bool:
-    """Return whether any rank of `world` overflowed, so that all step or none does; without a world, this rank alone.
+    """Return whether any rank of `world` overflowed, so that either all ranks step or none. No world: just this rank.
 
-    All-reduces one int32, tagged OVERFLOW.
+    All-reduce one int32, tagged OVERFLOW.
     """
     flag = to_device(np.array([overflow], np.int32))
     if world is not None:
@@ -52,7 +52,7 @@ class Scaler:
 
     scaler.scale(loss).backward()       gradients are S times too large
     ...                                 gradients are summed over all ranks
-    if scaler.unscale(reducer):         the same answer on every rank of the mesh
+    if scaler.unscale(reducer):         the same result on every rank of the mesh
         clip, step                      on gradients without S
 
     Several models, each with its own reducer, may share a scaler. If S changes after their steps began, their gradients
@@ -66,7 +66,7 @@ class Scaler:
         """Return S x loss."""
         return loss if self.value == 1 else loss * self.value
 
-    def unscale(self, reducer: Any) -> bool:
+    def unscale(self, reducer: Slices) -> bool:
         """Divide the gradients by S, after the reducer's synchronize(). Return False if the step must be skipped."""
         return True
 
@@ -75,7 +75,7 @@ class Scaler:
         return True
 
     def expecting(self) -> AbstractContextManager[Any]:
-        """Return a context for code that may overflow: it silences warnings about what is checked later."""
+        """Return a context for code that may overflow; scalers that check for it silence NumPy's warnings there."""
         return nullcontext()
 
     def state_dict(self) -> dict[str, float]:
@@ -90,8 +90,9 @@ class Scaler:
 class StaticScaler(Scaler):
     """A constant S. All ranks skip a batch whose gradients overflow.
 
-    agree: maps (overflow on this rank, all ranks) to whether any rank overflowed.
-    Raise UserError if `patience` batches in a row overflow: S, or the model's own values, are too large.
+    agree: a function like `agree`.
+    Raise UserError for invalid arguments and, in `unscale`, if `patience` batches in a row overflow: S, or the values
+    in the model, are too large.
     """
 
     moving: tuple[str, ...] = ("value", "in_a_row")  # what changes once per round
@@ -106,7 +107,7 @@ class StaticScaler(Scaler):
         check_whole("patience", patience, 1)
         self.value, self.patience, self.agree = float(value), patience, agree
         self.in_a_row = self.skips = 0
-        self.round: list[Any] = []  # gradients unscaled with the same S
+        self.round: list[Slices] = []  # gradients unscaled with the same S
         self.moved = self.scaled = -1  # when S last changed, and was last used, in the reducers' step count
         self.before: dict[str, Any] = {}  # S, and what changes with it, before the round
         self.overflowed = False  # any in the round
@@ -116,11 +117,11 @@ class StaticScaler(Scaler):
         self.scaled = next(steps_begun)
         return super().scale(loss)
 
-    def unscale(self, reducer: Any) -> bool:
+    def unscale(self, reducer: Slices) -> bool:
         """Check for overflow and divide by S; return whether to step.
 
-        The check follows the reduction, when an inf on one rank has reached all ranks that sum with it; the ranks then
-        agree with those that hold other parts of the model. Nothing has been updated yet.
+        The check follows the reduction, which has spread an inf on one rank to all ranks that sum with it. `agree` then
+        includes the ranks that hold other parts of the model. Nothing has been updated yet.
         """
         self.enter(reducer)
         with self.expecting():
@@ -138,7 +139,7 @@ class StaticScaler(Scaler):
         self.update(self.overflowed)
         return not overflow
 
-    def enter(self, reducer: Any) -> None:
+    def enter(self, reducer: Slices) -> None:
         """Restore the S that these gradients carry if it has changed since their step began; else begin a new round.
 
         Raise UserError if these gradients were already unscaled, or if it is unknown which S they carry.
@@ -188,13 +189,14 @@ def check_scale(value: Any) -> None:
     """Raise UserError unless the value is a valid loss scale."""
     check_number("the loss scale", value, "above 0")
     if not 2.0**-126 <= value < 2.0**128:
-        raise UserError(f"the loss scale is {value}; float32 must hold it and 1 / it: give 2^-126 to 2^127")
+        raise UserError(f"the loss scale is {value}; float32 must hold it and its inverse: give 2^-126 to 2^127")
 
 
 class DynamicScaler(StaticScaler):
-    """A loss scale S that changes: down when gradients overflow, up after a long time without. See next_scale.
+    """A loss scale S that decreases when gradients overflow, and increases after a long run without: see next_scale.
 
-    Raise UserError if `patience` batches in a row overflow with S at `floor`, the smallest value it takes.
+    Raise UserError for invalid arguments and, in `unscale`, if `patience` batches in a row overflow with S at `floor`,
+    its smallest value.
     """
 
     def __init__(
@@ -215,8 +217,8 @@ class DynamicScaler(StaticScaler):
         check_whole("interval", interval, 1)
         if growth <= 1 or backoff >= 1 or floor > value:
             raise UserError(
-                f"growth is {growth}, backoff {backoff}, floor {floor} and the first scale {value}: growth must be "
-                "above 1, backoff below 1, and the floor at most the first scale"
+                f"growth is {growth}, backoff {backoff}, floor {floor} and the initial scale {value}: growth must be "
+                "above 1, backoff below 1, and the floor at most the initial scale"
             )
         self.growth, self.backoff, self.interval, self.floor, self.rule = growth, backoff, interval, floor, rule
         self.good = 0  # good steps in a row

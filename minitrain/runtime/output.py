@@ -15,7 +15,7 @@ from ..comm.communicator import Communicator
 def print_in_order(world: Communicator, text: str, file: TextIO | None = None) -> None:
     """Print the texts of all ranks on rank 0, in rank order, a newline after each. All ranks must call this.
 
-    file: default sys.stdout. The texts are written in one piece, so no other output comes in between, and flushed.
+    The texts are written at once, so no other output comes in between, and flushed. file: sys.stdout by default.
     """
     texts = world.gather_objects(text)
     if world.rank == 0:
@@ -33,7 +33,7 @@ class Output:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        """Write the text, as `TextIO.write` does. Record and raise OSError on failure."""
+        """Write the text, as `TextIO.write` does. If that fails, record and raise the OSError."""
         try:
             return self.stream.write(text)
         except UnicodeEncodeError as error:
@@ -43,7 +43,7 @@ class Output:
             raise
 
     def flush(self) -> None:
-        """Flush the stream. Record and raise OSError on failure."""
+        """Flush the stream. If that fails, record and raise the OSError."""
         try:
             self.stream.flush()
         except OSError as error:

@@ -29,7 +29,7 @@ def unlink_own() -> None:
 def check_room(rank: int, ranks: int) -> None:
     """Raise UserError if shared memory is too small for `ranks` MPICH ranks; on ranks other than 0, exit with status 2.
 
-    MPI_Init would crash.
+    Without this check, MPI_Init would crash.
     """
     need = max(ranks, 2) * A_RANK + BASE
     if not SHARED.is_dir() or (free := shutil.disk_usage(SHARED).free) >= need:

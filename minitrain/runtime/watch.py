@@ -10,7 +10,7 @@ for the whole limit. A job in which any rank makes progress is never ended, howe
     has ended                that it has ended: it stays in launch() until all ranks have
     is stopped, is gone      nothing: no answer for the whole limit
 
-The same thread receives signals: Python runs its handlers only when the main thread returns from MPI, perhaps never.
+The same thread receives signals, since Python runs its handlers only once the main thread returns from MPI, if ever.
 """
 
 import select
@@ -33,7 +33,7 @@ GRACE = 0.1  # seconds for the main thread to handle an interrupt itself; Open M
 
 
 def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """Handle SIGTERM as Ctrl-C, without a traceback if it interrupts the exit of launch(). A second one kills."""
+    """Handle SIGTERM like Ctrl-C, without a traceback if it interrupts the exit of launch(). A second SIGTERM kills."""
     signal.signal(number, signal.SIG_DFL)
     sys.excepthook = lambda *_: None
     raise KeyboardInterrupt
@@ -43,7 +43,7 @@ class Watch:
     """The watch of one rank, active from `start` to `stop`."""
 
     def __init__(self, comm: MPI.Intracomm, moves: Moves, limit: float, end: Callable[[str], None]) -> None:
-        """comm: used only by watches. limit: seconds. end: ends the job with a message; as interrupted if it is ""."""
+        """comm: used only by watches. limit: seconds. end: ends the job with a message, or with "" as interrupted."""
         self.comm, self.moves, self.limit, self.end = comm, moves, limit, end
         self.main = threading.get_ident()
         self.ended = self.remarked = False  # this rank's program has ended; reported that others have not
@@ -169,6 +169,6 @@ class Watch:
             if next(rank for rank, at in enumerate(ranks) if at.waits) == self.comm.rank:
                 self.end(report(ranks, self.limit))
         elif self.ended and mine.quiet >= self.limit and not any(at.waits for at in ranks):
-            self.remarked = True  # no rank waits in a communication: the others may take their time
+            self.remarked = True  # no rank waits in a communication, so the others may take their time
             if next(rank for rank, at in enumerate(ranks) if at.text == ENDED) == self.comm.rank:
                 print(f"minitrain: still waiting for all ranks to end; {together(ranks)}", file=sys.stderr, flush=True)

@@ -80,18 +80,19 @@ def _held(model: Model, what: str, reducer: Reducer | None) -> Iterator[tuple[Pa
     """Yield each parameter with its values or gradient, in the model's order, gathering divided buckets on the way."""
     flats: dict[Bucket, Array | None] = {}
     for p in model.parameters():
-        if reducer is None:
+        bucket = p.bucket
+        if reducer is None or bucket is None:
             yield p, getattr(p, what)
             continue
-        if p.bucket not in flats:
-            flats[p.bucket] = reducer.whole(p.bucket, what)
-        flat = flats[p.bucket]
+        if bucket not in flats:
+            flats[bucket] = reducer.whole(bucket, what)
+        flat = flats[bucket]
         if flat is None or what == "data" or reducer.factor == 1:
-            yield p, None if flat is None else p.bucket.piece(p, flat)
+            yield p, None if flat is None else bucket.piece(p, flat)
         else:
-            yield p, unscaled(p.bucket.piece(p, flat), accumulation_dtype(flat.dtype), reducer.factor)
-        if p is p.bucket.parameters[0]:  # the forward uses it last, so all others have been yielded
-            del flats[p.bucket]
+            yield p, unscaled(bucket.piece(p, flat), accumulation_dtype(flat.dtype), reducer.factor)
+        if p is bucket.parameters[0]:  # the forward uses it last, so all others have been yielded
+            del flats[bucket]
 
 
 def gather_state(state: State, world: Communicator) -> dict[str, np.ndarray | int]:

@@ -11,6 +11,7 @@ import pytest
 
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
+from minitrain.comm.ring import RingCommunicator
 from minitrain.sharding import shard_of
 
 TAG = ("dp", "test")
@@ -252,6 +253,15 @@ def duplicates_have_messages_of_their_own(world: Communicator) -> None:
     assert x[0] == n
 
 
+def freed_duplicates_leave_room_for_others(world: Communicator) -> None:
+    """MPICH has 2048 communicators per process, and a closed trainer must give its own back."""
+    for _ in range(2100):
+        world.duplicate().free()
+    for _ in range(700):  # a ring has a channel too
+        RingCommunicator(world.duplicate()).free()
+    assert world.gather_objects(world.rank) == list(range(world.size))
+
+
 def a_thread_may_work_on_a_duplicate(world: Communicator) -> None:
     other, results = world.duplicate(), []
 
@@ -356,6 +366,7 @@ CHECKS = pytest.mark.parametrize(
         subgroups_have_the_given_order,
         duplicates_have_messages_of_their_own,
         a_thread_may_work_on_a_duplicate,
+        freed_duplicates_leave_room_for_others,
         strided_arrays_are_refused,
         shares_are_runs_of_the_first_axis,
         messages_of_another_size_are_refused,

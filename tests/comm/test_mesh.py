@@ -47,6 +47,13 @@ def test_groups_of_processes(world: Communicator) -> None:
     assert mesh.group("tp").gather_objects(world.rank) == row
 
 
+@pytest.mark.ranks(4)
+def test_meshes_share_their_groups(world: Communicator) -> None:
+    """MPICH has 2048 communicators per process: thousands of meshes must not use them up."""
+    groups = {Mesh(world, dp=2, tp=2).group("tp") for _ in range(2100)}
+    assert len(groups) == 1
+
+
 def test_one_rank_needs_no_sizes() -> None:
     mesh = Mesh(world_of_one())
     assert mesh.sizes == {"dp": 1, "pp": 1, "tp": 1} and mesh.group("dp").size == 1

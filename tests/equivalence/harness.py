@@ -475,7 +475,8 @@ def difference(a: Tensors, b: Tensors) -> float:
 def same_as_serial(world: Communicator, case: Case) -> Row:
     """Run the case on one process and on `world`. Collective; every rank returns the complete row."""
     on_threads = isinstance(world, ThreadCommunicator)
-    world = RingCommunicator(world) if case.comm == "ring" else world
+    if case.comm == "ring" and not isinstance(world, RingCommunicator):
+        world = RingCommunicator(world)
     serial, run = serial_run(case.serial), train(world, case)
     _without_key_bias(case, run)
     mine = run.ledger.bytes + run.ledger.charged  # adding Counters drops tags with 0 bytes

@@ -94,10 +94,10 @@ def test_without_a_bias_in_columns_and_rows() -> None:
     def program(world: Communicator) -> float:
         model = Model([Two()])
         parallelize(model, Mesh(world, tp=world.size), Strategy()).init(seed=1)
-        return model.units[0](None, None).item()  # type: ignore[operator]
+        return model.units[0](None, None).item()
 
     serial = Model([Two()])
     serial.init(seed=1)
-    expected = serial.units[0](None, None).item()  # type: ignore[operator]
+    expected = serial.units[0](None, None).item()
     for loss in threads.run(2, program):
         assert close(loss, expected) <= 1e-13

@@ -48,6 +48,7 @@ class Slices:
     sharded: bool = False
     pieces: list[Owned] = field(default_factory=list)
     factor: float = 1.0
+    world: None = None
 
     def __post_init__(self) -> None:
         draw = np.random.default_rng(1).standard_normal

@@ -10,6 +10,7 @@ from minitrain.backend import Array
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
+from minitrain.comm.threads import ThreadCommunicator
 from minitrain.errors import UserError
 from minitrain.observe.ledger import Ledger
 from minitrain.parallel.data_parallel import sync_gradients
@@ -31,6 +32,27 @@ def test_the_first_bucket_is_under_way_during_backward(
     for events in threads.run(2, lambda world: order_of_events(world, thread)):
         assert events[:2] == ["reduction begins", "first layer"]
         assert events.count("reduction ends") > 2
+
+
+def test_a_closed_reducer_releases_its_communicators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An MPI has few communicators: some thousand trainers in one process would use them up."""
+    made, freed = list[object](), list[object]()
+    duplicate = ThreadCommunicator._duplicate
+
+    def watched(world: ThreadCommunicator) -> ThreadCommunicator:
+        made.append(new := duplicate(world))
+        return new
+
+    monkeypatch.setattr(ThreadCommunicator, "_duplicate", watched)
+    monkeypatch.setattr(ThreadCommunicator, "_free", lambda self: freed.append(self))
+
+    def program(world: Communicator) -> None:
+        reducer = parallelize(toy_gpt(), Mesh(world, dp=2), Strategy(reduce="overlap", bucket_mb=BUCKET_MB))
+        reducer.close()
+        reducer.close()
+
+    threads.run(2, program)
+    assert len(made) == 2 and set(made) == set(freed) and len(freed) == 2
 
 
 def order_of_events(world: Communicator, thread: Callable[[], CommunicationThread]) -> list[str]:

@@ -67,7 +67,7 @@ def batch() -> Batch:
 def kept(unit: Module, x: Tensor | None) -> tuple[int, Tensor]:
     """Return the activation bytes that a unit's operations save by themselves, and its result."""
     with Ledger().open() as ledger:
-        y = unit(x, batch())  # type: ignore[operator]
+        y = unit(x, batch())
         return ledger.live["activations"], Tensor(y.data, requires_grad=True)
 
 
@@ -171,7 +171,7 @@ def test_an_input_without_a_gradient() -> None:
     cut.init(1)
     first, second = cut.units[0], cut.units[1]
     with no_grad():
-        x = first(None, toy_batch(0))  # type: ignore[operator]
+        x = first(None, toy_batch(0))
     y = Segment([second], replay=True)(x, toy_batch(0))
     F.sum(y).backward()
     assert sum(p.grad is not None for p in second.parameters()) > 5
