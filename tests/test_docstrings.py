@@ -87,7 +87,7 @@ class Thing(NamedTuple):
     def docs(self) -> str:
         """Its docstring, that of its class, that of its __init__, and those of the functions to which it refers."""
         nodes = [self.node, *self.around[1:], *([self.called] if self.called is not None else [])]
-        named = re.findall(r"(?:[Ss]ee|as in) (\w+)", self.doc)
+        named = re.findall(r"(?:[Ss]ee|as in|[Rr]aise as) `?(\w+)", self.doc)
         nodes += [node for node in self.module.body if isinstance(node, Function) and node.name in named]
         return "\n".join(ast.get_docstring(node) or "" for node in nodes)
 
