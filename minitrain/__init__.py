@@ -40,9 +40,10 @@ from .runtime.launchers import not_installed, report_error
 
 try:
     from . import operators  # noqa: F401 - attaches the operators to Tensor
-    from .autograd import Tensor, backward, no_grad
+    from .autograd import backward, no_grad
     from .fused import IGNORE
     from .runtime.launch import launch
+    from .tensor import Tensor
 except UserError as error:  # an unusable MINITRAIN_BACKEND, raised before `main` can catch it
     if sys.argv[0] != "-m":  # Python's placeholder while it locates the module to run
         raise

@@ -1,4 +1,4 @@
-"""Tensor and tape: reverse-mode automatic differentiation.
+"""The tape: reverse-mode automatic differentiation.
 
 Each operation computes its result and records a Node on the tape: where the operands came from, and a function that
 maps the gradient of the result to the gradients of the operands (a vector-Jacobian product, "vjp"). `backward`
@@ -15,157 +15,34 @@ younger than its operands, so visiting the youngest node first is a valid order.
 Baydin, Pearlmutter, Radul, Siskind, "Automatic Differentiation in Machine Learning: a Survey", arXiv:1502.05767.
 """
 
-import functools
-import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from numbers import Number
+from functools import partial
 from threading import get_ident
-from types import UnionType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, get_args
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from . import debug
-from .backend import WIDE, Array, as_floats, is_masked, to_host, xp
+from .backend import Array, xp
 from .errors import UserError, shown
 from .observe import ledger
-
-if TYPE_CHECKING:
-    from .operators import Operators
-else:
-    Operators = object  # operators.py, which needs Tensor, attaches them to it
+from .operands import is_masked
+from .tensor import Tensor, WeightVjp, check_tensors, copied
 
 Vjp: TypeAlias = Callable[[Array], tuple[Array, ...]]  # gradient of the result -> one gradient per input
 Defer: TypeAlias = Callable[[Callable[[], None]], None]  # receives work to run later
-WeightVjp: TypeAlias = Callable[..., Array]  # (gradient of the result, out=None) -> gradient of the parameter
 Edge: TypeAlias = "Node | Tensor | None"
+Pair: TypeAlias = tuple[Tensor, WeightVjp | None]  # a weight and its vjp: see apply
 Order: TypeAlias = "Callable[[Sequence[Tensor]], tuple[list[Node], dict[Tensor, int]]]"  # see youngest_first
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _births = itertools.count()  # numbers the nodes; next() is atomic, so threads can share it
 _deferring: ContextVar["Defer | None"] = ContextVar("deferring", default=None)  # of the running backward
 _recording: ContextVar[bool] = ContextVar("recording", default=True)  # every thread starts with the default
 _segment: ContextVar[Any] = ContextVar("segment", default=None)  # the one active in this thread: see `inside`
 without_grad: set[int] = set()  # threads inside no_grad; other threads may look one up
-
-
-class Tensor(Operators):
-    """A floating-point array and, if a gradient can flow through it, its node on the tape.
-
-    data: an array or a list of numbers, of any shape. Integers are converted to `dtype`; without a dtype they raise
-    TypeError. A *leaf* (a tensor without a node) with `requires_grad` accumulates its gradient in `grad`. Each
-    backward calls `on_ready(leaf)` once, after the leaf's last consumer has contributed. operators.py attaches the
-    operators and methods such as `sum`.
-    """
-
-    __slots__ = ("data", "grad", "node", "on_ready", "requires_grad", "segment")
-    __array_ufunc__ = None  # `numpy_array * tensor` calls Tensor.__rmul__ instead of looping over elements
-
-    def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None) -> None:
-        known = dtype is None and type(data) is xp.ndarray and data.dtype in WIDE  # the result of an operation
-        self.data: Array = data if known else as_floats("Tensor", data, dtype)
-        if type(requires_grad) is not bool:
-            raise TypeError(f"Tensor: requires_grad is {shown(requires_grad)}; give True or False (and dtype by name)")
-        self.requires_grad = requires_grad
-        self.grad: Array | None = None
-        self.node: Node | None = None
-        self.on_ready: Callable[[Any], None] | None = None
-        self.segment: Any = None  # the one that computed this tensor; no other may use it
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The length of each axis."""
-        return self.data.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The floating-point type of the elements, one of backend.FLOATS."""
-        return self.data.dtype
-
-    @property
-    def ndim(self) -> int:
-        """The number of axes."""
-        return len(self.shape)
-
-    def __repr__(self) -> str:
-        return f"Tensor({self.data!r}{', requires_grad=True' if self.requires_grad else ''})"
-
-    def item(self) -> float:
-        """Return the value of a one-element tensor as a Python float. Raise ValueError for any other size."""
-        if self.data.size != 1:
-            raise ValueError(f"a tensor of shape {self.shape} has no single value; take its array: tensor.data")
-        return self.data.item()
-
-    def __float__(self) -> float:
-        return self.item()
-
-    def __bool__(self) -> bool:
-        return bool(self.item())
-
-    def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if spec else str(self)
-
-    def __len__(self) -> int:
-        """Return the length of the first axis. Raise TypeError for a 0-d tensor."""
-        if not self.ndim:
-            raise TypeError("a tensor without axes has no length and cannot be iterated over")
-        return self.shape[0]
-
-    def __iter__(self) -> "Iterator[Tensor]":
-        """Yield the slices along the first axis, each on the tape."""
-        return (self[i] for i in range(len(self)))
-
-    def __eq__(self, other: object) -> bool:
-        """Compare identity, as tensors serve as dictionary keys. Raise TypeError for a number, an array or a list."""
-        if isinstance(other, (Number, np.generic, np.ndarray, xp.ndarray, list, tuple)):
-            raise TypeError(f"a Tensor cannot be compared with {shown(other)}; compare its array: tensor.data == ...")
-        return self is other if isinstance(other, Tensor) else NotImplemented
-
-    __hash__ = object.__hash__
-
-    def __setitem__(self, item: Any, value: Any) -> None:
-        """Raise TypeError: the tape does not record assignments."""
-        raise TypeError(f"elements cannot be assigned: {shown(self)}; off the tape, use tensor.data[item] = value")
-
-    def __array__(self, *args: Any, **options: Any) -> np.ndarray:
-        """Raise TypeError: the tape does not record what NumPy computes."""
-        raise TypeError(f"{shown(self)} is not converted to an array implicitly; take its array: tensor.data")
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Let leaves be copied and pickled. Raise TypeError on the tape: the copied node would share its vjps."""
-        if self.node is not None:
-            raise TypeError(f"{shown(self)} is on the tape and cannot be copied or pickled; detach() it first")
-        return super().__reduce_ex__(protocol)
-
-    def detach(self) -> "Tensor":
-        """Return a tensor that shares the array but is not on the tape."""
-        return Tensor(self.data)
-
-    def numpy(self) -> np.ndarray:
-        """Return the values as a NumPy array: `data` itself (do not modify it), or on a GPU a copy."""
-        return to_host(self.data)
-
-    def zero_grad(self) -> None:
-        """Discard the gradient; otherwise the next backward would add to it."""
-        self.grad = None
-
-    def backward(self, gradient: Array | None = None) -> None:
-        """Add d(self)/d(leaf), weighted by `gradient`, to the `grad` of every leaf. See the function `backward`."""
-        backward([self], [gradient])
-
-    def accumulate(self, vjp: WeightVjp, g: Array) -> None:
-        """Add vjp(g) to this leaf's gradient. A Parameter does so in place, in its bucket."""
-        self.grad = accumulated(self.grad, vjp(g))
-
-    def ready(self) -> None:
-        """Call `on_ready`: this backward has completed the leaf's gradient."""
-        if self.on_ready is not None:
-            self.on_ready(self)
 
 
 class Node:
@@ -177,19 +54,9 @@ class Node:
 
     __slots__ = ("edges", "order", "saved", "spent", "sums", "vjp", "weights")
 
-    def __init__(
-        self,
-        edges: tuple[Edge, ...],
-        vjp: Vjp | None,
-        weights: tuple[tuple[Tensor, WeightVjp | None], ...],
-        saved: tuple,
-    ) -> None:
+    def __init__(self, edges: tuple[Edge, ...], vjp: Vjp | None, weights: tuple[Pair, ...], saved: tuple) -> None:
+        self.edges, self.vjp, self.weights, self.saved, self.spent = edges, vjp, weights, saved, False
         self.order = next(_births)
-        self.edges = edges
-        self.vjp = vjp
-        self.weights = weights
-        self.saved = saved
-        self.spent = False
         self.sums = debug.checksums(saved, [p for p, vjp in weights if vjp is not None]) if debug.on else []
 
     @property
@@ -202,43 +69,8 @@ class Node:
         self.edges, self.vjp, self.weights, self.saved, self.sums, self.spent = (), None, (), (), [], True
 
 
-def operation(function: Callable[P, R]) -> Callable[P, R]:
-    """Wrap the function to raise TypeError if an argument annotated as Tensor is not one.
-
-    Without the check an array, which has many of a tensor's attributes, would fail much later. `check_tensors`
-    checks lists of tensors.
-    """
-    places: list[tuple[int, str, tuple[type, ...]]] = []
-    for i, (name, parameter) in enumerate(inspect.signature(function).parameters.items()):
-        union = isinstance(parameter.annotation, UnionType)
-        allowed = get_args(parameter.annotation) if union else (parameter.annotation,)
-        if any(isinstance(kind, type) and issubclass(kind, Tensor) for kind in allowed):
-            places.append((i, name, allowed))
-
-    @functools.wraps(function)
-    def checked(*args: P.args, **options: P.kwargs) -> R:
-        for i, name, allowed in places:
-            given = args[i] if i < len(args) else options.get(name)
-            if not isinstance(given, allowed) and (i < len(args) or name in options):
-                raise TypeError(f"{function.__name__}: {name} is {shown(given)}; give a {allowed[0].__name__}")
-        return function(*args, **options)
-
-    return checked
-
-
-def check_tensors(name: str, given: Any) -> None:
-    """Raise TypeError unless `given` is a list or tuple of tensors."""
-    wrong = [x for x in given if not isinstance(x, Tensor)] if isinstance(given, (list, tuple)) else [given]
-    if wrong:
-        raise TypeError(f"{name}: got {shown(wrong[0])}; give a list of tensors")
-
-
 def apply(
-    data: Array,
-    inputs: Sequence[Tensor] = (),
-    vjp: Vjp | None = None,
-    weights: Iterable[tuple[Tensor, WeightVjp | None]] = (),
-    saved: tuple = (),
+    data: Array, inputs: Sequence[Tensor] = (), vjp: Vjp | None = None, weights: Iterable[Pair] = (), saved: tuple = ()
 ) -> Tensor:
     """Return the result of an operation, on the tape if a gradient has to pass through it.
 
@@ -335,14 +167,6 @@ def youngest_first(roots: Sequence[Tensor]) -> tuple[list[Node], dict[Tensor, in
     return sorted(found, key=lambda node: -node.order), consumers
 
 
-def accumulated(grad: Array | None, part: Array) -> Array:
-    """Return a leaf's gradient after adding `part`. grad: the gradient so far, None at first.
-
-    The sum is a new array (an ndarray even if 0-d): other code may still hold the old one and must not see it change.
-    """
-    return part if grad is None else xp.asarray(grad + part)
-
-
 def backward(
     roots: Sequence[Tensor],
     gradients: Sequence[Array | None] | None = None,
@@ -360,50 +184,63 @@ def backward(
     """
     seeds = _seeds(roots, gradients)
     nodes, consumers = order(roots)
-    arrived: dict[Node, Array] = {}
-    own: set[Node] = set()  # nodes whose gradient we allocated, so adding in place is safe
-
-    def contribute(leaf: Tensor, vjp: WeightVjp | None, g: Array) -> None:
-        if vjp is not None:
-            leaf.accumulate(vjp, g)
-        consumers[leaf] -= 1
-        if fire and consumers[leaf] == 0:
-            leaf.ready()
-
-    def arrive(edge: Edge, g: Array) -> None:
-        if edge is None:
-            return
-        ledger.hold(g, "buffers", "backward", node)
-        if isinstance(edge, Tensor):
-            contribute(edge, _copy, g)
-        elif edge not in arrived:
-            arrived[edge] = g  # may alias another array: never write to it
-        elif edge in own:
-            arrived[edge] += g
-        else:
-            arrived[edge] = arrived[edge] + g
-            ledger.hold(arrived[edge], "buffers", "backward", node)
-            own.add(edge)
-
-    node: Node | None = None  # the node being visited
+    walk = _Walk(consumers, defer, fire)
     for root, seed in zip(roots, seeds, strict=True):
-        arrive(edge_of(root), seed)
+        walk.arrive(edge_of(root), seed)
     token = _deferring.set(defer)
     try:
         for node in nodes:
-            g = arrived.pop(node)
-            debug.check_unchanged(node)
-            if node.vjp is not None and (not node.edges or any(edge is not None for edge in node.edges)):
-                for edge, part in zip(node.edges, node.vjp(g), strict=True):
-                    arrive(edge, part)
-            for leaf, vjp in node.weights:
-                if defer is None:
-                    contribute(leaf, vjp, g)
-                else:
-                    defer(lambda leaf=leaf, vjp=vjp, g=g: contribute(leaf, vjp, g))  # type: ignore[misc]
-            node.free()
+            walk.visit(node)
     finally:
         _deferring.reset(token)
+
+
+class _Walk:
+    """One backward: what has arrived at each node, and how often each leaf is still used."""
+
+    def __init__(self, consumers: dict[Tensor, int], defer: Defer | None, fire: bool) -> None:
+        self.consumers, self.defer, self.fire = consumers, defer, fire
+        self.arrived: dict[Node, Array] = {}
+        self.own: set[Node] = set()  # nodes whose gradient we allocated, so adding in place is safe
+        self.node: Node | None = None  # the one being visited
+
+    def visit(self, node: Node) -> None:
+        """Pass the node's gradient, to which every consumer has contributed, on to its operands and weights."""
+        self.node, g = node, self.arrived.pop(node)
+        debug.check_unchanged(node)
+        if node.vjp is not None and (not node.edges or any(edge is not None for edge in node.edges)):
+            for edge, part in zip(node.edges, node.vjp(g), strict=True):
+                self.arrive(edge, part)
+        for leaf, vjp in node.weights:
+            if self.defer is None:
+                self.contribute(leaf, vjp, g)
+            else:
+                self.defer(partial(self.contribute, leaf, vjp, g))
+        node.free()
+
+    def arrive(self, edge: Edge, g: Array) -> None:
+        """Add g to the gradient of the node or leaf at the end of this edge."""
+        if edge is None:
+            return
+        ledger.hold(g, "buffers", "backward", self.node)
+        if isinstance(edge, Tensor):
+            self.contribute(edge, copied, g)
+        elif edge not in self.arrived:
+            self.arrived[edge] = g  # may alias another array: never write to it
+        elif edge in self.own:
+            self.arrived[edge] += g
+        else:
+            self.arrived[edge] = self.arrived[edge] + g
+            ledger.hold(self.arrived[edge], "buffers", "backward", self.node)
+            self.own.add(edge)
+
+    def contribute(self, leaf: Tensor, vjp: WeightVjp | None, g: Array) -> None:
+        """Add vjp(g) to the leaf's gradient (None: it comes from elsewhere), and report the leaf once complete."""
+        if vjp is not None:
+            leaf.accumulate(vjp, g)
+        self.consumers[leaf] -= 1
+        if self.fire and self.consumers[leaf] == 0:
+            leaf.ready()
 
 
 def deferring() -> Defer | None:
@@ -428,14 +265,6 @@ def no_grad() -> Iterator[None]:
 def recording() -> bool:
     """Return whether operations in this thread are recorded on the tape."""
     return _recording.get()
-
-
-def _copy(g: Array, out: Array | None = None) -> Array:
-    """The vjp of a leaf used as an activation. It copies, because g may also be another tensor's gradient."""
-    if out is None:
-        return xp.array(g)
-    out[...] = g
-    return out
 
 
 def _seeds(roots: Sequence[Tensor], gradients: Sequence[Array | None] | None) -> list[Array]:

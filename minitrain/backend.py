@@ -9,7 +9,6 @@ import ctypes
 import math
 import os
 import zlib
-from numbers import Real
 from typing import Any
 
 import ml_dtypes
@@ -95,91 +94,6 @@ def is_float(dtype: Any) -> bool:
     with contextlib.suppress(TypeError, ValueError):
         return dtype is not None and np.dtype(dtype) in WIDE  # np.dtype(None) is float64
     return False
-
-
-def as_floats(name: str, value: Any, dtype: Any = None) -> Array:
-    """Return real numbers as a floating-point array, converted to `dtype` if given, otherwise unchanged.
-
-    Raise TypeError for integers and booleans without a dtype, because arithmetic would stay in integers, and for
-    anything but real numbers: NumPy accepts much of it silently (None becomes NaN, a mask is dropped).
-    """
-    if dtype is not None and not is_float(dtype):
-        raise TypeError(f"{name}: dtype is {shown(dtype)}; tensors are floating point: give {FLOAT_NAMES}")
-    array = value if isinstance(value, (np.ndarray, xp.ndarray)) else _read(value)
-    if array is None or is_masked(value) or not (array.dtype.kind in "biuf" or array.dtype in WIDE):
-        raise TypeError(f"{name}: {shown(value)} is not an array of real numbers; give an array or a list of them")
-    own = array.dtype.newbyteorder("=")
-    if dtype is None and own not in WIDE:
-        raise TypeError(
-            f"{name}: {shown(value)} has dtype {array.dtype}; tensors are floating point: {FLOAT_NAMES}.\n"
-            "Give dtype='float32', or write 1.0 for 1. Ids and labels stay plain arrays"
-        )
-    if isinstance(array, np.ndarray):
-        array = np.asarray(array, dtype or own)  # on the host: devices have no foreign byte order
-    return xp.asarray(array, dtype=dtype or own)
-
-
-def _read(value: Any) -> np.ndarray | None:
-    """Return NumPy's reading of a number, a list of numbers or an array-like object; None if it fails."""
-    try:
-        return np.asarray(value)
-    except (TypeError, ValueError, OverflowError):  # a Tensor, a device array, rows of different lengths
-        return None
-
-
-def is_masked(value: Any) -> bool:
-    """Return whether this is or contains a masked array: arithmetic on its plain numbers would drop the mask."""
-    if isinstance(value, (list, tuple)):
-        return any(map(is_masked, value))
-    return isinstance(value, np.ndarray) and hasattr(value, "mask")  # np.ma itself takes 40 ms to import
-
-
-def constant(name: str, x: Any, dtype: np.dtype) -> Array:
-    """Return a real number, or a list of them, as an array of this dtype; a floating-point array is unchanged.
-
-    Raise TypeError for anything else.
-    """
-    if (number := _number(x, dtype)) is not None:
-        return number
-    return as_floats(name, x, dtype if isinstance(x, (list, tuple)) else None)
-
-
-def _number(value: Any, dtype: Any) -> Array | None:
-    """Return a real number (Python's, or a 0-d array) as an array of this dtype; None for anything else."""
-    if isinstance(value, (np.generic, np.ndarray, xp.ndarray)):
-        real = not value.ndim and not is_masked(value) and (value.dtype.kind in "biuf" or value.dtype in WIDE)
-        return xp.asarray(value, dtype=dtype) if real else None
-    if isinstance(value, Real):
-        with contextlib.suppress(OverflowError):  # an integer too large for a float
-            return xp.asarray(float(value), dtype=dtype)
-    return None
-
-
-def as_ids(name: str, value: Any) -> Array:
-    """Return ids or labels as an integer array; lists, tuples and ranges are converted, an array is unchanged.
-
-    A converted list is on the host: operations call xp.asarray on the result.
-
-    Raise TypeError for anything else: booleans would act as a mask, and fractions would be truncated.
-    """
-    ids = np.asarray(value) if isinstance(value, np.integer) else listed(value)
-    if not isinstance(ids, (np.ndarray, xp.ndarray)) or is_masked(ids) or ids.dtype.kind not in "iu":
-        raise TypeError(f"{name} is {shown(value)}; it must be an array of whole numbers, such as int64")
-    return ids if ids.dtype.isnative else ids.astype(ids.dtype.newbyteorder("="))
-
-
-def listed(value: Any) -> Any:
-    """Return a sequence of numbers or an array-like object as an array on the host; anything else unchanged.
-
-    An empty list becomes int64.
-    """
-    array_like = hasattr(value, "__array__") and not isinstance(value, (np.ndarray, np.generic, xp.ndarray))
-    if not (array_like or isinstance(value, (list, tuple, range))) or is_masked(value):
-        return value
-    try:
-        return np.asarray(value, np.int64 if not array_like and not len(value) else None)
-    except (TypeError, ValueError, OverflowError):  # rows of different lengths; a Tensor
-        return value
 
 
 def pinned(array: Any, filled: bool = True) -> np.ndarray:

@@ -15,7 +15,8 @@ from .backend import checksum
 from .errors import UserError
 
 if TYPE_CHECKING:
-    from .autograd import Node, Tensor
+    from .autograd import Node
+    from .tensor import Tensor
 
 Sums = list[tuple[Any, int]]  # (an array or the parameter that holds it, its checksum)
 

@@ -14,11 +14,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import backend
-from .autograd import Tensor, apply, operation
+from .autograd import apply
 from .backend import Array, xp
 from .errors import shown
+from .operands import constant, is_masked, listed
 from .reductions import log_softmax, logsumexp, max, mean, min, row_max, softmax, softmax_rows, sum, var
 from .shapes import Axis, concatenate, index, reshape, split, squeeze, stack, transpose
+from .tensor import Tensor, operation
 
 # fmt: off
 __all__ = [
@@ -68,7 +70,7 @@ def operands(a: Any, b: Any, elementwise: bool = True) -> tuple[Tensor, Tensor]:
     like = a if isinstance(a, Tensor) else b
     if not isinstance(like, Tensor):
         raise TypeError(f"the operands are {shown(a)} and {shown(b)}; one of them must be a Tensor")
-    a, b = (x if isinstance(x, Tensor) else Tensor(backend.constant("operand", x, like.dtype)) for x in (a, b))
+    a, b = (x if isinstance(x, Tensor) else Tensor(constant("operand", x, like.dtype)) for x in (a, b))
     if a.dtype != b.dtype:
         raise TypeError(f"operands are {a.dtype} and {b.dtype}; cast one of them: minitrain.functional.cast(x, dtype)")
     if elementwise and not _match(a.shape, b.shape):
@@ -178,9 +180,9 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
     ValueError for shapes that do not broadcast.
     """
     a, b = operands(a, b)
-    held = backend.listed(condition)
+    held = listed(condition)
     held = np.asarray(held) if isinstance(held, (bool, np.bool_)) else held
-    if not isinstance(held, (np.ndarray, xp.ndarray)) or backend.is_masked(held) or held.dtype != bool:
+    if not isinstance(held, (np.ndarray, xp.ndarray)) or is_masked(held) or held.dtype != bool:
         raise TypeError(f"where: the condition is {shown(condition)}; give booleans, such as x.data > 0")
     held, a_shape, b_shape = xp.asarray(held), a.shape, b.shape
     if not (_match(held.shape, a_shape) and _match(held.shape, b_shape)):
@@ -294,7 +296,7 @@ def _bound(x: Tensor, given: Any, end: float) -> Array:
     """Return a bound in x's dtype, `end` for None. Raise TypeError for anything but a number or None."""
     if given is not None and (not isinstance(given, Real) or isinstance(given, bool)):
         raise TypeError(f"clip: a bound is {shown(given)}; give a number, or None for no bound")
-    return backend.constant("clip: a bound", end if given is None else given, x.dtype)
+    return constant("clip: a bound", end if given is None else given, x.dtype)
 
 
 @operation

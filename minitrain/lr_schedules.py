@@ -170,7 +170,7 @@ def warmup_cosine(t: int, peak: float, warm: int, updates: int, floor: float = 0
 
 
 def range_test(t: int, min_lr: float, max_lr: float, updates: int) -> float:
-    """Learning-rate range test: grow geometrically from `least` to `most`, to find where training diverges.
+    """Learning-rate range test: grow geometrically from min_lr to max_lr, to find where training diverges.
 
         lr_t = min_lr (max_lr / min_lr)^(t / (updates - 1))
 
@@ -262,20 +262,15 @@ def _top(rise: float, updates: int, three_phases: bool) -> float:
     check_number("rise", rise, "above 0 and less than 1")
     top = rise * updates - 1
     if not 0 < top * (2 if three_phases else 1) < updates - 1:
+        better = f"more than {1 / updates:.3g}" if top <= 0 else "at most 0.5"
         raise UserError(
             f"rise is {rise}: with {updates} updates it leaves none for one of the phases of the cycle; "
-            f"give {'at max_lr 0.5' if three_phases else 'less'}, or more updates"
+            f"give {better}, or more updates"
         )
     return top
 
 
 # From measured losses -------------------------------------------------------------------------------------------------
-
-
-def _check_losses(losses: Any) -> None:
-    """Raise UserError unless losses is a sequence of numbers; infinity and NaN are allowed, since runs diverge."""
-    if not isinstance(losses, Sequence) or not all(isinstance(x, Real) and not isinstance(x, bool) for x in losses):
-        raise UserError(f"losses is {shown(losses)}; it must be a list of numbers")
 
 
 def reduce_on_plateau(
@@ -297,7 +292,8 @@ def reduce_on_plateau(
     outside (0, 1), negative counts, a threshold outside [0, 1), or losses that are not a sequence of numbers.
     """
     _check(0, peak, floor)
-    _check_losses(losses)
+    if not isinstance(losses, Sequence) or not all(isinstance(x, Real) and not isinstance(x, bool) for x in losses):
+        raise UserError(f"losses is {shown(losses)}; it must be a list of numbers")
     check_number("factor", factor, "above 0 and less than 1")
     check_number("threshold", threshold, "at least 0 and less than 1")
     check_whole("patience", patience)

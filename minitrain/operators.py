@@ -1,23 +1,27 @@
 """The operators and methods of Tensor: `x + y`, `x @ w`, `x > 0`, `x.sum(axis=0)`, `x.relu()`.
 
-Each calls the function of the same name in functional.py (gelu: in fused.py), which defines its derivative. Those
-functions need Tensor, so importing the package attaches the methods to it here. Type checkers see Operators as a
-base class of Tensor.
+Each calls the function of the same name in functional.py (gelu: in fused.py; backward: in autograd.py), which defines
+its derivative. Those functions need Tensor, so importing the package attaches the methods to it here. Type checkers
+see Operators as a base class of Tensor.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
+from . import autograd, fused
 from . import functional as F
-from . import fused
-from .autograd import Tensor
 from .backend import Array
 from .functional import Operand
 from .shapes import Axis
+from .tensor import Tensor
 
 
 class Operators:
     """The operators and methods of a Tensor. `self` is a Tensor, which a base class cannot declare."""
+
+    def backward(self: Any, gradient: Array | None = None) -> None:
+        """Add d(self)/d(leaf), weighted by `gradient`, to the `grad` of every leaf. See autograd.backward."""
+        autograd.backward([self], [gradient])
 
     def __add__(self: Any, other: Operand) -> Tensor:
         return F.add(self, other)
@@ -64,7 +68,7 @@ class Operators:
     def __getitem__(self: Any, item: Any) -> Tensor:
         return F.index(self, item)
 
-    # Comparisons return an array of booleans. == tests identity (autograd.py).
+    # Comparisons return an array of booleans. == tests identity (tensor.py).
 
     def __lt__(self: Any, other: Operand) -> Array:
         a, b = F.operands(self, other)

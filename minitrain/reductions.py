@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from . import backend
-from .autograd import Tensor, apply, operation
+from .autograd import apply
 from .backend import Array, xp
 from .errors import shown
 from .shapes import Axis, axes_of, axis_of, reshape
+from .tensor import Tensor, operation
 
 
 @operation

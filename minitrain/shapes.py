@@ -10,9 +10,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import backend
-from .autograd import Tensor, apply, check_tensors, operation
+from .autograd import apply
 from .backend import Array, xp
 from .errors import shown
+from .operands import is_masked
+from .tensor import Tensor, check_tensors, operation
 
 Axis: TypeAlias = int | Sequence[int] | None
 
@@ -69,7 +71,7 @@ def index(x: Tensor, item: Any) -> Tensor:
     shape, dtype = x.shape, x.dtype
     parts = item if isinstance(item, tuple) else (item,)
     for part in parts:
-        if isinstance(part, Tensor) or backend.is_masked(part):
+        if isinstance(part, Tensor) or is_masked(part):
             raise TypeError(f"index: the item is {shown(part)}; give an array of whole numbers or of booleans")
     try:
         y = x.data[item]

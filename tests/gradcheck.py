@@ -6,8 +6,9 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import pytest
 
-from minitrain.autograd import Node, Tensor
+from minitrain.autograd import Node
 from minitrain.nn import Parameter
+from minitrain.tensor import Tensor
 
 Shape: TypeAlias = tuple[int, ...]
 Array: TypeAlias = np.ndarray

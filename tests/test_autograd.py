@@ -13,7 +13,8 @@ import pytest
 
 from minitrain import functional as F
 from minitrain import fused
-from minitrain.autograd import Node, Tensor, apply, backward, no_grad, recording, without_grad, youngest_first
+from minitrain.autograd import Node, apply, backward, no_grad, recording, without_grad, youngest_first
+from minitrain.tensor import Tensor
 from tests.tiers import full
 
 

@@ -22,7 +22,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitrain import errors, fused, lr_schedules, rng
-from minitrain.autograd import Tensor
 from minitrain.comm import threads
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
@@ -42,11 +41,12 @@ from minitrain.optim import SGD, Adam, AdamW, clip_grad_norm
 from minitrain.parallel.data_parallel import Bucketed
 from minitrain.parallel.flat import Bucket, make_buckets
 from minitrain.parallel.parallelize import parallelize
-from minitrain.parallel.reducer import Divided, Reducer
+from minitrain.parallel.reducer import DividedModel, Reducer
 from minitrain.parallel.strategy import Strategy
 from minitrain.precision import DTYPES, POLICIES, DynamicPolicy, DynamicScaler, StaticPolicy, StaticScaler
 from minitrain.runtime import launchers
 from minitrain.runtime.launchers import find_mpirun
+from minitrain.tensor import Tensor
 from minitrain.train.step import train_step
 from minitrain.train.trainer import Trainer
 
@@ -153,7 +153,7 @@ class Own(Module):
 
 
 def in_buckets(model: Model, seed: int) -> Reducer:
-    made = Bucketed(Divided(model, one(), make_buckets(model.parameters(), 1.0, one())))
+    made = Bucketed(DividedModel(model, one(), make_buckets(model.parameters(), 1.0, one())))
     made.init(seed)
     return made
 

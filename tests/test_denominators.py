@@ -8,7 +8,6 @@ import pytest
 
 from minitrain import functional as F
 from minitrain import fused
-from minitrain.autograd import Tensor
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
@@ -19,6 +18,7 @@ from minitrain.nn import Linear, Module
 from minitrain.optim import SGD
 from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.strategy import Strategy
+from minitrain.tensor import Tensor
 from minitrain.train.step import train_step
 from tests.gradcheck import close
 

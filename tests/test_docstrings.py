@@ -25,7 +25,7 @@ SUMMARY = re.compile(r"(?!(?:Returns|Gets|Sets|Computes|Creates|This|The|An?|Eac
 SHAPE = re.compile(
     r"\((?=[A-Zn.*0-9])(?:(?![a-z]{2})[\w, .*/+-])*\)|shape|elementwise|element|length|flat|\brows?|\bax[ei]s\b"
 )
-MAPS = ("functional", "fused", "reductions", "shapes", "nn", "models", "comm")  # rooms that map arrays to arrays
+MAPS = ("functional", "fused", "attention", "gelu", "losses", "reductions", "shapes", "nn", "models", "comm")  # rooms
 UNITS = {  # argument -> its units
     **dict.fromkeys(("timeout", "wait", "seconds"), "seconds?"),
     **dict.fromkeys(("megabytes", "bucket_mb", "memory_mb"), "MiB"),
@@ -37,9 +37,9 @@ QUIET = ("NotImplementedError", "SystemExit", "KeyboardInterrupt")  # a base cla
 PAPERS = {
     "autograd": "1502.05767",
     "comm/ring": "Patarasuk, Yuan",
-    "fused.causal_attention": "1706.03762",
+    "attention.causal_attention": "1706.03762",
     "fused.dropout": "Srivastava",
-    "fused.gelu": "1606.08415",
+    "gelu.gelu": "1606.08415",
     "fused.layer_norm": "1607.06450",
     "lr_schedules.cosine": "1608.03983",
     "lr_schedules.cosine_restarts": "1608.03983",

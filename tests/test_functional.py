@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minitrain import functional as F
-from minitrain.autograd import Tensor
+from minitrain.tensor import Tensor
 from tests.gradcheck import (
     Operation,
     Shape,

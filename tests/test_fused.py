@@ -9,8 +9,10 @@ import pytest
 
 from minitrain import functional as F
 from minitrain import fused
-from minitrain.autograd import Tensor, apply
+from minitrain.attention import attend, attend_vjp
+from minitrain.autograd import apply
 from minitrain.nn import Parameter
+from minitrain.tensor import Tensor
 from tests.gradcheck import (
     Operation,
     agrees_with_torch,
@@ -51,8 +53,8 @@ def attended(q_start: int, k_start: int) -> Operation:
     """Return `attend` and `attend_vjp` as an operation whose queries and keys start at different times."""
 
     def ours(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        y, p = fused.attend(q.data, k.data, v.data, 0.7, q_start, k_start)
-        return apply(y, (q, k, v), lambda g: fused.attend_vjp(g, q.data, k.data, v.data, p, 0.7), saved=(q, k, v, p))
+        y, p = attend(q.data, k.data, v.data, 0.7, q_start, k_start)
+        return apply(y, (q, k, v), lambda g: attend_vjp(g, q.data, k.data, v.data, p, 0.7), saved=(q, k, v, p))
 
     def theirs(t: Any, q: Any, k: Any, v: Any) -> Any:
         seen = k_start + t.arange(k.shape[2]) <= q_start + t.arange(q.shape[2])[:, None]
@@ -358,10 +360,10 @@ def test_attention_scale_is_that_of_a_head(attention: Callable[[Tensor], Tensor]
 def test_attention_over_divided_time() -> None:
     """Queries 2 to 4 against all keys give rows 2 to 4 of the whole result; future keys make no difference."""
     q, k, v = np.random.default_rng(0).standard_normal((3, 2, 2, 6, 4))
-    whole, _ = fused.attend(q, k, v, 0.5, 0, 0)
-    part, _ = fused.attend(q[:, :, 2:5], k, v, 0.5, 2, 0)
+    whole, _ = attend(q, k, v, 0.5, 0, 0)
+    part, _ = attend(q[:, :, 2:5], k, v, 0.5, 2, 0)
     assert close(part, whole[:, :, 2:5]) <= 1e-12
-    without_future, _ = fused.attend(q[:, :, 2:5], k[:, :, :5], v[:, :, :5], 0.5, 2, 0)
+    without_future, _ = attend(q[:, :, 2:5], k[:, :, :5], v[:, :, :5], 0.5, 2, 0)
     assert close(without_future, part) <= 1e-12
 
 

@@ -337,6 +337,16 @@ def test_the_shortest_cycles(updates: int, three: bool) -> None:
     assert all(0 < rate <= PEAK for rate in rates) and rates[-1] == min(rates)
 
 
+def test_a_rise_that_leaves_a_phase_empty() -> None:
+    with pytest.raises(UserError, match=r"rise is 0\.9: with 20 updates .*; give at most 0\.5, or more updates"):
+        one_cycle(0, PEAK, 20, rise=0.9)
+    for three in (True, False):
+        with pytest.raises(
+            UserError, match=r"rise is 0\.05: with 20 updates .*; give more than 0\.05, or more updates"
+        ):
+            one_cycle(0, PEAK, 20, rise=0.05, three_phases=three)
+
+
 @pytest.mark.parametrize(("warm", "updates"), [(0, 5), (0, 1), (1, 2), (4, 5)])
 def test_short_runs(warm: int, updates: int) -> None:
     rates = [warmup_cosine(t, 1.0, warm, updates) for t in range(updates)]

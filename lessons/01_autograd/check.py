@@ -10,10 +10,11 @@ from lessons.report import Report
 from lessons.worker import explain
 from minitrain import functional as F
 from minitrain import fused
-from minitrain.autograd import Edge, Node, Tensor, WeightVjp, apply, backward, youngest_first
+from minitrain.autograd import Edge, Node, apply, backward, youngest_first
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
 from minitrain.observe.ledger import Ledger
+from minitrain.tensor import Tensor, WeightVjp
 
 from .derivatives import differences
 from .lesson import diamonds

@@ -45,7 +45,7 @@ EXERCISES = (
     Exercise(
         "01.4",
         "B",
-        "minitrain.autograd:accumulated",
+        "minitrain.tensor:accumulated",
         planted="4_as_given.py",
         hints=(
             "Follow x * x at 3 by hand: both operands are x, so two parts come. What is left after the second one?",

@@ -14,8 +14,9 @@ import numpy as np
 
 from lessons.charts import chart, figure
 from lessons.receipt import Receipt
-from minitrain.autograd import Edge, Node, Tensor, youngest_first
+from minitrain.autograd import Edge, Node, youngest_first
 from minitrain.backend import Array
+from minitrain.tensor import Tensor
 
 derivatives = import_module("lessons.01_autograd.derivatives")  # derivatives.py, which lies beside this file
 STEPS = "h = 2^-k: 1 at the left, 3.6e-15 at the right; k ="  # float64; float32 ends at k = 22

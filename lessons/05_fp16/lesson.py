@@ -16,7 +16,6 @@ import numpy as np
 
 from lessons.charts import chart
 from lessons.receipt import Receipt
-from minitrain.autograd import Tensor
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
 from minitrain.data.batch import Batch
@@ -27,6 +26,7 @@ from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, Owned
 from minitrain.parallel.parallelize import parallelize
 from minitrain.precision import DynamicScaler, Scaler, StaticPolicy, StaticScaler, use
+from minitrain.tensor import Tensor
 from minitrain.train.step import train_step
 
 B, SEED, UPDATES, SCRIPT = 128, 1, 1000, "...xx..x..."  # x: a batch whose gradients overflow

@@ -22,8 +22,8 @@ from minitrain.errors import UserError
 from minitrain.models import MLPConfig, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import Adam
+from minitrain.parallel.hooks import Scatter
 from minitrain.parallel.parallelize import parallelize
-from minitrain.parallel.reducer import Scatter
 from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.zero import GRADIENTS
 from minitrain.train.checkpoint import gather

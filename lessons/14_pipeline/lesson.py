@@ -22,9 +22,10 @@ from minitrain.errors import UserError
 from minitrain.models import MLPConfig, mlp
 from minitrain.observe.clock import Clock, Stamps, Timeline
 from minitrain.observe.ledger import Ledger
+from minitrain.observe.observer import observing
 from minitrain.optim import SGD
 from minitrain.parallel.parallelize import parallelize
-from minitrain.parallel.pipeline import ACTIVATIONS, GRADIENTS, observing
+from minitrain.parallel.pipeline import ACTIVATIONS, GRADIENTS
 from minitrain.parallel.pipeline_schedules import SCHEDULES
 from minitrain.parallel.strategy import Strategy
 from minitrain.train.checkpoint import gather

@@ -1,6 +1,7 @@
 """Check that ranks agree: on their configuration at the start and, in debug mode, on every communication call.
 
-`check_same` compares the configuration once, before the first step. The rest of this module is for debug mode.
+`check_same` compares the configuration once, before the first step, and `sum_if_same` what each step depends on. The
+rest of this module is for debug mode.
 
 A collective works only if all ranks make the same call. Otherwise MPI hangs, aborts with its own error stack, or adds
 unrelated bytes. With MINITRAIN_DEBUG=1 the ranks first exchange a description of each call; if the descriptions differ,
@@ -18,12 +19,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..backend import Array
+from ..backend import Array, to_device, to_host
 from ..errors import UserError, shown
 from .positions import caller, named
 
 if TYPE_CHECKING:
-    from .communicator import Communicator
+    from .communicator import Communicator, Tag
 
 CURE = "all ranks of a group must make the same calls in the same order, with the same arguments"
 Made = TypeVar("Made")
@@ -48,6 +49,21 @@ def check_same(world: "Communicator", given: Mapping[str, Any]) -> None:
     told = [_who_has(name, [given.get(name, "nothing") for given in everyone]) for name in names]
     rest = f"; and {len(told) - 2} more" if len(told) > 2 else ""
     raise UserError("\n".join(["ranks were given different things; start all of them with the same", *told[:2]]) + rest)
+
+
+def sum_if_same(world: "Communicator", part: float, given: Mapping[str, Any], tag: "Tag") -> float:
+    """Return the sum of `part` over the ranks. Raise UserError unless all of them were given the same values.
+
+    A checksum of the values and its square are summed along, in one message. N times the sum of the squares equals the
+    square of the sum only if all checksums are equal; both are exact.
+    """
+    mark = zlib.crc32(repr(given).encode()) & 0xFFFFF
+    x = to_device(np.array([part, mark, mark**2], np.float64))
+    world.all_reduce(x, tag)
+    total, marks, squares = to_host(x).tolist()
+    if world.size * squares != marks**2:
+        check_same(world, given)
+    return total
 
 
 def agreed(world: "Communicator", work: Callable[[], Made]) -> Made:

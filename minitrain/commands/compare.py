@@ -1,4 +1,4 @@
-"""The command `compare`: runs that differ in one thing only."""
+"""The command `compare`, for runs that differ in one thing only."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ def run(options: CompareOptions, world: Communicator) -> str:
 
 
 class Comparison(CompareOptions):
-    """The common part of the two comparisons on the digits."""
+    """Base class of the two comparisons on the digits."""
 
     def run(self) -> int:
         """Print a chart and a table; write the numbers to --out."""
@@ -49,6 +49,6 @@ class Schedules(Comparison):
 
 @dataclass(frozen=True)
 class Precisions(Comparison):
-    """Compare 16-bit training with and without a loss scale, at the first learning rate of --lr."""
+    """Compare 16-bit training with and without a loss scale, at the first --lr."""
 
     what: tyro.conf.Suppress[Literal["schedules", "precision"]] = "precision"

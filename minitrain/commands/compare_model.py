@@ -2,9 +2,9 @@
 
     mpirun -n 4 python -m minitrain compare model FILE.py:make_model --tp 2 --sp
 
-It compares numbers, and so finds what no other check can see, such as a softmax over divided columns. The distance of
-a tensor a from b, the one of one process, is max|a - b| / max(max|b|, 1e-3 x the largest |b| of all tensors of
-its kind). An elementwise ratio would mean nothing: some true gradients are 0.
+It compares numbers, so it finds mistakes that no other check can see, such as a softmax over divided columns. The
+distance of a tensor a from b, its value on one process, is max|a - b| / max(max|b|, 1e-3 x the largest |b| of all
+tensors of its kind). An elementwise ratio would mean nothing: some true gradients are 0.
 """
 
 import math
@@ -19,24 +19,23 @@ from ..comm.agreement import agreed, check_same
 from ..comm.communicator import Communicator
 from ..comm.ring import RingCommunicator
 from ..comm.threads import world_of_one
-from ..data.batch import Batch
+from ..data.batch import Batch, checksum_of
 from ..errors import UserError, check_whole
 from ..models import Model
 from ..nn import Module
 from ..optim import SGD
-from ..parallel.naming import path_of
 from ..parallel.parallelize import parallelize
+from ..parallel.plan_checks import path_of
 from ..parallel.strategy import GradDtype, Strategy
 from ..runtime.launch import launch
 from ..train.checkpoint import gather
-from ..train.checks import checksum_of
 from ..train.step import compute_gradients
 from .config import TrainConfig
 from .differences import Apart, Step, apart, farthest, first_beyond, listed, parameters, size, table, verdict
 from .options import DataOptions, OptimizerOptions, ParallelOptions, RunOptions, StrategyOptions, make_mesh
 from .own_model import OwnFile
 
-SIZES = ("vocabulary", "context", "batch")  # of batches of ids
+SIZES = ("vocabulary", "context", "batch")  # options for batches of ids
 INEXACT = """
 Some parameters are not float64: the bound is that of float32, and smaller
 differences go unnoticed. For a bound of 1e-12, give the model dtype="float64"."""
@@ -61,10 +60,10 @@ class CompareModelOptions:
     """The model, the batches and the mesh of a comparison."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE.py:make_model")]
-    """A Python file and the function in it that returns a new minitrain.models.Model. If the file also defines
-    make_batch(number), that returns the global batches, with labels; otherwise, the batches are random ids."""
+    """A Python file and the function in it that returns a new minitrain.models.Model.
+    If the file has make_batch(number), it returns the global batches, with labels; otherwise, they are random ids."""
     steps: int = 3
-    """Number of updates. A few suffice, and rounding errors grow."""
+    """Number of updates. A few suffice; rounding errors grow with each."""
     lr: float = 0.05
     """Learning rate of SGD, with momentum 0.9."""
     vocabulary: int | None = None
@@ -76,7 +75,7 @@ class CompareModelOptions:
     seed: int = 1
     """Seed of initial values, dropout and ids."""
     check: bool = True
-    """Refuse a model that the first step shows to be divided wrongly; --no-check compares it anyway."""
+    """Reject a model whose division fails the checks of the first steps; --no-check compares it anyway."""
     parallel: MeshOptions = field(default_factory=MeshOptions)
     strategy: FullStrategy = field(default_factory=FullStrategy)
 
@@ -141,7 +140,7 @@ def compare_model(options: CompareModelOptions, world: Communicator) -> Comparis
 def side_by_side(
     world: Communicator, file: OwnFile, o: CompareModelOptions, models: tuple[Model, Model], batches: Sequence[Batch]
 ) -> Sides:
-    """Train on the mesh and, on every rank, on one process."""
+    """Train on the mesh and, on every rank, on one process. Raise UserError if the loss diverges or the model fails."""
     serial = run(world_of_one(), models[0], o, ParallelOptions(), Strategy(), batches)
     mesh = run(world, models[1], o, o.parallel, replace(o.strategy, check=o.check), batches)
     losses: list[tuple[float, float]] = []
@@ -162,7 +161,7 @@ def side_by_side(
 
 
 def division(world: Communicator, one: Model, other: Model) -> str:
-    """Say how much of a model is divided, and which modules with matrices are not. Return "" if nothing is divided.
+    """Describe how much of a model is divided, and which modules with matrices are not. Return "" if nothing is.
 
     one: the same model, undivided.
     """
@@ -212,13 +211,13 @@ def run(
 
 @dataclass(frozen=True)
 class CompareModel(CompareModelOptions):
-    """Check that a model of your own trains on a mesh as it does on one process.
+    """Check that your own model trains on a mesh as it does on one process.
 
     mpirun -n 4 python -m minitrain compare model my.py:make_model --tp 2 --sp
 
     Loss, gradients and parameters must agree to 1e-12, in float64.
 
-    Status: 0 if they agree, 1 if any differs, 2 if the model is refused.
+    Exit status: 0 if they agree, 1 if any differ, 2 if the model is rejected.
     """
 
     def run(self) -> int:

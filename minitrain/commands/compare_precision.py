@@ -16,20 +16,22 @@ from ..models import mlp
 from ..observe.draw import chart
 from ..observe.ledger import Ledger
 from ..optim import Adam
+from ..train.history import Update
+from ..train.progress import Progress
 from ..train.step import compute_gradients
-from ..train.trainer import Trainer, Update
+from ..train.trainer import Trainer
 from . import figure
-from .comparison import CompareOptions, Result, data, follow, overlap, plain, table, watch
+from .comparison import CompareOptions, Result, data, follow, overlap, plain, table
 from .folder import RunFolder
 from .options import PrecisionOptions
 
-# Task -> what the loss is divided by. The constructed task divides by 2^17, as if the batch were that much larger: 2^22
+# Task -> the divisor of the loss. The constructed task divides by 2^17, as if the batch were that much larger: 2^22
 # predictions for 32 images, no more than the tokens in a batch of a large language model. The gradient of the others is
 # left out. Adam's epsilon is divided by the same number, so that both tasks are identical in float32.
 TASKS = {"plain": 1, "constructed": 2**17}
 STATES = ("parameters", "gradients", "optimizer")
 NOTES = """
-underflow: gradients that are 0, of those nonzero in fp32, at the same weights
+underflow: share of the gradients nonzero in fp32 that are 0 at equal weights
 kept: activations for backward; bytes per parameter: weight+gradient+optimizer
 The dynamic scale doubles after {every} good batches so that it moves in a run this
 short. The usual 2,000 skips fewer batches."""
@@ -47,7 +49,7 @@ class HalfResult(Result):
 def precision_settings(updates: int) -> dict[str, PrecisionOptions]:
     """Return the settings to compare, float32 first.
 
-    A dynamic scale doubles after a twentieth of the run: the usual 2,000 updates are longer than the run."""
+    A dynamic scale doubles after a twentieth of the run, since the usual 2,000 updates are longer than the run."""
     every = max(1, updates // 20)
     settings = {
         "fp32": PrecisionOptions(),
@@ -75,7 +77,7 @@ def precise(world: Communicator, options: CompareOptions, o: PrecisionOptions, p
 
 
 def weighted(batch: Batch, parts: int) -> Batch:
-    """Return the batch as part of one with `parts` times as many predictions, which divide its loss."""
+    """Return the batch as part of one with `parts` times as many predictions, the number that divides its loss."""
     return replace(batch, where=replace(batch.where, counted=batch.where.count * parts))
 
 
@@ -101,14 +103,14 @@ def underflow(full: Trainer, half: Trainer, batch: Batch) -> float:
     """Return the share of gradients that are exactly 0 in half precision, of those that are nonzero in float32.
 
     Both are computed on this batch, new to both, at the final weights of the float32 run, which overwrite those of
-    `half`, and with the final loss scale of half's own run, if any. A few gradients are lost to rounding, not
-    underflow: those of a relu that is just on in float32 and just off in half precision.
+    `half`, and with the final loss scale of half's own run, if any. A few gradients are lost to rounding rather than
+    underflow: those of a relu that is barely on in float32 and off in half precision.
     """
     for p, q in zip(full.model.parameters(), half.model.parameters(), strict=True):
         q.data[...] = p.data
     for trainer in (full, half):
         with np.errstate(all="ignore"):
-            compute_gradients(trainer.model, trainer.mine(batch), trainer.reducer, 1, trainer.scaler)
+            compute_gradients(trainer.model, trainer.local_batch(batch), trainer.reducer, 1, trainer.scaler)
     lost = there = 0
     for p, q in zip(full.model.parameters(), half.model.parameters(), strict=True):
         assert p.grad is not None and q.grad is not None
@@ -119,7 +121,7 @@ def underflow(full: Trainer, half: Trainer, batch: Batch) -> float:
 
 def held(world: Communicator, options: CompareOptions, o: PrecisionOptions) -> dict[str, int]:
     """Return kind -> peak bytes of it on this rank in the second update (the first creates the optimizer's state), and
-    "count" -> number of parameters. The learning rate does not matter; this one does not diverge."""
+    "count" -> number of parameters. Any learning rate that does not diverge will do."""
     options = replace(options, lr=(0.001,))
     learned, _ = data(options, 1)
     ledger = Ledger()
@@ -133,11 +135,11 @@ def held(world: Communicator, options: CompareOptions, o: PrecisionOptions) -> d
 
 
 def precisions(options: CompareOptions, world: Communicator, folder: RunFolder) -> str:
-    """Return a chart of the scales, the tables of tasks and costs, and where the numbers are. All ranks call it."""
+    """Return a chart of the scales, tables of the tasks and costs, and the paths of the files. All ranks call it."""
     settings = precision_settings(options.updates)
     results: dict[tuple[str, str], list[HalfResult]] = {(task, name): [] for task in TASKS for name in settings}
     full: dict[tuple[str, int], Trainer] = {}
-    for task, name in watch(results, len(results), world):
+    for task, name in Progress(world).watch(results, len(results), what="settings"):
         for seed in range(1, options.seeds + 1):
             trainer = precise(world, options, settings[name], TASKS[task], seed)
             found = train_precise(trainer, options, TASKS[task], seed, full.get((task, seed)))
@@ -167,7 +169,7 @@ def described(task: str, parts: int, options: CompareOptions) -> str:
 
 
 def cost(results: dict[tuple[str, str], list[HalfResult]], sizes: dict[str, dict[str, int]], every: int) -> str:
-    """Return a table: per setting, medians over the starts, and bytes."""
+    """Return a table with a row per setting: medians over the starts, and bytes."""
     lines = [
         f"\n{'':<22}{'underflow, %':<21}{'batches skipped':<20}{'kept,':<7}bytes per",
         f"{'':<22}" + f"{'plain':<8}{'constructed':<13}" + f"{'plain':<7}{'constructed':<13}" + f"{'KiB':<7}parameter",

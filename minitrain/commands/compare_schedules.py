@@ -7,9 +7,10 @@ from ..comm.communicator import Communicator
 from ..models import mlp
 from ..observe.draw import chart
 from ..optim import Adam
+from ..train.progress import Progress
 from ..train.trainer import Trainer
 from . import figure
-from .comparison import CompareOptions, Result, data, draw, follow, middle, overlap, plain, smooth_median, table, watch
+from .comparison import CompareOptions, Result, data, draw, follow, middle, overlap, plain, smooth_median, table
 from .folder import RunFolder
 from .options import LearningRates, OptimizerOptions
 
@@ -25,9 +26,9 @@ def train(world: Communicator, options: CompareOptions, o: OptimizerOptions, see
 
 
 def schedule_options(name: LearningRates, peak: float, updates: int, epoch: int) -> OptimizerOptions:
-    """Return options that use the whole budget: a tenth for warm-up, then a decay to (almost) 0 where there is one.
+    """Return options that use the whole budget: a tenth for warm-up, then a decay to (almost) 0 if there is one.
 
-    exponential: to 1%; step: by ten per third; inverse-time: peak / (1 + epoch); restarts: 1, 2 and 4 parts of 7.
+    exponential: to 1%; step: by 10 each third; inverse-time: peak / (1 + epoch); restarts: periods of 1/7, 2/7, 4/7.
     """
     warmup = updates // 10
     rest = updates - warmup
@@ -37,12 +38,12 @@ def schedule_options(name: LearningRates, peak: float, updates: int, epoch: int)
 
 
 def schedules(options: CompareOptions, world: Communicator, folder: RunFolder) -> str:
-    """Return a chart, a table, and where the numbers are. All ranks call it."""
+    """Return a chart, a table, and the paths of the files. All ranks call it."""
     epoch, updates = data(options, 1)[0].batches, options.updates
     runs: dict[tuple[str, float], OptimizerOptions] = {}
     runs |= {(name, lr): schedule_options(name, lr, updates, epoch) for name in NAMES for lr in options.lr}
     results: dict[tuple[str, float], list[Result]] = {}
-    for (name, lr), o in watch(runs.items(), len(runs), world):
+    for (name, lr), o in Progress(world).watch(runs.items(), len(runs), what="settings"):
         results[name, lr] = [train(world, options, o, seed) for seed in range(1, options.seeds + 1)]
     best: dict[str, float] = {name: min(options.lr, key=lambda lr: middle(results[name, lr])) for name in NAMES}
     rows: dict[str, list[Result]] = {name: results[name, best[name]] for name in NAMES}
@@ -52,7 +53,7 @@ def schedules(options: CompareOptions, world: Communicator, folder: RunFolder) -
         chart({name: curves[name] for name in SHOWN}, "loss", "update", log=True),
         f"\nafter {updates} updates: median (lowest-highest) of {options.seeds} starts\n",
         table({f"{name:<16}{best[name]:<6g}": found for name, found in rows.items()}, f"{'':<16}{'peak':<6}"),
-        f"\npeak: the one of {peaks} with the lowest median validation loss",
+        f"\npeak: of {peaks}, the one with the lowest median validation loss",
         overlap(rows.values()),
     ]
     if world.rank == 0:

@@ -5,8 +5,7 @@ is better for a large model.
 """
 
 import math
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -15,11 +14,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 import tyro
 
-from ..comm.communicator import Communicator
 from ..data.digits import load_digits, split_digits
 from ..data.loader import ArrayLoader
 from ..errors import UserError, check_choice, check_number, check_whole
-from ..train.trainer import QUIET, Trainer, Update
+from ..train.history import Update
+from ..train.trainer import Trainer
 from .lr_range import smooth
 
 What = Literal["schedules", "precision"]
@@ -33,17 +32,17 @@ class CompareOptions:
     """schedules: learning-rate schedules, each at the peak of --lr with its lowest median validation loss. precision:
     16 bits with and without a loss scale, at the first learning rate of --lr."""
     updates: int = 200
-    """Updates per run; for precision, batches, of which the loss scale skips a few."""
+    """Updates per run. For precision: batches, a few of which the loss scale skips."""
     batch: int = 32
-    """Samples per update, over all ranks together."""
+    """Samples per update, over all ranks."""
     lr: tuple[float, ...] = (0.003, 0.01, 0.03)
     """Peak learning rates to try."""
     seeds: int = 5
-    """Starts, each with its own initial values, data order and held-out samples."""
+    """Number of starts, each with its own initial values, data order and held-out samples."""
     out: Path = Path("build/compare")
-    """Folder for the numbers and the picture. Earlier ones in build/compare move to build/compare.1 and so on."""
+    """Folder for the numbers and the picture. Earlier files in build/compare move to build/compare.1 and so on."""
     overwrite: bool = False
-    """Replace the earlier ones in the folder."""
+    """Replace the earlier files in the folder."""
 
     def check(self) -> None:
         """Raise UserError for invalid options."""
@@ -51,14 +50,17 @@ class CompareOptions:
         for name, least in (("updates", 20), ("batch", 1), ("seeds", 1)):
             check_whole(f"--{name}", getattr(self, name), least)
         if not self.lr:
-            raise UserError("--lr names no learning rate; give one or more")
+            raise UserError("--lr names no learning rate; give at least one")
         for lr in self.lr:
             check_number("--lr", lr, "above 0")
 
 
 @dataclass(frozen=True)
 class Result:
-    """All training losses of one run, and its final losses and accuracy over all samples; infinite if it diverged."""
+    """All training losses of one run, and its final losses and accuracy, a fraction, over all samples.
+
+    The final losses are infinite if the run diverged.
+    """
 
     losses: list[float]
     loss: float
@@ -75,7 +77,7 @@ def data(options: CompareOptions, seed: int) -> tuple[ArrayLoader, ArrayLoader]:
 
 
 def follow(trainer: Trainer, updates: Iterable[Update], learned: ArrayLoader, held_out: ArrayLoader) -> Result:
-    """Run the updates; return infinite losses if training diverged."""
+    """Run the updates; return infinite losses if training diverged. Raise UserError if not even one update succeeds."""
     losses: list[float] = []
     try:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -90,28 +92,18 @@ def follow(trainer: Trainer, updates: Iterable[Update], learned: ArrayLoader, he
         return Result(losses, math.inf, math.inf, 0.0)
 
 
-def watch(items: Iterable[Any], count: int, world: Communicator) -> Iterator[Any]:
-    """Yield the items. Print progress on rank 0 between them, when nothing was printed for two seconds."""
-    told = time.monotonic()
-    for n, item in enumerate(items, 1):
-        yield item
-        if n < count and world.rank == 0 and time.monotonic() - told > QUIET:
-            told = time.monotonic()
-            print(f"{n} of {count} settings", flush=True)
-
-
 def middle(results: Iterable[Result]) -> float:
     """Return the median validation loss over the starts."""
     return median(result.validation for result in results)
 
 
 def smooth_median(results: Iterable[Result]) -> list[float]:
-    """Return the median over the starts of the smoothed losses, as long as the shortest run."""
+    """Return the median over the starts of the smoothed losses, cut to the shortest run."""
     return [median(losses) for losses in zip(*(smooth(result.losses) for result in results), strict=False)]
 
 
 def table(rows: dict[str, list[Result]], heading: str) -> str:
-    """Return a row per setting; 80 columns for names of 22."""
+    """Return a table with a row per setting, 80 columns wide if names have 22."""
     lines = [f"{heading}{'training loss':<20}{'validation loss':<20}accuracy, %"]
     for name, results in rows.items():
         cells = [
@@ -124,7 +116,7 @@ def table(rows: dict[str, list[Result]], heading: str) -> str:
 
 
 def spread(values: Iterable[float], form: str) -> str:
-    """Format their median, lowest and highest."""
+    """Format the median, lowest and highest of the values."""
     known = sorted(values)
     low, high = known[0], known[-1]
     return f"{median(known):{form}} ({low:{form}}-{high:{form}})"

@@ -20,7 +20,7 @@ from .options import (
 )
 from .sample import check_length
 
-# Allowed values of options. Integers that are not listed must be at least 1, floats at least 0.
+# Allowed values of options. Integers not listed must be at least 1, floats at least 0.
 LEAST = {"seed": -(2**63), "warmup": 0, "sample": 0}
 ALLOWED = {
     "loss_scale": "above 0",
@@ -42,8 +42,8 @@ def memory(
 ) -> int:
     """Return a lower bound on the bytes that training needs on a rank.
 
-    It counts parameters, Adam's two moments, and the larger of the activations of a micro-batch of so many windows and
-    the gradients, which replace them during backward. Under ZeRO a rank has its shard of each, and at stage 3 one
+    It counts parameters, Adam's two moments, and the larger of the activations of a micro-batch of `windows` windows
+    and the gradients, which replace them during backward. Under ZeRO a rank has its shard of each, and at stage 3 one
     whole unit; recomputed units keep no activations; tensor and pipeline parallel divide most of this.
     """
     p, zero = parallel or ParallelOptions(), strategy.zero
@@ -68,7 +68,7 @@ class TrainConfig:
     report: RunOptions = field(default_factory=RunOptions)
 
     def check(self, ranks: int) -> None:
-        """Raise UserError, on every rank, for options that conflict. ranks: the number that divide the batch.
+        """Raise UserError, on every rank, for options that conflict. ranks: how many divide the batch.
 
         `Strategy.check_on` checks the fields of the strategy.
         """
@@ -77,7 +77,7 @@ class TrainConfig:
         o, d, p = self.optimizer, self.data, self.parallel
         if o.warm_updates() >= o.steps and o.lr_schedule != "one-cycle":
             raise UserError(
-                f"--warmup is {o.warmup}, which leaves no updates after it of {o.steps} --steps; give a smaller warm-up"
+                f"--warmup is {o.warmup}, which leaves none of {o.steps} --steps after it; give a smaller warm-up"
             )
         if o.steps < 3 and o.lr_schedule == "one-cycle":
             raise UserError(f"--steps is {o.steps}, but --lr-schedule one-cycle has three phases; give 3 steps or more")
@@ -93,7 +93,7 @@ class TrainConfig:
             )
 
     def check_each(self) -> None:
-        """Raise UserError for the first option that is invalid by itself: by its type or its value."""
+        """Raise UserError for the first option whose type or value is invalid by itself."""
         self.strategy.check_each()
         for group in (self.model, self.data, self.optimizer, self.parallel, self.precision, self.report):
             for key, hint in get_type_hints(type(group)).items():
@@ -121,12 +121,12 @@ class TrainConfig:
         )
 
     def gpt(self, vocabulary: int) -> GPTConfig:
-        """Return the model's sizes."""
+        """Return the model's configuration for a vocabulary of this size."""
         m = self.model
         return GPTConfig(vocabulary, m.context, m.layers, m.heads, m.width, m.dropout, m.tied, dtype=m.dtype)
 
     def plain(self) -> dict[str, Any]:
-        """Return dictionaries of numbers and strings, for a file."""
+        """Return the options as dictionaries of numbers and strings, for a file."""
         return {
             name: {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
             for name, options in asdict(self).items()

@@ -1,7 +1,7 @@
 """Measure and show how far two training runs are apart, step by step and tensor by tensor.
 
-The distance of a tensor a from the correct b is max|a - b| / max(max|b|, 1e-3 x the largest |b| of all tensors of its
-kind). An elementwise ratio would mean nothing: some true gradients are 0.
+The distance of a tensor a from the correct value b is max|a - b| / max(max|b|, 1e-3 x the largest |b| of all tensors of
+its kind). An elementwise ratio would mean nothing: some true gradients are 0.
 """
 
 import math
@@ -16,19 +16,19 @@ MOST = 12  # paths in a list
 WRONG = """The checks of the first steps cannot see these mistakes:
 - A softmax, mean or norm over columns, between a column and a row layer: a rank
   has only some of the columns there.
-- gate|up or q|k|v in one flat matrix (D, 2 F): columns are cut in order, so a
-  rank gets other columns than it assumes. Give the matrix the shape (D, 2, F)
-  and say plan.column(it, axis=1). For the same reason, one row layer cannot
+- gate|up or q|k|v in one flat matrix (D, 2 F): columns are divided in order,
+  so a rank does not get those it assumes. Give the matrix the shape (D, 2, F)
+  and use plan.column(it, axis=1). For the same reason, one row layer cannot
   multiply two concatenated column layers: give each a row layer of its own.
 - A constant for each head or column: every rank uses those of the first ones.
-  Make it a frozen Parameter, and say plan.split(it, axis).
+  Make it a frozen Parameter, and use plan.split(it, axis).
 - A whole layer that takes x to divided columns: name it in plan.enter.
 - A parameter used both between column and row and elsewhere: make it two.
 - A norm over the rows of a row layer's weight: a rank has only some of them.
 - With --sp, a layer that mixes positions: name it in plan.everywhere.
 - A loss that is not a sum over samples / batch.where.count."""
 UNUSED = """
-equal to one process, within {bound}, in what these {steps} use: loss,
+equal to one process, within {bound}, in all that these {steps} use: loss,
 gradients and parameters. The parameters below were not tested, because their
 gradients were always 0: give more --steps, or a make_batch(number) for them"""
 
@@ -61,7 +61,7 @@ def apart(a: Step, b: Step) -> Apart:
 
 
 def differences(a: Tensors, b: Tensors) -> dict[str, float]:
-    """Return the distance of each tensor; infinite for NaN, and for a tensor that only one side has."""
+    """Return the distance of each tensor: infinite for NaN, and for a tensor that only one side has."""
     floor = 1e-3 * max((size(x) for x in b.values()), default=0.0)
     return {
         path: ratio(size(a[path] - b[path]), max(size(b[path]), floor)) if path in a and path in b else math.inf
@@ -70,7 +70,7 @@ def differences(a: Tensors, b: Tensors) -> dict[str, float]:
 
 
 def size(x: np.ndarray) -> float:
-    """Return max|x|; 0 if empty."""
+    """Return max|x|, or 0 for an empty x."""
     return float(np.abs(x.astype(np.float64)).max()) if x.size else 0.0
 
 
@@ -96,7 +96,7 @@ def first_beyond(found: Sequence[Apart], bound: float) -> int | None:
 
 
 def table(losses: Sequence[tuple[float, float]], found: Sequence[Apart]) -> str:
-    """Return the table of the steps."""
+    """Return a table with a row per step."""
     lines = [f"\n{'':<6}{'loss on':<18}{'loss on':<18}largest difference of the", f"{'step':<6}{'one process':<18}"]
     lines[1] += f"{'the mesh':<18}{'loss':>9}{'gradients':>12}{'parameters':>12}"
     for number, ((b, a), step) in enumerate(zip(losses, found, strict=True)):
@@ -121,7 +121,7 @@ def parameters(found: Sequence[Apart], bound: float) -> str:
 
 
 def listed(heading: str, paths: Sequence[str]) -> str:
-    """Return a line for each of the first MOST paths."""
+    """Return the heading and a line for each of the first MOST paths."""
     more = [f"  and {len(paths) - MOST} more"] if len(paths) > MOST else []
     return "\n".join([heading, *(f"  {path}" for path in paths[:MOST]), *more])
 

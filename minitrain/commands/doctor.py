@@ -15,6 +15,6 @@ class Doctor:
     """Time limit of the two-rank run, in seconds."""
 
     def run(self) -> int:
-        """Return status 0 if all is well."""
+        """Return the exit status, 0 if all is well."""
         check_number("--seconds", self.seconds, "above 0")
         return examine(min(self.seconds, threading.TIMEOUT_MAX))

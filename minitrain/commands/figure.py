@@ -11,7 +11,10 @@ from .folder import write_somewhere
 
 
 def write(path: Path, numbers: Any, draw: Callable[[Any], None]) -> str:
-    """Write the numbers to `path` as JSON, and an SVG by draw(axes) next to it. Return a message for the user."""
+    """Write the numbers to `path` as JSON, and an SVG by draw(axes) next to it. Return a message for the user.
+
+    Raise UserError if there is no folder to write to.
+    """
     there, trouble = write_somewhere(path, lambda to: to.write_text(json.dumps(numbers) + "\n", "utf-8"))
     if importlib.util.find_spec("matplotlib") is None:
         said = f"wrote {there}, but no picture: matplotlib is not installed. Run pip install matplotlib"

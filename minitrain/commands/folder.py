@@ -1,4 +1,4 @@
-"""The folder of a run: one run uses it at a time, and files of an earlier run are not lost silently.
+"""The folder of a run: one run uses it at a time, and an earlier run's files are never lost silently.
 
     with RunFolder(world, Path("build/run"), ("log.jsonl", "model.safetensors")) as folder:
         folder.append("log.jsonl", "...")
@@ -32,7 +32,7 @@ class RunFolder:
         """aside: move earlier files aside. overwrite: delete them.
 
         Raise UserError, on all ranks, if the folder cannot be written, if another run is writing in it, or if it has
-        such files and neither is allowed.
+        earlier files and neither is allowed.
         """
         if path == Path():  # from `--out ""` or `--out .`
             raise UserError("the run's folder is the current one, or its name is empty; name a folder for the run")
@@ -48,7 +48,7 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.lock is not None:
-            with contextlib.suppress(OSError):  # a full disk: its text could not be written
+            with contextlib.suppress(OSError):  # on a full disk, its text could not be written
                 self.lock.close()
 
     def found(self) -> list[str]:
@@ -80,7 +80,7 @@ class RunFolder:
     def begin(self) -> str:
         """Move or delete earlier files, on rank 0, before the first file is written. Return a message, or "" if none.
 
-        Raise UserError if that fails.
+        Raise UserError if they cannot be moved or deleted.
         """
         found, self.begun = [] if self.begun else self.found(), True
         try:
@@ -105,7 +105,7 @@ class RunFolder:
         return f"the earlier run in {self.path} is now in {there}"
 
     def append(self, name: str, line: str) -> None:
-        """Append a line to a file, at once."""
+        """Append a line to a file, and close it."""
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.write(line)
 
@@ -161,5 +161,5 @@ def write_somewhere(path: Path, write: Callable[[Path], object]) -> tuple[Path, 
 
 
 def reason(error: OSError) -> str:
-    """Return it in words, without a number."""
+    """Return the error in words, without its number."""
     return error.strerror or str(error)

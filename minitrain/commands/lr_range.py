@@ -52,7 +52,7 @@ def suggest_rate(rates: Sequence[float], losses: Sequence[float], memory: float 
     explodes. This is a rule of thumb, not the paper's. The other common one, a tenth of the rate at the lowest loss, is
     safer, but was at least three times too small for plain gradient descent on the digits. The search stops at the
     minimum, since a loss that has jumped up may fall steeply again, and skips the first updates, since a mean over few
-    updates jumps. Raise UserError unless the rates grow, one per loss, and if the loss never fell.
+    updates jumps. Raise UserError unless there is one rate per loss, the rates increase and the loss fell.
     """
     for name, numbers in (("rates", rates), ("losses", losses)):
         for number in numbers:
@@ -75,14 +75,14 @@ def record(
 ) -> tuple[list[float], list[float]]:
     """Return (rates, losses), one pair per update, until the smoothed loss explodes. All ranks call it.
 
-    Each loss is measured before the update with its rate.
+    Each loss is measured before the update with its rate. Raise UserError if the first update fails.
     """
     text = TextTrainer(config, world)
     trainer, rates, losses = text.trainer, [], []
     trainer.schedule, trainer.momentum = partial(range_test, min_lr=min_lr, max_lr=max_lr, updates=updates), None
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            for update in trainer.watch(text.updates(updates), updates, "range test"):
+            for update in trainer.progress.watch(text.updates(updates), updates, "range test"):
                 if update.skipped:
                     continue  # half precision overflowed: there was no update
                 rates.append(update.lr)
@@ -110,7 +110,7 @@ def show(config: TrainConfig, world: Communicator, min_lr: float, max_lr: float,
 
 
 def report(folder: RunFolder, world: Communicator, rates: list[float], losses: list[float], updates: int) -> str:
-    """Return the report: a chart, the rate, and where rank 0 wrote them. updates: the planned length of the test."""
+    """Return the report: a chart, the rate, and the paths of the files. updates: the planned length of the test."""
     smoothed = smooth(losses)
     try:
         named: float | None = suggest_rate(rates, losses)
@@ -143,7 +143,7 @@ def draw(rates: list[float], losses: list[float], smoothed: list[float], named: 
 
 @dataclass(frozen=True)
 class LrRange(TrainConfig):
-    """Increase the learning rate until the loss explodes, and suggest one to use."""
+    """Increase the learning rate until the loss explodes, then suggest a rate."""
 
     min_lr: float = 1e-5
     """First learning rate."""

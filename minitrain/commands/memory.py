@@ -47,13 +47,13 @@ def _heading() -> str:
 
 
 def _row(name: str, held: Sequence[int], parameters: int) -> str:
-    """states/P: parameters + gradients + optimizer state, in bytes per parameter."""
+    """Format a row. states/P: parameters + gradients + optimizer state, in bytes per parameter."""
     return f"{name:<12}" + "".join(f"{n / 2**20:>13.2f}" for n in held[:-1]) + f"{held[-1] / parameters:>11.2f}"
 
 
 @dataclass(frozen=True)
 class Memory(TrainConfig):
-    """Show what each rank holds in memory during one update, with the options of train."""
+    """Show what each rank holds in memory during an update; takes train's options."""
 
     def run(self) -> int:
         """Run two updates and show the second."""

@@ -27,7 +27,7 @@ class ModelOptions:
     layers: int = 4
     """Transformer blocks."""
     heads: int = 4
-    """Attention heads; they must divide the width."""
+    """Attention heads; their number must divide --width."""
     width: int = 128
     """Features per position between the blocks (D)."""
     context: int = 64
@@ -63,24 +63,24 @@ class OptimizerOptions:
     lr_schedule: LearningRates = "cosine"
     """Learning-rate schedule after the warm-up. one-cycle has its own warm-up, and also varies Adam's beta1."""
     lr_floor: float = 1e-4
-    """Lowest learning rate. Not used by constant and by one-cycle, which ends far below it."""
+    """Lowest learning rate. Not used by constant, nor by one-cycle, which ends far below it."""
     lr_gamma: float = 0.5
-    """exponential, step: factor on the learning rate per --lr-every updates."""
+    """exponential, step: factor applied to the learning rate every --lr-every updates."""
     lr_every: int | None = None
-    """exponential, step: updates per factor --lr-gamma; inverse-time: updates to half; cosine-restarts: first period.
+    """exponential, step: updates per --lr-gamma; inverse-time: updates to half the peak; cosine-restarts: first period.
     None: 100, or a third of the updates after the warm-up if that is less."""
     lr_power: float = 2.0
-    """polynomial: above 1 the rate falls faster at the start, below 1 at the end."""
+    """polynomial: the exponent; above 1, the rate falls faster at the start, below 1 at the end."""
     lr_factor: int = 2
-    """cosine-restarts: length of a period, relative to the previous one."""
+    """cosine-restarts: length of each period, relative to the previous one."""
     warmup: int | None = None
     """Updates over which the learning rate rises; not for one-cycle. None: a tenth of --steps, at most 100."""
     weight_decay: float = 0.1
-    """Weight decay: fraction of a weight removed per update, times the learning rate."""
+    """Weight decay: an update shrinks weights by this fraction times the learning rate."""
     beta2: float = 0.99
     """Decay rate of Adam's average of squared gradients."""
     clip: float = 1.0
-    """Largest norm of the gradient; 0: no clipping."""
+    """Clip the gradient to this norm; 0: no clipping."""
 
     def schedule(self) -> lr_schedules.Schedule:
         """Return the learning rate as a function of the update number."""
@@ -122,13 +122,13 @@ class ParallelOptions:
     tp: int = 1
     """Ranks that divide each matrix of the model (tensor parallel)."""
     pp: int = 1
-    """Ranks that divide the layers (pipeline parallel); give it micro-batches with --accumulate."""
+    """Ranks that divide the layers (pipeline parallel); use micro-batches with it (--accumulate)."""
     comm: Literal["mpi", "ring"] = "mpi"
     """MPI's collectives, or minitrain's ring of sends and receives."""
     accumulate: int = 1
     """Micro-batches per update on each rank."""
     memory_mb: float | None = None
-    """Memory limit of each rank on top of what it starts with, in MiB, to try what fits. None: no limit."""
+    """Memory limit per rank, in MiB above what it starts with, to see what fits. None: no limit."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class StrategyOptions(Strategy):
     check: tyro.conf.Suppress[bool] = True
 
     def label(self, name: str, value: Any = None) -> str:
-        """Return it as on the command line: --reduce-once, or --zero 2."""
+        """Return the field as written on the command line: --reduce-once, or --zero 2."""
         flag = "--" + name.replace("_", "-")
         return flag if value is None or value is True else f"{flag} {value}"
 
@@ -173,9 +173,9 @@ class PrecisionOptions:
     scaling: Literal["auto", "dynamic", "static", "none"] = "auto"
     """Loss scaling. auto: dynamic if --precision or --grad-dtype is fp16, otherwise none."""
     loss_scale: float = 65536.0
-    """Scale of static scaling, or initial scale of dynamic scaling."""
+    """Static loss scale, or initial scale if dynamic."""
     scale_every: int = 2000
-    """Consecutive good updates after which dynamic scaling doubles the scale."""
+    """Good updates in a row after which the dynamic scale doubles."""
 
     def policy(self) -> Precision | None:
         """Return the policy that chooses dtypes, or None for fp32."""
@@ -188,7 +188,7 @@ class PrecisionOptions:
         return StaticPolicy(f"mixed_{dtype}", dict.fromkeys(kept, "float32"))
 
     def scaler(self, grad_dtype: str = "full") -> Scaler:
-        """Return the loss scaler. wire: how gradients are sent."""
+        """Return the loss scaler. grad_dtype: how gradients are sent."""
         auto = "dynamic" if "fp16" in (self.precision, grad_dtype) else "none"
         how = auto if self.scaling == "auto" else self.scaling
         if how == "dynamic":
@@ -196,7 +196,7 @@ class PrecisionOptions:
         return StaticScaler(self.loss_scale) if how == "static" else Scaler()
 
     def check(self, dtype: str, grad_dtype: str) -> None:
-        """Raise UserError for options that conflict. dtype: of the model. wire: how gradients are sent."""
+        """Raise UserError for options that conflict. dtype: of the model. grad_dtype: how gradients are sent."""
         more = {"--half-weights": self.half_weights, "--adaptive": self.adaptive, f"--keep-fp32 {self.keep_fp32}": True}
         given = [name for name, said in more.items() if said and name != "--keep-fp32 "]
         if self.precision == "fp32" and given:
@@ -205,7 +205,7 @@ class PrecisionOptions:
             raise UserError(f"--precision and --grad-dtype need a float32 model, but --dtype is {dtype}; leave it out")
         if self.adaptive and self.keep_fp32:
             raise UserError(
-                "--adaptive finds the layers that need 32 bits, --keep-fp32 fixes them; give one of the two"
+                "--adaptive finds the layers that need 32 bits, --keep-fp32 names them; give one of the two"
             )
 
 
@@ -218,9 +218,9 @@ class RunOptions:
     out: Path = Path("build/run")
     """Folder for log.jsonl and model.safetensors. An earlier run in build/run moves to build/run.1 and so on."""
     overwrite: bool = False
-    """Replace the earlier run in the folder."""
+    """Replace an earlier run in the folder."""
     log_every: int = 50
-    """Updates between lines of progress."""
+    """Updates between progress lines."""
     val_every: int = 250
     """Updates between validations; only the one at the end uses the whole validation text."""
     sample: int = 400

@@ -3,7 +3,7 @@
     FILE.py:make_model      takes no argument and returns a new minitrain.models.Model
     make_batch(number)      optional, in the same file: returns global batch `number`; without it, ids are random
 
-An error in the file is reported in one sentence with its line, the same on every rank.
+An error in the file is reported in one sentence with its line number, the same on every rank.
 """
 
 import importlib.util
@@ -24,7 +24,7 @@ from ..errors import UserError, shown
 from ..models import Model
 from ..nn import Embedding
 from ..parallel.parallelize import kinds_of
-from ..train.checks import check_global
+from ..train.arguments import check_global
 
 CONTEXT = 7  # not a multiple of 2, 3, 4, 5 or 6 ranks
 Made = TypeVar("Made")
@@ -50,7 +50,7 @@ class OwnFile:
         self.make = make
 
     def imported(self) -> ModuleType:
-        """Import and return the module. It can import files from its own folder."""
+        """Import and return the module, which can import from its own folder. Raise UserError if that fails."""
         name = f"own_{self.path.stem}"
         spec = importlib.util.spec_from_file_location(name, self.path)
         assert spec is not None and spec.loader is not None  # it is a .py
@@ -62,7 +62,7 @@ class OwnFile:
         return module
 
     def models(self) -> tuple[Model, Model]:
-        """Return two equal models. Raise UserError if the function returns no Model, or unequal ones."""
+        """Return two equal models. Raise UserError if the function fails or returns no Model, or unequal ones."""
         made = []
         for _ in range(2):
             with self.blamed(f"failed: {self.function}(), called without arguments,"):
@@ -89,7 +89,7 @@ class OwnFile:
     def batches(self, model: Model, steps: int, seed: int, sizes: dict[str, int | None], samples: int) -> list[Batch]:
         """Return the global batches of all steps. sizes: the options, or None; samples: the default batch size.
 
-        Raise UserError for invalid batches, and if the size of the vocabulary is unknown.
+        Raise UserError for invalid batches, or if the size of the vocabulary is unknown.
         """
         if self.make_batch is not None:
             given = next((f"--{name} {n}" for name, n in sizes.items() if n is not None), None)
@@ -132,7 +132,7 @@ class OwnFile:
 
     @contextmanager
     def blamed(self, said: str, all_errors: bool = True) -> Iterator[None]:
-        """Re-raise an exception as a UserError that names the line of the file. all_errors: even if there is none."""
+        """Re-raise an exception as a UserError with the file's line. all_errors: even an exception from elsewhere."""
         try:
             yield
         except (UserError, RankFailed):

@@ -21,7 +21,7 @@ from ..train import checkpoint
 def check_length(length: int) -> None:
     """Raise UserError for a length that is invalid, or needs too much memory."""
     check_whole("length", length)
-    size = 24 * length  # random numbers, drawn together before the first character
+    size = 24 * length  # bytes: all random numbers are drawn before the first character
     check_memory(f"a text of {length} characters", size, "give a smaller --length or --sample")
 
 
@@ -54,7 +54,7 @@ def generate(
 def _choose(logits: np.ndarray, temperature: float, u: float) -> int:
     if temperature == 0:
         return int(logits.argmax())
-    with np.errstate(over="ignore"):  # temperature near 0: exponents are -inf, probabilities 0
+    with np.errstate(over="ignore"):  # near temperature 0, exponents are -inf and probabilities 0
         p = np.exp((logits - logits.max()) / temperature)
     return min(int(np.searchsorted(np.cumsum(p) / p.sum(), u, side="right")), len(p) - 1)
 
@@ -101,9 +101,9 @@ class Sample:
     length: int = 400
     """Characters to generate."""
     temperature: float = 0.8
-    """Below 1: safer text; above 1: bolder text; 0: always the most probable character."""
+    """Below 1: more predictable text; above 1: more varied text; 0: always the most probable character."""
     seed: int = 1
-    """Seed; each gives a different text."""
+    """Seed; each one gives a different text."""
 
     def run(self) -> int:
         """Print the prompt and its continuation, on rank 0 only."""

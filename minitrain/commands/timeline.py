@@ -6,17 +6,17 @@ from pathlib import Path
 from ..comm.communicator import Communicator
 from ..errors import UserError
 from ..observe.clock import Clock, Costs, Stamps, Timeline
-from ..parallel.pipeline import observing
+from ..observe.observer import observing
 from ..runtime.launch import launch
 from .config import TrainConfig
 from .train import TextTrainer
 
 
 def record(config: TrainConfig, world: Communicator, costs: Costs | None = None) -> Timeline:
-    """Return the timeline of one pipeline in a real update. Each instruction takes its time from `costs`."""
+    """Return the timeline of one pipeline in a real update, timed by `costs`. Raise UserError without a pipeline."""
     text = TextTrainer(config, world)
     if text.mesh.parts("layers") == 1:
-        raise UserError("a timeline needs a pipeline: give --pp 4 --accumulate 8, say")
+        raise UserError("a timeline needs a pipeline: give, for example, --pp 4 --accumulate 8")
     clock, stages = Clock(costs or Costs()), text.mesh.over("layers")
     with observing(Stamps(clock, stages)):
         next(text.updates(1))
@@ -27,7 +27,7 @@ def record(config: TrainConfig, world: Communicator, costs: Costs | None = None)
 def show(config: TrainConfig, world: Communicator, svg: Path | None = None) -> str:
     """Return the drawing and its numbers. All ranks call it. svg: a file for the picture.
 
-    Raise UserError for an unwritable file, and without a pipeline.
+    Raise UserError for an unwritable file, or without a pipeline.
     """
     timeline = record(config, world)
     if svg is not None and world.rank == 0:
@@ -47,7 +47,7 @@ def show(config: TrainConfig, world: Communicator, svg: Path | None = None) -> s
 
 @dataclass(frozen=True)
 class TimelineOf(TrainConfig):
-    """Draw what each rank of a pipeline does in an update, in virtual time; takes the options of train."""
+    """Draw a pipeline's update in virtual time, rank by rank; takes train's options."""
 
     svg: Path | None = None
     """Also write the drawing to this SVG file."""

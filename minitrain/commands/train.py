@@ -22,7 +22,8 @@ from ..parallel import reducer
 from ..precision import StaticScaler
 from ..runtime.launch import launch
 from ..train import checkpoint
-from ..train.trainer import Trainer, Update
+from ..train.history import Update
+from ..train.trainer import Trainer
 from .config import TrainConfig
 from .folder import RunFolder, on_rank_0, reason, write_somewhere
 from .options import RunOptions, make_mesh
@@ -62,10 +63,10 @@ class TextTrainer:
             limit_memory(limit, before)
         self.model = gpt(self.gpt_config)
         self.trainer = self.make_trainer()
-        self.log_ended = ""  # the reason, once it can no longer be written
+        self.log_ended = ""  # why the log ended, once it can no longer be written
 
     def make_trainer(self) -> Trainer:
-        """Return the trainer that makes the updates."""
+        """Return the trainer that runs the updates."""
         o = self.config.optimizer
         return Trainer(
             self.model,
@@ -85,7 +86,10 @@ class TextTrainer:
         )
 
     def fit(self) -> float:
-        """Run all updates and return the loss on the whole validation text, in nats per character."""
+        """Run all updates and return the loss on the whole validation text, in nats per character.
+
+        Raise UserError if the loss diverges or a file cannot be written.
+        """
         o = self.config.report
         with RunFolder(self.world, o.out, (LOG, MODEL), o.overwrite, aside=o.out == RunOptions.out) as folder:
             self.log(self.describe())
@@ -111,7 +115,7 @@ class TextTrainer:
             self.record(folder, row)
 
     def updates(self, count: int) -> Iterator[Update]:
-        """Yield `count` more updates, each made on demand. Print which batches were skipped."""
+        """Yield `count` more updates, each run on demand. Print which batches were skipped."""
         for update in self.trainer.each_update(self.train_data, count):
             if update.skipped:
                 number, scale = self.trainer.batches - 1, self.trainer.scaler.value
@@ -126,7 +130,7 @@ class TextTrainer:
         return row | {"skipped": True, "loss": None, "norm": None} if update.skipped else row  # JSON has no infinity
 
     def validate(self, most: int | None = None) -> float:
-        """Return the mean loss over the validation text, or over `most` windows of it."""
+        """Return the mean loss over the validation text, or `most` windows of it, in nats per character."""
         return self.trainer.mean_loss(self.val_data.validation(most))
 
     def close(self) -> None:
@@ -134,7 +138,7 @@ class TextTrainer:
         self.trainer.close()
 
     def log(self, text: str) -> None:
-        """Print on rank 0."""
+        """Print the text on rank 0."""
         self.trainer.log(text)
 
     def sample(self, length: int, temperature: float = 0.8) -> str:

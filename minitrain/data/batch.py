@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..backend import Array, as_ids, to_device, to_host
+from ..backend import Array, checksum, to_device, to_host
+from ..denominators import IGNORE
 from ..errors import UserError, check_whole
-from ..fused import IGNORE
+from ..operands import as_ids
 from ..sharding import shard_of
 from .kinds import as_samples
 
@@ -137,3 +138,10 @@ def count_ignored(labels: Array | None) -> int:
     if labels is None or labels.dtype.kind != "i" or not labels.size or int(labels.min()) > IGNORE:
         return 0
     return int((labels == IGNORE).sum())
+
+
+def checksum_of(batch: Batch, before: int = 0) -> int:
+    """Return a checksum of the inputs and labels, continuing from `before`."""
+    for array in (batch.inputs, batch.labels):
+        before = before if array is None else checksum(array, before)
+    return before

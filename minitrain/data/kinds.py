@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import as_ids, is_float, is_masked, listed, to_host, xp
+from ..backend import is_float, to_host, xp
 from ..errors import UserError, shown
+from ..operands import as_ids, is_masked, listed
 
 
 def as_row(name: str, value: Any, flat: bool = False) -> np.ndarray:

@@ -5,7 +5,7 @@ GPT   [Embed, Block, Block, ..., Head]        MLP   [Dense, Dense, DenseHead]
 
 from .gpt import Attention, Block, Embed, FeedForward, GPTConfig, Head, check_heads, gpt, like
 from .mlp import MLP, Dense, DenseHead, MLPConfig, as_input, mlp
-from .model import DTYPES, Loop, Model, Sequential
+from .model import DTYPES, Loop, Model, Sequential, check_paths
 
 __all__ = [
     "DTYPES",
@@ -24,6 +24,7 @@ __all__ = [
     "Sequential",
     "as_input",
     "check_heads",
+    "check_paths",
     "gpt",
     "like",
     "mlp",

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import functional
-from ..autograd import Tensor
 from ..backend import xp
 from ..data.batch import Batch
 from ..errors import UserError, check_choice, check_memory, check_number, check_whole, shown
 from ..nn import CausalAttention, Classifier, Dropout, Embedding, LayerNorm, Linear, Module, Parameter
+from ..tensor import Tensor
 from .model import DTYPES, Model
 
 if TYPE_CHECKING:

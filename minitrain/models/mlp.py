@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import functional as F
-from ..autograd import Tensor
 from ..backend import accumulation_dtype, is_float
 from ..data.batch import Batch
 from ..errors import UserError, check_choice, check_shape, check_whole, shown
 from ..nn import Linear, Module, loss_or_logits
+from ..tensor import Tensor
 from .model import DTYPES, Model
 
 if TYPE_CHECKING:

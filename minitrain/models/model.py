@@ -5,12 +5,12 @@ stage is a slice of the list, and `shard` says how the layers inside a unit may 
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..autograd import Tensor
 from ..data.batch import Batch
 from ..errors import UserError, shown
-from ..nn import Module, Parameter, check_paths, pass_through
+from ..nn import Dropout, Module, Parameter, pass_through
+from ..tensor import Tensor
 
 if TYPE_CHECKING:
     from ..parallel.reducer import Reducer
@@ -77,3 +77,16 @@ class Model(Sequential):
         scale: applied to each loss before backward (precision.Scaler).
         """
         return loop(self, micros, reducer, scale)
+
+
+def check_paths(model: Module) -> None:
+    """Raise UserError if two parameters, or two dropouts, have the same path: the path keys their random numbers."""
+    found: dict[str, Any] = {}
+    keyed = [("parameters", p.placement.path, p) for p in model.parameters()]
+    keyed += [("dropouts", m.path, m) for m in model.modules() if isinstance(m, Dropout)]  # type: ignore[misc]
+    for kind, path, thing in keyed:
+        if found.setdefault(f"{kind} {path}", thing) is not thing:
+            raise UserError(
+                f"two {kind} have the path {path!r}, which keys their random numbers: both would draw the same ones.\n"
+                "Give each its own path, or use the same object twice to share it"
+            )

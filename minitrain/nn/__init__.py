@@ -1,8 +1,7 @@
 """Layers, and what they are built from: modules, and parameters that know their place in the logical model."""
 
-from .checks import check_free, check_paths
 from .layers import CausalAttention, Classifier, Dropout, Embedding, LayerNorm, Linear, loss_or_logits
-from .module import Module, Watch, pass_through, watching
+from .module import Module, Watch, check_free, pass_through, watching
 from .parameter import Coordinates, Parameter, Placement, Replicate, Shard
 
 __all__ = [
@@ -20,7 +19,6 @@ __all__ = [
     "Shard",
     "Watch",
     "check_free",
-    "check_paths",
     "loss_or_logits",
     "pass_through",
     "watching",

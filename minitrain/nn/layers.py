@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import fused, rng
-from ..autograd import Tensor
 from ..backend import Array, to_device
 from ..data.batch import Batch
 from ..errors import UserError, check_number
+from ..tensor import Tensor
 from .module import Module
 from .parameter import Parameter
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import functional
-from ..autograd import Tensor
 from ..backend import to_device
 from ..data.batch import Batch
 from ..denominators import batch_at_work
 from ..errors import UserError, shown
 from ..observe import ledger
+from ..tensor import Tensor
 from .parameter import Parameter
 
 if TYPE_CHECKING:
@@ -152,3 +152,13 @@ def pass_through(units: Sequence[Any], x: Tensor | None, batch: Batch) -> Tensor
                 watch(unit.path, before, x)
     assert x is not None
     return x
+
+
+def check_free(model: Module) -> None:
+    """Raise UserError if a trainer (its reducer) already holds the model's parameters."""
+    for p in model.parameters():
+        if p.bucket is not None:
+            raise UserError(
+                f"{p.placement.path} belongs to a trainer already, and two would overwrite each other's updates.\n"
+                "Use that trainer, or gather its values and restore them into another model"
+            )

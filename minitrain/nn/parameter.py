@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import rng
-from ..autograd import Tensor, WeightVjp
-from ..backend import FLOAT_NAMES, Array, as_floats, is_float, is_masked, to_device, to_host, xp
+from ..backend import FLOAT_NAMES, Array, is_float, to_device, to_host, xp
 from ..errors import UserError, check_number, check_seed, check_shape, check_text, check_whole, shown
+from ..operands import as_floats, is_masked
 from ..sharding import shard_of
+from ..tensor import Tensor, WeightVjp
 
 if TYPE_CHECKING:
     from ..parallel.flat import Bucket
@@ -124,13 +125,10 @@ class Parameter(Tensor):
         self.placement = Placement(path, tuple(shape), tuple(slice(0, n) for n in shape))
         self.init_mean, self.init_std, self.decay = mean, std, decay
         self.bucket: Bucket | None = None  # the bucket that holds this parameter
-        self._data: Array | None = None
-        self._grad: Array | None = None
         self._dtype = dtype
-        self.start: np.ndarray | None = None  # initial values given as an array
-        if values is not None:
-            self.start = np.array(to_host(values))
-            self._data = xp.array(values)
+        self._grad: Array | None = None
+        self._data: Array | None = None if values is None else xp.array(values)
+        self.start: np.ndarray | None = None if values is None else np.array(to_host(values))
 
     @property
     def data(self) -> Array:

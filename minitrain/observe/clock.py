@@ -83,7 +83,7 @@ class Clock:
 
 
 class Stamps:
-    """An Observer (parallel/pipeline.py) that runs a clock and sends a timestamp along with every message.
+    """An Observer that runs a clock and sends a timestamp along with every message.
 
     clock: this rank's. group: the ranks of its pipeline, all of which must construct this together. The timestamps
     travel on a duplicate of the group.

@@ -1,4 +1,4 @@
-"""Checks that what passes between the units of a divided model is the same on all ranks along tp, in both directions.
+"""Check that activations and gradients between the units of a divided model are the same on all ranks along tp.
 
 Two numbers per array are compared across ranks: its sum, and the sum of its squares.
 """
@@ -8,17 +8,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..autograd import Tensor, apply, operation
+from ..autograd import apply
 from ..backend import Array, to_host
+from ..tensor import Tensor, operation
 
 Numbers = tuple[float, float]  # the sum of an array's elements, and of their squares
-Notes = dict[str, tuple[Numbers, float]]  # path of a unit -> the numbers of what passes there, and their tolerance
+Notes = dict[str, tuple[Numbers, float]]  # a unit's path -> the numbers of an array there, and their tolerance
 
 
 class Borders:
-    """Record what passes between units in the forward and backward of a step: for each unit, the first micro-batch.
+    """Record the arrays between units in the forward and backward of a step, for the first micro-batch of each unit.
 
-    Only for tensor parallel: under sequence parallel, each rank has a different shard of the sequence there.
+    For tensor parallel only: under sequence parallel, each rank has a different shard of the sequence there.
     """
 
     def __init__(self) -> None:
@@ -26,11 +27,11 @@ class Borders:
         self.gradients: Notes = {}
 
     def enter(self, path: str, x: Tensor) -> Tensor:
-        """Return x, the input of a unit, and record its gradient in backward."""
+        """Return x (B, T, ...), the input of a unit, and record its gradient in backward."""
         return x if path in self.gradients else shown_gradient(x, lambda g: note(self.gradients, path, g))
 
     def leave(self, path: str, y: Tensor) -> Tensor:
-        """Record y, the output of a unit, and return it."""
+        """Record y (B, T, ...) or a loss (), the output of a unit, and return it."""
         if isinstance(y, Tensor):  # `pass_through` rejects anything else next
             note(self.made, path, y.data)
         return y
@@ -48,13 +49,13 @@ def shown_gradient(x: Tensor, show: Callable[[Array], None]) -> Tensor:
 
 
 def note(notes: Notes, path: str, x: Array) -> None:
-    """Record x under a path that has no entry yet."""
+    """Record the numbers of x, unless the path has an entry already."""
     if path not in notes:
         notes[path] = (sums(x), bound_of(x.dtype))
 
 
 def unlike(every: list[Notes]) -> list[str]:
-    """Return the paths whose entries differ between ranks. every: the notes of each rank."""
+    """Return the paths whose entries differ between ranks. every: each rank's notes."""
     nothing = ((0.0, 0.0), 0.0)
     return [
         path
@@ -70,7 +71,7 @@ def sums(x: Array) -> Numbers:
 
 
 def alike(numbers: list[Numbers], bound: float) -> bool:
-    """Return whether arrays with these numbers agree within `bound`, relative to their norm; True if any overflows."""
+    """Return whether arrays with these numbers agree within `bound` times their norm; True if any has overflowed."""
     (total, square), *others = numbers
     if not all(math.isfinite(x) for pair in numbers for x in pair):
         return True  # overflow is reported elsewhere
@@ -79,5 +80,5 @@ def alike(numbers: list[Numbers], bound: float) -> bool:
 
 
 def bound_of(dtype: np.dtype) -> float:
-    """Return the relative tolerance for the numbers of equal arrays."""
+    """Return the relative tolerance for the numbers of arrays of this dtype that should be equal."""
     return 1e-3 if dtype.itemsize < 8 else 1e-8

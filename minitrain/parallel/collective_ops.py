@@ -8,24 +8,25 @@
     all_gather       all-gather of the shards               reduce-scatter of g
     reduce_scatter   own shard of the sum of the x          all-gather of g
 
-The last two pairs differ in what follows them. After gather_from, all ranks compute the same and have the whole
+The last two pairs differ in what follows them. After gather_from, all ranks do the same work and have the whole
 gradient; after all_gather, each rank does a different part of the work, so g is a partial sum. Shards are consecutive
-runs of an axis, uneven if the ranks do not divide it (sharding.py).
+slices of an axis, uneven if its length is not a multiple of N (sharding.py).
 
-Cost on N ranks for an array of M bytes, per rank of a ring: an all-reduce 2 (N-1)/N M, each of the others half that.
+Cost on N ranks for an array of M bytes, per rank of a ring: 2 (N-1)/N M for an all-reduce, half that for the others.
 Shoeybi et al., "Megatron-LM", arXiv:1909.08053, section 3; Korthikanti et al., arXiv:2205.05198, section 4.2.
 """
 
-from ..autograd import Tensor, apply, operation
+from ..autograd import apply
 from ..backend import Array, xp
 from ..comm.communicator import Communicator, Tag
 from ..observe import ledger
 from ..sharding import shard_of
+from ..tensor import Tensor, operation
 
 
 @operation
 def copy_to(x: Tensor, group: Communicator, tag: Tag) -> Tensor:
-    """y = x, the same on all ranks; gx = sum over ranks of g, because each rank does a part of the work on y."""
+    """y = x, the same on all ranks; gx = sum over ranks of g, because each rank uses y for a part of the work."""
     return apply(x.data, (x,), lambda g: (summed(g, group, tag),))
 
 
@@ -37,26 +38,26 @@ def reduce_from(x: Tensor, group: Communicator, tag: Tag) -> Tensor:
 
 @operation
 def split_to(x: Tensor, group: Communicator, tag: Tag, axis: int) -> Tensor:
-    """y = this rank's shard of x along `axis`; gx = the shards g of all ranks."""
+    """y = this rank's shard of x along `axis`; gx = the shards g of all ranks, concatenated."""
     n = x.shape[axis]
     return apply(own(x.data, group, axis), (x,), lambda g: (gathered(g, n, group, tag, axis),))
 
 
 @operation
 def gather_from(x: Tensor, group: Communicator, tag: Tag, axis: int, n: int) -> Tensor:
-    """y = the shards x of all ranks along `axis`, of total length n; gx = this rank's shard of g."""
+    """y = the shards x of all ranks, concatenated along `axis` to length n; gx = this rank's shard of g."""
     return apply(gathered(x.data, n, group, tag, axis), (x,), lambda g: (own(g, group, axis),))
 
 
 @operation
 def all_gather(x: Tensor, group: Communicator, tag: Tag, axis: int, n: int) -> Tensor:
-    """y = the shards x of all ranks along `axis`, of total length n; gx = this rank's shard of the sum of all g."""
+    """y = the shards x of all ranks, concatenated along `axis` to length n; gx = this rank's shard of the sum of g."""
     return apply(gathered(x.data, n, group, tag, axis), (x,), lambda g: (scattered(g, group, tag, axis),))
 
 
 @operation
 def reduce_scatter(x: Tensor, group: Communicator, tag: Tag, axis: int) -> Tensor:
-    """y = this rank's shard along `axis` of the sum over ranks of x; gx = the shards g of all ranks."""
+    """y = this rank's shard along `axis` of the sum over ranks of x; gx = the shards g, concatenated."""
     n = x.shape[axis]
     return apply(scattered(x.data, group, tag, axis), (x,), lambda g: (gathered(g, n, group, tag, axis),))
 

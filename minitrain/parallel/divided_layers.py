@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from ..autograd import Tensor
 from ..backend import Array
 from ..data.batch import Batch
 from ..denominators import batch_at_work
 from ..errors import UserError
 from ..nn import Module, Parameter
+from ..tensor import Tensor
 from .tensor_parallel import TIME, TensorIO
 
 
-class Divided(Module):
+class DividedLayer(Module):
     """A layer whose input or output passes through `io`."""
 
     io: TensorIO
@@ -24,15 +24,15 @@ class Divided(Module):
         )
 
 
-class Multiplies(Divided):
-    """A layer that holds a part of its matrix. wrong: the message for an x with another number of columns."""
+class Multiplies(DividedLayer):
+    """A layer that holds a part of its matrix. wrong: the message for an x with the wrong number of columns."""
 
     fan_in: int
     word: str
     wrong: str
 
     def given(self, x: object) -> Tensor:
-        """Return x (..., fan_in). Raise UserError for another number of columns, or no Tensor."""
+        """Return x (..., fan_in). Raise UserError if x is not a Tensor or has a different number of columns."""
         x = first_of(self, self.word, x)
         if x.shape[-1] != self.fan_in:
             raise UserError(self.wrong.format(path=self.path, fan_in=self.fan_in, shape=x.shape))
@@ -44,7 +44,7 @@ def first_of(layer: Module, word: str, x: object) -> Tensor:
     if not isinstance(x, Tensor):
         raise UserError(
             f"plan.{word}({layer.path}): its first positional argument must be a Tensor, because that is what the "
-            f"ranks exchange; it is given {'none' if x is None else f'a {type(x).__name__}'}"
+            f"ranks exchange; it got {'none' if x is None else f'a {type(x).__name__}'}"
         )
     return x
 
@@ -54,7 +54,7 @@ class Columns(Multiplies):
 
     word = "column"
     wrong = (
-        "plan.column({path}): it needs all {fan_in} columns of x, but is given x {shape}.\n"
+        "plan.column({path}): it needs all {fan_in} columns of x, but x has shape {shape}.\n"
         "After another column layer, use plan.row"
     )
 
@@ -64,7 +64,7 @@ class Rows(Multiplies):
 
     word = "row"
     wrong = (
-        "plan.row({path}): this rank holds {fan_in} of its rows, but is given x {shape}.\n"
+        "plan.row({path}): this rank holds {fan_in} of its rows, but x has shape {shape}.\n"
         "If that is the whole x, use plan.column; if its columns are heads, use plan.row(it, parts=heads)"
     )
 
@@ -79,10 +79,10 @@ class Column(Columns):
 
 
 class Row(Rows):
-    """Row-divided form of any layer that is linear: the ranks' outputs are summed."""
+    """Row-divided form of any linear layer: the ranks' outputs are summed."""
 
     def __call__(self, x: object = None, *rest: object, **options: object) -> Tensor:
-        """x (..., I), this rank's columns -> (..., O), the sum over ranks."""
+        """x (..., I), this rank's columns -> (..., O), the sum over ranks. The checks raise UserError if not linear."""
         columns = self.given(x)
         y = super().__call__(columns, *rest, **options)
         if self.io.look is not None:
@@ -103,13 +103,13 @@ def check_linear(path: str, y: Tensor, other: Tensor) -> None:
     )
 
 
-class Gathered(Divided):
-    """A layer that every rank calls on the whole x. Ids (an Array), or None for a first unit, are whole already."""
+class Gathered(DividedLayer):
+    """A layer that every rank calls on the whole x. Ids (an Array) and None, for a first unit, are already whole."""
 
     word = "gather"
 
     def __call__(self, x: Tensor | Array | None = None, *rest: object, **options: object) -> Tensor:
-        """Gather x (B, T or T/t, ...) and call the layer with it. Raise UserError for an x given by keyword."""
+        """Gather x (B, T or T/t, ...) and call the layer with it. Raise UserError if x is given by keyword."""
         if x is None and any(isinstance(it, Tensor) for it in options.values()):
             first_of(self, self.word, x)
         x = self.taken(x) if isinstance(x, Tensor) else x
@@ -147,23 +147,23 @@ class Everywhere(Gathered):
         return self.io.own(super().__call__(x, *rest, **options), time)
 
 
-class ResidualDropout(Divided):
-    """A dropout applied to whole rows."""
+class ResidualDropout(DividedLayer):
+    """A dropout that draws its mask for whole rows."""
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        """Apply dropout to x. In the checks, raise UserError if x differs between ranks."""
+        """Apply dropout to x (B, T, D). During the checks, raise UserError if x differs between ranks."""
         if self.io.look is not None:
             self.io.look.check_dropout(self.path, x)
         return super().__call__(x, batch)
 
 
-class Unit(Divided):
-    """A unit of the model, which tells `io` when it begins and with which batch."""
+class Unit(DividedLayer):
+    """A unit of the model. It tells `io` when it begins, and with which batch."""
 
     words: str  # how its layers are divided, for a message
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
-        """Call the unit. Raise UserError, with advice, for shapes that do not match once its layers are divided."""
+        """Call the unit. Raise UserError, with advice, if shapes do not match once its layers are divided."""
         borders = self.io.borders
         x = x if x is None or borders is None else borders.enter(self.path, x)
         part = self.io.unit(batch)
@@ -208,8 +208,8 @@ class RowLinear(Rows):
         return self.io.row(self.cast_input("linear", self.given(x)), self.weight, self.bias, gelu)
 
 
-class VocabularyEmbedding(Divided):
-    """Token table divided by rows: an id held by another rank gives zeros here, and the sum over ranks its row."""
+class VocabularyEmbedding(DividedLayer):
+    """Token table divided by rows. An id whose row another rank holds gives zeros; the sum over ranks gives its row."""
 
     weight: Parameter
 
@@ -218,7 +218,7 @@ class VocabularyEmbedding(Divided):
         return self.io.rows(ids, self.weight, self.compute_dtype("embedding", self.weight.dtype))
 
 
-class WholeEmbedding(Divided):
+class WholeEmbedding(DividedLayer):
     """A token table that every rank holds whole."""
 
     def __call__(self, ids: Array) -> Tensor:
@@ -226,11 +226,22 @@ class WholeEmbedding(Divided):
         return super().__call__(self.io.own_ids(ids))
 
 
-class VocabularyClassifier(Divided):
-    """Logits of this rank's part of the vocabulary, and their cross-entropy."""
+class VocabularyClassifier(DividedLayer):
+    """Logits for this rank's part of the vocabulary, and their cross-entropy."""
 
     weight: Parameter
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        """x (B, T, D) -> the loss, or the whole logits (B, T, V) of a batch without labels."""
+        """x (B, T, D) -> the loss (), or all logits (B, T, V) if unlabelled. Raise UserError for a wrong label."""
         return self.io.classify(self.cast_input("linear", x), self.weight, batch)
+
+
+# A cache: layers of one class keep a common class.
+FORMS: dict[tuple[type[DividedLayer], type[Module]], type[Module]] = {}
+
+
+def in_form(form: type[DividedLayer], kind: type[Module]) -> type[Module]:
+    """Return the class `kind` with its divided form in front, under its own name."""
+    if (form, kind) not in FORMS:
+        FORMS[form, kind] = type(kind.__name__, (form, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+    return FORMS[form, kind]

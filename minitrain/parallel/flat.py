@@ -34,7 +34,7 @@ class Bucket:
 
     data, grad (size), shard (one rank's slice). shards: what each rank of the group owns under ZeRO, and the chunks of
     a ring all-reduce: equal shards or, with `owners`, whole parameters, where rank owners[i] owns parameter i.
-    Raise UserError if there are no parameters, different kinds, or duplicates.
+    Raise UserError unless there are parameters, distinct and of one kind.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Bucket:
         return flat
 
     def _whole_shards(self, ranks: int) -> Shards:
-        """Return the shards that follow from the owners, which never decrease along the parameters."""
+        """Return the shards given by the owners, which never decrease along the parameters."""
         assert self.owners is not None
         sizes = [0] * ranks
         for p, owner in self.owners.items():
@@ -87,13 +87,13 @@ class Bucket:
         return {} if self.owners is None else {"shards": self.shards}
 
     def part(self, rank: int | None) -> tuple[Piece, ...]:
-        """Return the pieces in a rank's shard, placed relative to its start; with None, those of the whole bucket."""
+        """Return the pieces in a rank's shard, placed relative to its start; for None, those of the whole bucket."""
         if rank not in self.parts:
             self.parts[rank] = tuple(self._part(rank))
         return self.parts[rank]
 
     def piece_in(self, p: Parameter, rank: int | None) -> Piece | None:
-        """Return p's piece in `part(rank)`, or None if it has none there."""
+        """Return p's piece in `part(rank)`, or None if it has no piece there."""
         return next((piece for piece in self.part(rank) if piece.parameter is p), None)
 
     def _part(self, rank: int | None) -> Iterator[Piece]:
@@ -140,7 +140,7 @@ class Bucket:
             p.view_gradient(None if flat is None else self.piece(p, flat))
 
     def release_gradients(self) -> None:
-        """Take the gradients' place away: the next backward makes a new one."""
+        """Free the gradients; the next backward allocates them again."""
         self.place_gradients(None)
 
     def placed_gradients(self) -> Array:
@@ -158,7 +158,7 @@ class Bucket:
         return p.grad, first  # type: ignore[return-value]
 
     def fill(self) -> None:
-        """Zero the gradients of parameters that backward did not reach: the loss does not depend on them."""
+        """Zero the gradients of parameters that backward did not reach, since the loss does not depend on them."""
         grad = self.placed_gradients()
         for p, piece in self.pieces.items():
             if p not in self.written:
@@ -174,12 +174,12 @@ def make_buckets(
 ) -> list[Bucket]:
     """Divide the parameters, given in order of first use in the forward, into buckets of about `megabytes` MiB.
 
-    users: the units of the model that use each parameter. A bucket holds parameters with the same users: it is then
-    complete when backward leaves a unit, and ZeRO-3 gathers nothing that a unit does not use.
-    whole: one rank owns each parameter, see `owners_of`.
+    users: the units of the model that use each parameter. All parameters of a bucket have the same users: the bucket
+    is then complete when backward leaves a unit, and ZeRO-3 gathers nothing that a unit does not use.
+    whole: each parameter has one owner, see `owners_of`.
     Backward reaches the last layers first, so buckets are filled from the end of the list. Parameters of different
-    kinds go to different buckets. Return the buckets in the order in which backward completes them: a bucket is
-    complete with the parameter that the forward used first. Raise ValueError unless megabytes is above 0.
+    kinds go to different buckets. Return the buckets in the order in which backward completes them: the
+    parameter that the forward used first completes its bucket. Raise ValueError unless megabytes is above 0.
     """
     if not isinstance(megabytes, Real) or isinstance(megabytes, bool) or not megabytes > 0:
         raise ValueError(f"the bucket size is {megabytes} megabytes; give a size above 0")
@@ -202,7 +202,7 @@ def make_buckets(
         group = mesh.product(members[0].placement.partial)
         load = loads.setdefault(group, [0] * group.size)
         buckets.append(Bucket(members, group, owners_of(members, load) if whole else None))
-    return sorted(buckets, key=lambda bucket: bucket.spans_stages)  # reduced last: they must not delay others
+    return sorted(buckets, key=lambda bucket: bucket.spans_stages)  # reduced last, so that they do not delay others
 
 
 def _kind(p: Parameter) -> tuple:

@@ -1,4 +1,4 @@
-"""Gradients sent in 16 bits and summed in 32: half the bytes of data parallel and ZeRO.
+"""Gradients sent in 16 bits and summed in 32: data parallel and ZeRO send half as many bytes.
 
 A ring would round the sum again on every hop. Instead, each rank rounds its gradients once and sends every other rank
 its part of that rank's shard. The owner sums the N parts in float32, in rank order:
@@ -60,7 +60,7 @@ def all_gather_in(x: Array, group: Communicator, tag: Tag, dtype: Any, shards: S
 
 
 def sync_in(gradients: Sequence[Array], group: Communicator, dtype: Any, shards: Shards | None = None) -> None:
-    """Replace each gradient, flat (n), by its sum over the group: data parallel's `sync`."""
+    """Replace each gradient, flat (n), by its sum over the group. Passed as data parallel's `sync`."""
     for gradient in gradients:
         if group.size > 1 and gradient.size:
             reduce_scatter_in(gradient, group, TAG, dtype, shards)
@@ -68,5 +68,5 @@ def sync_in(gradients: Sequence[Array], group: Communicator, dtype: Any, shards:
 
 
 def reduce_to_owners_in(flat: Array, group: Communicator, dtype: Any, shards: Shards | None = None) -> Array:
-    """Return this rank's shard of the sum of flat (n) over ranks: ZeRO's `scatter`."""
+    """Return this rank's shard of the sum of flat (n) over ranks. Passed as ZeRO's `scatter`."""
     return reduce_scatter_in(flat, group, GRADIENTS, dtype, shards)

@@ -1,6 +1,6 @@
 """Transform a serial model into one that trains on a mesh, in five steps of fixed order.
 
-    1 shard        layers keep a slice of their parameters, as their `shard` states       (tensor, sequence parallel)
+    1 shard        layers keep a slice of their parameters, as their `shard` declares     (tensor, sequence parallel)
     2 partition    keep this stage's run of the units                                     (pipeline)
     3 segment      runs of units become one operation                                     (recompute, ZeRO-3)
     4 reduce       buckets take the parameters; a reducer handles their gradients
@@ -9,7 +9,7 @@
     reducer = parallelize(model, mesh, Strategy(zero=2))
     reducer.init(seed)                              initialize the parameters that have no values yet
 
-Data parallel needs only the fourth.
+Data parallel needs only step 4.
 """
 
 from collections import Counter
@@ -21,25 +21,26 @@ from ..comm.agreement import check_same
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..errors import UserError, shown
-from ..models import Model
-from ..nn import Parameter, check_free, check_paths
+from ..models import Model, check_paths
+from ..nn import Parameter, check_free
 from .data_parallel import Bucketed, Naive
-from .divided_layers import Divided as DividedLayer
-from .division import Division
+from .divided_layers import DividedLayer
+from .division_checks import DivisionChecks
 from .flat import make_buckets
 from .half_gradients import reduce_to_owners_in, sync_in
-from .naming import path_of
+from .hooks import Gather, Hooks, Scatter, Sync
 from .overlap import CommunicationThread
 from .pipeline import Pipeline, partition
 from .plan import Plan
+from .plan_checks import path_of
 from .recompute import Segment, segments
-from .reducer import Divided, Gather, Hooks, Reducer, Scatter, Sync
+from .reducer import DividedModel, Reducer
 from .sequence_parallel import SequenceIO
 from .strategy import Strategy
 from .tensor_parallel import TensorIO
 from .zero import Zero1, Zero2, Zero3
 
-Make = Callable[[Divided, Strategy, Hooks], Reducer]  # a Reducer class, or a function with the same signature
+Make = Callable[[DividedModel, Strategy, Hooks], Reducer]  # a Reducer class, or a function with the same signature
 
 REDUCERS: dict[str, type[Reducer]] = {
     "naive": Naive,
@@ -66,25 +67,25 @@ def parallelize(
 ) -> Reducer:
     """Transform the model in place and return the reducer of its gradients. Call its `init` to initialize parameters.
 
-    On a mesh with a tp axis, the layers are divided as their `shard` methods state. With a pp axis, the model becomes a
+    On a mesh with a tp axis, layers are divided as their `shard` methods declare. With a pp axis, the model becomes a
     Pipeline of this rank's stages. These arguments replace the library's own parts: `sync` data parallel's sum of
     gradients, `scatter` and `gather` ZeRO's two halves of it, `io` the communication at the borders of divided layers,
-    `line` the communication thread of overlap, `reducers` the reducer classes.
-    same: check first that all ranks got the same arguments; False for lessons and tests in which ranks differ.
+    `thread` the communication thread of overlap, `reducers` the reducer classes.
+    same: first check that all ranks got the same arguments; False is for lessons and tests in which they differ.
     Raise UserError if the strategy is invalid on this mesh, the mesh cannot divide the model, or ranks differ.
     """
     check(model, mesh, strategy)
     if same:
         check_all_same(model, mesh, strategy, {"io": io, "sync": sync, "scatter": scatter, "gather": gather})
     plan = shard(model, mesh, strategy, io)  # 1
-    users = users_of(model)  # of the whole model, so that stages that share parameters lay them out alike
+    users = users_of(model)  # of the whole model, so that stages that share parameters make the same buckets
     if mesh.parts("layers") > 1:
         partition(model, mesh, strategy)  # 2
     runs = segment(model, strategy)  # 3
     buckets = make_buckets(model.parameters(), strategy.bucket_mb, mesh, users, strategy.owners == "parameters")
     times = Counter(p for part in model.parts() for p in part.parameters())
-    division = Division(plan, model, mesh.world) if plan is not None and strategy.check else None
-    divided = Divided(model, mesh, buckets, [run.units for run in runs], times, division, same)
+    checks = DivisionChecks(plan, model, mesh.world) if plan is not None and strategy.check else None
+    divided = DividedModel(model, mesh, buckets, [run.units for run in runs], times, checks, same)
     reducer = reducers[strategy.reducer](divided, strategy, hooks(strategy, sync, scatter, gather, thread))  # 4
     if strategy.zero == 3:
         wrap(runs, reducer)  # 5
@@ -94,7 +95,7 @@ def parallelize(
 def check(model: Model, mesh: Mesh, strategy: Strategy) -> None:
     """Raise UserError for an invalid combination, before anything changes."""
     if not isinstance(strategy, Strategy):
-        raise UserError(f"strategy is {shown(strategy)}; it must be a Strategy: give Strategy(zero=1), say")
+        raise UserError(f"strategy is {shown(strategy)}; it must be a Strategy, such as Strategy(zero=1)")
     strategy.check_on(mesh)
     check_paths(model)
     check_free(model)
@@ -102,18 +103,19 @@ def check(model: Model, mesh: Mesh, strategy: Strategy) -> None:
 
 
 def check_undivided(model: Model) -> None:
-    """Raise UserError if another mesh has divided the model, even partially."""
-    cut = next((p.placement.path for p in model.parameters() if p.placement.local != p.placement.shape), None)
+    """Raise UserError if the model is already divided, even partially."""
+    divided = next((p.placement.path for p in model.parameters() if p.placement.local != p.placement.shape), None)
     changed = next((path_of(module) for module in model.modules() if isinstance(module, DividedLayer)), None)
-    if isinstance(model, Pipeline) or cut or changed:
+    example = divided or changed
+    if isinstance(model, Pipeline) or example:
         raise UserError(
-            f"the model was divided for another trainer{', such as ' + str(cut or changed) if cut or changed else ''}: "
+            f"the model was divided for another trainer{f', such as {example}' if example else ''}: "
             "this rank holds a part of it.\nMake a new model and restore the gathered parameters of this one into it"
         )
 
 
 def check_all_same(model: Model, mesh: Mesh, strategy: Strategy, hooks: Mapping[str, object]) -> None:
-    """Raise UserError, on all ranks, unless they got the same mesh, strategy and model."""
+    """Raise UserError, on all ranks, unless all have the same mesh, strategy and model."""
     check_same(mesh.world, {**vars(strategy), **hooks, **mesh.sizes, **kinds_of(model)})
 
 
@@ -125,8 +127,8 @@ def shard(
 ) -> Plan | None:
     """Divide the matrices along tp. Set every parameter's placement: its holders, and where its gradient is partial.
 
-    Every rank with other samples holds a replica and contributes a part of its gradient. A parameter that the plan does
-    not divide has replicas along tp too, each with the whole gradient or a part of it.
+    Ranks with different samples hold replicas, and each contributes a part of the gradient. A parameter that the plan
+    does not divide has replicas along tp too, each with the whole gradient or a part of it.
     """
     plan = None
     if mesh.parts("matrices") > 1:
@@ -139,13 +141,13 @@ def shard(
         if whole and plan is not None:
             where, (axis,) = p.placement, mesh.along("matrices")
             ranks = tuple(range(mesh.sizes[axis]))
-            p.placement = where.replicate(axis, ranks) if plan.partial(p) else where.held_at(axis, ranks)
+            p.placement = where.replicate(axis, ranks) if plan.held.partial(p) else where.held_at(axis, ranks)
     return plan
 
 
 def segment(model: Model, strategy: Strategy) -> list[Segment]:
-    """Turn each run of `recompute` units into one operation, replayed in backward. Without recompute, ZeRO-3 has runs
-    of one unit that are not replayed."""
+    """Turn each run of `recompute` units into one operation, replayed in backward. Without recompute, ZeRO-3 uses
+    runs of one unit that are not replayed."""
     found: list[Segment] = []
     if strategy.recompute or strategy.zero == 3:
         for part in model.parts():
@@ -163,7 +165,7 @@ def hooks(
     gather: Gather | None,
     thread: Callable[[], CommunicationThread],
 ) -> Hooks:
-    """Return the hooks: the given functions, or else those for half-precision gradients if the strategy wants them."""
+    """Return the hooks: the given functions, or those for half-precision gradients if the strategy asks for them."""
     half = strategy.sent_dtype
     if half is not None:
         sync = sync or partial(sync_in, dtype=half)

@@ -4,8 +4,8 @@
     [ W1      ][b1]|[ W2                  rank 0 updates W1, b1 and a piece of W2, rank 1 the rest of it
 
 An elementwise rule updates pieces cut at any element and needs nothing else. A rule that needs the norm of a parameter
-sums squares over its pieces, with the functions below. A rule that needs whole matrices gets whole parameters as pieces
-(`owners_of` in flat.py), which tensor parallel may have divided further.
+sums squares over its pieces, with the functions below. A rule that needs whole matrices gets pieces that are whole
+parameters (`owners_of` in flat.py), which tensor parallel may have divided further.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ NORMS = ("tp", "norms")
 
 
 def over_matrices(totals: Totals, mesh: Mesh) -> Totals:
-    """Sum over the ranks that hold other parts of a parameter. Each sends 16 bytes per divided parameter."""
+    """Return the totals summed over ranks with other parts. Each sends 16 bytes per divided parameter."""
     divided = sorted((p for p in totals if p.placement.local != p.placement.shape), key=lambda p: p.placement.path)
     if mesh.parts("matrices") > 1 and divided:
         sums = in_order(np.array([totals[p] for p in divided]), mesh.over("matrices"), NORMS)
@@ -30,7 +30,7 @@ def over_matrices(totals: Totals, mesh: Mesh) -> Totals:
 
 
 def from_all(mine: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
-    """Return every rank's `mine`, (ranks, *mine.shape). For few numbers: each rank sends its own to all."""
+    """Return every rank's `mine`, (ranks, *mine.shape). For small arrays: each rank sends its own to all."""
     every = np.zeros((group.size, *mine.shape))
     every[group.rank] = mine
     device = to_device(every)
@@ -47,7 +47,7 @@ def in_order(mine: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
 
 
 def joined(where: Placement, x: Array, mesh: Mesh) -> Array:
-    """Return the logical array from every rank's slice x, placed as `where` describes. All holders must call it."""
+    """Return the logical array, (where.shape), from every rank's slice x, (where.local). All holders must call it."""
     for axis, how in where.axes.items():
         if isinstance(how, Shard):
             before, after = x.shape[: how.dim], x.shape[how.dim + 1 :]

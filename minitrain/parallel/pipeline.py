@@ -23,15 +23,13 @@ flush), arXiv:2006.09503, and "Efficient Large-Scale Language Model Training on 
 arXiv:2104.04473; Qi et al., "Zero Bubble Pipeline Parallelism", arXiv:2401.10241.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from ..autograd import Tensor, backward
+from ..autograd import backward
 from ..backend import FLOATS, Array, to_device, to_host, xp
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
@@ -39,7 +37,9 @@ from ..data.batch import Batch
 from ..errors import UserError, shown
 from ..models import Loop, Model
 from ..nn import Module, Parameter
+from ..observe.observer import observer, observing
 from ..sharding import shard_of
+from ..tensor import Tensor
 from .pipeline_schedules import SCHEDULES, Do, Schedule
 from .reducer import Reducer
 from .strategy import Strategy
@@ -49,46 +49,6 @@ HEADER = ("pp", "header")
 ROOM = 7  # maximum number of axes in a header
 Key = tuple[int, int]  # (micro-batch, chunk)
 Header = tuple[tuple[int, ...], np.dtype]  # (shape, dtype)
-
-
-class Observer(Protocol):
-    """The interface to record a rank's actions during a step, in order (for example, observe/clock.py)."""
-
-    def begins(self, do: Do) -> None:
-        """The inputs of this instruction have arrived, and its computation begins."""
-
-    def sends(self, to: int, number: int) -> None:
-        """This rank sends message `number` to rank `to` of the pipeline."""
-
-    def received(self, source: int, number: int, nbytes: int) -> None:
-        """This rank has received message `number`, of nbytes bytes, from rank `source`."""
-
-
-class Nobody:
-    """An Observer that ignores everything."""
-
-    def begins(self, do: Do) -> None:
-        pass
-
-    def sends(self, to: int, number: int) -> None:
-        pass
-
-    def received(self, source: int, number: int, nbytes: int) -> None:
-        pass
-
-
-NOBODY = Nobody()
-_observer: ContextVar[Observer] = ContextVar("observer", default=NOBODY)
-
-
-@contextmanager
-def observing(observer: Observer | None) -> Iterator[None]:
-    """Report what pipelines do in this thread to the observer; None turns reporting off."""
-    token = _observer.set(observer or NOBODY)
-    try:
-        yield
-    finally:
-        _observer.reset(token)
 
 
 class Pipeline(Model):
@@ -166,13 +126,13 @@ class Pipeline(Model):
         leaf, sent = None, None
         if self.stage(c) > 0:
             leaf = Tensor(self.receive(c, micro, batch), requires_grad=True)
-        _observer.get().begins(Do("F", micro, c))
+        observer().begins(Do("F", micro, c))
         y = chunk.through(leaf, batch)
         if self.stage(c) < self.stages - 1:
             y = self.borders[c][1].cast_input("layer", y)
             number = self.number(micro, c + self.wraps)
             self.notify(c, number, batch, (y.shape, y.dtype))
-            _observer.get().sends(self.after, number)
+            observer().sends(self.after, number)
             sent = self.group.send(xp.ascontiguousarray(y.data), self.after, ACTIVATIONS, number)
         return leaf, y, sent
 
@@ -181,7 +141,7 @@ class Pipeline(Model):
         number = self.number(micro, c)
         x = xp.empty(*self.hear(c, number, batch))
         self.group.receive(x, self.before, ACTIVATIONS, number, patient=True)
-        _observer.get().received(self.before, number, x.nbytes)
+        observer().received(self.before, number, x.nbytes)
         return x
 
     # Headers: a separate message with shape and dtype precedes the first activations of each kind ---------------------
@@ -288,7 +248,7 @@ class Run:
 
     def weight_gradient(self, do: Do) -> None:
         """W: compute the deferred gradients."""
-        _observer.get().begins(do)
+        observer().begins(do)
         for work in self.later.pop((do.micro, do.chunk)):
             work()
         self.reducer.end_backward(self.pipeline.chunks[do.chunk].parameters())
@@ -302,16 +262,16 @@ class Run:
             g = xp.empty(y.shape, y.dtype)
             number = pipe.number(do.micro, c, back=True)
             pipe.group.receive(g, pipe.after, GRADIENTS, number, patient=True)
-            _observer.get().received(pipe.after, number, g.nbytes)
+            observer().received(pipe.after, number, g.nbytes)
             sent.wait()  # returns at once: the gradient of y came back, so y has arrived
-        _observer.get().begins(do)
+        observer().begins(do)
         if y.requires_grad:
             backward([y], [g], defer)
         if leaf is not None:
             gx = xp.zeros_like(leaf.data) if leaf.grad is None else xp.ascontiguousarray(leaf.grad)
             to = c - int(pipe.before == pipe.group.size - 1)
             number = pipe.number(do.micro, to, back=True)
-            _observer.get().sends(pipe.before, number)
+            observer().sends(pipe.before, number)
             self.sending.append(pipe.group.send(gx, pipe.before, GRADIENTS, number))
 
 
@@ -327,20 +287,20 @@ def partition(model: Model, mesh: Mesh, strategy: Strategy) -> None:
         raise UserError(
             f"{label(axis, p)} x {label('chunks', chunks)} makes {p * chunks} stages of {n} units; allowed: up to {n}"
         )
-    runs = [shard_of(n, p * chunks, stage) for stage in range(p * chunks)]
-    used: dict[Parameter, list[int]] = {}
-    for stage, cut in enumerate(runs):
-        for q in Model(model.units[cut]).parameters():
+    every = [shard_of(n, p * chunks, stage) for stage in range(p * chunks)]
+    used: dict[Parameter, list[int]] = {}  # parameter -> the ranks that use it
+    for stage, units in enumerate(every):
+        for q in Model(model.units[units]).parameters():
             used.setdefault(q, []).append(stage % p)
     for q, ranks in used.items():
         if len(set(ranks)) > 1:
             q.placement = q.placement.replicate(axis, tuple(sorted(set(ranks))))
-    edges = [runs[c * p + r] for c in range(chunks)]
-    mine = [Model(model.units[cut]) for cut in edges]
-    borders = [(model.units[cut.start - 1], model.units[cut.stop - 1]) for cut in edges]
+    local = [every[c * p + r] for c in range(chunks)]
+    stages = [Model(model.units[units]) for units in local]
+    borders = [(model.units[units.start - 1], model.units[units.stop - 1]) for units in local]
     vars(model).clear()
     model.__class__ = Pipeline  # references to the model now refer to its stages
-    Pipeline.__init__(model, mine, mesh.over("layers"), strategy.schedule, borders)  # type: ignore[arg-type]
-    own = set(model.parameters())
-    model.order = {q: i for i, q in enumerate(used) if q in own}
-    model.elsewhere = {q.placement.path: (q.placement.shape, q.dtype) for q in used if q not in own}
+    Pipeline.__init__(model, stages, mesh.over("layers"), strategy.schedule, borders)  # type: ignore[arg-type]
+    held = set(model.parameters())
+    model.order = {q: i for i, q in enumerate(used) if q in held}
+    model.elsewhere = {q.placement.path: (q.placement.shape, q.dtype) for q in used if q not in held}

@@ -5,8 +5,8 @@ and the batch into m micro-batches. A schedule is a pure function
 
     (rank r, p stages, m micro-batches, v chunks per rank) -> the list of rank r's instructions
 
-and pipeline.py interprets the list. A list can thus be printed and drawn, and pipeline_simulation.py checks and times
-it without MPI:
+and pipeline.py interprets the list. A list can thus be printed and drawn, and checked and timed without MPI
+(pipeline_simulation.py):
 
     lists = all_ranks("1f1b", p=4, m=4)
     check(lists, m=4)                              checks every rule below; its UserError names rank and instruction
@@ -31,7 +31,8 @@ The only dependencies between ranks:
     zb-h1          b / (m (F+I+W) + b),          min(m, p)
                    b = (p-1) (F+I-W), if m >= p and W <= F, I
 
-The last column counts from F to B, or to W. These formulas assume free messages and equal costs of all stages.
+The last column counts from F to B, or to W. These formulas assume free messages and stages of equal cost. Schedules
+other than interleaved raise UserError unless v is 1.
 """
 
 from collections.abc import Callable, Sequence
@@ -130,8 +131,8 @@ def zero_bubble_h1(r: int, p: int, m: int, v: int = 1) -> list[Do]:
         rank 1 .01.a2bA3cBdCD    in flight: min(m, p)
         rank 2 ..0a1b2cA3dBCD
 
-    Rank r delays W by r micro-batches. In 1F1B it has p-r in flight, so r more raise every rank to p, the peak of 1F1B
-    on rank 0. It is never slower than 1F1B.
+    Rank r delays W by r micro-batches. In 1F1B it has p-r in flight, so r more bring every rank to p, the peak of 1F1B
+    on rank 0. The schedule is never slower than 1F1B.
     Qi et al., "Zero Bubble Pipeline Parallelism", ICLR 2024, arXiv:2401.10241, section 2.1 (where I is called B).
     """
     one_chunk("zb-h1", v)
@@ -160,7 +161,7 @@ SCHEDULES: dict[str, Callable[..., list[Do]]] = {
 
 
 def all_ranks(name: str, p: int, m: int, v: int = 1) -> list[list[Do]]:
-    """Return the lists of all p ranks. Raise UserError if the name or a number is invalid for any schedule."""
+    """Return the lists of all p ranks. Raise UserError for an unknown name or invalid numbers."""
     check_choice("schedule", name, tuple(SCHEDULES))
     for what, number in (("stages", p), ("micro-batches", m), ("chunks", v)):
         check_whole(what, number, least=1)

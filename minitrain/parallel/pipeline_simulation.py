@@ -10,7 +10,7 @@ from ..errors import UserError, check_choice, shown
 from ..observe.clock import Clock, Costs, Timeline, peak_in_flight
 from .pipeline_schedules import Do, Lists, hop, source
 
-# A send completes this many half steps after its receiver reached the receive. None: immediately.
+# A send completes this many half steps after its receiver has reached the receive. None: immediately.
 SENDS = {"buffered": None, "paired": -1, "blocking": 0}
 
 
@@ -27,7 +27,7 @@ def execution(lists: Lists, v: int = 1, sends: str = "buffered") -> Iterator[tup
         blocking    when the receiver is at its receive and its own sends have completed: ssend.
 
     With "buffered", no schedule deadlocks. With "paired", interleaved does unless m = p or v = 1. With "blocking", all
-    but naive and gpipe do: of two neighbors, one sends activations, the other a gradient; neither gets to its receive.
+    but naive and gpipe do: of two neighbors, one sends activations, the other a gradient; neither reaches its receive.
     """
     check_choice("sends", sends, tuple(SENDS))
     p = len(lists)
@@ -113,7 +113,7 @@ def check_own_order(r: int, mine: Sequence[Do]) -> None:
 
 
 def simulate(lists: Lists, costs: Costs | None = None, nbytes: int = 0) -> Timeline:
-    """Return the timeline of all ranks for these instruction costs and messages of nbytes bytes each."""
+    """Return the timeline of all ranks, in the time units of `costs`, if each message has nbytes bytes."""
     clocks = [Clock(costs or Costs()) for _ in lists]
     v = 1 + max((do.chunk for mine in lists for do in mine), default=0)
     ends: dict[tuple[int, Do], Fraction] = {}

@@ -34,7 +34,8 @@ therefore treat each position independently, and declares it with `per_position 
 `inside` or `enter` are partial sums in both.
 
 A module that divides layers must name every layer below it, including Dropout. In other modules, an unnamed layer is
-residual. A wrong or missing name is rejected before the first step, or detected during it (division.py).
+residual. A wrong or missing name is rejected before the first step (plan_checks.py), or detected during it
+(division_checks.py).
 
 Shoeybi et al., arXiv:1909.08053, section 3; Korthikanti et al., arXiv:2205.05198, section 4.2.
 """
@@ -46,7 +47,7 @@ from ..nn import Classifier, Dropout, Embedding, Linear, Module, Parameter, Shar
 from .divided_layers import (
     Column,
     ColumnLinear,
-    Divided,
+    DividedLayer,
     Entered,
     Everywhere,
     Gathered,
@@ -57,10 +58,13 @@ from .divided_layers import (
     VocabularyClassifier,
     VocabularyEmbedding,
     WholeEmbedding,
+    in_form,
 )
-from .naming import (
+from .held_parameters import HeldParameters
+from .plan_checks import (
     all_named,
     check_beside,
+    check_divided,
     check_per_position,
     check_shard,
     check_things,
@@ -70,7 +74,6 @@ from .naming import (
     own_parameters,
     path_of,
     said_about,
-    spoken,
 )
 from .tensor_parallel import TensorIO
 
@@ -84,7 +87,7 @@ class Plan:
     def __init__(self, io: TensorIO) -> None:
         self.io, self.tp, self.sequence = io, io.group.size, io.sequence
         self.named: dict[Module | Parameter, str] = {}
-        self.held: dict[Parameter, tuple[str, str]] = {}  # how a parameter is held, and for which layer
+        self.held = HeldParameters(self.sequence)
         self.places: dict[str, int] = {}  # path of a unit -> its index in the whole model
         self.joined = False  # whether divided activations may pass from unit to unit, as in the MLP
         self.looks = False  # whether a layer checks its own input: see TensorIO.look
@@ -103,7 +106,7 @@ class Plan:
                 matrix, *biases = self.matrices(layer, word)
                 check_whole(f"plan.{word}({path_of(layer)}): axis", axis, 0, len(matrix.placement.shape) - 2)
                 for p, dim in ((matrix, 1 + axis), *((bias, axis) for bias in biases)):
-                    self.cut(p, dim, matrix.placement.shape[1 + axis], layer)
+                    self.divide(p, dim, matrix.placement.shape[1 + axis], layer)
                 self.change(layer, ColumnLinear if calls(layer, Linear) else Column)
                 layer.fan_in = matrix.shape[0]
 
@@ -139,8 +142,8 @@ class Plan:
                         f"plan.row({path_of(layer)}): {type(layer).__name__} adds {biases[0].placement.path}, "
                         "which every rank would add.\nUse nn.Linear itself, or a layer without a bias"
                     )
-                self.cut(matrix, 0, parts or matrix.placement.shape[0], layer)
-                self.hold(biases, "whole", layer)
+                self.divide(matrix, 0, parts or matrix.placement.shape[0], layer)
+                self.held.record(biases, "whole", layer)
                 self.looks |= not calls(layer, Linear)
                 self.change(layer, RowLinear if calls(layer, Linear) else Row)
                 layer.fan_in = matrix.shape[0]
@@ -163,7 +166,7 @@ class Plan:
                 )
             if self.name(layer, "vocabulary"):
                 weight: Parameter = layer.weight
-                self.cut(weight, 0, weight.placement.shape[0], layer)
+                self.divide(weight, 0, weight.placement.shape[0], layer)
                 self.change(layer, VocabularyEmbedding if kind is Embedding else VocabularyClassifier)
 
     def split(self, p: Parameter, dim: int, unit: int = 1) -> None:
@@ -180,7 +183,7 @@ class Plan:
                 f"plan.split({p.placement.path}): axis {dim} has size {shape[dim]}, which is not a multiple of {unit}"
             )
         if self.name(p, "split"):
-            self.cut(p, dim, shape[dim] // unit, None)
+            self.divide(p, dim, shape[dim] // unit, None)
 
     def inside(self, *things: Module | Parameter) -> None:
         """Name what is whole on every rank between a column and a row: a norm over each head, or attention itself.
@@ -231,16 +234,16 @@ class Plan:
         self.named[thing] = word
         return before is None
 
-    def keep(self, thing: Module | Parameter, word: str, form: type[Divided] | None = None) -> None:
+    def keep(self, thing: Module | Parameter, word: str, form: type[DividedLayer] | None = None) -> None:
         """Record a layer (with all below it) or a parameter that is whole on every rank; `form`: its divided form."""
         check_things(word, (thing,), Module, Parameter)
         if not self.name(thing, word):
             return
         if isinstance(thing, Parameter):
-            self.hold([thing], word, None)
+            self.held.record([thing], word, None)
             return
         for layer in thing.modules():
-            self.hold(own_parameters(layer), word, layer)
+            self.held.record(own_parameters(layer), word, layer)
             below: list[Module | Parameter] = [layer, *own_parameters(layer)]
             for one in below:
                 self.named.setdefault(one, word)
@@ -249,8 +252,8 @@ class Plan:
         if form is not None:
             self.change(thing, form)
 
-    def cut(self, p: Parameter, dim: int, n: int, layer: Module | None) -> None:
-        """Reduce p to this rank's shard of dimension dim, in steps of shape[dim] / n. Cut a shared parameter once.
+    def divide(self, p: Parameter, dim: int, n: int, layer: Module | None) -> None:
+        """Reduce p to this rank's shard of dimension dim, in steps of shape[dim] / n. Divide a shared parameter once.
 
         Raise UserError if n is 1 (a rank holding the whole parameter would mistake it for a replicated one) or does
         not divide shape[dim].
@@ -261,38 +264,25 @@ class Plan:
             raise UserError(
                 f"{p.placement.path} has shape {p.placement.shape}: axis {dim} does not divide into {n} equal parts"
             )
-        self.hold([p], f"divided along axis {dim} into {n}", layer)
+        self.held.record([p], f"divided along axis {dim} into {n}", layer)
         if p.placement.local == p.placement.shape:
             (axis,), how = Mesh.along("matrices"), Shard(dim, p.shape[dim] // n)
             p.placement = p.placement.shard(axis, how, self.tp, self.io.group.rank)
 
-    def hold(self, parameters: list[Parameter], how: str, layer: Module | None) -> None:
-        """Record how parameters are held. Raise UserError if two layers need one parameter held differently."""
-        kind = lambda how: how if how.startswith("divided") else self.has_part(how)
-        for p in parameters:
-            mine = path_of(layer or p)
-            before, other = self.held.setdefault(p, (how, mine))
-            if kind(before) != kind(how):
-                raise UserError(
-                    f"{p.placement.path} is {spoken(before, other)} in {other} and {spoken(how, mine)} in {mine}, but "
-                    "both share it.\n"
-                    "Name both the same way, or give each a weight of its own"
-                )
-
     def matrices(self, layer: Module, word: str) -> list[Parameter]:
         """Return [matrix (I, *O), biases (*O) ...] of a layer. Raise UserError if it has other parameters."""
-        own = largest_first(layer)
-        shapes = [p.placement.shape for p in own]
+        parameters = largest_first(layer)
+        shapes = [p.placement.shape for p in parameters]
         if isinstance(layer, (Embedding, Classifier)):
             raise UserError(f"plan.{word}({path_of(layer)}) is for layers that multiply; use plan.vocabulary")
-        if not own or len(shapes[0]) < 2 or any(shape != shapes[0][1:] for shape in shapes[1:]):
+        if not parameters or len(shapes[0]) < 2 or any(shape != shapes[0][1:] for shape in shapes[1:]):
             raise UserError(
                 f"plan.{word}({path_of(layer)}) needs a layer with one matrix (I, *O) and biases (*O), but it has "
                 f"{', '.join(map(str, shapes)) or 'no parameters'}.\nBuild it from layers that have one matrix each"
             )
-        return own
+        return parameters
 
-    def change(self, layer: Module, form: type[Divided]) -> None:
+    def change(self, layer: Module, form: type[DividedLayer]) -> None:
         """Put the divided form in front of the layer's own class."""
         layer.__class__ = in_form(form, type(layer))
         layer.io = self.io
@@ -309,11 +299,7 @@ class Plan:
         self.joined = type(model).shard is not Module.shard  # it covers all units at once
         with check_words(self):
             model.shard(self)
-        if self.tp > 1 and all(type(module).shard is Module.shard for module in model.modules()):
-            raise UserError(
-                f"--tp is {self.tp}, but no layer of the model is divided: none of its modules defines `shard`.\n"
-                "Write `def shard(self, plan)` in the class of each block (see parallel/plan.py), or omit --tp"
-            )
+        check_divided(model, self.tp)
         for module in model.modules():
             for layer in check_beside(self.named, module, self.tp):
                 if isinstance(layer, Dropout) and layer.p and self.named[layer] == "residual":
@@ -326,32 +312,14 @@ class Plan:
                 check_per_position(layer, model.units)
         for module in model.modules():  # a parent may own a parameter, or share one of its children's
             if module not in self.named:
-                self.hold([p for p in own_parameters(module) if p not in self.named], "residual", module)
+                self.held.record([p for p in own_parameters(module) if p not in self.named], "residual", module)
         for i, unit in enumerate(dict.fromkeys(model.units)):
             self.change(unit, Unit)
             unit.path = unit.path or f"units.{i}"  # a unit without a path would not be checked
             unit.words = said_about(self.named, unit)
             self.places[unit.path] = i
 
-    def partial(self, p: Parameter) -> bool:
-        """Return whether each rank has only a partial gradient of this parameter, which is whole on every rank."""
-        return self.has_part(self.held.get(p, ("residual", ""))[0])
-
-    def has_part(self, how: str) -> bool:
-        """Return the same for the way in which a parameter is held."""
-        return how in ("inside", "enter") or (self.sequence and how in ("residual", "whole"))
-
 
 def calls(layer: Module, kind: type[Module]) -> bool:
     """Return whether the layer uses the `__call__` of this class, which a subclass may override."""
     return isinstance(layer, kind) and type(layer).__call__ is kind.__call__
-
-
-FORMS: dict[tuple[type[Divided], type[Module]], type[Module]] = {}  # a cache: layers of one class keep a common class
-
-
-def in_form(form: type[Divided], kind: type[Module]) -> type[Module]:
-    """Return the class `kind` with its divided form in front, under its own name."""
-    if (form, kind) not in FORMS:
-        FORMS[form, kind] = type(kind.__name__, (form, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
-    return FORMS[form, kind]

@@ -1,4 +1,4 @@
-"""Activation recomputation. A segment is a run of units as one operation on the tape, replayed in backward or not.
+"""Activation recomputation. A segment makes a run of units one operation on the tape, which backward may replay.
 
     stored      x0 -> [unit] -> x1 -> [unit] -> x2        every unit keeps what its backward needs
     replayed    x0 -> [ unit  ->  unit ] ------> x2       only x0 is kept; backward computes the forward again
@@ -11,19 +11,20 @@ of L equal layers, each of which keeps one array of the size of its input, and s
 instead of L, at the cost of one more forward of each replayed segment. Chen, Xu, Zhang, Guestrin, "Training Deep Nets
 with Sublinear Memory Cost", arXiv:1604.06174.
 
-ZeRO-3 uses segments too: `around` the forward and the backward of each unit, it gathers the unit's parameters and then
-frees them. If the segment is also replayed, one gather serves both replay and backward.
+ZeRO-3 uses segments too: their `around` hook gathers a unit's parameters before its forward and its backward, and frees
+them afterwards. If the segment is also replayed, one gather serves both replay and backward.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from ..autograd import Tensor, apply, backward, deferring, inside, no_grad, recording
+from ..autograd import apply, backward, deferring, inside, no_grad, recording
 from ..backend import Array, xp
 from ..data.batch import Batch
 from ..models import Sequential
 from ..nn import Module
+from ..tensor import Tensor
 
 Around = Callable[[Sequence[Module]], AbstractContextManager[Any]]
 
@@ -36,7 +37,7 @@ def nothing(units: Sequence[Module]) -> AbstractContextManager[Any]:
 class Segment(Sequential):
     """A sequence of units as one unit. replay: keep only the input, and compute the forward again in backward.
 
-    around: called with the units, returns a context that is entered once around their forward and once around backward.
+    around: called with the units, it returns a context to enter around their forward, and another around backward.
     """
 
     def __init__(self, units: Sequence[Module], replay: bool = False, around: Around = nothing) -> None:
@@ -47,11 +48,12 @@ class Segment(Sequential):
         return " + ".join(unit.path or type(unit).__name__ for unit in self.units)
 
     def __call__(self, x: Tensor | None, batch: Batch) -> Tensor:
-        """Return the units' output for x (None for a segment that begins the model).
+        """Return the units' output for x (B, T, ...), or for None if the segment begins the model.
 
         The segment's own tape ends at a leaf with x's values. Its backward runs inside the vjp and accumulates
         parameter gradients, but does not signal that they are complete: another segment may use the parameters too, so
-        the outer tape counts their uses. They are listed last used first, the order in which buckets are reduced.
+        the outer tape counts their uses. The weights are listed last used first, the order in which buckets
+        are reduced.
         """
         inputs = () if x is None or not x.requires_grad else (x,)
         leaf = None if x is None else Tensor(x.data, requires_grad=bool(inputs))

@@ -12,7 +12,7 @@ rank (an unused parameter, an empty micro-batch), so a complete bucket waits unt
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,26 +29,22 @@ from ..errors import UserError, check_seed, check_whole
 from ..nn import Module, Parameter
 from ..optim import Found, Held, Owned, Totals, steps_begun, unscaled
 from .flat import Bucket
-from .overlap import CommunicationThread, communicators_for
+from .hooks import Hooks
+from .model_changes import ModelChanges
+from .overlap import communicators_for
 from .pieces import in_order, joined, over_matrices
 from .strategy import Strategy
 
 if TYPE_CHECKING:
     from ..data.batch import Batch
-    from .division import Division
+    from .division_checks import DivisionChecks
 
 MODEL = ("layers", "matrices")  # the parts of a model that ranks divide
 NORM = ("tp", "norm")
 
 
-# Called with arrays and the group, and with `shards` if the bucket's shards are unequal:
-Sync = Callable[..., None]  # replaces each of a list of gradients by its sum over the group
-Scatter = Callable[..., Array]  # returns this rank's shard of the sum
-Gather = Callable[..., None]  # fills the array with the shards of all ranks
-
-
 @dataclass(frozen=True)
-class Divided:
+class DividedModel:
     """A model that parallelize.py has transformed, as a reducer sees it."""
 
     model: Module
@@ -56,34 +52,24 @@ class Divided:
     buckets: Sequence[Bucket]
     segments: Sequence[Sequence[Module]] = ()  # runs of units that are one operation, in forward order
     times: Mapping[Parameter, int] = field(default_factory=dict)  # backwards per micro-batch that use it, if not 1
-    division: "Division | None" = None  # checks a divided model during the first steps
+    checks: "DivisionChecks | None" = None  # of a divided model, in the first steps
     same: bool = True  # check that all ranks got the same arguments
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """Replacements for the library's functions that move gradients and parameters; None keeps the library's own."""
-
-    sync: Sync | None = None
-    scatter: Scatter | None = None
-    gather: Gather | None = None
-    thread: Callable[[], CommunicationThread] = CommunicationThread  # makes the thread that reduces during backward
 
 
 class Reducer:
     """Base class of data parallel and the ZeRO stages. By itself it serves one process, where nothing is reduced."""
 
-    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
+    def __init__(self, divided: DividedModel, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
         """With strategy.reduce "overlap", a communication thread reduces during backward; otherwise the main thread
         does. Raise UserError if overlap needs more than the MPI offers."""
         self.model, self.mesh, self.same = divided.model, divided.mesh, divided.same
-        self.times, self.division = divided.times, divided.division
+        self.times, self.checks = divided.times, divided.checks
         self.buckets = list(divided.buckets)
         self.trained = [bucket for bucket in self.buckets if bucket.trained]
         self.thread = hooks.thread() if strategy.reduce == "overlap" else None
         self.groups = communicators_for([bucket.group for bucket in self.trained]) if self.thread else {}
         self.closed = self.initialized = False
-        self.steps, self.changes = 0, -1  # steps begun, and the module version at the last check
+        self.changes = ModelChanges(divided.model, self.buckets)
         for bucket in self.buckets:
             for p in bucket.parameters:
                 p.on_ready = partial(self.ready, bucket)
@@ -139,7 +125,7 @@ class Reducer:
 
         Shards are those of ZeRO on this group, in every strategy, so that the sum always has the same bits.
         """
-        return [[square(require(b.grad)[cut]) for cut in b.shards] for b in self.trained]
+        return [[square(require(b.grad)[shard]) for shard in b.shards] for b in self.trained]
 
     def whole(self, bucket: Bucket, what: str) -> Array | None:
         """Return all parameters ("data") or gradients ("grad") of the bucket, for checkpoints. A collective."""
@@ -153,8 +139,8 @@ class Reducer:
         self.check_initialized()
         if not self.sharded:
             return [Held(self.values(b), b.decay, b.part(None), b.shards) for b in self.trained]
-        own = lambda bucket: [slice(0, bucket.own_shard.stop - bucket.own_shard.start)]
-        return [Held(self.values(b), b.decay, b.part(b.group.rank), own(b)) for b in self.trained]
+        shard = lambda bucket: slice(0, bucket.own_shard.stop - bucket.own_shard.start)
+        return [Held(self.values(b), b.decay, b.part(b.group.rank), [shard(b)]) for b in self.trained]
 
     def owned(self) -> list[Owned]:
         """Return the arrays of `held` with their gradients."""
@@ -213,7 +199,7 @@ class Reducer:
         if self.closed:
             raise UserError("this trainer was closed and takes no more steps; call close() after the last step")
         self.check_initialized()
-        self._check_unchanged()
+        self.changes.check()
         self.forget(backwards)
         expect_parts(self.mesh.parts("samples") * backwards)
 
@@ -274,14 +260,14 @@ class Reducer:
             self.thread.wait()
         self.finished = True
         expect_parts(1)
-        if self.division is not None:
-            self.division.compare()
-            self.division = None if self.division.over else self.division
+        if self.checks is not None:
+            self.checks.compare()
+            self.checks = None if self.checks.over else self.checks
 
     def look(self, batch: "Batch") -> None:
         """Check with the first micro-batch of the first step that the model is divided as its `shard` methods state."""
-        if self.division is not None:
-            self.division.look(batch)
+        if self.checks is not None:
+            self.checks.look(batch)
 
     def close(self) -> None:
         """End the communication thread, release its communicators and refuse further steps."""
@@ -313,31 +299,14 @@ class Reducer:
                 return
             self.left += 1
             bucket.fill()
-            if self.division is not None:
-                self.division.see(bucket)
+            if self.checks is not None:
+                self.checks.see(bucket)
             flat = self.detach(bucket)
             if self.thread is None:
                 self.reduce(bucket, flat, bucket.group)
             else:
                 self.thread.wait(self.in_flight - 1)
                 self.thread.submit(partial(self.reduce, bucket, flat, self.groups[bucket.group]))
-
-    def _check_unchanged(self) -> None:
-        """Raise UserError if the model's parameters have changed since it was divided into buckets.
-
-        The modules are searched after an attribute has changed. Changes to a list inside a module go unnoticed, so they
-        are also searched at steps 0, 1, 2, 4, 8, and so on.
-        """
-        held = now = dict.fromkeys(p for bucket in self.buckets for p in bucket.parameters)
-        if self.changes != Module.changes or self.steps & (self.steps - 1) == 0:
-            self.changes, now = Module.changes, dict.fromkeys(self.model.parameters())
-        self.steps += 1
-        for p in {**now, **held}:
-            if what := _changed(p) if p in now else "was removed":
-                raise UserError(
-                    f"{p.placement.path} {what} after the model was divided into buckets; change the model before "
-                    "making its reducer with minitrain.parallel.parallelize"
-                )
 
     @property
     def owners(self) -> str:
@@ -371,15 +340,6 @@ class Reducer:
         if self.mesh.parts(*MODEL) == 1:
             return part
         return float(in_order(np.array(part), self.mesh.over(*MODEL), NORM))
-
-
-def _changed(p: Parameter) -> str:
-    """Return what has changed about p since it joined its bucket, or ""."""
-    if p.bucket is None:
-        return "was added"
-    if p.requires_grad != p.bucket.trained:
-        return "was frozen" if p.bucket.trained else "was unfrozen"
-    return "" if p.decay == p.bucket.decay else f"got a different decay, {p.decay},"
 
 
 def require(array: Array | None) -> Array:

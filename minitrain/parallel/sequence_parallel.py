@@ -1,7 +1,7 @@
 """Sequence parallel: the activations that tensor parallel keeps whole are divided along time.
 
-Between two divided matrices, norms, dropout and the residual path treat each position independently. So each rank can
-process its shard of the positions, and the all-reduce of tensor parallel splits into its two halves:
+Between divided layers, norms, dropout and the residual path treat each position independently. So each rank can process
+only its shard of the positions, and the all-reduce of tensor parallel splits into its two halves:
 
     tensor     y_r = h_r B_r --- all-reduce ---> y (B, T, D) -> + x, dropout, norm on every rank --------> x A_r
     sequence   y_r = h_r B_r - reduce-scatter -> y (B, T/t, D) -> + x, dropout, norm of a shard - all-gather -> x A_r
@@ -9,10 +9,11 @@ process its shard of the positions, and the all-reduce of tensor parallel splits
 Attention still sees all positions: time is divided only on the residual path. Norms, biases after a sum and position
 tables see a shard of the tokens, so their gradients are partial sums over the tp ranks.
 
-A column layer keeps only its input's shard for backward, and gathers it again there for the weight gradient. So a block
+A column layer keeps only its input's shard, and backward gathers it again for the weight gradient. So a block
 sends, in units of (t-1)/t x B T D elements: forward 2 all-gathers and 2 reduce-scatters, backward the same plus 2
 all-gathers of kept shards. That is 10, against 8 for tensor parallel (4 all-reduces of 2 each): a quarter more, for
-activations of (a + b)/t instead of a + b/t. The embedding sends 1 forward and 1 backward, and so does the head.
+activations of (a + b)/t instead of a + b/t (see tensor_parallel.py). The embedding sends 1 forward and 1 backward, and
+so does the head.
 
 Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models", arXiv:2205.05198, section 4.2.2.
 """
@@ -20,13 +21,13 @@ Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Mode
 from dataclasses import replace
 
 from .. import fused
-from ..autograd import Tensor
 from ..backend import Array
 from ..comm.communicator import Communicator, Tag
 from ..data.batch import Batch
 from ..errors import UserError
 from ..nn import Parameter
 from ..sharding import shard_of
+from ..tensor import Tensor
 from .collective_ops import all_gather, gather_from, gathered, reduce_scatter, scattered, split_to
 from .tensor_parallel import BLOCK, TIME, TensorIO
 
@@ -68,14 +69,14 @@ class SequenceIO(TensorIO):
         if x.ndim < 3 or x.shape[TIME] != own.stop - own.start:
             raise ValueError(
                 f"x {x.shape} enters a divided layer, but is not this rank's shard of the {self.T} positions, which "
-                "sequence parallel needs there. The output of plan.gather is whole (plan.everywhere returns shards), "
-                "and so is that of plan.enter.\nIf x is a mean over time, or one selected position, use "
+                "sequence parallel needs there. The outputs of plan.gather and plan.enter are whole; plan.everywhere "
+                "returns shards.\nIf x is a mean over time, or one selected position, use "
                 "plan.everywhere for the module that computes it"
             )
         return x
 
     def column(self, x: Tensor, weight: Parameter, bias: Parameter | None, gelu: bool) -> Tensor:
-        """x (B, T/t, I) -> (B, T, *O), this rank's columns. Only the shard is kept for backward, and gathered again."""
+        """x (B, T/t, I) -> (B, T, *O), this rank's columns. Backward keeps only the shard and gathers it again."""
         return fused.linear(self.shared(x), weight, bias, gelu, Shared(self.group, self.T))
 
     def own_ids(self, ids: Array) -> Array:
@@ -83,7 +84,7 @@ class SequenceIO(TensorIO):
         return ids[..., shard_of(ids.shape[-1], self.group.size, self.group.rank)]
 
     def all_of(self, batch: Batch) -> Batch:
-        """Return the batch with its whole time."""
+        """Return the batch with all T positions."""
         return replace(batch, where=replace(batch.where, shard_of=None))
 
     def whole(self, x: Tensor) -> Tensor:

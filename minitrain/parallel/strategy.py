@@ -1,6 +1,6 @@
 """The training strategy as one dataclass, for the library, the command line and the tests.
 
-    parallelize(model, mesh, Strategy(zero=2, recompute=1))        the mesh states how ranks divide the work
+    parallelize(model, mesh, Strategy(zero=2, recompute=1))        the mesh says how ranks divide the work
 
 The docstring of a field is also its help text.
 """
@@ -26,17 +26,17 @@ class Strategy:
     """How to store and communicate the model, its gradients and its activations."""
 
     zero: int = 0
-    """ZeRO stage. Shard over the ranks: 1 the optimizer state, 2 also the gradients, 3 also the parameters."""
+    """ZeRO stage: 1 shards the optimizer state over the ranks, 2 also the gradients, 3 also the parameters."""
     reduce: Reduce = "bucketed"
-    """Reduce gradients: in buckets (bucketed), one by one after backward (naive), or in buckets during backward."""
+    """bucketed: reduce gradients in buckets; naive: one by one, after backward; overlap: in buckets, by a thread."""
     bucket_mb: float = 1.0
     """Size of a bucket, in MiB."""
     reduce_once: bool = False
-    """ZeRO-2 and -3 with micro-batches: keep the whole gradient and reduce it once. Sends less, needs more memory."""
+    """ZeRO-2 and -3 with micro-batches: keep the whole gradient, reduce it once. Sends less, needs more memory."""
     prefetch: bool = False
     """ZeRO-3: gather the next unit's parameters while computing the current one."""
     recompute: int = 0
-    """Keep only the input of each run of this many units and recompute them in backward; 0 keeps all activations."""
+    """Units per recomputed segment, of which only the input is kept for backward. 0: keep all activations."""
     sp: bool = False
     """With tp > 1: also divide the residual stream along time (sequence parallel)."""
     schedule: str | Schedule = "1f1b"
@@ -44,11 +44,11 @@ class Strategy:
     chunks: int = 1
     """Stages per rank of an interleaved pipeline."""
     grad_dtype: GradDtype = "full"
-    """How ranks send gradients: in their own dtype, or in 16 bits with sums in 32 bits."""
+    """Dtype in which ranks send gradients: full (their own), or 16 bits with sums in 32."""
     owners: Owners = "elements"
     """Where ZeRO may cut buckets between ranks: at any element, or only between whole parameters."""
     check: bool = True
-    """Check in the first steps that layers are divided as their `shard` methods state (parallel/division.py)."""
+    """Check in the first steps that layers are divided as their `shard` methods say (parallel/division_checks.py)."""
 
     @property
     def reducer(self) -> str:
@@ -83,7 +83,7 @@ class Strategy:
                 raise UserError(f"{label(name)} is {shown(getattr(self, name))}; it must be True or False")
 
     def check_on(self, mesh: Mesh, micros: int | None = None) -> None:
-        """Raise UserError if a field is invalid, or a combination of fields, or a field on this mesh.
+        """Raise UserError for an invalid field, or one that conflicts with another field or with the mesh.
 
         micros: micro-batches per update, if known.
         """

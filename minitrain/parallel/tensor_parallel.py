@@ -7,7 +7,7 @@
     x --copy--> x A_0 --gelu--> h_0 --> h_0 B_0 --+
           \\-> x A_1 --gelu--> h_1 --> h_1 B_1 --+-- all-reduce --> y = h_0 B_0 + h_1 B_1, and then + b
 
-The order matters. After the column layer, each rank has complete elements of h and can apply GELU to them; after a row
+The order matters. After a column layer, each rank has complete elements of h and can apply GELU to them; after a row
 layer it would have partial sums, and gelu(a + b) is not gelu(a) + gelu(b). Attention is divided by heads: qkv by
 columns, proj by rows. The token table is divided by rows, along the vocabulary, and so are the logits: in training, no
 rank ever holds a whole row of them. Norms, biases after an all-reduce and position tables are replicated; their
@@ -28,7 +28,7 @@ dropout masks) and b is between them (q, k, v, the scores, the inputs of proj an
     here, elements            4 + 2/D, and 1/4 for each mask        12 + H T/D        (an element: 4 bytes in fp32)
     the paper, bytes          8 = 2 x 4, and 1 for each mask        24 + 5 H T/D = 2 x 12 + 5 H T/D
 
-The two differ only in the scores: the paper keeps the input, the output and the mask of a dropout on them, absent here.
+The two differ only in the scores: only the paper applies dropout to them, and keeps its input, output and mask.
 The 2/D is 1/sqrt(variance) of each row, twice. Matrix parameters, their gradients and optimizer state: 1/t.
 
 Shoeybi et al., "Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism",
@@ -38,17 +38,18 @@ arXiv:1909.08053.
 from typing import TYPE_CHECKING, Any
 
 from .. import fused
-from ..autograd import Tensor, recording
+from ..autograd import recording
 from ..backend import Array
 from ..comm.communicator import Communicator, Tag
 from ..data.batch import Batch
 from ..nn import Parameter
+from ..tensor import Tensor
 from .collective_ops import copy_to, gather_from, reduce_from
 from .vocabulary import own_rows, vocabulary_cross_entropy
 
 if TYPE_CHECKING:
     from .borders import Borders
-    from .division import Division
+    from .division_checks import DivisionChecks
 
 
 TIME = 1  # the axis of x (B, T, D)
@@ -56,13 +57,13 @@ BLOCK, EMBEDDING, HEAD = ("tp", "block"), ("tp", "embedding"), ("tp", "head")
 
 
 class TensorIO:
-    """How activations enter and leave divided layers; all layers share one object. Here, whole arrays pass.
+    """How activations enter and leave divided layers; all layers share one object. This base class passes whole arrays.
 
     group: the ranks along tp, t of them.
     """
 
     sequence = False
-    look: "Division | None" = None  # while set, layers check their inputs and outputs: see division.py
+    look: "DivisionChecks | None" = None  # while set, layers check their inputs and outputs: see division_checks.py
     borders: "Borders | None" = None  # while set, it records the inputs and outputs of units
 
     def __init__(self, group: Communicator) -> None:
@@ -70,7 +71,7 @@ class TensorIO:
         self.entered: dict[tuple[int, Tag, bool], tuple[Tensor, Tensor]] = {}  # what has entered in the current unit
 
     def unit(self, batch: Batch) -> Batch:
-        """Return the batch to call a unit of the model with, when it begins."""
+        """Return the batch that a unit of the model is called with."""
         return batch
 
     def enter(self, x: Tensor, tag: Tag = BLOCK) -> Tensor:
@@ -81,11 +82,11 @@ class TensorIO:
         return self.entered[key][1]
 
     def copied(self, x: Tensor, tag: Tag) -> Tensor:
-        """Return x, with an all-reduce of its gradient in backward."""
+        """Return x (B, T, ...), with an all-reduce of its gradient in backward."""
         return copy_to(x, self.group, tag)
 
     def leave(self, y: Tensor, tag: Tag = BLOCK, time: int = TIME) -> Tensor:
-        """Return the sum over ranks of y, the partial result of divided layers."""
+        """Return the sum over ranks of y (B, T, ...), the partial result of divided layers."""
         return reduce_from(y, self.group, tag)
 
     def column(self, x: Tensor, weight: Parameter, bias: Parameter | None, gelu: bool) -> Tensor:
@@ -99,11 +100,11 @@ class TensorIO:
         return fused.gelu(y) if gelu else y
 
     def rows(self, ids: Array, table: Parameter, dtype: Any) -> Tensor:
-        """ids (...) -> (..., D): rows of the table, each of which one rank holds."""
+        """ids (...) -> (..., D): rows of the table, each held by one rank."""
         return self.leave(own_rows(ids, table, dtype), EMBEDDING, ids.ndim - 1)
 
     def classify(self, x: Tensor, weight: Parameter, batch: Batch) -> Tensor:
-        """x (B, T, D) -> the loss, the same on all ranks, or the whole logits (B, T, V) of a batch without labels.
+        """x (B, T, D) -> the loss (), the same on all ranks, or the whole logits (B, T, V) of a batch without labels.
 
         Raise UserError for a label outside the vocabulary.
         """
@@ -122,7 +123,7 @@ class TensorIO:
         return ids
 
     def all_of(self, batch: Batch) -> Batch:
-        """Return the batch for a layer that is given the whole x."""
+        """Return the batch for a layer that gets the whole x."""
         return batch
 
     def whole(self, x: Tensor) -> Tensor:
@@ -130,5 +131,5 @@ class TensorIO:
         return x
 
     def own(self, y: Tensor, time: int = TIME) -> Tensor:
-        """Return the output y (B, T, ...) of such a layer in the form that residual layers expect."""
+        """Return y (B, T, ...), the output of a layer called on the whole x, in the form residual layers expect."""
         return y

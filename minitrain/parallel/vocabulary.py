@@ -1,15 +1,21 @@
-"""Embedding lookup and cross-entropy with a token table divided by rows, along the vocabulary."""
+"""Embedding lookup and cross-entropy with a token table divided by rows, along the vocabulary.
+
+Shoeybi et al., "Megatron-LM", arXiv:1909.08053, section 3.
+"""
 
 from typing import Any
 
 import numpy as np
 
-from .. import backend, fused
-from ..autograd import Tensor, apply, operation
+from .. import backend
+from ..autograd import apply
 from ..backend import Array, xp
 from ..comm.communicator import Communicator
 from ..functional import row_max
+from ..losses import targets
 from ..nn import Parameter
+from ..operands import as_ids
+from ..tensor import Tensor, operation
 from .collective_ops import summed
 
 LOSS = ("tp", "loss")
@@ -17,11 +23,11 @@ LOSS = ("tp", "loss")
 
 @operation
 def own_rows(ids: Array, table: Parameter, dtype: Any = None) -> Tensor:
-    """y = table[id - first] where this slice of the table has the id, otherwise 0.  ids (...) -> (..., D).
+    """y = table[id - first] where this slice of the table has the id, else 0.  ids (...) -> (..., D).
 
     Raise IndexError for an id outside the whole table, ValueError for a table without 2 axes.
     """
-    ids = xp.asarray(backend.as_ids("own_rows: ids", ids))
+    ids = xp.asarray(as_ids("own_rows: ids", ids))
     if len(table.shape) != 2:
         raise ValueError(f"own_rows: the table has shape {table.shape}; it needs 2 axes")
     first, rows = table.placement.index[0].start, table.shape[0]
@@ -45,33 +51,29 @@ def own_rows(ids: Array, table: Parameter, dtype: Any = None) -> Tensor:
 def vocabulary_cross_entropy(
     logits: Tensor, labels: Array, denominator: float, first: int, V: int, group: Communicator
 ) -> Tensor:
-    """fused.cross_entropy for logits x (..., V_r) of the V_r ids from `first` on, out of V.
+    """fused.cross_entropy for x (..., V_r), the logits of V_r ids from `first` on, out of V; labels (...).
 
     L = sum over tokens n of (ln sum_v e^x_nv - x_n,label(n)) / denominator, with the sum over v and the label's logit
     reduced over ranks: per row, only the maximum, the sum and the label's logit are sent. L is the same on every rank
     and counts once; gx_nv = g (softmax(x_n)_v - 1[v = label(n)]) / denominator, for the ids v held here.
     Tokens whose label is IGNORE are skipped. Raise IndexError for any other label outside 0..V-1.
     """
-    labels = xp.asarray(backend.as_ids("vocabulary_cross_entropy: labels", labels))
-    flat, ignored = fused.targets(labels, logits.shape[:-1], V)
+    labels = xp.asarray(as_ids("vocabulary_cross_entropy: labels", labels))
+    flat, ignored = targets(labels, logits.shape[:-1], V)
     dtype, shape, rows = logits.dtype, logits.shape, labels.size  # the vjp must not keep the logits themselves
     held = shape[-1]
     x = logits.data.reshape(rows, held).astype(backend.accumulation_dtype(dtype), copy=False)
-    top = row_max(x) if held else xp.full((rows, 1), -xp.inf, x.dtype)
-    top = xp.array(top)
+    top = xp.array(row_max(x) if held else xp.full((rows, 1), -xp.inf, x.dtype))
     group.all_reduce(top, LOSS, op="max")
-    shifted = x - top
-    p = xp.exp(shifted)
+    p = xp.exp(shifted := x - top)
     z = summed(backend.total(p, axis=-1, keepdims=True), group, LOSS)
-    mine = xp.nonzero((flat >= first) & (flat < first + held))[0]
-    column = flat[mine].astype(np.int64) - first
+    mine, column = _own_labels(flat, first, held)
     right = xp.zeros(rows, x.dtype)
     right[mine] = shifted[mine, column]
     right = summed(right, group, LOSS)
     losses = xp.log(z)[:, 0] - right
     if ignored is not None:
         losses[ignored] = 0
-    loss = losses.sum() / float(denominator)
     p /= z
     kept = (p,) if x.dtype == dtype else (logits.data, top, z)  # half precision: recompute p from the logits
 
@@ -84,4 +86,10 @@ def vocabulary_cross_entropy(
         return (gx.astype(dtype, copy=False).reshape(shape),)
 
     saved = (*kept, mine, column) if ignored is None else (*kept, mine, column, ignored)
-    return apply(loss.astype(x.dtype), (logits,), vjp, saved=saved)
+    return apply((losses.sum() / float(denominator)).astype(x.dtype), (logits,), vjp, saved=saved)
+
+
+def _own_labels(flat: Array, first: int, held: int) -> tuple[Array, Array]:
+    """Return (the tokens whose label is among the `held` ids from `first` on, the columns of these labels here)."""
+    mine = xp.nonzero((flat >= first) & (flat < first + held))[0]
+    return mine, flat[mine].astype(np.int64) - first

@@ -1,10 +1,10 @@
 """ZeRO: data parallel without redundant optimizer state, gradients and parameters.
 
 Data parallel has N replicas of the parameters, the gradients and the optimizer state, and all of them take the same
-step. It is enough to update each element once: rank r owns shard r of every bucket.
+step. Updating each element once is enough: rank r owns shard r of every bucket.
 
     bucket         |  shard 0   |  shard 1   |  shard 2   |
-    stage 1        keep the optimizer state of the own shard only
+    stage 1        keep the optimizer state of this rank's shard only
     stage 2        and the gradients: reduced to their owners as soon as a bucket is complete; the rest is freed
     stage 3        and the parameters: gathered for a unit's forward and backward, then freed again
 
@@ -12,8 +12,8 @@ step. It is enough to update each element once: rank r owns shard r of every buc
     step           optimizer           w_r = w_r - lr rule(g_r)
     parameters     all_gather          w   = (w_0, w_1, w_2)
 
-An all-reduce is a reduce-scatter followed by an all-gather. Stage 1 runs the same two with the step in between, and so
-sends as many bytes as data parallel. (The obvious all-reduce, step, all-gather sends 1.5 times as many.)
+An all-reduce is a reduce-scatter followed by an all-gather. Stage 1 runs the same two with the step in between, so it
+sends as many bytes as data parallel. (The obvious order, all-reduce, step, all-gather, sends 1.5 times as many.)
 
 For trained parameters of M bytes in fp32, N ranks and k micro-batches, with Adam:
 
@@ -43,9 +43,10 @@ from ..observe import ledger
 from ..optim import Totals
 from ..sharding import Shards
 from .flat import Bucket
+from .hooks import Hooks
 from .overlap import CommunicationThread, communicators_for
 from .pieces import from_all, in_order
-from .reducer import Divided, Hooks, Reducer, require
+from .reducer import DividedModel, Reducer, require
 from .strategy import Strategy
 
 GRADIENTS, PARAMETERS = ("dp", "gradients"), ("dp", "parameters")
@@ -53,12 +54,12 @@ NORM, NORMS, CHECKPOINT = ("dp", "norm"), ("dp", "norms"), ("dp", "checkpoint")
 
 
 def reduce_to_owners(flat: Array, group: Communicator, shards: Shards | None = None) -> Array:
-    """Return this rank's shard of the sum of flat (size) over ranks. The rest of `flat` is undefined afterwards."""
+    """Return this rank's shard of the sum of flat (size) over ranks. The rest of flat is undefined afterwards."""
     return group.reduce_scatter(flat, GRADIENTS, shards)
 
 
 def gather_from_owners(flat: Array, group: Communicator, shards: Shards | None = None) -> None:
-    """Fill flat (size) with every rank's shard. It already holds this rank's own."""
+    """Fill flat (size), which already holds this rank's shard, with the shards of all other ranks."""
     group.all_gather(flat, PARAMETERS, shards)
 
 
@@ -67,7 +68,7 @@ class Zero1(Reducer):
 
     sharded = True
 
-    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
+    def __init__(self, divided: DividedModel, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
         super().__init__(divided, strategy, hooks)
         self.scatter, self.gather = hooks.scatter or reduce_to_owners, hooks.gather or gather_from_owners
 
@@ -110,11 +111,11 @@ class Zero1(Reducer):
 
 
 class Zero2(Zero1):
-    """Stage 2: also shards the gradients, in every backward of a step or, with reduce_once, in the last one only."""
+    """Stage 2: also shards the gradients, in every backward of a step or, with reduce_once, only in the last one."""
 
-    in_flight = 1  # one bucket is sent while another is filled: a third would wait at full size
+    in_flight = 1  # one bucket is sent while another is filled; a third would wait at full size
 
-    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
+    def __init__(self, divided: DividedModel, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
         self.each_backward = not strategy.reduce_once
         self.grads: dict[Bucket, Array] = {}  # of this rank's shards
         super().__init__(divided, strategy, hooks)
@@ -144,25 +145,25 @@ class Zero2(Zero1):
 class Zero3(Zero2):
     """Stage 3: also shards the parameters. With prefetch, a thread gathers the next segment's during this one."""
 
-    nan_fill = False  # NaN fill freed parameters, to expose code that still reads them
+    nan_fill = False  # fill freed parameters with NaN, to expose code that still reads them
 
-    def __init__(self, divided: Divided, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
+    def __init__(self, divided: DividedModel, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
         super().__init__(divided, strategy, hooks)
         self.users = dict.fromkeys(self.buckets, 0)  # number of running segments that use a bucket
         self.segments = list(divided.segments)
         self.last = 0  # the segment that ran last
         self.ahead = CommunicationThread("prefetch") if strategy.prefetch else None
-        self.coming: dict[Bucket, tuple[int, Array]] = {}  # the number of the job that gathers it, and its target
+        self.coming: dict[Bucket, tuple[int, Array]] = {}  # the number of the job that gathers it, and its array
         self.prefetch_groups = communicators_for([bucket.group for bucket in self.buckets]) if strategy.prefetch else {}
 
     def place(self, bucket: Bucket, flat: Array) -> None:
         bucket.shard = flat[bucket.own_shard].copy()
-        bucket.attach(None)  # the model's earlier values would take memory and become outdated
+        bucket.attach(None)  # the full values would take memory and become outdated
         ledger.hold(bucket.shard, "parameters", "set-up")
 
     @contextmanager
     def around(self, units: Sequence[Module]) -> Iterator[None]:
-        """Gather the units' parameters, run the body, free them."""
+        """Gather the units' parameters, run the body, then free them."""
         buckets = buckets_of(units)
         for bucket in buckets:
             self.users[bucket] += 1
@@ -173,7 +174,7 @@ class Zero3(Zero2):
         try:
             yield
         except BaseException:
-            self.coming.clear()  # prefetched for a forward that failed, and possibly outdated by the next one
+            self.coming.clear()  # prefetched for a forward that failed; possibly outdated by the next one
             self.last = 0
             raise
         finally:

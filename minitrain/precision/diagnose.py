@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from ..autograd import Tensor, no_grad
+from ..autograd import no_grad
 from ..backend import is_finite
 from ..data.batch import Batch
 from ..nn import Module, watching
+from ..tensor import Tensor
 from .policy import Precision
 
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..autograd import Tensor
 from ..backend import is_finite, to_device
 from ..errors import UserError, check_choice, check_whole, shown
 from ..optim import Slices
+from ..tensor import Tensor
 from .policy import DTYPES, Precision
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..autograd import Tensor
 from ..backend import Array, is_finite, square, to_device
 from ..errors import UserError, check_number, check_state, check_whole
 from ..optim import Slices, steps_begun
+from ..tensor import Tensor
 
 if TYPE_CHECKING:
     from ..comm.communicator import Communicator

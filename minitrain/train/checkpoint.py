@@ -1,4 +1,4 @@
-"""Checkpoints: the logical model in one file, whatever mesh trained it."""
+"""Checkpoints: the logical model in one file, on whatever mesh it was trained."""
 
 import json
 import os
@@ -12,12 +12,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..backend import Array, accumulation_dtype, is_float, is_masked, to_device, to_host
+from ..backend import Array, accumulation_dtype, is_float, to_device, to_host
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..errors import UserError, check_choice, check_names, check_whole, shown
 from ..models import Model
 from ..nn import Parameter
+from ..operands import is_masked
 from ..optim import Part, State, unscaled
 from ..parallel.flat import Bucket
 from ..parallel.reducer import MODEL, Reducer
@@ -32,10 +33,10 @@ def gather(
 ) -> dict[str, np.ndarray]:
     """Return path -> logical array, assembled from the slices the ranks hold; every rank must call it.
 
-    what: "data", or "grad" for the gradients the optimizer sees: without the loss scale, and clipped.
+    what: "data", or "grad" for the gradients as the optimizer sees them: without the loss scale, and clipped.
     reducer: needed for a divided model and for gradients; it knows the shards and the scale.
     root: the only rank to return the arrays; None: all ranks. The arrays are copies.
-    For checkpoints and comparisons, not for a training step. A parameter held whole by a rank is not sent.
+    Use it for checkpoints and comparisons, not in a training step. A parameter that each rank holds whole is not sent.
     Raise UserError for an invalid argument.
     """
     check_choice("what", what, ("data", "grad"))
@@ -96,9 +97,9 @@ def _held(model: Model, what: str, reducer: Reducer | None) -> Iterator[tuple[Pa
 
 
 def gather_state(state: State, world: Communicator) -> dict[str, np.ndarray | int]:
-    """Return an optimizer's state_dict() with whole arrays, assembled from the parts of all ranks, on every rank.
+    """Return an optimizer's state_dict() with whole arrays, assembled from the parts of all ranks. All ranks call it.
 
-    It equals the state of a single process, and can be loaded on any mesh.
+    It equals the state of a single process and can be loaded on any mesh.
     """
     whole: dict[str, np.ndarray | int] = {}
     parts: dict[str, list[Part]] = {}
@@ -120,7 +121,7 @@ def save(path: str | Path, tensors: Mapping[str, np.ndarray], about: Mapping[str
     """Write a safetensors file, with `about` stored as JSON.
 
     The file appears complete or not at all, even if several ranks save to the same path. Raise OSError if it cannot be
-    written, UserError for values that are not arrays and for half precision.
+    written, UserError for values that are not arrays or are in half precision.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -204,11 +205,11 @@ def _check_dtypes(path: Path, dtypes: Mapping[str, str]) -> None:
 
 
 def restore(model: Model, tensors: Mapping[str, np.ndarray], strict: bool = True) -> None:
-    """Load the logical tensors into the model, each rank its slice, under any strategy, with or without a trainer.
+    """Load the logical tensors into the model, each rank its own slice, under any strategy, with or without a trainer.
 
-    strict: the paths and dtypes must match the model's exactly. Otherwise missing parameters keep their values, extra
+    strict: paths and dtypes must match the model's exactly. Otherwise, missing parameters keep their values, extra
     tensors are ignored, and floats are converted. Shapes must always match.
-    Raise UserError, before anything has changed, for tensors that do not fit.
+    Raise UserError, before anything has changed, for tensors that do not match.
     """
     if not isinstance(tensors, Mapping):
         raise UserError(f"the tensors are {shown(tensors)}; give the dictionary that load returns first")
@@ -230,7 +231,7 @@ def restore(model: Model, tensors: Mapping[str, np.ndarray], strict: bool = True
 
 
 def fitting(path: str, values: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, strict: bool) -> np.ndarray:
-    """Return the values in this dtype; with `strict` they must already have it.
+    """Return the values in this dtype; if `strict`, they must already have it.
 
     Raise UserError if the shape or dtype differs, or if the dtype cannot hold the values.
     """

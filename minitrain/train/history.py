@@ -1,11 +1,45 @@
-"""The record of a run, row by row: one row per epoch, or per fixed number of updates."""
+"""The record of a run: an Update per batch, and a History with a row per epoch, or per fixed number of updates."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from numbers import Real
+from typing import NamedTuple
 
 from ..errors import UserError, check_state, shown
+
+
+class Update(NamedTuple):
+    """One batch: its loss, the learning rate, the norm of the gradient before clipping, its loss scale, and the number
+    of labels the loss is averaged over.
+
+    The norm is not finite if gradients overflowed in half precision; no update was made then.
+    """
+
+    loss: float
+    lr: float
+    norm: float
+    scale: float = 1.0
+    labels: int = 1
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the batch was skipped, without an update."""
+        return not math.isfinite(self.norm)
+
+
+def summed_up(updates: Iterable[Update]) -> list[float]:
+    """Return [mean loss over the labels, learning rate of the last update].
+
+    A label's loss is measured before the update it contributes to. Batches are weighted by their labels: the last batch
+    of an epoch may be smaller, and labels may be ignored.
+    """
+    loss, labels, lr = 0.0, 0, math.nan
+    for update in updates:
+        lr = update.lr
+        if math.isfinite(update.loss):  # the others overflowed in half precision and were skipped
+            loss, labels = loss + update.loss * update.labels, labels + update.labels
+    return [loss / labels if labels else math.nan, lr]
 
 
 @dataclass
@@ -13,7 +47,7 @@ class History:
     """One list per quantity, with one number per row. A quantity that was never measured has an empty list."""
 
     loss: list[float] = field(default_factory=list)
-    """Mean training loss over the labels, each measured just before the update it contributes to."""
+    """Mean training loss per label, measured just before the update that each label contributes to."""
     lr: list[float] = field(default_factory=list)
     """Learning rate of the row's last update."""
     validation_loss: list[float] = field(default_factory=list)
@@ -24,7 +58,7 @@ class History:
     def add(self, row: Sequence[float]) -> None:
         """Append a row, in the order above: two numbers without validation, three without accuracy.
 
-        A list that has been started continues with NaN where a row has no number, so that indices agree between lists.
+        Once a list has been started, it gets NaN for a row without a number, so that indices agree between lists.
         """
         rows = len(self.loss)
         for place, numbers in enumerate((self.loss, self.lr, self.validation_loss, self.accuracy)):
@@ -37,7 +71,7 @@ class History:
         return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, list[float]]) -> None:
-        """Continue from a state. Raise UserError if it is not a history's."""
+        """Restore the lists of state_dict(). Raise UserError for any other state."""
         check_state("the state of the history", state, vars(self))
         rows = len(state["loss"]) if isinstance(state["loss"], list) else 0
         for name, numbers in state.items():
@@ -54,8 +88,7 @@ class History:
 
     @property
     def best(self) -> int:
-        """Index of the row with the smallest validation loss, or training loss if there is no validation; ties: the
-        first.
+        """Index of the first row with the smallest validation loss, or training loss if there is no validation.
 
         A NaN loss, from a row in which half precision overflowed in every batch, is never the smallest. Raise
         ValueError if there are no rows.
@@ -69,7 +102,7 @@ class History:
         return len(self.loss) - 1 - self.best
 
     def line(self) -> str:
-        """Return the last row as text, in less than 70 columns."""
+        """Return the last row as text, in fewer than 70 columns."""
         shown = f"loss {self.loss[-1]:.3f}  rate {self.lr[-1]:.2e}"
         if self.validation_loss:
             shown += f"  validation loss {self.validation_loss[-1]:.3f}"

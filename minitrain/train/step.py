@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 
-from ..autograd import Tensor
 from ..data.batch import Batch
 from ..models import Model
 from ..optim import Optimizer, clip_grad_norm
 from ..parallel.reducer import Reducer
 from ..precision import Scaler
+from ..tensor import Tensor
 
 UNSCALED = Scaler()
 

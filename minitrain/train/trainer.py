@@ -12,68 +12,46 @@ accuracy, when to stop) are sums over the ranks that divide the batch, so they a
 
 import copy
 import math
-import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
-from itertools import chain, pairwise
-from typing import Any, NamedTuple, TypeVar
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from .. import debug
 from ..autograd import no_grad
 from ..backend import Array, to_device, to_host
-from ..comm.agreement import agreed, check_same
+from ..comm.agreement import agreed, check_same, sum_if_same
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
-from ..data.batch import Batch
+from ..data.batch import Batch, checksum_of
 from ..data.loader import Loader
-from ..errors import UserError, check_number, check_state, check_whole, shown
+from ..errors import UserError, check_number, check_state, check_whole
 from ..models import Model
 from ..nn import watching
 from ..optim import SGD, Adam, Optimizer
 from ..parallel.parallelize import parallelize
 from ..parallel.reducer import Reducer
 from ..parallel.strategy import Strategy
-from ..precision import DynamicPolicy, DynamicScaler, Precision, Scaler, first_bad_layer, use
-from .checks import (
+from ..precision import DynamicPolicy, Precision, Scaler
+from . import nonfinite
+from .arguments import (
     check_fit,
     check_global,
     check_kinds,
     check_loader,
     check_options,
-    checksum_of,
-    first_bad_sample,
-    leaves,
+    owners,
+    precision_of,
+    scaler_for,
 )
-from .history import History
+from .history import History, Update, summed_up
+from .progress import Progress
 from .step import train_step
+from .validation import each_once, right_answers
 
 SMALL = 2**16  # batches below this many bytes are compared between ranks in every step
-QUIET = 2.0  # seconds fit may run without printing
-
-Item = TypeVar("Item")
-
-
-class Update(NamedTuple):
-    """One batch: its loss, the learning rate, the norm of the gradient before clipping, its loss scale, and the number
-    of labels the loss is averaged over.
-
-    The norm is not finite if gradients overflowed in half precision; no update was made then.
-    """
-
-    loss: float
-    lr: float
-    norm: float
-    scale: float = 1.0
-    labels: int = 1
-
-    @property
-    def skipped(self) -> bool:
-        """Whether the batch was skipped, without an update."""
-        return not math.isfinite(self.norm)
 
 
 class Trainer:
@@ -141,7 +119,8 @@ class Trainer:
             raise
         self.batches = 0  # number of the next batch; skipped batches count
         self.history = History()  # over all calls of `fit`
-        self.told = time.monotonic()  # when something was last printed
+        self.progress = Progress(world)
+        self.log = self.progress.log  # prints on rank 0
 
     @property
     def updates(self) -> int:
@@ -157,39 +136,29 @@ class Trainer:
         scaler has skipped the batch.
         """
         check_global(batch)
-        lr, scale, skips, mine = self.rate(), self.scaler.value, self.scaler.skips, self.mine(batch)
-        at_floor = self.scaler.at_floor()
+        lr, local = self.rate(), self.local_batch(batch)
+        scale, skips, at_floor = self.scaler.value, self.scaler.skips, self.scaler.at_floor()
         self.set_momentum()
         with watching(self.precision.watch if isinstance(self.precision, DynamicPolicy) else None):
             loss, norm = train_step(
-                self.model, mine, self.reducer, self.optimizer, lr, self.accumulate, self.clip, self.scaler
+                self.model, local, self.reducer, self.optimizer, lr, self.accumulate, self.clip, self.scaler
             )
         self.batches += 1
         update = Update(self.loss_of(loss, batch, lr), lr, norm, scale, batch.where.count)
         if not math.isfinite(update.loss) or (update.skipped and self.scaler.skips == skips):
-            self.check_finite(update, mine, expected=self.scaler.skips > skips)
+            nonfinite.explain(self, update, local, expected=self.scaler.skips > skips)
         if isinstance(self.precision, DynamicPolicy):
             self.adapt(self.precision, update, at_floor)
         return update
 
     def loss_of(self, part: float, batch: Batch, lr: float) -> float:
-        """Sum the per-rank losses to the loss of the global batch. Raise UserError unless all ranks had the same batch.
-
-        A tag of the batch and its square are summed along with the loss, over all ranks. N times the sum of the squares
-        equals the square of the sum only if all tags are equal; both are exact.
-        """
+        """Sum the per-rank losses to the loss of the global batch. Raise UserError if ranks had different ones."""
         where, world = batch.where, self.mesh.world
         given = {"batch": where.number, "seed": where.seed, "B": where.B, "T": where.T, "learning rate": lr}
         if world.size > 1 and (self.batches == 1 or debug.on or batch.inputs.nbytes < SMALL):
             given["checksum of the data"] = checksum_of(batch)
-        mark = zlib.crc32(repr(given).encode()) & 0xFFFFF
-        mine = part if self.mesh.part("matrices") == 0 else 0.0  # tensor-parallel ranks all have the same part
-        x = to_device(np.array([mine, mark, mark**2], np.float64))
-        world.all_reduce(x, ("dp", "loss"))
-        loss, marks, squares = to_host(x).tolist()
-        if world.size * squares != marks**2:
-            check_same(world, given)
-        return loss
+        part = part if self.mesh.part("matrices") == 0 else 0.0  # tensor-parallel ranks all have the same part
+        return sum_if_same(world, part, given, ("dp", "loss"))
 
     def adapt(self, precision: DynamicPolicy, update: Update, at_floor: bool) -> None:
         """Let the precision adapt to the batch, and print what it changed."""
@@ -200,37 +169,6 @@ class Trainer:
         for line in precision.log:
             self.log(f"update {self.updates}: {line}")
         precision.log.clear()
-
-    def check_finite(self, update: Update, mine: Batch, expected: bool) -> None:
-        """Raise UserError for a non-finite loss or gradient, naming the sample or else the first layer to blame. Silent
-        if the batch is finite in float32 and the scaler skipped it (`expected`)."""
-        self.check_data(mine, f"batch {mine.where.number}")
-        here = [first_bad_layer(self.model, micro) for micro in mine.split(self.accumulate)]
-        found = set(chain(*self.world.gather_objects(here)))
-        layer = next((path for path in self.layers if path in found), None)
-        what = (
-            f"the norm of the gradient is {update.norm}" if math.isfinite(update.loss) else f"the loss is {update.loss}"
-        )
-        where = f"{what} in batch {mine.where.number}, at update {self.updates}"
-        if layer is not None:
-            raise UserError(f"{where}; the first layer whose output is NaN or infinite is {layer}; {self.advice}")
-        if self.precision is None:
-            raise UserError(f"{where}, although every layer's output is finite; {self.advice}")
-        if not expected:
-            raise UserError(
-                f"{where}, although every layer's output is finite in float32: half precision overflows. Use a scaler "
-                "(skips such batches), a DynamicPolicy (moves such layers to float32), or bfloat16"
-            )
-
-    def check_data(self, mine: Batch | None, name: str) -> None:
-        """Raise UserError, on all ranks, if a sample on any rank is not finite."""
-        here = None if mine is None else first_bad_sample(mine)
-        found = [said for said in self.world.gather_objects(here) if said is not None]
-        if found:
-            raise UserError(
-                f"{name}, at update {self.updates}: {min(found)[1]}.\n"
-                "No learning rate helps: correct or remove the sample"
-            )
 
     def rate(self) -> float:
         """Return the learning rate of the next update. Raise UserError if the schedule returns an invalid one."""
@@ -256,7 +194,7 @@ class Trainer:
                 "give Adam, AdamW, or SGD created with momentum: partial(SGD, momentum=0.9)"
             )
 
-    def mine(self, batch: Batch) -> Batch:
+    def local_batch(self, batch: Batch) -> Batch:
         """Return this rank's part of a global batch; empty if there are more ranks than samples."""
         return batch.part(self.mesh.part("samples"), self.mesh.parts("samples"))
 
@@ -275,12 +213,12 @@ class Trainer:
         """
         loss, bad = 0.0, None
         with no_grad():
-            for mine in self.parts(batches):
-                part = self.model(mine).item()
-                bad = bad or (None if math.isfinite(part) else mine)
+            for batch in each_once(batches, self.mesh.world):
+                part = self.model(local := self.local_batch(batch)).item()
+                bad = bad or (None if math.isfinite(part) else local)
                 loss += part
         if not math.isfinite(total := self.over_ranks(loss, "loss", "samples", "layers")):
-            self.check_data(bad, "validation")
+            nonfinite.check_samples(self.world, bad, f"validation, at update {self.updates}")
             raise UserError(f"the loss is {total} at update {self.updates}; {self.advice}")
         return total
 
@@ -291,30 +229,10 @@ class Trainer:
         """
         right, count = 0, 1
         with no_grad():
-            for batch in self.parts(batches):
-                if batch.labels is None:
-                    raise UserError(f"batch {batch.where.number} has no labels, which accuracy needs")
-                likely = to_host(self.model(Batch(batch.inputs, None, batch.where)).data).argmax(axis=-1)
-                right += int((likely == to_host(batch.labels)).sum())
+            for batch in each_once(batches, self.mesh.world):
+                right += right_answers(self.model, self.local_batch(batch))
                 count = batch.where.count  # of the global batch
         return self.over_ranks(right, "right", "samples") / count
-
-    def parts(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield this rank's part of each batch. Raise UserError, after the last one, unless the batches together are
-        one global batch, each part once, and the same on all ranks."""
-        if not isinstance(batches, Iterable):
-            raise UserError(f"batches is {shown(batches)}; give the parts of a global batch, loader.validation()")
-        samples, B, data = 0, 1, 0
-        for batch in batches:
-            samples, B = samples + batch.where.samples.stop - batch.where.samples.start, batch.where.B
-            data = checksum_of(batch, data) if self.world.size > 1 else 0
-            yield self.mine(replace(batch, where=replace(batch.where, training=False)))
-        check_same(self.mesh.world, {"samples": samples, "B": B, "checksum of the data": data})
-        if samples != B:
-            raise UserError(
-                f"the batches hold {samples} samples of a global batch of {B}: they must hold each sample once.\n"
-                "Call loader.validation() again each time: an iterator is used up"
-            )
 
     # Many updates -----------------------------------------------------------------------------------------------------
 
@@ -347,7 +265,7 @@ class Trainer:
         for done, n in pairwise([0, *range(every, last, every), last]):
             name = f"{unit} {n:>{len(str(last))}}/{last}"
             made = self.each_update(train, n - done) if epochs is None else self.epoch(train)
-            row = summed_up(self.watch(made, n - done if epochs is None else train.batches, name))
+            row = summed_up(self.progress.watch(made, n - done if epochs is None else train.batches, name))
             row = self.agreed(row if validation is None else row + self.validate(validation, name))
             history.add(row)
             self.history.add(row)
@@ -404,13 +322,13 @@ class Trainer:
 
         The accuracy takes a second forward: with labels, the model returns only the loss.
         """
-        loss = self.mean_loss(self.watch(data.validation(), data.batches, f"{name}, loss"))
+        loss = self.mean_loss(self.progress.watch(data.validation(), data.batches, f"{name}, loss"))
         first = next(iter(data.validation()), None)
         if first is None:
             raise UserError(f"{name}: validation() gave batches once, then none; each call must return a new iterator")
         if first.labels is None or first.labels.ndim > 1:
             return [loss]
-        return [loss, self.accuracy(self.watch(data.validation(), data.batches, f"{name}, accuracy"))]
+        return [loss, self.accuracy(self.progress.watch(data.validation(), data.batches, f"{name}, accuracy"))]
 
     def agreed(self, row: list[float]) -> list[float]:
         """Return rank 0's numbers on all ranks. Each rank of a tensor-parallel group sums by itself, so the last bit
@@ -443,7 +361,7 @@ class Trainer:
         Raise UserError on all ranks if the state does not fit on one of them. Scaler, precision, history, optimizer and
         `batches` are unchanged then.
         """
-        check_same(self.world, leaves("state", state))
+        check_same(self.world, flattened("state", state))
         parts = self.parts_of_state()
         check_state("the state of the trainer", state, ("optimizer", *parts, "batches"))
         check_whole("batches in the state of the trainer", state["batches"])
@@ -459,62 +377,16 @@ class Trainer:
         """Return the components whose state is plain data, by name."""
         return {"scaler": self.scaler, "precision": self.precision or Precision(), "history": self.history}
 
-    # What is shown ----------------------------------------------------------------------------------------------------
-
-    def watch(self, items: Iterable[Item], count: int, name: str) -> Iterator[Item]:
-        """Yield the items, printing how far they are whenever nothing was printed for two seconds."""
-        for n, item in enumerate(items, 1):
-            yield item
-            if n < count and time.monotonic() - self.told > QUIET:
-                self.log(f"{name}: {n} of {count} batches")
-
-    def log(self, text: str) -> None:
-        """Print whole lines on rank 0 and flush: under mpirun the terminal is not ours."""
-        self.told = time.monotonic()
-        if self.world.rank == 0:
-            print(text, flush=True)
-
     def close(self) -> None:
         """Stop the communication thread of an overlapped strategy."""
         self.reducer.close()
 
 
-def summed_up(updates: Iterable[Update]) -> list[float]:
-    """Return [mean loss over the labels, learning rate of the last update].
-
-    A label's loss is measured before the update it contributes to. Batches are weighted by their labels: the last batch
-    of an epoch may be smaller, and labels may be ignored.
-    """
-    loss, labels, lr = 0.0, 0, math.nan
-    for update in updates:
-        lr = update.lr
-        if math.isfinite(update.loss):  # the others overflowed in half precision and were skipped
-            loss, labels = loss + update.loss * update.labels, labels + update.labels
-    return [loss / labels if labels else math.nan, lr]
-
-
-def owners(optimizer: Callable[..., Optimizer]) -> str:
-    """Return what ranks must own for this optimizer, "elements" or whole "parameters", as its class states; `partial`
-    is unwrapped."""
-    made: Any = optimizer
-    while isinstance(made, partial):
-        made = made.func
-    return getattr(made, "owners", "elements")
-
-
-def scaler_for(precision: Precision | None, strategy: Strategy) -> Scaler:
-    """Return a dynamic loss scaler if weights or transfers are float16; no scaling otherwise."""
-    halves = [strategy.sent_dtype, precision and precision.half]
-    return DynamicScaler() if np.float16 in halves else Scaler()
-
-
-def precision_of(model: Model, precision: Precision | None, half_weights: bool) -> Precision | None:
-    """Return the precision the model computes in from now on: the one given, or the one the model already has (as a
-    copy does). Raise UserError for half weights without a precision."""
-    own = next((module.precision for module in model.modules() if module.precision is not None), None)
-    if precision is None or precision is own:
-        if half_weights and own is None:
-            raise UserError("half_weights is True, but no precision says which half type to use: give one")
-        return own
-    use(model, precision, half_weights)
-    return precision
+def flattened(name: str, state: Any) -> dict[str, Any]:
+    """Flatten nested dictionaries to path -> value; "optimizer" is listed but not entered."""
+    if not isinstance(state, Mapping):
+        return {name: state}
+    found: dict[str, Any] = {f"names in {name}": sorted(map(str, state))}
+    for key, value in state.items():
+        found |= {} if key == "optimizer" else flattened(f"{name}.{key}", value)
+    return found

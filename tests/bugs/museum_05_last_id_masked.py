@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from minitrain.autograd import Tensor
 from minitrain.backend import Array, xp
 from minitrain.nn import Parameter
 from minitrain.parallel.tensor_parallel import TensorIO
+from minitrain.tensor import Tensor
 from tests.bugs.museum import FunctionBug
 from tests.parallel.test_mesh import test_tensor_parallel_is_the_serial_run
 

@@ -1,7 +1,7 @@
 """Attention is scaled by the model width instead of the head width."""
 
 from minitrain import fused
-from minitrain.autograd import Tensor
+from minitrain.tensor import Tensor
 from tests.bugs.museum import FunctionBug
 from tests.test_fused import test_attention_scale_is_that_of_a_head
 

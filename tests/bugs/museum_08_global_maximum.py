@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from minitrain.autograd import Tensor, apply
+from minitrain.autograd import apply
 from minitrain.backend import Array
+from minitrain.tensor import Tensor
 from tests.bugs.museum import FunctionBug
 from tests.test_functional import test_softmax_of_rows_far_apart
 

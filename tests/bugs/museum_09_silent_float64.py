@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from minitrain.autograd import Tensor, apply
+from minitrain.autograd import apply
+from minitrain.tensor import Tensor
 from tests.bugs.museum import FunctionBug
 from tests.test_fused import TABLE, test_dtype
 

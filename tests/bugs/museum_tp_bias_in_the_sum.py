@@ -1,9 +1,9 @@
 """The bias of a row-parallel layer is inside the sum: it is added once per rank."""
 
 from minitrain import fused
-from minitrain.autograd import Tensor
 from minitrain.nn import Parameter
 from minitrain.parallel.tensor_parallel import TensorIO
+from minitrain.tensor import Tensor
 from tests.bugs.museum import FunctionBug
 from tests.parallel.test_mesh import test_tensor_parallel_is_the_serial_run
 

@@ -4,9 +4,9 @@ from typing import Any
 
 from minitrain import functional as F
 from minitrain import fused
-from minitrain.autograd import Tensor
 from minitrain.data.batch import Batch
 from minitrain.models import Attention, Model
+from minitrain.tensor import Tensor
 from tests.bugs.museum import FunctionBug
 from tests.equivalence.harness import toy_gpt
 from tests.parallel.test_mesh import test_tensor_parallel_is_the_serial_run

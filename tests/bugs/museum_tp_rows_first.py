@@ -1,12 +1,12 @@
 """Rows first, then columns, with GELU before the sum: gelu(a) + gelu(b) is not gelu(a + b)."""
 
 from minitrain import fused
-from minitrain.autograd import Tensor
 from minitrain.models import FeedForward, Model
 from minitrain.nn import Parameter
 from minitrain.parallel.collective_ops import gather_from, split_to
 from minitrain.parallel.plan import Plan
 from minitrain.parallel.tensor_parallel import BLOCK, TensorIO
+from minitrain.tensor import Tensor
 from tests.bugs.museum import FunctionBug
 from tests.equivalence.harness import toy_gpt
 from tests.parallel.test_mesh import test_tensor_parallel_is_the_serial_run

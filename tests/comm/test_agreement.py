@@ -11,6 +11,7 @@ import pytest
 
 from minitrain import debug
 from minitrain.comm import threads
+from minitrain.comm.agreement import sum_if_same
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
@@ -339,3 +340,16 @@ def test_ranks_that_share_matrices_need_the_same_batch_too() -> None:
             trainer.step(loader.batch(world.rank))
 
     threads.run(2, program, timeout=20)
+
+
+def test_a_sum_with_a_check() -> None:
+    """A difference in any value, on any rank, is found, and the sum has all digits of a plain one."""
+
+    def program(world: Communicator) -> float:
+        for odd in range(3):
+            given = {"seed": 1, "B": 5 if world.rank == odd else 4}
+            with pytest.raises(UserError, match=rf"B: .*5 on rank {odd}"):
+                sum_if_same(world, 1.0, given, TAG)
+        return sum_if_same(world, 0.1 * world.rank, {"seed": 1, "B": 4}, TAG)
+
+    assert threads.run(3, program, timeout=20) == [0.1 * 0 + 0.1 * 1 + 0.1 * 2] * 3

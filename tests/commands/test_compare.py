@@ -17,6 +17,7 @@ from minitrain.commands.compare_schedules import schedule_options
 from minitrain.commands.comparison import CompareOptions, Result, overlap, smooth_median, spread, table
 from minitrain.commands.options import LearningRates
 from minitrain.data.batch import Batch
+from minitrain.train import progress
 
 Capture = pytest.CaptureFixture[str]
 SHORT = CompareOptions("schedules", updates=20, lr=(0.003, 0.03), seeds=2)
@@ -91,7 +92,7 @@ def test_the_command(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_progress_is_shown(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "QUIET", -1.0)
+    monkeypatch.setattr(progress, "QUIET", -1.0)
     compare.run(replace(SHORT, seeds=1, lr=(0.01,), out=tmp_path), threads.world_of_one())
     assert capsys.readouterr().out.splitlines() == [f"{n} of 9 settings" for n in range(1, 9)]
 

@@ -186,7 +186,7 @@ def test_what_no_step_has_used_is_said(folder: Path) -> None:
     found = compared(2, f"{folder}/own.py:unused", tp=2)
     paths = found.text.partition("make_batch(number) for them\n")[2].split()
     layers = ("norm2", "mlp.gate", "mlp.up", "mlp.down")
-    assert found.equal and "equal to one process, within 1e-12, in what these 3 step(s) use" in found.text
+    assert found.equal and "equal to one process, within 1e-12, in all that these 3 step(s) use" in found.text
     assert paths == [f"blocks.1.{layer}.{what}" for layer in layers for what in ("weight", "bias")]
     assert listed("these", list("abcdefghijklmn")).endswith("  l\n  and 2 more")
 
@@ -359,7 +359,8 @@ def test_help_fits(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
         main(["compare", "model", "--help"])
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80, shown
-    assert all(word in shown for word in ("make_batch", "--zero", "--steps", "Status")) and "--memory-mb" not in shown
+    assert all(word in shown for word in ("make_batch", "--zero", "--steps", "Exit status"))
+    assert "--memory-mb" not in shown
 
 
 @needs_mpirun

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minitrain.autograd import Node, Tensor, no_grad
+from minitrain.autograd import Node, no_grad
 from minitrain.data.batch import Batch, Where
 from minitrain.errors import UserError
 from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.nn import Dropout, Parameter
 from minitrain.precision import StaticPolicy, use
+from minitrain.tensor import Tensor
 from tests.gradcheck import close
 
 TOY = GPTConfig(vocabulary=11, context=6, layers=2, heads=3, width=6, std=0.3, dtype="float64")

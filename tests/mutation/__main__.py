@@ -40,22 +40,28 @@ FILES = [
 ]
 FILES += [
     f"minitrain/{name}.py"
-    for name in ("autograd", "fused", "comm/ring", "comm/mpi", "comm/communicator")
-    + ("train/checkpoint", "train/trainer", "train/checks", "data/loader")
+    for name in ("tensor", "autograd", "fused", "attention", "gelu", "losses")
+    + ("comm/ring", "comm/mpi", "comm/communicator")
+    + ("train/checkpoint", "train/trainer", "train/arguments", "train/nonfinite", "train/validation", "data/loader")
 ]
 ELSEWHERE = {  # files whose tests do not mirror their path
+    "minitrain/attention.py": "tests/test_fused.py",
+    "minitrain/gelu.py": "tests/test_fused.py",
+    "minitrain/losses.py": "tests/test_fused.py",
     "minitrain/parallel/data_parallel.py": "tests/equivalence/test_data_parallel.py",
     "minitrain/parallel/sequence_parallel.py": "tests/parallel/test_tensor_parallel.py",
     "minitrain/parallel/vocabulary.py": "tests/parallel/test_tensor_parallel.py",
     "minitrain/parallel/divided_layers.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/pipeline_simulation.py": "tests/parallel/test_pipeline_schedules.py",
     "minitrain/parallel/plan.py": "tests/parallel/test_own_models.py",
-    "minitrain/parallel/naming.py": "tests/parallel/test_own_models.py",
+    "minitrain/parallel/held_parameters.py": "tests/parallel/test_own_models.py",
+    "minitrain/parallel/plan_checks.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/borders.py": "tests/parallel/test_own_models.py",
-    "minitrain/parallel/division.py": "tests/parallel/test_own_models.py",
+    "minitrain/parallel/division_checks.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/pieces.py": "tests/parallel/test_optimizers.py",
+    "minitrain/parallel/hooks.py": "tests/parallel/test_parallelize.py",
     "minitrain/comm/mpi.py": "tests/comm/test_communicator.py",
-    "minitrain/train/checks.py": "tests/train/test_trainer.py",
+    "minitrain/train/arguments.py": "tests/train/test_trainer.py",
 }
 STAGES = {  # name -> pytest arguments, time limit in seconds; a mutant in an infinite loop exceeds it
     "own": ([], 120),

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minitrain.autograd import Tensor
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.errors import UserError
 from minitrain.nn import Linear, Module, Parameter
+from minitrain.tensor import Tensor
 from tests.gradcheck import close
 
 X = np.random.default_rng(0).standard_normal((3, 4))

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minitrain.autograd import Tensor
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
@@ -21,6 +20,7 @@ from minitrain.models import GPTConfig, gpt
 from minitrain.observe.ledger import Ledger, current
 from minitrain.optim import Adam
 from minitrain.parallel.parallelize import parallelize
+from minitrain.tensor import Tensor
 from minitrain.train.step import train_step
 
 TAG = ("dp", "test")

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from minitrain.autograd import Tensor
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.ring import RingCommunicator
 from minitrain.observe.ledger import Ledger
 from minitrain.parallel.collective_ops import all_gather, copy_to, gather_from, reduce_from, reduce_scatter, split_to
 from minitrain.sharding import even_shards, lengths, shard_of
+from minitrain.tensor import Tensor
 from tests.gradcheck import BOUND, STEP, Array, as_activations, close, names_what_it_keeps, pull
 
 TAG = ("tp", "test")

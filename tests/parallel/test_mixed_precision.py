@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minitrain.autograd import Tensor
 from minitrain.backend import Array
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator, Tag
@@ -26,6 +25,7 @@ from minitrain.optim import Adam
 from minitrain.parallel.strategy import Strategy
 from minitrain.precision import CASTS, DynamicPolicy, DynamicScaler, Precision, StaticPolicy, StaticScaler
 from minitrain.sharding import Shards, shard_of
+from minitrain.tensor import Tensor
 from minitrain.train.trainer import Trainer
 from tests.ranks import GLANCE
 from tests.strategies import named

@@ -13,7 +13,7 @@ import pytest
 
 from minitrain import functional as F
 from minitrain import fused
-from minitrain.autograd import Tensor, no_grad
+from minitrain.autograd import no_grad
 from minitrain.backend import Array
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
@@ -37,12 +37,13 @@ from minitrain.nn import (
 )
 from minitrain.optim import SGD, Adam
 from minitrain.parallel.divided_layers import check_linear
-from minitrain.parallel.division import Passed, far
-from minitrain.parallel.naming import spoken
+from minitrain.parallel.division_checks import Passed, far
+from minitrain.parallel.held_parameters import spoken
 from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.plan import Plan
 from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.tensor_parallel import TensorIO
+from minitrain.tensor import Tensor
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import train_step
 from minitrain.train.trainer import Trainer
@@ -1238,7 +1239,7 @@ WRONG: dict[str, tuple[Make, str | None, str | None]] = {
     "gather on a norm": (
         block_that(norms_named("gather")),
         None,
-        r"blocks\.0.*plan\.gather is whole \(plan\.everywhere",
+        r"blocks\.0.*plan\.gather and plan\.enter are whole; plan\.everywhere",
     ),
     "row of a curve": both(
         lambda: blocks(mlp=swiglu_with(Curved)), r"plan\.row\(blocks\.0\.mlp\.down\): the layer is not linear"
@@ -1290,9 +1291,7 @@ WRONG: dict[str, tuple[Make, str | None, str | None]] = {
     ),
     "groups of heads": both(lambda: blocks(attn=Queries), r"attn has layers of 3 and of 6 heads, .*divide the groups"),
     "units without a path": (unsaid_units, None, r"under sequence parallel units\.1 computes a different result"),
-    "a parameter as a layer": both(
-        said(Relu, parameter_named), r"plan\.column is given .*it takes layers.*plan\.split"
-    ),
+    "a parameter as a layer": both(said(Relu, parameter_named), r"plan\.column got .*it takes layers.*plan\.split"),
     "matrices by hand": both(lambda: blocks(mlp=ByHand), r"the output of blocks\.0 differs between the ranks"),
     "no row behind frozen norms": (
         training(lambda: blocks(mlp=Squeezed), "mlp.up"),
@@ -1312,16 +1311,14 @@ WRONG: dict[str, tuple[Make, str | None, str | None]] = {
     "enter on a norm": (
         block_that(norms_named("enter")),
         r"norm1\.\w+ has the same.*plan\.residual",
-        r"blocks\.0.*is not this rank's shard .* that of plan\.enter",
+        r"blocks\.0.*is not this rank's shard .*plan\.enter are whole",
     ),
     "an unknown word": both(
         said(Relu, unknown_word),
         r"plan\.columns, at line \d+ of test_own_models\.py, does not.* column, heads, row",
     ),
-    "a column called by name": both(
-        lambda: blocks(mlp=CalledByName), r"plan\.column\(blocks\.0\.mlp\.up\).*given none"
-    ),
-    "a column of a list": both(lambda: blocks(mlp=CalledWithMany), r"plan\.column\(blocks\.0\.mlp\.up\).*given a list"),
+    "a column called by name": both(lambda: blocks(mlp=CalledByName), r"plan\.column\(blocks\.0\.mlp\.up\).*got none"),
+    "a column of a list": both(lambda: blocks(mlp=CalledWithMany), r"plan\.column\(blocks\.0\.mlp\.up\).*got a list"),
     "enter called by name": both(lambda: blocks(attn=EnteredByName), r"plan\.enter\(blocks\.0\.attn\.gate\).*first"),
     "a table by hand": (looking, None, r"embed a shard of the sequence.*in its own class: .*plan\.everywhere\(self\)"),
     "a loss by hand": (plain_head, None, r"head, with its layers divided: .*divides no layer.*plan\.gather\(self\)"),
@@ -1334,7 +1331,7 @@ WRONG: dict[str, tuple[Make, str | None, str | None]] = {
     "a shard without a plan": both(
         said(Relu, cast(Any, without_a_plan)), r"blocks\.0\.mlp: .* takes \(\).*; write def shard\(self, plan\)"
     ),
-    "a list of layers": both(said(Relu, list_named), r"plan\.column is given \[.*one by one"),
+    "a list of layers": both(said(Relu, list_named), r"plan\.column got \[.*one by one"),
 }
 
 
@@ -1395,7 +1392,7 @@ def test_a_gradient_that_is_zero_at_first_is_looked_at_again(kind: type[FromZero
             made.step(batch)
         except UserError as error:
             return str(error)
-        assert made.reducer.division is None, "all has been seen"
+        assert made.reducer.checks is None, "all has been seen"
         return ""
 
     for said in threads.run(2, program):
@@ -1451,7 +1448,7 @@ def test_the_looks_are_over_after_the_first_step() -> None:
                 units = [unit.path for unit in made.units]
                 assert [*io.borders.made] == units and [*io.borders.gradients] == units[:0:-1]
             reducer.synchronize()
-            assert io.borders is None and reducer.division is None
+            assert io.borders is None and reducer.checks is None
 
     threads.run(2, program)
 
@@ -1599,7 +1596,7 @@ def undivided() -> Model:
 def test_each_word_is_about_layers_one_by_one(word: str) -> None:
     """Other arguments would otherwise be silently ignored."""
     for wrong in ([Linear("a", 4, 4)], "a", None):
-        with pytest.raises(UserError, match=rf"plan\.{word} is given .*; it takes layers.*, one by one"):
+        with pytest.raises(UserError, match=rf"plan\.{word} got .*; it takes layers.*, one by one"):
             getattr(Plan(TensorIO(world_of_one())), word)(wrong)
 
 

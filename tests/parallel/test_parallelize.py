@@ -12,18 +12,16 @@ from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.errors import UserError
 from minitrain.models import Model
-from minitrain.nn import Linear, Module, Parameter
 from minitrain.observe.clock import Clock, Stamps
 from minitrain.observe.ledger import Ledger
-from minitrain.optim import SGD
+from minitrain.observe.observer import observing
 from minitrain.parallel.parallelize import REDUCERS, parallelize
-from minitrain.parallel.pipeline import observing
 from minitrain.parallel.pipeline_schedules import Do, all_ranks
 from minitrain.parallel.pipeline_simulation import simulate
 from minitrain.parallel.reducer import Reducer
 from minitrain.parallel.strategy import Strategy
 from minitrain.train.checkpoint import gather, restore
-from minitrain.train.step import compute_gradients, train_step
+from minitrain.train.step import compute_gradients
 from tests.equivalence.harness import toy_batch, toy_gpt
 from tests.strategies import named
 
@@ -139,89 +137,6 @@ def test_a_released_model_is_free_again(how: str, initialized: bool) -> None:
     assert held or all(p.on_ready is None and p.initialized == initialized for p in model.parameters())
 
 
-# A model that changes -------------------------------------------------------------------------------------------------
-
-
-class Counting(Model):
-    """Counts how often its parameters were enumerated."""
-
-    looks = 0
-
-    def parameters(self) -> list[Parameter]:
-        vars(self)["looks"] = self.looks + 1  # does not count as setting a member
-        return super().parameters()
-
-
-def counting() -> tuple[Counting, Reducer, SGD]:
-    model = Counting(toy_gpt().units)
-    reducer = parallelize(model, Mesh(threads.world_of_one()))
-    reducer.init(1)
-    return model, reducer, SGD(reducer)
-
-
-def test_an_unchanged_model_is_not_looked_through_in_every_step() -> None:
-    model, reducer, optimizer = counting()
-    looks = []
-    for number in range(40):
-        before = model.looks
-        train_step(model, toy_batch(number), reducer, optimizer, 0.01)
-        looks.append(model.looks - before)
-    assert [n for n, count in enumerate(looks) if count] == [0, 1, 2, 4, 8, 16, 32]
-
-
-@pytest.mark.parametrize("step", [1, 3, 5, 11])
-def test_a_layer_that_is_added_is_seen_at_once(step: int) -> None:
-    model, reducer, optimizer = counting()
-    for number in range(step):
-        train_step(model, toy_batch(number), reducer, optimizer, 0.01)
-    block: Any = model.units[1]
-    block.more = Linear("more", 2, 3)
-    with pytest.raises(UserError, match=r"more.weight was added .*\n?.*minitrain.parallel.parallelize"):
-        reducer.start_step()
-    del block.more
-    reducer.start_step()
-    bias = block.attn.proj.bias
-    vars(block.attn.proj).pop("bias")  # bypasses __delattr__, so nothing is noticed
-    block.attn.proj.name = "what is set last"
-    with pytest.raises(UserError, match=r"attn.proj.bias was removed"):
-        reducer.start_step()
-    block.attn.proj.bias = bias
-    reducer.start_step()
-    del block.attn.proj.bias
-    with pytest.raises(UserError, match=r"attn.proj.bias was removed"):
-        reducer.start_step()
-
-
-def test_what_is_put_into_a_list_is_seen_by_the_next_power_of_two() -> None:
-    """Creating the layer beforehand matters: constructing one sets members, which triggers a rescan."""
-
-    class Pair(Module):
-        def __init__(self) -> None:
-            self.layers = [Linear("a", 2, 3)]
-
-    model, more = Model([Pair()]), Linear("b", 3, 2)
-    reducer = parallelize(model, Mesh(threads.world_of_one()))
-    reducer.init(1)
-    for _ in range(5):  # steps 0 to 4
-        reducer.start_step()
-    unit: Any = model.units[0]
-    unit.layers.append(more)
-    for _ in range(3):
-        reducer.start_step()
-    with pytest.raises(UserError, match=r"b.weight was added"):
-        reducer.start_step()  # step 8
-
-
-@pytest.mark.parametrize("step", [3, 7])
-def test_a_parameter_that_is_frozen_is_seen_at_once(step: int) -> None:
-    model, reducer, optimizer = counting()
-    for number in range(step):
-        train_step(model, toy_batch(number), reducer, optimizer, 0.01)
-    model.parameters()[0].requires_grad = False
-    with pytest.raises(UserError, match=r"embed.tokens.weight was frozen after"):
-        reducer.start_step()
-
-
 # A pipeline that is watched -------------------------------------------------------------------------------------------
 
 
@@ -272,7 +187,7 @@ def test_the_look_at_a_divided_model_takes_no_virtual_time() -> None:
         clock = Clock()
         with observing(Stamps(clock, reducer.mesh.over("layers"))):
             compute_gradients(model, toy_batch(0), reducer, 3)
-        assert reducer.division is not None, "it was looked at, and will be again"
+        assert reducer.checks is not None, "it was looked at, and will be again"
         return clock.lane
 
     lanes = threads.run(4, lambda world: program(RingCommunicator(world)), timeout=30)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from minitrain import rng
-from minitrain.autograd import Tensor, backward, no_grad
+from minitrain.autograd import backward, no_grad
 from minitrain.backend import Array
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
@@ -28,6 +28,7 @@ from minitrain.parallel.pipeline_simulation import check
 from minitrain.parallel.recompute import Segment
 from minitrain.parallel.reducer import Reducer
 from minitrain.parallel.strategy import Strategy
+from minitrain.tensor import Tensor
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients
 from tests.equivalence.harness import BUCKET_MB, SEED, STEPS, Run, Tensors, toy_batch, toy_gpt

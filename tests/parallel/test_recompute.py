@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minitrain import functional as F
-from minitrain.autograd import Tensor, no_grad
+from minitrain.autograd import no_grad
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
 from minitrain.data.batch import Batch, Where
@@ -17,6 +17,7 @@ from minitrain.observe.ledger import Ledger
 from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.recompute import Segment, segments
 from minitrain.parallel.strategy import Strategy
+from minitrain.tensor import Tensor
 from minitrain.train.step import compute_gradients
 from tests.equivalence.harness import toy_batch, toy_gpt
 

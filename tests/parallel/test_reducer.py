@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from minitrain import functional as F
-from minitrain.autograd import Tensor
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
@@ -15,13 +14,14 @@ from minitrain.nn import Module, Parameter
 from minitrain.optim import SGD
 from minitrain.parallel.data_parallel import Bucketed, Naive
 from minitrain.parallel.flat import Bucket, make_buckets
-from minitrain.parallel.reducer import Divided, Reducer
+from minitrain.parallel.reducer import DividedModel, Reducer
+from minitrain.tensor import Tensor
 
 
 class Recorder(Reducer):
     """Records which buckets are reduced, and their gradients."""
 
-    def __init__(self, divided: Divided) -> None:
+    def __init__(self, divided: DividedModel) -> None:
         self.calls: list[str] = []
         self.seen: list[list[float]] = []
         super().__init__(divided)
@@ -47,11 +47,11 @@ def recorder(ps: list[Parameter], kind: type[Recorder] = Recorder, in_a_bucket: 
     return made
 
 
-def divided(ps: Sequence[Parameter], megabytes: float) -> Divided:
+def divided(ps: Sequence[Parameter], megabytes: float) -> DividedModel:
     """Return a model with these parameters in buckets of this size."""
     mesh, model = Mesh(world_of_one()), Module()
     model.__dict__["parameters_of_it"] = [*ps]
-    return Divided(model, mesh, make_buckets(ps, megabytes, mesh))
+    return DividedModel(model, mesh, make_buckets(ps, megabytes, mesh))
 
 
 def loss(ps: Sequence[Parameter], factor: float = 1.0) -> Tensor:
@@ -218,7 +218,7 @@ def frozen_and_free() -> tuple[Parameter, Parameter]:
 
 
 @pytest.mark.parametrize("kind", [Reducer, Naive, Bucketed])
-def test_a_frozen_parameter_is_not_trained(kind: Callable[[Divided], Reducer]) -> None:
+def test_a_frozen_parameter_is_not_trained(kind: Callable[[DividedModel], Reducer]) -> None:
     frozen, free = frozen_and_free()
     reducer = kind(divided([frozen, free], 1.0))
     reducer.init(5)

@@ -15,7 +15,7 @@ import pytest
 
 from minitrain import functional as F
 from minitrain import fused
-from minitrain.autograd import Tensor, no_grad
+from minitrain.autograd import no_grad
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
@@ -34,6 +34,7 @@ from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.tensor_parallel import TensorIO
 from minitrain.parallel.vocabulary import LOSS, own_rows, vocabulary_cross_entropy
 from minitrain.sharding import even_shards, lengths, shard_of
+from minitrain.tensor import Tensor
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients, train_step
 from tests.equivalence.harness import Tensors, difference, toy_batch, toy_gpt

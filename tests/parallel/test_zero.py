@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -290,26 +290,6 @@ def test_an_optimizer_that_needs_whole_parameters(how: str) -> None:
     Orthogonal(alone)
     with pytest.raises(UserError, match=r"OwnLARS sets elementwise=False"):
         OwnLARS(alone)
-
-
-def freeze(made: Model) -> None:
-    made.parameters()[0].requires_grad = False
-
-
-def add(made: Model) -> None:
-    block: Any = made.units[1]
-    block.units[0].more = toy_gpt().parameters()[0]
-
-
-@pytest.mark.parametrize("change", [freeze, add])
-def test_a_model_that_was_changed_after_it_was_divided(change: Callable[[Model], None]) -> None:
-    made = toy_gpt()
-    reducer = parallelize(made, Mesh(threads.world_of_one()), Strategy(zero=3))
-    reducer.init(1)
-    train_step(made, toy_batch(0), reducer, SGD(reducer), 0.1)
-    change(made)
-    with pytest.raises(UserError, match=r"embed.tokens.weight .* after"):
-        train_step(made, toy_batch(0), reducer, SGD(reducer), 0.1)
 
 
 def test_a_dropped_parameter_cannot_be_read() -> None:

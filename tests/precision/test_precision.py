@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from minitrain import fused
-from minitrain.autograd import Node, Tensor, youngest_first
+from minitrain.autograd import Node, youngest_first
 from minitrain.backend import square
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
@@ -45,6 +45,7 @@ from minitrain.precision import (
     not_finite,
     use,
 )
+from minitrain.tensor import Tensor
 from minitrain.train.step import compute_gradients, train_step
 from tests.gradcheck import close
 from tests.tiers import full as later

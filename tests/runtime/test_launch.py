@@ -13,7 +13,7 @@ import pytest
 
 from minitrain.environment import LAUNCHERS
 from minitrain.errors import UserError
-from minitrain.runtime import launch
+from minitrain.runtime import abort, launch
 from minitrain.runtime.launchers import find_mpirun
 from tests.tiers import full
 
@@ -92,14 +92,17 @@ def alive(pid: int) -> bool:
     return True
 
 
-def job(n: int, body: str, patience: float = launch.PATIENCE) -> Ended:
+def job(n: int, body: str, patience: float = abort.PATIENCE) -> Ended:
     """Run PRELUDE and body under mpirun. patience: how long a rank that leaves early waits for the others."""
     assert MPIRUN is not None
     speaker = min(launch.SPEAKER, patience)
-    change = (
-        f"from minitrain.runtime import launch as module\nmodule.PATIENCE, module.SPEAKER = {patience}, {speaker}\n"
+    change = f"abort.PATIENCE, module.SPEAKER = {patience}, {speaker}\n"
+    program = (
+        "from minitrain.runtime import abort, launch as module\n"
+        + change
+        + PRELUDE
+        + textwrap.indent(textwrap.dedent(body), "    ")
     )
-    program = change + PRELUDE + textwrap.indent(textwrap.dedent(body), "    ")
     return run([MPIRUN, "-n", str(n), sys.executable, "-c", program])
 
 
@@ -155,9 +158,7 @@ def test_sys_exit_with_a_status(n: int) -> None:
 
 
 @needs_mpirun
-@pytest.mark.parametrize(
-    ("n", "leave", "patience"), [(2, "sys.exit(0)", SHORT), full(3, "sys.exit()", launch.PATIENCE)]
-)
+@pytest.mark.parametrize(("n", "leave", "patience"), [(2, "sys.exit(0)", SHORT), full(3, "sys.exit()", abort.PATIENCE)])
 def test_one_rank_leaves_as_if_all_were_well(n: int, leave: str, patience: float) -> None:
     end = job(n, f"if fault(1): {leave}\nwait()", patience)
     assert end.status != 0 and end.seconds < END
@@ -236,7 +237,7 @@ def test_all_ranks_see_the_same_mistake(n: int) -> None:
 @needs_mpirun
 @pytest.mark.parametrize(
     ("n", "rank", "patience"),
-    [(2, 1, SHORT), full(2, 0, SHORT), full(3, 0, launch.PATIENCE), full(3, 2, launch.PATIENCE)],
+    [(2, 1, SHORT), full(2, 0, SHORT), full(3, 0, abort.PATIENCE), full(3, 2, abort.PATIENCE)],
 )
 def test_one_rank_sees_a_mistake(n: int, rank: int, patience: float) -> None:
     end = job(n, f'if fault({rank}): raise UserError("no space on the disk")\nwait()', patience)

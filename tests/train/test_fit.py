@@ -225,7 +225,7 @@ def test_a_loader_of_ones_own(make: Callable[..., Any]) -> None:
     [
         ({}, "epochs is None and updates is None; exactly one must say how long to train"),
         ({"epochs": 2, "updates": 9}, "epochs is 2 and updates is 9; exactly one must say how long to train"),
-        ({"epochs": 2, "validate_every": 9}, "validate_every is 9, but each epoch is a row"),
+        ({"epochs": 2, "validate_every": 9}, "validate_every is 9, but each epoch is validated"),
         ({"updates": 9, "patience": 2}, "patience is 2, which waits for a better validation loss"),
         ({"train": TextLoader, "epochs": 1}, "train is <class"),
         ({"epochs": 1, "validation": digits().batch(0)}, "validation is Batch"),

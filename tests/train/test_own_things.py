@@ -193,7 +193,7 @@ def test_a_gradient_assigned_before_finish() -> None:
     made = trainer(loaded(), world_of_one(), "naive", {}, {"dp": 1})
     table, reducer = made.model.parameters()[0], made.reducer
     reducer.start_step()
-    made.model(made.mine(ids())).backward()
+    made.model(made.local_batch(ids())).backward()
     table.grad = np.full(table.shape, 3.0)
     reducer.end_backward()
     reducer.synchronize()

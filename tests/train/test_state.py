@@ -22,8 +22,8 @@ from minitrain.optim import LAMB, SGD, Adam
 from minitrain.parallel.strategy import Strategy
 from minitrain.precision import DynamicPolicy, DynamicScaler, Precision, Scaler, StaticPolicy, StaticScaler
 from minitrain.train import checkpoint
-from minitrain.train.history import History
-from minitrain.train.trainer import Trainer, Update
+from minitrain.train.history import History, Update
+from minitrain.train.trainer import Trainer
 from tests.strategies import named
 from tests.tiers import full
 

@@ -1,20 +1,18 @@
-"""Trainer: its history matches the serial run, what schedules count, early stopping, printed output."""
+"""Trainer: its history matches the serial run, what schedules count, early stopping."""
 
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from minitrain.autograd import Tensor, no_grad
+from minitrain.autograd import no_grad
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
-from minitrain.comm.threads import world_of_one
 from minitrain.data.batch import Batch
 from minitrain.data.loader import ArrayLoader, TextLoader
 from minitrain.errors import UserError
@@ -23,11 +21,10 @@ from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.optim import SGD, Adam
 from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.zero import Zero3
-from minitrain.precision import DynamicPolicy, DynamicScaler, Scaler, StaticPolicy, StaticScaler
-from minitrain.train import trainer as module
+from minitrain.precision import DynamicPolicy, DynamicScaler, StaticScaler
+from minitrain.tensor import Tensor
 from minitrain.train.history import History
 from minitrain.train.trainer import Trainer
-from tests.equivalence.harness import toy_batch, toy_gpt
 
 Capture = pytest.CaptureFixture[str]
 
@@ -211,34 +208,6 @@ def test_a_batch_whose_update_is_left_out_counts_as_a_batch() -> None:
     assert trainer.fit(data(25), 1).loss[0] > 0, "their losses are numbers, and count"
 
 
-@pytest.mark.parametrize("bad", ["dense.0", "dense.1", "head"])
-@pytest.mark.ranks(2, full=(1,))
-def test_a_loss_that_is_no_number_names_layer_and_batch(world: Communicator, bad: str) -> None:
-    """Only one rank has it in batch 2, but all raise the same error before any of them steps."""
-    trainer = small(world)
-    for number in range(2):
-        trainer.step(data(25).batch(number))
-    batch = data(25).batch(2)
-    p = next(p for p in trainer.model.parameters() if p.placement.path == f"{bad}.linear.bias")
-    p.data[...] = np.nan if world.rank == world.size - 1 else p.data
-    with pytest.raises(UserError, match=rf"the loss is nan in batch 2, at update 2; the first layer .* is {bad}; give"):
-        trainer.step(batch)
-    assert trainer.updates == 2
-
-
-def test_half_precision_alone_is_to_blame() -> None:
-    """Activations of 1e5 overflow float16: with a scaler the batch is skipped, without one the error gives advice."""
-    scaled, alone = DynamicScaler(patience=2, value=1.0), "half precision overflows.*bfloat16"
-    for scaler, helps in ((scaled, "2 batches in a row overflowed with the loss scale 1"), (Scaler(), alone)):
-        model = mlp(MLPConfig(inputs=5, hidden=(6, 4), classes=2))
-        trainer = Trainer(model, threads.world_of_one(), precision=StaticPolicy(), scaler=scaler)
-        model.parameters()[0].data *= 1e6
-        if scaler is scaled:
-            assert trainer.step(data(25).batch(0)).skipped and trainer.updates == 0
-        with pytest.raises(UserError, match=helps), np.errstate(over="ignore", invalid="ignore"):
-            trainer.step(data(25).batch(0))
-
-
 def test_a_layer_that_overflows_goes_back_to_float32(capsys: Capture) -> None:
     """Two layers do: the second's input, the first's output, does not fit into 16 bits either."""
     model = mlp(MLPConfig(inputs=5, hidden=(6, 4), classes=2))
@@ -325,35 +294,11 @@ def test_ranks_stop_together(monkeypatch: pytest.MonkeyPatch) -> None:
 # Output ---------------------------------------------------------------------------------------------------------------
 
 
-def test_one_line_an_epoch_on_rank_0(capsys: Capture) -> None:
-    threads.run(2, learn)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line[:10] for line in lines] == [f"epoch {n}/4 " for n in (1, 2, 3, 4)]
-    assert all("validation loss" in line and "accuracy" in line and len(line) <= 80 for line in lines)
-
-
-def test_long_epochs_show_that_they_live(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "QUIET", -1.0)
-    small(threads.world_of_one()).fit(data(25), 1, data(10))
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[:3] == [f"epoch 1/1: {n} of 4 batches" for n in (1, 2, 3)]
-    assert lines[3:5] == [f"epoch 1/1, {what}: 1 of 2 batches" for what in ("loss", "accuracy")] and len(lines) == 6
-
-
 def test_without_validation(capsys: Capture) -> None:
     history = small(threads.world_of_one()).fit(data(25), 3)
     assert len(history.loss) == len(history.lr) == 3 and history.best == 2
     assert history.validation_loss == history.accuracy == []
     assert "validation" not in capsys.readouterr().out
-
-
-def test_a_loss_that_is_no_number() -> None:
-    trainer = small(threads.world_of_one(), schedule=1e200, optimizer=SGD, advice="do something")
-    with (
-        np.errstate(all="ignore"),
-        pytest.raises(UserError, match=r"the loss is (nan|inf) in batch 1, at update 1; .*; do something"),
-    ):
-        trainer.fit(data(25), 3, data(10))
 
 
 @pytest.mark.parametrize("limit", [None, 0.01])
@@ -415,34 +360,3 @@ def test_the_fields_of_a_strategy_are_passed_on_to_what_is_below() -> None:
     made = trainer.reducer
     assert isinstance(made, Zero3) and made.ahead is not None and not made.each_backward
     trainer.close()
-
-
-def test_nothing_is_dropped_in_validation() -> None:
-    """Validation never applies dropout, whatever the batch's `training` flag says."""
-    made = Trainer(toy_gpt(dropout=0.5), world_of_one())
-    batches = [[*toy_whole(training)] for training in (True, False)]
-    assert made.mean_loss(batches[0]) == made.mean_loss(batches[1])
-
-
-def toy_whole(training: bool) -> Iterator[Batch]:
-    batch = toy_batch(0)
-    yield replace(batch, where=replace(batch.where, training=training))
-
-
-class Once(ArrayLoader):
-    """A loader whose validation is a single iterator, usable once."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.batches_left = super().validation()
-
-    def validation(self) -> Iterator[Batch]:
-        return self.batches_left
-
-
-def test_a_validation_that_ends_for_good() -> None:
-    draw = np.random.default_rng(1).standard_normal
-    data = [kind(draw((9, 6)), np.arange(9) % 3, batch=4, seed=1) for kind in (ArrayLoader, Once)]
-    made = Trainer(mlp(MLPConfig(6, (4,), 3, dtype="float64")), world_of_one())
-    with pytest.raises(UserError, match=r"validation\(\) gave batches once, then none"):
-        made.fit(data[0], 1, validation=data[1])

@@ -424,7 +424,7 @@ def test_a_forward_after_close() -> None:
         def program(world: Communicator) -> float:
             made = trainer(loaded(), world, how, options, {"dp": 2})
             made.close()
-            return made.model(made.mine(batch())).item()
+            return made.model(made.local_batch(batch())).item()
 
         return program
 
@@ -528,37 +528,13 @@ def test_patience_ends_with_the_best_weights(how: str, half: bool, kind: type[Tr
         assert again == pytest.approx(min(losses), rel=1e-12)
 
 
-# NaN in the data ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("ranks", [1, 3])
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_sample_that_is_not_finite_is_named(ranks: int, bad: float) -> None:
-    """All ranks name the sample, and do not blame the learning rate."""
-    draw = np.random.default_rng(1)
-    inputs, labels = draw.normal(size=(25, 5)).astype(np.float32), draw.integers(0, 2, 25)
-    inputs[17, 2] = bad
-    data = ArrayLoader(inputs, labels, 7, seed=1)
-
-    def program(world: Communicator) -> str:
-        made = Trainer(mlp(MLPConfig(5, (4,), 2)), world)
-        with pytest.raises(UserError) as caught, np.errstate(invalid="ignore"):
-            made.fit(data, 1)
-        return str(caught.value)
-
-    first, *others = on_ranks({"dp": ranks}, program)
-    assert others == [first] * (ranks - 1) and len(first.splitlines()) <= 3
-    assert "row 17 of the data, has inputs that are NaN or infinite" in first
-    assert "smaller" not in first
-
-
 # The README ---------------------------------------------------------------------------------------------------------
 
 
 def test_text_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     """The README's example runs as printed."""
     text = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
-    section = text.split("this is a GPT on text, in updates instead of\nepochs:\n", 1)[1]
+    section = text.split("number of updates rather than epochs:\n", 1)[1]
     program = textwrap.dedent("\n".join(itertools.takewhile(lambda x: not x or x[0] == " ", section.splitlines())))
     exec(compile(program, "README.md", "exec"), {})
     lines = capsys.readouterr().out.splitlines()

@@ -1,6 +1,7 @@
 """in the order in which they are found: a node may come before one that was computed from it."""
 
-from minitrain.autograd import Tensor, edge_of
+from minitrain.autograd import edge_of
+from minitrain.tensor import Tensor
 
 
 def youngest_first(roots):

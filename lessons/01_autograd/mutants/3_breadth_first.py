@@ -1,6 +1,7 @@
 """level by level from the root: a node that is used early and late comes too soon."""
 
-from minitrain.autograd import Tensor, edge_of
+from minitrain.autograd import edge_of
+from minitrain.tensor import Tensor
 
 
 def youngest_first(roots):

@@ -1,6 +1,7 @@
 """nodes are not remembered: each is there as often as there are paths to it."""
 
-from minitrain.autograd import Tensor, edge_of
+from minitrain.autograd import edge_of
+from minitrain.tensor import Tensor
 
 
 def youngest_first(roots):

@@ -1,6 +1,7 @@
 """nodes are listed once, but every path to them is followed: 2^n steps for n diamonds."""
 
-from minitrain.autograd import Tensor, edge_of
+from minitrain.autograd import edge_of
+from minitrain.tensor import Tensor
 
 
 def youngest_first(roots):

@@ -1,6 +1,7 @@
 """a tape that was freed is walked as if it were whole."""
 
-from minitrain.autograd import Tensor, edge_of
+from minitrain.autograd import edge_of
+from minitrain.tensor import Tensor
 
 
 def youngest_first(roots):

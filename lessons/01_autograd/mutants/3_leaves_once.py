@@ -1,6 +1,7 @@
 """a leaf that is used several times is counted once: it is called complete too early."""
 
-from minitrain.autograd import Tensor, edge_of
+from minitrain.autograd import edge_of
+from minitrain.tensor import Tensor
 
 
 def youngest_first(roots):

@@ -1,6 +1,7 @@
 """a list is searched for every node: n nodes take n^2 steps; a set or a dict finds at once."""
 
-from minitrain.autograd import Tensor, edge_of
+from minitrain.autograd import edge_of
+from minitrain.tensor import Tensor
 
 
 def youngest_first(roots):

@@ -1,6 +1,7 @@
 """leaves that are used as parameters, in a node's weights, are not counted."""
 
-from minitrain.autograd import Tensor, edge_of
+from minitrain.autograd import edge_of
+from minitrain.tensor import Tensor
 
 
 def youngest_first(roots):

@@ -1,6 +1,7 @@
 """oldest first, which is the order of the forward."""
 
-from minitrain.autograd import Tensor, edge_of
+from minitrain.autograd import edge_of
+from minitrain.tensor import Tensor
 
 
 def youngest_first(roots):

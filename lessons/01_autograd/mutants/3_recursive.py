@@ -1,6 +1,7 @@
 """a function that calls itself: a long chain is deeper than Python allows."""
 
-from minitrain.autograd import Tensor, edge_of
+from minitrain.autograd import edge_of
+from minitrain.tensor import Tensor
 
 
 def youngest_first(roots):

@@ -1,6 +1,6 @@
 """it begins with the roots, which are tensors; the node of a root is edge_of(root)."""
 
-from minitrain.autograd import Tensor
+from minitrain.tensor import Tensor
 
 
 def youngest_first(roots):

@@ -9,9 +9,9 @@ from minitrain.comm.mesh import Mesh
 from minitrain.data.loader import ArrayLoader
 from minitrain.models import MLPConfig, mlp
 from minitrain.observe.clock import Clock, Stamps
+from minitrain.observe.observer import observing
 from minitrain.optim import SGD
 from minitrain.parallel.parallelize import parallelize
-from minitrain.parallel.pipeline import observing
 from minitrain.parallel.strategy import Strategy
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients

@@ -1,4 +1,7 @@
-"""Checks of the names given in `shard`, before the first step of a divided model (see plan.py)."""
+"""Checks of the names given in `shard`, before the first step of a divided model (see plan.py).
+
+What only shows while the model computes is checked in the first step: see division_checks.py.
+"""
 
 import inspect
 import traceback
@@ -13,7 +16,7 @@ from ..nn import CausalAttention, Embedding, Module, Parameter
 Names = Mapping[Module | Parameter, str]  # layer or parameter -> the plan method that named it
 LOOK = "Then compare with the serial run: python -m minitrain compare model --help"
 WORDS = ("column", "heads", "row", "vocabulary", "split", "inside", "enter", "residual", "gather", "everywhere")
-DIVIDES = ("column", "heads", "row", "split", "inside", "enter")  # names that require a name for every sibling layer
+DIVIDES = ("column", "heads", "row", "split", "inside", "enter")  # if one is used, every sibling needs a name
 
 
 def leaves(module: Module) -> list[Module]:
@@ -26,31 +29,24 @@ def own_parameters(module: Module) -> list[Parameter]:
     return [value for _, value in module.members() if isinstance(value, Parameter)]
 
 
-def spoken(how: str, layer: str) -> str:
-    """Describe how a parameter is held, in terms of `shard`, for a message."""
-    if how.startswith("divided"):
-        return how
-    return f"the bias after plan.row({layer})" if how == "whole" else f"plan.{how}"
-
-
 def path_of(thing: Module | Parameter) -> str:
     """Return the path of a parameter or a module; the class name of a module without one."""
     return thing.placement.path if isinstance(thing, Parameter) else thing.path or type(thing).__name__
 
 
 def check_things(word: str, things: Sequence[Any], *kinds: type) -> None:
-    """Raise UserError for an argument that is not of these kinds. word: the plan method called."""
+    """Raise UserError for an argument that is not of one of these types. word: the plan method called."""
     for thing in things:
         if not isinstance(thing, kinds):
             names = " or ".join("layers" if kind is Module else "parameters" for kind in kinds)
             raise UserError(
-                f"plan.{word} is given {shown(thing)}; it takes {names}, one by one"
+                f"plan.{word} got {shown(thing)}; it takes {names}, one by one"
                 + (": plan.split(parameter, axis)" if isinstance(thing, Parameter) else "")
             )
 
 
 def check_shard(module: Module) -> None:
-    """Raise UserError for a `shard` that cannot be called with one argument, the plan."""
+    """Raise UserError if `shard` cannot be called with one argument, the plan."""
     try:
         inspect.signature(module.shard).bind(None)
     except TypeError as error:
@@ -58,6 +54,15 @@ def check_shard(module: Module) -> None:
             f"{path_of(module)}: `shard` of {type(module).__name__} takes {inspect.signature(module.shard)}; "
             "write def shard(self, plan)"
         ) from error
+
+
+def check_divided(model: Module, tp: int) -> None:
+    """Raise UserError if no module of the model defines `shard`."""
+    if tp > 1 and all(type(module).shard is Module.shard for module in model.modules()):
+        raise UserError(
+            f"--tp is {tp}, but no layer of the model is divided: none of its modules defines `shard`.\n"
+            "Write `def shard(self, plan)` in the class of each block (see parallel/plan.py), or omit --tp"
+        )
 
 
 @contextmanager
@@ -81,7 +86,7 @@ def largest_first(layer: Module) -> list[Parameter]:
 
 
 def check_beside(named: Names, module: Module, tp: int) -> list[Module]:
-    """Return all layers below a module that divides some of them, else []. Raise UserError if one has no name."""
+    """Return all layers below a module if it divides some of them, else []. Raise UserError if one has no name."""
     children = [child for _, child in module.children()]
     beside: list[Module | Parameter] = [*children, *own_parameters(module)]
     word = next((named[thing] for thing in beside if named.get(thing) in DIVIDES), None)
@@ -103,16 +108,16 @@ def check_beside(named: Names, module: Module, tp: int) -> list[Module]:
 
 
 def all_named(named: Names, thing: Module | Parameter) -> bool:
-    """Return whether the layer or parameter has a name, or all parameters of the layer have.
+    """Return whether the layer or parameter has a name, or all of the layer's own parameters do.
 
     CausalAttention needs none: it takes any number of heads, and rejects a sequence shard itself.
     """
-    own = own_parameters(thing) if isinstance(thing, Module) else []
-    return thing in named or isinstance(thing, CausalAttention) or bool(own and all(p in named for p in own))
+    inside = own_parameters(thing) if isinstance(thing, Module) else []
+    return thing in named or isinstance(thing, CausalAttention) or bool(inside and all(p in named for p in inside))
 
 
 def check_heads(module: Module, layers: list[Module], tp: int) -> None:
-    """Raise UserError if layers differ in their number of heads and tp does not divide all of these numbers."""
+    """Raise UserError if layers have different numbers of heads, and tp does not divide all of these numbers."""
     heads = {largest_first(layer)[0].placement.shape[-2] for layer in layers}
     if len(heads) > 1 and any(n % tp for n in heads):
         raise UserError(

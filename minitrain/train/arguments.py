@@ -1,45 +1,20 @@
-"""Validation of arguments, batches and samples, and the values that ranks compare to detect differences."""
+"""The arguments of Trainer, of its `step` and of its `fit`: what is rejected, and what follows from the others."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from ..backend import checksum, is_finite, to_host, xp
+import numpy as np
+
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..data.batch import Batch
 from ..data.loader import Loader
 from ..errors import UserError, check_number, check_seed, check_whole, shown
 from ..models import Model
+from ..optim import Optimizer
 from ..parallel.strategy import Strategy
-from ..precision import Precision, Scaler
-
-
-def leaves(name: str, state: Any) -> dict[str, Any]:
-    """Flatten nested dictionaries to path -> value; "optimizer" is listed but not entered."""
-    if not isinstance(state, Mapping):
-        return {name: state}
-    found: dict[str, Any] = {f"names in {name}": sorted(map(str, state))}
-    for key, value in state.items():
-        found |= {} if key == "optimizer" else leaves(f"{name}.{key}", value)
-    return found
-
-
-def checksum_of(batch: Batch, before: int = 0) -> int:
-    """Return a checksum of the inputs and labels, continuing from `before`."""
-    for array in (batch.inputs, batch.labels):
-        before = before if array is None else checksum(array, before)
-    return before
-
-
-def first_bad_sample(batch: Batch) -> tuple[int, str] | None:
-    """Return (index in the global batch, message) for the first sample with NaN or infinity; None if there is none."""
-    for name, array in (("inputs", batch.inputs), ("labels", batch.labels)):
-        if array is None or array.dtype.kind in "iu" or is_finite(array):
-            continue
-        i = int(to_host(~xp.isfinite(array).reshape(len(array), -1).all(axis=1)).argmax())
-        number, row = batch.where.samples.start + i, "" if batch.rows is None else f", row {batch.rows[i]} of the data,"
-        return number, f"sample {number}{row} has {name} that are NaN or infinite"
-    return None
+from ..precision import DynamicScaler, Precision, Scaler, use
 
 
 def check_options(
@@ -100,9 +75,9 @@ def check_fit(train: Any, epochs: Any, validation: Any, patience: Any, updates: 
         if count is not None:
             check_whole(name, count, 1)
     if validate_every is not None and updates is None:
-        raise UserError(f"validate_every is {validate_every}, but each epoch is a row: give updates, not epochs")
+        raise UserError(f"validate_every is {validate_every}, but each epoch is validated: give updates, not epochs")
     if patience is not None and validation is None:
-        raise UserError(f"patience is {patience}, which waits for a better validation loss: give validation=, too")
+        raise UserError(f"patience is {patience}, which waits for a better validation loss: give validation= too")
 
 
 def check_loader(name: str, data: Any) -> None:
@@ -113,3 +88,30 @@ def check_loader(name: str, data: Any) -> None:
             "ArrayLoader(inputs, labels, batch=32, seed=1) or TextLoader(ids, context=64, batch=24, seed=1)"
         )
     check_whole(f"{name}.batches", data.batches, 1)
+
+
+def owners(optimizer: Callable[..., Optimizer]) -> str:
+    """Return what ranks must own for this optimizer, "elements" or whole "parameters", as its class states; `partial`
+    is unwrapped."""
+    made: Any = optimizer
+    while isinstance(made, partial):
+        made = made.func
+    return getattr(made, "owners", "elements")
+
+
+def scaler_for(precision: Precision | None, strategy: Strategy) -> Scaler:
+    """Return a dynamic loss scaler if weights or transfers are float16; no scaling otherwise."""
+    halves = [strategy.sent_dtype, precision and precision.half]
+    return DynamicScaler() if np.float16 in halves else Scaler()
+
+
+def precision_of(model: Model, precision: Precision | None, half_weights: bool) -> Precision | None:
+    """Return the precision the model computes in from now on: the one given, or the one the model already has (as a
+    copy does). Raise UserError for half weights without a precision."""
+    present = next((module.precision for module in model.modules() if module.precision is not None), None)
+    if precision is None or precision is present:
+        if half_weights and present is None:
+            raise UserError("half_weights is True, but no precision says which half type to use: give one")
+        return present
+    use(model, precision, half_weights)
+    return precision

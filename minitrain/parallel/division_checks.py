@@ -1,15 +1,15 @@
-"""Check in the first step that a model is divided as its `shard` says.
+"""Check in the first steps that a model is divided as its `shard` declares.
 
-    gradients   a parameter held whole has the same gradient on all ranks along tp, or a partial sum on each, as named
+    gradients   a parameter held whole has the same gradient on all ranks along tp, or a partial sum, as declared
     ranks       between the units, where nothing is divided, all ranks have the same activations and gradients
     rows        a layer divided by `row` is linear, because its results are summed: f(-2x) = -2 f(x)
-    borders     units compute the same from sequence shards between the divided layers as from the whole sequence
+    borders     units compute the same from shards of the sequence as from the whole sequence
 
-A gradient of 0, as in a branch initialized to 0, shows nothing: the checks then run again, in at most three steps.
+A gradient of 0, as in a branch initialized to 0, proves nothing: the checks then run again, for at most three steps.
 
 Cost: two numbers per parameter and per unit, sent once; under sequence parallel, or with a custom row layer, one or two
 forwards without a backward. The run's ledger does not count this traffic. Other errors, such as a softmax over divided
-columns, show only in a comparison with the serial run: `python -m minitrain compare model`.
+columns, appear only in a comparison with the serial run: `python -m minitrain compare model`.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..autograd import Tensor, no_grad
+from ..autograd import no_grad
 from ..backend import to_host
 from ..comm.communicator import Communicator
 from ..data.batch import Batch
@@ -27,13 +27,14 @@ from ..models import Model
 from ..nn import Parameter, watching
 from ..observe.ledger import Ledger
 from ..sharding import shard_of
+from ..tensor import Tensor
 from .borders import Borders, Notes, Numbers, alike, bound_of, note, sums, unlike
 from .flat import Bucket
-from .naming import spoken
+from .held_parameters import spoken
 from .plan import Plan
 from .tensor_parallel import TensorIO
 
-AGAIN = 3  # at most so many steps are checked: a branch initialized to 0 passes no gradient at first
+AGAIN = 3  # at most this many steps are checked: a branch initialized to 0 passes no gradient at first
 OFF = "If this is intended, disable these checks with Strategy(check=False)."
 
 
@@ -48,12 +49,12 @@ class Passed(NamedTuple):
 class Wrong(NamedTuple):
     """An error found on some rank. The smallest (kind, place) of all ranks is reported."""
 
-    kind: int  # outputs first: a wrong output makes what follows wrong as well
+    kind: int  # outputs first: a wrong output makes everything after it wrong too
     place: int
     said: str
 
 
-class Division:
+class DivisionChecks:
     """The checks of one model: `look` before the first backward, `see` during it, `compare` after it."""
 
     def __init__(self, plan: Plan, model: Model, world: Communicator) -> None:
@@ -62,7 +63,7 @@ class Division:
         self.steps, self.over = 0, False
 
     def look(self, batch: Batch) -> None:
-        """Check rows and borders, before the first backward. All ranks of the model must call this."""
+        """Check rows and borders, before the first backward. Raise UserError if wrong. All ranks must call this."""
         if self.plan.looks or self.plan.sequence:  # the same on all stages of a pipeline: they check together
             with no_grad(), Ledger().open():
                 self.forward(batch)
@@ -72,7 +73,7 @@ class Division:
     def forward(self, batch: Batch) -> None:
         """Run a forward as in training; under sequence parallel, run a second one on the whole sequence and compare.
 
-        Raise UserError if the ranks' outputs differ in the second, or the two forwards do.
+        Raise UserError if the two forwards differ, or the ranks' outputs in the second.
         """
         self.plan.io.look = self
         try:
@@ -90,8 +91,8 @@ class Division:
             self.check_borders(batch, shards, wholes)
 
     def check_dropout(self, path: str, x: Tensor) -> None:
-        """Raise UserError if a residual dropout is given divided columns: all ranks would apply the same mask."""
-        if self.plan.sequence:  # divided columns have all positions there, so the mask's shape does not fit
+        """Raise UserError if x is divided by columns: a residual dropout applies the same mask on all ranks."""
+        if self.plan.sequence:  # there, divided columns have all positions, so the mask's shape does not match
             return
         every = self.group.gather_objects((x.shape, sums(x.data)))
         if len({shape for shape, _ in every}) > 1 or not alike([numbers for _, numbers in every], bound_of(x.dtype)):
@@ -101,11 +102,11 @@ class Division:
             )
 
     def check_borders(self, batch: Batch, shards: list[Passed], wholes: list[Passed]) -> None:
-        """Raise UserError for the first unit whose output from sequence shards differs from that from the whole."""
+        """Raise UserError for the first unit whose outputs from sequence shards and from the whole sequence differ."""
         time = batch.where.time
-        own = shard_of(time.stop - time.start, self.group.size, self.group.rank)
+        shard = shard_of(time.stop - time.start, self.group.size, self.group.rank)
         for one, whole in zip(shards, wholes, strict=True):
-            if any(self.group.gather_objects(far(one, whole, own))):
+            if any(self.group.gather_objects(far(one, whole, shard))):
                 raise UserError(
                     f"under sequence parallel {one.path} computes a different result from shards of the sequence than "
                     "from the whole: something in it uses several positions outside the divided layers, or it reads "
@@ -120,7 +121,7 @@ class Division:
                 self.seen[p] = sums(p.grad)
 
     def compare(self) -> None:
-        """Compare the ranks along tp. Raise UserError if they differ where they must agree, or agree where not.
+        """Compare the ranks along tp. Raise UserError if they differ where they must agree, or the reverse.
 
         Set `over` once every gradient has been nonzero on some rank, or after AGAIN steps.
         """
@@ -150,7 +151,7 @@ class Division:
         ]
 
     def wrong_border(self, every: list[Notes]) -> list[Wrong]:
-        """Return the last unit whose x has gradients that differ between ranks; in earlier units they differ too."""
+        """Return the last unit whose input's gradient differs between ranks; earlier ones then differ too."""
         return [
             Wrong(
                 1,
@@ -165,8 +166,8 @@ class Division:
     def wrong_gradient(self, every: list[list[Numbers]]) -> list[Wrong]:
         """Return the first parameter whose gradient is partial but should be whole, or whole but should be partial."""
         for i, p in enumerate(self.seen):
-            numbers, partial = [rank[i] for rank in every], self.plan.partial(p)
-            how, layer = self.plan.held.get(p, ("residual", p.placement.path))
+            numbers, partial = [rank[i] for rank in every], self.plan.held.partial(p)
+            how, layer = self.plan.held.of(p)
             said = spoken(how, layer)
             if partial and alike(numbers, 1e-14) and numbers[0][1]:
                 text = (
@@ -190,14 +191,14 @@ def cure(how: str, layer: str) -> str:
     return f"{inside}If its result goes to a whole layer that meets divided columns, use plan.enter for that layer."
 
 
-def far(one: Passed, whole: Passed, own: slice) -> bool:
-    """Return whether a unit's output from a sequence shard differs from this shard (`own`) of its output from all.
+def far(one: Passed, whole: Passed, shard: slice) -> bool:
+    """Return whether a unit's output from a shard differs from slice `shard` of its output from the whole sequence.
 
     A branch with a small scale hardly changes y, so y - x is compared as well. Its tolerance of 2% is far above its
     rounding error and far below the effect of a wrong position; y itself is rounded once or twice, by half a digit.
     Half precision has too few digits for y - x.
     """
-    y, true, dtype = on_host(one.y), own_part(whole.y, one.y, own), one.y.dtype
+    y, true, dtype = on_host(one.y), positions(whole.y, one.y, shard), one.y.dtype
     if true.shape != y.shape:
         return True
     bound = {2: 0.05, 4: 1e-3, 8: 1e-9}[dtype.itemsize]
@@ -206,18 +207,18 @@ def far(one: Passed, whole: Passed, own: slice) -> bool:
     if one.x is None or whole.x is None or (one.x.shape, whole.x.shape) != (one.y.shape, whole.y.shape):
         return False
     added, all_added = y - on_host(one.x), on_host(whole.y) - on_host(whole.x)
-    off = largest(added - (true - own_part(whole.x, one.x, own)))
+    off = largest(added - (true - positions(whole.x, one.x, shard)))
     return dtype.itemsize > 2 and off > 2e-2 * largest(all_added) + 16 * float(np.finfo(dtype).eps) * largest(true)
 
 
-def own_part(whole: Tensor, part: Tensor, own: slice) -> np.ndarray:
-    """Return positions `own` of whole (B, T, ...), or all of it if ranks do not divide it, as a loss."""
+def positions(whole: Tensor, part: Tensor, shard: slice) -> np.ndarray:
+    """Return positions `shard` of whole (B, T, ...), or all of it if it is not divided, like a loss."""
     x = on_host(whole)
-    return x[:, own] if x.ndim > 1 and x.shape != part.shape else x
+    return x[:, shard] if x.ndim > 1 and x.shape != part.shape else x
 
 
 def on_host(x: Tensor) -> np.ndarray:
-    """Return the values of x on the host, in float64."""
+    """Return the values of x as a NumPy array, in float64."""
     return to_host(x.data).astype(np.float64)
 
 

@@ -1,0 +1,54 @@
+"""What a pipeline (parallel/pipeline.py) does in a step, reported to an observer: instructions and messages."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from ..parallel.pipeline_schedules import Do
+
+
+class Observer(Protocol):
+    """The interface to record a rank's actions during a step, in order (for example, clock.Stamps)."""
+
+    def begins(self, do: "Do") -> None:
+        """The inputs of this instruction have arrived, and its computation begins."""
+
+    def sends(self, to: int, number: int) -> None:
+        """This rank sends message `number` to rank `to` of the pipeline."""
+
+    def received(self, source: int, number: int, nbytes: int) -> None:
+        """This rank has received message `number`, of nbytes bytes, from rank `source`."""
+
+
+class Nobody:
+    """An Observer that ignores everything."""
+
+    def begins(self, do: "Do") -> None:
+        pass
+
+    def sends(self, to: int, number: int) -> None:
+        pass
+
+    def received(self, source: int, number: int, nbytes: int) -> None:
+        pass
+
+
+NOBODY = Nobody()
+_observer: ContextVar[Observer] = ContextVar("observer", default=NOBODY)
+
+
+@contextmanager
+def observing(observer: Observer | None) -> Iterator[None]:
+    """Report what pipelines do in this thread to the observer; None turns reporting off."""
+    token = _observer.set(observer or NOBODY)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
+
+
+def observer() -> Observer:
+    """Return this thread's observer."""
+    return _observer.get()
