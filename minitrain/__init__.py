@@ -2,9 +2,28 @@
 
     import minitrain as mt
 
-`mt` exposes what a program needs: tensors, models, optimizers, the trainer, the mesh, `mt.functional`, `mt.nn`.
-Importing it does not start MPI. It has one side effect: it limits BLAS to one thread, because the ranks share the
-cores. Set OPENBLAS_NUM_THREADS (or OMP_, MKL_, VECLIB_MAXIMUM_THREADS) to override this.
+    images, labels = mt.load_digits()
+    data = mt.ArrayLoader(images.astype("float32"), labels, batch=32, seed=1)
+    with mt.launch() as world:                      # one process, or a rank under mpirun: the same run
+        trainer = mt.Trainer(mt.mlp(), world, strategy=mt.Strategy(zero=1))
+        history = trainer.fit(data, epochs=1)
+
+A program finds here:
+
+    arrays that record gradients    Tensor, backward, no_grad; their operations: functional, fused
+    models                          gpt, GPTConfig, mlp, MLPConfig; to write your own: Model, Module, Parameter, nn
+    data                            load_text, CharTokenizer, TextLoader; load_digits, ArrayLoader; Batch, Where, IGNORE
+    optimizers                      SGD, Adam, AdamW, LARS, LAMB; to write your own: optim; learning rates: lr_schedules
+    ranks and strategies            launch, Mesh, Strategy
+    training                        Trainer; checkpoints: save, load
+    16 bits                         StaticPolicy, DynamicPolicy, Scaler, StaticScaler, DynamicScaler; precision
+    mistakes that you can fix       UserError
+
+The strategies themselves are in minitrain.parallel, and communicators in minitrain.comm. README.md has the order in
+which to read. On the command line, `python -m minitrain --help` lists what there is.
+
+Importing the package does not start MPI. It has one side effect: it limits BLAS to one thread, because the ranks share
+the cores. Set OPENBLAS_NUM_THREADS (or OMP_, MKL_, VECLIB_MAXIMUM_THREADS) to override this.
 """
 
 import importlib

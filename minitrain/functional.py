@@ -55,11 +55,17 @@ def unbroadcast_both(ga: Array, gb: Array, a: tuple[int, ...], b: tuple[int, ...
     return unbroadcast(ga, a), unbroadcast(gb, b)
 
 
-def operands(a: Any, b: Any) -> tuple[Tensor, Tensor]:
+def _match(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Return whether shapes a and b broadcast: from the last axis backwards, lengths are equal or one of them is 1."""
+    return a == b or all(n == m or 1 in (n, m) for n, m in zip(a[::-1], b[::-1], strict=False))
+
+
+def operands(a: Any, b: Any, elementwise: bool = True) -> tuple[Tensor, Tensor]:
     """Return both as tensors of one dtype: a number or a list of numbers takes the dtype of the other operand.
 
     Raise TypeError if two arrays differ in dtype (NumPy would silently compute in the wider one), if neither operand is
-    a Tensor, and for anything but floating-point arrays and real numbers.
+    a Tensor, and for anything but floating-point arrays and real numbers. Raise ValueError for an elementwise operation
+    on shapes that do not broadcast.
     """
     like = a if isinstance(a, Tensor) else b
     if not isinstance(like, Tensor):
@@ -67,6 +73,11 @@ def operands(a: Any, b: Any) -> tuple[Tensor, Tensor]:
     a, b = (x if isinstance(x, Tensor) else Tensor(constant("operand", x, like.dtype)) for x in (a, b))
     if a.dtype != b.dtype:
         raise TypeError(f"operands are {a.dtype} and {b.dtype}; cast one of them: minitrain.functional.cast(x, dtype)")
+    if elementwise and not _match(a.shape, b.shape):
+        raise ValueError(
+            f"the operands have the shapes {a.shape} and {b.shape}, which do not broadcast: from the last axis "
+            "backwards, lengths must be equal, or one of them 1; reshape an operand"
+        )
     return a, b
 
 
@@ -165,7 +176,8 @@ def _to_winners(g: Array, won: Array, equal: Array, a: tuple[int, ...], b: tuple
 def where(condition: Any, a: Any, b: Any) -> Tensor:
     """y = a where the condition holds, otherwise b; ga = g there, gb = g elsewhere. All three are broadcast.
 
-    condition: a boolean, or an array or list of booleans, such as `x > 0` returns. Raise TypeError for anything else.
+    condition: a boolean, or an array or list of booleans, such as `x > 0` returns. Raise TypeError for anything else,
+    ValueError for shapes that do not broadcast.
     """
     a, b = operands(a, b)
     held = listed(condition)
@@ -173,6 +185,10 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
     if not isinstance(held, (np.ndarray, xp.ndarray)) or is_masked(held) or held.dtype != bool:
         raise TypeError(f"where: the condition is {shown(condition)}; give booleans, such as x.data > 0")
     held, a_shape, b_shape = xp.asarray(held), a.shape, b.shape
+    if not (_match(held.shape, a_shape) and _match(held.shape, b_shape)):
+        raise ValueError(
+            f"where: the shapes are {a_shape}, {b_shape} and the condition {held.shape}, which do not broadcast"
+        )
 
     def vjp(g: Array) -> tuple[Array, Array]:
         nothing = xp.zeros_like(g)
@@ -194,12 +210,12 @@ def matmul(a: Any, b: Any) -> Tensor:
     backend.matmul multiplies and counts FLOPs. Raise ValueError for operands with fewer than two axes or with shapes
     that do not match, TypeError for different dtypes (see `operands`).
     """
-    a, b = operands(a, b)
+    a, b = operands(a, b, elementwise=False)
     if a.ndim < 2 or b.ndim < 2:
         raise ValueError(f"matmul needs at least two axes, got shapes {a.shape} and {b.shape}; reshape first")
     if a.shape[-1] != b.shape[-2]:
         raise ValueError(f"matmul: the shapes are {a.shape} and {b.shape}; a's last axis and b's second-to-last differ")
-    if any(n != m and 1 not in (n, m) for n, m in zip(a.shape[-3::-1], b.shape[-3::-1], strict=False)):
+    if not _match(a.shape[:-2], b.shape[:-2]):
         raise ValueError(f"matmul: the shapes are {a.shape} and {b.shape}; the leading axes do not broadcast")
 
     def vjp(g: Array) -> tuple[Array, Array]:

@@ -103,6 +103,10 @@ class Tensor(Operators):
 
     __hash__ = object.__hash__
 
+    def __setitem__(self, item: Any, value: Any) -> None:
+        """Raise TypeError: the tape does not record assignments."""
+        raise TypeError(f"elements cannot be assigned: {shown(self)}; off the tape, use tensor.data[item] = value")
+
     def __array__(self, *args: Any, **options: Any) -> np.ndarray:
         """Raise TypeError: the tape does not record what NumPy computes."""
         raise TypeError(f"{shown(self)} is not converted to an array implicitly; take its array: tensor.data")

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import threading
 from pathlib import Path
 
@@ -42,6 +43,14 @@ def test_names() -> None:
         assert getattr(minitrain, name) is not None
     with pytest.raises(AttributeError, match=r"no attribute 'Trainr'; it has .*Trainer"):
         minitrain.Trainr  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_the_docstring_of_the_package() -> None:
+    """help(minitrain) lists every name; its example runs."""
+    text = minitrain.__doc__ or ""
+    assert {*minitrain.__all__} <= {*re.findall(r"\w+", text)}
+    example = textwrap.dedent(re.findall(r"(?:^    .*\n|^\n)+", text, re.MULTILINE)[0])
+    assert fresh(example + "\nprint(len(history.loss))").splitlines()[-1] == "1"
 
 
 def test_type_checkers_see_what_there_is() -> None:

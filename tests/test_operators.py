@@ -3,6 +3,7 @@
 import inspect
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 from minitrain import functional as F
 from minitrain import fused
 from minitrain.errors import UserError
+from minitrain.nn import Parameter
 from minitrain.operators import Operators
 from minitrain.tensor import Tensor
 
@@ -47,6 +49,7 @@ SAME: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] =
     "cast": (lambda x: x.cast("float32"), lambda x: F.cast(x, np.float32)),
     "reshape": (lambda x: x.reshape(3, -1), lambda x: F.reshape(x, (3, 2))),
     "reshape of a tuple": (lambda x: x.reshape((6,)), lambda x: F.reshape(x, 6)),
+    "reshape of a list": (lambda x: x.reshape([6]), lambda x: F.reshape(x, [6])),
     "reshape to a row": (lambda x: x.reshape(-1), lambda x: F.reshape(x, (6,))),
     "T": (lambda x: x.T, F.transpose),
     "transpose": (lambda x: x.transpose(), F.transpose),
@@ -174,10 +177,34 @@ def test_refused() -> None:
         (lambda: fused.attention(a, a, a, np.ones((3, 3))), TypeError, "the mask is an array of float64"),
         (lambda: fused.attention(a, a, a.cast("float32")), TypeError, "float32"),
         (lambda: a ** "2", TypeError, "operand"),
+        (lambda: a.max(0, keepdim=True), TypeError, "unexpected keyword argument 'keepdim'"),  # type: ignore[call-arg]
+        (lambda: F.where(np.ones((2, 2), bool), a, 1), ValueError, r"the condition \(2, 2\), which do not broadcast"),
     ]
     for call, error, message in refusals:
         with pytest.raises(error, match=message):
             call()
+
+
+def test_shapes_that_do_not_broadcast() -> None:
+    for shapes in (((2, 3), (2, 4)), ((3,), (2,)), ((4, 1, 3), (2, 2, 3)), ((0,), (2,))):
+        a, b = (Tensor(np.ones(shape)) for shape in shapes)
+        calls = (
+            *(F.add, F.subtract, F.multiply, F.divide, F.power, F.maximum, F.minimum),
+            *(lambda a, b: F.where(True, a, b), lambda a, b: a < b, lambda a, b: a >= b.data),
+        )
+        for call in calls:
+            said = f"operands have the shapes {shapes[0]} and {shapes[1]}, which do not broadcast: "
+            with pytest.raises(ValueError, match=re.escape(said) + ".*equal, or one of them 1"):
+                call(a, b)
+
+
+def test_elements_are_not_assigned() -> None:
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    for leaf in (x, x * 2, Parameter("p", np.ones(2))):
+        with pytest.raises(TypeError, match=r"elements cannot be assigned.*\(2,\).*tensor\.data\[item\] = "):
+            leaf[0] = 5.0
+    x.data[0] = 5.0
+    assert x.data.tolist() == [5.0, 2.0]
 
 
 TYPED = """
