@@ -113,7 +113,7 @@ def _scores(q: Array, k: Array, scale: float) -> Array:
 
 
 def attend_vjp(g: Array, q: Array, k: Array, v: Array, p: Array, scale: float) -> tuple[Array, Array, Array]:
-    """Return the gradients of q, k, v for `attend`. With s = scale q k^T,
+    """Return the gradients of q, k, v, of their shapes, for `attend`; g is like y. With s = scale q k^T,
 
     gv = p^T g      gp = g v^T      gs = p (gp - sum_keys gp p)      gq = scale gs k      gk = scale gs^T q .
     """

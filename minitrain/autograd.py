@@ -244,7 +244,7 @@ class _Walk:
 
 
 def deferring() -> Defer | None:
-    """Return the `defer` of the running backward, for a nested backward inside one of its vjps."""
+    """Return the argument defer of the running backward, for a nested backward inside one of its vjps."""
     return _deferring.get()
 
 

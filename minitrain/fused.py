@@ -39,11 +39,11 @@ class Spread:
     """How a rank holds the input of `linear`: here, whole. Sequence parallel holds a shard and gathers it on use."""
 
     def collect(self, x: Array) -> Array:
-        """Return the whole x, which is multiplied, from the part held."""
+        """Return the whole x (..., I), which is multiplied, from the part held."""
         return x
 
     def deliver(self, gx: Array) -> Array:
-        """Return the gradient of the part held, from that of the whole x."""
+        """Return the gradient of the part held, from that of the whole x (..., I)."""
         return gx
 
 
@@ -124,7 +124,7 @@ def _gradient_of_u(slope: Array | None, rows: int, fan_out: int) -> Callable[[Ar
 
 @operation
 def add_bias(x: Tensor, bias: Tensor) -> Tensor:
-    """y = x + b.  x, y (..., D), b (D); gx = g, gb = sum over rows of g."""
+    """y = x + b.  x, y (..., D), b (D); gx = g, gb = sum over rows of g. Raise ValueError for another shape of b."""
     check_parameters("add_bias", x, bias)
     if bias.shape != shape_of("add_bias: x", x)[-1:]:
         raise ValueError(f"add_bias: x has shape {x.shape}, so b must have shape {x.shape[-1:]}, not {bias.shape}")
@@ -140,6 +140,8 @@ def linear_transposed(x: Tensor, weight: Tensor) -> Tensor:
     """y = x W^T.  x (..., D), W (V, D) -> y (..., V): a classifier whose weight is laid out like the token table.
 
     gx = g W        gW = g^T x
+
+    Raise ValueError for shapes that do not match.
     """
     check_parameters("linear_transposed", x, weight)
     dtype, (V, D) = x.dtype, shape_of("linear_transposed: W", weight, 2)
@@ -189,6 +191,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -
 
         gx = r (h - mean(h) - n mean(h n))        gw = sum over rows of g n        gb = sum over rows of g .
 
+    Raise ValueError if w or b has another shape.
     Ba, Kiros, Hinton, "Layer Normalization", arXiv:1607.06450.
     """
     check_parameters("layer_norm", x, weight, bias)

@@ -47,7 +47,7 @@ def _exact_gelu_and_slope(x: Array) -> tuple[Array, Array]:
 
 
 def gelu_and_slope(x: Array, dtype: Any) -> tuple[Array, Array]:
-    """Return gelu(x) and its derivative in `dtype`; the derivative overwrites x if x has that dtype.
+    """Return gelu(x) and its derivative elementwise, in `dtype`; the derivative overwrites x if x has that dtype.
 
     Work in blocks small enough to stay in cache through all the steps.
     """

@@ -148,7 +148,7 @@ def accumulated(grad: Array | None, part: Array) -> Array:
 
 
 def copied(g: Array, out: Array | None = None) -> Array:
-    """The vjp of a leaf used as an activation. It copies, because g may also be another tensor's gradient."""
+    """Copy g, which may also be another tensor's gradient: the vjp of a leaf used as an activation."""
     if out is None:
         return xp.array(g)
     out[...] = g

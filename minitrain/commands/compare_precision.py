@@ -169,7 +169,9 @@ def described(task: str, parts: int, options: CompareOptions) -> str:
 
 
 def cost(results: dict[tuple[str, str], list[HalfResult]], sizes: dict[str, dict[str, int]], every: int) -> str:
-    """Return a table with a row per setting: medians over the starts, and bytes."""
+    """Return a table with a row per setting: medians over the starts, and bytes. every: batches after
+    which a scale grows.
+    """
     lines = [
         f"\n{'':<22}{'underflow, %':<21}{'batches skipped':<20}{'kept,':<7}bytes per",
         f"{'':<22}" + f"{'plain':<8}{'constructed':<13}" + f"{'plain':<7}{'constructed':<13}" + f"{'KiB':<7}parameter",

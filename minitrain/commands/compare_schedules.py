@@ -28,7 +28,8 @@ def train(world: Communicator, options: CompareOptions, o: OptimizerOptions, see
 def schedule_options(name: LearningRates, peak: float, updates: int, epoch: int) -> OptimizerOptions:
     """Return options that use the whole budget: a tenth for warm-up, then a decay to (almost) 0 if there is one.
 
-    exponential: to 1%; step: by 10 each third; inverse-time: peak / (1 + epoch); restarts: periods of 1/7, 2/7, 4/7.
+    Exponential ends at 1%, step divides by 10 after each third, inverse-time is peak / (1 + epoch), and the periods
+    between restarts are 1/7, 2/7 and 4/7.
     """
     warmup = updates // 10
     rest = updates - warmup

@@ -91,7 +91,7 @@ class Block(Module):
 
 
 def like(x: Tensor, y: Tensor) -> Tensor:
-    """Return y in x's dtype."""
+    """Return y, of any shape, in x's dtype."""
     return y if y.dtype == x.dtype else functional.cast(y, x.dtype)
 
 

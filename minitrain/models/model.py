@@ -31,7 +31,7 @@ class Sequential(Module):
         return [inner for unit in self.units for inner in unit.unrolled()]
 
     def through(self, x: Tensor | None, batch: Batch) -> Tensor:
-        """Apply the units to x, which is None for the first unit of a whole model."""
+        """Apply the units to x (B, ...), which is None for the first unit of a whole model."""
         return pass_through(self.units, x, batch)
 
     def children(self):  # type: ignore[no-untyped-def]

@@ -54,7 +54,7 @@ class Module:
         return np.dtype(given) if self.precision is None else self.precision.dtype(self.path, operation, given)
 
     def cast_input(self, operation: str, x: Tensor) -> Tensor:
-        """Cast x to the dtype in which this module runs `operation`."""
+        """Cast x, of any shape, to the dtype in which this module runs `operation`."""
         dtype = self.compute_dtype(operation, x.dtype)
         return x if x.dtype == dtype else functional.cast(x, dtype)
 
@@ -137,7 +137,7 @@ def watching(watch: Watch | None) -> Iterator[None]:
 
 
 def pass_through(units: Sequence[Any], x: Tensor | None, batch: Batch) -> Tensor:
-    """Apply the units in order to x, which is None for the first unit of a whole model.
+    """Apply the units in order to x (B, ...), which is None for the first unit of a whole model.
 
     Raise TypeError if a unit returns anything but a Tensor.
     """

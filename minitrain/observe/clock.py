@@ -30,11 +30,16 @@ class Instruction(Protocol):
     """A unit of work: kind F, B, I or W, on one micro-batch, in one of the rank's model chunks."""
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """F, B, I or W."""
+
     @property
-    def micro(self) -> int: ...
+    def micro(self) -> int:
+        """Number of the micro-batch."""
+
     @property
-    def chunk(self) -> int: ...
+    def chunk(self) -> int:
+        """Number of the model chunk on this rank."""
 
 
 Lane = list[tuple[Fraction, Fraction, Instruction]]  # (start, end, instruction) of one rank's work

@@ -13,16 +13,16 @@ class Observer(Protocol):
     """The interface to record a rank's actions during a step, in order (for example, clock.Stamps)."""
 
     def begins(self, do: "Do") -> None:
-        """The inputs of this instruction have arrived, and its computation begins."""
+        """Record that the inputs of this instruction have arrived and its computation begins."""
 
     def sends(self, to: int, number: int) -> None:
-        """This rank sends message `number` to rank `to` of the pipeline."""
+        """Record that this rank sends message `number` to rank `to` of the pipeline."""
 
     def received(self, source: int, number: int, nbytes: int) -> None:
-        """This rank has received message `number`, of nbytes bytes, from rank `source`."""
+        """Record that this rank has received message `number`, of nbytes bytes, from rank `source`."""
 
 
-class Nobody:
+class Nobody(Observer):
     """An Observer that ignores everything."""
 
     def begins(self, do: "Do") -> None:

@@ -13,6 +13,8 @@ class SGD(Optimizer):
     """Stochastic gradient descent: w -= lr v with v = momentum v + g (without momentum, v = g).
 
     With weight decay, weight_decay w is first added to g. 4 bytes of state per parameter in fp32 with momentum, else 0.
+    Robbins, Monro, "A Stochastic Approximation Method", 1951; momentum: Polyak, "Some methods of speeding up the
+    convergence of iteration methods", 1964.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ def adamw_step(
 
 
 class Adam(Optimizer):
-    """Adam: see adam_step. 8 bytes of state per parameter in fp32."""
+    """Adam: see adam_step, for which `rule` may be another function. 8 bytes of state per parameter in fp32."""
 
     states, squares = ("m", "v"), True
 
@@ -110,7 +112,10 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """AdamW: see adamw_step. Only pieces with `decay` set are decayed. 8 bytes of state per parameter in fp32."""
+    """AdamW: see adamw_step. Only pieces with `decay` set are decayed. 8 bytes of state per parameter in fp32.
+
+    beta1, beta2, epsilon: as in adam_step. rule: a function with the arguments of adamw_step.
+    """
 
     def __init__(
         self,

@@ -98,7 +98,8 @@ class Plan:
         """Divide the columns of a matrix (I, *O) and of a bias (*O) along axis `axis` of *O.
 
         Columns are cut in storage order. If a later reshape would split them into heads, put the heads in the shape
-        and use `heads`. Raise UserError for a layer without one such matrix, or an invalid axis.
+        and use `heads`. word: the method's name, for messages. Raise UserError for a layer without one such matrix, or
+        an invalid axis.
         """
         check_things(word, layers, Module)
         for layer in layers:

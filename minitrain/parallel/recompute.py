@@ -30,7 +30,7 @@ Around = Callable[[Sequence[Module]], AbstractContextManager[Any]]
 
 
 def nothing(units: Sequence[Module]) -> AbstractContextManager[Any]:
-    """The `around` of a segment whose parameters are always in memory."""
+    """Return a context that does nothing: the `around` of a segment whose parameters are always in memory."""
     return nullcontext()
 
 

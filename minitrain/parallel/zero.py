@@ -86,7 +86,7 @@ class Zero1(Reducer):
             self.gather(require(bucket.data), bucket.group, **bucket.shard_arguments)
 
     def squares(self) -> list[list[float]]:
-        """Each rank contributes the squares of its shards: 8 bytes per bucket, in one collective per group."""
+        """Sum the squares of the ranks' shards: each rank sends 8 bytes per bucket, in one collective per group."""
         mine = {b: square(self.sums(b)) for b in self.trained}
         found: dict[Bucket, list[float]] = {}
         for group in dict.fromkeys(b.group for b in self.trained):
@@ -96,7 +96,7 @@ class Zero1(Reducer):
         return [found[b] for b in self.trained]
 
     def over_shards(self, totals: Totals) -> Totals:
-        """Each rank sends 16 bytes per parameter, in one collective per group."""
+        """Sum the totals over ranks: each sends 16 bytes per parameter, in one collective per group."""
         for group in dict.fromkeys(b.group for b in self.trained):
             here = [p for b in self.trained if b.group is group for p in b.parameters]
             sums = in_order(np.array([totals[p] for p in here]), group, NORMS)

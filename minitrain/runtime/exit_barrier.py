@@ -59,7 +59,7 @@ class ExitBarrier:
             watch.stop()
 
     def thread_failed(self, args: threading.ExceptHookArgs) -> None:
-        """The threading.excepthook while the program runs: end the job."""
+        """End the job: the threading.excepthook while the program runs."""
         self.failed.set()
         abort.fail(self.world, args.exc_value, f" in thread {args.thread.name if args.thread else '?'}")
 
@@ -69,7 +69,7 @@ class ExitBarrier:
         return int(self.lowest[0])
 
     def all_come(self, seconds: float, mistaken: bool = False) -> bool:
-        """Return whether every rank arrives within this time."""
+        """Return whether every rank arrives within this many seconds."""
         if self.comm is None:
             return True
         if self.request is None:

@@ -35,7 +35,7 @@ SPEAKER = 1.0  # seconds; like abort.PATIENCE, for rank 0 with a UserError, so t
 
 @contextmanager
 def launch(wait: float | None = None) -> Iterator[Communicator]:
-    """Context manager that yields the communicator of all ranks, and ends the job if one of them fails.
+    """Yield the communicator of all ranks to a `with`, and end the job if one of them fails.
 
     wait: seconds without progress after which waiting ranks end the job; default MINITRAIN_WAIT, or 60. On one process
     in a notebook or at Python's prompt, exceptions propagate unchanged. Exit status: 2 for a UserError, 130 for an

@@ -82,6 +82,7 @@ class Trainer:
         schedule: the learning rate, or a pure function from the number of updates made so far to the learning rate. A
         function that depends on measurements reads `history`, which covers all calls of `fit` and is the same on all
         ranks: lambda update: reduce_on_plateau(trainer.history.validation_loss, peak=0.001).
+        seed: of the initial values; the loader has its own.
         momentum: a function like `schedule` for SGD's momentum or Adam's beta1 (see one_cycle_momentum); None:
         constant.
         mesh: the ranks as dp x pp x tp; None: all ranks are data parallel.
@@ -225,7 +226,8 @@ class Trainer:
     def accuracy(self, batches: Iterable[Batch]) -> float:
         """Return the fraction of labels that are the most probable class, over batches as in `mean_loss`.
 
-        Each rank counts in its part of each batch, so each sample is counted once.
+        Each rank counts in its part of each batch, so each sample is counted once. Raise UserError for a batch without
+        labels.
         """
         right, count = 0, 1
         with no_grad():
@@ -320,7 +322,8 @@ class Trainer:
     def validate(self, data: Loader, name: str = "validation") -> list[float]:
         """Return [mean loss] on all the data, followed by the accuracy if each sample has one label.
 
-        The accuracy takes a second forward: with labels, the model returns only the loss.
+        The accuracy takes a second forward: with labels, the model returns only the loss. `name` is for the messages.
+        Raise UserError if data.validation() can be iterated over only once.
         """
         loss = self.mean_loss(self.progress.watch(data.validation(), data.batches, f"{name}, loss"))
         first = next(iter(data.validation()), None)
