@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from minitrain.runtime.launchers import find_mpirun
+from minitrain.runtime.mpirun import find_mpirun
 
 from .manifest import Exercise
 from .report import reports_in

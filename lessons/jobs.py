@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from minitrain.runtime.launchers import outside
+from minitrain.runtime.mpirun import outside
 
 START = 20.0  # seconds for mpirun and the imports
 END = 5.0  # seconds for its ranks to exit once told to

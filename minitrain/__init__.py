@@ -36,7 +36,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VEC
     os.environ.setdefault(_name, "1")
 
 from .errors import UserError
-from .runtime.launchers import not_installed, report_error
+from .runtime.mpirun import not_installed, report_error
 
 try:
     from . import operators  # noqa: F401 - attaches the operators to Tensor

@@ -2,7 +2,7 @@
 
 import sys
 
-from .runtime.launchers import not_installed, report_error
+from .runtime.mpirun import not_installed, report_error
 
 try:
     from .cli import main

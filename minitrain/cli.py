@@ -19,7 +19,7 @@ from .commands.timeline import TimelineOf
 from .commands.train import Train
 from .environment import launched
 from .errors import UserError
-from .runtime.launchers import report_error
+from .runtime.mpirun import report_error
 from .runtime.output import watching_output
 
 

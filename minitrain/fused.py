@@ -20,9 +20,9 @@ from . import backend
 from .attention import attention, causal_attention
 from .autograd import apply
 from .backend import Array, xp
-from .denominators import IGNORE
 from .errors import shown
 from .gelu import gelu, gelu_and_slope
+from .loss_denominators import IGNORE
 from .losses import cross_entropy, mean_squared_error
 from .operands import as_ids, as_number, check_parameters, is_masked, shape_of
 from .tensor import Tensor, operation

@@ -28,8 +28,8 @@ from typing import Any
 import pytest
 
 from minitrain.comm.communicator import Communicator
-from minitrain.comm.positions import of_a_library, places
-from minitrain.runtime.launchers import find_mpirun
+from minitrain.comm.rank_positions import of_a_library, places
+from minitrain.runtime.mpirun import find_mpirun
 
 EVERY = "every test"
 JOB = "MINITRAIN_TEST_JOB"  # the folder that a job's ranks and its parent share
@@ -220,12 +220,12 @@ class Rank:
         from mpi4py import MPI
 
         from minitrain.comm.mpi import MPICommunicator
-        from minitrain.runtime import remains
+        from minitrain.runtime import leftover_files
 
         self.abort = MPI.COMM_WORLD.Abort
         self.world = MPICommunicator(MPI.COMM_WORLD)
         self.between = self.world.duplicate()  # keeps the tests' messages apart from the runner's barriers
-        remains.unlink_own()  # an aborted job would leave them in shared memory
+        leftover_files.unlink_own()  # an aborted job would leave them in shared memory
         self.folder = Path(os.environ[JOB])
         self.file = self.folder / f"rank-{self.world.rank}"
         self.file.with_suffix(".pid").write_text(str(os.getpid()))

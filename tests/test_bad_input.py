@@ -38,14 +38,14 @@ from minitrain.models import Attention, GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.nn import Dropout, Embedding, LayerNorm, Linear, Module, Parameter, Placement
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, AdamW, clip_grad_norm
+from minitrain.parallel.buckets import Bucket, make_buckets
 from minitrain.parallel.data_parallel import Bucketed
-from minitrain.parallel.flat import Bucket, make_buckets
 from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.reducer import DividedModel, Reducer
 from minitrain.parallel.strategy import Strategy
 from minitrain.precision import DTYPES, POLICIES, DynamicPolicy, DynamicScaler, StaticPolicy, StaticScaler
-from minitrain.runtime import launchers
-from minitrain.runtime.launchers import find_mpirun
+from minitrain.runtime import mpirun
+from minitrain.runtime.mpirun import find_mpirun
 from minitrain.tensor import Tensor
 from minitrain.train.step import train_step
 from minitrain.train.trainer import Trainer
@@ -918,7 +918,7 @@ def test_a_launcher_that_talks_nonsense(value: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PMI_SIZE", "2")
     monkeypatch.delenv("OMPI_COMM_WORLD_RANK", raising=False)
     with pytest.raises(UserError, match="PMI_RANK"):
-        launchers.launched()
+        mpirun.launched()
 
 
 def test_the_memory_of_this_machine() -> None:

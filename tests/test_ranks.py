@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from minitrain.runtime.launchers import find_mpirun
+from minitrain.runtime.mpirun import find_mpirun
 from tests.ranks import BARE
 from tests.tiers import full
 

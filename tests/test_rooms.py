@@ -12,7 +12,7 @@ PACKAGE = ROOT / "minitrain"
 ROOMS = (
     *("errors", "sharding", "environment", "observe", "backend", "rng", "debug", "operands"),
     *("tensor", "autograd", "shapes", "reductions", "functional"),
-    *("denominators", "attention", "gelu", "losses", "fused", "operators"),
+    *("loss_denominators", "attention", "gelu", "losses", "fused", "operators"),
     *("data", "nn", "lr_schedules", "optim", "precision", "models"),
     *("comm", "runtime", "parallel", "train", "commands", "cli"),
     *("__init__", "__main__"),  # the namespace, and `python -m minitrain`

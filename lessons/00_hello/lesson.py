@@ -20,7 +20,7 @@ from lessons.jobs import Job, job
 from lessons.receipt import Receipt
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
-from minitrain.runtime.doctor import findings
+from minitrain.runtime.machine_checks import findings
 from minitrain.runtime.output import print_in_order
 
 

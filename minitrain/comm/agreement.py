@@ -21,7 +21,7 @@ import numpy as np
 
 from ..backend import Array, to_device, to_host
 from ..errors import UserError, shown
-from .positions import caller, named
+from .rank_positions import caller, named
 
 if TYPE_CHECKING:
     from .communicator import Communicator, Tag

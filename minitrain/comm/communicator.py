@@ -26,7 +26,7 @@ from ..backend import Array, accumulation_dtype, is_float, xp
 from ..observe import ledger
 from ..sharding import Shards, even_shards
 from .agreement import agree, agree_on_members, agree_on_message, call_of
-from .positions import Moves
+from .rank_positions import Moves
 
 Tag = tuple[str, str]  # (axis of the mesh, purpose)
 NUMBERS = "biufcV"  # kinds of dtype; V: bfloat16

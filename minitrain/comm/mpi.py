@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..observe import ledger
 from ..sharding import Shards, lengths
 from .communicator import Communicator, Tag
-from .positions import Moves
+from .rank_positions import Moves
 
 
 def takes_device_arrays() -> bool:

@@ -20,7 +20,7 @@ from ..environment import waiting
 from ..errors import UserError, check_memory, check_number, check_whole
 from ..sharding import Shards
 from .communicator import Communicator, Tag
-from .positions import ENDED, Moves, Standing, report, standing, stuck
+from .rank_positions import ENDED, Moves, Standing, report, standing, stuck
 
 STACK = 8 * 2**20  # bytes; a thread's maximum stack on most systems
 

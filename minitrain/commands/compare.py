@@ -10,8 +10,8 @@ from ..comm.communicator import Communicator
 from ..runtime.launch import launch
 from .compare_precision import precisions
 from .compare_schedules import schedules
-from .comparison import CompareOptions
-from .folder import RunFolder
+from .run_folder import RunFolder
+from .small_runs import CompareOptions
 
 COMPARISONS: dict[str, Callable[[CompareOptions, Communicator, RunFolder], str]] = {
     "schedules": schedules,

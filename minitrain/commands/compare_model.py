@@ -31,9 +31,9 @@ from ..runtime.launch import launch
 from ..train.checkpoint import gather
 from ..train.step import compute_gradients
 from .config import TrainConfig
-from .differences import Apart, Step, apart, farthest, first_beyond, listed, parameters, size, table, verdict
 from .options import DataOptions, OptimizerOptions, ParallelOptions, RunOptions, StrategyOptions, make_mesh
 from .own_model import OwnFile
+from .run_differences import Apart, Step, apart, farthest, first_beyond, listed, parameters, size, table, verdict
 
 SIZES = ("vocabulary", "context", "batch")  # options for batches of ids
 INEXACT = """

@@ -21,9 +21,9 @@ from ..train.progress import Progress
 from ..train.step import compute_gradients
 from ..train.trainer import Trainer
 from . import figure
-from .comparison import CompareOptions, Result, data, follow, overlap, plain, table
-from .folder import RunFolder
 from .options import PrecisionOptions
+from .run_folder import RunFolder
+from .small_runs import CompareOptions, Result, data, follow, overlap, plain, table
 
 # Task -> the divisor of the loss. The constructed task divides by 2^17, as if the batch were that much larger: 2^22
 # predictions for 32 images, no more than the tokens in a batch of a large language model. The gradient of the others is

@@ -10,9 +10,9 @@ from ..optim import Adam
 from ..train.progress import Progress
 from ..train.trainer import Trainer
 from . import figure
-from .comparison import CompareOptions, Result, data, draw, follow, middle, overlap, plain, smooth_median, table
-from .folder import RunFolder
 from .options import LearningRates, OptimizerOptions
+from .run_folder import RunFolder
+from .small_runs import CompareOptions, Result, data, draw, follow, middle, overlap, plain, smooth_median, table
 
 NAMES: tuple[LearningRates, ...] = get_args(LearningRates)
 SHOWN = ("constant", "cosine", "inverse-time", "one-cycle")  # in the text chart; more curves would be unreadable

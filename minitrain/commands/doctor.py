@@ -4,7 +4,7 @@ import threading
 from dataclasses import dataclass
 
 from ..errors import check_number
-from ..runtime.doctor import examine
+from ..runtime.machine_checks import examine
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .folder import write_somewhere
+from .run_folder import write_somewhere
 
 
 def write(path: Path, numbers: Any, draw: Callable[[Any], None]) -> str:

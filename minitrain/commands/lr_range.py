@@ -19,8 +19,8 @@ from ..observe.draw import chart
 from ..runtime.launch import launch
 from . import figure
 from .config import TrainConfig
-from .folder import RunFolder
 from .options import RunOptions
+from .run_folder import RunFolder
 from .train import TextTrainer
 
 MEMORY = 0.9  # decay of the moving average of the loss: about ten updates

@@ -24,7 +24,7 @@ from ..errors import UserError, shown
 from ..models import Model
 from ..nn import Embedding
 from ..parallel.parallelize import kinds_of
-from ..train.arguments import check_global
+from ..train.trainer_arguments import check_global
 
 CONTEXT = 7  # not a multiple of 2, 3, 4, 5 or 6 ranks
 Made = TypeVar("Made")

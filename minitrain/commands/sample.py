@@ -10,7 +10,7 @@ from .. import rng
 from ..autograd import no_grad
 from ..backend import to_device, to_host
 from ..data.batch import Batch, Where
-from ..data.kinds import as_row
+from ..data.sample_checks import as_row
 from ..data.text import CharTokenizer
 from ..environment import launched
 from ..errors import UserError, check_memory, check_number, check_seed, check_whole, shown

@@ -25,8 +25,8 @@ from ..train import checkpoint
 from ..train.history import Update
 from ..train.trainer import Trainer
 from .config import TrainConfig
-from .folder import RunFolder, on_rank_0, reason, write_somewhere
 from .options import RunOptions, make_mesh
+from .run_folder import RunFolder, on_rank_0, reason, write_somewhere
 from .sample import generate
 
 LOG, MODEL = "log.jsonl", "model.safetensors"

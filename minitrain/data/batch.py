@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..backend import Array, checksum, to_device, to_host
-from ..denominators import IGNORE
 from ..errors import UserError, check_whole
+from ..loss_denominators import IGNORE
 from ..operands import as_ids
 from ..sharding import shard_of
-from .kinds import as_samples
+from .sample_checks import as_samples
 
 __all__ = ["IGNORE", "Batch", "Where"]
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..errors import UserError, check_seed
 from ..rng import key, permutation
-from .kinds import as_row, as_samples
+from .sample_checks import as_row, as_samples
 from .text import count_held_out
 
 BUNDLED = Path(__file__).with_name("digits.npz")

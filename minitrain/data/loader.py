@@ -13,7 +13,7 @@ from .. import rng
 from ..backend import to_device
 from ..errors import UserError, check_memory, check_seed, check_whole
 from .batch import IGNORE, Batch, Where
-from .kinds import as_row, as_samples
+from .sample_checks import as_row, as_samples
 
 
 @runtime_checkable
@@ -108,7 +108,7 @@ class ArrayLoader:
     """Samples (n, ...) with one label each (n), such as images. Every epoch visits all of them in a new random order.
 
     The last batch of an epoch holds the remainder. Samples labeled IGNORE are left out. Raise UserError if the numbers
-    of inputs and labels differ, or for values of the wrong kind (see kinds.py).
+    of inputs and labels differ, or for values of the wrong kind (see sample_checks.py).
     """
 
     def __init__(

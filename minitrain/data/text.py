@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError, check_text, check_whole, shown
-from .kinds import as_row
+from .sample_checks import as_row
 
 BUNDLED = Path(__file__).with_name("shakespeare.txt.xz")
 

@@ -11,8 +11,8 @@ import numpy as np
 from .. import functional
 from ..backend import to_device
 from ..data.batch import Batch
-from ..denominators import batch_at_work
 from ..errors import UserError, shown
+from ..loss_denominators import batch_at_work
 from ..observe import ledger
 from ..tensor import Tensor
 from .parameter import Parameter

@@ -14,7 +14,7 @@ from ..sharding import shard_of
 from ..tensor import Tensor, WeightVjp
 
 if TYPE_CHECKING:
-    from ..parallel.flat import Bucket
+    from ..parallel.buckets import Bucket
 
 Coordinates = Mapping[str, tuple[int, ...]]
 

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from ..backend import Array
 from ..comm.communicator import Communicator
 from ..sharding import Shards
-from .flat import Bucket
+from .buckets import Bucket
 from .hooks import Hooks
 from .reducer import DividedModel, Reducer
 from .strategy import Strategy

@@ -4,8 +4,8 @@ from typing import Any
 
 from ..backend import Array
 from ..data.batch import Batch
-from ..denominators import batch_at_work
 from ..errors import UserError
+from ..loss_denominators import batch_at_work
 from ..nn import Module, Parameter
 from ..tensor import Tensor
 from .tensor_parallel import TIME, TensorIO

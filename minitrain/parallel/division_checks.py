@@ -28,8 +28,8 @@ from ..nn import Parameter, watching
 from ..observe.ledger import Ledger
 from ..sharding import shard_of
 from ..tensor import Tensor
-from .borders import Borders, Notes, Numbers, alike, bound_of, note, sums, unlike
-from .flat import Bucket
+from .border_checks import Borders, Notes, Numbers, alike, bound_of, note, sums, unlike
+from .buckets import Bucket
 from .held_parameters import spoken
 from .plan import Plan
 from .tensor_parallel import TensorIO

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..errors import UserError
 from ..nn import Module, Parameter
-from .flat import Bucket
+from .buckets import Bucket
 
 
 class ModelChanges:

@@ -23,10 +23,10 @@ from ..comm.mesh import Mesh
 from ..errors import UserError, shown
 from ..models import Model, check_paths
 from ..nn import Parameter, check_free
+from .buckets import make_buckets
 from .data_parallel import Bucketed, Naive
 from .divided_layers import DividedLayer
 from .division_checks import DivisionChecks
-from .flat import make_buckets
 from .half_gradients import reduce_to_owners_in, sync_in
 from .hooks import Gather, Hooks, Scatter, Sync
 from .overlap import CommunicationThread

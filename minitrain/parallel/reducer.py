@@ -24,15 +24,15 @@ from ..backend import Array, accumulation_dtype, square
 from ..comm.agreement import check_same
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
-from ..denominators import expect_parts
 from ..errors import UserError, check_seed, check_whole
+from ..loss_denominators import expect_parts
 from ..nn import Module, Parameter
 from ..optim import Found, Held, Owned, Totals, steps_begun, unscaled
-from .flat import Bucket
+from .buckets import Bucket
 from .hooks import Hooks
 from .model_changes import ModelChanges
 from .overlap import communicators_for
-from .pieces import in_order, joined, over_matrices
+from .piece_collectives import in_order, joined, over_matrices
 from .strategy import Strategy
 
 if TYPE_CHECKING:

@@ -48,7 +48,7 @@ from .collective_ops import copy_to, gather_from, reduce_from
 from .vocabulary import own_rows, vocabulary_cross_entropy
 
 if TYPE_CHECKING:
-    from .borders import Borders
+    from .border_checks import Borders
     from .division_checks import DivisionChecks
 
 

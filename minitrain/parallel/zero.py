@@ -42,10 +42,10 @@ from ..nn import Module
 from ..observe import ledger
 from ..optim import Totals
 from ..sharding import Shards
-from .flat import Bucket
+from .buckets import Bucket
 from .hooks import Hooks
 from .overlap import CommunicationThread, communicators_for
-from .pieces import from_all, in_order
+from .piece_collectives import from_all, in_order
 from .reducer import DividedModel, Reducer, require
 from .strategy import Strategy
 

@@ -25,9 +25,9 @@ from ..comm.communicator import Communicator
 from ..comm.threads import world_of_one
 from ..environment import launched, waiting
 from ..errors import UserError, out_of_memory
-from . import abort, remains
+from . import abort, leftover_files
 from .exit_barrier import ExitBarrier
-from .launchers import family_of
+from .mpirun import family_of
 from .output import output_lost, watched
 
 SPEAKER = 1.0  # seconds; like abort.PATIENCE, for rank 0 with a UserError, so that it prints before another rank does
@@ -50,7 +50,7 @@ def launch(wait: float | None = None) -> Iterator[Communicator]:
             abort.user_error(world, error)
         raise
     page, before, barrier = sys.stdout, threading.excepthook, ExitBarrier(world, limit)
-    remains.unlink_own()  # all ranks created the exit barrier together, so they have left MPI_Init
+    leftover_files.unlink_own()  # all ranks created the exit barrier together, so they have left MPI_Init
     threading.excepthook, sys.stdout = before if _at_a_prompt(world) else barrier.thread_failed, watched(page)
     try:
         yield world
@@ -81,7 +81,7 @@ def _world() -> Communicator:
 
         check_families(family, size, MPI.Get_library_version())
         if not MPI.Is_initialized():  # it is if the program has imported mpi4py's MPI itself
-            remains.check_room(rank, size)
+            leftover_files.check_room(rank, size)
             MPI.Init_thread()
         from ..comm.mpi import MPICommunicator
     except (ImportError, RuntimeError) as error:

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from mpi4py import MPI
 
-from ..comm.positions import ENDED, SILENT, Moves, Standing, report, standing, stuck, together
+from ..comm.rank_positions import ENDED, SILENT, Moves, Standing, report, standing, stuck, together
 
 ASK, ANSWER, HUSH = 1, 2, 3  # tags on a dedicated communicator
 INTERRUPTS = {signal.SIGINT, signal.SIGTERM}  # mpirun ends its ranks with either

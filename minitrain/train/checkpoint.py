@@ -20,7 +20,7 @@ from ..models import Model
 from ..nn import Parameter
 from ..operands import is_masked
 from ..optim import Part, State, unscaled
-from ..parallel.flat import Bucket
+from ..parallel.buckets import Bucket
 from ..parallel.reducer import MODEL, Reducer
 
 

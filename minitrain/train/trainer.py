@@ -36,7 +36,10 @@ from ..parallel.reducer import Reducer
 from ..parallel.strategy import Strategy
 from ..precision import DynamicPolicy, Precision, Scaler
 from . import nonfinite
-from .arguments import (
+from .history import History, Update, summed_up
+from .progress import Progress
+from .step import train_step
+from .trainer_arguments import (
     check_fit,
     check_global,
     check_kinds,
@@ -46,9 +49,6 @@ from .arguments import (
     precision_of,
     scaler_for,
 )
-from .history import History, Update, summed_up
-from .progress import Progress
-from .step import train_step
 from .validation import each_once, right_answers
 
 SMALL = 2**16  # batches below this many bytes are compared between ranks in every step

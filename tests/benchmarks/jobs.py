@@ -37,7 +37,7 @@ def python(module: str, *arguments: object, launcher: Sequence[str] = (), **envi
 
 def mpirun(n: int, module: str, *arguments: object) -> subprocess.Popen[str]:
     """Start a measurement on n MPI ranks."""
-    from minitrain.runtime.launchers import find_mpirun  # not at the top: importing minitrain changes the allocator
+    from minitrain.runtime.mpirun import find_mpirun  # not at the top: importing minitrain changes the allocator
 
     command = find_mpirun()
     if command is None:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from minitrain.comm.threads import world_of_one
-from minitrain.runtime.launchers import find_mpirun
+from minitrain.runtime.mpirun import find_mpirun
 from tests.benchmarks import all_reduce, bench, ddp, memory, step, timing, zero
 from tests.benchmarks.jobs import Failed, mpirun, python, result
 from tests.benchmarks.ours import Ours

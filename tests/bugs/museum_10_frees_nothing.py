@@ -1,6 +1,6 @@
 """ZeRO-3 frees nothing on rank 0, where `if rank:` is false."""
 
-from minitrain.parallel.flat import Bucket
+from minitrain.parallel.buckets import Bucket
 from minitrain.parallel.parallelize import REDUCERS
 from minitrain.parallel.zero import Zero3
 from tests.bugs.museum import FunctionBug

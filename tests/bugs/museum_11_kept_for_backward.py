@@ -1,7 +1,7 @@
 """ZeRO-3 keeps the weights gathered in forward until backward: peak memory is that of the whole model."""
 
 from minitrain.backend import Array
-from minitrain.parallel.flat import Bucket
+from minitrain.parallel.buckets import Bucket
 from minitrain.parallel.parallelize import REDUCERS
 from minitrain.parallel.reducer import require
 from minitrain.parallel.zero import Zero3

@@ -4,8 +4,8 @@ from minitrain.backend import Array, is_finite
 from minitrain.data.batch import Batch
 from minitrain.models import Model
 from minitrain.optim import Optimizer, clip_grad_norm
+from minitrain.parallel.buckets import Bucket
 from minitrain.parallel.data_parallel import Bucketed
-from minitrain.parallel.flat import Bucket
 from minitrain.parallel.parallelize import REDUCERS
 from minitrain.precision import DynamicScaler
 from minitrain.train.step import compute_gradients

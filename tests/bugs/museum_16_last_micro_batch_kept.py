@@ -2,7 +2,7 @@
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
-from minitrain.parallel.flat import Bucket
+from minitrain.parallel.buckets import Bucket
 from minitrain.parallel.parallelize import REDUCERS
 from minitrain.parallel.zero import Zero2
 from tests.bugs.museum import FunctionBug

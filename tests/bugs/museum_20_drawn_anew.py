@@ -3,8 +3,8 @@
 import numpy as np
 
 from minitrain.backend import Array
+from minitrain.parallel.buckets import Bucket
 from minitrain.parallel.data_parallel import Bucketed
-from minitrain.parallel.flat import Bucket
 from minitrain.parallel.parallelize import REDUCERS
 from tests.bugs.museum import FunctionBug
 from tests.train.test_values import test_a_trainer_keeps_the_values_of_a_model

@@ -2,8 +2,8 @@
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
+from minitrain.parallel.buckets import Bucket
 from minitrain.parallel.data_parallel import Bucketed
-from minitrain.parallel.flat import Bucket
 from minitrain.parallel.parallelize import REDUCERS
 from tests.bugs.museum import FunctionBug
 from tests.parallel.test_mesh import test_tensor_parallel_is_the_serial_run

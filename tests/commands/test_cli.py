@@ -21,7 +21,7 @@ from minitrain.cli import main
 from minitrain.commands import doctor
 from minitrain.commands.config import TrainConfig
 from minitrain.lr_schedules import warmup_cosine
-from minitrain.runtime.launchers import find_mpirun
+from minitrain.runtime.mpirun import find_mpirun
 from tests.tiers import full
 
 Capture = pytest.CaptureFixture[str]

@@ -12,10 +12,10 @@ import pytest
 from minitrain.cli import main
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
-from minitrain.commands import compare, compare_precision, compare_schedules, comparison
+from minitrain.commands import compare, compare_precision, compare_schedules, small_runs
 from minitrain.commands.compare_schedules import schedule_options
-from minitrain.commands.comparison import CompareOptions, Result, overlap, smooth_median, spread, table
 from minitrain.commands.options import LearningRates
+from minitrain.commands.small_runs import CompareOptions, Result, overlap, smooth_median, spread, table
 from minitrain.data.batch import Batch
 from minitrain.train import progress
 
@@ -60,7 +60,7 @@ def test_a_run_that_explodes_is_the_worst() -> None:
     o = schedule_options("constant", 1e30, 20, 45)
     found = compare_schedules.train(threads.world_of_one(), options, o, 1)
     assert found.validation == found.loss == math.inf and found.accuracy == 0 and 0 < len(found.losses) < 20
-    assert comparison.plain(found)["validation"] is None and comparison.plain(found)["losses"] == found.losses
+    assert small_runs.plain(found)["validation"] is None and small_runs.plain(found)["losses"] == found.losses
 
 
 @pytest.mark.ranks(3, full=(2,))
@@ -161,7 +161,7 @@ def test_underflow_is_counted() -> None:
     full, half = (
         compare_precision.precise(world, HALVES, settings[name], 1, seed) for name, seed in (("fp32", 1), ("bf16", 2))
     )
-    learned, _ = comparison.data(HALVES, 1)
+    learned, _ = small_runs.data(HALVES, 1)
     assert 0 < compare_precision.underflow(full, half, learned.batch(0)) < 0.01  # a relu is barely on, and off in bf16
     assert compare_precision.underflow(full, full, learned.batch(0)) == 0
     pairs = zip(full.model.parameters(), half.model.parameters(), strict=True)
@@ -174,7 +174,7 @@ def test_underflow_is_counted() -> None:
 
 
 def test_a_weighted_batch_is_a_part_of_a_larger_one() -> None:
-    learned, _ = comparison.data(HALVES, 1)
+    learned, _ = small_runs.data(HALVES, 1)
     batch: Batch = learned.batch(0)
     found = compare_precision.weighted(batch, 8)
     assert found.where.count == 8 * batch.where.count and found.inputs is batch.inputs
@@ -244,7 +244,7 @@ def test_medians_and_ranges() -> None:
 
 
 def test_what_json_cannot_say_is_null() -> None:
-    assert comparison.plain(result(math.inf, [2.0, math.nan, math.inf])) == {
+    assert small_runs.plain(result(math.inf, [2.0, math.nan, math.inf])) == {
         "losses": [2.0, None, None], "loss": None, "validation": None, "accuracy": 0.9
     }  # fmt: skip
 

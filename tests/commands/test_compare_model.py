@@ -17,7 +17,7 @@ from minitrain.cli import main
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.commands.compare_model import CompareModelOptions, Comparison, FullStrategy, MeshOptions, compare_model
-from minitrain.commands.differences import Step, apart, differences, farthest, listed, verdict
+from minitrain.commands.run_differences import Step, apart, differences, farthest, listed, verdict
 from minitrain.errors import UserError
 from tests.commands.test_cli import command, needs_mpirun
 from tests.tiers import full

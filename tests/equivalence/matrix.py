@@ -18,7 +18,7 @@ from rich.table import Table
 
 import minitrain
 from minitrain.comm.ring import RingCommunicator
-from minitrain.runtime.launchers import find_mpirun
+from minitrain.runtime.mpirun import find_mpirun
 from tests.equivalence.cover import MESHES, cases, name
 from tests.equivalence.harness import Row, same_as_serial
 

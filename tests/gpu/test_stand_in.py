@@ -14,7 +14,7 @@ import pytest
 
 from minitrain import backend
 from minitrain.errors import UserError
-from minitrain.runtime.launchers import find_mpirun
+from minitrain.runtime.mpirun import find_mpirun
 from tests.gpu import strict_run
 from tests.gpu.test_signatures import LACKING, stand_in
 from tests.tiers import full

@@ -14,7 +14,7 @@ import pytest
 from lessons.programs import distributed, dynamic_rate, mixed_precision
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.threads import world_of_one
-from minitrain.runtime.launchers import find_mpirun
+from minitrain.runtime.mpirun import find_mpirun
 from minitrain.train.history import History
 from tests.tiers import full
 

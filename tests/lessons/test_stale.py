@@ -9,9 +9,9 @@ import pytest
 from lessons import check
 from lessons.manifest import HERE, LESSONS, exercises, written
 from minitrain.commands.compare_precision import TASKS
-from minitrain.commands.comparison import CompareOptions
 from minitrain.commands.config import TrainConfig
 from minitrain.commands.options import LearningRates
+from minitrain.commands.small_runs import CompareOptions
 from minitrain.data.digits import load_digits, split_digits
 from minitrain.data.loader import ArrayLoader
 from minitrain.data.text import load_text

@@ -42,7 +42,14 @@ FILES += [
     f"minitrain/{name}.py"
     for name in ("tensor", "autograd", "fused", "attention", "gelu", "losses")
     + ("comm/ring", "comm/mpi", "comm/communicator")
-    + ("train/checkpoint", "train/trainer", "train/arguments", "train/nonfinite", "train/validation", "data/loader")
+    + (
+        "train/checkpoint",
+        "train/trainer",
+        "train/trainer_arguments",
+        "train/nonfinite",
+        "train/validation",
+        "data/loader",
+    )
 ]
 ELSEWHERE = {  # files whose tests do not mirror their path
     "minitrain/attention.py": "tests/test_fused.py",
@@ -56,12 +63,12 @@ ELSEWHERE = {  # files whose tests do not mirror their path
     "minitrain/parallel/plan.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/held_parameters.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/plan_checks.py": "tests/parallel/test_own_models.py",
-    "minitrain/parallel/borders.py": "tests/parallel/test_own_models.py",
+    "minitrain/parallel/border_checks.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/division_checks.py": "tests/parallel/test_own_models.py",
-    "minitrain/parallel/pieces.py": "tests/parallel/test_optimizers.py",
+    "minitrain/parallel/piece_collectives.py": "tests/parallel/test_optimizers.py",
     "minitrain/parallel/hooks.py": "tests/parallel/test_parallelize.py",
     "minitrain/comm/mpi.py": "tests/comm/test_communicator.py",
-    "minitrain/train/arguments.py": "tests/train/test_trainer.py",
+    "minitrain/train/trainer_arguments.py": "tests/train/test_trainer.py",
 }
 STAGES = {  # name -> pytest arguments, time limit in seconds; a mutant in an infinite loop exceeds it
     "own": ([], 120),

@@ -15,7 +15,7 @@ from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
-from minitrain.parallel.flat import Bucket
+from minitrain.parallel.buckets import Bucket
 from minitrain.parallel.reducer import Reducer, require
 from minitrain.parallel.zero import Zero1, Zero3
 from minitrain.precision import DynamicPolicy, DynamicScaler, Scaler, StaticScaler, not_finite

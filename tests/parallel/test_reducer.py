@@ -12,8 +12,8 @@ from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
 from minitrain.nn import Module, Parameter
 from minitrain.optim import SGD
+from minitrain.parallel.buckets import Bucket, make_buckets
 from minitrain.parallel.data_parallel import Bucketed, Naive
-from minitrain.parallel.flat import Bucket, make_buckets
 from minitrain.parallel.reducer import DividedModel, Reducer
 from minitrain.tensor import Tensor
 

@@ -22,7 +22,7 @@ from minitrain.models import GPTConfig, Model, gpt
 from minitrain.nn import Module
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, Matrixwise
-from minitrain.parallel.flat import Bucket
+from minitrain.parallel.buckets import Bucket
 from minitrain.parallel.parallelize import REDUCERS, parallelize
 from minitrain.parallel.reducer import Reducer, require
 from minitrain.parallel.strategy import Strategy

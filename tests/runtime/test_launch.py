@@ -14,7 +14,7 @@ import pytest
 from minitrain.environment import LAUNCHERS
 from minitrain.errors import UserError
 from minitrain.runtime import abort, launch
-from minitrain.runtime.launchers import find_mpirun
+from minitrain.runtime.mpirun import find_mpirun
 from tests.tiers import full
 
 MPIRUN = find_mpirun()

@@ -16,9 +16,9 @@ import pytest
 
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
-from minitrain.comm.positions import Standing, report, stuck, together
+from minitrain.comm.rank_positions import Standing, report, stuck, together
 from minitrain.errors import UserError
-from minitrain.runtime.launchers import find_mpirun
+from minitrain.runtime.mpirun import find_mpirun
 from tests.lessons.together import started
 from tests.runtime import alone
 from tests.tiers import full

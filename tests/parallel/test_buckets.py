@@ -13,7 +13,7 @@ from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
 from minitrain.models import GPTConfig, gpt
 from minitrain.nn import Parameter, Replicate
-from minitrain.parallel.flat import Bucket, make_buckets
+from minitrain.parallel.buckets import Bucket, make_buckets
 
 KIB = 1 / 1024  # MiB
 

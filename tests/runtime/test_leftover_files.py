@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from minitrain.errors import UserError
-from minitrain.runtime import doctor, remains
-from minitrain.runtime.launchers import find_mpirun
+from minitrain.runtime import leftover_files, machine_checks
+from minitrain.runtime.mpirun import find_mpirun
 
 MPIRUN = find_mpirun()
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +62,7 @@ def test_aborted_jobs_do_not_fill_shared_memory(tmp_path: Path) -> None:
 @pytest.fixture
 def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder in place of /dev/shm, with a leftover segment and another program's file."""
-    monkeypatch.setattr(remains, "SHARED", tmp_path)
+    monkeypatch.setattr(leftover_files, "SHARED", tmp_path)
     (tmp_path / "mpich_shm_12ab_0").write_bytes(bytes(3 * 2**20))
     (tmp_path / "other").write_text("of another program")
     return tmp_path
@@ -76,13 +76,13 @@ def leave(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_doctor_says_what_fills_shared_memory(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for free, fatal in ((40, False), (1, True)):
         leave(free, monkeypatch)
-        found = doctor._shared_memory()
+        found = machine_checks._shared_memory()
         assert found.found == f"{free} MiB free in {shared}" and found.ready != fatal
         assert "3 MiB there (1 files)" in found.cure and found.cure.endswith(f"rm {shared}/mpich_shm_*")
     (shared / "mpich_shm_12ab_0").unlink()
-    assert "docker run --shm-size" in doctor._shared_memory().cure
+    assert "docker run --shm-size" in machine_checks._shared_memory().cure
     leave(40, monkeypatch)
-    assert doctor._shared_memory().cure == ""
+    assert machine_checks._shared_memory().cure == ""
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not show what a process maps")
@@ -90,19 +90,19 @@ def test_what_is_mapped_is_not_abandoned(shared: Path) -> None:
     import mmap
 
     path = shared / "mpich_shm_12ab_0"
-    assert remains.abandoned() == [path]
+    assert leftover_files.abandoned() == [path]
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0):
-        assert remains.abandoned() == []
-        remains.unlink_own()  # as a rank does after mapping it
+        assert leftover_files.abandoned() == []
+        leftover_files.unlink_own()  # as a rank does after mapping it
         assert not path.exists()
     assert (shared / "other").exists()
 
 
 def test_full_shared_memory_is_named_before_mpi_begins(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leave(4, monkeypatch)  # MPICH's segment is a little larger than 1 MiB per rank
-    remains.check_room(0, 1)
-    remains.check_room(0, 3)
+    leftover_files.check_room(0, 1)
+    leftover_files.check_room(0, 3)
     with pytest.raises(UserError, match=r"has 4\.0 MiB left, and 4 rank\(s\) need 4\.25 MiB.*minitrain doctor"):
-        remains.check_room(0, 4)
+        leftover_files.check_room(0, 4)
     with pytest.raises(SystemExit):  # one message is enough
-        remains.check_room(1, 4)
+        leftover_files.check_room(1, 4)

@@ -5,7 +5,7 @@
 
 An elementwise rule updates pieces cut at any element and needs nothing else. A rule that needs the norm of a parameter
 sums squares over its pieces, with the functions below. A rule that needs whole matrices gets pieces that are whole
-parameters (`owners_of` in flat.py), which tensor parallel may have divided further.
+parameters (`owners_of` in buckets.py), which tensor parallel may have divided further.
 """
 
 import numpy as np

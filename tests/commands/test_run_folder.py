@@ -17,7 +17,7 @@ from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.threads import world_of_one
 from minitrain.commands import compare_schedules, figure
-from minitrain.commands.folder import RunFolder, write_somewhere
+from minitrain.commands.run_folder import RunFolder, write_somewhere
 from minitrain.commands.train import TextTrainer
 from minitrain.errors import UserError
 from minitrain.train import checkpoint
@@ -125,7 +125,7 @@ def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
 def test_the_lock_dies_with_its_process(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from minitrain.comm.threads import world_of_one\n"
-        "from minitrain.commands.folder import RunFolder\n"
+        "from minitrain.commands.run_folder import RunFolder\n"
         "with RunFolder(world_of_one(), Path(sys.argv[1]), ('x',)): print('ready', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]

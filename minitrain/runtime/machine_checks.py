@@ -19,8 +19,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from . import remains
-from .launchers import family_of, find_mpirun, outside
+from . import leftover_files
+from .mpirun import family_of, find_mpirun, outside
 
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -134,14 +134,14 @@ def _host() -> Finding:
 
 def _shared_memory() -> Finding:
     """Check the free space in /dev/shm, which local ranks share; if there is none, MPI dies with "Bus error"."""
-    if not remains.SHARED.is_dir():
+    if not leftover_files.SHARED.is_dir():
         return Finding("/dev/shm", "no /dev/shm on this system")
-    free, left = shutil.disk_usage(remains.SHARED).free, remains.abandoned()
-    found = f"{free / 2**20:,.0f} MiB free in {remains.SHARED}"
-    few = free < 8 * remains.A_RANK
+    free, left = shutil.disk_usage(leftover_files.SHARED).free, leftover_files.abandoned()
+    found = f"{free / 2**20:,.0f} MiB free in {leftover_files.SHARED}"
+    few = free < 8 * leftover_files.A_RANK
     if left:
         size = sum(path.stat().st_size for path in left) / 2**20
-        names = " ".join(sorted({f"{remains.SHARED}/{remains.kind(path)}*" for path in left}))
+        names = " ".join(sorted({f"{leftover_files.SHARED}/{leftover_files.kind(path)}*" for path in left}))
         cure = f"killed jobs have left {size:,.0f} MiB there ({len(left)} files); when no job is running: rm {names}"
         return Finding("/dev/shm", found, cure, fatal=few)
     cure = 'if it is full, ranks die with "Bus error": delete files there; in a container: docker run --shm-size=1g'

@@ -13,8 +13,8 @@ from minitrain.backend import is_float
 from minitrain.commands.sample import generate
 from minitrain.data.batch import IGNORE
 from minitrain.data.digits import split_digits
-from minitrain.data.kinds import as_row, as_samples
 from minitrain.data.loader import ArrayLoader, TextLoader
+from minitrain.data.sample_checks import as_row, as_samples
 from minitrain.data.text import CharTokenizer, split
 from minitrain.errors import UserError
 from minitrain.models import GPTConfig, gpt

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from minitrain.comm.communicator import Communicator
-from minitrain.runtime.launchers import find_mpirun, outside
+from minitrain.runtime.mpirun import find_mpirun, outside
 
 
 def test_what_mpirun_sets_goes_and_what_users_set_stays() -> None:
