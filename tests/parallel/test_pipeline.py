@@ -1,8 +1,11 @@
 """A pipeline matches the run on one process under every schedule; memory, sends, and what is refused."""
 
+import gc
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,7 +25,7 @@ from minitrain.models import GPTConfig, MLPConfig, gpt, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, clip_grad_norm
 from minitrain.parallel.parallelize import REDUCERS, parallelize
-from minitrain.parallel.pipeline import Schedule
+from minitrain.parallel.pipeline import Pipeline, Schedule
 from minitrain.parallel.pipeline_schedules import SCHEDULES, Do
 from minitrain.parallel.pipeline_simulation import check
 from minitrain.parallel.recompute import Segment
@@ -321,6 +324,22 @@ def test_refused(options: dict[str, Any], message: str) -> None:
 
     for said in threads.run(4, program, 30):
         assert said.startswith(message)
+
+
+def test_the_units_of_other_stages_are_released() -> None:
+    """A rank keeps its own units and those next to them, whose dtypes it asks for: the rest would cost their memory."""
+
+    def program(world: Communicator) -> None:
+        model = toy_gpt(layers=LAYERS)
+        model.init(SEED)
+        units = [weakref.ref(unit) for unit in model.units]
+        parallelize(model, Mesh(world, pp=2))
+        gc.collect()
+        assert isinstance(model, Pipeline)
+        kept = {*model.units, *chain(*model.borders)}
+        assert {unit() for unit in units} - {None} == kept and len(kept) == 5
+
+    threads.run(2, program)
 
 
 def test_a_segment_puts_off_the_work_on_its_weights() -> None:
