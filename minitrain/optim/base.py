@@ -92,19 +92,37 @@ class Optimizer:
                 'use Strategy(owners="parameters")'
             )
         self.updates = 0
+        self.works = False  # an update has changed a weight
         self.state: list[list[Array]] = []
         self.masters: list[Array | None] = []  # float32 copies of the pieces in half precision
         self.prints: dict[int, list[int]] = {}  # fingerprints of these pieces after the last update
 
     def step(self, lr: float) -> None:
-        """Update all owned pieces with learning rate lr. Raise UserError if lr is negative or not finite."""
+        """Update all owned pieces with learning rate lr.
+
+        Raise UserError if lr is negative or not finite, or if the first update changes nothing.
+        """
         check_number("lr", lr, "at least 0")
         work = [Work(self.master(i, it.data), it, self.state[i]) for i, it in enumerate(self.reducer.owned())]
         self.updates += 1
+        before = [fingerprints(it.w) for it in work] if lr and not self.works else []
         self.apply(work, lr)
+        if before:
+            self.works = self.changed(work, before)
         for i, (w, it, _) in enumerate(work):
             if w is not it.data:
                 self.prints[i] = fingerprints(it.data)
+
+    def changed(self, work: Sequence[Work], before: list[list[int]]) -> bool:
+        """Return whether a weight has changed since these fingerprints. Raise UserError if one should have."""
+        changed = [fingerprints(it.w) for it in work] != before
+        if not changed and any(it.owned.grad.any() for it in work):
+            raise UserError(
+                f"the first update of {type(self).__name__} changed no weight, although the gradient is not zero.\n"
+                "Change w in place: w -= lr * g. The line w = w - lr * g only makes a new array. Or give a larger "
+                f"learning rate: this one may be too small for {work[0].w.dtype}"
+            )
+        return changed
 
     def apply(self, work: Sequence[Work], lr: float) -> None:
         """Apply the rule to all pieces."""

@@ -377,6 +377,27 @@ def test_a_rule_that_is_not_written_does_not_pass_for_one(kind: type[Optimizer])
         kind([p]).step(0.1)
 
 
+class NewArray(Optimizer):
+    """A mistake that raises nothing by itself: `w = w - ...` leaves the parameter as it was."""
+
+    def update(self, w: Array, g: Array, state: Sequence[Array], lr: float, decay: bool) -> None:
+        w = w - lr * g
+
+
+def test_a_rule_that_changes_nothing_is_refused() -> None:
+    p = Parameter("w", np.ones(3))
+    wrong = NewArray([p])
+    wrong.step(0.1)  # without a gradient there is nothing to change
+    p.grad = np.array([0, 1, 0], p.dtype)
+    wrong.step(0.0)
+    with pytest.raises(UserError, match=r"changed no weight.*\n.*in place"):
+        wrong.step(0.1)
+    rule = SGD([p])
+    rule.step(0.1)
+    assert p.data.tolist() == [1, np.float32(0.9), 1]
+    rule.step(1e-30)  # too small to change anything
+
+
 def test_what_is_trained_stays_the_same() -> None:
     """The optimizer's state belongs to the parameters that were trained when it was made."""
     made = [Parameter(name, (2,)) for name in "ab"]
