@@ -1,0 +1,247 @@
+"""Try a student's function on drawn arguments, next to the reference. Every lesson's check ends with it.
+
+    agrees(report, shard_of, REFERENCE, st.tuples(st.integers(0, 20), st.integers(1, 5), ...))
+
+Hand-picked cases name the mistakes that students make. Drawn ones find the others: a value that no case has, a function
+that is right for three ranks only, one that changes its arguments or remembers the last call. Arguments are drawn by
+Hypothesis, always the same ones, and the smallest that fails is shown.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, find, settings
+from hypothesis.errors import NoSuchExample
+from hypothesis.strategies import SearchStrategy
+
+from minitrain.comm import threads
+from minitrain.comm.communicator import Communicator
+from minitrain.observe.ledger import Ledger
+
+from .report import Report
+
+EXAMPLES = 80
+AGAIN = 20  # of them are tried a second time
+WAIT = 1.0  # seconds that ranks may wait for each other
+QUIET = settings(
+    database=None,
+    deadline=None,
+    derandomize=True,
+    phases=(Phase.generate, Phase.shrink),
+    suppress_health_check=list(HealthCheck),
+)
+
+Run = Callable[[Callable[..., Any], Communicator, Any], Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call did. value: the result, or the exception's type. after: the arguments, which it may have changed."""
+
+    value: Any
+    after: tuple[Any, ...] = ()
+    raised: str = ""
+
+    def __str__(self) -> str:
+        return f"raises {self.raised}" if self.raised else f"returns {shown(self.value)}"
+
+
+def outcome(function: Callable[..., Any], given: Sequence[Any]) -> Outcome:
+    """Call the function on copies of the arguments."""
+    arguments = copy.deepcopy(tuple(given))
+    try:
+        with np.errstate(all="ignore"):
+            value = function(*arguments)
+    except Exception as error:
+        return Outcome(None, arguments, f"{type(error).__name__}: {error}")
+    return Outcome(value, arguments)
+
+
+def agrees(
+    report: Report,
+    function: Callable[..., Any],
+    reference: Callable[..., Any],
+    arguments: SearchStrategy[tuple[Any, ...]],
+    close: float = 0.0,
+    scratch: Sequence[int] = (),
+    examples: int = EXAMPLES,
+    name: str = "",
+) -> None:
+    """Claim that the function does what the reference does, whatever it was called with before.
+
+    close: the relative difference allowed between numbers. scratch: positions of arguments that may end with any value.
+    """
+    name = name or reference.__name__
+    seen: list[tuple[Any, ...]] = []
+
+    def fails(given: tuple[Any, ...]) -> bool:
+        seen.append(copy.deepcopy(given))
+        return bool(wrong(outcome(function, given), outcome(reference, given), close, scratch))
+
+    given = smallest(arguments, fails, examples)
+    if given is not None:
+        told = wrong(outcome(function, given), outcome(reference, given), close, scratch)
+        report.true("drawn", not told, f"{name}({called(given)}) {told or 'does not always do the same'}", told)
+        return
+    keeps_nothing(report, function, reference, seen[-AGAIN:], close, name)
+
+
+def keeps_nothing(
+    report: Report,
+    function: Callable[..., Any],
+    reference: Callable[..., Any],
+    seen: Sequence[tuple[Any, ...]],
+    close: float,
+    name: str,
+) -> None:
+    """Claim that earlier calls do not matter: make the calls in another order, then each in a fresh module."""
+    for given in reversed(seen):
+        told = wrong(outcome(function, given), outcome(reference, given), close, range(len(given)))
+        again = f"{name}({called(given)}), called a second time, {told}: something is kept between calls"
+        if not report.true("second call", not told, again, told):
+            return
+    for given in seen:
+        told = wrong(outcome(fresh(function), given), outcome(reference, given), close, range(len(given)))
+        first = f"{name}({called(given)}), as the first call in a new process, {told}: only the arguments may count"
+        if not report.true("first call", not told, first, told):
+            return
+
+
+def fresh(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function from a new import of the student's file; the function itself if it has none."""
+    from .worker import load
+
+    if function.__module__ != "exercise":
+        return function
+    return getattr(load(Path(function.__code__.co_filename)), function.__name__)
+
+
+def agrees_on_ranks(
+    report: Report,
+    function: Callable[..., Any],
+    reference: Callable[..., Any],
+    drawn: SearchStrategy[Any],
+    run: Run,
+    sizes: Sequence[int] = (2, 3, 4, 1),
+    close: float = 0.0,
+    examples: int = 8,
+    traffic: bool = True,
+) -> None:
+    """Claim that on any number of ranks each gets what it gets with the reference, and together they send as much.
+
+    run(function, comm, drawn): make this rank's arguments, call the function, return all that counts. Ranks are threads
+    of this process. Only rank 0 of the check does this.
+    """
+    if report.rank:
+        return
+    seen: list[Any] = []
+
+    def keep(given: Any) -> bool:
+        seen.append(given)
+        return False
+
+    smallest(drawn, keep, 10 * examples)
+    for given in sorted(seen, key=lambda given: (len(repr(given)), repr(given)))[:: max(1, len(seen) // examples)]:
+        for size in sizes:
+            got, true = (together(size, run, of, given) for of in (function, reference))
+            about = f"{called((given,))} on {size} rank{'s' * (size > 1)}"
+            if not report.true("ranks", isinstance(got, list), f"{about}: {got}", str(got)[:40]):
+                return
+            for rank, (mine, right) in enumerate(zip(got[:-1], true[:-1], strict=True)):
+                told = apart(mine, right, close)
+                if not report.true("rank's result", not told, f"{about}: rank {rank} has {told}", told):
+                    return
+            sent, theory = got[-1], true[-1]
+            told = f"{about}: together the ranks send {sent:,} bytes; {theory:,} are needed"
+            if traffic and not report.true("traffic", sent == theory, told, sent):
+                return
+
+
+def together(size: int, run: Run, function: Callable[..., Any], given: Any) -> list[Any] | str:
+    """Return the ranks' results and, last, the bytes that all have sent; or what went wrong."""
+    ledgers: Counter[int] = Counter()
+
+    def program(world: Communicator) -> Any:
+        with Ledger().open() as ledger, np.errstate(all="ignore"):
+            result = run(function, world, copy.deepcopy(given))
+        ledgers[world.rank] = ledger.bytes.total() + ledger.charged.total()
+        return result
+
+    try:
+        return [*threads.run(size, program, timeout=4 * WAIT, wait=WAIT), ledgers.total()]
+    except (RuntimeError, TimeoutError) as error:
+        return str(error)
+
+
+def smallest(drawn: SearchStrategy[Any], fails: Callable[[Any], bool], examples: int) -> Any:
+    """Return the simplest drawn value that fails; None if none does."""
+    try:
+        return find(drawn, fails, settings=settings(QUIET, max_examples=examples), random=Random(1))
+    except NoSuchExample:
+        return None
+
+
+def wrong(got: Outcome, true: Outcome, close: float, scratch: Sequence[int]) -> str:
+    """Say how the outcome differs from the reference's; "" if it does not."""
+    if got.raised or true.raised:
+        same = got.raised.partition(":")[0] == true.raised.partition(":")[0]
+        return "" if same else f"{got}; it must {'raise' if true.raised else 'return'} {str(true).partition(' ')[2]}"
+    if told := apart(got.value, true.value, close):
+        return f"returns {told}"
+    for i, (mine, right) in enumerate(zip(got.after, true.after, strict=True)):
+        if i not in scratch and (told := apart(mine, right, close)):
+            return f"leaves argument {i + 1} as {told}"
+    return ""
+
+
+def apart(got: Any, true: Any, close: float) -> str:
+    """Say in which way two results differ: "2; right is 3"; "" if they do not. NumPy's numbers are numbers."""
+    kind = next(kind for kind in (bool, int, float, list, tuple, dict, np.ndarray, object) if is_a(true, kind))
+    if not is_a(got, kind) and not (kind is float and is_a(got, int)):
+        return f"{shown(got)}, of type {type(got).__name__}; right is {shown(true)}"
+    if kind is np.ndarray and (got.dtype != true.dtype or got.shape != true.shape):
+        return f"an array of {got.dtype}, shape {got.shape}; right is {true.dtype}, shape {true.shape}"
+    if kind in (list, tuple, dict):
+        parts = (got.items(), true.items()) if kind is dict else (got, true)
+        same = len(got) == len(true) and (kind is not dict or got.keys() == true.keys())
+        if kind is dict and same:
+            parts = ([got[key] for key in true], list(true.values()))
+        same = same and not any(apart(a, b, close) for a, b in zip(*parts, strict=True))
+    elif kind in (int, float, np.ndarray):
+        same = bool(np.allclose(got, true, rtol=close, atol=close, equal_nan=True)) if close else equal(got, true)
+    else:
+        same = bool(got == true)
+    return "" if same else f"{shown(got)}; right is {shown(true)}"
+
+
+def equal(got: Any, true: Any) -> bool:
+    """Return whether numbers or arrays are equal; NaN equals NaN."""
+    return bool(np.array_equal(got, true, equal_nan=np.asarray(true).dtype.kind in "fc"))
+
+
+def is_a(value: Any, kind: type) -> bool:
+    """Return whether the value is of this kind; a bool is no int, and NumPy's numbers count as numbers."""
+    kinds: dict[type, Any] = {bool: (bool, np.bool_), int: (int, np.integer), float: (float, np.floating)}
+    return isinstance(value, kinds.get(kind, kind)) and not (kind is int and isinstance(value, bool))
+
+
+def called(given: Sequence[Any]) -> str:
+    """Return the arguments as in a call."""
+    return ", ".join(shown(argument) for argument in given)
+
+
+def shown(value: Any) -> str:
+    """Return a value in at most 160 characters; powers of two as such, arrays as lists."""
+    if isinstance(value, np.ndarray):
+        text = f"{value.dtype} {value.tolist()}"
+    elif is_a(value, float) and abs(value) >= 2**10 and np.log2(abs(value)).is_integer():
+        text = f"{'-' if value < 0 else ''}2.0**{int(np.log2(abs(value)))}"
+    else:
+        text = repr(value.item() if isinstance(value, np.generic) else value)
+    return text if len(text) <= 160 else text[:157] + "..."
