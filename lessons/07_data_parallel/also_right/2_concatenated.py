@@ -8,6 +8,6 @@ from minitrain.parallel.data_parallel import TAG
 def sync_gradients(gradients, group):
     flat = np.concatenate(gradients)
     group.all_reduce(flat, TAG)
-    for gradient, new in zip(gradients, np.split(flat, np.cumsum([len(g) for g in gradients])[:-1])):
-        gradient[:] = new
+    for gradient in gradients:
+        gradient[:], flat = flat[: len(gradient)], flat[len(gradient) :]
     return gradients

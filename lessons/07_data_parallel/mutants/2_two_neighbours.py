@@ -13,7 +13,7 @@ def sync_gradients(gradients, group):
         for other in neighbours:
             group.send(chunks[other], other, TAG, 0).wait()
         arriving = [np.empty_like(mine) for _ in neighbours]
-        for other, part in zip(neighbours, arriving):
+        for other, part in zip(neighbours, arriving, strict=True):
             group.receive(part, other, TAG, 0)
             mine += part
         for other in neighbours:
