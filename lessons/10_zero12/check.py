@@ -217,12 +217,12 @@ def check_10_4(world: Communicator, bytes_of_a_rank: Callable[..., float], repor
         counted = sum(world.gather_objects(sum(run.held[kind] for kind in KINDS))) / world.size
         got = bytes_of_a_rank(P, world.size, stage, (8, 8, 16))
         got = float(got) if _number(got) else got
-        sentence = f"stage {stage}, {P} parameters of (8, 8, 16) bytes on {world.size} ranks: you say {got}, counted "
+        sentence = f"stage {stage}, {P} parameters of (8, 8, 16) bytes on {world.size} ranks: you say {got!r}, counted "
         report.true("counted", _number(got) and abs(got - counted) < 1e-6, f"{sentence}{counted:.1f} on average", got)
     for stage, table in enumerate((120.0, 31.4, 16.6, 1.9)):
         got = bytes_of_a_rank(7.5e9, 64, stage)
         got = float(got) if _number(got) else got
-        sentence = f"stage {stage}, 7.5e9 parameters on 64 ranks, half precision: you say {got} bytes; the paper "
+        sentence = f"stage {stage}, 7.5e9 parameters on 64 ranks, half precision: you say {got!r} bytes; the paper "
         report.true("table", _number(got) and round(got / 1e9, 1) == table, f"{sentence}has {table} GB", got)
     if all(world.gather_objects(report.ok)) and not world.rank:
         agrees(report, bytes_of_a_rank, REFERENCE["bytes"], RANKS | EACH, close=1e-9, name="bytes_of_a_rank")

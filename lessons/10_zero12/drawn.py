@@ -45,9 +45,10 @@ SPECIAL_STEPS = st.sampled_from(
         Steps([1.0, 2.0, 3.0], [[1.0, 2.0, 4.0], [0.0, 0.0, 0.0]], (1, 2, 3, 4), "float64"),
         Steps([1.0, 2.0, 3.0, 4.0, 5.0], [[1.0, 2.0, 3.0, 4.0, 5.0]], (1, 0, 0, 2), "float32"),
         Steps([1.0, 2.0], [[np.nan, -np.inf]], (1, 1, 1, 1), "float64"),
+        Steps([4098.0], [[4098.0]], (1, 1, 1, 1), "float32"),
     )
 )
-NUMBERS = st.sampled_from((0.0, 1.0, -2.0, 3.0, 0.5))
+NUMBERS = st.sampled_from((0.0, 1.0, -2.0, 0.5, 4097.0))
 STEPS_TWICE = st.integers(1, 5).flatmap(
     lambda n: st.builds(
         Steps,
