@@ -8,6 +8,7 @@ Hypothesis, always the same ones, and the smallest that fails is shown.
 """
 
 import copy
+import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -100,11 +101,19 @@ def keeps_nothing(
     close: float,
     name: str,
 ) -> None:
-    """Claim that earlier calls do not matter: make the calls in another order, then each in a fresh module."""
+    """Claim that calls do not affect each other: make them in another order, then each in a fresh module."""
+    results = []
     for given in reversed(seen):
-        told = wrong(outcome(function, given), outcome(reference, given), close, range(len(given)))
+        got = outcome(function, given)
+        told = wrong(got, outcome(reference, given), close, range(len(given)))
         again = f"{name}({called(given)}), called a second time, {told}: something is kept between calls"
         if not report.true("second call", not told, again, told):
+            return
+        results.append((given, got.value, copy.deepcopy(got.value)))
+    for given, value, before in results:
+        same = not apart(value, before, 0)
+        changed = f"what {name}({called(given)}) returned is changed by later calls: return a new one each time"
+        if not report.true("earlier result", same, changed, changed):
             return
     for given in seen:
         told = wrong(outcome(fresh(function), given), outcome(reference, given), close, range(len(given)))
@@ -119,7 +128,8 @@ def fresh(function: Callable[..., Any]) -> Callable[..., Any]:
 
     if function.__module__ != "exercise":
         return function
-    return getattr(load(Path(function.__code__.co_filename)), function.__name__)
+    module = load(Path(inspect.unwrap(function).__code__.co_filename))
+    return getattr(module, function.__name__, function)
 
 
 def agrees_on_ranks(
@@ -136,10 +146,12 @@ def agrees_on_ranks(
     """Claim that on any number of ranks each gets what it gets with the reference, and together they send as much.
 
     run(function, comm, drawn): make this rank's arguments, call the function, return all that counts. Ranks are threads
-    of this process. Only rank 0 of the check does this.
+    of this process, each with its own import of the student's file, as processes have. Only rank 0 of the check does
+    this.
     """
     if report.rank:
         return
+    copies = [fresh(function) for _ in range(max(sizes))]
     seen: list[Any] = []
 
     def keep(given: Any) -> bool:
@@ -149,7 +161,7 @@ def agrees_on_ranks(
     smallest(drawn, keep, 10 * examples)
     for given in sorted(seen, key=lambda given: (len(repr(given)), repr(given)))[:: max(1, len(seen) // examples)]:
         for size in sizes:
-            got, true = (together(size, run, of, given) for of in (function, reference))
+            got, true = (together(size, run, of, given) for of in (copies, [reference] * size))
             about = f"{called((given,))} on {size} rank{'s' * (size > 1)}"
             if not report.true("ranks", isinstance(got, list), f"{about}: {got}", str(got)[:40]):
                 return
@@ -163,13 +175,13 @@ def agrees_on_ranks(
                 return
 
 
-def together(size: int, run: Run, function: Callable[..., Any], given: Any) -> list[Any] | str:
+def together(size: int, run: Run, functions: Sequence[Callable[..., Any]], given: Any) -> list[Any] | str:
     """Return the ranks' results and, last, the bytes that all have sent; or what went wrong."""
     ledgers: Counter[int] = Counter()
 
     def program(world: Communicator) -> Any:
         with Ledger().open() as ledger, np.errstate(all="ignore"):
-            result = run(function, world, copy.deepcopy(given))
+            result = run(functions[world.rank], world, copy.deepcopy(given))
         ledgers[world.rank] = ledger.bytes.total() + ledger.charged.total()
         return result
 

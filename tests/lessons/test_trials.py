@@ -75,6 +75,28 @@ def test_what_is_kept_between_calls(tmp_path: Path) -> None:
     assert "the first call in a new process, returns 99" in found(late, tmp_path)
 
 
+def test_an_earlier_result_is_not_changed(tmp_path: Path) -> None:
+    report, file = Report(), tmp_path / "exercise.py"
+    file.write_text("OUT = []\ndef counted(n):\n    OUT[:] = range(n)\n    return OUT\n", "utf-8")
+    agrees(report, load(file).counted, lambda n: list(range(n)), st.tuples(st.integers(0, 5)), name="counted")
+    assert re.search(r"what counted\(\d\) returned is changed by later calls", report.failure), report.failure
+
+
+@pytest.mark.parametrize(
+    "decorated",
+    [
+        "from functools import cache\n@cache\ndef total(numbers):\n    return sum(numbers)\n",
+        "def named(f):\n    def inner(*given):\n        return f(*given)\n    return inner\n"
+        "@named\ndef total(numbers):\n    return sum(numbers)\n",
+    ],
+)
+def test_a_decorated_function(decorated: str, tmp_path: Path) -> None:
+    report, file = Report(), tmp_path / "exercise.py"
+    file.write_text(decorated, "utf-8")
+    agrees(report, load(file).total, sum, NUMBERS.map(lambda given: (tuple(given[0]),)))
+    assert report.ok, report.failure
+
+
 def test_an_argument_may_be_scratch(tmp_path: Path) -> None:
     eats = BEGIN + "    answer = sum(numbers)\n    numbers.clear()\n    return answer\n"
     assert "leaves argument 1" in found(eats, tmp_path) and found(eats, tmp_path, scratch=[0]) == ""
@@ -174,3 +196,24 @@ def test_on_one_to_four_ranks(function: Callable[..., None], says: str, monkeypa
     elsewhere = Report(rank=1)
     agrees_on_ranks(elsewhere, function, all_reduce, st.just((1, 0)), run)
     assert not elsewhere.claims
+
+
+def test_each_rank_has_its_own_module(tmp_path: Path) -> None:
+    """An array that is kept in the module is no mistake: ranks are processes."""
+    file, report = tmp_path / "exercise.py", Report()
+    file.write_text(
+        "import numpy as np\nKEPT = np.zeros(1)\ndef total(x, comm):\n    KEPT[0] = x\n"
+        "    comm.all_reduce(KEPT, ('dp', 'test'))\n    return float(KEPT[0])\n",
+        "utf-8",
+    )
+
+    def true(x: float, comm: Communicator) -> float:
+        kept = np.array([x])
+        comm.all_reduce(kept, TAG)
+        return float(kept[0])
+
+    def run(function: Callable[..., float], comm: Communicator, given: int) -> float:
+        return function(float(given + comm.rank), comm)
+
+    agrees_on_ranks(report, load(file).total, true, st.integers(0, 5), run)
+    assert report.ok, report.failure
