@@ -93,7 +93,7 @@ def agrees(
     if failed:
         call, told = min(failed, key=lambda pair: len(pair[0])) if given is None else failed[-1]
         again = given is not None and wrong(outcome(fresh(function), given), outcome(reference, given), close, scratch)
-        report.true("drawn", False, f"{name}({call}) {told}{'' if again else KEPT}", told)
+        report.true("drawn", False, f"{name}({call}) {told}{'' if again else KEPT}", f"{call} {told}")
         return
     keeps_nothing(report, function, reference, seen[-AGAIN:], close, name)
 
@@ -113,7 +113,7 @@ def keeps_nothing(
         told = wrong(got, outcome(reference, given), close, range(len(given)))
         new = told and wrong(outcome(fresh(function), given), outcome(reference, given), close, range(len(given)))
         again = f"{name}({called(given)}), called a second time, {told}: something is kept between calls"
-        if not report.true("second call", not told, f"{name}({called(given)}) {told}" if new else again, told):
+        if not report.true("second call", not told, f"{name}({called(given)}) {told}" if new else again, again):
             return
         results.append((given, got.value, copy.deepcopy(got.value)))
     for given, value, before in results:
@@ -124,7 +124,7 @@ def keeps_nothing(
     for given in seen:
         told = wrong(outcome(fresh(function), given), outcome(reference, given), close, range(len(given)))
         first = f"{name}({called(given)}), as the first call in a new process, {told}: only the arguments may count"
-        if not report.true("first call", not told, first, told):
+        if not report.true("first call", not told, first, first):
             return
 
 
@@ -173,11 +173,12 @@ def agrees_on_ranks(
                 return
             for rank, (mine, right) in enumerate(zip(got[:-1], true[:-1], strict=True)):
                 told = apart(mine, right, close)
-                if not report.true("rank's result", not told, f"{about}: rank {rank} has {told}", told):
+                told = told and f"{about}: rank {rank} has {told}"
+                if not report.true("rank's result", not told, told, told):
                     return
             sent, theory = got[-1], true[-1]
             told = f"{about}: together the ranks send {sent:,} bytes; {theory:,} are needed"
-            if traffic and not report.true("traffic", sent == theory, told, sent):
+            if traffic and not report.true("traffic", sent == theory, told, told):
                 return
 
 
