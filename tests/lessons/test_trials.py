@@ -75,6 +75,22 @@ def test_what_is_kept_between_calls(tmp_path: Path) -> None:
     assert "the first call in a new process, returns 99" in found(late, tmp_path)
 
 
+def test_a_failure_that_does_not_come_again(tmp_path: Path) -> None:
+    """The first call with each list is wrong, so that Hypothesis cannot find it again."""
+    once = (
+        "SEEN = []\n"
+        + BEGIN
+        + "    new = numbers not in SEEN\n    SEEN.append(numbers)\n    return sum(numbers) + new\n"
+    )
+    assert found(once, tmp_path) == (
+        "total([]) returns 1; right is 0, but not in every call: something is kept between calls"
+    )
+
+
+def test_the_key_of_a_dictionary_is_named() -> None:
+    assert apart({"a": 1, "b": 2}, {"a": 1, "b": 3}, 0) == "'b': 2; right is 3"
+
+
 def test_an_earlier_result_is_not_changed(tmp_path: Path) -> None:
     report, file = Report(), tmp_path / "exercise.py"
     file.write_text("OUT = []\ndef counted(n):\n    OUT[:] = range(n)\n    return OUT\n", "utf-8")
@@ -95,6 +111,14 @@ def test_a_decorated_function(decorated: str, tmp_path: Path) -> None:
     file.write_text(decorated, "utf-8")
     agrees(report, load(file).total, sum, NUMBERS.map(lambda given: (tuple(given[0]),)))
     assert report.ok, report.failure
+
+
+def test_a_recursion_that_is_too_deep(tmp_path: Path) -> None:
+    """Hypothesis allows deeper recursions; that they fail afterwards is not blamed on an earlier call."""
+    report, file = Report(), tmp_path / "exercise.py"
+    file.write_text("def down(n):\n    return 0 if n == 0 else down(n - 1)\n", "utf-8")
+    agrees(report, load(file).down, lambda n: 0, st.tuples(st.sampled_from([0, 980])), name="down")
+    assert "between calls" not in report.failure, report.failure
 
 
 def test_an_argument_may_be_scratch(tmp_path: Path) -> None:
