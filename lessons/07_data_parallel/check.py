@@ -96,7 +96,7 @@ def check_07_2(world: Communicator, sync: Callable, report: Report) -> None:
     if all(world.gather_objects(report.ok)):
         agrees_on_ranks(report, sync, sync_gradients, st.sampled_from(SPECIAL), summed)
     if all(world.gather_objects(report.ok)):
-        agrees_on_ranks(report, sync, sync_gradients, GRADIENTS, summed)
+        agrees_on_ranks(report, sync, sync_gradients, GRADIENTS, summed, examples=5)
 
 
 class Gradients(NamedTuple):
@@ -194,7 +194,7 @@ def check_07_4(world: Communicator, bytes_of_a_step: Callable[[int, int], float]
             near = isinstance(got, (int, float, np.number)) and abs(got - sent) <= 1e-9 * sent
             report.true("bytes", near, f"{n} parameters on {ranks} ranks: you say {got!r}, counted {sent}", got)
     if all(world.gather_objects(report.ok)) and not world.rank:
-        sizes, ranks = st.sampled_from((1, 0, 2, 7, 1000, 7_500_000_000)), st.sampled_from((1, 2, 3, 4, 5, 8, 64))
+        sizes, ranks = st.sampled_from((1, 0, 2, 7, 1000, 7_500_000_000)), st.sampled_from((1, 2, 3, 5, 4, 8, 64))
         agrees(report, bytes_of_a_step, formula, st.tuples(sizes, ranks), close=1e-9, name="bytes_of_a_step")
 
 

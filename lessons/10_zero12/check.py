@@ -157,7 +157,7 @@ def check_10_2(world: Communicator, zero1_step: Callable, report: Report) -> Non
     if all(world.gather_objects(report.ok)):
         agrees_on_ranks(report, zero1_step, REFERENCE["step"], SPECIAL_STEPS, stepped)
     if all(world.gather_objects(report.ok)):
-        agrees_on_ranks(report, zero1_step, REFERENCE["step"], STEPS_TWICE, stepped)
+        agrees_on_ranks(report, zero1_step, REFERENCE["step"], STEPS_TWICE, stepped, examples=5)
 
 
 def check_10_3(world: Communicator, clip_shares: Callable, report: Report) -> None:

@@ -25,7 +25,7 @@ FIRST = [next(known) for _, known in groupby(KNOWN, lambda pair: pair[0].id)]
 STARTED = [(e, m) for e, m in FIRST if e.id in ("03.1", "07.3", "07.4", "10.1", "14.2")]
 QUICK = ("00.1", "05.4", "06.4", "07.2", "10.1", "14.4")
 LATER = ("07.4", "10.1")  # a subset of these
-SLOW = ("01.3", "05.2", "10.2", "10.4", "14.4")
+SLOW = ("01.3", "05.2", "07.3", "10.2", "10.3", "10.4", "14.4")
 COMPARED = [full(*pair) if pair[0].id in SLOW and pair not in FIRST else pair for pair in KNOWN]
 UNUSUAL = [(e, path) for e in EVERY for path in e.also_right()]
 ON_RANKS = [(e, m, e.ranks) if e.ranks == 3 and e.id in QUICK else full(e, m, e.ranks) for e, m in FIRST]

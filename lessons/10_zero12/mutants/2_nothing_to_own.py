@@ -3,7 +3,7 @@
 from minitrain.parallel.zero import GRADIENTS, PARAMETERS
 from minitrain.sharding import shard_of
 
-SAYS = "on 2 ranks"
+SAYS = "ranks are waiting"
 
 
 def zero1_step(w, g, group, update):
