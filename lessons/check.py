@@ -88,7 +88,8 @@ def _verdict(exercise: Exercise, file: Path, folder: Path, output: Output) -> Ve
         return _failed(exercise, sentence, late[0])
     if not wrong:
         said = output.end.strip() or "no output"
-        return Verdict(exercise, "failed", f"the check ended without a result: {', '.join(gone)}\n{said}")
+        ended = ", ".join(gone) if reports else "a crash of Python, on one of the ranks?"
+        return Verdict(exercise, "failed", f"the check ended without a result: {ended}\n{said}")
     first = next((r for r in wrong if not _fails(r, ELSEWHERE)), wrong[0])
     return _failed(exercise, first["failure"], first, _cause(exercise, file, folder))
 

@@ -8,6 +8,7 @@ Hypothesis, always the same ones, and the smallest that fails is shown.
 """
 
 import copy
+import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -117,9 +118,10 @@ def fresh(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function from a new import of the student's file; the function itself if it has none."""
     from .worker import load
 
-    if function.__module__ != "exercise":
+    code = getattr(inspect.unwrap(function), "__code__", None)  # below a decorator, such as functools.cache
+    if function.__module__ != "exercise" or code is None:
         return function
-    return getattr(load(Path(function.__code__.co_filename)), function.__name__)
+    return getattr(load(Path(code.co_filename)), function.__name__)
 
 
 def agrees_on_ranks(

@@ -185,6 +185,8 @@ def explain(error: BaseException, file: Path, function: str = "the function") ->
         return f"{what}{between}at {file.name}:{lines[-1].lineno}: {lines[-1].line}"
     if isinstance(error, UserError):
         return what  # such as that the ranks make different calls: it says itself what is wrong
+    if isinstance(error, TypeError) and str(error).startswith(f"{function}("):
+        return f"{what}; the arguments must stay those of the exercise"
     *_, last = traceback.extract_tb(error.__traceback__)
     at = f"{Path(last.filename).name}:{last.lineno}: {last.line}"
     return f"the checker cannot go on with what {function} returned: {what} at {at}"

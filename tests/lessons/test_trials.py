@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from lessons.report import Report
-from lessons.trials import agrees, agrees_on_ranks, apart
+from lessons.trials import agrees, agrees_on_ranks, apart, fresh
 from lessons.worker import load
 from minitrain import debug
 from minitrain.comm.communicator import Communicator
@@ -73,6 +73,13 @@ def test_what_is_kept_between_calls(tmp_path: Path) -> None:
         + "    CALLS.append(1)\n    return sum(numbers) if len(CALLS) > 1 or not numbers else 99\n"
     )
     assert "the first call in a new process, returns 99" in found(late, tmp_path)
+
+
+def test_a_decorated_function_is_fresh_too(tmp_path: Path) -> None:
+    file = tmp_path / "exercise.py"
+    file.write_text("from functools import cache\n\n@cache\ndef total(n, seen=[]):\n    seen += [n]\n    return seen\n")
+    mine = load(file).total
+    assert mine(1) == [1] and mine(2) == [1, 2] and fresh(mine)(3) == [3]
 
 
 def test_an_argument_may_be_scratch(tmp_path: Path) -> None:

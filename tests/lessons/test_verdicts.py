@@ -74,6 +74,11 @@ def test_an_exception_of_the_library_is_about_what_was_returned(tmp_path: Path) 
     assert "cannot go on with what the function returned: KeyError: a Node at autograd.py:" in told, told
 
 
+def test_arguments_that_are_missing(tmp_path: Path) -> None:
+    told = said("14.1", "def gpipe(r, p, m):\n    return []\n", tmp_path)
+    assert all("takes 3 positional arguments but 4 were given; the arguments must stay" in one for one in told), told
+
+
 def test_collectives_in_another_order_are_named(tmp_path: Path) -> None:
     source = (
         "def sync_gradients(gradients, group):\n"
