@@ -11,7 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 from minitrain.runtime.mpirun import find_mpirun
 
@@ -121,8 +121,12 @@ def debugging() -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a subprocess: root may start Open MPI (in a container); ranks wait less than usual."""
-    variables = {"MINITRAIN_WAIT": "30", **os.environ}
+    """Return the environment of a subprocess: root may start Open MPI (in a container); ranks wait less than usual.
+
+    Hypothesis keeps its files out of the student's folder.
+    """
+    notes = str(Path(gettempdir()) / "minitrain-hypothesis")
+    variables = {"MINITRAIN_WAIT": "30", "HYPOTHESIS_STORAGE_DIRECTORY": notes, **os.environ}
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         return {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", **variables}
     return variables
