@@ -235,8 +235,13 @@ def apart(got: Any, true: Any, close: float) -> str:
     elif kind in (int, float, np.ndarray):
         same = bool(np.allclose(got, true, rtol=close, atol=close, equal_nan=True)) if close else equal(got, true)
     else:
-        same = bool(got == true)
+        same = bool(stepped(got) == stepped(true))
     return "" if same else f"{shown(got)}; right is {shown(true)}"
+
+
+def stepped(value: Any) -> Any:
+    """Return a slice with its step, which is 1 if none is given; any other value as it is."""
+    return slice(value.start, value.stop, value.step or 1) if isinstance(value, slice) else value
 
 
 def equal(got: Any, true: Any) -> bool:

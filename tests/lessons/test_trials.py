@@ -150,6 +150,8 @@ def test_an_argument_may_be_scratch(tmp_path: Path) -> None:
         (None, None, 0, True),
         (None, 0, 0, False),
         (slice(0, 2), slice(0, 2, None), 0, True),
+        (slice(np.int64(0), 2, 1), slice(0, 2), 0, True),
+        (slice(0, 2, -1), slice(0, 2), 0, False),
     ],
 )
 def test_when_two_results_are_the_same(got: Any, true: Any, close: float, same: bool) -> None:
