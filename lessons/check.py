@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from threading import Thread
 from typing import IO, Any
 
@@ -157,8 +157,12 @@ def debugging() -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a subprocess: root may start Open MPI (in a container); ranks wait less than usual."""
-    variables = {"MINITRAIN_WAIT": "30", **os.environ}
+    """Return the environment of a subprocess: root may start Open MPI (in a container); ranks wait less than usual.
+
+    Hypothesis keeps its files out of the student's folder.
+    """
+    notes = str(Path(gettempdir()) / "minitrain-hypothesis")
+    variables = {"MINITRAIN_WAIT": "30", "HYPOTHESIS_STORAGE_DIRECTORY": notes, **os.environ}
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         return {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", **variables}
     return variables

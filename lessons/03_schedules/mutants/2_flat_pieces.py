@@ -1,0 +1,16 @@
+"""pieces whose ends have the same value are left out, and so are their updates."""
+
+import math
+from itertools import pairwise
+
+from minitrain.errors import UserError
+
+
+def anneal(t, points):
+    if not points or points[0][0] != 0 or not all(p[0] < q[0] for p, q in pairwise(points)):
+        raise UserError("the updates of the points do not grow from 0")
+    points = [p for i, p in enumerate(points) if i == 0 or p[1] != points[i - 1][1]]
+    for (s, a), (e, b) in pairwise(points):
+        if t <= e:
+            return b + (a - b) * (1 + math.cos(math.pi * (t - s) / (e - s))) / 2
+    return points[-1][1]
