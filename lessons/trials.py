@@ -52,12 +52,12 @@ class Outcome:
         return f"raises {self.raised}" if self.raised else f"returns {shown(self.value)}"
 
 
-def outcome(function: Callable[..., Any], given: Sequence[Any]) -> Outcome:
-    """Call the function on copies of the arguments."""
+def outcome(function: Callable[..., Any], given: Sequence[Any], run: Callable[..., Any] | None = None) -> Outcome:
+    """Call the function, or run with it, on copies of the arguments."""
     arguments = copy.deepcopy(tuple(given))
     try:
         with np.errstate(all="ignore"):
-            value = function(*arguments)
+            value = run(function, *arguments) if run else function(*arguments)
     except Exception as error:
         return Outcome(None, arguments, f"{type(error).__name__}: {error}")
     return Outcome(value, arguments)
@@ -72,24 +72,29 @@ def agrees(
     scratch: Sequence[int] = (),
     examples: int = EXAMPLES,
     name: str = "",
+    run: Callable[..., Any] | None = None,
 ) -> None:
     """Claim that the function does what the reference does, whatever it was called with before.
 
     close: the relative difference allowed between numbers. scratch: positions of arguments that may end with any value.
+    run(function, *arguments): use the function, return all that counts. By default, call it.
     """
     name = name or reference.__name__
     seen: list[tuple[Any, ...]] = []
 
+    def differs(given: tuple[Any, ...]) -> str:
+        return wrong(outcome(function, given, run), outcome(reference, given, run), close, scratch)
+
     def fails(given: tuple[Any, ...]) -> bool:
         seen.append(copy.deepcopy(given))
-        return bool(wrong(outcome(function, given), outcome(reference, given), close, scratch))
+        return bool(differs(given))
 
     given = smallest(arguments, fails, examples)
     if given is not None:
-        told = wrong(outcome(function, given), outcome(reference, given), close, scratch)
+        told = differs(given)
         report.true("drawn", not told, f"{name}({called(given)}) {told or 'does not always do the same'}", told)
         return
-    keeps_nothing(report, function, reference, seen[-AGAIN:], close, name)
+    keeps_nothing(report, function, reference, seen[-AGAIN:], close, name, run)
 
 
 def keeps_nothing(
@@ -99,15 +104,16 @@ def keeps_nothing(
     seen: Sequence[tuple[Any, ...]],
     close: float,
     name: str,
+    run: Callable[..., Any] | None,
 ) -> None:
     """Claim that earlier calls do not matter: make the calls in another order, then each in a fresh module."""
     for given in reversed(seen):
-        told = wrong(outcome(function, given), outcome(reference, given), close, range(len(given)))
+        told = wrong(outcome(function, given, run), outcome(reference, given, run), close, range(len(given)))
         again = f"{name}({called(given)}), called a second time, {told}: something is kept between calls"
         if not report.true("second call", not told, again, told):
             return
     for given in seen:
-        told = wrong(outcome(fresh(function), given), outcome(reference, given), close, range(len(given)))
+        told = wrong(outcome(fresh(function), given, run), outcome(reference, given, run), close, range(len(given)))
         first = f"{name}({called(given)}), as the first call in a new process, {told}: only the arguments may count"
         if not report.true("first call", not told, first, told):
             return
@@ -193,7 +199,7 @@ def wrong(got: Outcome, true: Outcome, close: float, scratch: Sequence[int]) -> 
         same = got.raised.partition(":")[0] == true.raised.partition(":")[0]
         return "" if same else f"{got}; it must {'raise' if true.raised else 'return'} {str(true).partition(' ')[2]}"
     if told := apart(got.value, true.value, close):
-        return f"returns {told}"
+        return f"{'gives' if isinstance(true.value, dict) else 'returns'} {told}"
     for i, (mine, right) in enumerate(zip(got.after, true.after, strict=True)):
         if i not in scratch and (told := apart(mine, right, close)):
             return f"leaves argument {i + 1} as {told}"
@@ -207,12 +213,11 @@ def apart(got: Any, true: Any, close: float) -> str:
         return f"{shown(got)}, of type {type(got).__name__}; right is {shown(true)}"
     if kind is np.ndarray and (got.dtype != true.dtype or got.shape != true.shape):
         return f"an array of {got.dtype}, shape {got.shape}; right is {true.dtype}, shape {true.shape}"
-    if kind in (list, tuple, dict):
-        parts = (got.items(), true.items()) if kind is dict else (got, true)
-        same = len(got) == len(true) and (kind is not dict or got.keys() == true.keys())
-        if kind is dict and same:
-            parts = ([got[key] for key in true], list(true.values()))
-        same = same and not any(apart(a, b, close) for a, b in zip(*parts, strict=True))
+    if kind is dict and got.keys() == true.keys():
+        told = {key: apart(got[key], true[key], close) for key in true}
+        return next((f"{key} as {differs}" for key, differs in told.items() if differs), "")
+    if kind in (list, tuple):
+        same = len(got) == len(true) and not any(apart(a, b, close) for a, b in zip(got, true, strict=True))
     elif kind in (int, float, np.ndarray):
         same = bool(np.allclose(got, true, rtol=close, atol=close, equal_nan=True)) if close else equal(got, true)
     else:

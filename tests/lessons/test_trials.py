@@ -75,6 +75,23 @@ def test_what_is_kept_between_calls(tmp_path: Path) -> None:
     assert "the first call in a new process, returns 99" in found(late, tmp_path)
 
 
+def test_a_function_may_be_used_in_another_way(tmp_path: Path) -> None:
+    """A dict's differing entry is named, and a fresh module is used in the same way."""
+
+    def twice(total: Callable[[list[int]], int], numbers: list[int]) -> dict[str, int]:
+        return {"the sum": total(numbers[:3]), "the sum of two": total(numbers[:2])}
+
+    assert found(BEGIN + RIGHT[0], tmp_path, run=twice) == ""
+    of_three = BEGIN + "    return sum(numbers) + (len(numbers) > 2)\n"
+    assert found(of_three, tmp_path, run=twice) == "total([0, 0, 0]) gives the sum as 1; right is 0"
+    late = (
+        "CALLS = []\n"
+        + BEGIN
+        + "    CALLS.append(1)\n    return sum(numbers) if len(CALLS) > 1 or not numbers else 99\n"
+    )
+    assert "in a new process, gives the sum as 99" in found(late, tmp_path, run=twice)
+
+
 def test_an_argument_may_be_scratch(tmp_path: Path) -> None:
     eats = BEGIN + "    answer = sum(numbers)\n    numbers.clear()\n    return answer\n"
     assert "leaves argument 1" in found(eats, tmp_path) and found(eats, tmp_path, scratch=[0]) == ""
