@@ -92,7 +92,8 @@ def agrees(
     given = smallest(arguments, fails, examples)
     if given is not None:
         told = differs(given)
-        report.true("drawn", not told, f"{name}({called(given)}) {told or 'does not always do the same'}", told)
+        sentence = f"{name}({called(given)}) {told or 'does not always do the same'}"
+        report.true("drawn", not told, sentence, sentence)
         return
     keeps_nothing(report, function, reference, seen[-AGAIN:], close, name, run)
 
@@ -196,8 +197,10 @@ def smallest(drawn: SearchStrategy[Any], fails: Callable[[Any], bool], examples:
 def wrong(got: Outcome, true: Outcome, close: float, scratch: Sequence[int]) -> str:
     """Say how the outcome differs from the reference's; "" if it does not."""
     if got.raised or true.raised:
-        same = got.raised.partition(":")[0] == true.raised.partition(":")[0]
-        return "" if same else f"{got}; it must {'raise' if true.raised else 'return'} {str(true).partition(' ')[2]}"
+        if got.raised.partition(":")[0] == true.raised.partition(":")[0]:
+            return ""
+        must = "raise no error" if isinstance(true.value, dict) else str(true).replace("s ", " ", 1)
+        return f"{got}; it must {must}"
     if told := apart(got.value, true.value, close):
         return f"{'gives' if isinstance(true.value, dict) else 'returns'} {told}"
     for i, (mine, right) in enumerate(zip(got.after, true.after, strict=True)):

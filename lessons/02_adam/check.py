@@ -1,15 +1,19 @@
 """Checks of this lesson's exercises: float64 sums over all past gradients, the library's runs, and the ledger."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
+from hypothesis import strategies as st
 
 from lessons.receipt import plain
 from lessons.report import Report
+from lessons.trials import agrees
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.data.loader import ArrayLoader
+from minitrain.errors import UserError
 from minitrain.models import MLPConfig, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import Adam, AdamW, Optimizer, adam_step, adamw_step
@@ -17,7 +21,7 @@ from minitrain.parallel.parallelize import parallelize
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import train_step
 
-from .lesson import descend
+from .lesson import descend, step_sizes
 
 SEED, STEPS, N = 1, 6, 7
 SETTINGS = ((0.01, 0.9, 0.999, 1e-8), (0.1, 0.5, 0.75, 0.1))  # lr, beta1, beta2, epsilon: large enough to show
@@ -45,13 +49,16 @@ def check_02_1(world: Communicator, adam_step: Callable[..., None], report: Repo
     adam_step(w, g, m, v, 1, 0.01, 0.9, 0.999, 0.0)
     wrong = float(np.abs(w + 0.01 * np.sign(g)).max())
     report.close("first", wrong, 1e-12, f"with epsilon 0 the first step must be -lr sign(g), and is {w / 0.01} x lr")
-    quiet, loud = (descend(lambda at: Adam(at, epsilon=0, rule=adam_step), 0.01, 200, scale)[0] for scale in (1, 1024))
-    gap = float(np.abs(quiet - loud).max())
-    same = np.array_equal(quiet, loud)
-    report.true(
-        "scale", same, f"with epsilon 0, 1024 times the loss must give the same bits: difference {gap:.1e}", gap
-    )
-    inside(world, lambda reducer, rule: Adam(reducer, rule=rule), adam_step, REFERENCE["adam"], report)
+    with accepted(report):
+        make = lambda at: Adam(at, epsilon=0, rule=adam_step)
+        quiet, loud = (descend(make, 0.01, 200, scale)[0] for scale in (1, 1024))
+        gap, same = float(np.abs(quiet - loud).max()), np.array_equal(quiet, loud)
+        told = f"with epsilon 0, 1024 times the loss must give the same bits: difference {gap:.1e}"
+        report.true("scale", same, told, gap)
+        inside(world, lambda reducer, rule: Adam(reducer, rule=rule), adam_step, REFERENCE["adam"], report)
+    for dtype, close in CLOSE.items():
+        if report.ok:
+            agrees(report, adam_step, REFERENCE["adam"], updates(dtype), close, run=only_in_place)
 
 
 def check_02_2(world: Communicator, adamw_step: Callable[..., None], report: Report) -> None:
@@ -68,10 +75,20 @@ def check_02_2(world: Communicator, adamw_step: Callable[..., None], report: Rep
         f"3 updates with gradient 0, lr 0.1, weight_decay 0.5: of a weight 1 there must be 0.95^3 left, not {kept:.6g}"
     )
     report.close("shrinks", abs(kept - 0.95**3), 1e-12, sentence)
+    for weight_decay in (0.5, 0.0):
+        calls = recorded(adamw_step, *np.ones((4, 1)), 1, 0.1, 0.9, 0.999, 1e-8, weight_decay)["the calls of adam"]
+        told = f"an update with weight_decay {weight_decay} calls `adam` {len(calls)} times; it must call it once"
+        report.true(f"calls with weight_decay {weight_decay}", len(calls) == 1, told, len(calls))
     for setting in SETTINGS:
         for weight_decay in (0.5, 0.0):
             follows(lambda *a, weight_decay=weight_decay: rule(*a, weight_decay), setting, weight_decay, report)
-    inside(world, lambda reducer, rule: AdamW(reducer, weight_decay=0.5, rule=rule), rule, REFERENCE["adamw"], report)
+    make = lambda reducer, rule: AdamW(reducer, weight_decay=0.5, rule=rule)
+    with accepted(report):
+        inside(world, make, rule, REFERENCE["adamw"], report)
+    for dtype, close in CLOSE.items():
+        if report.ok:
+            decaying = st.tuples(updates(dtype), st.sampled_from((0.0, 0.5, 0.01, 20.0))).map(lambda u: (*u[0], u[1]))
+            agrees(report, adamw_step, REFERENCE["adamw"], decaying, close, run=recorded)
 
 
 def check_02_3(world: Communicator, adam_bytes: Callable[[tuple[int, ...]], int], report: Report) -> None:
@@ -85,6 +102,9 @@ def check_02_3(world: Communicator, adam_bytes: Callable[[tuple[int, ...]], int]
         sentence = f"an MLP of sizes {sizes}: you say {plain(said)} bytes, the ledger counts {plain(counted)}"
         report.true("bytes", said == counted, sentence, said)
         del kept
+    if report.ok:
+        sizes = st.lists(st.integers(1, 5), min_size=2, max_size=7).map(lambda sizes: (tuple(sizes),))
+        agrees(report, adam_bytes, REFERENCE["bytes"], sizes)
 
 
 def check_02_4(world: Communicator, step_sizes: Callable[..., np.ndarray], report: Report) -> None:
@@ -109,17 +129,55 @@ def check_02_4(world: Communicator, step_sizes: Callable[..., np.ndarray], repor
         w -= step_sizes(v, t, lr, beta1, beta2, epsilon) * m
 
     for scale in (1.0, 1e-9):
-        (mine, _), (true, _) = (
-            descend(lambda at, by=by: Adam(at, rule=by), lr, 50, scale) for by in (rule, REFERENCE["adam"])
-        )
-        told = f"Adam with these step sizes, in a valley with {scale:g} times the loss, is elsewhere after 50 updates"
-        report.close("inside", float(np.abs(mine - true).max()), 1e-9, told)
+        with accepted(report):
+            (mine, _), (true, _) = (
+                descend(lambda at, by=by: Adam(at, rule=by), lr, 50, scale) for by in (rule, REFERENCE["adam"])
+            )
+            told = (
+                f"Adam with these step sizes, in a valley with {scale:g} times the loss, is elsewhere after 50 updates"
+            )
+            report.close("inside", float(np.abs(mine - true).max()), 1e-9, told)
+    if report.ok:
+        settings = updates("float64").map(lambda update: update[3:])
+        agrees(report, step_sizes, REFERENCE["sizes"], settings, CLOSE["float64"])
 
 
 # Reference ------------------------------------------------------------------------------------------------------------
 
 Rule = Callable[..., None]
-REFERENCE: dict[str, Rule] = {"adam": adam_step, "adamw": adamw_step}
+REFERENCE: dict[str, Callable] = {"adam": adam_step, "adamw": adamw_step, "bytes": adam_bytes, "sizes": step_sizes}
+CLOSE = {"float64": 1e-11, "float32": 1e-5}
+NUMBERS, SQUARES = st.sampled_from((0.0, 1.0, -1.0, 0.5, -3.0)), st.sampled_from((0.0, 1.0, 0.25))
+
+
+def updates(dtype: str) -> st.SearchStrategy[tuple]:
+    """Return arguments of adam_step: zero gradients among others, no elements at all, early and late updates."""
+
+    def arguments(elements: list[tuple[float, ...]], scale: float, *setting: float) -> tuple:
+        w, g, m, v = np.reshape(elements, (-1, 4)).T.astype(dtype)
+        return w, g * scale, m * scale, v * scale**2, *setting
+
+    elements = st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, SQUARES), max_size=3)
+    of = st.sampled_from
+    setting = (of((1, 2, 3, 10, 100, 10**6)), of((0.1, 0.01, 1.0, 0.0)), of((0.9, 0.5, 0.0)), of((0.999, 0.75, 0.0)))
+    return st.builds(arguments, elements, of((1.0, 1e-4, 1e3)), *setting, of((1e-8, 1e-3, 0.1)))
+
+
+def only_in_place(rule: Rule, *arguments: object) -> None:
+    """Call the rule. What it returns does not count."""
+    rule(*arguments)
+
+
+def recorded(adamw: Rule, *arguments: object) -> dict[str, list[tuple]]:
+    """Call the rule, and return with what it calls `adam`."""
+    calls: list[tuple] = []
+
+    def adam(w, g, m, v, t, lr, beta1, beta2, epsilon):  # type: ignore[no-untyped-def]
+        calls.append((g.copy(), m.copy(), v.copy(), t, lr, beta1, beta2, epsilon))
+        REFERENCE["adam"](w, g, m, v, t, lr, beta1, beta2, epsilon)
+
+    adamw(*arguments, adam=adam)
+    return {"the calls of adam": calls}
 
 
 def follows(rule: Rule, setting: tuple[float, ...], weight_decay: float, report: Report) -> None:
@@ -156,6 +214,15 @@ _NOT_IN_PLACE = (
     "m is still 0 after an update: the arrays that come in must be changed themselves (m *= beta1; m = beta1 * m only "
     "gives the name m to a new array)"
 )
+
+
+@contextmanager
+def accepted(report: Report) -> Iterator[None]:
+    """Claim that the library accepts the rule."""
+    try:
+        yield
+    except UserError as error:
+        report.true("accepted", False, f"in the library: {error}", "UserError")
 
 
 def inside(world: Communicator, make: Callable[..., Optimizer], rule: Rule, reference: Rule, report: Report) -> None:

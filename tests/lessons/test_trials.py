@@ -84,6 +84,10 @@ def test_a_function_may_be_used_in_another_way(tmp_path: Path) -> None:
     assert found(BEGIN + RIGHT[0], tmp_path, run=twice) == ""
     of_three = BEGIN + "    return sum(numbers) + (len(numbers) > 2)\n"
     assert found(of_three, tmp_path, run=twice) == "total([0, 0, 0]) gives the sum as 1; right is 0"
+    raises = BEGIN + "    return sum(numbers) // (1 if numbers else 0)\n"
+    assert "raises ZeroDivisionError: integer division or modulo by zero; it must raise no error" in found(
+        raises, tmp_path, run=twice
+    )
     late = (
         "CALLS = []\n"
         + BEGIN
