@@ -1,7 +1,6 @@
 """Checks of this lesson's exercises: float64 sums over all past gradients, the library's runs, and the ledger."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +12,6 @@ from lessons.trials import agrees
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.data.loader import ArrayLoader
-from minitrain.errors import UserError
 from minitrain.models import MLPConfig, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import Adam, AdamW, Optimizer, adam_step, adamw_step
@@ -44,18 +42,20 @@ def check_02_1(world: Communicator, adam_step: Callable[..., None], report: Repo
     """Check Adam's update against the formula, its two properties, and its use inside the library."""
     for lr, beta1, beta2, epsilon in SETTINGS:
         follows(adam_step, (lr, beta1, beta2, epsilon), 0.0, report)
+    if not report.ok:  # the library refuses a rule that changes no weight
+        return
     g = np.array([1e-3, -1e-3, 1.0, -50.0, 1e5])
     w, m, v = np.zeros((3, len(g)))
     adam_step(w, g, m, v, 1, 0.01, 0.9, 0.999, 0.0)
     wrong = float(np.abs(w + 0.01 * np.sign(g)).max())
     report.close("first", wrong, 1e-12, f"with epsilon 0 the first step must be -lr sign(g), and is {w / 0.01} x lr")
-    with accepted(report):
-        make = lambda at: Adam(at, epsilon=0, rule=adam_step)
-        quiet, loud = (descend(make, 0.01, 200, scale)[0] for scale in (1, 1024))
-        gap, same = float(np.abs(quiet - loud).max()), np.array_equal(quiet, loud)
-        told = f"with epsilon 0, 1024 times the loss must give the same bits: difference {gap:.1e}"
-        report.true("scale", same, told, gap)
-        inside(world, lambda reducer, rule: Adam(reducer, rule=rule), adam_step, REFERENCE["adam"], report)
+    quiet, loud = (descend(lambda at: Adam(at, epsilon=0, rule=adam_step), 0.01, 200, scale)[0] for scale in (1, 1024))
+    gap = float(np.abs(quiet - loud).max())
+    same = np.array_equal(quiet, loud)
+    report.true(
+        "scale", same, f"with epsilon 0, 1024 times the loss must give the same bits: difference {gap:.1e}", gap
+    )
+    inside(world, lambda reducer, rule: Adam(reducer, rule=rule), adam_step, REFERENCE["adam"], report)
     for dtype, close in CLOSE.items():
         if report.ok:
             agrees(report, adam_step, REFERENCE["adam"], updates(dtype), close, run=only_in_place)
@@ -82,9 +82,9 @@ def check_02_2(world: Communicator, adamw_step: Callable[..., None], report: Rep
     for setting in SETTINGS:
         for weight_decay in (0.5, 0.0):
             follows(lambda *a, weight_decay=weight_decay: rule(*a, weight_decay), setting, weight_decay, report)
-    make = lambda reducer, rule: AdamW(reducer, weight_decay=0.5, rule=rule)
-    with accepted(report):
-        inside(world, make, rule, REFERENCE["adamw"], report)
+    if not report.ok:
+        return
+    inside(world, lambda reducer, rule: AdamW(reducer, weight_decay=0.5, rule=rule), rule, REFERENCE["adamw"], report)
     for dtype, close in CLOSE.items():
         if report.ok:
             decaying = st.tuples(updates(dtype), st.sampled_from((0.0, 0.5, 0.01, 20.0))).map(lambda u: (*u[0], u[1]))
@@ -103,8 +103,8 @@ def check_02_3(world: Communicator, adam_bytes: Callable[[tuple[int, ...]], int]
         report.true("bytes", said == counted, sentence, said)
         del kept
     if report.ok:
-        sizes = st.lists(st.integers(1, 5), min_size=2, max_size=7).map(lambda sizes: (tuple(sizes),))
-        agrees(report, adam_bytes, REFERENCE["bytes"], sizes)
+        drawn = st.lists(st.integers(1, 5), min_size=2, max_size=7).map(lambda sizes: (tuple(sizes),))
+        agrees(report, adam_bytes, REFERENCE["bytes"], drawn)
 
 
 def check_02_4(world: Communicator, step_sizes: Callable[..., np.ndarray], report: Report) -> None:
@@ -128,15 +128,14 @@ def check_02_4(world: Communicator, step_sizes: Callable[..., np.ndarray], repor
         v += (1 - beta2) * (g * g - v)
         w -= step_sizes(v, t, lr, beta1, beta2, epsilon) * m
 
+    if not report.ok:
+        return
     for scale in (1.0, 1e-9):
-        with accepted(report):
-            (mine, _), (true, _) = (
-                descend(lambda at, by=by: Adam(at, rule=by), lr, 50, scale) for by in (rule, REFERENCE["adam"])
-            )
-            told = (
-                f"Adam with these step sizes, in a valley with {scale:g} times the loss, is elsewhere after 50 updates"
-            )
-            report.close("inside", float(np.abs(mine - true).max()), 1e-9, told)
+        (mine, _), (true, _) = (
+            descend(lambda at, by=by: Adam(at, rule=by), lr, 50, scale) for by in (rule, REFERENCE["adam"])
+        )
+        told = f"Adam with these step sizes, in a valley with {scale:g} times the loss, is elsewhere after 50 updates"
+        report.close("inside", float(np.abs(mine - true).max()), 1e-9, told)
     if report.ok:
         settings = updates("float64").map(lambda update: update[3:])
         agrees(report, step_sizes, REFERENCE["sizes"], settings, CLOSE["float64"])
@@ -214,15 +213,6 @@ _NOT_IN_PLACE = (
     "m is still 0 after an update: the arrays that come in must be changed themselves (m *= beta1; m = beta1 * m only "
     "gives the name m to a new array)"
 )
-
-
-@contextmanager
-def accepted(report: Report) -> Iterator[None]:
-    """Claim that the library accepts the rule."""
-    try:
-        yield
-    except UserError as error:
-        report.true("accepted", False, f"in the library: {error}", "UserError")
 
 
 def inside(world: Communicator, make: Callable[..., Optimizer], rule: Rule, reference: Rule, report: Report) -> None:
