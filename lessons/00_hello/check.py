@@ -44,7 +44,7 @@ def check_00_1(world: Communicator, print_in_order: Callable[..., None], report:
     rounds = (["zebra", "ant", "ant"], ["one line", "two\n  lines", ""])
     for texts in rounds:
         watched, page = Watched(world), Page()
-        with remark(watched):
+        with remark(watched, report):
             print_in_order(watched, texts[world.rank], page)
         wrote, calls = page.getvalue(), f"{watched.calls['barrier']} barriers"
         if world.rank == 0:
@@ -74,7 +74,7 @@ def check_00_2(world: Communicator, swap: Callable[..., Any], report: Report) ->
     for n in (3, LARGE):
         x = np.arange(n) + 1e7 * world.rank
         before, watched = x.copy(), Watched(world)
-        with Ledger().open() as ledger, remark(watched, f"{n * 8:,} bytes: "):
+        with Ledger().open() as ledger, remark(watched, report, f"{n * 8:,} bytes: "):
             came = swap(watched, x)
         kept += [x, came]
         source = (world.rank - 1) % world.size
@@ -104,7 +104,9 @@ def check_00_3(world: Communicator, printed: Callable[[int], list[str]], report:
             return
         first = next((i for i, (a, b) in enumerate(zip_longest(said, true), 1) if a != b), 0)
         yours = repr(said[first - 1]) if 0 < first <= len(said) else "missing"
-        report.true(f"{ranks} ranks", not first, f"on {ranks} ranks line {first} of the output is not {yours}", said)
+        told = f"on {ranks} ranks line {first} of the output is not {yours}"
+        told += remedy_of_lines(said, true)
+        report.true(f"{ranks} ranks", not first, told, said)
 
 
 # Instruments ----------------------------------------------------------------------------------------------------------
@@ -152,12 +154,12 @@ class Page(io.StringIO):
 
 
 @contextlib.contextmanager
-def remark(watched: Watched, about: str = "") -> Iterator[None]:
-    """Print what may be wrong if the student's function does not return: printed output is shown to the student."""
+def remark(watched: Watched, report: Report, about: str = "") -> Iterator[None]:
+    """Note what may be wrong if the student's function does not return."""
 
     def tell() -> None:
-        print(f"checker: {about}no return from {watched.last or 'it'} after {PATIENCE:.0f} s.")
-        print(WAITS.get(watched.last, "It has called nothing that waits."))
+        why = WAITS.get(watched.last, "It has called nothing that waits.")
+        report.remarks.append(f"{about}no return from {watched.last or 'it'} after {PATIENCE:.0f} s. {why}")
 
     timer = threading.Timer(PATIENCE, tell)
     timer.daemon = True
@@ -176,6 +178,13 @@ def remedy(wrote: str, expected: str, own: str) -> str:
         return " (only its own: the texts of the others have to come to rank 0 first)"
     if wrote == f"{expected}\n":
         return " (an empty line at the end: print adds a newline)"
+    return ""
+
+
+def remedy_of_lines(said: list[str], true: list[str]) -> str:
+    """Return advice for lines that differ in newlines alone."""
+    if any("\n" in line for line in said) and "\n".join(said).split() == "\n".join(true).split():
+        return " (a line of the list is without the newline that print writes after it)"
     return ""
 
 
