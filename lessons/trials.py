@@ -54,12 +54,12 @@ class Outcome:
         return f"raises {self.raised}" if self.raised else f"returns {shown(self.value)}"
 
 
-def outcome(function: Callable[..., Any], given: Sequence[Any]) -> Outcome:
-    """Call the function on copies of the arguments."""
+def outcome(function: Callable[..., Any], given: Sequence[Any], run: Callable[..., Any] | None = None) -> Outcome:
+    """Call the function, or run with it, on copies of the arguments."""
     arguments = copy.deepcopy(tuple(given))
     try:
         with np.errstate(all="ignore"):
-            value = function(*arguments)
+            value = run(function, *arguments) if run else function(*arguments)
     except Exception as error:
         return Outcome(None, arguments, f"{type(error).__name__}: {error}")
     return Outcome(value, arguments)
@@ -74,28 +74,33 @@ def agrees(
     scratch: Sequence[int] = (),
     examples: int = EXAMPLES,
     name: str = "",
+    run: Callable[..., Any] | None = None,
 ) -> None:
     """Claim that the function does what the reference does, whatever it was called with before.
 
     close: the relative difference allowed between numbers. scratch: positions of arguments that may end with any value.
+    run(function, *arguments): use the function, return all that counts. By default, call it.
     """
     name = name or reference.__name__
     seen: list[tuple[Any, ...]] = []
     failed: list[tuple[str, str]] = []
 
+    def differs(function: Callable[..., Any], given: tuple[Any, ...]) -> str:
+        return wrong(outcome(function, given, run), outcome(reference, given, run), close, scratch)
+
     def fails(given: tuple[Any, ...]) -> bool:
         seen.append(copy.deepcopy(given))
-        if told := wrong(outcome(function, given), outcome(reference, given), close, scratch):
+        if told := differs(function, given):
             failed.append((called(given), told))
         return bool(told)
 
     given = smallest(arguments, fails, examples)
     if failed:
         call, told = min(failed, key=lambda pair: len(pair[0])) if given is None else failed[-1]
-        again = given is not None and wrong(outcome(fresh(function), given), outcome(reference, given), close, scratch)
+        again = given is not None and differs(fresh(function), given)
         report.true("drawn", False, f"{name}({call}) {told}{'' if again else KEPT}", f"{call} {told}")
         return
-    keeps_nothing(report, function, reference, seen[-AGAIN:], close, name)
+    keeps_nothing(report, function, reference, seen[-AGAIN:], close, name, run)
 
 
 def keeps_nothing(
@@ -105,13 +110,14 @@ def keeps_nothing(
     seen: Sequence[tuple[Any, ...]],
     close: float,
     name: str,
+    run: Callable[..., Any] | None,
 ) -> None:
     """Claim that calls do not affect each other: make them in another order, then each in a fresh module."""
     results = []
     for given in reversed(seen):
-        got = outcome(function, given)
-        told = wrong(got, outcome(reference, given), close, range(len(given)))
-        new = told and wrong(outcome(fresh(function), given), outcome(reference, given), close, range(len(given)))
+        got, right = (outcome(of, given, run) for of in (function, reference))
+        told = wrong(got, right, close, range(len(given)))
+        new = told and wrong(outcome(fresh(function), given, run), right, close, range(len(given)))
         again = f"{name}({called(given)}), called a second time, {told}: something is kept between calls"
         if not report.true("second call", not told, f"{name}({called(given)}) {told}" if new else again, again):
             return
@@ -122,7 +128,7 @@ def keeps_nothing(
         if not report.true("earlier result", same, changed, changed):
             return
     for given in seen:
-        told = wrong(outcome(fresh(function), given), outcome(reference, given), close, range(len(given)))
+        told = wrong(outcome(fresh(function), given, run), outcome(reference, given, run), close, range(len(given)))
         first = f"{name}({called(given)}), as the first call in a new process, {told}: only the arguments may count"
         if not report.true("first call", not told, first, first):
             return
@@ -209,10 +215,12 @@ def smallest(drawn: SearchStrategy[Any], fails: Callable[[Any], bool], examples:
 def wrong(got: Outcome, true: Outcome, close: float, scratch: Sequence[int]) -> str:
     """Say how the outcome differs from the reference's; "" if it does not."""
     if got.raised or true.raised:
-        same = got.raised.partition(":")[0] == true.raised.partition(":")[0]
-        return "" if same else f"{got}; it must {'raise' if true.raised else 'return'} {str(true).partition(' ')[2]}"
+        if got.raised.partition(":")[0] == true.raised.partition(":")[0]:
+            return ""
+        must = "raise no error" if isinstance(true.value, dict) else str(true).replace("s ", " ", 1)
+        return f"{got}; it must {must}"
     if told := apart(got.value, true.value, close):
-        return f"returns {told}"
+        return f"{'gives' if isinstance(true.value, dict) else 'returns'} {told}"
     for i, (mine, right) in enumerate(zip(got.after, true.after, strict=True)):
         if i not in scratch and (told := apart(mine, right, close)):
             return f"leaves argument {i + 1} as {told}"

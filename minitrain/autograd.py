@@ -146,7 +146,7 @@ def youngest_first(roots: Sequence[Tensor]) -> tuple[list[Node], dict[Tensor, in
     A root leads to edge_of(root). A node leads to its `edges` (nodes, leaves, or None) and to the leaves in its
     `weights`, which are pairs (leaf, vjp). `order` gives its age: the larger, the younger.
     The search is a loop over a list: a recursion would overflow the stack on a chain of a million operations.
-    Raise RuntimeError for a `spent` node, which an earlier backward freed.
+    It changes neither `roots` nor the tape. Raise RuntimeError for a `spent` node, which an earlier backward freed.
     """
     found: set[Node] = set()
     consumers: dict[Tensor, int] = {}

@@ -42,7 +42,7 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     """Return the gradient of an operand of shape `shape` that was broadcast to g's shape.
 
     Broadcasting repeats x along an axis. Each copy receives a part of g, and the parts add up: gx = sum over the
-    copies. backend.total sums half precision in float32. The result has g's dtype.
+    copies. backend.total sums half precision in float32. The result has g's dtype; g itself does not change.
     """
     if g.shape == shape:
         return g
@@ -213,8 +213,8 @@ def matmul(a: Any, b: Any) -> Tensor:
     """y = a b, (..., n, k) (..., k, m) -> (..., n, m); leading axes broadcast.
 
     y_nm = sum_k a_nk b_km, so dL/da_nk = sum_m g_nm b_km: ga = g b^T, and likewise gb = a^T g.
-    backend.matmul multiplies and counts FLOPs. Raise ValueError for operands with fewer than two axes or with shapes
-    that do not match, TypeError for different dtypes (see `operands`).
+    backend.matmul multiplies and counts FLOPs. One operand may be an array (see `operands`). Raise ValueError for
+    operands with fewer than two axes or with shapes that do not match, TypeError for different dtypes.
     """
     a, b = operands(a, b)
     if a.ndim < 2 or b.ndim < 2:

@@ -142,7 +142,8 @@ class Tensor(Operators):
 def accumulated(grad: Array | None, part: Array) -> Array:
     """Return a leaf's gradient after adding `part`. grad: the gradient so far, None at first.
 
-    The sum is a new array (an ndarray even if 0-d): other code may still hold the old one and must not see it change.
+    The sum is a new array of their shape and dtype (an ndarray even if 0-d): other code may still hold the old ones
+    and must not see them change.
     """
     return part if grad is None else xp.asarray(grad + part)
 

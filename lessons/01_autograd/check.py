@@ -1,5 +1,7 @@
 """Checks of this lesson's exercises: finite differences, sums over copies, and visit counts."""
 
+import sys
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,20 +9,28 @@ from typing import Any
 import numpy as np
 
 from lessons.report import Report
+from lessons.trials import agrees
 from lessons.worker import explain
 from minitrain import functional as F
 from minitrain import fused
 from minitrain.autograd import Edge, Node, apply, backward, youngest_first
-from minitrain.backend import Array
+from minitrain.backend import FLOATS, Array
 from minitrain.comm.communicator import Communicator
 from minitrain.observe.ledger import Ledger
-from minitrain.tensor import Tensor, WeightVjp
+from minitrain.tensor import Tensor, WeightVjp, accumulated
 
 from .derivatives import differences
+from .drawn import added, broadcasts, graphs, multiplied, parts, products, summed, walked
 from .lesson import diamonds
 
 Shape = tuple[int, ...]
 RAISED = object()
+REFERENCE: dict[str, Callable] = {
+    "matmul": F.matmul,
+    "unbroadcast": F.unbroadcast,
+    "youngest_first": youngest_first,
+    "accumulated": accumulated,
+}
 
 
 def attempt(
@@ -81,10 +91,39 @@ def check_01_1(world: Communicator, matmul: Callable[[Any, Any], Tensor], report
     for error, about, a, b in (
         (ValueError, "a vector, which has one axis only", np.ones(3), np.ones((3, 2))),
         (TypeError, "float32 times float64", np.ones((2, 2), np.float32), np.ones((2, 2))),
+        (ValueError, "(2, 3) times (2, 3)", np.ones((2, 3)), np.ones((2, 3))),
+        (ValueError, "(2, 1, 1) times (3, 1, 1)", np.ones((2, 1, 1)), np.ones((3, 1, 1))),
     ):
         refused = raises(error, matmul, Tensor(a), Tensor(b))
         report.true(f"refuses {about}", refused, f"{about} must raise {error.__name__}")
     what_it_costs(matmul, report)
+    half_adds_up(matmul, report)
+    if report.ok:
+        nothing_else_is_kept(matmul, report)
+    if report.ok:
+        name = "matmul and backward, for a, b, the gradient of y, and what a and b are: "
+        agrees(report, matmul, REFERENCE["matmul"], products(), name=name, run=multiplied)
+
+
+def half_adds_up(matmul: Callable[[Any, Any], Tensor], report: Report) -> None:
+    """Check that a broadcast operand's parts are not summed in float16."""
+    a, b = leaves_of([np.ones((4096, 1, 1), np.float16), np.ones((1, 2), np.float16)])
+    backward = lambda: matmul(a, b).backward(np.ones((4096, 1, 2), np.float16))
+    if attempt(report, "raised half", "(4096, 1, 1) times (1, 2) in float16", backward, mine=matmul) is not RAISED:
+        told = "4096 ones (1, 1) times (1, 2) in float16: b's gradient is {got}, not {expected}: sum it in float32"
+        report.equal("half", value_of(b.grad), [[4096.0] * 2], told)
+
+
+def nothing_else_is_kept(matmul: Callable[[Any, Any], Tensor], report: Report) -> None:
+    """Check that what stays alive after the forward is the result alone; the operands were there before."""
+    a, b = leaves_of(draw((200, 200), (200, 200)))
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    y = matmul(a, b)
+    new = tracemalloc.get_traced_memory()[0] - before - y.data.nbytes
+    tracemalloc.stop()
+    told = f"(200, 200) times (200, 200): {new:,} bytes stay in memory besides a, b and y; backward needs only a and b"
+    report.true("kept", new < a.data.nbytes / 2, told)
 
 
 def dtypes_stay(matmul: Callable[[Any, Any], Tensor], name: str, report: Report) -> None:
@@ -181,13 +220,17 @@ def check_01_2(world: Communicator, unbroadcast: Callable[[Array, Shape], Array]
             expected = sums_over_copies(g, shape)
             told = f"{about}: the copies' parts do not add up; got {value_of(gx)}, expected {expected.tolist()}"
             report.true(f"sum {shape} {wide}", np.array_equal(gx, expected), told, value_of(gx))
-    ones = np.ones((4096, 2), np.float16)
-    gx = attempt(report, "raised float16", "float16", unbroadcast, ones, (2,))
-    if gx is not RAISED:
-        report.equal("dtype", str(getattr(gx, "dtype", None)), "float16", "g is {expected}, the gradient {got}")
-        told = "4096 ones in float16, twice, add up to {got}, not {expected}: use backend.total, which adds in float32"
-        report.equal("half", value_of(gx), [4096.0] * 2, told)
+    for dtype in FLOATS[:2]:
+        gx = attempt(report, f"raised {dtype}", str(dtype), unbroadcast, np.ones((4096, 2), dtype), (2,))
+        if gx is not RAISED:
+            told = "g is {expected}, the gradient {got}"
+            report.equal(f"dtype {dtype}", str(getattr(gx, "dtype", None)), str(dtype), told)
+            told = f"4096 ones in {dtype}, twice, add up to {{got}}, not {{expected}}: "
+            told += "use backend.total, which adds in float32"
+            report.equal(f"half {dtype}", value_of(gx), [4096.0] * 2, told)
     a_broadcast_product(unbroadcast, report)
+    if report.ok:
+        agrees(report, unbroadcast, REFERENCE["unbroadcast"], broadcasts(), run=summed)
 
 
 def a_broadcast_product(unbroadcast: Callable[[Array, Shape], Array], report: Report) -> None:
@@ -218,7 +261,7 @@ def sums_over_copies(g: Array, shape: Shape) -> Array:
 # 01.3 -----------------------------------------------------------------------------------------------------------------
 
 Order = Callable[[Sequence[Tensor]], tuple[list[Node], dict[Tensor, int]]]
-LONG = 300_000
+LONG, CHAIN = 100_000, 50
 Graph = tuple[list[Tensor], dict[Tensor, str]]  # the roots; the leaves and their names
 
 
@@ -242,9 +285,9 @@ def small_graphs() -> dict[str, Graph]:
 def check_01_3(world: Communicator, youngest_first: Order, report: Report) -> None:
     """Check small graphs inside the real backward, diamonds, a long chain and a freed tape."""
     fine = [a_small_graph(name, youngest_first, report) for name in small_graphs()]
-    if all(fine) and few_questions(youngest_first, report):
+    if all(fine) and few_questions(youngest_first, report) and calls_stay_flat(youngest_first, report):
         twenty_diamonds(youngest_first, report)
-        found = attempt(report, "long", f"a chain of {LONG:,} operations", youngest_first, [long_chain()])
+        found = attempt(report, "long", f"a chain of {LONG:,} operations", youngest_first, [long_chain(LONG)])
         if found is not RAISED:
             report.equal("long chain", len(found[0]), LONG, "a chain of {expected:,} operations: {got:,} were found")
     x = Tensor(1.0, requires_grad=True)
@@ -258,6 +301,9 @@ def check_01_3(world: Communicator, youngest_first: Order, report: Report) -> No
         raised, said = error, explain(error, file_of(youngest_first))
     told = f"an earlier backward has freed a part of this tape (`spent`), which must be a RuntimeError; {said}"
     report.true("freed", isinstance(raised, RuntimeError), told, type(raised).__name__)
+    if report.ok:
+        name = "youngest_first, for the nodes {1: (operands, weights), ...}, the roots, and spent nodes: "
+        agrees(report, youngest_first, REFERENCE["youngest_first"], graphs(), name=name, run=walked)
 
 
 def twenty_diamonds(order: Order, report: Report) -> None:
@@ -276,10 +322,10 @@ def twenty_diamonds(order: Order, report: Report) -> None:
     report.equal("gradient", value_of(x.grad), 2.0**20, "20 diamonds: the gradient is {got}, not {expected}")
 
 
-def long_chain() -> Tensor:
-    """Return the last of LONG operations in a row. (Bare nodes: the check must finish within three seconds.)"""
+def long_chain(n: int) -> Tensor:
+    """Return the last of n operations in a row. (Bare nodes: the check must finish within three seconds.)"""
     edge: Any = Tensor(1.0, requires_grad=True)
-    for _ in range(LONG):
+    for _ in range(n):
         edge = Node((edge,), _same, (), ())
     y = Tensor(1.0, requires_grad=True)
     y.node = edge
@@ -290,7 +336,11 @@ def a_small_graph(name: str, order: Order, report: Report) -> bool:
     """Check the list and the counts, then the real backward with them. Return whether all claims hold."""
     roots, leaves = small_graphs()[name]
     expected, uses = youngest_first(roots)
-    found = attempt(report, f"raised {name}", name, order, roots)
+    given = list(roots)
+    found = attempt(report, f"raised {name}", name, order, given)
+    told = f"{name}: your function changes the caller's list of roots: of {len(roots)} it leaves {len(given)}"
+    if not report.true(f"roots {name}", given == roots, told, len(given)):
+        return False
     kind = isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], list) and isinstance(found[1], dict)
     if found is RAISED or not report.true(f"kind {name}", kind, f"{name}: no pair of a list and a dict, but {found!r}"):
         return False
@@ -329,7 +379,30 @@ def runs_backward(name: str, order: Order, report: Report) -> None:
 def few_questions(order: Order, report: Report) -> bool:
     """Check that no node is queried or compared often in 12 diamonds: 36 nodes with 12,285 paths."""
     _, y = diamonds(12)
-    asked: list[int] = []
+    asked, compared = watched(y)
+    attempt(report, "raised questions", "12 diamonds", order, [y])
+    told = f"12 diamonds have 36 nodes; their operands were asked for {len(asked):,} times: you follow every path"
+    few = report.true("questions", len(asked) <= 4 * 36, told, len(asked))
+    told = f"36 nodes were compared {sum(compared):,} times: you search a list for each; use a set or a dict"
+    return report.true("searches", sum(compared) <= 4 * 36, told) and few
+
+
+def calls_stay_flat(order: Order, report: Report) -> bool:
+    """Check that operands are looked up at the same depth of calls all along a chain, whatever limit Python has."""
+    root = long_chain(CHAIN)
+    depths, _ = watched(root)
+    attempt(report, "raised chain", f"a chain of {CHAIN} operations", order, [root])
+    deep = max(depths) - min(depths) if depths else 0
+    told = (
+        f"on a chain of {CHAIN} operations your function calls itself, {deep} calls inside each other: a million would "
+        "overflow the stack, or take all memory; loop over a list of what is still to be looked at"
+    )
+    return report.true("depth", deep < CHAIN / 2, told)
+
+
+def watched(root: Tensor) -> tuple[list[int], list[bool]]:
+    """Return two lists that fill: the depths of the calls that ask a node for its operands; the comparisons."""
+    depths: list[int] = []
     compared: list[bool] = []
     slot = vars(Node)["edges"]
 
@@ -338,7 +411,10 @@ def few_questions(order: Order, report: Report) -> bool:
 
         @property
         def edges(self) -> tuple[Edge, ...]:  # type: ignore[override]
-            asked.append(1)
+            frame, depth = sys._getframe(), 0
+            while frame := frame.f_back:  # type: ignore[assignment]
+                depth += 1
+            depths.append(depth)
             return slot.__get__(self)
 
         def __eq__(self, other: object) -> bool:  # a list compares every element; a set only those with the same hash
@@ -347,13 +423,9 @@ def few_questions(order: Order, report: Report) -> bool:
 
         __hash__ = Node.__hash__
 
-    for node in youngest_first([y])[0]:
+    for node in youngest_first([root])[0]:
         node.__class__ = Watched
-    attempt(report, "raised questions", "12 diamonds", order, [y])
-    told = f"12 diamonds have 36 nodes; their operands were asked for {len(asked):,} times: you follow every path"
-    few = report.true("questions", len(asked) <= 4 * 36, told, len(asked))
-    told = f"36 nodes were compared {sum(compared):,} times: you search a list for each; use a set or a dict"
-    return report.true("searches", sum(compared) <= 4 * 36, told) and few
+    return depths, compared
 
 
 def _same(g: Array) -> tuple[Array]:
@@ -379,6 +451,9 @@ def check_01_4(world: Communicator, accumulated: Callable[[Array | None, Array],
     kind = f"{type(x.grad).__name__} of {getattr(x.grad, 'dtype', None)}"
     told = "two float32 ndarrays without axes: you return a {got}; right is an {expected} (xp.asarray)"
     report.equal("kind", kind, "ndarray of float32", told)
+    if report.ok:
+        name = "grad = accumulated(grad, part), from None, for one part after another of "
+        agrees(report, accumulated, REFERENCE["accumulated"], parts(), name=name, run=added)
 
 
 def several_uses(leaf: type[Tensor], report: Report) -> None:

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
+from hypothesis import strategies as st
 
 from lessons.receipt import plain
 from lessons.report import Report
+from lessons.trials import agrees
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.data.loader import ArrayLoader
@@ -17,7 +19,7 @@ from minitrain.parallel.parallelize import parallelize
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import train_step
 
-from .lesson import descend
+from .lesson import descend, step_sizes
 
 SEED, STEPS, N = 1, 6, 7
 SETTINGS = ((0.01, 0.9, 0.999, 1e-8), (0.1, 0.5, 0.75, 0.1))  # lr, beta1, beta2, epsilon: large enough to show
@@ -54,6 +56,9 @@ def check_02_1(world: Communicator, adam_step: Callable[..., None], report: Repo
         "scale", same, f"with epsilon 0, 1024 times the loss must give the same bits: difference {gap:.1e}", gap
     )
     inside(world, lambda reducer, rule: Adam(reducer, rule=rule), adam_step, REFERENCE["adam"], report)
+    for dtype, close in CLOSE.items():
+        if report.ok:
+            agrees(report, adam_step, REFERENCE["adam"], updates(dtype), close, run=only_in_place)
 
 
 def check_02_2(world: Communicator, adamw_step: Callable[..., None], report: Report) -> None:
@@ -70,12 +75,20 @@ def check_02_2(world: Communicator, adamw_step: Callable[..., None], report: Rep
         f"3 updates with gradient 0, lr 0.1, weight_decay 0.5: of a weight 1 there must be 0.95^3 left, not {kept:.6g}"
     )
     report.close("shrinks", abs(kept - 0.95**3), 1e-12, sentence)
+    for weight_decay in (0.5, 0.0):
+        calls = recorded(adamw_step, *np.ones((4, 1)), 1, 0.1, 0.9, 0.999, 1e-8, weight_decay)["the calls of adam"]
+        told = f"an update with weight_decay {weight_decay} calls `adam` {len(calls)} times; it must call it once"
+        report.true(f"calls with weight_decay {weight_decay}", len(calls) == 1, told, len(calls))
     for setting in SETTINGS:
         for weight_decay in (0.5, 0.0):
             follows(lambda *a, weight_decay=weight_decay: rule(*a, weight_decay), setting, weight_decay, report)
     if not report.ok:
         return
     inside(world, lambda reducer, rule: AdamW(reducer, weight_decay=0.5, rule=rule), rule, REFERENCE["adamw"], report)
+    for dtype, close in CLOSE.items():
+        if report.ok:
+            decaying = st.tuples(updates(dtype), st.sampled_from((0.0, 0.5, 0.01, 20.0))).map(lambda u: (*u[0], u[1]))
+            agrees(report, adamw_step, REFERENCE["adamw"], decaying, close, run=recorded)
 
 
 def check_02_3(world: Communicator, adam_bytes: Callable[[tuple[int, ...]], int], report: Report) -> None:
@@ -89,6 +102,9 @@ def check_02_3(world: Communicator, adam_bytes: Callable[[tuple[int, ...]], int]
         sentence = f"an MLP of sizes {sizes}: you say {plain(said)} bytes, the ledger counts {plain(counted)}"
         report.true("bytes", said == counted, sentence, said)
         del kept
+    if report.ok:
+        drawn = st.lists(st.integers(1, 5), min_size=2, max_size=7).map(lambda sizes: (tuple(sizes),))
+        agrees(report, adam_bytes, REFERENCE["bytes"], drawn)
 
 
 def check_02_4(world: Communicator, step_sizes: Callable[..., np.ndarray], report: Report) -> None:
@@ -112,18 +128,55 @@ def check_02_4(world: Communicator, step_sizes: Callable[..., np.ndarray], repor
         v += (1 - beta2) * (g * g - v)
         w -= step_sizes(v, t, lr, beta1, beta2, epsilon) * m
 
+    if not report.ok:
+        return
     for scale in (1.0, 1e-9):
         (mine, _), (true, _) = (
             descend(lambda at, by=by: Adam(at, rule=by), lr, 50, scale) for by in (rule, REFERENCE["adam"])
         )
         told = f"Adam with these step sizes, in a valley with {scale:g} times the loss, is elsewhere after 50 updates"
         report.close("inside", float(np.abs(mine - true).max()), 1e-9, told)
+    if report.ok:
+        settings = updates("float64").map(lambda update: update[3:])
+        agrees(report, step_sizes, REFERENCE["sizes"], settings, CLOSE["float64"])
 
 
 # Reference ------------------------------------------------------------------------------------------------------------
 
 Rule = Callable[..., None]
-REFERENCE: dict[str, Rule] = {"adam": adam_step, "adamw": adamw_step}
+REFERENCE: dict[str, Callable] = {"adam": adam_step, "adamw": adamw_step, "bytes": adam_bytes, "sizes": step_sizes}
+CLOSE = {"float64": 1e-11, "float32": 1e-5}
+NUMBERS, SQUARES = st.sampled_from((0.0, 1.0, -1.0, 0.5, -3.0)), st.sampled_from((0.0, 1.0, 0.25))
+
+
+def updates(dtype: str) -> st.SearchStrategy[tuple]:
+    """Return arguments of adam_step: zero gradients among others, no elements at all, early and late updates."""
+
+    def arguments(elements: list[tuple[float, ...]], scale: float, *setting: float) -> tuple:
+        w, g, m, v = np.reshape(elements, (-1, 4)).T.astype(dtype)
+        return w, g * scale, m * scale, v * scale**2, *setting
+
+    elements = st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, SQUARES), max_size=3)
+    of = st.sampled_from
+    setting = (of((1, 2, 3, 10, 100, 10**6)), of((0.1, 0.01, 1.0, 0.0)), of((0.9, 0.5, 0.0)), of((0.999, 0.75, 0.0)))
+    return st.builds(arguments, elements, of((1.0, 1e-4, 1e3)), *setting, of((1e-8, 1e-3, 0.1)))
+
+
+def only_in_place(rule: Rule, *arguments: object) -> None:
+    """Call the rule. What it returns does not count."""
+    rule(*arguments)
+
+
+def recorded(adamw: Rule, *arguments: object) -> dict[str, list[tuple]]:
+    """Call the rule, and return with what it calls `adam`."""
+    calls: list[tuple] = []
+
+    def adam(w, g, m, v, t, lr, beta1, beta2, epsilon):  # type: ignore[no-untyped-def]
+        calls.append((g.copy(), m.copy(), v.copy(), t, lr, beta1, beta2, epsilon))
+        REFERENCE["adam"](w, g, m, v, t, lr, beta1, beta2, epsilon)
+
+    adamw(*arguments, adam=adam)
+    return {"the calls of adam": calls}
 
 
 def follows(rule: Rule, setting: tuple[float, ...], weight_decay: float, report: Report) -> None:

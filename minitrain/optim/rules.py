@@ -40,7 +40,7 @@ class SGD(Optimizer):
 def adam_step(
     w: Array, g: Array, m: Array, v: Array, t: int, lr: float, beta1: float, beta2: float, epsilon: float
 ) -> None:
-    """Apply update number t (from 1) of Adam in place to w, m and v, all of shape (n).
+    """Apply update number t (from 1) of Adam in place to w, m and v, all of shape (n). Do not change g.
 
         m = beta1 m + (1 - beta1) g        m_hat = m / (1 - beta1^t)
         v = beta2 v + (1 - beta2) g^2      v_hat = v / (1 - beta2^t)
@@ -79,7 +79,7 @@ def adamw_step(
 
     Both terms use w before the update. The decay bypasses m and v. Added to the gradient, it would also be divided by
     sqrt(v_hat), and weights with large gradients would hardly decay.
-    adam: the function to call for the Adam part, with the arguments of adam_step.
+    adam: the function to call once for the Adam part, with the arguments of adam_step, even if weight_decay is 0.
     Loshchilov, Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101, algorithm 2.
     """
     if weight_decay:

@@ -75,6 +75,27 @@ def test_what_is_kept_between_calls(tmp_path: Path) -> None:
     assert "the first call in a new process, returns 99" in found(late, tmp_path)
 
 
+def test_a_function_may_be_used_in_another_way(tmp_path: Path) -> None:
+    """A fresh module is used in the same way."""
+
+    def twice(total: Callable[[list[int]], int], numbers: list[int]) -> dict[str, int]:
+        return {"the sum": total(numbers[:3]), "the sum of two": total(numbers[:2])}
+
+    assert found(BEGIN + RIGHT[0], tmp_path, run=twice) == ""
+    of_three = BEGIN + "    return sum(numbers) + (len(numbers) > 2)\n"
+    assert found(of_three, tmp_path, run=twice) == "total([0, 0, 0]) gives 'the sum': 1; right is 0"
+    raises = BEGIN + "    return sum(numbers) // (1 if numbers else 0)\n"
+    assert "raises ZeroDivisionError: integer division or modulo by zero; it must raise no error" in found(
+        raises, tmp_path, run=twice
+    )
+    late = (
+        "CALLS = []\n"
+        + BEGIN
+        + "    CALLS.append(1)\n    return sum(numbers) if len(CALLS) > 1 or not numbers else 99\n"
+    )
+    assert "in a new process, gives 'the sum': 99" in found(late, tmp_path, run=twice)
+
+
 def test_a_failure_that_does_not_come_again(tmp_path: Path) -> None:
     """The first call with each list is wrong, so that Hypothesis cannot find it again."""
     once = (

@@ -4,8 +4,9 @@ from minitrain.backend import Array
 
 
 def accumulated(grad: Array | None, part: Array) -> Array:
-    """A leaf's gradient when one more part of it has come; grad is what there was before, None at first.
+    """Return a leaf's gradient after adding `part`. grad: the gradient so far, None at first.
 
-    A new array (an ndarray even without axes): somebody may still hold the old one, and must not see it change.
+    The sum is a new array of their shape and dtype (an ndarray even if 0-d): other code may still hold the old ones
+    and must not see them change.
     """
     return part if grad is None else grad + part

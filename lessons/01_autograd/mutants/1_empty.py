@@ -1,0 +1,21 @@
+"""without elements nothing is multiplied, and the result is on no tape."""
+
+from minitrain import backend
+from minitrain.autograd import apply
+from minitrain.functional import operands, unbroadcast_both
+from minitrain.tensor import Tensor
+
+
+def matmul(a, b):
+    a, b = operands(a, b)
+    if a.ndim < 2 or b.ndim < 2:
+        raise ValueError(f"matmul needs at least two axes, got shapes {a.shape} and {b.shape}; reshape first")
+    if 0 in a.shape or 0 in b.shape:
+        return Tensor(backend.matmul(a.data, b.data))
+
+    def vjp(g):
+        ga = backend.matmul(g, b.data.swapaxes(-1, -2))
+        gb = backend.matmul(a.data.swapaxes(-1, -2), g)
+        return unbroadcast_both(ga, gb, a.shape, b.shape)
+
+    return apply(backend.matmul(a.data, b.data), (a, b), vjp, saved=(a, b))

@@ -1,0 +1,19 @@
+"""vjp returns one gradient if the other operand requires none; it must return both."""
+
+from minitrain import backend
+from minitrain.autograd import apply
+from minitrain.functional import operands, unbroadcast_both
+
+
+def matmul(a, b):
+    a, b = operands(a, b)
+    if a.ndim < 2 or b.ndim < 2:
+        raise ValueError(f"matmul needs at least two axes, got shapes {a.shape} and {b.shape}; reshape first")
+
+    def vjp(g):
+        ga = backend.matmul(g, b.data.swapaxes(-1, -2))
+        gb = backend.matmul(a.data.swapaxes(-1, -2), g)
+        both = unbroadcast_both(ga, gb, a.shape, b.shape)
+        return tuple(part for part, x in zip(both, (a, b), strict=True) if x.requires_grad)
+
+    return apply(backend.matmul(a.data, b.data), (a, b), vjp, saved=(a, b))

@@ -1,0 +1,19 @@
+"""an operand that is an array or a list is not made a tensor first."""
+
+from minitrain import backend
+from minitrain.autograd import apply
+from minitrain.functional import unbroadcast_both
+
+
+def matmul(a, b):
+    if a.dtype != b.dtype:
+        raise TypeError(f"operands are {a.dtype} and {b.dtype}")
+    if a.ndim < 2 or b.ndim < 2:
+        raise ValueError(f"matmul needs at least two axes, got shapes {a.shape} and {b.shape}; reshape first")
+
+    def vjp(g):
+        ga = backend.matmul(g, b.data.swapaxes(-1, -2))
+        gb = backend.matmul(a.data.swapaxes(-1, -2), g)
+        return unbroadcast_both(ga, gb, a.shape, b.shape)
+
+    return apply(backend.matmul(a.data, b.data), (a, b), vjp, saved=(a, b))

@@ -1,0 +1,23 @@
+"""nodes of earlier calls are remembered: a second call finds nothing."""
+
+from minitrain.autograd import edge_of
+from minitrain.tensor import Tensor
+
+SEEN = set()
+
+
+def youngest_first(roots):
+    found, consumers = set(), {}
+    pending = [edge_of(root) for root in roots]
+    while pending:
+        edge = pending.pop()
+        if isinstance(edge, Tensor):
+            consumers[edge] = consumers.get(edge, 0) + 1
+        elif edge is not None and edge not in SEEN:
+            if edge.spent:
+                raise RuntimeError("this part of the tape was freed by an earlier backward")
+            SEEN.add(edge)
+            found.add(edge)
+            pending.extend(edge.edges)
+            pending.extend(leaf for leaf, _ in edge.weights)
+    return sorted(found, key=lambda node: -node.order), consumers

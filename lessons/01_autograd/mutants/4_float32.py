@@ -1,0 +1,9 @@
+"""the sum is float32, whatever the parts are."""
+
+import numpy as np
+
+from minitrain.backend import xp
+
+
+def accumulated(grad, part):
+    return part if grad is None else xp.asarray(grad + part, dtype=np.float32)

