@@ -47,8 +47,15 @@ class Exercise:
 
     def mutants(self) -> list["Mutant"]:
         """Return the wrong solutions that the checker rejects: mutants/K_name.py, where K is this exercise's number."""
+        return [Mutant(path) for path in self._files("mutants")]
+
+    def also_right(self) -> list[Path]:
+        """Return solutions that differ from the model, and that the checker accepts: also_right/K_name.py."""
+        return self._files("also_right")
+
+    def _files(self, folder: str) -> list[Path]:
         number = self.id.partition(".")[2]
-        return [Mutant(path) for path in sorted((self.lesson.folder / "mutants").glob(f"{number}_*.py"))]
+        return sorted((self.lesson.folder / folder).glob(f"{number}_*.py"))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The checker: stubs fail, model solutions pass, every wrong solution fails with a message that names its mistake."""
+"""The checker: stubs fail, right solutions pass, every wrong one fails with a message that names its mistake."""
 
 import contextlib
 import io
@@ -27,6 +27,7 @@ QUICK = ("00.1", "05.4", "06.4", "07.2", "10.1", "14.4")
 LATER = ("07.4", "10.1")  # a subset of these
 SLOW = ("01.3", "05.2", "10.2", "10.4", "14.4")
 COMPARED = [full(*pair) if pair[0].id in SLOW and pair not in FIRST else pair for pair in KNOWN]
+UNUSUAL = [(e, path) for e in EVERY for path in e.also_right()]
 ON_RANKS = [(e, m, e.ranks) if e.ranks == 3 and e.id in QUICK else full(e, m, e.ranks) for e, m in FIRST]
 EVER_RUN = cache(worker.as_threads)
 
@@ -103,6 +104,19 @@ def test_every_wrong_solution_is_named(exercise: Exercise, mutant: Mutant) -> No
     assert verdict.cause == mutant.mistake, verdict
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("exercise", "solution"),
+    [full(*pair) if pair[0].id in SLOW else pair for pair in UNUSUAL],
+    ids=[f"{e.id}-{path.stem}" for e, path in UNUSUAL],
+)
+def test_an_unusual_solution_passes(exercise: Exercise, solution: Path) -> None:
+    """The first line of the solution's docstring says what is unusual."""
+    assert Mutant(solution).mistake
+    verdict = check(exercise, solution, as_given=True)
+    assert verdict.state == "passed", verdict
+
+
 @pytest.mark.parametrize("exercise", EVERY, ids=lambda e: e.id)
 def test_an_exercise_is_complete(exercise: Exercise) -> None:
     mistakes = [mutant.mistake for mutant in exercise.mutants()]
@@ -122,6 +136,8 @@ def test_two_to_four_exercises(lesson) -> None:  # type: ignore[no-untyped-def]
     compile(exercise_file(lesson), "exercise.py", "exec")
     used = {m.path for e in lesson.exercises for m in e.mutants()}
     assert used == set((lesson.folder / "mutants").glob("*.py")), "a mutant belongs to no exercise"
+    unusual = {path for e in lesson.exercises for path in e.also_right()}
+    assert unusual == set((lesson.folder / "also_right").glob("*.py")), "an unusual solution belongs to no exercise"
 
 
 @pytest.mark.parametrize(
