@@ -110,6 +110,10 @@ def test_when_two_results_are_the_same(got: Any, true: Any, close: float, same: 
     assert (apart(got, true, close) == "") == same
 
 
+def test_a_value_that_differs_is_named_by_its_key() -> None:
+    assert apart({"a": 1, "b": [2]}, {"b": [3], "a": 1}, 0) == "b: [2]; right is [3]"
+
+
 # On ranks -------------------------------------------------------------------------------------------------------------
 
 
