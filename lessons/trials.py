@@ -156,7 +156,8 @@ def agrees_on_ranks(
                 return
             for rank, (mine, right) in enumerate(zip(got[:-1], true[:-1], strict=True)):
                 told = apart(mine, right, close)
-                if not report.true("rank's result", not told, f"{about}: rank {rank} has {told}", told):
+                sentence = f"{about}: rank {rank} has {told}"
+                if not report.true("rank's result", not told, sentence, sentence if told else ""):
                     return
             sent, theory = got[-1], true[-1]
             told = f"{about}: together the ranks send {sent:,} bytes; {theory:,} are needed"

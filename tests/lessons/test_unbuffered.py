@@ -37,7 +37,7 @@ def test_nobody_comes(monkeypatch: pytest.MonkeyPatch) -> None:
         comm.send(x, 1 - comm.rank, TAG).wait()
         comm.receive(x, 1 - comm.rank, TAG)
 
-    with pytest.raises(RuntimeError, match="rank . of 2 raised TimeoutError: .*does not come to receive"):
+    with pytest.raises(RuntimeError, match=r"rank . of 2 raised TimeoutError: .*does not come to receive"):
         threads.run(2, program)
 
 
