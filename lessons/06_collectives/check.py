@@ -45,8 +45,9 @@ def equal_size(ranks: int, alpha: float, beta: float) -> float:
 
 
 def check_06_1(world: Communicator, reduce_scatter: Callable, report: Report) -> None:
-    """Check shards of sums and maxima, from the library's ring and inside its all-reduce."""
-    for ranks, n, dtype, add in [(*case, np.add) for case in CASES] + [(3, 7, "float64", np.maximum)]:
+    """Check shards of sums, maxima and minima, from the library's ring and inside its all-reduce."""
+    others = [(3, 7, "float64", add) for add in (np.maximum, np.minimum)]
+    for ranks, n, dtype, add in [(*case, np.add) for case in CASES] + others:
         if world.rank < ranks:
             x = digits(n, dtype, world.rank, add)
             size = x.nbytes - x[shard_of(n, ranks, world.rank)].nbytes
