@@ -199,7 +199,8 @@ class _Walk:
     """One backward: what has arrived at each node, and how often each leaf is still used."""
 
     def __init__(self, consumers: dict[Tensor, int], defer: Defer | None, fire: bool) -> None:
-        self.consumers, self.defer, self.fire = consumers, defer, fire
+        self.defer = defer
+        self.contribute = partial(contribute, consumers, fire)
         self.arrived: dict[Node, Array] = {}
         self.own: set[Node] = set()  # nodes whose gradient we allocated, so adding in place is safe
         self.node: Node | None = None  # the one being visited
@@ -234,13 +235,17 @@ class _Walk:
             ledger.hold(self.arrived[edge], "buffers", "backward", self.node)
             self.own.add(edge)
 
-    def contribute(self, leaf: Tensor, vjp: WeightVjp | None, g: Array) -> None:
-        """Add vjp(g) to the leaf's gradient (None: it comes from elsewhere), and report the leaf once complete."""
-        if vjp is not None:
-            leaf.accumulate(vjp, g)
-        self.consumers[leaf] -= 1
-        if self.fire and self.consumers[leaf] == 0:
-            leaf.ready()
+
+def contribute(consumers: dict[Tensor, int], fire: bool, leaf: Tensor, vjp: WeightVjp | None, g: Array) -> None:
+    """Add vjp(g) to the leaf's gradient (None: it comes from elsewhere), and report the leaf once complete.
+
+    It may be deferred, so it must not keep the walk and its arrays alive.
+    """
+    if vjp is not None:
+        leaf.accumulate(vjp, g)
+    consumers[leaf] -= 1
+    if fire and consumers[leaf] == 0:
+        leaf.ready()
 
 
 def deferring() -> Defer | None:

@@ -24,10 +24,11 @@ from .tensor import Tensor, operation
 
 # fmt: off
 __all__ = [
-    "Axis", "Operand", "abs", "add", "broadcast_to", "cast", "clip", "concatenate", "divide", "exp", "index", "log",
-    "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum", "multiply", "negative",
-    "operands", "power", "relu", "reshape", "row_max", "sigmoid", "softmax", "softmax_rows", "split", "sqrt",
-    "squeeze", "stack", "subtract", "sum", "tanh", "transpose", "unbroadcast", "unbroadcast_both", "var", "where",
+    "Axis", "Operand", "abs", "add", "broadcast_to", "cast", "clip", "concatenate", "divide", "elementwise_operands",
+    "exp", "index", "log", "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum",
+    "multiply", "negative", "operands", "power", "relu", "reshape", "row_max", "sigmoid", "softmax", "softmax_rows",
+    "split", "sqrt", "squeeze", "stack", "subtract", "sum", "tanh", "transpose", "unbroadcast", "unbroadcast_both",
+    "var", "where",
 ]
 # fmt: on
 
@@ -60,12 +61,11 @@ def _match(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     return a == b or all(n == m or 1 in (n, m) for n, m in zip(a[::-1], b[::-1], strict=False))
 
 
-def operands(a: Any, b: Any, elementwise: bool = True) -> tuple[Tensor, Tensor]:
+def operands(a: Any, b: Any) -> tuple[Tensor, Tensor]:
     """Return both as tensors of one dtype: a number or a list of numbers takes the dtype of the other operand.
 
     Raise TypeError if two arrays differ in dtype (NumPy would silently compute in the wider one), if neither operand is
-    a Tensor, and for anything but floating-point arrays and real numbers. Raise ValueError for an elementwise operation
-    on shapes that do not broadcast.
+    a Tensor, and for anything but floating-point arrays and real numbers.
     """
     like = a if isinstance(a, Tensor) else b
     if not isinstance(like, Tensor):
@@ -73,7 +73,13 @@ def operands(a: Any, b: Any, elementwise: bool = True) -> tuple[Tensor, Tensor]:
     a, b = (x if isinstance(x, Tensor) else Tensor(constant("operand", x, like.dtype)) for x in (a, b))
     if a.dtype != b.dtype:
         raise TypeError(f"operands are {a.dtype} and {b.dtype}; cast one of them: minitrain.functional.cast(x, dtype)")
-    if elementwise and not _match(a.shape, b.shape):
+    return a, b
+
+
+def elementwise_operands(a: Any, b: Any) -> tuple[Tensor, Tensor]:
+    """Return both as `operands` does. Raise ValueError if their shapes do not broadcast."""
+    a, b = operands(a, b)
+    if not _match(a.shape, b.shape):
         raise ValueError(
             f"the operands have the shapes {a.shape} and {b.shape}, which do not broadcast: from the last axis "
             "backwards, lengths must be equal, or one of them 1; reshape an operand"
@@ -97,21 +103,21 @@ def broadcast_to(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 def add(a: Any, b: Any) -> Tensor:
     """y = a + b, with broadcasting; ga = g, gb = g."""
-    a, b = operands(a, b)
+    a, b = elementwise_operands(a, b)
     a_shape, b_shape = a.shape, b.shape
     return apply(a.data + b.data, (a, b), lambda g: unbroadcast_both(g, g, a_shape, b_shape))
 
 
 def subtract(a: Any, b: Any) -> Tensor:
     """y = a - b; ga = g, gb = -g."""
-    a, b = operands(a, b)
+    a, b = elementwise_operands(a, b)
     a_shape, b_shape = a.shape, b.shape
     return apply(a.data - b.data, (a, b), lambda g: unbroadcast_both(g, -g, a_shape, b_shape))
 
 
 def multiply(a: Any, b: Any) -> Tensor:
     """y = a b; ga = g b, gb = g a."""
-    a, b = operands(a, b)
+    a, b = elementwise_operands(a, b)
 
     def vjp(g: Array) -> tuple[Array, Array]:
         return unbroadcast_both(g * b.data, g * a.data, a.shape, b.shape)
@@ -121,7 +127,7 @@ def multiply(a: Any, b: Any) -> Tensor:
 
 def divide(a: Any, b: Any) -> Tensor:
     """y = a / b; ga = g / b, gb = -g a / b^2."""
-    a, b = operands(a, b)
+    a, b = elementwise_operands(a, b)
 
     def vjp(g: Array) -> tuple[Array, Array]:
         ga = g / b.data
@@ -135,7 +141,7 @@ def power(a: Any, b: Any) -> Tensor:
     if isinstance(a, Tensor) and type(b) in (int, float) and b in (2, 3, 4):  # x * x * x is 90 times faster
         below = functools.reduce(xp.multiply, [a.data] * int(b - 1))
         return apply(below * a.data, (a,), lambda g: (g * below * int(b),), saved=(below,))
-    a, b = operands(a, b)
+    a, b = elementwise_operands(a, b)
     y = xp.power(a.data, b.data)
 
     def vjp_a(g: Array) -> Array:
@@ -153,7 +159,7 @@ def power(a: Any, b: Any) -> Tensor:
 
 def maximum(a: Any, b: Any) -> Tensor:
     """y = max(a, b) elementwise; g goes to the larger one, or half to each if they are equal."""
-    a, b = operands(a, b)
+    a, b = elementwise_operands(a, b)
     won, equal, a_shape, b_shape = a.data > b.data, a.data == b.data, a.shape, b.shape
     y = xp.maximum(a.data, b.data)
     return apply(y, (a, b), lambda g: _to_winners(g, won, equal, a_shape, b_shape), saved=(won, equal))
@@ -161,7 +167,7 @@ def maximum(a: Any, b: Any) -> Tensor:
 
 def minimum(a: Any, b: Any) -> Tensor:
     """y = min(a, b) elementwise; g goes to the smaller one, or half to each if they are equal."""
-    a, b = operands(a, b)
+    a, b = elementwise_operands(a, b)
     won, equal, a_shape, b_shape = a.data < b.data, a.data == b.data, a.shape, b.shape
     y = xp.minimum(a.data, b.data)
     return apply(y, (a, b), lambda g: _to_winners(g, won, equal, a_shape, b_shape), saved=(won, equal))
@@ -179,7 +185,7 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
     condition: a boolean, or an array or list of booleans, such as `x > 0` returns. Raise TypeError for anything else,
     ValueError for shapes that do not broadcast.
     """
-    a, b = operands(a, b)
+    a, b = elementwise_operands(a, b)
     held = listed(condition)
     held = np.asarray(held) if isinstance(held, (bool, np.bool_)) else held
     if not isinstance(held, (np.ndarray, xp.ndarray)) or is_masked(held) or held.dtype != bool:
@@ -210,7 +216,7 @@ def matmul(a: Any, b: Any) -> Tensor:
     backend.matmul multiplies and counts FLOPs. Raise ValueError for operands with fewer than two axes or with shapes
     that do not match, TypeError for different dtypes (see `operands`).
     """
-    a, b = operands(a, b, elementwise=False)
+    a, b = operands(a, b)
     if a.ndim < 2 or b.ndim < 2:
         raise ValueError(f"matmul needs at least two axes, got shapes {a.shape} and {b.shape}; reshape first")
     if a.shape[-1] != b.shape[-2]:

@@ -71,19 +71,19 @@ class Operators:
     # Comparisons return an array of booleans. == tests identity (tensor.py).
 
     def __lt__(self: Any, other: Operand) -> Array:
-        a, b = F.operands(self, other)
+        a, b = F.elementwise_operands(self, other)
         return a.data < b.data
 
     def __le__(self: Any, other: Operand) -> Array:
-        a, b = F.operands(self, other)
+        a, b = F.elementwise_operands(self, other)
         return a.data <= b.data
 
     def __gt__(self: Any, other: Operand) -> Array:
-        a, b = F.operands(self, other)
+        a, b = F.elementwise_operands(self, other)
         return a.data > b.data
 
     def __ge__(self: Any, other: Operand) -> Array:
-        a, b = F.operands(self, other)
+        a, b = F.elementwise_operands(self, other)
         return a.data >= b.data
 
     @property

@@ -623,9 +623,8 @@ def test_good_arguments(case: Case) -> None:
 
 def test_every_schedule_is_tried() -> None:
     public = {name for name, value in vars(lr_schedules).items() if inspect.isfunction(value) and name[0] != "_"}
-    assert SCHEDULES.keys() == {
-        name for name in public if getattr(lr_schedules, name).__module__ == lr_schedules.__name__
-    }
+    ours = {name for name in public if getattr(lr_schedules, name).__module__ == lr_schedules.__name__}
+    assert SCHEDULES.keys() == ours, "SCHEDULES needs a row per schedule: valid arguments, and values invalid together"
     for case in map(schedule_case, SCHEDULES):
         assert inspect.signature(case.call).parameters.keys() - case.good.keys() <= {"three_phases"}
 

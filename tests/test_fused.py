@@ -413,6 +413,14 @@ def test_ignored_labels_like_torch(labels: Any) -> None:
     np.testing.assert_allclose(leaf.grad, theirs.grad.numpy(), rtol=1e-13, atol=1e-16)
 
 
+def test_ignored_labels_with_a_single_class() -> None:
+    """An ignored label is looked up as a class that exists; with one class, that is class 0."""
+    leaf = Tensor([[3.0], [5.0]], requires_grad=True)
+    loss = fused.cross_entropy(leaf, np.array([fused.IGNORE, 0]), 1)
+    loss.backward()
+    assert loss.item() == 0 and leaf.grad is not None and not leaf.grad.any()
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64])
 @pytest.mark.parametrize("of", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 def test_ignored_labels_are_as_if_their_rows_were_not_there(of: Any, dtype: Any) -> None:

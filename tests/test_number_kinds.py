@@ -202,6 +202,7 @@ ROWS = [
     Row("divide", F.divide, lambda a, b: a / b, "OO", (S, V)),
     Row("divide", F.divide, lambda a, b: a / b, "OO", (V, S)),
     Row("operands", lambda a, b: F.operands(a, b)[1], lambda a, b: b, "OO", (S, V)),
+    Row("elementwise_operands", lambda a, b: F.elementwise_operands(a, b)[1], lambda a, b: b, "OO", (S, V)),
     Row("matmul", lambda a, b: a @ b, lambda a, b: a @ b, "OO", (S, (3, 2))),
     Row("matmul", F.matmul, lambda a, b: a @ b, "OO", (S, (3, 2))),
     Row("power", lambda a, b: a**b, lambda a, b: a**b, "OO", (S, V)),

@@ -40,6 +40,8 @@ def check_02_1(world: Communicator, adam_step: Callable[..., None], report: Repo
     """Check Adam's update against the formula, its two properties, and its use inside the library."""
     for lr, beta1, beta2, epsilon in SETTINGS:
         follows(adam_step, (lr, beta1, beta2, epsilon), 0.0, report)
+    if not report.ok:  # the library refuses a rule that changes no weight
+        return
     g = np.array([1e-3, -1e-3, 1.0, -50.0, 1e5])
     w, m, v = np.zeros((3, len(g)))
     adam_step(w, g, m, v, 1, 0.01, 0.9, 0.999, 0.0)
@@ -71,6 +73,8 @@ def check_02_2(world: Communicator, adamw_step: Callable[..., None], report: Rep
     for setting in SETTINGS:
         for weight_decay in (0.5, 0.0):
             follows(lambda *a, weight_decay=weight_decay: rule(*a, weight_decay), setting, weight_decay, report)
+    if not report.ok:
+        return
     inside(world, lambda reducer, rule: AdamW(reducer, weight_decay=0.5, rule=rule), rule, REFERENCE["adamw"], report)
 
 

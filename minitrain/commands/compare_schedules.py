@@ -49,11 +49,12 @@ def schedules(options: CompareOptions, world: Communicator, folder: RunFolder) -
     best: dict[str, float] = {name: min(options.lr, key=lambda lr: middle(results[name, lr])) for name in NAMES}
     rows: dict[str, list[Result]] = {name: results[name, best[name]] for name in NAMES}
     curves = {name: smooth_median(found) for name, found in rows.items()}
+    wide = max(map(len, NAMES)) + 1
     peaks = ", ".join(f"{lr:g}" for lr in options.lr)
     says = [
         chart({name: curves[name] for name in SHOWN}, "loss", "update", log=True),
         f"\nafter {updates} updates: median (lowest-highest) of {options.seeds} starts\n",
-        table({f"{name:<16}{best[name]:<6g}": found for name, found in rows.items()}, f"{'':<16}{'peak':<6}"),
+        table({f"{name:<{wide}}{best[name]:<6g}": found for name, found in rows.items()}, f"{'':<{wide}}{'peak':<6}"),
         f"\npeak: of {peaks}, the one with the lowest median validation loss",
         overlap(rows.values()),
     ]

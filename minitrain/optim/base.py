@@ -105,24 +105,22 @@ class Optimizer:
         check_number("lr", lr, "at least 0")
         work = [Work(self.master(i, it.data), it, self.state[i]) for i, it in enumerate(self.reducer.owned())]
         self.updates += 1
-        before = [fingerprints(it.w) for it in work] if lr and not self.works else []
-        self.apply(work, lr)
-        if before:
-            self.works = self.changed(work, before)
+        (self.apply if self.works else self.apply_first)(work, lr)
         for i, (w, it, _) in enumerate(work):
             if w is not it.data:
                 self.prints[i] = fingerprints(it.data)
 
-    def changed(self, work: Sequence[Work], before: list[list[int]]) -> bool:
-        """Return whether a weight has changed since these fingerprints. Raise UserError if one should have."""
-        changed = [fingerprints(it.w) for it in work] != before
-        if not changed and any(it.owned.grad.any() for it in work):
+    def apply_first(self, work: Sequence[Work], lr: float) -> None:
+        """Apply the rule, until it has changed a weight. Raise UserError if it changes none but should."""
+        before = [fingerprints(it.w) for it in work]
+        self.apply(work, lr)
+        self.works = [fingerprints(it.w) for it in work] != before
+        if lr and not self.works and any(it.owned.grad.any() for it in work):
             raise UserError(
                 f"the first update of {type(self).__name__} changed no weight, although the gradient is not zero.\n"
                 "Change w in place: w -= lr * g. The line w = w - lr * g only makes a new array. Or give a larger "
                 f"learning rate: this one may be too small for {work[0].w.dtype}"
             )
-        return changed
 
     def apply(self, work: Sequence[Work], lr: float) -> None:
         """Apply the rule to all pieces."""

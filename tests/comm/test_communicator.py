@@ -12,6 +12,7 @@ import pytest
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.ring import RingCommunicator
+from minitrain.observe.ledger import Ledger
 from minitrain.sharding import shard_of
 
 TAG = ("dp", "test")
@@ -77,6 +78,15 @@ def half_is_summed_in_float32(world: Communicator) -> None:
     world.all_reduce(x, TAG)
     assert (x == true).all(), x
     assert (world.reduce_scatter(mine.copy(), TAG) == true).all()
+
+
+def only_half_precision_takes_a_second_array(world: Communicator) -> None:
+    for dtype, copies in ((np.float16, 2), (np.float32, 0), (np.float64, 0)):  # a float32 copy has twice the bytes
+        x = np.ones(1000, dtype)
+        with Ledger().open() as ledger:
+            ledger.hold(x, "gradients")
+            world.all_reduce(x, TAG)
+        assert ledger.peak == (1 + (copies if world.size > 1 else 0)) * x.nbytes
 
 
 def reduce_scatter(world: Communicator) -> None:
@@ -352,6 +362,7 @@ CHECKS = pytest.mark.parametrize(
         all_reduce_max,
         nan_is_the_maximum,
         half_is_summed_in_float32,
+        only_half_precision_takes_a_second_array,
         reduce_scatter,
         all_gather,
         own_shards,

@@ -592,4 +592,4 @@ def test_a_timeline_as_a_picture(text: Path, tmp_path: Path) -> None:
 
 
 def test_a_timeline_needs_a_pipeline(text: Path, capsys: Capture) -> None:
-    assert "give --pp 4 --accumulate 8" in refused(capsys, "timeline", *TINY, "--text", str(text))
+    assert "--pp 4 --accumulate 8" in refused(capsys, "timeline", *TINY, "--text", str(text))

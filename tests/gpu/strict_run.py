@@ -169,6 +169,7 @@ HELPERS = {
     "unbroadcast",
     "unbroadcast_both",
     "operands",
+    "elementwise_operands",
     "row_max",
     "softmax_rows",
     "targets",
