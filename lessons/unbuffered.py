@@ -42,7 +42,7 @@ class Unbuffered(ThreadCommunicator):
             "sent to ranks other than the next": sorted({to for to, _ in self.sends} - {following}),
             "sent messages": len(self.sends),
             "sent under the tags": sorted(tag for tag, size in counted.bytes.items() if size) if counted else [],
-            "sends it has not waited for": self.open,
+            "left sends without waiting for them": self.open,
         }
 
 

@@ -176,7 +176,7 @@ def swapped_twice(swap: Callable[..., Any], world: Communicator, given: Arrays) 
         "returned from a second call": second,
         "in what the first call returned, after the second": first,
         "in x afterwards": x,
-        "sends it has not waited for": comm.open,
+        "left sends without waiting for them": comm.open,
     }
 
 

@@ -92,7 +92,7 @@ class Broadcast(Gather):
         return {"in x": x, **comm.habits(), "received the next chunk before it has sent the last": waits}
 
 
-NUMBERS = st.sampled_from((1, 2, 5, 6, 7, 0, 1000))
+NUMBERS = st.sampled_from((1, 2, 5, 6, 7, 0))
 DTYPES = st.sampled_from(("float64", "float32", "float16", "int64"))
 WHOLE, ZEROS = st.sampled_from((None, 0, -1)), st.sampled_from((None, 0, 1, 2))
 ADDS = st.sampled_from((np.add, np.maximum, np.minimum))
