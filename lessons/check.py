@@ -9,18 +9,22 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
+from typing import IO, Any
 
 from minitrain.runtime.mpirun import find_mpirun
 
 from .manifest import Exercise
-from .report import reports_in
+from .report import ELSEWHERE, FLOOD, reports_in
 from .stubs import place, stub
 
 LIMIT = 8.0  # seconds for a check, on each rank
 START = 8.0  # seconds for mpirun and the imports
+KEPT = 500  # characters of the ranks' other output
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,20 @@ class Verdict:
     state: str
     sentence: str = ""
     cause: str = ""  # the known mistake that fails the same way
-    printed: tuple[str, ...] = ()  # printed by the function on the reported rank, at most ten lines
+    remarks: tuple[str, ...] = ()  # what the checker noticed while the function ran
+    printed: tuple[str, ...] = ()  # printed by the function on the reported rank, the first lines
+
+
+class Output:
+    """What the ranks write past the checker, such as to standard error: its end is kept, the rest is counted."""
+
+    def __init__(self) -> None:
+        self.end, self.size = "", 0
+
+    def read(self, stream: IO[str]) -> None:
+        """Read to the end of the stream."""
+        while piece := stream.read(2**12):
+            self.end, self.size = (self.end + piece)[-KEPT:], self.size + len(piece)
 
 
 def check(exercise: Exercise, file: Path, as_given: bool = False) -> Verdict:
@@ -56,41 +73,58 @@ def check(exercise: Exercise, file: Path, as_given: bool = False) -> Verdict:
         return _verdict(exercise, file.resolve(), folder, output)
 
 
-def _verdict(exercise: Exercise, file: Path, folder: Path, output: str) -> Verdict:
+def _verdict(exercise: Exercise, file: Path, folder: Path, output: Output) -> Verdict:
     """Build the verdict from the ranks' reports."""
-    reports = list(reports_in(folder).values())
-    if len(reports) == exercise.ranks and all(report["ok"] for report in reports):
+    reports = reports_in(folder)
+    gone = [f"rank {rank} has ended (a crash of Python?)" for rank in range(exercise.ranks) if rank not in reports]
+    wrong = [report for report in reports.values() if not report["ok"]]
+    if not wrong and not gone:
         return Verdict(exercise, "passed", printed=tuple(reports[0]["printed"]))
-    late = [r for r in reports if r["signature"] and r["signature"][0][0] == "time"]
+    late = [r for r in wrong if _fails(r, "time")]
     if late:
-        ranks = "".join(f"\nrank {r['rank']} {r['failure']}" for r in late)
-        sentence = f"not done after {LIMIT:.0f} s (slow, or stuck for ever):{ranks}"
-        return Verdict(exercise, "failed", sentence, printed=tuple(late[0]["printed"]))
-    wrong = [report for report in reports if not report["ok"]]
+        ranks = [f"rank {r['rank']} {r['failure']}" for r in late]
+        flood = [f"{output.size:,} characters came past sys.stdout"] if output.size > FLOOD else []
+        sentence = "\n".join([f"not done after {LIMIT:.0f} s (slow, or stuck for ever):", *ranks, *gone, *flood])
+        return _failed(exercise, sentence, late[0])
     if not wrong:
-        return Verdict(exercise, "failed", f"the check ended without a result: {output[-500:].strip() or 'no output'}")
-    known = _cause(exercise, file, folder)
-    return Verdict(exercise, "failed", wrong[0]["failure"], known, tuple(wrong[0]["printed"]))
+        said = output.end.strip() or "no output"
+        ended = ", ".join(gone) if reports else "a crash of Python, on one of the ranks?"
+        return Verdict(exercise, "failed", f"the check ended without a result: {ended}\n{said}")
+    first = next((r for r in wrong if not _fails(r, ELSEWHERE)), wrong[0])
+    return _failed(exercise, first["failure"], first, _cause(exercise, file, folder))
+
+
+def _fails(report: dict[str, Any], name: str) -> bool:
+    return bool(report["signature"]) and report["signature"][0][0] == name
+
+
+def _failed(exercise: Exercise, sentence: str, report: dict[str, Any], cause: str = "") -> Verdict:
+    """Return the verdict with what was noticed and printed on the rank of this report."""
+    return Verdict(exercise, "failed", sentence, cause, tuple(report["remarks"]), tuple(report["printed"]))
 
 
 def _cause(exercise: Exercise, file: Path, folder: Path) -> str:
-    """Return the known mistake that fails as the ranks' reports do; empty if none does."""
-    subprocess.run(_worker(exercise, file, folder) + ["--diagnose"], capture_output=True, timeout=60, env=debugging())
+    """Return the known mistake that fails as the ranks' reports do; empty if none does, or none in time."""
+    command = [*_worker(exercise, file, folder), "--diagnose"]
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run(command, capture_output=True, timeout=60, env=debugging())
     cause = folder / "cause.json"
     return json.loads(cause.read_text("utf-8")) if cause.exists() else ""
 
 
-def _run(exercise: Exercise, file: Path, folder: Path) -> str:
+def _run(exercise: Exercise, file: Path, folder: Path) -> Output:
     """Start the ranks and wait for them. Return their output."""
     command = mpirun(exercise.ranks) + _worker(exercise, file, folder)
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env=debugging(), start_new_session=True,
+        errors="replace", env=debugging(), start_new_session=True,
     )  # fmt: skip
+    output = Output()
+    reader = Thread(target=output.read, args=[process.stdout], daemon=True)
+    reader.start()
     try:
-        return process.communicate(timeout=LIMIT + START)[0]
-    except subprocess.TimeoutExpired:
-        return ""
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(LIMIT + START)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)  # mpirun ends its ranks
@@ -99,6 +133,8 @@ def _run(exercise: Exercise, file: Path, folder: Path) -> str:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+        reader.join(1)  # a process that the student's function has left behind may hold the pipe
+    return output
 
 
 def _worker(exercise: Exercise, file: Path, folder: Path) -> list[str]:

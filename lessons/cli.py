@@ -140,13 +140,15 @@ def print_verdict(verdict: Verdict) -> None:
     exercise = verdict.exercise
     word = {"passed": "[green]ok[/green]", "failed": "[red]FAIL[/red]", "open": "[yellow]open[/yellow]"}[verdict.state]
     Console(highlight=False).print(f"{exercise.id} {exercise.function:<24} {word}")
-    for line in verdict.printed:
-        print(f"   printed: {line}")
     if verdict.state == "failed":
-        wrap(verdict.sentence)
+        wrap("\n".join([verdict.sentence, *verdict.remarks]))
         if verdict.cause:
             wrap(f"looks like: {verdict.cause}")
         print(f"   hint: python -m lessons hint {exercise.id}")
+    if verdict.printed:
+        print(f"   your function printed{' (on the first failing rank)' if verdict.state == 'failed' else ''}:")
+    for line in verdict.printed:
+        print(f"      {line}")
 
 
 def wrap(text: str, indent: str = "   ") -> None:

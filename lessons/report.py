@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 Signature = list[tuple[str, str]]
+ELSEWHERE = "raised elsewhere"  # name of a claim: the exception does not come from the student's function
+LONGEST = 1500  # characters of a sentence
+FLOOD = 100_000  # characters of output that are worth mentioning when time is up
 
 
 @dataclass
@@ -30,6 +33,7 @@ class Report:
 
     rank: int = 0
     claims: list[Claim] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)  # said while the function ran, such as what it waits for
 
     def true(self, name: str, ok: Any, sentence: str, got: Any = "") -> bool:
         """Claim that `ok` holds; the sentence describes the failure."""
@@ -62,12 +66,21 @@ class Report:
 
     def plain(self) -> dict[str, Any]:
         """Return the report as plain data for a file."""
-        return {"rank": self.rank, "ok": self.ok, "failure": self.failure, "signature": self.signature}
+        failure, signature = shortened(self.failure), self.signature
+        return {"rank": self.rank, "ok": self.ok, "failure": failure, "signature": signature, "remarks": self.remarks}
 
 
 def crashed(sentence: str, rank: int, name: str = "raised", got: str = "") -> dict[str, Any]:
     """Return the plain report of a check that did not finish."""
     return Report(rank, [Claim(name, False, sentence, got)]).plain()
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """Return the text, without its middle if it is too long: a sentence may quote what a function returned."""
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]} [... {len(text) - 2 * half:,} characters ...] {text[-half:]}"
 
 
 def reports_in(folder: Path) -> dict[int, dict[str, Any]]:

@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -16,18 +17,19 @@ import traceback
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any
+from typing import Any, TextIO, cast
+from unittest.mock import patch
 
 import minitrain
 from minitrain import debug
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
+from minitrain.errors import UserError
 
 from .manifest import Exercise, exercises
-from .report import Report, crashed, reports_in
+from .report import ELSEWHERE, FLOOD, Report, crashed, reports_in, shortened
 
-ELSEWHERE = "raised elsewhere"
-PRINTED = 10  # lines that a student's function may print
+PRINTED, KEPT = 10, 1000  # lines and characters shown of what a student's function prints
 
 Found = dict[int, dict[str, Any]]  # rank -> plain report
 
@@ -41,9 +43,31 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-def examine(world: Communicator, exercise: Exercise, function: Any) -> Report:
+class Printed(io.TextIOBase):
+    """What the student's function prints: its beginning is kept, the rest is counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept, self.size = "", 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.kept += text[: max(0, KEPT - len(self.kept))]
+        self.size += len(text)
+        return len(text)
+
+    def lines(self) -> list[str]:
+        """Return what is shown: a few lines, and how much is left out."""
+        shown = self.kept.splitlines()[:PRINTED]
+        more = self.size - len("\n".join(shown))
+        return shown + ([f"... and {more:,} more characters"] if more > 1 else [])  # one: the last newline
+
+
+def examine(world: Communicator, exercise: Exercise, function: Any, report: Report | None = None) -> Report:
     """Run the check."""
-    report = Report(world.rank)
+    report = report or Report(world.rank)
     check = getattr(exercise.lesson.module("check"), "check_" + exercise.id.replace(".", "_"))
     check(world, function, report)
     return report
@@ -52,29 +76,37 @@ def examine(world: Communicator, exercise: Exercise, function: Any) -> Report:
 def as_rank(exercise: Exercise, file: Path, folder: Path, limit: float) -> None:
     """Run the check under mpirun or in one process, and write a report."""
     with minitrain.launch() as world:
-        printed = io.StringIO()
+        printed, made, leave = Printed(), Report(world.rank), os._exit
 
         def write(report: dict[str, Any]) -> None:
-            report["printed"] = printed.getvalue().splitlines()[:PRINTED]
+            report.update(printed=printed.lines(), remarks=made.remarks)
             partial = folder / f"rank_{world.rank}.partial"
             partial.write_text(json.dumps(report), "utf-8")
             partial.replace(partial.with_suffix(".json"))
 
         def time_is_up() -> None:
-            write(crashed(where(sys._current_frames()[watched], file), world.rank, "time"))
+            flood = f", after printing {printed.size:,} characters" if printed.size > FLOOD else ""
+            write(crashed(where(sys._current_frames()[watched], file) + flood, world.rank, "time"))
             time.sleep(0.5)  # let the others write, too; then the job may end
-            os._exit(3)
+            leave(3)
+
+        def told_to_leave(status: int) -> None:
+            """Take the place of os._exit, which would end this rank without a word."""
+            if line := line_of(sys._getframe(), file):
+                write(crashed(f"the program was ended (os._exit){line}", world.rank, ELSEWHERE))
+                leave(3)  # whatever the status: 0 would let the other ranks wait
+            leave(status)
 
         watched = threading.main_thread().ident or 0
         timer = threading.Timer(limit, time_is_up)
         timer.daemon = True
         timer.start()
         try:
-            with contextlib.redirect_stdout(printed):
-                found = examine(world, exercise, getattr(load(file), exercise.function)).plain()
+            with contextlib.redirect_stdout(cast(TextIO, printed)), patch.object(os, "_exit", told_to_leave):
+                found = examine(world, exercise, getattr(load(file), exercise.function), made).plain()
             write(found)
         except (Exception, SystemExit) as error:
-            write(raised(error, file, world.rank))
+            write(raised(error, exercise, file, world.rank))
             raise
         timer.cancel()
 
@@ -89,7 +121,7 @@ def as_threads(exercise: Exercise, file: Path, limit: float) -> Found:
         except threads.RankFailed:
             raise
         except (Exception, SystemExit) as error:
-            found[world.rank] = raised(error, file, world.rank)
+            found[world.rank] = raised(error, exercise, file, world.rank)
             raise
 
     # compare what was found before the exception
@@ -116,31 +148,48 @@ def diagnose(exercise: Exercise, found: Found, limit: float) -> str:
 
 def where(frame: FrameType | None, file: Path) -> str:
     """Say what the main thread waits for, and at which line of the student's file."""
-    waits, line = "", ""
+    waits, line = "", line_of(frame, file)
     while frame is not None:
         code = frame.f_code
         if Path(code.co_filename).parent.name == "comm" and "minitrain" in code.co_filename and code.co_name[0] != "_":
             peer = frame.f_locals.get("source", frame.f_locals.get("to"))
             direction = "from" if "source" in frame.f_locals else "to"
             waits = f"waits in {code.co_name}" + (f" {direction} rank {peer}" if peer is not None else "")
-        if not line and Path(code.co_filename) == file:
-            line = f" ({file.name}:{frame.f_lineno})"
         frame = frame.f_back
     return (waits or "is at work") + line
 
 
-def raised(error: BaseException, file: Path, rank: int) -> dict[str, Any]:
+def line_of(frame: FrameType | None, file: Path) -> str:
+    """Return the line of the student's file that is running, as " (exercise.py:3)"; "" if none is."""
+    while frame is not None and Path(frame.f_code.co_filename) != file:
+        frame = frame.f_back
+    return f" ({file.name}:{frame.f_lineno})" if frame is not None else ""
+
+
+def raised(error: BaseException, exercise: Exercise, file: Path, rank: int) -> dict[str, Any]:
     """Return the report of a check that raised: the exception, and the line of the student's file."""
     lines = lines_of(error, file)
     name = "raised" if lines and lines[-1].name != "<module>" else ELSEWHERE
-    return crashed(explain(error, file), rank, name, type(error).__name__)
+    return crashed(shortened(explain(error, file, exercise.function)), rank, name, type(error).__name__)
 
 
-def explain(error: BaseException, file: Path) -> str:
-    """Describe the exception and the line of the student's file that it comes from."""
+def explain(error: BaseException, file: Path, function: str = "the function") -> str:
+    """Describe the exception and the line of the student's file that it comes from.
+
+    If it comes from the library or the check, the function has returned: they cannot go on with its result.
+    """
     what = "the program was ended (sys.exit)" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
-    lines = lines_of(error, file)
-    return f"{what} at {file.name}:{lines[-1].lineno}: {lines[-1].line}" if lines else what
+    what = re.sub(r"<(?:[\w.]+\.)?(\w+) object at 0x\w+>", r"a \1", what)
+    if lines := lines_of(error, file):
+        between = "\n" if "\n" in what else " "
+        return f"{what}{between}at {file.name}:{lines[-1].lineno}: {lines[-1].line}"
+    if isinstance(error, UserError):
+        return what  # such as that the ranks make different calls: it says itself what is wrong
+    if isinstance(error, TypeError) and str(error).startswith(f"{function}("):
+        return f"{what}; the arguments must stay those of the exercise"
+    *_, last = traceback.extract_tb(error.__traceback__)
+    at = f"{Path(last.filename).name}:{last.lineno}: {last.line}"
+    return f"the checker cannot go on with what {function} returned: {what} at {at}"
 
 
 def lines_of(error: BaseException, file: Path) -> list[traceback.FrameSummary]:

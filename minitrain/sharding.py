@@ -12,8 +12,8 @@ Shards = Sequence[slice]  # each rank's slice of an array's first axis; in order
 def shard_of(n: int, parts: int, i: int) -> slice:
     """Return the i-th of `parts` consecutive slices that cover 0 to n - 1 as evenly as possible.
 
-    The first n % parts slices are one longer than the rest; with more parts than items the last slices are empty.
-    Raise ValueError unless 0 <= i < parts.
+    Each starts where the one before it stops, also if it is empty: with more parts than items, the last slices are.
+    The first n % parts slices are one longer than the rest. Raise ValueError unless 0 <= i < parts.
 
     >>> [shard_of(8, 3, i) for i in range(3)]
     [slice(0, 3, None), slice(3, 6, None), slice(6, 8, None)]

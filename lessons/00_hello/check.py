@@ -5,7 +5,6 @@ import io
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, cast
 
@@ -14,13 +13,12 @@ from hypothesis import strategies as st
 
 from lessons.report import Report
 from lessons.trials import agrees, agrees_on_ranks
-from lessons.unbuffered import Unbuffered
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.observe.ledger import Ledger
 from minitrain.runtime import output
 
-from . import lesson
+from . import drawn, lesson
 from .programs import six_lines
 
 LARGE = 2**19  # float64 numbers: 4 MB, too large for any MPI to buffer until the receiver arrives
@@ -50,7 +48,7 @@ def check_00_1(world: Communicator, print_in_order: Callable[..., None], report:
     rounds = (["zebra", "ant", "ant"], ["one line", "two\n  lines", ""])
     for texts in rounds:
         watched, page = Watched(world), Page()
-        with remark(watched):
+        with remark(watched, report):
             print_in_order(watched, texts[world.rank], page)
         wrote, calls = page.getvalue(), f"{watched.calls['barrier']} barriers"
         if world.rank == 0:
@@ -78,7 +76,7 @@ def check_00_1(world: Communicator, print_in_order: Callable[..., None], report:
     if report.ok:
         screen = Screen()
         with contextlib.redirect_stdout(cast(Any, screen)) if world.rank == 0 else contextlib.nullcontext():
-            agrees_on_ranks(report, print_in_order, output.print_in_order, TEXTS, screen.after, traffic=False)
+            agrees_on_ranks(report, print_in_order, output.print_in_order, drawn.TEXTS, screen.after, traffic=False)
 
 
 def check_00_2(world: Communicator, swap: Callable[..., Any], report: Report) -> None:
@@ -87,7 +85,7 @@ def check_00_2(world: Communicator, swap: Callable[..., Any], report: Report) ->
     for n in (3, LARGE):
         x = np.arange(n) + 1e7 * world.rank
         before, watched = x.copy(), Watched(world)
-        with Ledger().open() as ledger, remark(watched, f"{n * 8:,} bytes: "):
+        with Ledger().open() as ledger, remark(watched, report, f"{n * 8:,} bytes: "):
             came = swap(watched, x)
         kept += [x, came]
         source = (world.rank - 1) % world.size
@@ -103,7 +101,7 @@ def check_00_2(world: Communicator, swap: Callable[..., Any], report: Report) ->
         sentence = f"{told} returned before {watched.open:,} of its messages had left: wait for the handle of send"
         report.true("waited", watched.open == 0, sentence, watched.open)
     if report.ok:
-        agrees_on_ranks(report, swap, lesson.swap, ARRAYS, swapped_twice, sizes=(2, 3, 4, 5))
+        agrees_on_ranks(report, swap, lesson.swap, drawn.ARRAYS, drawn.swapped_twice, sizes=(2, 3, 4, 5))
 
 
 def check_00_3(world: Communicator, predicted: Callable[[int], list[str]], report: Report) -> None:
@@ -119,65 +117,11 @@ def check_00_3(world: Communicator, predicted: Callable[[int], list[str]], repor
             return
         first = next((i for i, (a, b) in enumerate(zip_longest(said, true), 1) if a != b), 0)
         yours = repr(said[first - 1]) if 0 < first <= len(said) else "missing"
-        report.true(f"{ranks} ranks", not first, f"on {ranks} ranks line {first} of the output is not {yours}", said)
+        told = f"on {ranks} ranks line {first} of the output is not {yours}"
+        told += remedy_of_lines(said, true)
+        report.true(f"{ranks} ranks", not first, told, said)
     if report.ok:
         agrees(report, predicted, printed, st.tuples(st.integers(1, 12)))
-
-
-# Drawn arguments ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Texts:
-    """A text for each of at most four ranks, and whether `file` is given."""
-
-    texts: tuple[str, ...]
-    to_file: bool
-
-    def __repr__(self) -> str:
-        return f"the texts {', '.join(map(repr, self.texts))} {'to file' if self.to_file else 'with no file given'}"
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """An array for each rank: 10 r + 1, 10 r + 2, ... on rank r, only zeros on the rank `zeros`."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    zeros: int | None
-
-    def __repr__(self) -> str:
-        zeros = "" if self.zeros is None else f" (all zeros on rank {self.zeros})"
-        return f"swap of {'' if np.prod(self.shape) else 'empty '}{self.dtype} arrays of shape {self.shape}{zeros}"
-
-    def array(self, rank: int) -> np.ndarray:
-        x = np.arange(np.prod(self.shape)) + 10 * rank + 1
-        return (x * (rank != self.zeros)).astype(self.dtype).reshape(self.shape)
-
-
-TEXT = st.sampled_from(("", "a", "b", "a ", " a", "a\n", "two\nlines", "%s {}", "\u00e9"))
-TEXTS = st.builds(Texts, st.tuples(TEXT, TEXT, TEXT, TEXT), st.booleans())
-ARRAYS = st.builds(
-    Arrays,
-    st.sampled_from(((3,), (1,), (0,), (2, 3), (2, 1, 2))),
-    st.sampled_from(("float64", "float32", "float16", "int64", "uint8")),
-    st.sampled_from((None, 0, 1, 2)),
-)
-
-
-def swapped_twice(swap: Callable[..., Any], world: Communicator, given: Arrays) -> dict[str, Any]:
-    """Return what two calls give, and the first array again after the second call."""
-    comm, x, y = Unbuffered(world), given.array(world.rank), given.array(world.rank + world.size)
-    first = swap(comm, x)
-    at_first = np.copy(first) if isinstance(first, np.ndarray) else first
-    second = swap(comm, y)
-    return {
-        "returned": at_first,
-        "returned from a second call": second,
-        "in what the first call returned, after the second": first,
-        "in x afterwards": x,
-        "left sends without waiting for them": comm.open,
-    }
 
 
 # Instruments ----------------------------------------------------------------------------------------------------------
@@ -248,7 +192,7 @@ class Screen(threading.local):
     def __getattr__(self, name: str) -> Any:
         return getattr(self.page, name)
 
-    def after(self, print_in_order: Callable[..., None], world: Communicator, given: Texts) -> dict[str, Any]:
+    def after(self, print_in_order: Callable[..., None], world: Communicator, given: drawn.Texts) -> dict[str, Any]:
         """Call the function; return what this rank has written, and what waits in a buffer."""
         file = Page()
         print_in_order(world, given.texts[world.rank], *([file] if given.to_file else []))
@@ -263,12 +207,12 @@ class Screen(threading.local):
 
 
 @contextlib.contextmanager
-def remark(watched: Watched, about: str = "") -> Iterator[None]:
-    """Print what may be wrong if the student's function does not return: printed output is shown to the student."""
+def remark(watched: Watched, report: Report, about: str = "") -> Iterator[None]:
+    """Note what may be wrong if the student's function does not return."""
 
     def tell() -> None:
-        print(f"checker: {about}no return from {watched.last or 'it'} after {PATIENCE:.0f} s.")
-        print(WAITS.get(watched.last, "It has called nothing that waits."))
+        why = WAITS.get(watched.last, "It has called nothing that waits.")
+        report.remarks.append(f"{about}no return from {watched.last or 'it'} after {PATIENCE:.0f} s. {why}")
 
     timer = threading.Timer(PATIENCE, tell)
     timer.daemon = True
@@ -287,6 +231,13 @@ def remedy(wrote: str, expected: str, own: str) -> str:
         return " (only its own: the texts of the others have to come to rank 0 first)"
     if wrote == f"{expected}\n":
         return " (an empty line at the end: print adds a newline)"
+    return ""
+
+
+def remedy_of_lines(said: list[str], true: list[str]) -> str:
+    """Return advice for lines that differ in newlines alone."""
+    if any("\n" in line for line in said) and "\n".join(said).split() == "\n".join(true).split():
+        return " (a line of the list is without the newline that print writes after it)"
     return ""
 
 

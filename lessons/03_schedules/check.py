@@ -7,13 +7,16 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 from lessons.report import Report
+from lessons.trials import agrees
 from minitrain.comm.communicator import Communicator
 from minitrain.data.loader import ArrayLoader
 from minitrain.errors import UserError
 from minitrain.lr_schedules import (
     Schedule,
+    anneal,
     cosine,
     exponential,
     inverse_time,
@@ -58,17 +61,16 @@ def check_03_1(world: Communicator, warmup_cosine: Callable[..., float], report:
             after = " (after the end)" if t >= updates else ""
             value(report, where, rates(t), float(rate), f"{told}: the rate of update {t}{after}")
     for peak, warm in ((0.1, 3), (0.7, 11), (0.003, 100), (0.3, 49)):
-        before, joined = (warmup_cosine(t, peak, warm, 3 * warm, 0.0) for t in (warm - 1, warm))
-        sentence = (
-            f"peak {peak}, warm {warm}: update {warm - 1} has the rate {before!r}, update {warm} has {joined!r}; "
-            "they must be equal to the last bit"
-        )
-        report.true("join", before == joined, sentence, float(joined - before))
+        joined(report, warmup_cosine, peak, warm, 0.0)
     pure(report, partial(warmup_cosine, peak=1.0, warm=4, updates=12, floor=0.2), 14)
     in_a_trainer(world, partial(warmup_cosine, peak=0.1, warm=3, updates=9, floor=0.01), report)
     for warm in (5, 6):
         told = f"with warm {warm} of 5 updates nothing is left for the cosine"
         refuses(report, partial(warmup_cosine, 0, 1.0, warm, 5), told)
+    for peak, floor in ((0.3, 0.03), (0.9, 0.2)) if report.ok else ():
+        joined(report, warmup_cosine, peak, 3, floor)
+    if report.ok:
+        agrees(report, warmup_cosine, REFERENCE, RUNS, close=1e-12, examples=160)
 
 
 def check_03_2(world: Communicator, anneal: Callable[..., float], report: Report) -> None:
@@ -76,10 +78,14 @@ def check_03_2(world: Communicator, anneal: Callable[..., float], report: Report
     one, two, three = [(0, 8.0), (4, 0.0)], [(0, 1.0), (3, 5.0), (8, 2.0)], [(0, 1.0), (2.5, 3.0), (7, -1.0), (9, 4.0)]
     for points in (one, two, three):
         for t, true in enumerate(waves(points)):
-            value(report, "value", anneal(t, points), true, f"points {points}, t = {t}: the value")
+            value(report, "value", anneal(t, [*points]), true, f"points {points}, t = {t}: the value")
         for t in (math.ceil(points[-1][0]) + 1, 1000):
             value(
-                report, "end", anneal(t, points), points[-1][1], f"points {points}, t = {t}, after the end: the value"
+                report,
+                "end",
+                anneal(t, [*points]),
+                points[-1][1],
+                f"points {points}, t = {t}, after the end: the value",
             )
     for t in (0, 7):
         value(report, "alone", anneal(t, [(0, 2.0)]), 2.0, f"points [(0, 2.0)], t = {t}: the value")
@@ -91,10 +97,12 @@ def check_03_2(world: Communicator, anneal: Callable[..., float], report: Report
         ("momentum", momenta, partial(one_cycle_momentum, updates=50)),
     ):
         for t in range(52):
-            value(report, name, anneal(t, points), reference(t), f"one-cycle, 50 updates, t = {t}: the {name}")
-    pure(report, partial(anneal, points=rates), 52)
+            value(report, name, anneal(t, [*points]), reference(t), f"one-cycle, 50 updates, t = {t}: the {name}")
+    pure(report, lambda t: anneal(t, [*rates]), 52)
     for wrong in ([(1, 1.0), (2, 2.0)], [(0, 1.0), (5, 2.0), (5, 3.0)], [(0, 1.0), (5, 2.0), (3, 0.0)]):
-        refuses(report, partial(anneal, 1, wrong), f"points {wrong}: these updates do not grow from 0")
+        refuses(report, partial(anneal, 1, [*wrong]), f"points {wrong}: these updates do not grow from 0")
+    if report.ok:
+        agrees(report, anneal, ANNEAL, CURVES, close=1e-12, examples=200)
 
 
 def check_03_3(world: Communicator, halves: Callable[..., dict[str, Any]], report: Report) -> None:
@@ -113,7 +121,7 @@ def check_03_3(world: Communicator, halves: Callable[..., dict[str, Any]], repor
         }.items():
             got: Any = said.get(name)
             sentence = f"the key {name!r} must have a number, not {got!r}"
-            if not report.true(f"{name} is there", isinstance(got, (int, float)), sentence):
+            if not report.true(f"{name} is there", isinstance(got, NUMBERS), sentence):
                 continue
             t = next(t for t in range(start, 10**6) if schedule(t + 1) < 0.5 + 1e-12)
             sentence = (
@@ -121,6 +129,8 @@ def check_03_3(world: Communicator, halves: Callable[..., dict[str, Any]], repor
                 f"{schedule(t):.4g} of the peak, that of {t + 1} is {schedule(t + 1):.4g}"
             )
             report.true(name, abs(got - right[name]) < 1e-9 * updates, sentence, float(got))
+    if report.ok:
+        agrees(report, halves, HALVES, SETTINGS, close=1e-9)
 
 
 def check_03_4(world: Communicator, triangle: Callable[..., float], report: Report) -> None:
@@ -137,11 +147,59 @@ def check_03_4(world: Communicator, triangle: Callable[..., float], report: Repo
             where = "rise" if t < warm else "fall" if t < updates else "end"
             after = " (after the end)" if t >= updates else ""
             value(report, where, rate, warmup(t, warm, then), f"{told}: the rate of update {t}{after}")
+    if report.ok:
+        agrees(report, triangle, linear_with_warmup, TRIANGLES, close=1e-12, examples=160, name="triangle")
 
 
 # Reference ------------------------------------------------------------------------------------------------------------
 
-REFERENCE, HALVES = warmup_cosine, halves
+REFERENCE, ANNEAL, HALVES = warmup_cosine, anneal, halves
+NUMBERS = (int, float, np.integer, np.floating)
+
+RATES = st.sampled_from([0.0, 0.1, 0.3, 0.7, 8.0])
+UPDATES, ENDS = st.sampled_from([*range(9), 2000]), [1, 2, 3, 4, 2000]  # late ones, too
+RUNS = st.builds(  # 4 or 5 arguments; the last one has a default
+    lambda t, rates, warm, updates: (t, max(rates), warm, updates, min(rates))[: 5 if min(rates) else 4],
+    UPDATES,
+    st.tuples(RATES, RATES),
+    st.integers(0, 4),
+    st.sampled_from([0, *ENDS]),
+)
+VALUES = st.sampled_from([0.0, 1.0, -1.0, 0.5, 8.0])
+STEPS = st.lists(st.tuples(st.sampled_from([1, 2, 0.25, 2.5, 1.75]), VALUES), max_size=4)
+POINTS = st.builds(
+    lambda first, steps: [(0, first), *((sum(d for d, _ in steps[: i + 1]), x) for i, (_, x) in enumerate(steps))],
+    VALUES,
+    STEPS,
+)
+ANY_POINTS = st.lists(st.tuples(st.sampled_from([0, 1, -1, 2, 0.25]), VALUES), max_size=4)
+CURVES = st.tuples(UPDATES, POINTS | POINTS.map(tuple) | ANY_POINTS)
+SETTINGS = st.builds(
+    lambda updates, warm, gamma, k: (updates, warm % updates, gamma, k),
+    st.sampled_from([*range(1, 10), 2000]),
+    st.integers(0, 8),
+    st.sampled_from([0.5, 0.9, 0.1, 0.9999]),
+    st.sampled_from([1.0, 0.3, 0.001, 4.0]),
+)
+TRIANGLES = st.builds(
+    lambda t, peak, warm, rest: (t, peak, warm, warm + rest), UPDATES, RATES, st.integers(1, 4), st.sampled_from(ENDS)
+)
+
+
+def linear_with_warmup(t: int, peak: float, warm: int, updates: int) -> float:
+    """Return the rate of the library's schedules in the place of the triangle."""
+    return warmup(t, warm, partial(linear, peak=peak, updates=updates - warm))
+
+
+def joined(report: Report, schedule: Callable[..., float], peak: float, warm: int, floor: float) -> None:
+    """Check that the last update of the warm-up has exactly the rate of the next."""
+    before, after = (schedule(t, peak, warm, 3 * warm, floor) for t in (warm - 1, warm))
+    with_floor = f", floor {floor}" if floor else ""
+    sentence = (
+        f"peak {peak}, warm {warm}{with_floor}: update {warm - 1} has the rate {before!r}, update {warm} has {after!r};"
+        " they must be equal to the last bit"
+    )
+    report.true("join", before == after, sentence, float(after - before))
 
 
 def waves(points: Points) -> list[float]:
@@ -157,7 +215,7 @@ def waves(points: Points) -> list[float]:
 
 def value(report: Report, name: str, got: Any, true: float, told: str) -> None:
     """Check a number to within 1e-12."""
-    if not report.true("number", isinstance(got, (int, float)), f"{told} must be a number, not {got!r}"):
+    if not report.true("number", isinstance(got, NUMBERS), f"{told} must be a number, not {got!r}"):
         return
     report.true(name, abs(got - true) <= 1e-12, f"{told} must be {true:.6g}, not {got:.6g}", float(got))
 

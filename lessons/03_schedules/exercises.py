@@ -10,8 +10,9 @@ EXERCISES = (
         hints=(
             "Two cases, t < warm and the others. Which t does the cosine begin to count from, and how many updates has "
             "it got?",
-            "After the end the cosine would rise again: let the quotient not grow above 1. And 0.1 * 3 / 3 is not 0.1: "
-            "(t + 1) / warm first makes it exactly 1 at the join.",
+            "After the end the cosine would rise again: let the quotient not grow above 1. And 0.1 * 3 / 3 is not 0.1, "
+            "nor is 0.03 + (0.3 - 0.03) quite 0.3: multiply the cosine's own first rate by (t + 1) / warm, which is "
+            "exactly 1 at the join.",
             "The library has both halves, and `partial` fills in arguments: warmup(t, warm, then), where then(0), "
             "then(1), ... are the rates after the warm-up. What is `then`?",
         ),

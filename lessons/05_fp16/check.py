@@ -5,9 +5,11 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 from lessons.receipt import plain
 from lessons.report import Report
+from lessons.trials import agrees, agrees_on_ranks, outcome, smallest
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
@@ -36,7 +38,8 @@ def half_step(
     """Update float16 weights in place by Adam. Return the new number of updates; t is the number before this one.
 
     data, grad (n), float16: the weights, and S times their gradient. master, m, v (n), float32: the weights and Adam's
-    two moments. Clip the gradient to norm `clip`. If grad contains inf or NaN, skip the step and change nothing.
+    two moments. Clip the gradient to norm `clip`. If grad contains inf or NaN, skip the step and change nothing;
+    otherwise grad may end with any values.
     """
     g = grad.astype(np.float32) / np.float32(S)
     if not np.isfinite(g).all():
@@ -53,7 +56,8 @@ def bytes_a_parameter(half: bool, numbers: int) -> int:
     """Return the bytes per parameter held at the optimizer step: weight, gradient, optimizer state.
 
     half: weights and gradients are float16 and the optimizer keeps masters; otherwise everything is float32. numbers:
-    the state values per parameter: 0 for SGD, 1 for SGD with momentum, 2 for Adam.
+    the state values per parameter: 0 for SGD, 1 for SGD with momentum, 2 for Adam; others may
+    have more.
     """
     return (2 + 2 + 4 if half else 4 + 4) + 4 * numbers
 
@@ -90,6 +94,8 @@ def check_05_1(world: Communicator, next_scale: Callable[..., tuple[float, int]]
         scaler.update(letter == "x")
     told = f"with interval 3, S is 2^{np.log2(scaler.value):g} after {script} in the library's scaler, and must be 2^15"
     report.true("inside", scaler.value == 2.0**15, told, scaler.value)
+    if report.ok:
+        agrees(report, next_scale, REFERENCE["next_scale"], SCALES, examples=200)
 
 
 def _is_pair(got: Any) -> bool:
@@ -105,15 +111,45 @@ def check_05_2(world: Communicator, half_step: Callable[..., int], report: Repor
         t = half_step(data, np.ones(1, np.float16), master, m, v, t, 1.0, 1e-4, 10.0)
     told = f"1000 updates of 1e-4 must take a weight from 1 to 0.9; data is {float(data[0]):g}"
     report.true("slow", abs(float(data[0]) - 0.9) < 1e-3, told, float(data[0]))
-    tiny = np.full(2, 1e-4, np.float16)
+    tiny = np.float16(1e-4)
     data, master, m, v = np.ones(2, np.float16), *np.zeros((3, 2), np.float32)
-    half_step(data, tiny, master, m, v, 0, 2.0**14, 0.01, 1.0)
-    right = 0.1 * float(tiny[0]) / 2**14
-    told = (
-        f"grad is {tiny[0]:.1e}, S is 2^14: the gradient without S is {10 * right:.2g}, so m must be {right:.2g}; it is"
-    )
+    half_step(data, np.full(2, tiny), master, m, v, 0, 2.0**14, 0.01, 1.0)
+    right = 0.1 * float(tiny) / 2**14
+    told = f"grad is {tiny:.1e}, S is 2^14: the gradient without S is {10 * right:.2g}, so m must be {right:.2g}; it is"
     report.true("tiny", abs(m[0] - right) < 1e-4 * right, f"{told} {m[0]:.2g}", float(m[0]))
     inside(half_step, report)
+    if report.ok:
+        drawn(half_step, report)
+
+
+def drawn(half_step: Callable[..., int], report: Report) -> None:
+    """Check drawn steps: first what must be equal to the bit, then the master and the moments."""
+
+    def fails(given: tuple[Any, ...]) -> bool:
+        return bool(mistake(half_step, given))
+
+    given = smallest(STEPS, fails, 160)
+    if given is not None:
+        told = f"grad {given[1].tolist()}, S {given[6]:g}, t {given[5]}: {mistake(half_step, given)}"
+        report.true("drawn step", False, told, told)
+    else:
+        agrees(report, half_step, REFERENCE["half_step"], STEPS, close=1e-5, scratch=(0, 1))
+
+
+def mistake(half_step: Callable[..., int], given: tuple[Any, ...]) -> str:
+    """Say what a step did to t, to data, or in spite of an overflow; "" if all is well."""
+    got, t, finite = outcome(half_step, given), given[5], np.isfinite(given[1]).all()
+    data, _, master, *_ = got.after
+    if got.raised or got.value != t + finite:
+        return f"half_step {got}; it must {'step' if finite else 'skip the step'}, and return {t + finite}"
+    if finite:
+        right = master.astype(np.float16)
+        same = data.tobytes() == right.tobytes()
+        return "" if same else f"data is {data.tolist()}; the master, rounded to float16, is {right.tolist()}"
+    for name, now, before in zip(("data", "grad", "master", "m", "v"), got.after, given, strict=False):
+        if now.tobytes() != before.tobytes():
+            return f"the step is skipped, and {name} has changed from {before.tolist()} to {now.tolist()}"
+    return ""
 
 
 def scripted(half_step: Callable[..., int], report: Report) -> None:
@@ -186,14 +222,17 @@ def check_05_3(world: Communicator, bytes_a_parameter: Callable[[bool, int], int
         said = bytes_a_parameter(half, numbers)
         told = f"half = {half}, {numbers} numbers: you say {said} bytes a parameter, the ledger counts {plain(counted)}"
         report.true("bytes", said == counted, told, said)
+    for half, numbers in product((False, True), range(3, 9)) if report.ok else ():
+        told = f"half = {half}, {numbers} numbers: you say {{got}} bytes a parameter; they are {{expected}}"
+        report.equal("more numbers", bytes_a_parameter(half, numbers), REFERENCE["bytes"](half, numbers), told)
 
 
 def check_05_4(world: Communicator, agree: Callable[[bool, Any], bool], report: Report) -> None:
     """Check every pattern of overflows and its bytes, a single rank, and an inf in one element on one rank."""
-    ring = RingCommunicator(world)
+    ring, plain_ring = Watched(world), RingCommunicator(world)
     for pattern in product((False, True), repeat=world.size):
         with Ledger().open() as right:
-            REFERENCE["agree"](pattern[world.rank], ring)
+            REFERENCE["agree"](pattern[world.rank], plain_ring)
         with Ledger().open() as ledger:
             got = agree(pattern[world.rank], ring)
         world.barrier()  # keeps messages of two patterns apart
@@ -209,8 +248,31 @@ def check_05_4(world: Communicator, agree: Callable[[bool, Any], bool], report: 
     for overflow in (False, True):
         told = f"agree({overflow}, None), a run of one process, must be {overflow}"
         report.true("alone", agree(overflow, None) == overflow, told)
+    told = f"the array that is all-reduced is of type {', '.join(sorted(ring.types))}; the docstring asks for one int32"
+    report.true("type", ring.types <= {"int32"}, told, told)
     if report.ok:  # otherwise ranks might wait for each other
         one_element(world, ring, agree, report)
+    if report.ok:
+        agrees(report, agree, REFERENCE["agree"], st.tuples(st.booleans(), st.none()))
+        agrees_on_ranks(report, agree, REFERENCE["agree"], OVERFLOWS, asked)
+
+
+class Watched(RingCommunicator):
+    """A communicator that notes the types of the numbers in all-reduces."""
+
+    def __init__(self, world: Communicator) -> None:
+        super().__init__(world)
+        self.types: set[str] = set()
+
+    def all_reduce(self, x: Any, *options: Any, **more: Any) -> None:
+        """Note the type, and reduce."""
+        self.types.add(str(getattr(x, "dtype", type(x).__name__)))
+        super().all_reduce(x, *options, **more)
+
+
+def asked(agree: Callable[[bool, Any], bool], world: Communicator, given: dict[str, list[int]]) -> bool:
+    """Return one rank's answer."""
+    return agree(world.rank in given["overflow on ranks"], world)
 
 
 def one_element(world: Communicator, ring: Communicator, agree: Callable[[bool, Any], bool], report: Report) -> None:
@@ -234,7 +296,48 @@ def one_element(world: Communicator, ring: Communicator, agree: Callable[[bool, 
 
 # Toy model ------------------------------------------------------------------------------------------------------------
 
-REFERENCE: dict[str, Callable] = {"next_scale": next_scale, "agree": agree}
+REFERENCE: dict[str, Callable] = {
+    "next_scale": next_scale,
+    "half_step": half_step,
+    "bytes": bytes_a_parameter,
+    "agree": agree,
+}
+
+SCALES = st.builds(  # with all arguments, and with some left to their defaults
+    lambda power, f, left, overflow, rest: (
+        f * 2.0**power,
+        max(0, (rest[2] if len(rest) == 3 else 2000) - 1 - left),
+        overflow,
+        *rest,
+    ),
+    st.sampled_from([16, 0, -1, -20, 24, 125, 126, 127]),
+    st.sampled_from([1.0, 1.5, 1.25]),
+    st.sampled_from([0, 1, 2, 2000]),
+    st.booleans(),
+    st.sampled_from([(2.0, 0.5, 1), (2.0, 0.25, 3), (4.0, 0.75, 5), (1.5, 0.5, 2), (4.0, 0.125), (1.5,), ()]),
+)
+
+
+def step_of(numbers: list[tuple[float, float, tuple[float, float]]], *rest: float) -> tuple[Any, ...]:
+    """Return the arguments of half_step; data is not the rounded master."""
+    grads, masters, moments = zip(*numbers, strict=True)
+    data, grad = np.full(len(grads), 0.25, np.float16), np.array(grads, np.float16)
+    return data, grad, np.array(masters, np.float32), *np.array(moments, np.float32).T.copy(), *rest
+
+
+GRADIENTS = st.sampled_from([0.0, 1.0, -3.0, 2.0**-24, 6e4, -6e4, 0.1]) | st.sampled_from([np.inf, -np.inf, np.nan])
+NUMBERS = st.tuples(
+    GRADIENTS, st.sampled_from([0.0, 1.0, -0.3, 100.0]), st.sampled_from([(0.0, 0.0), (0.1, 0.02), (-0.2, 1.0)])
+)
+STEPS = st.builds(
+    step_of,
+    st.lists(NUMBERS, min_size=1, max_size=5),
+    st.sampled_from([0, 1, 7, 1000]),
+    st.sampled_from([1.0, 2.0**12, 2.0**16, 1000.0]),
+    st.sampled_from([0.01, 0.1]),
+    st.sampled_from([1.0, 0.2, 1e6]),
+)
+OVERFLOWS = st.builds(lambda ranks: {"overflow on ranks": sorted(ranks)}, st.sets(st.integers(0, 3)))
 
 
 def toy(world: Communicator, make: Callable[..., Optimizer], half: bool) -> tuple[Any, Callable]:

@@ -1,24 +1,29 @@
 """Checks of this lesson's exercises: the single-process run, and the ledger."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from hypothesis import strategies as st
 
 from lessons.report import Report
+from lessons.trials import agrees, agrees_on_ranks, outcome
+from minitrain import sharding
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
 from minitrain.data.loader import ArrayLoader
 from minitrain.models import Model
 from minitrain.observe.ledger import Ledger
+from minitrain.optim import SGD, Adam
 from minitrain.parallel.data_parallel import TAG, sync_gradients
-from minitrain.sharding import shard_of
 from minitrain.train.checkpoint import gather
 
-from .lesson import apart, replicas_equal, train
+from . import lesson
+from .lesson import apart, replicas_equal
 
 STEPS, B, SEED = 3, 8, 1  # 8 samples: on three ranks 3, 3 and 2
+FAIR = 1.25  # times its part of the bytes may one rank send: pieces that do not divide are uneven, a star is more so
 
 
 def bytes_of_a_step(parameters: int, ranks: int) -> int:
@@ -36,8 +41,10 @@ def check_07_1(world: Communicator, shard_of: Callable[[int, int, int], slice], 
     """Check for consecutive ranges that cover everything once, as even as possible, longer ones first."""
     for n, parts in ((6, 3), (8, 3), (9, 4), (2, 4), (0, 2), (5, 1)):
         runs = [shard_of(n, parts, i) for i in range(parts)]
-        kind = f"shard_of({n}, {parts}, 0) returns {runs[0]!r}; it must be a slice of whole numbers (// divides, not /)"
-        if not report.true("slices", all(map(_whole_slice, runs)), kind):
+        wrong = [i for i, run in enumerate(runs) if not _whole_slice(run)]
+        told = f"shard_of({n}, {parts}, {wrong[0]}) returns {runs[wrong[0]]!r}" if wrong else ""
+        kind = f"{told}; it must be a slice from one whole number to another (// divides, not /)"
+        if not report.true("slices", not wrong, kind, told):
             return
         shown = ", ".join(f"{run.start}:{run.stop}" + (f":{run.step}" if run.step else "") for run in runs)
         told = f"shard_of({n}, {parts}, i) for i = 0..{parts - 1} gives {shown}"
@@ -47,33 +54,135 @@ def check_07_1(world: Communicator, shard_of: Callable[[int, int, int], slice], 
         lengths = [len(range(n)[run]) for run in runs]
         even = max(lengths) - min(lengths) <= 1 and lengths == sorted(lengths, reverse=True)
         report.true("even", even, f"{told}: lengths {lengths} must differ by at most 1, the longer first", str(lengths))
+        row = [0, *(run.stop for run in runs)]
+        border = f"{told}: each must start where the one before it stops, an empty one, too"
+        report.true("borders", [run.start for run in runs] == row[:-1] and row[-1] == n, border, shown)
+    for i in (2, -1):
+        found = outcome(shard_of, (5, 2, i))
+        told = f"shard_of(5, 2, {i}) {found}; there is no part {i}, which is a ValueError"
+        report.true("error", found.raised.startswith("ValueError"), told, str(found))
+    if report.ok:
+        agrees(report, shard_of, sharding.shard_of, SHARDS)
+
+
+SHARDS = st.integers(1, 6).flatmap(
+    lambda parts: st.tuples(
+        st.integers(0, 20) | st.sampled_from((97, 1000)), st.just(parts), st.integers(-2, parts + 1)
+    )
+)
 
 
 def _whole_slice(run: Any) -> bool:
-    return isinstance(run, slice) and all(isinstance(k, (int, type(None))) for k in (run.start, run.stop, run.step))
+    return isinstance(run, slice) and all(isinstance(k, (int, np.integer)) for k in (run.start, run.stop))
 
 
 def check_07_2(world: Communicator, sync: Callable, report: Report) -> None:
     """Check that training equals one process at the cost of a ring, and that every gradient of a list is summed."""
-    same_as_one_process(world, lambda comm, *run: train(comm, *run, sync=sync), report)
+    same_as_one_process(world, lambda comm, *run: lesson.train(comm, *run, sync=sync), report)
     ring = RingCommunicator(world)
     arrays = [np.full(n, 10.0**world.rank) for n in (5, 2, 3)]
-    sync(arrays, ring)
+    given = list(arrays)
+    sync(given, ring)
     expected = float(sum(10**rank for rank in range(world.size)))
     for i, array in enumerate(arrays):
         told = (
             f"of a list of {len(arrays)} gradients, number {i} on rank {{rank}} holds {{got}}; the sum is {{expected}}"
         )
         report.equal("every gradient", array.tolist(), [expected] * len(array), told)
+    kept = [id(array) for array in given] == [id(array) for array in arrays]
+    told = f"of the caller's list of {len(arrays)} gradients, {len(given)} are left"
+    told = "the caller's list holds other arrays" if len(given) == len(arrays) else told
+    report.true("list", kept, f"{told}; only the numbers in the arrays may change", len(given))
+    if all(world.gather_objects(report.ok)):
+        agrees_on_ranks(report, sync, sync_gradients, st.sampled_from(SPECIAL), summed)
+    if all(world.gather_objects(report.ok)):
+        agrees_on_ranks(report, sync, sync_gradients, GRADIENTS, summed)
+
+
+class Gradients(NamedTuple):
+    """Arguments of sync_gradients. Rank r has these gradients, times number r of `times`."""
+
+    gradients: list[list[float]]
+    times: tuple[int, ...]
+    dtype: str
+
+    def __repr__(self) -> str:
+        return f"sync_gradients of {self.times}[rank] * {self.gradients} in {self.dtype}"
+
+
+SPECIAL = (
+    Gradients([[1.0, 2.0]], (0, 1, 2, 3), "float64"),
+    Gradients([[0.0], [1.0]], (1, 2, 3, 4), "float32"),
+    Gradients([[1.0], [2.0]], (1, 0, 0, 2), "float32"),
+    Gradients([[np.nan, 1.0], [2.0, -np.inf]], (1, 1, 1, 1), "float32"),
+    Gradients([[4097.0], [0.0]], (1, 1, 1, 1), "float32"),
+)
+GRADIENTS = st.builds(
+    Gradients,
+    st.lists(st.lists(st.sampled_from((0.0, 1.0, -2.0, 0.5, 4097.0)), min_size=1, max_size=5), min_size=1, max_size=3),
+    st.tuples(*[st.integers(-2, 3)] * 4),
+    st.sampled_from(("float32", "float64")),
+)
+
+
+def summed(sync: Callable, comm: Communicator, given: Gradients) -> list[list[float]]:
+    """Return what this rank's gradients are afterwards."""
+    arrays = [np.array(row, given.dtype) * np.array(given.times[comm.rank], given.dtype) for row in given.gradients]
+    sync(list(arrays), RingCommunicator(comm))
+    return [array.tolist() for array in arrays]
 
 
 def check_07_3(world: Communicator, train: Callable, report: Report) -> None:
-    """Check that the repaired program equals one process at the cost of a ring."""
+    """Check that the repaired program equals one process at the cost of a ring, whatever its arguments."""
     same_as_one_process(world, lambda comm, *run: train(comm, *run, sync=sync_gradients), report)
+    if all(world.gather_objects(report.ok)):
+        agrees_on_ranks(report, train, lesson.train, st.sampled_from(RUNS), trained, close=1e-9)
+    if all(world.gather_objects(report.ok)):
+        single = RUNS[1]._replace(dtype="float32")
+        agrees_on_ranks(report, train, lesson.train, st.just(single), trained, close=1e-4)
 
 
-def check_07_4(world: Communicator, bytes_of_a_step: Callable[[int, int], int], report: Report) -> None:
-    """Compare the prediction with what a ring sends."""
+class Run(NamedTuple):
+    """Arguments of train. With a batch smaller than the number of ranks, some ranks have no samples."""
+
+    samples: int
+    batch: int
+    steps: int
+    seed: int
+    optimizer: str
+    lr: float
+    dtype: str = "float64"
+
+    def __repr__(self) -> str:
+        called = f"steps={self.steps}, seed={self.seed}, {self.optimizer}, lr={self.lr}"
+        return f"train({self.samples} samples of {self.dtype} in batches of {self.batch}, {called})"
+
+
+RUNS = (
+    Run(3, 2, 2, 0, "SGD", 0.1),
+    Run(5, 4, 5, 3, "SGD", 0.05),
+    Run(7, 5, 2, 2, "Adam", 0.1),
+    Run(4, 4, 0, 1, "SGD", 0.1),
+)
+
+
+def trained(train: Callable, comm: Communicator, given: Run) -> dict[str, Any]:
+    """Return the losses, the length of each parameter, and how often the gradients were summed."""
+    data, calls = toy(given.samples, given.batch, given.dtype), [0]
+    rule = {"SGD": SGD, "Adam": Adam}[given.optimizer]
+
+    def sync(*arguments: Any, **options: Any) -> None:
+        calls[0] += 1
+        sync_gradients(*arguments, **options)
+
+    losses, model = train(RingCommunicator(comm), data, given.steps, given.seed, rule, given.lr, sync)
+    lengths = [float(np.linalg.norm(p.data)) for p in model.parameters()]
+    kinds = sorted({str(p.data.dtype) for p in model.parameters()})
+    return {"losses": list(losses), "calls of sync": calls[0], "lengths of parameters": lengths, "dtypes": kinds}
+
+
+def check_07_4(world: Communicator, bytes_of_a_step: Callable[[int, int], float], report: Report) -> None:
+    """Compare the prediction with what a ring sends, and with the formula for other sizes."""
     for ranks in range(world.size, 0, -1):
         group = RingCommunicator(world.subgroup(range(ranks))) if world.rank < ranks else None
         for n in (1000, 4810):
@@ -82,7 +191,11 @@ def check_07_4(world: Communicator, bytes_of_a_step: Callable[[int, int], int], 
                     group.all_reduce(np.zeros(n, np.float32), TAG)
             sent = sum(world.gather_objects(ledger.bytes[TAG]))
             got = bytes_of_a_step(n, ranks)
-            report.equal("bytes", got, sent, f"{n} parameters on {ranks} ranks: you say {{got}}, counted {{expected}}")
+            near = isinstance(got, (int, float, np.number)) and abs(got - sent) <= 1e-9 * sent
+            report.true("bytes", near, f"{n} parameters on {ranks} ranks: you say {got!r}, counted {sent}", got)
+    if all(world.gather_objects(report.ok)) and not world.rank:
+        sizes, ranks = st.sampled_from((1, 0, 2, 7, 1000, 7_500_000_000)), st.sampled_from((1, 2, 3, 4, 5, 8, 64))
+        agrees(report, bytes_of_a_step, formula, st.tuples(sizes, ranks), close=1e-9, name="bytes_of_a_step")
 
 
 # Reference ------------------------------------------------------------------------------------------------------------
@@ -90,11 +203,16 @@ def check_07_4(world: Communicator, bytes_of_a_step: Callable[[int, int], int], 
 Train = Callable[..., tuple[list[float], Model]]
 
 
+def formula(parameters: int, ranks: int) -> float:
+    """Return bytes_of_a_step as a float: a student's result may be one, rounded in its last digit."""
+    return float(bytes_of_a_step(parameters, ranks))
+
+
 def same_as_one_process(world: Communicator, run: Train, report: Report) -> None:
-    """Compare losses, parameters, replicas and each rank's bytes: SGD, float64, a batch that divides unevenly."""
+    """Compare losses, parameters, replicas and bytes: SGD, float64, a batch that divides unevenly."""
     data = toy()
     with Ledger().open() as once:
-        serial, alone = train(world_of_one(), data, STEPS, SEED)
+        serial, alone = lesson.train(world_of_one(), data, STEPS, SEED)
     ring = RingCommunicator(world)
     with Ledger().open() as ledger:
         result = run(ring, data, STEPS, SEED)
@@ -111,25 +229,23 @@ def same_as_one_process(world: Communicator, run: Train, report: Report) -> None
     work = sum(world.gather_objects(ledger.flops)) / once.flops
     report.true("work", work == 1, f"all ranks together did {work:.2f} times the work of one process", work)
     sizes = [bucket.size for bucket in dict.fromkeys(p.bucket for p in model.parameters())]
-    theory = STEPS * sum(ring_bytes(n, 8, world.size, world.rank) for n in sizes)
-    counted = ledger.bytes.total()
-    sentence = f"rank {{rank}} sent {{got:,}} bytes by its communicator in {STEPS} steps; a ring sends {{expected:,}}"
-    if not counted:
+    theory, counted = 2 * (world.size - 1) * 8 * sum(sizes) * STEPS, ledger.bytes.total()
+    total = sum(world.gather_objects(counted))
+    sentence = f"all ranks sent {{got:,}} bytes by their communicators in {STEPS} steps; a ring sends {{expected:,}}"
+    if not total:
         sentence += ". Only collectives of `group` are counted, not gather_objects, nor a library such as mpi4py itself"
-    report.equal("bytes", counted, theory, sentence)
+    report.equal("bytes", total, theory, sentence)
+    most = FAIR * theory / world.size
+    sentence = f"rank {{rank}} sent {counted:,} of the {total:,} bytes; on a ring, each of {world.size} sends its part"
+    report.true("fair", counted <= most, sentence.format(rank=world.rank), counted)
 
 
 def _right_kind(result: Any) -> bool:
     return isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Model) and len(result[0]) == STEPS
 
 
-def ring_bytes(n: int, item: int, ranks: int, rank: int) -> int:
-    """Return the bytes this rank sends in a ring all-reduce of n elements: twice, all shards but one."""
-    kept = sum(cut.stop - cut.start for cut in (shard_of(n, ranks, (rank + ahead) % ranks) for ahead in (0, 1)))
-    return (2 * n - kept) * item
-
-
-def toy() -> ArrayLoader:
-    """Return 20 synthetic images: the third batch of 8 holds only 4, so one rank has two and the others one."""
+def toy(samples: int = 20, batch: int = B, dtype: str = "float64") -> ArrayLoader:
+    """Return synthetic images: of 20, the third batch of 8 holds only 4, so one of 3 ranks has two, the others one."""
     random = np.random.default_rng(0)
-    return ArrayLoader(random.normal(size=(20, 64)), random.integers(0, 10, 20), B, SEED)
+    inputs = random.normal(size=(samples, 64)).astype(dtype)
+    return ArrayLoader(inputs, random.integers(0, 10, samples), batch, SEED)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lessons.report import Report
+from lessons.trials import agrees, agrees_on_ranks
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator, Tag
 from minitrain.comm.mesh import Mesh
@@ -20,13 +21,15 @@ from minitrain.parallel.parallelize import REDUCERS, Make, parallelize
 from minitrain.parallel.reducer import Reducer, require
 from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.zero import GRADIENTS, NORM, PARAMETERS, Zero1
-from minitrain.sharding import shard_of
+from minitrain.sharding import Shards, shard_of
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients
 
+from .drawn import CLIPS, EACH, PARTS, RANKS, SPECIAL_CLIPS, SPECIAL_STEPS, STEPS_TWICE, clipped, stepped
 from .lesson import KINDS, STAGES
 
 STEPS, B, SEED, LR = 3, 8, 1, 0.1  # 8 samples: on three ranks 3, 3 and 2
+FAIR = 1.25  # times its part of the bytes may one rank send: pieces that do not divide are uneven, a star is more so
 BUCKET = 0.001  # MiB: several buckets, none divisible by 3
 CLIP = 0.25  # shorter than each gradient of the toy run
 PAST = ". Only collectives of `group` are counted, not gather_objects, nor a library such as mpi4py itself"
@@ -55,23 +58,24 @@ def zero1_step(w: Array, g: Array, group: Communicator, update: Callable[[Array,
 
     w: (n), all parameters of a bucket. g: (n), this rank's part of their gradient, which may be overwritten.
     update(piece of w, its gradient) is the optimizer: it updates the piece in place. Its first call fixes the length of
-    its state, so the piece must be this rank's shard_of(n, parts, i) in every step.
+    its state, so the piece must be this rank's shard_of(n, parts, i) in every step. A shard may be empty.
     """
     mine = shard_of(len(w), group.size, group.rank)
     update(w[mine], group.reduce_scatter(g, GRADIENTS))
     group.all_gather(w, PARAMETERS)
 
 
-def clip_shares(even_shards: Sequence[Array], group: Communicator, limit: float) -> float:
-    """Scale the gradient down to norm `limit` if it is longer; return its original norm, equal on all ranks.
+def clip_shares(shards: Sequence[Array], group: Communicator, limit: float) -> float:
+    """Scale the gradient down to norm `limit` > 0 if it is longer; return its original norm.
 
-    shares: this rank's shard of each bucket's gradient, changed in place. All ranks' shards form the gradient.
+    shards: this rank's shard of each bucket's gradient, changed in place. All ranks' shards form the gradient. A shard
+    may be empty, and the gradient may be 0. The result is the same on all ranks, bit for bit.
     """
-    square = np.array([sum(float(g @ g) for g in even_shards)])
+    square = np.array([sum(float(g @ g) for g in shards)])
     group.all_reduce(square, NORM)
     norm = float(square[0]) ** 0.5
     if norm > limit:
-        for g in even_shards:
+        for g in shards:
             g *= limit / norm
     return norm
 
@@ -109,7 +113,13 @@ def check_10_1(world: Communicator, owned_parts: Callable, report: Report) -> No
             mine = [at + k for at, n, p in zip(bounds, sizes, part, strict=True) for k in range(n)[p]]
             of = f"of the bucket's {sum(sizes)} numbers, rank {rank} of {ranks} owns {cut.start}:{cut.stop}"
             report.true("share", mine == list(range(sum(sizes)))[cut], f"{told} gives {said}; {of}", str(mine))
-    if report.ok:
+        empty = [part for part in parts if any(cut.start >= cut.stop and cut != slice(0, 0) for cut in part)]
+        sentence = f"{told} returns {empty[0] if empty else ''}; what is empty must be slice(0, 0)"
+        report.true("empty", not empty, sentence, str(empty[:1]))
+    if report.ok and not world.rank:
+        listed = lambda *given: list(owned_parts(*given))  # a tuple is right as well
+        agrees(report, listed, REFERENCE["parts"], PARTS, name="owned_parts")
+    if all(world.gather_objects(report.ok)):
         ring = RingCommunicator(world)
         by_map = partial(ByMap, owned_parts=owned_parts)
         ours, plain = train(ring, 1, Adam, kind=by_map), train(ring, 1, Adam)
@@ -134,13 +144,20 @@ def check_10_2(world: Communicator, zero1_step: Callable, report: Report) -> Non
         everybody = world.gather_objects(ours.bits)
         same = all(other == everybody[0] for other in everybody)
         report.true("replicas", same, f"{name}: the ranks' parameters are not equal")
-        sentence = f"{name}: rank {{rank}} sent {{got:,}} bytes in {STEPS} steps; data parallel sends {{expected:,}}"
-        more = f", and this is {ours.sent / plain.sent:.2f} times as much" if ours.sent > plain.sent else ""
-        report.equal("bytes", ours.sent, plain.sent, sentence + (more if ours.sent else PAST))
+        sent, theory = (sum(world.gather_objects(run.sent)) for run in (ours, plain))
+        sentence = f"{name}: all ranks sent {{got:,}} bytes in {STEPS} steps; data parallel sends {{expected:,}}"
+        more = f", and this is {sent / theory:.2f} times as much" if sent > theory else ""
+        report.equal("bytes", sent, theory, sentence + (more if sent else PAST))
+        sentence = (
+            f"{name}: rank {world.rank} sent {ours.sent:,} of the {sent:,} bytes; each of {world.size} sends its part"
+        )
+        report.true("fair", ours.sent <= FAIR * theory / world.size, sentence, ours.sent)
         sentence = f"{name}: rank {{rank}}'s optimizer holds {{got:,}} bytes; for its shares it needs {{expected:,}}"
         report.equal("state", ours.held.get("optimizer", 0), sharded.held["optimizer"], sentence)
-        sentence = f"{name}: parameters are not bit for bit those of data parallel on a ring"
-        report.true("bits", gap > allowed or ours.bits == plain.bits, sentence)
+    if all(world.gather_objects(report.ok)):
+        agrees_on_ranks(report, zero1_step, REFERENCE["step"], SPECIAL_STEPS, stepped)
+    if all(world.gather_objects(report.ok)):
+        agrees_on_ranks(report, zero1_step, REFERENCE["step"], STEPS_TWICE, stepped)
 
 
 def check_10_3(world: Communicator, clip_shares: Callable, report: Report) -> None:
@@ -154,21 +171,21 @@ def check_10_3(world: Communicator, clip_shares: Callable, report: Report) -> No
         whole = [np.array(g, float) for g in gradients]
         mine = [g[shard_of(4, world.size, world.rank)].copy() for g in whole]
         with Ledger().open() as ledger:
-            norm = clip_shares(mine, ring, limit)
+            norm = clip_shares(list(mine), ring, limit)
         length = sum(float(g @ g) for g in whole) ** 0.5
         told = f"gradient {' and '.join(map(str, gradients))}, limit {limit:g}: "
-        got = norm if isinstance(norm, float) else float("nan")
-        sentence = f"{told}rank {report.rank} returns {norm!r}; the length is {length:.4g}"
+        got = float(norm) if _number(norm) else float("nan")
+        sentence = f"{told}rank {report.rank} returns {norm!r}; the length is {length:.15g}"
         report.true("length", abs(got - length) < 1e-12, sentence, got)
         factor = min(1.0, limit / length)
-        pairs = zip(mine, (factor * g[shard_of(4, world.size, world.rank)] for g in whole), strict=True)
-        off = any(float(np.abs(a - b).max()) > 1e-12 for a, b in pairs)
+        right = [factor * g[shard_of(4, world.size, world.rank)] for g in whole]
+        off = any(float(np.abs(a - b).max()) > 1e-12 for a, b in zip(mine, right, strict=True))
         after = sum(world.gather_objects(sum(float(m @ m) for m in mine))) ** 0.5
-        shown = " and ".join(str(m.tolist()) for m in mine)
+        shown, due = (" and ".join(str(m.tolist()) for m in shards) for shards in (mine, right))
         sentence = (
-            f"{told}rank {report.rank}'s shares are {shown} afterwards, and the whole gradient {after:.4g} long; "
+            f"{told}rank {report.rank}'s shares are {shown} afterwards, and the whole gradient {after:.15g} long; "
         )
-        report.true("shortened", not off, f"{sentence}right is {factor:.4g} times what was there", shown)
+        report.true("shortened", not off, f"{sentence}right is {due}, {factor:.15g} times what was there", shown)
         sent, most = sum(world.gather_objects(ledger.bytes.total())), 8 * world.size**2 * len(whole)
         sentence = f"{told}all ranks sent {sent} bytes; one number from each is enough" + ("" if sent else PAST)
         report.true("bytes", 0 < sent <= most, sentence, sent)
@@ -186,6 +203,9 @@ def check_10_3(world: Communicator, clip_shares: Callable, report: Report) -> No
     report.close(
         "parameters", trained.gap(true), 1e-12, f"after {STEPS} clipped steps, parameters are not those of one process"
     )
+    for drawn in (SPECIAL_CLIPS, CLIPS):
+        if all(world.gather_objects(report.ok)):
+            agrees_on_ranks(report, clip_shares, REFERENCE["clip"], drawn, clipped, close=1e-6, traffic=False)
 
 
 def check_10_4(world: Communicator, bytes_of_a_rank: Callable[..., float], report: Report) -> None:
@@ -197,16 +217,22 @@ def check_10_4(world: Communicator, bytes_of_a_rank: Callable[..., float], repor
         counted = sum(world.gather_objects(sum(run.held[kind] for kind in KINDS))) / world.size
         got = bytes_of_a_rank(P, world.size, stage, (8, 8, 16))
         got = float(got) if _number(got) else got
-        sentence = f"stage {stage}, {P} parameters of (8, 8, 16) bytes on {world.size} ranks: you say {got}, counted "
+        sentence = f"stage {stage}, {P} parameters of (8, 8, 16) bytes on {world.size} ranks: you say {got!r}, counted "
         report.true("counted", _number(got) and abs(got - counted) < 1e-6, f"{sentence}{counted:.1f} on average", got)
     for stage, table in enumerate((120.0, 31.4, 16.6, 1.9)):
         got = bytes_of_a_rank(7.5e9, 64, stage)
         got = float(got) if _number(got) else got
-        sentence = f"stage {stage}, 7.5e9 parameters on 64 ranks, half precision: you say {got} bytes; the paper "
+        sentence = f"stage {stage}, 7.5e9 parameters on 64 ranks, half precision: you say {got!r} bytes; the paper "
         report.true("table", _number(got) and round(got / 1e9, 1) == table, f"{sentence}has {table} GB", got)
+    if all(world.gather_objects(report.ok)) and not world.rank:
+        agrees(report, bytes_of_a_rank, REFERENCE["bytes"], RANKS | EACH, close=1e-9, name="bytes_of_a_rank")
 
 
 # Reference ------------------------------------------------------------------------------------------------------------
+
+REFERENCE: dict[str, Callable] = {
+    "parts": owned_parts, "step": zero1_step, "clip": clip_shares, "bytes": bytes_of_a_rank,
+}  # fmt: skip
 
 
 class Update:
@@ -247,13 +273,13 @@ class ByHand(Reducer):
             self.step(require(bucket.data), require(bucket.grad), bucket.group, update)
 
 
-def gather_of_the_whole(comm: Communicator, x: Array, tag: Tag) -> None:
+def gather_of_the_whole(comm: Communicator, x: Array, tag: Tag, shards: Shards | None = None) -> None:
     """Run the ring's all-gather. Raise ValueError if given only a shard: MPI would report truncated messages."""
     lengths = comm.gather_objects(len(x))
     if len(set(lengths)) > 1:
         told = "it takes the whole array, in which the rank's share stands, and fills in the others"
         raise ValueError(f"all_gather was called with {lengths} numbers on the ranks; {told}")
-    ring_all_gather(comm, x, tag)
+    ring_all_gather(comm, x, tag, shards)
 
 
 class ByMap(Zero1):

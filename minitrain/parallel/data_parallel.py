@@ -31,7 +31,10 @@ TAG = ("dp", "gradients")
 
 
 def sync_gradients(gradients: Sequence[Array], group: Communicator, shards: Shards | None = None) -> None:
-    """Replace each gradient, flat (n), by its sum over the group: all that data parallel adds to the serial run."""
+    """Replace each gradient, flat (n), by its sum over the group: all that data parallel adds to the serial run.
+
+    shards: where the all-reduce cuts the gradients into a part for each rank; None: evenly.
+    """
     for gradient in gradients:
         group.all_reduce(gradient, TAG, shards=shards)
 

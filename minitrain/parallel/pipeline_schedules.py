@@ -74,7 +74,8 @@ def gpipe(r: int, p: int, m: int, v: int = 1) -> list[Do]:
         rank 1 .0123aabbccdd..   in flight: m
 
     Backwards go in the order of the micro-batches, so that gradients are summed as in the serial run; in the paper's
-    figure 2c the order is reversed. Huang et al., "GPipe", NeurIPS 2019, arXiv:1811.06965, section 2.3.
+    figure 2c the order is reversed. Raise UserError unless v is 1 (`one_chunk`).
+    Huang et al., "GPipe", NeurIPS 2019, arXiv:1811.06965, section 2.3.
     """
     one_chunk("gpipe", v)
     return [Do("F", i) for i in range(m)] + [Do("B", i) for i in range(m)]
@@ -89,6 +90,7 @@ def one_forward_one_backward(r: int, p: int, m: int, v: int = 1) -> list[Do]:
     Rank r begins with p-r-1 forwards, one for each stage after it (or m, if there are fewer micro-batches): the first
     backward is then on its way. It then alternates one forward and one backward until no forwards are left, and ends
     with the remaining backwards. Both go through the micro-batches in order, 0 .. m-1.
+    Raise UserError unless v is 1 (`one_chunk`).
     Narayanan et al., "Memory-Efficient Pipeline-Parallel DNN Training", ICML 2021, arXiv:2006.09503 (PipeDream-Flush).
     """
     one_chunk("1f1b", v)

@@ -40,10 +40,10 @@ def ids(values: list) -> list[str]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run checks in this process with threads as ranks: mpirun would take many minutes for hundreds of solutions."""
 
-    def run(exercise: Exercise, file: Path, folder: Path) -> str:
+    def run(exercise: Exercise, file: Path, folder: Path) -> checking.Output:
         for rank, report in EVER_RUN(exercise, file, checking.LIMIT).items():
             (folder / f"rank_{rank}.json").write_text(json.dumps({**report, "printed": []}), "utf-8")
-        return ""
+        return checking.Output()
 
     def cause(exercise: Exercise, file: Path, folder: Path) -> str:
         return worker.diagnose(exercise, reports_in(folder), checking.LIMIT)
@@ -152,6 +152,13 @@ def test_two_to_four_exercises(lesson) -> None:  # type: ignore[no-untyped-def]
         ("import nowhere\ndef shard_of(n, parts, i):\n    return 0\n", "No module named 'nowhere'"),
         ("def shard_of(n, parts, i):\n    exit(0)\n", "the program was ended (sys.exit) at exercise.py:2"),
         ("def shard_of(n, parts, i):\n    while True: pass\n", "not done after"),
+        ("import os\ndef shard_of(n, parts, i):\n    os._exit(0)\n", "was ended (os._exit) (exercise.py:3)"),
+        ("import os\ndef shard_of(n, parts, i):\n    os.kill(os.getpid(), 9)\n", "without a result: a crash of Python"),
+        ("def shard_of(n, parts, i):\n    while True: print('a' * n)\n", "(exercise.py:2), after printing"),
+        (
+            "import os\ndef shard_of(n, parts, i):\n    while True: os.write(2, b'a' * 9000)\n",
+            "characters came past sys.stdout",
+        ),
     ],
 )
 def test_a_broken_file(body: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,11 @@ def half_step(
     data: np.ndarray, grad: np.ndarray, master: np.ndarray, m: np.ndarray, v: np.ndarray, t: int,
     S: float, lr: float, clip: float,
 ) -> int:  # fmt: skip
-    """One update of weights in float16 by Adam, in place. Returns how many updates there were: t before this one.
+    """Update float16 weights in place by Adam. Return the new number of updates; t is the number before this one.
 
-    data, grad (n): the weights, and S times their gradient, in float16. master, m, v (n): the weights, and Adam's two
-    numbers, in float32. The gradient is shortened to the length `clip` if it is longer. If a number of grad is inf or
-    NaN, the step is skipped: everything stays as it is.
+    data, grad (n), float16: the weights, and S times their gradient. master, m, v (n), float32: the weights and Adam's
+    two moments. Clip the gradient to norm `clip`. If grad contains inf or NaN, skip the step and change nothing;
+    otherwise grad may end with any values.
     """
     g = grad.astype(np.float32)
     if not np.isfinite(g).all():

@@ -6,13 +6,14 @@ from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
 
 
-def clip_shares(even_shards: Sequence[Array], group: Communicator, limit: float) -> float:
-    """Shortens the gradient to `limit` if it is longer, and returns the length that it had, the same on all ranks.
+def clip_shares(shards: Sequence[Array], group: Communicator, limit: float) -> float:
+    """Scale the gradient down to norm `limit` > 0 if it is longer; return its original norm.
 
-    shares: this rank's share of each bucket's gradient, changed in place. The shares of all ranks are the gradient.
+    shards: this rank's shard of each bucket's gradient, changed in place. All ranks' shards form the gradient. A shard
+    may be empty, and the gradient may be 0. The result is the same on all ranks, bit for bit.
     """
-    norm = sum(float(g @ g) for g in even_shards) ** 0.5
+    norm = sum(float(g @ g) for g in shards) ** 0.5
     if norm > limit:
-        for g in even_shards:
+        for g in shards:
             g *= limit / norm
     return norm

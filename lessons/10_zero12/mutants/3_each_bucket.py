@@ -9,13 +9,13 @@ from minitrain.comm.communicator import Communicator
 from minitrain.parallel.zero import NORM
 
 
-def clip_shares(even_shards: Sequence[Array], group: Communicator, limit: float) -> float:
+def clip_shares(shards: Sequence[Array], group: Communicator, limit: float) -> float:
     """Shortens the gradient to `limit` if it is longer, and returns the length that it had, the same on all ranks.
 
     shares: this rank's share of each bucket's gradient, changed in place. The shares of all ranks are the gradient.
     """
-    squares = np.array([float(g @ g) for g in even_shards])
+    squares = np.array([float(g @ g) for g in shards])
     group.all_reduce(squares, NORM)
-    for g, square in zip(even_shards, squares, strict=True):
+    for g, square in zip(shards, squares, strict=True):
         g *= min(1.0, limit / float(square) ** 0.5) if square else 1.0
     return float(squares.sum()) ** 0.5

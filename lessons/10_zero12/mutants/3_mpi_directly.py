@@ -10,13 +10,13 @@ from minitrain.comm.communicator import Communicator
 SAYS = "nor a library such as mpi4py itself"
 
 
-def clip_shares(even_shards: Sequence[Array], group: Communicator, limit: float) -> float:
+def clip_shares(shards: Sequence[Array], group: Communicator, limit: float) -> float:
     """Shortens the gradient to `limit` if it is longer, and returns the length that it had, the same on all ranks.
 
     shares: this rank's share of each bucket's gradient, changed in place. The shares of all ranks are the gradient.
     """
-    norm = MPI.COMM_WORLD.allreduce(sum(float(g @ g) for g in even_shards)) ** 0.5
+    norm = MPI.COMM_WORLD.allreduce(sum(float(g @ g) for g in shards)) ** 0.5
     if norm > limit:
-        for g in even_shards:
+        for g in shards:
             g *= limit / norm
     return norm

@@ -1,0 +1,14 @@
+"""floor + (peak - floor) is not always the peak: with a floor the two joined updates differ by a bit."""
+
+import math
+
+from minitrain.errors import UserError
+
+
+def warmup_cosine(t, peak, warm, updates, floor=0.0):
+    if warm >= updates:
+        raise UserError("nothing is left for the cosine")
+    if t < warm:
+        return peak * ((t + 1) / warm)
+    progress = min(1.0, (t - warm) / (updates - warm))
+    return floor + (peak - floor) * (1 + math.cos(math.pi * progress)) / 2

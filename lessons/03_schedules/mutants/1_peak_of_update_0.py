@@ -1,0 +1,18 @@
+"""the peak is remembered from update 0: a process that resumes a run never sees that update."""
+
+import math
+
+from minitrain.errors import UserError
+
+KEPT = {}
+
+
+def warmup_cosine(t, peak, warm, updates, floor=0.0):
+    if warm >= updates:
+        raise UserError("nothing is left for the cosine")
+    if t == 0:
+        KEPT[warm, updates] = peak
+    peak = KEPT[warm, updates]
+    progress = max(0, min(1.0, (t - warm) / (updates - warm)))
+    fall = floor + (peak - floor) * (1 + math.cos(math.pi * progress)) / 2
+    return fall * ((t + 1) / warm) if t < warm else fall

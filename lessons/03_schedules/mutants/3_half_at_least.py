@@ -1,0 +1,13 @@
+"""the way down from a long warm-up is taken to begin no later than half time."""
+
+import math
+
+
+def halves(updates, warm, gamma, k):
+    return {
+        "linear": updates / 2,
+        "cosine": updates / 2,
+        "exponential": math.log(0.5) / math.log(gamma),
+        "inverse_time": 1 / k,
+        "warmup_cosine": min(warm, updates // 2) + (updates - min(warm, updates // 2)) / 2,
+    }

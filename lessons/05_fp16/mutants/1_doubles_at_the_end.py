@@ -1,0 +1,9 @@
+"""whether S may grow is asked of 2 S, and not of growth times S."""
+
+
+def next_scale(scale, good, overflow, growth=2.0, backoff=0.5, interval=2000):
+    if overflow:
+        return scale * backoff, 0
+    if good + 1 < interval:
+        return scale, good + 1
+    return (scale * growth if scale < 2.0**127 else scale), 0

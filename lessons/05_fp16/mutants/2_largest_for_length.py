@@ -1,0 +1,20 @@
+"""the largest number is compared with clip, and not the root of the sum of squares."""
+
+import numpy as np
+
+from minitrain.optim import adam_step
+
+
+def half_step(
+    data: np.ndarray, grad: np.ndarray, master: np.ndarray, m: np.ndarray, v: np.ndarray, t: int,
+    S: float, lr: float, clip: float,
+) -> int:  # fmt: skip
+    g = grad.astype(np.float32) / np.float32(S)
+    if not np.isfinite(g).all():
+        return t
+    length = np.abs(g).max()
+    if length > clip:
+        g *= clip / length
+    adam_step(master, g, m, v, t + 1, lr, 0.9, 0.999, 1e-8)
+    data[...] = master
+    return t + 1

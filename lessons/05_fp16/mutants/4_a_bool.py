@@ -1,0 +1,12 @@
+"""a bool is sent, of 1 byte, and not an int32."""
+
+import numpy as np
+
+from minitrain.precision import OVERFLOW
+
+
+def agree(overflow, world):
+    flag = np.array([overflow])
+    if world is not None:
+        world.all_reduce(flag, OVERFLOW, op="max")
+    return bool(flag[0])

@@ -1,0 +1,7 @@
+"""the number of parameters is divided without its remainder, which somebody holds."""
+
+
+def bytes_of_a_rank(parameters, ranks, stage, each=(2, 2, 12)):
+    _, gradient, state = each
+    divided = (0, state, gradient + state, sum(each))[stage]
+    return parameters * (sum(each) - divided) + parameters // ranks * divided

@@ -1,0 +1,7 @@
+"""1 - percent / 100 is rounded, and rounding up makes one more of it: whole numbers are exact."""
+
+import math
+
+
+def micro_batches(p, percent):
+    return max(1, math.ceil((p - 1) * (1 - percent / 100) / (percent / 100)))
