@@ -6,15 +6,19 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from hypothesis import strategies as st
 
 from lessons.report import Report
+from lessons.trials import agrees, agrees_on_ranks
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.observe.ledger import Ledger
+from minitrain.runtime import output
 
+from . import drawn, lesson
 from .programs import six_lines
 
 LARGE = 2**19  # float64 numbers: 4 MB, too large for any MPI to buffer until the receiver arrives
@@ -55,8 +59,11 @@ def check_00_1(world: Communicator, print_in_order: Callable[..., None], report:
             waiting = len(wrote) - len(page.left)
             sentence = f"{waiting} characters wait in rank 0's buffer when print_in_order returns: flush=True"
             report.true("flushed", page.left == wrote, sentence, waiting)
-            sentence = f"the text leaves in {page.pieces} pieces; another rank's words can come between: print once"
-            report.true("pieces", page.pieces <= 1, sentence, page.pieces)
+            sentence = f"the text leaves in {page.pieces} pieces; another rank's words can come between: "
+            report.true(
+                "pieces", page.pieces <= 1, f"{sentence}join the texts and print once", f"{page.pieces}, {page.flushed}"
+            )
+            report.true("open", not page.shut, "file is closed; its owner may want to write more to it")
         else:
             sentence = f"rank {world.rank} wrote {wrote!r}; only rank 0 prints, since lines of several ranks come mixed"
             report.true("silent", not wrote, sentence, f"{wrote!r}, {calls}")
@@ -66,6 +73,10 @@ def check_00_1(world: Communicator, print_in_order: Callable[..., None], report:
     with contextlib.redirect_stdout(terminal) if world.rank == 0 else contextlib.nullcontext():
         print_in_order(world, "to the terminal")
     report.true("terminal", world.rank or terminal.getvalue(), "with no file given, nothing comes on the terminal")
+    if report.ok:
+        screen = Screen()
+        with contextlib.redirect_stdout(cast(Any, screen)) if world.rank == 0 else contextlib.nullcontext():
+            agrees_on_ranks(report, print_in_order, output.print_in_order, drawn.TEXTS, screen.after, traffic=False)
 
 
 def check_00_2(world: Communicator, swap: Callable[..., Any], report: Report) -> None:
@@ -89,14 +100,16 @@ def check_00_2(world: Communicator, swap: Callable[..., Any], report: Report) ->
         report.true("messages", sent == 1, sentence, f"{sent} messages, {calls['gather_objects']} gathers")
         sentence = f"{told} returned before {watched.open:,} of its messages had left: wait for the handle of send"
         report.true("waited", watched.open == 0, sentence, watched.open)
+    if report.ok:
+        agrees_on_ranks(report, swap, lesson.swap, drawn.ARRAYS, drawn.swapped_twice, sizes=(2, 3, 4, 5))
 
 
-def check_00_3(world: Communicator, printed: Callable[[int], list[str]], report: Report) -> None:
+def check_00_3(world: Communicator, predicted: Callable[[int], list[str]], report: Report) -> None:
     """Compare the prediction with the program's output."""
     for ranks in (4, 3, 1, 6):
         page = io.StringIO()
         threads.run(ranks, lambda rank, page=page: six_lines(rank, page))  # type: ignore[misc]
-        said, true = printed(ranks), page.getvalue().splitlines()
+        said, true = predicted(ranks), page.getvalue().splitlines()
         if not report.true("list", isinstance(said, list), f"a list of lines is wanted, not {said!r}"):
             return
         texts = all(isinstance(line, str) for line in said)
@@ -107,6 +120,8 @@ def check_00_3(world: Communicator, printed: Callable[[int], list[str]], report:
         told = f"on {ranks} ranks line {first} of the output is not {yours}"
         told += remedy_of_lines(said, true)
         report.true(f"{ranks} ranks", not first, told, said)
+    if report.ok:
+        agrees(report, predicted, printed, st.tuples(st.integers(1, 12)))
 
 
 # Instruments ----------------------------------------------------------------------------------------------------------
@@ -138,19 +153,57 @@ class _Handle:
     def wait(self) -> None:
         self.watched.last = "wait"
         self.handle.wait()
+        self.over()
+
+    def done(self) -> bool:
+        if done := self.handle.done():
+            self.over()
+        return bool(done)
+
+    def over(self) -> None:
         self.watched.open -= not self.awaited
         self.awaited = True
 
 
 class Page(io.StringIO):
-    """File that records what has left its buffer, and in how many pieces."""
+    """File that records what has left its buffer, in how many pieces it was written, and whether it was closed."""
 
-    left, pieces = "", 0
+    left, pieces, flushed, shut = "", 0, 0, False
+
+    def write(self, text: str) -> int:
+        self.pieces += bool(text.strip())
+        return super().write(text)
 
     def flush(self) -> None:
         super().flush()
-        if self.getvalue() != self.left:
-            self.left, self.pieces = self.getvalue(), self.pieces + 1
+        self.flushed += self.left != self.getvalue()
+        self.left = self.getvalue()
+
+    def close(self) -> None:
+        self.shut = True
+
+
+class Screen(threading.local):
+    """sys.stdout of ranks that are threads: each has a page of its own."""
+
+    def __init__(self) -> None:
+        self.page = Page()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.page, name)
+
+    def after(self, print_in_order: Callable[..., None], world: Communicator, given: drawn.Texts) -> dict[str, Any]:
+        """Call the function; return what this rank has written, and what waits in a buffer."""
+        file = Page()
+        print_in_order(world, given.texts[world.rank], *([file] if given.to_file else []))
+        written = "written, though only rank 0 may print," if world.rank else "written"
+        return {
+            f"{written} to file": file.getvalue(),
+            f"{written} to sys.stdout": self.page.getvalue(),
+            "written it in pieces": file.pieces + self.page.pieces,
+            "left characters in a buffer": sum(len(page.getvalue()) - len(page.left) for page in (file, self.page)),
+            "closed its file": file.shut or self.page.shut,
+        }
 
 
 @contextlib.contextmanager

@@ -8,13 +8,16 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 from lessons.report import Report
+from lessons.trials import agrees, agrees_on_ranks
 from minitrain.comm.communicator import Communicator
-from minitrain.comm.ring import RingCommunicator, ring_all_gather, ring_reduce_scatter
+from minitrain.comm.ring import RingCommunicator, ring_all_gather, ring_broadcast, ring_reduce_scatter
 from minitrain.observe.ledger import Ledger
 from minitrain.sharding import shard_of
 
+from . import drawn
 from .lesson import TAG, TIMES
 
 # Ranks, numbers, dtype. The check ends with the first case that fails, so the simplest one comes first.
@@ -42,47 +45,54 @@ def equal_size(ranks: int, alpha: float, beta: float) -> float:
 
 
 def check_06_1(world: Communicator, reduce_scatter: Callable, report: Report) -> None:
-    """Check shards of sums and maxima, from the library's ring and inside its all-reduce."""
-    for ranks, n, dtype, add in [(*case, np.add) for case in CASES] + [(3, 7, "float64", np.maximum)]:
+    """Check shards of sums, maxima and minima, from the library's ring and inside its all-reduce."""
+    others = [(3, 7, "float64", add) for add in (np.maximum, np.minimum)]
+    for ranks, n, dtype, add in [(*case, np.add) for case in CASES] + others:
         if world.rank < ranks:
-            trial = Trial(world.subgroup(range(ranks)), f"{case(n, ranks)}, numpy.{add.__name__}", report)
             x = digits(n, dtype, world.rank, add)
+            size = x.nbytes - x[shard_of(n, ranks, world.rank)].nbytes
+            trial = Trial(world.subgroup(range(ranks)), f"{case(n, ranks)}, numpy.{add.__name__}", report, size)
             mine, true = shard_of(n, ranks, world.rank), reduce(add, [digits(n, dtype, r, add) for r in range(ranks)])
             returned = trial.run(lambda comm, x=x, add=add: reduce_scatter(comm, x, TAG, add))  # type: ignore[misc]
             trial.share_of_sum(x, digits(n, dtype, world.rank, add), true)
             trial.values("returned", returned, true[mine], "returns")
-            trial.price(n * x.itemsize - x[mine].nbytes, ranks - 1 if n >= ranks else None)
+            trial.view(returned, x)
+            trial.price(ranks - 1 if n >= ranks else None)
             trial.manners(ring=True)
         if not all_well(world, report):
             return
     inside(world, RingCommunicator(world, reduce_scatter, ring_all_gather), report)
+    if all_well(world, report):
+        agrees_on_ranks(report, reduce_scatter, ring_reduce_scatter, drawn.SUMS, drawn.on_a_rank, drawn.SIZES)
 
 
 def check_06_2(world: Communicator, all_gather: Callable, report: Report) -> None:
     """Check that every rank has every shard, also inside the library's all-reduce."""
     for ranks, n, dtype in CASES:
         if world.rank < ranks:
-            trial = Trial(world.subgroup(range(ranks)), case(n, ranks), report)
             mine, true = shard_of(n, ranks, world.rank), digits(n, dtype, 0)
+            size = true.nbytes - true[shard_of(n, ranks, (world.rank + 1) % ranks)].nbytes
+            trial = Trial(world.subgroup(range(ranks)), case(n, ranks), report, size)
             x = np.full(n, -1 - world.rank, dtype)  # the values in the other shards do not matter
             x[mine] = true[mine]
             trial.run(lambda comm, x=x: all_gather(comm, x, TAG))  # type: ignore[misc]
             trial.values("gathered", x, true, "has in x")
-            next_share = shard_of(n, ranks, (world.rank + 1) % ranks)
-            trial.price(n * x.itemsize - x[next_share].nbytes, ranks - 1 if n >= ranks else None)
+            trial.price(ranks - 1 if n >= ranks else None)
             trial.manners(ring=True)
         if not all_well(world, report):
             return
     inside(world, RingCommunicator(world, ring_reduce_scatter, all_gather), report)
+    if all_well(world, report):
+        agrees_on_ranks(report, all_gather, ring_all_gather, drawn.GATHERS, drawn.on_a_rank, drawn.SIZES)
 
 
-def check_06_3(world: Communicator, equal_size: Callable[[int, float, float], float], report: Report) -> None:
+def check_06_3(world: Communicator, predicted: Callable[[int, float, float], float], report: Report) -> None:
     """Check that the two formulas give the same time at this size."""
     cases = (5, 1.0, 0.01), (4, 1e-5, 1e-10), (6, 1e-5, 1e-10), (64, 2e-6, 1e-11), (3, 1e-5, 1e-10), (2, 1e-5, 1e-10)
     for ranks, alpha, beta in cases:
         told = f"{ranks} ranks, alpha {alpha:g}, beta {beta:g}"
         with told_of(told):
-            M = equal_size(ranks, alpha, beta)
+            M = predicted(ranks, alpha, beta)
         told += ": you say"
         got = float(M) if isinstance(M, Real) else type(M).__name__
         if not report.true("number", isinstance(M, Real) and M >= 0, f"{told} {M!r}, which is no size", got):
@@ -90,25 +100,31 @@ def check_06_3(world: Communicator, equal_size: Callable[[int, float, float], fl
         tree, ring = (TIMES[name](ranks, M, alpha, beta) for name in ("tree", "ring"))
         sentence = f"{told} {M:,.6g} bytes, for which the tree takes {tree:.6g} s and the ring {ring:.6g} s"
         report.true("equal times", abs(tree - ring) <= 1e-9 * tree, sentence, float(M))
+    if report.ok:
+        agrees(report, predicted, equal_size, st.tuples(drawn.RANKS, drawn.ALPHAS, drawn.BETAS), close=1e-9)
 
 
 def check_06_4(world: Communicator, broadcast: Callable, report: Report) -> None:
     """Check that every rank receives the root's array, from every root."""
     for (ranks, n, dtype), root in [*zip(CASES, (0, 2, 1, 0, 1, 0), strict=True), ((3, 6, "float32"), 1)]:
         if world.rank < ranks:
-            trial = Trial(world.subgroup(range(ranks)), f"{case(n, ranks)}, root {root}", report)
             true, place = digits(n, dtype, 0), (world.rank - root) % ranks
-            x = true.copy() if place == 0 else np.full(n, -1 - world.rank, dtype)
-            trial.run(lambda comm, x=x, root=root: broadcast(comm, x, root, TAG), sends=place < ranks - 1)  # type: ignore[misc]
-            trial.values("received", x, true, "has in x")
             last = place == ranks - 1
-            trial.price(0 if last else x.nbytes, None if n < ranks else 0 if last else ranks)
+            told = f"{case(n, ranks)}, root {root}"
+            trial = Trial(world.subgroup(range(ranks)), told, report, 0 if last else true.nbytes)
+            x = true.copy() if place == 0 else np.full(n, -1 - world.rank, dtype)
+            trial.run(lambda comm, x=x, root=root: broadcast(comm, x, root, TAG))  # type: ignore[misc]
+            trial.values("received", x, true, "has in x")
+            trial.price(None if n < ranks else 0 if last else ranks)
             trial.manners(ring=False)
-            late = max((send.after for send in trial.comm.sends[:1] if place), default=1)
-            first = "sends its first message after {got} receives; a chunk can go on as soon as it is there"
-            report.equal("pipelined", late, 1, f"{trial.told}: rank {{rank}} {first}")
+            late = [(send.after, send.number) for send in trial.comm.sends if place and send.after > send.number]
+            after, number = (*late, (1, 1))[0]
+            sentence = f"rank {world.rank} sends message {number} after {after} receives"
+            sentence = f"{trial.told}: {sentence}; a chunk can go on as soon as it is there"
+            report.true("pipelined", not late, sentence, f"{number} after {after}")
         if not all_well(world, report):
             return
+    agrees_on_ranks(report, broadcast, ring_broadcast, drawn.BROADCASTS, drawn.on_a_rank, drawn.SIZES)
 
 
 # Reference ------------------------------------------------------------------------------------------------------------
@@ -140,19 +156,28 @@ class Send:
         self.waited = self.early = self.changed = False
 
     def wait(self) -> None:
+        self.over()
+        self.handle.wait()
+
+    def done(self) -> bool:
+        if done := self.handle.done():
+            self.over()
+        return bool(done)
+
+    def over(self) -> None:
         self.waited = True
         self.early = self.comm.receives < self.number  # this step's receive has not started
         self.changed = not np.array_equal(self.x, self.before)
-        self.handle.wait()
 
 
 class Trial:
     """One call of the student's function, and claims about it."""
 
-    def __init__(self, group: Communicator, told: str, report: Report) -> None:
-        self.comm, self.ledger, self.told, self.report = Watched(group), Ledger(), told, report
+    def __init__(self, group: Communicator, told: str, report: Report, size: int) -> None:
+        """size: the bytes that this rank has to send."""
+        self.comm, self.ledger, self.told, self.report, self.size = Watched(group), Ledger(), told, report, size
 
-    def run(self, call: Callable[[Communicator], Any], sends: bool = True) -> Any:
+    def run(self, call: Callable[[Communicator], Any]) -> Any:
         """Call it; claim that the function itself sends."""
         with self.ledger.open(), told_of(self.told):
             result = call(self.comm)
@@ -160,7 +185,7 @@ class Trial:
         for send in self.unwaited:
             send.handle.wait()
         past = "was a collective called, or something past `comm`, such as mpi4py itself?"
-        sent = not sends or self.comm.size == 1 or len(self.comm.sends) > 0
+        sent = not self.size or len(self.comm.sends) > 0
         self.report.true("by hand", sent, f"{self.told}: rank {self.report.rank} sent nothing by comm.send; {past}")
         return result
 
@@ -184,10 +209,16 @@ class Trial:
             elsewhere = " (all of its x is as it was before)"
         self.report.true("in place", rank in whole, sentence + elsewhere, plain(x[shards[rank]]) + elsewhere)
 
-    def price(self, size: int, messages: int | None) -> None:
+    def view(self, returned: Any, x: np.ndarray) -> None:
+        """Claim that what is returned is a part of x, not a copy of it."""
+        part = isinstance(returned, np.ndarray) and (not returned.size or np.shares_memory(returned, x))
+        sentence = f"{self.told}: rank {self.report.rank} returns a copy of its share; a view of x is asked for"
+        self.report.true("view", part, f"{sentence}, such as x[shard]")
+
+    def price(self, messages: int | None) -> None:
         """Claim the bytes sent, and the messages if every shard has an element."""
         who = f"{self.told}: rank {{rank}} sends"
-        self.report.equal("bytes", self.ledger.bytes.total(), size, f"{who} {{got}} bytes; right is {{expected}}")
+        self.report.equal("bytes", self.ledger.bytes.total(), self.size, f"{who} {{got}} bytes; right is {{expected}}")
         if messages is not None:
             count = self.ledger.messages.total()
             sentence = f"{who} {{got}} {'message' if count == 1 else 'messages'}; right is {{expected}}"

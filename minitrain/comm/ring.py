@@ -35,6 +35,7 @@ def ring_reduce_scatter(
     """Sum the flat array x over ranks; return this rank's shard of the sum, a view of x. The rest of x is undefined.
 
     In each of N - 1 steps, rank r sends one chunk to r + 1 and adds the one received from r - 1: add(a, b, out=a).
+    shards: each rank's slice of x, the same on all ranks; by default `even_shards`.
     """
     n, r = comm.size, comm.rank
     chunks = [x[cut] for cut in shards or even_shards(len(x), n)]
@@ -50,7 +51,10 @@ def ring_reduce_scatter(
 
 
 def ring_all_gather(comm: Communicator, x: Array, tag: Tag, shards: Shards | None = None) -> None:
-    """Fill the flat array x. Rank r starts with shard r and forwards to r + 1 what it last received from r - 1."""
+    """Fill the flat array x. Rank r starts with shard r and forwards to r + 1 what it last received from r - 1.
+
+    shards: each rank's slice of x, the same on all ranks; by default `even_shards`.
+    """
     n, r = comm.size, comm.rank
     chunks = [x[cut] for cut in shards or even_shards(len(x), n)]
     for step in range(n - 1):

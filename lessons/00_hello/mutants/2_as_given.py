@@ -9,7 +9,10 @@ SAYS = "waits in wait"
 
 
 def swap(world: Communicator, x: Array) -> Array:
-    """Sends x to the next rank of a ring of two or more, and returns what the rank before has sent, an array like x."""
+    """Send x to the next rank of a ring of two or more; return what the rank before has sent.
+
+    That is a new array of the shape and dtype of x. Messages may be too large for any MPI to put aside.
+    """
     arrived = np.empty_like(x)
     world.send(x, (world.rank + 1) % world.size, ("ring", "swap")).wait()
     world.receive(arrived, (world.rank - 1) % world.size, ("ring", "swap"))

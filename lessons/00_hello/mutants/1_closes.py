@@ -1,0 +1,11 @@
+"""the file is closed afterwards, so the caller can write nothing more to it."""
+
+import sys
+
+
+def print_in_order(world, text, file=None):
+    texts = world.gather_objects(text)
+    if world.rank == 0:
+        print("\n".join(texts), file=file, flush=True)
+        if file not in (None, sys.stdout):
+            file.close()

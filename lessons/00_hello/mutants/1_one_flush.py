@@ -1,0 +1,9 @@
+"""each text is printed by itself, and flushed at the end: on a terminal every line leaves at once."""
+
+
+def print_in_order(world, text, file=None):
+    texts = world.gather_objects(text)
+    if world.rank == 0:
+        for one in texts[:-1]:
+            print(one, file=file)
+        print(texts[-1], file=file, flush=True)

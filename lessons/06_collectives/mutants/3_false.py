@@ -1,0 +1,9 @@
+"""where the ring is never slower, False is returned instead of 0."""
+
+import math
+
+
+def equal_size(ranks, alpha, beta):
+    levels = math.ceil(math.log2(ranks))
+    size = alpha * (ranks - 1 - levels) / (beta * (levels - (ranks - 1) / ranks))
+    return size > 0 and size
