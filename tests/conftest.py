@@ -1,5 +1,6 @@
 """Set up `pytest`: the first tier, or everything with --full (tests/tiers.py); some on ranks (tests/ranks.py)."""
 
+import gc
 import os
 
 import pytest
@@ -37,3 +38,9 @@ def draw_the_same() -> None:
     settings.register_profile("random", database=None, deadline=None)
     if settings.get_current_profile_name() == "default":
         settings.load_profile("the same")
+
+
+def pytest_collection_finish() -> None:
+    """Keep thousands of collected tests out of every garbage collection, which they would slow down."""
+    gc.collect()
+    gc.freeze()
