@@ -22,8 +22,10 @@ NORMS = ("tp", "norms")
 
 def over_matrices(totals: Totals, mesh: Mesh) -> Totals:
     """Return the totals summed over ranks with other parts. Each sends 16 bytes per divided parameter."""
+    if mesh.parts("matrices") == 1:
+        return totals
     divided = sorted((p for p in totals if p.placement.local != p.placement.shape), key=lambda p: p.placement.path)
-    if mesh.parts("matrices") > 1 and divided:
+    if divided:
         sums = in_order(np.array([totals[p] for p in divided]), mesh.over("matrices"), NORMS)
         totals |= dict(zip(divided, sums, strict=True))
     return totals

@@ -498,12 +498,12 @@ def test_checkpoints_with_a_wrong_description(about: str, tmp_path: Path, capsys
     ("arguments", "said"),
     [
         ("--dp 3", "dp 3 makes 3 ranks, but there are 2: run mpirun -n 3"),
-        ("--batch 1", "--batch is 1, but 2 ranks with 1 micro-batches each need at least 2"),
+        full("--batch 1", "--batch is 1, but 2 ranks with 1 micro-batches each need at least 2"),
         full("--batch 7 --accumulate 4", "at least 8"),
         full("--heads 3", "heads is 3, which does not divide the width 16"),
         full("--text nowhere.txt", "'nowhere.txt' does not exist"),
         full("--layers x", "--layers"),
-        ("--layerz 3", "--layerz"),
+        full("--layerz 3", "--layerz"),
     ],
 )
 def test_wrong_input_is_told_once(arguments: str, said: str, text: Path, tmp_path: Path) -> None:

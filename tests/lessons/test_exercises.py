@@ -23,7 +23,7 @@ EVERY = exercises()
 KNOWN = [(e, m) for e in EVERY for m in e.mutants() if not m.says]
 FIRST = [next(known) for _, known in groupby(KNOWN, lambda pair: pair[0].id)]
 STARTED = [(e, m) for e, m in FIRST if e.id in ("03.1", "07.3", "07.4", "10.1", "14.2")]
-QUICK = ("00.1", "05.4", "06.4", "07.2", "10.1", "14.4")
+QUICK = ("00.1", "07.2", "10.1", "14.4")
 LATER = ("07.4", "10.1")  # a subset of these
 COMPARED = [pair if pair in FIRST else full(*pair) for pair in KNOWN]
 UNUSUAL = [(e, path) for e in EVERY for path in e.also_right()]
@@ -153,9 +153,9 @@ def test_two_to_four_exercises(lesson) -> None:  # type: ignore[no-untyped-def]
         ("def shard_of(n, parts, i):\n    exit(0)\n", "the program was ended (sys.exit) at exercise.py:2"),
         ("def shard_of(n, parts, i):\n    while True: pass\n", "not done after"),
         ("import os\ndef shard_of(n, parts, i):\n    os._exit(0)\n", "was ended (os._exit) (exercise.py:3)"),
-        ("import os\ndef shard_of(n, parts, i):\n    os.kill(os.getpid(), 9)\n", "without a result: a crash of Python"),
-        ("def shard_of(n, parts, i):\n    while True: print('a' * n)\n", "(exercise.py:2), after printing"),
-        (
+        full("import os\ndef shard_of(n, parts, i):\n    os.kill(os.getpid(), 9)\n", "a result: a crash of Python"),
+        full("def shard_of(n, parts, i):\n    while True: print('a' * n)\n", "(exercise.py:2), after printing"),
+        full(
             "import os\ndef shard_of(n, parts, i):\n    while True: os.write(2, b'a' * 9000)\n",
             "characters came past sys.stdout",
         ),

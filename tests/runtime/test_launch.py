@@ -377,7 +377,7 @@ def test_doctor() -> None:
     assert not wide, wide
 
 
-@pytest.mark.parametrize("error", ["ValueError", "UserError", "KeyboardInterrupt"])
+@pytest.mark.parametrize("error", [full("ValueError"), "UserError", full("KeyboardInterrupt")])
 def test_in_a_notebook_an_exception_stays_an_exception(error: str) -> None:
     """Without ranks, a prompt or notebook (both set sys.ps1) gets the exception; otherwise the process exits."""
     program = """
