@@ -18,7 +18,8 @@ from minitrain.comm.communicator import Communicator
 from minitrain.observe.ledger import Ledger
 from minitrain.runtime import output
 
-from . import drawn, lesson
+from .drawn import ARRAYS, TEXTS, Texts, swapped_twice
+from .lesson import swap as model_solution
 from .programs import six_lines
 
 LARGE = 2**19  # float64 numbers: 4 MB, too large for any MPI to buffer until the receiver arrives
@@ -76,7 +77,7 @@ def check_00_1(world: Communicator, print_in_order: Callable[..., None], report:
     if report.ok:
         screen = Screen()
         with contextlib.redirect_stdout(cast(Any, screen)) if world.rank == 0 else contextlib.nullcontext():
-            agrees_on_ranks(report, print_in_order, output.print_in_order, drawn.TEXTS, screen.after, traffic=False)
+            agrees_on_ranks(report, print_in_order, output.print_in_order, TEXTS, screen.after, traffic=False)
 
 
 def check_00_2(world: Communicator, swap: Callable[..., Any], report: Report) -> None:
@@ -101,7 +102,7 @@ def check_00_2(world: Communicator, swap: Callable[..., Any], report: Report) ->
         sentence = f"{told} returned before {watched.open:,} of its messages had left: wait for the handle of send"
         report.true("waited", watched.open == 0, sentence, watched.open)
     if report.ok:
-        agrees_on_ranks(report, swap, lesson.swap, drawn.ARRAYS, drawn.swapped_twice, sizes=(2, 3, 4, 5))
+        agrees_on_ranks(report, swap, model_solution, ARRAYS, swapped_twice, sizes=(2, 3, 4, 5))
 
 
 def check_00_3(world: Communicator, predicted: Callable[[int], list[str]], report: Report) -> None:
@@ -192,7 +193,7 @@ class Screen(threading.local):
     def __getattr__(self, name: str) -> Any:
         return getattr(self.page, name)
 
-    def after(self, print_in_order: Callable[..., None], world: Communicator, given: drawn.Texts) -> dict[str, Any]:
+    def after(self, print_in_order: Callable[..., None], world: Communicator, given: Texts) -> dict[str, Any]:
         """Call the function; return what this rank has written, and what waits in a buffer."""
         file = Page()
         print_in_order(world, given.texts[world.rank], *([file] if given.to_file else []))

@@ -17,7 +17,7 @@ from minitrain.comm.ring import RingCommunicator, ring_all_gather, ring_broadcas
 from minitrain.observe.ledger import Ledger
 from minitrain.sharding import shard_of
 
-from . import drawn
+from .drawn import ALPHAS, BETAS, BROADCASTS, GATHERS, RANKS, SIZES, SUMS, on_a_rank
 from .lesson import TAG, TIMES
 
 # Ranks, numbers, dtype. The check ends with the first case that fails, so the simplest one comes first.
@@ -63,7 +63,7 @@ def check_06_1(world: Communicator, reduce_scatter: Callable, report: Report) ->
             return
     inside(world, RingCommunicator(world, reduce_scatter, ring_all_gather), report)
     if all_well(world, report):
-        agrees_on_ranks(report, reduce_scatter, ring_reduce_scatter, drawn.SUMS, drawn.on_a_rank, drawn.SIZES)
+        agrees_on_ranks(report, reduce_scatter, ring_reduce_scatter, SUMS, on_a_rank, SIZES)
 
 
 def check_06_2(world: Communicator, all_gather: Callable, report: Report) -> None:
@@ -83,7 +83,7 @@ def check_06_2(world: Communicator, all_gather: Callable, report: Report) -> Non
             return
     inside(world, RingCommunicator(world, ring_reduce_scatter, all_gather), report)
     if all_well(world, report):
-        agrees_on_ranks(report, all_gather, ring_all_gather, drawn.GATHERS, drawn.on_a_rank, drawn.SIZES)
+        agrees_on_ranks(report, all_gather, ring_all_gather, GATHERS, on_a_rank, SIZES)
 
 
 def check_06_3(world: Communicator, predicted: Callable[[int, float, float], float], report: Report) -> None:
@@ -101,7 +101,7 @@ def check_06_3(world: Communicator, predicted: Callable[[int, float, float], flo
         sentence = f"{told} {M:,.6g} bytes, for which the tree takes {tree:.6g} s and the ring {ring:.6g} s"
         report.true("equal times", abs(tree - ring) <= 1e-9 * tree, sentence, float(M))
     if report.ok:
-        agrees(report, predicted, equal_size, st.tuples(drawn.RANKS, drawn.ALPHAS, drawn.BETAS), close=1e-9)
+        agrees(report, predicted, equal_size, st.tuples(RANKS, ALPHAS, BETAS), close=1e-9)
 
 
 def check_06_4(world: Communicator, broadcast: Callable, report: Report) -> None:
@@ -124,7 +124,7 @@ def check_06_4(world: Communicator, broadcast: Callable, report: Report) -> None
             report.true("pipelined", not late, sentence, f"{number} after {after}")
         if not all_well(world, report):
             return
-    agrees_on_ranks(report, broadcast, ring_broadcast, drawn.BROADCASTS, drawn.on_a_rank, drawn.SIZES)
+    agrees_on_ranks(report, broadcast, ring_broadcast, BROADCASTS, on_a_rank, SIZES)
 
 
 # Reference ------------------------------------------------------------------------------------------------------------
