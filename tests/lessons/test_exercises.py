@@ -91,7 +91,10 @@ def examined(world: Communicator, exercise: Exercise, file: Path) -> worker.Foun
     """Return all ranks' reports, as lessons/worker.py makes them under mpirun."""
     function = getattr(worker.load(file), exercise.function)
     with debug.enabled(), contextlib.redirect_stdout(io.StringIO()):
-        report = worker.examine(world.duplicate(), exercise, function).plain()
+        try:
+            report = worker.examine(world.duplicate(), exercise, function).plain()
+        except KeyError as error:
+            report = worker.raised(error, exercise, file, world.rank)
     return dict(enumerate(json.loads(json.dumps(world.gather_objects(report)))))
 
 
