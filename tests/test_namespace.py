@@ -116,6 +116,7 @@ print(y.shape, y.dtype, x.grad[:, 3:].any(), all(p.grad.any() for p in block.par
 """
 
 
+@pytest.mark.full
 def test_the_programs_of_the_readme() -> None:
     gpt = readme("tokens = mt.CharTokenizer.of(text)")
     assert len([line for line in gpt.splitlines() if line.strip()]) <= 10
