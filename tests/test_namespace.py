@@ -8,9 +8,7 @@ import textwrap
 import threading
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 import minitrain
 
@@ -128,6 +126,9 @@ def test_the_programs_of_the_readme() -> None:
 
 def in_notebook(*cells: str) -> list[str]:
     """Return what each cell prints in a notebook, or the name of its exception."""
+    import nbformat  # here, because the ranks of a job import this file too, and do not need it
+    from nbclient import NotebookClient
+
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     NotebookClient(notebook, timeout=60, allow_errors=True, resources={"metadata": {"path": str(ROOT)}}).execute()
     said = lambda cell: "".join(out.get("text", out.get("ename", "")) for out in cell.outputs)
