@@ -44,7 +44,7 @@ Run = Callable[[Callable[..., Any], Communicator, Any], Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call did. value: the result, or the exception's type. after: the arguments, which it may have changed."""
+    """What a call did. value: the result. after: the arguments, which it may have changed. raised: the exception."""
 
     value: Any
     after: tuple[Any, ...] = ()
@@ -113,9 +113,9 @@ def keeps_nothing(
     run: Callable[..., Any] | None,
 ) -> None:
     """Claim that calls do not affect each other: make them in another order, then each in a fresh module."""
-    results = []
-    for given in reversed(seen):
-        got, right = (outcome(of, given, run) for of in (function, reference))
+    results, tried = [], [(given, outcome(reference, given, run)) for given in seen]
+    for given, right in reversed(tried):
+        got = outcome(function, given, run)
         told = wrong(got, right, close, range(len(given)))
         new = told and wrong(outcome(fresh(function), given, run), right, close, range(len(given)))
         again = f"{name}({called(given)}), called a second time, {told}: something is kept between calls"
@@ -127,8 +127,8 @@ def keeps_nothing(
         changed = f"what {name}({called(given)}) returned is changed by later calls: return a new one each time"
         if not report.true("earlier result", same, changed, changed):
             return
-    for given in seen:
-        told = wrong(outcome(fresh(function), given, run), outcome(reference, given, run), close, range(len(given)))
+    for given, right in tried:
+        told = wrong(outcome(fresh(function), given, run), right, close, range(len(given)))
         first = f"{name}({called(given)}), as the first call in a new process, {told}: only the arguments may count"
         if not report.true("first call", not told, first, first):
             return

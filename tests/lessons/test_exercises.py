@@ -93,7 +93,7 @@ def examined(world: Communicator, exercise: Exercise, file: Path) -> worker.Foun
     with debug.enabled(), contextlib.redirect_stdout(io.StringIO()):
         try:
             report = worker.examine(world.duplicate(), exercise, function).plain()
-        except KeyError as error:
+        except Exception as error:
             report = worker.raised(error, exercise, file, world.rank)
     return dict(enumerate(json.loads(json.dumps(world.gather_objects(report)))))
 
