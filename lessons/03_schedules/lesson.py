@@ -76,8 +76,8 @@ def claim(receipt: Receipt, top: dict[str, float], six: dict[str, lr.Schedule], 
     receipt.below("largest |area - 30|", 1e-12, max(abs(math.fsum(r) - AREA) for r in rates.values()))
     receipt.equal("schedules whose largest rate is their peak", 6, sum(max(r) == top[n] for n, r in rates.items()))
     ends = (("linear", T - 1, 1 / T), ("cosine", T, 0.0), ("warm-up", 0, 1 / WARM), ("one-cycle", T - 1, 4e-6))
-    for name, t, shard_of in ends:
-        receipt.near(f"{name}: rate / peak at t = {t}", shard_of, six[name](t) / top[name])
+    for name, t, ratio in ends:
+        receipt.near(f"{name}: rate / peak at t = {t}", ratio, six[name](t) / top[name])
     receipt.equal("warm-up: jump at the join", 0.0, six["warm-up"](WARM) - six["warm-up"](WARM - 1))
     receipt.equal("inverse: t at half the peak", round(1 / K), sum(2 * r > top["inverse"] for r in rates["inverse"]))
     lowest = min(range(T), key=partial(lr.one_cycle_momentum, updates=T))

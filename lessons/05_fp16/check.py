@@ -38,8 +38,9 @@ def half_step(
     """Update float16 weights in place by Adam. Return the new number of updates; t is the number before this one.
 
     data, grad (n), float16: the weights, and S times their gradient. master, m, v (n), float32: the weights and Adam's
-    two moments. Clip the gradient to norm `clip`. If grad contains inf or NaN, skip the step and change nothing;
-    otherwise grad may end with any values.
+    m and v. S: the loss scale. lr: the learning rate. clip: the largest norm; a gradient, without S, that is longer is
+    shortened to it. If grad contains inf or NaN, skip the step and change nothing; otherwise grad may end with any
+    values.
     """
     g = grad.astype(np.float32) / np.float32(S)
     if not np.isfinite(g).all():
@@ -55,9 +56,9 @@ def half_step(
 def bytes_a_parameter(half: bool, numbers: int) -> int:
     """Return the bytes per parameter held at the optimizer step: weight, gradient, optimizer state.
 
-    half: weights and gradients are float16 and the optimizer keeps masters; otherwise everything is float32. numbers:
-    the state values per parameter: 0 for SGD, 1 for SGD with momentum, 2 for Adam; others may
-    have more.
+    half: weights and gradients are float16, and the optimizer keeps a float32 master; otherwise all is float32.
+    numbers: the float32 values that the optimizer keeps per parameter, without the master: 0 for SGD, 1 for SGD with
+    momentum, 2 for Adam; other optimizers may keep more.
     """
     return (2 + 2 + 4 if half else 4 + 4) + 4 * numbers
 
