@@ -32,10 +32,11 @@ CASES = (
 
 
 def equal_size(ranks: int, alpha: float, beta: float) -> float:
-    """Return the size M in bytes at which an all-reduce takes equally long by tree and by ring. Do not round.
+    """Return the size M in bytes for which tree and ring take equally long to all-reduce. Do not round.
 
-    N = ranks >= 2; alpha: seconds per message; beta: seconds per byte. Return 0 if the ring is never slower. T_tree = 2
-    ceil(log2 N) (alpha + M beta) and T_ring = 2 (N-1) alpha + 2 (N-1)/N M beta.
+        T_tree = 2 ceil(log2 N) (alpha + M beta)          T_ring = 2 (N-1) alpha + 2 (N-1)/N M beta
+
+    N = ranks >= 2. alpha: seconds per message. beta: seconds per byte. Return 0 if the ring is never slower.
     """
     levels = math.ceil(math.log2(ranks))
     return alpha * (ranks - 1 - levels) / (beta * (levels - (ranks - 1) / ranks))
