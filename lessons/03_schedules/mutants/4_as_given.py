@@ -1,4 +1,4 @@
-"""as it was given: three mistakes are left."""
+"""unchanged: all three mistakes are left."""
 
 
 def triangle(t: int, peak: float, warm: int, updates: int) -> float:

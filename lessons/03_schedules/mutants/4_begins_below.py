@@ -1,4 +1,4 @@
-"""the way down is one update early, but for its length: it begins below the peak."""
+"""the way down is one update early, except for its length: it starts below the peak."""
 
 
 def triangle(t: int, peak: float, warm: int, updates: int) -> float:

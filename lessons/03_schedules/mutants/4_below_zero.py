@@ -1,4 +1,4 @@
-"""after the end the rate is below 0: such a step goes uphill."""
+"""after the end the rate is negative: such an update goes uphill."""
 
 
 def triangle(t: int, peak: float, warm: int, updates: int) -> float:

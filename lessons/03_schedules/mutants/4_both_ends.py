@@ -1,4 +1,4 @@
-"""the way down goes one update too far: it meets 0 at updates + 1."""
+"""the way down is one update too long: it reaches 0 at updates + 1."""
 
 
 def triangle(t: int, peak: float, warm: int, updates: int) -> float:

@@ -1,4 +1,4 @@
-"""the way down is divided by one too few: it begins above the peak."""
+"""the way down is divided by one too few: it starts above the peak."""
 
 
 def triangle(t: int, peak: float, warm: int, updates: int) -> float:

@@ -1,4 +1,4 @@
-"""the way up still begins at 0: update 0 is wasted."""
+"""the way up still starts at 0: update 0 is wasted."""
 
 
 def triangle(t: int, peak: float, warm: int, updates: int) -> float:

@@ -1,4 +1,4 @@
-"""two mistakes are left: a wasted update at the end, and rates below 0 after it."""
+"""two mistakes are left: a wasted update at the end, and negative rates after it."""
 
 
 def triangle(t: int, peak: float, warm: int, updates: int) -> float:

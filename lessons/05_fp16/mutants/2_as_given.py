@@ -1,4 +1,4 @@
-"""as it was given: all mistakes are still there."""
+"""unchanged: all mistakes are left."""
 
 import numpy as np
 

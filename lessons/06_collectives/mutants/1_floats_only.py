@@ -1,4 +1,4 @@
-"""the buffer has the numbers of x if those are floats, and float64 else: whole numbers do not fit."""
+"""the buffer is float64 unless x is a float array: it does not fit whole numbers."""
 
 from minitrain.backend import xp
 from minitrain.sharding import even_shards

@@ -1,4 +1,4 @@
-"""as it was given: its mistake is still there."""
+"""unchanged: the mistake is left."""
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator, Tag
