@@ -1,4 +1,4 @@
-"""the first answer is kept for later calls."""
+"""the first answer without a world is kept for later calls."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""a run of one process always gets False, even after an overflow."""
+"""a group of one rank always gets False, even after an overflow."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""the buffer is float64 unless x is a float array: it does not fit whole numbers."""
+"""the buffer has the type of x only for float32 and float64; for other types it is float32."""
 
 from minitrain.backend import xp
 from minitrain.sharding import even_shards
