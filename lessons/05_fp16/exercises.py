@@ -8,8 +8,8 @@ EXERCISES = (
         "I",
         "minitrain.precision.scaler:next_scale",
         hints=(
-            "Three cases: the batch overflowed; it was good, but there are too few in a row so far; it was good, and "
-            "there are enough.",
+            "Three cases: the batch overflowed; it was good, but `interval` is not reached; it was good, and the "
+            "interval is reached.",
             "`good` counts the good batches before this one; with this one there are good + 1. In which two cases does "
             "the count return to 0?",
             "On overflow: (scale * backoff, 0). If good + 1 < interval: (scale, good + 1). Otherwise (scale * growth, "

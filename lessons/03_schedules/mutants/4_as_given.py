@@ -1,4 +1,4 @@
-"""unchanged: all three mistakes are left."""
+"""the function as given, with all three mistakes."""
 
 
 def triangle(t: int, peak: float, warm: int, updates: int) -> float:

@@ -1,4 +1,4 @@
-"""unchanged: all mistakes are left."""
+"""the function as given, with all three mistakes."""
 
 import numpy as np
 

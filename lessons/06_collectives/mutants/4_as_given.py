@@ -1,4 +1,4 @@
-"""unchanged: the mistake is left."""
+"""the function as given, with its mistake."""
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator, Tag
