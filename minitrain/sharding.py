@@ -32,4 +32,4 @@ def even_shards(n: int, parts: int) -> list[slice]:
 
 def lengths(shards: Shards) -> list[int]:
     """Return the lengths of the slices."""
-    return [cut.stop - cut.start for cut in shards]
+    return [shard.stop - shard.start for shard in shards]

@@ -17,11 +17,11 @@ def write(path: Path, numbers: Any, draw: Callable[[Any], None]) -> str:
     """
     there, trouble = write_somewhere(path, lambda to: to.write_text(json.dumps(numbers) + "\n", "utf-8"))
     if importlib.util.find_spec("matplotlib") is None:
-        said = f"wrote {there}, but no picture: matplotlib is not installed. Run pip install matplotlib"
+        message = f"wrote {there}, but no picture: matplotlib is not installed. Run pip install matplotlib"
     else:
         picture, more = write_somewhere(there.with_suffix(".svg"), partial(_picture, draw))
-        said, trouble = f"wrote {there} and {picture}", trouble or more
-    return f"{said}\n{trouble}" if trouble else said
+        message, trouble = f"wrote {there} and {picture}", trouble or more
+    return f"{message}\n{trouble}" if trouble else message
 
 
 def _picture(draw: Callable[[Any], None], path: Path) -> None:

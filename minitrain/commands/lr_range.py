@@ -114,11 +114,11 @@ def report(folder: RunFolder, world: Communicator, rates: list[float], losses: l
     smoothed = smooth(losses)
     try:
         named: float | None = suggest_rate(rates, losses)
-        said = (
+        advice = (
             f"the smoothed loss falls steepest at --lr {named:.1e}, and is lowest at {rates[np.argmin(smoothed)]:.1e}"
         )
     except UserError as error:
-        named, said = None, f"no rate is suggested: {error}"
+        named, advice = None, f"no rate is suggested: {error}"
     curves = {"smoothed": smoothed}  # the raw losses leave the chart at the end; they are in the file
     axis = f"rate {rates[0]:.1e} to {rates[-1]:.1e} (logarithmic), update"
     ended = f"stopped after {len(rates)} of {updates} updates: the loss exploded" if len(rates) < updates else ""
@@ -128,7 +128,7 @@ def report(folder: RunFolder, world: Communicator, rates: list[float], losses: l
         numbers = {"rates": rates, "losses": losses, "smoothed": smoothed, "named": named}
         wrote = figure.write(folder.path / FILE, numbers, partial(draw, rates, losses, smoothed, named))
         wrote = "\n".join(filter(None, [moved, wrote]))
-    return "\n".join(filter(None, [chart(curves, "loss", axis), ended, said, wrote]))
+    return "\n".join(filter(None, [chart(curves, "loss", axis), ended, advice, wrote]))
 
 
 def draw(rates: list[float], losses: list[float], smoothed: list[float], named: float | None, axes: Any) -> None:
