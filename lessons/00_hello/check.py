@@ -64,7 +64,7 @@ def check_00_1(world: Communicator, print_in_order: Callable[..., None], report:
             report.true(
                 "pieces", page.pieces <= 1, f"{sentence}join the texts and print once", f"{page.pieces}, {page.flushed}"
             )
-            report.true("open", not page.shut, "print_in_order closed the file; the caller may want to write more to it")
+            report.true("open", not page.shut, "print_in_order closed the file; the caller may want to write more")
         else:
             sentence = f"rank {world.rank} wrote {wrote!r}; only rank 0 may print, or lines of several ranks get mixed"
             report.true("silent", not wrote, sentence, f"{wrote!r}, {calls}")
@@ -99,7 +99,7 @@ def check_00_2(world: Communicator, swap: Callable[..., Any], report: Report) ->
         silent = "" if calls.total() else " (was something other than `world` called, such as mpi4py?)"
         sentence = f"{told} sent {sent:,} messages by world.send; expected 1{silent}"
         report.true("messages", sent == 1, sentence, f"{sent} messages, {calls['gather_objects']} gathers")
-        sentence = f"{told} returned before {watched.open:,} of its sends were complete: call wait on the handle of send"
+        sentence = f"{told} returned before {watched.open:,} sends were complete: call wait on the handle of send"
         report.true("waited", watched.open == 0, sentence, watched.open)
     if report.ok:
         agrees_on_ranks(report, swap, model_solution, ARRAYS, swapped_twice, sizes=(2, 3, 4, 5))
@@ -114,7 +114,7 @@ def check_00_3(world: Communicator, predicted: Callable[[int], list[str]], repor
         if not report.true("list", isinstance(said, list), f"return a list of lines, not {said!r}"):
             return
         texts = all(isinstance(line, str) for line in said)
-        if not report.true("texts", texts, f"each line must be a string, such as 'rank 0 has 7'; you return {said!r}", said):
+        if not report.true("texts", texts, f"each line must be a string, such as 'rank 0 has 7', not {said!r}", said):
             return
         first = next((i for i, (a, b) in enumerate(zip_longest(said, true), 1) if a != b), 0)
         yours = repr(said[first - 1]) if 0 < first <= len(said) else "missing"

@@ -10,8 +10,8 @@ EXERCISES = (
         ranks=3,
         hints=(
             "Only one process may print, and it first needs the texts of all: which method of world brings them?",
-            "world.gather_objects(text) gives every rank a list of all texts, in rank order. Every rank has to call it, "
-            "even those that print nothing.",
+            "world.gather_objects(text) gives every rank a list of all texts, in rank order. Every rank has to call "
+            "it, even those that print nothing.",
             'texts = world.gather_objects(text); then, on rank 0: print("\\n".join(texts), file=file, flush=True).',
         ),
     ),
@@ -34,7 +34,7 @@ EXERCISES = (
         "check:printed",
         hints=(
             "Make a table of the value of mine: a column for each rank, a row for each line of the program.",
-            "Only rank 2 takes the branch. gather_objects gives every rank the values that all ranks have at that line.",
+            "Only rank 2 takes the branch. gather_objects gives every rank the values of all ranks at that line.",
             "In Python, everyone[-1] is the last element: rank 0 adds the value of the last rank.",
         ),
     ),
