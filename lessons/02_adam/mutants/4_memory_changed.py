@@ -1,4 +1,4 @@
-"""v is corrected in place, so that the next update starts from a wrong one."""
+"""v is corrected in place, so the next update starts from a wrong one."""
 
 import numpy as np
 
