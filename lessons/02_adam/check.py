@@ -134,9 +134,7 @@ def check_02_4(world: Communicator, step_sizes: Callable[..., np.ndarray], repor
         (mine, _), (true, _) = (
             descend(lambda at, by=by: Adam(at, rule=by), lr, 50, scale) for by in (rule, REFERENCE["adam"])
         )
-        told = (
-            f"Adam with these step sizes, in a valley with {scale:g} times the loss, gives a wrong w after 50 updates"
-        )
+        told = f"Adam with these step sizes, in a valley with {scale:g} times the loss, has a wrong w after 50 updates"
         report.close("inside", float(np.abs(mine - true).max()), 1e-9, told)
     if report.ok:
         settings = updates("float64").map(lambda update: update[3:])
