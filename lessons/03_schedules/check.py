@@ -1,4 +1,4 @@
-"""Checks of this lesson's exercises: curves written another way and queried in any order; resumed runs."""
+"""Checks of this lesson's exercises: independently written curves, queried in any order; resumed runs."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -33,10 +33,11 @@ Points = Sequence[tuple[float, float]]
 
 
 def halves(updates: int, warm: int, gamma: float, k: float) -> dict[str, float]:
-    """Return the t at which the rate is half the peak, for five schedules of the lesson's page; t may be fractional.
+    """Return the t at which the rate is half the peak, for five schedules; t may be fractional.
 
-    The keys: "linear" and "cosine" over `updates` updates; "exponential" with gamma (0 < gamma < 1); "inverse_time"
-    with k; "warmup_cosine" over `updates` updates, `warm` of them warm-up: the t on the way down. Floors are 0.
+    Return a dict with the keys "linear" and "cosine", over `updates` updates; "exponential" with gamma, 0 < gamma < 1;
+    "inverse_time" with k; "warmup_cosine" over `updates` updates, of which `warm` are the warm-up: the t on the way
+    down. Floors are 0.
     """
     return {
         "linear": updates / 2,
@@ -65,7 +66,7 @@ def check_03_1(world: Communicator, warmup_cosine: Callable[..., float], report:
     pure(report, partial(warmup_cosine, peak=1.0, warm=4, updates=12, floor=0.2), 14)
     in_a_trainer(world, partial(warmup_cosine, peak=0.1, warm=3, updates=9, floor=0.01), report)
     for warm in (5, 6):
-        told = f"with warm {warm} of 5 updates nothing is left for the cosine"
+        told = f"warm {warm} of 5 updates leaves none for the cosine"
         refuses(report, partial(warmup_cosine, 0, 1.0, warm, 5), told)
     for peak, floor in ((0.3, 0.03), (0.9, 0.2)) if report.ok else ():
         joined(report, warmup_cosine, peak, 3, floor)
@@ -100,7 +101,7 @@ def check_03_2(world: Communicator, anneal: Callable[..., float], report: Report
             value(report, name, anneal(t, [*points]), reference(t), f"one-cycle, 50 updates, t = {t}: the {name}")
     pure(report, lambda t: anneal(t, [*rates]), 52)
     for wrong in ([(1, 1.0), (2, 2.0)], [(0, 1.0), (5, 2.0), (5, 3.0)], [(0, 1.0), (5, 2.0), (3, 0.0)]):
-        refuses(report, partial(anneal, 1, [*wrong]), f"points {wrong}: these updates do not grow from 0")
+        refuses(report, partial(anneal, 1, [*wrong]), f"points {wrong}, whose updates do not increase from 0")
     if report.ok:
         agrees(report, anneal, ANNEAL, CURVES, close=1e-12, examples=200)
 
@@ -110,7 +111,7 @@ def check_03_3(world: Communicator, halves: Callable[..., dict[str, Any]], repor
     for updates, warm, gamma, k in ((1000, 100, 0.5**0.01, 0.01), (21, 4, 0.9, 0.3), (7, 0, 0.5, 1.0)):
         given = f"updates {updates}, warm {warm}, gamma {gamma:.4g}, k {k}"
         said, right = halves(updates, warm, gamma, k), HALVES(updates, warm, gamma, k)
-        if not report.true("dict", isinstance(said, dict), f"return a dict with five keys, not {said!r}"):
+        if not report.true("dict", isinstance(said, dict), f"return a dict with the five keys, not {said!r}"):
             return
         for name, (schedule, start) in {
             "linear": (partial(linear, peak=1.0, updates=updates), 0),
@@ -125,7 +126,7 @@ def check_03_3(world: Communicator, halves: Callable[..., dict[str, Any]], repor
                 continue
             t = next(t for t in range(start, 10**6) if schedule(t + 1) < 0.5 + 1e-12)
             sentence = (
-                f"{given}: you say that {name} is at half its peak at t = {got:.6g}; the rate of update {t} is "
+                f"{given}: you predict half the peak of {name} at t = {got:.6g}; the rate of update {t} is "
                 f"{schedule(t):.4g} of the peak, that of {t + 1} is {schedule(t + 1):.4g}"
             )
             report.true(name, abs(got - right[name]) < 1e-9 * updates, sentence, float(got))
@@ -141,7 +142,7 @@ def check_03_4(world: Communicator, triangle: Callable[..., float], report: Repo
         rates = [triangle(t, peak, warm, updates) for t in range(updates + 3)]
         wasted = [t for t in range(updates) if rates[t] == 0]
         report.true(
-            "wasted", not wasted, f"{told}: these updates have the rate 0, and change nothing: {wasted}", str(wasted)
+            "wasted", not wasted, f"{told}: updates with the rate 0 are wasted; these have it: {wasted}", str(wasted)
         )
         for t, rate in enumerate(rates):
             where = "rise" if t < warm else "fall" if t < updates else "end"
@@ -187,7 +188,7 @@ TRIANGLES = st.builds(
 
 
 def linear_with_warmup(t: int, peak: float, warm: int, updates: int) -> float:
-    """Return the rate of the library's schedules in the place of the triangle."""
+    """Return the triangle's rate from the library's schedules."""
     return warmup(t, warm, partial(linear, peak=peak, updates=updates - warm))
 
 
@@ -197,7 +198,7 @@ def joined(report: Report, schedule: Callable[..., float], peak: float, warm: in
     with_floor = f", floor {floor}" if floor else ""
     sentence = (
         f"peak {peak}, warm {warm}{with_floor}: update {warm - 1} has the rate {before!r}, update {warm} has {after!r};"
-        " they must be equal to the last bit"
+        " they must be equal, to the last bit"
     )
     report.true("join", before == after, sentence, float(after - before))
 
@@ -226,8 +227,8 @@ def pure(report: Report, schedule: Schedule, updates: int) -> None:
     backwards = [schedule(t) for t in reversed(range(updates))][::-1]
     t = next((t for t in range(updates) if forwards[t] != backwards[t]), 0)
     sentence = (
-        f"asked a second time, update {t} has another value ({forwards[t]:.6g}, then {backwards[t]:.6g}): something is "
-        "remembered between calls; only the arguments may count"
+        f"in a second call, update {t} has another value ({forwards[t]:.6g}, then {backwards[t]:.6g}): it keeps "
+        "something between calls; only the arguments may count"
     )
     report.true("pure", forwards == backwards, sentence, float(backwards[t] - forwards[t]))
 
@@ -250,4 +251,4 @@ def refuses(report: Report, call: Callable[[], object], told: str) -> None:
         did = kind = ""
     except Exception as error:
         did = kind = f"raised {type(error).__name__}"
-    report.true("error", not did, f"{told}: it must raise UserError, and {did}", f"{told}: {kind}")
+    report.true("error", not did, f"{told}: it must raise UserError, but {did}", f"{told}: {kind}")

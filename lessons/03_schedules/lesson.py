@@ -14,12 +14,12 @@ import minitrain.lr_schedules as lr
 from lessons.charts import chart, figure
 from lessons.receipt import Receipt
 
-T, WARM, AREA, MIDDLE, K, FLAT, STEEP = 1000, 100, 30.0, 500, 0.01, 0.1, 10.0  # the last two are curvatures
+T, WARM, AREA, MIDDLE, K, FLAT, STEEP = 1000, 100, 30.0, 500, 0.01, 0.1, 10.0  # FLAT, STEEP: curvatures
 
 
-# %% Six shapes, all of one area
+# %% Six shapes, one area
 def shapes(peak: float) -> dict[str, lr.Schedule]:
-    """Six schedules for a run of T updates."""
+    """Return six schedules for a run of T updates."""
     return {
         "linear": partial(lr.linear, peak=peak, updates=T),
         "exponential": partial(lr.exponential, peak=peak, gamma=0.01, every=T),
@@ -31,15 +31,15 @@ def shapes(peak: float) -> dict[str, lr.Schedule]:
 
 
 def peaks() -> dict[str, float]:
-    """All rates are proportional to the peak: with this one they add up to AREA."""
+    """Return for each shape the peak with which its rates sum to AREA: all rates are proportional to the peak."""
     return {name: AREA / sum(schedule(t) for t in range(T)) for name, schedule in shapes(1.0).items()}
 
 
 def triangle(t: int, peak: float, warm: int, updates: int) -> float:
-    """The rate of update t: up in a line over `warm` updates, down in a line over the rest, and no update is wasted.
+    """Triangular rate: linear rise over `warm` updates, linear decay over the rest; no update is wasted on rate 0.
 
-    Update 0 has the rate peak / warm; warm - 1 and warm both have the peak. The rate comes down by the same amount from
-    each update to the next, and meets 0 at t = updates, just after the last one; there it stays. 1 <= warm < updates.
+    Update 0 has the rate peak / warm; updates warm - 1 and warm both have the peak. Then the rate falls by the same
+    amount in each update. It reaches 0 at t = updates, just after the last one, and stays 0. 1 <= warm < updates.
     """
     if t < warm:
         return peak * (t + 1) / warm
@@ -48,16 +48,16 @@ def triangle(t: int, peak: float, warm: int, updates: int) -> float:
 
 # %% What the area decides, and what the shape decides
 def descend(schedule: lr.Schedule, u: float = 1.0, start: int = 0, end: int = T) -> float:
-    """SGD on the loss FLAT u^2 / 2. All that the run remembers, u and the number of the update, comes in."""
+    """Run SGD on the loss FLAT u^2 / 2 from update `start` to `end`; return u. u and t are the whole state of a run."""
     for t in range(start, end):
         u -= schedule(t) * FLAT * u
     return u
 
 
 def noise(schedule: lr.Schedule) -> float:
-    """The mean of u^2 after SGD on STEEP u^2 / 2 from u = 0, each gradient with an error of mean 0 and variance 1.
+    """Return the mean of u^2 after SGD on STEEP u^2 / 2 from u = 0; gradients have errors of mean 0 and variance 1.
 
-    u becomes (1 - rate STEEP) u - rate error. Error and u are independent, so the means of the two squares add up.
+    An update sets u to (1 - rate STEEP) u - rate error. The error is independent of u, so the mean squares add up.
     """
     square = 0.0
     for t in range(T):
@@ -66,32 +66,32 @@ def noise(schedule: lr.Schedule) -> float:
 
 
 def counting(schedule: lr.Schedule) -> lr.Schedule:
-    """How not to do it: this one counts its own calls, and begins at 0 when a run is resumed."""
+    """Return a schedule as it should not be: it counts its own calls, from 0 again when a run is resumed."""
     calls = count()
     return lambda t: schedule(next(calls))
 
 
 def claim(receipt: Receipt, top: dict[str, float], six: dict[str, lr.Schedule], rates: dict[str, list[float]]) -> None:
-    """Fills the receipt."""
-    receipt.below("largest distance of an area from 30", 1e-12, max(abs(math.fsum(r) - AREA) for r in rates.values()))
+    """Fill the receipt."""
+    receipt.below("largest |area - 30|", 1e-12, max(abs(math.fsum(r) - AREA) for r in rates.values()))
     receipt.equal("schedules whose largest rate is their peak", 6, sum(max(r) == top[n] for n, r in rates.items()))
     ends = (("linear", T - 1, 1 / T), ("cosine", T, 0.0), ("warm-up", 0, 1 / WARM), ("one-cycle", T - 1, 4e-6))
-    for name, t, shard_of in ends:
-        receipt.near(f"{name}: rate / peak at t = {t}", shard_of, six[name](t) / top[name])
+    for name, t, ratio in ends:
+        receipt.near(f"{name}: rate / peak at t = {t}", ratio, six[name](t) / top[name])
     receipt.equal("warm-up: jump at the join", 0.0, six["warm-up"](WARM) - six["warm-up"](WARM - 1))
-    receipt.equal("inverse: t of half the peak", round(1 / K), sum(2 * r > top["inverse"] for r in rates["inverse"]))
+    receipt.equal("inverse: t at half the peak", round(1 / K), sum(2 * r > top["inverse"] for r in rates["inverse"]))
     lowest = min(range(T), key=partial(lr.one_cycle_momentum, updates=T))
-    receipt.equal("one-cycle: t of peak and lowest momentum", rates["one-cycle"].index(top["one-cycle"]), lowest)
-    receipt.equal("triangle: updates with the rate 0", 0, sum(triangle(t, 1.0, WARM, T) == 0 for t in range(T)))
+    receipt.equal("one-cycle: t of peak and of lowest momentum", rates["one-cycle"].index(top["one-cycle"]), lowest)
+    receipt.equal("triangle: updates with rate 0", 0, sum(triangle(t, 1.0, WARM, T) == 0 for t in range(T)))
     whole = [descend(s) for s in six.values()]
     again = [descend(s, descend(s, end=MIDDLE), MIDDLE) for s in six.values()]
     receipt.equal(f"resumed at {MIDDLE}: runs that end with the same bits", 6, sum(map(float.__eq__, whole, again)))
     bad = [descend(counting(s), descend(counting(s), end=MIDDLE), MIDDLE) for s in six.values()]
-    receipt.equal("the same, with a hidden counter", 0, sum(map(float.__eq__, whole, bad)))
-    receipt.below("flat: largest distance of u from e^-3", 0.001, max(abs(u - math.exp(-FLAT * AREA)) for u in whole))
+    receipt.equal("resumed with a hidden counter: the same", 0, sum(map(float.__eq__, whole, bad)))
+    receipt.below("flat: largest |u - e^-3|", 0.001, max(abs(u - math.exp(-FLAT * AREA)) for u in whole))
     late, left = rates["inverse"][-1], noise(six["inverse"])
-    receipt.near("steep: noise of inverse, by its last rate", late / (STEEP * (2 - late * STEEP)), left, 0.05)
-    receipt.below("steep: noise of cosine / of inverse", 0.2, noise(six["cosine"]) / left)
+    receipt.near("steep: noise of inverse, from its last rate", late / (STEEP * (2 - late * STEEP)), left, 0.05)
+    receipt.below("steep: noise of cosine / noise of inverse", 0.2, noise(six["cosine"]) / left)
 
 
 def main() -> None:

@@ -38,8 +38,9 @@ def half_step(
     """Update float16 weights in place by Adam. Return the new number of updates; t is the number before this one.
 
     data, grad (n), float16: the weights, and S times their gradient. master, m, v (n), float32: the weights and Adam's
-    two moments. Clip the gradient to norm `clip`. If grad contains inf or NaN, skip the step and change nothing;
-    otherwise grad may end with any values.
+    m and v. S: the loss scale. lr: the learning rate. clip: the largest norm; a gradient, without S, that is longer is
+    shortened to it. If grad contains inf or NaN, skip the step and change nothing; otherwise grad may end with any
+    values.
     """
     g = grad.astype(np.float32) / np.float32(S)
     if not np.isfinite(g).all():
@@ -55,9 +56,9 @@ def half_step(
 def bytes_a_parameter(half: bool, numbers: int) -> int:
     """Return the bytes per parameter held at the optimizer step: weight, gradient, optimizer state.
 
-    half: weights and gradients are float16 and the optimizer keeps masters; otherwise everything is float32. numbers:
-    the state values per parameter: 0 for SGD, 1 for SGD with momentum, 2 for Adam; others may
-    have more.
+    half: weights and gradients are float16, and the optimizer keeps a float32 master; otherwise all is float32.
+    numbers: the float32 values that the optimizer keeps per parameter, without the master: 0 for SGD, 1 for SGD with
+    momentum, 2 for Adam; other optimizers may keep more.
     """
     return (2 + 2 + 4 if half else 4 + 4) + 4 * numbers
 
@@ -73,26 +74,24 @@ def check_05_1(world: Communicator, next_scale: Callable[..., tuple[float, int]]
             state = scale, good
             given = f"next_scale(2^{np.log2(scale):g}, {good}, {overflow}, {growth:g}, {backoff:g}, {interval})"
             got = next_scale(*state, overflow, growth, backoff, interval)
-            if not report.true(
-                "pair", _is_pair(got), f"{given} returns {got!r}; it must be a pair in round brackets: scale, good"
-            ):
+            if not report.true("pair", _is_pair(got), f"{given} returns {got!r}; it must return a tuple (scale, good)"):
                 return
             scale, good = REFERENCE["next_scale"](*state, overflow, growth, backoff, interval)
-            told = f"{given} returns ({got[0]:g}, {got[1]}); it must be ({scale:g}, {good})"
+            told = f"{given} returns ({got[0]:g}, {got[1]}); right is ({scale:g}, {good})"
             report.true("scale", got[0] == scale, told, float(got[0]))
             report.true("good", got[1] == good, told, got[1])
     for power in (126, 127):
         last, good = next_scale(2.0**power, 4, False, 2.0, 0.5, 5)
         given = f"next_scale(2^{power}, 4, False, 2, 0.5, 5)"
-        told = f"{given} returns the scale {last:g}; float32 ends below 2^128"
+        told = f"{given} returns the scale {last:g}; right is 2^127, as float32 cannot hold 2^128"
         report.true("end", last == 2.0**127, told, float(last))
-        told = f"{given} returns ({last:g}, {good}); counting must begin again, at 0"
+        told = f"{given} returns ({last:g}, {good}); the count must restart at 0"
         report.true("good at the end", good == 0, told, good)
     scaler = DynamicScaler(2.0**16, interval=3, floor=2.0**-20, rule=next_scale)
     script = "...xx..x....."
     for letter in script:
         scaler.update(letter == "x")
-    told = f"with interval 3, S is 2^{np.log2(scaler.value):g} after {script} in the library's scaler, and must be 2^15"
+    told = f"in the library's scaler with interval 3, S is 2^{np.log2(scaler.value):g} after {script}; right is 2^15"
     report.true("inside", scaler.value == 2.0**15, told, scaler.value)
     if report.ok:
         agrees(report, next_scale, REFERENCE["next_scale"], SCALES, examples=200)
@@ -109,13 +108,13 @@ def check_05_2(world: Communicator, half_step: Callable[..., int], report: Repor
     master, t = data.astype(np.float32), 0
     for _ in range(1000):
         t = half_step(data, np.ones(1, np.float16), master, m, v, t, 1.0, 1e-4, 10.0)
-    told = f"1000 updates of 1e-4 must take a weight from 1 to 0.9; data is {float(data[0]):g}"
+    told = f"1000 updates of 1e-4 must take a weight from 1 to 0.9; data is {float(data[0]):g} after them"
     report.true("slow", abs(float(data[0]) - 0.9) < 1e-3, told, float(data[0]))
     tiny = np.float16(1e-4)
     data, master, m, v = np.ones(2, np.float16), *np.zeros((3, 2), np.float32)
     half_step(data, np.full(2, tiny), master, m, v, 0, 2.0**14, 0.01, 1.0)
     right = 0.1 * float(tiny) / 2**14
-    told = f"grad is {tiny:.1e}, S is 2^14: the gradient without S is {10 * right:.2g}, so m must be {right:.2g}; it is"
+    told = f"grad is {tiny:.1e}, S is 2^14: grad / S is {10 * right:.2g}, so m must be {right:.2g}; it is"
     report.true("tiny", abs(m[0] - right) < 1e-4 * right, f"{told} {m[0]:.2g}", float(m[0]))
     inside(half_step, report)
     if report.ok:
@@ -137,18 +136,18 @@ def drawn(half_step: Callable[..., int], report: Report) -> None:
 
 
 def mistake(half_step: Callable[..., int], given: tuple[Any, ...]) -> str:
-    """Say what a step did to t, to data, or in spite of an overflow; "" if all is well."""
+    """Say what a step did wrong: to t, to data, or despite an overflow; "" if nothing."""
     got, t, finite = outcome(half_step, given), given[5], np.isfinite(given[1]).all()
     data, _, master, *_ = got.after
     if got.raised or got.value != t + finite:
-        return f"half_step {got}; it must {'step' if finite else 'skip the step'}, and return {t + finite}"
+        return f"half_step {got}; it must {'step' if finite else 'skip the step'} and return {t + finite}"
     if finite:
         right = master.astype(np.float16)
         same = data.tobytes() == right.tobytes()
         return "" if same else f"data is {data.tolist()}; the master, rounded to float16, is {right.tolist()}"
     for name, now, before in zip(("data", "grad", "master", "m", "v"), got.after, given, strict=False):
         if now.tobytes() != before.tobytes():
-            return f"the step is skipped, and {name} has changed from {before.tolist()} to {now.tolist()}"
+            return f"the step must be skipped, but {name} has changed from {before.tolist()} to {now.tolist()}"
     return ""
 
 
@@ -164,17 +163,17 @@ def scripted(half_step: Callable[..., int], report: Report) -> None:
             grad[2] = np.inf if number == BAD else np.nan
         g = grad.astype(float) / S
         finite, length, before = bool(np.isfinite(g).all()), float(np.linalg.norm(g)), data.copy()
-        told = f"batch {number}, S = {S:g}, the gradient's length is {length:.2g}, clip {CLIP:g}"
+        told = f"batch {number}, S = {S:g}, the gradient's norm without S is {length:.2g}, clip {CLIP:g}"
         if finite:
             adam_step(true[0], g * min(1, CLIP / length), true[1], true[2], t + 1, 0.01, 0.9, 0.999, 1e-8)
         else:
             told = f"batch {number} has {grad[2]} in grad and must be skipped"
         got = half_step(data, grad, master, m, v, t, S, 0.01, CLIP)
         t += finite
-        report.true("t", got == t, f"{told}: {got} is returned, not {t}", got)
+        report.true("t", got == t, f"{told}: it returns {got}, not {t}", got)
         for name, array, right in zip(("master", "m", "v"), (master, m, v), true, strict=True):
             gap = float(np.abs(array - right).max() / np.abs(right).max())
-            report.close(name, gap, 1e-5, f"{told}: {name} is {_nan(array)}wrong afterwards; relative")
+            report.close(name, gap, 1e-5, f"{told}: {name} is {_nan(array)}wrong after the call; relative")
             array[...] = right
         right_data = true[0].astype(np.float32).astype(np.float16) if finite else before
         gap = float(np.abs(data.astype(float) - right_data).max())
@@ -205,7 +204,7 @@ def inside(half_step: Callable[..., int], report: Report) -> None:
             adam.step(0.01)
     right = np.concatenate([array for array in adam.masters if array is not None])
     gap = float(np.abs(master - right).max())
-    told = f"an MLP, {BATCHES} batches, the gradients of number {BAD} overflow: the masters are not the library's"
+    told = f"an MLP, {BATCHES} batches, number {BAD} overflows: master differs from that of the library"
     report.close("inside", gap, 1e-5, told)
 
 
@@ -220,10 +219,11 @@ def check_05_3(world: Communicator, bytes_a_parameter: Callable[[bool, int], int
         n = sum(owned.data.size for owned in optimizer.reducer.owned())
         counted = sum(ledger.live[kind] for kind in ("parameters", "gradients", "optimizer")) // n
         said = bytes_a_parameter(half, numbers)
-        told = f"half = {half}, {numbers} numbers: you say {said} bytes a parameter, the ledger counts {plain(counted)}"
+        given = f"half = {half}, numbers = {numbers}"
+        told = f"{given}: you predict {said} bytes per parameter; the ledger counts {plain(counted)}"
         report.true("bytes", said == counted, told, said)
     for half, numbers in product((False, True), range(3, 9)) if report.ok else ():
-        told = f"half = {half}, {numbers} numbers: you say {{got}} bytes a parameter; they are {{expected}}"
+        told = f"half = {half}, numbers = {numbers}: you predict {{got}} bytes per parameter; right is {{expected}}"
         report.equal("more numbers", bytes_a_parameter(half, numbers), REFERENCE["bytes"](half, numbers), told)
 
 
@@ -237,18 +237,19 @@ def check_05_4(world: Communicator, agree: Callable[[bool, Any], bool], report: 
             got = agree(pattern[world.rank], ring)
         world.barrier()  # keeps messages of two patterns apart
         who = " and ".join(f"rank {rank}" for rank, overflow in enumerate(pattern) if overflow) or "no rank"
-        told = f"overflow on {who}, of {world.size} ranks: rank {world.rank} says {got}, and must say {any(pattern)}"
+        told = f"{world.size} ranks, overflow on {who}: rank {world.rank} returns {got}, not {any(pattern)}"
         report.true(f"any {who}", got == any(pattern), told, got)
-        sentence = "rank {rank} sent {got} bytes by its communicator; one int32 in an all-reduce are {expected}"
+        sentence = "rank {rank} sent {got} bytes through its communicator; an all-reduce of one int32 sends {expected}"
         if not ledger.bytes.total():
             sentence += ". Only collectives of `world` count, not gather_objects, nor a library such as mpi4py itself"
         if report.equal("bytes", ledger.bytes.total(), right.bytes.total(), sentence):
-            told = f"the bytes are labelled {', '.join(map(repr, ledger.bytes))}, and must be {OVERFLOW!r}: OVERFLOW"
+            tags = ", ".join(map(repr, ledger.bytes))
+            told = f"the bytes are labelled {tags}; the tag must be OVERFLOW, {OVERFLOW!r}"
             report.true("label", ledger.bytes == right.bytes, told)
     for overflow in (False, True):
-        told = f"agree({overflow}, None), a run of one process, must be {overflow}"
+        told = f"agree({overflow}, None), in a run of one process, must return {overflow}"
         report.true("alone", agree(overflow, None) == overflow, told)
-    told = f"the array that is all-reduced is of type {', '.join(sorted(ring.types))}; the docstring asks for one int32"
+    told = f"the all-reduced array has the type {', '.join(sorted(ring.types))}; the docstring asks for one int32"
     report.true("type", ring.types <= {"int32"}, told, told)
     if all(world.gather_objects(report.ok)):  # otherwise ranks might wait for each other
         one_element(world, ring, agree, report)
@@ -258,14 +259,14 @@ def check_05_4(world: Communicator, agree: Callable[[bool, Any], bool], report: 
 
 
 class Watched(RingCommunicator):
-    """A communicator that notes the types of the numbers in all-reduces."""
+    """A communicator that records the dtypes of all-reduced arrays."""
 
     def __init__(self, world: Communicator) -> None:
         super().__init__(world)
         self.types: set[str] = set()
 
     def all_reduce(self, x: Any, *options: Any, **more: Any) -> None:
-        """Note the type, and reduce."""
+        """Record the dtype, then reduce."""
         self.types.add(str(getattr(x, "dtype", type(x).__name__)))
         super().all_reduce(x, *options, **more)
 
@@ -284,14 +285,14 @@ def one_element(world: Communicator, ring: Communicator, agree: Callable[[bool, 
         if (number, world.rank) == (2, world.size - 1):
             reducer.owned()[0].grad[0] = np.inf
         answers = world.gather_objects(scaler.unscale(reducer))
-        told = f"batch {number}: do the ranks step? {answers}; they must say {number != 2}, all of them"
+        told = f"batch {number}: unscale returns {answers} on the ranks; it must return {number != 2} on all of them"
         if not report.true("together", answers == [number != 2] * world.size, told, str(answers)):
             return
         if answers[0]:
             optimizer.step(0.01)
             reducer.gather_parameters()
     bits = world.gather_objects({path: array.tobytes() for path, array in gather(reducer.model, world).items()})
-    report.true("replicas", all(other == bits[0] for other in bits), "the ranks' parameters are not equal")
+    report.true("replicas", all(other == bits[0] for other in bits), "the parameters differ between ranks")
 
 
 # Toy model ------------------------------------------------------------------------------------------------------------

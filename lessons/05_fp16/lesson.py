@@ -1,4 +1,4 @@
-"""float16: gradients slide out of the window of numbers that it can hold, and a factor slides them back.
+"""float16: gradients slide out of the window of numbers that it can hold, and a factor slides them back in.
 
 python lessons/05_fp16/lesson.py [--loss-weight 1e-4] [--figure FILE.svg]
 """
@@ -30,12 +30,12 @@ from minitrain.tensor import Tensor
 from minitrain.train.step import train_step
 
 B, SEED, UPDATES, SCRIPT = 128, 1, 1000, "...xx..x..."  # x: a batch whose gradients overflow
-window = import_module("lessons.05_fp16.window")  # the pictures
+window = import_module("lessons.05_fp16.window")  # histograms
 
 
-# %% The same training in float32, or with weights and gradients in float16
+# %% The same training with weights and gradients in float32 or in float16
 class Weighted(Model):
-    """The units as a model whose loss is multiplied by `weight`."""
+    """A model of the given units whose loss is multiplied by `weight`."""
 
     weight = 1.0
 
@@ -46,7 +46,7 @@ class Weighted(Model):
 def train(
     updates: int, weight: float, half: bool, scaler: Scaler, make: Callable[..., Any] = SGD, lr: float = 0.5
 ) -> tuple[list[float], Any, Any, Callable]:
-    """A small MLP; its loss is multiplied by `weight`. Returns the losses without it, and what makes one more step."""
+    """Train a small MLP, its loss multiplied by `weight`. Return the losses without it, and a function that steps."""
     model, (images, labels) = Weighted(mlp(MLPConfig(hidden=(32,))).units), load_digits()
     model.weight = weight
     data = ArrayLoader(images[:B].astype(np.float32), labels[:B], B, SEED)  # every batch holds all 128 images
@@ -55,30 +55,30 @@ def train(
     reducer = parallelize(model, Mesh(world_of_one(), dp=1))
     reducer.init(SEED)
     optimizer = make(reducer)
-    rate = lr / weight if make is SGD else lr  # Adam divides by the size of the gradient anyway
+    rate = lr / weight if make is SGD else lr  # Adam divides by the size of the gradient
     step = lambda: train_step(model, data.batch(optimizer.updates), reducer, optimizer, rate, scaler=scaler)
     return [step()[0] / weight for _ in range(updates)], reducer, optimizer, step
 
 
 def curves(weight: float, receipt: Receipt) -> tuple[dict[str, list[float]], np.ndarray, np.ndarray]:
-    """The losses of three runs, and float32's gradients: those of the first and of the last update."""
-    moving = DynamicScaler(2.0**16, interval=25)  # so that it often looks whether there is more room
+    """Return the losses of three runs, and float32's gradients in the first and the last update."""
+    moving = DynamicScaler(2.0**16, interval=25)  # a short interval, so that overflows occur
     full, reducer, *_ = train(UPDATES, weight, False, Scaler())
     runs = {"float32": full, "float16": train(UPDATES, weight, True, Scaler())[0]}
-    runs["float16, S moves"] = moved = train(UPDATES, weight, True, moving)[0]
-    receipt.near("last loss, S moves / float32", 1, moved[-1] / full[-1], 0.1)
-    receipt.true("some batches were skipped while S moved", moving.skips > 0)
-    receipt.near("last loss, S moves / float32 with as few updates", 1, moved[-1] / full[-1 - moving.skips])
-    if weight == 1e-4:  # with 1 nothing is lost: try it
-        receipt.true("last loss, float16: over 3 times float32's", runs["float16"][-1] > 3 * full[-1])
+    runs["float16, dynamic S"] = moved = train(UPDATES, weight, True, moving)[0]
+    receipt.near("last loss, dynamic S / float32", 1, moved[-1] / full[-1], 0.1)
+    receipt.true("dynamic S skipped some batches", moving.skips > 0)
+    receipt.near("last loss, dynamic S / float32, equal updates", 1, moved[-1] / full[-1 - moving.skips])
+    if weight == 1e-4:  # with 1 nothing is lost
+        receipt.true("last loss, SGD: float16 over 3 times float32", runs["float16"][-1] > 3 * full[-1])
         adam = [train(UPDATES, weight, half, Scaler(), Adam, 0.003)[0][-1] for half in (False, True)]
-        receipt.true("float16 with Adam: over 3 times float32 with Adam", adam[1] > 3 * adam[0])
+        receipt.true("last loss, Adam: float16 over 3 times float32", adam[1] > 3 * adam[0])
     return runs, window.all_of(train(1, weight, False, Scaler())[1]), window.all_of(reducer)
 
 
 # %% Single claims
 def trace(script: str) -> str:
-    """log2 S after each batch of the script."""
+    """Return log2 S after each batch of the script."""
     scaler, g, after = DynamicScaler(2.0**16, interval=3), np.ones(1, np.float16), []
     for letter in script:
         g[0] = np.inf if letter == "x" else 1
@@ -88,7 +88,7 @@ def trace(script: str) -> str:
 
 
 def claims(weight: float, receipt: Receipt) -> None:
-    receipt.true("S after each batch of the script", trace(SCRIPT) == "16 16 17 16 15 15 15 14 14 14 15")
+    receipt.true("S after each batch of this trace", trace(SCRIPT) == "16 16 17 16 15 15 15 14 14 14 15")
     end = [[o.data.tobytes() for o in train(100, weight, False, s)[1].owned()] for s in (Scaler(), StaticScaler(2**12))]
     receipt.true("float32, 100 updates: S = 2^12 changes no bit", end[0] == end[1])
     alone, (w, g) = np.float16(1), np.ones((2, 1), np.float16)
@@ -96,29 +96,29 @@ def claims(weight: float, receipt: Receipt) -> None:
     for _ in range(1000):
         alone -= np.float16(1e-4)
         sgd.step(1e-4)
-    receipt.equal("1.0 after 1000 steps of -1e-4: float16 alone", 1.0, float(alone))
+    receipt.equal("1.0 after 1000 updates of -1e-4: float16 alone", 1.0, float(alone))
     receipt.near("the same with a float32 master", 0.9, float(sgd.masters[0][0]))
     for half, theory in ((False, "4 + 4 + 8"), (True, "2 + 2 + 12")):
         with Ledger().open() as ledger:
             _, reducer, adam, step = train(3, weight, half, scaler := StaticScaler(1), Adam, 0.01)
         n = sum(owned.data.size for owned in reducer.owned())
         held = " + ".join(f"{ledger.live[kind] / n:g}" for kind in ("parameters", "gradients", "optimizer"))
-        receipt.equal(f"bytes a parameter, {'float16' if half else 'float32'}", theory, held)
+        receipt.equal(f"bytes per parameter, {'float16' if half else 'float32'}", theory, held)
     arrays = [*(owned.data for owned in reducer.owned()), *adam.masters, *chain(*adam.state)]
     bits, scaler.value = [array.tobytes() for array in arrays], 2.0**60
     step()
     same = adam.updates == 3 and scaler.skips == 1 and bits == [array.tobytes() for array in arrays]
-    receipt.true("skipped batch: w, master, m, v, t keep their bits", same)
+    receipt.true("skipped batch: w, master, m, v, t unchanged", same)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--loss-weight", type=float, default=1e-4, help="factor of the loss (default: 1e-4)")
+    parser.add_argument("--loss-weight", type=float, default=1e-4, help="factor of the loss; default: 1e-4")
     parser.add_argument("--figure", help="write the picture to this file")
     options, receipt = parser.parse_args(), Receipt()
     with minitrain.launch():
         runs, first, last = curves(options.loss_weight, receipt)
-        print(f"{UPDATES} updates by SGD with {B} images of digits each; the loss x {options.loss_weight:g}\n")
+        print(f"{UPDATES} updates by SGD with {B} images of digits each, loss x {options.loss_weight:g}\n")
         print(chart(runs, "loss", "update", log=True, height=8))
         print(f"\n{window.text(last)}\n\n{window.table({'first update': first, 'last update': last})}")
         print(f"\noverflow (x)  {'  '.join(SCRIPT)}\nlog2 S after  {trace(SCRIPT)}")

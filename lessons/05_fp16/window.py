@@ -47,11 +47,11 @@ def table(reducer: Mapping[str, np.ndarray]) -> str:
     return "\n".join(lines)
 
 
-def percent(shard_of: float) -> str:
+def percent(share: float) -> str:
     """Nothing finer than a percent is the same on every machine."""
-    if shard_of in (0, np.inf):
-        return "overflow" if shard_of else "0 %"
-    return "under 1 %" if shard_of < 0.01 else f"≈ {100 * shard_of:.1f} %"
+    if share in (0, np.inf):
+        return "overflow" if share else "0 %"
+    return "under 1 %" if share < 0.01 else f"≈ {100 * share:.1f} %"
 
 
 def draw(g: np.ndarray, path: str) -> None:

@@ -32,10 +32,11 @@ CASES = (
 
 
 def equal_size(ranks: int, alpha: float, beta: float) -> float:
-    """Return the size M in bytes at which an all-reduce takes equally long by tree and by ring. Do not round.
+    """Return the size M in bytes for which tree and ring take equally long to all-reduce. Do not round.
 
-    N = ranks >= 2; alpha: seconds per message; beta: seconds per byte. Return 0 if the ring is never slower. T_tree = 2
-    ceil(log2 N) (alpha + M beta) and T_ring = 2 (N-1) alpha + 2 (N-1)/N M beta.
+        T_tree = 2 ceil(log2 N) (alpha + M beta)          T_ring = 2 (N-1) alpha + 2 (N-1)/N M beta
+
+    N = ranks >= 2. alpha: seconds per message. beta: seconds per byte. Return 0 if the ring is never slower.
     """
     levels = math.ceil(math.log2(ranks))
     return alpha * (ranks - 1 - levels) / (beta * (levels - (ranks - 1) / ranks))
@@ -54,7 +55,7 @@ def check_06_1(world: Communicator, reduce_scatter: Callable, report: Report) ->
             trial = Trial(world.subgroup(range(ranks)), f"{case(n, ranks)}, numpy.{add.__name__}", report, size)
             mine, true = shard_of(n, ranks, world.rank), reduce(add, [digits(n, dtype, r, add) for r in range(ranks)])
             returned = trial.run(lambda comm, x=x, add=add: reduce_scatter(comm, x, TAG, add))  # type: ignore[misc]
-            trial.share_of_sum(x, digits(n, dtype, world.rank, add), true)
+            trial.shard_of_sum(x, digits(n, dtype, world.rank, add), true)
             trial.values("returned", returned, true[mine], "returns")
             trial.view(returned, x)
             trial.price(ranks - 1 if n >= ranks else None)
@@ -93,9 +94,9 @@ def check_06_3(world: Communicator, predicted: Callable[[int, float, float], flo
         told = f"{ranks} ranks, alpha {alpha:g}, beta {beta:g}"
         with told_of(told):
             M = predicted(ranks, alpha, beta)
-        told += ": you say"
+        told += ": you predict"
         got = float(M) if isinstance(M, Real) else type(M).__name__
-        if not report.true("number", isinstance(M, Real) and M >= 0, f"{told} {M!r}, which is no size", got):
+        if not report.true("number", isinstance(M, Real) and M >= 0, f"{told} {M!r}, which is not a size", got):
             continue
         tree, ring = (TIMES[name](ranks, M, alpha, beta) for name in ("tree", "ring"))
         sentence = f"{told} {M:,.6g} bytes, for which the tree takes {tree:.6g} s and the ring {ring:.6g} s"
@@ -120,7 +121,7 @@ def check_06_4(world: Communicator, broadcast: Callable, report: Report) -> None
             late = [(send.after, send.number) for send in trial.comm.sends if place and send.after > send.number]
             after, number = (*late, (1, 1))[0]
             sentence = f"rank {world.rank} sends message {number} after {after} receives"
-            sentence = f"{trial.told}: {sentence}; a chunk can go on as soon as it is there"
+            sentence = f"{trial.told}: {sentence}; forward a chunk as soon as it has arrived"
             report.true("pipelined", not late, sentence, f"{number} after {after}")
         if not all_well(world, report):
             return
@@ -184,7 +185,7 @@ class Trial:
         self.unwaited = [send for send in self.comm.sends if not send.waited]
         for send in self.unwaited:
             send.handle.wait()
-        past = "was a collective called, or something past `comm`, such as mpi4py itself?"
+        past = "was a collective called, or something other than `comm`, such as mpi4py itself?"
         sent = not self.size or len(self.comm.sends) > 0
         self.report.true("by hand", sent, f"{self.told}: rank {self.report.rank} sent nothing by comm.send; {past}")
         return result
@@ -197,22 +198,22 @@ class Trial:
         sentence = f"{self.told}: rank {self.report.rank} {verb} {shown}{unfilled}; right is {plain(true)}"
         self.report.true(name, right, sentence, shown)
 
-    def share_of_sum(self, x: np.ndarray, before: np.ndarray, true: np.ndarray) -> None:
+    def shard_of_sum(self, x: np.ndarray, before: np.ndarray, true: np.ndarray) -> None:
         """Claim that this rank's shard of x holds the sum; if not, look for it in another shard."""
         n, ranks, rank = len(x), self.comm.size, self.comm.rank
         shards = [shard_of(n, ranks, c) for c in range(ranks)]
         whole = [c for c, cut in enumerate(shards) if np.array_equal(x[cut], true[cut])]
         own, right = plain(x[shards[rank]]), plain(true[shards[rank]])
-        sentence = f"{self.told}: rank {rank} has {own} in its share of x; right is {right}"
-        elsewhere = f" (the sum is whole in share {whole[0]} of its x)" if whole else ""
+        sentence = f"{self.told}: rank {rank} has {own} in its shard of x; right is {right}"
+        elsewhere = f" (the sum is complete in shard {whole[0]} of its x)" if whole else ""
         if np.array_equal(x, before):
-            elsewhere = " (all of its x is as it was before)"
+            elsewhere = " (its x is unchanged)"
         self.report.true("in place", rank in whole, sentence + elsewhere, plain(x[shards[rank]]) + elsewhere)
 
     def view(self, returned: Any, x: np.ndarray) -> None:
         """Claim that what is returned is a part of x, not a copy of it."""
         part = isinstance(returned, np.ndarray) and (not returned.size or np.shares_memory(returned, x))
-        sentence = f"{self.told}: rank {self.report.rank} returns a copy of its share; a view of x is asked for"
+        sentence = f"{self.told}: rank {self.report.rank} returns a copy of its shard; return a view of x"
         self.report.true("view", part, f"{sentence}, such as x[shard]")
 
     def price(self, messages: int | None) -> None:
@@ -237,11 +238,11 @@ class Trial:
         sentence = f"{who} does not wait for {missing} of its {len(sends)} sends: MPI may still read those arrays"
         self.report.true("waited", not missing, sentence, missing)
         changed = sum(send.changed for send in sends)
-        sentence = f"{who} changes {changed} of the arrays that it sends, before it has waited for the send"
+        sentence = f"{who} changes {changed} of the arrays that it sends before it has waited for the send"
         self.report.true("untouched", not changed, sentence, changed)
         early = sum(send.early for send in sends) if ring and self.comm.size > 1 else 0
         everybody = min(self.comm.gather_objects(early))
-        sentence = f"{self.told}: all ranks wait for a send before they receive: with large arrays, for ever"
+        sentence = f"{self.told}: all ranks wait for a send before they receive; with large arrays, they wait forever"
         self.report.true("order", not everybody, sentence, everybody)
 
 
@@ -285,7 +286,7 @@ def inside(world: Communicator, ring: RingCommunicator, report: Report) -> None:
 
 
 def plain(x: Any) -> str:
-    """Return text such as "[11 22]", or the name of the type if it is no array."""
+    """Return text such as "[11 22]", or the name of the type if it is not an array."""
     return f"[{' '.join(f'{v:g}' for v in x.reshape(-1))}]" if isinstance(x, np.ndarray) else type(x).__name__
 
 

@@ -1,4 +1,4 @@
-"""Drawn arguments for this lesson's checks: what a rank does with them, and what must come out."""
+"""Drawn arguments for this lesson's checks, and what a rank does with them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SIZES = (2, 3, 4, 5, 1)
 
 @dataclass(frozen=True)
 class Gather:
-    """An array for each rank: 1, -2, 3, -1, 2, -3, ..., which begins elsewhere on each rank, or only zeros.
+    """An array for each rank: 1, -2, 3, -1, 2, -3, ..., which starts elsewhere on each rank, or only zeros.
 
     whole: the rank that all of x belongs to; None: even shards. zeros: the rank that has only zeros.
     """
@@ -45,7 +45,7 @@ class Gather:
         return [slice(self.n if rank > owner else 0, self.n if rank >= owner else 0) for rank in range(size)]
 
     def named(self, size: int) -> dict[str, Shards]:
-        """Return the argument shards, if it is to be given."""
+        """Return the argument shards; empty if it is left out."""
         return {} if self.whole is None else {"shards": self.shards(size)}
 
     def run(self, all_gather: Callable, world: Communicator) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Gather:
 
 @dataclass(frozen=True, repr=False)
 class Sum(Gather):
-    """A sum over ranks, or what takes its place."""
+    """A sum over ranks, or a maximum or minimum."""
 
     add: np.ufunc = np.add
 
@@ -77,7 +77,7 @@ class Sum(Gather):
 
 @dataclass(frozen=True, repr=False)
 class Broadcast(Gather):
-    """An array for each rank, of which the root's is sent to all."""
+    """An array for each rank; the root's is sent to all."""
 
     root: int = 0
 
@@ -89,7 +89,7 @@ class Broadcast(Gather):
         comm, x = Unbuffered(world), self.array(world.rank)
         broadcast(comm, x, self.root % world.size, TAG)
         waits = any(before > i for i, (_, before) in enumerate(comm.sends, 1))
-        return {"in x": x, **comm.habits(), "received the next chunk before it has sent the last": waits}
+        return {"in x": x, **comm.habits(), "received a chunk before it has sent the one before": waits}
 
 
 NUMBERS = st.sampled_from((1, 2, 5, 6, 7, 0))

@@ -19,13 +19,13 @@ from minitrain.errors import UserError
 from minitrain.observe.ledger import Ledger
 
 TAG = ("world", "lesson")
-EVEN, UNEVEN = 1200, 1001  # numbers: 2, 3 and 4 ranks divide the one, none of them the other
-ALPHA, BETA = 1e-5, 1e-10  # seconds: a message under way, a byte at 10 gigabytes a second
+EVEN, UNEVEN = 1200, 1001  # array lengths: 2, 3 and 4 divide EVEN, none of them divides UNEVEN
+ALPHA, BETA = 1e-5, 1e-10  # seconds per message; seconds per byte, at 10 gigabytes a second
 
 
-# %% The first thing that comes to mind: everything to rank 0, and the sum back
+# %% The simplest algorithm: send everything to rank 0, and the sum back
 def star_all_reduce(comm: Communicator, x: np.ndarray, tag: Tag) -> None:
-    """The flat array x becomes the sum over ranks."""
+    """Replace the flat array x by the sum over ranks."""
     if comm.rank == 0:
         arriving = np.empty_like(x)
         for other in range(1, comm.size):
@@ -38,17 +38,17 @@ def star_all_reduce(comm: Communicator, x: np.ndarray, tag: Tag) -> None:
         comm.receive(x, 0, tag)
 
 
-# %% What they cost: alpha seconds for each message, beta seconds for each byte, M bytes on N ranks
+# %% Times: alpha seconds per message, beta seconds per byte, M bytes on N ranks
 TIMES = {
-    "star": lambda N, M, alpha, beta: 2 * (N - 1) * (alpha + M * beta),  # of rank 0
+    "star": lambda N, M, alpha, beta: 2 * (N - 1) * (alpha + M * beta),  # at rank 0
     "tree": lambda N, M, alpha, beta: 2 * math.ceil(math.log2(N)) * (alpha + M * beta),
     "ring": lambda N, M, alpha, beta: 2 * (N - 1) * (alpha + M / N * beta),
 }
 
 
-# %% The film of a run: each chunk is one number, to which rank r contributes 2**r, so that a sum tells who is in it
+# %% A film of a run: each chunk is one number, to which rank r contributes 2**r, so that a sum shows its ranks
 class Film(RingCommunicator):
-    """Takes a picture of this rank's array x before each message that it sends."""
+    """Copies this rank's array x before each message that it sends."""
 
     def __init__(self, inner: Communicator, x: np.ndarray) -> None:
         super().__init__(inner)
@@ -61,7 +61,7 @@ class Film(RingCommunicator):
 
 
 def shoot(world: Communicator) -> np.ndarray:
-    """Pictures (moment, rank, chunk): before the first step, and after each."""
+    """Return pictures (moment, rank, chunk): before the first step, and after each step."""
     x = np.full(world.size, 2**world.rank)
     film = Film(world, x)
     ring_all_reduce(film, x, TAG)
@@ -69,10 +69,10 @@ def shoot(world: Communicator) -> np.ndarray:
 
 
 def show(pictures: np.ndarray) -> None:
-    """Which ranks are in each chunk of each rank, after each step: 5 = 2**0 + 2**2 is "0.2."."""
+    """Print which ranks are in each chunk of each rank, after each step: 5 = 2**0 + 2**2 is "0.2."."""
     N = pictures.shape[1]
     wide = max(N * N + N - 1, len("after step 0"))
-    print("whose numbers are in each of the chunks\n")
+    print("which ranks' numbers are in each chunk\n")
     for name, steps in (("reduce-scatter", pictures[1:N]), ("all-gather", pictures[N:])):
         print(f"{name:16}" + "   ".join(f"after step {i}".ljust(wide) for i in range(N - 1)).rstrip())
         for r in range(N):
@@ -82,7 +82,7 @@ def show(pictures: np.ndarray) -> None:
 
 # %% The measurement
 def measure(comm: Communicator, all_reduce: Any, n: int) -> list[tuple]:
-    """Adds up n random numbers. For each rank: bytes, messages, the bits of its result, its largest error."""
+    """Sum n random numbers. Return lists over ranks: bytes, messages, the bits of the result, the largest error."""
     x = np.random.default_rng(comm.rank).normal(size=n).astype(np.float32)
     true = np.sum(comm.gather_objects(x), axis=0, dtype=np.float64)
     with Ledger().open() as ledger:
@@ -92,22 +92,22 @@ def measure(comm: Communicator, all_reduce: Any, n: int) -> list[tuple]:
 
 
 def experiment(world: Communicator, receipt: Receipt) -> dict[str, int]:
-    """Rings of 2, 3, ... ranks and a star; fills the receipt and returns the bytes of each rank."""
+    """Measure rings of 2, 3, ... ranks and a star; fill the receipt; return the bytes of each rank."""
     bits, errors, M = [], [], 4 * EVEN
     for N in range(2, world.size + 1):
         group = world.subgroup(range(N)) if world.rank < N else None
         rings = [measure(group, ring_all_reduce, n) for n in (EVEN, UNEVEN)] if group else []
         even, uneven = world.gather_objects(rings)[0]
-        receipt.equal(f"N = {N}: bytes of all, {UNEVEN} numbers", 2 * (N - 1) * 4 * UNEVEN, sum(uneven[0]))
-        receipt.equal(f"N = {N}: bytes of all, {EVEN} numbers", 2 * (N - 1) * M, sum(even[0]))
+        receipt.equal(f"N = {N}: bytes of all ranks, {UNEVEN} numbers", 2 * (N - 1) * 4 * UNEVEN, sum(uneven[0]))
+        receipt.equal(f"N = {N}: bytes of all ranks, {EVEN} numbers", 2 * (N - 1) * M, sum(even[0]))
         receipt.equal(f"N = {N}: bytes of the busiest rank", 2 * (N - 1) * M // N, max(even[0]))
-        receipt.equal(f"N = {N}: messages of a rank", 2 * (N - 1), max(even[1] + uneven[1]))
+        receipt.equal(f"N = {N}: messages per rank", 2 * (N - 1), max(even[1] + uneven[1]))
         bits += [len(set(even[2])), len(set(uneven[2]))]
         errors += even[3] + uneven[3]
-    receipt.equal("distinct results among a ring's ranks", 1, max(bits))
-    receipt.below("largest difference to a float64 sum", 1e-5, max(errors))
+    receipt.equal("distinct results among the ranks of a ring", 1, max(bits))
+    receipt.below("largest difference from a float64 sum", 1e-5, max(errors))
     star = measure(world, star_all_reduce, EVEN)[0]
-    receipt.equal("star: bytes of all", 2 * (N - 1) * M, sum(star))
+    receipt.equal("star: bytes of all ranks", 2 * (N - 1) * M, sum(star))
     receipt.equal("star: bytes of the busiest rank", (N - 1) * M, max(star))
     return {f"{name}, rank {r}": row[r] for name, row in (("star", star), ("ring", even[0])) for r in range(N)}
 
@@ -122,12 +122,12 @@ def main() -> None:
         receipt = Receipt()
         pictures, sizes = shoot(world), experiment(world, receipt)
         whole = (pictures == 2**world.size - 1).sum(axis=(1, 2)).tolist()
-        receipt.equal("whole chunks after the reduce-scatter", world.size, whole[world.size - 1])
-        receipt.equal("whole chunks after the all-gather", world.size**2, whole[-1])
+        receipt.equal("complete chunks after the reduce-scatter", world.size, whole[world.size - 1])
+        receipt.equal("complete chunks after the all-gather", world.size**2, whole[-1])
         if world.rank == 0:
             show(pictures)
             print(f"\nbytes sent, {EVEN} numbers of 4 bytes\n{bars(sizes)}\n")
-            print(f"milliseconds by formula, 64 ranks, alpha = {ALPHA:.0e} s, beta = {BETA:.0e} s")
+            print(f"milliseconds by formula, 64 ranks, alpha = {ALPHA:.0e} s, beta = {BETA:.0e} s per byte")
             for M in (10**3, 10**6, 10**9):
                 times = (f"{name} {1000 * time(64, M, ALPHA, BETA):9,.2f}" for name, time in TIMES.items())
                 print(f"{M:13,} bytes   {'   '.join(times)}")

@@ -37,8 +37,8 @@ def next_scale(
 
     scale, good: the values before the batch. overflow: its gradients overflowed and the step was skipped.
     On overflow, multiply the scale by backoff. After `interval` good steps in a row, including this one, multiply it by
-    growth, unless the product is too large for float32 (2^128 and above). In both cases, restart the count at 0. Powers
-    of two change only exponents, so gradients lose no bits.
+    growth, unless the product is too large for float32 (2^128 and above). Restart the count at 0 on overflow, and after
+    `interval` good steps even if the scale stays. Powers of two change only exponents, so gradients lose no bits.
     """
     if overflow:
         return scale * backoff, 0

@@ -1,4 +1,4 @@
-"""the cosine is stretched over all the updates, and not over those that are left."""
+"""the cosine spans all updates, not only those after the warm-up."""
 
 import math
 

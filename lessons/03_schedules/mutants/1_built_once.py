@@ -1,4 +1,4 @@
-"""the rates are listed in the first call, for its arguments, and never again."""
+"""the rates are computed in the first call, for its arguments, and never again."""
 
 import math
 

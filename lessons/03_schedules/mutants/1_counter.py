@@ -1,4 +1,4 @@
-"""the calls are counted, and t is not looked at."""
+"""it counts its calls and ignores t."""
 
 from itertools import count
 

@@ -1,4 +1,4 @@
-"""the cosine goes down to 0 and is cut off at the floor, where it should end there."""
+"""the cosine falls to 0 and is cut off at the floor; it should end at the floor."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""the floor is turned into a share of the peak: with a peak of 0 that is a division by 0."""
+"""the floor is divided by the peak, which may be 0."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""the peak of the first call is kept for the rest of the process."""
+"""the peak of the first call is kept for all later calls."""
 
 import math
 

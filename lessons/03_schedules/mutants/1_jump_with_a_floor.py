@@ -1,4 +1,4 @@
-"""floor + (peak - floor) is not always the peak: with a floor the two joined updates differ by a bit."""
+"""floor + (peak - floor) is not always exactly the peak: with a floor, the rates at the join differ by a bit."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""peak * (t + 1) is rounded before it is divided by warm, so that it misses the peak by a bit."""
+"""peak * (t + 1) is rounded before it is divided by warm, so it misses the peak by a bit."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""results are kept by t, peak, warm and updates; another floor gets the rate of the first one."""
+"""results are cached by t, peak, warm and updates, but not by floor."""
 
 import math
 

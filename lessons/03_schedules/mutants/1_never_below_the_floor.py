@@ -1,4 +1,4 @@
-"""the warm-up is kept above the floor, too: it has rates below the floor, which is where the cosine ends."""
+"""the warm-up is kept above the floor, too; only the cosine has the floor."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""a warm-up that leaves nothing of the updates is not refused."""
+"""a warm-up that leaves no updates for the cosine raises no error."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""the cosine goes down to 0 and not to the floor."""
+"""the cosine ends at 0 instead of the floor."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""the cosine does not begin at its own update 0 but at t: the rate jumps at the join."""
+"""the cosine counts from t instead of its own update 0: the rate jumps at the join."""
 
 import math
 

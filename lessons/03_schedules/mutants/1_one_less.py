@@ -1,4 +1,4 @@
-"""the cosine meets the floor one update early (T - 1 for T)."""
+"""the cosine reaches the floor one update early (T - 1 instead of T)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""the peak is remembered from update 0: a process that resumes a run never sees that update."""
+"""the peak is remembered from update 0, which a process that resumes a run never sees."""
 
 import math
 

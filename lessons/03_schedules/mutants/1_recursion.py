@@ -1,4 +1,4 @@
-"""each rate is made from the one before, by recursion: late updates are too deep for Python."""
+"""each rate is computed from the one before, by recursion: too deep for Python at late updates."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""with warm 0 of 0 updates nothing is left either, and it is not refused."""
+"""warm 0 of 0 updates leaves none for the cosine either, but raises no error."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""the warm-up has t where t + 1 belongs: the first update has the rate 0."""
+"""the warm-up uses t instead of t + 1: update 0 has the rate 0."""
 
 import math
 

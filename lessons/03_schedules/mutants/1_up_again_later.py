@@ -1,4 +1,4 @@
-"""the floor lasts for one more run, and then the cosine rises again."""
+"""the rate stays at the floor for one more run, and then the cosine rises again."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""the warm-up begins at the floor and not at 0."""
+"""the warm-up starts at the floor instead of 0."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""points that begin before update 0 are not refused."""
+"""points that start before update 0 raise no error."""
 
 import math
 from itertools import pairwise

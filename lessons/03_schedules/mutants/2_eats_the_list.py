@@ -1,4 +1,4 @@
-"""the points that are behind are taken out of the caller's list."""
+"""points that t has passed are removed from the caller's list."""
 
 import math
 from itertools import pairwise

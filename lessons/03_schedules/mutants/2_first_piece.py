@@ -1,4 +1,4 @@
-"""all is done by the first piece: the test whether t is in it is missing."""
+"""the first piece is used for every t: the test whether t is in it is missing."""
 
 import math
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""pieces whose ends have the same value are left out, and so are their updates."""
+"""pieces whose ends have equal values are skipped, and their updates with them."""
 
 import math
 from itertools import pairwise

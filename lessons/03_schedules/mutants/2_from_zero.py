@@ -1,4 +1,4 @@
-"""the way is measured from update 0, and not from the point before."""
+"""progress is measured from update 0 instead of the start of the piece."""
 
 import math
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""the updates of the points are kept from the first call with as many points."""
+"""the points' updates are kept from the first call with the same number of points."""
 
 import math
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""only the last two points are looked at."""
+"""only the last two points are used."""
 
 import math
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""the pieces are not left by return: the last piece whose end is not yet reached wins."""
+"""the loop goes on after the right piece: the last piece whose end is not yet reached wins."""
 
 import math
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""t - s is divided by e and not by the length of the piece, e - s."""
+"""t - s is divided by e instead of e - s, the length of the piece."""
 
 import math
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""a point is added with +, which a tuple of points does not allow."""
+"""a point is appended with +, which fails for a tuple of points."""
 
 import math
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""points whose updates do not grow from 0 are not refused."""
+"""points whose updates do not increase from 0 raise no error."""
 
 import math
 from itertools import pairwise

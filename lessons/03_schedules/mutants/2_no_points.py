@@ -1,4 +1,4 @@
-"""no points at all are not refused with UserError."""
+"""an empty list of points raises no UserError."""
 
 import math
 from itertools import pairwise

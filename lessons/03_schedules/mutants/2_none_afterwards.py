@@ -1,4 +1,4 @@
-"""after the last point nothing is returned."""
+"""nothing is returned after the last point."""
 
 import math
 from itertools import pairwise

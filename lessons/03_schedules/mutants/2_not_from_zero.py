@@ -1,4 +1,4 @@
-"""points that do not begin at update 0 are not refused."""
+"""points that do not start at update 0 raise no error."""
 
 import math
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""a single point that is not at update 0 is not refused."""
+"""a single point that is not at update 0 raises no error."""
 
 import math
 from itertools import pairwise

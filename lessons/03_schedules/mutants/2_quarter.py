@@ -1,4 +1,4 @@
-"""the pieces are quarters of a cosine: flat at one end only."""
+"""the pieces are quarters of a cosine, flat at one end only."""
 
 import math
 from itertools import pairwise

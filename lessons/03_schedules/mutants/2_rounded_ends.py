@@ -1,4 +1,4 @@
-"""the ends of the pieces are rounded before t is compared with them."""
+"""the ends of the pieces are rounded before they are compared with t."""
 
 import math
 from itertools import pairwise

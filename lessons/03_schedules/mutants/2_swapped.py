@@ -1,4 +1,4 @@
-"""a and b have changed places: each piece goes the wrong way."""
+"""a and b are swapped: each piece goes the wrong way."""
 
 import math
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""after the last point it is 0."""
+"""after the last point the value is 0."""
 
 import math
 from itertools import pairwise

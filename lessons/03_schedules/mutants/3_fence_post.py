@@ -1,4 +1,4 @@
-"""the rate is taken to be 0 at t = updates - 1, and it is so at t = updates."""
+"""the rate is taken to reach 0 at t = updates - 1; it reaches 0 at t = updates."""
 
 import math
 

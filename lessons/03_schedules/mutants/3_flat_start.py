@@ -1,4 +1,4 @@
-"""cos(pi t / T) is set to 1/2; where 1 + cos is half of its largest value, 2, it is something else."""
+"""cos(pi t / T) is set to 1/2; but it is 1 + cos(pi t / T) that must be half of its maximum, 2."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""the way down from a long warm-up is taken to begin no later than half time."""
+"""the way down after a long warm-up is taken to start no later than halfway."""
 
 import math
 

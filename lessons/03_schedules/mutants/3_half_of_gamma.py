@@ -1,4 +1,4 @@
-"""gamma t is set to 1/2, and not gamma to the power t."""
+"""gamma t is set to 1/2, instead of gamma to the power t."""
 
 
 def halves(updates, warm, gamma, k):

@@ -1,4 +1,4 @@
-"""gamma^t is set to 2, and not to 1/2: that was before the run, at a t below 0."""
+"""gamma^t is set to 2 instead of 1/2, which gives a negative t."""
 
 import math
 

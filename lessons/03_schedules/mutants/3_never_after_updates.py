@@ -1,4 +1,4 @@
-"""the answers are cut off at the end of the run: those of exponential and inverse_time may lie behind it."""
+"""the answers are limited to the end of the run; those of exponential and inverse_time may be later."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""the warm-up is forgotten: as if the cosine began at update 0 and had all the updates."""
+"""the warm-up is ignored, as if the cosine started at update 0 and spanned all updates."""
 
 import math
 

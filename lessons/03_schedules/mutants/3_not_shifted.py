@@ -1,4 +1,4 @@
-"""the half of the cosine is counted from the end of the warm-up, and t is counted from update 0."""
+"""t is counted from the end of the warm-up; count it from update 0."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""the same dictionary is returned by each call: what an earlier call returned changes."""
+"""all calls return the same dictionary, so later calls change earlier results."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""k t is set to 2, and not 1 + k t."""
+"""k t is set to 2, instead of 1 + k t."""
 
 import math
 

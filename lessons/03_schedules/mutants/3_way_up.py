@@ -1,4 +1,4 @@
-"""half way up in the warm-up: the way down is asked for."""
+"""this is half the peak on the way up; the way down is asked for."""
 
 import math
 

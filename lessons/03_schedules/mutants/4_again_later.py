@@ -1,4 +1,4 @@
-"""the rate stays at 0 for a few updates only, and then a new triangle begins."""
+"""the rate stays at 0 for a few updates only, then a new triangle starts."""
 
 
 def triangle(t: int, peak: float, warm: int, updates: int) -> float:

@@ -1,4 +1,4 @@
-"""the rate comes down from that of the previous call, whatever t it was for."""
+"""the rate falls from that of the previous call, whatever its t was."""
 
 LAST = [0.0]
 

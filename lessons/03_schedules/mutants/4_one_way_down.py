@@ -1,4 +1,4 @@
-"""with one update after the warm-up, this has half of the peak and not all of it."""
+"""with one update after the warm-up, it has half the peak instead of the peak."""
 
 
 def triangle(t: int, peak: float, warm: int, updates: int) -> float:

@@ -1,4 +1,4 @@
-"""after it has grown, counting does not begin again: S grows with every batch."""
+"""the count does not restart after S has grown: S grows with every batch."""
 
 
 def next_scale(scale, good, overflow, growth=2.0, backoff=0.5, interval=2000):

@@ -1,4 +1,4 @@
-"""where S cannot grow any more, counting must begin again as well."""
+"""where S cannot grow any more, the count must restart as well."""
 
 
 def next_scale(scale, good, overflow, growth=2.0, backoff=0.5, interval=2000):

@@ -1,4 +1,4 @@
-"""divided by backoff: S grows when gradients overflow."""
+"""S is divided by backoff: it grows when gradients overflow."""
 
 
 def next_scale(scale, good, overflow, growth=2.0, backoff=0.5, interval=2000):

@@ -1,4 +1,4 @@
-"""whether S may grow is asked of 2 S, and not of growth times S."""
+"""the limit is compared with 2 S instead of growth x S."""
 
 
 def next_scale(scale, good, overflow, growth=2.0, backoff=0.5, interval=2000):

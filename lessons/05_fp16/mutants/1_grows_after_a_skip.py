@@ -1,4 +1,4 @@
-"""the good batches before an overflow are still counted after it: S grows again too soon."""
+"""good batches before an overflow still count after it: S grows too soon."""
 
 
 def next_scale(scale, good, overflow, growth=2.0, backoff=0.5, interval=2000):

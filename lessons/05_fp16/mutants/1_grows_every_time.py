@@ -1,4 +1,4 @@
-"""S grows with every good batch, without waiting."""
+"""S grows with every good batch, without waiting for `interval` of them."""
 
 
 def next_scale(scale, good, overflow, growth=2.0, backoff=0.5, interval=2000):

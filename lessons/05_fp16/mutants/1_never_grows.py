@@ -1,4 +1,4 @@
-"""S only comes down and never grows."""
+"""S only shrinks and never grows."""
 
 
 def next_scale(scale, good, overflow, growth=2.0, backoff=0.5, interval=2000):

@@ -1,4 +1,4 @@
-"""S grows beyond what float32 can hold, and becomes inf there."""
+"""S grows beyond float32's largest number and becomes inf there."""
 
 
 def next_scale(scale, good, overflow, growth=2.0, backoff=0.5, interval=2000):

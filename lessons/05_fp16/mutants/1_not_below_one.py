@@ -1,4 +1,4 @@
-"""S does not come down below 1: the rule has no such limit (the scaler's floor is applied afterwards)."""
+"""S stays at 1 or above: the rule has no such limit (the scaler applies its floor afterwards)."""
 
 
 def next_scale(scale, good, overflow, growth=2.0, backoff=0.5, interval=2000):

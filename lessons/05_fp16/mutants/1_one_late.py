@@ -1,4 +1,4 @@
-"""this batch itself is not counted: S grows one batch too late."""
+"""this batch itself is not counted: S grows one batch late."""
 
 
 def next_scale(scale, good, overflow, growth=2.0, backoff=0.5, interval=2000):

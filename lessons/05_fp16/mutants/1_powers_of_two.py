@@ -1,4 +1,4 @@
-"""S is rounded to a power of two, also where growth or backoff is none."""
+"""S is rounded to a power of two, even if growth or backoff is not one."""
 
 import math
 

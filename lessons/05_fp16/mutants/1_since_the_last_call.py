@@ -1,4 +1,4 @@
-"""the good batches are counted by the module from call to call; good only says where it began."""
+"""a module variable counts the good batches between calls; count from the argument good."""
 
 CALLS = []
 

@@ -1,4 +1,4 @@
-"""a skipped batch is counted as a good one."""
+"""a skipped batch counts as a good one."""
 
 
 def next_scale(scale, good, overflow, growth=2.0, backoff=0.5, interval=2000):

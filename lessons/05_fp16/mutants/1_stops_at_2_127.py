@@ -1,4 +1,4 @@
-"""where S x growth is too large, S is set to 2^127 and does not stay as it is."""
+"""where growth x S is too large, S becomes 2^127 instead of staying as it is."""
 
 
 def next_scale(scale, good, overflow, growth=2.0, backoff=0.5, interval=2000):

@@ -1,4 +1,4 @@
-"""2 and 0.5 are written in, and the arguments growth and backoff are not used."""
+"""2 and 0.5 are hard-coded; the arguments growth and backoff are ignored."""
 
 
 def next_scale(scale, good, overflow, growth=2.0, backoff=0.5, interval=2000):

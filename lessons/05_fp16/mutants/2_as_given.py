@@ -1,4 +1,4 @@
-"""as it was given: all mistakes are still there."""
+"""unchanged: all mistakes are left."""
 
 import numpy as np
 
@@ -12,8 +12,9 @@ def half_step(
     """Update float16 weights in place by Adam. Return the new number of updates; t is the number before this one.
 
     data, grad (n), float16: the weights, and S times their gradient. master, m, v (n), float32: the weights and Adam's
-    two moments. Clip the gradient to norm `clip`. If grad contains inf or NaN, skip the step and change nothing;
-    otherwise grad may end with any values.
+    m and v. S: the loss scale. lr: the learning rate. clip: the largest norm; a gradient, without S, that is longer is
+    shortened to it. If grad contains inf or NaN, skip the step and change nothing; otherwise grad may end with any
+    values.
     """
     g = grad.astype(np.float32)
     if not np.isfinite(g).all():

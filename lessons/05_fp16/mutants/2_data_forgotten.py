@@ -1,4 +1,4 @@
-"""data is not written: the model never sees the update."""
+"""data is not written, so the model never sees the update."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""S is taken out in float16, where small gradients become 0 again: first to float32, then divide."""
+"""S is divided out in float16, where small gradients become 0 again: convert to float32 first."""
 
 import numpy as np
 

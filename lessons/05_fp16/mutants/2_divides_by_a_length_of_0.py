@@ -1,4 +1,4 @@
-"""the gradient is divided by its length, which may be 0: every number becomes NaN."""
+"""the gradient is divided by its norm, which may be 0: all numbers become NaN."""
 
 import numpy as np
 

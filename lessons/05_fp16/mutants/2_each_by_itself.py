@@ -1,4 +1,4 @@
-"""each element is clipped by itself, which turns the gradient: all are multiplied by the same factor."""
+"""each element is clipped by itself, which turns the gradient: multiply all by the same factor."""
 
 import numpy as np
 

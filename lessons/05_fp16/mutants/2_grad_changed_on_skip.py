@@ -1,4 +1,4 @@
-"""S is divided out of grad itself before inf and NaN are looked for: a skipped step changes grad."""
+"""grad itself is divided by S before the test for inf and NaN: a skipped step changes grad."""
 
 import numpy as np
 

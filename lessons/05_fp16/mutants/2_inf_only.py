@@ -1,4 +1,4 @@
-"""NaN is not looked for, only inf."""
+"""NaN is not tested for, only inf."""
 
 import numpy as np
 

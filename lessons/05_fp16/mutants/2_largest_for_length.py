@@ -1,4 +1,4 @@
-"""the largest number is compared with clip, and not the root of the sum of squares."""
+"""the largest element is compared with clip, instead of the root of the sum of squares."""
 
 import numpy as np
 

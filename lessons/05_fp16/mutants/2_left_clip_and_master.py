@@ -1,4 +1,4 @@
-"""two mistakes are left; a skipped batch is right now."""
+"""two mistakes are left; a skipped batch is handled correctly now."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""two mistakes are left; the length that is compared with clip is right now."""
+"""two mistakes are left; the norm that is compared with clip is correct now."""
 
 import numpy as np
 

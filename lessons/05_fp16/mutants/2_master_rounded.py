@@ -1,4 +1,4 @@
-"""the master takes over the rounded digits of data, after the update instead of before it."""
+"""the master is set from the rounded data, after the update instead of before it."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""the first three numbers of grad are looked at, and not all."""
+"""only the first three numbers of grad are tested for inf and NaN."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""one mistake is left: it costs digits in every update, and shows most with many small ones."""
+"""one mistake is left: it costs digits in every update, most visibly in many small ones."""
 
 import numpy as np
 

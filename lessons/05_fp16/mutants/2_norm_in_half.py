@@ -1,4 +1,4 @@
-"""the norm is taken of float16 numbers, in float16: their squares overflow."""
+"""the norm is computed in float16, where the squares overflow."""
 
 import numpy as np
 

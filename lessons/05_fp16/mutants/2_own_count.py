@@ -1,4 +1,4 @@
-"""the updates are counted in a variable of the module, and the argument t is not used."""
+"""a module variable counts the updates; the argument t is ignored."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""only +inf and NaN are looked for, not -inf."""
+"""only +inf and NaN are tested for, not -inf."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""one mistake is left: what becomes of a batch that is skipped."""
+"""one mistake is left: what happens when a batch is skipped."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""a batch that overflowed is not skipped: inf and NaN get into the weights, and into m and v."""
+"""a batch with an overflow is not skipped: inf and NaN get into the weights, m and v."""
 
 import numpy as np
 

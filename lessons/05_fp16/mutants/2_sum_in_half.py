@@ -1,4 +1,4 @@
-"""the sum of grad in float16 tells whether all is finite: it overflows for large numbers, and the step is skipped."""
+"""a sum of grad in float16 tests for inf and NaN; large finite numbers overflow it and are skipped."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""data is written from the master also when the step is skipped."""
+"""data is written from the master even when the step is skipped."""
 
 import numpy as np
 

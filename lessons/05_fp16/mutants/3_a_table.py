@@ -1,4 +1,4 @@
-"""a table of three optimizers; others have no entry."""
+"""a table of three optimizers, without an entry for others."""
 
 
 def bytes_a_parameter(half: bool, numbers: int) -> int:

@@ -1,4 +1,4 @@
-"""everything halved: but the optimizer works in float32, and has a master."""
+"""everything is halved; but the optimizer works in float32 and keeps a master."""
 
 
 def bytes_a_parameter(half: bool, numbers: int) -> int:

@@ -1,4 +1,4 @@
-"""16 is Adam's; other optimizers remember fewer numbers."""
+"""16 is for Adam; other optimizers keep fewer numbers."""
 
 
 def bytes_a_parameter(half: bool, numbers: int) -> int:

@@ -1,4 +1,4 @@
-"""an optimizer with three or more numbers is counted as if it had two."""
+"""an optimizer that keeps three or more numbers is counted as if it kept two."""
 
 
 def bytes_a_parameter(half: bool, numbers: int) -> int:

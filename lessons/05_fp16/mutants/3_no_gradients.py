@@ -1,4 +1,4 @@
-"""the gradients are forgotten."""
+"""the gradients are missing."""
 
 
 def bytes_a_parameter(half: bool, numbers: int) -> int:

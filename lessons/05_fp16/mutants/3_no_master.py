@@ -1,4 +1,4 @@
-"""the master is forgotten: with half, the optimizer has the weights once more, in float32."""
+"""the master is missing: with half, the optimizer also keeps the weights in float32."""
 
 
 def bytes_a_parameter(half: bool, numbers: int) -> int:

@@ -1,4 +1,4 @@
-"""the optimizer's numbers are float32 also when the weights are float16."""
+"""the optimizer's numbers are float32 even if the weights are float16."""
 
 
 def bytes_a_parameter(half: bool, numbers: int) -> int:

@@ -1,4 +1,4 @@
-"""a bool is sent, of 1 byte, and not an int32."""
+"""a bool of 1 byte is sent instead of an int32."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""every rank's number is gathered, and an array of as many numbers as ranks is sent: an all-reduce needs one."""
+"""an array with one number per rank is sent; an all-reduce needs only one number."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""skips only when all ranks overflow; it must when any does."""
+"""it skips only when all ranks overflow; it must skip when any does."""
 
 import numpy as np
 

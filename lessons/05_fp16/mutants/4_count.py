@@ -1,4 +1,4 @@
-"""the number of ranks with an overflow is returned, not whether there is one."""
+"""the number of ranks with an overflow is returned, instead of whether there is one."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""each rank decides by itself: those with an overflow skip, and the others step."""
+"""each rank decides by itself: those with an overflow skip, the others step."""
 
 
 def agree(overflow, world):

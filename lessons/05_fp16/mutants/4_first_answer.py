@@ -1,4 +1,4 @@
-"""what was agreed on alone is kept for later."""
+"""the first answer without a world is kept for later calls."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""the number itself is returned, an int32, and not True or False."""
+"""the number itself is returned, an int32, instead of True or False."""
 
 import numpy as np
 

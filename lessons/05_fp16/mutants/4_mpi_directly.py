@@ -1,4 +1,4 @@
-"""MPI is called behind the communicator's back, so that nothing is counted."""
+"""MPI is called directly, so the communicator counts nothing."""
 
 from mpi4py import MPI
 

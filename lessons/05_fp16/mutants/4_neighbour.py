@@ -1,4 +1,4 @@
-"""only one neighbour is asked, which is enough for two ranks and for no more."""
+"""only one neighbour is asked, which is enough for two ranks and no more."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""two ranks do not talk."""
+"""two ranks do not communicate."""
 
 import numpy as np
 

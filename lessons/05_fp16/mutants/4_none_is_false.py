@@ -1,4 +1,4 @@
-"""a run of one process is told that nothing overflowed."""
+"""a group of one rank always gets False, even after an overflow."""
 
 import numpy as np
 

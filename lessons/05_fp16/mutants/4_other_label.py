@@ -1,4 +1,4 @@
-"""the label is made up; OVERFLOW is imported at the top of the file."""
+"""another tag is used; OVERFLOW is imported at the top of the file."""
 
 import numpy as np
 

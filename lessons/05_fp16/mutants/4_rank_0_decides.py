@@ -1,4 +1,4 @@
-"""rank 0 tells the others what it found; an overflow elsewhere is not heard of."""
+"""rank 0 tells the others what it found; an overflow on another rank is lost."""
 
 import numpy as np
 

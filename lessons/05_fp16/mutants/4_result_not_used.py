@@ -1,4 +1,4 @@
-"""the ranks talk, but each returns what it knew before."""
+"""the ranks communicate, but each returns what it knew before."""
 
 import numpy as np
 

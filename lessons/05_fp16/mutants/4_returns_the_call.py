@@ -1,4 +1,4 @@
-"""all_reduce changes its array and returns nothing: look into the array afterwards."""
+"""all_reduce returns nothing; it changes its array, so read the result from the array."""
 
 import numpy as np
 

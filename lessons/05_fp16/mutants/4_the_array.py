@@ -1,4 +1,4 @@
-"""the array is returned, and not its number."""
+"""the array is returned instead of its number."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""the sum is compared with 1, 2 and 3: right for three ranks and no more."""
+"""the sum is compared with 1, 2 and 3: right for up to three ranks."""
 
 import numpy as np
 

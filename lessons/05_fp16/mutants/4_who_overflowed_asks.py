@@ -1,4 +1,4 @@
-"""only the ranks with an overflow take part in the all-reduce, and wait for the others for ever."""
+"""only ranks with an overflow call all_reduce, and wait for the others forever."""
 
 import numpy as np
 

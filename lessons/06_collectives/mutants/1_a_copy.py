@@ -1,4 +1,4 @@
-"""a copy of the share is returned, not the share of x itself."""
+"""a copy of the shard is returned instead of a view of x."""
 
 from minitrain.backend import xp
 from minitrain.sharding import even_shards

@@ -1,4 +1,4 @@
-"""what arrives is added to the chunk that was sent, not to the next one: off by one."""
+"""what arrives is added to the chunk that was sent instead of the next one: off by one."""
 
 from minitrain.backend import xp
 from minitrain.sharding import shard_of

@@ -1,4 +1,4 @@
-"""the argument add is not used: a maximum comes out as a sum."""
+"""the argument add is ignored: a maximum becomes a sum."""
 
 from minitrain.backend import xp
 from minitrain.sharding import shard_of

@@ -1,4 +1,4 @@
-"""two steps at most: enough for three ranks and for no more."""
+"""at most two steps: enough for up to three ranks."""
 
 from minitrain.backend import xp
 from minitrain.sharding import even_shards

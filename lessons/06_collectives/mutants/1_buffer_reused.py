@@ -1,4 +1,4 @@
-"""each chunk is copied into the same buffer and sent from there, before the last one has left."""
+"""chunks are sent from one shared buffer, which is overwritten before the last send is complete."""
 
 from minitrain.backend import xp
 from minitrain.sharding import shard_of

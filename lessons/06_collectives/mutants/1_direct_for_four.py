@@ -1,4 +1,4 @@
-"""with four ranks or more each chunk goes straight to its owner: as many bytes, but not on the ring."""
+"""with four or more ranks, each chunk goes straight to its owner: as many bytes, but not on the ring."""
 
 from minitrain.backend import xp
 from minitrain.sharding import even_shards

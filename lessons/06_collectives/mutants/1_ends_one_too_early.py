@@ -1,4 +1,4 @@
-"""rank r begins with chunk r, not r - 1: it ends with, and returns, the sum of chunk r + 1."""
+"""rank r starts with chunk r instead of r - 1: it completes and returns the sum of chunk r + 1."""
 
 from minitrain.backend import xp
 from minitrain.sharding import shard_of

@@ -1,4 +1,4 @@
-"""the argument shards is not used: the chunks are always as even as possible."""
+"""the argument shards is ignored: chunks are always as even as possible."""
 
 from minitrain.backend import xp
 from minitrain.sharding import even_shards

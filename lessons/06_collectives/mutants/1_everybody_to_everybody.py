@@ -1,4 +1,4 @@
-"""each chunk goes straight to its owner: as many bytes, but every rank talks to every other, not on a ring."""
+"""each chunk goes straight to its owner: as many bytes, but every rank sends to every other, not on a ring."""
 
 from minitrain.backend import xp
 from minitrain.sharding import shard_of

@@ -1,4 +1,4 @@
-"""the buffer has the numbers of x if those are floats, and float64 else: whole numbers do not fit."""
+"""the buffer has the type of x only for float32 and float64; for other types it is float32."""
 
 from minitrain.backend import xp
 from minitrain.sharding import even_shards

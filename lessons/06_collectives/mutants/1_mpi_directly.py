@@ -1,4 +1,4 @@
-"""MPI's own Reduce_scatter is called, so that nothing is sent by the ring and nothing is counted."""
+"""MPI's own Reduce_scatter is called, so nothing is sent on the ring and nothing is counted."""
 
 from mpi4py import MPI
 

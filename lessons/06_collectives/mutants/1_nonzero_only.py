@@ -1,4 +1,4 @@
-"""zeros are not added: right for a sum, but a maximum with negative numbers comes out wrong."""
+"""zeros are not added: right for a sum, but wrong for a maximum with negative numbers."""
 
 from minitrain.backend import xp
 from minitrain.sharding import even_shards

@@ -1,4 +1,4 @@
-"""the chunks are off by one: rank r ends with the sum of chunk r + 1, and returns chunk r."""
+"""the chunks are off by one: rank r completes the sum of chunk r + 1 and returns chunk r."""
 
 from minitrain.backend import xp
 from minitrain.sharding import shard_of

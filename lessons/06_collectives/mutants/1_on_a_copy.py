@@ -1,4 +1,4 @@
-"""it works on a copy: the result is returned, but x itself is as before."""
+"""it works on a copy: the result is returned, but x is unchanged."""
 
 from minitrain.backend import xp
 from minitrain.sharding import shard_of

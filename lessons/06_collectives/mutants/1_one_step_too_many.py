@@ -1,4 +1,4 @@
-"""one step too many, N instead of N - 1: the finished chunk is sent on, too."""
+"""one step too many, N instead of N - 1: the complete chunk is sent on, too."""
 
 from minitrain.backend import xp
 from minitrain.sharding import shard_of

@@ -1,4 +1,4 @@
-"""the argument tag is not used: the bytes are counted under another name."""
+"""the argument tag is ignored: the bytes are counted under another name."""
 
 from minitrain.backend import xp
 from minitrain.sharding import even_shards

@@ -1,4 +1,4 @@
-"""all chunks are n // N long, and the remainder belongs to nobody."""
+"""all chunks have n // N numbers, and the remainder belongs to no rank."""
 
 from minitrain.backend import xp
 

@@ -1,4 +1,4 @@
-"""what arrives replaces the own numbers instead of being added to them."""
+"""what arrives replaces the rank's own numbers instead of being added to them."""
 
 from minitrain.backend import xp
 from minitrain.sharding import shard_of

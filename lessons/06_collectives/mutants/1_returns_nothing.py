@@ -1,4 +1,4 @@
-"""the sum stands in x, but the share is not returned."""
+"""the sum is in x, but the shard is not returned."""
 
 from minitrain.backend import xp
 from minitrain.sharding import shard_of

@@ -1,4 +1,4 @@
-"""the sum stands in share r of x, but share r + 1 is returned."""
+"""the sum is in shard r of x, but shard r + 1 is returned."""
 
 from minitrain.backend import xp
 from minitrain.sharding import shard_of

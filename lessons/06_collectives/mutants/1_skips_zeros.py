@@ -1,4 +1,4 @@
-"""a chunk that is all zeros is not sent, and the next rank waits for it for ever."""
+"""a chunk of zeros is not sent, and the next rank waits for it forever."""
 
 from minitrain.backend import xp
 from minitrain.sharding import even_shards

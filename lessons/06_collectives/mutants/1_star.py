@@ -1,4 +1,4 @@
-"""everything goes to rank 0, which adds it up and sends the shares: right numbers, but the others send all of M."""
+"""everything goes to rank 0, which adds it and sends the shards: right sums, but the others send all of M."""
 
 from minitrain.backend import xp
 from minitrain.sharding import shard_of

@@ -1,4 +1,4 @@
-"""add is not called: everything that is no sum is taken for a maximum."""
+"""add is not called: everything that is not a sum is treated as a maximum."""
 
 from minitrain.backend import xp
 from minitrain.sharding import even_shards

@@ -1,4 +1,4 @@
-"""every rank waits for its send before it receives: goes well with small arrays, hangs with large ones."""
+"""every rank waits for its send before it receives: works for small arrays, hangs with large ones."""
 
 from minitrain.backend import xp
 from minitrain.sharding import shard_of

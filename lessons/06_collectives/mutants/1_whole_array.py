@@ -1,4 +1,4 @@
-"""the whole array is sent in each step, not a chunk of it."""
+"""the whole array is sent in each step instead of a chunk."""
 
 from minitrain.backend import xp
 from minitrain.sharding import shard_of

@@ -1,4 +1,4 @@
-"""sends to the right and receives from the right: nobody ever gets a message."""
+"""each rank sends to the next and also receives from the next: no message ever arrives."""
 
 from minitrain.backend import xp
 from minitrain.sharding import shard_of

@@ -1,4 +1,4 @@
-"""adds in both phases: what arrives is complete, and yet it is added."""
+"""it adds in both phases: what arrives is complete, but is added all the same."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""every rank sends its own chunk in each step, not the one that it received last."""
+"""every rank sends its own chunk in each step instead of the one that it received last."""
 
 from minitrain.sharding import shard_of
 

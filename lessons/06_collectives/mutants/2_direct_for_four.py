@@ -1,4 +1,4 @@
-"""with four ranks or more each sends its chunk to all others: as many bytes, but not on the ring."""
+"""with four or more ranks, each sends its chunk to all others: as many bytes, but not on the ring."""
 
 from minitrain.sharding import even_shards
 

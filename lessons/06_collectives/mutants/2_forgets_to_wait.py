@@ -1,4 +1,4 @@
-"""the handles of the sends are thrown away: the next chunk may come over one that MPI still reads."""
+"""the handles of the sends are dropped: the next chunk may overwrite one that MPI still reads."""
 
 from minitrain.sharding import shard_of
 

@@ -1,4 +1,4 @@
-"""the shares go as Python objects, which nobody counts."""
+"""the shards are sent as Python objects, which are not counted."""
 
 import numpy as np
 

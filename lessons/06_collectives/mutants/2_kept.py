@@ -1,4 +1,4 @@
-"""the chunks are cut once for each length of x, and kept for later calls with another number of ranks."""
+"""the chunks are computed once for each length of x and reused with other numbers of ranks."""
 
 from minitrain.sharding import even_shards
 

@@ -1,4 +1,4 @@
-"""what arrives is compared with what stood there, and the larger number stays."""
+"""what arrives is compared with what was there, and the larger number stays."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""MPI's own Allreduce is called, on an array with zeros around the own share."""
+"""MPI's own Allreduce is called on an array with zeros around the rank's own shard."""
 
 from mpi4py import MPI
 

@@ -1,4 +1,4 @@
-"""starts with chunk r - 1, as reduce-scatter does; after it rank r has chunk r."""
+"""it starts with chunk r - 1, as reduce-scatter does; rank r holds chunk r."""
 
 from minitrain.sharding import shard_of
 

@@ -1,4 +1,4 @@
-"""x = ... makes another array, and the caller's stays as it was: write into x instead, as in x[...] = y."""
+"""x = ... makes another array and leaves the caller's unchanged: write into x, as in x[...] = y."""
 
 from minitrain.sharding import shard_of
 

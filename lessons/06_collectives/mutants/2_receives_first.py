@@ -1,4 +1,4 @@
-"""every rank first waits for a message, and none is sent."""
+"""every rank first waits for a message, so none is sent."""
 
 from minitrain.sharding import shard_of
 

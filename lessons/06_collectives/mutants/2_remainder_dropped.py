@@ -1,4 +1,4 @@
-"""all chunks are n // N long, and the remainder is never sent."""
+"""all chunks have n // N numbers, and the remainder is never sent."""
 
 
 def ring_all_gather(comm, x, tag):

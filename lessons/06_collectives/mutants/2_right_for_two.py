@@ -1,4 +1,4 @@
-"""one step only, which is enough for two ranks and for no more."""
+"""only one step: enough for two ranks and no more."""
 
 from minitrain.sharding import shard_of
 

@@ -1,4 +1,4 @@
-"""the shares go to rank 0, and the whole array comes back: right numbers, but rank 0 sends (N-1) M."""
+"""the shards go to rank 0, and the whole array comes back: right numbers, but rank 0 sends (N-1) M."""
 
 from minitrain.sharding import shard_of
 

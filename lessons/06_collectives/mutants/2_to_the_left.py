@@ -1,4 +1,4 @@
-"""the ring runs the other way round: from rank r to rank r - 1."""
+"""the ring runs backwards, from rank r to rank r - 1."""
 
 from minitrain.sharding import shard_of
 

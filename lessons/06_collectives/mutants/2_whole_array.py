@@ -1,4 +1,4 @@
-"""the whole array is sent in each step, not a chunk of it."""
+"""the whole array is sent in each step instead of a chunk."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""where the ring is never slower, False is returned instead of 0."""
+"""where the ring is never slower, it returns False instead of 0."""
 
 import math
 

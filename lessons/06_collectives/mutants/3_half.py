@@ -1,4 +1,4 @@
-"""half of it: the 2 stands in front of both times, so it cancels."""
+"""half the right size: the 2 is a factor of both times and cancels."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""log2 N is not rounded up: a tree has whole levels."""
+"""log2 N is not rounded up: a tree has a whole number of levels."""
 
 import math
 

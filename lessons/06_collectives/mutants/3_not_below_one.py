@@ -1,4 +1,4 @@
-"""a size below one byte is given as 1 byte."""
+"""a size below one byte becomes 1 byte."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""it is rounded to a whole number: for that size the two times are not quite equal."""
+"""the size is rounded to a whole number, for which the two times differ slightly."""
 
 import math
 

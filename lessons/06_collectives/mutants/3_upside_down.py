@@ -1,4 +1,4 @@
-"""alpha and beta have changed places."""
+"""alpha and beta are swapped."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""the wrong sign: when terms change sides, both sides change sign."""
+"""wrong sign: a term that moves to the other side changes its sign."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""a rank passes nothing on before it has all chunks."""
+"""a rank forwards nothing before it has all chunks."""
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator, Tag

@@ -1,4 +1,4 @@
-"""the last rank sends everything back to the root, which has it already."""
+"""the last rank sends everything back to the root, which already has it."""
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator, Tag

@@ -1,4 +1,4 @@
-"""the first chunk is passed on at once, but the others only when all have come."""
+"""the first chunk is forwarded at once, but the others only after all have arrived."""
 
 from minitrain.sharding import shard_of
 

@@ -1,4 +1,4 @@
-"""rank 0 is taken for the root, whatever the argument says."""
+"""rank 0 is used as the root, whatever the argument says."""
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator, Tag

@@ -1,4 +1,4 @@
-"""a chunk that is all zeros is not passed on, and the next rank waits for it for ever."""
+"""a chunk of zeros is not forwarded, and the next rank waits for it forever."""
 
 from minitrain.sharding import shard_of
 

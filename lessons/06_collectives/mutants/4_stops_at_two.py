@@ -1,4 +1,4 @@
-"""the chunks go two hops at most: enough for three ranks and for no more."""
+"""the chunks make at most two hops: enough for up to three ranks."""
 
 from minitrain.sharding import shard_of
 

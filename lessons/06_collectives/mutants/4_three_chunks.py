@@ -1,4 +1,4 @@
-"""the array is cut into three chunks at most, also where there are more ranks."""
+"""the array is cut into at most three chunks, even with more ranks."""
 
 from minitrain.sharding import shard_of
 

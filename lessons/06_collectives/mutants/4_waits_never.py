@@ -1,4 +1,4 @@
-"""the handles of the sends are thrown away: nobody waits until MPI has read the chunks."""
+"""the handles of the sends are dropped: nothing waits until MPI has read the chunks."""
 
 from minitrain.sharding import shard_of
 

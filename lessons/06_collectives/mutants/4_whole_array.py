@@ -1,4 +1,4 @@
-"""the whole array is passed on at once, so that all ranks but one wait."""
+"""the whole array is forwarded at once, so all ranks but one wait."""
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator, Tag
