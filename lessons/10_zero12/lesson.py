@@ -114,7 +114,7 @@ def main() -> None:
         if world.rank == 0:
             curve = {f"stage {options.stage}": picture.curve(stages, options.stage)}
             print(f"{picture.bars(stages)}\n")
-            print(chart(curve, "gradients that rank 0 holds in one update, in M", "array allocated or freed:", height=8))
+            print(chart(curve, "gradients on rank 0 in one update, in M", "array allocated or freed:", height=8))
             if options.figure:
                 picture.draw(stages, options.figure)
         receipt.print(world)
