@@ -1,4 +1,4 @@
-"""as it was given: both mistakes are still there."""
+"""unchanged: both mistakes are still there."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""as it was given: both mistakes are still there."""
+"""unchanged: both mistakes are still there."""
 
 from dataclasses import replace
 from typing import Any
