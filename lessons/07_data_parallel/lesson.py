@@ -107,7 +107,7 @@ def experiment(world: Communicator, steps: int, receipt: Receipt) -> dict[str, l
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=200, help="updates (default: 200)")
+    parser.add_argument("--steps", type=int, default=200, help="number of updates (default: 200)")
     parser.add_argument("--figure", help="write the picture to this file")
     options = parser.parse_args()
     with minitrain.launch() as world:

@@ -103,8 +103,8 @@ def experiment(world: Communicator, stage: int, steps: int, receipt: Receipt) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--stage", type=int, default=2, choices=(1, 2, 3), help="compare the stages up to this one")
-    parser.add_argument("--steps", type=int, default=20, help="updates (default: 20)")
+    parser.add_argument("--stage", type=int, default=2, choices=(1, 2, 3), help="compare with stage 0 up to this stage")
+    parser.add_argument("--steps", type=int, default=20, help="number of updates (default: 20)")
     parser.add_argument("--figure", help="write the picture to this file")
     options, receipt = parser.parse_args(), Receipt()
     with minitrain.launch() as world:
