@@ -21,7 +21,7 @@ def curve(stages: list[list[Any]], stage: int) -> list[float]:
 
 def bars(stages: list[list[Any]]) -> str:
     """A bar for each stage and rank. A letter is the kind's first one: p, g, o; eight of them are M."""
-    lines = ["held when the optimizer has stepped, in M: parameters, gradients, optimizer"]
+    lines = ["held after the optimizer's step, in M (p: parameters, g: gradients, o: state)"]
     for stage, ranks in enumerate(stages):
         for rank in range(len(ranks)):
             mine = held(stages, stage, rank)

@@ -1,4 +1,4 @@
-"""What theory says of the bubble; timelines as text and as a picture."""
+"""The theory of the bubble; timelines as text and as a figure."""
 
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -6,11 +6,11 @@ from fractions import Fraction
 from lessons.charts import figure
 from minitrain.observe.clock import COLOURS, Timeline
 
-CLOSE = """All stages must fill and drain in both, so gpipe and 1f1b have the same bubble;
-1f1b only makes each backward earlier, so that fewer activations wait for it."""
+CLOSE = """The pipeline fills and drains in both, so gpipe and 1f1b have the same bubble.
+1f1b only runs each backward earlier, so fewer activations wait for it."""
 
 
-# schedule -> a function of p ranks and m micro-batches: idle time / all time, and the most in flight on each rank
+# schedule -> a function of p ranks and m micro-batches: (idle time / all time, most in flight on each rank)
 THEORY: dict[str, Callable[[int, int], tuple[Fraction, list[int]]]] = {
     "naive": lambda p, m: (1 - Fraction(1, p), [1] * p),
     "gpipe": lambda p, m: (Fraction(p - 1, m + p - 1), [m] * p),
@@ -21,8 +21,8 @@ THEORY: dict[str, Callable[[int, int], tuple[Fraction, list[int]]]] = {
 
 
 def text(runs: Mapping[tuple[str, int], Timeline]) -> str:
-    """(schedule, micro-batches) -> the timeline of its update: one below the other, with what they say."""
-    parts = ["virtual time; digits: forward, letters: backward, dots: the bubble"]
+    """Return the timelines, one below the other. runs: (schedule, micro-batches) -> the timeline of one update."""
+    parts = ["virtual time; digits: forward, letters: backward, dots: idle"]
     if any(name == "zb-h1" for name, _ in runs):
         parts[0] += "\nsmall letters: gradients of inputs, capitals: gradients of weights"
     for (name, m), t in runs.items():

@@ -1,4 +1,4 @@
-"""Lays the gradients end to end and adds them up at once; returns them."""
+"""Lays the gradients end to end, sums them in one call, and returns them."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Sends each gradient in two halves: some ranks send more than in one piece, all together as much."""
+"""Sends each gradient in two halves: some ranks send more than in one piece, but all together the same."""
 
 from minitrain.parallel.data_parallel import TAG
 

@@ -1,4 +1,4 @@
-"""Each rank sends the owners their chunks, and gets sums back: no ring, no message for an empty chunk."""
+"""Each rank sends the owners their chunks and gets the sums back: no ring, and no message for an empty chunk."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""micro-batches are NumPy's integers, and each list is made once."""
+"""Micro-batches are NumPy integers, and each list is created once."""
 
 from functools import cache
 from itertools import product
