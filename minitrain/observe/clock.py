@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from .palette import DARK_THEME, FILLS, INK, TEXT_ON
+
 if TYPE_CHECKING:
     from ..comm.communicator import Communicator
 
@@ -180,20 +182,22 @@ class Timeline:
         lines = [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{len(self.lanes) * (height + gap)}" '
             'font-family="sans-serif" font-size="11">',
-            '<rect width="100%" height="100%" fill="white"/>',
+            f"<style>{DARK_THEME}</style>",
         ]
         for r, lane in enumerate(self.lanes):
             y = r * (height + gap)
-            lines.append(f'<text x="0" y="{y + 15}">rank {r}</text>')
+            lines.append(f'<text x="0" y="{y + 15}" style="fill: {INK}">rank {r}</text>')
             for start, end, what in lane:
                 x, w = left + float(start) * scale, float(end - start) * scale
                 box = f'x="{x:.1f}" y="{y}" width="{w:.1f}" height="{height}"'
-                lines.append(f'<rect {box} fill="{COLOURS[what.kind]}" stroke="white"/>')
-                lines.append(f'<text x="{x + w / 2:.1f}" y="{y + 15}" text-anchor="middle">{what.micro}</text>')
+                fill = COLOURS[what.kind]
+                lines.append(f'<rect {box} style="fill: {fill}; stroke: {INK}"/>')
+                middle = f'x="{x + w / 2:.1f}" y="{y + 15}" text-anchor="middle"'
+                lines.append(f'<text {middle} style="fill: {TEXT_ON[fill]}">{what.micro}</text>')
         return "\n".join([*lines, "</svg>", ""])
 
 
-COLOURS = {"F": "#9ecae1", "B": "#fdae6b", "I": "#fdd0a2", "W": "#c7e9c0"}
+COLOURS = dict(zip("FIBW", FILLS, strict=True))
 
 
 def common_measure(times: Iterable[Fraction]) -> Fraction:
