@@ -1,12 +1,12 @@
-"""Pictures: text charts from minitrain.observe.draw, SVG for a README, and a table of small numbers."""
+"""Text charts, and pictures in the style and the colors of minitrain.observe.palette."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from minitrain.observe.draw import bars, chart
-from minitrain.observe.palette import FILLS, TEXT_ON, figure
+from minitrain.observe.palette import FILLS, INK, LINES, SHADE, TEXT_ON, figure
 
-__all__ = ["bars", "chart", "figure", "squares"]
+__all__ = ["FILLS", "INK", "LINES", "SHADE", "TEXT_ON", "bars", "chart", "figure", "squares"]
 
 
 def squares(axes: Any, numbers: Sequence[Sequence[int]], least: int, **labels: str) -> None:

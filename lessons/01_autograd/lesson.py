@@ -12,11 +12,10 @@ from typing import Any
 import minitrain  # isort: skip  # noqa: F401 (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
-from lessons.charts import chart, figure
+from lessons.charts import INK, chart, figure
 from lessons.receipt import Receipt
 from minitrain.autograd import Edge, Node, youngest_first
 from minitrain.backend import Array
-from minitrain.observe.palette import INK
 from minitrain.tensor import Tensor
 
 derivatives = import_module("lessons.01_autograd.derivatives")  # derivatives.py, which lies beside this file

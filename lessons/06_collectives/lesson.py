@@ -11,13 +11,12 @@ from typing import Any
 import minitrain  # isort: skip (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
-from lessons.charts import bars, figure, squares
+from lessons.charts import FILLS, bars, figure, squares
 from lessons.receipt import Receipt
 from minitrain.comm.communicator import Communicator, Tag
 from minitrain.comm.ring import RingCommunicator, ring_all_reduce
 from minitrain.errors import UserError
 from minitrain.observe.ledger import Ledger
-from minitrain.observe.palette import FILLS
 
 TAG = ("world", "lesson")
 EVEN, UNEVEN = 1200, 1001  # numbers: 2, 3 and 4 ranks divide the one, none of them the other
@@ -140,17 +139,14 @@ def main() -> None:
 def draw(pictures: np.ndarray, sizes: dict[str, int], path: str) -> None:
     """How many ranks are in each chunk (across) of each rank (down), at the start and after each step; the bytes."""
     N = pictures.shape[1]
-    names = [
-        "ranks in a chunk,\nat the start",
-        *(f"{phase}\nstep {i}" for phase in ("reduce-scatter", "all-gather") for i in range(N - 1)),
-    ]
+    names = ["start", *(f"{phase}\nstep {i}" for phase in ("reduce-scatter", "all-gather") for i in range(N - 1))]
     with figure(path, 2, N, height=4) as axes:
         for axis, name, picture in zip(axes.flat, names, pictures.tolist(), strict=False):
             counts = [[chunk.bit_count() for chunk in row] for row in picture]
             squares(axis, counts, least=1, title=name, xlabel="chunk", ylabel="rank")
-        axes.flat[-1].barh(
-            [name.replace(", rank", "") for name in sizes], list(sizes.values()), color=[FILLS[1]] * N + [FILLS[2]] * N
-        )
+        axes.flat[0].set_title("ranks in a chunk,\nat the start")
+        rows = [name.replace(", rank", "") for name in sizes]
+        axes.flat[-1].barh(rows, list(sizes.values()), color=[FILLS[1]] * N + [FILLS[2]] * N)
         axes.flat[-1].invert_yaxis()
         axes.flat[-1].set(title="bytes sent", xlabel="bytes", ylabel="rank")
 

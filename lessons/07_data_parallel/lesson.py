@@ -10,7 +10,7 @@ from collections.abc import Callable
 import minitrain  # isort: skip (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
-from lessons.charts import chart, figure
+from lessons.charts import INK, LINES, chart, figure
 from lessons.receipt import Receipt
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
@@ -21,7 +21,6 @@ from minitrain.data.loader import ArrayLoader
 from minitrain.errors import UserError
 from minitrain.models import MLPConfig, Model, mlp
 from minitrain.observe.ledger import Ledger
-from minitrain.observe.palette import INK, LINES
 from minitrain.optim import SGD, Adam
 from minitrain.parallel.data_parallel import TAG, sync_gradients
 from minitrain.parallel.parallelize import parallelize

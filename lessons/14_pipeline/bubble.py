@@ -3,15 +3,12 @@
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 
-from lessons.charts import figure
-from minitrain.observe.clock import COLOURS, Timeline
-from minitrain.observe.palette import TEXT_ON
+from lessons.charts import TEXT_ON, figure
+from minitrain.observe.clock import COLORS, NAMES, Timeline
 
 CLOSE = """All stages must fill and drain in both, so gpipe and 1f1b have the same bubble;
 1f1b only makes each backward earlier, so that fewer activations wait for it."""
 
-
-KINDS = {"F": "forward, 1 unit", "B": "backward, 2 units"}
 
 # schedule -> a function of p ranks and m micro-batches: idle time / all time, and the most in flight on each rank
 THEORY: dict[str, Callable[[int, int], tuple[Fraction, list[int]]]] = {
@@ -40,12 +37,12 @@ def draw(gpipe: Timeline, one_f: Timeline, path: str) -> None:
             for r, lane in enumerate(t.lanes):
                 for start, end, do in lane:
                     left, width = float(start), float(end - start)
-                    fill, first = COLOURS[do.kind], (r, do.micro) == (0, 0)
-                    axis.barh(r, width, 0.9, left, color=fill, label=KINDS[do.kind] if first else None)
+                    fill, label = COLORS[do.kind], f"{NAMES[do.kind]}, time {width:g}"
+                    axis.barh(r, width, 0.9, left, color=fill, label=label if r == do.micro == 0 else None)
                     axis.text(left + width / 2, r, do.micro, color=TEXT_ON[fill], ha="center", va="center", fontsize=7)
             axis.set_yticks(range(len(t.lanes)), [f"rank {r}: {peak} in flight" for r, peak in enumerate(t.peaks)])
             axis.set_title(f"{name}: {t.idle} of the time idle", loc="left")
             axis.set_xlim(0, float(t.makespan))
             axis.invert_yaxis()
         axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
-        axes[1].set_xlabel("virtual time, in units; in each box the number of its micro-batch")
+        axes[1].set_xlabel("virtual time; in each box the number of its micro-batch")

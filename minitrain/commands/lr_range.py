@@ -137,7 +137,7 @@ def draw(rates: list[float], losses: list[float], smoothed: list[float], named: 
     axes.plot(rates, losses, color=INK, linestyle="-", linewidth=0.7, label="loss before each update")
     axes.plot(rates, smoothed, color=LINES[0], linestyle="-", label="smoothed")
     if named is not None:
-        axes.axvline(named, color=LINES[3], linestyle="--", label=f"falls steepest: {named:.1e}")
+        axes.axvline(named, color=LINES[1], linestyle="--", label=f"falls steepest: {named:.1e}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(0, 1.5 * losses[0]))
     axes.legend()
 

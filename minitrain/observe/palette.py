@@ -1,13 +1,13 @@
-"""The colours and the style of every picture, and `figure`, which draws one with matplotlib.
+"""The colors and the style of every picture, and `figure`, which draws one with matplotlib.
 
-A picture has no background, so it lies on the page's own, white or black. Text and outlines are a mid-grey that is
-readable on both, and slightly lighter where the viewer reports a dark theme. Either grey is readable on the other page
+A picture has no background, so it lies on the page's own, white or black. Text and outlines are a mid-gray that is
+readable on both, and slightly lighter where the viewer reports a dark theme. Either gray is readable on the other page
 as well, because the theme a viewer reports is not always the page's own: a dark page in a browser with a light theme is
 common, and PNG, PDF and many SVG viewers have no themes at all. Black text that only a theme turns white would be lost.
 
-Lines are visible on both pages, too. Each has its own dashes, for curves that coincide and for print in grey. Fills get
+Lines are visible on both pages, too. Each has its own dashes, for curves that coincide and for print in gray. Fills get
 darker from the first to the last, so they also work as a scale; an outline separates them from the page. All of them
-are distinct for colour-blind readers. `tests/observe/test_palette.py` computes all this.
+are distinct for color-blind readers. `tests/observe/test_palette.py` computes all this.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ INK, INK_IN_THE_DARK = "#757575", "#7d7d7d"  # text and outlines
 LINES = ("#0066aa", "#bb8855", "#0099ff", "#885500")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))  # their number and that of LINES are coprime
 FILLS = ("#fdf080", "#b2cea6", "#52acb8", "#1f3f94")
-TEXT_ON = dict(zip(FILLS, ("#101010", "#101010", "#101010", "#ffffff"), strict=True))  # fill -> colour of text on it
+TEXT_ON = dict(zip(FILLS, ("#101010", "#101010", "#101010", "#ffffff"), strict=True))  # fill -> color of text on it
 SHADE = 0.3  # opacity of INK, for a large area behind other things
 
 DARK_THEME = "@media (prefers-color-scheme: dark) {{ {} }}".format(

@@ -1,6 +1,8 @@
-"""Every picture is readable on a white and on a black page, in grey, and by colour-blind readers; computed."""
+"""Every picture is readable on a white and on a black page, in gray, and by color-blind readers; computed."""
 
+import math
 import re
+import sys
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,8 @@ import pytest
 from minitrain.commands import compare_precision, lr_range, small_runs
 from minitrain.commands import figure as of_command
 from minitrain.errors import UserError
-from minitrain.observe.clock import COLOURS, Clock, Timeline
+from minitrain.observe.clock import COLORS, Clock, Timeline
 from minitrain.observe.palette import (
-    DASHES,
     FILLS,
     INK,
     INK_IN_THE_DARK,
@@ -24,19 +25,19 @@ from minitrain.observe.palette import (
     figure,
 )
 from minitrain.parallel.pipeline_schedules import SCHEDULES
-from tests.observe.colours import DARK, VISION, WHITE, blend, contrast, delta_e, lab
+from tests.observe.colors import DARK, VISION, WHITE, blend, contrast, delta_e, lab
 
 ROOT = Path(__file__).resolve().parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
 PAGES, INKS = (WHITE, DARK), (INK, INK_IN_THE_DARK)
 TEXT, OBJECT = 4.5, 3.0  # WCAG 2.2's least contrast of text (1.4.3), and of lines and outlines (1.4.11)
-APART = 12.0  # in L*: fills that a reader tells apart in grey
+APART = 12.0  # in L*: fills that a reader tells apart in gray
 BETWEEN_LINES, BETWEEN_FILLS = 19.0, 16.0  # CIEDE2000, for every reader; 1 is just noticeable side by side
 
 
-def least(colours: tuple[str, ...], vision: str) -> float:
-    """Return the least difference between two of the colours."""
-    return min(delta_e(lab(one, vision), lab(other, vision)) for one, other in combinations(colours, 2))
+def least(colors: tuple[str, ...], vision: str) -> float:
+    """Return the least difference between two of the colors."""
+    return min(delta_e(lab(one, vision), lab(other, vision)) for one, other in combinations(colors, 2))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_the_distance_against_the_paper(one: tuple, other: tuple, distance: floa
 
 
 def test_the_other_formulas() -> None:
-    """Known values, and simulated colour blindness leaves greys alone."""
+    """Known values, and simulated color blindness leaves grays alone."""
     assert contrast("#ffffff", "#000000") == pytest.approx(21) and blend("#ffffff", "#000000", 0.5) == "#808080"
     assert lab("#7c7c7c") == pytest.approx([52.0, 0, 0], abs=0.05)
     assert all(lab("#7c7c7c", vision) == pytest.approx(lab("#7c7c7c"), abs=0.05) for vision in VISION)
@@ -72,46 +73,40 @@ def test_a_line_is_visible_on_both_pages(line: str) -> None:
 
 
 @pytest.mark.parametrize("vision", VISION)
-def test_colours_are_distinct(vision: str) -> None:
+def test_colors_are_distinct(vision: str) -> None:
     assert all(least((*LINES, ink), vision) >= BETWEEN_LINES for ink in INKS)
     assert all(least((*FILLS, ink), vision) >= BETWEEN_FILLS for ink in INKS)
 
 
-def test_fills_are_distinct_in_grey() -> None:
+def test_fills_are_distinct_in_gray() -> None:
     """They darken from the first to the last, and neither outline is lost on one."""
     L = [lab(fill)[0] for fill in FILLS]
     assert min(-np.diff(L)) >= APART
     assert min(abs(lab(ink)[0] - one) for ink in INKS for one in L) >= APART
     for page, ink in zip(PAGES, INKS, strict=True):
-        assert abs(lab(blend(ink, page, SHADE))[0] - lab(page)[0]) >= APART
-
-
-def test_no_two_curves_look_alike() -> None:
-    """Each curve of a picture has dashes or a colour that no other has, and the first few have both."""
-    styles = [(LINES[i % len(LINES)], DASHES[i % len(DASHES)]) for i in range(len(LINES) * len(DASHES))]
-    assert len(set(styles)) == len(styles) and len(set(DASHES)) == len(DASHES) >= len(LINES) == len(set(LINES))
+        shade = lab(blend(ink, page, SHADE))[0]
+        assert min(abs(shade - lab(color)[0]) for color in (page, FILLS[2])) >= APART, "bars on a shade"
 
 
 # Pictures -------------------------------------------------------------------------------------------------------------
 
 
-def size(element: ElementTree.Element) -> tuple[float, float]:
+def size(element: ElementTree.Element) -> list[float]:
     """Return width and height of an SVG's rectangle or path, in its units; percentages are infinite."""
     if "d" in element.attrib:
-        points = np.array([float(x) for x in re.findall(r"-?[\d.]+", element.attrib["d"])])
-        return tuple(np.ptp(points.reshape(-1, 2), axis=0)) if len(points) % 2 == 0 and len(points) else (0, 0)
-    width, height = (element.get(name, "0") for name in ("width", "height"))
-    return tuple(np.inf if "%" in x else float(x) for x in (width, height))  # type: ignore[return-value]
+        points = np.array([float(x) for x in re.findall(r"-?[\d.]+", element.attrib["d"])] or [0.0, 0.0])
+        return np.ptp(points.reshape(-1, 2), axis=0).tolist()
+    return [math.inf if "%" in x else float(x) for x in (element.get("width", "0"), element.get("height", "0"))]
 
 
 def painted(element: ElementTree.Element) -> list[str]:
     """Return the element's own fill and stroke, as far as it has them, the fill first."""
     styled = dict(re.findall(r"(fill|stroke): ?([^;]+)", element.get("style", "")))
-    return [colour for name in ("fill", "stroke") for colour in [styled.get(name, element.get(name))] if colour]
+    return [color for name in ("fill", "stroke") for color in [styled.get(name, element.get(name))] if color]
 
 
 def black(element: ElementTree.Element) -> list[str]:
-    """Return the texts below the element that inherit no colour."""
+    """Return the texts below the element that inherit no color."""
     if painted(element):
         return []
     words = "".join(element.itertext()).strip()
@@ -119,12 +114,14 @@ def black(element: ElementTree.Element) -> list[str]:
 
 
 def flaws(svg: str) -> list[str]:
-    """Return what is wrong with a picture: its background, text that is no text, colours outside the palette."""
+    """Return what is wrong with a picture: its background, text that is no text, colors outside the palette."""
     root, found = ElementTree.fromstring(svg), []
-    used = {colour for element in root.iter() for colour in painted(element)}
+    used = {color for element in root.iter() for color in painted(element)}
     known = {INK, *LINES, *FILLS, *TEXT_ON.values(), "none"}
-    found += [f"{colour} is not in the palette" for colour in sorted(used - known) if not colour.startswith("url(")]
-    found += [f"{text!r} is black, as nobody gave it a colour" for text in black(root)]
+    found += [f"{color} is not in the palette" for color in sorted(used - known) if not color.startswith("url(")]
+    alphas = {float(alpha) for alpha in re.findall(r"opacity[:=] ?\"?([\d.]+)", svg)}
+    found += [f"opacity {alpha:g} makes a color that is not in the palette" for alpha in alphas - {SHADE, 1}]
+    found += [f"{text!r} is black, as nobody gave it a color" for text in black(root)]
     found += ["it has no text"] * (root.find(f".//{SVG}text") is None)
     found += ["it has pixels"] * (root.find(f".//{SVG}image") is not None)
     found += ["it does not follow a dark theme"] * (f"fill: {INK_IN_THE_DARK}" not in svg)
@@ -168,10 +165,12 @@ def test_a_commands_picture(name: str, tmp_path: Path, matplotlib: None) -> None
     assert flaws(drawn(tmp_path, COMMANDS[name])) == []
 
 
-def test_nine_curves_are_nine_styles(tmp_path: Path, matplotlib: None) -> None:
-    """Read from the picture: colour and dashes of each."""
-    lines = re.findall(r'clip-path="[^"]+" style="(fill: none; stroke[^"]+)"', drawn(tmp_path, COMMANDS["schedules"]))
-    assert len(lines) == len(set(lines)) == 9
+def test_nine_curves_look_different(tmp_path: Path, matplotlib: None) -> None:
+    """Read from the picture: no two have color and dashes in common; of the first four, none has either."""
+    paths = re.findall(r'clip-path="[^"]+" style="(fill: none; stroke[^"]+)"', drawn(tmp_path, COMMANDS["schedules"]))
+    styles = [(*re.findall("#[0-9a-f]{6}", path), *re.findall("dasharray: ([^;]+)", path)) for path in paths]
+    assert len(styles) == len(set(styles)) == 9
+    assert len({style[0] for style in styles[:4]}) == len({style[1:] for style in styles[:4]}) == 4
 
 
 def test_a_timeline() -> None:
@@ -180,19 +179,20 @@ def test_a_timeline() -> None:
         for what in SCHEDULES[schedule](0, 2, 3):
             clock.run(what)
     svg = Timeline([clock.lane for clock in lanes]).svg()
-    assert flaws(svg) == [] and set(COLOURS.values()) <= set(re.findall("#[0-9a-f]{6}", svg))
+    assert flaws(svg) == [] and set(COLORS.values()) <= set(re.findall("#[0-9a-f]{6}", svg))
 
 
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
         (lambda axes: axes.plot([1, 2], color="orange"), "#ffa500 is not in the palette"),
+        (lambda axes: axes.bar(1, 1, color=FILLS[0], alpha=0.5), "opacity 0.5 makes a color"),
         (lambda axes: axes.text(0, 0, "here", color="black"), "'here' is black"),
         (lambda axes: axes.imshow([[1, 2]]), "it has pixels"),
         (lambda axes: axes.set_facecolor(FILLS[0]), "it has a background"),
         (lambda axes: (axes.remove(), axes.set_axis_off()), "it has no text"),
     ],
-    ids=["a colour", "black text", "pixels", "a background", "no text"],
+    ids=["a color", "a mixture", "black text", "pixels", "a background", "no text"],
 )
 def test_a_flaw_is_seen(spoil: Any, says: str, tmp_path: Path, matplotlib: None) -> None:
     path = tmp_path / "x.svg"
@@ -222,16 +222,14 @@ def test_the_page_shows_through(tmp_path: Path, matplotlib: None) -> None:
 
 
 def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match="pip install matplotlib"), figure(tmp_path / "x.svg"):
         pass
 
 
-def test_only_the_palette_names_colours() -> None:
-    """A picture that no test draws can still not have a colour of its own."""
-    named = re.compile(
-        r"""["'](#[0-9a-fA-F]{3,8}|C\d|tab:\w+|0\.\d+|black|white|gr[ae]y|Blues|viridis)["']|cmap=["']"""
-    )
+def test_only_the_palette_names_colors() -> None:
+    """A picture that no test draws can still not have a color of its own."""
+    named = re.compile(r"""["'](#[0-9a-fA-F]{3,8}|C\d|tab:\w+)["']|(color|colors|cmap)=["']""")
     files = [*(ROOT / "minitrain").rglob("*.py"), *(ROOT / "lessons").rglob("*.py")]
     found = [str(path) for path in files if path.name != "palette.py" and named.search(path.read_text("utf-8"))]
     assert found == []

@@ -1,4 +1,4 @@
-"""What colours look like: contrast, lightness, and distances as readers with and without colour blindness see them."""
+"""What colors look like: contrast, lightness, and distances as readers with and without color blindness see them."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 WHITE, DARK = "#ffffff", "#0d1117"  # the pages of a light and of a dark theme; the second is GitHub's
 
-# Linear RGB -> linear RGB as seen with full colour blindness: Machado, Oliveira, Fernandes, "A Physiologically-based
+# Linear RGB -> linear RGB as seen with full color blindness: Machado, Oliveira, Fernandes, "A Physiologically-based
 # Model for Simulation of Color Vision Deficiency", IEEE TVCG 15 (2009), the supplement's table for severity 1.0.
 VISION = {
     "normal": np.eye(3),
@@ -33,35 +33,35 @@ XYZ = np.array(
 )
 
 
-def linear(colour: str) -> np.ndarray:
+def linear(color: str) -> np.ndarray:
     """Return "#rrggbb" as linear red, green and blue from 0 to 1."""
-    c = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    c = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
 
 
 def contrast(one: str, other: str) -> float:
     """Return the contrast ratio of WCAG 2, from 1 to 21."""
-    low, high = sorted(float(XYZ[1] @ linear(colour)) for colour in (one, other))
+    low, high = sorted(float(XYZ[1] @ linear(color)) for color in (one, other))
     return (high + 0.05) / (low + 0.05)
 
 
 def blend(above: str, below: str, opacity: float) -> str:
-    """Return the colour of a page with a translucent colour on it."""
+    """Return the color of a page with a translucent color on it."""
     pairs = ((int(above[i : i + 2], 16), int(below[i : i + 2], 16)) for i in (1, 3, 5))
     return "#" + "".join(f"{round(opacity * a + (1 - opacity) * b):02x}" for a, b in pairs)
 
 
-def lab(colour: str, vision: str = "normal") -> np.ndarray:
-    """Return CIELAB's L*, a*, b* of the colour as it looks with this vision."""
-    t = XYZ @ np.clip(VISION[vision] @ linear(colour), 0, 1) / XYZ.sum(axis=1)
+def lab(color: str, vision: str = "normal") -> np.ndarray:
+    """Return CIELAB's L*, a*, b* of the color as it looks with this vision."""
+    t = XYZ @ np.clip(VISION[vision] @ linear(color), 0, 1) / XYZ.sum(axis=1)
     x, y, z = np.where(t > (6 / 29) ** 3, np.cbrt(t), t * 841 / 108 + 4 / 29)
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
 def delta_e(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the colour difference CIEDE2000 of two L*, a*, b*. About 1 is just noticeable.
+    """Return the color difference CIEDE2000 of two L*, a*, b*. About 1 is just noticeable.
 
-    The plain distance in CIELAB overrates differences between saturated colours, such as blues. Sharma, Wu, Dalal, "The
+    The plain distance in CIELAB overrates differences between saturated colors, such as blues. Sharma, Wu, Dalal, "The
     CIEDE2000 Color-Difference Formula", Color Research and Application 30 (2005).
     """
     (L1, a1, b1), (L2, a2, b2) = one.tolist(), other.tolist()
