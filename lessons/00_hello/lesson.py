@@ -14,7 +14,7 @@ from typing import TextIO
 import minitrain  # isort: skip (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
-from lessons.charts import figure
+from lessons.charts import figure, squares
 from lessons.check import environment, mpirun
 from lessons.jobs import Job, job
 from lessons.receipt import Receipt
@@ -92,11 +92,8 @@ def draw(path: str, runs: int = 12) -> None:
     with figure(path, columns=2, height=1.8) as panels:
         for panel, word, title in zip(panels, ("raw", "said"), ("each rank prints", "rank 0 prints"), strict=True):
             ranks = np.array([[int(rank) for rank in re.findall(rf"{word} (\d)", text)] for text in outputs])
-            panel.imshow(ranks.T, cmap="Blues", vmin=-1, vmax=6, aspect="auto")
-            for (run, line), rank in np.ndenumerate(ranks):
-                panel.text(run, line, str(rank), ha="center", va="center")
-            panel.set(title=title, xlabel=f"{runs} runs", xticks=[], yticks=range(4))
-            panel.set_yticklabels(["1st line", "2nd", "3rd", "4th"])
+            squares(panel, ranks.T.tolist(), least=0, title=f"{title}: which rank's line", xlabel="run")
+            panel.set(xticklabels=range(1, runs + 1), yticklabels=["1st line", "2nd", "3rd", "4th"])
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import minitrain  # isort: skip  # noqa: F401 (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
-from lessons.charts import chart, figure
+from lessons.charts import INK, chart, figure
 from lessons.receipt import Receipt
 from minitrain.autograd import Edge, Node, youngest_first
 from minitrain.backend import Array
@@ -130,16 +130,18 @@ def draw(curves: dict[str, tuple], path: str) -> None:
     """Draw, left, the errors and the bound as lines; right, the visits of both walks through a row of diamonds."""
     n, ends = range(1, 21), [diamonds(k)[1] for k in range(1, 21)]
     with figure(path, columns=2) as (left, right):
-        for name, (hs, measured, theory) in curves.items():
-            left.loglog(hs, measured, "o", markersize=3, label=name)
-            left.loglog(hs, theory, color="black", linewidth=0.7, zorder=0)
+        for marker, (name, (hs, measured, theory)) in zip("os", curves.items(), strict=True):
+            left.loglog(hs, measured, marker, markersize=3, label=name)
+            bound = "bound of each" if name == list(curves)[-1] else None
+            left.loglog(hs, theory, "-", color=INK, linewidth=0.7, zorder=0, label=bound)
         right.semilogy(n, [recursive_visits(end) for end in ends], "o", markersize=3, label="a recursion")
         right.semilogy(n, [len(watched_backward(end)) for end in ends], "s", markersize=3, label="backward")
-        left.set(xlabel="h, smaller to the right", ylabel="error of the difference")
+        left.set(xlabel="step h of the difference, smaller to the right", ylabel="error of the difference")
+        left.set_ylim(1e-14, 10)  # below the curves is room for the legend
         left.invert_xaxis()
         right.set(xlabel="diamonds", ylabel="visits of nodes", xticks=range(0, 21, 5))
-        for axes in (left, right):
-            axes.legend(frameon=False)
+        left.legend(loc="lower left")
+        right.legend()
 
 
 if __name__ == "__main__":

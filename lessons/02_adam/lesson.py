@@ -107,10 +107,10 @@ def main() -> None:
         curves, losses = valleys(receipt), serial(receipt)
         if options.figure:
             with figure(options.figure, columns=2, height=2.8) as (left, right):
-                for (name, curve), style in zip(curves.items(), ("-", "--", "-.", ":"), strict=True):
-                    left.semilogy(curve, style, label=name)
+                for name, curve in curves.items():
+                    left.semilogy(curve, label=name)
                 left.set(xlabel="update", ylabel="loss in the valley", xlim=(0, 1000), ylim=(1e-3, 1e5))
-                left.legend(frameon=False)
+                left.legend()
                 right.plot(losses, linewidth=0.8)
                 right.set(xlabel="update", ylabel="loss of a batch, serial run")
         receipt.print()

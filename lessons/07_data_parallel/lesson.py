@@ -10,7 +10,7 @@ from collections.abc import Callable
 import minitrain  # isort: skip (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
-from lessons.charts import chart, figure
+from lessons.charts import INK, LINES, chart, figure
 from lessons.receipt import Receipt
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
@@ -125,15 +125,18 @@ def main() -> None:
 
 def draw(curves: dict[str, list[float]], path: str) -> None:
     """The curves, and below them the difference between the first two."""
-    names = list(curves)
-    with figure(path, rows=2) as (top, bottom):
-        for name, style in zip(names, ("-", "--", ":"), strict=True):
-            top.plot(curves[name], style, label=name)
+    with figure(path, rows=2, height=4.0) as (top, bottom):
+        for (name, curve), width in zip(curves.items(), (4, 1.5, 1.5), strict=True):  # two curves are one: both show
+            top.plot(curve, label=name, linewidth=width)
         top.set_ylabel("loss")
-        top.legend(frameon=False)
-        gap = np.array(apart(curves[names[0]], curves[names[1]]))
-        bottom.semilogy(np.maximum(gap, 1e-10), color="black", linewidth=0.8)
-        bottom.set(ylabel="difference", xlabel="update", ylim=(1e-10, 1))
+        top.legend()
+        one, many, _ = curves.values()
+        gap = np.array(apart(one, many))
+        zero = np.flatnonzero(gap == 0)  # a logarithm has no place for it
+        bottom.semilogy(np.where(gap, gap, np.nan), ".-", color=INK, linewidth=0.8, markersize=3, label="difference")
+        bottom.semilogy(zero, np.full(len(zero), 1e-9), "v", color=LINES[0], markersize=4, label="exactly 0")
+        bottom.set(ylabel="difference of\nthe first two", xlabel="update", ylim=(3e-10, 1))
+        bottom.legend(ncols=2)
 
 
 if __name__ == "__main__":

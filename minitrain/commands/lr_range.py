@@ -16,6 +16,7 @@ from ..comm.communicator import Communicator
 from ..errors import UserError, check_number
 from ..lr_schedules import range_test
 from ..observe.draw import chart
+from ..observe.palette import INK, LINES
 from ..runtime.launch import launch
 from . import figure
 from .config import TrainConfig
@@ -133,12 +134,12 @@ def report(folder: RunFolder, world: Communicator, rates: list[float], losses: l
 
 def draw(rates: list[float], losses: list[float], smoothed: list[float], named: float | None, axes: Any) -> None:
     """Plot the curve on matplotlib axes."""
-    axes.plot(rates, losses, color="0.75", label="loss before each update")
-    axes.plot(rates, smoothed, color="C0", label="smoothed")
+    axes.plot(rates, losses, color=INK, linestyle="-", linewidth=0.7, label="loss before each update")
+    axes.plot(rates, smoothed, color=LINES[0], linestyle="-", label="smoothed")
     if named is not None:
-        axes.axvline(named, color="C3", linestyle=":", label=f"falls steepest: {named:.1e}")
+        axes.axvline(named, color=LINES[1], linestyle="--", label=f"falls steepest: {named:.1e}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(0, 1.5 * losses[0]))
-    axes.legend(frameon=False)
+    axes.legend()
 
 
 @dataclass(frozen=True)
