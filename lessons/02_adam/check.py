@@ -158,7 +158,12 @@ def updates(dtype: str) -> st.SearchStrategy[tuple]:
 
     elements = st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, SQUARES), max_size=3)
     of = st.sampled_from
-    setting = (of((1, 2, 3, 10, 100, 10**6)), of((0.1, 0.01, 1.0, 0.0)), of((0.9, 0.5, 0.0)), of((0.999, 0.75, 0.0)))
+    setting = (
+        of((1, 2, 3, 10, 100, 1001, 10**6)),
+        of((0.1, 0.01, 1.0, 0.0)),
+        of((0.9, 0.5, 0.0)),
+        of((0.999, 0.75, 0.0)),
+    )
     return st.builds(arguments, elements, of((1.0, 1e-4, 1e3)), *setting, of((1e-8, 1e-3, 0.1)))
 
 

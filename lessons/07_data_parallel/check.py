@@ -99,6 +99,38 @@ def check_07_2(world: Communicator, sync: Callable, report: Report) -> None:
         agrees_on_ranks(report, sync, sync_gradients, st.sampled_from(SPECIAL), summed)
     if all(world.gather_objects(report.ok)):
         agrees_on_ranks(report, sync, sync_gradients, GRADIENTS, summed, examples=5)
+    if all(world.gather_objects(report.ok)):
+        cut_as_told(world, sync, report)
+
+
+class Watched(RingCommunicator):
+    """Communicator that records the shards that its collectives are given."""
+
+    def __init__(self, inner: Communicator) -> None:
+        super().__init__(inner)
+        self.given: list[sharding.Shards | None] = []
+
+    def _check_shards(self, n: int, shards: sharding.Shards | None) -> None:
+        self.given.append(shards)
+        super()._check_shards(n, shards)
+
+
+def cut_as_told(world: Communicator, sync: Callable, report: Report) -> None:
+    """Claim that the collectives cut a gradient at the shards given: here rank 0 has all of it."""
+    ring, n = Watched(world), 4
+    shards, gradient = [slice(0, n), *[slice(n, n)] * (world.size - 1)], np.ones(n)
+    sync([gradient], ring, shards)
+    told = "with `shards` given, gradient[0] on rank {rank} is {got}; the sum is {expected}"
+    report.equal("sum of shards", gradient[0], float(world.size), told)
+    cut = all(given == shards for given in ring.given)
+    told = (
+        f"sync_gradients was given `shards`, but a collective was called with the shards {_other(ring.given, shards)}"
+    )
+    report.true("shards", cut, f"{told}: pass them on", cut)
+
+
+def _other(given: list[sharding.Shards | None], shards: sharding.Shards) -> sharding.Shards | None:
+    return next((each for each in given if each != shards), None)
 
 
 class Gradients(NamedTuple):

@@ -70,6 +70,8 @@ def stepped(zero1_step: Callable, comm: Communicator, given: Steps) -> dict[str,
         if not len(piece) == len(g) == len(state[0]):
             told = f"{len(piece)} parameters and {len(g)} gradients, and it remembers {len(state[0])}"
             raise ValueError(f"update was called with {told}")
+        if piece.dtype != w.dtype:
+            raise ValueError(f"update was called with parameters in {piece.dtype}; those of w are in {w.dtype}")
         state[0] += g
         piece -= state[0] / 2
 

@@ -30,6 +30,7 @@ SIZES = ((4, 8), (3, 7), (4, 2), (1, 3))  # (p, m): m divisible by p or not, few
 RUNS = ((4, 6), (3, 4), (4, 2))
 B, WIDTH, STEPS = 13, 32, 2  # 20 samples in batches of 13 and 7
 ROUNDED = ((4, 20), (4, 12))  # (p, percent) at which formulas with floats are wrong by rounding
+EXACT = ((10, 60), (22, 35), (43, 70), (58, 57))  # others at which the percentage is reached exactly
 OTHERS: tuple[tuple[int, int, int, int, Any], ...] = (  # (p, steps, m, batch, schedule)
     (3, 3, 3, 5, "gpipe"),
     (2, 1, 7, 5, "1f1b"),  # more micro-batches than images
@@ -79,6 +80,11 @@ def check_14_3(world: Communicator, answer: Callable[[int, int], int], report: R
         report.true("enough", idle <= percent, f"{asked}, with which {float(idle):.2f}% of the time is idle", m)
         too_many = f"{asked}, but {m - 1} are enough: with them {float(fewer):.2f}% of the time is idle"
         report.true("least", m == 1 or fewer > percent, too_many, m)
+    for p, percent in EXACT if report.ok else ():
+        m, fewest = answer(p, percent), micro_batches(p, percent)
+        told = f"p = {p}, percent = {percent}: you return m = {m!r}; the fewest are {fewest}"
+        if not report.true("exactly", m == fewest, told, m):
+            return
     if report.ok:
         drawn = st.tuples(st.integers(1, 5), st.sampled_from([100, 99, 50, 10]) | st.integers(10, 100))
         agrees(report, answer, micro_batches, drawn, examples=30)
@@ -170,7 +176,9 @@ def are_those_of_the_library(schedule: Callable, model: Callable, report: Report
             if not report.true("list", mine == true, told, strange):
                 return
     if report.ok and report.rank == 0:
-        sizes = st.tuples(st.integers(0, 5), st.integers(1, 6), st.integers(1, 30), st.sampled_from([(), (1,), (2,)]))
+        sizes = st.tuples(
+            st.integers(0, 5), st.integers(1, 6), st.integers(1, 30), st.sampled_from([(), (1,), (2,), (0,)])
+        )
         agrees(report, schedule, model, sizes.map(lambda size: (size[0] % size[1], *size[1:3], *size[3])))
 
 

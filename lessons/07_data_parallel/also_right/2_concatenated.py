@@ -5,7 +5,11 @@ import numpy as np
 from minitrain.parallel.data_parallel import TAG
 
 
-def sync_gradients(gradients, group):
+def sync_gradients(gradients, group, shards=None):
+    if shards is not None:
+        for gradient in gradients:
+            group.all_reduce(gradient, TAG, shards=shards)
+        return gradients
     flat = np.concatenate(gradients)
     group.all_reduce(flat, TAG)
     for gradient in gradients:
