@@ -36,6 +36,7 @@ from minitrain.nn import (
     loss_or_logits,
 )
 from minitrain.optim import SGD, Adam
+from minitrain.parallel import divided_layers
 from minitrain.parallel.divided_layers import ColumnLinear, check_linear, in_form
 from minitrain.parallel.division_checks import Passed, far
 from minitrain.parallel.held_parameters import spoken
@@ -1667,3 +1668,9 @@ def test_a_divided_layer_is_still_of_the_class_that_its_author_wrote() -> None:
     form = in_form(ColumnLinear, Scaled)
     assert issubclass(form, Scaled) and issubclass(form, ColumnLinear) and form is in_form(ColumnLinear, Scaled)
     assert (form.__name__, form.__module__, form.__doc__) == ("Scaled", __name__, "A user's layer.")
+
+
+@pytest.mark.parametrize("form", ("Column", "ColumnLinear", "Row", "RowLinear", "Gathered", "Entered", "Everywhere"))
+def test_a_refusal_names_the_word_of_the_plan(form: str) -> None:
+    """A layer that is called without a tensor is refused with the word that its `shard` has used."""
+    assert callable(getattr(Plan, getattr(divided_layers, form).word))
