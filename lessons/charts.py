@@ -1,31 +1,22 @@
-"""Pictures: text charts from minitrain.observe.draw, and SVG for a README."""
+"""Text charts, and pictures in the style and the colors of minitrain.observe.palette."""
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
-from minitrain.errors import UserError
 from minitrain.observe.draw import bars, chart
+from minitrain.observe.palette import FILLS, INK, LINES, SHADE, TEXT_ON, figure
 
-__all__ = ["bars", "chart", "figure"]
+__all__ = ["FILLS", "INK", "LINES", "SHADE", "TEXT_ON", "bars", "chart", "figure", "squares"]
 
 
-@contextlib.contextmanager
-def figure(path: str, rows: int = 1, columns: int = 1, height: float = 3.2) -> Iterator[Any]:
-    """Draw a picture in the lessons' style: with figure("loss.svg") as axes: ...; several rows yield several axes.
-
-    Raise UserError if matplotlib is missing.
-    """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UserError("a figure needs matplotlib: pip install matplotlib") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    style = {"svg.hashsalt": "minitrain", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    with pyplot.rc_context(style):
-        picture, axes = pyplot.subplots(rows, columns, figsize=(7.0, height), layout="constrained")
-        yield axes
-        picture.savefig(path, dpi=120, metadata={"Date": None} if str(path).endswith(".svg") else None)
-        pyplot.close(picture)
+def squares(axes: Any, numbers: Sequence[Sequence[int]], least: int, **labels: str) -> None:
+    """Draw a square for each number, rows from top to bottom. The darkest of the four fills is for least + 3."""
+    for row, line in enumerate(numbers):
+        for column, number in enumerate(line):
+            fill = FILLS[number - least]
+            axes.bar(column, 1, 1, row - 0.5, color=fill)
+            axes.text(column, row, str(number), color=TEXT_ON[fill], ha="center", va="center")
+    rows, columns = len(numbers), len(numbers[0])
+    axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5), **labels)
+    axes.set(xticks=range(columns), yticks=range(rows))
+    axes.tick_params(length=0)

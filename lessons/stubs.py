@@ -98,7 +98,7 @@ def _imports(exercise: Exercise) -> dict[str, set[str]]:
         trees.append((ast.parse(planted), ""))
     found: dict[str, set[str]] = {}
     for tree, package in trees:
-        for node in tree.body:
+        for node in [*tree.body, *(inner for block in tree.body if isinstance(block, ast.If) for inner in block.body)]:
             if isinstance(node, ast.Import):
                 names = {_alias(alias) for alias in node.names if (alias.asname or alias.name) in used}
                 found.update({name: {""} for name in names})
@@ -125,7 +125,11 @@ def _statements(imports: dict[str, set[str]]) -> str:
 
 
 def _names(text: str) -> set[str]:
-    return {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+    """Return the names that the code uses, also those in quoted annotations."""
+    nodes = list(ast.walk(ast.parse(text)))
+    annotations = [node.annotation for node in nodes if isinstance(node, ast.arg)]
+    quoted = [it.value for it in annotations if isinstance(it, ast.Constant) and isinstance(it.value, str)]
+    return {node.id for node in nodes if isinstance(node, ast.Name)}.union(*map(_names, quoted))
 
 
 def _defined(tree: ast.Module) -> set[str]:

@@ -127,11 +127,25 @@ def keeps_nothing(
         changed = f"what {name}({called(given)}) returned is changed by later calls: return a new one each time"
         if not report.true("earlier result", same, changed, changed):
             return
+    for given, value, _ in results:
+        both = f"{name}({called(given)}) returns the same {type(value).__name__} in every call: return a new one"
+        if not report.true("new result", not shared(value, outcome(function, given, run).value), both, both):
+            return
     for given, right in tried:
         told = wrong(outcome(fresh(function), given, run), right, close, range(len(given)))
         first = f"{name}({called(given)}), as the first call in a new process, {told}: only the arguments may count"
         if not report.true("first call", not told, first, first):
             return
+
+
+def shared(a: Any, b: Any) -> bool:
+    """Return whether two results are or contain the same array, list, or dictionary."""
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return np.shares_memory(a, b)
+    if isinstance(a, (list, dict)) and a is b:
+        return True
+    pairs = (a.values(), b.values()) if isinstance(a, dict) and isinstance(b, dict) else (a, b)
+    return isinstance(a, (list, tuple, dict)) and any(map(shared, *pairs))
 
 
 def fresh(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -56,8 +56,8 @@ def _keep_freed_memory() -> None:
 
 def local_rank() -> int:
     """Return this rank's number among those on its machine; among all ranks if mpirun does not set it."""
-    said = [os.environ[name] for name in LOCAL_RANK if os.environ.get(name, "").isdecimal()]
-    return int(said[0]) if said else launched()[1]
+    given_ranks = [os.environ[name] for name in LOCAL_RANK if os.environ.get(name, "").isdecimal()]
+    return int(given_ranks[0]) if given_ranks else launched()[1]
 
 
 def use_device() -> None:

@@ -93,11 +93,11 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 def check_names(what: str, owner: str, given: Set[str], wanted: Set[str], cure: str) -> None:
     """Raise UserError unless `what` has exactly the names that its owner expects. cure: what to do, for the message."""
-    for names, said in ((wanted - given, "lacks"), (given - wanted, f"has entries that the {owner} lacks:")):
+    for names, message in ((wanted - given, "lacks"), (given - wanted, f"has entries that the {owner} lacks:")):
         if names:
             first, more = sorted(names)[:3], len(names) - 3
             raise UserError(
-                f"the {what} {said} {', '.join(first)}" + (f" and {more} more" if more > 0 else "") + f".\n{cure}"
+                f"the {what} {message} {', '.join(first)}" + (f" and {more} more" if more > 0 else "") + f".\n{cure}"
             )
 
 

@@ -28,15 +28,15 @@ def as_floats(name: str, value: Any, dtype: Any = None) -> Array:
     array = value if isinstance(value, (np.ndarray, xp.ndarray)) else _read(value)
     if array is None or is_masked(value) or not (array.dtype.kind in "biuf" or array.dtype in WIDE):
         raise TypeError(f"{name}: {shown(value)} is not an array of real numbers; give an array or a list of them")
-    own = array.dtype.newbyteorder("=")
-    if dtype is None and own not in WIDE:
+    native = array.dtype.newbyteorder("=")
+    if dtype is None and native not in WIDE:
         raise TypeError(
             f"{name}: {shown(value)} has dtype {array.dtype}; tensors are floating point: {FLOAT_NAMES}.\n"
             "Give dtype='float32', or write 1.0 for 1. Ids and labels stay plain arrays"
         )
     if isinstance(array, np.ndarray):
-        array = np.asarray(array, dtype or own)  # on the host: devices have no foreign byte order
-    return xp.asarray(array, dtype=dtype or own)
+        array = np.asarray(array, dtype or native)  # on the host: devices have no foreign byte order
+    return xp.asarray(array, dtype=dtype or native)
 
 
 def _read(value: Any) -> np.ndarray | None:

@@ -12,7 +12,7 @@ Shards = Sequence[slice]  # each rank's slice of an array's first axis; in order
 def shard_of(n: int, parts: int, i: int) -> slice:
     """Return the i-th of `parts` consecutive slices that cover 0 to n - 1 as evenly as possible.
 
-    Each starts where the one before it stops, also if it is empty: with more parts than items, the last slices are.
+    Each starts where the one before it stops, even if it is empty; with more parts than items, the last ones are empty.
     The first n % parts slices are one longer than the rest. Raise ValueError unless 0 <= i < parts.
 
     >>> [shard_of(8, 3, i) for i in range(3)]
@@ -32,4 +32,4 @@ def even_shards(n: int, parts: int) -> list[slice]:
 
 def lengths(shards: Shards) -> list[int]:
     """Return the lengths of the slices."""
-    return [cut.stop - cut.start for cut in shards]
+    return [shard.stop - shard.start for shard in shards]

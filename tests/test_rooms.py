@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import resolve_name
 from pathlib import Path
 
@@ -87,3 +88,14 @@ def test_every_module_has_a_room_and_every_room_a_module() -> None:
 )
 def test_an_import_that_leads_upward_is_seen(source: str, seen: bool) -> None:
     assert bool(wrong(source, "minitrain.nn.module", "minitrain.nn")) == seen
+
+
+EXPORTERS = [path for path in sorted(PACKAGE.rglob("*.py")) if "\n__all__ = " in path.read_text("utf-8")]
+
+
+@pytest.mark.parametrize("path", EXPORTERS, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_all_that_a_module_exports_exists(path: Path) -> None:
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    module = import_module(name.removesuffix(".__init__"))
+    exported = module.__all__
+    assert len(set(exported)) == len(exported) > 0 and all(hasattr(module, each) for each in exported)

@@ -23,10 +23,10 @@ from .lesson import swap as model_solution
 from .programs import six_lines
 
 LARGE = 2**19  # float64 numbers: 4 MB, too large for any MPI to buffer until the receiver arrives
-PATIENCE = 2.0  # seconds a call may wait before the check prints what it may be waiting for
+PATIENCE = 2.0  # seconds until the check says what a blocked call may be waiting for
 WAITS = {
     "receive": "If every rank receives before it sends, nothing is on its way.",
-    "wait": "A large message leaves when its receiver stands in receive.",
+    "wait": "A large message is sent only when its receiver has called receive.",
     "gather_objects": "It returns when every rank has called it.",
     "barrier": "It returns when every rank has called it.",
 }
@@ -58,22 +58,22 @@ def check_00_1(world: Communicator, print_in_order: Callable[..., None], report:
             sentence += remedy(wrote, all_texts, f"{texts[0]}\n")
             report.true("text", wrote == all_texts, sentence, f"{wrote!r}, {calls}")
             waiting = len(wrote) - len(page.left)
-            sentence = f"{waiting} characters wait in rank 0's buffer when print_in_order returns: flush=True"
+            sentence = f"{waiting} characters are still in rank 0's buffer when print_in_order returns: use flush=True"
             report.true("flushed", page.left == wrote, sentence, waiting)
-            sentence = f"the text leaves in {page.pieces} pieces; another rank's words can come between: "
+            sentence = f"the text is written in {page.pieces} pieces, and another rank's output can come between them: "
             report.true(
                 "pieces", page.pieces <= 1, f"{sentence}join the texts and print once", f"{page.pieces}, {page.flushed}"
             )
-            report.true("open", not page.shut, "file is closed; its owner may want to write more to it")
+            report.true("open", not page.shut, "print_in_order closed the file; the caller may want to write more")
         else:
-            sentence = f"rank {world.rank} wrote {wrote!r}; only rank 0 prints, since lines of several ranks come mixed"
+            sentence = f"rank {world.rank} wrote {wrote!r}; only rank 0 may print, or lines of several ranks get mixed"
             report.true("silent", not wrote, sentence, f"{wrote!r}, {calls}")
-        sentence = "nothing of `world` was called (was something called past it, such as mpi4py itself?)"
+        sentence = "no method of `world` was called (was something else called, such as mpi4py?)"
         report.true("asked", watched.calls.total(), sentence)
     terminal = Page()
     with contextlib.redirect_stdout(terminal) if world.rank == 0 else contextlib.nullcontext():
         print_in_order(world, "to the terminal")
-    report.true("terminal", world.rank or terminal.getvalue(), "with no file given, nothing comes on the terminal")
+    report.true("terminal", world.rank or terminal.getvalue(), "with no file given, nothing is printed on the terminal")
     if report.ok:
         screen = Screen()
         with contextlib.redirect_stdout(cast(Any, screen)) if world.rank == 0 else contextlib.nullcontext():
@@ -94,12 +94,12 @@ def check_00_2(world: Communicator, swap: Callable[..., Any], report: Report) ->
         told = f"{n * 8:,} bytes: rank {world.rank}"
         found = origin(came, n)
         report.true("came", right, f"{told} returned {found}; expected the array of rank {source}", found)
-        report.true("kept", np.array_equal(x, before), f"{told} changed the x that it was to send")
+        report.true("kept", np.array_equal(x, before), f"{told} changed x, which it only has to send")
         sent, calls = ledger.messages.total(), watched.calls
-        silent = "" if calls.total() else " (was something called past `world`, such as mpi4py itself?)"
+        silent = "" if calls.total() else " (was something other than `world` called, such as mpi4py?)"
         sentence = f"{told} sent {sent:,} messages by world.send; expected 1{silent}"
         report.true("messages", sent == 1, sentence, f"{sent} messages, {calls['gather_objects']} gathers")
-        sentence = f"{told} returned before {watched.open:,} of its messages had left: wait for the handle of send"
+        sentence = f"{told} returned before {watched.open:,} sends were complete: call wait on the handle of send"
         report.true("waited", watched.open == 0, sentence, watched.open)
     if report.ok:
         agrees_on_ranks(report, swap, model_solution, ARRAYS, swapped_twice, sizes=(2, 3, 4, 5))
@@ -111,10 +111,10 @@ def check_00_3(world: Communicator, predicted: Callable[[int], list[str]], repor
         page = io.StringIO()
         threads.run(ranks, lambda rank, page=page: six_lines(rank, page))  # type: ignore[misc]
         said, true = predicted(ranks), page.getvalue().splitlines()
-        if not report.true("list", isinstance(said, list), f"a list of lines is wanted, not {said!r}"):
+        if not report.true("list", isinstance(said, list), f"return a list of lines, not {said!r}"):
             return
         texts = all(isinstance(line, str) for line in said)
-        if not report.true("texts", texts, f"each line is a text, such as 'rank 0 has 7'; this is {said!r}", said):
+        if not report.true("texts", texts, f"each line must be a string, such as 'rank 0 has 7', not {said!r}", said):
             return
         first = next((i for i, (a, b) in enumerate(zip_longest(said, true), 1) if a != b), 0)
         yours = repr(said[first - 1]) if 0 < first <= len(said) else "missing"
@@ -129,7 +129,7 @@ def check_00_3(world: Communicator, predicted: Callable[[int], list[str]], repor
 
 
 class Watched:
-    """Communicator that counts calls and sends that nobody has waited for. last: the most recent call."""
+    """Communicator that counts calls, and sends whose wait was not called. last: the most recent call."""
 
     def __init__(self, world: Communicator) -> None:
         self.world, self.calls, self.open, self.last = world, Counter[str](), 0, ""
@@ -209,10 +209,10 @@ class Screen(threading.local):
 
 @contextlib.contextmanager
 def remark(watched: Watched, report: Report, about: str = "") -> Iterator[None]:
-    """Note what may be wrong if the student's function does not return."""
+    """Add a remark on what may be wrong if the student's function does not return."""
 
     def tell() -> None:
-        why = WAITS.get(watched.last, "It has called nothing that waits.")
+        why = WAITS.get(watched.last, "It has not called anything that blocks.")
         report.remarks.append(f"{about}no return from {watched.last or 'it'} after {PATIENCE:.0f} s. {why}")
 
     timer = threading.Timer(PATIENCE, tell)
@@ -227,25 +227,25 @@ def remark(watched: Watched, report: Report, about: str = "") -> Iterator[None]:
 def remedy(wrote: str, expected: str, own: str) -> str:
     """Return advice for rank 0, which wrote the wrong text."""
     if not wrote:
-        return " (nothing came: is print called, and with file=file?)"
+        return " (nothing was written: is print called, and with file=file?)"
     if wrote == own:
-        return " (only its own: the texts of the others have to come to rank 0 first)"
+        return " (only its own text: gather the texts of the others on rank 0 first)"
     if wrote == f"{expected}\n":
         return " (an empty line at the end: print adds a newline)"
     return ""
 
 
 def remedy_of_lines(said: list[str], true: list[str]) -> str:
-    """Return advice for lines that differ in newlines alone."""
+    """Return advice for lines that differ only in newlines."""
     if any("\n" in line for line in said) and "\n".join(said).split() == "\n".join(true).split():
-        return " (a line of the list is without the newline that print writes after it)"
+        return " (leave out the newline that print writes after each line)"
     return ""
 
 
 def origin(came: Any, n: int) -> str:
-    """Say in words whose array this is."""
+    """Say which rank's array this is."""
     if not isinstance(came, np.ndarray) or came.shape != (n,):
         return f"{type(came).__name__} {getattr(came, 'shape', '')}".strip()
     rank = int(came[0] // 1e7)
     whole = np.array_equal(came, np.arange(n) + 1e7 * rank)
-    return f"the array of rank {rank}" if whole else f"an array that is no rank's, {came[:2]}..."
+    return f"the array of rank {rank}" if whole else f"an array of no rank, {came[:2]}..."

@@ -1,4 +1,4 @@
-"""Small programs for several ranks, which lesson.py starts and which you may start yourself.
+"""Small programs for several ranks. lesson.py starts them; so can you.
 
 mpirun -n 3 python lessons/00_hello/programs.py {six_lines,crash,plain,facing,lines}
 """
@@ -37,7 +37,7 @@ def crash(world: Communicator) -> None:
 
 
 def plain() -> None:
-    """The same crash, with nothing but mpi4py around it."""
+    """Crash in the same way, with mpi4py alone around it."""
     from mpi4py import MPI  # here, since this line starts MPI
 
     from minitrain.comm.mpi import MPICommunicator
@@ -47,19 +47,19 @@ def plain() -> None:
 
 # %% Two ranks that face each other
 def facing(world: Communicator) -> None:
-    """Each of two ranks sends to the other and waits until its array has left; only then it receives."""
+    """Each of two ranks sends to the other and completes its send before it receives."""
     other = 1 - world.rank
     for size in (8, 4_000_000):
-        x = np.zeros(size, np.uint8)  # numbers of one byte
+        x = np.zeros(size, np.uint8)  # one byte per element
         world.send(x, other, ("pair", "exchange")).wait()
         world.receive(x, other, ("pair", "exchange"))
-        print_in_order(world, f"{size:,} bytes have come to rank {world.rank}")
+        print_in_order(world, f"{size:,} bytes have arrived at rank {world.rank}")
 
 
 # %% Two ways to print
 def lines() -> None:
-    """Every rank prints a line as soon as it is there; then rank 0 prints a line for each."""
-    print(f"raw {launched()[1]}\n", end="", flush=True)  # mpirun has told the rank, before MPI is started
+    """Every rank prints a line as soon as it starts; then rank 0 prints a line for each."""
+    print(f"raw {launched()[1]}\n", end="", flush=True)  # known from mpirun, before MPI is initialized
     with minitrain.launch() as world:
         print_in_order(world, f"said {world.rank}")
 

@@ -110,7 +110,7 @@ def half_adds_up(matmul: Callable[[Any, Any], Tensor], report: Report) -> None:
     a, b = leaves_of([np.ones((4096, 1, 1), np.float16), np.ones((1, 2), np.float16)])
     backward = lambda: matmul(a, b).backward(np.ones((4096, 1, 2), np.float16))
     if attempt(report, "raised half", "(4096, 1, 1) times (1, 2) in float16", backward, mine=matmul) is not RAISED:
-        told = "4096 ones (1, 1) times (1, 2) in float16: b's gradient is {got}, not {expected}: sum it in float32"
+        told = "4096 ones (1, 1) times (1, 2) in float16: the gradient of b is {got}, not {expected}; sum in float32"
         report.equal("half", value_of(b.grad), [[4096.0] * 2], told)
 
 
@@ -149,11 +149,11 @@ def what_it_costs(matmul: Callable[[Any, Any], Tensor], report: Report) -> None:
         kept = ledger.live["activations"]
         if isinstance(y, Tensor):
             attempt(report, "raised backward", f"{about}, backward", y.backward, np.ones((2, 5)), mine=matmul)
-    named = "backward needs a and b, {expected} bytes; `saved` names {got}, and so the ledger does not see the memory"
+    named = "backward needs a and b, {expected} bytes; `saved` names {got} bytes, so the ledger misses them"
     report.equal("saved", kept, 8 * (2 * 3 + 3 * 5), named)
     counted = (
-        "y, ga and gb take 2 x 3 x 5 multiplications each, and as many additions: {expected} FLOPs; "
-        "the ledger has counted {got}: use backend.matmul"
+        "y, ga and gb take 2 x 3 x 5 multiplications each, and as many additions: {expected} FLOPs; the ledger counted "
+        "{got}: use backend.matmul"
     )
     report.equal("flops", ledger.flops, 3 * 2 * 2 * 3 * 5, counted)
 
@@ -164,7 +164,7 @@ def a_product(matmul: Callable[[Any, Any], Tensor], shapes: tuple[Shape, Shape],
     arrays = draw(*shapes)
     leaves = leaves_of(arrays)
     y = attempt(report, f"raised {about}", about, matmul, *leaves)
-    told = f"{about} gives no Tensor but: {type(y).__name__}"
+    told = f"{about} must return a Tensor, not {type(y).__name__}"
     if y is RAISED or not report.true(f"tensor {about}", isinstance(y, Tensor), told):
         return
     expected = np.matmul(*arrays)
@@ -175,11 +175,11 @@ def a_product(matmul: Callable[[Any, Any], Tensor], shapes: tuple[Shape, Shape],
     attempt(report, f"raised backward {about}", f"{about}, backward", y.backward, g, mine=matmul)
     for name, leaf, x in zip("ab", leaves, arrays, strict=True):
         shape = None if leaf.grad is None else leaf.grad.shape
-        told = f"{about}: the gradient of {name} has the shape {{got}}; {name} itself has {{expected}}"
+        told = f"{about}: the gradient of {name} has shape {{got}}, but {name} has shape {{expected}}"
         if report.equal(f"shape of g{name} {about}", shape, x.shape, told):
             slopes = differences(lambda: float((g * np.matmul(*arrays)).sum()), x, 0.5)
             gap = float(np.abs(leaf.grad - slopes).max())
-            report.close(f"g{name} {about}", gap, 1e-7, f"{about}: the gradient of {name} is not that by differences")
+            report.close(f"g{name} {about}", gap, 1e-7, f"{about}: the gradient of {name} does not match differences")
 
 
 def raises(error: type[Exception], function: Callable, *arguments: Any) -> bool:
@@ -215,18 +215,18 @@ def check_01_2(world: Communicator, unbroadcast: Callable[[Array, Shape], Array]
         gx = attempt(report, f"raised {shape} {wide}", about, unbroadcast, g.copy(), shape)
         if gx is RAISED:
             continue
-        told = f"{about}: the gradient has the shape {{got}}, not {{expected}}"
+        told = f"{about}: the gradient has shape {{got}}, not {{expected}}"
         if report.equal(f"shape {shape} {wide}", getattr(gx, "shape", None), shape, told):
             expected = sums_over_copies(g, shape)
-            told = f"{about}: the copies' parts do not add up; got {value_of(gx)}, expected {expected.tolist()}"
+            told = f"{about}: the sum over the copies is {expected.tolist()}, not {value_of(gx)}"
             report.true(f"sum {shape} {wide}", np.array_equal(gx, expected), told, value_of(gx))
     for dtype in FLOATS[:2]:
         gx = attempt(report, f"raised {dtype}", str(dtype), unbroadcast, np.ones((4096, 2), dtype), (2,))
         if gx is not RAISED:
-            told = "g is {expected}, the gradient {got}"
+            told = "g is {expected}, but the gradient is {got}"
             report.equal(f"dtype {dtype}", str(getattr(gx, "dtype", None)), str(dtype), told)
-            told = f"4096 ones in {dtype}, twice, add up to {{got}}, not {{expected}}: "
-            told += "use backend.total, which adds in float32"
+            told = f"two columns of 4096 ones in {dtype} add up to {{got}}, not {{expected}}: "
+            told += "use backend.total, which sums in float32"
             report.equal(f"half {dtype}", value_of(gx), [4096.0] * 2, told)
     a_broadcast_product(unbroadcast, report)
     if report.ok:
@@ -289,7 +289,7 @@ def check_01_3(world: Communicator, youngest_first: Order, report: Report) -> No
         twenty_diamonds(youngest_first, report)
         found = attempt(report, "long", f"a chain of {LONG:,} operations", youngest_first, [long_chain(LONG)])
         if found is not RAISED:
-            report.equal("long chain", len(found[0]), LONG, "a chain of {expected:,} operations: {got:,} were found")
+            report.equal("long chain", len(found[0]), LONG, "of a chain of {expected:,} operations, {got:,} were found")
     x = Tensor(1.0, requires_grad=True)
     y = F.exp(x)
     other = y * 3.0
@@ -299,7 +299,7 @@ def check_01_3(world: Communicator, youngest_first: Order, report: Report) -> No
         raised, said = None, "nothing was raised"
     except Exception as error:
         raised, said = error, explain(error, file_of(youngest_first))
-    told = f"an earlier backward has freed a part of this tape (`spent`), which must be a RuntimeError; {said}"
+    told = f"an earlier backward freed part of this tape (`spent`), so RuntimeError must be raised; {said}"
     report.true("freed", isinstance(raised, RuntimeError), told, type(raised).__name__)
     if report.ok:
         name = "youngest_first, for the nodes {1: (operands, weights), ...}, the roots, and spent nodes: "
@@ -318,7 +318,7 @@ def twenty_diamonds(order: Order, report: Report) -> None:
 
         node.vjp = counted
     attempt(report, "raised diamonds", "20 diamonds", lambda: backward([y], order=order), mine=order)
-    report.equal("visits", len(calls), 60, "20 diamonds: backward has visited {got} nodes; there are {expected}")
+    report.equal("visits", len(calls), 60, "20 diamonds: backward visited {got} nodes; there are {expected}")
     report.equal("gradient", value_of(x.grad), 2.0**20, "20 diamonds: the gradient is {got}, not {expected}")
 
 
@@ -338,24 +338,24 @@ def a_small_graph(name: str, order: Order, report: Report) -> bool:
     expected, uses = youngest_first(roots)
     given = list(roots)
     found = attempt(report, f"raised {name}", name, order, given)
-    told = f"{name}: your function changes the caller's list of roots: of {len(roots)} it leaves {len(given)}"
+    told = f"{name}: your function changes the caller's list of roots: {len(given)} of {len(roots)} are left"
     if not report.true(f"roots {name}", given == roots, told, len(given)):
         return False
     kind = isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], list) and isinstance(found[1], dict)
-    if found is RAISED or not report.true(f"kind {name}", kind, f"{name}: no pair of a list and a dict, but {found!r}"):
+    if found is RAISED or not report.true(f"kind {name}", kind, f"{name}: return a list and a dict, not {found!r}"):
         return False
     nodes, consumers = found
     before = len(report.signature)
     called = {node: f"[{len(expected) - i}] {node.operation}" for i, node in enumerate(expected)}
     shown, want = (", ".join(called.get(node, repr(node)) for node in some) or "none" for some in (nodes, expected))
     told, once = f"{name}: the nodes are {shown}; ", len(set(nodes)) == len(nodes)
-    report.true(f"once {name}", once, told + "one of them is there more than once", shown)
-    report.true(f"all {name}", set(nodes) == set(expected), told + f"there should be {want}", shown)
+    report.true(f"once {name}", once, told + "one of them is listed more than once", shown)
+    report.true(f"all {name}", set(nodes) == set(expected), told + f"they should be {want}", shown)
     if set(nodes) == set(expected) and once:
-        report.true(f"order {name}", nodes == expected, told + f"youngest first is {want}", shown)
+        report.true(f"order {name}", nodes == expected, told + f"youngest first, they are {want}", shown)
     counts = {leaves.get(leaf, "?"): n for leaf, n in consumers.items()}
     right = {leaves[leaf]: n for leaf, n in uses.items()}
-    report.equal(f"uses {name}", counts, right, f"{name}: the uses of the leaves are {{expected}}, you count {{got}}")
+    report.equal(f"uses {name}", counts, right, f"{name}: the uses of the leaves are {{expected}}, not {{got}}")
     if len(report.signature) == before:
         runs_backward(name, order, report)
     return len(report.signature) == before
@@ -373,7 +373,8 @@ def runs_backward(name: str, order: Order, report: Report) -> None:
         results.append(({called: value_of(leaf.grad) for leaf, called in leaves.items()}, fired))
     (mine, mine_fired), (true, true_fired) = results
     report.equal(f"gradients {name}", mine, true, f"{name}: the gradients are {{got}}, not {{expected}}")
-    report.equal(f"ready {name}", mine_fired, true_fired, f"{name}: complete are, in turn, {{got}}, not {{expected}}")
+    told = f"{name}: the leaves are reported complete in the order {{got}}, not {{expected}}"
+    report.equal(f"ready {name}", mine_fired, true_fired, told)
 
 
 def few_questions(order: Order, report: Report) -> bool:
@@ -381,7 +382,7 @@ def few_questions(order: Order, report: Report) -> bool:
     _, y = diamonds(12)
     asked, compared = watched(y)
     attempt(report, "raised questions", "12 diamonds", order, [y])
-    told = f"12 diamonds have 36 nodes; their operands were asked for {len(asked):,} times: you follow every path"
+    told = f"12 diamonds have 36 nodes, but their operands were read {len(asked):,} times: you follow every path"
     few = report.true("questions", len(asked) <= 4 * 36, told, len(asked))
     told = f"36 nodes were compared {sum(compared):,} times: you search a list for each; use a set or a dict"
     return report.true("searches", sum(compared) <= 4 * 36, told) and few
@@ -394,8 +395,8 @@ def calls_stay_flat(order: Order, report: Report) -> bool:
     attempt(report, "raised chain", f"a chain of {CHAIN} operations", order, [root])
     deep = max(depths) - min(depths) if depths else 0
     told = (
-        f"on a chain of {CHAIN} operations your function calls itself, {deep} calls inside each other: a million would "
-        "overflow the stack, or take all memory; loop over a list of what is still to be looked at"
+        f"on a chain of {CHAIN} operations your function calls itself, {deep} calls deep: a chain of a million would "
+        "overflow the stack or take all memory; loop over a list of the edges still to visit"
     )
     return report.true("depth", deep < CHAIN / 2, told)
 
@@ -449,7 +450,7 @@ def check_01_4(world: Communicator, accumulated: Callable[[Array | None, Array],
     x = Leaf(np.array(3.0, np.float32), requires_grad=True)
     (x * x).backward()
     kind = f"{type(x.grad).__name__} of {getattr(x.grad, 'dtype', None)}"
-    told = "two float32 ndarrays without axes: you return a {got}; right is an {expected} (xp.asarray)"
+    told = "for two float32 ndarrays without axes, you return a {got}, not an {expected} (use xp.asarray)"
     report.equal("kind", kind, "ndarray of float32", told)
     if report.ok:
         name = "grad = accumulated(grad, part), from None, for one part after another of "
@@ -460,13 +461,13 @@ def several_uses(leaf: type[Tensor], report: Report) -> None:
     """Check several uses in one backward."""
     x = leaf([3.0], requires_grad=True)
     (x * x).backward()
-    report.equal("x x", value_of(x.grad), [6.0], "d(x x)/dx at 3: with your function {got}; right is {expected}")
+    report.equal("x x", value_of(x.grad), [6.0], "d(x x)/dx at 3: your function gives {got}, not {expected}")
     x = leaf([2.0], requires_grad=True)
     (x * x * x).backward()
-    report.equal("x x x", value_of(x.grad), [12.0], "d(x x x)/dx at 2: with your function {got}; right is {expected}")
+    report.equal("x x x", value_of(x.grad), [12.0], "d(x x x)/dx at 2: your function gives {got}, not {expected}")
     w = leaf([[5.0]], requires_grad=True)
     (fused.linear(Tensor([[2.0]]), w) + w * w).backward()
-    told = "d(2 w + w w)/dw at 5, w as a parameter and in a product: with your function {got}; right is {expected}"
+    told = "d(2 w + w w)/dw at 5, w as a parameter and in a product: your function gives {got}, not {expected}"
     report.equal("w", value_of(w.grad), [[12.0]], told)
 
 
@@ -476,7 +477,7 @@ def two_backwards(leaf: type[Tensor], report: Report) -> None:
     (x * 3.0).backward(np.ones(2))
     first = x.grad
     (x * 4.0).backward(np.ones(2))
-    told = "backward of 3 x, then of 4 x: with your function {got}; right is {expected}"
+    told = "backward of 3 x, then of 4 x: your function gives {got}, not {expected}"
     report.equal("two backwards", value_of(x.grad), [7.0, 7.0], told)
-    told = "the array that x.grad was before the second backward has become {got} from {expected}: somebody may hold it"
+    told = "x.grad before the second backward was {expected}; that array is now {got}, but other code may still hold it"
     report.equal("old array", value_of(first), [3.0, 3.0], told)

@@ -1,4 +1,4 @@
-"""Derivatives by differences: of every operation of the library, and how exact they are."""
+"""Derivatives by differences: for every operation of the library, and how precise they are."""
 
 from collections.abc import Callable
 from functools import partial
@@ -49,7 +49,7 @@ OPERATIONS: list[tuple] = [  # a function, and the shapes of its operands
 
 
 def differences(f: Callable[[], float], x: Array, h: float) -> Array:
-    """(f at x + h minus f at x - h) / 2h, for each element of x in turn. f takes nothing, and reads x."""
+    """Return (f at x + h minus f at x - h) / 2h for each element of x. f takes no argument and reads x."""
     found = np.empty_like(x)
     for i in np.ndindex(x.shape):
         here = x[i]
@@ -62,9 +62,9 @@ def differences(f: Callable[[], float], x: Array, h: float) -> Array:
 
 
 def gradient_check(operation: Callable[..., Tensor], *shapes: tuple[int, ...]) -> tuple[str, float]:
-    """The operation's name on the tape, and how far its gradients are from differences.
+    """Return the operation's name on the tape, and how far its gradients are from differences.
 
-    For L = sum(g y) with some g; relative to the largest gradient of an operand, or to 1 if that is larger.
+    For L = sum(g y) with random g; relative to the largest gradient of an operand, or to 1 if that is larger.
     """
     draw = np.random.default_rng(1)
     arrays = [draw.uniform(0.5, 2, shape) * draw.choice([-1, 1], shape) for shape in shapes]
@@ -80,7 +80,7 @@ def gradient_check(operation: Callable[..., Tensor], *shapes: tuple[int, ...]) -
 
 
 def names() -> set[str]:
-    """The operations of the library: its public functions that return a tensor."""
+    """Return the names of the library's operations: its public functions that return a tensor."""
     found = set()
     for file in ("functional", "shapes", "reductions", "fused", "attention", "gelu", "losses"):
         module = import_module(f"minitrain.{file}")
@@ -91,17 +91,17 @@ def names() -> set[str]:
     return found
 
 
-# How exact a difference is --------------------------------------------------------------------------------------------
+# How precise a difference is ------------------------------------------------------------------------------------------
 
-Curve = tuple[list[float], list[float], list[float]]  # the steps h; the error at each; what theory says
+Curve = tuple[list[float], list[float], list[float]]  # the steps h; the error at each; its bound
 F_MAX, F_THIRD = 1.5**3, 6.0  # the largest f, and f''', of the function in `errors`
 
 
 def errors(dtype: type, steps: int) -> Curve:
-    """The largest error of (f(x + h) - f(x - h)) / 2h for f = x x x, at 51 places x from 1 to 1.5.
+    """Return the largest error of (f(x + h) - f(x - h)) / 2h for f = x x x, over 51 points x from 1 to 1.5.
 
-    Only with + - * /, and h a power of two, so that every machine finds the same digits; and x + h is exact, as long as
-    h is at least the distance of the numbers from 1 to 2, so that only f is rounded.
+    It uses only + - * /, and h is a power of two, so every machine finds the same digits. x + h is exact while
+    h is at least the spacing of the numbers from 1 to 2, so only f is rounded.
     """
     x = Tensor(np.linspace(1, 1.5, 51), requires_grad=True, dtype=dtype)
     f = lambda x: x * x * x
@@ -114,6 +114,6 @@ def errors(dtype: type, steps: int) -> Curve:
 
 
 def best_step(dtype: str) -> tuple[float, float]:
-    """The h at which that theory is least, which is where h f''' / 3 = eps f / h^2; and the error that it promises."""
+    """Return the h that minimizes the bound, where h f''' / 3 = eps f / h^2, and the bound there."""
     h = float((3 * np.finfo(dtype).eps * F_MAX / F_THIRD) ** (1 / 3))
     return h, h**2 / 2 * F_THIRD

@@ -1,4 +1,4 @@
-"""A tape, the chain rule backwards, and how exactly a derivative can be checked.
+"""A tape, the chain rule backwards, and how precisely a derivative can be checked.
 
 python lessons/01_autograd/lesson.py [--figure FILE.svg]
 """
@@ -12,19 +12,19 @@ from typing import Any
 import minitrain  # isort: skip  # noqa: F401 (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
-from lessons.charts import chart, figure
+from lessons.charts import INK, chart, figure
 from lessons.receipt import Receipt
 from minitrain.autograd import Edge, Node, youngest_first
 from minitrain.backend import Array
 from minitrain.tensor import Tensor
 
-derivatives = import_module("lessons.01_autograd.derivatives")  # derivatives.py, which lies beside this file
+derivatives = import_module("lessons.01_autograd.derivatives")  # derivatives.py, next to this file
 STEPS = "h = 2^-k: 1 at the left, 3.6e-15 at the right; k ="  # float64; float32 ends at k = 22
 
 
-# %% The tape of an expression, and what runs along it
+# %% The tape of an expression, and the gradients that travel along it
 def watched_backward(root: Tensor) -> list[tuple[Node, Array, list[tuple[Edge, Array]]]]:
-    """Runs backward. For each visit: the node, the gradient that had arrived, and what was passed on to whom."""
+    """Run backward. Return for each visit the node, the gradient that had arrived, and what each edge got."""
     visits = []
     for node in youngest_first([root])[0]:
 
@@ -39,7 +39,7 @@ def watched_backward(root: Tensor) -> list[tuple[Node, Array, list[tuple[Edge, A
 
 
 def tape(root: Tensor, leaves: dict[str, Tensor]) -> str:
-    """A row for each node, youngest first; a column for all that get a gradient: "+" a part, "=" their sum."""
+    """Show a row for each node, youngest first, and a column for each gradient: "+" a part, "=" the sum."""
     nodes, _ = youngest_first([root])
     names: dict[Any, str] = {node: f"[{len(nodes) - i}]" for i, node in enumerate(nodes)}
     names |= {x: name for name, x in leaves.items()}
@@ -52,9 +52,9 @@ def tape(root: Tensor, leaves: dict[str, Tensor]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-# %% Diamonds: a number goes two ways that come together, again and again
+# %% Diamonds: two paths leave a number and meet again, many times in a row
 def diamonds(n: int) -> tuple[Tensor, Tensor]:
-    """x, and y = (-2)^n x."""
+    """Return x, and y = (-2)^n x."""
     x = y = Tensor(1.0, requires_grad=True)
     for _ in range(n):
         y = -y + -y
@@ -62,14 +62,14 @@ def diamonds(n: int) -> tuple[Tensor, Tensor]:
 
 
 def recursion(edge: Edge, g: Array) -> int:
-    """The chain rule along every path, as one may write it first. Returns how many nodes it visits."""
+    """Follow the chain rule along every path. Return the number of nodes visited."""
     if not isinstance(edge, Node) or edge.vjp is None:
         return 0
     return 1 + sum(recursion(below, part) for below, part in zip(edge.edges, edge.vjp(g), strict=True))
 
 
 def recursive_visits(root: Tensor) -> int:
-    """What `recursion` would return, without doing it: a node counts once for every path that leads to it."""
+    """Return what `recursion` would return, without running it: a node counts once for every path to it."""
     paths: Counter[Any] = Counter({root.node: 1})
     nodes, _ = youngest_first([root])
     for node in nodes:
@@ -81,7 +81,7 @@ def recursive_visits(root: Tensor) -> int:
 # %% The experiment
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--figure", help="write the picture to this file")
+    parser.add_argument("--figure", help="also draw the picture, into this file")
     options, receipt = parser.parse_args(), Receipt()
     print("L = (a + x) a with a = x y, x = 2, y = 3. Parts of a gradient: +, their sum: =\n")
     x, y = Tensor(2.0, requires_grad=True), Tensor(3.0, requires_grad=True)
@@ -96,23 +96,23 @@ def main() -> None:
 
 
 def walk_diamonds(receipt: Receipt) -> None:
-    """Both ways, and how many visits they take."""
+    """Count the visits of the recursion and of backward."""
     x, L = diamonds(10)
     receipt.equal("10 diamonds: visits of a recursion", 3 * (2**10 - 1), recursion(L.node, np.ones(())))
     x, L = diamonds(20)
-    receipt.equal("20 diamonds: it would make 3 (2^20 - 1)", 3 * (2**20 - 1), recursive_visits(L))
+    receipt.equal("20 diamonds: visits it would make", 3 * (2**20 - 1), recursive_visits(L))
     visits = watched_backward(L)
     receipt.equal("20 diamonds: visits of backward", 3 * 20, len(visits))
-    receipt.equal("20 diamonds: nodes that were visited", 3 * 20, len({node for node, *_ in visits}))
+    receipt.equal("20 diamonds: distinct nodes visited", 3 * 20, len({node for node, *_ in visits}))
     receipt.equal("20 diamonds: dL/dx = (-2)^20", 2**20, int(np.asarray(x.grad)))
 
 
 def check_derivatives(receipt: Receipt) -> dict[str, tuple]:
-    """Of all operations; and how exact such a check is, for which it returns the curves."""
+    """Check the gradients of all operations, and how precise such a check is. Return the error curves."""
     checked = [derivatives.gradient_check(*row) for row in derivatives.OPERATIONS]
     names = {name for name, _ in checked}
     receipt.below(f"gradient check of {len(names)} operations", 1e-7, max(error for _, error in checked))
-    receipt.equal("operations of the library without one", 0, len(derivatives.names() - names))
+    receipt.equal("operations without a gradient check", 0, len(derivatives.names() - names))
     curves = {"float64": derivatives.errors(np.float64, 49), "float32": derivatives.errors(np.float32, 23)}
     shown = {name: measured for name, (_, measured, _) in curves.items()}
     print("\n" + chart(shown, "error of the difference", STEPS, width=49, height=10, log=True))
@@ -127,19 +127,21 @@ def check_derivatives(receipt: Receipt) -> dict[str, tuple]:
 
 
 def draw(curves: dict[str, tuple], path: str) -> None:
-    """Left the errors and, as lines, the theory; right the visits of two ways to walk a chain of diamonds."""
+    """Draw, left, the errors and the bound as lines; right, the visits of both walks through a row of diamonds."""
     n, ends = range(1, 21), [diamonds(k)[1] for k in range(1, 21)]
     with figure(path, columns=2) as (left, right):
-        for name, (hs, measured, theory) in curves.items():
-            left.loglog(hs, measured, "o", markersize=3, label=name)
-            left.loglog(hs, theory, color="black", linewidth=0.7, zorder=0)
+        for marker, (name, (hs, measured, theory)) in zip("os", curves.items(), strict=True):
+            left.loglog(hs, measured, marker, markersize=3, label=name)
+            bound = "bound of each" if name == list(curves)[-1] else None
+            left.loglog(hs, theory, "-", color=INK, linewidth=0.7, zorder=0, label=bound)
         right.semilogy(n, [recursive_visits(end) for end in ends], "o", markersize=3, label="a recursion")
         right.semilogy(n, [len(watched_backward(end)) for end in ends], "s", markersize=3, label="backward")
-        left.set(xlabel="h, smaller to the right", ylabel="error of the difference")
+        left.set(xlabel="step h of the difference, smaller to the right", ylabel="error of the difference")
+        left.set_ylim(1e-14, 10)  # below the curves is room for the legend
         left.invert_xaxis()
         right.set(xlabel="diamonds", ylabel="visits of nodes", xticks=range(0, 21, 5))
-        for axes in (left, right):
-            axes.legend(frameon=False)
+        left.legend(loc="lower left")
+        right.legend()
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def check_02_1(world: Communicator, adam_step: Callable[..., None], report: Repo
     w, m, v = np.zeros((3, len(g)))
     adam_step(w, g, m, v, 1, 0.01, 0.9, 0.999, 0.0)
     wrong = float(np.abs(w + 0.01 * np.sign(g)).max())
-    report.close("first", wrong, 1e-12, f"with epsilon 0 the first step must be -lr sign(g), and is {w / 0.01} x lr")
+    report.close("first", wrong, 1e-12, f"with epsilon 0 the first step must be -lr sign(g), but is {w / 0.01} x lr")
     quiet, loud = (descend(lambda at: Adam(at, epsilon=0, rule=adam_step), 0.01, 200, scale)[0] for scale in (1, 1024))
     gap = float(np.abs(quiet - loud).max())
     same = np.array_equal(quiet, loud)
@@ -72,7 +72,7 @@ def check_02_2(world: Communicator, adamw_step: Callable[..., None], report: Rep
         rule(w, g, m, v, t, 0.1, 0.9, 0.999, 1e-8, 0.5)
     kept = float(w[0])
     sentence = (
-        f"3 updates with gradient 0, lr 0.1, weight_decay 0.5: of a weight 1 there must be 0.95^3 left, not {kept:.6g}"
+        f"after 3 updates with gradient 0, lr 0.1, weight_decay 0.5, a weight of 1 must be 0.95^3, not {kept:.6g}"
     )
     report.close("shrinks", abs(kept - 0.95**3), 1e-12, sentence)
     for weight_decay in (0.5, 0.0):
@@ -92,14 +92,14 @@ def check_02_2(world: Communicator, adamw_step: Callable[..., None], report: Rep
 
 
 def check_02_3(world: Communicator, adam_bytes: Callable[[tuple[int, ...]], int], report: Report) -> None:
-    """Compare the prediction with what the ledger finds alive after a step."""
+    """Compare the prediction with the bytes that the ledger counts after a step."""
     for sizes in ((64, 32, 10), (5, 3), (7, 20, 30, 2)):
         ledger = Ledger()
         with ledger.open():
             kept = train(world, Adam, MLPConfig(sizes[0], sizes[1:-1], sizes[-1]), 1)
         counted = ledger.live["optimizer"]
         said = adam_bytes(sizes)
-        sentence = f"an MLP of sizes {sizes}: you say {plain(said)} bytes, the ledger counts {plain(counted)}"
+        sentence = f"an MLP of sizes {sizes}: you return {plain(said)} bytes, the ledger counts {plain(counted)}"
         report.true("bytes", said == counted, sentence, said)
         del kept
     if report.ok:
@@ -121,7 +121,7 @@ def check_02_4(world: Communicator, step_sizes: Callable[..., np.ndarray], repor
                 f"size must be {true:.4g}, not {got:.4g}; relative"
             )
             report.close("value", abs(got - true) / true, 1e-12, told)
-            report.true("v", np.array_equal(v, before), "v is Adam's memory, and not to be changed", float(v[0]))
+            report.true("v", np.array_equal(v, before), "v is Adam's state: step_sizes must not change it", float(v[0]))
 
     def rule(w, g, m, v, t, lr, beta1, beta2, epsilon) -> None:  # type: ignore[no-untyped-def]
         m += (1 - beta1) * (g - m)
@@ -134,7 +134,7 @@ def check_02_4(world: Communicator, step_sizes: Callable[..., np.ndarray], repor
         (mine, _), (true, _) = (
             descend(lambda at, by=by: Adam(at, rule=by), lr, 50, scale) for by in (rule, REFERENCE["adam"])
         )
-        told = f"Adam with these step sizes, in a valley with {scale:g} times the loss, is elsewhere after 50 updates"
+        told = f"Adam with these step sizes, in a valley with {scale:g} times the loss, has a wrong w after 50 updates"
         report.close("inside", float(np.abs(mine - true).max()), 1e-9, told)
     if report.ok:
         settings = updates("float64").map(lambda update: update[3:])
@@ -158,17 +158,22 @@ def updates(dtype: str) -> st.SearchStrategy[tuple]:
 
     elements = st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, SQUARES), max_size=3)
     of = st.sampled_from
-    setting = (of((1, 2, 3, 10, 100, 10**6)), of((0.1, 0.01, 1.0, 0.0)), of((0.9, 0.5, 0.0)), of((0.999, 0.75, 0.0)))
+    setting = (
+        of((1, 2, 3, 10, 100, 1001, 10**6)),
+        of((0.1, 0.01, 1.0, 0.0)),
+        of((0.9, 0.5, 0.0)),
+        of((0.999, 0.75, 0.0)),
+    )
     return st.builds(arguments, elements, of((1.0, 1e-4, 1e3)), *setting, of((1e-8, 1e-3, 0.1)))
 
 
 def only_in_place(rule: Rule, *arguments: object) -> None:
-    """Call the rule. What it returns does not count."""
+    """Call the rule. Ignore what it returns."""
     rule(*arguments)
 
 
 def recorded(adamw: Rule, *arguments: object) -> dict[str, list[tuple]]:
-    """Call the rule, and return with what it calls `adam`."""
+    """Call the rule, and return the arguments of its calls of `adam`."""
     calls: list[tuple] = []
 
     def adam(w, g, m, v, t, lr, beta1, beta2, epsilon):  # type: ignore[no-untyped-def]
@@ -185,7 +190,7 @@ def follows(rule: Rule, setting: tuple[float, ...], weight_decay: float, report:
     draw = np.random.default_rng(0).standard_normal
     arrays = [draw(N + 2), *np.zeros((3, N + 2))]
     for array in arrays[1:]:
-        array[[0, -1]] = 9  # the neighbours in the bucket, which must not change
+        array[[0, -1]] = 9  # neighbours in the flat array, which must not change
     w, g, m, v = (array[1:-1] for array in arrays)
     true, past, told = w.copy(), [], f"lr {lr}, beta1 {beta1}, beta2 {beta2}, epsilon {epsilon:g}"
     told += f", weight_decay {weight_decay}" if weight_decay else ""
@@ -200,18 +205,18 @@ def follows(rule: Rule, setting: tuple[float, ...], weight_decay: float, report:
         if t == 1 and not report.true("in place", m.any(), _NOT_IN_PLACE):
             return
         true -= lr * weight_decay * true + step
-        report.true("gradient", np.array_equal(g, past[-1]), "the gradient is not the rule's to change")
+        report.true("gradient", np.array_equal(g, past[-1]), "the rule must not change the gradient")
         for name, array, right in (("m", m, mean), ("v", v, square), ("w", w, true)):
             gap = float(np.abs(array - right).max())
-            what = "nan (0 / 0, or the root of something negative)" if np.isnan(gap) else "wrong"
+            what = "NaN (0 / 0, or the root of a negative number)" if np.isnan(gap) else "wrong"
             report.close(name, gap, 1e-12, f"{name} is {what} after update t = {t} ({told})")
     border = [array[i] for array in arrays[1:] for i in (0, -1)]
-    report.true("border", border == [9.0] * 6, "elements beside the slice were changed")
+    report.true("border", border == [9.0] * 6, "elements outside the given slices were changed")
 
 
 _NOT_IN_PLACE = (
-    "m is still 0 after an update: the arrays that come in must be changed themselves (m *= beta1; m = beta1 * m only "
-    "gives the name m to a new array)"
+    "m is still 0 after an update: change the given arrays in place (m *= beta1; m = beta1 * m only gives the name m "
+    "to a new array)"
 )
 
 
@@ -222,7 +227,7 @@ def inside(world: Communicator, make: Callable[..., Optimizer], rule: Rule, refe
         gather(train(world, lambda reducer, by=by: make(reducer, by), config, 3)[0], world) for by in (rule, reference)
     )
     gap = max(float(np.abs(mine[path] - true[path]).max()) for path in true)
-    report.close("inside", gap, 1e-12, "an MLP after 3 steps in the library is not where it should be")
+    report.close("inside", gap, 1e-12, "an MLP trained for 3 steps in the library has wrong parameters")
 
 
 def train(world: Communicator, make: Callable[..., Optimizer], config: MLPConfig, steps: int):  # type: ignore[no-untyped-def]

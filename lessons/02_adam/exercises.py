@@ -8,10 +8,10 @@ EXERCISES = (
         "I",
         "minitrain.optim.rules:adam_step",
         hints=(
-            "The docstring's three lines of formulas, in their order. In the first update t is 1, and m and v are 0.",
-            "w, m and v are pieces of larger arrays: change them with *=, += and -=, and never give these names to new "
-            "arrays. m_hat and v_hat are thrown away: m and v themselves stay uncorrected.",
-            "m *= beta1; m += (1 - beta1) * g; v likewise with g * g; at last w -= lr * m_hat / (xp.sqrt(v_hat) + "
+            "Follow the docstring's three lines of formulas in order. In the first update t is 1, and m and v are 0.",
+            "w, m and v are pieces of larger arrays: change them with *=, += and -=, and never assign new arrays to "
+            "these names. m_hat and v_hat are temporary: m and v themselves stay uncorrected.",
+            "m *= beta1; m += (1 - beta1) * g; v likewise with g * g; finally w -= lr * m_hat / (xp.sqrt(v_hat) + "
             "epsilon).",
         ),
     ),
@@ -20,9 +20,9 @@ EXERCISES = (
         "I",
         "minitrain.optim.rules:adamw_step",
         hints=(
-            "Which of the two terms of the formula does `adam` take care of?",
-            "The weight shrinks by the factor 1 - lr weight_decay, and the gradient hears nothing of it.",
-            "w *= 1 - lr * weight_decay, then adam(...) with all the arguments that it takes, in their order.",
+            "Which of the two terms of the formula does `adam` compute?",
+            "The weight shrinks by the factor 1 - lr weight_decay; the gradient is not involved.",
+            "w *= 1 - lr * weight_decay, then adam(...) with all of its arguments, in order.",
         ),
     ),
     Exercise(
@@ -30,9 +30,9 @@ EXERCISES = (
         "P",
         "check:adam_bytes",
         hints=(
-            "Count the parameters first: W between n and m values has n m of them, and b has m.",
-            "How many arrays of the size of the parameters does Adam remember from one update to the next?",
-            "m and v: two numbers a parameter, 4 bytes each.",
+            "Count the parameters first: between n and m values, W has n m of them and b has m.",
+            "How many arrays of the size of the parameters does Adam keep from one update to the next?",
+            "m and v: two numbers per parameter, 4 bytes each.",
         ),
     ),
     Exercise(
@@ -42,8 +42,8 @@ EXERCISES = (
         planted="4_as_given.py",
         hints=(
             "Two things differ from the lesson's equations. One shows in early updates, the other with tiny gradients.",
-            "Which beta belongs to v? And is epsilon added to v_hat or to its root?",
-            "sqrt(1e-12 + 1e-8) is 1e-4, sqrt(1e-12) + 1e-8 is 1e-6: epsilon belongs outside the root. And v_hat is "
+            "Which beta belongs to v? Is epsilon added to v_hat or to its square root?",
+            "sqrt(1e-12 + 1e-8) is 1e-4, but sqrt(1e-12) + 1e-8 is 1e-6: epsilon belongs outside the root. v_hat is "
             "v / (1 - beta2**t).",
         ),
     ),

@@ -1,4 +1,4 @@
-"""Adam: the step size is chosen per coordinate. Then the serial run, which every later lesson must equal.
+"""Adam: the step size is chosen per coordinate. Then the serial run, which later lessons must reproduce.
 
 python lessons/02_adam/lesson.py [--figure FILE.svg]
 """
@@ -32,7 +32,7 @@ STRAIGHT, TURNED = np.eye(2), np.array([[1, -1], [1, 1]]) / 2**0.5  # by 45 degr
 def descend(
     make: Callable[..., Optimizer], lr: float, updates: int, scale: float = 1.0, turn: np.ndarray = STRAIGHT
 ) -> tuple[np.ndarray, Optimizer]:
-    """L = scale (u_1^2 + 1000 u_2^2) / 2 from u = (1, 1); w is u, or u turned. Returns all u, and the optimizer."""
+    """Minimize L = scale (u_1^2 + 1000 u_2^2) / 2 from u = (1, 1). w is u, or u turned. Return all u, the optimizer."""
     w, g, path = turn @ np.ones(2), np.zeros(2), [np.ones(2)]
     optimizer = make(SimpleNamespace(owned=lambda: [Owned(w, g, decay=False)], factor=1.0, sharded=False))
     for _ in range(updates):
@@ -43,13 +43,13 @@ def descend(
 
 
 def step_sizes(v: np.ndarray, t: int, lr: float, beta1: float, beta2: float, epsilon: float) -> np.ndarray:
-    """What Adam multiplies m by in update number t, for each coordinate: w -= step_sizes(v, ...) * m."""
+    """Return what update t multiplies m by, for each coordinate: w -= step_sizes(v, ...) * m. Do not change v."""
     v_hat = v / (1 - beta2**t)
     return lr / (1 - beta1**t) / (np.sqrt(v_hat) + epsilon)
 
 
 def valleys(receipt: Receipt) -> dict[str, list[float]]:
-    """Fills the receipt; returns the loss of four runs, along the way."""
+    """Fill the receipt. Return the losses of four runs, update by update."""
     paths = {f"SGD {lr}": descend(SGD, lr, UPDATES)[0] for lr in (0.00199, 0.00201)}
     for (name, u), factor in zip(paths.items(), (0.99, 1.01), strict=True):
         receipt.near(f"{name}: u_2 after {UPDATES} updates", factor**UPDATES, abs(u[-1, 1]))
@@ -59,7 +59,7 @@ def valleys(receipt: Receipt) -> dict[str, list[float]]:
     exact, loud = (descend(lambda g: Adam(g, epsilon=0), 0.01, 200, scale)[0] for scale in (1, 1024))
     receipt.below("epsilon 0: the coordinates differ by", 1e-12, float(np.abs(exact[:, 0] - exact[:, 1]).max()))
     receipt.true("epsilon 0, loss x 1024: same bits after 200 updates", np.array_equal(exact, loud))
-    bare = lambda w, g, m, v, t, *rest: adam_step(w, g, m, v, 10**6, *rest)  # there 1 - beta^t is 1: no correction
+    bare = lambda w, g, m, v, t, *rest: adam_step(w, g, m, v, 10**6, *rest)  # 1 - beta^t is 1: no correction
     u = descend(lambda g: Adam(g, rule=bare), 0.01, 1)[0]
     receipt.near("first step / lr, without correction", 0.1 / 0.001**0.5, (1 - u[1, 0]) / 0.01)
     paths["Adam turned"] = descend(Adam, 0.01, UPDATES, turn=TURNED)[0]
@@ -73,14 +73,14 @@ def valleys(receipt: Receipt) -> dict[str, list[float]]:
 
 # %% Second half: the serial run
 def accuracy(model: Model, data: ArrayLoader) -> float:
-    """The share of images whose largest logit is that of their label."""
+    """Return the share of images whose largest logit is that of their label."""
     with no_grad():
         right = [model(Batch(b.inputs, None, b.where)).data.argmax(axis=1) == b.labels for b in data.validation()]
     return float(np.mean(np.concatenate(right)))
 
 
 def serial(receipt: Receipt) -> list[float]:
-    """Trains an MLP on the digits; returns the loss of each batch."""
+    """Train an MLP on the digits. Return the loss of each batch."""
     print("\nThe serial run: an MLP on images of digits\n")
     images, labels = load_digits()
     parts = split_digits(images.astype(np.float32), labels, SEED)
@@ -95,22 +95,22 @@ def serial(receipt: Receipt) -> list[float]:
         right, mean = accuracy(model, held_out), np.mean(losses[-data.batches :])
         print(f"epoch {epoch + 1}: {data.batches} updates   mean loss ≈ {mean:.2f}   accuracy ≈ {right:.2f}")
     receipt.true("loss of the first batch; ln 10 is 2.303", 2 < losses[0] < 2.6, "2.0 to 2.6", f"≈ {losses[0]:.3f}")
-    receipt.true("accuracy on images held out", right > 0.9, "> 0.9", f"≈ {right:.2f}")
+    receipt.true("accuracy on held-out images", right > 0.9, "> 0.9", f"≈ {right:.2f}")
     return losses
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--figure", help="write the picture to this file")
+    parser.add_argument("--figure", help="also draw the picture, into this file")
     options, receipt = parser.parse_args(), Receipt()
     with minitrain.launch():
         curves, losses = valleys(receipt), serial(receipt)
         if options.figure:
             with figure(options.figure, columns=2, height=2.8) as (left, right):
-                for (name, curve), style in zip(curves.items(), ("-", "--", "-.", ":"), strict=True):
-                    left.semilogy(curve, style, label=name)
+                for name, curve in curves.items():
+                    left.semilogy(curve, label=name)
                 left.set(xlabel="update", ylabel="loss in the valley", xlim=(0, 1000), ylim=(1e-3, 1e5))
-                left.legend(frameon=False)
+                left.legend()
                 right.plot(losses, linewidth=0.8)
                 right.set(xlabel="update", ylabel="loss of a batch, serial run")
         receipt.print()

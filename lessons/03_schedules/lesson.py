@@ -11,7 +11,7 @@ from itertools import count
 
 import minitrain
 import minitrain.lr_schedules as lr
-from lessons.charts import chart, figure
+from lessons.charts import FILLS, chart, figure
 from lessons.receipt import Receipt
 
 T, WARM, AREA, MIDDLE, K, FLAT, STEEP = 1000, 100, 30.0, 500, 0.01, 0.1, 10.0  # FLAT, STEEP: curvatures
@@ -110,8 +110,8 @@ def main() -> None:
         if options.figure:
             with figure(options.figure, rows=2, columns=3, height=3.6) as axes:
                 for axis, (name, rates) in zip(axes.flat, curves.items(), strict=True):
-                    axis.fill_between(range(0, T, 9), rates[::9], alpha=0.4)  # 9 x 111 is T - 1
-                    axis.set(title=name, ylim=(0, 0.15), xlabel="update", ylabel="learning rate")
+                    axis.fill_between(range(0, T, 9), rates[::9], color=FILLS[2])  # 9 x 111 is T - 1
+                    axis.set(title=f"{name}: area {AREA:g}", ylim=(0, 0.15), xlabel="update", ylabel="learning rate")
                     axis.label_outer()
         receipt.print()
 

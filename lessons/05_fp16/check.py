@@ -116,6 +116,12 @@ def check_05_2(world: Communicator, half_step: Callable[..., int], report: Repor
     right = 0.1 * float(tiny) / 2**14
     told = f"grad is {tiny:.1e}, S is 2^14: grad / S is {10 * right:.2g}, so m must be {right:.2g}; it is"
     report.true("tiny", abs(m[0] - right) < 1e-4 * right, f"{told} {m[0]:.2g}", float(m[0]))
+    data, master, m, v = np.ones(2, np.float16), *np.zeros((3, 2), np.float32)
+    half_step(data, np.array([1, 0], np.float16), master, m, v, 0, 2.0**20, 0.01, 5e-7)
+    told = (
+        "grad is [1, 0], S is 2^20, clip is 5e-07: the clipped gradient is [5e-07, 0], so m must be [5e-08, 0]; it is"
+    )
+    report.true("short", abs(m[0] - 5e-8) < 5e-12, f"{told} [{m[0]:.2g}, {m[1]:g}]", float(m[0]))
     inside(half_step, report)
     if report.ok:
         drawn(half_step, report)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lessons.charts import figure
+from lessons.charts import FILLS, INK, SHADE, figure
 from minitrain.parallel.reducer import Reducer
 
 LOW, BOTTOM, NORMAL, TOP, HIGH = -44, -24, -14, 16, 20  # powers of two; float16's are from BOTTOM to TOP
@@ -58,12 +58,9 @@ def draw(g: np.ndarray, path: str) -> None:
     """The histogram and the window of float16, with S = 1 and with GOOD."""
     with figure(path, rows=2, height=3.6) as axes:
         for ax, S, label in zip(axes, (1, GOOD), ("S = 1", "S = $2^{24}$"), strict=True):
-            for lo, hi, shade, what in (
-                (BOTTOM, NORMAL, "0.92", "float16,\nfewer digits"),
-                (NORMAL, TOP, "0.84", "float16"),
-            ):
-                ax.axvspan(lo, hi, color=shade)
-                ax.text((lo + hi) / 2, 0.17, what, ha="center", va="center")
-            ax.bar(np.arange(LOW, HIGH), sizes(g, S), width=1, align="edge", color="tab:blue")
+            ax.axvspan(BOTTOM, NORMAL, ymax=0.75, fill=False, hatch="///", edgecolor=INK, label="float16, fewer digits")
+            ax.axvspan(NORMAL, TOP, ymax=0.75, color=INK, alpha=SHADE, label="float16")
+            ax.bar(np.arange(LOW, HIGH), sizes(g, S), width=1, align="edge", color=FILLS[2], label="gradients")
             ax.set(ylabel="share", xlim=(LOW, HIGH), title=f"{label}: {100 * lost(g, S):.1f} % become 0 in float16")
-        axes[1].set_xlabel("log2 of the size of the gradients of the last update, times S")
+        axes[0].legend(loc="upper right", ncols=3, borderaxespad=0)
+        axes[1].set_xlabel("log2 of the size of the gradients of the last update, times the scale S")

@@ -109,7 +109,7 @@ def check_06_4(world: Communicator, broadcast: Callable, report: Report) -> None
     """Check that every rank receives the root's array, from every root."""
     for (ranks, n, dtype), root in [*zip(CASES, (0, 2, 1, 0, 1, 0), strict=True), ((3, 6, "float32"), 1)]:
         if world.rank < ranks:
-            true, place = digits(n, dtype, 0), (world.rank - root) % ranks
+            true, place, chunks = digits(n, dtype, 0), (world.rank - root) % ranks, min(n, ranks)
             last = place == ranks - 1
             told = f"{case(n, ranks)}, root {root}"
             trial = Trial(world.subgroup(range(ranks)), told, report, 0 if last else true.nbytes)
@@ -123,6 +123,13 @@ def check_06_4(world: Communicator, broadcast: Callable, report: Report) -> None
             sentence = f"rank {world.rank} sends message {number} after {after} receives"
             sentence = f"{trial.told}: {sentence}; forward a chunk as soon as it has arrived"
             report.true("pipelined", not late, sentence, f"{number} after {after}")
+            idle = [send.number for send in trial.comm.sends if place and send.received < min(send.number + 1, chunks)]
+            number = (*idle, 0)[0]
+            sentence = (
+                f"rank {world.rank} waits for its message {number} before it receives chunk {number + 1} of {chunks}"
+            )
+            sentence = f"{trial.told}: {sentence}; a rank forwards one chunk while it receives the next"
+            report.true("at once", not idle, sentence, number)
         if not all_well(world, report):
             return
     agrees_on_ranks(report, broadcast, ring_broadcast, BROADCASTS, on_a_rank, SIZES)
@@ -149,11 +156,11 @@ class Watched(RingCommunicator):
 
 
 class Send:
-    """Handle of a message. after: how many receives this rank had started when it was sent."""
+    """Handle of a message. after: how many receives this rank had started when it sent it; received: when it waited."""
 
     def __init__(self, comm: Watched, handle: Any, x: np.ndarray, to: int) -> None:
         self.comm, self.handle, self.x, self.before, self.to = comm, handle, x, x.copy(), to
-        self.number, self.after = len(comm.sends) + 1, comm.receives
+        self.number, self.after, self.received = len(comm.sends) + 1, comm.receives, 0
         self.waited = self.early = self.changed = False
 
     def wait(self) -> None:
@@ -167,7 +174,8 @@ class Send:
 
     def over(self) -> None:
         self.waited = True
-        self.early = self.comm.receives < self.number  # this step's receive has not started
+        self.received = self.comm.receives
+        self.early = self.received < self.number  # this step's receive has not started
         self.changed = not np.array_equal(self.x, self.before)
 
 

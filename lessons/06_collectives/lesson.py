@@ -11,7 +11,7 @@ from typing import Any
 import minitrain  # isort: skip (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
-from lessons.charts import bars, figure
+from lessons.charts import FILLS, bars, figure, squares
 from lessons.receipt import Receipt
 from minitrain.comm.communicator import Communicator, Tag
 from minitrain.comm.ring import RingCommunicator, ring_all_reduce
@@ -142,14 +142,13 @@ def draw(pictures: np.ndarray, sizes: dict[str, int], path: str) -> None:
     names = ["start", *(f"{phase}\nstep {i}" for phase in ("reduce-scatter", "all-gather") for i in range(N - 1))]
     with figure(path, 2, N, height=4) as axes:
         for axis, name, picture in zip(axes.flat, names, pictures.tolist(), strict=False):
-            axis.imshow([[c.bit_count() for c in row] for row in picture], "Blues", vmin=0, vmax=1.4 * N)
-            for r, row in enumerate(picture):
-                [axis.text(c, r, row[c].bit_count(), ha="center", va="center") for c in range(N)]
-            axis.set_title(name, fontsize=8)
-            axis.set(xticks=range(N), yticks=range(N), xlabel="chunk", ylabel="rank")
-        axes.flat[-1].barh(list(sizes), list(sizes.values()), color=["C1"] * N + ["C0"] * N)
+            counts = [[chunk.bit_count() for chunk in row] for row in picture]
+            squares(axis, counts, least=1, title=name, xlabel="chunk", ylabel="rank")
+        axes.flat[0].set_title("ranks in a chunk,\nat the start")
+        rows = [name.replace(", rank", "") for name in sizes]
+        axes.flat[-1].barh(rows, list(sizes.values()), color=[FILLS[1]] * N + [FILLS[2]] * N)
         axes.flat[-1].invert_yaxis()
-        axes.flat[-1].set_title("bytes sent", fontsize=8)
+        axes.flat[-1].set(title="bytes sent", xlabel="bytes", ylabel="rank")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from .lesson import apart, replicas_equal
 from .lesson import train as model_solution
 
 STEPS, B, SEED = 3, 8, 1  # 8 samples: on three ranks 3, 3 and 2
-FAIR = 1.25  # times its part of the bytes may one rank send: pieces that do not divide are uneven, a star is more so
+FAIR = 1.25  # a rank may send this many times its equal part: more than uneven pieces need, less than a star
 
 
 def bytes_of_a_step(parameters: int, ranks: int) -> int:
@@ -43,23 +43,25 @@ def check_07_1(world: Communicator, shard_of: Callable[[int, int, int], slice], 
         runs = [shard_of(n, parts, i) for i in range(parts)]
         wrong = [i for i, run in enumerate(runs) if not _whole_slice(run)]
         told = f"shard_of({n}, {parts}, {wrong[0]}) returns {runs[wrong[0]]!r}" if wrong else ""
-        kind = f"{told}; it must be a slice from one whole number to another (// divides, not /)"
+        kind = f"{told}; it must be a slice whose ends are whole numbers (use //, not /)"
         if not report.true("slices", not wrong, kind, told):
             return
         shown = ", ".join(f"{run.start}:{run.stop}" + (f":{run.step}" if run.step else "") for run in runs)
         told = f"shard_of({n}, {parts}, i) for i = 0..{parts - 1} gives {shown}"
         covered = [k for run in runs for k in range(n)[run]]
-        once = f"{told}: every k in 0..{n - 1} must come once, in order"
+        once = f"{told}: every k in 0..{n - 1} must occur once, in order"
         report.true("cover", covered == list(range(n)), once, shown)
         lengths = [len(range(n)[run]) for run in runs]
         even = max(lengths) - min(lengths) <= 1 and lengths == sorted(lengths, reverse=True)
-        report.true("even", even, f"{told}: lengths {lengths} must differ by at most 1, the longer first", str(lengths))
+        report.true(
+            "even", even, f"{told}: the lengths {lengths} must differ by at most 1, the longer ones first", str(lengths)
+        )
         row = [0, *(run.stop for run in runs)]
-        border = f"{told}: each must start where the one before it stops, an empty one, too"
+        border = f"{told}: each must start where the one before it stops, even if it is empty"
         report.true("borders", [run.start for run in runs] == row[:-1] and row[-1] == n, border, shown)
     for i in (2, -1):
         found = outcome(shard_of, (5, 2, i))
-        told = f"shard_of(5, 2, {i}) {found}; there is no part {i}, which is a ValueError"
+        told = f"shard_of(5, 2, {i}) {found}; there is no part {i}, so it must raise ValueError"
         report.true("error", found.raised.startswith("ValueError"), told, str(found))
     if report.ok:
         agrees(report, shard_of, sharding.shard_of, SHARDS)
@@ -86,17 +88,49 @@ def check_07_2(world: Communicator, sync: Callable, report: Report) -> None:
     expected = float(sum(10**rank for rank in range(world.size)))
     for i, array in enumerate(arrays):
         told = (
-            f"of a list of {len(arrays)} gradients, number {i} on rank {{rank}} holds {{got}}; the sum is {{expected}}"
+            f"in a list of {len(arrays)} gradients, gradient {i} on rank {{rank}} is {{got}}; the sum is {{expected}}"
         )
         report.equal("every gradient", array.tolist(), [expected] * len(array), told)
     kept = [id(array) for array in given] == [id(array) for array in arrays]
-    told = f"of the caller's list of {len(arrays)} gradients, {len(given)} are left"
-    told = "the caller's list holds other arrays" if len(given) == len(arrays) else told
+    told = f"the caller's list had {len(arrays)} gradients and has {len(given)} now"
+    told = "the caller's list now holds other arrays" if len(given) == len(arrays) else told
     report.true("list", kept, f"{told}; only the numbers in the arrays may change", len(given))
     if all(world.gather_objects(report.ok)):
         agrees_on_ranks(report, sync, sync_gradients, st.sampled_from(SPECIAL), summed)
     if all(world.gather_objects(report.ok)):
         agrees_on_ranks(report, sync, sync_gradients, GRADIENTS, summed, examples=5)
+    if all(world.gather_objects(report.ok)):
+        cut_as_told(world, sync, report)
+
+
+class Watched(RingCommunicator):
+    """Communicator that records the shards that its collectives are given."""
+
+    def __init__(self, inner: Communicator) -> None:
+        super().__init__(inner)
+        self.given: list[sharding.Shards | None] = []
+
+    def _check_shards(self, n: int, shards: sharding.Shards | None) -> None:
+        self.given.append(shards)
+        super()._check_shards(n, shards)
+
+
+def cut_as_told(world: Communicator, sync: Callable, report: Report) -> None:
+    """Claim that the collectives cut a gradient at the shards given: here rank 0 has all of it."""
+    ring, n = Watched(world), 4
+    shards, gradient = [slice(0, n), *[slice(n, n)] * (world.size - 1)], np.ones(n)
+    sync([gradient], ring, shards)
+    told = "with `shards` given, gradient[0] on rank {rank} is {got}; the sum is {expected}"
+    report.equal("sum of shards", gradient[0], float(world.size), told)
+    cut = all(given == shards for given in ring.given)
+    told = (
+        f"sync_gradients was given `shards`, but a collective was called with the shards {_other(ring.given, shards)}"
+    )
+    report.true("shards", cut, f"{told}: pass them on", cut)
+
+
+def _other(given: list[sharding.Shards | None], shards: sharding.Shards) -> sharding.Shards | None:
+    return next((each for each in given if each != shards), None)
 
 
 class Gradients(NamedTuple):
@@ -126,14 +160,14 @@ GRADIENTS = st.builds(
 
 
 def summed(sync: Callable, comm: Communicator, given: Gradients) -> list[list[float]]:
-    """Return what this rank's gradients are afterwards."""
+    """Return this rank's gradients after the call."""
     arrays = [np.array(row, given.dtype) * np.array(given.times[comm.rank], given.dtype) for row in given.gradients]
     sync(list(arrays), RingCommunicator(comm))
     return [array.tolist() for array in arrays]
 
 
 def check_07_3(world: Communicator, train: Callable, report: Report) -> None:
-    """Check that the repaired program equals one process at the cost of a ring, whatever its arguments."""
+    """Check that the fixed program equals one process at the cost of a ring, whatever its arguments."""
     same_as_one_process(world, lambda comm, *run: train(comm, *run, sync=sync_gradients), report)
     if all(world.gather_objects(report.ok)):
         agrees_on_ranks(report, train, model_solution, st.sampled_from(RUNS), trained, close=1e-9)
@@ -192,7 +226,9 @@ def check_07_4(world: Communicator, bytes_of_a_step: Callable[[int, int], float]
             sent = sum(world.gather_objects(ledger.bytes[TAG]))
             got = bytes_of_a_step(n, ranks)
             near = isinstance(got, (int, float, np.number)) and abs(got - sent) <= 1e-9 * sent
-            report.true("bytes", near, f"{n} parameters on {ranks} ranks: you say {got!r}, counted {sent}", got)
+            report.true(
+                "bytes", near, f"{n} parameters on {ranks} ranks: you return {got!r}, the ledger counts {sent}", got
+            )
     if all(world.gather_objects(report.ok)) and not world.rank:
         sizes, many = st.sampled_from((1, 0, 2, 7, 1000, 7_500_000_000)), st.sampled_from((1, 2, 3, 5, 4, 8, 64))
         agrees(report, bytes_of_a_step, formula, st.tuples(sizes, many), close=1e-9, name="bytes_of_a_step")
@@ -224,8 +260,8 @@ def same_as_one_process(world: Communicator, run: Train, report: Report) -> None
     report.close("loss", max(gaps), 1e-12, f"the loss differs from the run on one process from step {first} on")
     mine, true = gather(model, world), gather(alone, world_of_one())
     gap = max(float(np.abs(mine[path] - true[path]).max()) for path in true)
-    report.close("parameters", gap, 1e-12, f"after {STEPS} steps the parameters are not those of one process")
-    report.true("replicas", replicas_equal(world, model), "the ranks' parameters are not equal")
+    report.close("parameters", gap, 1e-12, f"after {STEPS} steps the parameters differ from those of one process")
+    report.true("replicas", replicas_equal(world, model), "the parameters differ between ranks")
     work = sum(world.gather_objects(ledger.flops)) / once.flops
     report.true("work", work == 1, f"all ranks together did {work:.2f} times the work of one process", work)
     sizes = [bucket.size for bucket in dict.fromkeys(p.bucket for p in model.parameters()) if bucket is not None]
@@ -236,7 +272,9 @@ def same_as_one_process(world: Communicator, run: Train, report: Report) -> None
         sentence += ". Only collectives of `group` are counted, not gather_objects, nor a library such as mpi4py itself"
     report.equal("bytes", total, theory, sentence)
     most = FAIR * theory / world.size
-    sentence = f"rank {{rank}} sent {counted:,} of the {total:,} bytes; on a ring, each of {world.size} sends its part"
+    sentence = (
+        f"rank {{rank}} sent {counted:,} of the {total:,} bytes; on a ring, each sends about 1/{world.size} of them"
+    )
     report.true("fair", counted <= most, sentence.format(rank=world.rank), counted)
 
 

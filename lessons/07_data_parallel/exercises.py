@@ -8,9 +8,9 @@ EXERCISES = (
         "I",
         "minitrain.sharding:shard_of",
         hints=(
-            "divmod(n, parts) tells how long the short runs are, and how many elements are left over.",
-            "Each of the first n % parts runs takes one of the left-over elements. How many elements lie before run i?",
-            "Run i starts at i * base + min(i, longer) and is base long, or base + 1 when i < longer.",
+            "base, longer = divmod(n, parts): base is the length of the short parts, and longer items are left over.",
+            "Each of the first `longer` parts takes one of the items left over. How many items lie before part i?",
+            "Part i starts at i * base + min(i, longer). Its length is base, or base + 1 if i < longer.",
         ),
     ),
     Exercise(
@@ -20,8 +20,8 @@ EXERCISES = (
         ranks=3,
         hints=(
             "Each rank holds one summand. Which collective leaves the sum on every rank?",
-            "The loss is divided by the size of the global batch already, so nothing is left to be divided.",
-            "For each gradient: group.all_reduce(gradient, TAG), which works in place.",
+            "The loss is already divided by the size of the global batch, so nothing is left to divide.",
+            "For each gradient: group.all_reduce(gradient, TAG, shards=shards), which works in place.",
         ),
     ),
     Exercise(
@@ -31,10 +31,10 @@ EXERCISES = (
         ranks=3,
         planted="3_as_given.py",
         hints=(
-            "Two lines are wrong. One makes the ranks differ before the first step, the other changes the size of the "
+            "Two lines are wrong. One makes the ranks differ before the first step; the other changes the size of the "
             "gradient.",
-            "With which seed does each rank draw its parameters? And what is the loss of a rank's part divided by?",
-            "All ranks need the same seed; and what batch.part returns must stay as it is, with its `where`.",
+            "From which seed does each rank draw its parameters? And by what is the loss of a rank's part divided?",
+            "All ranks need the same seed, and the batch that `part` returns must stay as it is, with its `where`.",
         ),
     ),
     Exercise(
@@ -43,9 +43,9 @@ EXERCISES = (
         "check:bytes_of_a_step",
         ranks=3,
         hints=(
-            "The gradients of all parameters are added up once a step, by a ring (lesson 06).",
-            "A ring all-reduce has two phases, and in each of them every element makes N - 1 hops.",
-            "2 (N - 1) M bytes, with M = 4 bytes for each parameter.",
+            "The gradients of all parameters are summed once per step, on a ring (lesson 06).",
+            "A ring all-reduce has two phases. In each of them every number makes N - 1 hops.",
+            "2 (N - 1) M bytes, where M is 4 bytes for each parameter.",
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""Data parallel is the serial run: three curves of the loss, of which two are one.
+"""Data parallel equals the serial run: three loss curves, two of which coincide.
 
 mpirun -n 4 python lessons/07_data_parallel/lesson.py [--steps 200] [--figure FILE.svg]
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import minitrain  # isort: skip (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
-from lessons.charts import chart, figure
+from lessons.charts import INK, LINES, chart, figure
 from lessons.receipt import Receipt
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
@@ -25,7 +25,7 @@ from minitrain.optim import SGD, Adam
 from minitrain.parallel.data_parallel import TAG, sync_gradients
 from minitrain.parallel.parallelize import parallelize
 
-B, SEED = 30, 1  # 30 samples: neither 4 ranks nor any batch of an epoch's end divides evenly
+B, SEED = 30, 1  # 30 samples do not divide evenly among 4 ranks
 
 
 # %% The whole of data parallel: the same lines for one process and for many
@@ -40,8 +40,8 @@ def train(
 ) -> tuple[list[float], Model]:
     """Train a small MLP by data parallel. Return the losses of the global batches and this rank's replica.
 
-    Parameters are drawn from the seed. optimizer(reducer) is the rule of the step, and sync sums the gradients. With
-    more ranks than samples, some ranks have none.
+    Draw the parameters from the seed. optimizer(reducer) makes the optimizer; sync sums the gradients over ranks. If a
+    batch has fewer samples than there are ranks, some ranks have none.
     """
     model = mlp(MLPConfig(hidden=(32,), dtype=str(loader.inputs.dtype)))
     reducer = parallelize(model, Mesh(world, dp=world.size), sync=sync, same=False)
@@ -67,18 +67,18 @@ def digits(dtype: str) -> ArrayLoader:
 
 
 def apart(a: list[float], b: list[float]) -> list[float]:
-    """The difference of two curves."""
+    """Return the absolute difference of two curves."""
     return [abs(x - y) for x, y in zip(a, b, strict=True)]
 
 
 def replicas_equal(world: Communicator, model: Model) -> bool:
-    """Whether all ranks hold the same parameters, bit for bit."""
+    """Return whether all ranks hold the same parameters, bit for bit."""
     bits = world.gather_objects([p.data.tobytes() for p in model.parameters()])
     return all(other == bits[0] for other in bits)
 
 
 def experiment(world: Communicator, steps: int, receipt: Receipt) -> dict[str, list[float]]:
-    """Runs with and without the sum; fills the receipt and returns the curves."""
+    """Train with and without the sum. Fill the receipt and return the curves."""
     ring, ledger, curves = RingCommunicator(world), Ledger(), {}
     for name, optimizer, lr in (("SGD", SGD, 0.1), ("Adam", Adam, 0.01)):
         for dtype, bound in (("float64", 1e-12), ("float32", 1e-5)):
@@ -107,7 +107,7 @@ def experiment(world: Communicator, steps: int, receipt: Receipt) -> dict[str, l
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=200, help="updates (default: 200)")
+    parser.add_argument("--steps", type=int, default=200, help="number of updates (default: 200)")
     parser.add_argument("--figure", help="write the picture to this file")
     options = parser.parse_args()
     with minitrain.launch() as world:
@@ -125,15 +125,18 @@ def main() -> None:
 
 def draw(curves: dict[str, list[float]], path: str) -> None:
     """The curves, and below them the difference between the first two."""
-    names = list(curves)
-    with figure(path, rows=2) as (top, bottom):
-        for name, style in zip(names, ("-", "--", ":"), strict=True):
-            top.plot(curves[name], style, label=name)
+    with figure(path, rows=2, height=4.0) as (top, bottom):
+        for (name, curve), width in zip(curves.items(), (4, 1.5, 1.5), strict=True):  # two curves are one: both show
+            top.plot(curve, label=name, linewidth=width)
         top.set_ylabel("loss")
-        top.legend(frameon=False)
-        gap = np.array(apart(curves[names[0]], curves[names[1]]))
-        bottom.semilogy(np.maximum(gap, 1e-10), color="black", linewidth=0.8)
-        bottom.set(ylabel="difference", xlabel="update", ylim=(1e-10, 1))
+        top.legend()
+        one, many, _ = curves.values()
+        gap = np.array(apart(one, many))
+        zero = np.flatnonzero(gap == 0)  # a logarithm has no place for it
+        bottom.semilogy(np.where(gap, gap, np.nan), ".-", color=INK, linewidth=0.8, markersize=3, label="difference")
+        bottom.semilogy(zero, np.full(len(zero), 1e-9), "v", color=LINES[0], markersize=4, label="exactly 0")
+        bottom.set(ylabel="difference of\nthe first two", xlabel="update", ylim=(3e-10, 1))
+        bottom.legend(ncols=2)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from .drawn import CLIPS, EACH, PARTS, RANKS, SPECIAL_CLIPS, SPECIAL_STEPS, STEP
 from .lesson import KINDS, STAGES
 
 STEPS, B, SEED, LR = 3, 8, 1, 0.1  # 8 samples: on three ranks 3, 3 and 2
-FAIR = 1.25  # times its part of the bytes may one rank send: pieces that do not divide are uneven, a star is more so
+FAIR = 1.25  # a rank may send this many times its equal part: more than uneven pieces need, less than a star
 BUCKET = 0.001  # MiB: several buckets, none divisible by 3
 CLIP = 0.25  # shorter than each gradient of the toy run
 PAST = ". Only collectives of `group` are counted, not gather_objects, nor a library such as mpi4py itself"
@@ -100,7 +100,9 @@ def check_10_1(world: Communicator, owned_parts: Callable, report: Report) -> No
         parts = [owned_parts(list(sizes), ranks, rank) for rank in range(ranks)]
         wrong = next((part for part in parts if not _slices(part, len(sizes))), None)
         told = f"owned_parts({list(sizes)}, {ranks}, rank)"
-        sentence = f"{told} returns {wrong!r}; wanted is a list of {len(sizes)} slices of whole numbers, from 0 on"
+        sentence = (
+            f"{told} returns {wrong!r}; it must be a list of {len(sizes)} slices whose ends are whole numbers from 0 on"
+        )
         if not report.true("slices", wrong is None, sentence):
             return
         said = "; ".join(f"rank {rank} {_shown(part)}" for rank, part in enumerate(parts))
@@ -114,7 +116,7 @@ def check_10_1(world: Communicator, owned_parts: Callable, report: Report) -> No
             of = f"of the bucket's {sum(sizes)} numbers, rank {rank} of {ranks} owns {cut.start}:{cut.stop}"
             report.true("share", mine == list(range(sum(sizes)))[cut], f"{told} gives {said}; {of}", str(mine))
         empty = [part for part in parts if any(cut.start >= cut.stop and cut != slice(0, 0) for cut in part)]
-        sentence = f"{told} returns {empty[0] if empty else ''}; what is empty must be slice(0, 0)"
+        sentence = f"{told} returns {empty[0] if empty else ''}; an empty part must be slice(0, 0)"
         report.true("empty", not empty, sentence, str(empty[:1]))
     if report.ok and not world.rank:
         listed = lambda *given: list(owned_parts(*given))  # a tuple is right as well
@@ -123,9 +125,9 @@ def check_10_1(world: Communicator, owned_parts: Callable, report: Report) -> No
         ring = RingCommunicator(world)
         by_map = partial(ByMap, owned_parts=owned_parts)
         ours, plain = train(ring, 1, Adam, kind=by_map), train(ring, 1, Adam)
-        sentence = "the library trains with these parts, and its parameters are not those of ZeRO-1"
+        sentence = "if the library trains with these parts, its parameters differ from those of ZeRO-1"
         report.true("library", ours.bits == plain.bits, sentence)
-        held = "with these parts rank {rank}'s optimizer holds {got:,} bytes; by its shares {expected:,}"
+        held = "with these parts rank {rank}'s optimizer holds {got:,} bytes; its shards need {expected:,}"
         report.equal("state", ours.held["optimizer"], plain.held["optimizer"], held)
 
 
@@ -139,20 +141,20 @@ def check_10_2(world: Communicator, zero1_step: Callable, report: Report) -> Non
         sharded, gap = train(ring, 1, optimizer), ours.gap(alone)
         allowed = 1e-12 if optimizer is momentum else 1e-9  # near a gradient of 0, Adam amplifies the last digit
         report.close(
-            "parameters", gap, allowed, f"{name}: after {STEPS} steps, parameters are not those of one process"
+            "parameters", gap, allowed, f"{name}: after {STEPS} steps, parameters differ from those of one process"
         )
         everybody = world.gather_objects(ours.bits)
         same = all(other == everybody[0] for other in everybody)
-        report.true("replicas", same, f"{name}: the ranks' parameters are not equal")
+        report.true("replicas", same, f"{name}: the parameters differ between ranks")
         sent, theory = (sum(world.gather_objects(run.sent)) for run in (ours, plain))
         sentence = f"{name}: all ranks sent {{got:,}} bytes in {STEPS} steps; data parallel sends {{expected:,}}"
         more = f", and this is {sent / theory:.2f} times as much" if sent > theory else ""
         report.equal("bytes", sent, theory, sentence + (more if sent else PAST))
         sentence = (
-            f"{name}: rank {world.rank} sent {ours.sent:,} of the {sent:,} bytes; each of {world.size} sends its part"
+            f"{name}: rank {world.rank} sent {ours.sent:,} of the {sent:,} bytes; each must send about 1/{world.size}"
         )
         report.true("fair", ours.sent <= FAIR * theory / world.size, sentence, ours.sent)
-        sentence = f"{name}: rank {{rank}}'s optimizer holds {{got:,}} bytes; for its shares it needs {{expected:,}}"
+        sentence = f"{name}: rank {{rank}}'s optimizer holds {{got:,}} bytes; its shards need {{expected:,}}"
         report.equal("state", ours.held.get("optimizer", 0), sharded.held["optimizer"], sentence)
     if all(world.gather_objects(report.ok)):
         agrees_on_ranks(report, zero1_step, REFERENCE["step"], SPECIAL_STEPS, stepped)
@@ -161,7 +163,7 @@ def check_10_2(world: Communicator, zero1_step: Callable, report: Report) -> Non
 
 
 def check_10_3(world: Communicator, clip_shares: Callable, report: Report) -> None:
-    """Check gradients that can be followed by hand, then training as on one process."""
+    """Check gradients that can be computed by hand, then training as on one process."""
     ring = RingCommunicator(world)
     for limit, *gradients in (
         (1.0, [1, 0, 0, 1]),
@@ -175,7 +177,7 @@ def check_10_3(world: Communicator, clip_shares: Callable, report: Report) -> No
         length = sum(float(g @ g) for g in whole) ** 0.5
         told = f"gradient {' and '.join(map(str, gradients))}, limit {limit:g}: "
         got = float(norm) if _number(norm) else float("nan")
-        sentence = f"{told}rank {report.rank} returns {norm!r}; the length is {length:.15g}"
+        sentence = f"{told}rank {report.rank} returns {norm!r}; the norm is {length:.15g}"
         report.true("length", abs(got - length) < 1e-12, sentence, got)
         factor = min(1.0, limit / length)
         right = [factor * g[shard_of(4, world.size, world.rank)] for g in whole]
@@ -183,11 +185,13 @@ def check_10_3(world: Communicator, clip_shares: Callable, report: Report) -> No
         after = sum(world.gather_objects(sum(float(m @ m) for m in mine))) ** 0.5
         shown, due = (" and ".join(str(m.tolist()) for m in shards) for shards in (mine, right))
         sentence = (
-            f"{told}rank {report.rank}'s shares are {shown} afterwards, and the whole gradient {after:.15g} long; "
+            f"{told}rank {report.rank}'s shards are then {shown}, and the norm of the whole gradient is {after:.15g}; "
         )
-        report.true("shortened", not off, f"{sentence}right is {due}, {factor:.15g} times what was there", shown)
+        report.true(
+            "shortened", not off, f"{sentence}the shards must be {due}, {factor:.15g} times what they were", shown
+        )
         sent, most = sum(world.gather_objects(ledger.bytes.total())), 8 * world.size**2 * len(whole)
-        sentence = f"{told}all ranks sent {sent} bytes; one number from each is enough" + ("" if sent else PAST)
+        sentence = f"{told}all ranks sent {sent} bytes; one number from each rank is enough" + ("" if sent else PAST)
         report.true("bytes", 0 < sent <= most, sentence, sent)
     lengths: dict[str, list[float]] = {"ours": [], "alone": []}
 
@@ -199,9 +203,12 @@ def check_10_3(world: Communicator, clip_shares: Callable, report: Report) -> No
 
     trained, true = train(ring, 1, SGD, ours), train(world_of_one(), 0, SGD, alone)
     gap = max(abs(a - b) for a, b in zip(*lengths.values(), strict=True))
-    report.close("norms", gap, 1e-12, "in a training run, the lengths are not those of one process")
+    report.close("norms", gap, 1e-12, "in a training run, the norms differ from those of one process")
     report.close(
-        "parameters", trained.gap(true), 1e-12, f"after {STEPS} clipped steps, parameters are not those of one process"
+        "parameters",
+        trained.gap(true),
+        1e-12,
+        f"after {STEPS} clipped steps, parameters differ from those of one process",
     )
     for drawn in (SPECIAL_CLIPS, CLIPS):
         if all(world.gather_objects(report.ok)):
@@ -217,12 +224,13 @@ def check_10_4(world: Communicator, bytes_of_a_rank: Callable[..., float], repor
         counted = sum(world.gather_objects(sum(run.held[kind] for kind in KINDS))) / world.size
         got = bytes_of_a_rank(P, world.size, stage, (8, 8, 16))
         got = float(got) if _number(got) else got
-        sentence = f"stage {stage}, {P} parameters of (8, 8, 16) bytes on {world.size} ranks: you say {got!r}, counted "
-        report.true("counted", _number(got) and abs(got - counted) < 1e-6, f"{sentence}{counted:.1f} on average", got)
+        sentence = f"stage {stage}, {P} parameters of (8, 8, 16) bytes on {world.size} ranks: you return {got!r}, "
+        sentence += f"the ledger counts {counted:.1f} on average"
+        report.true("counted", _number(got) and abs(got - counted) < 1e-6, sentence, got)
     for stage, table in enumerate((120.0, 31.4, 16.6, 1.9)):
         got = bytes_of_a_rank(7.5e9, 64, stage)
         got = float(got) if _number(got) else got
-        sentence = f"stage {stage}, 7.5e9 parameters on 64 ranks, half precision: you say {got!r} bytes; the paper "
+        sentence = f"stage {stage}, 7.5e9 parameters on 64 ranks, half precision: you return {got!r} bytes; the paper "
         report.true("table", _number(got) and round(got / 1e9, 1) == table, f"{sentence}has {table} GB", got)
     if all(world.gather_objects(report.ok)) and not world.rank:
         agrees(report, bytes_of_a_rank, REFERENCE["bytes"], RANKS | EACH, close=1e-9, name="bytes_of_a_rank")
@@ -277,7 +285,7 @@ def gather_of_the_whole(comm: Communicator, x: Array, tag: Tag, shards: Shards |
     """Run the ring's all-gather. Raise ValueError if given only a shard: MPI would report truncated messages."""
     lengths = comm.gather_objects(len(x))
     if len(set(lengths)) > 1:
-        told = "it takes the whole array, in which the rank's share stands, and fills in the others"
+        told = "it takes the whole array, which holds the rank's shard, and fills in the other shards"
         raise ValueError(f"all_gather was called with {lengths} numbers on the ranks; {told}")
     ring_all_gather(comm, x, tag, shards)
 

@@ -61,7 +61,7 @@ STEPS_TWICE = st.integers(1, 5).flatmap(
 
 
 def stepped(zero1_step: Callable, comm: Communicator, given: Steps) -> dict[str, Any]:
-    """Return w after the steps, and how many numbers the optimizer remembers: it steps by all gradients so far."""
+    """Return w after the steps, and how many numbers the optimizer, which sums all gradients so far, remembers."""
     ring, w, state = RingCommunicator(comm), np.array(given.w, given.dtype), []
 
     def update(piece: Array, g: Array) -> None:
@@ -70,6 +70,8 @@ def stepped(zero1_step: Callable, comm: Communicator, given: Steps) -> dict[str,
         if not len(piece) == len(g) == len(state[0]):
             told = f"{len(piece)} parameters and {len(g)} gradients, and it remembers {len(state[0])}"
             raise ValueError(f"update was called with {told}")
+        if piece.dtype != w.dtype:
+            raise ValueError(f"update was called with parameters in {piece.dtype}; those of w are in {w.dtype}")
         state[0] += g
         piece -= state[0] / 2
 
@@ -79,7 +81,7 @@ def stepped(zero1_step: Callable, comm: Communicator, given: Steps) -> dict[str,
 
 
 class Clip(NamedTuple):
-    """Arguments of clip_shares: the whole gradient, bucket by bucket, of which each rank has its shares."""
+    """Arguments of clip_shares: the whole gradient, bucket by bucket, of which each rank has its shards."""
 
     buckets: list[list[float]]
     limit: float
@@ -94,7 +96,7 @@ SPECIAL_CLIPS = st.sampled_from(
         Clip([[0.0]], 1.0, "float64"),
         Clip([[3.0, 4.0], [0.0]], 4.999, "float64"),
         Clip([[3.0], [4.0]], 5.0, "float32"),
-        Clip([[0.1, 0.2, 0.3, 0.7]], 0.5, "float64"),  # another order of adding, another last digit
+        Clip([[0.1, 0.2, 0.3, 0.7]], 0.5, "float64"),  # another order of additions gives another last digit
     )
 )
 CLIPS = st.builds(
@@ -113,7 +115,7 @@ def clipped(clip_shares: Callable, comm: Communicator, given: Clip) -> dict[str,
     norm = clip_shares(listed, ring, given.limit)
     return {
         "norm": norm,
-        "norms of different bits": len(set(comm.gather_objects(norm))),
-        "shares": [shard.tolist() for shard in shards],
-        "shares in its list": sum(a is b for a, b in zip(listed, shards, strict=False)),
+        "distinct norms on the ranks": len(set(comm.gather_objects(norm))),
+        "shards": [shard.tolist() for shard in shards],
+        "shards left in its list": sum(a is b for a, b in zip(listed, shards, strict=False)),
     }

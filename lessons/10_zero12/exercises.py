@@ -10,8 +10,8 @@ EXERCISES = (
         ranks=3,
         hints=(
             "shard_of(sum(sizes), ranks, rank) is the rank's shard. Where in it does each parameter begin?",
-            "A parameter that begins at b covers b:b + size. What have that and the share in common? Count it from b.",
-            "The part is from max(start - begin, 0) to min(stop - begin, size), and empty if that is no range.",
+            "A parameter that begins at b covers b:b + size. What has that in common with the shard? Count it from b.",
+            "The slice is max(start - begin, 0) to min(stop - begin, size), or slice(0, 0) if that is empty.",
         ),
     ),
     Exercise(
@@ -20,8 +20,8 @@ EXERCISES = (
         "check:zero1_step",
         ranks=3,
         hints=(
-            "Three things happen: gradients go to their owners, each owner steps on its share, parameters come back.",
-            "group.reduce_scatter(g, GRADIENTS) returns this rank's share of the sum. Which piece of w belongs to it?",
+            "Three things happen: gradients go to their owners, each owner updates its shard, parameters come back.",
+            "group.reduce_scatter(g, GRADIENTS) returns this rank's shard of the sum. Which piece of w belongs to it?",
             "With mine = shard_of(len(w), group.size, group.rank): update(w[mine], ...), then group.all_gather(w, "
             "PARAMETERS).",
         ),
@@ -33,9 +33,9 @@ EXERCISES = (
         ranks=3,
         planted="3_as_given.py",
         hints=(
-            "Two ranks, the gradient [1, 0, 0, 1], the limit 1. What does each rank see? Is anything shortened?",
-            "The square of a length is a sum of squares. Each rank has some of the summands.",
-            "Put the rank's sum of squares into an array of one number, group.all_reduce(array, NORM), then the root.",
+            "Two ranks, the gradient [1, 0, 0, 1], the limit 1. Which norm does each rank compute? Is anything scaled?",
+            "The square of the norm is a sum of squares. Each rank has some of the summands.",
+            "Put the rank's sum of squares into an array of one number, group.all_reduce(array, NORM), take the root.",
         ),
     ),
     Exercise(
@@ -44,9 +44,9 @@ EXERCISES = (
         "check:bytes_of_a_rank",
         ranks=3,
         hints=(
-            "What is not divided is held whole by every rank; of what is divided, a rank has 1/N.",
-            "Stage 1 divides the optimizer's state, 2 the gradients as well, 3 the parameters as well.",
-            "In half precision: 16, 4 + 12/N, 2 + 14/N and 16/N bytes a parameter. Now with each = (a, b, c).",
+            "Every rank holds all of what is not divided, and 1/N of what is.",
+            "Stage 1 divides the optimizer state, stage 2 also the gradients, stage 3 also the parameters.",
+            "In half precision: 16, 4 + 12/N, 2 + 14/N and 16/N bytes per parameter. Now with each = (a, b, c).",
         ),
     ),
 )

@@ -37,17 +37,17 @@ picture = import_module("lessons.10_zero12.picture")
 
 # %% One run
 class Run(NamedTuple):
-    """What a rank knows after training. held: kind -> bytes alive when the optimizer has stepped."""
+    """What a rank reports after training. held: kind -> bytes alive after the optimizer's step."""
 
     bits: list[bytes]  # of the parameters
     held: dict[str, int]
     gradients: list[int]  # bytes of gradients alive in the last update, after each change
     sent: int  # bytes in a step
-    owned: int  # the bytes of this rank's shares of the parameters
+    owned: int  # the bytes of this rank's shards of the parameters
 
 
 def train(world: Communicator, loader: ArrayLoader, stage: int, steps: int, scatter: Scatter | None = None) -> Run:
-    """Trains a small MLP with Adam. The lines are the same for data parallel and for each stage."""
+    """Train a small MLP with Adam. The code is the same for data parallel and for each stage."""
     ledger = Ledger()
     with ledger.open():
         model = mlp(MLPConfig(hidden=(64, 64, 64)))
@@ -60,23 +60,23 @@ def train(world: Communicator, loader: ArrayLoader, stage: int, steps: int, scat
             compute_gradients(model, loader.batch(number).part(world.rank, world.size), reducer)  # and adds them up
             adam.step(0.01)  # on what this rank owns
             held = {kind: ledger.live[kind] for kind in KINDS}
-            reducer.gather_parameters()  # the parameters are whole again
+            reducer.gather_parameters()  # every rank has all parameters again
     sizes = [size for size, _ in groupby(live.get("gradients", 0) for live in ledger.history or [])]
-    sizes = sizes[sizes.index(0) :]  # at first, those of the last update are dropped
+    sizes = sizes[sizes.index(0) :]  # an update begins by freeing the gradients of the last one
     owned = sum(4 * len(range(bucket.size)[bucket.own_shard]) for bucket in reducer.buckets)
     bits = [x.tobytes() for x in gather(model, world, reducer=reducer).values()]
     return Run(bits, held, sizes, ledger.bytes.total() // steps, owned)
 
 
 def all_reduced(flat: Array, group: Communicator) -> Array:
-    """The obvious way to give each rank the sum of its share: everybody gets the whole sum."""
+    """Give each rank its shard of the sum the obvious way: every rank gets the whole sum."""
     group.all_reduce(flat, GRADIENTS)
     return flat
 
 
 # %% The experiment
 def experiment(world: Communicator, stage: int, steps: int, receipt: Receipt) -> list[list[Run]]:
-    """Trains at every stage, fills the receipt. Returns for each stage the runs of all ranks."""
+    """Train at every stage and fill the receipt. Return the runs of all ranks for each stage."""
     images, labels = load_digits()
     loader, ring, N = ArrayLoader(images.astype("float32"), labels, B, SEED), RingCommunicator(world), world.size
     stages = [world.gather_objects(train(ring, loader, stage, steps)) for stage in STAGES]
@@ -86,7 +86,7 @@ def experiment(world: Communicator, stage: int, steps: int, receipt: Receipt) ->
     for s in range(1, stage + 1):
         receipt.true(f"stage {s}: equal to stage 0 bit for bit, {steps} steps", equal(stages[s]))
     receipt.equal("M, the bytes of 13,130 parameters in float32", 4 * 13130, M)
-    theory = ((4, 0, "4 M"), (2, 2, "2 M + 2 shares"), (1, 3, "M + 3 shares"), (0, 4, "4 shares"))
+    theory = ((4, 0, "4 M"), (2, 2, "2 M + 2 shards"), (1, 3, "M + 3 shards"), (0, 4, "4 shards"))
     for s, (whole, divided, told) in enumerate(theory):
         held = [sum(run.held.values()) for run in stages[s]]
         receipt.equal(f"stage {s}: bytes held by all ranks", (whole * N + divided) * M, sum(held))
@@ -103,8 +103,8 @@ def experiment(world: Communicator, stage: int, steps: int, receipt: Receipt) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--stage", type=int, default=2, choices=(1, 2, 3), help="compare the stages up to this one")
-    parser.add_argument("--steps", type=int, default=20, help="updates (default: 20)")
+    parser.add_argument("--stage", type=int, default=2, choices=(1, 2, 3), help="compare with stage 0 up to this stage")
+    parser.add_argument("--steps", type=int, default=20, help="number of updates (default: 20)")
     parser.add_argument("--figure", help="write the picture to this file")
     options, receipt = parser.parse_args(), Receipt()
     with minitrain.launch() as world:
@@ -114,7 +114,7 @@ def main() -> None:
         if world.rank == 0:
             curve = {f"stage {options.stage}": picture.curve(stages, options.stage)}
             print(f"{picture.bars(stages)}\n")
-            print(chart(curve, "gradients that rank 0 holds in one update, in M", "array made or freed:", height=8))
+            print(chart(curve, "gradients on rank 0 in one update, in M", "array allocated or freed:", height=8))
             if options.figure:
                 picture.draw(stages, options.figure)
         receipt.print(world)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lessons.charts import figure
+from lessons.charts import FILLS, figure
 
 
 def held(stages: list[list[Any]], stage: int, rank: int) -> dict[str, float]:
@@ -21,7 +21,7 @@ def curve(stages: list[list[Any]], stage: int) -> list[float]:
 
 def bars(stages: list[list[Any]]) -> str:
     """A bar for each stage and rank. A letter is the kind's first one: p, g, o; eight of them are M."""
-    lines = ["held when the optimizer has stepped, in M: parameters, gradients, optimizer"]
+    lines = ["held after the optimizer's step, in M (p: parameters, g: gradients, o: state)"]
     for stage, ranks in enumerate(stages):
         for rank in range(len(ranks)):
             mine = held(stages, stage, rank)
@@ -35,16 +35,17 @@ def draw(stages: list[list[Any]], path: str) -> None:
     """What rank 0 holds at each stage, and its gradients during one update."""
     with figure(path, columns=2) as (left, right):
         names, below = [f"stage {s}" for s in range(len(stages))], np.zeros(len(stages))
-        for kind in held(stages, 0, 0):
+        for kind, fill in zip(held(stages, 0, 0), FILLS[:3], strict=True):
             heights = np.array([held(stages, s, 0)[kind] for s in range(len(stages))])
-            left.bar(names, heights, bottom=below, label=kind, width=0.6)
+            left.bar(names, heights, bottom=below, label=kind, width=0.6, color=fill)
             below += heights
         for x, total in enumerate(below):
             left.text(x, total + 0.05, f"{total:.2f}", ha="center")
-        left.set_ylabel("M, held by rank 0 after the step")
-        left.legend(frameon=False)
-        for s, style in ((1, "--"), (2, "-")):
+        M = stages[0][0].held["parameters"]
+        left.set(ylabel="held by rank 0 after the step, in M", xlabel=f"M: {M:,} bytes, all parameters")
+        left.legend()
+        for s in (2, 1):
             one = curve(stages, s)
-            right.step(np.linspace(0, 1, len(one)), one, style, where="post", color="C1", label=names[s])
-        right.set(ylabel="M, gradients of rank 0", xlabel="during one update", xticks=[])
-        right.legend(frameon=False)
+            right.step(np.linspace(0, 1, len(one)), one, where="post", label=names[s])
+        right.set(ylabel="gradients of rank 0, in M", xlabel="one update", xticks=(0, 1), xticklabels=("start", "end"))
+        right.legend()

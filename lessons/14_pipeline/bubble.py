@@ -1,16 +1,16 @@
-"""What theory says of the bubble; timelines as text and as a picture."""
+"""The theory of the bubble; timelines as text and as a figure."""
 
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 
-from lessons.charts import figure
-from minitrain.observe.clock import COLOURS, Timeline
+from lessons.charts import TEXT_ON, figure
+from minitrain.observe.clock import COLORS, NAMES, Timeline
 
-CLOSE = """All stages must fill and drain in both, so gpipe and 1f1b have the same bubble;
-1f1b only makes each backward earlier, so that fewer activations wait for it."""
+CLOSE = """The pipeline fills and drains in both, so gpipe and 1f1b have the same bubble.
+1f1b only runs each backward earlier, so fewer activations wait for it."""
 
 
-# schedule -> a function of p ranks and m micro-batches: idle time / all time, and the most in flight on each rank
+# schedule -> a function of p ranks and m micro-batches: (idle time / all time, most in flight on each rank)
 THEORY: dict[str, Callable[[int, int], tuple[Fraction, list[int]]]] = {
     "naive": lambda p, m: (1 - Fraction(1, p), [1] * p),
     "gpipe": lambda p, m: (Fraction(p - 1, m + p - 1), [m] * p),
@@ -21,8 +21,8 @@ THEORY: dict[str, Callable[[int, int], tuple[Fraction, list[int]]]] = {
 
 
 def text(runs: Mapping[tuple[str, int], Timeline]) -> str:
-    """(schedule, micro-batches) -> the timeline of its update: one below the other, with what they say."""
-    parts = ["virtual time; digits: forward, letters: backward, dots: the bubble"]
+    """Return the timelines, one below the other. runs: (schedule, micro-batches) -> the timeline of one update."""
+    parts = ["virtual time; digits: forward, letters: backward, dots: idle"]
     if any(name == "zb-h1" for name, _ in runs):
         parts[0] += "\nsmall letters: gradients of inputs, capitals: gradients of weights"
     for (name, m), t in runs.items():
@@ -37,9 +37,12 @@ def draw(gpipe: Timeline, one_f: Timeline, path: str) -> None:
             for r, lane in enumerate(t.lanes):
                 for start, end, do in lane:
                     left, width = float(start), float(end - start)
-                    axis.barh(r, width, 0.9, left, color=COLOURS[do.kind], edgecolor="white")
-                    axis.text(left + width / 2, r, do.micro, ha="center", va="center", fontsize=7)
+                    fill, label = COLORS[do.kind], f"{NAMES[do.kind]}, time {width:g}"
+                    axis.barh(r, width, 0.9, left, color=fill, label=label if r == do.micro == 0 else None)
+                    axis.text(left + width / 2, r, do.micro, color=TEXT_ON[fill], ha="center", va="center", fontsize=7)
             axis.set_yticks(range(len(t.lanes)), [f"rank {r}: {peak} in flight" for r, peak in enumerate(t.peaks)])
-            axis.set(title=f"{name}: {t.idle} of the time idle", xlim=(0, float(t.makespan)))
+            axis.set_title(f"{name}: {t.idle} of the time idle", loc="left")
+            axis.set_xlim(0, float(t.makespan))
             axis.invert_yaxis()
-        axes[1].set_xlabel("virtual time; blue: forward, 1 unit; orange: backward, 2 units")
+        axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+        axes[1].set_xlabel("virtual time; in each box the number of its micro-batch")

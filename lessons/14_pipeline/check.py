@@ -30,6 +30,7 @@ SIZES = ((4, 8), (3, 7), (4, 2), (1, 3))  # (p, m): m divisible by p or not, few
 RUNS = ((4, 6), (3, 4), (4, 2))
 B, WIDTH, STEPS = 13, 32, 2  # 20 samples in batches of 13 and 7
 ROUNDED = ((4, 20), (4, 12))  # (p, percent) at which formulas with floats are wrong by rounding
+EXACT = ((10, 60), (22, 35), (43, 70), (58, 57))  # others at which the percentage is reached exactly
 OTHERS: tuple[tuple[int, int, int, int, Any], ...] = (  # (p, steps, m, batch, schedule)
     (3, 3, 3, 5, "gpipe"),
     (2, 1, 7, 5, "1f1b"),  # more micro-batches than images
@@ -40,7 +41,7 @@ OTHERS: tuple[tuple[int, int, int, int, Any], ...] = (  # (p, steps, m, batch, s
 
 
 def micro_batches(p: int, percent: int) -> int:
-    """Return the fewest micro-batches with which at most `percent` per cent of the time is idle on p ranks.
+    """Return the fewest micro-batches with which at most `percent`% of the time is idle on p ranks.
 
     The schedule is GPipe or 1F1B; idle time is compared with all time, as in the GPipe paper. percent is a whole number
     from 1 to 100. Start with p = 4 and percent = 10.
@@ -71,28 +72,33 @@ def check_14_3(world: Communicator, answer: Callable[[int, int], int], report: R
         if (p == 1 or (p, percent) == ROUNDED[0]) and not report.ok:
             return  # special cases would hide other mistakes
         m = answer(p, percent)
-        asked = f"p = {p}, at most {percent} of 100: you say m = {m!r}"
-        fine, told = _is_whole(m) and 1 <= m <= 1000, f"{asked}; it must be an int from 1 on"
+        asked = f"p = {p}, percent = {percent}: you return m = {m!r}"
+        fine, told = _is_whole(m) and 1 <= m <= 1000, f"{asked}; it must be a whole number from 1 on"
         if not report.true(f"number {p} {percent}", fine, told, m):
             return
         idle, fewer = (100 * simulate(all_ranks("1f1b", p, n)).idle for n in (m, max(1, m - 1)))
-        report.true("enough", idle <= percent, f"{asked}, which leaves {float(idle):.2f} of 100 idle", m)
-        too_many = f"{asked}, but {m - 1} are enough: they leave {float(fewer):.2f} of 100 idle"
+        report.true("enough", idle <= percent, f"{asked}, with which {float(idle):.2f}% of the time is idle", m)
+        too_many = f"{asked}, but {m - 1} are enough: with them {float(fewer):.2f}% of the time is idle"
         report.true("least", m == 1 or fewer > percent, too_many, m)
+    for p, percent in EXACT if report.ok else ():
+        m, fewest = answer(p, percent), micro_batches(p, percent)
+        told = f"p = {p}, percent = {percent}: you return m = {m!r}; the fewest are {fewest}"
+        if not report.true("exactly", m == fewest, told, m):
+            return
     if report.ok:
         drawn = st.tuples(st.integers(1, 5), st.sampled_from([100, 99, 50, 10]) | st.integers(10, 100))
         agrees(report, answer, micro_batches, drawn, examples=30)
 
 
 def check_14_4(world: Communicator, train: Callable, report: Report) -> None:
-    """Check that the repaired program equals one process and that every stage passes on each micro-batch separately."""
+    """Check that the fixed program equals one process and that every stage passes on each micro-batch separately."""
     ring, p, r = RingCommunicator(world), world.size, world.rank
     serial, work = alone()
     for m in (4, 2):
         with Ledger().open() as ledger:
             result = train(ring, toy(), STEPS, m, "1f1b")
         kinds = ", ".join(type(part).__name__ for part in (result if isinstance(result, tuple) else [result]))
-        told = f"rank {r} returned {kinds}; it must be two things, a list and a dict, on every rank"
+        told = f"rank {r} returned {kinds}; it must return (losses, gradients), a list and a dict, on every rank"
         if not all(world.gather_objects(report.true("result", _right_kind(result), told))):
             return
         compare(report, result, serial, f"{p} ranks, m = {m}")
@@ -128,10 +134,10 @@ def are_right(schedule: Callable, report: Report, peaks: Callable[[int, int], li
         if not report.true("order", not wrong, f"{at}: {wrong}", wrong):
             continue
         wrong = _wrong(lists, m, sends)
-        told = f"{at}: the lists need sends that do not wait for their receiver. With others, {wrong}"
+        told = f"{at}: the lists work only if sends do not wait for their receiver. If they do, {wrong}"
         report.true("synchronous sends", not wrong, told, wrong)
         t = simulate(lists)
-        told = f"{at}: the ranks have {{got}} activations in flight at the worst moment; it must be {{expected}}"
+        told = f"{at}: the most micro-batches in flight on the ranks are {{got}}; they must be {{expected}}"
         report.equal("in flight", t.peaks, peaks(p, m), told)
         told = f"{at}: the step takes {{got}} units of time; {{expected}} are enough (a forward 1, a backward 2)"
         report.equal("time", t.makespan, 3 * (m + p - 1), told)
@@ -149,7 +155,7 @@ def _wrong(lists: Sequence[Sequence[Do]], m: int, sends: str) -> str:
 
 
 def _strange(mine: Any) -> str:
-    """Say what a rank's list is, or has in it, that no list of this lesson has; empty if it is fine."""
+    """Say what is wrong with the type or the elements of a rank's list; empty if nothing is."""
     if not isinstance(mine, list):
         return f"a rank's list is of type {type(mine).__name__}"
     for do in mine:
@@ -159,18 +165,20 @@ def _strange(mine: Any) -> str:
 
 
 def are_those_of_the_library(schedule: Callable, model: Callable, report: Report) -> None:
-    """Claim that the lists are the docstring's for other sizes, too, and whatever was asked before; v must be 1."""
+    """Claim that the lists follow the docstring for other sizes, whatever was called before, and that v must be 1."""
     for p, m in product(range(1, 7), (*range(1, 13), 30)) if report.ok else ():
         for r in range(p):
             mine, true = schedule(r, p, m, 1), model(r, p, m, 1)
             strange = _strange(mine) or f"the list is {' '.join(map(str, mine))}"
             told = f"r = {r}, p = {p}, m = {m}: {strange}; it must be {' '.join(map(str, true))}"
             if mine != true and fresh(schedule)(r, p, m, 1) == true:
-                told += ", as it is if this call is the first: something is kept between calls"
+                told += ", which it is if this call is the first: something is kept between calls"
             if not report.true("list", mine == true, told, strange):
                 return
     if report.ok and report.rank == 0:
-        sizes = st.tuples(st.integers(0, 5), st.integers(1, 6), st.integers(1, 30), st.sampled_from([(), (1,), (2,)]))
+        sizes = st.tuples(
+            st.integers(0, 5), st.integers(1, 6), st.integers(1, 30), st.sampled_from([(), (1,), (2,), (0,)])
+        )
         agrees(report, schedule, model, sizes.map(lambda size: (size[0] % size[1], *size[1:3], *size[3])))
 
 
@@ -192,7 +200,7 @@ def runs_like_one_process(world: Communicator, schedule: Callable, report: Repor
         result = model_solution(Synchronous(group), toy(), STEPS, m, schedule, clock)
         compare(report, result, serial, at)
         lane = simulate([schedule(r, p, m, 1) for r in range(p)]).lanes[group.rank]
-        told = f"{at}: rank {group.rank} did something else than its list says, or at another time"
+        told = f"{at}: rank {group.rank} did not execute its list, or not at the expected times"
         report.true("timeline", clock.lane[: len(lane)] == lane, told)
 
 
@@ -233,13 +241,13 @@ def compare(report: Report, result: Result, serial: Result, at: str) -> None:
         return
     gap = max(abs(a - b) for a, b in zip(result[0], serial[0], strict=True))
     got, true = (", ".join(f"{loss:.6g}" for loss in losses) for losses, _ in (result, serial))
-    report.close("loss", gap, 1e-12, f"{at}: the losses {got} are not those of one process, {true}")
+    report.close("loss", gap, 1e-12, f"{at}: the losses are {got}, but on one process {true}")
     missing = sorted(serial[1].keys() - result[1].keys())
-    told = f"{at}: the gradients have no {', '.join(missing)[:80]}; those of all ranks are asked for"
+    told = f"{at}: the gradients lack {', '.join(missing)[:80]}; the dict must hold those of all ranks"
     if not report.true("all gradients", not missing, told):
         return
     gap = max(float(np.abs(result[1][path] - true).max()) for path, true in serial[1].items())
-    told = f"{at}: the gradients of update {len(serial[0])} are not those of one process"
+    told = f"{at}: the gradients of update {len(serial[0])} differ from those of one process"
     report.close("gradients", gap, 1e-12, told)
 
 

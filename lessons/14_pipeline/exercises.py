@@ -9,10 +9,10 @@ EXERCISES = (
         "minitrain.parallel.pipeline_schedules:gpipe",
         ranks=4,
         hints=(
-            "A list of instructions says nothing about waiting: the interpreter waits when it needs a message. What "
-            "does rank 2 do, in which order? Is it anything else than what rank 0 does?",
-            'The forward of micro-batch i is Do("F", i). First all forwards, i = 0 .. m-1, then all backwards.',
-            'One list of Do("F", i) for i in range(m), and behind it one of Do("B", i), the same on every rank.',
+            "A list of instructions does not mention waiting: the interpreter waits when it needs a message. What "
+            "does rank 2 do, in which order? Does rank 0 do anything else?",
+            'The forward of micro-batch i is Do("F", i). All forwards come first, i = 0 .. m-1, then all backwards.',
+            'A list of Do("F", i) for i in range(m), followed by one of Do("B", i), the same on every rank.',
         ),
     ),
     Exercise(
@@ -21,10 +21,10 @@ EXERCISES = (
         "minitrain.parallel.pipeline_schedules:one_forward_one_backward",
         ranks=4,
         hints=(
-            "Read the picture row by row. The last rank takes turns from the start: how many forwards does the rank "
-            "before it make first? And rank 0?",
+            "Read the timeline row by row. The last rank takes turns from the start. How many forwards does the rank "
+            "before it run first? And rank 0?",
             "Three parts: w = min(m, p-r-1) forwards; then pairs of a forward and a backward, while there are "
-            "forwards; then the backwards that are left. How many pairs are there?",
+            "forwards; then the remaining backwards. How many pairs are there?",
             'F0 .. F(w-1); then for i in range(m - w): Do("F", w + i), Do("B", i); then Do("B", i) for the last w.',
         ),
     ),
@@ -33,8 +33,8 @@ EXERCISES = (
         "P",
         "check:micro_batches",
         hints=(
-            "The idle part of all time is (p-1) / (m+p-1). Set it equal to percent / 100.",
-            "For 10 of 100: 10 (p-1) = m+p-1, so m = 9 (p-1).",
+            "The idle part of the time is (p-1) / (m+p-1). Set it equal to percent / 100.",
+            "For 10 percent: 10 (p-1) = m+p-1, so m = 9 (p-1).",
             "m = (p-1) (100 - percent) / percent, rounded up to a whole number, and at least 1.",
         ),
     ),
@@ -46,8 +46,8 @@ EXERCISES = (
         planted="4_as_given.py",
         hints=(
             "There are two mistakes, both in the loop over updates. One changes the size of the gradient, the other "
-            "which weights the micro-batches see.",
-            "By what must the loss of a micro-batch be divided, so that all together are the loss of the batch? And "
+            "the weights that the micro-batches see.",
+            "By what must the loss of a micro-batch be divided, so that the losses add up to that of the batch? And "
             "how often are the weights updated for one batch?",
             "Leave batch.where as the loader made it; give the whole batch to compute_gradients once, with m "
             "micro-batches, and make one update.step after it.",

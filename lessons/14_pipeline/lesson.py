@@ -1,4 +1,4 @@
-"""The bubble: the timelines of real runs of a pipeline, in virtual time, and what they say.
+"""The bubble: timelines of real pipeline runs, in virtual time.
 
 mpirun -n 4 python lessons/14_pipeline/lesson.py [--schedule 1f1b] [--micro 4] [--figure FILE.svg]
 """
@@ -31,19 +31,19 @@ from minitrain.parallel.strategy import Strategy
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients
 
-B, M, WIDTH = 32, 8, 32  # images of a batch, micro-batches of the comparison, numbers that a layer passes on
+B, M, WIDTH = 32, 8, 32  # images per batch, micro-batches of the comparison, width of a layer
 DIGITS = ArrayLoader(*load_digits(), B, seed=1)
-bubble = import_module("lessons.14_pipeline.bubble")  # what theory says of it, and how it is drawn
+bubble = import_module("lessons.14_pipeline.bubble")  # the theory and the drawing
 
 
 # %% The whole of pipeline parallel: the same lines for one process and for many
 def train(
     world: Communicator, loader: ArrayLoader, steps: int, m: int, schedule: Any = "1f1b", clock: Clock | None = None
 ) -> tuple[list[float], dict[str, np.ndarray]]:
-    """Trains an MLP of 8 layers, of which each rank has some, with m micro-batches an update.
+    """Train an MLP of 8 layers, divided among the ranks, with m micro-batches per update.
 
-    schedule: its name, or a function such as gpipe. clock: what counts virtual time, if anything does.
-    Returns the losses of the global batches, and the gradients of the last one, put together from all ranks.
+    schedule: a name or a function such as gpipe. clock: records virtual time; None: nothing does.
+    Return the losses of the global batches and the gradients of the last one, gathered from all ranks.
     """
     model = mlp(MLPConfig(hidden=(32,) * 7, dtype="float64"))
     chunks = 2 if schedule == "interleaved" else 1
@@ -56,7 +56,7 @@ def train(
     with observing(observer):
         for number in range(steps):
             batch = loader.batch(number)  # rank 0 reads its images, the last rank its labels
-            loss = compute_gradients(model, batch, reducer, m)  # all that the schedule says, in here
+            loss = compute_gradients(model, batch, reducer, m)  # follows the schedule
             update.step(0.1)  # once, when the pipeline is empty
             losses.append(sum(world.gather_objects(loss)))
     return losses, gather(model, world, "grad", reducer)
@@ -64,7 +64,7 @@ def train(
 
 # %% The experiment
 def measure(world: Communicator, schedule: str, m: int) -> tuple[Timeline, dict[str, np.ndarray], int, int]:
-    """One update: its timeline and gradients, the bytes that all ranks sent, the most activation bytes on rank 1."""
+    """Make one update. Return its timeline, gradients, bytes sent by all ranks, and rank 1's peak activation bytes."""
     clock = Clock()
     with Ledger(history=True).open() as ledger:
         _, reducer = train(world, DIGITS, 1, m, schedule, clock)
@@ -75,7 +75,7 @@ def measure(world: Communicator, schedule: str, m: int) -> tuple[Timeline, dict[
 
 
 def experiment(world: Communicator, name: str, m: int, receipt: Receipt) -> dict[tuple[str, int], Timeline]:
-    """Runs the chosen schedule and, for comparison, GPipe, 1F1B and naive; fills the receipt, returns the timelines."""
+    """Run the chosen schedule and, for comparison, GPipe, 1F1B and naive. Fill the receipt, return the timelines."""
     p, runs, gaps, sizes, kept = world.size, {}, [], set(), {}
     _, serial = train(world_of_one(), DIGITS, 1, 1)
     for schedule, micro in dict.fromkeys([(name, m), ("gpipe", M), ("1f1b", M), ("naive", m), ("naive", M)]):
@@ -90,7 +90,7 @@ def experiment(world: Communicator, name: str, m: int, receipt: Receipt) -> dict
             sizes.add(sent)
     theory, told = 2 * (p - 1) * B * WIDTH * 8, ", ".join(f"{size:,}" for size in sorted(sizes))
     receipt.true("bytes sent in a step, whatever the schedule", sizes == {theory}, theory, told)
-    if p > 2:  # rank 0 holds the images as well, and the last rank the loss
+    if p > 2:  # rank 0 also holds the images, and the last rank the loss
         ratio = Fraction(kept["gpipe"], kept["1f1b"])
         receipt.equal("bytes of activations on rank 1, gpipe / 1f1b", Fraction(M, min(M, p - 1)), ratio)
     receipt.below("gap to the gradients of one process", 1e-12, max(gaps))
@@ -99,7 +99,7 @@ def experiment(world: Communicator, name: str, m: int, receipt: Receipt) -> dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--schedule", default="1f1b", choices=list(SCHEDULES), help="of the first run (default: 1f1b)")
+    parser.add_argument("--schedule", default="1f1b", choices=list(SCHEDULES), help="the first run's (default: 1f1b)")
     parser.add_argument("--micro", type=int, default=4, help="micro-batches of the first run (default: 4)")
     parser.add_argument("--figure", help="write the picture to this file")
     options, receipt = parser.parse_args(), Receipt()

@@ -1,10 +1,10 @@
-"""An MLP learns digits at the rate 0.001 / (1 + epoch), or at those of another schedule.
+"""Train an MLP on digits at the learning rate 0.001 / (1 + epoch), or by another schedule.
 
     python lessons/programs/dynamic_rate.py [--schedule NAME] [--epochs 10] [--seed 1]
 
-Mended: the rate is set before the update that it is for, not after it, by a pure
-function of the update number; no stray character (a syntax error) stands before
-`optimizer`; there are data.
+Fixed, compared with the article: the rate is set before the update it is for, not after
+it, by a pure function of the update number; a stray character before `optimizer` (a
+syntax error) is removed; there are data.
 
 With larger batches an epoch has fewer updates, and 0.001 / (1 + epoch) is nearly used
 up after two epochs, before the model has learned: see --batch 128.
@@ -25,11 +25,11 @@ from minitrain.train.history import History
 from minitrain.train.trainer import Trainer
 
 PEAK = 0.001
-Losses = Callable[[], Sequence[float]]  # those of the validation so far
+Losses = Callable[[], Sequence[float]]  # the validation losses so far
 
 
 def schedules(per_epoch: int, updates: int, losses: Losses = list) -> dict[str, lr_schedules.Schedule]:
-    """Learning rates as functions of the update, for a run of so many updates, `per_epoch` of them in an epoch."""
+    """Return learning rates as functions of the update. updates: of the whole run; per_epoch: of one epoch."""
     warm, third = updates // 10, -(-updates // 3)
     return {
         "inverse-time": partial(lr_schedules.inverse_time, peak=PEAK, every=per_epoch),
@@ -47,7 +47,7 @@ def schedules(per_epoch: int, updates: int, losses: Losses = list) -> dict[str, 
 def run(
     world: Communicator, epochs: int = 10, seed: int = 1, schedule: str = "inverse-time", batch: int = 32
 ) -> History:
-    """Trains 64 -> 128 -> 128 -> 10 on digits by this schedule."""
+    """Train 64 -> 128 -> 128 -> 10 on digits by this schedule."""
     images, labels = load_digits()
     learned, held_out = split_digits(images.astype("float32"), labels, seed)
     train, validation = ArrayLoader(*learned, batch, seed), ArrayLoader(*held_out, batch, seed)
@@ -60,9 +60,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = list(schedules(1, 10))
     parser.add_argument("--schedule", metavar="NAME", choices=names, default=names[0], help=", ".join(names))
-    parser.add_argument("--epochs", type=int, default=10, help="passes through the training images (default: 10)")
-    parser.add_argument("--batch", type=int, default=32, help="images an update (default: 32)")
-    parser.add_argument("--seed", type=int, default=1, help="of the split, the weights and the order (default: 1)")
+    parser.add_argument("--epochs", type=int, default=10, help="passes over the training images (default: 10)")
+    parser.add_argument("--batch", type=int, default=32, help="images per update (default: 32)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the split, the weights and the order (default: 1)")
     options = parser.parse_args()
     with minitrain.launch() as world:
         run(world, options.epochs, options.seed, options.schedule, options.batch)

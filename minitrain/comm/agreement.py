@@ -39,16 +39,18 @@ def check_same(world: "Communicator", given: Mapping[str, Any]) -> None:
     """
     if world.size == 1:
         return
-    mine = {key: repr(value) for name, thing in given.items() for key, value in plain(name, thing).items()}
-    if len(set(world.gather_objects(zlib.crc32(repr(mine).encode())))) == 1:
+    described = {key: repr(value) for name, thing in given.items() for key, value in plain(name, thing).items()}
+    if len(set(world.gather_objects(zlib.crc32(repr(described).encode())))) == 1:
         return
-    everyone = world.gather_objects(mine)
+    everyone = world.gather_objects(described)
     names = [
         name for name in dict(chain(*map(dict.items, everyone))) if len({given.get(name) for given in everyone}) > 1
     ]
-    told = [_who_has(name, [given.get(name, "nothing") for given in everyone]) for name in names]
-    rest = f"; and {len(told) - 2} more" if len(told) > 2 else ""
-    raise UserError("\n".join(["ranks were given different things; start all of them with the same", *told[:2]]) + rest)
+    differences = [_who_has(name, [given.get(name, "nothing") for given in everyone]) for name in names]
+    rest = f"; and {len(differences) - 2} more" if len(differences) > 2 else ""
+    raise UserError(
+        "\n".join(["ranks were given different things; start all of them with the same", *differences[:2]]) + rest
+    )
 
 
 def sum_if_same(world: "Communicator", part: float, given: Mapping[str, Any], tag: "Tag") -> float:
@@ -68,14 +70,14 @@ def sum_if_same(world: "Communicator", part: float, given: Mapping[str, Any], ta
 
 def agreed(world: "Communicator", work: Callable[[], Made]) -> Made:
     """Return work(). If it raises UserError on any rank, raise the first such rank's on all. All ranks must call it."""
-    said, made = "", None
+    message, made = "", None
     try:
         made = work()
     except UserError as error:
-        said = str(error)
-    told = [other for other in world.gather_objects(said) if other]
-    if told:
-        raise UserError(told[0])
+        message = str(error)
+    messages = [other for other in world.gather_objects(message) if other]
+    if messages:
+        raise UserError(messages[0])
     return made  # type: ignore[return-value]
 
 
@@ -84,8 +86,8 @@ def _who_has(name: str, values: Sequence[str]) -> str:
     groups: dict[str, list[int]] = {}
     for rank, value in enumerate(values):
         groups.setdefault(value, []).append(rank)
-    said = [f"{value[:200]} on {named(ranks)}" for value, ranks in groups.items()]
-    return f"{name}: {'; '.join(said[:KINDS] + (['other values on other ranks'] if len(said) > KINDS else []))}"
+    kinds = [f"{value[:200]} on {named(ranks)}" for value, ranks in groups.items()]
+    return f"{name}: {'; '.join(kinds[:KINDS] + (['other values on other ranks'] if len(kinds) > KINDS else []))}"
 
 
 def plain(name: str, thing: Any) -> dict[str, Any]:
@@ -186,6 +188,6 @@ def _listed(ranks: Sequence[int], calls: Sequence[Call]) -> str:
     groups: dict[str, list[int]] = {}
     for rank, call in zip(ranks, calls, strict=True):
         groups.setdefault(call.text(), []).append(rank)
-    said = [f"{named(numbers)}: {text}" for text, numbers in groups.items()]
-    rest = [f"and {len(said) - KINDS} other calls"] if len(said) > KINDS else []
-    return f"{said[0]}\n{'; '.join(said[1:KINDS] + rest)}"
+    kinds = [f"{named(numbers)}: {text}" for text, numbers in groups.items()]
+    rest = [f"and {len(kinds) - KINDS} other calls"] if len(kinds) > KINDS else []
+    return f"{kinds[0]}\n{'; '.join(kinds[1:KINDS] + rest)}"

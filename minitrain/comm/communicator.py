@@ -71,8 +71,8 @@ class Communicator(ABC):
             return
         widened = self._widen(x)
         flat = widened.reshape(-1)
-        own = lambda: self._shard_bytes(flat, 0, shards) + self._shard_bytes(flat, 1, shards)
-        self._charge(tag, lambda: 2 * widened.nbytes - own())
+        shard_bytes = lambda: self._shard_bytes(flat, 0, shards) + self._shard_bytes(flat, 1, shards)
+        self._charge(tag, lambda: 2 * widened.nbytes - shard_bytes())
         self._all_reduce(widened, op, tag, shards)
         if widened is not x:
             x[...] = widened
@@ -82,12 +82,12 @@ class Communicator(ABC):
         self._check_rows(x, shards)
         self._check_sum(x)
         self._begin("reduce_scatter", x, tag)
-        mine = x[self._shards(x, shards)[self.rank]]
+        shard = x[self._shards(x, shards)[self.rank]]
         if self.size > 1 and x.size:
             widened = self._widen(x)
             self._charge(tag, lambda: widened.nbytes - self._shard_bytes(widened, 0, shards))
-            mine[...] = self._reduce_scatter(widened, tag, shards)
-        return mine
+            shard[...] = self._reduce_scatter(widened, tag, shards)
+        return shard
 
     def all_gather(self, x: Array, tag: Tag, shards: Shards | None = None) -> None:
         """Fill x (n, ...) with all ranks' shards; x must already contain this rank's. Raise as `all_reduce` does."""
@@ -139,8 +139,8 @@ class Communicator(ABC):
         if patient:
             self._await(source, number)
         if debug.on:
-            mine = call_of(self, "receive", x, tag, {"source": source})
-            agree_on_message(self, source, number, mine, x.nbytes)
+            call = call_of(self, "receive", x, tag, {"source": source})
+            agree_on_message(self, source, number, call, x.nbytes)
         self._receive(x, source, number)
 
     # Small Python objects, for setup and reports, never inside a training step ----------------------------------------
@@ -241,8 +241,8 @@ class Communicator(ABC):
 
     def _shard_bytes(self, x: Array, ahead: int, shards: Shards | None) -> int:
         """Return the bytes in the shard of rank (self.rank + ahead) mod N."""
-        cut = self._shards(x, shards)[(self.rank + ahead) % self.size]
-        return (cut.stop - cut.start) * (x.nbytes // len(x))
+        shard = self._shards(x, shards)[(self.rank + ahead) % self.size]
+        return (shard.stop - shard.start) * (x.nbytes // len(x))
 
     def _charge(self, tag: Tag, size: Callable[[], int]) -> None:
         """Charge the ledger for a collective whose messages are not visible, as if it were a ring collective.
@@ -270,8 +270,8 @@ class Communicator(ABC):
         """Raise ValueError unless there is one cut per rank and together they cover n elements in order."""
         if shards is None:
             return
-        borders = [0, *(cut.stop for cut in shards)]
-        in_order = borders == sorted(borders) and [cut.start for cut in shards] == borders[:-1]
+        borders = [0, *(shard.stop for shard in shards)]
+        in_order = borders == sorted(borders) and [shard.start for shard in shards] == borders[:-1]
         if not in_order or len(shards) != self.size or borders[-1] != n:
             raise ValueError(
                 f"{list(shards)} do not cover {n} elements in order, one cut for each of {self.size} ranks"

@@ -52,8 +52,8 @@ class Mesh:
         self.sizes = {axis: sizes.get(axis, 1) for axis in AXES}
         product = math.prod(self.sizes.values())
         if product != world.size:
-            cut = " x ".join(f"{axis} {n}" for axis, n in self.sizes.items() if axis in sizes)
-            raise UserError(f"{cut} makes {product} ranks, but there are {world.size}: run mpirun -n {product}")
+            asked = " x ".join(f"{axis} {n}" for axis, n in self.sizes.items() if axis in sizes)
+            raise UserError(f"{asked} makes {product} ranks, but there are {world.size}: run mpirun -n {product}")
         self.ranks = np.arange(world.size).reshape(list(self.sizes.values()))
         here = np.argwhere(self.ranks == world.rank)[0].tolist()
         self.coordinates = dict(zip(AXES, here, strict=True))
@@ -90,8 +90,8 @@ class Mesh:
     def product(self, coordinates: Mapping[str, tuple[int, ...]]) -> Communicator:
         """Return the group of ranks with any of these coordinates along these axes, and this rank's along others."""
         self._check(tuple(coordinates))
-        cut = [list(coordinates.get(axis, (self.coordinates[axis],))) for axis in AXES]
-        members = tuple(self.ranks[np.ix_(*cut)].reshape(-1).tolist())
+        places = [list(coordinates.get(axis, (self.coordinates[axis],))) for axis in AXES]
+        members = tuple(self.ranks[np.ix_(*places)].reshape(-1).tolist())
         if len(members) == self.world.size:
             return self.world
         if members not in self.world.groups:

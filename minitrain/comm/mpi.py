@@ -65,18 +65,18 @@ class MPICommunicator(Communicator):
 
     def _reduce_scatter(self, x: Array, tag: Tag, shards: Shards | None) -> Array:
         counts = lengths(self._shards(x, shards))
-        mine = xp.empty((counts[self.rank], *x.shape[1:]), x.dtype)
-        ledger.hold(mine, "buffers", "reduce-scatter")
-        lent = _lend(mine, filled=False)
+        shard = xp.empty((counts[self.rank], *x.shape[1:]), x.dtype)
+        ledger.hold(shard, "buffers", "reduce-scatter")
+        lent = _lend(shard, filled=False)
         row = x.size // len(x)
         self.comm.Reduce_scatter(_lend(x), lent, [n * row for n in counts], MPI.SUM)
-        _take_back(lent, mine)
-        return mine
+        _take_back(lent, shard)
+        return shard
 
     def _all_gather(self, x: Array, tag: Tag, shards: Shards | None) -> None:
         lent = _lend(x)
         runs, step = self._shards(x, shards), x.nbytes // len(x)
-        places = ([n * step for n in lengths(runs)], [cut.start * step for cut in runs])
+        places = ([n * step for n in lengths(runs)], [run.start * step for run in runs])
         self.comm.Allgatherv(MPI.IN_PLACE, [_bytes(lent), places, MPI.BYTE])
         _take_back(lent, x)
 

@@ -154,9 +154,9 @@ def together(ranks: Sequence[Standing]) -> str:
     groups: dict[str, list[int]] = {}
     for rank, at in enumerate(ranks):
         groups.setdefault(at.text, []).append(rank)
-    said = [f"{named(numbers)}: {text}" for text, numbers in groups.items()]
-    rest = [f"and {len(said) - RANKS} other places"] if len(said) > RANKS else []
-    return "; ".join(said[:RANKS] + rest)
+    places = [f"{named(numbers)}: {text}" for text, numbers in groups.items()]
+    rest = [f"and {len(places) - RANKS} other places"] if len(places) > RANKS else []
+    return "; ".join(places[:RANKS] + rest)
 
 
 def named(ranks: Sequence[int]) -> str:

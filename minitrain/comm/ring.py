@@ -38,7 +38,7 @@ def ring_reduce_scatter(
     shards: each rank's slice of x, the same on all ranks; by default `even_shards`.
     """
     n, r = comm.size, comm.rank
-    chunks = [x[cut] for cut in shards or even_shards(len(x), n)]
+    chunks = [x[shard] for shard in shards or even_shards(len(x), n)]
     arriving = xp.empty_like(max(chunks, key=len))
     ledger.hold(arriving, "buffers", "reduce-scatter")
     for step in range(n - 1):
@@ -56,7 +56,7 @@ def ring_all_gather(comm: Communicator, x: Array, tag: Tag, shards: Shards | Non
     shards: each rank's slice of x, the same on all ranks; by default `even_shards`.
     """
     n, r = comm.size, comm.rank
-    chunks = [x[cut] for cut in shards or even_shards(len(x), n)]
+    chunks = [x[shard] for shard in shards or even_shards(len(x), n)]
     for step in range(n - 1):
         out, into = chunks[(r - step) % n], chunks[(r - 1 - step) % n]
         sent = comm.send(out, (r + 1) % n, tag, step)

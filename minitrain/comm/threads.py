@@ -88,13 +88,13 @@ class ThreadCommunicator(Communicator):
         x[...] = self._exchange(x, lambda all_x: reduce(join, all_x))
 
     def _reduce_scatter(self, x: Array, tag: Tag, shards: Shards | None) -> Array:
-        mine = self._shards(x, shards)[self.rank]
-        return self._exchange(x, lambda all_x: reduce(xp.add, [other[mine] for other in all_x]))
+        place = self._shards(x, shards)[self.rank]
+        return self._exchange(x, lambda all_x: reduce(xp.add, [other[place] for other in all_x]))
 
     def _all_gather(self, x: Array, tag: Tag, shards: Shards | None) -> None:
         runs = self._shards(x, shards)
         x[...] = self._exchange(
-            x, lambda all_x: xp.concatenate([other[cut] for other, cut in zip(all_x, runs, strict=True)])
+            x, lambda all_x: xp.concatenate([other[run] for other, run in zip(all_x, runs, strict=True)])
         )
 
     def _broadcast(self, x: Array, root: int, tag: Tag) -> None:

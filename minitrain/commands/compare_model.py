@@ -165,8 +165,8 @@ def division(world: Communicator, one: Model, other: Model) -> str:
 
     one: the same model, undivided.
     """
-    cut = [p.placement.path for p in other.parameters() if p.placement.local != p.placement.shape]
-    paths = {path for stage in world.gather_objects(cut) for path in stage}
+    divided = [p.placement.path for p in other.parameters() if p.placement.local != p.placement.shape]
+    paths = {path for stage in world.gather_objects(divided) for path in stage}
     every = {p.placement.path: math.prod(p.placement.shape) for p in one.parameters()}
     if not paths:
         return ""
@@ -178,10 +178,10 @@ def division(world: Communicator, one: Model, other: Model) -> str:
 
 def undivided(module: Module, paths: set[str]) -> list[str]:
     """Return the paths of the outermost modules that have a matrix but no divided parameter."""
-    own = module.parameters()
-    if any(p.placement.path in paths for p in own):
+    parameters = module.parameters()
+    if any(p.placement.path in paths for p in parameters):
         return [path for _, child in module.children() for path in undivided(child, paths)]
-    return [path_of(module)] if any(len(p.placement.shape) > 1 for p in own) else []
+    return [path_of(module)] if any(len(p.placement.shape) > 1 for p in parameters) else []
 
 
 def run(
@@ -199,8 +199,8 @@ def run(
     reducer.init(o.seed)
     optimizer = SGD(reducer, momentum=0.9)
     for batch in batches:
-        mine = batch.part(mesh.part("samples"), mesh.parts("samples"))
-        loss = compute_gradients(model, mine, reducer, p.accumulate)
+        part = batch.part(mesh.part("samples"), mesh.parts("samples"))
+        loss = compute_gradients(model, part, reducer, p.accumulate)
         loss = sum(mesh.over("samples", "layers").gather_objects(loss))  # the ranks along tp all have the same part
         before = gather(model, world, "grad", reducer)
         optimizer.step(o.lr)

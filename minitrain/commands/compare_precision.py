@@ -200,6 +200,6 @@ def precision_numbers(
 def draw_scales(curves: dict[str, list[float]], axes: Any) -> None:
     """Plot the loss scales on matplotlib axes."""
     for name, curve in curves.items():
-        axes.step(range(len(curve)), curve, where="post", label=name, linewidth=1)
+        axes.step(range(len(curve)), curve, where="post", label=name)
     axes.set(yscale="log", xlabel="batch", ylabel="loss scale")
-    axes.legend(frameon=False, fontsize=7)
+    axes.legend(fontsize=7)

@@ -3,10 +3,10 @@
 import importlib.util
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..observe import palette
 from .run_folder import write_somewhere
 
 
@@ -17,22 +17,13 @@ def write(path: Path, numbers: Any, draw: Callable[[Any], None]) -> str:
     """
     there, trouble = write_somewhere(path, lambda to: to.write_text(json.dumps(numbers) + "\n", "utf-8"))
     if importlib.util.find_spec("matplotlib") is None:
-        said = f"wrote {there}, but no picture: matplotlib is not installed. Run pip install matplotlib"
+        message = f"wrote {there}, but no picture: matplotlib is not installed. Run pip install matplotlib"
     else:
-        picture, more = write_somewhere(there.with_suffix(".svg"), partial(_picture, draw))
-        said, trouble = f"wrote {there} and {picture}", trouble or more
-    return f"{said}\n{trouble}" if trouble else said
 
+        def picture(to: Path) -> None:
+            with palette.figure(to, height=3.6) as axes:
+                draw(axes)
 
-def _picture(draw: Callable[[Any], None], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    style = {"svg.hashsalt": "minitrain", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    with pyplot.rc_context(style):
-        figure, axes = pyplot.subplots(figsize=(7.0, 3.6), layout="constrained")
-        draw(axes)
-        figure.savefig(path, metadata={"Date": None})
-        pyplot.close(figure)
+        svg, more = write_somewhere(there.with_suffix(".svg"), picture)
+        message, trouble = f"wrote {there} and {svg}", trouble or more
+    return f"{message}\n{trouble}" if trouble else message

@@ -16,6 +16,7 @@ from ..comm.communicator import Communicator
 from ..errors import UserError, check_number
 from ..lr_schedules import range_test
 from ..observe.draw import chart
+from ..observe.palette import INK, LINES
 from ..runtime.launch import launch
 from . import figure
 from .config import TrainConfig
@@ -114,11 +115,11 @@ def report(folder: RunFolder, world: Communicator, rates: list[float], losses: l
     smoothed = smooth(losses)
     try:
         named: float | None = suggest_rate(rates, losses)
-        said = (
+        advice = (
             f"the smoothed loss falls steepest at --lr {named:.1e}, and is lowest at {rates[np.argmin(smoothed)]:.1e}"
         )
     except UserError as error:
-        named, said = None, f"no rate is suggested: {error}"
+        named, advice = None, f"no rate is suggested: {error}"
     curves = {"smoothed": smoothed}  # the raw losses leave the chart at the end; they are in the file
     axis = f"rate {rates[0]:.1e} to {rates[-1]:.1e} (logarithmic), update"
     ended = f"stopped after {len(rates)} of {updates} updates: the loss exploded" if len(rates) < updates else ""
@@ -128,17 +129,17 @@ def report(folder: RunFolder, world: Communicator, rates: list[float], losses: l
         numbers = {"rates": rates, "losses": losses, "smoothed": smoothed, "named": named}
         wrote = figure.write(folder.path / FILE, numbers, partial(draw, rates, losses, smoothed, named))
         wrote = "\n".join(filter(None, [moved, wrote]))
-    return "\n".join(filter(None, [chart(curves, "loss", axis), ended, said, wrote]))
+    return "\n".join(filter(None, [chart(curves, "loss", axis), ended, advice, wrote]))
 
 
 def draw(rates: list[float], losses: list[float], smoothed: list[float], named: float | None, axes: Any) -> None:
     """Plot the curve on matplotlib axes."""
-    axes.plot(rates, losses, color="0.75", label="loss before each update")
-    axes.plot(rates, smoothed, color="C0", label="smoothed")
+    axes.plot(rates, losses, color=INK, linestyle="-", linewidth=0.7, label="loss before each update")
+    axes.plot(rates, smoothed, color=LINES[0], linestyle="-", label="smoothed")
     if named is not None:
-        axes.axvline(named, color="C3", linestyle=":", label=f"falls steepest: {named:.1e}")
+        axes.axvline(named, color=LINES[1], linestyle="--", label=f"falls steepest: {named:.1e}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(0, 1.5 * losses[0]))
-    axes.legend(frameon=False)
+    axes.legend()
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ class PrecisionOptions:
     def check(self, dtype: str, grad_dtype: str) -> None:
         """Raise UserError for options that conflict. dtype: of the model. grad_dtype: how gradients are sent."""
         more = {"--half-weights": self.half_weights, "--adaptive": self.adaptive, f"--keep-fp32 {self.keep_fp32}": True}
-        given = [name for name, said in more.items() if said and name != "--keep-fp32 "]
+        given = [name for name, value in more.items() if value and name != "--keep-fp32 "]
         if self.precision == "fp32" and given:
             raise UserError(f"{given[0]} needs 16 bits, but --precision is fp32; give --precision fp16 or bf16")
         if dtype != "float32" and (self.precision != "fp32" or grad_dtype != "full"):

@@ -42,9 +42,9 @@ class OwnFile:
         module = self.imported()
         make, self.make_batch = getattr(module, self.function, None), getattr(module, "make_batch", None)
         if not callable(make):
-            own = [name for name, x in vars(module).items() if isfunction(x) and x.__module__ == module.__name__]
+            functions = [name for name, x in vars(module).items() if isfunction(x) and x.__module__ == module.__name__]
             raise UserError(
-                f"{file} has no function {shown(self.function)} (it has {', '.join(own[:5]) or 'none'}); "
+                f"{file} has no function {shown(self.function)} (it has {', '.join(functions[:5]) or 'none'}); "
                 "give FILE.py:make_model, a function without arguments that returns a new minitrain.models.Model"
             )
         self.make = make
@@ -131,7 +131,7 @@ class OwnFile:
             ) from error
 
     @contextmanager
-    def blamed(self, said: str, all_errors: bool = True) -> Iterator[None]:
+    def blamed(self, doing: str, all_errors: bool = True) -> Iterator[None]:
         """Re-raise an exception as a UserError with the file's line. all_errors: even an exception from elsewhere."""
         try:
             yield
@@ -143,7 +143,7 @@ class OwnFile:
             if line is None and not all_errors:
                 raise
             at = "" if line is None else f", at line {line}"
-            raise UserError(f"{self.path.name} {said} raised {type(error).__name__}: {error}{at}") from error
+            raise UserError(f"{self.path.name} {doing} raised {type(error).__name__}: {error}{at}") from error
 
 
 def ids(seed: int, number: int, B: int, T: int, V: int) -> Batch:

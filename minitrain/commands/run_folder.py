@@ -131,15 +131,15 @@ def _take(lock: IO[str], folder: Path) -> None:
 
 def on_rank_0(world: Communicator, work: Callable[[], None]) -> None:
     """Call work() on rank 0, and raise its UserError on all ranks. All ranks call it."""
-    said = ""
+    message = ""
     if world.rank == 0:
         try:
             work()
         except UserError as error:
-            said = str(error)
-    said = world.gather_objects(said)[0]
-    if said:
-        raise UserError(said)
+            message = str(error)
+    message = world.gather_objects(message)[0]
+    if message:
+        raise UserError(message)
 
 
 def write_somewhere(path: Path, write: Callable[[Path], object]) -> tuple[Path, str]:
@@ -151,13 +151,13 @@ def write_somewhere(path: Path, write: Callable[[Path], object]) -> tuple[Path, 
         write(path)
         return path, ""
     except OSError as error:
-        said = f"cannot write {path}: {reason(error)}"
+        message = f"cannot write {path}: {reason(error)}"
     try:
         there = Path(tempfile.mkdtemp(prefix="minitrain-"), path.name)
         write(there)
     except OSError as error:
-        raise UserError(f"{said}; nor in the temporary folder {tempfile.gettempdir()}: {reason(error)}") from error
-    return there, f"{said}; it is in {there}: move it from there"
+        raise UserError(f"{message}; nor in the temporary folder {tempfile.gettempdir()}: {reason(error)}") from error
+    return there, f"{message}; it is in {there}: move it from there"
 
 
 def reason(error: OSError) -> str:

@@ -142,6 +142,6 @@ def plain(run: Result) -> dict[str, Any]:
 def draw(curves: dict[str, list[float]], axes: Any) -> None:
     """Plot the curves on matplotlib axes."""
     for name, curve in curves.items():
-        axes.plot(curve, label=name, linewidth=1)
+        axes.plot(curve, label=name, linewidth=1.2)
     axes.set(yscale="log", xlabel="update", ylabel="training loss, smoothed")
-    axes.legend(frameon=False, fontsize=7, ncols=2)
+    axes.legend(fontsize=7, ncols=2)

@@ -180,8 +180,8 @@ class TextTrainer:
         if self.world.rank != 0 or self.log_ended:
             return
         try:
-            if said := folder.begin():
-                self.log(said)
+            if message := folder.begin():
+                self.log(message)
             folder.append(LOG, json.dumps(row) + "\n")
         except OSError as error:
             self.log_ended = f"the log {folder.path / LOG} ends before update {row['step']}: {reason(error)}"

@@ -105,11 +105,11 @@ class Batch:
         """
         check_whole("n", n, 1)
         check_whole("i", i)
-        cut = shard_of(len(self.inputs), n, i)
+        part = shard_of(len(self.inputs), n, i)
         first = self.where.samples.start
-        where = replace(self.where, samples=slice(first + cut.start, first + cut.stop))
-        labels, rows = (None if x is None else x[cut] for x in (self.labels, self.rows))
-        return Batch(self.inputs[cut], labels, where, rows)
+        where = replace(self.where, samples=slice(first + part.start, first + part.stop))
+        labels, rows = (None if x is None else x[part] for x in (self.labels, self.rows))
+        return Batch(self.inputs[part], labels, where, rows)
 
     def split(self, n: int) -> list["Batch"]:
         """Return all n parts in order: the micro-batches."""

@@ -57,7 +57,7 @@ class Placement:
     @property
     def local(self) -> tuple[int, ...]:
         """Shape of the slice held on this rank."""
-        return tuple(cut.stop - cut.start for cut in self.index)
+        return tuple(run.stop - run.start for run in self.index)
 
     def split(self, dim: int, lo: int, hi: int) -> "Placement":
         """Return the placement restricted to lo..hi of dimension dim, counted within the slice held here.
@@ -75,9 +75,9 @@ class Placement:
 
     def shard(self, axis: str, how: Shard, n: int, i: int) -> "Placement":
         """Return the placement of the i-th of n shards along this mesh axis."""
-        own = shard_of(self.local[how.dim] // how.unit, n, i)
-        cut = self.split(how.dim, own.start * how.unit, own.stop * how.unit)
-        return replace(cut, axes={**self.axes, axis: how})
+        units = shard_of(self.local[how.dim] // how.unit, n, i)
+        shard = self.split(how.dim, units.start * how.unit, units.stop * how.unit)
+        return replace(shard, axes={**self.axes, axis: how})
 
     def held_at(self, axis: str, coordinates: tuple[int, ...]) -> "Placement":
         """Return the placement replicated at these coordinates, each with the full gradient (tensor parallel)."""

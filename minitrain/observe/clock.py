@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from .palette import DARK_THEME, FILLS, INK, TEXT_ON
+
 if TYPE_CHECKING:
     from ..comm.communicator import Communicator
 
@@ -174,26 +176,44 @@ class Timeline:
         return "\n".join([f"{name:<{margin}}{row}" for name, row in zip(names, rows, strict=True)] + note)
 
     def svg(self, width: int = 760) -> str:
-        """Return an SVG with a row per rank and a box per instruction, labeled by micro-batch and colored by kind."""
-        left, height, gap = 52, 22, 4
-        scale = (width - left) / float(self.makespan or 1)
+        """Return an SVG with a row per rank and a box per instruction, labeled by micro-batch and colored by kind.
+
+        The last row is the legend.
+        """
+        left, row = 52, 26
+        scale = (width - left - 1) / float(self.makespan or 1)
+        foot = row * len(self.lanes)
         lines = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{len(self.lanes) * (height + gap)}" '
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{foot + row}" '
             'font-family="sans-serif" font-size="11">',
-            '<rect width="100%" height="100%" fill="white"/>',
+            f"<style>{DARK_THEME}</style>",
         ]
         for r, lane in enumerate(self.lanes):
-            y = r * (height + gap)
-            lines.append(f'<text x="0" y="{y + 15}">rank {r}</text>')
+            lines.append(words(0, row * r, f"rank {r}"))
             for start, end, what in lane:
                 x, w = left + float(start) * scale, float(end - start) * scale
-                box = f'x="{x:.1f}" y="{y}" width="{w:.1f}" height="{height}"'
-                lines.append(f'<rect {box} fill="{COLOURS[what.kind]}" stroke="white"/>')
-                lines.append(f'<text x="{x + w / 2:.1f}" y="{y + 15}" text-anchor="middle">{what.micro}</text>')
+                lines += [box(x, row * r, w, what.kind), words(x + w / 2, row * r, what.micro, what.kind, "middle")]
+        there = {what.kind for lane in self.lanes for _, _, what in lane}
+        for i, kind in enumerate(kind for kind in NAMES if kind in there):
+            lines += [box(left + 140 * i, foot, 20, kind), words(left + 140 * i + 26, foot, NAMES[kind])]
+        lines.append(words(width - 1, foot, f"virtual time: 0 to {self.makespan}", anchor="end"))
         return "\n".join([*lines, "</svg>", ""])
 
 
-COLOURS = {"F": "#9ecae1", "B": "#fdae6b", "I": "#fdd0a2", "W": "#c7e9c0"}
+NAMES = {"F": "forward", "B": "backward", "I": "gradient of inputs", "W": "gradient of weights"}
+COLORS = dict(zip("FIBW", FILLS, strict=True))
+
+
+def box(x: float, y: float, width: float, kind: str) -> str:
+    """Return an SVG rectangle in the row at y, in the color of this kind."""
+    shape = f'x="{x:.1f}" y="{y + 1}" width="{width:.1f}" height="22"'
+    return f'<rect {shape} style="fill: {COLORS[kind]}; stroke: {INK}"/>'
+
+
+def words(x: float, y: float, text: object, kind: str | None = None, anchor: str = "start") -> str:
+    """Return an SVG text in the row at y, on the page or on a box of this kind."""
+    color = TEXT_ON[COLORS[kind]] if kind else INK
+    return f'<text x="{x:.1f}" y="{y + 16}" text-anchor="{anchor}" style="fill: {color}">{text}</text>'
 
 
 def common_measure(times: Iterable[Fraction]) -> Fraction:

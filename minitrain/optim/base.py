@@ -27,8 +27,8 @@ class Work(NamedTuple):
     def runs(self) -> Iterator[tuple[Parameter, slice]]:
         """Yield each parameter and its slice of w, once per shard of the bucket."""
         for p, _, place in self.owned.pieces:
-            for cut in self.owned.shards:
-                lo, hi = max(place.start, cut.start), min(place.stop, cut.stop)
+            for shard in self.owned.shards:
+                lo, hi = max(place.start, shard.start), min(place.stop, shard.stop)
                 if lo < hi:
                     yield p, slice(lo, hi)
 

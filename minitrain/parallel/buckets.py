@@ -97,12 +97,12 @@ class Bucket:
         return next((piece for piece in self.part(rank) if piece.parameter is p), None)
 
     def _part(self, rank: int | None) -> Iterator[Piece]:
-        cut = slice(0, self.size) if rank is None else self.shards[rank]
+        shard = slice(0, self.size) if rank is None else self.shards[rank]
         for p, at in self.pieces.items():
-            lo, hi = max(at.start, cut.start), min(at.stop, cut.stop)
+            lo, hi = max(at.start, shard.start), min(at.stop, shard.stop)
             here = lo < hi if rank is None or self.owners is None else self.owners[p] == rank
             if here or rank is None:  # a whole parameter may be empty here, but not on other ranks of the tp axis
-                yield Piece(p, slice(lo - at.start, hi - at.start), slice(lo - cut.start, hi - cut.start))
+                yield Piece(p, slice(lo - at.start, hi - at.start), slice(lo - shard.start, hi - shard.start))
 
     def piece(self, p: Parameter, flat: Array) -> Array:
         """Return p's piece of flat (size) as a view of p's shape."""
@@ -127,9 +127,9 @@ class Bucket:
             )
         if self.data is not None:
             self.piece(p, self.data)[...] = values
-        own = self.piece_in(p, self.group.rank)
-        if self.shard is not None and own is not None:
-            self.shard[own.place] = values.reshape(-1)[own.run]
+        piece = self.piece_in(p, self.group.rank)
+        if self.shard is not None and piece is not None:
+            self.shard[piece.place] = values.reshape(-1)[piece.run]
 
     def place_gradients(self, flat: Array | None) -> None:
         """Let backward write the gradients to flat (size). None frees them. Nothing is zeroed: see `take`."""

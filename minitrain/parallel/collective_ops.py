@@ -75,8 +75,8 @@ def summed(x: Array, group: Communicator, tag: Tag) -> Array:
 
 def own(x: Array, group: Communicator, axis: int) -> Array:
     """Return this rank's shard of x along `axis`, contiguous."""
-    cut = shard_of(x.shape[axis], group.size, group.rank)
-    return xp.ascontiguousarray(x[(slice(None),) * axis + (cut,)])
+    place = shard_of(x.shape[axis], group.size, group.rank)
+    return xp.ascontiguousarray(x[(slice(None),) * axis + (place,)])
 
 
 def gathered(x: Array, n: int, group: Communicator, tag: Tag, axis: int) -> Array:

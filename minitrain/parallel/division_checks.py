@@ -51,7 +51,7 @@ class Wrong(NamedTuple):
 
     kind: int  # outputs first: a wrong output makes everything after it wrong too
     place: int
-    said: str
+    message: str
 
 
 class DivisionChecks:
@@ -87,7 +87,7 @@ class DivisionChecks:
             for path, _, y in wholes:
                 note(made, path, y.data)
             for wrong in self.wrong_output(self.group.gather_objects(made)):
-                raise UserError(wrong.said)
+                raise UserError(wrong.message)
             self.check_borders(batch, shards, wholes)
 
     def check_dropout(self, path: str, x: Tensor) -> None:
@@ -126,15 +126,15 @@ class DivisionChecks:
         Set `over` once every gradient has been nonzero on some rank, or after AGAIN steps.
         """
         borders, self.plan.io.borders = self.plan.io.borders or Borders(), None
-        told = self.group.gather_objects((borders.made, borders.gradients, [*self.seen.values()]))
-        made, back, every = (list(of_all) for of_all in zip(*told, strict=True))
+        looks = self.group.gather_objects((borders.made, borders.gradients, [*self.seen.values()]))
+        made, back, every = (list(of_all) for of_all in zip(*looks, strict=True))
         silent = any(not any(rank[i][1] for rank in every) for i in range(len(self.seen)))
         found = [*self.wrong_output(made), *self.wrong_border(back), *self.wrong_gradient(every)]
         self.seen.clear()
         self.steps += 1
         stages = self.world.gather_objects((found, silent))  # all stages take part
         if wrong := [one for found, _ in stages for one in found]:
-            raise UserError(min(wrong).said)
+            raise UserError(min(wrong).message)
         self.over = self.steps == AGAIN or not any(waiting for _, waiting in stages)
 
     def wrong_output(self, every: list[Notes]) -> list[Wrong]:
@@ -168,18 +168,18 @@ class DivisionChecks:
         for i, p in enumerate(self.seen):
             numbers, partial = [rank[i] for rank in every], self.plan.held.partial(p)
             how, layer = self.plan.held.of(p)
-            said = spoken(how, layer)
+            words = spoken(how, layer)
             if partial and alike(numbers, 1e-14) and numbers[0][1]:
                 text = (
                     f"{p.placement.path} has the same gradient on every rank along tp, but `shard` declares it "
-                    f"partial ({said}): it would count {len(every)} times.\n"
+                    f"partial ({words}): it would count {len(every)} times.\n"
                     f"If {layer} gets the whole x, use plan.{'everywhere' if self.plan.sequence else 'residual'}. {OFF}"
                 )
                 return [Wrong(2, 0, text)]
             if not partial and not alike(numbers, bound_of(p.dtype)):
                 text = (
                     f"{p.placement.path} has a different gradient on each rank along tp, but `shard` declares it "
-                    f"whole ({said}): the ranks would drift apart.\n{cure(how, layer)} {OFF}"
+                    f"whole ({words}): the ranks would drift apart.\n{cure(how, layer)} {OFF}"
                 )
                 return [Wrong(2, 0, text)]
         return []

@@ -35,8 +35,8 @@ def reduce_scatter_in(x: Array, group: Communicator, tag: Tag, dtype: Any, shard
     ledger.hold(rounded, "buffers", "reduce-scatter")
     shards = shards or even_shards(len(x), n)
     sending = [group.send(rounded[shards[to]], to, tag) for to in range(n) if to != r]
-    mine = x[shards[r]]
-    total, arriving = xp.zeros(len(mine), accumulation_dtype(x.dtype)), xp.empty(len(mine), dtype)
+    shard = x[shards[r]]
+    total, arriving = xp.zeros(len(shard), accumulation_dtype(x.dtype)), xp.empty(len(shard), dtype)
     for array in (total, arriving):
         ledger.hold(array, "buffers", "reduce-scatter")
     for source in range(n):
@@ -47,8 +47,8 @@ def reduce_scatter_in(x: Array, group: Communicator, tag: Tag, dtype: Any, shard
             total += arriving
     for handle in sending:
         handle.wait()
-    mine[...] = total
-    return mine
+    shard[...] = total
+    return shard
 
 
 def all_gather_in(x: Array, group: Communicator, tag: Tag, dtype: Any, shards: Shards | None = None) -> None:

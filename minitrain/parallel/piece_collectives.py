@@ -31,19 +31,19 @@ def over_matrices(totals: Totals, mesh: Mesh) -> Totals:
     return totals
 
 
-def from_all(mine: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
+def from_all(numbers: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
     """Return every rank's `mine`, (ranks, *mine.shape). For small arrays: each rank sends its own to all."""
-    every = np.zeros((group.size, *mine.shape))
-    every[group.rank] = mine
+    every = np.zeros((group.size, *numbers.shape))
+    every[group.rank] = numbers
     device = to_device(every)
     group.all_gather(device, tag)
     return to_host(device)
 
 
-def in_order(mine: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
+def in_order(numbers: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
     """Return the sum over ranks in rank order: the same bits on every rank."""
-    total = np.zeros(mine.shape)
-    for part in from_all(mine, group, tag):
+    total = np.zeros(numbers.shape)
+    for part in from_all(numbers, group, tag):
         total += part
     return total
 

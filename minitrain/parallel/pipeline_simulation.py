@@ -31,7 +31,7 @@ def execution(lists: Lists, v: int = 1, sends: str = "buffered") -> Iterator[tup
     """
     check_choice("sends", sends, tuple(SENDS))
     p = len(lists)
-    place = {(r, signal(do)): i for r, mine in enumerate(lists) for i, do in enumerate(mine)}
+    place = {(r, signal(do)): i for r, order in enumerate(lists) for i, do in enumerate(order)}
     half = [0] * p  # position of each rank: 2 i at the receive of its instruction i, 2 i + 1 at the send after it
 
     def ready(r: int) -> bool:
@@ -60,13 +60,13 @@ def signal(do: Do) -> Do:
 
 def stuck(lists: Lists, v: int, half: Sequence[int]) -> Iterator[str]:
     """Describe, for each rank that waits, where it waits and for what."""
-    for r, mine in enumerate(lists):
+    for r, order in enumerate(lists):
         i, sending = divmod(half[r], 2)
-        other = hop(mine[i], r, len(lists), v, 1 if sending else -1) if i < len(mine) else None
+        other = hop(order[i], r, len(lists), v, 1 if sending else -1) if i < len(order) else None
         if other is not None and sending:
-            yield f"rank {r}, sending after {mine[i]}, waits until rank {other[0]} receives for {other[1]}"
+            yield f"rank {r}, sending after {order[i]}, waits until rank {other[0]} receives for {other[1]}"
         elif other is not None:
-            yield f"rank {r} at {mine[i]} waits for {other[1]} on rank {other[0]}"
+            yield f"rank {r} at {order[i]} waits for {other[1]} on rank {other[0]}"
 
 
 def check(lists: Lists, m: int, v: int = 1, sends: str = "buffered", most: Sequence[int] | None = None) -> list[int]:
@@ -75,21 +75,21 @@ def check(lists: Lists, m: int, v: int = 1, sends: str = "buffered", most: Seque
     Check that each forward and each backward (or I and W) occurs once and after what it needs, that the ranks do not
     deadlock with `sends` as in `execution`, and that each rank has at most `most` activations in flight.
     """
-    for r, mine in enumerate(lists):
-        check_once(r, mine, m, v)
-        check_own_order(r, mine)
+    for r, order in enumerate(lists):
+        check_once(r, order, m, v)
+        check_own_order(r, order)
     for _ in execution(lists, v, sends):
         pass
-    peaks = [peak_in_flight(mine) for mine in lists]
+    peaks = [peak_in_flight(order) for order in lists]
     for r, (peak, limit) in enumerate(zip(peaks, most or peaks, strict=True)):
         if peak > limit:
             raise UserError(f"rank {r} has {peak} activations in flight; at most {limit} are allowed")
     return peaks
 
 
-def check_once(r: int, mine: Sequence[Do], m: int, v: int) -> None:
+def check_once(r: int, order: Sequence[Do], m: int, v: int) -> None:
     """Raise UserError unless each micro-batch and chunk has F and B once, or F, I and W once, and nothing else."""
-    counts = Counter(mine)
+    counts = Counter(order)
     for micro, chunk in product(range(m), range(v)):
         found = {kind: counts.pop(Do(kind, micro, chunk), 0) for kind in "FBIW"}
         if tuple(found.values()) not in ((1, 1, 0, 0), (1, 0, 1, 1)):
@@ -101,11 +101,11 @@ def check_once(r: int, mine: Sequence[Do], m: int, v: int) -> None:
         raise UserError(f"rank {r}: {shown(do)}; there are {m} micro-batches, {v} chunks and the kinds F, B, I and W")
 
 
-def check_own_order(r: int, mine: Sequence[Do]) -> None:
+def check_own_order(r: int, order: Sequence[Do]) -> None:
     """Raise UserError if an instruction precedes one that it needs on the same rank."""
     before = {"F": None, "B": "F", "I": "F", "W": "I"}
     done: set[Do] = set()
-    for i, do in enumerate(mine):
+    for i, do in enumerate(order):
         kind = before[do.kind]
         if kind and replace(do, kind=kind) not in done:
             raise UserError(f"rank {r}, instruction {i}, {do}: waits for {replace(do, kind=kind)}, which comes later")
@@ -115,7 +115,7 @@ def check_own_order(r: int, mine: Sequence[Do]) -> None:
 def simulate(lists: Lists, costs: Costs | None = None, nbytes: int = 0) -> Timeline:
     """Return the timeline of all ranks, in the time units of `costs`, if each message has nbytes bytes."""
     clocks = [Clock(costs or Costs()) for _ in lists]
-    v = 1 + max((do.chunk for mine in lists for do in mine), default=0)
+    v = 1 + max((do.chunk for order in lists for do in order), default=0)
     ends: dict[tuple[int, Do], Fraction] = {}
     for r, do in execution(lists, v):
         needed = source(do, r, len(lists), v)

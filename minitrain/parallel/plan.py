@@ -63,10 +63,10 @@ from .divided_layers import (
 from .held_parameters import HeldParameters
 from .plan_checks import (
     all_named,
-    check_beside,
     check_divided,
     check_per_position,
     check_shard,
+    check_siblings,
     check_things,
     check_words,
     largest_first,
@@ -302,7 +302,7 @@ class Plan:
             model.shard(self)
         check_divided(model, self.tp)
         for module in model.modules():
-            for layer in check_beside(self.named, module, self.tp):
+            for layer in check_siblings(self.named, module, self.tp):
                 if isinstance(layer, Dropout) and layer.p and self.named[layer] == "residual":
                     self.change(layer, ResidualDropout)
                     self.looks = True

@@ -85,11 +85,11 @@ def largest_first(layer: Module) -> list[Parameter]:
     return sorted(own_parameters(layer), key=lambda p: -len(p.placement.shape))
 
 
-def check_beside(named: Names, module: Module, tp: int) -> list[Module]:
+def check_siblings(named: Names, module: Module, tp: int) -> list[Module]:
     """Return all layers below a module if it divides some of them, else []. Raise UserError if one has no name."""
     children = [child for _, child in module.children()]
-    beside: list[Module | Parameter] = [*children, *own_parameters(module)]
-    word = next((named[thing] for thing in beside if named.get(thing) in DIVIDES), None)
+    siblings: list[Module | Parameter] = [*children, *own_parameters(module)]
+    word = next((named[thing] for thing in siblings if named.get(thing) in DIVIDES), None)
     if word is None or not children:
         return []
     check_heads(module, [child for child in children if named.get(child) == "heads"], tp)
@@ -145,7 +145,9 @@ def said_about(named: Names, unit: Module) -> str:
     things: list[Module | Parameter] = []
     for module in unit.modules():
         things += [module, *own_parameters(module)]
-    said = {thing: named[thing] for thing in things if named.get(thing) in DIVIDES}
+    words = {thing: named[thing] for thing in things if named.get(thing) in DIVIDES}
     return ", ".join(
-        f"plan.{word}({path_of(thing)})" for thing, word in said.items() if isinstance(thing, Module) or word == "split"
+        f"plan.{word}({path_of(thing)})"
+        for thing, word in words.items()
+        if isinstance(thing, Module) or word == "split"
     )

@@ -47,9 +47,9 @@ class SequenceIO(TensorIO):
                 f"{batch.inputs.shape}, {batch.inputs.dtype}: use tensor parallel alone, sp=False"
             )
         self.T = time.stop - time.start
-        own = self.own_time()
-        mine = slice(time.start + own.start, time.start + own.stop)
-        return super().unit(replace(batch, where=replace(where, shard_of=mine)))
+        place = self.own_time()
+        time_slice = slice(time.start + place.start, time.start + place.stop)
+        return super().unit(replace(batch, where=replace(where, shard_of=time_slice)))
 
     def own_time(self) -> slice:
         """Return this rank's shard of the T positions."""
@@ -65,8 +65,8 @@ class SequenceIO(TensorIO):
 
     def shared(self, x: Tensor) -> Tensor:
         """Return x (B, T/t, ...). Raise ValueError for any other shape."""
-        own = self.own_time()
-        if x.ndim < 3 or x.shape[TIME] != own.stop - own.start:
+        place = self.own_time()
+        if x.ndim < 3 or x.shape[TIME] != place.stop - place.start:
             raise ValueError(
                 f"x {x.shape} enters a divided layer, but is not this rank's shard of the {self.T} positions, which "
                 "sequence parallel needs there. The outputs of plan.gather and plan.enter are whole; plan.everywhere "

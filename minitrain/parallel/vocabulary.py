@@ -67,9 +67,9 @@ def vocabulary_cross_entropy(
     group.all_reduce(top, LOSS, op="max")
     p = xp.exp(shifted := x - top)
     z = summed(backend.total(p, axis=-1, keepdims=True), group, LOSS)
-    mine, column = _own_labels(flat, first, held)
+    here, column = _own_labels(flat, first, held)
     right = xp.zeros(rows, x.dtype)
-    right[mine] = shifted[mine, column]
+    right[here] = shifted[here, column]
     right = summed(right, group, LOSS)
     losses = xp.log(z)[:, 0] - right
     if ignored is not None:
@@ -79,17 +79,17 @@ def vocabulary_cross_entropy(
 
     def vjp(g: Array) -> tuple[Array]:
         p = kept[0] if len(kept) == 1 else xp.exp(kept[0].reshape(rows, held) - kept[1]) / kept[2]
-        p[mine, column] -= 1  # in place: backward runs only once
+        p[here, column] -= 1  # in place: backward runs only once
         gx = xp.multiply(p, g / float(denominator), out=p)
         if ignored is not None:
             gx[ignored] = 0
         return (gx.astype(dtype, copy=False).reshape(shape),)
 
-    saved = (*kept, mine, column) if ignored is None else (*kept, mine, column, ignored)
+    saved = (*kept, here, column) if ignored is None else (*kept, here, column, ignored)
     return apply((losses.sum() / float(denominator)).astype(x.dtype), (logits,), vjp, saved=saved)
 
 
 def _own_labels(flat: Array, first: int, held: int) -> tuple[Array, Array]:
     """Return (the tokens whose label is among the `held` ids from `first` on, the columns of these labels here)."""
-    mine = xp.nonzero((flat >= first) & (flat < first + held))[0]
-    return mine, flat[mine].astype(np.int64) - first
+    here = xp.nonzero((flat >= first) & (flat < first + held))[0]
+    return here, flat[here].astype(np.int64) - first

@@ -87,11 +87,11 @@ class Zero1(Reducer):
 
     def squares(self) -> list[list[float]]:
         """Sum the squares of the ranks' shards: each rank sends 8 bytes per bucket, in one collective per group."""
-        mine = {b: square(self.sums(b)) for b in self.trained}
+        squares = {b: square(self.sums(b)) for b in self.trained}
         found: dict[Bucket, list[float]] = {}
         for group in dict.fromkeys(b.group for b in self.trained):
             buckets = [b for b in self.trained if b.group is group]
-            every = from_all(np.array([mine[b] for b in buckets]), group, NORM)
+            every = from_all(np.array([squares[b] for b in buckets]), group, NORM)
             found |= dict(zip(buckets, every.T.tolist(), strict=True))
         return [found[b] for b in self.trained]
 
@@ -130,12 +130,12 @@ class Zero2(Zero1):
         return flat
 
     def reduce(self, bucket: Bucket, flat: Array, group: Communicator) -> None:
-        mine = self.scatter(flat, group, **bucket.shard_arguments)
+        shard = self.scatter(flat, group, **bucket.shard_arguments)
         if bucket in self.grads:
-            self.grads[bucket] += mine
+            self.grads[bucket] += shard
         else:  # a copy, since a view would keep the rest alive; accumulation_dtype if more is added later
             several = self.each_backward and self.backwards > 1
-            self.grads[bucket] = mine.astype(accumulation_dtype(mine.dtype) if several else mine.dtype)
+            self.grads[bucket] = shard.astype(accumulation_dtype(shard.dtype) if several else shard.dtype)
             ledger.hold(self.grads[bucket], "gradients", "reduce-scatter")
 
     def sums(self, bucket: Bucket) -> Array:
@@ -252,9 +252,9 @@ def buckets_of(units: Sequence[Module]) -> list[Bucket]:
     return list(dict.fromkeys(p.bucket for unit in units for p in unit.parameters() if p.bucket is not None))
 
 
-def gathered(bucket: Bucket, mine: Array) -> Array:
+def gathered(bucket: Bucket, shard: Array) -> Array:
     """Return a new array (size) with the shards of all ranks; `mine` is this rank's. A collective."""
-    flat = xp.empty(bucket.size, mine.dtype)
-    flat[bucket.own_shard] = mine
+    flat = xp.empty(bucket.size, shard.dtype)
+    flat[bucket.own_shard] = shard
     bucket.group.all_gather(flat, CHECKPOINT, bucket.shard_arguments.get("shards"))
     return flat

@@ -120,8 +120,8 @@ def _leave(world: Communicator, error: BaseException, barrier: ExitBarrier) -> N
     elif isinstance(error, OSError) and (lost := output_lost()) is not None:
         _leave_with(world, barrier, lost, error)
     elif isinstance(error, UserError) or (starved := out_of_memory(error)):
-        said = error if isinstance(error, UserError) else starved
-        _leave_with(world, barrier, f"minitrain: error: {said}\n", error)
+        message = error if isinstance(error, UserError) else starved
+        _leave_with(world, barrier, f"minitrain: error: {message}\n", error)
     elif isinstance(error, KeyboardInterrupt):
         for number in (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ():
             signal.signal(number, signal.SIG_DFL)  # a second one ends this rank at once, without traceback

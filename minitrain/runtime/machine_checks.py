@@ -83,19 +83,19 @@ def _library() -> Finding:
 
 def _mpirun() -> Finding:
     """Check that mpirun belongs to this Python and to the same MPI as the library."""
-    beside = Path(sys.executable).parent / "mpirun"
+    local = Path(sys.executable).parent / "mpirun"
     first = shutil.which("mpirun")
-    if first is None and not beside.exists():
+    if first is None and not local.exists():
         return Finding("mpirun", "none", f"install an MPI: {sys.executable} -m pip install 'mpich>=5,<6'")
-    if beside.exists() and (first is None or not Path(first).samefile(beside)):
-        cure = f"run {beside}, or activate the environment first: source {beside.parent}/activate"
-        return Finding("mpirun", f"{first or 'not on the PATH'}; this Python's own is {beside}", cure, fatal=False)
-    _, version = _child([first or str(beside), "--version"], 20)
+    if local.exists() and (first is None or not Path(first).samefile(local)):
+        cure = f"run {local}, or activate the environment first: source {local.parent}/activate"
+        return Finding("mpirun", f"{first or 'not on the PATH'}; this Python's own is {local}", cure, fatal=False)
+    _, version = _child([first or str(local), "--version"], 20)
     launcher, library = family_of(version), family_of(_library().found)
     if launcher and library and launcher != library:
         cure = f"{launcher}'s mpirun cannot start programs that use {library}: use the mpirun of the same MPI"
         return Finding("mpirun", f"{first} ({launcher}), but the library is {library}", cure)
-    return Finding("mpirun", f"{first or beside} ({launcher or 'unknown'})")
+    return Finding("mpirun", f"{first or local} ({launcher or 'unknown'})")
 
 
 def _root() -> Finding:

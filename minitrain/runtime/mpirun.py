@@ -16,8 +16,8 @@ SET_BY_USERS = ("PMIX_MCA_", "OMPI_MCA_", "PRTE_MCA_", "PMIX_PREFIX", "PRTE_PREF
 
 def find_mpirun() -> str | None:
     """Return the mpirun in this Python's folder, which belongs to its MPI, or else the first on the PATH, or None."""
-    beside = Path(sys.executable).parent / "mpirun"
-    return str(beside) if beside.exists() else shutil.which("mpirun")
+    local = Path(sys.executable).parent / "mpirun"
+    return str(local) if local.exists() else shutil.which("mpirun")
 
 
 def family_of(text: str) -> str:

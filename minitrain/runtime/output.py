@@ -86,13 +86,13 @@ def watching_output(command: Callable[[], int]) -> int:
         finally:
             sys.stdout.flush()
     except (OSError, SystemExit):  # argparse and rich exit by themselves, and argparse ignores failed writes
-        if (said := output_lost()) is None:
+        if (lost := output_lost()) is None:
             raise
     else:
-        if (said := output_lost()) is None:
+        if (lost := output_lost()) is None:
             return status
     finally:
         sys.stdout = before
     with contextlib.suppress(AttributeError, OSError):  # standard error may be closed, too
-        sys.stderr.write(said)
+        sys.stderr.write(lost)
     return 2

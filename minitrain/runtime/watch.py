@@ -102,10 +102,10 @@ class Watch:
             self.heed(now, *self.interrupted)
         if now - self.since < self.limit / 2:
             return
-        mine = self.here()
-        if mine.waits or (self.ended and not self.remarked):
+        standing = self.here()
+        if standing.waits or (self.ended and not self.remarked):
             self.ask(now)
-            self.diagnose(mine, now)
+            self.diagnose(standing, now)
 
     def heed(self, now: float, since: float, count: int) -> None:
         """End the job after an interrupt that the main thread cannot handle because it is blocked in MPI."""
@@ -153,12 +153,12 @@ class Watch:
         self.sent = [request for request in self.sent if not request.Test()]
         self.sent.append(self.comm.isend(what, to, tag))
 
-    def diagnose(self, mine: Standing, now: float) -> None:
+    def diagnose(self, standing: Standing, now: float) -> None:
         """End the job if all ranks are stuck; the lowest waiting rank does so."""
         ranks: list[Standing] = []
         for rank in range(self.comm.size):
             if rank == self.comm.rank:
-                ranks.append(mine)
+                ranks.append(standing)
             elif now - self.asked.get(rank, now) >= self.limit:
                 ranks.append(Standing(False, self.limit, SILENT))
             elif rank in self.answers:
@@ -168,7 +168,7 @@ class Watch:
         if stuck(ranks, self.limit):
             if next(rank for rank, at in enumerate(ranks) if at.waits) == self.comm.rank:
                 self.end(report(ranks, self.limit))
-        elif self.ended and mine.quiet >= self.limit and not any(at.waits for at in ranks):
+        elif self.ended and standing.quiet >= self.limit and not any(at.waits for at in ranks):
             self.remarked = True  # no rank waits in a communication, so the others may take their time
             if next(rank for rank, at in enumerate(ranks) if at.text == ENDED) == self.comm.rank:
                 print(f"minitrain: still waiting for all ranks to end; {together(ranks)}", file=sys.stderr, flush=True)

@@ -59,9 +59,9 @@ def gather(
 
 def _gather_stages(model: Model, what: str, reducer: Reducer, mesh: Mesh, keep: bool) -> dict[str, np.ndarray]:
     """Gather the model of a pipeline, whose ranks have different parameters, in a single exchange."""
-    mine = [(p.placement, to_host(array)) for p, array in _held(model, what, reducer) if array is not None]
+    held = [(p.placement, to_host(array)) for p, array in _held(model, what, reducer) if array is not None]
     pieces: dict[str, list] = {}
-    for where, array in chain(*mesh.over(*MODEL).gather_objects(mine)):
+    for where, array in chain(*mesh.over(*MODEL).gather_objects(held)):
         pieces.setdefault(where.path, []).append((where, array))
     return {
         path: _joined(found[0][0].shape, [(where.index, array) for where, array in found])
@@ -109,7 +109,9 @@ def gather_state(state: State, world: Communicator) -> dict[str, np.ndarray | in
         else:
             whole[name] = part
     for name, found in parts.items():
-        shape = tuple(max(cut.stop for cut in cuts) for cuts in zip(*(part.held for part in found), strict=True))
+        shape = tuple(
+            max(place.stop for place in places) for places in zip(*(part.held for part in found), strict=True)
+        )
         whole[name] = logical = np.empty(shape, found[0].array.dtype)
         for part in found:
             index: tuple[Any, ...] = (*part.held, ...)  # a view, even of a 0-d array
@@ -235,14 +237,14 @@ def fitting(path: str, values: np.ndarray, shape: tuple[int, ...], dtype: np.dty
 
     Raise UserError if the shape or dtype differs, or if the dtype cannot hold the values.
     """
-    own = getattr(values, "dtype", None)
-    alike = own == dtype if strict else is_float(own)
+    given = getattr(values, "dtype", None)
+    alike = given == dtype if strict else is_float(given)
     if getattr(values, "shape", None) != shape or not alike or is_masked(values):
         raise UserError(
             f"the checkpoint has {shown(values)} for {path}; the model needs {dtype}, shape {shape}"
             + (".\nConvert it, or restore(..., strict=False) to have floats converted" if strict and not alike else "")
         )
-    if own == dtype:
+    if given == dtype:
         return values
     with np.errstate(over="ignore"):
         converted = values.astype(dtype)

@@ -38,7 +38,7 @@ def explain(trainer: "Trainer", update: Update, local: Batch, expected: bool) ->
 def check_samples(world: Communicator, local: Batch | None, name: str) -> None:
     """Raise UserError, on all ranks, if a sample on any rank is not finite. name: says which batch it is."""
     here = None if local is None else first_bad_sample(local)
-    found = [said for said in world.gather_objects(here) if said is not None]
+    found = [message for message in world.gather_objects(here) if message is not None]
     if found:
         raise UserError(f"{name}: {min(found)[1]}.\nNo learning rate helps: correct or remove the sample")
 

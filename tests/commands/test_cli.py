@@ -579,14 +579,15 @@ def test_a_run_in_virtual_time(ranks: int, line: str, idle: str, peaks: str, job
 
 @needs_mpirun
 def test_a_timeline_as_a_picture(text: Path, tmp_path: Path) -> None:
-    """The picture has a box with the micro-batch number for each instruction, and a name for each rank."""
+    """The picture has a box with the micro-batch number for each instruction, a name for each rank, and a legend."""
     path = tmp_path / "timeline.svg"
     options = [*TINY, "--text", str(text), "--pp", "2", "--accumulate", "3", "--svg"]
     assert command("timeline", *options, str(path), ranks=2)[0] == 0
     picture = ElementTree.fromstring(path.read_text())
     words = [element.text for element in picture.iter("{http://www.w3.org/2000/svg}text")]
-    assert words == ["rank 0", *"010212", "rank 1", *"001122"]
-    assert len(list(picture.iter("{http://www.w3.org/2000/svg}rect"))) == 1 + 12
+    assert words[:14] == ["rank 0", *"010212", "rank 1", *"001122"]
+    assert words[14:] == ["forward", "backward", "virtual time: 0 to 12"]
+    assert len(list(picture.iter("{http://www.w3.org/2000/svg}rect"))) == 12 + 2
     status, shown = command("timeline", *options, str(tmp_path), ranks=2)
     assert status == 2 and "give another file with --svg" in shown, shown
 

@@ -23,10 +23,10 @@ def verdict(name: str, text: str, folder: Path) -> Verdict:
         (
             "00.1",
             "def print_in_order(world, text, file=None):\n    pass\n",
-            "nothing came: is print called, and with file=file?",
+            "nothing was written: is print called, and with file=file?",
         ),
-        ("00.3", "def printed(ranks):\n    return [3, 1, 11, 13]\n", "each line is a text"),
-        full("00.3", "def printed(ranks):\n    return 'rank 0 has 3'\n", "a list of lines is wanted"),
+        ("00.3", "def printed(ranks):\n    return [3, 1, 11, 13]\n", "each line must be a string"),
+        full("00.3", "def printed(ranks):\n    return 'rank 0 has 3'\n", "return a list of lines"),
     ],
 )
 def test_what_is_said(name: str, text: str, says: str, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import json
+import subprocess
+import sys
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -129,6 +131,16 @@ def test_an_exercise_is_complete(exercise: Exercise) -> None:
     if exercise.planted:
         assert (exercise.lesson.folder / "mutants" / exercise.planted).exists()
         assert stub(exercise) != source(exercise)
+
+
+def test_a_file_of_stubs_imports_what_it_uses(tmp_path: Path) -> None:
+    """Also for annotations in quotes. F821 is an undefined name, F811 a second definition."""
+    for lesson in written():
+        for solved in (False, True):
+            (tmp_path / f"exercise_{lesson.number}_{solved}.py").write_text(exercise_file(lesson, solved), "utf-8")
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821,F811", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("lesson", written(), ids=lambda lesson: lesson.number)

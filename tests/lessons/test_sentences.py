@@ -53,7 +53,7 @@ def test_a_sentence_names_the_mistake(exercise: Exercise, mutant: Mutant, verdic
     ("exercise", "mutant", "says"),
     [
         (*SAYING["00.1-1_rank_0_gathers_alone"], ("no return from gather_objects", "when every rank has called it")),
-        (*SAYING["00.2-2_as_given"], ("4,194,304 bytes: no return from wait", "when its receiver stands in receive")),
+        (*SAYING["00.2-2_as_given"], ("4,194,304 bytes: no return from wait", "when its receiver has called receive")),
         (*SAYING["00.2-2_receives_first"], ("24 bytes: no return from receive", "nothing is on its way")),
     ],
 )

@@ -56,6 +56,7 @@ TOLD: list[tuple[str, str, Callable[[], float]]] = [
     ("README.md", r"## The (\w+) programs", lambda: len(list((HERE / "programs").glob("*.py")))),
     ("README.md", r"`minitrain.IGNORE` \((-\d+)\)", lambda: IGNORE),
     ("lessons/README.md", r"# The course (\w+) lessons", lambda: len(LESSONS)),
+    ("lessons/README.md", r"(\w+) of them are written so far", lambda: len(written())),
     ("lessons/README.md", r"Then come (\w+) or \w+ exercises", lambda: min(len(x.exercises) for x in written())),
     ("lessons/README.md", r"Then come \w+ or (\w+) exercises", lambda: max(len(x.exercises) for x in written())),
     ("lessons/README.md", r"after (\w+) seconds it says where", lambda: check.LIMIT),

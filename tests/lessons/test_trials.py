@@ -75,6 +75,24 @@ def test_what_is_kept_between_calls(tmp_path: Path) -> None:
     assert "the first call in a new process, returns 99" in found(late, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        ("return KEPT.setdefault(n, [n])", "the same list in every call"),
+        ("return KEPT.setdefault(n, np.zeros(n))", "the same ndarray in every call"),
+        ("return {'rows': (1, KEPT.setdefault(n, np.zeros(n)))}", "the same dict in every call"),
+        ("return [n], (n, np.zeros(n))", ""),
+        ("return EMPTY", ""),  # cannot be changed
+    ],
+)
+def test_a_result_that_two_calls_share(body: str, kept: str, tmp_path: Path) -> None:
+    file = tmp_path / "exercise.py"
+    file.write_text(f"import numpy as np\nKEPT, EMPTY = {{}}, ()\ndef made(n):\n    {body}\n", "utf-8")
+    report = Report()
+    agrees(report, load(file).made, lambda n: load(file).made(n), st.tuples(st.just(2)), name="made")
+    assert kept in report.failure and bool(kept) == bool(report.failure)
+
+
 def test_a_function_may_be_used_in_another_way(tmp_path: Path) -> None:
     """A fresh module is used in the same way."""
 

@@ -94,4 +94,4 @@ def test_a_newline_in_an_answer(tmp_path: Path) -> None:
     source += 'model = BY_NUMBER["00"].module("check").printed\n'
     source += 'def printed(ranks):\n    return [line + "\\n" for line in model(ranks)]\n'
     (told,) = said("00.3", source, tmp_path)
-    assert "without the newline that print writes" in told
+    assert "leave out the newline that print writes" in told

@@ -146,8 +146,13 @@ def load(path: Path, forget: bool) -> dict[str, Result]:
     return {key: result for key, result in results.items() if not (forget and result.outcome == "survived")}
 
 
-def unfinished(result: Result | None, stages: Sequence[str]) -> bool:
-    return result is None or (result.outcome == "survived" and result.stage != stages[-1])
+def unfinished(result: Result | None, stages: Sequence[str]) -> list[str]:
+    """Return the stages that it has yet to pass."""
+    if result is None:
+        return list(stages)
+    order = list(STAGES)
+    later = order[order.index(result.stage) + 1 :] if result.outcome == "survived" else []
+    return [stage for stage in stages if stage in later]
 
 
 class Trees:
@@ -175,13 +180,12 @@ class Trees:
 
 def try_out(mutant: Mutant, tree: Path, done: Result | None, stages: Sequence[str]) -> Result:
     """Run the stages it has not passed yet, up to the first in which a test fails."""
-    rest = list(stages)[list(stages).index(done.stage) + 1 :] if done else list(stages)
     path, source = tree / mutant.file, (ROOT / mutant.file).read_text()
     began = time.monotonic()
     result = Result(mutant.key, "survived", "", "", 0.0)
     write(path, mutant.apply(source))
     try:
-        for stage in rest:
+        for stage in unfinished(done, stages):
             by = killer(tree, stage, mutant.file)
             result = Result(mutant.key, "killed" if by else "survived", stage, by, round(time.monotonic() - began, 1))
             if by:

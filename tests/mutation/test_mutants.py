@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutation.__main__ import FILES, ROOT, choose, own_tests
+from tests.mutation.__main__ import FILES, ROOT, Result, choose, own_tests, unfinished
 from tests.mutation.equivalent import EQUIVALENT
 from tests.mutation.mutants import mutants_of
 
@@ -53,3 +53,17 @@ def test_the_same_seed_gives_the_same_mutants_on_different_lines() -> None:
 def test_what_is_explained_is_still_there() -> None:
     known = {mutant.key for file in FILES for mutant in mutants_of(ROOT, file)}
     assert not EQUIVALENT.keys() - known
+
+
+@pytest.mark.parametrize(
+    ("outcome", "stage", "stages", "left"),
+    [
+        ("survived", "own", ["own", "first", "full"], ["first", "full"]),
+        ("survived", "full", ["own", "first"], []),
+        ("survived", "first", ["full"], ["full"]),
+        ("killed", "own", ["own", "first", "full"], []),
+    ],
+)
+def test_a_run_resumes_with_the_stages_that_are_left(outcome: str, stage: str, stages: list[str], left: list) -> None:
+    assert unfinished(Result("a mutant", outcome, stage, "", 1.0), stages) == left
+    assert unfinished(None, stages) == stages

@@ -36,7 +36,8 @@ from minitrain.nn import (
     loss_or_logits,
 )
 from minitrain.optim import SGD, Adam
-from minitrain.parallel.divided_layers import check_linear
+from minitrain.parallel import divided_layers
+from minitrain.parallel.divided_layers import ColumnLinear, check_linear, in_form
 from minitrain.parallel.division_checks import Passed, far
 from minitrain.parallel.held_parameters import spoken
 from minitrain.parallel.parallelize import parallelize
@@ -1656,3 +1657,20 @@ def test_how_linear_a_row_has_to_be(dtype: str, off: float, refused: bool) -> No
         return
     with pytest.raises(UserError, match=r"plan.row\(down\): the layer is not linear"):
         check_linear("down", Tensor(y), other)
+
+
+def test_a_divided_layer_is_still_of_the_class_that_its_author_wrote() -> None:
+    """Its class has the same name, module and docstring, so what is shown of it is familiar; two layers share it."""
+
+    class Scaled(Linear):
+        """A user's layer."""
+
+    form = in_form(ColumnLinear, Scaled)
+    assert issubclass(form, Scaled) and issubclass(form, ColumnLinear) and form is in_form(ColumnLinear, Scaled)
+    assert (form.__name__, form.__module__, form.__doc__) == ("Scaled", __name__, "A user's layer.")
+
+
+@pytest.mark.parametrize("form", ("Column", "ColumnLinear", "Row", "RowLinear", "Gathered", "Entered", "Everywhere"))
+def test_a_refusal_names_the_word_of_the_plan(form: str) -> None:
+    """A layer that is called without a tensor is refused with the word that its `shard` has used."""
+    assert callable(getattr(Plan, getattr(divided_layers, form).word))

@@ -1,4 +1,4 @@
-"""the file is closed afterwards, so the caller can write nothing more to it."""
+"""the file is closed afterwards, so the caller cannot write to it again."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""every rank prints its own text, as it comes."""
+"""every rank prints its own text, in any order."""
 
 
 def print_in_order(world, text, file=None):

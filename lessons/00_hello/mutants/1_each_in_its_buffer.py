@@ -1,4 +1,4 @@
-"""every rank prints its own text, and when it comes is left to the buffers."""
+"""every rank prints its own text, without a flush: the order depends on the ranks' buffers."""
 
 
 def print_in_order(world, text, file=None):

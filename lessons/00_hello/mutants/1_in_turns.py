@@ -1,4 +1,4 @@
-"""the ranks print in turns, with barriers between: mpirun collects the lines, and it knows no turns."""
+"""the ranks print in turns, with barriers between them: mpirun forwards their output in any order."""
 
 
 def print_in_order(world, text, file=None):

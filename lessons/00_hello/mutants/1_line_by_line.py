@@ -1,4 +1,4 @@
-"""every text leaves by itself, so that another rank's words can come between them."""
+"""each text is flushed separately, so another rank's output can come between two of them."""
 
 
 def print_in_order(world, text, file=None):

@@ -1,8 +1,8 @@
-"""MPI is called behind the communicator's back: it would not work with threads for ranks."""
+"""MPI is called directly, not through the communicator: this does not work if the ranks are threads."""
 
 from mpi4py import MPI
 
-SAYS = "such as mpi4py itself"
+SAYS = "such as mpi4py"
 
 
 def print_in_order(world, text, file=None):

@@ -1,4 +1,4 @@
-"""the texts stay in the buffer: if the job is ended now, they are lost."""
+"""the texts stay in the buffer: they are lost if the job is ended now."""
 
 
 def print_in_order(world, text, file=None):

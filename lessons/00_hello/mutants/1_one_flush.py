@@ -1,4 +1,4 @@
-"""each text is printed by itself, and flushed at the end: on a terminal every line leaves at once."""
+"""each text is printed separately and flushed at the end: on a terminal every line is written at once."""
 
 
 def print_in_order(world, text, file=None):

@@ -1,4 +1,4 @@
-"""an empty line at the end: print adds a newline to the last one."""
+"""there is an empty line at the end: print adds a newline after the last one."""
 
 
 def print_in_order(world, text, file=None):

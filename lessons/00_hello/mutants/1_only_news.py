@@ -1,4 +1,4 @@
-"""texts that were printed before are not printed again: something is kept between the calls."""
+"""texts that were printed before are not printed again: something is kept between calls."""
 
 SEEN = []
 

@@ -1,4 +1,4 @@
-"""only rank 0 calls gather_objects, and waits for ever for the others."""
+"""only rank 0 calls gather_objects, and waits forever for the others."""
 
 SAYS = "rank 0 waits in gather_objects"
 

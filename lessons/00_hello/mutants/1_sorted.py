@@ -1,4 +1,4 @@
-"""the texts are sorted by the alphabet, not by the ranks."""
+"""the texts are sorted alphabetically, not by rank."""
 
 
 def print_in_order(world, text, file=None):

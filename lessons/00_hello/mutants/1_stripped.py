@@ -1,4 +1,4 @@
-"""spaces and empty lines at the end of a text are cut off."""
+"""spaces and empty lines at the end of a text are removed."""
 
 
 def print_in_order(world, text, file=None):

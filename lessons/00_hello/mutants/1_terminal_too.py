@@ -1,4 +1,4 @@
-"""the texts also come on the terminal when a file is given."""
+"""the texts are also printed on the terminal if a file is given."""
 
 
 def print_in_order(world, text, file=None):

@@ -1,4 +1,4 @@
-"""right for three ranks only: the texts of the others are left out."""
+"""right for three ranks only: the texts of further ranks are left out."""
 
 
 def print_in_order(world, text, file=None):

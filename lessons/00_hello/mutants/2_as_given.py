@@ -1,4 +1,4 @@
-"""every rank waits until its message has left, and nobody receives."""
+"""every rank waits for its send before it receives, so nobody receives."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ SAYS = "waits in wait"
 def swap(world: Communicator, x: Array) -> Array:
     """Send x to the next rank of a ring of two or more; return what the rank before has sent.
 
-    That is a new array of the shape and dtype of x. Messages may be too large for any MPI to put aside.
+    That is a new array with the shape and dtype of x. Messages may be too large for any MPI to buffer.
     """
     arrived = np.empty_like(x)
     world.send(x, (world.rank + 1) % world.size, ("ring", "swap")).wait()

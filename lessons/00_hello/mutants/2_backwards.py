@@ -1,4 +1,4 @@
-"""the ring runs backwards, which with two ranks nobody notices."""
+"""the ring runs backwards, which does not show with two ranks."""
 
 import numpy as np
 

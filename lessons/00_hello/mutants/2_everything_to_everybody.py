@@ -1,4 +1,4 @@
-"""every rank gets the arrays of all, to use one of them."""
+"""every rank gets the arrays of all ranks and uses one of them."""
 
 
 def swap(world, x):

@@ -1,4 +1,4 @@
-"""the new array has float64 numbers, whatever those of x are."""
+"""the new array is float64, whatever the dtype of x."""
 
 import numpy as np
 

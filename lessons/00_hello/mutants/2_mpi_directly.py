@@ -1,9 +1,9 @@
-"""MPI's own Sendrecv, called behind the communicator's back, so that nothing is counted."""
+"""MPI's own Sendrecv is called, not the communicator, so no message is counted."""
 
 import numpy as np
 from mpi4py import MPI
 
-SAYS = "such as mpi4py itself"
+SAYS = "such as mpi4py"
 
 
 def swap(world, x):

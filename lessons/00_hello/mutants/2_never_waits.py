@@ -1,8 +1,8 @@
-"""the handle is never waited for: x may still be on its way when the caller changes it."""
+"""wait is never called on the handle: the caller may change x before it is sent."""
 
 import numpy as np
 
-SAYS = "wait for the handle of send"  # what else is wrong depends on which message is faster
+SAYS = "call wait on the handle of send"  # what else is wrong depends on which message is faster
 
 
 def swap(world, x):

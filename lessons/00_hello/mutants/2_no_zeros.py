@@ -1,4 +1,4 @@
-"""a rank whose array is all zeros sends nothing, and the next one waits for it for ever."""
+"""a rank whose array is all zeros sends nothing, and the next rank waits forever."""
 
 import numpy as np
 

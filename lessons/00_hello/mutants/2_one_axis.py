@@ -1,4 +1,4 @@
-"""the new array has one axis, whatever shape x has."""
+"""the new array has one axis, whatever the shape of x."""
 
 import numpy as np
 

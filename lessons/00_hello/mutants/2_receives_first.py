@@ -1,4 +1,4 @@
-"""every rank first waits for a message, and nobody has sent one."""
+"""every rank receives first, and nobody has sent anything."""
 
 import numpy as np
 

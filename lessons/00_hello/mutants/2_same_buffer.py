@@ -1,4 +1,4 @@
-"""every call returns the same array: the next one writes over what the last one has returned."""
+"""every call returns the same array, so the next call overwrites the previous result."""
 
 import numpy as np
 

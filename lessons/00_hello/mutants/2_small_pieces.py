@@ -1,4 +1,4 @@
-"""the message is cut into pieces so small that MPI puts them aside; how small that is, nobody promises."""
+"""the message is cut into pieces small enough for MPI to buffer: no size is guaranteed to be."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""the source is two ranks ahead: with three ranks that is the rank before, with four it is not."""
+"""the source is two ranks ahead, which is the rank before only if there are three ranks."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""small arrays are waited for before anything is received: that MPI puts them aside, nobody promises."""
+"""small arrays are waited for before anything is received: MPI need not buffer them."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""as if nobody came before rank 0: everyone[-1] is the last rank's value."""
+"""as if there were no rank before rank 0: everyone[-1] is the last rank's value."""
 
 
 def printed(ranks):

@@ -1,4 +1,4 @@
-"""as if all ranks shared one variable: only rank 2 has set its own mine to 10."""
+"""as if all ranks shared one variable: only rank 2 sets its own mine to 10."""
 
 
 def printed(ranks):

@@ -1,4 +1,4 @@
-"""the lines are sorted as texts: rank 10 comes before rank 2."""
+"""the lines are sorted as texts, so rank 10 comes before rank 2."""
 
 
 def printed(ranks):

@@ -1,4 +1,4 @@
-"""as if there were always a rank 2: two ranks are too few for it."""
+"""as if there were always a rank 2: with two ranks there is none."""
 
 
 def printed(ranks):

@@ -1,4 +1,4 @@
-"""one product over all leading axes makes the gradient of a matrix that stands beside a stack."""
+"""The gradient of a matrix multiplied with a stack is one product over all leading axes."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""the gradient of an operand that requires none is not computed: None stands for it."""
+"""The gradient of an operand that requires none is not computed; None is returned for it."""
 
 from minitrain import backend
 from minitrain.autograd import apply

@@ -1,4 +1,4 @@
-"""transposed copies are kept for backward; `saved` names the operands."""
+"""transposed copies are kept for backward, but `saved` names the operands."""
 
 from minitrain import backend
 from minitrain.autograd import apply

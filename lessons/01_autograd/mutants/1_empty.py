@@ -1,4 +1,4 @@
-"""without elements nothing is multiplied, and the result is on no tape."""
+"""operands without elements are not multiplied, and the result is not on the tape."""
 
 from minitrain import backend
 from minitrain.autograd import apply

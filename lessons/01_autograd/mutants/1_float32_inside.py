@@ -1,4 +1,4 @@
-"""multiplied in float32, whatever the operands are: float64 loses half its digits."""
+"""the product is computed in float32: float64 operands lose half their digits."""
 
 from minitrain import backend
 from minitrain.autograd import apply

@@ -1,4 +1,4 @@
-"""computed in float64, whatever the operands are."""
+"""the product is computed in float64, whatever the dtype of the operands."""
 
 from minitrain import backend
 from minitrain.autograd import apply

@@ -1,4 +1,4 @@
-"""a broadcast operand's parts are summed in their own precision: float16 stops counting at 2048."""
+"""a broadcast operand's parts are summed in their own dtype: a float16 sum stops growing at 2048."""
 
 from minitrain import backend
 from minitrain.autograd import apply

@@ -1,4 +1,4 @@
-"""multiplied past backend.matmul: nobody counts it."""
+"""the product is computed without backend.matmul, so nothing counts it."""
 
 from minitrain.autograd import apply
 from minitrain.functional import operands, unbroadcast_both

@@ -1,4 +1,4 @@
-"""the other operand is multiplied as it is, not transposed."""
+"""the other operand is not transposed."""
 
 from minitrain import backend
 from minitrain.autograd import apply

@@ -1,4 +1,4 @@
-"""backward keeps both operands alive, but `saved` does not say so."""
+"""backward keeps both operands alive, but `saved` does not name them."""
 
 from minitrain import backend
 from minitrain.autograd import apply

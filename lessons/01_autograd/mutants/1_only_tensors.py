@@ -1,4 +1,4 @@
-"""an operand that is an array or a list is not made a tensor first."""
+"""an operand that is an array or a list is not converted to a tensor."""
 
 from minitrain import backend
 from minitrain.autograd import apply

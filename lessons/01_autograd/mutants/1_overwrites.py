@@ -1,4 +1,4 @@
-"""backward multiplies into the memory of an operand, which is another array afterwards."""
+"""backward writes its result into an operand's memory, which changes the operand."""
 
 from minitrain import backend
 from minitrain.autograd import apply

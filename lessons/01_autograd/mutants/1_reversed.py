@@ -1,4 +1,4 @@
-"""the operands of the product itself are swapped: y = b a."""
+"""the operands of the product are swapped: y = b a."""
 
 from minitrain import backend
 from minitrain.autograd import apply

@@ -1,4 +1,4 @@
-"""both gradients come out transposed: ga = b g^T, gb = g^T a."""
+"""both gradients are transposed: ga = b g^T, gb = g^T a."""
 
 from minitrain import backend
 from minitrain.autograd import apply

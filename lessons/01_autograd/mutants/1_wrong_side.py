@@ -1,4 +1,4 @@
-"""g stands on the wrong side of the product: ga = b^T g, gb = g a^T."""
+"""g is on the wrong side of both products: ga = b^T g, gb = g a^T."""
 
 from minitrain import backend
 from minitrain.autograd import apply

@@ -1,4 +1,4 @@
-"""g stands on the wrong side of one product: ga = b^T g."""
+"""g is on the wrong side of one product: ga = b^T g."""
 
 from minitrain import backend
 from minitrain.autograd import apply

@@ -1,4 +1,4 @@
-"""a gradient without elements is returned as it is; its sum over an axis of length 0 is 0, of length 1."""
+"""a gradient without elements is returned unchanged; its sum over an axis of length 0 is 0, of length 1."""
 
 from minitrain import backend
 

@@ -1,4 +1,4 @@
-"""summed in float32, whatever g is: float64 loses half its digits."""
+"""the sum is computed in float32, whatever the dtype of g: float64 loses half its digits."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""the shapes are written under each other from the left; broadcasting does it from the right."""
+"""the shapes are aligned from the left; broadcasting aligns them from the right."""
 
 from minitrain import backend
 

@@ -1,4 +1,4 @@
-"""summed in g's own precision: float16 stops counting at 2048."""
+"""the sum is computed in g's own dtype: a float16 sum stops growing at 2048."""
 
 
 def unbroadcast(g, shape):

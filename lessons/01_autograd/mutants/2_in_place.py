@@ -1,4 +1,4 @@
-"""the copies' parts are added up in g itself, which is another array afterwards."""
+"""the copies' parts are added up in g itself, which changes g."""
 
 
 def unbroadcast(g, shape):

@@ -1,4 +1,4 @@
-"""the part of one copy is taken, and the others are lost."""
+"""the part of one copy is returned, and those of the others are lost."""
 
 
 def unbroadcast(g, shape):

@@ -1,4 +1,4 @@
-"""one stretched axis is summed, not a second one."""
+"""only one stretched axis is summed; a second one is not."""
 
 from minitrain import backend
 

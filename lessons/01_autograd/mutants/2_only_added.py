@@ -1,4 +1,4 @@
-"""only the axes that were added in front are summed, not those that were stretched from length 1."""
+"""only the axes added in front are summed, not those stretched from length 1."""
 
 from minitrain import backend
 

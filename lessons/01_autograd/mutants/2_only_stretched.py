@@ -1,4 +1,4 @@
-"""only the axes that were stretched from length 1 are summed, not those that were added in front."""
+"""only the axes stretched from length 1 are summed, not those added in front."""
 
 from minitrain import backend
 

@@ -1,4 +1,4 @@
-"""at most two of the axes that were added in front are summed; of a third, one copy is taken."""
+"""at most two of the axes added in front are summed; of a third, one copy is taken."""
 
 from minitrain import backend
 

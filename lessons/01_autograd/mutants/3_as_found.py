@@ -1,4 +1,4 @@
-"""in the order in which they are found: a node may come before one that was computed from it."""
+"""the nodes are in the order in which they were found: one may come before a node computed from it."""
 
 from minitrain.autograd import edge_of
 from minitrain.tensor import Tensor

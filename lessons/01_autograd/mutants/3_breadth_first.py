@@ -1,4 +1,4 @@
-"""level by level from the root: a node that is used early and late comes too soon."""
+"""the nodes are in levels below the roots: a node that is used both early and late comes too soon."""
 
 from minitrain.autograd import edge_of
 from minitrain.tensor import Tensor

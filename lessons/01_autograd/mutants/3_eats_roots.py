@@ -1,4 +1,4 @@
-"""the caller's list of roots is emptied."""
+"""the function empties the caller's list of roots."""
 
 from minitrain.autograd import edge_of
 from minitrain.tensor import Tensor

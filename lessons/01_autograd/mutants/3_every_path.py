@@ -1,4 +1,4 @@
-"""nodes are not remembered: each is there as often as there are paths to it."""
+"""visited nodes are not remembered: each is listed once for every path to it."""
 
 from minitrain.autograd import edge_of
 from minitrain.tensor import Tensor

@@ -1,4 +1,4 @@
-"""a leaf of a class derived from Tensor, such as Parameter, is taken for a node."""
+"""a leaf of a subclass of Tensor, such as Parameter, is treated as a node."""
 
 from minitrain.autograd import edge_of
 from minitrain.tensor import Tensor

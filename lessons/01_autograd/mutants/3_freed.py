@@ -1,4 +1,4 @@
-"""a tape that was freed is walked as if it were whole."""
+"""a tape that was freed is walked as if it were complete."""
 
 from minitrain.autograd import edge_of
 from minitrain.tensor import Tensor

@@ -1,4 +1,4 @@
-"""a leaf that is used several times is counted once: it is called complete too early."""
+"""a leaf that is used several times is counted once, so it is reported complete too early."""
 
 from minitrain.autograd import edge_of
 from minitrain.tensor import Tensor

@@ -1,4 +1,4 @@
-"""a list is searched for every node: n nodes take n^2 steps; a set or a dict finds at once."""
+"""a list is searched for every node, so n nodes take n^2 steps; use a set or a dict."""
 
 from minitrain.autograd import edge_of
 from minitrain.tensor import Tensor

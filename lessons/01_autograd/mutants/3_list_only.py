@@ -1,4 +1,4 @@
-"""roots are taken for a list: a tuple raises an error."""
+"""roots must be a list: a tuple raises an error."""
 
 from minitrain.autograd import edge_of
 from minitrain.tensor import Tensor

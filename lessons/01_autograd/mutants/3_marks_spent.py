@@ -1,4 +1,4 @@
-"""nodes are marked as `spent` when they are found, and stay so."""
+"""nodes are marked as `spent` when found, and stay marked."""
 
 from minitrain.autograd import edge_of
 from minitrain.tensor import Tensor

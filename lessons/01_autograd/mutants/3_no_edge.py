@@ -1,4 +1,4 @@
-"""a root that requires no gradient leads to None, which is taken for a node."""
+"""the edge of a root that requires no gradient is None, which is treated as a node."""
 
 from minitrain.autograd import edge_of
 from minitrain.tensor import Tensor

@@ -1,4 +1,4 @@
-"""leaves that are used as parameters, in a node's weights, are not counted."""
+"""leaves used as parameters, in a node's weights, are not counted."""
 
 from minitrain.autograd import edge_of
 from minitrain.tensor import Tensor

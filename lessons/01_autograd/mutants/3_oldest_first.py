@@ -1,4 +1,4 @@
-"""oldest first, which is the order of the forward."""
+"""the nodes are oldest first, the order of the forward."""
 
 from minitrain.autograd import edge_of
 from minitrain.tensor import Tensor

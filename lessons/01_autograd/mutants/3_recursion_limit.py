@@ -1,4 +1,4 @@
-"""a function that calls itself, with a raised limit: a long chain takes all memory."""
+"""the function calls itself, with a raised recursion limit: a long chain takes all memory."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""a function that calls itself: a long chain is deeper than Python allows."""
+"""the function calls itself: a long chain exceeds Python's recursion limit."""
 
 from minitrain.autograd import edge_of
 from minitrain.tensor import Tensor

@@ -1,4 +1,4 @@
-"""nodes of earlier calls are remembered: a second call finds nothing."""
+"""nodes of earlier calls are remembered, so a second call finds nothing."""
 
 from minitrain.autograd import edge_of
 from minitrain.tensor import Tensor

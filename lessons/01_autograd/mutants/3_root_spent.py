@@ -1,4 +1,4 @@
-"""a root's own node may be freed: only the nodes below are looked at."""
+"""a root's own node may have been freed: only the nodes below it are checked."""
 
 from minitrain.autograd import edge_of
 from minitrain.tensor import Tensor

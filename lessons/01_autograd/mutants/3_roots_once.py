@@ -1,4 +1,4 @@
-"""a root that is given twice is taken once."""
+"""a root that is given twice is counted once."""
 
 from minitrain.autograd import edge_of
 from minitrain.tensor import Tensor

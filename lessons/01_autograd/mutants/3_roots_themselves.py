@@ -1,4 +1,4 @@
-"""it begins with the roots, which are tensors; the node of a root is edge_of(root)."""
+"""the search starts with the roots, which are tensors; the node of a root is edge_of(root)."""
 
 from minitrain.tensor import Tensor
 

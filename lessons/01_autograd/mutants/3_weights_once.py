@@ -1,4 +1,4 @@
-"""a leaf that is several weights of one node is counted once."""
+"""a leaf that occurs several times in the weights of one node is counted once."""
 
 from minitrain.autograd import edge_of
 from minitrain.tensor import Tensor

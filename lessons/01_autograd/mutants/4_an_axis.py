@@ -1,4 +1,4 @@
-"""the sum of two arrays without axes gets one."""
+"""the sum of two arrays without axes has one axis."""
 
 from minitrain.backend import xp
 

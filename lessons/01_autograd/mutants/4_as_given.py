@@ -1,4 +1,4 @@
-"""the new part takes the place of what was there, instead of being added to it."""
+"""the new part replaces the gradient so far instead of being added to it."""
 
 from minitrain.backend import Array, xp
 

@@ -1,4 +1,4 @@
-"""all sums of one shape are made in the same memory: an earlier one changes."""
+"""all sums of one shape share their memory, so an earlier sum changes."""
 
 from minitrain.backend import xp
 

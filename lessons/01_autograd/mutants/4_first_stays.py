@@ -1,4 +1,4 @@
-"""the first part stays, and later ones are lost."""
+"""the first part is kept, and later ones are lost."""
 
 from minitrain.backend import Array
 

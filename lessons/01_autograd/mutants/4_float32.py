@@ -1,4 +1,4 @@
-"""the sum is float32, whatever the parts are."""
+"""the sum is float32, whatever the dtype of the parts."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""added in place, into an array that somebody may still hold."""
+"""the part is added in place, into an array that other code may still hold."""
 
 from minitrain.backend import Array
 

@@ -1,4 +1,4 @@
-"""added in place into `part`, which belongs to the caller."""
+"""the sum is written into `part`, which belongs to the caller."""
 
 from minitrain.backend import xp
 

@@ -1,4 +1,4 @@
-"""what is not finite is not added: an overflow must be seen."""
+"""values that are not finite are not added: an overflow must stay visible."""
 
 import numpy as np
 

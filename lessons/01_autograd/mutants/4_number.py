@@ -1,4 +1,4 @@
-"""grad + part of two arrays without axes is a NumPy number, no array."""
+"""grad + part of two arrays without axes is a NumPy scalar, not an array."""
 
 from minitrain.backend import Array
 

@@ -1,4 +1,4 @@
-"""a part of zeros returns the old array, and no new one."""
+"""for a part of zeros the old array is returned, not a new one."""
 
 from minitrain.backend import xp
 

@@ -1,4 +1,4 @@
-"""the corrections have beta times t instead of beta to the power t."""
+"""the corrections use beta times t instead of beta to the power t."""
 
 from minitrain.backend import xp
 

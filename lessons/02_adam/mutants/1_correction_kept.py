@@ -1,4 +1,4 @@
-"""the corrected m and v are kept, and corrected again in the next update."""
+"""the corrected m and v are stored, and corrected again in the next update."""
 
 from minitrain.backend import xp
 

@@ -1,4 +1,4 @@
-"""epsilon is inside the root."""
+"""epsilon is inside the square root."""
 
 from minitrain.backend import xp
 

@@ -1,4 +1,4 @@
-"""epsilon is added before the root of v is corrected (the paper's epsilon-hat)."""
+"""epsilon is added before v is corrected (the paper's epsilon hat)."""
 
 from minitrain.backend import xp
 

@@ -1,4 +1,4 @@
-"""in update 1 m and v are taken for 0, whatever they are."""
+"""in update 1, m and v are assumed to be 0, whatever they are."""
 
 from minitrain.backend import xp
 

@@ -1,4 +1,4 @@
-"""the arrays are made float64 first, so that those of float32 stay as they were."""
+"""the arrays are converted to float64 first, so float32 arrays stay unchanged."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""the gradient is scaled in place, so that it is another one afterwards."""
+"""the gradient is scaled in place, so it has changed afterwards."""
 
 from minitrain.backend import xp
 

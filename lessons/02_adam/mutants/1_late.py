@@ -1,4 +1,4 @@
-"""after some updates the corrections are left out: at t = 100, 1 - 0.999^t is still 0.095."""
+"""the corrections are left out after some updates, but at t = 100, 1 - 0.999^t is still 0.095."""
 
 from minitrain.backend import xp
 

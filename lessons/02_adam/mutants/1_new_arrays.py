@@ -1,4 +1,4 @@
-"""the results are new arrays; those that came in stay as they were."""
+"""the results are new arrays; the ones passed in stay unchanged."""
 
 from minitrain.backend import xp
 

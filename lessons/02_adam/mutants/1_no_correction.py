@@ -1,4 +1,4 @@
-"""m and v are not corrected for having started at 0."""
+"""m and v are not corrected for starting at 0."""
 
 from minitrain.backend import xp
 

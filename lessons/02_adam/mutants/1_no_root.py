@@ -1,4 +1,4 @@
-"""the root is missing: the step is divided by the mean square."""
+"""the square root is missing: the step is divided by the mean square."""
 
 
 def adam_step(w, g, m, v, t, lr, beta1, beta2, epsilon):

@@ -1,4 +1,4 @@
-"""v is made from m and not from g."""
+"""v is computed from m instead of g."""
 
 from minitrain.backend import xp
 

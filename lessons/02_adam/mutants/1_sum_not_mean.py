@@ -1,4 +1,4 @@
-"""g is added to m whole, without the factor 1 - beta1."""
+"""g is added to m without the factor 1 - beta1."""
 
 from minitrain.backend import xp
 

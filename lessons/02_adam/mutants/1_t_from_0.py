@@ -1,4 +1,4 @@
-"""t is counted from 0, as t - 1, and the first divisors are 0."""
+"""t is counted from 0, as t - 1, so the first divisors are 0."""
 
 from minitrain.backend import xp
 

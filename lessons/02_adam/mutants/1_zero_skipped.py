@@ -1,4 +1,4 @@
-"""coordinates whose gradient is 0 do not move: m and v must fade, and the step goes on."""
+"""coordinates whose gradient is 0 are skipped, but m and v must decay and the step continues."""
 
 from minitrain.backend import xp
 

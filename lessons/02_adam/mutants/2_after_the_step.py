@@ -1,4 +1,4 @@
-"""the weight shrinks after Adam's step, and the step with it."""
+"""the weight shrinks after Adam's step, and the step shrinks with it."""
 
 from minitrain.optim import adam_step
 

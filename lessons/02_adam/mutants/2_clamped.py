@@ -1,4 +1,4 @@
-"""the factor 1 - lr weight_decay is kept from falling below 0."""
+"""the factor 1 - lr weight_decay is kept from becoming negative."""
 
 
 def adamw_step(w, g, m, v, t, lr, beta1, beta2, epsilon, weight_decay, adam=None):

@@ -1,4 +1,4 @@
-"""any weight_decay is taken for 0.5."""
+"""every weight_decay except 0 is treated as 0.5."""
 
 
 def adamw_step(w, g, m, v, t, lr, beta1, beta2, epsilon, weight_decay, adam=None):

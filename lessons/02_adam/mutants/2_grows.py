@@ -1,4 +1,4 @@
-"""the sign is wrong: weights grow."""
+"""the sign of the decay is wrong: weights grow."""
 
 from minitrain.optim import adam_step
 

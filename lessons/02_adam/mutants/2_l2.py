@@ -1,4 +1,4 @@
-"""the decay is added to the gradient (L2), and goes through m and v."""
+"""the decay is added to the gradient (L2), so it goes through m and v."""
 
 from minitrain.optim import adam_step
 

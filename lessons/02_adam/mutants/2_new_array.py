@@ -1,4 +1,4 @@
-"""w is a new array from the first line on, and the caller's stays as it was."""
+"""w becomes a new array in the first line, and the caller's stays unchanged."""
 
 from minitrain.optim import adam_step
 

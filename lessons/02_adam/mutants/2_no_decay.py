@@ -1,4 +1,4 @@
-"""nothing decays: it is Adam."""
+"""there is no decay: this is Adam."""
 
 from minitrain.optim import adam_step
 

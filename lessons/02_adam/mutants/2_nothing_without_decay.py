@@ -1,4 +1,4 @@
-"""with weight_decay 0 nothing is done at all; it is plain Adam then."""
+"""with weight_decay 0 nothing is done; it must be plain Adam then."""
 
 
 def adamw_step(w, g, m, v, t, lr, beta1, beta2, epsilon, weight_decay, adam=None):

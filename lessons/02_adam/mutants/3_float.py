@@ -1,4 +1,4 @@
-"""a float is returned; bytes are whole numbers."""
+"""a float is returned; bytes are integers."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""8 bytes are taken for a number: float32 has 4."""
+"""a number is taken to have 8 bytes; in float32 it has 4."""
 
 from itertools import pairwise
 

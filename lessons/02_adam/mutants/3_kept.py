@@ -1,4 +1,4 @@
-"""what was returned for as many layers and values is returned again."""
+"""an earlier result is returned for other sizes with the same number of layers and the same sum."""
 
 from itertools import pairwise
 

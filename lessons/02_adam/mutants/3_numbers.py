@@ -1,4 +1,4 @@
-"""these are numbers, not bytes."""
+"""the result is the number of values, not of bytes."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""one number a parameter is counted, and Adam keeps two, m and v."""
+"""one number per parameter is counted, but Adam keeps two, m and v."""
 
 from itertools import pairwise
 

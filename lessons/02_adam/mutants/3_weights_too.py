@@ -1,4 +1,4 @@
-"""w is counted, too, and it is no optimizer state."""
+"""w is counted, but it is not optimizer state."""
 
 from itertools import pairwise
 

@@ -1,9 +1,9 @@
-"""as it was given: two mistakes are left."""
+"""the function is as given: two mistakes are left."""
 
 import numpy as np
 
 
 def step_sizes(v: np.ndarray, t: int, lr: float, beta1: float, beta2: float, epsilon: float) -> np.ndarray:
-    """What Adam multiplies m by in update number t, for each coordinate: w -= step_sizes(v, ...) * m."""
+    """Return what update t multiplies m by, for each coordinate: w -= step_sizes(v, ...) * m. Do not change v."""
     v_hat = v / (1 - beta1**t)
     return lr / (1 - beta1**t) / np.sqrt(v_hat + epsilon)

@@ -1,4 +1,4 @@
-"""0.9 and 0.999 are written in: beta1 and beta2 may be others."""
+"""0.9 and 0.999 are hard-coded, but beta1 and beta2 vary."""
 
 import numpy as np
 

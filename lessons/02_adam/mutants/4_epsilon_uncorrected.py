@@ -1,8 +1,8 @@
-"""epsilon is added before the root of v is corrected (the paper's epsilon-hat)."""
+"""epsilon is added before v is corrected (the paper's epsilon hat)."""
 
 import numpy as np
 
 
 def step_sizes(v: np.ndarray, t: int, lr: float, beta1: float, beta2: float, epsilon: float) -> np.ndarray:
-    """What Adam multiplies m by in update number t, for each coordinate: w -= step_sizes(v, ...) * m."""
+    """Return what update t multiplies m by, for each coordinate: w -= step_sizes(v, ...) * m."""
     return lr * (1 - beta2**t) ** 0.5 / (1 - beta1**t) / (np.sqrt(v) + epsilon)

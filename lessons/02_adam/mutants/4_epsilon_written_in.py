@@ -1,4 +1,4 @@
-"""epsilon is written in: it may be another."""
+"""epsilon is hard-coded, but it varies."""
 
 import numpy as np
 

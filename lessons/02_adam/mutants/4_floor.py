@@ -1,4 +1,4 @@
-"""v_hat is kept from falling below 1e-20: where v is 0, the step size is lr / epsilon."""
+"""v_hat is kept above 1e-20; where v is 0, the step size is lr / epsilon."""
 
 import numpy as np
 

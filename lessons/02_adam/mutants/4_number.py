@@ -1,4 +1,4 @@
-"""a number comes out, not an array."""
+"""the result is a number, not an array."""
 
 import numpy as np
 

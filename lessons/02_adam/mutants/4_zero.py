@@ -1,4 +1,4 @@
-"""where v is 0 the step size is said to be 0; it is lr / epsilon."""
+"""where v is 0, the step size is taken to be 0; it is lr / epsilon."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""NumPy's integers, and a step of 1."""
+"""NumPy integers, and a step of 1."""
 
 import numpy as np
 

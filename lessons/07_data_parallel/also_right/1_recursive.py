@@ -1,4 +1,4 @@
-"""Takes the first part off, rounded up, and asks itself about the rest."""
+"""Takes the first part, rounded up, and calls itself for the rest."""
 
 
 def shard_of(n: int, parts: int, i: int) -> slice:

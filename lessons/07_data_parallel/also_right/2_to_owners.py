@@ -1,12 +1,14 @@
-"""Each rank sends the owners their chunks, and gets sums back: no ring, no message for an empty chunk."""
+"""Each rank sends the owners their chunks and gets the sums back: no ring, and no message for an empty chunk."""
 
 import numpy as np
 
+from minitrain.sharding import even_shards
 
-def sync_gradients(gradients, group):
+
+def sync_gradients(gradients, group, shards=None):
     others = [rank for rank in range(group.size) if rank != group.rank]
     for gradient in gradients:
-        chunks = np.array_split(gradient, group.size)
+        chunks = [gradient[cut] for cut in shards or even_shards(len(gradient), group.size)]
         mine = chunks[group.rank]
         full = [rank for rank in others if len(chunks[rank])]
         sent = [group.send(chunks[rank], rank, ("my", "chunks")) for rank in full]

@@ -3,7 +3,7 @@
 from minitrain.parallel.data_parallel import TAG
 
 
-def sync_gradients(gradients, group):
+def sync_gradients(gradients, group, shards=None):
     for gradient in reversed(gradients):
-        group.reduce_scatter(gradient, TAG)
-        group.all_gather(gradient, TAG)
+        group.reduce_scatter(gradient, TAG, shards)
+        group.all_gather(gradient, TAG, shards)

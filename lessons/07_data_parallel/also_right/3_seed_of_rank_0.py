@@ -1,4 +1,4 @@
-"""Rank 0 tells the others its seed; where and how large a part is, is computed again."""
+"""Rank 0 sends the others its seed; the place and size of a part are computed again."""
 
 from collections.abc import Callable
 from dataclasses import replace

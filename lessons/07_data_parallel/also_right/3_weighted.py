@@ -1,4 +1,4 @@
-"""The mean of a rank's samples, times their part of the batch."""
+"""The mean of a rank's samples, times their fraction of the batch."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""each run begins where the last call stopped: right only if the calls come in order."""
+"""each part begins where the last call stopped: right only if the calls come in order."""
 
 STOPPED = [0]
 

@@ -1,4 +1,4 @@
-"""the last run takes the whole remainder, and becomes too long."""
+"""the last part takes the whole remainder and becomes too long."""
 
 
 def shard_of(n: int, parts: int, i: int) -> slice:

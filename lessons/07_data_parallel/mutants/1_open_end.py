@@ -1,4 +1,4 @@
-"""the last run has no end, so nobody can tell its length from stop - start."""
+"""the last slice has no end, so its length cannot be computed from stop - start."""
 
 
 def shard_of(n: int, parts: int, i: int) -> slice:

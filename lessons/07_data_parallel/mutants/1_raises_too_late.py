@@ -1,4 +1,4 @@
-"""part number `parts` is taken for one that exists: parts are counted from 0."""
+"""part number `parts` is accepted, but parts are counted from 0."""
 
 
 def shard_of(n: int, parts: int, i: int) -> slice:

@@ -1,4 +1,4 @@
-"""the remainder of the division belongs to nobody."""
+"""the remainder of the division belongs to no part."""
 
 
 def shard_of(n: int, parts: int, i: int) -> slice:

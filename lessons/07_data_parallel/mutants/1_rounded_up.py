@@ -1,4 +1,4 @@
-"""the length is rounded up for every run, so that the last ones get too little."""
+"""the length of every part is rounded up, so the last parts get too little."""
 
 
 def shard_of(n: int, parts: int, i: int) -> slice:

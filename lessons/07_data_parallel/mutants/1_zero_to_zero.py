@@ -1,4 +1,4 @@
-"""empty runs are 0:0, not n:n: a run begins where the one before it stops."""
+"""empty slices are 0:0, not n:n: a slice begins where the one before it stops."""
 
 
 def shard_of(n: int, parts: int, i: int) -> slice:

@@ -1,4 +1,4 @@
-"""everybody gets rank 0's gradient; those of the others are lost."""
+"""every rank gets rank 0's gradient; those of the other ranks are lost."""
 
 from minitrain.parallel.data_parallel import TAG
 

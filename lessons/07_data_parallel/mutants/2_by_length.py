@@ -1,4 +1,4 @@
-"""gradients are found again by their length: of two equally long ones, one is added up twice and one not at all."""
+"""gradients are identified by their length: of two equally long ones, one is summed twice and the other not at all."""
 
 from minitrain.parallel.data_parallel import TAG
 

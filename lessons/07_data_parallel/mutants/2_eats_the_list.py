@@ -1,4 +1,4 @@
-"""the list of gradients is emptied: it belongs to the caller."""
+"""the list of gradients is emptied, but it belongs to the caller."""
 
 from minitrain.parallel.data_parallel import TAG
 

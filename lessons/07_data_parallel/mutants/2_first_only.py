@@ -1,4 +1,4 @@
-"""only the first gradient of the list is added up."""
+"""only the first gradient of the list is summed."""
 
 from minitrain.parallel.data_parallel import TAG
 

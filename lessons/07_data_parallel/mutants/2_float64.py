@@ -1,4 +1,4 @@
-"""everything is sent as float64: twice the bytes for a model in float32."""
+"""everything is sent as float64: twice the bytes for a float32 model."""
 
 import numpy as np
 

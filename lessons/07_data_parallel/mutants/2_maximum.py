@@ -1,4 +1,4 @@
-"""the largest of the ranks' gradients is taken, element by element, not the sum."""
+"""the element-wise maximum over ranks is taken, not the sum."""
 
 from minitrain.parallel.data_parallel import TAG
 

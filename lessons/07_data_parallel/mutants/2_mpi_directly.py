@@ -1,4 +1,4 @@
-"""MPI is called behind the communicator's back, so that nothing is counted."""
+"""MPI is called directly, not through the communicator, so nothing is counted."""
 
 from mpi4py import MPI
 

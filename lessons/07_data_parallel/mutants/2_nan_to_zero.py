@@ -1,4 +1,4 @@
-"""NaN and infinity are made numbers before the sum, so that nobody sees that a gradient has overflowed."""
+"""NaN and infinity are replaced before the sum, which hides that a gradient has overflowed."""
 
 import numpy as np
 

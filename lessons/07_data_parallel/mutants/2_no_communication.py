@@ -1,4 +1,4 @@
-"""nothing is added up: every rank steps by its own part of the gradient."""
+"""nothing is summed: every rank steps by its own part of the gradient."""
 
 
 def sync_gradients(gradients, group):

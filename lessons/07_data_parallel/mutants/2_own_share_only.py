@@ -1,4 +1,4 @@
-"""a reduce-scatter alone: each rank has the sum in its own share only, and nobody gathers them."""
+"""a reduce-scatter alone: each rank has the sum in its own shard only, and the shards are not gathered."""
 
 from minitrain.parallel.data_parallel import TAG
 

@@ -1,4 +1,4 @@
-"""adds the gradient of one neighbour only, which is enough for two ranks and for no more."""
+"""adds the gradient of only one neighbour, which is right for two ranks and no more."""
 
 import numpy as np
 

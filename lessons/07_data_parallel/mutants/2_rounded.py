@@ -1,4 +1,4 @@
-"""float32 gradients are rounded to half precision on their way."""
+"""float32 gradients are rounded to half precision when they are sent."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""a rank whose own gradient is zero does not take part in the sum, for which the others wait."""
+"""a rank whose own gradient is zero does not join the all-reduce, and the others wait for it."""
 
 from minitrain.parallel.data_parallel import TAG
 

@@ -1,4 +1,4 @@
-"""the gradients are taken in an order that depends on their values, which differs between ranks."""
+"""the gradients are taken in an order that depends on their values, which differ between ranks."""
 
 from minitrain.parallel.data_parallel import TAG
 

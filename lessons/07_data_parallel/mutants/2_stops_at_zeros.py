@@ -1,4 +1,4 @@
-"""the loop ends at the first gradient that is zero on all ranks: those after it are not added up."""
+"""the loop ends at the first gradient that is zero on all ranks; those after it are not summed."""
 
 from minitrain.parallel.data_parallel import TAG
 

@@ -1,4 +1,4 @@
-"""added up twice: the second sum is one of sums, N times too large."""
+"""summed twice: the second all-reduce adds sums, so the result is N times too large."""
 
 from minitrain.parallel.data_parallel import TAG
 

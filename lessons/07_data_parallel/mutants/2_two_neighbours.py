@@ -1,4 +1,4 @@
-"""adds the gradients of both neighbours, which is enough for three ranks and for no more."""
+"""adds the gradients of both neighbours, which is right for three ranks and no more."""
 
 import numpy as np
 

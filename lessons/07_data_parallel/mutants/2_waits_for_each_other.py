@@ -1,4 +1,4 @@
-"""every rank first waits for a message, and none is sent."""
+"""every rank first waits for a message, and no rank sends one."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""a new array is added up over the ranks, not the gradient itself."""
+"""a new array is summed over the ranks, not the gradient itself."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""as it was given: both mistakes are still there."""
+"""unchanged: both mistakes are still there."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,8 +23,8 @@ def train(
 ) -> tuple[list[float], Model]:
     """Train a small MLP by data parallel. Return the losses of the global batches and this rank's replica.
 
-    Parameters are drawn from the seed. optimizer(reducer) is the rule of the step, and sync sums the gradients. With
-    more ranks than samples, some ranks have none.
+    Draw the parameters from the seed. optimizer(reducer) makes the optimizer; sync sums the gradients over ranks. If a
+    batch has fewer samples than there are ranks, some ranks have none.
     """
     model = mlp(MLPConfig(hidden=(32,), dtype=str(loader.inputs.dtype)))
     reducer = parallelize(model, Mesh(world, dp=world.size), sync=sync, same=False)

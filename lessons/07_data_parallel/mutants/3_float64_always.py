@@ -1,4 +1,4 @@
-"""the model is one of float64, whatever the samples are."""
+"""the model is always float64, whatever the dtype of the samples."""
 
 from collections.abc import Callable
 

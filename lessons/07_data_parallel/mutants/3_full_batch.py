@@ -1,4 +1,4 @@
-"""every rank works on the whole batch; the mean of equal gradients is right, the work is not divided."""
+"""every rank works on the whole batch: the mean of equal gradients is right, but the work is not divided."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""one mistake: it changes the size of the gradient."""
+"""one mistake is left: it changes the size of the gradient."""
 
 from collections.abc import Callable
 from dataclasses import replace

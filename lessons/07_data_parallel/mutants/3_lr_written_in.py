@@ -1,4 +1,4 @@
-"""the learning rate is always 0.1, whatever was given."""
+"""the learning rate is always 0.1, whatever `lr` is."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""the mean of the ranks' means: right only when all have equally many samples."""
+"""the mean of the ranks' means: right only if all ranks have equally many samples."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""one mistake: it is made before the first step."""
+"""one mistake is left: it happens before the first step."""
 
 from collections.abc import Callable
 

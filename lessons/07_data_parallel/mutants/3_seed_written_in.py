@@ -1,4 +1,4 @@
-"""the parameters are drawn from a seed of its own, not from the one that was given."""
+"""the parameters are drawn from a fixed seed, not from `seed`."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""it is always SGD, whatever optimizer was given."""
+"""the optimizer is always SGD, whatever `optimizer` is."""
 
 from collections.abc import Callable
 

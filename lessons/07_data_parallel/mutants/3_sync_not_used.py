@@ -1,4 +1,4 @@
-"""the library's sum is used, not the function that was given as `sync`."""
+"""the library's sum is used, not the function `sync`."""
 
 from collections.abc import Callable
 

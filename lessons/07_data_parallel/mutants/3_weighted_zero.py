@@ -1,4 +1,4 @@
-"""the mean of a rank's samples, times their part of the batch: a rank without samples divides 0 by 0."""
+"""the mean of a rank's samples, times their fraction of the batch: a rank without samples divides 0 by 0."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""8 bytes a parameter: that is float64."""
+"""8 bytes per parameter: that is float64."""
 
 
 def bytes_of_a_step(parameters: int, ranks: int) -> int:

@@ -1,4 +1,4 @@
-"""numbers are counted, not bytes: a float32 has 4."""
+"""numbers are counted, not bytes: a float32 has 4 bytes."""
 
 
 def bytes_of_a_step(parameters: int, ranks: int) -> int:

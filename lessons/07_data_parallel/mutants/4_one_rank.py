@@ -1,4 +1,4 @@
-"""what one rank sends, not all of them together."""
+"""the bytes of one rank, not of all ranks together."""
 
 
 def bytes_of_a_step(parameters: int, ranks: int) -> int:

@@ -1,4 +1,4 @@
-"""a star's bytes for the root: the ring sends from every rank."""
+"""the bytes of a star's root: on a ring every rank sends."""
 
 
 def bytes_of_a_step(parameters: int, ranks: int) -> int:

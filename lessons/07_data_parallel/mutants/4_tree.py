@@ -1,4 +1,4 @@
-"""as many rounds as the levels of a tree: a ring has N - 1 in each phase."""
+"""as many rounds as a tree has levels: a ring has N - 1 in each phase."""
 
 from math import ceil, log2
 

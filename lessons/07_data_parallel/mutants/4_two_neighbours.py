@@ -1,4 +1,4 @@
-"""a rank of a ring has two neighbours; but everything goes around until all ranks have it."""
+"""a rank of a ring has two neighbours, but everything goes round until all ranks have it."""
 
 
 def bytes_of_a_step(parameters: int, ranks: int) -> int:

@@ -1,4 +1,4 @@
-"""Writes down the numbers' owners one by one, and looks for the first and the last that are this rank's."""
+"""Lists the owners number by number, and finds the first and the last that this rank owns."""
 
 from minitrain.sharding import even_shards
 

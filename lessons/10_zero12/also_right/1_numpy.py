@@ -1,4 +1,4 @@
-"""NumPy's integers, a step of 1, and a tuple."""
+"""NumPy integers, a step of 1, and a tuple."""
 
 import numpy as np
 

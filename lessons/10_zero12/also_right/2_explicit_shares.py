@@ -1,4 +1,4 @@
-"""Names the shares, works on copies, and writes the piece back."""
+"""Names the shards, works on copies, and writes the piece back."""
 
 from minitrain.sharding import even_shards
 

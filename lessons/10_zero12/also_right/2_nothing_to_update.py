@@ -1,4 +1,4 @@
-"""Does not call update for an empty share; g is used as scratch space, and w is returned."""
+"""Does not call update for an empty shard, uses g as scratch space, and returns w."""
 
 from minitrain.parallel.zero import GRADIENTS, PARAMETERS
 from minitrain.sharding import shard_of

@@ -1,4 +1,4 @@
-"""Sends each owner its share of the gradient, and everybody the new parameters: no ring, nothing for an empty share."""
+"""Sends each owner its shard of the gradient, and all ranks the new parameters: no ring, nothing for an empty shard."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Adds up the buckets' squares one by one, and returns a float of NumPy."""
+"""Sums the buckets' squares one by one, and returns a NumPy float."""
 
 from collections.abc import Sequence
 

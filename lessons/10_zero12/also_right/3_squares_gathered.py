@@ -1,4 +1,4 @@
-"""Everybody gets all ranks' squares and adds them up in the same order."""
+"""Every rank gets all ranks' squares and adds them in the same order."""
 
 from collections.abc import Sequence
 

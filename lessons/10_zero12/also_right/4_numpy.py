@@ -1,4 +1,4 @@
-"""A dot product of bytes and parts, a float of NumPy."""
+"""A dot product of bytes and fractions, and a NumPy float."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Adds up the three things; whole numbers stay whole."""
+"""Adds up the three kinds; whole numbers stay whole."""
 
 
 def bytes_of_a_rank(parameters, ranks, stage, each=(2, 2, 12)):

@@ -1,4 +1,4 @@
-"""the parts are counted from the bucket's beginning, not from the parameter's."""
+"""the slices count from the start of the bucket, not of the parameter."""
 
 from minitrain.sharding import shard_of
 

@@ -1,4 +1,4 @@
-"""each parameter is divided by itself, not the bucket: other borders than those of reduce-scatter."""
+"""each parameter is divided separately, not the bucket: the borders differ from those of reduce-scatter."""
 
 from minitrain.sharding import shard_of
 

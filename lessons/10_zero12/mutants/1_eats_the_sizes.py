@@ -1,4 +1,4 @@
-"""the list of sizes is emptied: it belongs to the caller."""
+"""the list of sizes is emptied, but it belongs to the caller."""
 
 from minitrain.sharding import shard_of
 

@@ -1,4 +1,4 @@
-"""what is empty is some 3:3 or 3:1, not 0:0."""
+"""an empty part is some 3:3 or 3:1, not 0:0."""
 
 from minitrain.sharding import shard_of
 

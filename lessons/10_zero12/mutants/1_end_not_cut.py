@@ -1,4 +1,4 @@
-"""the end is not cut off at the share's end: a part reaches to the end of its parameter."""
+"""the end is not limited to the shard's end: a part reaches to the end of its parameter."""
 
 from minitrain.sharding import shard_of
 

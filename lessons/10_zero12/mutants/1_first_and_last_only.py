@@ -1,4 +1,4 @@
-"""only the parameters in which the share begins and ends are divided: those between, owned whole, are forgotten."""
+"""only the parameters in which the shard begins and ends are considered: those between, owned whole, are forgotten."""
 
 from minitrain.sharding import shard_of
 

@@ -1,4 +1,4 @@
-"""rank 0 owns everything, and the others nothing."""
+"""rank 0 owns everything, and the other ranks nothing."""
 
 
 def owned_parts(sizes, ranks, rank):

@@ -1,4 +1,4 @@
-"""a parameter is found by its size, so that equally large ones are confused."""
+"""a parameter is identified by its size, so equally large ones are confused."""
 
 from minitrain.sharding import shard_of
 

@@ -1,4 +1,4 @@
-"""a share begins where that of the last call stopped: right only if the ranks are asked in order."""
+"""a shard begins where that of the last call stopped: right only if the ranks are asked in order."""
 
 STOPPED = [0]
 

@@ -1,4 +1,4 @@
-"""a part may begin below 0, which Python counts from the end: cut it off at 0."""
+"""a slice may begin below 0, which Python counts from the end: limit it to 0."""
 
 from minitrain.sharding import shard_of
 

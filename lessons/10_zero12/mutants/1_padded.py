@@ -1,4 +1,4 @@
-"""the length is rounded up for all ranks, as if the bucket were padded: the last ones own too little."""
+"""the length is rounded up for all ranks, as if the bucket were padded: the last ranks own too little."""
 
 
 def owned_parts(sizes, ranks, rank):

@@ -1,4 +1,4 @@
-"""right only for N that divides: the remainder of the division belongs to nobody."""
+"""right only if N divides the size: the remainder of the division belongs to no rank."""
 
 
 def owned_parts(sizes, ranks, rank):

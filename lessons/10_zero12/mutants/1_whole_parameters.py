@@ -1,4 +1,4 @@
-"""each parameter goes whole to one rank, in turn: a large one makes its owner hold far more than a share."""
+"""each parameter goes whole to one rank, in turn: the owner of a large one holds far more than a shard."""
 
 
 def owned_parts(sizes, ranks, rank):

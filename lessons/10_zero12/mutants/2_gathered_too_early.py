@@ -1,4 +1,4 @@
-"""the parameters are handed out before the step: what the others get is old."""
+"""the parameters are gathered before the step: the other ranks get the old ones."""
 
 from minitrain.parallel.zero import GRADIENTS, PARAMETERS
 from minitrain.sharding import shard_of

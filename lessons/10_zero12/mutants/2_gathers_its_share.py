@@ -1,4 +1,4 @@
-"""all_gather gets only the rank's share: it takes the whole array, and fills in what others own."""
+"""all_gather gets only the rank's shard: it takes the whole array, and fills in what others own."""
 
 from minitrain.parallel.zero import GRADIENTS, PARAMETERS
 from minitrain.sharding import shard_of

@@ -1,4 +1,4 @@
-"""NaN and infinity are made numbers before the step, so that nobody sees that a gradient has overflowed."""
+"""NaN and infinity are replaced before the step, which hides that a gradient has overflowed."""
 
 import numpy as np
 

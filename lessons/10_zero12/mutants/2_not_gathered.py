@@ -1,4 +1,4 @@
-"""the new parameters are not handed out: each rank has updated its own share only."""
+"""the new parameters are not gathered: each rank has updated its own shard only."""
 
 from minitrain.parallel.zero import GRADIENTS
 from minitrain.sharding import shard_of

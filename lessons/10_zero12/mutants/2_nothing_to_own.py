@@ -1,4 +1,4 @@
-"""a rank that owns nothing goes home before the parameters are handed out, and never gets them."""
+"""a rank that owns nothing returns before the parameters are gathered, and never gets them."""
 
 from minitrain.parallel.zero import GRADIENTS, PARAMETERS
 from minitrain.sharding import shard_of

@@ -1,4 +1,4 @@
-"""all-reduce, step, all-gather: three units are sent where two are enough."""
+"""all-reduce, step, all-gather: this sends three units where two are enough."""
 
 from minitrain.parallel.zero import GRADIENTS, PARAMETERS
 from minitrain.sharding import shard_of

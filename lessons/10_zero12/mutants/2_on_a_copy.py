@@ -1,4 +1,4 @@
-"""the optimizer changes a copy of the share: w stays as it was."""
+"""the optimizer changes a copy of the shard: w stays as it was."""
 
 from minitrain.parallel.zero import GRADIENTS, PARAMETERS
 from minitrain.sharding import shard_of

@@ -1,4 +1,4 @@
-"""nothing is added up: each owner steps by its own part of the gradient."""
+"""nothing is summed: each owner steps by its own part of the gradient."""
 
 from minitrain.parallel.zero import PARAMETERS
 from minitrain.sharding import shard_of

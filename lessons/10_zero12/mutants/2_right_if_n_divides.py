@@ -1,4 +1,4 @@
-"""right only for N that divides: n // N numbers for each rank, and the remainder is never updated."""
+"""right only if N divides the size: n // N numbers for each rank, and the remainder is never updated."""
 
 from minitrain.parallel.zero import GRADIENTS, PARAMETERS
 

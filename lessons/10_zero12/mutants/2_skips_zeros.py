@@ -1,4 +1,4 @@
-"""no step where the gradient is zero: momentum moves the parameters all the same."""
+"""no step where the gradient is zero, but momentum moves the parameters all the same."""
 
 from minitrain.parallel.zero import GRADIENTS, PARAMETERS
 from minitrain.sharding import shard_of

@@ -1,4 +1,4 @@
-"""rank 0 adds everything up and does the step alone, for all: it sends and holds what N ranks should."""
+"""rank 0 sums everything and does the step alone, for all: it sends and holds what N ranks should."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""the optimizer updates all parameters on every rank: right numbers, right bytes, and its whole state everywhere."""
+"""the optimizer updates all parameters on every rank: right numbers, right bytes, and the whole state on every rank."""
 
 from minitrain.parallel.zero import GRADIENTS
 

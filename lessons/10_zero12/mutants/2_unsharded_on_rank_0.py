@@ -1,4 +1,4 @@
-"""rank 0 keeps the state of everything, as `if rank:` is false there; only the others have shares."""
+"""rank 0 keeps the whole state, because `if rank:` is false there; only the others have shards."""
 
 from minitrain.parallel.zero import GRADIENTS, PARAMETERS
 from minitrain.sharding import shard_of

@@ -1,4 +1,4 @@
-"""every rank first waits for the shares of the others, and none is sent."""
+"""every rank first waits for the shards of the others, and no rank sends one."""
 
 from minitrain.parallel.zero import GRADIENTS, PARAMETERS
 from minitrain.sharding import shard_of

@@ -1,4 +1,4 @@
-"""the optimizer gets all parameters with the gradient of a share: the two are not equally long."""
+"""the optimizer gets all parameters with the gradient of a shard: the lengths differ."""
 
 from minitrain.parallel.zero import GRADIENTS, PARAMETERS
 

@@ -1,4 +1,4 @@
-"""the sum is of this rank's share, the parameters are the next rank's."""
+"""the sum is of this rank's shard, the parameters are the next rank's."""
 
 from minitrain.parallel.zero import GRADIENTS, PARAMETERS
 from minitrain.sharding import shard_of

@@ -1,4 +1,4 @@
-"""short gradients are made longer: only what is longer than the limit may change."""
+"""short gradients are scaled up: only a gradient longer than the limit may change."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""as it was given: the length is that of the rank's own shares, so each rank shortens by another factor."""
+"""unchanged: the norm is that of the rank's own shards, so each rank scales by another factor."""
 
 from collections.abc import Sequence
 

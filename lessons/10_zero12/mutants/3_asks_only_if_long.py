@@ -1,4 +1,4 @@
-"""only a rank whose own shares are longer than the limit asks the others, which do not answer."""
+"""only a rank whose own shards exceed the limit calls the all-reduce, and the others do not join it."""
 
 from collections.abc import Sequence
 

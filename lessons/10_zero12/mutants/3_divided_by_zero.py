@@ -1,4 +1,4 @@
-"""the limit is divided by the length, also where the length is 0."""
+"""the limit is divided by the norm even if the norm is 0."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""each bucket is shortened by itself: the direction of the whole gradient changes."""
+"""each bucket is scaled separately: the direction of the whole gradient changes."""
 
 from collections.abc import Sequence
 

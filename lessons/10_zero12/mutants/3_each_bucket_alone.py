@@ -1,4 +1,4 @@
-"""each bucket is shortened by itself, and the length that is returned is that of the last one."""
+"""each bucket is scaled separately, and the norm that is returned is that of the last one."""
 
 from collections.abc import Sequence
 

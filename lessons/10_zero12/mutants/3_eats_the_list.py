@@ -1,4 +1,4 @@
-"""the list of shares is emptied: it belongs to the caller."""
+"""the list of shards is emptied, but it belongs to the caller."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""1e-6 is added to the length before dividing, as PyTorch does: what is left is a little shorter than the limit."""
+"""1e-6 is added to the norm before dividing, as in PyTorch: the result is a little shorter than the limit."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""all gradients are sent to all ranks, to compute one number."""
+"""all gradients are sent to all ranks to compute one number."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""the largest of the ranks' lengths is taken for the whole."""
+"""the largest of the ranks' norms is taken for the norm of the whole."""
 
 from collections.abc import Sequence
 

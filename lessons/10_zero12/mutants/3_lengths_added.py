@@ -1,4 +1,4 @@
-"""the ranks' lengths are added up, not their squares: lengths 3 and 4 make 5."""
+"""the ranks' norms are added, not their squares: norms 3 and 4 make 5."""
 
 from collections.abc import Sequence
 

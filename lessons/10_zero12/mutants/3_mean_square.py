@@ -1,4 +1,4 @@
-"""the mean of the ranks' squares, where the sum is wanted."""
+"""the mean of the ranks' squares is taken, not the sum."""
 
 from collections.abc import Sequence
 

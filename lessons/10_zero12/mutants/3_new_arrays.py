@@ -1,4 +1,4 @@
-"""g = g * factor makes new arrays, and the shares stay as they were."""
+"""g = g * factor creates new arrays, and the shards stay as they were."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""a rank that owns nothing does not ask for the length, and the others wait for it."""
+"""a rank that owns nothing does not join the all-reduce, and the others wait for it."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""each rank adds in its own order, itself first: the lengths differ between ranks in the last digit."""
+"""each rank adds in its own order, itself first: the norms differ between ranks in the last digit."""
 
 from collections.abc import Sequence
 

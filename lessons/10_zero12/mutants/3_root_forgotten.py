@@ -1,4 +1,4 @@
-"""the root is forgotten: that is the square of the length."""
+"""the square root is missing: this is the square of the norm."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""a gradient that is shortened by less than a thousandth stays as long as it is."""
+"""a gradient that exceeds the limit by less than a thousandth stays unchanged."""
 
 from collections.abc import Sequence
 

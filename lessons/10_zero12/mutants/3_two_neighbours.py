@@ -1,4 +1,4 @@
-"""adds the squares of both neighbours, which is enough for three ranks and for no more."""
+"""adds the squares of both neighbours, which is right for three ranks and no more."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""what all ranks hold together, not one of them."""
+"""the bytes of all ranks together, not of one."""
 
 
 def bytes_of_a_rank(parameters, ranks, stage, each=(2, 2, 12)):

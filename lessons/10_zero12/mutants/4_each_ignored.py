@@ -1,4 +1,4 @@
-"""always 2 + 2 + 12 bytes, whatever `each` says."""
+"""always 2 + 2 + 12 bytes, whatever `each` is."""
 
 
 def bytes_of_a_rank(parameters, ranks, stage, each=(2, 2, 12)):

@@ -1,4 +1,4 @@
-"""everything is divided at every stage but 0: stage 1 divides the state, 2 the gradients as well."""
+"""every stage but 0 divides everything: stage 1 divides the state, stage 2 also the gradients."""
 
 
 def bytes_of_a_rank(parameters, ranks, stage, each=(2, 2, 12)):

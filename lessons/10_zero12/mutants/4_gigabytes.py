@@ -1,4 +1,4 @@
-"""gigabytes, where bytes are asked for."""
+"""the result is in gigabytes, not in bytes."""
 
 
 def bytes_of_a_rank(parameters, ranks, stage, each=(2, 2, 12)):

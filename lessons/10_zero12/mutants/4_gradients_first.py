@@ -1,4 +1,4 @@
-"""the gradients are divided first, and then the state: it is the other way round."""
+"""the gradients are divided before the state: it is the other way round."""
 
 
 def bytes_of_a_rank(parameters, ranks, stage, each=(2, 2, 12)):

@@ -1,4 +1,4 @@
-"""what the first rank holds, which has the longest share, and not the mean."""
+"""the bytes of the first rank, which has the longest shard, not the mean."""
 
 from math import ceil
 

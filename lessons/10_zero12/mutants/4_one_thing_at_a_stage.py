@@ -1,4 +1,4 @@
-"""each stage divides one thing only: it divides what the stages before it do, as well."""
+"""each stage divides one thing only, but it also divides what the stages before it do."""
 
 
 def bytes_of_a_rank(parameters, ranks, stage, each=(2, 2, 12)):

@@ -1,4 +1,4 @@
-"""the parameters are divided first; at stage 1, every rank still has them whole."""
+"""the parameters are divided first, but at stage 1 every rank still has them whole."""
 
 
 def bytes_of_a_rank(parameters, ranks, stage, each=(2, 2, 12)):

@@ -1,4 +1,4 @@
-"""the state is taken to be as large as the rest together, or 12 bytes, whatever `each` says."""
+"""the state is assumed to be as large as the rest together, or 12 bytes, whatever `each` is."""
 
 
 def bytes_of_a_rank(parameters, ranks, stage, each=(2, 2, 12)):

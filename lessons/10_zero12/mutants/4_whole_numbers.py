@@ -1,4 +1,4 @@
-"""the number of parameters is divided without its remainder, which somebody holds."""
+"""the number of parameters is divided without its remainder, which some ranks hold."""
 
 
 def bytes_of_a_rank(parameters, ranks, stage, each=(2, 2, 12)):

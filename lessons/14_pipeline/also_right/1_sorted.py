@@ -1,4 +1,4 @@
-"""that of the naive schedule, sorted by kind."""
+"""The list of the naive schedule, sorted by kind."""
 
 from minitrain.parallel.pipeline_schedules import naive
 

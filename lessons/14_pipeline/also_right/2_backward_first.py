@@ -1,4 +1,4 @@
-"""one forward more at the start, then pairs of a backward and a forward."""
+"""One more forward at the start, then pairs of a backward and a forward."""
 
 from minitrain.errors import UserError
 from minitrain.parallel.pipeline_schedules import Do

@@ -1,4 +1,4 @@
-"""no formula: a forward, while there are fewer than p-r in flight, else a backward."""
+"""No formula: a forward while fewer than p-r are in flight, else a backward."""
 
 from minitrain.parallel.pipeline_schedules import Do, one_chunk
 

@@ -1,4 +1,4 @@
-"""counts up until it is enough, in fractions."""
+"""Counts up until it is enough, in fractions."""
 
 from fractions import Fraction
 from itertools import count

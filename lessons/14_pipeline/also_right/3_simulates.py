@@ -1,4 +1,4 @@
-"""asks the library's simulation, and answers with NumPy's integer."""
+"""Calls the library's simulation, and returns a NumPy integer."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""the losses are summed by an all-reduce, after the last update."""
+"""The losses are summed by an all-reduce, after the last update."""
 
 from typing import Any
 

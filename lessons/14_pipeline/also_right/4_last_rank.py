@@ -1,4 +1,4 @@
-"""the loss is asked of the last rank, and there is no update after the last batch."""
+"""The last rank sends the loss, and there is no update after the last batch."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""there are no backwards: the loss is right, and no gradient is made."""
+"""there are no backwards: the loss is right, but there are no gradients."""
 
 from minitrain.parallel.pipeline_schedules import Do
 

@@ -1,4 +1,4 @@
-"""the last rank goes back newest first, the others oldest first: only sends that do not wait allow that."""
+"""the last rank goes back newest first, the others oldest first: this works only if sends do not wait."""
 
 from minitrain.parallel.pipeline_schedules import Do
 

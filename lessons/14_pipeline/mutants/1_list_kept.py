@@ -1,4 +1,4 @@
-"""the list is made once, with the function: each call adds to that of the last one."""
+"""the list is created once, with the function: each call appends to that of the call before."""
 
 from minitrain.parallel.pipeline_schedules import Do, one_chunk
 

@@ -1,4 +1,4 @@
-"""the rank is given as the chunk; each rank has one chunk, number 0."""
+"""the rank is passed as the chunk; each rank has one chunk, number 0."""
 
 from minitrain.parallel.pipeline_schedules import Do, one_chunk
 

@@ -1,4 +1,4 @@
-"""there are m micro-batches, not p: the number of ranks is another one."""
+"""p is used for the number of micro-batches, which is m."""
 
 from minitrain.parallel.pipeline_schedules import Do
 

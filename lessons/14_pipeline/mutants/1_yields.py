@@ -1,4 +1,4 @@
-"""instructions are yielded one by one; a list is asked for, which can be read more than once."""
+"""instructions are yielded one by one, but a list is needed, which can be read more than once."""
 
 from minitrain.parallel.pipeline_schedules import Do, one_chunk
 

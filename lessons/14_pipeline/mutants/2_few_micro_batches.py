@@ -1,4 +1,4 @@
-"""right only if there are as many micro-batches as forwards at the start: m can be smaller."""
+"""right only if m is at least the number of forwards at the start: m can be smaller."""
 
 from minitrain.parallel.pipeline_schedules import Do
 

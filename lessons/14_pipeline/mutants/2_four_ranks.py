@@ -1,4 +1,4 @@
-"""at most three forwards come first: that is enough for four ranks, and too few for more."""
+"""at most three forwards come first: that is enough for four ranks and too few for more."""
 
 from minitrain.parallel.pipeline_schedules import Do, one_chunk
 

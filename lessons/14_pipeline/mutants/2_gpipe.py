@@ -1,4 +1,4 @@
-"""all forwards first: that is GPipe, and keeps m activations."""
+"""all forwards come first: that is GPipe, and it keeps m activations."""
 
 from minitrain.parallel.pipeline_schedules import Do
 

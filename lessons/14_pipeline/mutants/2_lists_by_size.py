@@ -1,4 +1,4 @@
-"""lists are kept for later calls by rank and micro-batches; another number of ranks gets the same ones."""
+"""lists are cached by rank and number of micro-batches; another number of ranks gets the same ones."""
 
 from minitrain.parallel.pipeline_schedules import Do, one_chunk
 

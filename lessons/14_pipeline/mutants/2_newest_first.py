@@ -1,4 +1,4 @@
-"""the newest micro-batch goes back first, as from a stack: that works only with sends that do not wait."""
+"""the newest micro-batch goes back first, as from a stack: this works only if sends do not wait."""
 
 from minitrain.parallel.pipeline_schedules import Do
 

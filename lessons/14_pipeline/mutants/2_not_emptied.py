@@ -1,4 +1,4 @@
-"""the backwards that are left at the end are missing."""
+"""the remaining backwards at the end are missing."""
 
 from minitrain.parallel.pipeline_schedules import Do
 

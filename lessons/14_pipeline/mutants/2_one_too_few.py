@@ -1,4 +1,4 @@
-"""one forward too few at the start: the ranks wait for each other's backward where a forward could be made."""
+"""one forward too few at the start: the ranks wait for each other's backward when they could run a forward."""
 
 from minitrain.parallel.pipeline_schedules import Do
 

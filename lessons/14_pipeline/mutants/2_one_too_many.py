@@ -1,4 +1,4 @@
-"""p-r forwards first, one too many: the forward that follows makes it p-r+1 in flight."""
+"""p-r forwards first, one too many: with the forward that follows, p-r+1 are in flight."""
 
 from minitrain.parallel.pipeline_schedules import Do
 

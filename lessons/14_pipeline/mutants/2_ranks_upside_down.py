@@ -1,4 +1,4 @@
-"""rank r begins with r forwards: the first stage waits for a backward of the last one, which waits for forwards."""
+"""rank r begins with r forwards: the first stage waits for a backward of the last, which waits for forwards."""
 
 from minitrain.parallel.pipeline_schedules import Do
 

@@ -1,4 +1,4 @@
-"""in turn come the forward and the backward of one micro-batch; the first one has waited longest for its backward."""
+"""each turn is the forward and the backward of the same micro-batch, but the oldest in flight must go back first."""
 
 from minitrain.parallel.pipeline_schedules import Do
 

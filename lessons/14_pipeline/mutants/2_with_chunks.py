@@ -1,4 +1,4 @@
-"""v is not looked at: with two chunks per rank these lists would leave out half of the model."""
+"""v is ignored: with two chunks per rank these lists would leave out half of the model."""
 
 from minitrain.parallel.pipeline_schedules import Do
 

@@ -1,4 +1,4 @@
-"""one micro-batch is enough for half of the time on two ranks, not on more."""
+"""one micro-batch leaves half of the time idle on two ranks, and a larger part on more ranks."""
 
 
 def micro_batches(p, percent):

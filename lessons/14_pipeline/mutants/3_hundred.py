@@ -1,4 +1,4 @@
-"""no micro-batch where all of the time may be idle: one is the least, whatever p is."""
+"""no micro-batch where all of the time may be idle, but at least one is needed, whatever p is."""
 
 
 def micro_batches(p, percent):

@@ -1,4 +1,4 @@
-"""one rank is never idle, but it needs a micro-batch, too."""
+"""one rank is never idle, but it still needs a micro-batch."""
 
 
 def micro_batches(p, percent):

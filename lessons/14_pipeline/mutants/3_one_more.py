@@ -1,4 +1,4 @@
-"""one more than is needed where the division leaves nothing: `percent` itself is allowed."""
+"""one too many where the division is exact: `percent` itself is allowed."""
 
 
 def micro_batches(p, percent):

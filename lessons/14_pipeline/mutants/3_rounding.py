@@ -1,4 +1,4 @@
-"""1 - percent / 100 is rounded, and rounding up makes one more of it: whole numbers are exact."""
+"""1 - percent / 100 is rounded, and rounding up then adds one too many: compute in whole numbers."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""the answers for a few p and percent are listed; any others can be asked."""
+"""the answers for a few p and percent are listed, but others can be asked."""
 
 
 def micro_batches(p, percent):

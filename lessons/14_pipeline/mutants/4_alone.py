@@ -1,4 +1,4 @@
-"""every rank trains the whole model: the numbers are right, and the work is done p times."""
+"""every rank trains the whole model: the numbers are right, but the work is done p times."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""the schedule is 1F1B, whatever was asked for."""
+"""the schedule is always 1F1B, whatever `schedule` is."""
 
 from typing import Any
 

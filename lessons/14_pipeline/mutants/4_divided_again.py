@@ -1,4 +1,4 @@
-"""the loss is divided by m once more: that of the batch is a mean over all its images already."""
+"""the loss is divided by m once more, but that of the batch is already a mean over all its images."""
 
 from dataclasses import replace
 from typing import Any

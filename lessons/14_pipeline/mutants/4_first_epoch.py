@@ -1,4 +1,4 @@
-"""the batches of the first epoch are taken again in the second, which has its own order."""
+"""the second epoch repeats the batches of the first, but it has its own order."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""asked for 1F1B, it runs GPipe: the numbers are right, and m activations are kept."""
+"""GPipe runs instead of 1F1B: the numbers are right, but m activations are kept."""
 
 from typing import Any
 

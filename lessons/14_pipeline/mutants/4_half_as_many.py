@@ -1,4 +1,4 @@
-"""the batch goes through in half as many micro-batches as asked for."""
+"""the batch goes through in half as many micro-batches as m."""
 
 from typing import Any
 

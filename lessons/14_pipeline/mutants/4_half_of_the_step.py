@@ -1,4 +1,4 @@
-"""the weights are updated once, but the gradients of the first half of the batch are forgotten."""
+"""the weights are updated once, but without the gradients of the first half of the batch."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""the batch goes through in one piece: the numbers are right, and all ranks but one are idle."""
+"""the batch goes through in one piece: the numbers are right, but all ranks but one are idle."""
 
 from typing import Any
 

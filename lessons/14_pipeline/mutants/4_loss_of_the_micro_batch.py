@@ -1,4 +1,4 @@
-"""one mistake is left: each loss is a mean over its micro-batch, so that their sum is m times too large."""
+"""one mistake is left: each loss is a mean over its micro-batch, so their sum is m times too large."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""nothing is counted on the clock that was given."""
+"""nothing is recorded on `clock`."""
 
 from typing import Any
 

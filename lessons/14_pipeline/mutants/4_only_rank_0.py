@@ -1,4 +1,4 @@
-"""only rank 0 returns losses and gradients; they were put together on all ranks."""
+"""only rank 0 returns losses and gradients, but every rank must."""
 
 from typing import Any
 

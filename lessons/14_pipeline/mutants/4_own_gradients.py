@@ -1,4 +1,4 @@
-"""each rank returns the gradients of its own layers."""
+"""each rank returns the gradients of its own layers only."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""the batch is cut so that all micro-batches are equal: the images that are left over are lost."""
+"""the batch is cut so that all micro-batches are equal: the remaining images are lost."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""there are at least two micro-batches; one may be asked for."""
+"""there are always at least two micro-batches, but m may be 1."""
 
 from typing import Any
 

