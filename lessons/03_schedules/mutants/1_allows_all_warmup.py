@@ -1,4 +1,4 @@
-"""refuses warm > updates, but takes warm = updates for a run that only warms up"""
+"""warm > updates raises an error, but warm = updates does not."""
 
 from functools import partial
 

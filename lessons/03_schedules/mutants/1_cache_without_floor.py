@@ -1,4 +1,4 @@
-"""keeps the rates of earlier calls in a dictionary whose key lacks the floor"""
+"""rates are cached under a key that lacks the floor."""
 
 import math
 

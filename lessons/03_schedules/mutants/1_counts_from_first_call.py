@@ -1,4 +1,4 @@
-"""counts from the first update that this process asked for: right from the start, wrong after a resume"""
+"""it counts from the first update that this process asks for: wrong after a resume."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""multiplies the step size peak / warm by t + 1, so that the last warm-up update is a rounding away from the peak"""
+"""peak / warm is multiplied by t + 1, so the last warm-up update misses the peak by a rounding error."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""guards against warm = 0 with max(warm, 1), which takes an update from the decay when there is no warm-up"""
+"""max(warm, 1) guards against warm = 0, but takes an update from the decay when there is no warm-up."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""appends a point at infinity to the caller's list, so that the last piece is constant: the input is changed"""
+"""a point at infinity is appended to the caller's list: the input is changed."""
 
 import math
 from collections.abc import Sequence

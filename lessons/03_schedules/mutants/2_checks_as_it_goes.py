@@ -1,4 +1,4 @@
-"""checks the order of two points only when t comes that far: an early t is answered although later points are wrong"""
+"""the points are checked only as far as t: later wrong points raise no error for an early t."""
 
 import math
 from collections.abc import Sequence

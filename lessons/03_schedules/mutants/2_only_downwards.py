@@ -1,4 +1,4 @@
-"""takes the height of a piece as abs(a - b): right where the value falls, wrong where it rises"""
+"""the height of a piece is abs(a - b): right where the value falls, wrong where it rises."""
 
 import math
 from collections.abc import Sequence

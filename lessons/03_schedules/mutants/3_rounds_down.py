@@ -1,4 +1,4 @@
-"""halves the numbers of updates with //, though t may be fractional"""
+"""the numbers of updates are halved with //, but t may be fractional."""
 
 import math
 

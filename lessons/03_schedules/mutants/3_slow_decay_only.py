@@ -1,4 +1,4 @@
-"""takes log(gamma) for -(1 - gamma), which holds for a gamma near 1 only"""
+"""log(gamma) is replaced by -(1 - gamma), which is close only for gamma near 1."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""mends the count above the fraction and not the one below, and hides the rest with min: two updates have the peak"""
+"""the numerator is fixed but not the denominator, and min hides the rest: two updates have the peak."""
 
 
 def triangle(t: int, peak: float, warm: int, updates: int) -> float:

@@ -1,4 +1,4 @@
-"""both gaps are mended, but after the end the rate stays at that of the last update and does not become 0"""
+"""after the end the rate stays at that of the last update instead of 0."""
 
 
 def triangle(t: int, peak: float, warm: int, updates: int) -> float:

@@ -1,4 +1,4 @@
-"""adds the step to the float16 weights instead of rounding the master to them: small steps are lost again"""
+"""the step is added to the float16 weights instead of rounding the master to them: small steps are lost."""
 
 import numpy as np
 

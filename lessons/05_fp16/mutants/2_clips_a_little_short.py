@@ -1,4 +1,4 @@
-"""1e-6 is added to the norm before dividing, so a short gradient becomes much shorter than the limit"""
+"""1e-6 is added to the norm before dividing: a short gradient becomes much shorter than the limit."""
 
 import numpy as np
 

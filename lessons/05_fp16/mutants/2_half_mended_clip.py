@@ -1,4 +1,4 @@
-"""compares the length with clip * S, but then shortens S times the gradient to clip, and divides by S after that"""
+"""the norm is compared with clip * S, but S times the gradient is then shortened to clip and divided by S."""
 
 import numpy as np
 

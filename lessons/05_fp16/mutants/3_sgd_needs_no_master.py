@@ -1,4 +1,4 @@
-"""counts the master as one more value of the state, and none where there is no state: wrong for plain SGD"""
+"""the master is counted only if there is optimizer state: wrong for plain SGD."""
 
 
 def bytes_a_parameter(half: bool, numbers: int) -> int:

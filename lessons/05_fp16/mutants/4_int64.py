@@ -1,4 +1,4 @@
-"""sends NumPy's default integer: 8 bytes, and not one int32"""
+"""NumPy's default integer is sent: 8 bytes instead of one int32."""
 
 import numpy as np
 

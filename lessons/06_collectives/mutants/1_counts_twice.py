@@ -1,4 +1,4 @@
-"""charges the ledger for each message, which `send` has already counted"""
+"""the ledger is charged for each message, which `send` has already counted."""
 
 from minitrain.backend import Array, xp
 from minitrain.comm.communicator import Communicator, Tag

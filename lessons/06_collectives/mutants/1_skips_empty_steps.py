@@ -1,4 +1,4 @@
-"""skips a step, its receive included, where nothing is to be sent: wrong with fewer elements than ranks"""
+"""a step without anything to send is skipped, receive included: wrong with fewer elements than ranks."""
 
 from minitrain.backend import Array, xp
 from minitrain.comm.communicator import Communicator, Tag

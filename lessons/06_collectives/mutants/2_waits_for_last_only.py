@@ -1,4 +1,4 @@
-"""waits for the last message only, as if the ones before it must then be done"""
+"""only the last send is waited for, as if the earlier ones must be done by then."""
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator, Tag

@@ -1,4 +1,4 @@
-"""takes N.bit_length() for the ceiling of log2 N, which is one too many where N is a power of two"""
+"""N.bit_length() replaces the ceiling of log2 N: one too many where N is a power of two."""
 
 
 def equal_size(ranks: int, alpha: float, beta: float) -> float:

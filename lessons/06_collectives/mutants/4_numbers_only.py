@@ -1,4 +1,4 @@
-"""gives the message the number of its chunk, but still passes on a chunk that has not arrived: right for 2 ranks"""
+"""messages carry the chunk's number, but a chunk is still forwarded before it arrives: right for 2 ranks."""
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator, Tag
