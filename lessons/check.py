@@ -84,7 +84,7 @@ def _verdict(exercise: Exercise, file: Path, folder: Path, output: Output) -> Ve
     if late:
         ranks = [f"rank {r['rank']} {r['failure']}" for r in late]
         flood = [f"{output.size:,} characters came past sys.stdout"] if output.size > FLOOD else []
-        sentence = "\n".join([f"not done after {LIMIT:.0f} s (slow, or stuck for ever):", *ranks, *gone, *flood])
+        sentence = "\n".join([f"not done after {LIMIT:.0f} s (slow, or stuck):", *ranks, *gone, *flood])
         return _failed(exercise, sentence, late[0])
     if not wrong:
         said = output.end.strip() or "no output"

@@ -45,7 +45,7 @@ class Folder:
         try:
             self.state = json.loads(self.file.read_text("utf-8"))
         except FileNotFoundError:
-            raise Stop(f"{path} is no folder of exercises. Make one: python -m lessons init my-minitrain") from None
+            raise Stop(f"{path} is no folder of exercises. Make one: python -m lessons init ../my-minitrain") from None
         except ValueError as error:
             raise Stop(f"{self.file} is damaged ({error}); delete it and run: python -m lessons init {path}") from None
 

@@ -25,7 +25,7 @@ Write the functions below; after each: python -m lessons check {number}
 KINDS = {
     "I": "write this function",
     "P": "predict: return what comes out, for any arguments",
-    "B": "this function has mistakes: find and mend them",
+    "B": "this function has mistakes: find and fix them",
 }
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from itertools import chain
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -379,3 +380,25 @@ def test_memory_does_not_grow_with_the_micro_batches(world: Communicator) -> Non
         peaks.append(max(live.get("buffers", 0) for live in ledger.history))
     BTD = 64 * 32 * 8
     assert peaks[1] <= peaks[0] + 12 * BTD, "a message or two may be late, but not 24 of them"
+
+
+def test_a_header_is_kept_until_it_has_left() -> None:
+    """MPI reads the array of a message until its handle is done; then the handle, which keeps it alive, is dropped."""
+    done: set[int] = set()
+    sent: list[SimpleNamespace] = []
+
+    def send(x: Any, *_: Any) -> SimpleNamespace:
+        number = len(sent)
+        sent.append(SimpleNamespace(done=lambda: number in done))
+        return sent[-1]
+
+    stage = SimpleNamespace(headers={}, saying=[], group=SimpleNamespace(send=send), after=1, kind=lambda *key: key)
+    say = lambda c: Pipeline.notify(cast(Any, stage), c, 0, cast(Any, "batch"), ((2, 3), np.dtype("float32")))
+    say(0)
+    say(1)
+    assert stage.saying == sent[:2], "neither has left"
+    done.add(0)
+    say(2)
+    assert stage.saying == sent[1:], "the first has left"
+    say(2)
+    assert len(sent) == 3, "the same header is sent once"
