@@ -135,8 +135,8 @@ def _decimal(word: str) -> bool:
     return re.fullmatch(r"\d+\.\d{3,}", word) is not None
 
 
-def _close(a: float, b: float, shard_of: float) -> bool:
-    return abs(a - b) <= shard_of * max(abs(a), abs(b))
+def _close(a: float, b: float, relative: float) -> bool:
+    return abs(a - b) <= relative * max(abs(a), abs(b))
 
 
 def _near(x: str, y: str) -> bool:

@@ -32,7 +32,7 @@ def over_matrices(totals: Totals, mesh: Mesh) -> Totals:
 
 
 def from_all(numbers: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
-    """Return every rank's `mine`, (ranks, *mine.shape). For small arrays: each rank sends its own to all."""
+    """Return every rank's `numbers`, (ranks, *numbers.shape). For small arrays: each rank sends its own to all."""
     every = np.zeros((group.size, *numbers.shape))
     every[group.rank] = numbers
     device = to_device(every)

@@ -170,7 +170,7 @@ def all_ranks(name: str, p: int, m: int, v: int = 1) -> list[list[Do]]:
     return [SCHEDULES[name](r, p, m, v) for r in range(p)]
 
 
-def source(do: Do, r: int, p: int, v: int = 1) -> tuple[int, Do] | None:
+def source(do: Do, r: int, p: int, v: int) -> tuple[int, Do] | None:
     """Return the (rank, instruction) whose output rank r needs for this one, or None if it needs no message.
 
     A B is returned as the I it contains.
@@ -178,7 +178,7 @@ def source(do: Do, r: int, p: int, v: int = 1) -> tuple[int, Do] | None:
     return hop(do, r, p, v, -1)
 
 
-def target(do: Do, r: int, p: int, v: int = 1) -> tuple[int, Do] | None:
+def target(do: Do, r: int, p: int, v: int) -> tuple[int, Do] | None:
     """Return the (rank, instruction) that needs this one's output on rank r, or None if there is none."""
     return hop(do, r, p, v, 1)
 

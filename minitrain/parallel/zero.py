@@ -253,7 +253,7 @@ def buckets_of(units: Sequence[Module]) -> list[Bucket]:
 
 
 def gathered(bucket: Bucket, shard: Array) -> Array:
-    """Return a new array (size) with the shards of all ranks; `mine` is this rank's. A collective."""
+    """Return a new array (size) with the shards of all ranks; `shard` is this rank's. A collective."""
     flat = xp.empty(bucket.size, shard.dtype)
     flat[bucket.own_shard] = shard
     bucket.group.all_gather(flat, CHECKPOINT, bucket.shard_arguments.get("shards"))
