@@ -1,4 +1,4 @@
-"""every send is waited for before the next chunk is received: receiving and sending take turns"""
+"""every send is waited for before the next chunk is received: receiving and sending take turns."""
 
 from minitrain.sharding import shard_of
 
