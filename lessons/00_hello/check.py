@@ -99,7 +99,7 @@ def check_00_2(world: Communicator, swap: Callable[..., Any], report: Report) ->
         silent = "" if calls.total() else " (was something other than `world` called, such as mpi4py?)"
         sentence = f"{told} sent {sent:,} messages by world.send; expected 1{silent}"
         report.true("messages", sent == 1, sentence, f"{sent} messages, {calls['gather_objects']} gathers")
-        sentence = f"{told} returned before {watched.open:,} sends were complete: call wait on the handle of send"
+        sentence = f"{told} returned with {watched.open:,} of its sends incomplete: call wait on the handle of send"
         report.true("waited", watched.open == 0, sentence, watched.open)
     if report.ok:
         agrees_on_ranks(report, swap, model_solution, ARRAYS, swapped_twice, sizes=(2, 3, 4, 5))

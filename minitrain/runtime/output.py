@@ -15,7 +15,7 @@ from ..comm.communicator import Communicator
 def print_in_order(world: Communicator, text: str, file: TextIO | None = None) -> None:
     """Print the texts of all ranks on rank 0, in rank order, a newline after each. All ranks must call this.
 
-    The texts are joined and written at once, so no other output comes in between, and flushed. file: sys.stdout by
+    The texts are joined, written at once (so no other output comes in between) and flushed. file: sys.stdout by
     default.
     """
     texts = world.gather_objects(text)
