@@ -31,6 +31,7 @@ from minitrain.optim import (
     adamw_step,
     clip_grad_norm,
 )
+from minitrain.optim.pieces import unscaled
 from minitrain.parallel.parallelize import parallelize
 from minitrain.train.step import train_step
 from tests.equivalence.harness import toy_batch, toy_gpt
@@ -452,3 +453,10 @@ def test_what_a_rule_is_given_to_read_is_not_written_to(kind: type[Optimizer]) -
     p.data, p.grad = p.initial(1), np.ones((2, 3), np.float32)
     with pytest.raises(ValueError, match="read-only"):
         kind([p]).step(0.1)
+
+
+def test_a_gradient_that_needs_no_change_is_not_copied() -> None:
+    """With S = 1 and equal dtypes, the rule reads the bucket itself: a copy would be a pass over the memory."""
+    stored = np.array([1.0, -2.0], np.float32)
+    assert unscaled(stored, np.float32, 1.0) is stored
+    np.testing.assert_array_equal(unscaled(stored, np.float64, 0.5), [0.5, -1.0])
