@@ -1,8 +1,8 @@
-"""Attention, as one operation with a hand-derived backward: causal, or with any mask.
+"""Attention, causal or with any mask, as one operation with a hand-derived backward.
 
     scores s = scale q k^T      p = softmax(s) over the keys that a query sees      y = p v
 
-`attend` and `attend_vjp` are the core, on plain arrays. Call the operations as `fused.causal_attention` and so on.
+`attend` and `attend_vjp` compute it on plain arrays. Call the operations as `fused.causal_attention` and so on.
 """
 
 from typing import Any
@@ -22,8 +22,8 @@ from .tensor import Tensor, operation
 def causal_attention(qkv: Tensor, start: int = 0, scale: float | None = None) -> Tensor:
     """Let each position attend to itself and earlier positions.  qkv (B, T, 3, H, D/H) -> y (B, T, H D/H).
 
-    H is the number of local heads. See `attend` for the equation. start: the logical time of the first position in qkv.
-    scale: 1/sqrt(D/H) by default. Raise ValueError for any other shape.
+    H is the number of local heads. See `attend` for the equation. start: the logical time of qkv's first
+    position, its index in the whole sequence. scale: 1/sqrt(D/H) by default. Raise ValueError for any other shape.
     Vaswani et al., "Attention Is All You Need", arXiv:1706.03762, equation 1.
     """
     if qkv.ndim != 5 or qkv.shape[2] != 3:
@@ -113,7 +113,7 @@ def _scores(q: Array, k: Array, scale: float) -> Array:
 
 
 def attend_vjp(g: Array, q: Array, k: Array, v: Array, p: Array, scale: float) -> tuple[Array, Array, Array]:
-    """Return the gradients of q, k, v, of their shapes, for `attend`; g is like y. With s = scale q k^T,
+    """Return the gradients of q, k, v for `attend`, each of its array's shape; g has y's shape. With s = scale q k^T,
 
     gv = p^T g      gp = g v^T      gs = p (gp - sum_keys gp p)      gq = scale gs k      gk = scale gs^T q .
     """

@@ -1,4 +1,4 @@
-"""GELU, exactly and by GPT-2's approximation, with a derivative that the forward computes.
+"""GELU, exact or in GPT-2's approximation. The forward also computes the derivative.
 
 Call it as `fused.gelu`. `fused.linear` uses `gelu_and_slope` to apply it in place.
 """
@@ -12,7 +12,7 @@ from .backend import Array, xp
 from .errors import check_choice
 from .tensor import Tensor, operation
 
-BLOCK = 32 * 1024  # elements: small enough to stay in cache through GELU's steps (3 to 5% of a training step)
+BLOCK = 32 * 1024  # elements: small enough to stay in cache through GELU's steps (saves 3 to 5% of a training step)
 
 
 @operation
@@ -27,8 +27,8 @@ def gelu(x: Tensor, approximate: str = "tanh") -> Tensor:
 
         dy/dx = y/x + x e^(-x^2/2) / sqrt(2 pi)
 
-    The forward computes the derivative, while t or erf is available, and saves nothing else. The two forms differ by at
-    most 5e-4. Raise UserError for any other value. Hendrycks, Gimpel, "Gaussian Error Linear Units", arXiv:1606.08415.
+    The forward computes dy/dx while it has t or erf, and saves nothing else. The two forms differ by at most 5e-4.
+    Raise UserError for any other `approximate`. Hendrycks, Gimpel, "Gaussian Error Linear Units", arXiv:1606.08415.
     """
     check_choice("gelu: approximate", approximate, ("tanh", "none"))
     if approximate == "tanh":

@@ -2,8 +2,8 @@
 
 A loss is a sum over the tokens or samples of the *global* batch, divided by their number, so partial losses simply add
 up. A loss that sees the whole batch divides by its own count, which gives the mean. A loss that sees only a part, on
-one of several ranks or in one of several micro-batches, must not: its mean would be N or k times too large. It takes
-the count from the batch that the model was called with, or raises UserError.
+one of N ranks or in one of k micro-batches, must not divide by its own count: the sum of these means would be N or k
+times too large. It takes the count from the batch that the model was called with, or raises UserError.
 """
 
 import math
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 IGNORE = -100  # the label of a token not to predict, such as padding; PyTorch's ignore_index
 
-_batch: ContextVar["Batch | None"] = ContextVar("batch", default=None)  # the one that the running model was called with
-_parts: ContextVar[int] = ContextVar("parts", default=1)  # of the global batch, in the current step
+_batch: ContextVar["Batch | None"] = ContextVar("batch", default=None)  # with which the running model was called
+_parts: ContextVar[int] = ContextVar("parts", default=1)  # number of parts of the global batch in this step
 
 
 @contextmanager
@@ -47,7 +47,8 @@ def counted(labels: "Array") -> int:
 def of_labels(loss: str, labels: "Array") -> float:
     """Return the denominator for a loss over these labels.
 
-    Raise UserError if only part of the batch is seen and the labels are not the batch's own, ValueError if none counts.
+    Raise UserError if only part of the batch is here and the labels are not the batch's own, ValueError if there is no
+    label to count.
     """
     batch, n = _batch.get(), counted(labels)
     if batch is not None and batch.labels is not None and counted(batch.labels) == n:
@@ -58,7 +59,8 @@ def of_labels(loss: str, labels: "Array") -> float:
 def of_elements(loss: str, shape: tuple[int, ...]) -> float:
     """Return the denominator for a loss over all elements of an array of this shape (B, ...), B the local samples.
 
-    Raise UserError if only part of the batch is seen and the first axis is not its samples, ValueError if empty.
+    Raise UserError if only part of the batch is here and the first axis is not its samples, ValueError if there are no
+    elements.
     """
     batch = _batch.get()
     if batch is not None and shape and shape[0] == len(batch.inputs) and _all_time(batch):
@@ -67,7 +69,7 @@ def of_elements(loss: str, shape: tuple[int, ...]) -> float:
 
 
 def _mean(loss: str, n: int, give: str) -> float:
-    """Return n if the whole batch is seen, else raise UserError. Raise ValueError if n is 0."""
+    """Return n if the whole batch is here, else raise UserError. Raise ValueError if n is 0."""
     batch = _batch.get()
     whole = _parts.get() == 1 if batch is None else batch.where.samples == slice(0, batch.where.B) and _all_time(batch)
     if not whole:

@@ -1,6 +1,6 @@
 """Losses: cross-entropy and mean squared error, each as one operation with a hand-derived backward.
 
-Each is a sum divided by a number of the global batch, so losses of parts add up: see loss_denominators.py. Call them as
+Each is a sum divided by a count over the global batch, so partial losses add up: see loss_denominators.py. Call them as
 `fused.cross_entropy` and so on.
 """
 
@@ -22,10 +22,10 @@ def cross_entropy(logits: Tensor, labels: Any, denominator: float | None = None)
 
         gx_nv = g (softmax(x_n)_v - 1[v = label(n)]) / denominator
 
-    A token labelled IGNORE is left out of the sum, and its gradient is 0. The denominator is the number of other tokens
-    in the *global* batch, over all micro-batches and ranks (`batch.where.count`), so partial losses and gradients
-    simply add up. By default it is their number here (giving the mean), or the batch's count if only a part is seen
-    (loss_denominators.py). The loss is float32 for half-precision logits.
+    A token labelled IGNORE is left out of the sum, and its gradient is 0. The denominator is the number of all other
+    tokens in the *global* batch, over all micro-batches and ranks (`batch.where.count`), so partial losses and
+    gradients simply add up. By default it is the number of such tokens here, which gives the mean, or the global
+    batch's count if only a part is here (loss_denominators.py). The loss is float32 for half-precision logits.
     Raise IndexError for any other label outside 0..V-1, ValueError for a denominator that is not positive, UserError
     if it is omitted but cannot be determined.
     """
@@ -86,7 +86,7 @@ def mean_squared_error(prediction: Tensor, target: Any, denominator: float | Non
     """L = sum over all elements of (y - target)^2 / denominator.  gy = 2 g (y - target) / denominator.
 
     y, the prediction, and target have the same shape; a list takes y's dtype. The loss is float32 for half precision.
-    By default it is the mean, over the global batch even if only a part is seen (loss_denominators.py).
+    By default L is the mean over the global batch, even if only a part of it is here (loss_denominators.py).
     Raise ValueError for different shapes or a denominator that is not positive, TypeError if the target is a Tensor,
     UserError if the denominator is omitted but cannot be determined.
     """

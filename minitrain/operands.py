@@ -1,7 +1,7 @@
-"""What an operation accepts as arguments: numbers, lists and arrays are converted where that is safe, or refused.
+"""Convert the arguments of operations (numbers, lists and arrays) where that is safe, and reject the others.
 
-NumPy would convert silently: None to NaN, a fraction to an id, booleans to a mask, two dtypes to the wider one. The
-check that an argument is a Tensor is `operation` in tensor.py.
+NumPy would silently convert None to NaN, a fraction to an id, booleans to a mask, and two dtypes to the wider one.
+`operation` in tensor.py checks that an argument is a Tensor.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def as_floats(name: str, value: Any, dtype: Any = None) -> Array:
     """Return real numbers as a floating-point array, converted to `dtype` if given, otherwise unchanged.
 
-    Raise TypeError for integers and booleans without a dtype, because arithmetic would stay in integers, and for
-    anything but real numbers: NumPy accepts much of it silently (None becomes NaN, a mask is dropped).
+    Raise TypeError for integers and booleans without a dtype, because arithmetic would stay in integers. Raise it also
+    for anything but real numbers, much of which NumPy accepts silently (None becomes NaN, a mask is dropped).
     """
     if dtype is not None and not is_float(dtype):
         raise TypeError(f"{name}: dtype is {shown(dtype)}; tensors are floating point: give {FLOAT_NAMES}")
@@ -40,7 +40,7 @@ def as_floats(name: str, value: Any, dtype: Any = None) -> Array:
 
 
 def _read(value: Any) -> np.ndarray | None:
-    """Return NumPy's reading of a number, a list of numbers or an array-like object; None if it fails."""
+    """Convert a number, a list of numbers or an array-like object with NumPy. Return None if that fails."""
     try:
         return np.asarray(value)
     except (TypeError, ValueError, OverflowError):  # a Tensor, a device array, rows of different lengths

@@ -1,7 +1,7 @@
-"""Tensor: a floating-point array that may be on the tape, and the check that an operation is given one.
+"""Tensor, a floating-point array that may be on the tape, and a check that operations are given tensors.
 
-autograd.py records what is computed from tensors. Integers, NumPy's functions, copies of the tape and comparisons with
-`==` would give wrong results silently, so a Tensor refuses them.
+The tape is autograd.py's record of the operations applied to tensors. Integers, NumPy's functions, copies of tensors on
+the tape and `==` with a number or an array would silently give wrong results, so they raise TypeError.
 """
 
 import functools
@@ -50,7 +50,7 @@ class Tensor(Operators):
         self.grad: Array | None = None
         self.node: Node | None = None
         self.on_ready: Callable[[Any], None] | None = None
-        self.segment: Any = None  # the one that computed this tensor; no other may use it
+        self.segment: Any = None  # the recompute.Segment that computed it; no other may use it
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -142,14 +142,14 @@ class Tensor(Operators):
 def accumulated(grad: Array | None, part: Array) -> Array:
     """Return a leaf's gradient after adding `part`. grad: the gradient so far, None at first.
 
-    The sum is a new array of their shape and dtype (an ndarray even if 0-d): other code may still hold the old ones
-    and must not see them change.
+    The sum is a new array of the same shape and dtype (an ndarray even if 0-d): other code may still hold the old
+    arrays and must not see them change.
     """
     return part if grad is None else xp.asarray(grad + part)
 
 
 def copied(g: Array, out: Array | None = None) -> Array:
-    """Copy g, which may also be another tensor's gradient: the vjp of a leaf used as an activation."""
+    """Copy g, which may also be another tensor's gradient. This is the vjp of a leaf that is used as an activation."""
     if out is None:
         return xp.array(g)
     out[...] = g
@@ -159,8 +159,8 @@ def copied(g: Array, out: Array | None = None) -> Array:
 def operation(function: Callable[P, R]) -> Callable[P, R]:
     """Wrap the function to raise TypeError if an argument annotated as Tensor is not one.
 
-    Without the check an array, which has many of a tensor's attributes, would fail much later. `check_tensors`
-    checks lists of tensors.
+    Without this check, an array, which has many of a tensor's attributes, would cause an error only much later.
+    `check_tensors` checks lists of tensors.
     """
     places: list[tuple[int, str, tuple[type, ...]]] = []
     for i, (name, parameter) in enumerate(inspect.signature(function).parameters.items()):

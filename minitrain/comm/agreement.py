@@ -1,15 +1,15 @@
 """Check that ranks agree: on their configuration at the start and, in debug mode, on every communication call.
 
-`check_same` compares the configuration once, before the first step, and `sum_if_same` what each step depends on. The
-rest of this module is for debug mode.
+`check_same` compares the configuration once, before the first step. `sum_if_same` compares in each step what the step
+depends on. The rest of this module is for debug mode.
 
 A collective works only if all ranks make the same call. Otherwise MPI hangs, aborts with its own error stack, or adds
 unrelated bytes. With MINITRAIN_DEBUG=1 the ranks first exchange a description of each call; if the descriptions differ,
 all ranks raise the same UserError. Each message carries its sender's description.
 
-The line of the program and the array's name may differ if all else is equal: `if rank == root: broadcast(x) else:
-broadcast(buffer)` is correct. But if one rank is now at the line and array name where another rank, now elsewhere, made
-an earlier call, the two make the same calls in a different order.
+The source line and the array's name may differ if everything else is equal: `if rank == root: broadcast(x) else:
+broadcast(buffer)` is correct. However, one rank may be at a line and array name from which another rank, now elsewhere,
+made an earlier call. Then the two make the same calls in a different order, which is an error.
 """
 
 import zlib
@@ -49,15 +49,15 @@ def check_same(world: "Communicator", given: Mapping[str, Any]) -> None:
     differences = [_who_has(name, [given.get(name, "nothing") for given in everyone]) for name in names]
     rest = f"; and {len(differences) - 2} more" if len(differences) > 2 else ""
     raise UserError(
-        "\n".join(["ranks were given different things; start all of them with the same", *differences[:2]]) + rest
+        "\n".join(["ranks were given different values; start all ranks with the same ones", *differences[:2]]) + rest
     )
 
 
 def sum_if_same(world: "Communicator", part: float, given: Mapping[str, Any], tag: "Tag") -> float:
     """Return the sum of `part` over the ranks. Raise UserError unless all of them were given the same values.
 
-    A checksum of the values and its square are summed along, in one message. N times the sum of the squares equals the
-    square of the sum only if all checksums are equal; both are exact.
+    The same message also sums a checksum of the values, and its square. On N ranks, N times the sum of the squares
+    equals the square of the sum only if all checksums are equal; both are exact.
     """
     mark = zlib.crc32(repr(given).encode()) & 0xFFFFF
     x = to_device(np.array([part, mark, mark**2], np.float64))
@@ -69,7 +69,10 @@ def sum_if_same(world: "Communicator", part: float, given: Mapping[str, Any], ta
 
 
 def agreed(world: "Communicator", work: Callable[[], Made]) -> Made:
-    """Return work(). If it raises UserError on any rank, raise the first such rank's on all. All ranks must call it."""
+    """Return work(). If it raises UserError on any rank, raise the first such rank's error on all ranks.
+
+    All ranks must call this.
+    """
     message, made = "", None
     try:
         made = work()
@@ -162,10 +165,10 @@ def differences(calls: Sequence[Call]) -> list[str]:
 def agree_on_members(comm: "Communicator", members: Sequence[int], mine: Call) -> None:
     """Raise UserError if the members of a new subgroup disagree on the members or their order.
 
-    Only the members take part, so they exchange descriptions pairwise; two that differ each name the other.
+    Only the members take part, so they exchange descriptions pairwise. If two differ, each names the other.
     """
     others = [rank for rank in members if rank != comm.rank]
-    apart = comm.numbers  # a number that no message uses
+    apart = comm.numbers  # a message number that is otherwise unused
     for rank in others:
         comm._tell((comm.moves.rank, mine), rank, apart)
     for rank in others:
@@ -176,7 +179,7 @@ def agree_on_members(comm: "Communicator", members: Sequence[int], mine: Call) -
 
 
 def agree_on_message(comm: "Communicator", source: int, number: int, mine: Call, nbytes: int) -> None:
-    """Raise UserError if the arriving message does not match the receive in tag, dtype and size."""
+    """Raise UserError unless the arriving message matches the receive in tag, dtype and size."""
     other, theirs, coming = comm._hear(source, number)
     if (theirs.tag, theirs.dtype, coming) != (mine.tag, mine.dtype, nbytes):
         told = _listed((other, comm.moves.rank), (theirs, mine))

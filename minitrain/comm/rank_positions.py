@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 from ..autograd import without_grad
 
 PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
-TALK = tuple(os.path.join(PACKAGE, room, "") for room in ("comm", "runtime"))  # the code that a rank blocks in
+TALK = tuple(os.path.join(PACKAGE, room, "") for room in ("comm", "runtime"))  # a rank that is blocked is in this code
 STDLIB = os.path.join(sysconfig.get_paths()["stdlib"], "")
 RANKS = 8  # a report lists at most this many places and only counts the rest
 
 
 class Moves:
-    """One rank's progress through its communications, written by its communicators and read by a watch.
+    """One rank's progress through its communications, recorded by its communicators and read by a watch for hangs.
 
     rank: its number in the world. count: communications begun so far. thread: id of the thread that began the last
     one. hush: tells the other ranks' watches, if any, that this rank is ending the job and has reported why.
@@ -88,7 +88,7 @@ def caller(array: Any = None) -> tuple[str, ...]:
 
 
 def look(thread: int) -> tuple[str, str]:
-    """Return (the communication a thread is in, such as "receive from rank 0", or ""; the caller's line).
+    """Return the communication a thread is in, such as "receive from rank 0", or "", and the line it is at.
 
     The line is the innermost one outside minitrain, or inside it if there is none outside.
     """

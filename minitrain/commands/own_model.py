@@ -62,7 +62,7 @@ class OwnFile:
         return module
 
     def models(self) -> tuple[Model, Model]:
-        """Return two equal models. Raise UserError if the function fails or returns no Model, or unequal ones."""
+        """Return two equal models. Raise UserError unless the function returns a new, equal Model on each call."""
         made = []
         for _ in range(2):
             with self.blamed(f"failed: {self.function}(), called without arguments,"):
@@ -87,7 +87,7 @@ class OwnFile:
         return one, other
 
     def batches(self, model: Model, steps: int, seed: int, sizes: dict[str, int | None], samples: int) -> list[Batch]:
-        """Return the global batches of all steps. sizes: the options, or None; samples: the default batch size.
+        """Return the global batches of all steps. sizes: options, None if not given; samples: the default batch size.
 
         Raise UserError for invalid batches, or if the size of the vocabulary is unknown.
         """
@@ -97,7 +97,7 @@ class OwnFile:
                 raise UserError(f"{given} is for random ids, but {self.path.name} has make_batch: leave it out")
             return [self.own_batch(number) for number in range(steps)]
         tables = dict.fromkeys(m.weight.placement.shape[0] for m in model.modules() if isinstance(m, Embedding))
-        rows = list(tables)  # the first is of tokens; the second, if any, of positions
+        rows = list(tables)  # the first table is for tokens; the second, if any, for positions
         V, B = sizes["vocabulary"] or (rows[0] if rows else 0), sizes["batch"] or samples
         if not V:
             raise UserError(
@@ -132,7 +132,7 @@ class OwnFile:
 
     @contextmanager
     def blamed(self, doing: str, all_errors: bool = True) -> Iterator[None]:
-        """Re-raise an exception as a UserError with the file's line. all_errors: even an exception from elsewhere."""
+        """Re-raise an exception as a UserError with the line in the file. all_errors: even if there is no such line."""
         try:
             yield
         except (UserError, RankFailed):

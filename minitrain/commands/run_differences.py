@@ -1,7 +1,7 @@
-"""Measure and show how far two training runs are apart, step by step and tensor by tensor.
+"""Measure and show how far apart two training runs are, step by step and tensor by tensor.
 
 The distance of a tensor a from the correct value b is max|a - b| / max(max|b|, 1e-3 x the largest |b| of all tensors of
-its kind). An elementwise ratio would mean nothing: some true gradients are 0.
+its kind, gradients or parameters). An elementwise ratio would be meaningless, because some correct gradients are 0.
 """
 
 import math
@@ -20,10 +20,10 @@ WRONG = """The checks of the first steps cannot see these mistakes:
   so a rank does not get those it assumes. Give the matrix the shape (D, 2, F)
   and use plan.column(it, axis=1). For the same reason, one row layer cannot
   multiply two concatenated column layers: give each a row layer of its own.
-- A constant for each head or column: every rank uses those of the first ones.
-  Make it a frozen Parameter, and use plan.split(it, axis).
+- A constant for each head or column: every rank uses the constants of the
+  first ones. Make it a frozen Parameter, and use plan.split(it, axis).
 - A whole layer that takes x to divided columns: name it in plan.enter.
-- A parameter used both between column and row and elsewhere: make it two.
+- A parameter used both between column and row and elsewhere: use two instead.
 - A norm over the rows of a row layer's weight: a rank has only some of them.
 - With --sp, a layer that mixes positions: name it in plan.everywhere.
 - A loss that is not a sum over samples / batch.where.count."""
@@ -42,7 +42,7 @@ class Step(NamedTuple):
 
 
 class Apart(NamedTuple):
-    """Distances of a step on the mesh from the step on one process: the largest of any rank."""
+    """Distances of a step on the mesh from the step on one process: the largest over the ranks."""
 
     loss: float
     gradients: dict[str, float]
@@ -132,9 +132,9 @@ def short(x: float) -> str:
 
 
 def verdict(found: Sequence[Apart], bound: float, unused: Sequence[str] = ()) -> str:
-    """Return the last lines: equal, or which parameters differ most in the first step that differs.
+    """Return the last lines: that the runs are equal, or which parameters differ most in the first step that differs.
 
-    unused: parameters whose gradient was 0 in every step, so that they were not tested.
+    unused: parameters that were not tested, because their gradient was 0 in every step.
     """
     number = first_beyond(found, bound)
     if number is None:

@@ -1,11 +1,11 @@
-"""The folder of a run: one run uses it at a time, and an earlier run's files are never lost silently.
+"""The folder of a run. Only one run at a time can use it, and an earlier run's files are never lost silently.
 
     with RunFolder(world, Path("build/run"), ("log.jsonl", "model.safetensors")) as folder:
         folder.append("log.jsonl", "...")
 
 In a command's default folder, earlier files of the same names are moved aside (build/run.1, build/run.2, ...), so that
-the command can be repeated. In a folder named by the user they are an error, unless they may be overwritten. Files are
-moved or replaced when the first file is written: a run that ends earlier changes nothing.
+the command can be repeated. In a folder named by the user, earlier files are an error unless the user allows
+overwriting. Files are moved or replaced when the first file is written: a run that ends earlier changes nothing.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ class RunFolder:
         """aside: move earlier files aside. overwrite: delete them.
 
         Raise UserError, on all ranks, if the folder cannot be written, if another run is writing in it, or if it has
-        earlier files and neither is allowed.
+        earlier files and neither option is set.
         """
         if path == Path():  # from `--out ""` or `--out .`
             raise UserError("the run's folder is the current one, or its name is empty; name a folder for the run")
@@ -48,7 +48,7 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.lock is not None:
-            with contextlib.suppress(OSError):  # on a full disk, its text could not be written
+            with contextlib.suppress(OSError):  # the disk is full: the lock's text cannot be written
                 self.lock.close()
 
     def found(self) -> list[str]:
@@ -105,14 +105,14 @@ class RunFolder:
         return f"the earlier run in {self.path} is now in {there}"
 
     def append(self, name: str, line: str) -> None:
-        """Append a line to a file, and close it."""
+        """Append a line to a file, then close the file."""
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.write(line)
 
 
 def _take(lock: IO[str], folder: Path) -> None:
     """Lock until the file is closed or the process ends. Raise UserError if another process holds the lock."""
-    with contextlib.suppress(ImportError, OSError):  # no locks on this system or shared disk: go on without
+    with contextlib.suppress(ImportError, OSError):  # no locks on this system or shared disk: continue without one
         import fcntl
 
         try:
@@ -130,7 +130,7 @@ def _take(lock: IO[str], folder: Path) -> None:
 
 
 def on_rank_0(world: Communicator, work: Callable[[], None]) -> None:
-    """Call work() on rank 0, and raise its UserError on all ranks. All ranks call it."""
+    """Call work() on rank 0, and raise its UserError on all ranks. All ranks must call this."""
     message = ""
     if world.rank == 0:
         try:

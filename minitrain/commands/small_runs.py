@@ -1,4 +1,4 @@
-"""Compare small runs that differ in one thing, on the bundled digits, from several starts.
+"""Compare small runs that differ in one setting, on the bundled digits, each from several starts.
 
 The runs are small on purpose and take seconds. They show how to make a fair comparison; they do not show which choice
 is better for a large model.
@@ -29,8 +29,8 @@ class CompareOptions:
     """What to compare, for how long, and how often."""
 
     what: tyro.conf.Positional[What]
-    """schedules: learning-rate schedules, each at the peak of --lr with its lowest median validation loss. precision:
-    16 bits with and without a loss scale, at the first learning rate of --lr."""
+    """schedules: learning-rate schedules, each at the --lr that gives its lowest median validation loss. precision:
+    16 bits with and without a loss scale, at the first --lr."""
     updates: int = 200
     """Updates per run. For precision: batches, a few of which the loss scale skips."""
     batch: int = 32
@@ -57,7 +57,7 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class Result:
-    """All training losses of one run, and its final losses and accuracy, a fraction, over all samples.
+    """All training losses of one run, and its final losses and accuracy (a fraction) over all samples.
 
     The final losses are infinite if the run diverged.
     """
@@ -103,7 +103,7 @@ def smooth_median(results: Iterable[Result]) -> list[float]:
 
 
 def table(rows: dict[str, list[Result]], heading: str) -> str:
-    """Return a table with a row per setting, 80 columns wide if names have 22."""
+    """Return a table with a row per setting, 80 columns wide if the names are 22 wide."""
     lines = [f"{heading}{'training loss':<20}{'validation loss':<20}accuracy, %"]
     for name, results in rows.items():
         cells = [

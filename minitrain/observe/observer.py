@@ -1,4 +1,4 @@
-"""What a pipeline (parallel/pipeline.py) does in a step, reported to an observer: instructions and messages."""
+"""Report a step's instructions and messages in a pipeline (parallel/pipeline.py) to an observer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Observer(Protocol):
-    """The interface to record a rank's actions during a step, in order (for example, clock.Stamps)."""
+    """An interface for recording a rank's actions during a step, in order; clock.Stamps implements it."""
 
     def begins(self, do: "Do") -> None:
         """Record that the inputs of this instruction have arrived and its computation begins."""

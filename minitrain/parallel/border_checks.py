@@ -49,7 +49,7 @@ def shown_gradient(x: Tensor, show: Callable[[Array], None]) -> Tensor:
 
 
 def note(notes: Notes, path: str, x: Array) -> None:
-    """Record the numbers of x, unless the path has an entry already."""
+    """Record the numbers of x, unless the path already has an entry."""
     if path not in notes:
         notes[path] = (sums(x), bound_of(x.dtype))
 

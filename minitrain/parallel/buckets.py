@@ -7,7 +7,7 @@
 The gradient array is allocated when backward first writes to it and freed when the next step begins. The forward, which
 ends with all activations alive, thus runs without it. This saves 16% of the peak memory at 20 M parameters.
 
-One collective for a few megabytes is much faster than one for every small bias, since each collective costs a latency.
+One collective for a few megabytes is much faster than one for every small bias: each has a fixed latency.
 An optimizer step is a loop over a few long arrays, and a ZeRO shard is a slice.
 Li et al., "PyTorch Distributed", VLDB 2020, arXiv:2006.15704, section 3.2.
 """
@@ -30,11 +30,11 @@ from ..sharding import Shards, even_shards
 
 
 class Bucket:
-    """Parameters of one kind (dtype, decay, requires_grad, replicas, partial), whose gradients `group` sums.
+    """Parameters of one kind (dtype, decay, requires_grad, replicas, partial), with gradients summed over `group`.
 
     data, grad (size), shard (one rank's slice). shards: what each rank of the group owns under ZeRO, and the chunks of
     a ring all-reduce: equal shards or, with `owners`, whole parameters, where rank owners[i] owns parameter i.
-    Raise UserError unless there are parameters, distinct and of one kind.
+    Raise UserError if there are no parameters, or if they are repeated or of several kinds.
     """
 
     def __init__(
@@ -217,7 +217,7 @@ def _kind(p: Parameter) -> tuple:
 
 
 def _bytes(p: Parameter, whole: bool) -> int:
-    """Return the size of p. whole: of the logical parameter, so that ranks with other parts make the same buckets."""
+    """Return the size of p. whole: of the logical parameter, so that all ranks make the same buckets."""
     return math.prod(p.placement.shape if whole else p.shape) * p.dtype.itemsize
 
 

@@ -5,7 +5,7 @@
     rows        a layer divided by `row` is linear, because its results are summed: f(-2x) = -2 f(x)
     borders     units compute the same from shards of the sequence as from the whole sequence
 
-A gradient of 0, as in a branch initialized to 0, proves nothing: the checks then run again, for at most three steps.
+A gradient of 0, as in a branch initialized to 0, proves nothing: the checks are then repeated, for at most three steps.
 
 Cost: two numbers per parameter and per unit, sent once; under sequence parallel, or with a custom row layer, one or two
 forwards without a backward. The run's ledger does not count this traffic. Other errors, such as a softmax over divided
@@ -63,7 +63,7 @@ class DivisionChecks:
         self.steps, self.over = 0, False
 
     def look(self, batch: Batch) -> None:
-        """Check rows and borders, before the first backward. Raise UserError if wrong. All ranks must call this."""
+        """Check rows and borders before the first backward. Raise UserError if one is wrong. All ranks must call it."""
         if self.plan.looks or self.plan.sequence:  # the same on all stages of a pipeline: they check together
             with no_grad(), Ledger().open():
                 self.forward(batch)
@@ -73,7 +73,7 @@ class DivisionChecks:
     def forward(self, batch: Batch) -> None:
         """Run a forward as in training; under sequence parallel, run a second one on the whole sequence and compare.
 
-        Raise UserError if the two forwards differ, or the ranks' outputs in the second.
+        Raise UserError if the two forwards differ, or if the ranks' outputs of the second differ.
         """
         self.plan.io.look = self
         try:
@@ -92,7 +92,7 @@ class DivisionChecks:
 
     def check_dropout(self, path: str, x: Tensor) -> None:
         """Raise UserError if x is divided by columns: a residual dropout applies the same mask on all ranks."""
-        if self.plan.sequence:  # there, divided columns have all positions, so the mask's shape does not match
+        if self.plan.sequence:  # in that case divided columns have all positions: the mask does not fit
             return
         every = self.group.gather_objects((x.shape, sums(x.data)))
         if len({shape for shape, _ in every}) > 1 or not alike([numbers for _, numbers in every], bound_of(x.dtype)):
@@ -121,7 +121,7 @@ class DivisionChecks:
                 self.seen[p] = sums(p.grad)
 
     def compare(self) -> None:
-        """Compare the ranks along tp. Raise UserError if they differ where they must agree, or the reverse.
+        """Compare the ranks along tp. Raise UserError if they differ where they must agree, or vice versa.
 
         Set `over` once every gradient has been nonzero on some rank, or after AGAIN steps.
         """
@@ -194,9 +194,9 @@ def cure(how: str, layer: str) -> str:
 def far(one: Passed, whole: Passed, shard: slice) -> bool:
     """Return whether a unit's output from a shard differs from slice `shard` of its output from the whole sequence.
 
-    A branch with a small scale hardly changes y, so y - x is compared as well. Its tolerance of 2% is far above its
-    rounding error and far below the effect of a wrong position; y itself is rounded once or twice, by half a digit.
-    Half precision has too few digits for y - x.
+    A branch with a small scale hardly changes y, so y - x is compared as well. The tolerance of 2% is far above the
+    rounding error of the branch and far below the effect of a wrong position; a second term allows for the rounding
+    of y itself. Half precision has too few digits for y - x.
     """
     y, true, dtype = on_host(one.y), positions(whole.y, one.y, shard), one.y.dtype
     if true.shape != y.shape:

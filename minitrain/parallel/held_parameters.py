@@ -16,7 +16,7 @@ from .plan_checks import path_of
 
 
 class HeldParameters:
-    """The record of one plan. sequence: whether it is for sequence parallel."""
+    """The record of one plan. sequence: whether the plan is for sequence parallel."""
 
     def __init__(self, sequence: bool) -> None:
         self.sequence = sequence
@@ -36,7 +36,7 @@ class HeldParameters:
                 )
 
     def of(self, p: Parameter) -> tuple[str, str]:
-        """Return how p is held, and for which layer; residual if no layer says."""
+        """Return how p is held, and for which layer; residual if no layer declares it."""
         return self.held.get(p, ("residual", p.placement.path))
 
     def partial(self, p: Parameter) -> bool:
@@ -44,7 +44,7 @@ class HeldParameters:
         return self._has_part(self.of(p)[0])
 
     def _has_part(self, how: str) -> bool:
-        """Return the same for the way in which a parameter is held."""
+        """Return whether each rank has only a partial gradient of a parameter that is held this way."""
         return how in ("inside", "enter") or (self.sequence and how in ("residual", "whole"))
 
 

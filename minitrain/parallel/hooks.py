@@ -1,4 +1,4 @@
-"""Hooks: functions of your own in place of the library's, to move gradients and parameters between ranks."""
+"""Hooks: your own functions for moving gradients and parameters between ranks, in place of the library's."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from ..backend import Array
 from .overlap import CommunicationThread
 
 # Called with arrays and the group, and with `shards` if the bucket's shards are unequal:
-Sync = Callable[..., None]  # replaces each of a list of gradients by its sum over the group
+Sync = Callable[..., None]  # replaces each gradient in a list with its sum over the group
 Scatter = Callable[..., Array]  # returns this rank's shard of the sum
 Gather = Callable[..., None]  # fills the array with the shards of all ranks
 
@@ -19,4 +19,4 @@ class Hooks:
     sync: Sync | None = None
     scatter: Scatter | None = None
     gather: Gather | None = None
-    thread: Callable[[], CommunicationThread] = CommunicationThread  # makes the thread that reduces during backward
+    thread: Callable[[], CommunicationThread] = CommunicationThread  # creates the thread that reduces during backward

@@ -1,6 +1,6 @@
-"""Find out that a model's parameters have changed since it was divided into buckets.
+"""Detect changes to a model's parameters after it was divided into buckets.
 
-A parameter that is added, removed or frozen later would keep its old place in a bucket, or have none.
+A parameter that is removed or frozen later would keep its old place in a bucket, and one that is added would have none.
 """
 
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ from .buckets import Bucket
 
 
 class ModelChanges:
-    """The check of one model, at the start of each step."""
+    """The check of one model, made at the start of each step."""
 
     def __init__(self, model: Module, buckets: Sequence[Bucket]) -> None:
         self.model, self.buckets = model, buckets
-        self.steps, self.version = 0, -1  # checks made, and Module.changes when the modules were last searched
+        self.steps, self.version = 0, -1  # number of checks, and Module.changes at the last search of the modules
 
     def check(self) -> None:
         """Raise UserError if the model's parameters have changed since it was divided into buckets.
 
-        The modules are searched after an attribute has changed. Changes to a list inside a module go unnoticed, so they
-        are also searched at steps 0, 1, 2, 4, 8, and so on.
+        Search the modules if an attribute of any module was set or deleted. This misses changes to a list in a module,
+        so search also at steps 0, 1, 2, 4, 8, and so on.
         """
         held = now = dict.fromkeys(p for bucket in self.buckets for p in bucket.parameters)
         if self.version != Module.changes or self.steps & (self.steps - 1) == 0:

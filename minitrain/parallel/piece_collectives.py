@@ -21,7 +21,10 @@ NORMS = ("tp", "norms")
 
 
 def over_matrices(totals: Totals, mesh: Mesh) -> Totals:
-    """Return the totals summed over ranks with other parts. Each sends 16 bytes per divided parameter."""
+    """Return the totals summed over the ranks that hold the other parts of divided parameters.
+
+    Each rank sends 16 bytes per divided parameter.
+    """
     if mesh.parts("matrices") == 1:
         return totals
     divided = sorted((p for p in totals if p.placement.local != p.placement.shape), key=lambda p: p.placement.path)
@@ -32,7 +35,7 @@ def over_matrices(totals: Totals, mesh: Mesh) -> Totals:
 
 
 def from_all(numbers: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
-    """Return every rank's `numbers`, (ranks, *numbers.shape). For small arrays: each rank sends its own to all."""
+    """Return every rank's `numbers`, (ranks, *numbers.shape). For small arrays: each rank sends its array to all."""
     every = np.zeros((group.size, *numbers.shape))
     every[group.rank] = numbers
     device = to_device(every)
@@ -41,7 +44,7 @@ def from_all(numbers: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
 
 
 def in_order(numbers: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
-    """Return the sum over ranks in rank order: the same bits on every rank."""
+    """Return the sum over ranks, added in rank order, so that every rank gets the same bits."""
     total = np.zeros(numbers.shape)
     for part in from_all(numbers, group, tag):
         total += part
@@ -49,7 +52,7 @@ def in_order(numbers: np.ndarray, group: Communicator, tag: Tag) -> np.ndarray:
 
 
 def joined(where: Placement, x: Array, mesh: Mesh) -> Array:
-    """Return the logical array, (where.shape), from every rank's slice x, (where.local). All holders must call it."""
+    """Return the logical array, (where.shape), from every rank's slice x, (where.local). All of these ranks call it."""
     for axis, how in where.axes.items():
         if isinstance(how, Shard):
             before, after = x.shape[: how.dim], x.shape[how.dim + 1 :]

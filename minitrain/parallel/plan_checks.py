@@ -1,6 +1,6 @@
-"""Checks of the names given in `shard`, before the first step of a divided model (see plan.py).
+"""Check what `shard` declares about layers and parameters, before the first step of a divided model (see plan.py).
 
-What only shows while the model computes is checked in the first step: see division_checks.py.
+Mistakes that show only while the model computes are found in the first steps: see division_checks.py.
 """
 
 import inspect
@@ -35,7 +35,7 @@ def path_of(thing: Module | Parameter) -> str:
 
 
 def check_things(word: str, things: Sequence[Any], *kinds: type) -> None:
-    """Raise UserError for an argument that is not of one of these types. word: the plan method called."""
+    """Raise UserError for an argument that is not of one of these types. word: the name of the plan method."""
     for thing in things:
         if not isinstance(thing, kinds):
             names = " or ".join("layers" if kind is Module else "parameters" for kind in kinds)
@@ -67,7 +67,7 @@ def check_divided(model: Module, tp: int) -> None:
 
 @contextmanager
 def check_words(plan: object) -> Iterator[None]:
-    """Raise UserError, inside this context, for a method that the plan does not have."""
+    """Raise UserError if code in this context calls a method that the plan does not have."""
     try:
         yield
     except AttributeError as error:
@@ -86,7 +86,7 @@ def largest_first(layer: Module) -> list[Parameter]:
 
 
 def check_siblings(named: Names, module: Module, tp: int) -> list[Module]:
-    """Return all layers below a module if it divides some of them, else []. Raise UserError if one has no name."""
+    """Return all layers below a module if it divides some of them, else []. Raise UserError if one is unnamed."""
     children = [child for _, child in module.children()]
     siblings: list[Module | Parameter] = [*children, *own_parameters(module)]
     word = next((named[thing] for thing in siblings if named.get(thing) in DIVIDES), None)
@@ -110,7 +110,7 @@ def check_siblings(named: Names, module: Module, tp: int) -> list[Module]:
 def all_named(named: Names, thing: Module | Parameter) -> bool:
     """Return whether the layer or parameter has a name, or all of the layer's own parameters do.
 
-    CausalAttention needs none: it takes any number of heads, and rejects a sequence shard itself.
+    CausalAttention needs no name: it works with any number of heads, and itself rejects a shard of the sequence.
     """
     inside = own_parameters(thing) if isinstance(thing, Module) else []
     return thing in named or isinstance(thing, CausalAttention) or bool(inside and all(p in named for p in inside))
@@ -122,8 +122,8 @@ def check_heads(module: Module, layers: list[Module], tp: int) -> None:
     if len(heads) > 1 and any(n % tp for n in heads):
         raise UserError(
             f"--tp is {tp}, but {path_of(module)} has layers of {' and of '.join(map(str, sorted(heads)))} "
-            "heads, and a rank's heads of one would not match its heads of another.\nUse a --tp that divides them; "
-            "or divide the groups: a matrix (I, groups, heads per group, D/H) and plan.column with axis=0"
+            "heads, so a rank's heads in one would not match its heads in another.\nUse a --tp that divides all these "
+            "numbers, or divide the groups: a matrix (I, groups, heads per group, D/H) and plan.column with axis=0"
         )
 
 

@@ -1,4 +1,4 @@
-"""End the job on all ranks, even blocked ones, after printing why."""
+"""Print the reason and end the job on all ranks, even blocked ones."""
 
 import contextlib
 import os
@@ -70,7 +70,7 @@ def _of_the_user(file: str) -> bool:
 def print_error(message: str) -> None:
     """Print the message to standard error in one piece, after flushing standard output."""
     for stream, text in ((sys.stdout, ""), (sys.stderr or sys.__stderr__, message)):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # a closed terminal must not keep the job up
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # a closed terminal must not keep the job alive
             if stream is not None:
                 stream.write(text)
                 stream.flush()

@@ -1,11 +1,11 @@
-"""The exit barrier: a rank that is done stays in `launch` until all ranks are.
+"""The exit barrier: a rank that is done stays in `launch` until all ranks are done.
 
     rank 0   done ...... waits ............. ends        all arrive: every rank ends
     rank 1   at work ............... done .. ends
     rank 2   at work ............ failed                 or one fails, and ends the job (abort.py)
 
-An arrival is a nonblocking all_reduce, the minimum over ranks: a rank that ends with a UserError sends its number, the
-others the number of ranks. The result is the rank that prints the error.
+A rank arrives by starting a nonblocking all_reduce, the minimum over ranks. A rank that ends with a UserError sends its
+own number; the others send the number of ranks. The result is the rank that prints the error.
 """
 
 import threading
@@ -19,7 +19,7 @@ from . import abort
 
 
 class ExitBarrier:
-    """Where ranks wait for each other. It has its own communicator: early arrivals do not disturb other collectives."""
+    """A barrier before exit. It has its own communicator, so early arrivals do not disturb other collectives."""
 
     def __init__(self, world: Communicator, limit: float) -> None:
         self.world = world
@@ -37,7 +37,7 @@ class ExitBarrier:
             world.moves.hush = self.watch.hush
 
     def give_up(self, message: str) -> None:
-        """End the job from the watch's thread: with the message, or as interrupted if it is empty."""
+        """End the job from the watch's thread: with the message, or as interrupted if the message is empty."""
         if self.leaving:
             return
         if message:
@@ -69,7 +69,7 @@ class ExitBarrier:
         return int(self.lowest[0])
 
     def all_come(self, seconds: float, mistaken: bool = False) -> bool:
-        """Return whether every rank arrives within this many seconds."""
+        """Return whether every rank arrives within this many seconds. mistaken: this rank ends with a UserError."""
         if self.comm is None:
             return True
         if self.request is None:
@@ -85,7 +85,7 @@ class ExitBarrier:
         return True
 
     def wait_for_all(self) -> None:
-        """Wait until every rank has arrived; forever if a thread of this rank has failed and is ending the job."""
+        """Wait until every rank has arrived; wait forever if a thread of this rank has failed and is ending the job."""
         if self.watch is not None:
             self.watch.ended = True
         self.all_come(float("inf"))

@@ -15,8 +15,8 @@ from ..errors import UserError
 
 A_RANK, BASE = 2**20, 2**18  # bytes of shared memory per rank and per job
 SHARED = Path("/dev/shm")  # POSIX shared memory on Linux; macOS does not expose it
-SEGMENTS = ("mpich_shm_", "ucx_shm_", "sm_segment", "vader_segment")  # MPICH's, and Open MPI's
-TOPOLOGY = "hydra_hwloc_xmlfile_"  # MPICH's mpirun writes the machine's topology there for MPI_Init
+SEGMENTS = ("mpich_shm_", "ucx_shm_", "sm_segment", "vader_segment")  # of MPICH and Open MPI
+TOPOLOGY = "hydra_hwloc_xmlfile_"  # MPICH's mpirun writes the machine's topology to this file, for MPI_Init
 
 
 def unlink_own() -> None:

@@ -124,7 +124,7 @@ def _threads() -> Finding:
 
 
 def _host() -> Finding:
-    """Check that the host name resolves, as MPI requires; on some networks that fails or takes minutes."""
+    """Check that the host name resolves, as MPI requires; on some networks this fails or takes minutes."""
     name = socket.gethostname()
     if _within(5, lambda: socket.getaddrinfo(name, None)):
         return Finding("host name", f"{name} resolves")
@@ -169,7 +169,7 @@ def _two_ranks(seconds: float) -> Finding:
 
 
 def _child(command: list[str], seconds: float) -> tuple[int | None, str]:
-    """Return (status, output) of a command; status None after a timeout. This works in a rank, too."""
+    """Return (status, output) of a command; status None after a timeout. This works inside a rank, too."""
     try:
         done = subprocess.run(
             command,

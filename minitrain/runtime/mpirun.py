@@ -15,7 +15,7 @@ SET_BY_USERS = ("PMIX_MCA_", "OMPI_MCA_", "PRTE_MCA_", "PMIX_PREFIX", "PRTE_PREF
 
 
 def find_mpirun() -> str | None:
-    """Return the mpirun in this Python's folder, which belongs to its MPI, or else the first on the PATH, or None."""
+    """Return the mpirun in this Python's folder, which belongs to its MPI, else the first on the PATH, or None."""
     local = Path(sys.executable).parent / "mpirun"
     return str(local) if local.exists() else shutil.which("mpirun")
 

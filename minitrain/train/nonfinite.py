@@ -1,4 +1,4 @@
-"""Why a loss or a gradient is NaN or infinite: a sample, a layer, or half precision, in this order."""
+"""Explain a NaN or infinite loss or gradient: by a bad sample, a bad layer or half precision, tried in this order."""
 
 import math
 from itertools import chain
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 
 def explain(trainer: "Trainer", update: Update, local: Batch, expected: bool) -> None:
-    """Raise UserError for a non-finite loss or gradient, naming the sample or else the first layer to blame. Silent
-    if the batch is finite in float32 and the scaler skipped it (`expected`). local: this rank's part of the batch."""
+    """Raise UserError for a non-finite loss or gradient, naming the sample or else the first layer to blame. Do
+    nothing if the batch is finite in float32 and the scaler skipped it (`expected`). local: this rank's part of the
+    batch."""
     check_samples(trainer.world, local, f"batch {local.where.number}, at update {trainer.updates}")
     here = [first_bad_layer(trainer.model, micro) for micro in local.split(trainer.accumulate)]
     found = set(chain(*trainer.world.gather_objects(here)))
@@ -36,11 +37,11 @@ def explain(trainer: "Trainer", update: Update, local: Batch, expected: bool) ->
 
 
 def check_samples(world: Communicator, local: Batch | None, name: str) -> None:
-    """Raise UserError, on all ranks, if a sample on any rank is not finite. name: says which batch it is."""
+    """Raise UserError, on all ranks, if a sample on any rank is not finite. name: what the message calls the batch."""
     here = None if local is None else first_bad_sample(local)
     found = [message for message in world.gather_objects(here) if message is not None]
     if found:
-        raise UserError(f"{name}: {min(found)[1]}.\nNo learning rate helps: correct or remove the sample")
+        raise UserError(f"{name}: {min(found)[1]}.\nNo change of the learning rate helps: correct or remove the sample")
 
 
 def first_bad_sample(batch: Batch) -> tuple[int, str] | None:

@@ -1,4 +1,4 @@
-"""The arguments of Trainer, of its `step` and of its `fit`: what is rejected, and what follows from the others."""
+"""Check the arguments of Trainer, its `step` and its `fit`, and derive defaults that depend on other arguments."""
 
 from collections.abc import Callable
 from functools import partial
@@ -91,8 +91,8 @@ def check_loader(name: str, data: Any) -> None:
 
 
 def owners(optimizer: Callable[..., Optimizer]) -> str:
-    """Return what ranks must own for this optimizer, "elements" or whole "parameters", as its class states; `partial`
-    is unwrapped."""
+    """Return what ranks must own for this optimizer, "elements" or whole "parameters", as its class declares. Unwrap
+    `partial`."""
     made: Any = optimizer
     while isinstance(made, partial):
         made = made.func
@@ -100,14 +100,14 @@ def owners(optimizer: Callable[..., Optimizer]) -> str:
 
 
 def scaler_for(precision: Precision | None, strategy: Strategy) -> Scaler:
-    """Return a dynamic loss scaler if weights or transfers are float16; no scaling otherwise."""
+    """Return a dynamic loss scaler if layers or transfers use float16, otherwise a scaler that does nothing."""
     halves = [strategy.sent_dtype, precision and precision.half]
     return DynamicScaler() if np.float16 in halves else Scaler()
 
 
 def precision_of(model: Model, precision: Precision | None, half_weights: bool) -> Precision | None:
-    """Return the precision the model computes in from now on: the one given, or the one the model already has (as a
-    copy does). Raise UserError for half weights without a precision."""
+    """Return the precision the model computes in from now on: the one given, or the one the model already has (a
+    copy has its original's). Raise UserError for half weights without a precision."""
     present = next((module.precision for module in model.modules() if module.precision is not None), None)
     if precision is None or precision is present:
         if half_weights and present is None:

@@ -1,4 +1,4 @@
-"""Validation on one rank: the batches that make up the data, and the right answers in one of them."""
+"""Validation on one rank: check that the batches cover the data once, and count the correct predictions in a batch."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -12,8 +12,8 @@ from ..models import Model
 
 
 def each_once(batches: Iterable[Batch], world: Communicator) -> Iterator[Batch]:
-    """Yield the batches, with dropout off. Raise UserError, after the last one, unless together they are one global
-    batch, each sample once, and the same on all ranks."""
+    """Yield the batches, with dropout off. Raise UserError after the last one unless together they form one global
+    batch, with each sample once, and are the same on all ranks."""
     if not isinstance(batches, Iterable):
         raise UserError(f"batches is {shown(batches)}; give the parts of a global batch, loader.validation()")
     samples, B, data = 0, 1, 0
@@ -25,12 +25,12 @@ def each_once(batches: Iterable[Batch], world: Communicator) -> Iterator[Batch]:
     if samples != B:
         raise UserError(
             f"the batches hold {samples} samples of a global batch of {B}: they must hold each sample once.\n"
-            "Call loader.validation() again each time: an iterator is used up"
+            "Call loader.validation() again each time: an iterator can be used only once"
         )
 
 
 def right_answers(model: Model, batch: Batch) -> int:
-    """Return the number of labels that are the most probable class. Raise UserError for a batch without labels."""
+    """Return the number of labels that equal the most probable class. Raise UserError for a batch without labels."""
     if batch.labels is None:
         raise UserError(f"batch {batch.where.number} has no labels, which accuracy needs")
     likely = to_host(model(Batch(batch.inputs, None, batch.where)).data).argmax(axis=-1)

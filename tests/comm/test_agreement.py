@@ -302,7 +302,7 @@ def found(world: Communicator, given: dict[str, Any], said: str) -> None:
         train(world, **given)
     first, second, *_ = str(error.value).splitlines()
     assert len(str(error.value).splitlines()) <= 3
-    assert first == "ranks were given different things; start all of them with the same"
+    assert first == "ranks were given different values; start all ranks with the same ones"
     ranks = "rank 0" if world.size == 2 else f"ranks {', '.join(map(str, range(world.size - 1)))}"
     pattern = re.escape(said.format(ranks, f"rank {world.size - 1}")).replace(r"\.\*", ".*")
     assert re.fullmatch(pattern, second), second

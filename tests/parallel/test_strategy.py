@@ -133,7 +133,7 @@ def test_ranks_with_different_strategies() -> None:
     """Strategies that differ between ranks are refused, also if only their schedule functions differ."""
 
     def program(world: Communicator, one: Strategy, other: Strategy) -> str:
-        with pytest.raises(UserError, match="ranks were given different things") as caught:
+        with pytest.raises(UserError, match="ranks were given different values") as caught:
             parallelize(toy_gpt(), Mesh(world, dp=2), other if world.rank else one)
         return str(caught.value)
 

@@ -255,7 +255,7 @@ def test_ranks_that_were_given_different_things(differs: str) -> None:
         if world.rank == 1:
             given |= {"train": digits(50)} if differs == "train" else {differs: 1}
         trainer = learner(world, digits())
-        with pytest.raises(UserError, match="ranks were given different things"):
+        with pytest.raises(UserError, match="ranks were given different values"):
             trainer.fit(**given)
         assert trainer.batches == 0
 

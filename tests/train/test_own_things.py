@@ -183,7 +183,7 @@ def test_values_that_differ_between_ranks() -> None:
 
     def program(world: Communicator) -> None:
         model = small() if world.rank else loaded()
-        refused(lambda: trainer(model, world, "bucketed", {}, {"dp": 2}), "ranks were given different things")
+        refused(lambda: trainer(model, world, "bucketed", {}, {"dp": 2}), "ranks were given different values")
 
     on_ranks({"dp": 2}, program)
 
@@ -517,7 +517,7 @@ def test_data_that_differ_between_ranks(differs: str, where_it_is: str) -> None:
         if world.rank == 1:
             setattr(other, differs, getattr(other, differs)[::-1].copy())
         made = Trainer(tiny(), world)
-        refused(lambda: made.fit(mine, 1, held_out), "ranks were given different things.*\nchecksum of the data")
+        refused(lambda: made.fit(mine, 1, held_out), "ranks were given different values.*\nchecksum of the data")
 
     threads.run(3, program)
 

@@ -345,7 +345,7 @@ def test_ranks_that_load_different_states(change: dict[str, Any] | None) -> None
         state: Any = made.state_dict()
         if world.rank == 1:
             state = None if change is None else {**state, **change}
-        with pytest.raises(UserError, match="ranks were given different things") as caught:
+        with pytest.raises(UserError, match="ranks were given different values") as caught:
             made.load_state_dict(state)
         return str(caught.value)
 
