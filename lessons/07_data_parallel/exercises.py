@@ -8,7 +8,8 @@ EXERCISES = (
         "I",
         "minitrain.sharding:shard_of",
         hints=(
-            "base, longer = divmod(n, parts): base is the length of the short parts, and longer items are left over.",
+            "base, longer = divmod(n, parts): `base` is the length of the short parts; `longer` is the number of items "
+            "left over.",
             "Each of the first `longer` parts takes one of the items left over. How many items lie before part i?",
             "Part i starts at i * base + min(i, longer). Its length is base, or base + 1 if i < longer.",
         ),

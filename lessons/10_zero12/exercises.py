@@ -11,7 +11,7 @@ EXERCISES = (
         hints=(
             "shard_of(sum(sizes), ranks, rank) is the rank's shard. Where in it does each parameter begin?",
             "A parameter that begins at b covers b:b + size. What has that in common with the shard? Count it from b.",
-            "The slice is max(start - begin, 0) to min(stop - begin, size), or slice(0, 0) if that is empty.",
+            "The shard is start:stop, the slice max(start - b, 0) to min(stop - b, size), or slice(0, 0) if empty.",
         ),
     ),
     Exercise(

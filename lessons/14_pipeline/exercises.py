@@ -21,7 +21,7 @@ EXERCISES = (
         "minitrain.parallel.pipeline_schedules:one_forward_one_backward",
         ranks=4,
         hints=(
-            "Read the timeline row by row. The last rank takes turns from the start. How many forwards does the rank "
+            "Read the timeline row by row. The last rank alternates from the start. How many forwards does the rank "
             "before it run first? And rank 0?",
             "Three parts: w = min(m, p-r-1) forwards; then pairs of a forward and a backward, while there are "
             "forwards; then the remaining backwards. How many pairs are there?",
