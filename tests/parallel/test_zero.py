@@ -27,8 +27,20 @@ from minitrain.parallel.parallelize import REDUCERS, parallelize
 from minitrain.parallel.reducer import Reducer, require
 from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.zero import PARAMETERS, Zero1, Zero2, Zero3, buckets_of
+from minitrain.train.checkpoint import gather
 from minitrain.train.step import train_step
-from tests.equivalence.harness import STATES, Case, Run, same_as_serial, toy_batch, toy_gpt, train, wrong
+from tests.equivalence.harness import (
+    BUCKET_MB,
+    SEED,
+    STATES,
+    Case,
+    Run,
+    same_as_serial,
+    toy_batch,
+    toy_gpt,
+    train,
+    wrong,
+)
 from tests.strategies import named
 from tests.tiers import full
 
@@ -329,3 +341,20 @@ def test_nothing_to_train(kind: type[Zero1]) -> None:
     reducer.end_backward()
     reducer.synchronize()
     assert reducer.owned() == [] and reducer.norm() == 0
+
+
+def test_a_prefetch_cuts_buckets_as_their_owners_do() -> None:
+    """With whole parameters per owner, the shards are uneven: a prefetch must gather the same ones."""
+
+    def trained(world: Communicator, prefetch: bool) -> list[bytes]:
+        model, batch = toy_gpt(), toy_batch()
+        strategy = Strategy(zero=3, prefetch=prefetch, owners="parameters", bucket_mb=BUCKET_MB)
+        reducer = parallelize(model, Mesh(world, dp=N), strategy)
+        reducer.init(SEED)
+        optimizer = SGD(reducer)
+        for _ in range(2):
+            train_step(model, batch.part(world.rank, N), reducer, optimizer, 0.1)
+        return [array.tobytes() for array in gather(model, world, "data", reducer).values()]
+
+    both = threads.run(N, lambda world: [trained(RingCommunicator(world), prefetch) for prefetch in (False, True)])
+    assert all(without == ahead for without, ahead in both)
