@@ -347,13 +347,13 @@ def test_a_prefetch_cuts_buckets_as_their_owners_do() -> None:
     """With whole parameters per owner, the shards are uneven: a prefetch must gather the same ones."""
 
     def trained(world: Communicator, prefetch: bool) -> list[bytes]:
-        model, batch = toy_gpt(), toy_batch()
+        model = toy_gpt()
         strategy = Strategy(zero=3, prefetch=prefetch, owners="parameters", bucket_mb=BUCKET_MB)
         reducer = parallelize(model, Mesh(world, dp=N), strategy)
         reducer.init(SEED)
         optimizer = SGD(reducer)
-        for _ in range(2):
-            train_step(model, batch.part(world.rank, N), reducer, optimizer, 0.1)
+        for number in range(2):
+            train_step(model, toy_batch(number).part(world.rank, N), reducer, optimizer, 0.1)
         return [array.tobytes() for array in gather(model, world, "data", reducer).values()]
 
     both = threads.run(N, lambda world: [trained(RingCommunicator(world), prefetch) for prefetch in (False, True)])
