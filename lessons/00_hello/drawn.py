@@ -32,7 +32,11 @@ class Arrays:
 
     def __repr__(self) -> str:
         zeros = "" if self.zeros is None else f" (all zeros on rank {self.zeros})"
-        return f"swap of {'' if np.prod(self.shape) else 'empty '}{self.dtype} arrays of shape {self.shape}{zeros}"
+        empty, shape = (
+            "" if np.prod(self.shape) else "empty ",
+            f"of shape {self.shape}" if self.shape else "without axes",
+        )
+        return f"swap of {empty}{self.dtype} arrays {shape}{zeros}"
 
     def array(self, rank: int) -> np.ndarray:
         x = np.arange(np.prod(self.shape)) + 10 * rank + 1

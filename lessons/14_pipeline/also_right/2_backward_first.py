@@ -5,7 +5,7 @@ from minitrain.parallel.pipeline_schedules import Do
 
 
 def one_forward_one_backward(r, p, m, v=1):
-    if v > 1:
+    if v != 1:
         raise UserError("one chunk, please")
     made = [Do("F", i) for i in range(min(m, p - r))]
     for i in range(m):
