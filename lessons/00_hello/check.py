@@ -101,6 +101,10 @@ def check_00_2(world: Communicator, swap: Callable[..., Any], report: Report) ->
         report.true("messages", sent == 1, sentence, f"{sent} messages, {calls['gather_objects']} gathers")
         sentence = f"{told} returned with {watched.open:,} of its sends incomplete: call wait on the handle of send"
         report.true("waited", watched.open == 0, sentence, watched.open)
+    for shape in ((2, 3), ()):
+        kept.append(swap(Watched(world), np.ones(shape)))
+        told = f"given an array of shape {shape}, rank {world.rank} returned one of shape {np.shape(kept[-1])}"
+        report.true(f"shape {shape}", np.shape(kept[-1]) == shape, told, str(np.shape(kept[-1])))
     if report.ok:
         agrees_on_ranks(report, swap, model_solution, ARRAYS, swapped_twice, sizes=(2, 3, 4, 5))
 
