@@ -97,7 +97,7 @@ class Trainer:
         parallelize: the function that transforms the model.
         Raise UserError for invalid arguments.
         """
-        check_options(optimizer, schedule, momentum, seed, strategy, accumulate, clip)
+        check_options(optimizer, schedule, momentum, strategy, accumulate, clip)
         check_kinds(model, world, mesh, precision, scaler)
         self.model, self.world, self.schedule, self.momentum = model, world, schedule, momentum
         self.accumulate, self.clip, self.advice = accumulate, clip, advice

@@ -10,17 +10,15 @@ from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..data.batch import Batch
 from ..data.loader import Loader
-from ..errors import UserError, check_number, check_seed, check_whole, shown
+from ..errors import UserError, check_number, check_whole, shown
 from ..models import Model
 from ..optim import Optimizer
 from ..parallel.strategy import Strategy
 from ..precision import DynamicScaler, Precision, Scaler, use
 
 
-def check_options(
-    optimizer: Any, schedule: Any, momentum: Any, seed: Any, strategy: Any, accumulate: Any, clip: Any
-) -> None:
-    """Raise UserError for invalid arguments of `Trainer`."""
+def check_options(optimizer: Any, schedule: Any, momentum: Any, strategy: Any, accumulate: Any, clip: Any) -> None:
+    """Raise UserError for invalid arguments of `Trainer`, except the seed, which `Reducer.init` checks."""
     if not callable(optimizer):
         raise UserError(
             f"optimizer is {shown(optimizer)}; it must build an optimizer from a reducer: give a class, such as Adam"
@@ -31,7 +29,6 @@ def check_options(
         raise UserError(
             f"momentum is {shown(momentum)}; it must be a function of the update, or None for a constant momentum"
         )
-    check_seed(seed)
     if not isinstance(strategy, Strategy):
         raise UserError(f"strategy is {shown(strategy)}; it must be a Strategy, such as Strategy(zero=1)")
     check_whole("accumulate", accumulate, 1)

@@ -136,3 +136,12 @@ def test_prefetched_values_are_not_kept_over_a_step() -> None:
 
     for first, second in threads.run(2, program):
         assert first == second
+
+
+@pytest.mark.parametrize("seed", [2**64, 1.5, "1"])
+def test_a_seed_is_checked_even_if_the_model_has_values(seed: Any) -> None:
+    """Nothing is drawn from it then, but batches and dropout may be, later."""
+    model = small()
+    model.init(3)
+    with pytest.raises(UserError, match="seed is"):
+        Trainer(model, world_of_one(), seed=seed)
