@@ -42,6 +42,7 @@ from minitrain.parallel.division_checks import Passed, far
 from minitrain.parallel.held_parameters import spoken
 from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.plan import Plan
+from minitrain.parallel.sequence_parallel import SequenceIO
 from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.tensor_parallel import TensorIO
 from minitrain.tensor import Tensor
@@ -1491,6 +1492,8 @@ def test_how_far_shares_may_be_from_the_whole(dtype: str, off: float, expected: 
     whole = Passed("unit", Tensor(x), Tensor(y))
     assert far(Passed("unit", Tensor(x[:, own]), Tensor(wrong)), whole, own) is expected
     assert not far(Passed("unit", Tensor(x[:, own]), Tensor(y[:, own])), whole, own)
+    narrow = y[:, own, :1]
+    assert far(Passed("unit", Tensor(x[:, own]), Tensor(narrow)), whole, own), "another shape"
 
 
 class Stored(Module):
@@ -1674,3 +1677,8 @@ def test_a_divided_layer_is_still_of_the_class_that_its_author_wrote() -> None:
 def test_a_refusal_names_the_word_of_the_plan(form: str) -> None:
     """A layer that is called without a tensor is refused with the word that its `shard` has used."""
     assert callable(getattr(Plan, getattr(divided_layers, form).word))
+
+
+def test_an_output_without_a_time_axis_cannot_be_divided() -> None:
+    with pytest.raises(UserError, match=r"returns \(3,\), without a time axis.*\n.*use plan\.gather"):
+        SequenceIO(world_of_one()).own(Tensor(np.ones(3)))
