@@ -154,9 +154,10 @@ def test_mpi(case: Case) -> None:
     assert status != 0
     message = said.partition("minitrain: error: ")[2]
     check("\n".join(message.splitlines()[:3]), ranks, way, who, "1")
-    assert said.count("minitrain: error: ") == 1 and "Traceback" not in said
-    # A stopped rank is woken up to be ended and may still report that it was stopped, since it cannot be silenced.
-    assert way == "is stopped" or said.count("minitrain: ") == 1
+    assert said.count("minitrain: error: ") == 1
+    # A stopped rank is woken up to be ended. It cannot be silenced, and may still report that it was stopped, or (under
+    # Open MPI, rarely) the error of a communication whose other side has gone.
+    assert way == "is stopped" or (said.count("minitrain: ") == 1 and "Traceback" not in said)
 
 
 def job(ranks: int, command: list[str], limit: float | str, seconds: float = 20.0) -> tuple[int, str]:
