@@ -20,7 +20,7 @@ def verdict(name: str, text: str, folder: Path) -> Verdict:
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        (
+        full(
             "00.1",
             "def print_in_order(world, text, file=None):\n    pass\n",
             "nothing was written: is print called, and with file=file?",

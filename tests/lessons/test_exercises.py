@@ -26,7 +26,7 @@ KNOWN = [(e, m) for e in EVERY for m in e.mutants() if not m.says]
 FIRST = [next(known) for _, known in groupby(KNOWN, lambda pair: pair[0].id)]
 STARTED = [(e, m) for e, m in FIRST if e.id in ("03.1", "07.3", "07.4", "10.1", "14.2")]
 QUICK = ("07.2", "10.1")
-LATER = ("07.4", "10.1")  # a subset of these
+LATER = ("07.4", "10.1", "14.2")  # a subset of these
 COMPARED = [pair if pair in FIRST else full(*pair) for pair in KNOWN]
 UNUSUAL = [(e, path) for e in EVERY for path in e.also_right()]
 ONE_UNUSUAL = [next(solutions) for _, solutions in groupby(UNUSUAL, lambda pair: pair[0].lesson.number)]
@@ -166,8 +166,8 @@ def test_two_to_four_exercises(lesson) -> None:  # type: ignore[no-untyped-def]
         ("def shard(n, parts, i):\n    return 0\n", "there is no function shard_of; python -m lessons reset 07.1"),
         full("import nowhere\ndef shard_of(n, parts, i):\n    return 0\n", "No module named 'nowhere'"),
         full("def shard_of(n, parts, i):\n    exit(0)\n", "the program was ended (sys.exit) at exercise.py:2"),
-        ("def shard_of(n, parts, i):\n    while True: pass\n", "not done after"),
-        ("import os\ndef shard_of(n, parts, i):\n    os._exit(0)\n", "was ended (os._exit) (exercise.py:3)"),
+        full("def shard_of(n, parts, i):\n    while True: pass\n", "not done after"),
+        full("import os\ndef shard_of(n, parts, i):\n    os._exit(0)\n", "was ended (os._exit) (exercise.py:3)"),
         full("import os\ndef shard_of(n, parts, i):\n    os.kill(os.getpid(), 9)\n", "a result: a crash of Python"),
         full("def shard_of(n, parts, i):\n    while True: print('a' * n)\n", "(exercise.py:2), after printing"),
         full(

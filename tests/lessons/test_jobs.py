@@ -30,6 +30,7 @@ def test_a_job_that_hangs_is_ended_so_long_after_the_sign() -> None:
     assert 0.8 <= time.monotonic() - began < 20
 
 
+@pytest.mark.full
 def test_without_the_sign_it_is_ended_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "START", 0.5)
     hung = run("time.sleep(60)")
@@ -42,6 +43,7 @@ def test_one_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch) -> 
     assert (deaf.status, deaf.left) == (None, 0)
 
 
+@pytest.mark.full
 def test_what_is_left_is_counted_and_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process in its own session outlives the one that started it."""
     monkeypatch.setattr(jobs, "END", 0.5)
