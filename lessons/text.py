@@ -24,7 +24,7 @@ from pathlib import Path
 from .check import environment
 from .manifest import HERE, LESSONS, exercises
 
-WORDS = 1200  # in a lesson's README, without the worked example
+WORDS = 1200  # in a lesson's README, without quoted code, outputs and the worked example
 MARKS = 4  # marks per line of a chart that may differ
 LIMIT = 120.0  # seconds for a command
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -106,7 +106,7 @@ def problems(path: Path, run: bool = True) -> list[str]:
     if path.resolve() != HERE.parent / "README.md":  # the project's page gives sizes and times of long runs
         found += [f"{path}: {line}" for line in numbers(text)]
     lesson = path.resolve().parent.name[:2].isdigit()
-    if lesson and (count := len(prose(text).split())) > WORDS:
+    if lesson and (count := len(read(text).split())) > WORDS:
         found.append(f"{path}: {count} words; at most {WORDS}")
     return found
 
@@ -146,11 +146,14 @@ def _near(x: str, y: str) -> bool:
     return close and rest_x == rest_y
 
 
+def read(text: str) -> str:
+    """Return the text without quoted code, outputs and the worked example."""
+    return re.sub(r"^## By hand\n.*?(?=^## )", "", BLOCK.sub("", text), flags=re.MULTILINE | re.DOTALL)
+
+
 def prose(text: str) -> str:
-    """Return the text without code, tables and the worked example."""
-    text = BLOCK.sub("", text)
-    text = re.sub(r"^## By hand\n.*?(?=^## )", "", text, flags=re.MULTILINE | re.DOTALL)
-    lines = [line for line in text.splitlines() if not line.startswith(("    ", "|"))]
+    """Return what is read, without tables, equations and code."""
+    lines = [line for line in read(text).splitlines() if not line.startswith(("    ", "|"))]
     return re.sub(r"`[^`]*`", "", "\n".join(lines))
 
 
