@@ -35,19 +35,4 @@ EQUIVALENT: dict[str, str] = {
     "minitrain/parallel/pipeline.py: _, y, sent = self.forward(chunk, c, 0, batch): 0 -> 1": (
         "in an evaluation the number only tells messages apart, and sender and receiver use the same"
     ),
-    (
-        'minitrain/autograd.py: _deferring: ContextVar["Defer | None"] = '
-        'ContextVar("deferring", default=None)  # of the running backward: '
-        "\"deferring\" -> 'gnirrefed'"
-    ): "a name that only the variable's repr shows",
-    (
-        "minitrain/autograd.py: _recording: ContextVar[bool] = "
-        'ContextVar("recording", default=True)  # every thread starts with the default: '
-        "\"recording\" -> 'gnidrocer'"
-    ): "a name that only the variable's repr shows",
-    (
-        "minitrain/autograd.py: _segment: ContextVar[Any] = "
-        'ContextVar("segment", default=None)  # the one active in this thread: see `inside`: '
-        "\"segment\" -> 'tnemges'"
-    ): "a name that only the variable's repr shows",
 }

@@ -80,11 +80,13 @@ def _changes(tree: ast.Module) -> Iterator[tuple[ast.expr | ast.stmt, str, str]]
 
 
 def _is_for_people(node: ast.AST, parent: ast.AST) -> bool:
-    """Return whether the node is a docstring, type, f-string or error message."""
+    """Return whether the node is a docstring, type, f-string, error message or the name in a ContextVar's repr."""
     if isinstance(node, ast.JoinedStr | ast.Import | ast.ImportFrom):
         return True
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         return True
+    if isinstance(parent, ast.Call) and ast.unparse(parent.func) == "ContextVar":
+        return node in parent.args[:1]
     if isinstance(parent, ast.Raise | ast.Assert):
         return not (isinstance(parent, ast.Assert) and node is parent.test)
     return node in (getattr(parent, "annotation", None), getattr(parent, "returns", None))
