@@ -1,4 +1,4 @@
-"""collects the texts in a list of the module and prints those of earlier calls again"""
+"""collects the texts in a list of the module and prints those of earlier calls again."""
 
 from typing import TextIO
 

@@ -1,4 +1,4 @@
-"""writes to the sys.stdout of the moment when the file was imported"""
+"""writes to the sys.stdout of the moment when the file was imported."""
 
 import sys
 from typing import TextIO

@@ -1,4 +1,4 @@
-"""receives before it waits only above a megabyte, where it believes that MPI stops copying"""
+"""receives before it waits only above a megabyte, where it believes that MPI stops copying."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""an array without axes comes back with one axis"""
+"""an array without axes comes back with one axis."""
 
 import numpy as np
 

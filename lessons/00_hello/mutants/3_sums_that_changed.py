@@ -1,4 +1,4 @@
-"""adds in place, so each rank gets what the one before has after its own addition"""
+"""adds in place, so each rank gets what the one before has after its own addition."""
 
 
 def printed(ranks: int) -> list[str]:

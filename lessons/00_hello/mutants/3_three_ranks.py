@@ -1,4 +1,4 @@
-"""gives rank 0 the number of the last rank, also where the last rank is rank 2, which has 10"""
+"""gives rank 0 the number of the last rank, also where the last rank is rank 2, which has 10."""
 
 
 def printed(ranks: int) -> list[str]:

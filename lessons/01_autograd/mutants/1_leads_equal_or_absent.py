@@ -1,4 +1,4 @@
-"""refuses leading axes that differ, though they would broadcast (1 against n, or fewer of them)"""
+"""refuses leading axes that differ, though they would broadcast (1 against n, or fewer of them)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""multiplies with @ in the backward, so that the ledger misses two thirds of the FLOPs"""
+"""multiplies with @ in the backward, so that the ledger misses two thirds of the FLOPs."""
 
 from typing import Any
 

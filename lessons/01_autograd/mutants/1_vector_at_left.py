@@ -1,4 +1,4 @@
-"""checks that the right operand has two axes, and lets a vector pass at the left"""
+"""checks that the right operand has two axes, and lets a vector pass at the left."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""adds the copies along a new leading axis into the first copy, which is a view of g"""
+"""adds the copies along a new leading axis into the first copy, which is a view of g."""
 
 from minitrain import backend
 from minitrain.backend import Array

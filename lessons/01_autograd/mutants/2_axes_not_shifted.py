@@ -1,4 +1,4 @@
-"""takes the axes of length 1 from `shape` without shifting them by the leading axes of g"""
+"""takes the axes of length 1 from `shape` without shifting them by the leading axes of g."""
 
 from minitrain import backend
 from minitrain.backend import Array

@@ -1,4 +1,4 @@
-"""sums an axis only where g has more than one element: an axis broadcast from 1 to 0 is left"""
+"""sums an axis only where g has more than one element: an axis broadcast from 1 to 0 is left."""
 
 from minitrain import backend
 from minitrain.backend import Array

@@ -1,4 +1,4 @@
-"""counts a leaf once for each node, also where the node uses it twice"""
+"""counts a leaf once for each node, also where the node uses it twice."""
 
 from collections.abc import Sequence
 

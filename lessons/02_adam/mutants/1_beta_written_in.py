@@ -1,4 +1,4 @@
-"""has 0.9 and 0.999 written into the corrections"""
+"""has 0.9 and 0.999 written into the corrections."""
 
 from minitrain.backend import Array, xp
 

@@ -1,4 +1,4 @@
-"""computes 1 - beta^t in float32, where 0.999 is rounded: the correction is off by 1e-5"""
+"""computes 1 - beta^t in float32, where 0.999 is rounded: the correction is off by 1e-5."""
 
 from minitrain.backend import Array, xp
 

@@ -1,4 +1,4 @@
-"""both corrections are left out after 1000 updates, as if they were 1 by then"""
+"""both corrections are left out after 1000 updates, as if they were 1 by then."""
 
 from minitrain.backend import Array, xp
 

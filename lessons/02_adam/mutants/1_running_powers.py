@@ -1,4 +1,4 @@
-"""keeps beta1^t and beta2^t from call to call instead of using t: wrong for the second array, and after a resume"""
+"""keeps beta1^t and beta2^t from call to call instead of using t: wrong for the second array, and after a resume."""
 
 from minitrain.backend import Array, xp
 

@@ -1,4 +1,4 @@
-"""makes a new v instead of changing the caller's, so v is 0 again in the next update"""
+"""makes a new v instead of changing the caller's, so v is 0 again in the next update."""
 
 from minitrain.backend import Array, xp
 

@@ -1,4 +1,4 @@
-"""calls the module's adam_step, not its argument, if weight_decay is 0"""
+"""calls the module's adam_step, not its argument, if weight_decay is 0."""
 
 from collections.abc import Callable
 

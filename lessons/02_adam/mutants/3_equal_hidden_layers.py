@@ -1,4 +1,4 @@
-"""takes all hidden layers to be as wide as the first one"""
+"""takes all hidden layers to be as wide as the first one."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""forgets the bias of the last layer"""
+"""forgets the bias of the last layer."""
 
 from itertools import pairwise
 

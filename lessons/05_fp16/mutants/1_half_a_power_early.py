@@ -1,4 +1,4 @@
-"""whether S may grow is asked of logarithms, and half a power too early"""
+"""whether S may grow is asked of logarithms, and half a power too early."""
 
 from math import log2
 

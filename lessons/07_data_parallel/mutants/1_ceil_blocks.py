@@ -1,4 +1,4 @@
-"""cuts blocks of ceil(n / parts), as torch.chunk does, so the last slices are too short"""
+"""cuts blocks of ceil(n / parts), as torch.chunk does, so the last slices are too short."""
 
 
 def shard_of(n: int, parts: int, i: int) -> slice:

@@ -1,4 +1,4 @@
-"""rounds the borders i n / parts up, so the longer slices are spread out instead of coming first"""
+"""rounds the borders i n / parts up, so the longer slices are spread out instead of coming first."""
 
 
 def shard_of(n: int, parts: int, i: int) -> slice:

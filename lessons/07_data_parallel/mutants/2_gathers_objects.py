@@ -1,4 +1,4 @@
-"""gathers all ranks' arrays as Python objects on every rank: N (N-1) M bytes, past the ledger, and no all-reduce"""
+"""gathers all ranks' arrays as Python objects on every rank: N (N-1) M bytes, past the ledger, and no all-reduce."""
 
 from collections.abc import Sequence
 

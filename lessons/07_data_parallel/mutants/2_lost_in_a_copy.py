@@ -1,4 +1,4 @@
-"""converts to float64 if necessary, and then reduces the copy: float32 gradients stay as they were"""
+"""converts to float64 if necessary, and then reduces the copy: float32 gradients stay as they were."""
 
 from collections.abc import Sequence
 

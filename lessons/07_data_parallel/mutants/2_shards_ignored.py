@@ -1,4 +1,4 @@
-"""the argument shards is not used: the gradients are always cut evenly"""
+"""the argument shards is not used: the gradients are always cut evenly."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""divides the loss by the loader's batch size, which the last batch of an epoch does not have"""
+"""divides the loss by the loader's batch size, which the last batch of an epoch does not have."""
 
 from collections.abc import Callable
 from dataclasses import replace

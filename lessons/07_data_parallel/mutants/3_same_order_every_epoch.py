@@ -1,4 +1,4 @@
-"""starts the batches of every epoch anew, in the order of the first one"""
+"""starts the batches of every epoch anew, in the order of the first one."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""takes all chunks of the ring as long as the longest"""
+"""takes all chunks of the ring as long as the longest."""
 
 
 def bytes_of_a_step(parameters: int, ranks: int) -> int:

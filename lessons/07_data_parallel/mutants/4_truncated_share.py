@@ -1,4 +1,4 @@
-"""rounds each rank's bytes down before it adds the ranks up"""
+"""rounds each rank's bytes down before it adds the ranks up."""
 
 
 def bytes_of_a_step(parameters: int, ranks: int) -> int:

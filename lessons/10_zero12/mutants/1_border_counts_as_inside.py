@@ -1,4 +1,4 @@
-"""compares with <= where < is right: a parameter that ends where the shard begins gets an empty slice at its end"""
+"""compares with <= where < is right: a parameter that ends where the shard begins gets an empty slice at its end."""
 
 from collections.abc import Sequence
 

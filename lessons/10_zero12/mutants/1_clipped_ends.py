@@ -1,4 +1,4 @@
-"""clips both ends to the parameter, so a parameter before the shard gets slice(size, size), not slice(0, 0)"""
+"""clips both ends to the parameter, so a parameter before the shard gets slice(size, size), not slice(0, 0)."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""lets a shard go on into one more parameter only: a shard over three parameters loses the third"""
+"""lets a shard go on into one more parameter only: a shard over three parameters loses the third."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""returns at once on a rank whose shard is empty: it misses both collectives and does not get the new parameters"""
+"""returns at once on a rank whose shard is empty: it misses both collectives and does not get the new parameters."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""cuts at rank n // N and tells both collectives so: consistent, but the piece is not this rank's shard_of"""
+"""cuts at rank n // N and tells both collectives so: consistent, but the piece is not this rank's shard_of."""
 
 import itertools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""computes this rank's shard once and remembers it, for buckets of any length"""
+"""computes this rank's shard once and remembers it, for buckets of any length."""
 
 from collections.abc import Callable
 

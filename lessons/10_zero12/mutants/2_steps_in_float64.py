@@ -1,4 +1,4 @@
-"""the step is made on a float64 copy of the shard, and rounded afterwards"""
+"""the step is made on a float64 copy of the shard, and rounded afterwards."""
 
 from collections.abc import Callable
 

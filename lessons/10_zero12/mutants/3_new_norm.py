@@ -1,4 +1,4 @@
-"""returns the norm after clipping"""
+"""returns the norm after clipping."""
 
 from collections.abc import Sequence
 

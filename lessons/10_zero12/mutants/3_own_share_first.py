@@ -1,4 +1,4 @@
-"""adds the ranks' squares up beginning with its own, so the sums differ in the last bit between ranks"""
+"""adds the ranks' squares up beginning with its own, so the sums differ in the last bit between ranks."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""adds the squares up over ranks in float32, which overflows for large and underflows for small gradients"""
+"""adds the squares up over ranks in float32, which overflows for large and underflows for small gradients."""
 
 from collections.abc import Sequence
 

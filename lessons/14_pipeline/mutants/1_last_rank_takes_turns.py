@@ -1,4 +1,4 @@
-"""lets the last rank make each backward at once, since it waits for nobody"""
+"""lets the last rank make each backward at once, since it waits for nobody."""
 
 from minitrain.parallel.pipeline_schedules import Do, one_chunk
 

@@ -1,4 +1,4 @@
-"""v is refused only if it is above 1"""
+"""v is refused only if it is above 1."""
 
 from minitrain.parallel.pipeline_schedules import Do, one_chunk
 

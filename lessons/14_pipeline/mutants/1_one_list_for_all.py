@@ -1,4 +1,4 @@
-"""the same list is returned to every caller: who changes it changes it for all"""
+"""the same list is returned to every caller: who changes it changes it for all."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""limits the first forwards to m, but not the last backwards: with few micro-batches they begin below 0"""
+"""limits the first forwards to m, but not the last backwards: with few micro-batches they begin below 0."""
 
 from minitrain.parallel.pipeline_schedules import Do, one_chunk
 

@@ -1,4 +1,4 @@
-"""makes the remaining backwards in reverse order"""
+"""makes the remaining backwards in reverse order."""
 
 from minitrain.parallel.pipeline_schedules import Do, one_chunk
 

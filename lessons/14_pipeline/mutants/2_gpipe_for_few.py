@@ -1,4 +1,4 @@
-"""makes all forwards first on every rank when there are fewer micro-batches than ranks"""
+"""makes all forwards first on every rank when there are fewer micro-batches than ranks."""
 
 from minitrain.parallel.pipeline_schedules import Do, one_chunk
 

@@ -1,4 +1,4 @@
-"""(p - 1) (100 / percent - 1) in floating point may come out just above a whole number, and is then rounded up"""
+"""(p - 1) (100 / percent - 1) in floating point may come out just above a whole number, and is then rounded up."""
 
 from math import ceil
 

@@ -1,4 +1,4 @@
-"""makes an even number of micro-batches, since it once worked through two halves"""
+"""makes an even number of micro-batches, since it once worked through two halves."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""divides by m times the size of the largest micro-batch"""
+"""divides by m times the size of the largest micro-batch."""
 
 from dataclasses import replace
 from typing import Any

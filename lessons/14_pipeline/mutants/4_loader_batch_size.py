@@ -1,4 +1,4 @@
-"""divides by the loader's batch size, which the last batch of an epoch does not have"""
+"""divides by the loader's batch size, which the last batch of an epoch does not have."""
 
 from dataclasses import replace
 from typing import Any
