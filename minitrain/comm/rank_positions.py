@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -70,11 +71,16 @@ def of_a_library(file: str) -> bool:
 
 def short(file: str, line: int) -> str:
     """Return "file:line", with the path relative to the package or the current folder, or else only the file's name."""
+    return f"{_relative(file)}:{line}"
+
+
+@lru_cache(1024)  # debug mode asks in every communication; looking up the current folder lets other threads run first
+def _relative(file: str) -> str:
     path = Path(file)
     for folder in (Path(PACKAGE).parent, Path.cwd()):
         if path.is_relative_to(folder):
-            return f"{path.relative_to(folder)}:{line}"
-    return f"{path.name}:{line}"
+            return str(path.relative_to(folder))
+    return path.name
 
 
 def caller(array: Any = None) -> tuple[str, ...]:
