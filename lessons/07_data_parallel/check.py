@@ -1,6 +1,7 @@
 """Checks of this lesson's exercises: the single-process run, and the ledger."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -246,23 +247,21 @@ def formula(parameters: int, ranks: int) -> float:
 
 def same_as_one_process(world: Communicator, run: Train, report: Report) -> None:
     """Compare losses, parameters, replicas and bytes: SGD, float64, a batch that divides unevenly."""
-    data = toy()
-    with Ledger().open() as once:
-        serial, alone = model_solution(world_of_one(), data, STEPS, SEED)
+    serial, true, flops = alone()
     ring = RingCommunicator(world)
     with Ledger().open() as ledger:
-        result = run(ring, data, STEPS, SEED)
+        result = run(ring, toy(), STEPS, SEED)
     if not report.true("result", _right_kind(result), f"train returned {type(result).__name__}, not (losses, model)"):
         return
     losses, model = result
     gaps = apart(losses, serial)
     first = next((i for i, gap in enumerate(gaps) if not gap <= 1e-12), 0)
     report.close("loss", max(gaps), 1e-12, f"the loss differs from the run on one process from step {first} on")
-    mine, true = gather(model, world), gather(alone, world_of_one())
+    mine = gather(model, world)
     gap = max(float(np.abs(mine[path] - true[path]).max()) for path in true)
     report.close("parameters", gap, 1e-12, f"after {STEPS} steps the parameters differ from those of one process")
     report.true("replicas", replicas_equal(world, model), "the parameters differ between ranks")
-    work = sum(world.gather_objects(ledger.flops)) / once.flops
+    work = sum(world.gather_objects(ledger.flops)) / flops
     report.true("work", work == 1, f"all ranks together did {work:.2f} times the work of one process", work)
     sizes = [bucket.size for bucket in dict.fromkeys(p.bucket for p in model.parameters()) if bucket is not None]
     theory, counted = 2 * (world.size - 1) * 8 * sum(sizes) * STEPS, ledger.bytes.total()
@@ -276,6 +275,14 @@ def same_as_one_process(world: Communicator, run: Train, report: Report) -> None
         f"rank {{rank}} sent {counted:,} of the {total:,} bytes; on a ring, each sends about 1/{world.size} of them"
     )
     report.true("fair", counted <= most, sentence.format(rank=world.rank), counted)
+
+
+@cache
+def alone() -> tuple[list[float], dict[str, np.ndarray], int]:
+    """Return the losses, the parameters and the FLOPs of the run on one process."""
+    with Ledger().open() as ledger:
+        losses, model = model_solution(world_of_one(), toy(), STEPS, SEED)
+    return losses, gather(model, world_of_one()), ledger.flops
 
 
 def _right_kind(result: Any) -> bool:

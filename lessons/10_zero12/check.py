@@ -1,7 +1,7 @@
 """Checks of this lesson's exercises: the single-process run, data parallel bit for bit, and the ledger."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,8 +137,7 @@ def check_10_2(world: Communicator, zero1_step: Callable, report: Report) -> Non
     for optimizer in (momentum, Adam):
         name = "Adam" if optimizer is Adam else "SGD with momentum"
         ours = train(theirs, 0, optimizer, kind=partial(ByHand, step=zero1_step, rule=optimizer))
-        alone, plain = train(world_of_one(), 0, optimizer), train(ring, 0, optimizer)
-        sharded, gap = train(ring, 1, optimizer), ours.gap(alone)
+        plain, sharded, gap = train(ring, 0, optimizer), train(ring, 1, optimizer), ours.gap(alone(optimizer))
         allowed = 1e-12 if optimizer is momentum else 1e-9  # near a gradient of 0, Adam amplifies the last digit
         report.close(
             "parameters", gap, allowed, f"{name}: after {STEPS} steps, parameters differ from those of one process"
@@ -193,15 +192,15 @@ def check_10_3(world: Communicator, clip_shares: Callable, report: Report) -> No
         sent, most = sum(world.gather_objects(ledger.bytes.total())), 8 * world.size**2 * len(whole)
         sentence = f"{told}all ranks sent {sent} bytes; one number from each rank is enough" + ("" if sent else PAST)
         report.true("bytes", 0 < sent <= most, sentence, sent)
-    lengths: dict[str, list[float]] = {"ours": [], "alone": []}
+    lengths: dict[str, list[float]] = {"ours": [], "one process": []}
 
     def ours(reducer: Reducer) -> None:
         lengths["ours"].append(clip_shares([piece.grad for piece in reducer.owned()], ring, CLIP))
 
-    def alone(reducer: Reducer) -> None:
-        lengths["alone"].append(clip_grad_norm(reducer, CLIP))
+    def library(reducer: Reducer) -> None:
+        lengths["one process"].append(clip_grad_norm(reducer, CLIP))
 
-    trained, true = train(ring, 1, SGD, ours), train(world_of_one(), 0, SGD, alone)
+    trained, true = train(ring, 1, SGD, ours), train(world_of_one(), 0, SGD, library)
     gap = max(abs(a - b) for a, b in zip(*lengths.values(), strict=True))
     report.close("norms", gap, 1e-12, "in a training run, the norms differ from those of one process")
     report.close(
@@ -346,6 +345,12 @@ def train(
             reducer.gather_parameters()
     sent, held = ledger.bytes.total(), dict(ledger.live)
     return Outcome(gather(model, world, reducer=reducer), sent, held)
+
+
+@cache
+def alone(optimizer: Callable[..., Optimizer]) -> Outcome:
+    """Return the result of the run on one process."""
+    return train(world_of_one(), 0, optimizer)
 
 
 def momentum(reducer: Any) -> SGD:

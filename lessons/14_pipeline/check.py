@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -256,6 +257,7 @@ def _right_kind(result: Any) -> bool:
     return len(parts) == 2 and isinstance(parts[0], list) and isinstance(parts[1], dict)
 
 
+@cache
 def alone(steps: int = STEPS, batch: int = B) -> tuple[Result, int]:
     """Run one process with the batch in one piece; return the result and its FLOPs."""
     with Ledger().open() as ledger:
