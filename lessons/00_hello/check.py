@@ -11,10 +11,10 @@ from typing import Any, cast
 import numpy as np
 from hypothesis import strategies as st
 
-from lessons.report import Report
-from lessons.trials import agrees, agrees_on_ranks
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
+from minitrain.lessons.report import Report
+from minitrain.lessons.trials import agrees, agrees_on_ranks
 from minitrain.observe.ledger import Ledger
 from minitrain.runtime import output
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from lessons.unbuffered import Unbuffered
 from minitrain.comm.communicator import Communicator
+from minitrain.lessons.unbuffered import Unbuffered
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The exercises of this lesson."""
 
-from lessons.manifest import Exercise
+from minitrain.lessons.manifest import Exercise
 
 EXERCISES = (
     Exercise(

@@ -14,12 +14,12 @@ from typing import TextIO
 import minitrain  # isort: skip (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
-from lessons.charts import figure, squares
-from lessons.check import environment, mpirun
-from lessons.jobs import Job, job
-from lessons.receipt import Receipt
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
+from minitrain.lessons.charts import figure, squares
+from minitrain.lessons.check import environment, mpirun
+from minitrain.lessons.jobs import Job, job
+from minitrain.lessons.receipt import Receipt
 from minitrain.runtime.machine_checks import findings
 from minitrain.runtime.output import print_in_order
 
@@ -54,7 +54,7 @@ def machine(receipt: Receipt) -> None:
     """Run the doctor's checks. What they find differs between machines; all should be ok."""
     found = findings(seconds=60)
     for finding in found:
-        print(f"{finding.what:<12} {'ok' if finding.ready else 'NOT OK: see python -m lessons doctor'}")
+        print(f"{finding.what:<12} {'ok' if finding.ready else 'NOT OK: see lessons doctor'}")
     receipt.equal("failed checks of this machine", 0, sum(not finding.ready for finding in found))
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from lessons.report import Report
-from lessons.trials import agrees
-from lessons.worker import explain
 from minitrain import functional as F
 from minitrain import fused
 from minitrain.autograd import Edge, Node, apply, backward, youngest_first
 from minitrain.backend import FLOATS, Array
 from minitrain.comm.communicator import Communicator
+from minitrain.lessons.report import Report
+from minitrain.lessons.trials import agrees
+from minitrain.lessons.worker import explain
 from minitrain.observe.ledger import Ledger
 from minitrain.tensor import Tensor, WeightVjp, accumulated
 

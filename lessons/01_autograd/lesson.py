@@ -12,13 +12,13 @@ from typing import Any
 import minitrain  # isort: skip  # noqa: F401 (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
-from lessons.charts import INK, chart, figure
-from lessons.receipt import Receipt
 from minitrain.autograd import Edge, Node, youngest_first
 from minitrain.backend import Array
+from minitrain.lessons.charts import INK, chart, figure
+from minitrain.lessons.receipt import Receipt
 from minitrain.tensor import Tensor
 
-derivatives = import_module("lessons.01_autograd.derivatives")  # derivatives.py, next to this file
+derivatives = import_module("minitrain.lessons.course.01_autograd.derivatives")  # derivatives.py, next to this file
 STEPS = "h = 2^-k: 1 at the left, 3.6e-15 at the right; k ="  # float64; float32 ends at k = 22
 
 

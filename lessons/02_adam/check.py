@@ -6,12 +6,12 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import strategies as st
 
-from lessons.receipt import plain
-from lessons.report import Report
-from lessons.trials import agrees
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.data.loader import ArrayLoader
+from minitrain.lessons.receipt import plain
+from minitrain.lessons.report import Report
+from minitrain.lessons.trials import agrees
 from minitrain.models import MLPConfig, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import Adam, AdamW, Optimizer, adam_step, adamw_step

@@ -11,14 +11,14 @@ from types import SimpleNamespace
 import minitrain  # isort: skip (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
-from lessons.charts import chart, figure
-from lessons.receipt import Receipt
 from minitrain.autograd import no_grad
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
 from minitrain.data.batch import Batch
 from minitrain.data.digits import load_digits, split_digits
 from minitrain.data.loader import ArrayLoader
+from minitrain.lessons.charts import chart, figure
+from minitrain.lessons.receipt import Receipt
 from minitrain.models import Model, mlp
 from minitrain.optim import SGD, Adam, Optimizer, Owned, adam_step
 from minitrain.parallel.parallelize import parallelize

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from lessons.report import Report
-from lessons.trials import agrees
 from minitrain.comm.communicator import Communicator
 from minitrain.data.loader import ArrayLoader
 from minitrain.errors import UserError
+from minitrain.lessons.report import Report
+from minitrain.lessons.trials import agrees
 from minitrain.lr_schedules import (
     Schedule,
     anneal,

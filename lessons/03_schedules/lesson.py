@@ -11,8 +11,8 @@ from itertools import count
 
 import minitrain
 import minitrain.lr_schedules as lr
-from lessons.charts import FILLS, chart, figure
-from lessons.receipt import Receipt
+from minitrain.lessons.charts import FILLS, chart, figure
+from minitrain.lessons.receipt import Receipt
 
 T, WARM, AREA, MIDDLE, K, FLAT, STEEP = 1000, 100, 30.0, 500, 0.01, 0.1, 10.0  # FLAT, STEEP: curvatures
 

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from lessons.receipt import plain
-from lessons.report import Report
-from lessons.trials import agrees, agrees_on_ranks, outcome, smallest
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
 from minitrain.data.loader import ArrayLoader
+from minitrain.lessons.receipt import plain
+from minitrain.lessons.report import Report
+from minitrain.lessons.trials import agrees, agrees_on_ranks, outcome, smallest
 from minitrain.models import MLPConfig, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, Optimizer, adam_step, clip_grad_norm

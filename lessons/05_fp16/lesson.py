@@ -14,13 +14,13 @@ from typing import Any
 import minitrain  # isort: skip (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
-from lessons.charts import chart
-from lessons.receipt import Receipt
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
 from minitrain.data.batch import Batch
 from minitrain.data.digits import load_digits
 from minitrain.data.loader import ArrayLoader
+from minitrain.lessons.charts import chart
+from minitrain.lessons.receipt import Receipt
 from minitrain.models import MLPConfig, Model, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, Owned
@@ -30,7 +30,7 @@ from minitrain.tensor import Tensor
 from minitrain.train.step import train_step
 
 B, SEED, UPDATES, SCRIPT = 128, 1, 1000, "...xx..x..."  # x: a batch whose gradients overflow
-window = import_module("lessons.05_fp16.window")  # histograms
+window = import_module("minitrain.lessons.course.05_fp16.window")  # histograms
 
 
 # %% The same training with weights and gradients in float32 or in float16

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lessons.charts import FILLS, INK, SHADE, figure
+from minitrain.lessons.charts import FILLS, INK, SHADE, figure
 from minitrain.parallel.reducer import Reducer
 
 LOW, BOTTOM, NORMAL, TOP, HIGH = -44, -24, -14, 16, 20  # powers of two; float16's are from BOTTOM to TOP

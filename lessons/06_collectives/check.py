@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from lessons.report import Report
-from lessons.trials import agrees, agrees_on_ranks
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.ring import RingCommunicator, ring_all_gather, ring_broadcast, ring_reduce_scatter
+from minitrain.lessons.report import Report
+from minitrain.lessons.trials import agrees, agrees_on_ranks
 from minitrain.observe.ledger import Ledger
 from minitrain.sharding import shard_of
 

@@ -11,11 +11,11 @@ from typing import Any
 import minitrain  # isort: skip (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
-from lessons.charts import FILLS, bars, figure, squares
-from lessons.receipt import Receipt
 from minitrain.comm.communicator import Communicator, Tag
 from minitrain.comm.ring import RingCommunicator, ring_all_reduce
 from minitrain.errors import UserError
+from minitrain.lessons.charts import FILLS, bars, figure, squares
+from minitrain.lessons.receipt import Receipt
 from minitrain.observe.ledger import Ledger
 
 TAG = ("world", "lesson")

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
-from lessons.report import Report
-from lessons.trials import agrees, agrees_on_ranks, outcome
 from minitrain import sharding
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
 from minitrain.data.loader import ArrayLoader
+from minitrain.lessons.report import Report
+from minitrain.lessons.trials import agrees, agrees_on_ranks, outcome
 from minitrain.models import Model
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam

@@ -10,8 +10,6 @@ from collections.abc import Callable
 import minitrain  # isort: skip (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
-from lessons.charts import INK, LINES, chart, figure
-from lessons.receipt import Receipt
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
@@ -19,6 +17,8 @@ from minitrain.comm.threads import world_of_one
 from minitrain.data.digits import load_digits
 from minitrain.data.loader import ArrayLoader
 from minitrain.errors import UserError
+from minitrain.lessons.charts import INK, LINES, chart, figure
+from minitrain.lessons.receipt import Receipt
 from minitrain.models import MLPConfig, Model, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam

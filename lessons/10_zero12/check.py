@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lessons.report import Report
-from lessons.trials import agrees, agrees_on_ranks
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator, Tag
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator, ring_all_gather
 from minitrain.comm.threads import world_of_one
 from minitrain.data.loader import ArrayLoader
+from minitrain.lessons.report import Report
+from minitrain.lessons.trials import agrees, agrees_on_ranks
 from minitrain.models import MLPConfig, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, Adam, Optimizer, Owned, clip_grad_norm

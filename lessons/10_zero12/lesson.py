@@ -10,8 +10,6 @@ from itertools import groupby
 from typing import NamedTuple
 
 import minitrain
-from lessons.charts import chart
-from lessons.receipt import Receipt
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
@@ -19,6 +17,8 @@ from minitrain.comm.ring import RingCommunicator
 from minitrain.data.digits import load_digits
 from minitrain.data.loader import ArrayLoader
 from minitrain.errors import UserError
+from minitrain.lessons.charts import chart
+from minitrain.lessons.receipt import Receipt
 from minitrain.models import MLPConfig, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import Adam
@@ -32,7 +32,7 @@ from minitrain.train.step import compute_gradients
 STAGES = range(4)  # the first is data parallel
 KINDS = ("parameters", "gradients", "optimizer")
 B, SEED, BUCKET = 30, 1, 0.01  # samples, seed, MiB of a bucket: about a layer
-picture = import_module("lessons.10_zero12.picture")
+picture = import_module("minitrain.lessons.course.10_zero12.picture")
 
 
 # %% One run

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lessons.charts import FILLS, figure
+from minitrain.lessons.charts import FILLS, figure
 
 
 def held(stages: list[list[Any]], stage: int, rank: int) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 
-from lessons.charts import TEXT_ON, figure
+from minitrain.lessons.charts import TEXT_ON, figure
 from minitrain.observe.clock import COLORS, NAMES, Timeline
 
 CLOSE = """The pipeline fills and drains in both, so gpipe and 1f1b have the same bubble.

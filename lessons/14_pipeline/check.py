@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from lessons.report import Report
-from lessons.trials import agrees, agrees_on_ranks, fresh
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
 from minitrain.data.loader import ArrayLoader
 from minitrain.errors import UserError
+from minitrain.lessons.report import Report
+from minitrain.lessons.trials import agrees, agrees_on_ranks, fresh
 from minitrain.observe.clock import Clock
 from minitrain.observe.ledger import Ledger
 from minitrain.parallel import pipeline_schedules

@@ -12,13 +12,13 @@ from typing import Any
 import minitrain  # isort: skip (it comes before NumPy, which then multiplies with one thread)
 import numpy as np
 
-from lessons.receipt import Receipt
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
 from minitrain.data.digits import load_digits
 from minitrain.data.loader import ArrayLoader
 from minitrain.errors import UserError
+from minitrain.lessons.receipt import Receipt
 from minitrain.models import MLPConfig, mlp
 from minitrain.observe.clock import Clock, Stamps, Timeline
 from minitrain.observe.ledger import Ledger
@@ -33,7 +33,7 @@ from minitrain.train.step import compute_gradients
 
 B, M, WIDTH = 32, 8, 32  # images per batch, micro-batches of the comparison, width of a layer
 DIGITS = ArrayLoader(*load_digits(), B, seed=1)
-bubble = import_module("lessons.14_pipeline.bubble")  # the theory and the drawing
+bubble = import_module("minitrain.lessons.course.14_pipeline.bubble")  # the theory and the drawing
 
 
 # %% The whole of pipeline parallel: the same lines for one process and for many

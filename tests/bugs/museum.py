@@ -19,11 +19,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lessons.manifest import HERE
-from lessons.worker import load
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
 from minitrain.data.batch import Batch
+from minitrain.lessons.course import COURSE
+from minitrain.lessons.worker import load
 from minitrain.parallel.data_parallel import sync_gradients
 from minitrain.parallel.parallelize import REDUCERS
 from minitrain.parallel.reducer import Reducer
@@ -95,7 +95,7 @@ def part_with_local_mean(batch: Batch, i: int, n: int) -> Batch:
 
 def mutant(lesson: str, name: str) -> ModuleType:
     """Return, as a module, a wrong solution that a lesson's checker rejects: the same mistake in one file."""
-    return load(HERE / lesson / "mutants" / f"{name}.py")
+    return load(COURSE / lesson / "mutants" / f"{name}.py")
 
 
 def exhibits() -> dict[str, ModuleType]:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lessons.check import Verdict, check
-from lessons.manifest import exercises
+from minitrain.lessons.check import Verdict, check
+from minitrain.lessons.manifest import exercises
 from tests.tiers import full
 
 HELLO = {exercise.id: exercise for exercise in exercises() if exercise.lesson.number == "00"}

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from lessons import check as checking
-from lessons import worker
-from lessons.check import check
-from lessons.manifest import Exercise, Mutant, exercises, written
-from lessons.report import reports_in
-from lessons.stubs import exercise_file, place, replaced, source, stub
 from minitrain import debug
 from minitrain.comm.communicator import Communicator
+from minitrain.lessons import check as checking
+from minitrain.lessons import worker
+from minitrain.lessons.check import check
+from minitrain.lessons.manifest import Exercise, Mutant, exercises, written
+from minitrain.lessons.report import reports_in
+from minitrain.lessons.stubs import exercise_file, place, replaced, source, stub
 from tests.tiers import full
 
 EVERY = exercises()
@@ -163,7 +163,7 @@ def test_two_to_four_exercises(lesson) -> None:  # type: ignore[no-untyped-def]
             "TypeError: 'int' object is not subscriptable at exercise.py:2",
         ),
         ("def shard_of(n, parts, i):\n    return (\n", "exercise.py:2: '(' was never closed"),
-        ("def shard(n, parts, i):\n    return 0\n", "there is no function shard_of; python -m lessons reset 07.1"),
+        ("def shard(n, parts, i):\n    return 0\n", "there is no function shard_of; lessons reset 07.1"),
         full("import nowhere\ndef shard_of(n, parts, i):\n    return 0\n", "No module named 'nowhere'"),
         full("def shard_of(n, parts, i):\n    exit(0)\n", "the program was ended (sys.exit) at exercise.py:2"),
         full("def shard_of(n, parts, i):\n    while True: pass\n", "not done after"),

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lessons import check as checking
-from lessons.check import check
-from lessons.manifest import Exercise, Mutant, exercises
+from minitrain.lessons import check as checking
+from minitrain.lessons.check import check
+from minitrain.lessons.manifest import Exercise, Mutant, exercises
 from tests.lessons.together import started
 
 SAYING = {f"{e.id}-{m.path.stem}": (e, m) for e in exercises() for m in e.mutants() if m.says}

@@ -6,8 +6,6 @@ from typing import get_args
 
 import pytest
 
-from lessons import check
-from lessons.manifest import HERE, LESSONS, exercises, written
 from minitrain.commands.compare_precision import TASKS
 from minitrain.commands.config import TrainConfig
 from minitrain.commands.options import LearningRates
@@ -16,13 +14,16 @@ from minitrain.data.digits import load_digits, split_digits
 from minitrain.data.loader import ArrayLoader
 from minitrain.data.text import load_text
 from minitrain.fused import IGNORE
+from minitrain.lessons import check
+from minitrain.lessons.course import COURSE
+from minitrain.lessons.manifest import LESSONS, exercises, written
 from minitrain.parallel.pipeline_schedules import SCHEDULES
 from tests.bugs.museum import exhibits
 from tests.data import derive
 from tests.equivalence.cover import cases
 from tests.equivalence.harness import Case
 
-ROOT = HERE.parent
+ROOT = COURSE.parent
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "eighteen"]
 VALUES = [*range(1, 13), 18]
 PROGRAMS = "lessons/programs/README.md"
@@ -53,7 +54,7 @@ TOLD: list[tuple[str, str, Callable[[], float]]] = [
     ("README.md", r"digits and (\d+) updates from", lambda: CompareOptions("schedules").updates),
     ("README.md", r"updates from (\w+) starts", lambda: CompareOptions("schedules").seeds),
     ("README.md", r"gradients are ([\d,]+) times smaller", lambda: TASKS["constructed"]),
-    ("README.md", r"## The (\w+) programs", lambda: len(list((HERE / "programs").glob("*.py")))),
+    ("README.md", r"## The (\w+) programs", lambda: len(list((COURSE / "programs").glob("*.py")))),
     ("README.md", r"`minitrain.IGNORE` \((-\d+)\)", lambda: IGNORE),
     ("lessons/README.md", r"# The course (\w+) lessons", lambda: len(LESSONS)),
     ("lessons/README.md", r"(\w+) of them are written so far", lambda: len(written())),
@@ -61,7 +62,7 @@ TOLD: list[tuple[str, str, Callable[[], float]]] = [
     ("lessons/README.md", r"Then come \w+ or (\w+) exercises", lambda: max(len(x.exercises) for x in written())),
     ("lessons/README.md", r"after (\w+) seconds it says where", lambda: check.LIMIT),
     ("lessons/README.md", r"`hint` helps in (\w+) steps", lambda: {len(e.hints) for e in exercises()}.pop()),
-    (PROGRAMS, r"# The (\w+) programs", lambda: len(list((HERE / "programs").glob("*.py")))),
+    (PROGRAMS, r"# The (\w+) programs", lambda: len(list((COURSE / "programs").glob("*.py")))),
     (PROGRAMS, r"data (\d+) images to learn from", lambda: len(split_digits(*load_digits(), seed=1)[0][0])),
     (PROGRAMS, r"learn from, (\d+) held out", lambda: len(split_digits(*load_digits(), seed=1)[1][0])),
     (PROGRAMS, r"batches of 32 an epoch has (\d+) updates", lambda: updates(32)),
@@ -84,7 +85,7 @@ def test_a_number_is_true(path: str, sentence: str, true: Callable[[], float]) -
 def test_the_table_of_lessons_is_the_manifest() -> None:
     """The table has the manifest's order, sentences and prerequisites, and the lessons that exist."""
     rows = re.findall(
-        r"^\| (\[?)(\d\d) ([^|]*?) \| ([^|]*) \| ([^|]*) \|$", (HERE / "README.md").read_text("utf-8"), re.M
+        r"^\| (\[?)(\d\d) ([^|]*?) \| ([^|]*) \| ([^|]*) \|$", (COURSE / "README.md").read_text("utf-8"), re.M
     )
     assert [row[1] for row in rows] == [lesson.number for lesson in LESSONS]
     for (link, _, name, sentence, needs), lesson in zip(rows, LESSONS, strict=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lessons.text import links, problems, readmes, same
+from minitrain.lessons.text import links, problems, readmes, same
 from tests.lessons.together import started
 
 TEXT = """# Title

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from lessons.report import Report
-from lessons.trials import agrees, agrees_on_ranks, apart
-from lessons.worker import load
 from minitrain import debug
 from minitrain.comm.communicator import Communicator
+from minitrain.lessons.report import Report
+from minitrain.lessons.trials import agrees, agrees_on_ranks, apart
+from minitrain.lessons.worker import load
 
 TAG = ("dp", "test")
 NUMBERS = st.tuples(st.lists(st.integers(-9, 9), max_size=4))
@@ -253,7 +253,7 @@ def test_on_one_to_four_ranks(function: Callable[..., None], says: str, monkeypa
         function(x, comm)
         return x
 
-    monkeypatch.setattr("lessons.trials.WAIT", 0.3)
+    monkeypatch.setattr("minitrain.lessons.trials.WAIT", 0.3)
     report = Report()
     with debug.enabled():
         agrees_on_ranks(report, function, all_reduce, st.tuples(st.integers(1, 5), st.integers(0, 3)), run)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from lessons.unbuffered import Unbuffered
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
+from minitrain.lessons.unbuffered import Unbuffered
 from minitrain.observe.ledger import Ledger
 
 TAG = ("pair", "exchange")
@@ -30,7 +30,7 @@ def test_a_send_ends_when_it_was_received() -> None:
 
 
 def test_nobody_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lessons.trials.WAIT", 0.1)
+    monkeypatch.setattr("minitrain.lessons.trials.WAIT", 0.1)
 
     def program(world: Communicator) -> None:
         comm, x = Unbuffered(world), np.zeros(1)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from lessons import worker
-from lessons.check import Verdict
-from lessons.cli import print_verdict
-from lessons.manifest import exercises
-from lessons.report import LONGEST, Report, shortened
+from minitrain.lessons import worker
+from minitrain.lessons.check import Verdict
+from minitrain.lessons.cli import print_verdict
+from minitrain.lessons.manifest import exercises
+from minitrain.lessons.report import LONGEST, Report, shortened
 
 BY_ID = {exercise.id: exercise for exercise in exercises()}
 
@@ -21,7 +21,7 @@ def test_the_checker_speaks_first_and_then_comes_what_was_printed(capsys: pytest
         "it is wrong",
         "it waits",
         "looks like: a mistake",
-        "hint: python -m lessons hint 07.1",
+        "hint: lessons hint 07.1",
         "your function printed (on the first failing rank):",
         "my line",
         "my other line",
@@ -90,7 +90,7 @@ def test_collectives_in_another_order_are_named(tmp_path: Path) -> None:
 
 
 def test_a_newline_in_an_answer(tmp_path: Path) -> None:
-    source = "from lessons.manifest import BY_NUMBER\n"
+    source = "from minitrain.lessons.manifest import BY_NUMBER\n"
     source += 'model = BY_NUMBER["00"].module("check").printed\n'
     source += 'def printed(ranks):\n    return [line + "\\n" for line in model(ranks)]\n'
     (told,) = said("00.3", source, tmp_path)

@@ -112,7 +112,7 @@ def test_other_errors_pass() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("program", ["minitrain train --help", "lessons"])
+@pytest.mark.parametrize("program", ["minitrain train --help", "minitrain.lessons"])
 def test_commands_whose_output_has_no_place(program: str) -> None:
     """Run in separate processes, since Python flushes once more at exit."""
     command = [sys.executable, "-m", *program.split()]

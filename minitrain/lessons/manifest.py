@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-HERE = Path(__file__).parent
+from .course import COURSE
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Lesson:
     @property
     def folder(self) -> Path:
         """Return the lesson's folder, such as lessons/02_adam."""
-        return HERE / f"{self.number}_{self.name}"
+        return COURSE / f"{self.number}_{self.name}"
 
     @property
     def written(self) -> bool:
@@ -109,7 +109,7 @@ class Lesson:
 
     def module(self, name: str) -> ModuleType:
         """Import lesson.py, check.py or exercises.py of this lesson."""
-        return import_module(f"lessons.{self.folder.name}.{name}")
+        return import_module(f"{__package__}.course.{self.folder.name}.{name}")
 
     @cached_property
     def exercises(self) -> tuple[Exercise, ...]:

@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from minitrain.comm.communicator import Communicator
-from minitrain.errors import UserError
+from ..comm.communicator import Communicator
+from ..errors import UserError
 
 
 class Receipt:
@@ -29,7 +29,7 @@ class Receipt:
         self.rows.append((claim, plain(theory), plain(measured), bool(measured == theory)))
 
     def below(self, claim: str, bound: float, measured: float) -> None:
-        """Claim measured <= bound, for a rounding error, say. (False for NaN.)"""
+        """Claim measured <= bound, for a rounding error, say; false for NaN."""
         self.rows.append((claim, f"<= {bound:.0e}", f"≈ {measured:.1e}", bool(measured <= bound)))
 
     def near(self, claim: str, theory: float, measured: float, relative: float = 0.01) -> None:

@@ -1,3 +1,5 @@
+"""The command `lessons`, also `python -m minitrain.lessons`."""
+
 import sys
 
 try:

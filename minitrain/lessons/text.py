@@ -2,12 +2,12 @@
 
     ```python minitrain.sharding:shard_of            the body is that function's source ("lesson:train": of this lesson)
     ```console
-    $ python -m lessons list                    the following lines are the command's output, in a clean folder
+    $ lessons list                    the following lines are the command's output, in a clean folder
     ```
 
-`python -m lessons.text fill FILE...` writes the bodies; `check` compares them, and checks links, word counts and the
-numbers in the prose: a measured number must occur in an output. These may differ, as another BLAS may change them: the
-digits of a number after "≈", a decimal with three or more digits, and a few marks of a chart.
+`python -m minitrain.lessons.text fill FILE...` writes the bodies; `check` compares them, and checks links, word counts
+and the numbers in the prose: a measured number must occur in an output. These may differ, as another BLAS may change
+them: the digits of a number after "≈", a decimal with three or more digits, and a few marks of a chart.
 """
 
 import inspect
@@ -22,7 +22,8 @@ from itertools import zip_longest
 from pathlib import Path
 
 from .check import environment
-from .manifest import HERE, LESSONS, exercises
+from .course import COURSE
+from .manifest import LESSONS, exercises
 
 WORDS = 1200  # in a lesson's README, without quoted code, outputs and the worked example
 MARKS = 4  # marks per line of a chart that may differ
@@ -56,11 +57,10 @@ def commands(body: str) -> Iterator[str]:
 def quoted(path: Path, target: str) -> str:
     """Return the source of a function of the library or of this lesson."""
     module_name, _, name = target.partition(":")
-    if module_name in ("lesson", "check"):
-        lesson = next(lesson for lesson in LESSONS if lesson.folder.name == path.resolve().parent.name)
-        thing = lesson.module(module_name)
-    else:
+    if "." in module_name:
         thing = import_module(module_name)
+    else:
+        thing = next(it for it in LESSONS if it.folder.name == path.resolve().parent.name).module(module_name)
     for part in name.split("."):
         thing = getattr(thing, part)
     return inspect.cleandoc("\n" + inspect.getsource(thing)) + "\n"
@@ -71,7 +71,7 @@ class Shell:
 
     def __init__(self, folder: Path) -> None:
         self.here = folder
-        (folder / "lessons").symlink_to(HERE)
+        (folder / "lessons").symlink_to(COURSE)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         self.environment = {**environment(), "PATH": path, "COLUMNS": "80", "HOME": str(folder)}
 
@@ -102,8 +102,8 @@ def problems(path: Path, run: bool = True) -> list[str]:
         if not same(old, new):
             found.append(f"{path}: it says   {old!r}\n{'':{len(str(path))}}  it is now {new!r}")
             break
-    found += [f"{path}: {line}" for line in links(path, text) + wide(text) + answers(text)]
-    if path.resolve() != HERE.parent / "README.md":  # the project's page gives sizes and times of long runs
+    found += [f"{path}: {line}" for line in links(path, text) + too_wide(text) + answers(text)]
+    if path.resolve() != COURSE.parent / "README.md":  # the project's page gives sizes and times of long runs
         found += [f"{path}: {line}" for line in numbers(text)]
     lesson = path.resolve().parent.name[:2].isdigit()
     if lesson and (count := len(read(text).split())) > WORDS:
@@ -163,7 +163,7 @@ def links(path: Path, text: str) -> list[str]:
     return [f"the link {target} leads nowhere" for target in targets if not (path.parent / target).exists()]
 
 
-def wide(text: str) -> list[str]:
+def too_wide(text: str) -> list[str]:
     """Return output that would wrap in an 80-column terminal."""
     lines = [line for block in BLOCK.finditer(text) if block[1] == "console" for line in block[3].splitlines()]
     return [f"{len(line)} columns wide: {line}" for line in lines if len(line) > 80 and not line.startswith("$ ")]
@@ -200,8 +200,8 @@ def _value(n: str) -> float:
 
 def readmes() -> list[Path]:
     """Return the READMEs of the project, the course, each lesson and the three programs."""
-    alone = [HERE.parent / "README.md", HERE / "README.md", HERE / "programs" / "README.md"]
-    return [path for path in [*alone, *sorted(HERE.glob("[0-9]*/README.md"))] if path.exists()]
+    alone = [COURSE.parent / "README.md", COURSE / "README.md", COURSE / "programs" / "README.md"]
+    return [path for path in [*alone, *sorted(COURSE.glob("[0-9]*/README.md"))] if path.exists()]
 
 
 def main() -> int:

@@ -21,10 +21,9 @@ from hypothesis import HealthCheck, Phase, find, settings
 from hypothesis.errors import Flaky, NoSuchExample
 from hypothesis.strategies import SearchStrategy
 
-from minitrain.comm import threads
-from minitrain.comm.communicator import Communicator
-from minitrain.observe.ledger import Ledger
-
+from ..comm import threads
+from ..comm.communicator import Communicator
+from ..observe.ledger import Ledger
 from .report import Report
 
 EXAMPLES = 80
@@ -162,7 +161,7 @@ def agrees_on_ranks(
     report: Report,
     function: Callable[..., Any],
     reference: Callable[..., Any],
-    drawn: SearchStrategy[Any],
+    strategy: SearchStrategy[Any],
     run: Run,
     sizes: Sequence[int] = (2, 3, 4, 1),
     close: float = 0.0,
@@ -171,7 +170,7 @@ def agrees_on_ranks(
 ) -> None:
     """Claim that on any number of ranks each gets what it gets with the reference, and together they send as much.
 
-    run(function, comm, drawn): make this rank's arguments, call the function, return all that counts. Ranks are threads
+    run(function, comm, value): make this rank's arguments, call the function, return all that counts. Ranks are threads
     of this process, each with its own import of the student's file, as processes have. Only rank 0 of the check does
     this.
     """
@@ -184,7 +183,7 @@ def agrees_on_ranks(
         seen.append(given)
         return False
 
-    smallest(drawn, keep, 10 * examples)
+    smallest(strategy, keep, 10 * examples)
     for given in sorted(seen, key=lambda given: (len(repr(given)), repr(given)))[:: max(1, len(seen) // examples)]:
         for size in sizes:
             got, true = (together(size, run, of, given) for of in (copies, [reference] * size))
@@ -219,10 +218,10 @@ def together(size: int, run: Run, functions: Sequence[Callable[..., Any]], given
         return str(error).partition("\nall ranks must make")[0]  # the rest is for programs
 
 
-def smallest(drawn: SearchStrategy[Any], fails: Callable[[Any], bool], examples: int) -> Any:
-    """Return the simplest drawn value that fails; None if none does, or does so twice."""
+def smallest(strategy: SearchStrategy[Any], fails: Callable[[Any], bool], examples: int) -> Any:
+    """Return the simplest value drawn that fails; None if none does, or does so twice."""
     try:
-        return find(drawn, fails, settings=settings(QUIET, max_examples=examples), random=Random(1))
+        return find(strategy, fails, settings=settings(QUIET, max_examples=examples), random=Random(1))
     except (NoSuchExample, Flaky):
         return None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from minitrain.runtime.mpirun import outside
+from ..runtime.mpirun import outside
 
 START = 20.0  # seconds for mpirun and the imports
 END = 5.0  # seconds for its ranks to exit once told to
@@ -29,8 +29,8 @@ class Job:
     left: int
 
 
-def job(command: list[str], environment: Mapping[str, str], sign: str, patience: float) -> Job:
-    """Run a command, for at most `patience` seconds after the sign appears in its output."""
+def job(command: list[str], environment: Mapping[str, str], sign: str, seconds: float) -> Job:
+    """Run a command, and end it this many seconds after the sign appears in its output."""
     with TemporaryDirectory() as folder:
         output = Path(folder) / "output"
         with output.open("w") as file:
@@ -39,7 +39,7 @@ def job(command: list[str], environment: Mapping[str, str], sign: str, patience:
             )
         try:
             within(START, lambda: process.poll() is not None or sign in output.read_text("utf-8", "replace"))
-            within(patience, lambda: process.poll() is not None)
+            within(seconds, lambda: process.poll() is not None)
             status = process.poll()
         finally:
             end(process)
@@ -49,7 +49,7 @@ def job(command: list[str], environment: Mapping[str, str], sign: str, patience:
 
 
 def end(process: subprocess.Popen) -> None:
-    """End mpirun, which ends its ranks. (They are in process groups of their own.)"""
+    """End mpirun, which ends its ranks: they are in process groups of their own."""
     process.terminate()
     try:
         process.wait(END)
@@ -78,7 +78,7 @@ def running(process: int) -> bool:
 
 
 def within(seconds: float, question: Callable[[], bool]) -> bool:
-    """Return whether the condition becomes true within this time."""
+    """Return whether the condition becomes true within this time (seconds)."""
     deadline = time.monotonic() + seconds
     while not question():
         if time.monotonic() > deadline:

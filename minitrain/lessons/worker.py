@@ -1,4 +1,4 @@
-"""One rank of a check: `mpirun -n 3 python -m lessons.worker 07.2 exercise.py FOLDER LIMIT`.
+"""One rank of a check: `mpirun -n 3 python -m minitrain.lessons.worker 07.2 exercise.py FOLDER LIMIT`.
 
 Run the exercise's check on the student's function and write the report to FOLDER/rank_R.json. If time runs out, write
 where the rank is instead. With --diagnose, one process runs all ranks as threads, for each known wrong solution, and
@@ -20,12 +20,11 @@ from types import FrameType, ModuleType
 from typing import Any, TextIO, cast
 from unittest.mock import patch
 
-import minitrain
-from minitrain import debug
-from minitrain.comm import threads
-from minitrain.comm.communicator import Communicator
-from minitrain.errors import UserError
-
+from .. import debug
+from ..comm import threads
+from ..comm.communicator import Communicator
+from ..errors import UserError
+from ..runtime.launch import launch
 from .manifest import Exercise, exercises
 from .report import ELSEWHERE, FLOOD, Report, crashed, reports_in, shortened
 
@@ -51,9 +50,11 @@ class Printed(io.TextIOBase):
         self.kept, self.size = "", 0
 
     def writable(self) -> bool:
+        """Return True."""
         return True
 
     def write(self, text: str) -> int:
+        """Keep the text if there is room for it, and return its length."""
         self.kept += text[: max(0, KEPT - len(self.kept))]
         self.size += len(text)
         return len(text)
@@ -75,7 +76,7 @@ def examine(world: Communicator, exercise: Exercise, function: Any, report: Repo
 
 def as_rank(exercise: Exercise, file: Path, folder: Path, limit: float) -> None:
     """Run the check under mpirun or in one process, and write a report."""
-    with minitrain.launch() as world:
+    with launch() as world:
         printed, made, leave = Printed(), Report(world.rank), os._exit
 
         def write(report: dict[str, Any]) -> None:

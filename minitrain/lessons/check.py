@@ -16,8 +16,7 @@ from tempfile import TemporaryDirectory, gettempdir
 from threading import Thread
 from typing import IO, Any
 
-from minitrain.runtime.mpirun import find_mpirun
-
+from ..runtime.mpirun import find_mpirun
 from .manifest import Exercise
 from .report import ELSEWHERE, FLOOD, reports_in
 from .stubs import place, stub
@@ -59,7 +58,7 @@ def check(exercise: Exercise, file: Path, as_given: bool = False) -> Verdict:
     except SyntaxError as error:
         return Verdict(exercise, "failed", f"{file.name}:{error.lineno}: {error.msg}: {(error.text or '').strip()}")
     except (LookupError, OSError) as error:
-        cure = f"python -m lessons reset {exercise.id} puts it back"
+        cure = f"lessons reset {exercise.id} puts it back"
         reason = error.strerror if isinstance(error, OSError) else error
         return Verdict(exercise, "failed", f"{file}: {reason}; {cure}")
     function = "\n".join(text.splitlines()[lo:hi])
@@ -107,7 +106,7 @@ def _cause(exercise: Exercise, file: Path, folder: Path) -> str:
     """Return the known mistake that fails as the ranks' reports do; empty if none does, or none in time."""
     command = [*_worker(exercise, file, folder), "--diagnose"]
     with suppress(subprocess.TimeoutExpired):
-        subprocess.run(command, capture_output=True, timeout=60, env=debugging())
+        subprocess.run(command, capture_output=True, timeout=60, env=debugging(), cwd=folder)
     cause = folder / "cause.json"
     return json.loads(cause.read_text("utf-8")) if cause.exists() else ""
 
@@ -117,7 +116,7 @@ def _run(exercise: Exercise, file: Path, folder: Path) -> Output:
     command = mpirun(exercise.ranks) + _worker(exercise, file, folder)
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", env=debugging(), start_new_session=True,
+        errors="replace", env=debugging(), start_new_session=True, cwd=folder,
     )  # fmt: skip
     output = Output()
     reader = Thread(target=output.read, args=[process.stdout], daemon=True)
@@ -138,7 +137,7 @@ def _run(exercise: Exercise, file: Path, folder: Path) -> Output:
 
 
 def _worker(exercise: Exercise, file: Path, folder: Path) -> list[str]:
-    return [sys.executable, "-m", "lessons.worker", exercise.id, str(file), str(folder), str(LIMIT)]
+    return [sys.executable, "-m", "minitrain.lessons.worker", exercise.id, str(file), str(folder), str(LIMIT)]
 
 
 def mpirun(ranks: int) -> list[str]:
@@ -147,7 +146,7 @@ def mpirun(ranks: int) -> list[str]:
         return []
     found = find_mpirun()
     if found is None:
-        sys.exit("there is no mpirun on this machine: see python -m lessons doctor")
+        sys.exit("there is no mpirun on this machine: see lessons doctor")
     return [found, "-n", str(ranks)]
 
 

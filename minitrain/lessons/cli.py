@@ -11,22 +11,22 @@ from pathlib import Path
 
 from rich.console import Console
 
-from minitrain.runtime.output import watching_output
-
+from ..runtime.output import watching_output
 from . import grading
 from .check import Verdict, check, environment, mpirun
+from .course import COURSE
 from .manifest import BY_NUMBER, Exercise, Lesson, exercises, written
 from .stubs import exercise_file, replaced, source, stub
 
 STATE = ".lessons.json"
 WELCOME = """This folder is yours: one folder a lesson, with the functions to write in exercise.py.
 
-    python -m lessons list              where you are
-    python -m lessons run 07            see the lesson's experiment
-    python -m lessons check 07          check all its exercises; or one: check 07.2
-    python -m lessons hint 07.2         a hint, then a clearer one
-    python -m lessons show 07.2         the model solution
-    python -m lessons reset 07.2        start a function anew (yours is kept beside it)
+    lessons list              where you are
+    lessons run 07            see the lesson's experiment
+    lessons check 07          check all its exercises; or one: check 07.2
+    lessons hint 07.2         a hint, then a clearer one
+    lessons show 07.2         the model solution
+    lessons reset 07.2        start a function anew (yours is kept beside it)
 
 What to read: {readme}
 """
@@ -40,14 +40,15 @@ class Folder:
     """The student's folder and its saved progress."""
 
     def __init__(self, path: Path) -> None:
+        """Read the progress. Raise Stop if `path` is not a student's folder."""
         self.path = path
         self.file = path / STATE
         try:
             self.state = json.loads(self.file.read_text("utf-8"))
         except FileNotFoundError:
-            raise Stop(f"{path} is no folder of exercises. Make one: python -m lessons init ../my-minitrain") from None
+            raise Stop(f"{path} is no folder of exercises. Make one: lessons init ../my-minitrain") from None
         except ValueError as error:
-            raise Stop(f"{self.file} is damaged ({error}); delete it and run: python -m lessons init {path}") from None
+            raise Stop(f"{self.file} is damaged ({error}); delete it and run: lessons init {path}") from None
 
     def exercise_file(self, lesson: Lesson) -> Path:
         """Return the path of the student's exercise.py for a lesson."""
@@ -69,8 +70,6 @@ class Folder:
 
 def init(folder: Path) -> int:
     """Create the folder. Existing files are left unchanged."""
-    if (folder / "lessons").exists():
-        raise Stop(f"{folder} has a folder `lessons`, which would hide this command; choose another one")
     for lesson in written():
         path = folder / lesson.folder.name / "exercise.py"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,8 +77,8 @@ def init(folder: Path) -> int:
             path.write_text(exercise_file(lesson), "utf-8")
     if not (folder / STATE).exists():
         (folder / STATE).write_text("{}", "utf-8")
-    (folder / "README.txt").write_text(WELCOME.format(readme=Path(__file__).with_name("README.md")), "utf-8")
-    print(f"{folder} is ready: cd {folder}, then python -m lessons list")
+    (folder / "README.txt").write_text(WELCOME.format(readme=COURSE / "README.md"), "utf-8")
+    print(f"{folder} is ready: cd {folder}, then lessons list")
     return 0
 
 
@@ -96,7 +95,7 @@ def show_list(folder: Folder) -> int:
 
 
 def run(lesson: Lesson, arguments: list[str]) -> int:
-    """Run a lesson's experiment and print its command. -n N overrides the lesson's number of ranks."""
+    """Run a lesson's experiment and print its command. Raise Stop if -n N, the number of ranks, is not one."""
     ranks = str(lesson.ranks)
     if arguments[:1] == ["-n"] and len(arguments) > 1:
         ranks, arguments = arguments[1], arguments[2:]
@@ -144,7 +143,7 @@ def print_verdict(verdict: Verdict) -> None:
         wrap("\n".join([verdict.sentence, *verdict.remarks]))
         if verdict.cause:
             wrap(f"looks like: {verdict.cause}")
-        print(f"   hint: python -m lessons hint {exercise.id}")
+        print(f"   hint: lessons hint {exercise.id}")
     if verdict.printed:
         print(f"   your function printed{' (on the first failing rank)' if verdict.state == 'failed' else ''}:")
     for line in verdict.printed:
@@ -166,7 +165,7 @@ def hint(folder: Folder, exercise: Exercise) -> int:
     folder.save()
     wrap(f"{exercise.id}, hint {level + 1} of {len(exercise.hints)}: {exercise.hints[level]}", "")
     if level + 1 == len(exercise.hints):
-        print(f"that was the last one; python -m lessons show {exercise.id} prints the solution")
+        print(f"that was the last one; lessons show {exercise.id} prints the solution")
     return 0
 
 
@@ -232,7 +231,7 @@ def find_exercises(name: str) -> list[Exercise]:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    top = argparse.ArgumentParser(prog="python -m lessons", description=__doc__)
+    top = argparse.ArgumentParser(prog="lessons", description=__doc__)
     top.add_argument("--dir", type=Path, default=Path(), help="your folder (default: the one you are in)")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

@@ -18,7 +18,7 @@ from .manifest import Exercise, Lesson, Mutant
 
 TOP = '''"""Lesson {number}, {title}: {sentence}.
 
-Write the functions below; after each: python -m lessons check {number}
+Write the functions below; after each: lessons check {number}
 """
 
 '''

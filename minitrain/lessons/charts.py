@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from minitrain.observe.draw import bars, chart
-from minitrain.observe.palette import FILLS, INK, LINES, SHADE, TEXT_ON, figure
+from ..observe.draw import bars, chart
+from ..observe.palette import FILLS, INK, LINES, SHADE, TEXT_ON, figure
 
 __all__ = ["FILLS", "INK", "LINES", "SHADE", "TEXT_ON", "bars", "chart", "figure", "squares"]
 

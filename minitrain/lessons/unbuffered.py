@@ -3,11 +3,10 @@
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from minitrain.backend import Array
-from minitrain.comm.communicator import Communicator
-from minitrain.comm.threads import ThreadCommunicator
-from minitrain.observe import ledger
-
+from ..backend import Array
+from ..comm.communicator import Communicator
+from ..comm.threads import ThreadCommunicator
+from ..observe import ledger
 from . import trials
 
 
