@@ -18,7 +18,7 @@ def run(program: str, patience: float = 0.3) -> jobs.Job:
 
 
 def test_a_job_that_ends() -> None:
-    ended = run("sys.exit('the sign and the reason')", seconds=10.0)
+    ended = run("sys.exit('the sign and the reason')", patience=10.0)
     assert (ended.status, ended.seen, ended.left) == (1, 1, 0)
     assert "the sign and the reason" in ended.output
 
