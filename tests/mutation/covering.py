@@ -1,0 +1,99 @@
+"""Which tests execute a line: one run of all tests under coverage.py, kept in build/mutation/covering.json.
+
+    python -m tests.mutation.covering          a quarter of an hour on two cores
+
+Every process writes down (test, file, line): the test that was running, for a process that a test has started the test
+that started it. A line that is executed when its module is imported, or by a fixture, has no test.
+"""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "mutation"
+RECORDED = BUILD / "covering.json"
+SETTINGS = f"""
+[run]
+parallel = True
+sigterm = True
+source = {ROOT}/minitrain
+data_file = {BUILD}/coverage/data
+dynamic_context = test_function
+context = ${{PYTEST_CURRENT_TEST-}}
+"""
+Covering = dict[str, dict[int, list[str]]]  # file -> line -> tests, as pytest is told to run them
+
+
+def record() -> Covering:
+    """Run all tests, and return and keep what they execute."""
+    import coverage
+
+    folder = BUILD / "coverage"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    settings = folder / "settings"
+    settings.write_text(SETTINGS)
+    (folder / "sitecustomize.py").write_text("import coverage\ncoverage.process_startup()\n")
+    path = os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "COVERAGE_PROCESS_START": str(settings)}
+    command = [sys.executable, "-m", "pytest", "--full", "-q", "-p", "no:cacheprovider", "--tb=no"]
+    subprocess.run(command, cwd=ROOT, env=environment)  # a test that fails, for coverage is slow, matters to nobody
+    covering: defaultdict[str, defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for path_of_data in folder.glob("data.*"):
+        data = coverage.CoverageData(str(path_of_data))
+        data.read()
+        for file in data.measured_files():
+            for line, contexts in data.contexts_by_lineno(file).items():
+                covering[str(Path(file).relative_to(ROOT))][line] |= {*filter(None, map(test_of, contexts))}
+    found = {file: {line: sorted(tests) for line, tests in lines.items()} for file, lines in covering.items()}
+    RECORDED.write_text(json.dumps(found))
+    return found
+
+
+def test_of(context: str) -> str:
+    """Return the test of a context, "the process's|the function's", as in "tests/a/test_b.py::test_c"; "" for none."""
+    process, _, inner = context.rpartition("|")
+    module, _, function = inner.rpartition(".")
+    if module.startswith("tests."):
+        return f"{module.replace('.', '/')}.py::{function}"
+    match = re.match(r"tests/[\w/]+\.py::\w+", process or inner)
+    return match[0] if match else ""
+
+
+def recorded() -> Covering:
+    """Return what was recorded; empty if nothing was."""
+    if not RECORDED.exists():
+        return {}
+    return {file: {int(n): t for n, t in lines.items()} for file, lines in json.loads(RECORDED.read_text()).items()}
+
+
+def tests_of(covering: Covering, file: str, line: int) -> list[str]:
+    """Return the tests that execute the statement on this line, or the head of a block; empty if that is not known."""
+    lines = covering.get(file, {})
+    found = {test for number in statement(ROOT / file, line) for test in lines.get(number, [])}
+    return sorted(test for test in found if (ROOT / test.partition("::")[0]).exists())
+
+
+def statement(path: Path, line: int) -> Iterable[int]:
+    """Return the lines of the smallest statement on this line, of a block only those of its head."""
+    best = range(line, line + 1)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.stmt):
+            body = getattr(node, "body", None)
+            end = body[0].lineno - 1 if body else node.end_lineno or node.lineno
+            if node.lineno <= line <= end:
+                best = range(node.lineno, end + 1)
+    return best
+
+
+if __name__ == "__main__":
+    lines = record()
+    print(f"{sum(map(len, lines.values()))} lines of {len(lines)} files: {RECORDED}")
