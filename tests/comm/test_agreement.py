@@ -11,7 +11,7 @@ import pytest
 
 from minitrain import debug
 from minitrain.comm import threads
-from minitrain.comm.agreement import sum_if_same
+from minitrain.comm.agreement import check_same, sum_if_same
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
@@ -315,6 +315,17 @@ def found(world: Communicator, given: dict[str, Any], said: str) -> None:
 @pytest.mark.ranks(3, full=(2,), limit=20)
 def test_ranks_that_were_given_different_things(world: Communicator, given: dict[str, Any], said: str) -> None:
     found(world, given, said)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    """They are compared by value: 4 and np.int64(4) are the same setting."""
+
+    def program(world: Communicator) -> None:
+        check_same(world, {"seed": np.int64(4) if world.rank else 4})
+        with pytest.raises(UserError, match=r"lr: 0\.5 on rank 0; 1\.5 on rank 1"):
+            check_same(world, {"lr": np.float32(world.rank + 0.5)})
+
+    threads.run(2, program)
 
 
 def test_loaded_values_that_differ() -> None:

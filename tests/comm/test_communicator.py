@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.ring import RingCommunicator
+from minitrain.errors import UserError
 from minitrain.observe.ledger import Ledger
 from minitrain.sharding import shard_of
 
@@ -398,6 +400,32 @@ def test_mpi(world: Communicator, check: Callable[[Communicator], None]) -> None
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_threads(size: int, check: Callable[[Communicator], None]) -> None:
     threads.run(size, check, timeout=20)
+
+
+# MPI only ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.ranks(2)
+def test_the_world_is_not_freed(world: Communicator) -> None:
+    with pytest.raises(ValueError, match=r"what subgroup\(\) and duplicate\(\) returned; MPI itself ends the world"):
+        world.free()
+
+
+@pytest.mark.ranks(2)
+def test_errors_of_mpi(world: Communicator) -> None:
+    """A failed receive is not taken for a message that is too long; a failed Dup comes with advice."""
+    from minitrain.comm.mpi import MPI, MPICommunicator  # here, since the import starts MPI
+
+    def fail(*_: object) -> None:
+        raise MPI.Exception(MPI.ERR_OTHER)
+
+    broken = MPICommunicator(MPI.COMM_WORLD)
+    broken.comm = SimpleNamespace(Recv=fail, Dup=fail)  # type: ignore[assignment]
+    with pytest.raises(MPI.Exception) as error:
+        broken.receive(np.ones(2), 0, TAG)
+    assert error.value.Get_error_class() == MPI.ERR_OTHER
+    with pytest.raises(UserError, match=r"MPI made no further communicator \(.+\).* 2048 .*\n.*close\(\) .* free\(\)"):
+        broken.duplicate()
 
 
 # Threads only -----------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The ring's collectives match their definitions on MPI and on threads, for any length, dtype and number of ranks."""
 
 import itertools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -131,6 +132,20 @@ def test_groups_are_rings_as_well(world: Communicator) -> None:
         x = np.full(5, float(world.rank))
         group.all_reduce(x, TAG)
         assert (x == sum(members)).all()
+
+
+def test_nobody_leaves_the_barrier_of_a_ring_early() -> None:
+    arrived: list[int] = []
+
+    def program(world: Communicator) -> None:
+        ring = RingCommunicator(world)
+        if world.rank == 1:
+            time.sleep(0.05)
+        arrived.append(world.rank)
+        ring.barrier()
+        assert len(arrived) == 2
+
+    threads.run(2, program)
 
 
 @pytest.mark.ranks(2, 3)

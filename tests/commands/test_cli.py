@@ -17,10 +17,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from minitrain import errors
 from minitrain.cli import main
 from minitrain.commands import doctor
 from minitrain.commands.config import TrainConfig
+from minitrain.commands.options import PrecisionOptions
+from minitrain.errors import UserError, limit_memory
 from minitrain.lr_schedules import warmup_cosine
+from minitrain.precision import DynamicPolicy, StaticPolicy
 from minitrain.runtime.mpirun import find_mpirun
 from tests.tiers import full
 
@@ -296,6 +300,18 @@ def test_limits_of_memory_that_cannot_be_meant(megabytes: str, text: Path, tmp_p
     assert few if float(megabytes) < 3 else "this machine has" in said, said
 
 
+def test_a_system_that_cannot_limit_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource", reason="this system has no limits")
+
+    def setrlimit(*_: object) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", setrlimit)
+    monkeypatch.setattr(errors, "_limits", [])
+    with pytest.raises(UserError, match=r"--memory-mb is 1\.5, but this system cannot limit memory: not allowed"):
+        limit_memory(1.5, before=0)
+
+
 # Wrong input ------------------------------------------------------------------------------------------------
 
 MODEL = ["layers", "heads", "width", "context"]
@@ -375,6 +391,18 @@ def test_wrong_options(name: str, value: str, hint: str, text: Path, tmp_path: P
 
 
 FLAGS = {"tied", "prefetch", "reduce-once", "sp", "half-weights", "adaptive", "overwrite"}
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        (PrecisionOptions(), type(None)),
+        (PrecisionOptions("fp16"), StaticPolicy),
+        (PrecisionOptions("bf16", adaptive=True), DynamicPolicy),
+    ],
+)
+def test_options_choose_the_policy(options: PrecisionOptions, kind: type) -> None:
+    assert type(options.policy()) is kind
 
 
 @pytest.mark.parametrize(

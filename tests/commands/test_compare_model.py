@@ -17,6 +17,7 @@ from minitrain.cli import main
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.commands.compare_model import CompareModelOptions, Comparison, FullStrategy, MeshOptions, compare_model
+from minitrain.commands.own_model import OwnFile
 from minitrain.commands.run_differences import Step, apart, differences, farthest, listed, verdict
 from minitrain.errors import UserError
 from tests.commands.test_cli import command, needs_mpirun
@@ -29,7 +30,7 @@ import numpy as np
 from minitrain import functional as F
 from minitrain.data.batch import Batch, Where
 from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
-from minitrain.nn import Linear, Module, Parameter
+from minitrain.nn import Dropout, Linear, Module, Parameter
 
 class SwiGLU(Module):
     def __init__(self, path, dtype):
@@ -93,6 +94,7 @@ def digits(): return mlp(MLPConfig(5, (6,), 3, "float64"))
 def fails(): raise KeyError("weights")
 def number(): return 3
 def needs(width): return make_model()
+def bare(): return Model([Dropout("drop", 0.1)])
 one = make_model()
 def same(): return one
 def other():
@@ -224,6 +226,7 @@ def test_float32_is_said(folder: Path) -> None:
         ("own.py:fails", {}, {}, r"own.py failed: fails\(\), .* raised KeyError: 'weights', at line \d+$"),
         ("own.py:needs", {}, {}, r"called without arguments.* TypeError: needs\(\) missing 1 .* 'width'"),
         ("own.py:number", {}, {}, r"number\(\) in own.py returned 3; it must return a minitrain.models.Model"),
+        ("own.py:bare", {}, {}, r"the model of bare\(\) has no parameters, so there is nothing to compare"),
         ("own.py:same", {}, {}, r"same\(\) returned the same parameters when it was called again"),
         ("own.py:other", {}, {}, r"other\(\) returned a different embed.tokens.weight when .*a seed"),
         ("broken.py", {}, {}, "cannot be imported.* ZeroDivisionError: division by zero, at line 2"),
@@ -234,6 +237,7 @@ def test_float32_is_said(folder: Path) -> None:
         ("own.py", {"context": 99}, {}, "the model's context is 6.*\n.*\n.*see --vocabulary and --context"),
         ("own.py", {"vocabulary": 12}, {}, "does not run on one process.* IndexError: .*\n.*--vocabulary"),
         ("with_batches.py:digits", {"batch": 4}, {}, "--batch 4 is for random ids.* with_batches.py has make_batch"),
+        ("with_batches.py", {}, {}, "^with_batches.py does not run on one process: .*$"),
         ("no_batch.py", {}, {}, r"make_batch\(0\) in no_batch.py: the batch is 3"),
         ("own.py", {"steps": 0}, {}, "--steps is 0; it must be at least 1"),
         ("own.py", {"batch": 0}, {}, "--batch is 0; it must be at least 1"),
@@ -262,6 +266,15 @@ def test_what_is_refused(model: str, options: dict[str, Any], mesh: dict[str, An
 
     texts = {re.sub(r"\(3, 6, [23]\)|size \d+", "", text) for text in threads.run(2, ask)}  # a rank's own columns
     assert len(texts) == 1
+
+
+def test_an_error_on_the_mesh_is_blamed_on_the_file_if_it_has_the_line(folder: Path) -> None:
+    file, doing = OwnFile(f"{folder}/own.py:fails"), "runs on one process, but on the mesh it"
+    said = rf"own\.py {doing} raised KeyError: 'weights', at line \d+"
+    with pytest.raises(UserError, match=said), file.blamed(doing, all_errors=False):
+        file.make()
+    with pytest.raises(ZeroDivisionError), file.blamed(doing, all_errors=False):
+        1 / 0  # noqa: B018
 
 
 def test_ranks_with_different_files(folder: Path, tmp_path: Path) -> None:

@@ -137,11 +137,19 @@ def test_a_loss_that_explodes_ends_the_test(tiny: TrainConfig, monkeypatch: pyte
     assert late == [False] * (len(losses) - 1) + [True]
 
 
-def test_a_loss_that_is_no_number_ends_the_test(tiny: TrainConfig) -> None:
-    """The program continues."""
+@pytest.mark.parametrize("updates", [60, 3])
+def test_a_loss_that_is_no_number_ends_the_test(updates: int, tiny: TrainConfig) -> None:
+    """The program continues. In few updates, the loss is NaN without having been large before."""
     config = replace(tiny, optimizer=OptimizerOptions(clip=0.0))
-    rates, losses = record(config, threads.world_of_one(), 1e-4, 1e300, 60)
-    assert 0 < len(losses) < 60 and all(map(math.isfinite, losses)) and len(rates) == len(losses)
+    rates, losses = record(config, threads.world_of_one(), 1e-4, 1e300, updates)
+    assert 0 < len(losses) < updates and all(map(math.isfinite, losses)) and len(rates) == len(losses)
+
+
+def test_a_first_update_that_fails(tiny: TrainConfig) -> None:
+    """There is no curve to show: a rate of 1e-50 is 0 in float32."""
+    config = replace(tiny, model=replace(tiny.model, dtype="float32"))
+    with pytest.raises(UserError, match="the first update of AdamW changed no weight"):
+        record(config, threads.world_of_one(), 1e-50, 1.0, 60)
 
 
 def test_half_precision_may_skip(tiny: TrainConfig, capsys: Capture) -> None:

@@ -133,6 +133,13 @@ def test_file_without_permission(tmp_path: Path) -> None:
         load_text(path)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="another system's devices")
+def test_a_device() -> None:
+    """Of a pipe, each rank would read a part."""
+    with pytest.raises(UserError, match=r"'/dev/null' is not a regular file, and every rank reads all of it: save it"):
+        load_text("/dev/null")
+
+
 def test_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "latin.txt"
     path.write_bytes(codecs.BOM_UTF8 + b"one\ntwo caf\xe9 three\n")

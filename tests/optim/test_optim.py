@@ -10,8 +10,9 @@ import pytest
 from minitrain.backend import Array
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
+from minitrain.data.loader import ArrayLoader
 from minitrain.errors import UserError
-from minitrain.models import mlp
+from minitrain.models import MLPConfig, mlp
 from minitrain.nn import Parameter
 from minitrain.optim import (
     BLOCK,
@@ -29,6 +30,7 @@ from minitrain.optim import (
     Totals,
     adam_step,
     adamw_step,
+    base,
     clip_grad_norm,
 )
 from minitrain.optim.pieces import unscaled
@@ -289,6 +291,53 @@ def test_a_list_of_parameters(rule: str, clip: float | None) -> None:
         assert not clip or abs(norm - true) <= 1e-13 * true
     for p, q in zip(made.parameters(), other.parameters(), strict=True):
         assert np.abs(p.data - q.data).max() <= 1e-13, p
+
+
+@pytest.mark.parametrize("rule", ALONE)
+def test_the_state_of_a_list_of_parameters(rule: str) -> None:
+    """It has the parameters' names, and another optimizer continues from it as the first one does."""
+    made = [Parameter(name, (2, 3), std=1.0, dtype=np.float64) for name in "ab"]
+    for p in made:
+        p.data, p.grad = p.initial(1), p.initial(2)
+    first, second = ALONE[rule](made), ALONE[rule](made)
+    first.step(LR)
+    state, before = first.state_dict(), [p.data.copy() for p in made]
+    assert {*state} == {"updates", *(f"{p.placement.path}.{name}" for p in made for name in first.states)}
+    first.step(LR)
+    after = [p.data for p in made]
+    for p, x in zip(made, before, strict=True):
+        p.data = x
+    second.load_state_dict(state)
+    second.step(LR)
+    assert all(np.array_equal(p.data, x) for p, x in zip(made, after, strict=True)) and second.updates == 2
+
+
+@pytest.mark.parametrize("rule", [LARS, LAMB])
+def test_an_update_in_many_strips(rule: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small parameters share a strip until it is full: the norms, and so the update, are those of one long strip."""
+    lengths: list[int] = []
+
+    class Watched(rule):
+        def direction(self, w: Array, g: Array, state: Sequence[Array], decay: bool) -> Array:
+            lengths.append(len(w))
+            return super().direction(w, g, state, decay)
+
+    found, strips, data = [], [], ArrayLoader(np.ones((4, 5)), [0, 1, 1, 1], 4, seed=1)
+    for most in (BLOCK, 8):
+        monkeypatch.setattr(base, "BLOCK", most)
+        model = mlp(MLPConfig(5, (3, 3), 2, "float64"))
+        for p in model.parameters():
+            p.decay = True  # a bias is in one bucket with its matrix
+        reducer = parallelize(model, Mesh(world_of_one()))
+        reducer.init(3)
+        optimizer = Watched(reducer)
+        lengths.clear()
+        for number in range(2):
+            train_step(model, data.batch(number), reducer, optimizer, LR)
+        strips.append(lengths[: len(lengths) // 2])
+        found.append(np.concatenate([p.data.reshape(-1) for p in model.parameters()]))
+    assert strips == [[2 + 6, 3 + 9, 3 + 15], [2 + 6, 3, 8, 1, 3, 8, 7]]
+    assert np.abs(found[0] - found[1]).max() <= 1e-14
 
 
 def test_values_that_lie_in_columns() -> None:

@@ -1604,12 +1604,46 @@ def test_each_word_is_about_layers_one_by_one(word: str) -> None:
             getattr(Plan(TensorIO(world_of_one())), word)(wrong)
 
 
-def test_a_vocabulary_is_that_of_a_table_or_a_classifier() -> None:
+@pytest.mark.parametrize(
+    ("shard", "said"),
+    [
+        (
+            lambda plan: plan.vocabulary(Linear("a", 4, 4)),
+            r"vocabulary\(a\) is for an nn.Embedding .* is a Linear",
+        ),
+        (lambda plan: plan.column(Embedding("a", 4, 4)), r"column\(a\) is for layers that multiply; use plan.vocab"),
+        (lambda plan: plan.row(Classifier("a", Parameter("w", (4, 4)))), r"row\(a\) is for layers that multiply; use"),
+        (
+            lambda plan: plan.split(Parameter("a", (3, 4)), 1, 3),
+            r"split\(a\): axis 1 has size 4, .* multiple of 3",
+        ),
+    ],
+)
+def test_what_a_word_is_not_for(shard: Callable[[Plan], None], said: str) -> None:
     def program(world: Communicator) -> None:
-        with pytest.raises(UserError, match=r"plan.vocabulary\(a\) is for an nn.Embedding .* this is a Linear"):
-            Plan(TensorIO(world)).vocabulary(Linear("a", 4, 4))
+        with pytest.raises(UserError, match=rf"plan\.{said}"):
+            shard(Plan(TensorIO(world)))
 
     threads.run(2, program)
+
+
+def test_a_layer_may_be_named_twice_by_one_word() -> None:
+    """Two modules that share a layer both name it; it is changed once."""
+    plan, norm = Plan(SequenceIO(world_of_one())), LayerNorm("norm", D, DTYPE)
+    plan.everywhere(norm)
+    form = type(norm)
+    plan.everywhere(norm)
+    assert type(norm) is form and form is not LayerNorm
+    with pytest.raises(UserError, match=r"norm is named twice: plan\.everywhere and plan\.residual; remove one"):
+        plan.residual(norm)
+
+
+def test_a_layer_that_a_shard_does_not_find_is_not_a_word_of_the_plan() -> None:
+    def shard(self: Any, plan: Plan) -> None:
+        plan.column(self.upper)  # the mistake
+
+    with pytest.raises(AttributeError, match=r"^'Relu' object has no attribute 'upper'"):
+        Plan(TensorIO(world_of_one())).follow(said(Relu, shard)())
 
 
 class Heads(Module):

@@ -15,6 +15,7 @@ from minitrain.models import Model
 from minitrain.observe.clock import Clock, Stamps
 from minitrain.observe.ledger import Ledger
 from minitrain.observe.observer import observing
+from minitrain.parallel.data_parallel import Bucketed
 from minitrain.parallel.parallelize import REDUCERS, parallelize
 from minitrain.parallel.pipeline_schedules import Do, all_ranks
 from minitrain.parallel.pipeline_simulation import simulate
@@ -138,6 +139,24 @@ def test_a_released_model_is_free_again(how: str, initialized: bool) -> None:
 
 
 # A pipeline that is watched -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["zero1", {"zero": 1}, None])
+def test_what_is_no_strategy(strategy: Any) -> None:
+    with pytest.raises(UserError, match=r"strategy is .*; it must be a Strategy, such as Strategy\(zero=1\)"):
+        parallelize(toy_gpt(), Mesh(threads.world_of_one()), strategy)
+
+
+def test_a_reducer_that_holds_whole_parameters_in_the_place_of_zero3() -> None:
+    """It need not override `around`, which ZeRO-3 calls around each unit."""
+    found = []
+    for strategy in (Strategy(), Strategy(zero=3)):
+        model = toy_gpt()
+        reducer = parallelize(model, Mesh(threads.world_of_one()), strategy, reducers={**REDUCERS, "zero3": Bucketed})
+        reducer.init(3)
+        compute_gradients(model, toy_batch(0), reducer)
+        found.append(gather(model, reducer.world, "grad", reducer))
+    assert all(np.array_equal(found[1][path], g) for path, g in found[0].items())
 
 
 class Notes:

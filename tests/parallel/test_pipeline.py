@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from minitrain import functional as F
 from minitrain import rng
 from minitrain.autograd import backward, no_grad
 from minitrain.backend import Array
@@ -21,8 +22,10 @@ from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import ThreadCommunicator, world_of_one
 from minitrain.data.batch import Batch, Where
+from minitrain.data.loader import ArrayLoader
 from minitrain.errors import UserError
-from minitrain.models import GPTConfig, MLPConfig, gpt, mlp
+from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
+from minitrain.nn import Module
 from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, clip_grad_norm
 from minitrain.parallel.parallelize import REDUCERS, parallelize
@@ -325,6 +328,34 @@ def test_refused(options: dict[str, Any], message: str) -> None:
 
     for said in threads.run(4, program, 30):
         assert said.startswith(message)
+
+
+class Growing(Module):
+    """A unit that returns more rows from batch to batch."""
+
+    def __init__(self) -> None:
+        self.path, self.batches = "growing", 0
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        self.batches += 1
+        return F.concatenate([x] * self.batches)
+
+
+def test_what_is_sent_keeps_its_shape() -> None:
+    """The next stage receives into an array of the first batch's shape."""
+
+    def program(world: Communicator) -> None:
+        first, *rest = mlp(MLPConfig(5, (6, 4), 3, "float64")).units
+        model = Model([first, Growing(), *rest])
+        reducer = parallelize(model, Mesh(world, pp=2))
+        reducer.init(SEED)
+        data = ArrayLoader(np.ones((7, 5)), np.zeros(7, int), 7, seed=SEED)
+        for number in range(2):
+            compute_gradients(model, data.batch(number), reducer)
+
+    said = r"growing outputs \(\(14, 6\), .*, but for an earlier batch .* was \(\(7, 6\), .*; the .* must not change"
+    with pytest.raises(RuntimeError, match=rf"rank 0 of 2 raised UserError: {said}"):
+        threads.run(2, program, timeout=20)
 
 
 def test_the_units_of_other_stages_are_released() -> None:

@@ -585,3 +585,16 @@ def test_a_share_of_the_time_is_counted_from_where_the_batch_begins(start: int, 
     found = threads.run(3, lambda world: SequenceIO(world).unit(batch).where)
     assert [(where.residual.start, where.residual.stop) for where in found] == pieces
     assert all(where.time == batch.where.time and where.samples == slice(0, 2) for where in found)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "T", "said"),
+    [
+        (np.ones((2, 7)), 7, r"shape \(2, 7\), float64"),
+        (np.zeros(2, int), 1, r"shape \(2,\), int64"),
+    ],
+)
+def test_only_ids_have_a_time_to_share(inputs: Array, T: int, said: str) -> None:
+    batch = Batch(inputs, np.zeros(2, int), Where(1, 0, 2, T, slice(0, 2), slice(0, T)))
+    with pytest.raises(UserError, match=rf"divides a batch of ids \(B, T\) along time.* {said}: use .* sp=False"):
+        SequenceIO(world_of_one()).unit(batch)

@@ -240,9 +240,16 @@ def test_what_a_crash_has_left_is_in_nobodys_way(tmp_path: Path, monkeypatch: py
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+def test_what_another_process_is_writing_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, others = tmp_path / "model.safetensors", tmp_path / f"model.{os.getppid()}.1.partial"
     others.write_bytes(b"half of it")
+    checkpoint.save(path, {"x": np.ones(2)}, ABOUT)
+    assert others.read_bytes() == b"half of it"
+
+    def kill(process: int, signal: int) -> None:
+        raise PermissionError("another user's process")
+
+    monkeypatch.setattr(os, "kill", kill)
     checkpoint.save(path, {"x": np.ones(2)}, ABOUT)
     assert others.read_bytes() == b"half of it"
 

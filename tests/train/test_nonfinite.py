@@ -54,6 +54,17 @@ def test_half_precision_alone_is_to_blame() -> None:
             trainer.step(data(25).batch(0))
 
 
+def test_a_gradient_that_is_too_large_behind_a_finite_loss() -> None:
+    """Weights of 0 keep huge inputs out of the loss. In float64, half precision is not to blame."""
+    trainer = Trainer(mlp(MLPConfig(5, (4,), 2, "float64")), threads.world_of_one(), optimizer=SGD, advice="do it")
+    weight, bias, *_ = trainer.model.parameters()
+    weight.data[...], bias.data[...] = 0, 1
+    batch = ArrayLoader(np.full((4, 5), 1e200), [0, 0, 0, 1], 4, seed=1).batch(0)
+    said = r"^the norm of the gradient is inf in batch 0, at update 0, although every layer's output is finite; do it$"
+    with np.errstate(over="ignore"), pytest.raises(UserError, match=said):
+        trainer.step(batch)
+
+
 @pytest.mark.parametrize("ranks", [1, 3])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_sample_that_is_not_finite_is_named(ranks: int, bad: float) -> None:

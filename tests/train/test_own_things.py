@@ -235,6 +235,8 @@ def test_a_checkpoint_holds_what_it_was_given(tmp_path: Any) -> None:
         np.testing.assert_array_equal(found[name], x)
     for wrong in ([1.0], np.ma.ones(2), Tensor([1.0])):
         refused(lambda wrong=wrong: checkpoint.save(path, {"x": wrong}, {}), "x is .*; a checkpoint holds arrays")  # type: ignore[misc]
+    half = partial(checkpoint.save, path, {"x": np.ones(2, np.float16)}, {})
+    refused(half, r"x is float16; `load` reads float32 and float64: save x\.astype\(np\.float32\)")
 
 
 def test_all_ranks_save_to_one_file(tmp_path: Any) -> None:

@@ -23,6 +23,20 @@ def test_nothing_is_dropped_in_validation() -> None:
     assert made.mean_loss(batches[0]) == made.mean_loss(batches[1])
 
 
+def test_a_loss_of_validation_that_is_no_number() -> None:
+    """The data are finite, so the advice is the trainer's."""
+    made = Trainer(toy_gpt(), world_of_one(), advice="do something")
+    made.model.parameters()[0].data[...] = np.nan
+    with pytest.raises(UserError, match=r"^the loss is nan at update 0; do something$"):
+        made.mean_loss([toy_batch(0)])
+
+
+def test_accuracy_needs_labels() -> None:
+    batch = toy_batch(0)
+    with pytest.raises(UserError, match=r"^batch 0 has no labels, which accuracy needs$"):
+        Trainer(toy_gpt(), world_of_one()).accuracy([Batch(batch.inputs, None, batch.where)])
+
+
 def toy_whole(training: bool) -> Iterator[Batch]:
     batch = toy_batch(0)
     yield replace(batch, where=replace(batch.where, training=training))
