@@ -102,8 +102,8 @@ def test_the_rows_of_the_matrix_are_run() -> None:
     assert " ".join(lines[heading].split()) == columns
     rows = [line.split()[:8] for line in lines[heading + 1 : lines.index("", heading)]]
     assert f"{WORDS[len(rows) - 1].capitalize()} rows of `make matrix`" in text("README.md")
-    for row in rows:
-        assert row in [settings_of(n, case) for n, case in cases(full=False) if case.layout == "dp"], row
+    run = [settings_of(n, case) for n, case in cases(full=False) if case.layout == "dp"]
+    assert [row for row in rows if row not in run] == []
 
 
 def settings_of(ranks: int, case: Case) -> list[str]:
