@@ -1,29 +1,29 @@
 """Check an exercise: the ranks run in their own processes and write their reports to files.
 
 This process never uses MPI, so student code cannot hang it: a check that exceeds its time limit is killed, after each
-rank has reported where it was.
+rank has reported where it was. The ranks run in a scratch folder, on a copy of the student's file (confined.py).
 """
 
 import json
 import os
-import signal
-import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
-from threading import Thread
-from typing import IO, Any
+from tempfile import gettempdir
+from threading import Event
+from typing import Any
 
 from ..runtime.mpirun import find_mpirun
+from . import confined
+from .confined import Output
 from .manifest import Exercise
-from .report import ELSEWHERE, FLOOD, reports_in
+from .report import ELSEWHERE, FLOOD, Reports, reports_in, shortened
 from .stubs import place, stub
 
 LIMIT = 8.0  # seconds for a check, on each rank
 START = 8.0  # seconds for mpirun and the imports
-KEPT = 500  # characters of the ranks' other output
+LARGEST = 10**6  # bytes of exercise.py
 
 
 @dataclass(frozen=True)
@@ -36,108 +36,111 @@ class Verdict:
     cause: str = ""  # the known mistake that fails the same way
     remarks: tuple[str, ...] = ()  # what the checker noticed while the function ran
     printed: tuple[str, ...] = ()  # printed by the function on the reported rank, the first lines
+    late: bool = False  # it failed because it did not end in time
 
 
-class Output:
-    """What the ranks write past the checker, such as to standard error: its end is kept, the rest is counted."""
+def check(
+    exercise: Exercise, file: Path, as_given: bool = False, limit: float | None = None, stop: Event | None = None
+) -> Verdict:
+    """Check the function in `file`.
 
-    def __init__(self) -> None:
-        self.end, self.size = "", 0
-
-    def read(self, stream: IO[str]) -> None:
-        """Read to the end of the stream."""
-        while piece := stream.read(2**12):
-            self.end, self.size = (self.end + piece)[-KEPT:], self.size + len(piece)
-
-
-def check(exercise: Exercise, file: Path, as_given: bool = False) -> Verdict:
-    """Check the function in `file`. as_given: run a function with mistakes even if it is unchanged."""
+    as_given: run a function with mistakes even if it is unchanged. limit: seconds for each rank, LIMIT by default.
+    stop: if set by another thread, the check ends early and fails.
+    """
+    name = f"{file.parent.name}/{file.name}"
     try:
-        text = file.read_text("utf-8")
+        text = read(file)
         lo, hi = place(text, exercise.function)
     except SyntaxError as error:
-        return Verdict(exercise, "failed", f"{file.name}:{error.lineno}: {error.msg}: {(error.text or '').strip()}")
+        line, text = f":{error.lineno}" * bool(error.lineno), (error.text or "").strip()
+        return Verdict(exercise, "failed", shortened(f"{file.name}{line}: {error.msg}: {text}", 300))
     except (LookupError, OSError) as error:
-        cure = f"lessons reset {exercise.id} puts it back"
-        reason = error.strerror if isinstance(error, OSError) else error
-        return Verdict(exercise, "failed", f"{file}: {reason}; {cure}")
+        reason = error.strerror or error if isinstance(error, OSError) else error
+        return Verdict(exercise, "failed", f"{name}: {reason}; lessons reset {exercise.id} puts it back")
+    except (ValueError, RecursionError, MemoryError) as error:  # not UTF-8, a NUL, or nested too deeply
+        return Verdict(exercise, "failed", f"{name} is not Python code: {str(error) or 'nested too deeply'}")
     function = "\n".join(text.splitlines()[lo:hi])
     if f'raise NotImplementedError("{exercise.id}")' in function:
         return Verdict(exercise, "open", "not written yet")
     if exercise.planted and not as_given and function.strip() == stub(exercise).strip():
         return Verdict(exercise, "open", "as it was given, with its mistakes")
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        output = _run(exercise, file.resolve(), folder)
-        return _verdict(exercise, file.resolve(), folder, output)
+    limit = limit or LIMIT
+    with confined.scratch() as folder:
+        output = _run(exercise, file.resolve(), folder, limit, stop)
+        return _verdict(exercise, folder, output, limit, stop)
 
 
-def _verdict(exercise: Exercise, file: Path, folder: Path, output: Output) -> Verdict:
+def read(file: Path) -> str:
+    """Return the text of a student's file. Raise OSError for a file that is none, or too large."""
+    if not file.is_file() and file.exists():
+        raise OSError(f"not a file, but a {'folder' if file.is_dir() else 'pipe or a device'}")
+    if file.stat().st_size > LARGEST:
+        raise OSError(f"{file.stat().st_size:,} bytes; an exercise.py has at most {LARGEST:,}")
+    return file.read_text("utf-8")
+
+
+def _verdict(exercise: Exercise, folder: Path, output: Output, limit: float, stop: Event | None) -> Verdict:
     """Build the verdict from the ranks' reports."""
     reports = reports_in(folder)
-    gone = [f"rank {rank} has ended (a crash of Python?)" for rank in range(exercise.ranks) if rank not in reports]
+    fate = "says nothing (stuck in a call outside of Python?)" if output.late else "has ended (a crash of Python?)"
+    gone = [f"rank {rank} {fate}" for rank in range(exercise.ranks) if rank not in reports]
     wrong = [report for report in reports.values() if not report["ok"]]
     if not wrong and not gone:
         return Verdict(exercise, "passed", printed=tuple(reports[0]["printed"]))
+    if output.crowded:
+        return Verdict(exercise, "failed", "your function started too many processes: the check was ended")
     late = [r for r in wrong if _fails(r, "time")]
-    if late:
+    if late or (output.late and not wrong):
         ranks = [f"rank {r['rank']} {r['failure']}" for r in late]
         flood = [f"{output.size:,} characters came past sys.stdout"] if output.size > FLOOD else []
-        sentence = "\n".join([f"not done after {LIMIT:.0f} s (slow, or stuck):", *ranks, *gone, *flood])
-        return _failed(exercise, sentence, late[0])
+        sentence = "\n".join([f"not done after {limit:.0f} s (slow, or stuck):", *ranks, *gone, *flood])
+        return _failed(exercise, sentence, *late[:1], late=True)
     if not wrong:
         said = output.end.strip() or "no output"
         ended = ", ".join(gone) if reports else "a crash of Python, on one of the ranks?"
         return Verdict(exercise, "failed", f"the check ended without a result: {ended}\n{said}")
     first = next((r for r in wrong if not _fails(r, ELSEWHERE)), wrong[0])
-    return _failed(exercise, first["failure"], first, _cause(exercise, file, folder))
+    return _failed(exercise, first["failure"], first, cause=_cause(exercise, reports, limit, stop))
 
 
 def _fails(report: dict[str, Any], name: str) -> bool:
     return bool(report["signature"]) and report["signature"][0][0] == name
 
 
-def _failed(exercise: Exercise, sentence: str, report: dict[str, Any], cause: str = "") -> Verdict:
-    """Return the verdict with what was noticed and printed on the rank of this report."""
-    return Verdict(exercise, "failed", sentence, cause, tuple(report["remarks"]), tuple(report["printed"]))
+def _failed(
+    exercise: Exercise, sentence: str, *reports: dict[str, Any], cause: str = "", late: bool = False
+) -> Verdict:
+    """Return the verdict with what was noticed and printed on the rank of this report, if there is one."""
+    remarks, printed = [tuple(line for r in reports for line in r[key]) for key in ("remarks", "printed")]
+    return Verdict(exercise, "failed", sentence, cause, remarks, printed, late)
 
 
-def _cause(exercise: Exercise, file: Path, folder: Path) -> str:
+def _cause(exercise: Exercise, reports: Reports, limit: float, stop: Event | None) -> str:
     """Return the known mistake that fails as the ranks' reports do; empty if none does, or none in time."""
-    command = [*_worker(exercise, file, folder), "--diagnose"]
-    with suppress(subprocess.TimeoutExpired):
-        subprocess.run(command, capture_output=True, timeout=60, env=debugging(), cwd=folder)
-    cause = folder / "cause.json"
-    return json.loads(cause.read_text("utf-8")) if cause.exists() else ""
+    with confined.scratch() as folder:  # not the student's: anything may be there
+        for rank, report in reports.items():
+            (folder / f"rank_{rank}.json").write_text(json.dumps(report), "utf-8")
+        confined.run([*_worker(exercise, folder, folder, limit), "--diagnose"], folder, debugging(), 60, stop=stop)
+        with suppress(FileNotFoundError):
+            return str(json.loads((folder / "cause.json").read_text("utf-8")))
+    return ""
 
 
-def _run(exercise: Exercise, file: Path, folder: Path) -> Output:
-    """Start the ranks and wait for them. Return their output."""
-    command = mpirun(exercise.ranks) + _worker(exercise, file, folder)
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", env=debugging(), start_new_session=True, cwd=folder,
-    )  # fmt: skip
-    output = Output()
-    reader = Thread(target=output.read, args=[process.stdout], daemon=True)
-    reader.start()
-    try:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(LIMIT + START)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)  # mpirun ends its ranks
-            try:
-                process.wait(3)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        reader.join(1)  # a process that the student's function has left behind may hold the pipe
-    return output
+def _run(exercise: Exercise, file: Path, folder: Path, limit: float, stop: Event | None) -> Output:
+    """Run the ranks on a copy of the file until all have reported, or the time is up. Return their output."""
+    copy = folder / confined.DEEP / file.name
+    copy.write_bytes(file.read_bytes())
+    copy.chmod(0o444)
+
+    def over() -> bool:
+        return all((folder / f"rank_{rank}.json").exists() for rank in range(exercise.ranks))
+
+    command = mpirun(exercise.ranks) + _worker(exercise, copy, folder, limit)
+    return confined.run(command, folder, debugging(), limit + START, over, stop)
 
 
-def _worker(exercise: Exercise, file: Path, folder: Path) -> list[str]:
-    return [sys.executable, "-m", "minitrain.lessons.worker", exercise.id, str(file), str(folder), str(LIMIT)]
+def _worker(exercise: Exercise, file: Path, folder: Path, limit: float) -> list[str]:
+    return [sys.executable, "-m", "minitrain.lessons.worker", exercise.id, str(file), str(folder), str(limit)]
 
 
 def mpirun(ranks: int) -> list[str]:

@@ -7,13 +7,16 @@ solution with the signature of a known one (a mutant) most likely makes the same
 """
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 Signature = list[tuple[str, str]]
+Reports = dict[int, dict[str, Any]]  # rank -> plain report
 ELSEWHERE = "raised elsewhere"  # name of a claim: the exception does not come from the student's function
 LONGEST = 1500  # characters of a sentence
+LARGEST = 2**26  # bytes of a report
 FLOOD = 100_000  # characters of output that are worth mentioning when time is up
 
 
@@ -83,10 +86,30 @@ def shortened(text: str, longest: int = LONGEST) -> str:
     return f"{text[:half]} [... {len(text) - 2 * half:,} characters ...] {text[-half:]}"
 
 
-def reports_in(folder: Path) -> dict[int, dict[str, Any]]:
-    """Return rank -> the plain report it left in this folder, in rank order."""
-    reports = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("rank_*.json"))]
-    return {report["rank"]: report for report in reports}
+def reports_in(folder: Path) -> Reports:
+    """Return rank -> the plain report it left in this folder, in rank order.
+
+    The student's function ran in the process that wrote them and could have written anything: what is no report is
+    left out.
+    """
+    found = {}
+    for path in sorted(folder.glob("rank_*.json")):
+        with suppress(OSError, ValueError, RecursionError):
+            if path.is_file() and path.stat().st_size < LARGEST:
+                report = json.loads(path.read_text("utf-8"))
+                if _is_report(report) and path.name == f"rank_{report['rank']}.json":
+                    found[report["rank"]] = report
+    return found
+
+
+def _is_report(it: object) -> bool:
+    """Return whether it has the fields of a plain report that was written to a file."""
+    match it:
+        case {"rank": int(), "ok": bool(), "failure": str(), "signature": [*pairs], "remarks": [*_], "printed": [*_]}:
+            if all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+                texts = [*it["remarks"], *it["printed"], *(text for pair in pairs for text in pair)]
+                return all(isinstance(text, str) for text in texts)
+    return False
 
 
 def _rounded(got: Any) -> str:

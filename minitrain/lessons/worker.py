@@ -26,11 +26,9 @@ from ..comm.communicator import Communicator
 from ..errors import UserError
 from ..runtime.launch import launch
 from .manifest import Exercise, exercises
-from .report import ELSEWHERE, FLOOD, Report, crashed, reports_in, shortened
+from .report import ELSEWHERE, FLOOD, Report, Reports, crashed, reports_in, shortened
 
 PRINTED, KEPT = 10, 1000  # lines and characters shown of what a student's function prints
-
-Found = dict[int, dict[str, Any]]  # rank -> plain report
 
 
 def load(path: Path) -> ModuleType:
@@ -112,9 +110,9 @@ def as_rank(exercise: Exercise, file: Path, folder: Path, limit: float) -> None:
         timer.cancel()
 
 
-def as_threads(exercise: Exercise, file: Path, limit: float) -> Found:
+def as_threads(exercise: Exercise, file: Path, limit: float) -> Reports:
     """Run the same check with threads as ranks, in this process."""
-    found: Found = {}
+    found: Reports = {}
 
     def program(world: Communicator) -> None:
         try:
@@ -131,7 +129,7 @@ def as_threads(exercise: Exercise, file: Path, limit: float) -> Found:
     return found
 
 
-def diagnose(exercise: Exercise, found: Found, limit: float) -> str:
+def diagnose(exercise: Exercise, found: Reports, limit: float) -> str:
     """Return the mistake of the mutant that fails the same claims with the same numbers; empty if none does."""
     if any(name == ELSEWHERE for report in found.values() for name, _ in report["signature"]):
         return ""  # an exception from outside the student's function tells nothing about it
@@ -203,6 +201,7 @@ def main() -> None:
     name, file, folder, limit = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
     exercise = next(e for e in exercises() if e.id == name)
     if "--diagnose" not in sys.argv:
+        os.environ["HOME"] = str(folder)  # only now: Python looks for packages in the home folder
         as_rank(exercise, file, folder, limit)
         return
     (folder / "cause.json").write_text(json.dumps(diagnose(exercise, reports_in(folder), limit)), "utf-8")

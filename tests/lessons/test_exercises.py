@@ -17,7 +17,7 @@ from minitrain.lessons import check as checking
 from minitrain.lessons import worker
 from minitrain.lessons.check import check
 from minitrain.lessons.manifest import Exercise, Mutant, exercises, written
-from minitrain.lessons.report import reports_in
+from minitrain.lessons.report import Reports
 from minitrain.lessons.stubs import exercise_file, place, replaced, source, stub
 from tests.tiers import full
 
@@ -42,13 +42,13 @@ def ids(values: list) -> list[str]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run checks in this process with threads as ranks: mpirun would take many minutes for hundreds of solutions."""
 
-    def run(exercise: Exercise, file: Path, folder: Path) -> checking.Output:
+    def run(exercise: Exercise, file: Path, folder: Path, *_: object) -> checking.Output:
         for rank, report in EVER_RUN(exercise, file, checking.LIMIT).items():
             (folder / f"rank_{rank}.json").write_text(json.dumps({**report, "printed": []}), "utf-8")
         return checking.Output()
 
-    def cause(exercise: Exercise, file: Path, folder: Path) -> str:
-        return worker.diagnose(exercise, reports_in(folder), checking.LIMIT)
+    def cause(exercise: Exercise, reports: Reports, *_: object) -> str:
+        return worker.diagnose(exercise, reports, checking.LIMIT)
 
     monkeypatch.setattr(worker, "as_threads", EVER_RUN)
     monkeypatch.setattr(checking, "_run", run)
@@ -89,7 +89,7 @@ def test_processes_find_what_threads_find(
     assert world.rank or worker.diagnose(exercise, wrong, checking.LIMIT) == mutant.mistake, wrong
 
 
-def examined(world: Communicator, exercise: Exercise, file: Path) -> worker.Found:
+def examined(world: Communicator, exercise: Exercise, file: Path) -> Reports:
     """Return all ranks' reports, as lessons/worker.py makes them under mpirun."""
     function = getattr(worker.load(file), exercise.function)
     with debug.enabled(), contextlib.redirect_stdout(io.StringIO()):
