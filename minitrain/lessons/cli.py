@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ..errors import UserError
 from ..runtime.output import watching_output
 from . import grading
 from .check import Verdict, check, environment, mpirun
@@ -196,13 +197,20 @@ def reset(folder: Folder, exercise: Exercise) -> int:
 
 
 def selftest(folder: Folder) -> int:
-    """Check all model solutions, to test the installation."""
-    for lesson in written():
-        path = folder.exercise_file(lesson)
-        if path.exists() and path.read_text("utf-8") != exercise_file(lesson):
-            path.rename(path.with_name(f"exercise-{time.strftime('%Y%m%d-%H%M%S')}.py"))
+    """Check all model solutions, to test the installation. Say first which of the student's files are put aside."""
+    solved = {folder.exercise_file(lesson): exercise_file(lesson, solved=True) for lesson in written()}
+    given = {exercise_file(lesson) for lesson in written()}
+    aside = f"exercise-{time.strftime('%Y%m%d-%H%M%S')}.py"
+    yours = [path for path in solved if path.exists() and path.read_text("utf-8") not in {solved[path], *given}]
+    print("selftest replaces every exercise.py in this folder by the model solutions.")
+    for path in yours:
+        print(f"yours is kept: {path} becomes {aside}")
+    sys.stdout.flush()
+    for path, text in solved.items():
+        if path in yours:
+            path.rename(path.with_name(aside))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(exercise_file(lesson, solved=True), "utf-8")
+        path.write_text(text, "utf-8")
     status = check_all(folder, exercises())
     print("not all passed" if status else f"all {len(exercises())} exercises passed")
     return status
@@ -257,10 +265,10 @@ def parser() -> argparse.ArgumentParser:
     command("show", "the model solution of an exercise", "exercise")
     command("reset", "put the stub of an exercise back; yours is kept", "exercise")
     command("doctor", "look at this machine: will mpirun work?")
-    made = command("grade", "check a folder anew and write results", "folder", type=Path)
-    for form in grading.FORMS:
-        made.add_argument(f"--{form}", type=Path, metavar="FILE", help=f"write the results as {form}")
-    command("selftest", "fill in the model solutions, check, grade", "folder", type=Path)
+    grading.options(command("grade", "check the folders of a class anew and write results"))
+    command(
+        "selftest", "replace your functions by the model solutions (yours are kept) and check them", "folder", type=Path
+    )
     return top
 
 
@@ -277,7 +285,7 @@ def run_command(arguments: list[str] | None) -> int:
     a = parser().parse_args(arguments)
     try:
         return dispatch(a)
-    except Stop as error:
+    except (Stop, UserError) as error:
         print(f"lessons: {error}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -298,8 +306,8 @@ def dispatch(a: argparse.Namespace) -> int:
     if a.command == "doctor":
         return subprocess.run([sys.executable, "-m", "minitrain", "doctor"]).returncode
     if a.command == "grade":
-        Folder(a.folder)
-        return grading.grade(a.folder, {form: getattr(a, form) for form in grading.FORMS if getattr(a, form)})
+        chosen = [e for name in a.lessons.split(",") if name.strip() for e in find_exercises(name.strip())]
+        return grading.grade(a, sorted(set(chosen), key=exercises().index) or exercises())
     if a.command == "selftest":
         return selftest(Folder(a.folder))
     folder = Folder(a.dir)

@@ -102,7 +102,7 @@ def reports_in(folder: Path) -> Reports:
     return found
 
 
-def _is_report(it: object) -> bool:
+def _is_report(it: Any) -> bool:
     """Return whether it has the fields of a plain report that was written to a file."""
     match it:
         case {"rank": int(), "ok": bool(), "failure": str(), "signature": [*pairs], "remarks": [*_], "printed": [*_]}:
