@@ -24,6 +24,7 @@ from .stubs import place, stub
 LIMIT = 8.0  # seconds for a check, on each rank
 START = 8.0  # seconds for mpirun and the imports
 LARGEST = 10**6  # bytes of exercise.py
+CAUSES: dict[tuple[str, str], str] = {}  # exercise and the ranks' signatures -> cause, as found before
 
 
 @dataclass(frozen=True)
@@ -116,14 +117,22 @@ def _failed(
 
 
 def _cause(exercise: Exercise, reports: Reports, limit: float, stop: Event | None) -> str:
-    """Return the known mistake that fails as the ranks' reports do; empty if none does, or none in time."""
+    """Return the known mistake that fails as the ranks' reports do; empty if none does, or none in time.
+
+    It follows from their signatures, which students of a class share.
+    """
+    if any(_fails(report, ELSEWHERE) for report in reports.values()):
+        return ""
+    signs = exercise.id, json.dumps([(rank, report["signature"]) for rank, report in reports.items()])
+    if signs in CAUSES:
+        return CAUSES[signs]
     with confined.scratch() as folder:  # not the student's: anything may be there
         for rank, report in reports.items():
             (folder / f"rank_{rank}.json").write_text(json.dumps(report), "utf-8")
         confined.run([*_worker(exercise, folder, folder, limit), "--diagnose"], folder, debugging(), 60, stop=stop)
         with suppress(FileNotFoundError):
-            return str(json.loads((folder / "cause.json").read_text("utf-8")))
-    return ""
+            CAUSES[signs] = str(json.loads((folder / "cause.json").read_text("utf-8")))
+    return CAUSES.get(signs, "")
 
 
 def _run(exercise: Exercise, file: Path, folder: Path, limit: float, stop: Event | None) -> Output:

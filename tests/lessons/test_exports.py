@@ -37,7 +37,7 @@ def row(**changes: object) -> Row:
     plain = Row(
         "anna", "07.1", "shard_of", "I", False, 0.0, 10.0, "it is wrong", "a mistake", False, "0123456789ab", 1.0
     )
-    return Row(**{**asdict(plain), **changes})  # type: ignore[arg-type]
+    return Row(**{**asdict(plain), **changes})
 
 
 @given(ANY_TEXT)
