@@ -10,6 +10,7 @@ import argparse
 import io
 import math
 import os
+import signal
 import sys
 import time
 import warnings
@@ -173,6 +174,7 @@ def grade(arguments: argparse.Namespace, chosen: list[Exercise]) -> int:
     lessons = list(dict.fromkeys(exercise.lesson for exercise in chosen))
     submissions = [receive(student, folder, lessons) for student, folder in found.items()]
     rows: list[Row] = []
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the files get what there is
     try:
         for of_student in graded(submissions, Grader(chosen, weights), arguments.jobs):
             rows += of_student
