@@ -174,7 +174,7 @@ def grade(arguments: argparse.Namespace, chosen: list[Exercise]) -> int:
     lessons = list(dict.fromkeys(exercise.lesson for exercise in chosen))
     submissions = [receive(student, folder, lessons) for student, folder in found.items()]
     rows: list[Row] = []
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the files get what there is
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the files get what there is
     try:
         for of_student in graded(submissions, Grader(chosen, weights), arguments.jobs):
             rows += of_student
@@ -183,6 +183,7 @@ def grade(arguments: argparse.Namespace, chosen: list[Exercise]) -> int:
         print(f"lessons: interrupted: {len(by_student(rows))} of {len(found)} folders are graded", file=sys.stderr)
         raise
     finally:
+        signal.signal(signal.SIGTERM, before)
         write(files, rows, arguments.visibility)
     if len(found) > 1:
         print(_summary(rows))
