@@ -36,21 +36,26 @@ PATIENCE = 60.0  # seconds that a folder may spend in checks that do not end in 
 AGAIN = 3 * LIMIT  # seconds for each rank in the second try of such a check: the machine may have been busy
 ABOUT = """Check the exercises of one student or of a class anew, and write the results.
 
-An exercise is right or wrong; a folder gets the points of those that are right. One folder prints a line for each
-exercise, several a line for each student, in the order given, as soon as it is known. Plain files among FOLDERS are
-skipped, and a folder without exercises gets 0 points and the reason.
+An exercise is right or wrong; a folder gets the points of those that are
+right. One folder prints a line for each exercise, several a line for each
+student, in the order given, as soon as it is known. Plain files among FOLDERS
+are skipped, and a folder without exercises gets 0 points and the reason.
 """
-MORE = """A check may take 8 seconds. One that does not end is tried again at the end with 24, in case the machine was
-busy. Once checks that did not end have taken 60 seconds, the rest of the folder is not checked. A folder whose checks
-end is never stopped, however slow it is.
+MORE = """A check may take 8 seconds. One that does not end is tried again at the end
+with 24, in case the machine was busy. Once checks that did not end have taken
+60 seconds, the rest of the folder is not checked. A folder whose checks end is
+never stopped, however slow it is.
 
-Each check runs in a scratch folder, on a copy of exercise.py, with limits on memory, files and processes, and all that
-it has started is ended. It runs as you, though, and reaches your files by their absolute paths: to grade code that you
-do not trust, use a container. The library contains the solutions of the exercises of kind I, so for marks you may want
-to count only P and B: --weight I=0.
+Each check runs in a scratch folder, on a copy of exercise.py, with limits on
+memory, files and processes, and all that it has started is ended. It runs as
+you, though, and reaches your files by their absolute paths: to grade code that
+you do not trust, use a container. The library contains the solutions of the
+exercises of kind I, so for marks you may want to count only P and B: --weight
+I=0.
 
-The exit status is 0 if the folders were graded, whatever their points (for a single folder: if all exercises passed,
-otherwise 1), and 2 if something was wrong with the command or a file.
+The exit status is 0 if the folders were graded, whatever their points (for a
+single folder: if all exercises passed, otherwise 1), and 2 if something was
+wrong with the command or a file.
 """
 HELP = {
     "json": "all results as JSON: a list with an object for each exercise of each student",
@@ -70,7 +75,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lessons", default="", metavar="06,07.2", help="only these lessons or exercises")
     parser.add_argument(
         "--weight", action="append", default=[], metavar="07=2",
-        help="multiply the points of a lesson (07), an exercise (07.3) or a kind (I, P, B); may be repeated",
+        help="multiply the points of a lesson (07), an exercise (07.3) or a kind (I: write a function, P: predict, "
+        "B: fix mistakes); may be repeated",
     )  # fmt: skip
     parser.add_argument(
         "--jobs", type=int, default=max(1, cores() // 2), metavar="N",
