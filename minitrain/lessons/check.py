@@ -130,7 +130,7 @@ def _cause(exercise: Exercise, reports: Reports, limit: float, stop: Event | Non
         for rank, report in reports.items():
             (folder / f"rank_{rank}.json").write_text(json.dumps(report), "utf-8")
         confined.run([*_worker(exercise, folder, folder, limit), "--diagnose"], folder, debugging(), 60, stop=stop)
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, ValueError):  # it was ended
             CAUSES[signs] = str(json.loads((folder / "cause.json").read_text("utf-8")))
     return CAUSES.get(signs, "")
 

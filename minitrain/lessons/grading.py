@@ -30,6 +30,7 @@ from .check import LIMIT, Verdict, check, mpirun
 from .exports import CUT, FORMS, VISIBILITIES, Row, by_lesson, by_student, note, number, points, printable
 from .grade_files import STUDENT, targets, write
 from .manifest import Exercise
+from .report import LONGEST, shortened
 from .submissions import Submission, folders, receive
 
 PATIENCE = 60.0  # seconds that a folder may spend in checks that do not end in time
@@ -160,7 +161,7 @@ class Grader:
         of = round(exercise.points * _factor(exercise, self.weights), 6)
         return Row(
             submission.student, exercise.id, exercise.function, exercise.kind, passed, of if passed else 0.0, of,
-            verdict.sentence, verdict.cause, exercise.id in submission.shown,
+            shortened(verdict.sentence, 4 * LONGEST), verdict.cause, exercise.id in submission.shown,
             submission.digest(exercise.lesson.number), round(seconds, 3),
         )  # fmt: skip
 

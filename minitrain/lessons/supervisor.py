@@ -69,6 +69,7 @@ def watch(child: int, deadline: float) -> int:
     rounds = 0
     while (status := reap(child)) is None:
         if select.select([0], [], [], 0.02)[0] and not os.read(0, 1):
+            terminate(child)
             return STOPPED
         if time.monotonic() > deadline:
             terminate(child)
