@@ -98,6 +98,25 @@ def test_run_says_what_it_runs(folder: Path) -> None:
     assert first.startswith("$ mpirun -n 4 python ") and first.endswith("lesson.py --steps 5")
 
 
+def test_selftest_keeps_what_it_replaces(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says so before. Stubs and model solutions are not kept."""
+    mine = folder / "07_data_parallel" / "exercise.py"
+    mine.write_text("# mine\n", "utf-8")
+    monkeypatch.setattr("minitrain.lessons.cli.check_all", lambda *_: print("checks") or 0)
+    for _ in range(2):
+        assert main(["selftest", str(folder)]) == 0
+    (kept,) = folder.rglob("exercise-*.py")
+    assert kept.read_text("utf-8") == "# mine\n" and "def shard_of(n" in mine.read_text("utf-8")
+    begin = "selftest replaces every exercise.py in this folder by the model solutions."
+    said = capsys.readouterr().out.splitlines()
+    assert said[:3] == [begin, f"yours is kept: {mine} becomes {kept.name}", "checks"] and said[4:6] == [
+        begin,
+        "checks",
+    ]
+
+
 @pytest.mark.full
 def test_selftest(folder: Path) -> None:
     """The selftest needs only what is installed: it runs in another process, in its own folder."""

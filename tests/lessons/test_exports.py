@@ -8,13 +8,16 @@ from dataclasses import asdict
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitrain.lessons import exports
 from minitrain.lessons.exports import CONTEXT, CUT, VISIBILITIES, Row, note, points, printable
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)  # also surrogates and control characters
+
+
+few = settings(max_examples=40)
 
 
 @st.composite
@@ -65,6 +68,7 @@ def test_what_is_escaped(text: str, clean: str) -> None:
     assert printable(text) == clean
 
 
+@few
 @given(results())
 def test_json(rows: list[Row]) -> None:
     found = json.loads(encoded(exports.to_json(rows)))
@@ -73,6 +77,7 @@ def test_json(rows: list[Row]) -> None:
     assert [it["cause"] for it in found] == [printable(r.cause) for r in rows]
 
 
+@few
 @given(results())
 def test_csv(rows: list[Row]) -> None:
     found = list(csv.DictReader(io.StringIO(encoded(exports.to_csv(rows)), newline="")))
@@ -83,6 +88,7 @@ def test_csv(rows: list[Row]) -> None:
         assert not any(value.startswith(("=", "+", "-", "@", "\t")) for value in line.values())
 
 
+@few
 @given(results())
 def test_totals(rows: list[Row]) -> None:
     found = list(csv.DictReader(io.StringIO(encoded(exports.to_totals(rows)), newline="")))
@@ -91,6 +97,7 @@ def test_totals(rows: list[Row]) -> None:
     assert len(found) == len({r.student for r in rows})
 
 
+@few
 @given(results())
 def test_junit(rows: list[Row]) -> None:
     top = ElementTree.fromstring(encoded(exports.to_junit(rows)).encode("utf-8"))
@@ -105,6 +112,7 @@ def test_junit(rows: list[Row]) -> None:
     assert found == [printable(r.failure) for r in rows if not r.passed]
 
 
+@few
 @given(results(students=1), st.sampled_from(VISIBILITIES))
 def test_gradescope(rows: list[Row], visibility: str) -> None:
     result = json.loads(encoded(exports.to_gradescope(rows, visibility)))
@@ -134,6 +142,7 @@ def test_the_output_of_the_autograder_stays_hidden_with_the_tests() -> None:
     assert "it is wrong" not in json.dumps({**result, "tests": []})
 
 
+@few
 @given(results(students=1), st.dictionaries(st.sampled_from(list(CONTEXT.values())), ANY_TEXT))
 def test_classroom(rows: list[Row], environment: dict[str, str]) -> None:
     """The keys are checked strictly by Classroom 50; points are whole."""

@@ -4,10 +4,12 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -96,8 +98,7 @@ def test_a_single_folder_gives_the_hash_of_what_was_checked(tmp_path: Path, caps
     (mine / ".lessons.json").write_text('{"07.2": {"shown": true}, "07.3": 1}', "utf-8")
     assert main(["grade", str(mine), "--lessons", "07"]) == 0
     said = capsys.readouterr().out
-    digest = subprocess.run(["sha256sum", mine / "07_data_parallel/exercise.py"], capture_output=True, text=True)
-    assert f"07: {digest.stdout[:12]}\n" in said and said.endswith("looked at 1 solution\n")
+    assert f"SHA-256 of each exercise.py: 07: {digest(mine)}\n" in said and said.endswith("looked at 1 solution\n")
 
 
 @pytest.mark.usefixtures("quick")
@@ -242,6 +243,29 @@ def test_two_students(tmp_path: Path) -> None:
     done, points = graded(folder, "--lessons=07.1", "--jobs=2", seconds=60)
     assert done.returncode == 0 and points == {"right": right, "wrong": 0}, done.stdout + done.stderr
     assert content(folder) == before
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt(number: int, tmp_path: Path) -> None:
+    """Nothing is left, and the file has what was graded."""
+    classes.perfect([BY_NUMBER["07"]], tmp_path / "a", 1)
+    classes.hostile([BY_NUMBER["07"]], tmp_path / "b", 0)
+    command = [sys.executable, "-m", "minitrain.lessons", "grade", "a", "b", "--lessons=07.1", "--totals=t.csv"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "a     10 of 10   07: 10\n"
+        time.sleep(3)
+        process.send_signal(number)
+        assert process.wait(15) == 130
+    assert (tmp_path / "t.csv").read_text("utf-8").splitlines()[1:] == [f"a,10,10,10,,{digest(tmp_path / 'a')}"]
+    left = {path.name for path in tmp_path.iterdir()} - {"minitrain-hypothesis"}  # a cache
+    assert left == {"a", "b", "t.csv"}
+
+
+def digest(folder: Path) -> str:
+    return sha256((folder / "07_data_parallel" / "exercise.py").read_bytes()).hexdigest()[:12]
 
 
 @pytest.mark.full
