@@ -34,7 +34,7 @@ from .report import LONGEST, shortened
 from .submissions import Submission, folders, receive
 
 PATIENCE = 60.0  # seconds that a folder may spend in checks that do not end in time
-AGAIN = 3 * LIMIT  # seconds for each rank in the second try of such a check: the machine may have been busy
+AGAIN = 2 * LIMIT  # seconds for each rank in the second try of such a check: the machine may have been busy
 ABOUT = """Check the exercises of one student or of a class anew, and write the results.
 
 An exercise is right or wrong; a folder gets the points of those that are
@@ -43,7 +43,7 @@ student, in the order given, as soon as it is known. Plain files among FOLDERS
 are skipped, and a folder without exercises gets 0 points and the reason.
 """
 MORE = """A check may take 8 seconds. One that does not end is tried again at the end
-with 24, in case the machine was busy. Once checks that did not end have taken
+with 16, in case the machine was busy. Once checks that did not end have taken
 60 seconds, the rest of the folder is not checked. A folder whose checks end is
 never stopped, however slow it is.
 

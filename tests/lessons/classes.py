@@ -62,15 +62,15 @@ def _body(line: str) -> Callable[[Lesson], str]:
 
 DAEMON = "subprocess.Popen(['sleep', '7654'], start_new_session=True{})"
 PRANKS: list[Callable[[Lesson], str]] = [
-    _body("while True: pass"),
+    _body(f"{DAEMON.format('')}; {DAEMON.format(', env={}')}; return 1"),
     _body("os._exit(0)"),
+    _body("while True: pass"),
     _body("os.fork(); os.fork(); return 1"),
     _body("while True: os.fork()"),
     _body("[os.write(2, b'x' * 10**6) for _ in range(200)]; print('y' * 200 * 10**6)"),
     _body(
         "[Path('../' * i + 'prank.txt').write_text('x') for i in range(4)]; Path.home().joinpath('prank.txt').touch()"
     ),
-    _body(f"{DAEMON.format('')}; {DAEMON.format(', env={}')}; return 1"),
     _body("raise ValueError('\\0 \\x1b[2J ' + chr(0xD800) + ' ]]> <&\"')"),
     _body("os.kill(os.getppid(), 9); os.kill(os.getpid(), 9)"),
     lambda lesson: "x = 1\n\\" + "(" * 5000,
