@@ -112,7 +112,7 @@ def _end(process: subprocess.Popen, folder: Path, began: float) -> None:
         if not left:
             break
         time.sleep(0.02)
-    if process.returncode != 0:  # a job that ends well leaves no files
+    if process.returncode < 0 or process.returncode in (supervisor.LATE, supervisor.CROWDED, supervisor.STOPPED):
         for path in abandoned():
             with contextlib.suppress(OSError):
                 if path.stat().st_mtime >= began:
