@@ -271,11 +271,11 @@ def digest(folder: Path) -> str:
 
 @pytest.mark.full
 def test_six_students(tmp_path: Path) -> None:
-    """Three lessons of two perfect, two middling and two hostile students."""
+    """Two are perfect, two have some solutions, one leaves processes behind, one exits."""
     folder = tmp_path / "class"
-    right = classes.make(folder, 2, [BY_NUMBER[number] for number in ("03", "06")])
+    right = classes.make(folder, 2, [BY_NUMBER["06"]])
     before = content(folder)
-    done, points = graded(folder, "--lessons=03,06", "--jobs=2", seconds=300)
+    done, points = graded(folder, "--lessons=06", "--jobs=2", seconds=300)
     assert done.returncode == 0 and points == right, done.stdout + done.stderr
     assert content(folder) == before
 
