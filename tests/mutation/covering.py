@@ -3,7 +3,7 @@
     python -m tests.mutation.covering          a quarter of an hour on two cores
 
 Every process writes down (test, file, line): the test that was running, for a process that a test has started the test
-that started it. A line that is executed when its module is imported, or by a fixture, has no test.
+that started it. A line that is executed when its module is imported has no test.
 """
 
 import ast
@@ -25,8 +25,16 @@ parallel = True
 sigterm = True
 source = {ROOT}/minitrain
 data_file = {BUILD}/coverage/data
-dynamic_context = test_function
 context = ${{PYTEST_CURRENT_TEST-}}
+"""
+STARTS = "import coverage\ncoverage.process_startup()\n"  # in every process
+MARKS = """
+import coverage
+import pytest
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    coverage.Coverage.current().switch_context(item.nodeid)
 """
 Covering = dict[str, dict[int, list[str]]]  # file -> line -> tests, as pytest is told to run them
 
@@ -41,15 +49,21 @@ def record() -> Covering:
         old.unlink()
     settings = folder / "settings"
     settings.write_text(SETTINGS)
-    (folder / "sitecustomize.py").write_text("import coverage\ncoverage.process_startup()\n")
+    (folder / "sitecustomize.py").write_text(STARTS)
+    (folder / "marks.py").write_text(MARKS)
     path = os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "COVERAGE_PROCESS_START": str(settings)}
+    settings_of = {"PYTHONPATH": path, "COVERAGE_PROCESS_START": str(settings), "PYTEST_PLUGINS": "marks"}
     command = [sys.executable, "-m", "pytest", "--full", "-q", "-p", "no:cacheprovider", "--tb=no"]
-    subprocess.run(command, cwd=ROOT, env=environment)  # a test that fails, for coverage is slow, matters to nobody
+    subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **settings_of}
+    )  # a test that fails, for coverage is slow, matters to nobody
     covering: defaultdict[str, defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
     for path_of_data in folder.glob("data.*"):
         data = coverage.CoverageData(str(path_of_data))
-        data.read()
+        try:
+            data.read()
+        except coverage.exceptions.DataError:  # of a process that was killed as it wrote
+            continue
         for file in data.measured_files():
             for line, contexts in data.contexts_by_lineno(file).items():
                 covering[str(Path(file).relative_to(ROOT))][line] |= {*filter(None, map(test_of, contexts))}
@@ -59,13 +73,12 @@ def record() -> Covering:
 
 
 def test_of(context: str) -> str:
-    """Return the test of a context, "the process's|the function's", as in "tests/a/test_b.py::test_c"; "" for none."""
-    process, _, inner = context.rpartition("|")
-    module, _, function = inner.rpartition(".")
-    if module.startswith("tests."):
-        return f"{module.replace('.', '/')}.py::{function}"
-    match = re.match(r"tests/[\w/]+\.py::\w+", process or inner)
-    return match[0] if match else ""
+    """Return the test of a context, "of the process|now", as in "tests/a/test_b.py::test_c"; "" for none.
+
+    Of a process that a test started, the first is that test.
+    """
+    found = re.findall(r"tests/[\w/]+\.py::\w+", context)
+    return found[-1] if found else ""
 
 
 def recorded() -> Covering:

@@ -39,7 +39,8 @@ def test_each_kind_of_change(source: str, expected: set[str], tmp_path: Path) ->
 def test_what_people_read_is_left_alone(tmp_path: Path) -> None:
     source = '"""Text, 1."""\n\n\ndef f(a: "x" = None) -> "y":\n    raise E(f"{a} is", 1 + 2)\n'
     assert changes(source, tmp_path) == {source.replace('raise E(f"{a} is", 1 + 2)', "pass")}
-    assert changes("x = ContextVar('name')\n", tmp_path) == set()
+    assert changes("x = ContextVar('name')\n", tmp_path) == changes("T = TypeVar('T')\n", tmp_path) == set()
+    assert changes("if TYPE_CHECKING:\n    from a import b\n", tmp_path) == set()
 
 
 def test_the_same_seed_gives_the_same_mutants_on_different_lines() -> None:
