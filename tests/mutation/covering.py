@@ -66,13 +66,13 @@ def record() -> Covering:
             continue
         for file in data.measured_files():
             for line, contexts in data.contexts_by_lineno(file).items():
-                covering[str(Path(file).relative_to(ROOT))][line] |= {*filter(None, map(test_of, contexts))}
+                covering[str(Path(file).relative_to(ROOT))][line] |= {*filter(None, map(running, contexts))}
     found = {file: {line: sorted(tests) for line, tests in lines.items()} for file, lines in covering.items()}
     RECORDED.write_text(json.dumps(found))
     return found
 
 
-def test_of(context: str) -> str:
+def running(context: str) -> str:
     """Return the test of a context, "of the process|now", as in "tests/a/test_b.py::test_c"; "" for none.
 
     Of a process that a test started, the first is that test.
@@ -88,7 +88,7 @@ def recorded() -> Covering:
     return {file: {int(n): t for n, t in lines.items()} for file, lines in json.loads(RECORDED.read_text()).items()}
 
 
-def tests_of(covering: Covering, file: str, line: int) -> list[str]:
+def reaching(covering: Covering, file: str, line: int) -> list[str]:
     """Return the tests that execute the statement on this line, or the head of a block; empty if that is not known."""
     lines = covering.get(file, {})
     found = {test for number in statement(ROOT / file, line) for test in lines.get(number, [])}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutation.__main__ import FILES, ROOT, Result, choose, own_tests, unfinished
-from tests.mutation.covering import statement, test_of
+from tests.mutation.covering import running, statement
 from tests.mutation.equivalent import EQUIVALENT
 from tests.mutation.mutants import mutants_of
 
@@ -81,7 +81,7 @@ def test_a_run_resumes_with_the_stages_that_are_left(outcome: str, stage: str, s
     ],
 )
 def test_what_a_line_was_executed_by(context: str, test: str) -> None:
-    assert test_of(context) == test
+    assert running(context) == test
 
 
 def test_a_line_belongs_to_its_statement(tmp_path: Path) -> None:
