@@ -10,6 +10,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -40,26 +41,29 @@ Covering = dict[str, dict[int, list[str]]]  # file -> line -> tests, as pytest i
 
 
 def record() -> Covering:
-    """Run all tests, and return and keep what they execute."""
-    import coverage
-
+    """Run all tests, and return and keep what they execute. Tests may fail: coverage makes them slow."""
     folder = BUILD / "coverage"
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir():
-        old.unlink()
-    settings = folder / "settings"
-    settings.write_text(SETTINGS)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "settings").write_text(SETTINGS)
     (folder / "sitecustomize.py").write_text(STARTS)
     (folder / "marks.py").write_text(MARKS)
     path = os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    settings_of = {"PYTHONPATH": path, "COVERAGE_PROCESS_START": str(settings), "PYTEST_PLUGINS": "marks"}
+    hooks = {"PYTHONPATH": path, "COVERAGE_PROCESS_START": str(folder / "settings"), "PYTEST_PLUGINS": "marks"}
     command = [sys.executable, "-m", "pytest", "--full", "-q", "-p", "no:cacheprovider", "--tb=no"]
-    subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **settings_of}
-    )  # a test that fails, for coverage is slow, matters to nobody
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **hooks})
+    found = collected(folder)
+    RECORDED.write_text(json.dumps(found))
+    return found
+
+
+def collected(folder: Path) -> Covering:
+    """Return what the processes have written."""
+    import coverage
+
     covering: defaultdict[str, defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for path_of_data in folder.glob("data.*"):
-        data = coverage.CoverageData(str(path_of_data))
+    for path in folder.glob("data.*"):
+        data = coverage.CoverageData(str(path))
         try:
             data.read()
         except coverage.exceptions.DataError:  # of a process that was killed as it wrote
@@ -67,9 +71,7 @@ def record() -> Covering:
         for file in data.measured_files():
             for line, contexts in data.contexts_by_lineno(file).items():
                 covering[str(Path(file).relative_to(ROOT))][line] |= {*filter(None, map(running, contexts))}
-    found = {file: {line: sorted(tests) for line, tests in lines.items()} for file, lines in covering.items()}
-    RECORDED.write_text(json.dumps(found))
-    return found
+    return {file: {line: sorted(tests) for line, tests in lines.items()} for file, lines in covering.items()}
 
 
 def running(context: str) -> str:
