@@ -23,6 +23,7 @@ WELCOME = """This folder is yours: one folder a lesson, with the functions to wr
 
     lessons list              where you are
     lessons run 07            see the lesson's experiment
+    lessons notebook 07       its page, code and exercises as a notebook, which needs no mpirun
     lessons check 07          check all its exercises; or one: check 07.2
     lessons hint 07.2         a hint, then a clearer one
     lessons show 07.2         the model solution
@@ -110,7 +111,7 @@ def run(lesson: Lesson, arguments: list[str]) -> int:
 
 
 def write_notebook(lesson: Lesson, path: Path) -> int:
-    """Write a lesson's notebook. Raise Stop if the file exists, which may hold a student's work, or without nbformat."""
+    """Write a lesson's notebook. Raise Stop without nbformat, and if the file exists: it may be a student's work."""
     if path.exists():
         raise Stop(f"{path} exists; give the new one another name with --out")
     try:

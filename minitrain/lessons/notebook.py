@@ -1,7 +1,8 @@
 """Write a lesson as a notebook, which runs cell by cell, without mpirun: its ranks are threads of the kernel.
 
-It has the page's sections in their order. A command that runs lesson.py becomes a cell that does the same; so does the
-picture. The cells of lesson.py follow the section "The code". An exercise is a cell with its stub and one that checks it.
+It has the page's sections, in their order. A command that runs lesson.py becomes a cell that does the same, and the
+picture a cell that shows it. The cells of lesson.py follow the section "The code". An exercise becomes two cells: its
+stub, and its check.
 """
 
 import html
@@ -30,7 +31,7 @@ from minitrain.comm import threads
 from minitrain.lessons.here import check_here
 """
 PICTURE = """
-picture = ["--figure", "{name}"] if find_spec("matplotlib") else []  # options that make a run draw the picture"""
+figure_option = ["--figure", "{name}"] if find_spec("matplotlib") else []  # the run draws"""
 EXERCISES = """## Exercises
 
 Each exercise has two cells. Write the function in the first one and run it; the second one checks it. A check sees
@@ -87,7 +88,7 @@ def shown(lesson: Lesson, section: str) -> Cells:
         elif part.startswith("```"):
             yield "markdown", re.sub(r"^```(\w+).*", r"```\1", part)  # without the name of the quoted function
         else:
-            yield "markdown", LINK.sub(r"\1", part)
+            yield "markdown", re.sub("In the folder of the clone:$", "", LINK.sub(r"\1", part), flags=re.MULTILINE)
 
 
 def code(lesson: Lesson) -> Cells:
@@ -101,12 +102,14 @@ def code(lesson: Lesson) -> Cells:
 def run(lesson: Lesson, ranks: str | None, words: str) -> str:
     """Return a cell that runs the experiment as the command does."""
     options = [f'"{word}"' for word in shlex.split(words)]
-    options += ["*picture"] * (not lesson.jobs)
+    options += ["*figure_option"] * (not lesson.jobs)
     first = f"options = arguments([{', '.join(options)}])  # as on the command line"
+    first = first.replace("[*figure_option]", "figure_option")
     if ranks is None:
         return f"{first}\nrun(options)"
-    jobs = ", jobs=False" * lesson.jobs
-    return f"{first}\nthreads.run({ranks}, lambda world: run(world, options{jobs}));"
+    if lesson.jobs:
+        return f"{first}\nthreads.run({ranks}, lambda world: run(world, options, jobs=False));  # jobs need mpirun"
+    return f"{first}\nthreads.run({ranks}, lambda world: run(world, options));"
 
 
 def picture(lesson: Lesson, image: str) -> str:
@@ -117,7 +120,7 @@ def picture(lesson: Lesson, image: str) -> str:
         return f"{about}\nfrom minitrain.lessons.course import COURSE\n\nSVG(filename={path})  # drawn with mpirun"
     name = figure(lesson).name
     return f"""{about}
-if picture:
+if figure_option:
     display(SVG(filename="{name}"))
 else:
     print("The picture needs matplotlib: pip install matplotlib. Then run all cells again.")"""
@@ -137,8 +140,9 @@ def exercises(lesson: Lesson, section: str) -> Cells:
     yield from shown(lesson, end)
     for bullet in BULLET.findall(section):
         chosen = [by_id[name] for name in re.findall(r"\*\*(\d\d\.\d)\*\*", bullet)]
-        yield "markdown", f"### {', '.join(e.id for e in chosen)}\n\n{re.sub('^  ', '', bullet, flags=re.MULTILINE)}"
-        yield "markdown", "\n" + "\n".join(hint for exercise in chosen for hint in hints(exercise))
+        text = re.sub("^  ", "", bullet, flags=re.MULTILINE).replace("in your `exercise.py`", "below")
+        yield "markdown", f"### {', '.join(e.id for e in chosen)}\n\n{text.partition(' ')[2]}\n"
+        yield "markdown", "\n".join(hint for exercise in chosen for hint in hints(exercise))
         for exercise in chosen:
             yield "code", exercise_cell(exercise)
             yield "code", f'check_here("{exercise.id}", {exercise.function})'

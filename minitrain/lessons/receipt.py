@@ -55,7 +55,9 @@ class Receipt:
             table.add_row(claim, theory, measured, "" if ok is None else "ok" if ok else "NO")
         if world is None or world.rank == 0:
             text = io.StringIO()
-            console = Console(file=text, width=80, highlight=False, markup=False, color_system=None, force_jupyter=False)
+            console = Console(
+                file=text, width=80, highlight=False, markup=False, color_system=None, force_jupyter=False
+            )
             console.print(table)
             print("\n" + "\n".join(line.rstrip() for line in text.getvalue().splitlines()), flush=True)
         wrong = [claim for claim, _, _, ok in self.rows if ok is False]

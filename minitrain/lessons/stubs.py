@@ -82,7 +82,8 @@ def exercise_cell(exercise: Exercise, solved: bool = False) -> str:
     """Return the text of a notebook's cell: one exercise, as in exercise.py, with its imports."""
     imports = _statements(_imports(exercise))
     body = source(exercise) if solved else stub(exercise)
-    return f"# {exercise.id} {KINDS[exercise.kind]}\n{imports}\n\n{body}".rstrip()
+    top = f"# {exercise.id} {KINDS[exercise.kind]}\n{imports}"
+    return f"{top}\n\n{body}" if imports else top + body
 
 
 def replaced(text: str, exercise: Exercise, by: str) -> str:

@@ -175,11 +175,12 @@ def diagnose(exercise: Exercise, found: Found, limit: float) -> str:
 
 
 def where(frame: FrameType | None, file: Path) -> str:
-    """Say what the main thread waits for, and at which line of the student's file."""
+    """Say what the rank's thread waits for, and at which line of the student's file."""
     waits, line = "", line_of(frame, file)
     while frame is not None:
         code = frame.f_code
-        if Path(code.co_filename).parent.name == "comm" and "minitrain" in code.co_filename and code.co_name[0] != "_":
+        communicates = Path(code.co_filename).parent.name == "comm" and "minitrain" in code.co_filename
+        if communicates and code.co_name[0] != "_" and code.co_name != "body":  # body: where a rank's thread begins
             peer = frame.f_locals.get("source", frame.f_locals.get("to"))
             direction = "from" if "source" in frame.f_locals else "to"
             waits = f"waits in {code.co_name}" + (f" {direction} rank {peer}" if peer is not None else "")
