@@ -31,7 +31,7 @@ from minitrain.comm import threads
 from minitrain.lessons.here import check_here
 """
 PICTURE = """
-figure_option = ["--figure", "{name}"] if find_spec("matplotlib") else []  # the run draws"""
+figure_option = ["--figure", "{name}"] if find_spec("matplotlib") else []  # makes a run draw"""
 EXERCISES = """## Exercises
 
 Each exercise has two cells. Write the function in the first one and run it; the second one checks it. A check sees
@@ -46,14 +46,14 @@ Cells = Iterator[tuple[str, str]]  # ("markdown" or "code", text)
 
 def write(lesson: Lesson, path: Path) -> None:
     """Write the lesson's notebook. Raise ImportError without nbformat."""
-    from nbformat import v4, write  # here, because only this command needs it
+    import nbformat  # here, because only this command needs it
 
-    make = {"markdown": v4.new_markdown_cell, "code": v4.new_code_cell}
-    book = v4.new_notebook(
+    make = {"markdown": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}
+    book = nbformat.v4.new_notebook(
         cells=[make[kind](text, id=f"cell-{i}") for i, (kind, text) in enumerate(merged(cells(lesson)))],
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
     )
-    write(book, path)
+    nbformat.write(book, path)
 
 
 def merged(all_cells: Cells) -> Cells:

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from minitrain.errors import UserError
 from minitrain.lessons import check as checking
 from minitrain.lessons import notebook
 from minitrain.lessons.check import check
 from minitrain.lessons.cli import main
 from minitrain.lessons.manifest import BY_NUMBER, Lesson, exercises, written
+from minitrain.lessons.receipt import Receipt
 from minitrain.lessons.stubs import exercise_cell
 from minitrain.lessons.text import BLOCK, same
 from tests.tiers import full
@@ -95,6 +97,7 @@ def outputs_of_the_page(lesson: Lesson) -> list[str]:
     return [block[3].partition("\n")[2].strip("\n") for block in blocks]
 
 
+DIVISION = "integer division or modulo by zero"
 HELPER = "def my_base(n, parts):\n    return n // parts"
 SHARD_OF = "def shard_of(n, parts, i):\n    return n[i]"
 ELSEWHERE = "def shard_of(n, parts, i):\n    return my_base(n, parts)"
@@ -123,9 +126,6 @@ def test_exercises_and_exceptions(execute: Execute) -> None:
     assert found[12:15] == ["ValueError: 1", "RuntimeError: rank 1 of 3 raised ZeroDivisionError: " + DIVISION, "1"]
     assert found[17] == "The picture needs matplotlib: pip install matplotlib. Then run all cells again."
     assert found[18].startswith("ModuleNotFoundError")
-
-
-DIVISION = "integer division or modulo by zero"
 
 
 @pytest.mark.parametrize(
@@ -173,3 +173,21 @@ def test_the_page_is_complete(lesson: Lesson) -> None:
         assert all(f"<summary>{e.id}, hint {i} of 3</summary>" in texts for i in (1, 2, 3))
     program = (lesson.folder / "lesson.py").read_text("utf-8").split("# %% ")[-1]
     assert program.startswith("The program\ndef main()") and not any("__main__" in code for code in codes)
+
+
+def test_rows_that_need_mpirun_are_not_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    receipt = Receipt()
+    receipt.need_mpirun("processes left", "exit status")
+    with pytest.raises(UserError, match="it is empty"):
+        receipt.print()
+    receipt.equal("one", 1, 1)
+    receipt.print()
+    capsys.readouterr()
+    receipt.equal("two", 2, 3)
+    with pytest.raises(UserError, match=r"does not add up: two$"):
+        receipt.print()
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert table[2:] == [
+        ["processes", "left", "needs", "mpirun"], ["exit", "status", "needs", "mpirun"],
+        ["one", "1", "1", "ok"], ["two", "2", "3", "NO"],
+    ]  # fmt: skip
