@@ -16,6 +16,7 @@ from .stubs import exercise_cell
 
 SHOWN = re.compile(r"(^```.*?^```\n|^!\[.*?\]\(.*?\)\n)", re.MULTILINE | re.DOTALL)  # quoted code, outputs, the picture
 COMMAND = re.compile(r"```console\n\$ (?:mpirun -n (\d+) )?python lessons/\S+/lesson\.py([^|\n]*)")
+PROGRAM = re.compile(r"`mpirun -n (\d+) python lessons/\S+/programs\.py (\w+)`")
 BULLET = re.compile(r"^- (\*\*\d\d\.\d\*\*.*?)(?=^- |^$|\Z)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[([^\]]+)\]\((?!http)[^)]+\)")  # to a file, which a notebook somewhere else does not find
 
@@ -88,7 +89,8 @@ def shown(lesson: Lesson, section: str) -> Cells:
         elif part.startswith("```"):
             yield "markdown", re.sub(r"^```(\w+).*", r"```\1", part)  # without the name of the quoted function
         else:
-            yield "markdown", re.sub("In the folder of the clone:$", "", LINK.sub(r"\1", part), flags=re.MULTILINE)
+            text = PROGRAM.sub(r"`threads.run(\1, programs.\2)`, in a cell after those of lesson.py", part)
+            yield "markdown", re.sub("In the folder of the clone:$", "", LINK.sub(r"\1", text), flags=re.MULTILINE)
 
 
 def code(lesson: Lesson) -> Cells:

@@ -132,8 +132,8 @@ def test_exercises_and_exceptions(execute: Execute) -> None:
     ("body", "says"),
     [
         ("    if comm.rank:\n        comm.receive(x, 0, tag)", "rank 1 waits in receive from rank 0 (cell.py:3)"),
-        ("    while True:\n        pass", "rank 0 is at work (cell.py:"),
-        ("    raise SystemExit(3)", "the program was ended (sys.exit) at cell.py:2"),
+        full("    while True:\n        pass", "rank 0 is at work (cell.py:"),
+        full("    raise SystemExit(3)", "the program was ended (sys.exit) at cell.py:2"),
     ],
 )
 def test_a_check_with_threads_ends(body: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,6 +165,7 @@ def test_the_page_is_complete(lesson: Lesson) -> None:
     page = (lesson.folder / "README.md").read_text("utf-8")
     assert re.findall("^## .*", texts, re.M) == re.findall("^## .*", page, re.M)
     assert not re.search(r"\]\((?!http)", BLOCK.sub("", texts)) and "lessons init" not in texts
+    assert ("threads.run(4, programs.six_lines)" in texts) == ("programs.py six_lines" in page)
     codes = [text for kind, text in cells if kind == "code"]
     for code in codes:
         compile(re.sub(";(  #.*)?$", "", code), "cell", "exec")
