@@ -117,16 +117,16 @@ def all_ranks(exercise: Exercise, file: Path, folder: Path, limit: float) -> Non
     printed, found = Printed(), Found()
 
     def write() -> None:
-        for rank, report in found.items():
+        for rank, report in list(found.items()):
             text = json.dumps({**report, "printed": printed.lines()})
             (folder / f"rank_{rank}.json").write_text(text, "utf-8")
 
     def time_is_up() -> None:
         frames = sys._current_frames()
-        for thread in threading.enumerate():
-            rank = int(thread.name.removeprefix("rank ")) if thread.name.startswith("rank ") else -1
-            if rank >= 0 and rank not in found:
-                found[rank] = crashed(where(frames.get(thread.ident or 0), file), rank, "time")
+        running = {thread.name: thread.ident for thread in reversed(threading.enumerate())}  # outer ranks
+        for rank in range(exercise.ranks):
+            if rank not in found and f"rank {rank}" in running:
+                found[rank] = crashed(where(frames.get(running[f"rank {rank}"] or 0), file), rank, "time")
         write()
         os._exit(3)
 
