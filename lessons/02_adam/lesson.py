@@ -99,21 +99,34 @@ def serial(receipt: Receipt) -> list[float]:
     return losses
 
 
-def main() -> None:
+# %% The run
+def run(options: argparse.Namespace) -> None:
+    """Go down the valley, then train an MLP."""
+    receipt = Receipt()
+    curves, losses = valleys(receipt), serial(receipt)
+    if options.figure:
+        with figure(options.figure, columns=2, height=2.8) as (left, right):
+            for name, curve in curves.items():
+                left.semilogy(curve, label=name)
+            left.set(xlabel="update", ylabel="loss in the valley", xlim=(0, 1000), ylim=(1e-3, 1e5))
+            left.legend()
+            right.plot(losses, linewidth=0.8)
+            right.set(xlabel="update", ylabel="loss of a batch, serial run")
+    receipt.print()
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """Return the options given, such as ["--figure", "FILE.svg"]; those of the command line by default."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--figure", help="also draw the picture, into this file")
-    options, receipt = parser.parse_args(), Receipt()
+    return parser.parse_args(given)
+
+
+# %% The program
+def main() -> None:
+    options = arguments()
     with minitrain.launch():
-        curves, losses = valleys(receipt), serial(receipt)
-        if options.figure:
-            with figure(options.figure, columns=2, height=2.8) as (left, right):
-                for name, curve in curves.items():
-                    left.semilogy(curve, label=name)
-                left.set(xlabel="update", ylabel="loss in the valley", xlim=(0, 1000), ylim=(1e-3, 1e5))
-                left.legend()
-                right.plot(losses, linewidth=0.8)
-                right.set(xlabel="update", ylabel="loss of a batch, serial run")
-        receipt.print()
+        run(options)
 
 
 if __name__ == "__main__":

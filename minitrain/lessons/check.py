@@ -50,8 +50,12 @@ class Output:
             self.end, self.size = (self.end + piece)[-KEPT:], self.size + len(piece)
 
 
-def check(exercise: Exercise, file: Path, as_given: bool = False) -> Verdict:
-    """Check the function in `file`. as_given: run a function with mistakes even if it is unchanged."""
+def check(exercise: Exercise, file: Path, as_given: bool = False, threads: bool = False) -> Verdict:
+    """Check the function in `file`.
+
+    as_given: run a function with mistakes even if it is unchanged. threads: the ranks are threads of one process, which
+    needs no mpirun.
+    """
     try:
         text = file.read_text("utf-8")
         lo, hi = place(text, exercise.function)
@@ -68,7 +72,7 @@ def check(exercise: Exercise, file: Path, as_given: bool = False) -> Verdict:
         return Verdict(exercise, "open", "as it was given, with its mistakes")
     with TemporaryDirectory() as name:
         folder = Path(name)
-        output = _run(exercise, file.resolve(), folder)
+        output = (_run_threads if threads else _run)(exercise, file.resolve(), folder)
         return _verdict(exercise, file.resolve(), folder, output)
 
 
@@ -113,7 +117,15 @@ def _cause(exercise: Exercise, file: Path, folder: Path) -> str:
 
 def _run(exercise: Exercise, file: Path, folder: Path) -> Output:
     """Start the ranks and wait for them. Return their output."""
-    command = mpirun(exercise.ranks) + _worker(exercise, file, folder)
+    return _run_command(mpirun(exercise.ranks) + _worker(exercise, file, folder), folder)
+
+
+def _run_threads(exercise: Exercise, file: Path, folder: Path) -> Output:
+    """Start a process in which the ranks are threads, and wait for it. Return its output."""
+    return _run_command([*_worker(exercise, file, folder), "--threads"], folder)
+
+
+def _run_command(command: list[str], folder: Path) -> Output:
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         errors="replace", env=debugging(), start_new_session=True, cwd=folder,
