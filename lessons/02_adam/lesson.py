@@ -62,6 +62,8 @@ def valleys(receipt: Receipt) -> dict[str, list[float]]:
     bare = lambda w, g, m, v, t, *rest: adam_step(w, g, m, v, 10**6, *rest)  # 1 - beta^t is 1: no correction
     u = descend(lambda g: Adam(g, rule=bare), 0.01, 1)[0]
     receipt.near("first step / lr, without correction", 0.1 / 0.001**0.5, (1 - u[1, 0]) / 0.01)
+    turned = descend(SGD, 0.00199, UPDATES, turn=TURNED)[0]
+    receipt.below("turned, SGD 0.00199: u changes by", 1e-12, float(np.abs(turned - paths["SGD 0.00199"]).max()))
     paths["Adam turned"] = descend(Adam, 0.01, UPDATES, turn=TURNED)[0]
     losses = {name: (path**2 @ CURVATURE / 2).tolist() for name, path in paths.items()}
     receipt.below(f"turned, loss at {UPDATES}: SGD / Adam", 1e-3, losses["SGD 0.00199"][-1] / losses["Adam turned"][-1])
