@@ -103,6 +103,7 @@ SHARD_OF = "def shard_of(n, parts, i):\n    return n[i]"
 ELSEWHERE = "def shard_of(n, parts, i):\n    return my_base(n, parts)"
 
 
+@pytest.mark.full
 def test_exercises_and_exceptions(execute: Execute) -> None:
     """The verdicts are those of `lessons check`; an exception stays one, and the kernel goes on."""
     check_1, check_2 = 'check_here("07.1", shard_of)', 'check_here("07.2", sync_gradients)'
