@@ -28,6 +28,9 @@ EQUIVALENT: dict[str, str] = {
         'minitrain/precision/fallback.py: world.all_reduce(found, LAYERS, op="max"): '
         'world.all_reduce(found, LAYERS, op="max") -> (world.all_reduce(found, LAYERS))'
     ): "a sum of flags is 0 where their maximum is, and nowhere else",
+    "minitrain/optim/base.py: self.prints[i] = fingerprints(it.data): self.prints[i] = fingerprints(it.data) -> pass": (
+        "a shortcut: without it, every element is compared with its master, and the same ones are adopted"
+    ),
     "minitrain/comm/mpi.py: info.Free(): info.Free() -> pass": "a few bytes of MPI's, once in a process",
     "minitrain/parallel/reducer.py: if self.mesh.parts(*MODEL) == 1:: self.mesh.parts(*MODEL) == 1 -> (False)": (
         "a group of one rank would gather its own part: the same number, and nothing is sent"

@@ -1342,7 +1342,8 @@ def wrong_places() -> list[object]:
     found: list[object] = []
     for name, (_, tensor, sequence) in WRONG.items():
         found += [pytest.param(name, "tp 2"), full(name, "dp 2 pp 2 tp 2")]
-        found.append(full(name, "sp 2") if tensor == sequence else pytest.param(name, "sp 2"))
+        later = tensor == sequence and name != "matrices by hand"  # compared in the second forward, on all positions
+        found.append(full(name, "sp 2") if later else pytest.param(name, "sp 2"))
     return found
 
 

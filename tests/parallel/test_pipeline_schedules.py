@@ -314,6 +314,7 @@ def test_a_message_carries_its_time() -> None:
         [(1 + late, 2 + late, Do("F", 0)), (2 + late, 4 + late, Do("B", 0))],
     ]
     assert simulate(all_ranks("interleaved", 1, 1, 2), cost, nbytes=50).makespan == 6, "one rank sends no messages"
+    assert simulate(all_ranks("gpipe", 2, 1), cost).lanes[1][0][0] == 1 + Fraction(1, 3), "no bytes unless told"
 
 
 def test_clock() -> None:

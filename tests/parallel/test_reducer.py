@@ -7,6 +7,7 @@ import pytest
 
 from minitrain import functional as F
 from minitrain.backend import Array
+from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
@@ -78,6 +79,17 @@ def test_a_step_has_one_backward_unless_told_otherwise(zero: int) -> None:
         model(batch).backward()
         with pytest.raises(RuntimeError, match="fired 2 times in a step of 1 backwards"):
             model(batch).backward()
+
+
+def test_the_ranks_seeds_are_compared_unless_told_otherwise() -> None:
+    def program(world: Communicator) -> None:
+        ps = parameters("ab")
+        mesh, model = Mesh(world, dp=2), Module()
+        model.__dict__["parameters_of_it"] = ps
+        Reducer(DividedModel(model, mesh, make_buckets(ps, 1.0, mesh))).init(seed=world.rank)
+
+    with pytest.raises(RuntimeError, match="seed: 0 on rank 0; 1 on rank 1"):
+        threads.run(2, program)
 
 
 def test_a_bucket_leaves_in_the_last_backward() -> None:
