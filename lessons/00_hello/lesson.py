@@ -8,7 +8,7 @@ import argparse
 import io
 import re
 import sys
-from pathlib import Path
+from importlib import import_module
 from typing import TextIO
 
 import minitrain  # isort: skip (it comes before NumPy, which then multiplies with one thread)
@@ -22,6 +22,19 @@ from minitrain.lessons.jobs import Job, job
 from minitrain.lessons.receipt import Receipt
 from minitrain.runtime.machine_checks import findings
 from minitrain.runtime.output import print_in_order
+
+programs = import_module("minitrain.lessons.course.00_hello.programs")  # programs.py, next to this file
+NEED_MPIRUN = (  # rows of the receipt: what happens to processes, threads cannot show
+    "failed checks of this machine",
+    "inside launch(): the job ends in less than 5 s",
+    "inside launch(): the exit status is not 0",
+    "inside launch(): it names rank 1",
+    "inside launch(): processes seen, left over",
+    "mpi4py alone: the job still runs after 2 s",
+    "mpi4py alone: processes seen, left over",
+    "send, wait, receive: ranks that receive 8 bytes",
+    "send, wait, receive: 4 MB still wait after 2 s",
+)
 
 
 # %% Every rank runs these lines, each with its own world.rank
@@ -46,7 +59,7 @@ def swap(world: Communicator, x: Array) -> Array:
 # %% The experiment: rank 0 starts jobs while the others sleep
 def start(name: str, ranks: int, sign: str, patience: float) -> Job:
     """Run a program of programs.py as a separate job; end it `patience` seconds after it has printed the sign."""
-    command = [*mpirun(ranks), sys.executable, str(Path(__file__).with_name("programs.py")), name]
+    command = [*mpirun(ranks), sys.executable, str(programs.__file__), name]
     return job(command, environment(), sign, patience)
 
 
@@ -86,6 +99,7 @@ def messages(receipt: Receipt) -> None:
     receipt.true("send, wait, receive: 4 MB still wait after 2 s", not large)
 
 
+# %% The picture
 def draw(path: str, runs: int = 12) -> None:
     """Draw whose line comes first, second, ...: one column per run."""
     outputs = [start("lines", 4, "said 3", patience=5.0).output for _ in range(runs)]
@@ -96,23 +110,38 @@ def draw(path: str, runs: int = 12) -> None:
             panel.set(xticklabels=range(1, runs + 1), yticklabels=["1st line", "2nd", "3rd", "4th"])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--figure", help="also draw the picture, into this file")
-    options = parser.parse_args()
-    with minitrain.launch() as world:
-        page, receipt = io.StringIO(), Receipt()
-        hello(world, page)
-        if world.rank == 0:  # the others sleep at the end of this block
-            print(page.getvalue())
-            order = [int(rank) for rank in re.findall("^rank (.)", page.getvalue(), re.MULTILINE)]
-            receipt.equal("order of the lines printed by rank 0", list(range(world.size)), order)
+# %% The run
+def run(world: Communicator, options: argparse.Namespace, jobs: bool = True) -> None:
+    """Say hello on every rank. Then rank 0 starts the jobs, which need mpirun, unless jobs is False."""
+    page, receipt = io.StringIO(), Receipt()
+    hello(world, page)
+    if world.rank == 0:  # the others sleep at the end of launch()'s block
+        print(page.getvalue())
+        order = [int(rank) for rank in re.findall("^rank (.)", page.getvalue(), re.MULTILINE)]
+        receipt.equal("order of the lines printed by rank 0", list(range(world.size)), order)
+        if jobs:
             machine(receipt)
             failures(receipt)
             messages(receipt)
             if options.figure:
                 draw(options.figure)
-            receipt.print()
+        else:
+            receipt.need_mpirun(*NEED_MPIRUN)
+        receipt.print()
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """Return the options given, such as ["--figure", "FILE.svg"]; those of the command line by default."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--figure", help="also draw the picture, into this file")
+    return parser.parse_args(given)
+
+
+# %% The program
+def main() -> None:
+    options = arguments()
+    with minitrain.launch() as world:
+        run(world, options)
 
 
 if __name__ == "__main__":

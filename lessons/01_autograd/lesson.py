@@ -79,22 +79,6 @@ def recursive_visits(root: Tensor) -> int:
 
 
 # %% The experiment
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--figure", help="also draw the picture, into this file")
-    options, receipt = parser.parse_args(), Receipt()
-    print("L = (a + x) a with a = x y, x = 2, y = 3. Parts of a gradient: +, their sum: =\n")
-    x, y = Tensor(2.0, requires_grad=True), Tensor(3.0, requires_grad=True)
-    a = x * y
-    print(tape((a + x) * a, {"x": x, "y": y}))
-    receipt.equal("dL/dx and dL/dy as by hand", (48.0, 28.0), (np.asarray(x.grad).item(), np.asarray(y.grad).item()))
-    walk_diamonds(receipt)
-    curves = check_derivatives(receipt)
-    if options.figure:
-        draw(curves, options.figure)
-    receipt.print()
-
-
 def walk_diamonds(receipt: Receipt) -> None:
     """Count the visits of the recursion and of backward."""
     x, L = diamonds(10)
@@ -126,6 +110,7 @@ def check_derivatives(receipt: Receipt) -> dict[str, tuple]:
     return curves
 
 
+# %% The picture
 def draw(curves: dict[str, tuple], path: str) -> None:
     """Draw, left, the errors and the bound as lines; right, the visits of both walks through a row of diamonds."""
     n, ends = range(1, 21), [diamonds(k)[1] for k in range(1, 21)]
@@ -142,6 +127,34 @@ def draw(curves: dict[str, tuple], path: str) -> None:
         right.set(xlabel="diamonds", ylabel="visits of nodes", xticks=range(0, 21, 5))
         left.legend(loc="lower left")
         right.legend()
+
+
+# %% The run
+def run(options: argparse.Namespace) -> None:
+    """Show the tape of an example, count visits, and check derivatives."""
+    receipt = Receipt()
+    print("L = (a + x) a with a = x y, x = 2, y = 3. Parts of a gradient: +, their sum: =\n")
+    x, y = Tensor(2.0, requires_grad=True), Tensor(3.0, requires_grad=True)
+    a = x * y
+    print(tape((a + x) * a, {"x": x, "y": y}))
+    receipt.equal("dL/dx and dL/dy as by hand", (48.0, 28.0), (np.asarray(x.grad).item(), np.asarray(y.grad).item()))
+    walk_diamonds(receipt)
+    curves = check_derivatives(receipt)
+    if options.figure:
+        draw(curves, options.figure)
+    receipt.print()
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """Return the options given, such as ["--figure", "FILE.svg"]; those of the command line by default."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--figure", help="also draw the picture, into this file")
+    return parser.parse_args(given)
+
+
+# %% The program
+def main() -> None:
+    run(arguments())
 
 
 if __name__ == "__main__":

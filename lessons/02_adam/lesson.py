@@ -62,6 +62,8 @@ def valleys(receipt: Receipt) -> dict[str, list[float]]:
     bare = lambda w, g, m, v, t, *rest: adam_step(w, g, m, v, 10**6, *rest)  # 1 - beta^t is 1: no correction
     u = descend(lambda g: Adam(g, rule=bare), 0.01, 1)[0]
     receipt.near("first step / lr, without correction", 0.1 / 0.001**0.5, (1 - u[1, 0]) / 0.01)
+    turned = descend(SGD, 0.00199, UPDATES, turn=TURNED)[0]
+    receipt.below("turned, SGD 0.00199: u changes by", 1e-12, float(np.abs(turned - paths["SGD 0.00199"]).max()))
     paths["Adam turned"] = descend(Adam, 0.01, UPDATES, turn=TURNED)[0]
     losses = {name: (path**2 @ CURVATURE / 2).tolist() for name, path in paths.items()}
     receipt.below(f"turned, loss at {UPDATES}: SGD / Adam", 1e-3, losses["SGD 0.00199"][-1] / losses["Adam turned"][-1])
@@ -99,21 +101,34 @@ def serial(receipt: Receipt) -> list[float]:
     return losses
 
 
-def main() -> None:
+# %% The run
+def run(options: argparse.Namespace) -> None:
+    """Go down the valley, then train an MLP."""
+    receipt = Receipt()
+    curves, losses = valleys(receipt), serial(receipt)
+    if options.figure:
+        with figure(options.figure, columns=2, height=2.8) as (left, right):
+            for name, curve in curves.items():
+                left.semilogy(curve, label=name)
+            left.set(xlabel="update", ylabel="loss in the valley", xlim=(0, 1000), ylim=(1e-3, 1e5))
+            left.legend()
+            right.plot(losses, linewidth=0.8)
+            right.set(xlabel="update", ylabel="loss of a batch, serial run")
+    receipt.print()
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """Return the options given, such as ["--figure", "FILE.svg"]; those of the command line by default."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--figure", help="also draw the picture, into this file")
-    options, receipt = parser.parse_args(), Receipt()
+    return parser.parse_args(given)
+
+
+# %% The program
+def main() -> None:
+    options = arguments()
     with minitrain.launch():
-        curves, losses = valleys(receipt), serial(receipt)
-        if options.figure:
-            with figure(options.figure, columns=2, height=2.8) as (left, right):
-                for name, curve in curves.items():
-                    left.semilogy(curve, label=name)
-                left.set(xlabel="update", ylabel="loss in the valley", xlim=(0, 1000), ylim=(1e-3, 1e5))
-                left.legend()
-                right.plot(losses, linewidth=0.8)
-                right.set(xlabel="update", ylabel="loss of a batch, serial run")
-        receipt.print()
+        run(options)
 
 
 if __name__ == "__main__":

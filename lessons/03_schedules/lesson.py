@@ -94,26 +94,39 @@ def claim(receipt: Receipt, top: dict[str, float], six: dict[str, lr.Schedule], 
     receipt.below("steep: noise of cosine / noise of inverse", 0.2, noise(six["cosine"]) / left)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--figure", help="write the picture to this file")
-    options, receipt, top = parser.parse_args(), Receipt(), peaks()
+# %% The run
+def run(options: argparse.Namespace) -> None:
+    """Draw the six schedules, and measure how far SGD gets with each and how much noise remains."""
+    receipt, top = Receipt(), peaks()
     six = {name: shapes(peak)[name] for name, peak in top.items()}
     curves = {name: [schedule(t) for t in range(T)] for name, schedule in six.items()}
+    print(chart(curves, "lr", "update"))
+    print(f"\n{'':11}    peak    last rate    area    flat: u    steep: noise")
+    for name, rates in curves.items():
+        row = f"{name:11}{top[name]:8.4f}    {rates[-1]:9.2e}    {math.fsum(rates):4.0f}"
+        print(f"{row}    {descend(six[name]):7.4f}    {noise(six[name]):12.1e}")
+    claim(receipt, top, six, curves)
+    if options.figure:
+        with figure(options.figure, rows=2, columns=3, height=3.6) as axes:
+            for axis, (name, rates) in zip(axes.flat, curves.items(), strict=True):
+                axis.fill_between(range(0, T, 9), rates[::9], color=FILLS[2])  # 9 x 111 is T - 1
+                axis.set(title=f"{name}: area {AREA:g}", ylim=(0, 0.15), xlabel="update", ylabel="learning rate")
+                axis.label_outer()
+    receipt.print()
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """Return the options given, such as ["--figure", "FILE.svg"]; those of the command line by default."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--figure", help="write the picture to this file")
+    return parser.parse_args(given)
+
+
+# %% The program
+def main() -> None:
+    options = arguments()
     with minitrain.launch():
-        print(chart(curves, "lr", "update"))
-        print(f"\n{'':11}    peak    last rate    area    flat: u    steep: noise")
-        for name, rates in curves.items():
-            row = f"{name:11}{top[name]:8.4f}    {rates[-1]:9.2e}    {math.fsum(rates):4.0f}"
-            print(f"{row}    {descend(six[name]):7.4f}    {noise(six[name]):12.1e}")
-        claim(receipt, top, six, curves)
-        if options.figure:
-            with figure(options.figure, rows=2, columns=3, height=3.6) as axes:
-                for axis, (name, rates) in zip(axes.flat, curves.items(), strict=True):
-                    axis.fill_between(range(0, T, 9), rates[::9], color=FILLS[2])  # 9 x 111 is T - 1
-                    axis.set(title=f"{name}: area {AREA:g}", ylim=(0, 0.15), xlabel="update", ylabel="learning rate")
-                    axis.label_outer()
-        receipt.print()
+        run(options)
 
 
 if __name__ == "__main__":

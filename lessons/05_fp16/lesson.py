@@ -111,21 +111,34 @@ def claims(weight: float, receipt: Receipt) -> None:
     receipt.true("skipped batch: w, master, m, v, t unchanged", same)
 
 
-def main() -> None:
+# %% The run
+def run(options: argparse.Namespace) -> None:
+    """Train in float32 and float16, and show where the gradients are."""
+    receipt = Receipt()
+    runs, first, last = curves(options.loss_weight, receipt)
+    print(f"{UPDATES} updates by SGD with {B} images of digits each, loss x {options.loss_weight:g}\n")
+    print(chart(runs, "loss", "update", log=True, height=8))
+    print(f"\n{window.text(last)}\n\n{window.table({'first update': first, 'last update': last})}")
+    print(f"\noverflow (x)  {'  '.join(SCRIPT)}\nlog2 S after  {trace(SCRIPT)}")
+    claims(options.loss_weight, receipt)
+    if options.figure:
+        window.draw(last, options.figure)
+    receipt.print()
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """Return the options given, such as ["--figure", "FILE.svg"]; those of the command line by default."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--loss-weight", type=float, default=1e-4, help="factor of the loss; default: 1e-4")
     parser.add_argument("--figure", help="write the picture to this file")
-    options, receipt = parser.parse_args(), Receipt()
+    return parser.parse_args(given)
+
+
+# %% The program
+def main() -> None:
+    options = arguments()
     with minitrain.launch():
-        runs, first, last = curves(options.loss_weight, receipt)
-        print(f"{UPDATES} updates by SGD with {B} images of digits each, loss x {options.loss_weight:g}\n")
-        print(chart(runs, "loss", "update", log=True, height=8))
-        print(f"\n{window.text(last)}\n\n{window.table({'first update': first, 'last update': last})}")
-        print(f"\noverflow (x)  {'  '.join(SCRIPT)}\nlog2 S after  {trace(SCRIPT)}")
-        claims(options.loss_weight, receipt)
-        if options.figure:
-            window.draw(last, options.figure)
-        receipt.print()
+        run(options)
 
 
 if __name__ == "__main__":

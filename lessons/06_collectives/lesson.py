@@ -112,30 +112,7 @@ def experiment(world: Communicator, receipt: Receipt) -> dict[str, int]:
     return {f"{name}, rank {r}": row[r] for name, row in (("star", star), ("ring", even[0])) for r in range(N)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--figure", help="write the picture to this file")
-    options = parser.parse_args()
-    with minitrain.launch() as world:
-        if not 2 <= world.size <= 4:
-            raise UserError(f"this needs 2, 3 or 4 ranks, not {world.size}: mpirun -n 4 ...")
-        receipt = Receipt()
-        pictures, sizes = shoot(world), experiment(world, receipt)
-        whole = (pictures == 2**world.size - 1).sum(axis=(1, 2)).tolist()
-        receipt.equal("complete chunks after the reduce-scatter", world.size, whole[world.size - 1])
-        receipt.equal("complete chunks after the all-gather", world.size**2, whole[-1])
-        if world.rank == 0:
-            show(pictures)
-            print(f"\nbytes sent, {EVEN} numbers of 4 bytes\n{bars(sizes)}\n")
-            print(f"milliseconds by formula, 64 ranks, alpha = {ALPHA:.0e} s, beta = {BETA:.0e} s per byte")
-            for M in (10**3, 10**6, 10**9):
-                times = (f"{name} {1000 * time(64, M, ALPHA, BETA):9,.2f}" for name, time in TIMES.items())
-                print(f"{M:13,} bytes   {'   '.join(times)}")
-            if options.figure:
-                draw(pictures, sizes, options.figure)
-        receipt.print(world)
-
-
+# %% The picture
 def draw(pictures: np.ndarray, sizes: dict[str, int], path: str) -> None:
     """How many ranks are in each chunk (across) of each rank (down), at the start and after each step; the bytes."""
     N = pictures.shape[1]
@@ -149,6 +126,42 @@ def draw(pictures: np.ndarray, sizes: dict[str, int], path: str) -> None:
         axes.flat[-1].barh(rows, list(sizes.values()), color=[FILLS[1]] * N + [FILLS[2]] * N)
         axes.flat[-1].invert_yaxis()
         axes.flat[-1].set(title="bytes sent", xlabel="bytes", ylabel="rank")
+
+
+# %% The run
+def run(world: Communicator, options: argparse.Namespace) -> None:
+    """Film a ring, and measure rings and a star."""
+    if not 2 <= world.size <= 4:
+        raise UserError(f"this needs 2, 3 or 4 ranks, not {world.size}: mpirun -n 4 ...")
+    receipt = Receipt()
+    pictures, sizes = shoot(world), experiment(world, receipt)
+    whole = (pictures == 2**world.size - 1).sum(axis=(1, 2)).tolist()
+    receipt.equal("complete chunks after the reduce-scatter", world.size, whole[world.size - 1])
+    receipt.equal("complete chunks after the all-gather", world.size**2, whole[-1])
+    if world.rank == 0:
+        show(pictures)
+        print(f"\nbytes sent, {EVEN} numbers of 4 bytes\n{bars(sizes)}\n")
+        print(f"milliseconds by formula, 64 ranks, alpha = {ALPHA:.0e} s, beta = {BETA:.0e} s per byte")
+        for M in (10**3, 10**6, 10**9):
+            times = (f"{name} {1000 * time(64, M, ALPHA, BETA):9,.2f}" for name, time in TIMES.items())
+            print(f"{M:13,} bytes   {'   '.join(times)}")
+        if options.figure:
+            draw(pictures, sizes, options.figure)
+    receipt.print(world)
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """Return the options given, such as ["--figure", "FILE.svg"]; those of the command line by default."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--figure", help="write the picture to this file")
+    return parser.parse_args(given)
+
+
+# %% The program
+def main() -> None:
+    options = arguments()
+    with minitrain.launch() as world:
+        run(world, options)
 
 
 if __name__ == "__main__":

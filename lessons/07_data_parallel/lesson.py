@@ -105,24 +105,7 @@ def experiment(world: Communicator, steps: int, receipt: Receipt) -> dict[str, l
     return curves
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=200, help="number of updates (default: 200)")
-    parser.add_argument("--figure", help="write the picture to this file")
-    options = parser.parse_args()
-    with minitrain.launch() as world:
-        if world.size == 1:
-            raise UserError("this lesson divides a batch: start it with mpirun -n 4 (or 2, or 3)")
-        receipt = Receipt()
-        curves = experiment(world, options.steps, receipt)
-        if world.rank == 0:
-            print(f"{options.steps} updates with {B} images of digits each; SGD, float32\n")
-            print(chart(curves, "loss", "update"))
-            if options.figure:
-                draw(curves, options.figure)
-        receipt.print(world)
-
-
+# %% The picture
 def draw(curves: dict[str, list[float]], path: str) -> None:
     """The curves, and below them the difference between the first two."""
     with figure(path, rows=2, height=4.0) as (top, bottom):
@@ -137,6 +120,36 @@ def draw(curves: dict[str, list[float]], path: str) -> None:
         bottom.semilogy(zero, np.full(len(zero), 1e-9), "v", color=LINES[0], markersize=4, label="exactly 0")
         bottom.set(ylabel="difference of\nthe first two", xlabel="update", ylim=(3e-10, 1))
         bottom.legend(ncols=2)
+
+
+# %% The run
+def run(world: Communicator, options: argparse.Namespace) -> None:
+    """Train on one process, on all ranks, and without the sum."""
+    if world.size == 1:
+        raise UserError("this lesson divides a batch: start it with mpirun -n 4 (or 2, or 3)")
+    receipt = Receipt()
+    curves = experiment(world, options.steps, receipt)
+    if world.rank == 0:
+        print(f"{options.steps} updates with {B} images of digits each; SGD, float32\n")
+        print(chart(curves, "loss", "update"))
+        if options.figure:
+            draw(curves, options.figure)
+    receipt.print(world)
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """Return the options given, such as ["--figure", "FILE.svg"]; those of the command line by default."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=200, help="number of updates (default: 200)")
+    parser.add_argument("--figure", help="write the picture to this file")
+    return parser.parse_args(given)
+
+
+# %% The program
+def main() -> None:
+    options = arguments()
+    with minitrain.launch() as world:
+        run(world, options)
 
 
 if __name__ == "__main__":

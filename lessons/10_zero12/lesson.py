@@ -101,23 +101,36 @@ def experiment(world: Communicator, stage: int, steps: int, receipt: Receipt) ->
     return stages
 
 
-def main() -> None:
+# %% The run
+def run(world: Communicator, options: argparse.Namespace) -> None:
+    """Train at every stage, and show what the ranks hold."""
+    if world.size == 1:
+        raise UserError("this lesson divides memory among ranks: start it with mpirun -n 4 (or 2, or 3)")
+    receipt = Receipt()
+    stages = experiment(world, options.stage, options.steps, receipt)
+    if world.rank == 0:
+        curve = {f"stage {options.stage}": picture.curve(stages, options.stage)}
+        print(f"{picture.bars(stages)}\n")
+        print(chart(curve, "gradients on rank 0 in one update, in M", "array allocated or freed:", height=8))
+        if options.figure:
+            picture.draw(stages, options.figure)
+    receipt.print(world)
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """Return the options given, such as ["--figure", "FILE.svg"]; those of the command line by default."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stage", type=int, default=2, choices=(1, 2, 3), help="compare with stage 0 up to this stage")
     parser.add_argument("--steps", type=int, default=20, help="number of updates (default: 20)")
     parser.add_argument("--figure", help="write the picture to this file")
-    options, receipt = parser.parse_args(), Receipt()
+    return parser.parse_args(given)
+
+
+# %% The program
+def main() -> None:
+    options = arguments()
     with minitrain.launch() as world:
-        if world.size == 1:
-            raise UserError("this lesson divides memory among ranks: start it with mpirun -n 4 (or 2, or 3)")
-        stages = experiment(world, options.stage, options.steps, receipt)
-        if world.rank == 0:
-            curve = {f"stage {options.stage}": picture.curve(stages, options.stage)}
-            print(f"{picture.bars(stages)}\n")
-            print(chart(curve, "gradients on rank 0 in one update, in M", "array allocated or freed:", height=8))
-            if options.figure:
-                picture.draw(stages, options.figure)
-        receipt.print(world)
+        run(world, options)
 
 
 if __name__ == "__main__":

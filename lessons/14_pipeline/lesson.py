@@ -97,24 +97,36 @@ def experiment(world: Communicator, name: str, m: int, receipt: Receipt) -> dict
     return runs
 
 
-def main() -> None:
+# %% The run
+def run(world: Communicator, options: argparse.Namespace) -> None:
+    """Make one update with each schedule, and show the timelines."""
+    name, m, receipt = options.schedule, options.micro, Receipt()
+    if world.size == 1:
+        raise UserError("a pipeline needs several ranks: start it with mpirun -n 4 (or 2 to 8)")
+    if not 1 <= m <= B:
+        raise UserError(f"--micro is {m}; a batch has {B} images, so 1 to {B} micro-batches")
+    runs = experiment(world, name, m, receipt)
+    if world.rank == 0:
+        print(bubble.text({key: runs[key] for key in ((name, m), ("gpipe", M), ("1f1b", M))}))
+        if options.figure:
+            bubble.draw(runs["gpipe", M], runs["1f1b", M], options.figure)
+    receipt.print(world)
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """Return the options given, such as ["--figure", "FILE.svg"]; those of the command line by default."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--schedule", default="1f1b", choices=list(SCHEDULES), help="the first run's (default: 1f1b)")
     parser.add_argument("--micro", type=int, default=4, help="micro-batches of the first run (default: 4)")
     parser.add_argument("--figure", help="write the picture to this file")
-    options, receipt = parser.parse_args(), Receipt()
-    name, m = options.schedule, options.micro
+    return parser.parse_args(given)
+
+
+# %% The program
+def main() -> None:
+    options = arguments()
     with minitrain.launch() as world:
-        if world.size == 1:
-            raise UserError("a pipeline needs several ranks: start it with mpirun -n 4 (or 2 to 8)")
-        if not 1 <= m <= B:
-            raise UserError(f"--micro is {m}; a batch has {B} images, so 1 to {B} micro-batches")
-        runs = experiment(world, name, m, receipt)
-        if world.rank == 0:
-            print(bubble.text({run: runs[run] for run in ((name, m), ("gpipe", M), ("1f1b", M))}))
-            if options.figure:
-                bubble.draw(runs["gpipe", M], runs["1f1b", M], options.figure)
-        receipt.print(world)
+        run(world, options)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import os
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
 from threading import Event
@@ -41,12 +42,18 @@ class Verdict:
 
 
 def check(
-    exercise: Exercise, file: Path, as_given: bool = False, limit: float | None = None, stop: Event | None = None
+    exercise: Exercise,
+    file: Path,
+    as_given: bool = False,
+    threads: bool = False,
+    limit: float | None = None,
+    stop: Event | None = None,
 ) -> Verdict:
     """Check the function in `file`.
 
-    as_given: run a function with mistakes even if it is unchanged. limit: seconds for each rank, LIMIT by default.
-    stop: if set by another thread, the check ends early and fails.
+    as_given: run a function with mistakes even if it is unchanged. threads: the ranks are threads of one process, which
+    needs no mpirun. limit: seconds for each rank, LIMIT by default. stop: if set by another thread, the check ends
+    early and fails.
     """
     name = f"{file.parent.name}/{file.name}"
     try:
@@ -67,7 +74,7 @@ def check(
         return Verdict(exercise, "open", "as it was given, with its mistakes")
     limit = limit or LIMIT
     with confined.scratch() as folder:
-        output = _run(exercise, file.resolve(), folder, limit, stop)
+        output = (_run_threads if threads else _run)(exercise, file.resolve(), folder, limit, stop)
         return _verdict(exercise, folder, output, limit, stop)
 
 
@@ -136,16 +143,28 @@ def _cause(exercise: Exercise, reports: Reports, limit: float, stop: Event | Non
 
 
 def _run(exercise: Exercise, file: Path, folder: Path, limit: float, stop: Event | None) -> Output:
-    """Run the ranks on a copy of the file until all have reported, or the time is up. Return their output."""
+    """Run the ranks until all have reported, or the time is up. Return their output."""
+    command = mpirun(exercise.ranks) + _worker(exercise, _copy(file, folder), folder, limit)
+    return confined.run(command, folder, debugging(), limit + START, partial(_over, exercise, folder), stop)
+
+
+def _run_threads(exercise: Exercise, file: Path, folder: Path, limit: float, stop: Event | None) -> Output:
+    """Do the same with one process in which the ranks are threads."""
+    command = [*_worker(exercise, _copy(file, folder), folder, limit), "--threads"]
+    return confined.run(command, folder, debugging(), limit + START, partial(_over, exercise, folder), stop)
+
+
+def _copy(file: Path, folder: Path) -> Path:
+    """Copy the student's file into the scratch folder. Return the path of the copy."""
     copy = folder / confined.DEEP / file.name
     copy.write_bytes(file.read_bytes())
     copy.chmod(0o444)
+    return copy
 
-    def over() -> bool:
-        return all((folder / f"rank_{rank}.json").exists() for rank in range(exercise.ranks))
 
-    command = mpirun(exercise.ranks) + _worker(exercise, copy, folder, limit)
-    return confined.run(command, folder, debugging(), limit + START, over, stop)
+def _over(exercise: Exercise, folder: Path) -> bool:
+    """Return whether all ranks have reported."""
+    return all((folder / f"rank_{rank}.json").exists() for rank in range(exercise.ranks))
 
 
 def _worker(exercise: Exercise, file: Path, folder: Path, limit: float) -> list[str]:

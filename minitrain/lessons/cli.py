@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ..errors import UserError
 from ..runtime.output import watching_output
-from . import grading
+from . import grading, notebook
 from .check import Verdict, check, environment, mpirun
 from .course import COURSE
 from .manifest import BY_NUMBER, Exercise, Lesson, exercises, written
@@ -24,6 +24,7 @@ WELCOME = """This folder is yours: one folder a lesson, with the functions to wr
 
     lessons list              where you are
     lessons run 07            see the lesson's experiment
+    lessons notebook 07       its page, code and exercises as a notebook, which needs no mpirun
     lessons check 07          check all its exercises; or one: check 07.2
     lessons hint 07.2         a hint, then a clearer one
     lessons show 07.2         the model solution
@@ -110,6 +111,18 @@ def run(lesson: Lesson, arguments: list[str]) -> int:
     return subprocess.run([*mpirun(int(ranks)), sys.executable, script, *arguments], env=environment()).returncode
 
 
+def write_notebook(lesson: Lesson, path: Path) -> int:
+    """Write a lesson's notebook. Raise Stop without nbformat, and if the file exists: it may be a student's work."""
+    if path.exists():
+        raise Stop(f"{path} exists; give the new one another name with --out")
+    try:
+        notebook.write(lesson, path)
+    except ImportError as error:
+        raise Stop(f"notebooks need nbformat ({error}): pip install nbformat") from None
+    print(f"{path} is ready: open it in Jupyter or VS Code")
+    return 0
+
+
 def run_all() -> int:
     """Run every lesson's experiment and list whose receipts agree."""
     failed = []
@@ -135,16 +148,16 @@ def check_all(folder: Folder, chosen: list[Exercise], as_given: bool = False) ->
     return int(failed > 0)
 
 
-def print_verdict(verdict: Verdict) -> None:
-    """Print one line; for a failure also the reason, the likely cause, and where to find help."""
+def print_verdict(verdict: Verdict, hint: str = "lessons hint") -> None:
+    """Print one line; for a failure also the reason, the likely cause, and where to find help: `hint`, the number."""
     exercise = verdict.exercise
     word = {"passed": "[green]ok[/green]", "failed": "[red]FAIL[/red]", "open": "[yellow]open[/yellow]"}[verdict.state]
-    Console(highlight=False).print(f"{exercise.id} {exercise.function:<24} {word}")
+    Console(highlight=False, force_jupyter=False).print(f"{exercise.id} {exercise.function:<24} {word}")
     if verdict.state == "failed":
         wrap("\n".join([verdict.sentence, *verdict.remarks]))
         if verdict.cause:
             wrap(f"looks like: {verdict.cause}")
-        print(f"   hint: lessons hint {exercise.id}")
+        print(f"   hint: {hint} {exercise.id}")
     if verdict.printed:
         print(f"   your function printed{' (on the first failing rank)' if verdict.state == 'failed' else ''}:")
     for line in verdict.printed:
@@ -261,6 +274,9 @@ def parser() -> argparse.ArgumentParser:
         nargs="*",
         help="lessons (07) or exercises (07.2); all unless given",
     )
+    command("notebook", "write a lesson as a notebook, which needs no mpirun", "lesson").add_argument(
+        "--out", type=Path, metavar="FILE", help="where to (default: its name, such as 07_data_parallel.ipynb)"
+    )
     command("hint", "a hint for an exercise", "exercise")
     command("show", "the model solution of an exercise", "exercise")
     command("reset", "put the stub of an exercise back; yours is kept", "exercise")
@@ -303,6 +319,9 @@ def dispatch(a: argparse.Namespace) -> int:
         return init(a.folder)
     if a.command == "run":
         return run_all() if a.lesson == "all" else run(find_lesson(a.lesson), a.arguments)
+    if a.command == "notebook":
+        lesson = find_lesson(a.lesson)
+        return write_notebook(lesson, a.out or Path(f"{lesson.folder.name}.ipynb"))
     if a.command == "doctor":
         return subprocess.run([sys.executable, "-m", "minitrain", "doctor"]).returncode
     if a.command == "grade":

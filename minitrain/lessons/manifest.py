@@ -84,13 +84,17 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Lesson:
-    """A lesson. needs: its prerequisite lessons. ranks: how many ranks run its lesson.py."""
+    """A lesson. needs: its prerequisite lessons. ranks: how many ranks run its lesson.py.
+
+    jobs: whether it also starts jobs, which a notebook leaves out.
+    """
 
     number: str
     name: str
     sentence: str
     needs: tuple[str, ...] = ()
     ranks: int = 1
+    jobs: bool = False
 
     @property
     def title(self) -> str:
@@ -118,7 +122,7 @@ class Lesson:
 
 
 LESSONS = (
-    Lesson("00", "hello", "N copies of one program", ranks=4),
+    Lesson("00", "hello", "N copies of one program", ranks=4, jobs=True),
     Lesson("01", "autograd", "a tape and the chain rule, backwards"),
     Lesson("02", "adam", "the step size is chosen per coordinate", needs=("01",)),
     Lesson("03", "schedules", "the learning rate is a pure function of the step", needs=("02",)),

@@ -22,7 +22,7 @@ class Receipt:
     """Rows of the table. They hold only counted or computed values, never times."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[str, str, str, bool]] = []
+        self.rows: list[tuple[str, str, str, bool | None]] = []  # claim, theory, measured, ok; None: not measured
 
     def equal(self, claim: str, theory: Any, measured: Any) -> None:
         """Claim measured == theory, exactly."""
@@ -42,19 +42,26 @@ class Receipt:
         shown = ("yes" if ok else "no") if measured is None else plain(measured)
         self.rows.append((claim, plain(theory), shown, bool(ok)))
 
+    def need_mpirun(self, *claims: str) -> None:
+        """Name claims about processes, which ranks that are threads cannot measure. They are not counted."""
+        self.rows += [(claim, "", "needs mpirun", None) for claim in claims]
+
     def print(self, world: Communicator | None = None) -> None:
         """Print the table on rank 0, in 80 columns. Raise UserError if a row fails, which ends the run."""
         table = Table("claim", box=None, pad_edge=False)
         for heading in ("theory", "measured", "ok"):
             table.add_column(heading, justify="right", no_wrap=True)
         for claim, theory, measured, ok in self.rows:
-            table.add_row(claim, theory, measured, "ok" if ok else "NO")
+            table.add_row(claim, theory, measured, "" if ok is None else "ok" if ok else "NO")
         if world is None or world.rank == 0:
             text = io.StringIO()
-            Console(file=text, width=80, highlight=False, markup=False, color_system=None).print(table)
+            console = Console(
+                file=text, width=80, highlight=False, markup=False, color_system=None, force_jupyter=False
+            )
+            console.print(table)
             print("\n" + "\n".join(line.rstrip() for line in text.getvalue().splitlines()), flush=True)
-        wrong = [row[0] for row in self.rows if not row[3]]
-        if wrong or not self.rows:
+        wrong = [claim for claim, _, _, ok in self.rows if ok is False]
+        if wrong or all(ok is None for *_, ok in self.rows):
             raise UserError(f"the receipt does not add up: {', '.join(wrong) or 'it is empty'}")
 
 

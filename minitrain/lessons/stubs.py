@@ -78,6 +78,14 @@ def exercise_file(lesson: Lesson, solved: bool = False) -> str:
     return top + _statements(imports) + "\n\n" + "\n\n".join(bodies)
 
 
+def exercise_cell(exercise: Exercise, solved: bool = False) -> str:
+    """Return the text of a notebook's cell: one exercise, as in exercise.py, with its imports."""
+    imports = _statements(_imports(exercise))
+    body = source(exercise) if solved else stub(exercise)
+    top = f"# {exercise.id} {KINDS[exercise.kind]}\n{imports}"
+    return f"{top}\n\n{body}" if imports else top + body
+
+
 def replaced(text: str, exercise: Exercise, by: str) -> str:
     """Return the student's file with one function replaced, or appended if it was missing."""
     try:

@@ -199,8 +199,9 @@ def _value(n: str) -> float:
 
 
 def readmes() -> list[Path]:
-    """Return the READMEs of the project, the course, each lesson and the three programs."""
-    alone = [COURSE.parent / "README.md", COURSE / "README.md", COURSE / "programs" / "README.md"]
+    """Return the READMEs of the project, the course, each lesson and the three programs, and the lecturer's guide."""
+    course = [COURSE / "README.md", COURSE / "TEACHING.md", COURSE / "programs" / "README.md"]
+    alone = [COURSE.parent / "README.md", *course]
     return [path for path in [*alone, *sorted(COURSE.glob("[0-9]*/README.md"))] if path.exists()]
 
 

@@ -1,8 +1,8 @@
 """One rank of a check: `mpirun -n 3 python -m minitrain.lessons.worker 07.2 exercise.py FOLDER LIMIT`.
 
 Run the exercise's check on the student's function and write the report to FOLDER/rank_R.json. If time runs out, write
-where the rank is instead. With --diagnose, one process runs all ranks as threads, for each known wrong solution, and
-writes which of them fails like the student's.
+where the rank is instead. With --threads, one process runs all ranks as threads and writes all reports, for notebooks.
+With --diagnose, it does so for each known wrong solution, and writes which of them fails like the student's.
 """
 
 import contextlib
@@ -112,9 +112,36 @@ def as_rank(exercise: Exercise, file: Path, folder: Path, limit: float) -> None:
         timer.cancel()
 
 
-def as_threads(exercise: Exercise, file: Path, limit: float) -> Reports:
-    """Run the same check with threads as ranks, in this process."""
-    found: Reports = {}
+def all_ranks(exercise: Exercise, file: Path, folder: Path, limit: float) -> None:
+    """Run the check with threads as ranks, and write their reports."""
+    printed, found = Printed(), Reports()
+
+    def write() -> None:
+        for rank, report in list(found.items()):
+            text = json.dumps({**report, "printed": printed.lines()})
+            (folder / f"rank_{rank}.json").write_text(text, "utf-8")
+
+    def time_is_up() -> None:
+        frames = sys._current_frames()
+        running = {thread.name: thread.ident for thread in reversed(threading.enumerate())}  # outer ranks
+        for rank in range(exercise.ranks):
+            if rank not in found and f"rank {rank}" in running:
+                found[rank] = crashed(where(frames.get(running[f"rank {rank}"] or 0), file), rank, "time")
+        write()
+        os._exit(3)
+
+    timer = threading.Timer(limit, time_is_up)
+    timer.daemon = True
+    timer.start()
+    with contextlib.redirect_stdout(cast(TextIO, printed)):
+        as_threads(exercise, file, limit + 1, found)
+    timer.cancel()
+    write()
+
+
+def as_threads(exercise: Exercise, file: Path, limit: float, found: Reports | None = None) -> Reports:
+    """Run the same check with threads as ranks, in this process. found: gets each report as soon as it is made."""
+    found = Reports() if found is None else found
 
     def program(world: Communicator) -> None:
         try:
@@ -148,11 +175,12 @@ def diagnose(exercise: Exercise, found: Reports, limit: float) -> str:
 
 
 def where(frame: FrameType | None, file: Path) -> str:
-    """Say what the main thread waits for, and at which line of the student's file."""
+    """Say what the rank's thread waits for, and at which line of the student's file."""
     waits, line = "", line_of(frame, file)
     while frame is not None:
         code = frame.f_code
-        if Path(code.co_filename).parent.name == "comm" and "minitrain" in code.co_filename and code.co_name[0] != "_":
+        communicates = Path(code.co_filename).parent.name == "comm" and "minitrain" in code.co_filename
+        if communicates and code.co_name[0] != "_" and code.co_name != "body":  # body: where a rank's thread begins
             peer = frame.f_locals.get("source", frame.f_locals.get("to"))
             direction = "from" if "source" in frame.f_locals else "to"
             waits = f"waits in {code.co_name}" + (f" {direction} rank {peer}" if peer is not None else "")
@@ -199,14 +227,14 @@ def lines_of(error: BaseException, file: Path) -> list[traceback.FrameSummary]:
 
 
 def main() -> None:
-    """Check as one rank, or with --diagnose write the known mistake to FOLDER/cause.json."""
+    """Check as one rank, with --threads as all; with --diagnose write the known mistake to FOLDER/cause.json."""
     name, file, folder, limit = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
     exercise = next(e for e in exercises() if e.id == name)
-    if "--diagnose" not in sys.argv:
-        os.environ["HOME"] = str(folder)  # only now: Python looks for packages in the home folder
-        as_rank(exercise, file, folder, limit)
+    if "--diagnose" in sys.argv:
+        (folder / "cause.json").write_text(json.dumps(diagnose(exercise, reports_in(folder), limit)), "utf-8")
         return
-    (folder / "cause.json").write_text(json.dumps(diagnose(exercise, reports_in(folder), limit)), "utf-8")
+    os.environ["HOME"] = str(folder)  # only now: Python looks for packages in the home folder
+    (all_ranks if "--threads" in sys.argv else as_rank)(exercise, file, folder, limit)
 
 
 if __name__ == "__main__":

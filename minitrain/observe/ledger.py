@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from ..errors import check_choice
+
 # If an array is reported more than once, the kind further right takes precedence.
 KINDS = ("buffers", "activations", "optimizer", "gradients", "parameters")
 
@@ -59,7 +61,11 @@ class Ledger:
             _current.reset(token)
 
     def hold(self, array: Any, kind: str, phase: str = "", node: Any = None) -> None:
-        """Track the memory of this array until it is freed. kind, phase, node: see the function `hold`."""
+        """Track the memory of this array until it is freed. kind, phase, node: see the function `hold`.
+
+        Raise UserError for another kind.
+        """
+        check_choice("kind", kind, KINDS)
         owner = _owner(array)
         if owner is None or not owner.nbytes:
             return
@@ -103,7 +109,10 @@ def current() -> Ledger | None:
 
 
 def hold(array: Any, kind: str, phase: str = "", node: Any = None) -> None:
-    """Report an array to the open ledger. kind: one of KINDS; phase, node: what is running, and its operation."""
+    """Report an array to the open ledger. kind: one of KINDS; phase, node: what is running, and its operation.
+
+    Raise UserError for another kind.
+    """
     ledger = _current.get()
     if ledger is not None:
         ledger.hold(array, kind, phase, node)

@@ -40,7 +40,7 @@ class Segment(Sequential):
     around: called with the units, it returns a context to enter around their forward, and another around backward.
     """
 
-    def __init__(self, units: Sequence[Module], replay: bool = False, around: Around = nothing) -> None:
+    def __init__(self, units: Sequence[Module], replay: bool, around: Around = nothing) -> None:
         super().__init__(list(units))
         self.replay, self.around = replay, around
 

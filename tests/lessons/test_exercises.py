@@ -18,7 +18,7 @@ from minitrain.lessons import worker
 from minitrain.lessons.check import check
 from minitrain.lessons.manifest import Exercise, Mutant, exercises, written
 from minitrain.lessons.report import Reports
-from minitrain.lessons.stubs import exercise_file, place, replaced, source, stub
+from minitrain.lessons.stubs import exercise_cell, exercise_file, place, replaced, source, stub
 from tests.tiers import full
 
 EVERY = exercises()
@@ -138,6 +138,8 @@ def test_a_file_of_stubs_imports_what_it_uses(tmp_path: Path) -> None:
     for lesson in written():
         for solved in (False, True):
             (tmp_path / f"exercise_{lesson.number}_{solved}.py").write_text(exercise_file(lesson, solved), "utf-8")
+            for e in lesson.exercises:
+                (tmp_path / f"cell_{e.id}_{solved}.py").write_text(exercise_cell(e, solved), "utf-8")
     command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821,F811", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr

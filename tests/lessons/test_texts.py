@@ -1,11 +1,14 @@
 """The READMEs: commands print what the text shows, quoted code matches the library, and links work."""
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
+from minitrain.lessons.course import COURSE
+from minitrain.lessons.manifest import Lesson, written
 from minitrain.lessons.text import links, problems, readmes, same
 from tests.lessons.together import started
 
@@ -36,13 +39,13 @@ def found(request: pytest.FixtureRequest) -> Iterator[dict[tuple, Future]]:
     yield from started(request, ("path",), problems, workers=2)
 
 
-@pytest.mark.parametrize("path", readmes(), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", readmes(), ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_a_text_is_true_without_its_commands(path: Path) -> None:
     assert problems(path, run=False) == []
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("path", readmes(), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", readmes(), ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_a_text_is_true(path: Path, found: dict[tuple, Future]) -> None:
     assert found[path,].result() == []
 
@@ -64,6 +67,19 @@ def test_what_has_drifted_is_seen(change: dict[str, str], says: str, tmp_path: P
     path.write_text(TEXT.format(**{**good, **change}), "utf-8")
     found = "\n".join(problems(path))
     assert says in found and bool(found) == bool(says)
+
+
+@pytest.mark.parametrize("lesson", written(), ids=lambda lesson: lesson.name)
+def test_the_lecturers_guide_follows_the_lessons_page(lesson: Lesson) -> None:
+    page = (lesson.folder / "README.md").read_text("utf-8")
+    guide = (COURSE / "TEACHING.md").read_text("utf-8")
+    section = re.split(r"^##+ ", guide.partition(f"\n### {lesson.number} ")[2], flags=re.MULTILINE)[0]
+    board = re.findall(r"^    .*$", section, re.MULTILINE)
+    number, answer = r"\d[\d.,]*\d|\d", re.compile(r"^\d\. ", re.MULTILINE)
+    assert len(board) >= 5 and set(re.findall(number, "\n".join(board))) <= set(re.findall(number, page))
+    assert set(re.findall(r"\b\d\d\.\d\b", section)) <= {exercise.id for exercise in lesson.exercises}
+    predictions = page.partition("\n## Predict before you run\n")[2].partition("\n## ")[0]
+    assert answer.findall(section) == answer.findall(predictions) != []
 
 
 def test_a_call_in_code_is_no_link(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.mutation.covering import Covering, recorded, tests_of
+from tests.mutation.covering import Covering, reaching, recorded
 from tests.mutation.equivalent import EQUIVALENT
 from tests.mutation.mutants import Mutant, mutants_of
 
@@ -187,7 +187,7 @@ class Trees:
 def try_out(mutant: Mutant, tree: Path, done: Result | None, stages: Sequence[str], covering: Covering) -> Result:
     """Run the stages it has not passed yet, up to the first in which a test fails."""
     path, source = tree / mutant.file, (ROOT / mutant.file).read_text()
-    reached = tests_of(covering, mutant.file, mutant.line)
+    reached = reaching(covering, mutant.file, mutant.line)
     reached = reached if len(reached) <= MOST else []
     began = time.monotonic()
     result = Result(mutant.key, "survived", "", "", 0.0)

@@ -3,13 +3,14 @@
     python -m tests.mutation.covering          a quarter of an hour on two cores
 
 Every process writes down (test, file, line): the test that was running, for a process that a test has started the test
-that started it. A line that is executed when its module is imported, or by a fixture, has no test.
+that started it. A line that is executed when its module is imported has no test.
 """
 
 import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -25,47 +26,61 @@ parallel = True
 sigterm = True
 source = {ROOT}/minitrain
 data_file = {BUILD}/coverage/data
-dynamic_context = test_function
 context = ${{PYTEST_CURRENT_TEST-}}
+"""
+STARTS = "import coverage\ncoverage.process_startup()\n"  # in every process
+MARKS = """
+import coverage
+import pytest
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    coverage.Coverage.current().switch_context(item.nodeid)
 """
 Covering = dict[str, dict[int, list[str]]]  # file -> line -> tests, as pytest is told to run them
 
 
 def record() -> Covering:
-    """Run all tests, and return and keep what they execute."""
-    import coverage
-
+    """Run all tests, and return and keep what they execute. Tests may fail: coverage makes them slow."""
     folder = BUILD / "coverage"
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir():
-        old.unlink()
-    settings = folder / "settings"
-    settings.write_text(SETTINGS)
-    (folder / "sitecustomize.py").write_text("import coverage\ncoverage.process_startup()\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "settings").write_text(SETTINGS)
+    (folder / "sitecustomize.py").write_text(STARTS)
+    (folder / "marks.py").write_text(MARKS)
     path = os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "COVERAGE_PROCESS_START": str(settings)}
+    hooks = {"PYTHONPATH": path, "COVERAGE_PROCESS_START": str(folder / "settings"), "PYTEST_PLUGINS": "marks"}
     command = [sys.executable, "-m", "pytest", "--full", "-q", "-p", "no:cacheprovider", "--tb=no"]
-    subprocess.run(command, cwd=ROOT, env=environment)  # a test that fails, for coverage is slow, matters to nobody
-    covering: defaultdict[str, defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for path_of_data in folder.glob("data.*"):
-        data = coverage.CoverageData(str(path_of_data))
-        data.read()
-        for file in data.measured_files():
-            for line, contexts in data.contexts_by_lineno(file).items():
-                covering[str(Path(file).relative_to(ROOT))][line] |= {*filter(None, map(test_of, contexts))}
-    found = {file: {line: sorted(tests) for line, tests in lines.items()} for file, lines in covering.items()}
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **hooks})
+    found = collected(folder)
     RECORDED.write_text(json.dumps(found))
     return found
 
 
-def test_of(context: str) -> str:
-    """Return the test of a context, "the process's|the function's", as in "tests/a/test_b.py::test_c"; "" for none."""
-    process, _, inner = context.rpartition("|")
-    module, _, function = inner.rpartition(".")
-    if module.startswith("tests."):
-        return f"{module.replace('.', '/')}.py::{function}"
-    match = re.match(r"tests/[\w/]+\.py::\w+", process or inner)
-    return match[0] if match else ""
+def collected(folder: Path) -> Covering:
+    """Return what the processes have written."""
+    import coverage
+
+    covering: defaultdict[str, defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for path in folder.glob("data.*"):
+        data = coverage.CoverageData(str(path))
+        try:
+            data.read()
+        except coverage.exceptions.DataError:  # of a process that was killed as it wrote
+            continue
+        for file in data.measured_files():
+            for line, contexts in data.contexts_by_lineno(file).items():
+                covering[str(Path(file).relative_to(ROOT))][line] |= {*filter(None, map(running, contexts))}
+    return {file: {line: sorted(tests) for line, tests in lines.items()} for file, lines in covering.items()}
+
+
+def running(context: str) -> str:
+    """Return the test of a context, "of the process|now", as in "tests/a/test_b.py::test_c"; "" for none.
+
+    Of a process that a test started, the first is that test.
+    """
+    found = re.findall(r"tests/[\w/]+\.py::\w+", context)
+    return found[-1] if found else ""
 
 
 def recorded() -> Covering:
@@ -75,7 +90,7 @@ def recorded() -> Covering:
     return {file: {int(n): t for n, t in lines.items()} for file, lines in json.loads(RECORDED.read_text()).items()}
 
 
-def tests_of(covering: Covering, file: str, line: int) -> list[str]:
+def reaching(covering: Covering, file: str, line: int) -> list[str]:
     """Return the tests that execute the statement on this line, or the head of a block; empty if that is not known."""
     lines = covering.get(file, {})
     found = {test for number in statement(ROOT / file, line) for test in lines.get(number, [])}

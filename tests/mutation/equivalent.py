@@ -28,6 +28,17 @@ EQUIVALENT: dict[str, str] = {
         'minitrain/precision/fallback.py: world.all_reduce(found, LAYERS, op="max"): '
         'world.all_reduce(found, LAYERS, op="max") -> (world.all_reduce(found, LAYERS))'
     ): "a sum of flags is 0 where their maximum is, and nowhere else",
+    "minitrain/optim/base.py: self.prints[i] = fingerprints(it.data): self.prints[i] = fingerprints(it.data) -> pass": (
+        "a shortcut: without it, every element is compared with its master, and the same ones are adopted"
+    ),
+    (
+        "minitrain/attention.py: def causal_attention(qkv: Tensor, start: int = 0, scale: float | None = None) "
+        "-> Tensor:: 0 -> 1"
+    ): "queries and keys both start there, and only the difference counts",
+    (
+        "minitrain/attention.py: gs = xp.subtract(gp, backend.row_dots(gp, wide_p), out=gp): "
+        "backend.row_dots(gp, wide_p) -> (backend.row_dots(wide_p, gp))"
+    ): "a product of two numbers is the same in both orders",
     "minitrain/comm/mpi.py: info.Free(): info.Free() -> pass": "a few bytes of MPI's, once in a process",
     "minitrain/parallel/reducer.py: if self.mesh.parts(*MODEL) == 1:: self.mesh.parts(*MODEL) == 1 -> (False)": (
         "a group of one rank would gather its own part: the same number, and nothing is sent"

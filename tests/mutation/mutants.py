@@ -80,12 +80,14 @@ def _changes(tree: ast.Module) -> Iterator[tuple[ast.expr | ast.stmt, str, str]]
 
 
 def _is_for_people(node: ast.AST, parent: ast.AST) -> bool:
-    """Return whether the node is a docstring, type, f-string, error message or the name in a ContextVar's repr."""
+    """Return whether the node is a docstring, type, f-string, error message or the name in a variable's repr."""
     if isinstance(node, ast.JoinedStr | ast.Import | ast.ImportFrom):
+        return True
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
         return True
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         return True
-    if isinstance(parent, ast.Call) and ast.unparse(parent.func) == "ContextVar":
+    if isinstance(parent, ast.Call) and ast.unparse(parent.func) in ("ContextVar", "TypeVar", "ParamSpec"):
         return node in parent.args[:1]
     if isinstance(parent, ast.Raise | ast.Assert):
         return not (isinstance(parent, ast.Assert) and node is parent.test)

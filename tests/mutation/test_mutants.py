@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutation.__main__ import FILES, ROOT, Result, choose, own_tests, unfinished
+from tests.mutation.covering import running, statement
 from tests.mutation.equivalent import EQUIVALENT
 from tests.mutation.mutants import mutants_of
 
@@ -39,7 +40,8 @@ def test_each_kind_of_change(source: str, expected: set[str], tmp_path: Path) ->
 def test_what_people_read_is_left_alone(tmp_path: Path) -> None:
     source = '"""Text, 1."""\n\n\ndef f(a: "x" = None) -> "y":\n    raise E(f"{a} is", 1 + 2)\n'
     assert changes(source, tmp_path) == {source.replace('raise E(f"{a} is", 1 + 2)', "pass")}
-    assert changes("x = ContextVar('name')\n", tmp_path) == set()
+    assert changes("x = ContextVar('name')\n", tmp_path) == changes("T = TypeVar('T')\n", tmp_path) == set()
+    assert changes("if TYPE_CHECKING:\n    from a import b\n", tmp_path) == set()
 
 
 def test_the_same_seed_gives_the_same_mutants_on_different_lines() -> None:
@@ -68,3 +70,22 @@ def test_what_is_explained_is_still_there() -> None:
 def test_a_run_resumes_with_the_stages_that_are_left(outcome: str, stage: str, stages: list[str], left: list) -> None:
     assert unfinished(Result("a mutant", outcome, stage, "", 1.0), stages) == left
     assert unfinished(None, stages) == stages
+
+
+@pytest.mark.parametrize(
+    ("context", "test"),
+    [
+        ("", ""),
+        ("tests/a/test_b.py::test_c[x|y] (call)", "tests/a/test_b.py::test_c"),
+        ("tests/a/test_b.py::test_c (setup)|tests/d/test_e.py::test_f[1]", "tests/d/test_e.py::test_f"),
+    ],
+)
+def test_what_a_line_was_executed_by(context: str, test: str) -> None:
+    assert running(context) == test
+
+
+def test_a_line_belongs_to_its_statement(tmp_path: Path) -> None:
+    """Of a block, only the head: what is inside runs in other tests."""
+    path = tmp_path / "file.py"
+    path.write_text("if (a and\n    b):\n    f(c,\n      d)\n")
+    assert [list(statement(path, line)) for line in (1, 2, 3, 4)] == [[1, 2], [1, 2], [3, 4], [3, 4]]

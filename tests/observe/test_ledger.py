@@ -15,6 +15,7 @@ from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.comm.threads import world_of_one
 from minitrain.data.loader import TextLoader
+from minitrain.errors import UserError
 from minitrain.fused import linear
 from minitrain.models import GPTConfig, gpt
 from minitrain.observe.ledger import Ledger, current
@@ -86,6 +87,13 @@ def test_views_are_counted_once_as_what_owns_them() -> None:
     del view
     del array
     assert +ledger.live == {} and ledger.peak == 4 * 8 * 8
+
+
+def test_a_kind_that_does_not_exist() -> None:
+    ledger = Ledger()
+    with pytest.raises(UserError, match="kind is 'bufers'; allowed: 'buffers', "):
+        ledger.hold(np.ones(3), "bufers")
+    assert not ledger.live
 
 
 def test_what_is_no_array_is_passed_over() -> None:

@@ -509,3 +509,19 @@ def test_a_gradient_that_needs_no_change_is_not_copied() -> None:
     stored = np.array([1.0, -2.0], np.float32)
     assert unscaled(stored, np.float32, 1.0) is stored
     np.testing.assert_array_equal(unscaled(stored, np.float64, 0.5), [0.5, -1.0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "defaults"),
+    [
+        (SGD, {"momentum": 0.0, "weight_decay": 0.0}),
+        (Adam, {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}),  # Algorithm 1 of the paper
+        (AdamW, {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.1}),  # as GPT-3
+        (LARS, {"momentum": 0.9, "weight_decay": 0.0, "eta": 0.001}),
+        (LAMB, {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-6, "weight_decay": 0.01}),
+    ],
+)
+def test_the_defaults(kind: type[Optimizer], defaults: dict[str, float]) -> None:
+    """Whoever gives none relies on them: another value would change their runs without a word."""
+    rule = kind(Slices())
+    assert {name: getattr(rule, name) for name in defaults} == defaults

@@ -1,6 +1,8 @@
 """Buckets hold every parameter once, as views of one array, in the order in which backward completes them."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
 from minitrain.models import GPTConfig, gpt
-from minitrain.nn import Parameter, Replicate
+from minitrain.nn import Parameter, Replicate, Shard
 from minitrain.parallel.buckets import Bucket, make_buckets
 
 KIB = 1 / 1024  # MiB
@@ -55,6 +57,19 @@ def test_filled_from_the_end_up_to_the_limit() -> None:
     assert paths(make_buckets(ps, 0.99 * KIB, mesh()))[0] == list("987")
     assert paths(make_buckets(ps, 1000, mesh())) == [list("9876543210")]
     assert paths(make_buckets(ps, float("inf"), mesh())) == [list("9876543210")]
+
+
+def test_sizes_are_those_of_this_rank_unless_parameters_have_owners() -> None:
+    """Owners see the logical sizes: here twice as large, so that each parameter has a bucket of its own."""
+
+    def buckets(world: Communicator, make: Callable[..., list[Bucket]] = make_buckets) -> int:
+        mesh, ps = Mesh(world, tp=2), [Parameter(name, (4, 2), dtype=np.float64) for name in "ab"]
+        for p in ps:
+            p.placement = p.placement.shard("tp", Shard(0, 1), 2, world.rank)
+        return len(make(ps, 64 / 2**20, mesh))
+
+    assert threads.run(2, buckets) == [1, 1]
+    assert threads.run(2, lambda world: buckets(world, partial(make_buckets, whole=True))) == [2, 2]
 
 
 def test_a_parameter_above_the_limit_has_a_bucket_of_its_own() -> None:

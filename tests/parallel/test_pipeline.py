@@ -378,7 +378,7 @@ def test_a_segment_puts_off_the_work_on_its_weights() -> None:
     """With recompute under zb-h1, weight-gradient products are still computed in W."""
     unit = gpt(GPTConfig(11, 5, layers=1, heads=3, width=9, dtype="float64")).units[1]
     unit.init(1)
-    for segment in (Segment([unit], replay=True), Segment([unit])):
+    for segment in (Segment([unit], replay=True), Segment([unit], replay=False)):
         later: list[Callable[[], None]] = []
         ids = np.zeros((2, 5), np.int64)
         batch = Batch(ids, ids, Where(SEED, 0, 2, 5, slice(0, 2), slice(0, 5)))

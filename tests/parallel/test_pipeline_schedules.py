@@ -67,6 +67,12 @@ def test_interleaved(v: int, cost: Costs) -> None:
         assert timeline.peaks == [min(v * m, 2 * (p - r - 1) + (v - 1) * p + 1) for r in range(p)], (p, m)
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_one_chunk_a_rank_unless_told_otherwise(name: str) -> None:
+    make = SCHEDULES[name]
+    assert make(1, 3, 6) == make(1, 3, 6, 1) == all_ranks(name, 3, 6)[1]
+
+
 def test_memory_of_gpipe_and_1f1b() -> None:
     for p, m in SIZES:
         assert simulate(all_ranks("gpipe", p, m)).peaks == [m] * p
@@ -308,6 +314,7 @@ def test_a_message_carries_its_time() -> None:
         [(1 + late, 2 + late, Do("F", 0)), (2 + late, 4 + late, Do("B", 0))],
     ]
     assert simulate(all_ranks("interleaved", 1, 1, 2), cost, nbytes=50).makespan == 6, "one rank sends no messages"
+    assert simulate(all_ranks("gpipe", 2, 1), cost).lanes[1][0][0] == 1 + Fraction(1, 3), "no bytes unless told"
 
 
 def test_clock() -> None:

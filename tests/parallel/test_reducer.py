@@ -7,14 +7,19 @@ import pytest
 
 from minitrain import functional as F
 from minitrain.backend import Array
+from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
+from minitrain.data.loader import ArrayLoader
+from minitrain.models import MLPConfig, mlp
 from minitrain.nn import Module, Parameter
 from minitrain.optim import SGD
 from minitrain.parallel.buckets import Bucket, make_buckets
 from minitrain.parallel.data_parallel import Bucketed, Naive
+from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.reducer import DividedModel, Reducer
+from minitrain.parallel.strategy import Strategy
 from minitrain.tensor import Tensor
 
 
@@ -60,6 +65,31 @@ def loss(ps: Sequence[Parameter], factor: float = 1.0) -> Tensor:
     for p in ps:
         x = x + p * factor
     return F.sum(x)
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_a_step_has_one_backward_unless_told_otherwise(zero: int) -> None:
+    """Before the first start_step(), too. The second backward would add to a gradient that was already reduced."""
+    model = mlp(MLPConfig(inputs=2, hidden=(3,), classes=2))
+    reducer = parallelize(model, Mesh(world_of_one(), dp=1), Strategy(zero=zero))
+    reducer.init(1)
+    batch = ArrayLoader(np.ones((4, 2), np.float32), np.array([0, 1, 1, 0]), batch=4, seed=1).batch(0)
+    for start in (lambda: None, reducer.start_step):
+        start()
+        model(batch).backward()
+        with pytest.raises(RuntimeError, match="fired 2 times in a step of 1 backwards"):
+            model(batch).backward()
+
+
+def test_the_ranks_seeds_are_compared_unless_told_otherwise() -> None:
+    def program(world: Communicator) -> None:
+        ps = parameters("ab")
+        mesh, model = Mesh(world, dp=2), Module()
+        model.__dict__["parameters_of_it"] = ps
+        Reducer(DividedModel(model, mesh, make_buckets(ps, 1.0, mesh))).init(seed=world.rank)
+
+    with pytest.raises(RuntimeError, match="seed: 0 on rank 0; 1 on rank 1"):
+        threads.run(2, program)
 
 
 def test_a_bucket_leaves_in_the_last_backward() -> None:

@@ -114,6 +114,14 @@ def test_each_name_has_its_reducer() -> None:
     assert {named(name).reducer for name in REDUCERS} == REDUCERS.keys()
 
 
+def test_the_defaults() -> None:
+    """Data parallel in buckets of 1 MiB, with all activations kept and the first steps checked."""
+    assert Strategy() == Strategy(
+        zero=0, reduce="bucketed", bucket_mb=1.0, reduce_once=False, prefetch=False, recompute=0, sp=False,
+        schedule="1f1b", chunks=1, grad_dtype="full", owners="elements", check=True,
+    )  # fmt: skip
+
+
 def test_every_field_says_what_it_is() -> None:
     """The command-line options have the same fields and defaults; hidden fields are listed by name."""
     hidden = {"owners", "check"}

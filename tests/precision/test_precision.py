@@ -228,6 +228,18 @@ def test_the_scale_is_that_of_pytorch(
         assert close_to(ours.value, theirs.get_scale(), 1e-6)
 
 
+def test_the_defaults() -> None:
+    """The loss scale's are those of PyTorch's GradScaler; its floor and its patience are ours."""
+    dynamic, constant, layers = DynamicScaler(), StaticScaler(), DynamicPolicy()
+    told = (dynamic.value, dynamic.growth, dynamic.backoff, dynamic.interval, dynamic.floor, dynamic.patience)
+    assert told == (2**16, 2.0, 0.5, 2000, 1.0, 20)
+    assert next_scale(8.0, 1998, False) == (8.0, 1999) and next_scale(8.0, 1999, False) == (16.0, 0)
+    assert (constant.value, constant.patience) == (2**12, 20)
+    assert (layers.half, layers.casts, layers.patience, layers.rest) == (DTYPES["float16"], CASTS, 3, 500)
+    use(model := mlp(MLPConfig()), StaticPolicy("mixed_float16"))
+    assert {p.dtype for p in model.parameters()} == {np.dtype(np.float32)}
+
+
 @pytest.mark.parametrize("growth", [2.0, 1.5, 1e30])
 def test_the_scale_stays_below_the_end_of_float32(growth: float) -> None:
     """The scale multiplies a float32 loss."""
