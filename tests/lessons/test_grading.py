@@ -251,7 +251,7 @@ def test_two_students(tmp_path: Path) -> None:
 def test_an_interrupt(number: int, tmp_path: Path) -> None:
     """Nothing is left, and the file has what was graded."""
     classes.perfect([BY_NUMBER["07"]], tmp_path / "a", 1)
-    classes.hostile([BY_NUMBER["07"]], tmp_path / "b", 0)
+    classes.hostile([BY_NUMBER["07"]], tmp_path / "b", 2)  # it does not end
     command = [sys.executable, "-m", "minitrain.lessons", "grade", "a", "b", "--lessons=07.1", "--totals=t.csv"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
