@@ -13,6 +13,7 @@ import pytest
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.ring import RingCommunicator
+from minitrain.comm.threads import world_of_one
 from minitrain.errors import UserError
 from minitrain.observe.ledger import Ledger
 from minitrain.sharding import shard_of
@@ -558,6 +559,21 @@ def test_no_sum_of_small_integers(dtype: type) -> None:
         assert (x == 1).all()
 
     threads.run(2, program)
+
+
+def test_the_size_of_a_collective_is_computed_only_for_a_ledger() -> None:
+    """It takes almost as long as a small all-reduce."""
+    asked: list[int] = []
+
+    def size() -> int:
+        asked.append(8)
+        return 8
+
+    world_of_one()._charge(("dp", "x"), size)
+    assert not asked
+    with Ledger().open() as ledger:
+        world_of_one()._charge(("dp", "x"), size)
+    assert asked == [8] and ledger.charged == {("dp", "x"): 8}
 
 
 def test_every_communication_is_counted() -> None:
