@@ -5,10 +5,6 @@ EQUIVALENT: dict[str, str] = {
         "reshape(-2) is reshape(-1): NumPy finds the length for any negative number"
     ),
     (
-        'minitrain/precision/fallback.py: "layer_norm": GIVEN,  # mean and variance are in float32: '
-        "\"layer_norm\" -> 'mron_reyal'"
-    ): "an operation without a row is done on what it is given, so this row is there for its reader",
-    (
         "minitrain/fused.py: return apply(y.astype(dtype, copy=False), (x,), vjp, "
         "[(weight, weight_vjp), (bias, bias_vjp)], saved=(n, r)): False -> True"
     ): "a copy of y, which has no other user",

@@ -228,6 +228,23 @@ def test_the_scale_is_that_of_pytorch(
         assert close_to(ours.value, theirs.get_scale(), 1e-6)
 
 
+def test_the_table_has_a_row_for_each_operation_that_a_model_asks_about() -> None:
+    """A row under another name would do nothing, and one that is missing leaves the input as it is."""
+    asked = set()
+
+    class Asked(DynamicPolicy):
+        def choose(self, path: str, operation: str, given: np.dtype) -> np.dtype:
+            asked.add(operation)
+            return super().choose(path, operation, given)
+
+    model = gpt(GPTConfig(vocabulary=5, context=3, layers=1, heads=1, width=4))
+    use(model, Asked())
+    model.init(seed=1)
+    ids = np.array([[0, 1, 2]])
+    model(Batch(ids, ids, Where(1, 0, 1, 3, slice(0, 1), slice(0, 3))))
+    assert asked == CASTS.keys()
+
+
 def test_the_defaults() -> None:
     """The loss scale's are those of PyTorch's GradScaler; its floor and its patience are ours."""
     dynamic, constant, layers = DynamicScaler(), StaticScaler(), DynamicPolicy()
