@@ -5,9 +5,12 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future
 from functools import cache
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +22,7 @@ from minitrain.lessons.check import check
 from minitrain.lessons.manifest import Exercise, Mutant, exercises, written
 from minitrain.lessons.report import Reports
 from minitrain.lessons.stubs import exercise_cell, exercise_file, place, replaced, source, stub
+from tests.lessons.together import checked
 from tests.tiers import full
 
 EVERY = exercises()
@@ -38,19 +42,36 @@ def ids(values: list) -> list[str]:
     return [f"{e.id}-{m.path.stem}" for e, m in values]
 
 
+@pytest.fixture(scope="module")
+def ahead(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, Path], Future[Reports]]]:
+    """Check the known solutions of all selected tests in two processes."""
+    wanted = []
+    for item in request.session.items:
+        if isinstance(item, pytest.Function) and item.module is request.module and "quick" in item.fixturenames:
+            given: dict[str, Any] = item.callspec.params
+            file = given["mutant"].path if "mutant" in given else given.get("solution")
+            wanted += [(given["exercise"].id, file)] if file else []
+    with checked(wanted, workers=2) as futures:
+        yield futures
+
+
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run checks in this process with threads as ranks: mpirun would take many minutes for hundreds of solutions."""
+def quick(monkeypatch: pytest.MonkeyPatch, ahead: dict[tuple[str, Path], Future[Reports]]) -> None:
+    """Run checks with threads as ranks: mpirun would take many minutes for hundreds of solutions."""
+
+    def as_threads(exercise: Exercise, file: Path, limit: float) -> Reports:
+        known = ahead.get((exercise.id, file))
+        return EVER_RUN(exercise, file, limit) if known is None else known.result()
 
     def run(exercise: Exercise, file: Path, folder: Path, *_: object) -> checking.Output:
-        for rank, report in EVER_RUN(exercise, file, checking.LIMIT).items():
+        for rank, report in as_threads(exercise, file, checking.LIMIT).items():
             (folder / f"rank_{rank}.json").write_text(json.dumps({**report, "printed": []}), "utf-8")
         return checking.Output()
 
     def cause(exercise: Exercise, reports: Reports, *_: object) -> str:
         return worker.diagnose(exercise, reports, checking.LIMIT)
 
-    monkeypatch.setattr(worker, "as_threads", EVER_RUN)
+    monkeypatch.setattr(worker, "as_threads", as_threads)
     monkeypatch.setattr(checking, "_run", run)
     monkeypatch.setattr(checking, "_cause", cause)
 

@@ -1,10 +1,19 @@
-"""Run slow commands concurrently: most of them wait, or use one core."""
+"""Run slow commands, and the checks of many solutions, concurrently: most of them wait, or use one core."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from minitrain.lessons import check, worker
+from minitrain.lessons.manifest import exercises
+from minitrain.lessons.report import Reports
+
+BY_ID = {exercise.id: exercise for exercise in exercises()}
 
 
 def started(
@@ -23,3 +32,19 @@ def started(
         yield {key: pool.submit(call, *key) for key in wanted}
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def checked(solutions: Iterable[tuple[str, Path]], workers: int) -> Iterator[dict[tuple[str, Path], Future[Reports]]]:
+    """Check these solutions, each an exercise's id and a file, in processes with threads as ranks."""
+    context = multiprocessing.get_context("spawn")  # the tests' own process has threads
+    with ProcessPoolExecutor(workers, context) as pool:
+        try:
+            yield {key: pool.submit(reports, *key) for key in dict.fromkeys(solutions)}
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def reports(id: str, file: Path) -> Reports:
+    """Return the ranks' reports about a solution."""
+    return worker.as_threads(BY_ID[id], file, check.LIMIT)
