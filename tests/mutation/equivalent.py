@@ -35,7 +35,7 @@ EQUIVALENT: dict[str, str] = {
         "minitrain/attention.py: gs = xp.subtract(gp, backend.row_dots(gp, wide_p), out=gp): "
         "backend.row_dots(gp, wide_p) -> (backend.row_dots(wide_p, gp))"
     ): "a product of two numbers is the same in both orders",
-    "minitrain/autograd.py: for root, seed in zip(roots, seeds, strict=True): zip(roots, seeds, strict=True) -> "
+    "minitrain/autograd.py: for root, seed in zip(roots, seeds, strict=True):: zip(roots, seeds, strict=True) -> "
     "(zip(roots, seeds))": "there is a seed for each root: _seeds has compared their numbers",
     "minitrain/comm/mpi.py: info.Free(): info.Free() -> pass": "a few bytes of MPI's, once in a process",
     "minitrain/parallel/reducer.py: if self.mesh.parts(*MODEL) == 1:: self.mesh.parts(*MODEL) == 1 -> (False)": (
