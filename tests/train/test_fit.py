@@ -192,6 +192,16 @@ def test_patience_in_updates(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -
     ]
 
 
+def test_patience_while_every_batch_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights to restore are those before the first update: the optimizer has made no masters yet."""
+    always = StaticScaler(8.0, patience=99, agree=lambda overflow, world: True)
+    trainer, coming = learner(world_of_one(), digits(), scaler=always), iter([1.0, 2.0])
+    before = values(trainer)
+    monkeypatch.setattr(trainer, "validate", lambda *_: [next(coming), 0.5])
+    trainer.fit(digits(), epochs=9, validation=digits(), patience=1)
+    assert trainer.history.validation_loss == [1.0, 2.0] and all(map(np.array_equal, values(trainer), before))
+
+
 # Custom data ----------------------------------------------------------------------------------------------------------
 
 
