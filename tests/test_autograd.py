@@ -107,6 +107,13 @@ def test_only_reachable_consumers_count() -> None:
     assert gradient(x) == [8.0] and fired == [x, x]
 
 
+def test_a_node_is_named_by_its_operation() -> None:
+    """An embedding has no input to differentiate by, so its name comes from the vjp of its weight."""
+    w = Tensor(np.ones((3, 2)), requires_grad=True)
+    nodes = [fused.embedding(np.array([0, 1]), w).node, fused.gelu(w * 1.0).node]
+    assert [node and node.operation for node in nodes] == ["embedding", "gelu"]
+
+
 def test_the_order_is_an_argument() -> None:
     """The order argument decides when each node is visited. Any order with consumers first gives the same gradients."""
     x, w = leaf(0.5), leaf(2.0)
