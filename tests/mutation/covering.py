@@ -91,21 +91,30 @@ def recorded() -> Covering:
 
 
 def reaching(covering: Covering, file: str, line: int) -> list[str]:
-    """Return the tests that execute the statement on this line, or the head of a block; empty if that is not known."""
-    lines = covering.get(file, {})
-    found = {test for number in statement(ROOT / file, line) for test in lines.get(number, [])}
+    """Return the tests that execute the statement on this line, or the head of a block; empty if that is not known.
+
+    It is not known for what an import executes: any test may depend on it.
+    """
+    lines, numbers = covering.get(file, {}), statement(ROOT / file, line)
+    found = {test for number in numbers for test in lines.get(number, [])}
     return sorted(test for test in found if (ROOT / test.partition("::")[0]).exists())
 
 
 def statement(path: Path, line: int) -> Iterable[int]:
-    """Return the lines of the smallest statement on this line, of a block only those of its head."""
-    best = range(line, line + 1)
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.stmt):
-            body = getattr(node, "body", None)
-            end = body[0].lineno - 1 if body else node.end_lineno or node.lineno
-            if node.lineno <= line <= end:
-                best = range(node.lineno, end + 1)
+    """Return the lines of a function's smallest statement on this line, of a block only those of its head.
+
+    Return none for a line outside of functions.
+    """
+    best = range(0)
+    for function in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        for node in (inner for statement in function.body for inner in ast.walk(statement)):
+            if isinstance(node, ast.stmt):
+                body = getattr(node, "body", None)
+                end = body[0].lineno - 1 if body else node.end_lineno or node.lineno
+                if node.lineno <= line <= end:
+                    best = range(node.lineno, end + 1)
     return best
 
 

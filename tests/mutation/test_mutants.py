@@ -85,7 +85,8 @@ def test_what_a_line_was_executed_by(context: str, test: str) -> None:
 
 
 def test_a_line_belongs_to_its_statement(tmp_path: Path) -> None:
-    """Of a block, only the head: what is inside runs in other tests."""
+    """Of a block, only the head: what is inside runs in other tests. An import may matter to all tests."""
     path = tmp_path / "file.py"
-    path.write_text("if (a and\n    b):\n    f(c,\n      d)\n")
-    assert [list(statement(path, line)) for line in (1, 2, 3, 4)] == [[1, 2], [1, 2], [3, 4], [3, 4]]
+    path.write_text("x = 1\ndef g(y=2):\n  if (a and\n    b):\n    f(c,\n      d)\n")
+    found = [list(statement(path, line)) for line in range(1, 7)]
+    assert found == [[], [], [3, 4], [3, 4], [5, 6], [5, 6]]
