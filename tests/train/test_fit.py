@@ -192,6 +192,11 @@ def test_patience_in_updates(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -
     ]
 
 
+def test_an_update_of_no_loader_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"^train is 3; it must be a loader"):
+        next(learner(world_of_one(), digits()).each_update(3, 1))  # type: ignore[arg-type]
+
+
 def test_patience_while_every_batch_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights to restore are those before the first update: the optimizer has made no masters yet."""
     always = StaticScaler(8.0, patience=99, agree=lambda overflow, world: True)
