@@ -9,7 +9,6 @@ import os
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
 from threading import Event
@@ -74,7 +73,7 @@ def check(
         return Verdict(exercise, "open", "as it was given, with its mistakes")
     limit = limit or LIMIT
     with confined.scratch() as folder:
-        output = (_run_threads if threads else _run)(exercise, file.resolve(), folder, limit, stop)
+        output = _run(exercise, file.resolve(), folder, limit, stop, threads)
         return _verdict(exercise, folder, output, limit, stop)
 
 
@@ -142,29 +141,20 @@ def _cause(exercise: Exercise, reports: Reports, limit: float, stop: Event | Non
     return CAUSES.get(signs, "")
 
 
-def _run(exercise: Exercise, file: Path, folder: Path, limit: float, stop: Event | None) -> Output:
-    """Run the ranks until all have reported, or the time is up. Return their output."""
-    command = mpirun(exercise.ranks) + _worker(exercise, _copy(file, folder), folder, limit)
-    return confined.run(command, folder, debugging(), limit + START, partial(_over, exercise, folder), stop)
-
-
-def _run_threads(exercise: Exercise, file: Path, folder: Path, limit: float, stop: Event | None) -> Output:
-    """Do the same with one process in which the ranks are threads."""
-    command = [*_worker(exercise, _copy(file, folder), folder, limit), "--threads"]
-    return confined.run(command, folder, debugging(), limit + START, partial(_over, exercise, folder), stop)
-
-
-def _copy(file: Path, folder: Path) -> Path:
-    """Copy the student's file into the scratch folder. Return the path of the copy."""
+def _run(
+    exercise: Exercise, file: Path, folder: Path, limit: float, stop: Event | None, threads: bool = False
+) -> Output:
+    """Run the ranks on a copy of the file until all have reported, or the time is up. Return their output."""
     copy = folder / confined.DEEP / file.name
     copy.write_bytes(file.read_bytes())
     copy.chmod(0o444)
-    return copy
 
+    def over() -> bool:
+        return all((folder / f"rank_{rank}.json").exists() for rank in range(exercise.ranks))
 
-def _over(exercise: Exercise, folder: Path) -> bool:
-    """Return whether all ranks have reported."""
-    return all((folder / f"rank_{rank}.json").exists() for rank in range(exercise.ranks))
+    worker = _worker(exercise, copy, folder, limit)
+    command = [*worker, "--threads"] if threads else mpirun(exercise.ranks) + worker
+    return confined.run(command, folder, debugging(), limit + START, over, stop)
 
 
 def _worker(exercise: Exercise, file: Path, folder: Path, limit: float) -> list[str]:

@@ -18,8 +18,8 @@ from .check import Verdict, check, environment, mpirun
 from .course import COURSE
 from .manifest import BY_NUMBER, Exercise, Lesson, exercises, written
 from .stubs import exercise_file, replaced, source, stub
+from .submissions import STATE
 
-STATE = ".lessons.json"
 WELCOME = """This folder is yours: one folder a lesson, with the functions to write in exercise.py.
 
     lessons list              where you are

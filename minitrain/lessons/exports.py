@@ -74,17 +74,18 @@ def points(rows: list[Row]) -> tuple[float, float]:
 
 def by_student(rows: list[Row]) -> dict[str, list[Row]]:
     """Return student -> rows, in order."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(row.student, []).append(row)
-    return found
+    return _grouped(rows, lambda row: row.student)
 
 
 def by_lesson(rows: list[Row]) -> dict[str, list[Row]]:
     """Return lesson number -> rows, in order."""
+    return _grouped(rows, lambda row: row.lesson)
+
+
+def _grouped(rows: list[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(row.lesson, []).append(row)
+        found.setdefault(key(row), []).append(row)
     return found
 
 

@@ -10,7 +10,6 @@ from concurrent.futures import Future
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,7 +21,7 @@ from minitrain.lessons.check import check
 from minitrain.lessons.manifest import Exercise, Mutant, exercises, written
 from minitrain.lessons.report import Reports
 from minitrain.lessons.stubs import exercise_cell, exercise_file, place, replaced, source, stub
-from tests.lessons.together import checked
+from tests.lessons.together import checked, parameters
 from tests.tiers import full
 
 EVERY = exercises()
@@ -46,11 +45,9 @@ def ids(values: list) -> list[str]:
 def ahead(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, Path], Future[Reports]]]:
     """Check the known solutions of all selected tests in two processes."""
     wanted = []
-    for item in request.session.items:
-        if isinstance(item, pytest.Function) and item.module is request.module and "quick" in item.fixturenames:
-            given: dict[str, Any] = item.callspec.params
-            file = given["mutant"].path if "mutant" in given else given.get("solution")
-            wanted += [(given["exercise"].id, file)] if file else []
+    for given in parameters(request):
+        file = given["mutant"].path if "mutant" in given else given.get("solution")
+        wanted += [(given["exercise"].id, file)] if file else []
     with checked(wanted, workers=2) as futures:
         yield futures
 

@@ -14,15 +14,15 @@ from minitrain.lessons import check as checking
 from minitrain.lessons import notebook
 from minitrain.lessons.check import check
 from minitrain.lessons.cli import main
-from minitrain.lessons.manifest import BY_NUMBER, Lesson, exercises, written
+from minitrain.lessons.manifest import BY_NUMBER, Lesson, written
 from minitrain.lessons.receipt import Receipt
 from minitrain.lessons.stubs import exercise_cell
 from minitrain.lessons.text import BLOCK, same
+from tests.lessons.together import BY_ID
 from tests.tiers import full
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = "14"  # the lesson of the first tier: several ranks, options, two runs
-BY_ID = {exercise.id: exercise for exercise in exercises()}
 WITHOUT_MPI = """
 import sys
 

@@ -7,10 +7,8 @@ import pytest
 from minitrain.lessons import worker
 from minitrain.lessons.check import Verdict
 from minitrain.lessons.cli import print_verdict
-from minitrain.lessons.manifest import exercises
 from minitrain.lessons.report import LONGEST, Report, shortened
-
-BY_ID = {exercise.id: exercise for exercise in exercises()}
+from tests.lessons.together import BY_ID
 
 
 def test_the_checker_speaks_first_and_then_comes_what_was_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,17 +16,21 @@ from minitrain.lessons.report import Reports
 BY_ID = {exercise.id: exercise for exercise in exercises()}
 
 
-def started(
-    request: pytest.FixtureRequest, names: tuple[str, ...], call: Callable[..., Any], workers: int
-) -> Iterator[dict[tuple, Future]]:
-    """Start call(the named parameters) once for each test of the module that uses this fixture."""
-    takes = [
-        item
+def parameters(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """Return the parameters of each selected test of the module that uses this fixture."""
+    return [
+        item.callspec.params
         for item in request.session.items
         if isinstance(item, pytest.Function) and item.module is request.module
         and request.fixturename in item.fixturenames
     ]  # fmt: skip
-    wanted = dict.fromkeys(tuple(item.callspec.params[name] for name in names) for item in takes)
+
+
+def started(
+    request: pytest.FixtureRequest, names: tuple[str, ...], call: Callable[..., Any], workers: int
+) -> Iterator[dict[tuple, Future]]:
+    """Start call(the named parameters) once for each test of the module that uses this fixture."""
+    wanted = dict.fromkeys(tuple(given[name] for name in names) for given in parameters(request))
     pool = ThreadPoolExecutor(workers)
     try:
         yield {key: pool.submit(call, *key) for key in wanted}

@@ -8,8 +8,8 @@ printed at the end: either a test is missing, or the change makes no difference.
 the latter.
 
 Of the tests of a tier, only those run that execute the changed statement, once `python -m tests.mutation.covering` has
-recorded which do (a quarter of an hour): a hundred mutants then take half an hour instead of several. For a statement
-that no test is known to execute, and one that more than 300 do, all tests run.
+recorded which do (a quarter of an hour): a hundred mutants then take half an hour instead of several hours. For a
+statement that no test is known to execute, and one that more than 300 do, all tests run.
 
 Each result is written immediately to build/mutation/seed-1.jsonl. The same command resumes an interrupted run.
 """
