@@ -1,7 +1,5 @@
 """The checker: stubs fail, right solutions pass, every wrong one fails with a message that names its mistake."""
 
-import contextlib
-import io
 import json
 import subprocess
 import sys
@@ -13,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from minitrain import debug
 from minitrain.comm.communicator import Communicator
 from minitrain.lessons import check as checking
 from minitrain.lessons import worker
@@ -21,7 +18,7 @@ from minitrain.lessons.check import check
 from minitrain.lessons.manifest import Exercise, Mutant, exercises, written
 from minitrain.lessons.report import Reports
 from minitrain.lessons.stubs import exercise_cell, exercise_file, place, replaced, source, stub
-from tests.lessons.together import checked, parameters
+from tests.lessons.together import checked, examined, parameters
 from tests.tiers import full
 
 EVERY = exercises()
@@ -105,17 +102,6 @@ def test_processes_find_what_threads_find(
     right, wrong = (examined(world, exercise, path) for path in (solution, mutant.path))
     assert all(report["ok"] for report in right.values()), right
     assert world.rank or worker.diagnose(exercise, wrong, checking.LIMIT) == mutant.mistake, wrong
-
-
-def examined(world: Communicator, exercise: Exercise, file: Path) -> Reports:
-    """Return all ranks' reports, as lessons/worker.py makes them under mpirun."""
-    function = getattr(worker.load(file), exercise.function)
-    with debug.enabled(), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            report = worker.examine(world.duplicate(), exercise, function).plain()
-        except Exception as error:
-            report = worker.raised(error, exercise, file, world.rank)
-    return dict(enumerate(json.loads(json.dumps(world.gather_objects(report)))))
 
 
 @pytest.mark.usefixtures("quick")

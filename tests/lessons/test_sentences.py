@@ -1,6 +1,8 @@
 """The checker's messages for solutions that hang, raise or bypass the communicator.
 
-Each is checked once under mpirun, a few at a time; a hang takes no longer than its limit.
+A hang takes as long as its limit, and its message comes from the process that waits: each is checked once under mpirun,
+a few at a time. Mistakes that end by themselves are checked with threads as ranks, and those that call MPI directly
+share a job.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,25 +12,27 @@ from pathlib import Path
 
 import pytest
 
+from minitrain.comm.communicator import Communicator
 from minitrain.lessons import check as checking
 from minitrain.lessons.check import check
 from minitrain.lessons.manifest import Exercise, Mutant, exercises
-from tests.lessons.together import started
+from minitrain.lessons.report import Reports
+from tests.lessons.together import checked, examined, parameters, started
+from tests.tiers import full
 
 SAYING = {f"{e.id}-{m.path.stem}": (e, m) for e in exercises() for m in e.mutants() if m.says}
+HANGING = {name: pair for name, pair in SAYING.items() if "waits in" in pair[1].says}
+PAST_US = {name: (*pair, pair[0].ranks) for name, pair in SAYING.items() if "mpi4py" in pair[1].says}
+ENDING = {name: pair for name, pair in SAYING.items() if name not in HANGING and name not in PAST_US}
 FIRST = ("10.2-2_gathers_its_share",)
-PARAMETERS = [
-    pytest.param(*pair, id=name, marks=() if name in FIRST else pytest.mark.full) for name, pair in SAYING.items()
-]
 
 Verdicts = dict[tuple, Future]
 
 
 @pytest.fixture(scope="module")
 def verdicts(request: pytest.FixtureRequest) -> Iterator[Verdicts]:
-    """Return the verdicts of all selected solutions, hanging or not; three are checked at a time."""
+    """Return the verdicts of all selected solutions that hang; three are checked at a time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checking, "LIMIT", 30.0)
         patch.setattr(checking, "START", 60.0)
         patch.setattr(checking, "_worker", partial(impatient, checking._worker))
         patch.setattr(checking, "_cause", lambda *_: "")  # the message names the mistake
@@ -37,15 +41,39 @@ def verdicts(request: pytest.FixtureRequest) -> Iterator[Verdicts]:
 
 def impatient(worker: Callable[..., list[str]], exercise: Exercise, file: Path, *rest: object) -> list[str]:
     """Return a rank's command: a solution known to hang gets 4 seconds, less than for students."""
-    command = worker(exercise, file, *rest)
-    hangs = any("waits in" in m.says for m in exercise.mutants() if m.path.name == file.name)
-    return [*command[:-1], "4"] if hangs else command
+    return [*worker(exercise, file, *rest)[:-1], "4"]
 
 
-@pytest.mark.parametrize(("exercise", "mutant"), PARAMETERS)
-def test_a_sentence_names_the_mistake(exercise: Exercise, mutant: Mutant, verdicts: Verdicts) -> None:
+@pytest.mark.full
+@pytest.mark.parametrize(("exercise", "mutant"), HANGING.values(), ids=HANGING)
+def test_a_sentence_says_where_it_hangs(exercise: Exercise, mutant: Mutant, verdicts: Verdicts) -> None:
     verdict = verdicts[exercise, mutant].result()
     assert verdict.state == "failed" and mutant.says in verdict.sentence
+
+
+@pytest.fixture(scope="module")
+def reports(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, Path], Future[Reports]]]:
+    """Return the ranks' reports about all selected solutions that end; two are checked at a time."""
+    with checked([(given["exercise"].id, given["mutant"].path) for given in parameters(request)], workers=2) as futures:
+        yield futures
+
+
+@pytest.mark.parametrize(
+    ("exercise", "mutant"), [pair if name in FIRST else full(*pair) for name, pair in ENDING.items()], ids=ENDING
+)
+def test_a_sentence_names_the_mistake(
+    exercise: Exercise, mutant: Mutant, reports: dict[tuple[str, Path], Future[Reports]]
+) -> None:
+    found = reports[exercise.id, mutant.path].result().values()
+    wrong = [report["failure"] for report in found if not report["ok"]]
+    assert wrong and mutant.says in wrong[0]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("exercise", "mutant", "world"), PAST_US.values(), indirect=["world"], ids=PAST_US)
+def test_a_sentence_names_a_library_that_was_called(exercise: Exercise, mutant: Mutant, world: Communicator) -> None:
+    wrong = [report["failure"] for report in examined(world, exercise, mutant.path).values() if not report["ok"]]
+    assert wrong and mutant.says in wrong[0]
 
 
 @pytest.mark.full

@@ -1,16 +1,20 @@
 """Run slow commands, and the checks of many solutions, concurrently: most of them wait, or use one core."""
 
+import contextlib
+import io
+import json
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from minitrain import debug
+from minitrain.comm.communicator import Communicator
 from minitrain.lessons import check, worker
-from minitrain.lessons.manifest import exercises
+from minitrain.lessons.manifest import Exercise, exercises
 from minitrain.lessons.report import Reports
 
 BY_ID = {exercise.id: exercise for exercise in exercises()}
@@ -38,7 +42,7 @@ def started(
         pool.shutdown(cancel_futures=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def checked(solutions: Iterable[tuple[str, Path]], workers: int) -> Iterator[dict[tuple[str, Path], Future[Reports]]]:
     """Check these solutions, each an exercise's id and a file, in processes with threads as ranks."""
     context = multiprocessing.get_context("spawn")  # the tests' own process has threads
@@ -52,3 +56,14 @@ def checked(solutions: Iterable[tuple[str, Path]], workers: int) -> Iterator[dic
 def reports(id: str, file: Path) -> Reports:
     """Return the ranks' reports about a solution."""
     return worker.as_threads(BY_ID[id], file, check.LIMIT)
+
+
+def examined(world: Communicator, exercise: Exercise, file: Path) -> Reports:
+    """Return all ranks' reports, as minitrain/lessons/worker.py makes them under mpirun, from inside a job."""
+    function = getattr(worker.load(file), exercise.function)
+    with debug.enabled(), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            report = worker.examine(world.duplicate(), exercise, function).plain()
+        except Exception as error:
+            report = worker.raised(error, exercise, file, world.rank)
+    return dict(enumerate(json.loads(json.dumps(world.gather_objects(report)))))
