@@ -73,7 +73,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, ahead: dict[tuple[str, Path], Future[
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("exercise", EVERY, ids=lambda e: e.id)
 def test_the_stub_fails_and_the_model_solution_passes(exercise: Exercise, tmp_path: Path) -> None:
-    """The lesson's other functions stay unsolved. (In processes: test_processes_find_what_threads_find.)"""
+    """The lesson's other functions stay unsolved. (In processes: test_processes_accept_the_model_solution.)"""
     file = tmp_path / "exercise.py"
     file.write_text(exercise_file(exercise.lesson), "utf-8")
     unsolved = check(exercise, file)
@@ -92,15 +92,21 @@ def test_a_wrong_solution_is_named(exercise: Exercise, mutant: Mutant) -> None:
     assert verdict.state == "failed" and verdict.cause == mutant.mistake, verdict
 
 
+@pytest.mark.parametrize(
+    ("exercise", "world"), [(e, e.ranks) for e in EVERY if e.id in QUICK], indirect=["world"], ids=QUICK
+)
+def test_processes_accept_the_model_solution(exercise: Exercise, world: Communicator, tmp_path: Path) -> None:
+    """The second tier's test_selftest checks the model solutions of all exercises under mpirun."""
+    file = tmp_path / "exercise.py"
+    file.write_text(exercise_file(exercise.lesson, solved=True), "utf-8")
+    found = examined(world, exercise, file)
+    assert all(report["ok"] for report in found.values()), found
+
+
 @pytest.mark.parametrize(("exercise", "mutant", "world"), ON_RANKS, indirect=["world"], ids=ids(FIRST))
-def test_processes_find_what_threads_find(
-    exercise: Exercise, mutant: Mutant, world: Communicator, tmp_path: Path
-) -> None:
-    """Check the model solution and a wrong one. Exercises with the same number of ranks share a job."""
-    solution = tmp_path / "exercise.py"
-    solution.write_text(exercise_file(exercise.lesson, solved=True), "utf-8")
-    right, wrong = (examined(world, exercise, path) for path in (solution, mutant.path))
-    assert all(report["ok"] for report in right.values()), right
+def test_processes_find_what_threads_find(exercise: Exercise, mutant: Mutant, world: Communicator) -> None:
+    """Exercises with the same number of ranks share a job."""
+    wrong = examined(world, exercise, mutant.path)
     assert world.rank or worker.diagnose(exercise, wrong, checking.LIMIT) == mutant.mistake, wrong
 
 
