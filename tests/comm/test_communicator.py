@@ -344,6 +344,20 @@ def objects_are_copies(world: Communicator) -> None:
     assert all((other == 0).all() for other in everybody)
 
 
+def a_note_is_that_of_the_rank_asked(world: Communicator) -> None:
+    """Debug mode asks one rank after the other, and another's note may be there before."""
+    if world.size < 3:
+        return
+    for early_or_late in (1, 2):
+        if world.rank == early_or_late:
+            world._tell(f"from {world.rank}", 0, 5)
+        world.barrier()
+    if world.rank == 0:
+        assert world._hear(2, 5) == "from 2"
+        assert world._hear(1, 5) == "from 1"
+    world.barrier()
+
+
 def unknown_ranks_and_operations_are_refused(world: Communicator) -> None:
     x = np.ones(2)
     for wrong in (-1, world.size, 99):
@@ -385,6 +399,7 @@ CHECKS = pytest.mark.parametrize(
         shares_are_runs_of_the_first_axis,
         messages_of_another_size_are_refused,
         objects_are_copies,
+        a_note_is_that_of_the_rank_asked,
         unknown_ranks_and_operations_are_refused,
     ],
     ids=lambda check: check.__name__,
@@ -574,6 +589,18 @@ def test_the_size_of_a_collective_is_computed_only_for_a_ledger() -> None:
     with Ledger().open() as ledger:
         world_of_one()._charge(("dp", "x"), size)
     assert asked == [8] and ledger.charged == {("dp", "x"): 8}
+
+
+def test_a_group_of_one_rank_communicates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, x = world_of_one(), np.arange(3.0)
+    for name in ("_all_reduce", "_reduce_scatter", "_all_gather", "_broadcast"):
+        monkeypatch.setattr(world, name, lambda *_, name=name: pytest.fail(f"{name} is called"))
+    with Ledger().open() as ledger:
+        world.all_reduce(x, TAG)
+        world.all_gather(x, TAG)
+        world.broadcast(x, 0, TAG)
+        assert world.reduce_scatter(x, TAG).tolist() == x.tolist() == [0, 1, 2]
+    assert not ledger.charged and not ledger.bytes
 
 
 def test_every_communication_is_counted() -> None:

@@ -37,6 +37,10 @@ EQUIVALENT: dict[str, str] = {
     ): "a product of two numbers is the same in both orders",
     "minitrain/autograd.py: for root, seed in zip(roots, seeds, strict=True):: zip(roots, seeds, strict=True) -> "
     "(zip(roots, seeds))": "there is a seed for each root: _seeds has compared their numbers",
+    (
+        "minitrain/precision/scaler.py: if self.scaled > self.moved:: "
+        "self.scaled > self.moved -> (self.scaled >= self.moved)"
+    ): "both are numbers of one counter, so they are equal only before the first step, which begins a round",
     "minitrain/comm/mpi.py: info.Free(): info.Free() -> pass": "a few bytes of MPI's, once in a process",
     "minitrain/parallel/reducer.py: if self.mesh.parts(*MODEL) == 1:: self.mesh.parts(*MODEL) == 1 -> (False)": (
         "a group of one rank would gather its own part: the same number, and nothing is sent"

@@ -1628,6 +1628,18 @@ def test_what_a_word_is_not_for(shard: Callable[[Plan], None], said: str) -> Non
     threads.run(2, program)
 
 
+@pytest.mark.parametrize(("size", "unit", "sizes"), [(5, (), [3, 2]), (9, (3,), [6, 3])])
+def test_an_axis_is_divided_in_steps_of_a_unit(size: int, unit: tuple[int, ...], sizes: list[int]) -> None:
+    """The default is a step of one: 5 columns are no multiple of 2."""
+
+    def program(world: Communicator) -> list[int]:
+        p = Parameter("a", (2, size))
+        Plan(TensorIO(world)).split(p, 1, *unit)
+        return list(p.shape)
+
+    assert threads.run(2, program) == [[2, size] for size in sizes]
+
+
 def test_a_layer_may_be_named_twice_by_one_word() -> None:
     """Two modules that share a layer both name it; it is changed once."""
     plan, norm = Plan(SequenceIO(world_of_one())), LayerNorm("norm", D, DTYPE)
