@@ -42,7 +42,7 @@ class Exercise:
     points: int = 10
     planted: str = ""
     faults: tuple[Fault, ...] = ()
-    own: Mapping[str, Sequence[Any]] = field(default_factory=dict, hash=False)
+    own: Mapping[str, Sequence[Any]] = field(default_factory=dict, hash=False, repr=False)
     numbers: str = ""
 
     @property
