@@ -21,6 +21,17 @@ from .stubs import entry, replaced, source
 from .submissions import STATE
 
 
+MADE_FOR = """Existing files are left unchanged.
+
+    lessons init class/anna --student anna --salt-file salt.txt
+
+makes a folder with numbers of its own: what to predict, and which mistake to
+fix, depend on the ID and the salt. The folder keeps the ID and a hash of both,
+never the salt: give that to nobody. `lessons grade --salt-file salt.txt` checks
+the folder with the numbers of its ID.
+"""
+
+
 def show_list(folder: Folder) -> int:
     """List each lesson's progress and the next exercise: in the lesson last worked on, or the first open one."""
     missing = [e for e in exercises() if not folder.of(e).get("passed")]
@@ -201,6 +212,7 @@ def parser() -> argparse.ArgumentParser:
         return made
 
     made = command("init", "make a folder with the exercises", "folder", type=Path)
+    made.formatter_class, made.epilog = argparse.RawDescriptionHelpFormatter, MADE_FOR
     made.add_argument("--student", metavar="ID", help="give the student with this ID numbers and mistakes of their own")
     salt_options(made, "with --student: what the numbers depend on besides the ID")
     command("list", "your progress")

@@ -95,7 +95,10 @@ def init(folder: Path, student: str | None = None, salt: str = "") -> int:
 
 
 def remembered(student: str | None, salt: str) -> dict[str, str]:
-    """Return what the folder of a student with numbers of their own remembers: the ID and a hash, never the salt."""
+    """Return what a folder with numbers of its own remembers: the ID and a hash, never the salt; {} for any other.
+
+    Raise Stop for a student without a salt, the reverse, and what is no ID.
+    """
     if student is None and not salt:
         return {}
     if student is None:
