@@ -20,7 +20,6 @@ from .numbers import salt_of, salt_options
 from .stubs import entry, replaced, source
 from .submissions import STATE
 
-
 MADE_FOR = """Existing files are left unchanged.
 
     lessons init class/anna --student anna --salt-file salt.txt
