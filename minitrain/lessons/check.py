@@ -20,8 +20,7 @@ from .confined import Output
 from .manifest import Exercise
 from .predictions import mistaken
 from .report import ELSEWHERE, FLOOD, Reports, reports_in, shortened
-from .stubs import as_given as is_as_given
-from .stubs import place
+from .stubs import place, was_given
 
 LIMIT = 8.0  # seconds for a check, on each rank
 START = 8.0  # seconds for mpirun and the imports
@@ -75,7 +74,7 @@ def check(
         return Verdict(exercise, "failed", told)
     if unwritten:
         return Verdict(exercise, "open", "not written yet")
-    if not as_given and is_as_given(exercise, function):
+    if not as_given and was_given(exercise, function):
         return Verdict(exercise, "open", "as it was given, with its mistakes")
     limit = limit or LIMIT
     with confined.scratch() as folder:

@@ -51,7 +51,7 @@ def stub(exercise: Exercise) -> str:
     return "\n".join([*head, f'    raise NotImplementedError("{exercise.id}")', ""])
 
 
-def as_given(exercise: Exercise, function: str) -> bool:
+def was_given(exercise: Exercise, function: str) -> bool:
     """Return whether a function is one that some students get, with its mistakes."""
     names = [exercise.planted, *(fault.planted for fault in exercise.faults)] if exercise.planted else []
     return any(function.strip() == definition(exercise.mutant(name).path, exercise.function).strip() for name in names)

@@ -1,4 +1,4 @@
-"""Numbers of a student's own: drawn from an ID and a salt, in stubs, checks, hints, notebooks and grades."""
+"""Numbers of a student's own: drawn from an ID and a salt, in the folder, its stubs, hints and notebooks."""
 
 import ast
 import json
@@ -12,20 +12,17 @@ from unicodedata import normalize
 
 import pytest
 
-from minitrain.lessons import check as checking
-from minitrain.lessons import grading, here, notebook, predictions
-from minitrain.lessons.check import LEFT, Verdict, check
+from minitrain.lessons import here, notebook, predictions
+from minitrain.lessons.check import Verdict
 from minitrain.lessons.cli import main
-from minitrain.lessons.exports import Row, note
 from minitrain.lessons.manifest import Exercise, exercises, written
 from minitrain.lessons.numbers import arguments, hashed, individual
 from minitrain.lessons.predictions import line_of, mistaken, name_of, right
-from minitrain.lessons.stubs import as_given, definition, entry, exercise_file, replaced, source, stub
-from minitrain.lessons.submissions import receive
+from minitrain.lessons.stubs import definition, entry, exercise_file, replaced, source, stub, was_given
+from tests.lessons.individual import SALT, own
 from tests.lessons.together import BY_ID
 
 Capture = pytest.CaptureFixture[str]
-SALT = "a long secret"
 STUDENTS = [hashed(SALT, f"student {number}") for number in range(200)]
 PREDICT = [exercise for exercise in exercises() if exercise.kind == "P"]
 FIX = [exercise for exercise in exercises() if exercise.kind == "B"]
@@ -51,10 +48,6 @@ ANNAS_FAULTS = {
     "10.3": "3_as_given.py",
     "14.4": "4_divided_again.py",
 }
-
-
-def own(id: str, student: str = "anna") -> Exercise:
-    return individual(BY_ID[id], hashed(SALT, student))
 
 
 # Drawing --------------------------------------------------------------------------------------------------------------
@@ -101,8 +94,8 @@ def test_the_mistakes_are_shared_out(exercise: Exercise) -> None:
         given = definition(exercise.mutant(fault.planted).path, exercise.function)
         assert head(given) == usual and given != source(exercise)
         assert len(set(fault.hints)) == 3 and (fault.hints == exercise.hints) == (fault.planted == exercise.planted)
-        assert all(as_given(it, given) for it in [exercise, *mine[:3]])
-    assert all(as_given(it, stub(exercise)) and not as_given(it, source(exercise)) for it in mine[:3])
+        assert all(was_given(it, given) for it in [exercise, *mine[:3]])
+    assert all(was_given(it, stub(exercise)) and not was_given(it, source(exercise)) for it in mine[:3])
 
 
 def head(text: str) -> tuple[str, str | None]:
@@ -262,119 +255,6 @@ def test_damaged_numbers_are_named(anna: Path, capsys: Capture) -> None:
         assert main(["check", "06.3"]) == 2 and "is damaged" in capsys.readouterr().err
 
 
-# A check --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def passing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every function that runs pass."""
-
-    def run(exercise: Exercise, file: Path, folder: Path, *_: object) -> checking.Output:
-        plain = {"ok": True, "failure": "", "signature": [], "remarks": [], "printed": []}
-        for rank in range(exercise.ranks):
-            (folder / f"rank_{rank}.json").write_text(json.dumps({"rank": rank, **plain}), "utf-8")
-        return checking.Output()
-
-    monkeypatch.setattr(checking, "_run", run)
-
-
-def predicted(exercise: Exercise, value: str, is_written: bool, folder: Path) -> Verdict:
-    """Check a file with this prediction, and with the function written or not."""
-    text = entry(exercise).replace(" = None ", f" = {value} ", 1)
-    file = folder / "exercise.py"
-    file.write_text(replaced(text, exercise, source(exercise)) if is_written else text, "utf-8")
-    return check(exercise, file)
-
-
-@pytest.mark.usefixtures("passing")
-@pytest.mark.parametrize("exercise", PREDICT, ids=lambda e: e.id)
-def test_only_the_own_answer_is_right(exercise: Exercise, tmp_path: Path) -> None:
-    """The sentence gives the call, and not its result."""
-    mine, neighbour = own(exercise.id), own(exercise.id, "ben")
-    answer = repr(right(mine))
-    assert predicted(mine, answer, True, tmp_path).state == "passed"
-    assert predicted(mine, answer, False, tmp_path).state == predicted(mine, "None", False, tmp_path).state == "open"
-    for is_written in (False, True):
-        verdict = predicted(mine, repr(right(neighbour)), is_written, tmp_path)
-        assert verdict.state == "failed" and predictions.call_of(mine) in verdict.sentence
-        assert answer not in verdict.sentence and repr(right(neighbour)) not in verdict.sentence
-
-
-@pytest.mark.usefixtures("passing")
-def test_a_prediction_is_needed_before_the_function_counts(tmp_path: Path) -> None:
-    verdict = predicted(own("06.3"), "None", True, tmp_path)
-    assert verdict.state == "failed" and verdict.sentence.startswith(
-        "PREDICTED_06_3 is None: first work out equal_size("
-    )
-    (tmp_path / "exercise.py").write_text(source(own("06.3")), "utf-8")
-    verdict = check(own("06.3"), tmp_path / "exercise.py")
-    assert verdict.state == "failed" and verdict.sentence.startswith("there is no PREDICTED_06_3: first work out")
-    assert check(BY_ID["06.3"], tmp_path / "exercise.py").state == "passed"
-
-
-WRITTEN_OUT = "must be written out, as in 12, 1.5e6 or [1, 2], without names, calls and operations"
-
-
-@pytest.mark.parametrize(
-    ("id", "value", "says"),
-    [
-        ("06.3", "equal_size(3, 1e-6, 1e-10)", WRITTEN_OUT),
-        ("06.3", "1e6 / 3", WRITTEN_OUT),
-        ("06.3", "{[]: 1}", WRITTEN_OUT),
-        ("06.3", "-" * 5000 + "1", "not Python code"),
-        ("06.3", "True", "(it must be a number)"),
-        ("06.3", "'12'", "(it must be a number)"),
-        ("06.3", "1e999", "to within 1%"),
-        ("06.3", "0x" + "f" * 5000, "to within 1%"),
-        ("02.3", "0x" + "f" * 5000, "is not what adam_bytes(sizes="),
-        ("02.3", "True", "(it must be a number)"),
-        ("00.3", "7", "(it must be a list of 7 elements)"),
-        ("00.3", "['rank 0 has 6']", "(it must be a list of 7 elements)"),
-        ("00.3", "['rank 0 has 6', 3, 4, 5, 6, 7, 8]", "(see element 1)"),
-        ("03.3", "{'linear': 905}", "(it must be a dict with the keys 'linear', 'cosine', 'exponential', "),
-        ("03.3", "[1, 2, 3, 4, 5]", "(it must be a dict with the keys 'linear'"),
-    ],
-)
-def test_what_is_wrong_with_a_prediction(id: str, value: str, says: str, tmp_path: Path) -> None:
-    verdict = predicted(own(id), value, False, tmp_path)
-    assert verdict.state == "failed" and says in verdict.sentence, verdict
-
-
-def test_numbers_need_not_be_exact() -> None:
-    exercise = own("06.3")
-    true, said = right(exercise), "PREDICTED_06_3 = {!r}\n".format
-    assert all(mistaken(exercise, said(true * factor), True) == "" for factor in (0.991, 1.009))
-    assert all(mistaken(exercise, said(true * factor), True) for factor in (0.98, 1.02, -1))
-    halves = {key: 1.009 * value for key, value in right(own("03.3")).items()}
-    assert mistaken(own("03.3"), f"PREDICTED_03_3 = {halves}\n", True) == ""
-    told = mistaken(own("03.3"), f"PREDICTED_03_3 = {halves | {'exponential': 1}}\n", True)
-    assert "(see 'exponential')" in told
-    assert mistaken(own("07.4"), f"PREDICTED_07_4 = {right(own('07.4')) + 1}\n", True)
-    assert mistaken(own("07.4"), f"PREDICTED_07_4 = {float(right(own('07.4')))}\n", True) == ""
-    assert mistaken(exercise, said(1) + said(true), True) == "" != mistaken(exercise, said(true) + said(1), True)
-
-
-def test_an_own_mistake_is_not_given_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A student's function is recognized as it was given; and a change elsewhere does not make the checker tell."""
-    exercise = own("02.4")
-    mistake = exercise.mutant(exercise.planted).mistake
-    file = tmp_path / "exercise.py"
-    monkeypatch.setattr(checking, "_cause", lambda *_: mistake)
-    wrong = {"rank": 0, "ok": False, "failure": "it is wrong", "signature": [], "remarks": [], "printed": []}
-    monkeypatch.setattr(checking, "_run", lambda *given: reported(given[2], wrong))
-    for text in (stub(exercise), stub(exercise).replace("    return", "    # changed\n    return")):
-        file.write_text("import numpy as np\n" + text, "utf-8")
-        if text == stub(exercise):
-            assert check(exercise, file).state == "open"
-        assert check(exercise, file, as_given=True).cause == LEFT
-        assert check(BY_ID["02.4"], file, as_given=True).cause == mistake
-
-
-def reported(folder: Path, report: dict[str, object]) -> checking.Output:
-    (folder / "rank_0.json").write_text(json.dumps(report), "utf-8")
-    return checking.Output()
-
-
 def test_a_student_s_day(anna: Path, capsys: Capture) -> None:
     """Predict, write, check in a process, with nothing but the folder."""
     exercise, file = own("05.3"), anna / "05_fp16" / "exercise.py"
@@ -391,119 +271,10 @@ def test_a_student_s_day(anna: Path, capsys: Capture) -> None:
     assert state["student"] == "anna" and state["numbers"] == exercise.numbers and state["05.3"]["passed"]
 
 
-@pytest.mark.usefixtures("passing")
-def test_selftest_fills_in_the_predictions(anna: Path, capsys: Capture) -> None:
+def test_selftest_fills_in_the_predictions(anna: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setattr("minitrain.lessons.cli.check_all", lambda *_: 0)
     assert main(["selftest", str(anna)]) == 0
     assert "yours is kept" not in capsys.readouterr().out
-    for lesson in written():
-        compile((anna / lesson.folder.name / "exercise.py").read_text("utf-8"), "exercise.py", "exec")
-
-
-# A class --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def checked(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
-    """Return student -> the numbers that their exercises are checked with: exercise.py contains the student's name."""
-    seen: dict[str, set[str]] = {}
-
-    def check(exercise: Exercise, file: Path, **_: object) -> Verdict:
-        seen.setdefault(file.read_text("utf-8"), set()).add(exercise.numbers)
-        return Verdict(exercise, "passed")
-
-    monkeypatch.setattr(grading, "check", check)
-    return seen
-
-
-def folder_of(path: Path, state: object) -> str:
-    file = path / "06_collectives" / "exercise.py"
-    file.parent.mkdir(parents=True)
-    file.write_text(path.name, "utf-8")
-    if state is not None:
-        (path / ".lessons.json").write_text(json.dumps(state), "utf-8")
-    return str(path)
-
-
-def whose(id: object, of: str = "", salt: str = SALT) -> dict[str, object]:
-    """Return what a folder remembers: its ID, and the numbers `of` somebody."""
-    return {"student": id, "numbers": hashed(salt, of or str(id))}
-
-
-CLASS: list[tuple[str, object, str, str]] = [  # folder, what it remembers, whose numbers are due, remark
-    ("anna", whose("anna"), "anna", ""),
-    ("ben", whose("ben", "anna"), "ben", "checked with the numbers of 'ben', but the folder has those of 'anna'"),
-    ("chen", whose("chen", salt="x"), "chen", "checked with the numbers of 'chen', but the folder does not have them"),
-    ("dora", {"student": "dora"}, "dora", "checked with the numbers of 'dora', but the folder does not have them"),
-    ("eve", None, "eve", "no student ID: checked with the numbers of 'eve'"),
-    ("fay", {}, "fay", "no student ID: checked with the numbers of 'fay'"),
-    ("gus (1)", whose("gus"), "gus", "its ID is 'gus'"),
-    ("hal", whose("ida"), "ida", "its ID is 'ida'; the same ID as ida"),
-    ("ida", whose("ida"), "ida", "the same ID as hal"),
-    ("J\u00f6rg", whose(normalize("NFD", "J\u00f6rg")), "J\u00f6rg", ""),
-    ("kim", {"student": 3, "numbers": [1]}, "kim", "no student ID: checked with the numbers of 'kim'"),
-    ("lou", {"student": "\ud800", "numbers": "\ud800"}, "\ud800",
-     "checked with the numbers of '\\ud800', but the folder does not have them; its ID is '\\ud800'"),
-    ("moe", {"student": "a" * 10**5, "numbers": "f" * 65}, "moe", "no student ID: checked with the numbers of 'moe'"),
-    ("nan", {"student": {}, "06.1": {"shown": 1}}, "nan", "no student ID: checked with the numbers of 'nan'"),
-]  # fmt: skip
-
-
-def test_a_class_is_checked_with_the_numbers_of_its_ids(
-    tmp_path: Path, capsys: Capture, checked: dict[str, set[str]]
-) -> None:
-    """What a folder says of its numbers does not count. Lines, rows and totals tell what does not fit."""
-    paths = [folder_of(tmp_path / "class" / name, state) for name, state, _, _ in CLASS]
-    files = [f"--{form}={tmp_path / form}" for form in ("json", "totals", "csv")]
-    assert main(["grade", *paths, "--lessons", "06.1,06.3", "--salt", SALT, *files]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    rows = json.loads((tmp_path / "json").read_text("utf-8"))
-    totals = (tmp_path / "totals").read_text("utf-8")
-    for (name, _, id, remark), line in zip(CLASS, lines, strict=False):
-        assert checked[name] == {hashed(SALT, id)}
-        assert line.startswith(name) and line.partition("06: 20")[2].strip().startswith(remark)
-        assert {row["remark"] for row in rows if row["student"] == name} == {remark}
-        assert remark in totals
-    assert lines[0].endswith("06: 20") and "looked at 1 solution" in lines[-4]
-
-
-def test_without_a_salt_the_numbers_in_the_folders_are_believed(
-    tmp_path: Path, capsys: Capture, checked: dict[str, set[str]]
-) -> None:
-    names = ("ben", "chen", "dora", "eve", "kim", "lou", "moe")
-    states = {name: state for name, state, _, _ in CLASS if name in names}
-    paths = [folder_of(tmp_path / "class" / name, state) for name, state in states.items()]
-    assert main(["grade", *paths, "--lessons", "06.3"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    unverified = "  own numbers, not verified without --salt"
-    assert [line.partition("06: 10")[2] for line in lines[:7]] == [unverified] * 2 + [""] * 5
-    assert checked == {
-        "ben": {hashed(SALT, "anna")}, "chen": {hashed("x", "chen")}, **{name: {""} for name in names[2:]},
-    }  # fmt: skip
-
-
-def test_a_single_folder(anna: Path, tmp_path: Path, capsys: Capture, checked: dict[str, set[str]]) -> None:
-    (tmp_path / "salt").write_text(SALT, "utf-8")
-    assert main(["grade", str(anna), "--lessons", "06.3", f"--salt-file={tmp_path / 'salt'}"]) == 0
-    assert "numbers" not in capsys.readouterr().out
-    assert main(["grade", str(anna), "--lessons", "06.3", "--salt", "another"]) == 0
-    assert "checked with the numbers of 'anna', but the folder does not have them" in capsys.readouterr().out
-    assert main(["grade", str(anna), "--salt", " "]) == 2 and "the salt is empty" in capsys.readouterr().err
-
-
-def test_a_copied_file_is_graded_with_the_own_numbers(anna: Path, tmp_path: Path) -> None:
-    """Ben hands in anna's folder, solved and under his name: her predictions are wrong, and the rows say so."""
-    for lesson in written():
-        text = exercise_file(lesson, solved=True, numbers=hashed(SALT, "anna"))
-        (anna / lesson.folder.name / "exercise.py").write_text(text, "utf-8")
-    (anna / ".lessons.json").write_text(json.dumps(whose("ben")), "utf-8")
-    submission = receive("ben", anna, [BY_ID["06.3"].lesson])
-    (tmp_path / "06_collectives").mkdir()
-    file = tmp_path / "06_collectives" / "exercise.py"
-    file.write_bytes(submission.files["06"])
-    verdict = check(individual(BY_ID["06.3"], submission.numbers), file)
-    assert verdict.state == "failed" and predictions.call_of(own("06.3", "ben")) in verdict.sentence
-
-
-def test_a_remark_comes_before_other_notes() -> None:
-    row = Row("a", "06.1", "f", "I", True, 1.0, 1.0, "", "", True, "0" * 12, 0.5, "its ID is 'b'")
-    assert note([row]) == "its ID is 'b'; looked at 1 solution"
+    for exercise in (own(it.id) for it in exercises()):
+        text = (anna / exercise.lesson.folder.name / "exercise.py").read_text("utf-8")
+        assert source(exercise) in text and mistaken(exercise, text, late=True) == ""
