@@ -1,6 +1,14 @@
 """The exercises of this lesson."""
 
-from minitrain.lessons.manifest import Exercise
+from minitrain.lessons.manifest import Exercise, Fault
+
+LAST_PART = (
+    "Follow x * x at 3 by hand: both operands are x, so two parts arrive. What is left after the second one?",
+    "The chain rule adds the parts of all uses. But += writes into the existing array, which other code may "
+    "still hold.",
+    "grad + part is a new array, except that for two arrays without axes NumPy returns a scalar: "
+    "xp.asarray(grad + part).",
+)
 
 EXERCISES = (
     Exercise(
@@ -47,12 +55,30 @@ EXERCISES = (
         "B",
         "minitrain.tensor:accumulated",
         planted="4_as_given.py",
-        hints=(
-            "Follow x * x at 3 by hand: both operands are x, so two parts arrive. What is left after the second one?",
-            "The chain rule adds the parts of all uses. But += writes into the existing array, which other code may "
-            "still hold.",
-            "grad + part is a new array, except that for two arrays without axes NumPy returns a scalar: "
-            "xp.asarray(grad + part).",
+        hints=LAST_PART,
+        faults=(
+            Fault("4_as_given.py", LAST_PART),
+            Fault(
+                "4_first_stays.py",
+                (
+                    "Follow x * x at 3 by hand: both operands are x, so two parts arrive. What is left after the "
+                    "second?",
+                    "The chain rule adds the parts of all uses. But += writes into the existing array, which other "
+                    "code may still hold.",
+                    "grad + part is a new array, except that for two arrays without axes NumPy returns a scalar: "
+                    "xp.asarray(grad + part).",
+                ),
+            ),
+            Fault(
+                "4_in_place.py",
+                (
+                    "The numbers are right. Which array does the function write into, and who else may hold it?",
+                    "The first part becomes the gradient itself, and the second is added to it. What does the caller "
+                    "see in the first part then?",
+                    "grad + part is a new array, except that for two arrays without axes NumPy returns a scalar: "
+                    "xp.asarray(grad + part).",
+                ),
+            ),
         ),
     ),
 )

@@ -1,6 +1,8 @@
 """The exercises of this lesson."""
 
-from minitrain.lessons.manifest import Exercise
+from itertools import product
+
+from minitrain.lessons.manifest import Exercise, Fault
 
 EXERCISES = (
     Exercise(
@@ -29,6 +31,7 @@ EXERCISES = (
         "02.3",
         "P",
         "check:adam_bytes",
+        own={"sizes": tuple(product(range(24, 96, 3), range(11, 50), range(5, 10)))},
         hints=(
             "Count the parameters first: between n and m values, W has n m of them and b has m.",
             "How many arrays of the size of the parameters does Adam keep from one update to the next?",
@@ -45,6 +48,32 @@ EXERCISES = (
             "Which beta belongs to v? Is epsilon added to v_hat or to its square root?",
             "sqrt(1e-12 + 1e-8) is 1e-4, but sqrt(1e-12) + 1e-8 is 1e-6: epsilon belongs outside the root. v_hat is "
             "v / (1 - beta2**t).",
+        ),
+        faults=(
+            Fault(
+                "4_beta1_for_v.py",
+                (
+                    "One thing differs from the lesson's equations. It shows in early updates.",
+                    "Both m and v are corrected. Which of the two betas belongs to which?",
+                    "v is a mean over more updates than m: v_hat is v / (1 - beta2**t).",
+                ),
+            ),
+            Fault(
+                "4_epsilon_inside.py",
+                (
+                    "One thing differs from the lesson's equations. It shows with tiny gradients.",
+                    "Is epsilon added to v_hat or to its square root?",
+                    "sqrt(1e-12 + 1e-8) is 1e-4, but sqrt(1e-12) + 1e-8 is 1e-6: epsilon belongs outside the root.",
+                ),
+            ),
+            Fault(
+                "4_memory_changed.py",
+                (
+                    "What comes back is right. Call the function twice with the same array.",
+                    "Which array does Adam use in the next update, and what has happened to it?",
+                    "v /= c changes v itself, which is Adam's state. v_hat = v / (1 - beta2**t) is a new array.",
+                ),
+            ),
         ),
     ),
 )

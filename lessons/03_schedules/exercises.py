@@ -1,6 +1,6 @@
 """The exercises of this lesson."""
 
-from minitrain.lessons.manifest import Exercise
+from minitrain.lessons.manifest import Exercise, Fault
 
 EXERCISES = (
     Exercise(
@@ -33,6 +33,12 @@ EXERCISES = (
         "03.3",
         "P",
         "check:halves",
+        own={
+            "updates": range(210, 2000, 20),
+            "warm": range(15, 100, 5),
+            "gamma": (0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99),
+            "k": (0.002, 0.004, 0.005, 0.008, 0.02, 0.025, 0.04, 0.05),
+        },
         hints=(
             "For each schedule write lr_t = peak / 2; the peak cancels. Solve for t.",
             "gamma^t = 1/2: take logarithms of both sides. cos(x) = 0 at x = pi / 2.",
@@ -49,6 +55,34 @@ EXERCISES = (
             "Write down all rates for peak 6, warm 3, updates 6, then for t = 6 and 7. Compare with the docstring.",
             "Update 0 has the rate 0, update 5 has the rate 0, and later rates are below 0.",
             "(t + 1) / warm on the way up; (updates - t) / (updates - warm) on the way down, never below 0.",
+        ),
+        faults=(
+            Fault(
+                "4_rise_from_zero.py",
+                (
+                    "Write down all rates for peak 6, warm 3, updates 6. Compare with the docstring.",
+                    "Update 0 has the rate 0, and the peak is reached only by update `warm`.",
+                    "On the way up the rate is peak * (t + 1) / warm.",
+                ),
+            ),
+            Fault(
+                "4_below_zero.py",
+                (
+                    "Write down all rates for peak 6, warm 3, updates 6, then for t = 6, 7 and 8. Compare with the "
+                    "docstring.",
+                    "What does the rate do after t = updates? What does a step with that rate do?",
+                    "On the way down, take max(0, updates - t), so that the rate stays 0 after the end.",
+                ),
+            ),
+            Fault(
+                "4_both_ends.py",
+                (
+                    "Write down all rates for peak 6, warm 3, updates 6, then for t = 6 and 7. Compare with the "
+                    "docstring.",
+                    "By how much does the rate fall in each update? At which t does it reach 0, and at which must it?",
+                    "On the way down the rate is peak * (updates - t) / (updates - warm), never below 0.",
+                ),
+            ),
         ),
     ),
 )

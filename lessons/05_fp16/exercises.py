@@ -1,6 +1,6 @@
 """The exercises of this lesson."""
 
-from minitrain.lessons.manifest import Exercise
+from minitrain.lessons.manifest import Exercise, Fault
 
 EXERCISES = (
     Exercise(
@@ -29,11 +29,40 @@ EXERCISES = (
             "Divide by S before you compute the norm; return t when the step is skipped; and never set master from "
             "data: data is set from master.",
         ),
+        faults=(
+            Fault(
+                "2_skip_counts.py",
+                (
+                    "Follow a batch whose grad contains inf, line by line. Compare with the docstring.",
+                    "Adam's corrections depend on the number of updates. How many have been made after a skipped "
+                    "batch?",
+                    "A skipped step changes nothing, so return t, not t + 1.",
+                ),
+            ),
+            Fault(
+                "2_clipped_first.py",
+                (
+                    "Take S = 1024, a gradient of length 1 and clip = 2. Which length is compared with clip?",
+                    "`clip` is a limit for the gradient without S. What does g contain when its norm is computed?",
+                    "Divide by S before you compute the norm.",
+                ),
+            ),
+            Fault(
+                "2_no_master.py",
+                (
+                    "Make many updates, each much smaller than the distance of two float16 numbers near the weight. "
+                    "Where do they go?",
+                    "Which array keeps the digits that float16 does not have? Which line throws them away?",
+                    "Never set master from data: data is set from master.",
+                ),
+            ),
+        ),
     ),
     Exercise(
         "05.3",
         "P",
         "check:bytes_a_parameter",
+        own={"half": (True, False), "numbers": range(3, 60)},
         hints=(
             "List the arrays that have one number for each parameter. How many bytes does a number take in each?",
             "The optimizer computes in float32, whatever the dtype of the weights. What does it keep in addition to m "

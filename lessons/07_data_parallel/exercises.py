@@ -1,6 +1,6 @@
 """The exercises of this lesson."""
 
-from minitrain.lessons.manifest import Exercise
+from minitrain.lessons.manifest import Exercise, Fault
 
 EXERCISES = (
     Exercise(
@@ -37,11 +37,40 @@ EXERCISES = (
             "From which seed does each rank draw its parameters? And by what is the loss of a rank's part divided?",
             "All ranks need the same seed, and the batch that `part` returns must stay as it is, with its `where`.",
         ),
+        faults=(
+            Fault(
+                "3_local_means_summed.py",
+                (
+                    "One line is wrong. It changes the size of the gradient.",
+                    "By what is the loss of a rank's part divided? By what must it be divided, so that the parts add "
+                    "up?",
+                    "The batch that `part` returns must stay as it is, with its `where`: B is the size of the global "
+                    "batch.",
+                ),
+            ),
+            Fault(
+                "3_replicas_start_different.py",
+                (
+                    "One line is wrong. It makes the ranks differ before the first step.",
+                    "From which seed does each rank draw its parameters?",
+                    "All ranks need the same seed, so that all replicas start equal.",
+                ),
+            ),
+            Fault(
+                "3_first_shard.py",
+                (
+                    "One line is wrong. The replicas stay equal, but the run is not that of one process.",
+                    "Write down which samples each of three ranks takes from a batch. Does each sample occur once?",
+                    "Rank r takes part r of the batch: part(world.rank, world.size).",
+                ),
+            ),
+        ),
     ),
     Exercise(
         "07.4",
         "P",
         "check:bytes_of_a_step",
+        own={"parameters": range(1100, 9900, 10), "ranks": range(5, 60)},
         ranks=3,
         hints=(
             "The gradients of all parameters are summed once per step, on a ring (lesson 06).",

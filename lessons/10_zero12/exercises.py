@@ -1,6 +1,12 @@
 """The exercises of this lesson."""
 
-from minitrain.lessons.manifest import Exercise
+from minitrain.lessons.manifest import Exercise, Fault
+
+OWN_NORM = (
+    "Two ranks, the gradient [1, 0, 0, 1], the limit 1. Which norm does each rank compute? Is anything scaled?",
+    "The square of the norm is a sum of squares. Each rank has some of the summands.",
+    "Put the rank's sum of squares into an array of one number, group.all_reduce(array, NORM), take the root.",
+)
 
 EXERCISES = (
     Exercise(
@@ -32,16 +38,38 @@ EXERCISES = (
         "check:clip_shares",
         ranks=3,
         planted="3_as_given.py",
-        hints=(
-            "Two ranks, the gradient [1, 0, 0, 1], the limit 1. Which norm does each rank compute? Is anything scaled?",
-            "The square of the norm is a sum of squares. Each rank has some of the summands.",
-            "Put the rank's sum of squares into an array of one number, group.all_reduce(array, NORM), take the root.",
+        hints=OWN_NORM,
+        faults=(
+            Fault("3_as_given.py", OWN_NORM),
+            Fault(
+                "3_lengths_added.py",
+                (
+                    "Two ranks, the gradient [3, 0, 0, 4]. Which norm does the function compute, and which one is "
+                    "right?",
+                    "What may be added over ranks: norms, or squares of norms?",
+                    "All-reduce the sum of squares, and take the root of what comes out.",
+                ),
+            ),
+            Fault(
+                "3_mean_square.py",
+                (
+                    "Two ranks, the gradient [1, 0, 0, 1]. Which norm does the function compute, and which one is "
+                    "right?",
+                    "The square of the norm is a sum over all numbers of the gradient. What is it divided by here?",
+                    "The norm is the root of the all-reduced sum itself: nothing is left to divide.",
+                ),
+            ),
         ),
     ),
     Exercise(
         "10.4",
         "P",
         "check:bytes_of_a_rank",
+        own={
+            "parameters": range(1_100_000_000, 9_900_000_000, 100_000_000),
+            "ranks": range(18, 60),
+            "stage": (1, 2, 3),
+        },
         ranks=3,
         hints=(
             "Every rank holds all of what is not divided, and 1/N of what is.",

@@ -1,6 +1,6 @@
 """The exercises of this lesson."""
 
-from minitrain.lessons.manifest import Exercise
+from minitrain.lessons.manifest import Exercise, Fault
 
 EXERCISES = (
     Exercise(
@@ -32,6 +32,7 @@ EXERCISES = (
         "14.3",
         "P",
         "check:micro_batches",
+        own={"p": range(17, 100), "percent": range(3, 30)},
         hints=(
             "The idle part of the time is (p-1) / (m+p-1). Set it equal to percent / 100.",
             "For 10 percent: 10 (p-1) = m+p-1, so m = 9 (p-1).",
@@ -51,6 +52,35 @@ EXERCISES = (
             "how often are the weights updated for one batch?",
             "Leave batch.where as the loader made it; give the whole batch to compute_gradients once, with m "
             "micro-batches, and make one update.step after it.",
+        ),
+        faults=(
+            Fault(
+                "4_loss_of_the_micro_batch.py",
+                (
+                    "There is one mistake, in the loop over updates. It changes the size of the gradient.",
+                    "By what must the loss of a micro-batch be divided, so that the losses add up to that of the "
+                    "batch?",
+                    "Leave batch.where as the loader made it: B is the number of images in the whole batch.",
+                ),
+            ),
+            Fault(
+                "4_updated_mid_batch.py",
+                (
+                    "There is one mistake, in the loop over updates. It changes the weights that the micro-batches "
+                    "see.",
+                    "How often are the weights updated for one batch? Which weights does its second half see?",
+                    "Give the whole batch to compute_gradients once, with m micro-batches, and make one update.step "
+                    "after it.",
+                ),
+            ),
+            Fault(
+                "4_divided_again.py",
+                (
+                    "There is one mistake, in the loop over updates. It changes the size of the gradient.",
+                    "compute_gradients adds up the losses of the micro-batches. By what is each of them divided?",
+                    "Leave batch.where as the loader made it: its loss is already a mean over all images of the batch.",
+                ),
+            ),
         ),
     ),
 )

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import gettempdir
 from threading import Event
@@ -18,12 +18,14 @@ from ..runtime.mpirun import find_mpirun
 from . import confined
 from .confined import Output
 from .manifest import Exercise
+from .predictions import mistaken
 from .report import ELSEWHERE, FLOOD, Reports, reports_in, shortened
-from .stubs import place, stub
+from .stubs import place, was_given
 
 LIMIT = 8.0  # seconds for a check, on each rank
 START = 8.0  # seconds for mpirun and the imports
 LARGEST = 10**6  # bytes of exercise.py
+LEFT = "the function as you got it: its mistake is still there"  # no hint, if the mistake is a student's own
 CAUSES: dict[tuple[str, str], str] = {}  # exercise and the ranks' signatures -> cause, as found before
 
 
@@ -67,14 +69,19 @@ def check(
     except (ValueError, RecursionError, MemoryError) as error:  # not UTF-8, a NUL, or nested too deeply
         return Verdict(exercise, "failed", f"{name} is not Python code: {str(error) or 'nested too deeply'}")
     function = "\n".join(text.splitlines()[lo:hi])
-    if f'raise NotImplementedError("{exercise.id}")' in function:
+    unwritten = f'raise NotImplementedError("{exercise.id}")' in function
+    if told := mistaken(exercise, text, late=not unwritten):
+        return Verdict(exercise, "failed", told)
+    if unwritten:
         return Verdict(exercise, "open", "not written yet")
-    if exercise.planted and not as_given and function.strip() == stub(exercise).strip():
+    if not as_given and was_given(exercise, function):
         return Verdict(exercise, "open", "as it was given, with its mistakes")
     limit = limit or LIMIT
     with confined.scratch() as folder:
         output = _run(exercise, file.resolve(), folder, limit, stop, threads)
-        return _verdict(exercise, folder, output, limit, stop)
+        verdict = _verdict(exercise, folder, output, limit, stop)
+    own = exercise.numbers and exercise.planted and verdict.cause == exercise.mutant(exercise.planted).mistake
+    return replace(verdict, cause=LEFT) if own else verdict
 
 
 def read(file: Path) -> str:

@@ -1,7 +1,6 @@
 """Command line for students: exercises, hints, checks, progress."""
 
 import argparse
-import json
 import subprocess
 import sys
 import textwrap
@@ -13,75 +12,23 @@ from rich.console import Console
 
 from ..errors import UserError
 from ..runtime.output import watching_output
-from . import grading, notebook
+from . import grading, notebook, predictions
 from .check import Verdict, check, environment, mpirun
-from .course import COURSE
+from .folder import Folder, Stop, init
 from .manifest import BY_NUMBER, Exercise, Lesson, exercises, written
-from .stubs import exercise_file, replaced, source, stub
+from .numbers import salt_of, salt_options
+from .stubs import entry, replaced, source
 from .submissions import STATE
 
-WELCOME = """This folder is yours: one folder a lesson, with the functions to write in exercise.py.
+MADE_FOR = """Existing files are left unchanged.
 
-    lessons list              where you are
-    lessons run 07            see the lesson's experiment
-    lessons notebook 07       its page, code and exercises as a notebook, which needs no mpirun
-    lessons check 07          check all its exercises; or one: check 07.2
-    lessons hint 07.2         a hint, then a clearer one
-    lessons show 07.2         the model solution
-    lessons reset 07.2        start a function anew (yours is kept beside it)
+    lessons init class/anna --student anna --salt-file salt.txt
 
-What to read: {readme}
+makes a folder with numbers of its own: what to predict, and which mistake to
+fix, depend on the ID and the salt. The folder keeps the ID and a hash of both,
+never the salt: give that to nobody. `lessons grade --salt-file salt.txt` checks
+the folder with the numbers of its ID.
 """
-
-
-class Stop(Exception):
-    """A mistake in the command: what was given, what is expected."""
-
-
-class Folder:
-    """The student's folder and its saved progress."""
-
-    def __init__(self, path: Path) -> None:
-        """Read the progress. Raise Stop if `path` is not a student's folder."""
-        self.path = path
-        self.file = path / STATE
-        try:
-            self.state = json.loads(self.file.read_text("utf-8"))
-        except FileNotFoundError:
-            raise Stop(f"{path} is no folder of exercises. Make one: lessons init ../my-minitrain") from None
-        except ValueError as error:
-            raise Stop(f"{self.file} is damaged ({error}); delete it and run: lessons init {path}") from None
-
-    def exercise_file(self, lesson: Lesson) -> Path:
-        """Return the path of the student's exercise.py for a lesson."""
-        return self.path / lesson.folder.name / "exercise.py"
-
-    def of(self, exercise: Exercise) -> dict:
-        """Return the saved state of an exercise: passed, hints, shown."""
-        return self.state.setdefault(exercise.id, {})
-
-    def save(self) -> None:
-        """Write the state atomically."""
-        partial = self.file.with_suffix(".partial")
-        try:
-            partial.write_text(json.dumps(self.state, indent=1), "utf-8")
-            partial.replace(self.file)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def init(folder: Path) -> int:
-    """Create the folder. Existing files are left unchanged."""
-    for lesson in written():
-        path = folder / lesson.folder.name / "exercise.py"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            path.write_text(exercise_file(lesson), "utf-8")
-    if not (folder / STATE).exists():
-        (folder / STATE).write_text("{}", "utf-8")
-    (folder / "README.txt").write_text(WELCOME.format(readme=COURSE / "README.md"), "utf-8")
-    print(f"{folder} is ready: cd {folder}, then lessons list")
-    return 0
 
 
 def show_list(folder: Folder) -> int:
@@ -111,12 +58,12 @@ def run(lesson: Lesson, arguments: list[str]) -> int:
     return subprocess.run([*mpirun(int(ranks)), sys.executable, script, *arguments], env=environment()).returncode
 
 
-def write_notebook(lesson: Lesson, path: Path) -> int:
+def write_notebook(lesson: Lesson, path: Path, numbers: str) -> int:
     """Write a lesson's notebook. Raise Stop without nbformat, and if the file exists: it may be a student's work."""
     if path.exists():
         raise Stop(f"{path} exists; give the new one another name with --out")
     try:
-        notebook.write(lesson, path)
+        notebook.write(lesson, path, numbers)
     except ImportError as error:
         raise Stop(f"notebooks need nbformat ({error}): pip install nbformat") from None
     print(f"{path} is ready: open it in Jupyter or VS Code")
@@ -138,7 +85,7 @@ def check_all(folder: Folder, chosen: list[Exercise], as_given: bool = False) ->
     """Check and print. Return 0 if all pass. as_given: run functions with mistakes even if they are unchanged."""
     failed = 0
     for exercise in chosen:
-        verdict = check(exercise, folder.exercise_file(exercise.lesson), as_given)
+        verdict = check(folder.own(exercise), folder.exercise_file(exercise.lesson), as_given)
         folder.of(exercise)["passed"] = verdict.state == "passed"
         if len(chosen) < len(exercises()):
             folder.state["lesson"] = exercise.lesson.number
@@ -173,7 +120,7 @@ def wrap(text: str, indent: str = "   ") -> None:
 
 def hint(folder: Folder, exercise: Exercise) -> int:
     """Print the next hint, or repeat the last one."""
-    known = folder.of(exercise)
+    known, exercise = folder.of(exercise), folder.own(exercise)
     level = min(known.get("hints", 0), len(exercise.hints) - 1)
     known["hints"] = level + 1
     folder.save()
@@ -196,13 +143,14 @@ def show(folder: Folder, exercise: Exercise) -> int:
 def reset(folder: Folder, exercise: Exercise) -> int:
     """Restore the stub. The student's version is kept in a separate file."""
     path = folder.exercise_file(exercise.lesson)
-    text = path.read_text("utf-8") if path.exists() else exercise_file(exercise.lesson)
+    text = path.read_text("utf-8") if path.exists() else folder.initial(exercise.lesson)
     backup = path.with_name(f"exercise-{time.strftime('%Y%m%d-%H%M%S')}.py")
     backup.write_text(text, "utf-8")
     try:
-        path.write_text(replaced(text, exercise, stub(exercise)), "utf-8")
+        own = folder.own(exercise)
+        path.write_text(replaced(predictions.without(text, own), own, entry(own)), "utf-8")
     except SyntaxError:  # a file that does not parse is reset as a whole
-        path.write_text(exercise_file(exercise.lesson), "utf-8")
+        path.write_text(folder.initial(exercise.lesson), "utf-8")
     folder.of(exercise)["passed"] = False
     folder.save()
     print(f"{exercise.id} is as it was at first; your version is in {backup}")
@@ -211,8 +159,8 @@ def reset(folder: Folder, exercise: Exercise) -> int:
 
 def selftest(folder: Folder) -> int:
     """Check all model solutions, to test the installation. Say first which of the student's files are put aside."""
-    solved = {folder.exercise_file(lesson): exercise_file(lesson, solved=True) for lesson in written()}
-    given = {exercise_file(lesson) for lesson in written()}
+    solved = {folder.exercise_file(lesson): folder.initial(lesson, solved=True) for lesson in written()}
+    given = {folder.initial(lesson) for lesson in written()}
     aside = f"exercise-{time.strftime('%Y%m%d-%H%M%S')}.py"
     yours = [path for path in solved if path.exists() and path.read_text("utf-8") not in {solved[path], *given}]
     print("selftest replaces every exercise.py in this folder by the model solutions.")
@@ -262,7 +210,10 @@ def parser() -> argparse.ArgumentParser:
             made.add_argument(argument, **options)  # type: ignore[arg-type]
         return made
 
-    command("init", "make a folder with the exercises", "folder", type=Path)
+    made = command("init", "make a folder with the exercises", "folder", type=Path)
+    made.formatter_class, made.epilog = argparse.RawDescriptionHelpFormatter, MADE_FOR
+    made.add_argument("--student", metavar="ID", help="give the student with this ID numbers and mistakes of their own")
+    salt_options(made, "with --student: what the numbers depend on besides the ID")
     command("list", "your progress")
     command("run", "run a lesson's experiment", "lesson", help="its number, or all").add_argument(
         "arguments", nargs=argparse.REMAINDER
@@ -316,12 +267,13 @@ def run_command(arguments: list[str] | None) -> int:
 def dispatch(a: argparse.Namespace) -> int:
     """Run the chosen command and return its status. Raise Stop for a mistake in its arguments."""
     if a.command == "init":
-        return init(a.folder)
+        return init(a.folder, a.student, salt_of(a))
     if a.command == "run":
         return run_all() if a.lesson == "all" else run(find_lesson(a.lesson), a.arguments)
     if a.command == "notebook":
         lesson = find_lesson(a.lesson)
-        return write_notebook(lesson, a.out or Path(f"{lesson.folder.name}.ipynb"))
+        numbers = Folder(a.dir).numbers if (a.dir / STATE).exists() else ""
+        return write_notebook(lesson, a.out or Path(f"{lesson.folder.name}.ipynb"), numbers)
     if a.command == "doctor":
         return subprocess.run([sys.executable, "-m", "minitrain", "doctor"]).returncode
     if a.command == "grade":

@@ -31,7 +31,7 @@ class Row:
 
     points, of: weighted. cause: the known mistake that fails the same way. shown: whether the student looked at the
     solution; the student's folder says so, and may be wrong. file: the first 12 digits of the SHA-256 of the
-    exercise.py that was checked, "" if there was none.
+    exercise.py that was checked, "" if there was none. remark: about whose folder it is; usually "".
     """
 
     student: str
@@ -46,6 +46,7 @@ class Row:
     shown: bool
     file: str
     seconds: float
+    remark: str = ""
 
     @property
     def lesson(self) -> str:
@@ -93,7 +94,7 @@ def note(rows: list[Row]) -> str:
     """Return what a lecturer should know about this student's points; usually ""."""
     lessons = by_lesson(rows)
     without = [lesson for lesson, of_it in lessons.items() if not of_it[0].file]
-    parts = []
+    parts = [rows[0].remark] if rows[0].remark else []
     if without and len(without) == len(lessons):
         parts.append(rows[0].failure)
     elif without:

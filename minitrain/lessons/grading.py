@@ -29,7 +29,9 @@ from ..errors import UserError
 from .check import LIMIT, Verdict, check, mpirun
 from .exports import CUT, FORMS, VISIBILITIES, Row, by_lesson, by_student, note, number, points, printable
 from .grade_files import STUDENT, targets, write
+from .identities import identified
 from .manifest import Exercise
+from .numbers import individual, salt_of, salt_options
 from .report import LONGEST, shortened
 from .submissions import Submission, folders, receive
 
@@ -53,6 +55,12 @@ you, though, and reaches your files by their absolute paths: to grade code that
 you do not trust, use a container. The library contains the solutions of the
 exercises of kind I, so for marks you may want to count only P and B: --weight
 I=0.
+
+Folders made by `lessons init --student ID --salt SALT` have their own numbers.
+With the same salt, each is checked with the numbers of its ID (or, if it has
+none, of the folder's name), whatever else it contains. A remark tells if it has
+the numbers of another ID, an ID that is not its name, the ID of another folder,
+or none. Without a salt, the numbers in the folders are believed.
 
 The exit status is 0 if the folders were graded, whatever their points (for a
 single folder: if all exercises passed, otherwise 1), and 2 if something was
@@ -83,6 +91,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--jobs", type=int, default=max(1, cores() // 2), metavar="N",
         help="folders to check at a time (default: one for two cores, %(default)s here); more may make checks too slow",
     )  # fmt: skip
+    salt_options(parser, "verify the students' own numbers with the salt of `lessons init`")
     for form in FORMS:
         parser.add_argument(f"--{form}", type=Path, metavar="FILE", help=HELP[form])
     parser.add_argument(
@@ -153,7 +162,8 @@ class Grader:
         file = folder / lesson.folder.name / "exercise.py"
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(submission.files[lesson.number])
-        return check(exercise, file, limit=limit, stop=self.stop), time.monotonic() - began
+        own = individual(exercise, submission.numbers)
+        return check(own, file, limit=limit, stop=self.stop), time.monotonic() - began
 
     def _row(self, submission: Submission, verdict: Verdict, seconds: float) -> Row:
         exercise = verdict.exercise
@@ -162,14 +172,14 @@ class Grader:
         return Row(
             submission.student, exercise.id, exercise.function, exercise.kind, passed, of if passed else 0.0, of,
             shortened(verdict.sentence, 4 * LONGEST), verdict.cause, exercise.id in submission.shown,
-            submission.digest(exercise.lesson.number), round(seconds, 3),
+            submission.digest(exercise.lesson.number), round(seconds, 3), submission.remark,
         )  # fmt: skip
 
 
 def grade(arguments: argparse.Namespace, chosen: list[Exercise]) -> int:
     """Run `lessons grade` for the chosen exercises. Return the exit status. Raise UserError for a mistake in it."""
     found, skipped = folders(arguments.folders)
-    weights = _weights(arguments.weight, chosen)
+    weights, salt = _weights(arguments.weight, chosen), salt_of(arguments)
     if arguments.classroom and any((exercise.points * _factor(exercise, weights)) % 1 for exercise in chosen):
         raise UserError("--classroom takes whole points only, and with these weights some are not")
     files = targets({form: getattr(arguments, form) for form in FORMS}, list(found))
@@ -179,7 +189,7 @@ def grade(arguments: argparse.Namespace, chosen: list[Exercise]) -> int:
     for path in skipped:
         print(f"lessons: {printable(str(path))} is a plain file: skipped", file=sys.stderr)
     lessons = list(dict.fromkeys(exercise.lesson for exercise in chosen))
-    submissions = [receive(student, folder, lessons) for student, folder in found.items()]
+    submissions = identified([receive(student, folder, lessons) for student, folder in found.items()], salt)
     rows: list[Row] = []
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the files get what there is
     try:

@@ -5,29 +5,45 @@ An exercise names the function that is its model solution: one of the library, o
 """
 
 import ast
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from .course import COURSE
+
+Hints = tuple[str, str, str]  # from a nudge to nearly the answer
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A single mistake for a student's own function of kind B: which mutant, and the hints to it."""
+
+    planted: str
+    hints: Hints
 
 
 @dataclass(frozen=True)
 class Exercise:
     """kind: I implement a function, P predict a number, B fix a function with a mistake (planted: which mutant).
 
-    hints: from a nudge to nearly the answer. ranks: how many ranks run the check.
+    ranks: how many ranks run the check. Students with numbers of their own (numbers.py) get one of `faults`, and
+    predict for one of the values in `own` for each parameter. numbers: whose they are; "" if nobody's.
     """
 
     id: str
     kind: str
     target: str
-    hints: tuple[str, str, str]
+    hints: Hints
     ranks: int = 1
     points: int = 10
     planted: str = ""
+    faults: tuple[Fault, ...] = ()
+    own: Mapping[str, Sequence[Any]] = field(default_factory=dict, hash=False, repr=False)
+    numbers: str = ""
 
     @property
     def function(self) -> str:
@@ -44,6 +60,10 @@ class Exercise:
         """Return the module of the model solution."""
         name = self.target.partition(":")[0]
         return self.lesson.module(name) if name in ("lesson", "check") else import_module(name)
+
+    def mutant(self, name: str) -> "Mutant":
+        """Return one of the wrong solutions by its file's name."""
+        return Mutant(self.lesson.folder / "mutants" / name)
 
     def mutants(self) -> list["Mutant"]:
         """Return the wrong solutions that the checker rejects: mutants/K_name.py, where K is this exercise's number."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .manifest import Exercise, Lesson
+from .numbers import individual
 from .stubs import exercise_cell
 
 SHOWN = re.compile(r"(^```.*?^```\n|^!\[.*?\]\(.*?\)\n)", re.MULTILINE | re.DOTALL)  # quoted code, outputs, the picture
@@ -45,13 +46,13 @@ of lesson.py again.
 Cells = Iterator[tuple[str, str]]  # ("markdown" or "code", text)
 
 
-def write(lesson: Lesson, path: Path) -> None:
-    """Write the lesson's notebook. Raise ImportError without nbformat."""
+def write(lesson: Lesson, path: Path, numbers: str = "") -> None:
+    """Write the lesson's notebook, for a student with these numbers. Raise ImportError without nbformat."""
     import nbformat  # here, because only this command needs it
 
     make = {"markdown": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}
     book = nbformat.v4.new_notebook(
-        cells=[make[kind](text, id=f"cell-{i}") for i, (kind, text) in enumerate(merged(cells(lesson)))],
+        cells=[make[kind](text, id=f"cell-{i}") for i, (kind, text) in enumerate(merged(cells(lesson, numbers)))],
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
     )
     nbformat.write(book, path)
@@ -68,13 +69,14 @@ def merged(all_cells: Cells) -> Cells:
     yield from ((kind, text.strip()) for kind, text in kept)
 
 
-def cells(lesson: Lesson) -> Cells:
+def cells(lesson: Lesson, numbers: str = "") -> Cells:
     """Yield the cells of all sections."""
     top, *sections = re.split("^(?=## )", (lesson.folder / "README.md").read_text("utf-8"), flags=re.MULTILINE)
     yield from shown(lesson, top)
     yield "markdown", TOP
     for section in sections:
-        yield from exercises(lesson, section) if section.startswith("## Exercises\n") else shown(lesson, section)
+        of_exercises = section.startswith("## Exercises\n")
+        yield from exercises(lesson, section, numbers) if of_exercises else shown(lesson, section)
         if section.startswith("## The code\n"):
             yield from code(lesson)
 
@@ -134,10 +136,11 @@ def figure(lesson: Lesson) -> Path:
     return path
 
 
-def exercises(lesson: Lesson, section: str) -> Cells:
+def exercises(lesson: Lesson, section: str, numbers: str) -> Cells:
     """Yield for each exercise its text, its stub and its check. What else the section has comes first."""
     yield "markdown", EXERCISES
-    by_id = {exercise.id: exercise for exercise in lesson.exercises}
+    by_id = {exercise.id: individual(exercise, numbers) for exercise in lesson.exercises}
+    own = f', "{numbers}"' if numbers else ""
     *_, end = BULLET.split(section)
     yield from shown(lesson, end)
     for bullet in BULLET.findall(section):
@@ -147,7 +150,7 @@ def exercises(lesson: Lesson, section: str) -> Cells:
         yield "markdown", "\n".join(hint for exercise in chosen for hint in hints(exercise))
         for exercise in chosen:
             yield "code", exercise_cell(exercise)
-            yield "code", f'check_here("{exercise.id}", {exercise.function})'
+            yield "code", f'check_here("{exercise.id}", {exercise.function}{own})'
 
 
 def hints(exercise: Exercise) -> Iterator[str]:

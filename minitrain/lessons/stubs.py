@@ -14,7 +14,9 @@ import textwrap
 from importlib.util import resolve_name
 from pathlib import Path
 
-from .manifest import Exercise, Lesson, Mutant
+from .manifest import Exercise, Lesson
+from .numbers import individual
+from .predictions import line_of
 
 TOP = '''"""Lesson {number}, {title}: {sentence}.
 
@@ -40,13 +42,24 @@ def source(exercise: Exercise) -> str:
 def stub(exercise: Exercise) -> str:
     """Return the function as the student receives it."""
     if exercise.planted:
-        return definition(Mutant(exercise.lesson.folder / "mutants" / exercise.planted).path, exercise.function)
+        return definition(exercise.mutant(exercise.planted).path, exercise.function)
     text = source(exercise)
     function = ast.parse(text).body[0]
     assert isinstance(function, ast.FunctionDef)
     docstring = function.body[0]
     head = text.splitlines()[: docstring.end_lineno]
     return "\n".join([*head, f'    raise NotImplementedError("{exercise.id}")', ""])
+
+
+def was_given(exercise: Exercise, function: str) -> bool:
+    """Return whether a function is one that some students get, with its mistakes."""
+    names = [exercise.planted, *(fault.planted for fault in exercise.faults)] if exercise.planted else []
+    return any(function.strip() == definition(exercise.mutant(name).path, exercise.function).strip() for name in names)
+
+
+def entry(exercise: Exercise, solved: bool = False) -> str:
+    """Return what exercise.py has for an exercise: the stub or the model solution, and what is to be predicted."""
+    return line_of(exercise, solved) + (source(exercise) if solved else stub(exercise))
 
 
 def definition(path: Path, name: str) -> str:
@@ -64,16 +77,16 @@ def place(text: str, name: str) -> tuple[int, int]:
     raise LookupError(f"there is no function {name}")
 
 
-def exercise_file(lesson: Lesson, solved: bool = False) -> str:
-    """Return the text of exercise.py with stubs, or with the model solutions."""
+def exercise_file(lesson: Lesson, solved: bool = False, numbers: str = "") -> str:
+    """Return the text of exercise.py with stubs, or with the model solutions. numbers: the student's own, if any."""
     imports: dict[str, set[str]] = {}
     bodies = []
     own = {exercise.function for exercise in lesson.exercises}
-    for exercise in lesson.exercises:
+    for exercise in (individual(it, numbers) for it in lesson.exercises):
         for origin, names in _imports(exercise).items():
             imports.setdefault(origin, set()).update(names - own)
         rule = f"# {exercise.id} {KINDS[exercise.kind]} ".ljust(100, "-")
-        bodies.append(f"{rule}\n\n{source(exercise) if solved else stub(exercise)}")
+        bodies.append(f"{rule}\n\n{entry(exercise, solved)}")
     top = TOP.format(number=lesson.number, title=lesson.title, sentence=lesson.sentence)
     return top + _statements(imports) + "\n\n" + "\n\n".join(bodies)
 
@@ -81,7 +94,7 @@ def exercise_file(lesson: Lesson, solved: bool = False) -> str:
 def exercise_cell(exercise: Exercise, solved: bool = False) -> str:
     """Return the text of a notebook's cell: one exercise, as in exercise.py, with its imports."""
     imports = _statements(_imports(exercise))
-    body = source(exercise) if solved else stub(exercise)
+    body = entry(exercise, solved)
     top = f"# {exercise.id} {KINDS[exercise.kind]}\n{imports}"
     return f"{top}\n\n{body}" if imports else top + body
 
@@ -102,7 +115,7 @@ def _imports(exercise: Exercise) -> dict[str, set[str]]:
     used = _names(source(exercise)) | _names(stub(exercise))
     trees = [(ast.parse(inspect.getsource(module)), module.__package__ or "")]
     if exercise.planted:
-        planted = (exercise.lesson.folder / "mutants" / exercise.planted).read_text("utf-8")
+        planted = exercise.mutant(exercise.planted).path.read_text("utf-8")
         trees.append((ast.parse(planted), ""))
     found: dict[str, set[str]] = {}
     for tree, package in trees:

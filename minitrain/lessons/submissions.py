@@ -2,15 +2,17 @@
 
 import json
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from .check import LARGEST
 from .manifest import Lesson
+from .numbers import is_hash, is_student
 
 STATE = ".lessons.json"
 
@@ -20,13 +22,18 @@ class Submission:
     """A student's folder, as it was received.
 
     files: lesson number -> exercise.py. missing: lesson number -> why there is none. shown: exercises whose solution
-    the student looked at, as the folder says.
+    the student looked at, as the folder says. folder: its name. id, numbers: the student's ID and own numbers, as the
+    folder says; "" if it does not. remark: what a lecturer should know about these.
     """
 
     student: str
     files: dict[str, bytes]
     missing: dict[str, str]
     shown: frozenset[str]
+    folder: str = ""
+    id: str = ""
+    numbers: str = ""
+    remark: str = ""
 
     def digest(self, lesson: str) -> str:
         """Return the first 12 digits of the SHA-256 of a lesson's exercise.py; "" if there is none."""
@@ -64,7 +71,16 @@ def receive(student: str, folder: Path, lessons: Iterable[Lesson]) -> Submission
     if not files and (deeper := sorted(folder.glob("*/[0-9][0-9]_*/exercise.py"))):
         hint = f"{folder.name} has no lessons' folders, but {deeper[0].parents[1].relative_to(folder.parent)} has"
         missing = dict.fromkeys(missing, f"{hint}: give that folder")
-    return Submission(student, files, missing, _shown(folder / STATE))
+    state = _state(folder / STATE)
+    shown = frozenset(id for id, it in state.items() if isinstance(it, dict) and it.get("shown"))
+    id, numbers = owner(state)
+    return Submission(student, files, missing, shown, folder.resolve().name, id, numbers)
+
+
+def owner(state: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the student's ID and own numbers that a folder remembers, "" for what is missing or none."""
+    id, numbers = state.get("student"), state.get("numbers")
+    return (id if is_student(id) else ""), (numbers if is_hash(numbers) else "")
 
 
 def _content(folder: Path, name: str) -> bytes:
@@ -83,11 +99,11 @@ def _content(folder: Path, name: str) -> bytes:
     return path.read_bytes()
 
 
-def _shown(state: Path) -> frozenset[str]:
-    """Return the exercises that are marked as looked at. The file is the student's, and may contain anything."""
+def _state(state: Path) -> dict[str, Any]:
+    """Return what the folder remembers; {} if that cannot be read. The file is the student's: anything may be in it."""
     with suppress(OSError, ValueError, RecursionError):
         if state.is_file() and state.stat().st_size <= LARGEST:
             known = json.loads(state.read_text("utf-8"))
             if isinstance(known, dict):
-                return frozenset(id for id, it in known.items() if isinstance(it, dict) and it.get("shown"))
-    return frozenset()
+                return known
+    return {}

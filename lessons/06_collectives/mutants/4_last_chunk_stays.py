@@ -6,9 +6,9 @@ from minitrain.sharding import shard_of
 
 
 def ring_broadcast(comm: Communicator, x: Array, root: int, tag: Tag) -> None:
-    """The flat array x becomes the root's, chunk by chunk: while one chunk is passed on, the next one arrives.
+    """Replace the flat array x by the root's, pipelined: a rank forwards one chunk while it receives the next.
 
-    (N-1) M bytes in total; the last rank has it after N + (N-2) chunk times instead of (N-1) N.
+    Sends (N-1) M bytes in total; the last rank is done after N + (N-2) chunk times instead of (N-1) N.
     """
     n, place = comm.size, (comm.rank - root) % comm.size
     sent = []

@@ -20,7 +20,11 @@ def train(
     lr: float = 0.1,
     sync: Callable = sync_gradients,
 ) -> tuple[list[float], Model]:
-    """Trains a small MLP by data parallel. Returns the losses of the global batches and this rank's replica."""
+    """Train a small MLP by data parallel. Return the losses of the global batches and this rank's replica.
+
+    Draw the parameters from the seed. optimizer(reducer) makes the optimizer; sync sums the gradients over ranks. If a
+    batch has fewer samples than there are ranks, some ranks have none.
+    """
     model = mlp(MLPConfig(hidden=(32,), dtype=str(loader.inputs.dtype)))
     reducer = parallelize(model, Mesh(world, dp=world.size), sync=sync, same=False)
     reducer.init(seed + world.rank)

@@ -10,9 +10,10 @@ from minitrain.parallel.zero import NORM
 
 
 def clip_shares(shards: Sequence[Array], group: Communicator, limit: float) -> float:
-    """Shortens the gradient to `limit` if it is longer, and returns the length that it had, the same on all ranks.
+    """Scale the gradient down to norm `limit` > 0 if it is longer; return its original norm.
 
-    shares: this rank's share of each bucket's gradient, changed in place. The shares of all ranks are the gradient.
+    shards: this rank's shard of each bucket's gradient, changed in place. All ranks' shards form the gradient. A shard
+    may be empty, and the gradient may be 0. The result is the same on all ranks, bit for bit.
     """
     square = np.array([sum(float(g @ g) for g in shards)])
     group.all_reduce(square, NORM)

@@ -20,10 +20,10 @@ from minitrain.train.step import compute_gradients
 def train(
     world: Communicator, loader: ArrayLoader, steps: int, m: int, schedule: Any = "1f1b", clock: Clock | None = None
 ) -> tuple[list[float], dict[str, np.ndarray]]:
-    """Trains an MLP of 8 layers, of which each rank has some, with m micro-batches an update.
+    """Train an MLP of 8 layers, divided among the ranks, with m micro-batches per update.
 
-    schedule: its name, or a function such as gpipe. clock: what counts virtual time, if anything does.
-    Returns the losses of the global batches, and the gradients of the last one, put together from all ranks.
+    schedule: a name or a function such as gpipe. clock: records virtual time; None: nothing does.
+    Return the losses of the global batches and the gradients of the last one, gathered from all ranks.
     """
     model = mlp(MLPConfig(hidden=(32,) * 7, dtype="float64"))
     chunks = 2 if schedule == "interleaved" else 1
