@@ -41,6 +41,10 @@ EQUIVALENT: dict[str, str] = {
         "minitrain/precision/scaler.py: if self.scaled > self.moved:: "
         "self.scaled > self.moved -> (self.scaled >= self.moved)"
     ): "both are numbers of one counter, so they are equal only before the first step, which begins a round",
+    (
+        "minitrain/parallel/plan.py: self.joined = False  # whether divided activations may pass from unit to unit, "
+        "as in the MLP: self.joined = False -> pass"
+    ): "`follow` sets it before anything reads it",
     "minitrain/comm/mpi.py: info.Free(): info.Free() -> pass": "a few bytes of MPI's, once in a process",
     "minitrain/parallel/reducer.py: if self.mesh.parts(*MODEL) == 1:: self.mesh.parts(*MODEL) == 1 -> (False)": (
         "a group of one rank would gather its own part: the same number, and nothing is sent"
