@@ -70,10 +70,13 @@ def _one_line(text: str) -> str:
 def _changes(tree: ast.Module) -> Iterator[tuple[ast.expr | ast.stmt, str, str]]:
     """Yield (node, its new text, the kind of change) for every change of the tree."""
     waiting: list[ast.AST] = [tree]
+    lengths_to_find: set[ast.AST] = set()  # reshape(-1) is reshape(-2): NumPy finds the length for any negative number
     while waiting:
         node = waiting.pop()
         waiting += (child for child in ast.iter_child_nodes(node) if not _is_for_people(child, node))
-        if isinstance(node, ast.expr):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("reshape"):
+            lengths_to_find |= {length.operand for length in node.args if isinstance(length, ast.UnaryOp)}
+        if isinstance(node, ast.expr) and node not in lengths_to_find:
             yield from ((node, new, kind) for new, kind in _of_an_expression(node))
         elif isinstance(node, ast.stmt):
             yield from _of_a_statement(node)

@@ -25,6 +25,7 @@ def changes(source: str, folder: Path) -> set[str]:
         ("x = 'tp'\n", {"x = 'pt'\n"}),
         ("x = a[i:j]\n", {"x = (a[:j])\n", "x = (a[i:])\n"}),
         ("x = f(a, b)\n", {"x = (f(b, a))\n"}),
+        ("x = a.reshape(2, -1)\n", {"x = (a.reshape(-1, 2))\n", "x = a.reshape(3, -1)\n", "x = a.reshape(2, (1))\n"}),
         ("x = f(c=a)\n", {"x = (f())\n"}),
         ("x = [i for i in a if i]\n", {"x = ([i for i in a])\n"}),
         ("a.b += c\n", {"pass\n"}),
