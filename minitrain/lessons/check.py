@@ -20,7 +20,7 @@ from .confined import Output
 from .manifest import Exercise
 from .predictions import mistaken
 from .report import ELSEWHERE, FLOOD, Reports, reports_in, shortened
-from .stubs import place, was_given
+from .stubs import definition, was_given
 
 LIMIT = 8.0  # seconds for a check, on each rank
 START = 8.0  # seconds for mpirun and the imports
@@ -59,7 +59,7 @@ def check(
     name = f"{file.parent.name}/{file.name}"
     try:
         text = read(file)
-        lo, hi = place(text, exercise.function)
+        function = definition(text, exercise.function)
     except SyntaxError as error:
         line, text = f":{error.lineno}" * bool(error.lineno), (error.text or "").strip()
         return Verdict(exercise, "failed", shortened(f"{file.name}{line}: {error.msg}: {text}", 300))
@@ -68,8 +68,7 @@ def check(
         return Verdict(exercise, "failed", f"{name}: {reason}; lessons reset {exercise.id} puts it back")
     except (ValueError, RecursionError, MemoryError) as error:  # not UTF-8, a NUL, or nested too deeply
         return Verdict(exercise, "failed", f"{name} is not Python code: {str(error) or 'nested too deeply'}")
-    function = "\n".join(text.splitlines()[lo:hi])
-    unwritten = f'raise NotImplementedError("{exercise.id}")' in function
+    unwritten = _unwritten(exercise, function)
     if told := mistaken(exercise, text, late=not unwritten):
         return Verdict(exercise, "failed", told)
     if unwritten:
@@ -82,6 +81,16 @@ def check(
         verdict = _verdict(exercise, folder, output, limit, stop)
     own = exercise.numbers and exercise.planted and verdict.cause == exercise.mutant(exercise.planted).mistake
     return replace(verdict, cause=LEFT) if own else verdict
+
+
+def untouched(exercise: Exercise, text: str) -> bool:
+    """Return whether the function in this text is as the student got it. Raise LookupError if there is none."""
+    function = definition(text, exercise.function)
+    return _unwritten(exercise, function) or was_given(exercise, function)
+
+
+def _unwritten(exercise: Exercise, function: str) -> bool:
+    return f'raise NotImplementedError("{exercise.id}")' in function
 
 
 def read(file: Path) -> str:

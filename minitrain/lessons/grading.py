@@ -29,7 +29,7 @@ from ..errors import UserError
 from .check import LIMIT, Verdict, check, mpirun
 from .exports import CUT, FORMS, VISIBILITIES, Row, by_lesson, by_student, note, number, points, printable
 from .grade_files import STUDENT, targets, write
-from .identities import identified
+from .identities import compared, identified
 from .manifest import Exercise
 from .numbers import individual, salt_of, salt_options
 from .report import LONGEST, shortened
@@ -60,7 +60,8 @@ Folders made by `lessons init --student ID --salt SALT` have their own numbers.
 With the same salt, each is checked with the numbers of its ID (or, if it has
 none, of the folder's name), whatever else it contains. A remark tells if it has
 the numbers of another ID, an ID that is not its name, the ID of another folder,
-or none. Without a salt, the numbers in the folders are believed.
+or none; and if a wrong prediction is the right one of another student. Without
+a salt, the numbers in the folders are believed.
 
 The exit status is 0 if the folders were graded, whatever their points (for a
 single folder: if all exercises passed, otherwise 1), and 2 if something was
@@ -189,7 +190,8 @@ def grade(arguments: argparse.Namespace, chosen: list[Exercise]) -> int:
     for path in skipped:
         print(f"lessons: {printable(str(path))} is a plain file: skipped", file=sys.stderr)
     lessons = list(dict.fromkeys(exercise.lesson for exercise in chosen))
-    submissions = identified([receive(student, folder, lessons) for student, folder in found.items()], salt)
+    received = [receive(student, folder, lessons) for student, folder in found.items()]
+    submissions = compared(identified(received, salt), chosen)
     rows: list[Row] = []
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the files get what there is
     try:

@@ -1,4 +1,7 @@
-"""Check an exercise in a notebook, with threads as ranks: check_here("07.2", sync_gradients)."""
+"""Check an exercise in a notebook, with threads as ranks: check_here("07.2", sync_gradients).
+
+A cell that passes is also put into exercise.py, the file to hand in, if the notebook lies in the student's folder.
+"""
 
 import inspect
 import linecache
@@ -8,9 +11,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..errors import UserError
-from .check import check
+from .check import check, untouched
 from .cli import find_exercises, print_verdict
+from .folder import Folder, Stop
+from .manifest import Exercise
 from .numbers import individual
+from .stubs import put
 
 
 def check_here(name: str, function: Callable[..., Any], numbers: str = "") -> None:
@@ -26,4 +32,24 @@ def check_here(name: str, function: Callable[..., Any], numbers: str = "") -> No
     with TemporaryDirectory() as folder:
         file = Path(folder) / "cell.py"
         file.write_text(cell, "utf-8")
-        print_verdict(check(exercise, file, threads=True), hint="above the cell of")
+        verdict = check(exercise, file, threads=True)
+    print_verdict(verdict, hint="above the cell of")
+    if verdict.state == "passed":
+        print(f"   {handed_in(exercise, cell)}")
+
+
+def handed_in(exercise: Exercise, cell: str) -> str:
+    """Put a cell into the exercise.py of the folder that the notebook lies in. Return a sentence about it."""
+    file = Path(exercise.lesson.folder.name, "exercise.py")
+    try:
+        folder = Folder(Path())
+        text = file.read_text("utf-8")
+        if not untouched(exercise, text):
+            same = cell.strip() in text
+            return f"{file} has {'it' if same else 'another version: to hand in this one, copy the cell there'}"
+        file.write_text(put(text, exercise, cell), "utf-8")
+    except (Stop, OSError, ValueError, SyntaxError, LookupError):
+        return f"to hand it in, copy the cell into {file} of your folder"
+    folder.of(exercise)["passed"] = True
+    folder.save()
+    return f"{file} has it now: that is the file to hand in"

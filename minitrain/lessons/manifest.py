@@ -89,9 +89,14 @@ class Mutant:
     path: Path
 
     @property
+    def source(self) -> str:
+        """Return the text of the file."""
+        return self.path.read_text("utf-8")
+
+    @property
     def says(self) -> str:
         """Return SAYS, or an empty string if the file does not define it."""
-        for node in ast.parse(self.path.read_text("utf-8")).body:
+        for node in ast.parse(self.source).body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SAYS":
                 return str(ast.literal_eval(node.value))
         return ""
@@ -99,7 +104,7 @@ class Mutant:
     @property
     def mistake(self) -> str:
         """Return the mistake: the first line of the docstring."""
-        return (ast.get_docstring(ast.parse(self.path.read_text("utf-8"))) or "").partition("\n")[0].rstrip(".")
+        return (ast.get_docstring(ast.parse(self.source)) or "").partition("\n")[0].rstrip(".")
 
 
 @dataclass(frozen=True)

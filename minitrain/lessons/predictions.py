@@ -6,11 +6,13 @@ It is read from the text, and never run: a call of the function would be no pred
 """
 
 import ast
+from contextlib import suppress
 from typing import Any
 
 from .manifest import Exercise
 from .numbers import arguments
 
+BROKEN = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError)  # what `ast` may raise
 CLOSE = 0.01  # relative; a number that is not whole need not be more exact
 
 
@@ -58,14 +60,27 @@ def mistaken(exercise: Exercise, text: str, late: bool) -> str:
     if not found:
         return f"there is no {name}: {missing}" if late else ""
     try:
-        said = ast.literal_eval(found[-1] or "None")
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        value = ast.literal_eval(found[-1] or "None")
+    except BROKEN:
         return f"{name} must be written out, as in 12, 1.5e6 or [1, 2], without names, calls and operations"
-    if said is None:
+    if value is None:
         return f"{name} is None: {missing}" if late else ""
-    remark = _apart(said, right(exercise))
+    remark = _apart(value, right(exercise))
     wrong = f"{name} is not what {call} returns{remark}: work it out once more, step by step"
     return "" if remark is None else wrong
+
+
+def said(exercise: Exercise, text: str) -> Any:
+    """Return the prediction in this text; None if there is none, or none that can be read."""
+    with suppress(*BROKEN):
+        found = [node.value for node in _assignments(text, exercise)]
+        return ast.literal_eval(found[-1] or "None") if found else None
+    return None
+
+
+def is_right(exercise: Exercise, value: Any) -> bool:
+    """Return whether this is the prediction that the student must make."""
+    return _apart(value, right(exercise)) is None
 
 
 def _assignments(text: str, exercise: Exercise) -> list[ast.Assign | ast.AnnAssign]:

@@ -12,7 +12,6 @@ import inspect
 import re
 import textwrap
 from importlib.util import resolve_name
-from pathlib import Path
 
 from .manifest import Exercise, Lesson
 from .numbers import individual
@@ -42,7 +41,7 @@ def source(exercise: Exercise) -> str:
 def stub(exercise: Exercise) -> str:
     """Return the function as the student receives it."""
     if exercise.planted:
-        return definition(exercise.mutant(exercise.planted).path, exercise.function)
+        return definition(exercise.mutant(exercise.planted).source, exercise.function)
     text = source(exercise)
     function = ast.parse(text).body[0]
     assert isinstance(function, ast.FunctionDef)
@@ -54,7 +53,9 @@ def stub(exercise: Exercise) -> str:
 def was_given(exercise: Exercise, function: str) -> bool:
     """Return whether a function is one that some students get, with its mistakes."""
     names = [exercise.planted, *(fault.planted for fault in exercise.faults)] if exercise.planted else []
-    return any(function.strip() == definition(exercise.mutant(name).path, exercise.function).strip() for name in names)
+    return any(
+        function.strip() == definition(exercise.mutant(name).source, exercise.function).strip() for name in names
+    )
 
 
 def entry(exercise: Exercise, solved: bool = False) -> str:
@@ -62,9 +63,8 @@ def entry(exercise: Exercise, solved: bool = False) -> str:
     return line_of(exercise, solved) + (source(exercise) if solved else stub(exercise))
 
 
-def definition(path: Path, name: str) -> str:
-    """Return the source of one function in a file."""
-    text = path.read_text("utf-8")
+def definition(text: str, name: str) -> str:
+    """Return the source of one function. Raise LookupError if it is not defined."""
     lo, hi = place(text, name)
     return "\n".join(text.splitlines()[lo:hi]) + "\n"
 
@@ -85,8 +85,7 @@ def exercise_file(lesson: Lesson, solved: bool = False, numbers: str = "") -> st
     for exercise in (individual(it, numbers) for it in lesson.exercises):
         for origin, names in _imports(exercise).items():
             imports.setdefault(origin, set()).update(names - own)
-        rule = f"# {exercise.id} {KINDS[exercise.kind]} ".ljust(100, "-")
-        bodies.append(f"{rule}\n\n{entry(exercise, solved)}")
+        bodies.append(f"{_rule(exercise)}\n\n{entry(exercise, solved)}")
     top = TOP.format(number=lesson.number, title=lesson.title, sentence=lesson.sentence)
     return top + _statements(imports) + "\n\n" + "\n\n".join(bodies)
 
@@ -109,14 +108,27 @@ def replaced(text: str, exercise: Exercise, by: str) -> str:
     return "\n".join([*lines[:lo], *by.rstrip().splitlines(), *lines[hi:], ""])
 
 
+def put(text: str, exercise: Exercise, cell: str) -> str:
+    """Return the student's file with a notebook's cell in place of the exercise: what follows its line of dashes."""
+    rule = _rule(exercise)
+    before, found, after = text.partition(f"{rule}\n")
+    if not found:
+        return replaced(text, exercise, cell)
+    rest = re.search(r"^# \d\d\.\d \w.*-{8}$", after, re.MULTILINE)
+    return f"{before}{rule}\n\n{cell.strip()}\n" + (f"\n\n{after[rest.start() :]}" if rest else "")
+
+
+def _rule(exercise: Exercise) -> str:
+    return f"# {exercise.id} {KINDS[exercise.kind]} ".ljust(100, "-")
+
+
 def _imports(exercise: Exercise) -> dict[str, set[str]]:
     """Return module -> names to import ("" for the module itself) that the model solution and the stub use."""
     module = exercise.module
     used = _names(source(exercise)) | _names(stub(exercise))
     trees = [(ast.parse(inspect.getsource(module)), module.__package__ or "")]
     if exercise.planted:
-        planted = exercise.mutant(exercise.planted).path.read_text("utf-8")
-        trees.append((ast.parse(planted), ""))
+        trees.append((ast.parse(exercise.mutant(exercise.planted).source), ""))
     found: dict[str, set[str]] = {}
     for tree, package in trees:
         for node in [*tree.body, *(inner for block in tree.body if isinstance(block, ast.If) for inner in block.body)]:

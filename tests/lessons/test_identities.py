@@ -93,10 +93,41 @@ def test_without_a_salt_the_numbers_in_the_folders_are_believed(
     assert main(["grade", *paths, "--lessons", "06.3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     unverified = "  own numbers, not verified without --salt"
-    assert [line.partition("06: 10")[2] for line in lines[:7]] == [unverified] * 2 + [""] * 5
+    remarks = [unverified] * 2 + [""] * 3 + ["  its ID is '\\ud800'", ""]
+    assert [line.partition("06: 10")[2] for line in lines[:7]] == remarks
     assert checked == {
         "ben": {hashed(SALT, "anna")}, "chen": {hashed("x", "chen")}, **{name: {""} for name in names[2:]},
     }  # fmt: skip
+
+
+@pytest.mark.usefixtures("checked")
+@pytest.mark.parametrize("salt", [[], ["--salt", SALT]], ids=["without a salt", "with it"])
+def test_a_copied_folder_is_seen(salt: list[str], tmp_path: Path, capsys: Capture) -> None:
+    paths = [folder_of(tmp_path / name, whose("anna")) for name in ("anna", "ben")]
+    assert main(["grade", *paths, "--lessons", "06.3", *salt]) == 0
+    anna, ben = capsys.readouterr().out.splitlines()[:2]
+    assert anna.endswith("the same ID as ben") and ben.endswith("its ID is 'anna'; the same ID as anna")
+
+
+@pytest.mark.usefixtures("checked")
+def test_another_salt_is_not_that_of_the_class(tmp_path: Path, capsys: Capture) -> None:
+    paths = [folder_of(tmp_path / name, whose(name)) for name in ("anna", "ben")]
+    assert main(["grade", *paths, "--lessons", "06.3", "--salt", "another"]) == 2
+    assert "the salt is another one than that of `lessons init`: none of 2 folders" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("checked")
+def test_a_copied_prediction_is_seen(tmp_path: Path, capsys: Capture) -> None:
+    """Anna's is right, ben's is hers, chen's is his own, dora's is anybody's, and eve's cannot be read."""
+    answer = predictions.right(own("06.3", "anna"))
+    said = {"anna": answer, "ben": 1.001 * answer, "chen": predictions.right(own("06.3", "chen")), "dora": 1.0}
+    said["eve"] = "equal_size("
+    for name, value in said.items():
+        folder_of(tmp_path / name, whose(name))
+        (tmp_path / name / "06_collectives" / "exercise.py").write_text(f"{name}\nPREDICTED_06_3 = {value}\n")
+    assert main(["grade", *(str(tmp_path / name) for name in said), "--lessons", "06.3,06.4", "--salt", SALT]) == 0
+    lines = capsys.readouterr().out.splitlines()[:5]
+    assert [line.partition("06: 20")[2].strip() for line in lines] == ["", "PREDICTED_06_3 is that of anna", "", "", ""]
 
 
 @pytest.mark.usefixtures("checked")

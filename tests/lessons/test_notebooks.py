@@ -14,10 +14,13 @@ from minitrain.lessons import check as checking
 from minitrain.lessons import notebook
 from minitrain.lessons.check import check
 from minitrain.lessons.cli import main
+from minitrain.lessons.folder import Folder
+from minitrain.lessons.here import handed_in
 from minitrain.lessons.manifest import BY_NUMBER, Lesson, written
 from minitrain.lessons.receipt import Receipt
-from minitrain.lessons.stubs import exercise_cell
+from minitrain.lessons.stubs import definition, exercise_cell
 from minitrain.lessons.text import BLOCK, same
+from tests.lessons.individual import SALT, own
 from tests.lessons.together import BY_ID
 from tests.tiers import full
 
@@ -118,7 +121,7 @@ def test_exercises_and_exceptions(execute: Execute) -> None:
         without, setup, notebook.picture(BY_NUMBER["07"], "![a picture](figures/loss.svg)\n"), "import mpi4py",
     )  # fmt: skip
     found = [said(cell) for cell in cells]
-    assert found[2].split() == ["07.2", "sync_gradients", "ok"]
+    assert found[2].split()[:3] == ["07.2", "sync_gradients", "ok"] and "to hand it in, copy the cell" in found[2]
     assert found[4].startswith("07.2 sync_gradients           FAIL\n") and "hint: above the cell of 07.2" in found[4]
     assert "looks like: " in found[4]
     assert "TypeError: 'int' object is not subscriptable at cell.py:2: return n[i]" in found[6]
@@ -142,6 +145,28 @@ def test_a_check_with_threads_ends(body: str, says: str, tmp_path: Path, monkeyp
     (tmp_path / "cell.py").write_text(f"def ring_all_gather(comm, x, tag, shards=None):\n{body}\n", "utf-8")
     verdict = check(BY_ID["06.2"], tmp_path / "cell.py", threads=True)
     assert verdict.state == "failed" and says in verdict.sentence, verdict
+
+
+@pytest.mark.parametrize("id", ["06.1", "06.3", "06.4"])
+def test_a_cell_that_passes_is_handed_in(id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the place of the stub, of a mistake that was given, and of a prediction, but of no other version."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "06_collectives" / "exercise.py"
+    cell = "# mine\n" + exercise_cell(own(id), solved=True)
+    assert handed_in(own(id), cell).startswith("to hand it in, copy the cell into 06_collectives/exercise.py")
+    assert main(["init", ".", "--student", "anna", "--salt", SALT]) == 0
+    others = {e.id: definition(file.read_text("utf-8"), e.function) for e in own(id).lesson.exercises if e.id != id}
+    assert handed_in(own(id), cell).endswith("exercise.py has it now: that is the file to hand in")
+    text = file.read_text("utf-8")
+    assert text.count(cell.strip()) == 1 and text.count("PREDICTED") == 1
+    assert ("PREDICTED_06_3 = None" in text) == (id != "06.3")
+    assert {e.id: definition(text, e.function) for e in own(id).lesson.exercises if e.id != id} == others
+    assert Folder(tmp_path).of(BY_ID[id]) == {"passed": True}
+    assert handed_in(own(id), cell).endswith("exercise.py has it")
+    assert "has another version" in handed_in(own(id), f"{cell}\n# better\n")
+    assert file.read_text("utf-8") == text
+    file.write_text("def (", "utf-8")
+    assert handed_in(own(id), cell).startswith("to hand it in, copy")
 
 
 def test_the_same_file_each_time_and_no_work_is_lost(

@@ -91,7 +91,7 @@ def test_the_mistakes_are_shared_out(exercise: Exercise) -> None:
     assert min(counts.values()) >= len(STUDENTS) / 4
     usual = head(stub(exercise))
     for fault in exercise.faults:
-        given = definition(exercise.mutant(fault.planted).path, exercise.function)
+        given = definition(exercise.mutant(fault.planted).source, exercise.function)
         assert head(given) == usual and given != source(exercise)
         assert len(set(fault.hints)) == 3 and (fault.hints == exercise.hints) == (fault.planted == exercise.planted)
         assert all(was_given(it, given) for it in [exercise, *mine[:3]])
