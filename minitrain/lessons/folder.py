@@ -89,7 +89,8 @@ def init(folder: Path, student: str | None = None, salt: str = "") -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.write_text(made.initial(lesson), "utf-8")
-    (folder / "README.txt").write_text(WELCOME.format(readme=COURSE / "README.md"), "utf-8")
+    page = COURSE / "README.md" if student is None else "README.md in the folder lessons of minitrain"
+    (folder / "README.txt").write_text(WELCOME.format(readme=page), "utf-8")
     print(f"{folder} is ready: cd {folder}, then lessons list")
     return 0
 

@@ -37,7 +37,8 @@ figure_option = ["--figure", "{name}"] if find_spec("matplotlib") else []  # mak
 EXERCISES = """## Exercises
 
 Each exercise has two cells. Write the function in the first one and run it; the second one checks it. A check sees
-nothing but the first cell, so the imports and helpers of your function belong there, too.
+nothing but the first cell, so the imports and helpers of your function belong there, too. If this notebook is in your
+folder of exercises, a cell that passes is put into exercise.py, which is the file to hand in.
 
 An exercise may define a function that the experiment also uses. To run the experiment after that, first run the cells
 of lesson.py again.
