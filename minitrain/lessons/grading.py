@@ -153,7 +153,7 @@ class Grader:
         file = folder / lesson.folder.name / "exercise.py"
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(submission.files[lesson.number])
-        return check(exercise, file, limit=limit, stop=self.stop), time.monotonic() - began
+        return check(exercise, file, limit=limit, stop=self.stop, apart=True), time.monotonic() - began
 
     def _row(self, submission: Submission, verdict: Verdict, seconds: float) -> Row:
         exercise = verdict.exercise

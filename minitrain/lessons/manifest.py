@@ -18,7 +18,8 @@ from .course import COURSE
 class Exercise:
     """kind: I implement a function, P predict a number, B fix a function with a mistake (planted: which mutant).
 
-    hints: from a nudge to nearly the answer. ranks: how many ranks run the check.
+    hints: from a nudge to nearly the answer. ranks: how many ranks run the check. together: why `lessons grade` has to
+    run the function in the same process as the check; empty if it runs the function apart.
     """
 
     id: str
@@ -28,6 +29,7 @@ class Exercise:
     ranks: int = 1
     points: int = 10
     planted: str = ""
+    together: str = ""
 
     @property
     def function(self) -> str:
