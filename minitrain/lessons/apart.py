@@ -1,6 +1,6 @@
 """Judge a student's function that runs in a process of its own, which never sees the check or its references.
 
-    judge: the check, its references, the ranks, the ledger    <- socket ->    student.py: exercise.py
+    judge: the check, its references, the ranks, the ledger    <- pipes ->    student.py: exercise.py
 
     nursery = apart.start()                          before MPI, threads and the course
     function = nursery.function(exercise, file)
@@ -10,8 +10,8 @@ A call sends its arguments and waits. Until the result comes, the student's func
 here: an operation of a communicator, or a call of a function that it was given.
 """
 
-import ast
 import contextlib
+import json
 import os
 import select
 import signal
@@ -38,10 +38,10 @@ class Ended(SystemExit):
     """The student's process has ended, or sends what it must not: the check cannot go on."""
 
 
-def start() -> "Nursery | None":
-    """Fork the nursery; None if this system has no fork. Call it before MPI, threads and the course are there."""
-    if not hasattr(os, "fork"):
-        return None
+def start() -> "Nursery":
+    """Fork the nursery. Call it before MPI, threads and the course are there."""
+    here = os.path.realpath(os.curdir)  # the student's folder: what is written there must not be imported here
+    sys.path[:] = [path for path in sys.path if os.path.realpath(path) != here]
     ours, theirs = socket.socketpair()
     if os.fork() == 0:
         student.keep_open(theirs.fileno())
@@ -58,27 +58,17 @@ class Nursery:
 
     def function(self, exercise: Exercise, file: Path) -> "Apart":
         """Return the student's function. Raise what the import of the file raises."""
-        wish = {"file": str(file), "function": exercise.function, "target": exercise.target}
-        return Apart(self, {**wish, "modules": modules(file)})
+        return Apart(self, {"file": str(file), "function": exercise.function, "target": exercise.target})
 
     def process(self, wish: dict[str, Any]) -> "Process":
         """Return a new process."""
         with self.lock:
-            Line(self.door.fileno(), self.door.fileno()).say(wish)
-            number, (hears, tells, shows), *_ = socket.recv_fds(self.door, 20, 3)
+            try:
+                Line(self.door.fileno(), self.door.fileno()).say(wish)
+                number, (hears, tells, shows), *_ = socket.recv_fds(self.door, 20, 3)
+            except (OSError, ValueError):
+                raise Ended("the process of the function cannot be started") from None
         return Process(Path(wish["file"]), int(number), Line(hears, tells), shows)
-
-
-def modules(file: Path) -> list[str]:
-    """Return the modules of the library that a student's file imports: the function itself cannot open them."""
-    found: set[str] = set()
-    with contextlib.suppress(OSError, ValueError, RecursionError, MemoryError):
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if isinstance(node, ast.Import):
-                found |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return sorted(name for name in found if name.startswith("minitrain.") and "lessons" not in name)
 
 
 class Apart:
@@ -147,11 +137,16 @@ class Process:
                     break
             error, line = self.outcome(kind, *rest)
         except (OSError, EOFError):
-            raise Ended("the program was ended (a crash of Python, or a signal?)") from None
+            raise self.over("the program was ended (a crash of Python, or a signal?)") from None
         except (Malformed, *BROKEN) as problem:
             told = f"{type(problem).__name__}: {problem}"
-            raise Ended(f"what the function's process sends cannot be read: {told[:200]}") from None
+            raise self.over(f"what the function's process sends cannot be read: {told[:200]}") from None
         raise_at(self.file, line, error)
+
+    def over(self, told: str) -> Ended:
+        """Close the connection, on which the two sides no longer understand each other. Return what to raise."""
+        self.line.close()
+        return Ended(told)
 
     def hear(self) -> Any:
         """Wait for a message."""
@@ -164,18 +159,18 @@ class Process:
     def outcome(self, kind: str, *rest: Any) -> tuple[BaseException, Any]:
         """Return the exception that ends the call, and the student's line that raised it: its number, its function."""
         if kind == "broken":
-            return Ended(f"what the function returns cannot be passed on: {str(rest[0])[:200]}"), None
+            return self.over(f"what the function returns cannot be passed on: {str(rest[0])[:200]}"), None
         if kind == "ended":
             show(*rest[1])
             at = f" ({self.file.name}:{int(rest[0])})" if rest[0] else ""
-            return Ended(f"the program was ended (os._exit){at}"), None
+            return self.over(f"the program was ended (os._exit){at}"), None
         if kind != "raised":
             raise Malformed(f"a message {kind!r:.20}")
-        number, names, text, line, _, said = rest
+        number, names, text, line, said = rest
         show(*said)
         if number in self.errors:
             return self.errors[number], None
-        return rebuilt(names, str(text)), line
+        return rebuilt(names, str(text)), [int(line[0]), str(line[1])] if line else None
 
     def do(self, number: int, name: str, place: Any, given: Any, named: Any, changed: Any, said: Any) -> None:
         """Call a method of a thing that stays here, as if the student's line did it, and send what it returns."""
@@ -204,14 +199,14 @@ class Process:
         if name != "send":  # its handle may be asked for later
             table.forget(theirs)
 
-    def where(self) -> tuple[int, int] | None:
-        """Return the line that the process is at, 0 if it is not in the student's file, and the characters it has
-        printed; None if it does not answer."""
-        with contextlib.suppress(OSError, ValueError):
+    def where(self) -> tuple[int, str, int] | None:
+        """Return the line that the process is at, 0 if it is not in the student's file, what it has printed, and the
+        size of that; None if it does not answer."""
+        with contextlib.suppress(OSError, *BROKEN):
             os.kill(self.number, signal.SIGUSR1)
             if select.select([self.shows], [], [], ANSWER)[0]:
-                line, printed = os.read(self.shows, 100).split()[:2]
-                return int(line), int(printed)
+                line, text, size = json.loads(os.read(self.shows, 2**16))
+                return int(line), str(text), int(size)
         return None
 
 
@@ -255,5 +250,5 @@ def raise_at(file: Path, line: Any, error: BaseException) -> Any:
         raise error
 
     if line:
-        line_of(str(file), int(line[0]), str(line[1]), "")(fail, None, (), {})
+        line_of(str(file), *line, "")(fail, None, (), {})
     fail()

@@ -48,11 +48,11 @@ with 16, in case the machine was busy. Once checks that did not end have taken
 never stopped, however slow it is.
 
 Each check runs in a scratch folder, on a copy of exercise.py, with limits on
-memory, files and processes, and all that it has started is ended. It runs as
-you, though, and reaches your files by their absolute paths: to grade code that
-you do not trust, use a container. The library contains the solutions of the
-exercises of kind I, so for marks you may want to count only P and B: --weight
-I=0.
+memory, files and processes, and all that it has started is ended. In most
+exercises the function runs apart, and sees neither the check nor the solution.
+It runs as you, though: to grade code that you do not trust, use a container.
+The library contains the solutions of the exercises of kind I, and students can
+copy them, so for marks you may want to count only P and B: --weight I=0.
 
 The exit status is 0 if the folders were graded, whatever their points (for a
 single folder: if all exercises passed, otherwise 1), and 2 if something was

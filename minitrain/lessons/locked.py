@@ -64,18 +64,22 @@ def _hook(home: str) -> Callable[[str, tuple[Any, ...]], None]:
     """Return the function that Python calls before all of this."""
     pythons, home = _folders(), os.path.realpath(home) + os.sep
 
+    def mine(path: str) -> bool:
+        return f"{path}{os.sep}".startswith(home)
+
     def may_read(path: str) -> bool:
         """Return whether this is the student's, or of Python and its packages but this one."""
         others = any(path.startswith(folder) and "minitrain" not in path[len(folder) :] for folder in pythons)
-        return path.startswith(home) or others or path in FINE
+        return mine(path) or others or path in FINE
 
     def opened(path: Any, mode: Any, flags: Any) -> None:
         if isinstance(path, int):
             return  # it is open already
         real = resolved(path)
         if flags & WRITING:
-            check(real.startswith(home) or real in FINE, f"write {real}")
-        check(may_read(real) and not os.path.isdir(real), f"open {real}")
+            check(mine(real) or real in FINE, f"write {real}")
+        folder = mode is None and os.path.isdir(real)  # os.open takes paths that begin in an open folder
+        check(may_read(real) and not folder, f"open {real}")
 
     def hook(event: str, about: tuple[Any, ...]) -> None:
         if event == "open":
@@ -84,7 +88,7 @@ def _hook(home: str) -> Callable[[str, tuple[Any, ...]], None]:
             check(False, f"do this ({event})")
         elif event.startswith(WRITES):
             for path in map(resolved, about):
-                check(not path or path.startswith(home), f"change {path}")
+                check(not path or mine(path), f"change {path}")
         elif event == "import":
             name, file = about[:2]
             check(name.partition(".")[0] not in MODULES, f"import {name}")

@@ -7,14 +7,19 @@ The judge (apart.py) has the check, the references and the ranks. What reaches t
 whatever the student's file does, it can change this process only. See locked.py for what it cannot do here.
 """
 
+import ast
 import contextlib
 import importlib
 import io
+import json
 import os
+import re
 import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
+from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import chain
 from pathlib import Path
@@ -27,7 +32,7 @@ import numpy as np
 from . import locked
 from .remote import ARRIVE, Handle, Thing
 from .table import Table, looks
-from .wire import Line, Malformed, classes_of, rebuilt
+from .wire import BROKEN, Line, Malformed, classes_of, rebuilt
 
 PRINTED, KEPT = 10, 1000  # lines and characters shown of what a student's function prints
 
@@ -71,11 +76,12 @@ class Printed(io.TextIOBase):
 def nursery(door: socket.socket) -> NoReturn:
     """Fork a student for each wish that comes through the door. End with them all when the judge has gone."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system collects those that have ended
+    sys.modules["mpi4py"] = cast(Any, None)  # MPI would start when it is imported
     line, students = Line(door.fileno(), door.fileno()), []
     with contextlib.suppress(EOFError, OSError, Malformed):
         while True:
             wish, _ = line.hear()
-            for name in wish["modules"]:
+            for name in [wish["target"].partition(":")[0], *modules(Path(wish["file"]))]:
                 with contextlib.suppress(Exception):  # the student's own import raises it again
                     importlib.import_module(name)
             pipes = hears, tells, shows = os.pipe(), os.pipe(), os.pipe()  # to the student; from it; its line, if asked
@@ -93,6 +99,18 @@ def nursery(door: socket.socket) -> NoReturn:
     os._exit(0)
 
 
+def modules(file: Path) -> list[str]:
+    """Return the modules of the library that a student's file imports: the function itself cannot open them."""
+    found: set[str] = set()
+    with contextlib.suppress(Exception):  # the student process finds it, too, and says so
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return sorted(name for name in found if name.startswith("minitrain.") and not re.search("lessons|__", name))
+
+
 def keep_open(*kept: int) -> None:
     """Close all files but these and the three standard ones."""
     lo = 3
@@ -108,7 +126,7 @@ class Student:
     """The state of the process: its connection, its numbered objects, and the copies of the student's function."""
 
     def __init__(self, line: Line, shows: int, wish: dict[str, Any]) -> None:
-        """wish: file, function, target, modules. shows: a pipe for the line that is running, when asked."""
+        """wish: file, function, target. shows: a pipe for the line that is running, when asked."""
         self.line, self.shows, self.file, self.function = line, shows, wish["file"], wish["function"]
         self.table, self.lock = Table(1), RLock()
         self.table.arrive = ARRIVE
@@ -118,6 +136,7 @@ class Student:
         sys.argv, self.leave, os._exit = [self.file], os._exit, self.told_to_leave  # type: ignore[assignment]
         signal.signal(signal.SIGUSR1, self.tell)
         Thing.asks = self.ask
+        os.chdir(Path(self.file).parent)
         locked.forget(wish["target"])
         locked.lock(Path(self.file).parent)
 
@@ -129,36 +148,40 @@ class Student:
                 self.table.tick()
                 self.table.begin(data)
                 try:
-                    self.answer(["returned", *self.called(copy, *rest)] if kind == "call" else self.loaded(copy))
+                    value = self.called(copy, *rest) if kind == "call" else self.loaded(copy)
                 except BaseException as error:
-                    self.answer(["raised", *self.about(error), None])
+                    self.answer("raised", partial(self.about, error))
+                else:
+                    self.answer("returned", partial(self.result, value))
         self.leave(0)
 
-    def answer(self, answer: list[Any]) -> None:
-        """Send the end of a call. If it is too large or too deep, say so instead."""
+    def answer(self, kind: str, about: Callable[[], tuple[Any, ...]]) -> None:
+        """Send the end of a call. If it is too large or too deep, say so instead, and end: half of it may be known."""
         try:
-            self.line.say([*answer, self.said()], self.table.data)
-        except (ValueError, RecursionError) as error:
-            self.line.say(["broken", str(error)])
+            self.table.begin()
+            self.line.say([kind, *about(), self.said()], self.table.data)
+        except BROKEN as error:
+            self.line.say(["broken", f"{type(error).__name__}: {error}"])
             self.leave(0)
 
-    def loaded(self, copy: int) -> list[Any]:
-        """Import the file once more."""
+    def loaded(self, copy: int) -> Any:
+        """Import the file once more. There is no result."""
         self.copies[copy] = getattr(load(Path(self.file)), self.function)
-        return ["returned", None, []]
+        return None
 
-    def called(self, copy: int, quiet: bool, given: Any, named: Any, changed: Any) -> tuple[Any, Any]:
-        """Call the function. Return what it returns and what it has changed, as JSON."""
+    def called(self, copy: int, quiet: bool, given: Any, named: Any, changed: Any) -> Any:
+        """Return what the function returns."""
         arguments, options = self.table.unpack(given), self.table.unpack(named)
         self.table.apply(changed)
         with np.errstate(all="ignore") if quiet else contextlib.nullcontext():
-            value = self.copies[copy](*arguments, **options)
-        self.table.begin()
+            return self.copies[copy](*arguments, **options)
+
+    def result(self, value: Any) -> tuple[Any, Any]:
+        """Describe a result, and what has changed."""
         return self.table.pack(value), self.table.changes(self.table.recent(all_of_it=True))
 
     def about(self, error: BaseException) -> tuple[Any, ...]:
         """Describe an exception: the judge's number of it, its classes, its text, and the line that it comes from."""
-        self.table.begin()
         number = next((number for number, known in self.errors.items() if known is error), None)
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == self.file]
         line = [frames[-1].lineno, frames[-1].name] if frames else None
@@ -209,7 +232,8 @@ class Student:
     def tell(self, number: int, frame: FrameType | None) -> None:
         """Handle the signal by which the judge asks for the line that is running."""
         found = frame_in(frame, self.file)
-        os.write(self.shows, f"{found.f_lineno if found else 0} {self.printed.size}\n".encode())
+        told = [found.f_lineno if found else 0, self.printed.kept, self.printed.size]
+        os.write(self.shows, json.dumps(told).encode())
 
     def told_to_leave(self, status: int) -> None:
         """Take the place of os._exit, which would end this process without a word."""

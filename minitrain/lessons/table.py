@@ -27,10 +27,8 @@ from .wire import LARGEST, sizes
 
 KEPT = 32  # calls for which an object that no call uses keeps its number
 BITS = 3200  # of an integer, at most
-RECORDS: dict[str, tuple[type, Callable[[Any], Sequence[Any]]]] = {
-    "Do": (Do, lambda do: (do.kind, do.micro, do.chunk)),
-    "Call": (Call, tuple),
-}
+RECORDS: dict[type, Callable[[Any], Sequence[Any]]] = {Do: lambda do: (do.kind, do.micro, do.chunk), Call: tuple}
+NAMED = {kind.__name__: kind for kind in RECORDS}
 
 
 class Foreign:
@@ -58,6 +56,10 @@ class Table:
         self.touched: list[int] = []  # numbers in the last message
         self.data: list[bytes] = []  # of the message that is being written or read
         self.arrive: dict[str, Callable[..., Any]] = {}  # kind -> what to make of a thing that stays there
+        self.read: dict[str, Callable[..., Any]] = {
+            "=": self.use, "l": self._new_list, "d": self._new_dict, "a": self._new_array, "v": self._new_view,
+            "n": self._scalar, "b": self._bytes, "r": self._record, "?": self._foreign,
+        }  # fmt: skip
 
     # Numbers ----------------------------------------------------------------------------------------------------------
 
@@ -117,6 +119,8 @@ class Table:
             return value
         if kind is tuple:
             return ["t", *map(self.pack, value)]
+        if kind in RECORDS:
+            return ["r", kind.__name__, *map(self.pack, RECORDS[kind](value))]
         if (number := self.numbers.get(id(value))) is not None:
             self.use(number)
             return ["=", number]
@@ -127,10 +131,7 @@ class Table:
         return self._other(value)
 
     def _other(self, value: Any) -> Any:
-        """Return a container, a number of NumPy or a record as JSON, and of anything else its class and its looks."""
-        for name, (kind, fields) in RECORDS.items():
-            if type(value) is kind:
-                return ["r", name, *map(self.pack, fields(value))]
+        """Return a container or a number of NumPy as JSON, and of anything else its class and its looks."""
         if isinstance(value, list):
             return ["l", self.enter(value, content=list(value)), *map(self.pack, value)]
         if isinstance(value, dict):
@@ -197,8 +198,8 @@ class Table:
         if tree is None or isinstance(tree, (bool, int, float, str)):
             return tree
         kind, *rest = tree
-        if kind in READ:
-            return getattr(self, READ[kind])(*rest)
+        if kind in self.read:
+            return self.read[kind](*rest)
         if kind in self.arrive:
             *told, number = rest
             thing = self.arrive[kind](number, *told)
@@ -252,7 +253,7 @@ class Table:
         return self.data.pop(0)
 
     def _record(self, name: str, *fields: Any) -> Any:
-        return RECORDS[name][0](*map(self.unpack, fields))
+        return NAMED[name](*map(self.unpack, fields))
 
     def _foreign(self, name: str, text: str) -> Any:
         return type(str(name)[:100], (Foreign,), {})(str(text))
@@ -277,10 +278,6 @@ class Table:
             self.content[number] = parts
 
 
-READ = {
-    "=": "use", "l": "_new_list", "d": "_new_dict", "a": "_new_array", "v": "_new_view", "n": "_scalar",
-    "b": "_bytes", "r": "_record", "?": "_foreign",
-}  # fmt: skip
 PLAIN: tuple[tuple[str, Any, Callable[[Any], Sequence[Any]]], ...] = (  # values without identity, and their parts
     ("t", tuple, tuple),
     ("slice", slice, lambda it: (it.start, it.stop, it.step)),

@@ -4,7 +4,6 @@ A process can at worst refuse what the other one sends (`Malformed`). The values
 """
 
 import builtins
-import contextlib
 import json
 import os
 import struct
@@ -43,7 +42,9 @@ class Line:
         text = json.dumps([[len(part) for part in data], tree], separators=(",", ":")).encode()
         size = sum(map(len, data))
         if len(text) > TEXT or size > LARGEST:
-            raise ValueError(f"{len(text) + size:,} bytes are too many to pass on: at most {TEXT:,} and {LARGEST:,}")
+            raise ValueError(
+                f"it takes {len(text) + size:,} bytes; at most {LARGEST:,}, of which {TEXT:,} without arrays"
+            )
         left = memoryview(b"".join([HEAD.pack(len(text), size), text, *data]))
         while left:
             left = left[os.write(self.tells, left) :]
@@ -75,9 +76,9 @@ class Line:
 
     def close(self) -> None:
         """Let the other side find the end."""
-        for file in {self.hears, self.tells}:
-            with contextlib.suppress(OSError):
-                os.close(file)
+        for file in {self.hears, self.tells} - {-1}:
+            os.close(file)
+        self.hears = self.tells = -1  # the system gives the number to the next file
 
 
 def sizes(given: Any) -> list[int]:

@@ -57,7 +57,9 @@ def as_rank(exercise: Exercise, file: Path, folder: Path, limit: float, nursery:
             partial.replace(partial.with_suffix(".json"))
 
         def time_is_up() -> None:
-            write(crashed(standing(watched, file, printed.size), world.rank, "time"))
+            told = standing(watched, file)
+            told += f", after printing {printed.size:,} characters" if printed.size > FLOOD else ""
+            write(crashed(told, world.rank, "time"))
             time.sleep(0.5)  # let the others write, too; then the job may end
             leave(3)
 
@@ -98,7 +100,7 @@ def all_ranks(exercise: Exercise, file: Path, folder: Path, limit: float, nurser
         running = {thread.name: thread.ident for thread in reversed(threading.enumerate())}  # outer ranks
         for rank in range(exercise.ranks):
             if rank not in found and f"rank {rank}" in running:
-                found[rank] = crashed(standing(running[f"rank {rank}"] or 0, file, 0), rank, "time")
+                found[rank] = crashed(standing(running[f"rank {rank}"] or 0, file), rank, "time")
         write()
         os._exit(3)
 
@@ -148,14 +150,15 @@ def diagnose(exercise: Exercise, found: Reports, limit: float) -> str:
     return ""
 
 
-def standing(thread: int, file: Path, printed: int) -> str:
-    """Say what a rank's thread does, and after printing how much, if that is worth mentioning."""
-    told = where(sys._current_frames().get(thread), file)
-    if process := apart.waiting.get(thread):  # it is the student's process that is at work
-        if (at := process.where()) is None:
-            return "says nothing (stuck in a call outside of Python?)"
-        told, printed = f"is at work ({file.name}:{at[0]})" if at[0] else told, printed + at[1]
-    return told + (f", after printing {printed:,} characters" if printed > FLOOD else "")
+def standing(thread: int, file: Path) -> str:
+    """Say what a rank's thread does, or the student's process that it waits for; and show what that has printed."""
+    if (process := apart.waiting.get(thread)) is None:
+        return where(sys._current_frames().get(thread), file)
+    if (answer := process.where()) is None:
+        return "says nothing (stuck in a call outside of Python?)"
+    line, text, size = answer
+    apart.show(text, size)
+    return f"is at work ({file.name}:{line})" if line else where(sys._current_frames().get(thread), file)
 
 
 def where(frame: FrameType | None, file: Path) -> str:
