@@ -15,6 +15,7 @@ EXERCISES = (
         "I",
         "minitrain.runtime.output:print_in_order",
         ranks=3,
+        together="it writes to a file object of the check",
         hints=(
             "Only one process may print, and it first needs the texts of all: which method of world brings them?",
             "world.gather_objects(text) gives every rank a list of all texts, in rank order. Every rank has to call "

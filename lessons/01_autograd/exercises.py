@@ -15,6 +15,7 @@ EXERCISES = (
         "01.1",
         "I",
         "minitrain.functional:matmul",
+        together="it takes and returns tensors",
         hints=(
             "operands(a, b) returns both as tensors of one dtype; their arrays are a.data and b.data. "
             "apply(y, (a, b), vjp, saved=(a, b)) records the result on the tape; vjp(g) returns both gradients.",
@@ -41,6 +42,7 @@ EXERCISES = (
         "01.3",
         "I",
         "minitrain.autograd:youngest_first",
+        together="it takes and returns nodes of the tape",
         hints=(
             "Keep a list of the edges still to visit. It starts with edge_of(root) for every root. An edge is a node, "
             "a leaf (a Tensor), or None.",

@@ -31,6 +31,7 @@ EXERCISES = (
         "lesson:train",
         ranks=3,
         planted="3_as_given.py",
+        together="it trains with the check's data and returns a model",
         hints=(
             "Two lines are wrong. One makes the ranks differ before the first step; the other changes the size of the "
             "gradient.",

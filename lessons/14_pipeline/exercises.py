@@ -45,6 +45,7 @@ EXERCISES = (
         "lesson:train",
         ranks=3,
         planted="4_as_given.py",
+        together="it trains with the check's data and clock",
         hints=(
             "There are two mistakes, both in the loop over updates. One changes the size of the gradient, the other "
             "the weights that the micro-batches see.",

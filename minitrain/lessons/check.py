@@ -49,12 +49,13 @@ def check(
     threads: bool = False,
     limit: float | None = None,
     stop: Event | None = None,
+    apart: bool = False,
 ) -> Verdict:
     """Check the function in `file`.
 
     as_given: run a function with mistakes even if it is unchanged. threads: the ranks are threads of one process, which
     needs no mpirun. limit: seconds for each rank, LIMIT by default. stop: if set by another thread, the check ends
-    early and fails.
+    early and fails. apart: run the function in another process than the check, if the exercise allows that.
     """
     name = f"{file.parent.name}/{file.name}"
     try:
@@ -77,7 +78,8 @@ def check(
         return Verdict(exercise, "open", "as it was given, with its mistakes")
     limit = limit or LIMIT
     with confined.scratch() as folder:
-        output = _run(exercise, file.resolve(), folder, limit, stop, threads)
+        options = ["--threads"] * threads + ["--apart"] * (apart and not exercise.together)
+        output = _run(exercise, file.resolve(), folder, limit, stop, options)
         verdict = _verdict(exercise, folder, output, limit, stop)
     own = exercise.numbers and exercise.planted and verdict.cause == exercise.mutant(exercise.planted).mistake
     return replace(verdict, cause=LEFT) if own else verdict
@@ -157,9 +159,7 @@ def _cause(exercise: Exercise, reports: Reports, limit: float, stop: Event | Non
     return CAUSES.get(signs, "")
 
 
-def _run(
-    exercise: Exercise, file: Path, folder: Path, limit: float, stop: Event | None, threads: bool = False
-) -> Output:
+def _run(exercise: Exercise, file: Path, folder: Path, limit: float, stop: Event | None, options: list[str]) -> Output:
     """Run the ranks on a copy of the file until all have reported, or the time is up. Return their output."""
     copy = folder / confined.DEEP / file.name
     copy.write_bytes(file.read_bytes())
@@ -168,8 +168,8 @@ def _run(
     def over() -> bool:
         return all((folder / f"rank_{rank}.json").exists() for rank in range(exercise.ranks))
 
-    worker = _worker(exercise, copy, folder, limit)
-    command = [*worker, "--threads"] if threads else mpirun(exercise.ranks) + worker
+    worker = [*_worker(exercise, copy, folder, limit), *options]
+    command = worker if "--threads" in options else mpirun(exercise.ranks) + worker
     return confined.run(command, folder, debugging(), limit + START, over, stop)
 
 

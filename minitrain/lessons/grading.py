@@ -50,11 +50,11 @@ with 16, in case the machine was busy. Once checks that did not end have taken
 never stopped, however slow it is.
 
 Each check runs in a scratch folder, on a copy of exercise.py, with limits on
-memory, files and processes, and all that it has started is ended. It runs as
-you, though, and reaches your files by their absolute paths: to grade code that
-you do not trust, use a container. The library contains the solutions of the
-exercises of kind I, so for marks you may want to count only P and B: --weight
-I=0.
+memory, files and processes, and all that it has started is ended. In most
+exercises the function runs apart, and sees neither the check nor the solution.
+It runs as you, though: to grade code that you do not trust, use a container.
+The library contains the solutions of the exercises of kind I, and students can
+copy them, so for marks you may want to count only P and B: --weight I=0.
 
 Folders made by `lessons init --student ID --salt SALT` have their own numbers.
 With the same salt, each is checked with the numbers of its ID (or, if it has
@@ -164,7 +164,7 @@ class Grader:
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(submission.files[lesson.number])
         own = individual(exercise, submission.numbers)
-        return check(own, file, limit=limit, stop=self.stop), time.monotonic() - began
+        return check(own, file, limit=limit, stop=self.stop, apart=True), time.monotonic() - began
 
     def _row(self, submission: Submission, verdict: Verdict, seconds: float) -> Row:
         exercise = verdict.exercise

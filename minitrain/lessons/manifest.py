@@ -30,8 +30,10 @@ class Fault:
 class Exercise:
     """kind: I implement a function, P predict a number, B fix a function with a mistake (planted: which mutant).
 
-    ranks: how many ranks run the check. Students with numbers of their own (numbers.py) get one of `faults`, and
-    predict for one of the values in `own` for each parameter. numbers: whose they are; "" if nobody's.
+    hints: from a nudge to nearly the answer. ranks: how many ranks run the check. together: why `lessons grade` has to
+    run the function in the same process as the check; empty if it runs the function apart. Students with numbers of
+    their own (numbers.py) get one of `faults`, and predict for one of the values in `own` for each parameter. numbers:
+    whose they are; "" if nobody's.
     """
 
     id: str
@@ -41,6 +43,7 @@ class Exercise:
     ranks: int = 1
     points: int = 10
     planted: str = ""
+    together: str = ""
     faults: tuple[Fault, ...] = ()
     own: Mapping[str, Sequence[Any]] = field(default_factory=dict, hash=False, repr=False)
     numbers: str = ""

@@ -24,7 +24,9 @@ from hypothesis.strategies import SearchStrategy
 from ..comm import threads
 from ..comm.communicator import Communicator
 from ..observe.ledger import Ledger
+from .apart import Apart
 from .report import Report
+from .student import load
 
 EXAMPLES = 80
 AGAIN = 20  # of them are tried a second time
@@ -147,10 +149,13 @@ def shared(a: Any, b: Any) -> bool:
     return isinstance(a, (list, tuple, dict)) and any(map(shared, *pairs))
 
 
-def fresh(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function from a new import of the student's file; the function itself if it has none."""
-    from .worker import load
+def fresh(function: Callable[..., Any], alone: bool = False) -> Callable[..., Any]:
+    """Return the function from a new import of the student's file; the function itself if it has none.
 
+    alone: it will run next to others.
+    """
+    if isinstance(function, Apart):
+        return function.fresh(alone)
     if function.__module__ != "exercise":
         return function
     module = load(Path(inspect.unwrap(function).__code__.co_filename))
@@ -176,7 +181,7 @@ def agrees_on_ranks(
     """
     if report.rank:
         return
-    copies = [fresh(function) for _ in range(max(sizes))]
+    copies = [fresh(function, alone=True) for _ in range(max(sizes))]
     seen: list[Any] = []
 
     def keep(given: Any) -> bool:

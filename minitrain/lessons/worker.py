@@ -3,10 +3,10 @@
 Run the exercise's check on the student's function and write the report to FOLDER/rank_R.json. If time runs out, write
 where the rank is instead. With --threads, one process runs all ranks as threads and writes all reports, for notebooks.
 With --diagnose, it does so for each known wrong solution, and writes which of them fails like the student's.
+With --apart, the student's function runs in another process, which never sees the check: see apart.py.
 """
 
 import contextlib
-import io
 import json
 import os
 import re
@@ -14,9 +14,8 @@ import sys
 import threading
 import time
 import traceback
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any, TextIO, cast
 
 from .. import debug
@@ -24,43 +23,13 @@ from ..comm import threads
 from ..comm.communicator import Communicator
 from ..errors import UserError
 from ..runtime.launch import launch
+from . import apart
+from .apart import Nursery
 from .manifest import Exercise, exercises
 from .report import ELSEWHERE, FLOOD, Report, Reports, crashed, reports_in, shortened
+from .student import KEPT, Printed, load
 
-PRINTED, KEPT = 10, 1000  # lines and characters shown of what a student's function prints
-
-
-def load(path: Path) -> ModuleType:
-    """Import the student's file, or a mutant, as a module."""
-    spec = spec_from_file_location("exercise", path)
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-class Printed(io.TextIOBase):
-    """What the student's function prints: its beginning is kept, the rest is counted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept, self.size = "", 0
-
-    def writable(self) -> bool:
-        """Return True."""
-        return True
-
-    def write(self, text: str) -> int:
-        """Keep the text if there is room for it, and return its length."""
-        self.kept += text[: max(0, KEPT - len(self.kept))]
-        self.size += len(text)
-        return len(text)
-
-    def lines(self) -> list[str]:
-        """Return what is shown: a few lines, and how much is left out."""
-        shown = self.kept.splitlines()[:PRINTED]
-        more = self.size - len("\n".join(shown))
-        return shown + ([f"... and {more:,} more characters"] if more > 1 else [])  # one: the last newline
+__all__ = ["KEPT", "Printed", "load"]
 
 
 def examine(world: Communicator, exercise: Exercise, function: Any, report: Report | None = None) -> Report:
@@ -71,7 +40,12 @@ def examine(world: Communicator, exercise: Exercise, function: Any, report: Repo
     return report
 
 
-def as_rank(exercise: Exercise, file: Path, folder: Path, limit: float) -> None:
+def function_in(file: Path, exercise: Exercise, nursery: Nursery | None) -> Any:
+    """Return the student's function, which runs in this process unless there is a nursery."""
+    return getattr(load(file), exercise.function) if nursery is None else nursery.function(exercise, file)
+
+
+def as_rank(exercise: Exercise, file: Path, folder: Path, limit: float, nursery: Nursery | None = None) -> None:
     """Run the check under mpirun or in one process, and write a report."""
     with launch() as world:
         printed, made, leave = Printed(), Report(world.rank), os._exit
@@ -83,8 +57,9 @@ def as_rank(exercise: Exercise, file: Path, folder: Path, limit: float) -> None:
             partial.replace(partial.with_suffix(".json"))
 
         def time_is_up() -> None:
-            flood = f", after printing {printed.size:,} characters" if printed.size > FLOOD else ""
-            write(crashed(where(sys._current_frames()[watched], file) + flood, world.rank, "time"))
+            told = standing(watched, file)
+            told += f", after printing {printed.size:,} characters" if printed.size > FLOOD else ""
+            write(crashed(told, world.rank, "time"))
             time.sleep(0.5)  # let the others write, too; then the job may end
             leave(3)
 
@@ -102,7 +77,7 @@ def as_rank(exercise: Exercise, file: Path, folder: Path, limit: float) -> None:
         try:
             os._exit = told_to_leave  # type: ignore[assignment]
             with contextlib.redirect_stdout(cast(TextIO, printed)):
-                found = examine(world, exercise, getattr(load(file), exercise.function), made).plain()
+                found = examine(world, exercise, function_in(file, exercise, nursery), made).plain()
             write(found)
         except (Exception, SystemExit) as error:
             write(raised(error, exercise, file, world.rank))
@@ -112,7 +87,7 @@ def as_rank(exercise: Exercise, file: Path, folder: Path, limit: float) -> None:
         timer.cancel()
 
 
-def all_ranks(exercise: Exercise, file: Path, folder: Path, limit: float) -> None:
+def all_ranks(exercise: Exercise, file: Path, folder: Path, limit: float, nursery: Nursery | None = None) -> None:
     """Run the check with threads as ranks, and write their reports."""
     printed, found = Printed(), Reports()
 
@@ -122,11 +97,10 @@ def all_ranks(exercise: Exercise, file: Path, folder: Path, limit: float) -> Non
             (folder / f"rank_{rank}.json").write_text(text, "utf-8")
 
     def time_is_up() -> None:
-        frames = sys._current_frames()
         running = {thread.name: thread.ident for thread in reversed(threading.enumerate())}  # outer ranks
         for rank in range(exercise.ranks):
             if rank not in found and f"rank {rank}" in running:
-                found[rank] = crashed(where(frames.get(running[f"rank {rank}"] or 0), file), rank, "time")
+                found[rank] = crashed(standing(running[f"rank {rank}"] or 0, file), rank, "time")
         write()
         os._exit(3)
 
@@ -134,18 +108,20 @@ def all_ranks(exercise: Exercise, file: Path, folder: Path, limit: float) -> Non
     timer.daemon = True
     timer.start()
     with contextlib.redirect_stdout(cast(TextIO, printed)):
-        as_threads(exercise, file, limit + 1, found)
+        as_threads(exercise, file, limit + 1, found, nursery)
     timer.cancel()
     write()
 
 
-def as_threads(exercise: Exercise, file: Path, limit: float, found: Reports | None = None) -> Reports:
+def as_threads(
+    exercise: Exercise, file: Path, limit: float, found: Reports | None = None, nursery: Nursery | None = None
+) -> Reports:
     """Run the same check with threads as ranks, in this process. found: gets each report as soon as it is made."""
     found = Reports() if found is None else found
 
     def program(world: Communicator) -> None:
         try:
-            found[world.rank] = examine(world, exercise, getattr(load(file), exercise.function)).plain()
+            found[world.rank] = examine(world, exercise, function_in(file, exercise, nursery)).plain()
         except threads.RankFailed:
             raise
         except (Exception, SystemExit) as error:
@@ -172,6 +148,17 @@ def diagnose(exercise: Exercise, found: Reports, limit: float) -> str:
         ):
             return mutant.mistake
     return ""
+
+
+def standing(thread: int, file: Path) -> str:
+    """Say what a rank's thread does, or the student's process that it waits for; and show what that has printed."""
+    if (process := apart.waiting.get(thread)) is None:
+        return where(sys._current_frames().get(thread), file)
+    if (answer := process.where()) is None:
+        return "says nothing (stuck in a call outside of Python?)"
+    line, text, size = answer
+    apart.show(text, size)
+    return f"is at work ({file.name}:{line})" if line else where(sys._current_frames().get(thread), file)
 
 
 def where(frame: FrameType | None, file: Path) -> str:
@@ -207,6 +194,8 @@ def explain(error: BaseException, file: Path, function: str = "the function") ->
 
     If it comes from the library or the check, the function has returned: they cannot go on with its result.
     """
+    if isinstance(error, apart.Ended):
+        return str(error)
     what = "the program was ended (sys.exit)" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
     what = re.sub(r"<(?:[\w.]+\.)?(\w+) object at 0x\w+>", r"a \1", what)
     if lines := lines_of(error, file):
@@ -227,14 +216,18 @@ def lines_of(error: BaseException, file: Path) -> list[traceback.FrameSummary]:
 
 
 def main() -> None:
-    """Check as one rank, with --threads as all; with --diagnose write the known mistake to FOLDER/cause.json."""
+    """Check as one rank, with --threads as all; with --diagnose write the known mistake to FOLDER/cause.json.
+
+    With --apart the student's function runs in a process of its own.
+    """
+    nursery = apart.start() if "--apart" in sys.argv else None
     name, file, folder, limit = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
     exercise = next(e for e in exercises() if e.id == name)
     if "--diagnose" in sys.argv:
         (folder / "cause.json").write_text(json.dumps(diagnose(exercise, reports_in(folder), limit)), "utf-8")
         return
     os.environ["HOME"] = str(folder)  # only now: Python looks for packages in the home folder
-    (all_ranks if "--threads" in sys.argv else as_rank)(exercise, file, folder, limit)
+    (all_ranks if "--threads" in sys.argv else as_rank)(exercise, file, folder, limit, nursery)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ import contextlib
 import io
 import json
 import multiprocessing
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 from minitrain import debug
 from minitrain.comm.communicator import Communicator
 from minitrain.lessons import check, worker
+from minitrain.lessons.apart import Nursery
 from minitrain.lessons.manifest import Exercise, exercises
 from minitrain.lessons.report import Reports
 
@@ -51,6 +55,20 @@ def checked(solutions: Iterable[tuple[str, Path]], workers: int) -> Iterator[dic
             yield {key: pool.submit(reports, *key) for key in dict.fromkeys(solutions)}
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def nursery() -> Iterator[Nursery]:
+    """Start a nursery in a new interpreter: the tests' own process has imported the course, and has threads."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        code = "from minitrain.lessons import student, worker; import socket, sys"
+        code += "; student.nursery(socket.socket(fileno=int(sys.argv[1])))"
+        file = theirs.fileno()
+        process = subprocess.Popen([sys.executable, "-c", code, str(file)], pass_fds=[file])
+    with ours:
+        yield Nursery(ours)
+    process.wait(10)
 
 
 def reports(id: str, file: Path) -> Reports:
