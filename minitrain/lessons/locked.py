@@ -10,6 +10,7 @@ The model solution is a wall: its code is gone from this process. The rest are h
 import contextlib
 import inspect
 import os
+import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -27,7 +28,10 @@ WRITES = (
     "os.chflags", "os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink",
     "os.truncate", "os.utime", "os.setxattr", "os.removexattr", "shutil.",
 )  # fmt: skip
-MODULES = {"mpi4py", "ctypes", "_ctypes", "cffi"}
+MODULES = {  # not to be imported: MPI, calls of functions of C, processes, interpreters without these hooks
+    "mpi4py", "ctypes", "_ctypes", "cffi", "_posixsubprocess", "_xxsubinterpreters", "_interpreters", "_testcapi",
+    "_testinternalcapi",
+}  # fmt: skip
 
 
 def forget(target: str) -> None:
@@ -51,6 +55,8 @@ def lock(home: Path) -> None:
     sys.addaudithook(_hook(str(home)))
     for name in MODULES & set(sys.modules):
         del sys.modules[name]
+    for name in ("_fork_exec", "_posixsubprocess"):
+        vars(subprocess).pop(name, None)
 
 
 def _folders() -> list[str]:
@@ -67,10 +73,9 @@ def _hook(home: str) -> Callable[[str, tuple[Any, ...]], None]:
     def mine(path: str) -> bool:
         return f"{path}{os.sep}".startswith(home)
 
-    def may_read(path: str) -> bool:
-        """Return whether this is the student's, or of Python and its packages but this one."""
-        others = any(path.startswith(folder) and "minitrain" not in path[len(folder) :] for folder in pythons)
-        return mine(path) or others or path in FINE
+    def installed(path: str) -> bool:
+        """Return whether this is of Python and its packages, but not of this one."""
+        return any(path.startswith(folder) and "minitrain" not in path[len(folder) :] for folder in pythons)
 
     def opened(path: Any, mode: Any, flags: Any) -> None:
         if isinstance(path, int):
@@ -79,7 +84,7 @@ def _hook(home: str) -> Callable[[str, tuple[Any, ...]], None]:
         if flags & WRITING:
             check(mine(real) or real in FINE, f"write {real}")
         folder = mode is None and os.path.isdir(real)  # os.open takes paths that begin in an open folder
-        check(may_read(real) and not folder, f"open {real}")
+        check((mine(real) or installed(real) or real in FINE) and not folder, f"open {real}")
 
     def hook(event: str, about: tuple[Any, ...]) -> None:
         if event == "open":
@@ -92,7 +97,7 @@ def _hook(home: str) -> Callable[[str, tuple[Any, ...]], None]:
         elif event == "import":
             name, file = about[:2]
             check(name.partition(".")[0] not in MODULES, f"import {name}")
-            check(file is None or may_read(resolved(file)), f"import {file}")
+            check(file is None or installed(resolved(file)), f"import {file}")  # the file of a module in C
         elif event == "os.kill":
             check(about[0] == os.getpid(), "send a signal to another process")
         elif event == "object.__setattr__":

@@ -249,6 +249,11 @@ def of(nursery: Nursery, tmp_path: Path) -> Callable[..., Apart]:
         ("import socket; socket.socket()", "socket.__new__"),
         ("import ctypes", "may not import ctypes"),
         ("from mpi4py import MPI", "may not import mpi4py"),
+        ("import multiprocessing; multiprocessing.get_context('spawn').Process(target=print).start()",
+         "may not import _posixsubprocess"),
+        ("import _xxsubinterpreters, _interpreters", "may not import _"),
+        ("import importlib.util as u; open('x.so', 'w'); file = os.path.abspath('x.so')\n"
+         "    u.module_from_spec(u.spec_from_file_location('x', file))", "may not import "),
         ("import importlib; importlib.import_module(a[1])", "may not open"),
         ("os.kill(os.getppid(), 9)", "may not send a signal"),
         ("import gc; gc.get_referrers(a)", "gc.get_referrers"),
