@@ -3,13 +3,14 @@
 import copy
 import math
 import pickle
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from minitrain import functional as F
 from minitrain.nn import Parameter
-from minitrain.tensor import Tensor
+from minitrain.tensor import Tensor, operation
 
 
 def test_values_leave_a_tensor() -> None:
@@ -73,6 +74,20 @@ def test_a_tensor_is_no_array() -> None:
                 call(x)
     with pytest.raises(TypeError, match=r"a Tensor of float64, shape \(2,\).*take its array: tensor\.data"):
         np.asarray(Tensor([1.0, 2.0]))
+
+
+def test_an_operation_checks_its_tensors_alone() -> None:
+    """Annotations that are no classes say nothing about tensors: they are not looked at."""
+
+    @operation
+    def rolled(x: Tensor, shape: tuple[int, ...], names: Sequence[Tensor], bias: Tensor | None = None) -> Tensor:
+        return x
+
+    x = Tensor(np.ones(2))
+    assert rolled(x, (1,), "a") is rolled(x, 3, None, bias=None) is rolled(x, None, [x], x) is x  # type: ignore[arg-type]
+    for arguments in ((np.ones(2), (1,), []), (x, (1,), [], 3)):
+        with pytest.raises(TypeError, match=r"^rolled: (x|bias) is .*; give a Tensor$"):
+            rolled(*arguments)  # type: ignore[arg-type]
 
 
 def test_copies() -> None:
