@@ -3,7 +3,8 @@
 import copy
 import math
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -79,15 +80,15 @@ def test_a_tensor_is_no_array() -> None:
 def test_an_operation_checks_its_tensors_alone() -> None:
     """Annotations that are no classes say nothing about tensors: they are not looked at."""
 
-    @operation
-    def rolled(x: Tensor, shape: tuple[int, ...], names: Sequence[Tensor], bias: Tensor | None = None) -> Tensor:
+    def rolled(x: Tensor, shape: "tuple[int, ...]", names: Sequence[Tensor], bias: Tensor | None = None) -> Tensor:
         return x
 
-    x = Tensor(np.ones(2))
-    assert rolled(x, (1,), "a") is rolled(x, 3, None, bias=None) is rolled(x, None, [x], x) is x  # type: ignore[arg-type]
-    for arguments in ((np.ones(2), (1,), []), (x, (1,), [], 3)):
+    x, checked = Tensor(np.ones(2)), cast(Callable[..., Tensor], operation(rolled))
+    assert checked(x, (1,), "a") is checked(x, 3, None, bias=None) is checked(x, None, [x], x) is x
+    wrong: list[tuple[Any, ...]] = [(np.ones(2), (1,), []), (x, (1,), [], 3)]
+    for arguments in wrong:
         with pytest.raises(TypeError, match=r"^rolled: (x|bias) is .*; give a Tensor$"):
-            rolled(*arguments)  # type: ignore[arg-type]
+            checked(*arguments)
 
 
 def test_copies() -> None:
