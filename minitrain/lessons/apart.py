@@ -2,7 +2,7 @@
 
     judge: the check, its references, the ranks, the ledger    <- pipes ->    student.py: exercise.py
 
-    nursery = apart.start()                          before MPI, threads and the course
+    nursery = apart.start(file)                      before MPI, threads and the course
     function = nursery.function(exercise, file)
     check(world, function, report)                   as if the function were here
 
@@ -38,8 +38,9 @@ class Ended(SystemExit):
     """The student's process has ended, or sends what it must not: the check cannot go on."""
 
 
-def start() -> "Nursery":
-    """Fork the nursery. Call it before MPI, threads and the course are there."""
+def start(file: Path) -> "Nursery":
+    """Fork the nursery for a student's file. Call it before MPI, threads and the course are there."""
+    student.prepare(file)  # both processes need these modules
     here = os.path.realpath(os.curdir)  # the student's folder: what is written there must not be imported here
     sys.path[:] = [path for path in sys.path if os.path.realpath(path) != here]
     ours, theirs = socket.socketpair()
