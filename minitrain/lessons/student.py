@@ -76,6 +76,7 @@ class Printed(io.TextIOBase):
 def nursery(door: socket.socket) -> NoReturn:
     """Fork a student for each wish that comes through the door. End with them all when the judge has gone."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system collects those that have ended
+    locked.folders()  # found once for all
     line, students = Line(door.fileno(), door.fileno()), []
     with contextlib.suppress(EOFError, OSError, Malformed):
         while True:
