@@ -2,7 +2,7 @@
 
     judge: the check, its references, the ranks, the ledger    <- pipes ->    student.py: exercise.py
 
-    nursery = apart.start()                          before MPI, threads and the course
+    nursery = apart.start(file)                      before MPI, threads and the course
     function = nursery.function(exercise, file)
     check(world, function, report)                   as if the function were here
 
@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import threading
+import weakref
 from functools import lru_cache
 from pathlib import Path
 from types import FunctionType
@@ -38,8 +39,9 @@ class Ended(SystemExit):
     """The student's process has ended, or sends what it must not: the check cannot go on."""
 
 
-def start() -> "Nursery":
-    """Fork the nursery. Call it before MPI, threads and the course are there."""
+def start(file: Path) -> "Nursery":
+    """Fork the nursery for a student's file. Call it before MPI, threads and the course are there."""
+    student.prepare(file)  # both processes need these modules
     here = os.path.realpath(os.curdir)  # the student's folder: what is written there must not be imported here
     sys.path[:] = [path for path in sys.path if os.path.realpath(path) != here]
     ours, theirs = socket.socketpair()
@@ -100,11 +102,7 @@ class Process:
         self.file, self.number, self.line, self.shows = file, number, line, shows
         self.table, self.copies = Table(0, away), 0
         self.errors: dict[int, BaseException] = {}  # raised here, at the student's request
-
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # the interpreter may be about to end
-            self.line.close()
-            os.close(self.shows)
+        weakref.finalize(self, closed, line, shows).atexit = False
 
     def call(self, copy: int, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Call a copy of the function."""
@@ -208,6 +206,12 @@ class Process:
                 line, text, size = json.loads(os.read(self.shows, 2**16))
                 return int(line), str(text), int(size)
         return None
+
+
+def closed(line: Line, shows: int) -> None:
+    """Let a process end that nobody will call again."""
+    line.close()
+    os.close(shows)
 
 
 def away(thing: Any) -> list[Any] | None:

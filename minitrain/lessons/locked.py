@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable
-from importlib import import_module
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,13 @@ MODULES = {  # not to be imported: MPI, calls of functions of C, processes, inte
 
 
 def forget(target: str) -> None:
-    """Remove the code of the model solution, "module:name" of the library. All that calls it fails with a sentence."""
+    """Remove the code of the model solution, "module:name" of the library. All that calls it fails with a sentence.
+
+    A module that is not imported yet cannot be: its file cannot be opened.
+    """
     module, _, path = target.partition(":")
-    if module not in ("lesson", "check"):  # those were never imported here
-        function: Any = import_module(module)
+    function: Any = sys.modules.get(module)
+    if function is not None:
         for name in path.split("."):
             function = getattr(function, name)
         inspect.unwrap(function).__code__ = _gone.__code__
@@ -50,7 +53,6 @@ def _gone(*given: object, **named: object) -> None:
 
 def lock(home: Path) -> None:
     """Refuse from now on, in this process, what the top of this file lists. home: the folder of the student's files."""
-    sys.dont_write_bytecode = True
     tempfile.tempdir = os.environ["TMPDIR"] = os.environ["HOME"] = str(home)
     sys.addaudithook(_hook(str(home)))
     for name in MODULES & set(sys.modules):
@@ -59,7 +61,8 @@ def lock(home: Path) -> None:
         vars(subprocess).pop(name, None)
 
 
-def _folders() -> list[str]:
+@cache
+def folders() -> list[str]:
     """Return where Python and its packages are."""
     paths = [path for name, path in sysconfig.get_paths().items() if name.endswith(("stdlib", "lib"))]
     paths += [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
@@ -68,7 +71,7 @@ def _folders() -> list[str]:
 
 def _hook(home: str) -> Callable[[str, tuple[Any, ...]], None]:
     """Return the function that Python calls before all of this."""
-    pythons, home = _folders(), os.path.realpath(home) + os.sep
+    pythons, home = folders(), os.path.realpath(home) + os.sep
 
     def mine(path: str) -> bool:
         return f"{path}{os.sep}".startswith(home)

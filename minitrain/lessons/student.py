@@ -19,7 +19,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import chain
 from pathlib import Path
@@ -76,14 +76,12 @@ class Printed(io.TextIOBase):
 def nursery(door: socket.socket) -> NoReturn:
     """Fork a student for each wish that comes through the door. End with them all when the judge has gone."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system collects those that have ended
-    sys.modules["mpi4py"] = cast(Any, None)  # MPI would start when it is imported
+    locked.folders()  # found once for all
     line, students = Line(door.fileno(), door.fileno()), []
     with contextlib.suppress(EOFError, OSError, Malformed):
         while True:
             wish, _ = line.hear()
-            for name in [wish["target"].partition(":")[0], *modules(Path(wish["file"]))]:
-                with contextlib.suppress(Exception):  # the student's own import raises it again
-                    importlib.import_module(name)
+            prepare(Path(wish["file"]))
             pipes = hears, tells, shows = os.pipe(), os.pipe(), os.pipe()  # to the student; from it; its line, if asked
             if (process := os.fork()) == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -99,10 +97,23 @@ def nursery(door: socket.socket) -> NoReturn:
     os._exit(0)
 
 
-def modules(file: Path) -> list[str]:
-    """Return the modules of the library that a student's file imports: the function itself cannot open them."""
+def prepare(file: Path) -> None:
+    """Import those modules of the library that a student's file imports: the student cannot open them."""
+    started = sys.modules.get("mpi4py")
+    sys.modules["mpi4py"] = cast(Any, started)  # None: MPI, which starts when it is imported, cannot be
+    with contextlib.suppress(OSError):
+        for name in modules(file, file.stat().st_mtime_ns):
+            with contextlib.suppress(Exception):  # the student's own import raises it again
+                importlib.import_module(name)
+    if started is None:
+        del sys.modules["mpi4py"]
+
+
+@lru_cache(10)
+def modules(file: Path, changed: int) -> list[str]:
+    """Return the modules of the library that a file imports. changed: when it was last changed."""
     found: set[str] = set()
-    with contextlib.suppress(Exception):  # the student process finds it, too, and says so
+    with contextlib.suppress(Exception):  # the student's own import of the file raises it again
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}

@@ -220,8 +220,8 @@ def main() -> None:
 
     With --apart the student's function runs in a process of its own.
     """
-    nursery = apart.start() if "--apart" in sys.argv else None
     name, file, folder, limit = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
+    nursery = apart.start(file) if "--apart" in sys.argv else None
     exercise = next(e for e in exercises() if e.id == name)
     if "--diagnose" in sys.argv:
         (folder / "cause.json").write_text(json.dumps(diagnose(exercise, reports_in(folder), limit)), "utf-8")
