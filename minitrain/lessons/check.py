@@ -55,7 +55,8 @@ def check(
 
     as_given: run a function with mistakes even if it is unchanged. threads: the ranks are threads of one process, which
     needs no mpirun. limit: seconds for each rank, LIMIT by default. stop: if set by another thread, the check ends
-    early and fails. apart: run the function in another process than the check, if the exercise allows that.
+    early and fails. apart: run the function in other processes than the check, if the exercise allows that: one for
+    each rank, whose communication is that of threads in the check's process.
     """
     name = f"{file.parent.name}/{file.name}"
     try:
@@ -78,7 +79,8 @@ def check(
         return Verdict(exercise, "open", "as it was given, with its mistakes")
     limit = limit or LIMIT
     with confined.scratch() as folder:
-        options = ["--threads"] * threads + ["--apart"] * (apart and not exercise.together)
+        judged = apart and not exercise.together
+        options = ["--threads"] * (threads or judged) + ["--apart"] * judged
         output = _run(exercise, file.resolve(), folder, limit, stop, options)
         verdict = _verdict(exercise, folder, output, limit, stop)
     own = exercise.numbers and exercise.planted and verdict.cause == exercise.mutant(exercise.planted).mistake
