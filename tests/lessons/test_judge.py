@@ -26,10 +26,10 @@ from minitrain.lessons.apart import Apart, Ended, Nursery, Process
 from minitrain.lessons.check import LIMIT, check
 from minitrain.lessons.course import COURSE
 from minitrain.lessons.manifest import Exercise, exercises
+from minitrain.lessons.messages import HEAD, LARGEST, Line
 from minitrain.lessons.report import Reports
 from minitrain.lessons.stubs import exercise_file
 from minitrain.lessons.table import Table
-from minitrain.lessons.wire import HEAD, LARGEST, Line
 from minitrain.observe.ledger import Ledger
 from minitrain.parallel.pipeline_schedules import Do
 from tests.lessons import together
