@@ -28,8 +28,8 @@ import numpy as np
 
 from . import remote, student
 from .manifest import Exercise
+from .messages import BROKEN, Line, Malformed, classes_of, rebuilt
 from .table import Table
-from .wire import BROKEN, Line, Malformed, classes_of, rebuilt
 
 ANSWER = 0.5  # seconds in which a process says which line it is at
 waiting: dict[int, "Process"] = {}  # thread -> whose process it waits for
@@ -55,19 +55,19 @@ def start(file: Path) -> "Nursery":
 class Nursery:
     """The process that forks students."""
 
-    def __init__(self, door: socket.socket) -> None:
-        self.door, self.lock = door, threading.Lock()
+    def __init__(self, requests: socket.socket) -> None:
+        self.requests, self.lock = requests, threading.Lock()
 
     def function(self, exercise: Exercise, file: Path) -> "Apart":
         """Return the student's function. Raise what the import of the file raises."""
         return Apart(self, {"file": str(file), "function": exercise.function, "target": exercise.target})
 
     def process(self, wish: dict[str, Any]) -> "Process":
-        """Return a new process."""
+        """Return a new process. Raise Ended if there is none."""
         with self.lock:
             try:
-                Line(self.door.fileno(), self.door.fileno()).say(wish)
-                number, (hears, tells, shows), *_ = socket.recv_fds(self.door, 20, 3)
+                Line(self.requests.fileno(), self.requests.fileno()).write(wish)
+                number, (hears, tells, shows), *_ = socket.recv_fds(self.requests, 20, 3)
             except (OSError, ValueError):
                 raise Ended("the process of the function cannot be started") from None
         return Process(Path(wish["file"]), int(number), Line(hears, tells), shows)
@@ -81,9 +81,9 @@ class Apart:
         self.process = process or nursery.process(wish)
         self.__name__, self.__module__ = wish["function"], "exercise"
         self.__code__ = line_of(wish["file"], 1, self.__name__, "").__code__  # tells where the function is
-        self.process.copies += 1
-        self.copy = self.process.copies
-        self.process.tell(["load", self.copy])
+        self.process.loads += 1
+        self.copy = self.process.loads
+        self.process.ask(["load", self.copy])
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         """Let the other process call the function. Return, change and raise what it does."""
@@ -100,7 +100,7 @@ class Process:
     def __init__(self, file: Path, number: int, line: Line, shows: int) -> None:
         """number: of the process. shows: a pipe on which it says the line of the student's file that it is at."""
         self.file, self.number, self.line, self.shows = file, number, line, shows
-        self.table, self.copies = Table(0, away), 0
+        self.table, self.loads = Table(0, away), 0
         self.errors: dict[int, BaseException] = {}  # raised here, at the student's request
         weakref.finalize(self, closed, line, shows).atexit = False
 
@@ -111,7 +111,7 @@ class Process:
         tree = ["call", copy, quiet, self.table.pack(given), self.table.pack(named)]
         return self.finish([*tree, self.table.changes(self.table.recent())])
 
-    def tell(self, tree: Any) -> Any:
+    def ask(self, tree: Any) -> Any:
         """Send a wish without arguments, and wait until it is done."""
         self.table.tick()
         return self.finish(tree)
@@ -119,7 +119,7 @@ class Process:
     def finish(self, tree: Any) -> Any:
         """Send a wish, do what the student's function asks for, and return what comes out."""
         try:
-            self.line.say(tree, self.table.data)
+            self.line.write(tree, self.table.data)
             while True:
                 (kind, *rest), data = self.hear()
                 self.table.begin(data)
@@ -150,12 +150,15 @@ class Process:
         """Wait for a message."""
         waiting[threading.get_ident()] = self
         try:
-            return self.line.hear()
+            return self.line.read()
         finally:
             del waiting[threading.get_ident()]
 
     def outcome(self, kind: str, *rest: Any) -> tuple[BaseException, Any]:
-        """Return the exception that ends the call, and the student's line that raised it: its number, its function."""
+        """Return the exception that ends the call, and the student's line that raised it: its number, its function.
+
+        Raise Malformed for another message.
+        """
         if kind == "broken":
             return self.over(f"what the function returns cannot be passed on: {str(rest[0])[:200]}"), None
         if kind == "ended":
@@ -171,7 +174,10 @@ class Process:
         return rebuilt(names, str(text)), [int(line[0]), str(line[1])] if line else None
 
     def do(self, number: int, name: str, place: Any, given: Any, named: Any, changed: Any, said: Any) -> None:
-        """Call a method of a thing that stays here, as if the student's line did it, and send what it returns."""
+        """Call a method of a thing that stays here, as if the student's line did it, and send what it returns.
+
+        Raise Malformed if it is none that may be called.
+        """
         thing = self.table.things[number]
         kind, *_ = away(thing) or ["nothing"]
         if name not in remote.OPERATIONS.get(kind, ()):
@@ -193,7 +199,7 @@ class Process:
         else:
             table.begin()
             answer = ["done", table.pack(value)]
-        self.line.say([*answer, table.changes(table.recent() if kind == "function" else touched)], table.data)
+        self.line.write([*answer, table.changes(table.recent() if kind == "function" else touched)], table.data)
         if name != "send":  # its handle may be asked for later
             table.forget(theirs)
 

@@ -1,6 +1,7 @@
-"""What a student's function cannot do while it is graded. (It can change its own process only, and sends only data.)
+"""What a student's function cannot do while it is graded.
 
-The model solution is a wall: its code is gone from this process. The rest are hurdles, by Python's audit hooks:
+It can change its own process only, and sends only data. The code of the model solution is gone from this process: that
+is a wall. The rest are hurdles, made with Python's audit hooks:
 
     read files of the library, the course and other students
     write outside of the scratch folder

@@ -33,6 +33,7 @@ def contiguous(owner: np.ndarray) -> bool:
 
 
 def address(x: np.ndarray) -> int:
+    """Return where the array begins in memory."""
     return int(x.__array_interface__["data"][0])
 
 

@@ -3,7 +3,7 @@
     nursery            has imported the library and nothing of the course; forks
       student          one for each copy of the function that must run next to others
 
-The judge (apart.py) has the check, the references and the ranks. What reaches the judge is plain data (wire.py), so
+The judge (apart.py) has the check, the references and the ranks. What reaches the judge is plain data (messages.py), so
 whatever the student's file does, it can change this process only. See locked.py for what it cannot do here.
 """
 
@@ -30,9 +30,9 @@ from typing import Any, NoReturn, cast
 import numpy as np
 
 from . import locked
+from .messages import BROKEN, Line, Malformed, classes_of, rebuilt
 from .remote import ARRIVE, Handle, Thing
 from .table import Table, looks
-from .wire import BROKEN, Line, Malformed, classes_of, rebuilt
 
 PRINTED, KEPT = 10, 1000  # lines and characters shown of what a student's function prints
 
@@ -73,14 +73,14 @@ class Printed(io.TextIOBase):
 # The nursery ----------------------------------------------------------------------------------------------------------
 
 
-def nursery(door: socket.socket) -> NoReturn:
-    """Fork a student for each wish that comes through the door. End with them all when the judge has gone."""
+def nursery(requests: socket.socket) -> NoReturn:
+    """Fork a student for each wish that comes through the socket. End with them all when the judge has gone."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system collects those that have ended
     locked.folders()  # found once for all
-    line, students = Line(door.fileno(), door.fileno()), []
+    line, students = Line(requests.fileno(), requests.fileno()), []
     with contextlib.suppress(EOFError, OSError, Malformed):
         while True:
-            wish, _ = line.hear()
+            wish, _ = line.read()
             prepare(Path(wish["file"]))
             pipes = hears, tells, shows = os.pipe(), os.pipe(), os.pipe()  # to the student; from it; its line, if asked
             if (process := os.fork()) == 0:
@@ -88,7 +88,7 @@ def nursery(door: socket.socket) -> NoReturn:
                 keep_open(hears[0], tells[1], shows[1])
                 Student(Line(hears[0], tells[1]), shows[1], wish).serve()
             students.append(process)
-            socket.send_fds(door, [str(process).encode()], [tells[0], hears[1], shows[0]])
+            socket.send_fds(requests, [str(process).encode()], [tells[0], hears[1], shows[0]])
             for file in chain(*pipes):
                 os.close(file)
     for process in students:
@@ -141,11 +141,11 @@ class Student:
         self.line, self.shows, self.file, self.function = line, shows, wish["file"], wish["function"]
         self.table, self.lock = Table(1), RLock()
         self.table.arrive = ARRIVE
-        self.copies: dict[int, Any] = {}
+        self.functions: dict[int, Any] = {}
         self.errors: dict[int, BaseException] = {}  # raised by the judge, number -> as it was raised here
         self.printed = sys.stdout = cast(Any, Printed())
         sys.argv, self.leave, os._exit = [self.file], os._exit, self.told_to_leave  # type: ignore[assignment]
-        signal.signal(signal.SIGUSR1, self.tell)
+        signal.signal(signal.SIGUSR1, self.show_line)
         Thing.asks = self.ask
         os.chdir(Path(self.file).parent)
         locked.forget(wish["target"])
@@ -155,7 +155,7 @@ class Student:
         """Do what the judge says until it has gone."""
         with contextlib.suppress(EOFError, OSError):
             while True:
-                (kind, copy, *rest), data = self.line.hear()
+                (kind, copy, *rest), data = self.line.read()
                 self.table.tick()
                 self.table.begin(data)
                 try:
@@ -170,14 +170,14 @@ class Student:
         """Send the end of a call. If it is too large or too deep, say so instead, and end: half of it may be known."""
         try:
             self.table.begin()
-            self.line.say([kind, *about(), self.said()], self.table.data)
+            self.line.write([kind, *about(), self.said()], self.table.data)
         except BROKEN as error:
-            self.line.say(["broken", f"{type(error).__name__}: {error}"])
+            self.line.write(["broken", f"{type(error).__name__}: {error}"])
             self.leave(0)
 
     def loaded(self, copy: int) -> Any:
         """Import the file once more. There is no result."""
-        self.copies[copy] = getattr(load(Path(self.file)), self.function)
+        self.functions[copy] = getattr(load(Path(self.file)), self.function)
         return None
 
     def called(self, copy: int, quiet: bool, given: Any, named: Any, changed: Any) -> Any:
@@ -185,7 +185,7 @@ class Student:
         arguments, options = self.table.unpack(given), self.table.unpack(named)
         self.table.apply(changed)
         with np.errstate(all="ignore") if quiet else contextlib.nullcontext():
-            return self.copies[copy](*arguments, **options)
+            return self.functions[copy](*arguments, **options)
 
     def result(self, value: Any) -> tuple[Any, Any]:
         """Describe a result, and what has changed."""
@@ -211,8 +211,8 @@ class Student:
             tree = ["do", thing.number, name, self.place(array), table.pack(given), table.pack(named)]
             mine = list(table.entered)
             changed = table.changes(thing.concerns(table))
-            self.line.say([*tree, changed, self.said()], table.data)
-            (kind, *rest, changed), data = self.line.hear()
+            self.line.write([*tree, changed, self.said()], table.data)
+            (kind, *rest, changed), data = self.line.read()
             table.begin(data)
             value = table.unpack(rest[0]) if kind == "done" else None
             table.apply(changed)
@@ -240,7 +240,7 @@ class Student:
         self.printed.kept, self.printed.size = "", 0
         return text, size
 
-    def tell(self, number: int, frame: FrameType | None) -> None:
+    def show_line(self, number: int, frame: FrameType | None) -> None:
         """Handle the signal by which the judge asks for the line that is running."""
         found = frame_in(frame, self.file)
         told = [found.f_lineno if found else 0, self.printed.kept, self.printed.size]
@@ -248,7 +248,7 @@ class Student:
 
     def told_to_leave(self, status: int) -> None:
         """Take the place of os._exit, which would end this process without a word."""
-        self.line.say(["ended", self.place()[0], self.said()])
+        self.line.write(["ended", self.place()[0], self.said()])
         self.leave(status)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from ..comm.agreement import Call
 from ..parallel.pipeline_schedules import Do
 from .memory import address, contiguous, dtype_of, fill, known, memory, name_of, owner_of
-from .wire import LARGEST, sizes
+from .messages import LARGEST, sizes
 
 KEPT = 32  # calls for which an object that no call uses keeps its number
 BITS = 3200  # of an integer, at most
@@ -64,7 +64,7 @@ class Table:
     # Numbers ----------------------------------------------------------------------------------------------------------
 
     def enter(self, thing: Any, number: int | None = None, content: Any = None) -> int:
-        """Give an object a number, the next one by default."""
+        """Give an object a number, the next one by default. Raise ValueError for one that is taken."""
         if number is None:
             number = self.next
             self.next += 2
@@ -259,7 +259,7 @@ class Table:
         return type(str(name)[:100], (Foreign,), {})(str(text))
 
     def apply(self, changed: Any) -> None:
-        """Change arrays, lists and dictionaries as the other side has changed them."""
+        """Change arrays, lists and dictionaries as the other side has. Raise ValueError for what does not fit."""
         for number, *items in changed:
             thing = self.things[number]
             if isinstance(thing, np.ndarray):

@@ -37,7 +37,7 @@ class Line:
     def __init__(self, hears: int, tells: int) -> None:
         self.hears, self.tells, self.come = hears, tells, bytearray()
 
-    def say(self, tree: Any, data: Sequence[bytes] = ()) -> None:
+    def write(self, tree: Any, data: Sequence[bytes] = ()) -> None:
         """Send a message. Raise ValueError if it is too large."""
         text = json.dumps([[len(part) for part in data], tree], separators=(",", ":")).encode()
         size = sum(map(len, data))
@@ -49,7 +49,7 @@ class Line:
         while left:
             left = left[os.write(self.tells, left) :]
 
-    def hear(self) -> tuple[Any, list[bytes]]:
+    def read(self) -> tuple[Any, list[bytes]]:
         """Wait for a message. Raise EOFError if there will be none, Malformed if it is none."""
         length, size = HEAD.unpack(self._read(HEAD.size))
         if length > TEXT or size > LARGEST:
@@ -59,7 +59,7 @@ class Line:
             lengths, tree = json.loads(text)
             ends = list(accumulate(sizes(lengths)))
             if sum(lengths) != size:
-                raise ValueError("the lengths of the parts")
+                raise Malformed("a message whose parts have other lengths")
         except BROKEN as error:
             raise Malformed(f"a message that is none ({type(error).__name__})") from None
         return tree, [rest[end - n : end] for end, n in zip(ends, lengths, strict=True)]
