@@ -79,9 +79,8 @@ def check(
         return Verdict(exercise, "open", "as it was given, with its mistakes")
     limit = limit or LIMIT
     with confined.scratch() as folder:
-        judged = apart and not exercise.together
-        options = ["--threads"] * (threads or judged) + ["--apart"] * judged
-        output = _run(exercise, file.resolve(), folder, limit, stop, options)
+        how = "--apart" if apart and not exercise.together else "--threads" if threads else ""
+        output = _run(exercise, file.resolve(), folder, limit, stop, how)
         verdict = _verdict(exercise, folder, output, limit, stop)
     own = exercise.numbers and exercise.planted and verdict.cause == exercise.mutant(exercise.planted).mistake
     return replace(verdict, cause=LEFT) if own else verdict
@@ -161,8 +160,11 @@ def _cause(exercise: Exercise, reports: Reports, limit: float, stop: Event | Non
     return CAUSES.get(signs, "")
 
 
-def _run(exercise: Exercise, file: Path, folder: Path, limit: float, stop: Event | None, options: list[str]) -> Output:
-    """Run the ranks on a copy of the file until all have reported, or the time is up. Return their output."""
+def _run(exercise: Exercise, file: Path, folder: Path, limit: float, stop: Event | None, how: str) -> Output:
+    """Run the ranks on a copy of the file until all have reported, or the time is up. Return their output.
+
+    how: the option with which one process runs all ranks; "" for a process for each.
+    """
     copy = folder / confined.DEEP / file.name
     copy.write_bytes(file.read_bytes())
     copy.chmod(0o444)
@@ -170,8 +172,8 @@ def _run(exercise: Exercise, file: Path, folder: Path, limit: float, stop: Event
     def over() -> bool:
         return all((folder / f"rank_{rank}.json").exists() for rank in range(exercise.ranks))
 
-    worker = [*_worker(exercise, copy, folder, limit), *options]
-    command = worker if "--threads" in options else mpirun(exercise.ranks) + worker
+    worker = _worker(exercise, copy, folder, limit)
+    command = [*worker, how] if how else mpirun(exercise.ranks) + worker
     return confined.run(command, folder, debugging(), limit + START, over, stop)
 
 

@@ -3,7 +3,7 @@
 Run the exercise's check on the student's function and write the report to FOLDER/rank_R.json. If time runs out, write
 where the rank is instead. With --threads, one process runs all ranks as threads and writes all reports, for notebooks.
 With --diagnose, it does so for each known wrong solution, and writes which of them fails like the student's.
-With --apart, the student's function runs in another process, which never sees the check: see apart.py.
+With --apart, the student's functions run in other processes, which never see the check: see apart.py.
 """
 
 import contextlib
@@ -40,12 +40,12 @@ def examine(world: Communicator, exercise: Exercise, function: Any, report: Repo
     return report
 
 
-def function_in(file: Path, exercise: Exercise, nursery: Nursery | None) -> Any:
+def function_in(file: Path, exercise: Exercise, nursery: Nursery | None = None) -> Any:
     """Return the student's function, which runs in this process unless there is a nursery."""
     return getattr(load(file), exercise.function) if nursery is None else nursery.function(exercise, file)
 
 
-def as_rank(exercise: Exercise, file: Path, folder: Path, limit: float, nursery: Nursery | None = None) -> None:
+def as_rank(exercise: Exercise, file: Path, folder: Path, limit: float) -> None:
     """Run the check under mpirun or in one process, and write a report."""
     with launch() as world:
         printed, made, leave = Printed(), Report(world.rank), os._exit
@@ -57,9 +57,7 @@ def as_rank(exercise: Exercise, file: Path, folder: Path, limit: float, nursery:
             partial.replace(partial.with_suffix(".json"))
 
         def time_is_up() -> None:
-            told = standing(watched, file)
-            told += f", after printing {printed.size:,} characters" if printed.size > FLOOD else ""
-            write(crashed(told, world.rank, "time"))
+            write(crashed(standing(watched, file, printed), world.rank, "time"))
             time.sleep(0.5)  # let the others write, too; then the job may end
             leave(3)
 
@@ -77,7 +75,7 @@ def as_rank(exercise: Exercise, file: Path, folder: Path, limit: float, nursery:
         try:
             os._exit = told_to_leave  # type: ignore[assignment]
             with contextlib.redirect_stdout(cast(TextIO, printed)):
-                found = examine(world, exercise, function_in(file, exercise, nursery), made).plain()
+                found = examine(world, exercise, function_in(file, exercise), made).plain()
             write(found)
         except (Exception, SystemExit) as error:
             write(raised(error, exercise, file, world.rank))
@@ -100,7 +98,7 @@ def all_ranks(exercise: Exercise, file: Path, folder: Path, limit: float, nurser
         running = {thread.name: thread.ident for thread in reversed(threading.enumerate())}  # outer ranks
         for rank in range(exercise.ranks):
             if rank not in found and f"rank {rank}" in running:
-                found[rank] = crashed(standing(running[f"rank {rank}"] or 0, file), rank, "time")
+                found[rank] = crashed(standing(running[f"rank {rank}"] or 0, file, printed), rank, "time")
         write()
         os._exit(3)
 
@@ -150,7 +148,13 @@ def diagnose(exercise: Exercise, found: Reports, limit: float) -> str:
     return ""
 
 
-def standing(thread: int, file: Path) -> str:
+def standing(thread: int, file: Path, printed: Printed) -> str:
+    """Say what a rank's thread does, and whether it has printed a lot."""
+    told = what_it_does(thread, file)
+    return told + (f", after printing {printed.size:,} characters" if printed.size > FLOOD else "")
+
+
+def what_it_does(thread: int, file: Path) -> str:
     """Say what a rank's thread does, or the student's process that it waits for; and show what that has printed."""
     if (process := apart.waiting.get(thread)) is None:
         return where(sys._current_frames().get(thread), file)
@@ -216,10 +220,7 @@ def lines_of(error: BaseException, file: Path) -> list[traceback.FrameSummary]:
 
 
 def main() -> None:
-    """Check as one rank, with --threads as all; with --diagnose write the known mistake to FOLDER/cause.json.
-
-    With --apart the student's function runs in a process of its own.
-    """
+    """Check as one rank, with --threads or --apart as all; with --diagnose write the known mistake to a file."""
     name, file, folder, limit = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
     nursery = apart.start(file) if "--apart" in sys.argv else None
     exercise = next(e for e in exercises() if e.id == name)
@@ -227,7 +228,10 @@ def main() -> None:
         (folder / "cause.json").write_text(json.dumps(diagnose(exercise, reports_in(folder), limit)), "utf-8")
         return
     os.environ["HOME"] = str(folder)  # only now: Python looks for packages in the home folder
-    (all_ranks if "--threads" in sys.argv else as_rank)(exercise, file, folder, limit, nursery)
+    if nursery or "--threads" in sys.argv:
+        all_ranks(exercise, file, folder, limit, nursery)
+    else:
+        as_rank(exercise, file, folder, limit)
 
 
 if __name__ == "__main__":

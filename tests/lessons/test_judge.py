@@ -89,7 +89,7 @@ def test_a_wrong_solution_fails_in_the_same_words(
 
 @pytest.mark.full
 @pytest.mark.parametrize("id", ["05.4", "10.2"])
-def test_under_mpirun(id: str, tmp_path: Path) -> None:
+def test_the_processes_of_grade(id: str, tmp_path: Path) -> None:
     file = tmp_path / "exercise.py"
     file.write_text(exercise_file(BY_ID[id].lesson, solved=True), "utf-8")
     verdict = check(BY_ID[id], file, apart=True)
@@ -173,6 +173,14 @@ def test_a_cheat_fails(id: str, name: str, nursery: Nursery, tmp_path: Path) -> 
     found = judged(nursery, BY_ID[id], file)
     assert not any(report["ok"] for report in found.values()), found
     assert not list(tmp_path.glob("rank_*"))
+
+
+def test_time_is_up(tmp_path: Path) -> None:
+    """The sentence is that of `lessons check`."""
+    file = tmp_path / "exercise.py"
+    file.write_text("def shard_of(n, parts, i):\n    while True: print('a' * 10**5)\n", "utf-8")
+    verdict = check(BY_ID["07.1"], file, apart=True, limit=0.8)
+    assert re.search(r"rank 0 is at work \(exercise.py:2\), after printing [\d,]{9,} characters$", verdict.sentence)
 
 
 def test_grade_runs_functions_apart(tmp_path: Path) -> None:
