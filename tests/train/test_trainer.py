@@ -23,6 +23,7 @@ from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.zero import Zero3
 from minitrain.precision import DynamicPolicy, DynamicScaler, StaticScaler
 from minitrain.tensor import Tensor
+from minitrain.train import trainer as trainer_module
 from minitrain.train.history import History
 from minitrain.train.trainer import Trainer
 
@@ -141,6 +142,28 @@ def test_a_second_fit_goes_on() -> None:
     first, second = (parts.fit(data(25), n, data(10)) for n in (2, 3))
     assert astuple(true) == tuple(a + b for a, b in zip(astuple(first), astuple(second), strict=True))
     assert len(parts.history.loss) == 5 and parts.batches == parts.updates == 20
+
+
+@pytest.mark.parametrize(("batch", "compared"), [(7, 3), (8, 1)])
+def test_large_batches_are_compared_in_the_first_step_only(
+    batch: int, compared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sample has 8 KiB; from 64 KiB on, a checksum takes too long for every step."""
+    seen: list[int] = []
+    checksum = trainer_module.checksum_of
+
+    def watched(it: Batch) -> int:
+        seen.append(it.inputs.nbytes)
+        return checksum(it)
+
+    monkeypatch.setattr(trainer_module, "checksum_of", watched)
+
+    def program(world: Communicator) -> None:
+        model = mlp(MLPConfig(inputs=1024, hidden=(2,), classes=2, dtype="float64"))
+        Trainer(model, world).fit(ArrayLoader(np.ones((3 * batch, 1024)), np.zeros(3 * batch, int), batch, 1), 1)
+
+    threads.run(2, program)
+    assert seen == 2 * compared * [batch * 2**13]
 
 
 # The learning rate ----------------------------------------------------------------------------------------------------
