@@ -472,6 +472,13 @@ def test_each_parameter_once_and_one_at_least() -> None:
             SGD(wrong)
 
 
+def test_states_keep_their_names() -> None:
+    """They are the names in checkpoints: with others, a run could not be resumed."""
+    w = [Parameter("w", (2, 2))]
+    made = [SGD(w), SGD(w, momentum=0.5), Adam(w), AdamW(w), LARS(w), LAMB(w)]
+    assert [it.states for it in made] == [(), ("velocity",), ("m", "v"), ("m", "v"), ("step",), ("m", "v")]
+
+
 @pytest.mark.parametrize("states", ["momentum", ("m", "m"), ("master",), (3,), ["m"], ("",)])
 def test_names_of_states(states: Any) -> None:
     """Iterating over a string would make an array per letter."""

@@ -996,6 +996,20 @@ def in_float32(one: Run, asked: Asked) -> set[str]:
     return {unit for unit, found in dtypes.items() if found == {"float32"}}
 
 
+def test_a_step_that_was_made_blames_no_layer() -> None:
+    """A layer may overflow where the loss does not see it. The next skipped step is not its fault."""
+    precision = DynamicPolicy()
+    one = run(small_gpt(tied=False), precision, scaler=DynamicScaler(16.0))
+    good, bad = Tensor(np.ones(1, np.float16)), Tensor(np.full(1, np.inf, np.float16))
+    precision.watch("blocks.0", good, bad)
+    precision.stepped()
+    precision.skipped(one.reducer, at_floor=False)
+    assert not precision.blamed
+    precision.watch("blocks.0", good, bad)
+    precision.skipped(one.reducer, at_floor=False)
+    assert precision.blamed == {"blocks.0": 1}
+
+
 @pytest.mark.parametrize("layer", ["blocks.0", "blocks.1"])
 def test_a_layer_that_overflows_rests_in_float32(layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It moves to float32 after `patience` batches and is retried after `rest` updates."""
