@@ -30,9 +30,9 @@ MUTANTS = [
     for m in e.mutants()
     if not m.says and "mpi4py" not in m.path.read_text("utf-8") and f"{e.id} {m.path.stem[2:]}" not in UNLIKE
 ]
-SOME = MUTANTS[::9]
+SOME = MUTANTS[::18]
 QUICK = [next(of_one) for _, of_one in groupby(MUTANTS, lambda pair: pair[0].lesson.number)]
-ONE_OF_EACH = ("00.3", "01.2", "02.2", "03.4", "05.4", "06.1", "07.1", "10.2", "14.2")
+ONE_OF_EACH = ("02.2", "06.1", "07.1", "14.2")  # a callback, messages, numbers, records
 
 
 def judged(nursery: Nursery, exercise: Exercise, file: Path) -> Reports:
@@ -161,9 +161,9 @@ def cheat(exercise: Exercise, name: str) -> str:
     ("id", "name"),
     [
         *[("07.1", name) for name in CHEATS],
-        *[full("02.3", name) for name in CHEATS],
+        *[full("02.3", name) for name in ("sys.modules", "gc", "frames", "open", "subclass")],
         *[full("06.2", name) for name in CHEATS],
-        *[full(e.id, "import") for e in JUDGED if e.id not in ("02.3", "06.2", "07.1")],
+        *[full(e.id, "import") for e in JUDGED if e.id not in ("06.2", "07.1")],
     ],
 )
 def test_a_cheat_fails(id: str, name: str, nursery: Nursery, tmp_path: Path) -> None:
