@@ -4,6 +4,7 @@ A process can at worst refuse what the other one sends (`Malformed`). The values
 """
 
 import builtins
+import contextlib
 import json
 import os
 import struct
@@ -97,11 +98,9 @@ def rebuilt(names: Sequence[str], text: str) -> BaseException:
     """Return an exception that is called and says the same. Of its classes, only the first known one is kept."""
     base = next((ERRORS[name] for name in names if name in ERRORS), RuntimeError)
     if base.__name__ == names[0]:
-        try:
+        with contextlib.suppress(TypeError):  # it takes more than a text
             error = base(text)
             if str(error) == text:
                 return error
-        except TypeError:  # it takes more than a text
-            pass
     members = {"__init__": lambda self, *_: None, "__str__": lambda self: str(self.args[0]), "__module__": "exercise"}
     return type(str(names[0])[:100], (base,), members)(text)

@@ -27,9 +27,7 @@ from . import apart
 from .apart import Nursery
 from .manifest import Exercise, exercises
 from .report import ELSEWHERE, FLOOD, Report, Reports, crashed, reports_in, shortened
-from .student import KEPT, Printed, load
-
-__all__ = ["KEPT", "Printed", "load"]
+from .student import Printed, frame_in, load
 
 
 def examine(world: Communicator, exercise: Exercise, function: Any, report: Report | None = None) -> Report:
@@ -181,9 +179,8 @@ def where(frame: FrameType | None, file: Path) -> str:
 
 def line_of(frame: FrameType | None, file: Path) -> str:
     """Return the line of the student's file that is running, as " (exercise.py:3)"; "" if none is."""
-    while frame is not None and Path(frame.f_code.co_filename) != file:
-        frame = frame.f_back
-    return f" ({file.name}:{frame.f_lineno})" if frame is not None else ""
+    found = frame_in(frame, str(file))
+    return f" ({file.name}:{found.f_lineno})" if found is not None else ""
 
 
 def raised(error: BaseException, exercise: Exercise, file: Path, rank: int) -> dict[str, Any]:

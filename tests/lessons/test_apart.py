@@ -17,7 +17,7 @@ from minitrain.backend import FLOATS
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.errors import UserError
-from minitrain.lessons import apart, worker
+from minitrain.lessons import apart, student, worker
 from minitrain.lessons.apart import Apart, Ended, Nursery, Process
 from minitrain.lessons.messages import HEAD, LARGEST, Line
 from minitrain.lessons.table import Table
@@ -157,7 +157,7 @@ def test_a_file_that_is_no_python(of: Callable[..., Apart]) -> None:
 
 
 def test_what_is_printed_is_shown(of: Callable[..., Apart], monkeypatch: pytest.MonkeyPatch) -> None:
-    page = worker.Printed()
+    page = student.Printed()
     monkeypatch.setattr(sys, "stdout", page)
     of("print('a' * 999_999)", before="print('import')")()
     assert page.kept[:10] == "import\naaa" and page.size == 7 + 10**6

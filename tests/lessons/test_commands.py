@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from minitrain.lessons.check import Verdict
 from minitrain.lessons.cli import main
 from minitrain.lessons.manifest import exercises, written
 from minitrain.lessons.stubs import replaced, source
+from tests.lessons.together import copied_here
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a student's folder that is the working directory."""
-    mine = shutil.copytree(fresh, tmp_path / "mine")
-    monkeypatch.chdir(mine)
-    return mine
+    return copied_here(fresh, tmp_path, monkeypatch)
 
 
 def test_init_makes_a_stub_for_every_exercise_and_keeps_what_is_there(folder: Path) -> None:

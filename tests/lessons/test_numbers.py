@@ -3,7 +3,6 @@
 import ast
 import json
 import math
-import shutil
 from collections import Counter
 from hashlib import sha256
 from itertools import combinations
@@ -20,7 +19,7 @@ from minitrain.lessons.numbers import arguments, hashed, individual
 from minitrain.lessons.predictions import line_of, mistaken, name_of, right
 from minitrain.lessons.stubs import definition, entry, exercise_file, replaced, source, stub, was_given
 from tests.lessons.individual import SALT, own
-from tests.lessons.together import BY_ID
+from tests.lessons.together import BY_ID, copied_here
 
 Capture = pytest.CaptureFixture[str]
 STUDENTS = [hashed(SALT, f"student {number}") for number in range(200)]
@@ -133,9 +132,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def anna(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a copy of anna's folder that is the working directory."""
-    mine = shutil.copytree(made, tmp_path / "anna")
-    monkeypatch.chdir(mine)
-    return mine
+    return copied_here(made, tmp_path, monkeypatch)
 
 
 def test_a_folder_has_own_numbers_and_not_the_salt(made: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from minitrain.lessons import worker
+from minitrain.lessons import student, worker
 from minitrain.lessons.check import Verdict
 from minitrain.lessons.cli import print_verdict
 from minitrain.lessons.report import LONGEST, Report, shortened
@@ -33,14 +33,14 @@ def test_the_checker_speaks_first_and_then_comes_what_was_printed(capsys: pytest
     [
         ((), []),
         (("a\n", "b"), ["a", "b"]),
-        (("a" * 10**6,), ["a" * worker.KEPT, "... and 999,000 more characters"]),
+        (("a" * 10**6,), ["a" * student.KEPT, "... and 999,000 more characters"]),
         (("a" * 999, "\nbc"), ["a" * 999, "... and 3 more characters"]),
         (("a\n",) * 12, ["a"] * 10 + ["... and 5 more characters"]),
     ],
     ids=lambda value: str(value)[:20],
 )
 def test_lines_and_characters_are_limited(pieces: tuple[str, ...], lines: list[str]) -> None:
-    printed = worker.Printed()
+    printed = student.Printed()
     for piece in pieces:
         print(piece, end="", file=printed)
     assert printed.lines() == lines and printed.size == sum(map(len, pieces))

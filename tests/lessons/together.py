@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import multiprocessing
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,12 +17,19 @@ import pytest
 
 from minitrain import debug
 from minitrain.comm.communicator import Communicator
-from minitrain.lessons import check, worker
+from minitrain.lessons import check, student, worker
 from minitrain.lessons.apart import Nursery
 from minitrain.lessons.manifest import Exercise, exercises
 from minitrain.lessons.report import Reports
 
 BY_ID = {exercise.id: exercise for exercise in exercises()}
+
+
+def copied_here(made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy a student's folder into this one, and return the copy, which becomes the working directory."""
+    mine = shutil.copytree(made, folder / made.name)
+    monkeypatch.chdir(mine)
+    return mine
 
 
 def parameters(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
@@ -78,7 +86,7 @@ def reports(id: str, file: Path) -> Reports:
 
 def examined(world: Communicator, exercise: Exercise, file: Path) -> Reports:
     """Return all ranks' reports, as minitrain/lessons/worker.py makes them under mpirun, from inside a job."""
-    function = getattr(worker.load(file), exercise.function)
+    function = getattr(student.load(file), exercise.function)
     with debug.enabled(), contextlib.redirect_stdout(io.StringIO()):
         try:
             report = worker.examine(world.duplicate(), exercise, function).plain()
