@@ -23,6 +23,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(ranks.Here.rank)
     else:
         draw_the_same()
+        if config.pluginmanager.hasplugin("xdist"):
+            from tests import workers
+
+            config.pluginmanager.register(workers)
         config.pluginmanager.register(Tiers(config))
         config.pluginmanager.register(ranks.Parent())
 

@@ -14,6 +14,7 @@ the remaining tests run in a new job.
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -37,6 +38,7 @@ LIMIT = 60.0  # seconds per test, overridden by its mark: ranks(2, limit=10)
 START = 60.0  # seconds for mpirun and the imports
 LAST_WORDS = 0.5  # seconds for the other ranks after one has failed
 BARE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # other packages' plugins take longer to import than all the rest
+UNDER_MPIRUN = re.compile(r"\d ranks\b")  # in the name of every test marked with ranks(...)
 GLANCE = 0.05  # seconds between two records of a rank's position
 
 
@@ -75,6 +77,8 @@ class Parent:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Group tests by number of ranks, so that they share a job."""
         items.sort(key=lambda item: size_of(item) or 0)
+        odd = [item.nodeid for item in items if size_of(item) is not None and not UNDER_MPIRUN.search(item.nodeid)]
+        assert not odd, f"name these tests '... 3 ranks ...' as tests/workers.py expects: {odd}"
         self.items = items
 
     @pytest.hookimpl(tryfirst=True)
@@ -82,6 +86,7 @@ class Parent:
         size = size_of(item)
         if size is None:
             return None
+        item.session._setupstate.teardown_exact(None)  # nobody else ends the fixtures of the ordinary test before
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         began = time.time()
         outcome, text = self.result(item, size)

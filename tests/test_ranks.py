@@ -281,6 +281,34 @@ def test_job(world, number):
     assert len(found.results) == 3 and len(set(seen.read_text().split())) == 2
 
 
+def test_ordinary_tests_before_and_after(folder: Path) -> None:
+    """A process of several that share the tests ends the fixtures of a file before tests under mpirun, and goes on."""
+    before = """
+import pytest
+
+@pytest.fixture(scope="module")
+def prepared():
+    yield
+    open(PATH, "a").write("ended ")
+
+@pytest.mark.parametrize("number", range(3))
+def test_before(number, prepared):
+    pass
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("number", range(2))
+def test_job(world, number):
+    if world.rank == 0:
+        open(PATH, "a").write("job ")
+"""
+    seen = folder / "seen"
+    (folder / "test_after.py").write_text("def test_after():\n    pass\n")
+    one = ["-p", "xdist", "-n", "1", str(folder / "test_after.py")]
+    found = run(folder, before.replace("PATH", repr(str(seen))), *one)
+    assert found.status == 0, found.output
+    assert len(found.results) == 6 and seen.read_text() == "ended job job "
+
+
 @pytest.mark.parametrize("ranks", ["(1,)", full("(0, 1)")], ids=["one rank", "all ranks"])
 def test_a_file_that_ranks_cannot_import(ranks: str, folder: Path) -> None:
     """The cause is reported at once, for every test."""
@@ -306,8 +334,9 @@ def test_something(world, number):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("shared", [[], ["-p", "xdist", "-n", "2"]], ids=["one process", "two"])
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_nothing_is_left_over_after_an_interrupt(sent: signal.Signals, folder: Path) -> None:
+def test_nothing_is_left_over_after_an_interrupt(sent: signal.Signals, shared: list[str], folder: Path) -> None:
     hang = """
 import time
 import pytest
@@ -318,7 +347,7 @@ def test_hang(world):
     time.sleep(60)
 """
     began = folder / "began"
-    process = start(folder, hang.replace("PATH", repr(str(began))))
+    process = start(folder, hang.replace("PATH", repr(str(began))), *shared)
     deadline = time.monotonic() + 30
     while not (began.exists() and len(began.read_text()) == 2) and time.monotonic() < deadline:
         time.sleep(0.02)

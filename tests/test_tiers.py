@@ -38,6 +38,7 @@ def file() -> Iterator[Path]:
     ("arguments", "counts", "last"),
     [
         ([], "2 passed, 2 deselected", "Left to `make test FULL=1`: 2 tests: 2 in build/"),
+        (["-n", "2"], "2 passed", "Left to `make test FULL=1`: 2 tests: 2 in build/"),
         (["--full"], "4 passed", "4 passed"),
         (["--full", "-m", "full"], "2 passed, 2 deselected", "2 passed"),
         (["::test_later"], "1 passed", "1 passed"),

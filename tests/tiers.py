@@ -9,6 +9,7 @@ applies to selected files and folders; a test selected by name, with ::, always 
 """
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -39,9 +40,19 @@ class Tiers:
         self.config.hook.pytest_deselected(items=later)
         items[:] = kept
 
+    def pytest_sessionfinish(self) -> None:
+        """Tell the pytest that the user started, if this is one of its processes (tests/workers.py)."""
+        if hasattr(self.config, "workeroutput"):
+            self.config.workeroutput["left"] = dict(self.left)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Receive what one of the processes left: each has collected the same tests."""
+        self.left = Counter(getattr(node, "workeroutput", {}).get("left", {}))
+
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
-        if self.left and not self.config.getoption("collectonly"):
+        if self.left and not self.config.getoption("collectonly") and not hasattr(self.config, "workerinput"):
             where = ", ".join(f"{n} in {folder}" for folder, n in self.left.most_common())
             print(f"Left to `make test FULL=1`: {self.left.total()} tests: {where}")
 

@@ -93,7 +93,9 @@ def test_a_wrong_solution_is_named(exercise: Exercise, mutant: Mutant) -> None:
 
 
 @pytest.mark.parametrize(
-    ("exercise", "world"), [(e, e.ranks) for e in EVERY if e.id in QUICK], indirect=["world"], ids=QUICK
+    ("exercise", "world"),
+    [pytest.param(e, e.ranks, id=f"{e.id}-{e.ranks} ranks") for e in EVERY if e.id in QUICK],
+    indirect=["world"],
 )
 def test_processes_accept_the_model_solution(exercise: Exercise, world: Communicator, tmp_path: Path) -> None:
     """The second tier's test_selftest checks the model solutions of all exercises under mpirun."""
@@ -103,7 +105,12 @@ def test_processes_accept_the_model_solution(exercise: Exercise, world: Communic
     assert all(report["ok"] for report in found.values()), found
 
 
-@pytest.mark.parametrize(("exercise", "mutant", "world"), ON_RANKS, indirect=["world"], ids=ids(FIRST))
+@pytest.mark.parametrize(
+    ("exercise", "mutant", "world"),
+    ON_RANKS,
+    indirect=["world"],
+    ids=[f"{name}-{e.ranks} ranks" for name, (e, _) in zip(ids(FIRST), FIRST, strict=True)],
+)
 def test_processes_find_what_threads_find(exercise: Exercise, mutant: Mutant, world: Communicator) -> None:
     """Exercises with the same number of ranks share a job."""
     wrong = examined(world, exercise, mutant.path)

@@ -22,8 +22,8 @@ from tests.tiers import full
 
 SAYING = {f"{e.id}-{m.path.stem}": (e, m) for e in exercises() for m in e.mutants() if m.says}
 HANGING = {name: pair for name, pair in SAYING.items() if "waits in" in pair[1].says}
-PAST_US = {name: (*pair, pair[0].ranks) for name, pair in SAYING.items() if "mpi4py" in pair[1].says}
-ENDING = {name: pair for name, pair in SAYING.items() if name not in HANGING and name not in PAST_US}
+PAST_US = {f"{name}-{e.ranks} ranks": (e, m, e.ranks) for name, (e, m) in SAYING.items() if "mpi4py" in m.says}
+ENDING = {name: pair for name, pair in SAYING.items() if name not in HANGING and "mpi4py" not in pair[1].says}
 FIRST = ("10.2-2_gathers_its_share",)
 
 Verdicts = dict[tuple, Future]
