@@ -14,7 +14,7 @@ import pytest
 
 from minitrain.comm.communicator import Communicator
 from minitrain.lessons import check as checking
-from minitrain.lessons.check import check
+from minitrain.lessons.check import Verdict, check
 from minitrain.lessons.manifest import Exercise, Mutant, exercises
 from minitrain.lessons.report import Reports
 from tests.lessons.together import checked, examined, parameters, started
@@ -31,17 +31,24 @@ Verdicts = dict[tuple, Future]
 
 @pytest.fixture(scope="module")
 def verdicts(request: pytest.FixtureRequest) -> Iterator[Verdicts]:
-    """Return the verdicts of all selected solutions that hang; three are checked at a time."""
+    """Return the verdicts of all selected solutions that hang; three are checked at a time.
+
+    Those of lesson 00, about processes, run under mpirun; the others wait in the same functions of the library.
+    """
+
+    def verdict(exercise: Exercise, mutant: Mutant) -> Verdict:
+        return check(exercise, mutant.path, as_given=True, threads=exercise.lesson.number != "00")
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checking, "START", 60.0)
         patch.setattr(checking, "_worker", partial(impatient, checking._worker))
         patch.setattr(checking, "_cause", lambda *_: "")  # the message names the mistake
-        yield from started(request, ("exercise", "mutant"), lambda e, m: check(e, m.path, as_given=True), workers=3)
+        yield from started(request, ("exercise", "mutant"), verdict, workers=3)
 
 
 def impatient(worker: Callable[..., list[str]], exercise: Exercise, file: Path, *rest: object) -> list[str]:
-    """Return a rank's command: a solution known to hang gets 4 seconds, less than for students."""
-    return [*worker(exercise, file, *rest)[:-1], "4"]
+    """Return a rank's command: a solution known to hang gets 3 seconds, less than for students."""
+    return [*worker(exercise, file, *rest)[:-1], "3"]
 
 
 @pytest.mark.full

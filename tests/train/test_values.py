@@ -27,7 +27,7 @@ from minitrain.parallel.parallelize import REDUCERS, parallelize
 from minitrain.parallel.reducer import Reducer
 from minitrain.parallel.strategy import Strategy
 from minitrain.precision import StaticPolicy, use
-from minitrain.train import checkpoint
+from minitrain.train import checkpoint, progress
 from minitrain.train.step import compute_gradients
 from minitrain.train.trainer import Trainer
 from tests.equivalence.harness import toy_batch
@@ -531,8 +531,9 @@ def test_patience_ends_with_the_best_weights(how: str, half: bool, kind: type[Tr
 # The README ---------------------------------------------------------------------------------------------------------
 
 
-def test_text_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_in_the_readme(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's example runs as printed."""
+    monkeypatch.setattr(progress, "QUIET", 60.0)  # a busy machine would print progress in between
     text = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
     section = text.split("number of updates rather than epochs:\n", 1)[1]
     program = textwrap.dedent("\n".join(itertools.takewhile(lambda x: not x or x[0] == " ", section.splitlines())))
