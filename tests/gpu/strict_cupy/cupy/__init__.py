@@ -62,6 +62,7 @@ FUNCTIONS = {
     "mean": "a axis dtype out keepdims",
     "min": "a axis out keepdims",
     "moveaxis": "a source destination",
+    "nonzero": "a",
     "outer": "a b out",
     "prod": "a axis dtype out keepdims",
     "repeat": "a repeats axis",
@@ -560,12 +561,54 @@ def alloc_pinned_memory(size: int) -> PinnedMemory:
     return PinnedMemory(b"\xff" * size)
 
 
+class MemoryHook:
+    """A hook of the memory pool, which the stand-in lacks: it is never called."""
+
+    def __enter__(self) -> "MemoryHook":
+        return self
+
+    def __exit__(self, *_: Any) -> None: ...
+
+
+class MemoryPool:
+    """An empty pool: the arrays are in the host's memory."""
+
+    def used_bytes(self) -> int:
+        """Return 0."""
+        return 0
+
+    def free_all_blocks(self) -> None:
+        """Do nothing."""
+
+
+def get_default_memory_pool() -> MemoryPool:
+    """Return the pool."""
+    return MemoryPool()
+
+
+def getDeviceProperties(device: int) -> dict[str, Any]:
+    """Return the properties that `make gpu` shows."""
+    return {"name": b"strict stand-in for CuPy on NumPy, no GPU", "totalGlobalMem": 0, "major": 0, "minor": 0}
+
+
+def runtimeGetVersion() -> int:
+    """Return 0: there is no CUDA."""
+    return 0
+
+
+__version__ = "strict stand-in"
 cuda = SimpleNamespace(
     Device=Device,
+    MemoryHook=MemoryHook,
     Stream=Stream,
     alloc_pinned_memory=alloc_pinned_memory,
     get_current_stream=Stream,
-    runtime=SimpleNamespace(CUDARuntimeError=CUDARuntimeError, getDeviceCount=getDeviceCount),
+    runtime=SimpleNamespace(
+        CUDARuntimeError=CUDARuntimeError,
+        getDeviceCount=getDeviceCount,
+        getDeviceProperties=getDeviceProperties,
+        runtimeGetVersion=runtimeGetVersion,
+    ),
 )
 
 

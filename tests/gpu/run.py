@@ -1,0 +1,208 @@
+"""Everything that needs a GPU, in one command of at most four minutes: `make gpu`, `SIZES=small make gpu`.
+
+    python -m tests.gpu.run                     MINITRAIN_BACKEND is set for its parts
+
+It says first what this Python lacks, and which parts are left out for that. Then the parts run one after another: what
+is right, then what is fast, and PyTorch last. Each part has its own processes and time limit, so that a crash, a full
+memory or an endless wait ends only that part. What a part leaves of its time, the next ones may use.
+
+Each result is shown at once and written to build/gpu.json, a valid file at any moment. If the run is ended (SIGTERM,
+Ctrl-C), the table shows what there is. Status: 0 if all parts that could run passed, 1 if one failed or the run was
+ended, 2 if there is no CuPy or no device.
+
+It needs NumPy and CuPy, and this folder's parent as the working directory; imports nothing of them in its own process.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Timer
+from time import monotonic
+from typing import NamedTuple
+
+from tests.benchmarks import jobs
+from tests.gpu.rows import FAILED, LEFT_OUT, Report, beside, parsed, without_value
+
+OUT = Path("build/gpu.json")
+SIZES = ("full", "small")
+GRACE = 2.0  # seconds from SIGTERM to SIGKILL
+ENVIRONMENT = {"MINITRAIN_BACKEND": "cupy", "CUPY_TF32": "0", "NVIDIA_TF32_OVERRIDE": "0"}
+LACKING = {  # module -> what is left out, or done otherwise, without it
+    "mpi4py": "ranks are threads: nothing goes through host memory",
+    "torch": "no times beside PyTorch",
+    "tyro": "the command line, python -m minitrain, cannot run; nothing here needs it",
+    "safetensors": "checkpoint files; nothing here needs them",
+    "ml_dtypes": "bfloat16; nothing here needs it, and CuPy does not have it",
+}
+
+
+class Part(NamedTuple):
+    """A module to run with its arguments. why: the reason to leave it out, if there is one."""
+
+    name: str
+    module: str
+    arguments: tuple[object, ...]
+    seconds: float
+    launcher: tuple[str, ...] = ()
+    why: str = ""
+
+
+def main() -> int:
+    """Run all parts; return the status."""
+    sizes = os.environ.get("SIZES") or "full"
+    if sizes not in SIZES:
+        print(f"SIZES is {sizes!r}; allowed: {', '.join(SIZES)}", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the parts, too
+    report = Report(OUT)
+    try:
+        if not look(report):
+            report.write()
+            return 2
+        run_all(list(parts(report, sizes)), report)
+        report.finished = True
+    except KeyboardInterrupt:
+        print("ended before all parts had run", flush=True)
+    report.write()
+    print(f"\n{report.table()}\n\n{report.total()}{'' if report.finished else ', and not all parts have run'}")
+    print(f"written to {OUT}", flush=True)
+    return int(not report.finished or any(row["state"] == FAILED for row in report.all()))
+
+
+def look(report: Report) -> bool:
+    """Find out and say what there is and what is missing. Return whether there is a device to use."""
+    lacking = [name for name in ("numpy", "cupy") if find_spec(name) is None]
+    if lacking:
+        print(
+            f"make gpu needs {' and '.join(lacking)}, which {sys.executable} does not have. Install CuPy, with NumPy:"
+        )
+        print("    pip install cupy-cuda12x          (cupy-cuda13x for CUDA 13; or PYTHON=... with another Python)")
+        report.missing = dict.fromkeys(lacking, "everything")
+        return False
+    report.missing = {name: without for name, without in LACKING.items() if find_spec(name) is None}
+    probe(report)
+    found = report.machine
+    if "device" not in found:
+        print(f"make gpu needs a CUDA device, and CuPy finds none: {found.get('error')}")
+        report.missing["device"] = "everything"
+        return False
+    if not found.get("mpirun"):
+        report.missing["mpirun"] = LACKING["mpi4py"]
+    elif not found.get("mpi"):
+        report.missing.setdefault("mpi4py", LACKING["mpi4py"])
+    print(f"{found['device']}, {found['memory_gb']} GB, CuPy {found['cupy']}, CUDA {found['cuda']}")
+    if found["stand_in"]:
+        print("This is the strict stand-in for CuPy: times and memory tell nothing about a GPU.")
+    for name, without in report.missing.items():
+        print(f"missing: {name:<12} {without}")
+    return True
+
+
+def probe(report: Report) -> None:
+    """Ask a process for the device and the MPI: an import may crash."""
+    process = start(Part("", "tests.gpu.probe", (), 10), 10)
+    said = [*lines(process, 10)]
+    for text in said:
+        with contextlib.suppress(ValueError):
+            report.machine |= json.loads(text)
+    if not report.machine:
+        report.machine["error"] = said[-1] if said else f"the probe ended with status {process.returncode}"
+
+
+def parts(report: Report, sizes: str) -> Iterator[Part]:
+    """Yield all parts. The limits add up to 234 seconds."""
+    small = sizes == "small"
+    yield Part("equal to the CPU", "tests.gpu.models", (sizes,), 40)
+    yield Part("float16", "tests.gpu.halves", (sizes,), 15)
+    threads = {"mpirun", "mpi4py"} & report.missing.keys()
+    for n in (2, 4):
+        launcher = () if threads else (str(report.machine["mpirun"]), "-n", str(n))
+        yield Part(f"{n} ranks", "tests.gpu.ranks", ("threads", n) if threads else ("mpi",), 20, launcher)
+    steps = {"tiny": (15, 12)} if small else {"20M": (15, 12), "120M": (18, 12), "350M": (28, 16)}
+    rounds = 2 if small else 10
+    for name, (seconds, _) in steps.items():
+        yield Part(f"step of {name}", "tests.gpu.speed", ("ours", name, rounds), seconds)
+    yield Part("operations", "tests.gpu.operations", (sizes,), 28)
+    why = "PyTorch is not installed" if "torch" in report.missing else ""
+    for name, (_, seconds) in steps.items():
+        part = beside(f"step of {name}")
+        yield Part(part, "tests.gpu.speed", ("theirs", name, rounds, report.path), seconds, why=why)
+
+
+def run_all(all_parts: list[Part], report: Report) -> None:
+    """Run the parts in order. If the run is ended, add to the report which parts are missing."""
+    saved, left = 0.0, list(all_parts)
+    try:
+        while left:
+            part = left[0]
+            print(f"{part.name}", flush=True)
+            if part.why:
+                report.add(part.name, without_value(part.name, LEFT_OUT, part.why))
+            else:
+                begun = monotonic()
+                run(part, part.seconds + saved, report)
+                saved = max(0.0, saved + part.seconds - (monotonic() - begun))
+            left.pop(0)
+    except KeyboardInterrupt:
+        for part in left:
+            report.add(part.name, without_value(part.name, LEFT_OUT, "the run was ended before"))
+        raise
+
+
+def run(part: Part, limit: float, report: Report) -> None:
+    """Run a part and add its rows; one that says why, if the part fails."""
+    begun, last, before = monotonic(), "", len(report.rows.get(part.name, ()))
+    process = start(part, limit)
+    for text in lines(process, limit):
+        found = parsed(text)
+        if found is not None:
+            report.add(part.name, found)
+        elif text.strip():
+            print(f"    {text}", flush=True)
+            last = text.strip()
+    if monotonic() - begun >= limit:
+        report.add(part.name, without_value(part.name, FAILED, f"stopped after {limit:.0f} s"))
+    elif process.returncode:
+        why = f"ended with status {process.returncode}: {last}"
+        report.add(part.name, without_value(part.name, FAILED, why))
+    elif len(report.rows.get(part.name, ())) == before:
+        report.add(part.name, without_value(part.name, FAILED, "gave no result"))
+
+
+def start(part: Part, limit: float) -> "subprocess.Popen[str]":
+    """Start a part. It ends itself a little after its limit, should this process not be there to end it."""
+    options = {"launcher": part.launcher, "limit": limit + 5, "environment": ENVIRONMENT}
+    return jobs.python(part.module, *part.arguments, own=True, **options)  # type: ignore[arg-type]
+
+
+def lines(process: "subprocess.Popen[str]", limit: float) -> Iterator[str]:
+    """Yield what the process prints, up to its end; at its limit, end it with all that it has started."""
+    late = Timer(limit, stop, [process])
+    late.start()
+    try:
+        assert process.stdout is not None
+        yield from (text.rstrip("\n") for text in process.stdout)
+        process.wait()
+    finally:
+        late.cancel()
+        stop(process)
+
+
+def stop(process: "subprocess.Popen[str]") -> None:
+    """End the process and all of its session."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        if number == signal.SIGTERM:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
