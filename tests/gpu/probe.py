@@ -8,12 +8,13 @@ from tests.benchmarks import jobs
 
 
 def device() -> dict[str, Any]:
-    """Return the device's name, memory and versions; {"error": ...} if there is none to use."""
+    """Return the device's name, memory and versions; {"error": ...} if there is none that CuPy can compute on."""
     try:
         import cupy
 
         count = cupy.cuda.runtime.getDeviceCount()
         found = cupy.cuda.runtime.getDeviceProperties(0)
+        float((cupy.ones((2, 2)) @ cupy.ones((2, 2))).sum())  # compiles a kernel, and loads cuBLAS
     except Exception as error:  # ImportError, CUDARuntimeError, a library that cannot be loaded
         return {"error": f"{type(error).__name__}: {error}"}
     return {

@@ -31,9 +31,15 @@ from tests.gpu.rows import FAILED, LEFT_OUT, Report, beside, parsed, without_val
 
 OUT = Path("build/gpu.json")
 SIZES = ("full", "small")
+PROBE = 15.0  # seconds to find the device: the first kernel is compiled
 GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 ENVIRONMENT = {"MINITRAIN_BACKEND": "cupy", "CUPY_TF32": "0", "NVIDIA_TF32_OVERRIDE": "0"}
+INSTALL = """Install CuPy, with NumPy: pip install cupy-cuda12x (cupy-cuda13x for CUDA 13).
+If it finds no CUDA libraries: pip install 'cupy-cuda12x[ctk]'.
+For another Python: make gpu PYTHON=...; to list the devices: nvidia-smi"""
 LACKING = {  # module -> what is left out, or done otherwise, without it
+    "numpy": "everything",
+    "cupy": "everything",
     "mpi4py": "ranks are threads: nothing goes through host memory",
     "torch": "no times beside PyTorch",
     "tyro": "the command line, python -m minitrain, cannot run; nothing here needs it",
@@ -60,54 +66,53 @@ def main() -> int:
         print(f"SIZES is {sizes!r}; allowed: {', '.join(SIZES)}", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the parts, too
-    report = Report(OUT)
+    report, lacking = Report(OUT), ""
+    report.write()  # not the last run's any more
     try:
-        if not look(report):
-            report.write()
-            return 2
-        run_all(list(parts(report, sizes)), report)
+        lacking = look(report)
+        run_all(list(parts(report, sizes, lacking)), report)
         report.finished = True
     except KeyboardInterrupt:
         print("ended before all parts had run", flush=True)
     report.write()
-    print(f"\n{report.table()}\n\n{report.total()}{'' if report.finished else ', and not all parts have run'}")
+    if not lacking:
+        print(f"\n{report.table()}\n")
+    print(f"{report.total()}{'' if report.finished else ', and not all parts have run'}")
     print(f"written to {OUT}", flush=True)
-    return int(not report.finished or any(row["state"] == FAILED for row in report.all()))
+    failed = not report.finished or any(row["state"] == FAILED for row in report.all())
+    return 2 if lacking else int(failed)
 
 
-def look(report: Report) -> bool:
-    """Find out and say what there is and what is missing. Return whether there is a device to use."""
-    lacking = [name for name in ("numpy", "cupy") if find_spec(name) is None]
-    if lacking:
-        print(
-            f"make gpu needs {' and '.join(lacking)}, which {sys.executable} does not have. Install CuPy, with NumPy:"
-        )
-        print("    pip install cupy-cuda12x          (cupy-cuda13x for CUDA 13; or PYTHON=... with another Python)")
-        report.missing = dict.fromkeys(lacking, "everything")
-        return False
+def look(report: Report) -> str:
+    """Find out and say what there is and what is missing. Return why nothing can run, or ""."""
     report.missing = {name: without for name, without in LACKING.items() if find_spec(name) is None}
     probe(report)
-    found = report.machine
-    if "device" not in found:
-        print(f"make gpu needs a CUDA device, and CuPy finds none: {found.get('error')}")
+    found, lacking = report.machine, ""
+    if "device" not in found and not {"numpy", "cupy"} & report.missing.keys():
         report.missing["device"] = "everything"
-        return False
+        lacking = "no CUDA device"
+    elif "device" not in found:
+        lacking = "no CuPy"
     if not found.get("mpirun"):
         report.missing["mpirun"] = LACKING["mpi4py"]
     elif not found.get("mpi"):
         report.missing.setdefault("mpi4py", LACKING["mpi4py"])
-    print(f"{found['device']}, {found['memory_gb']} GB, CuPy {found['cupy']}, CUDA {found['cuda']}")
-    if found["stand_in"]:
-        print("This is the strict stand-in for CuPy: times and memory tell nothing about a GPU.")
     for name, without in report.missing.items():
         print(f"missing: {name:<12} {without}")
-    return True
+    if lacking:
+        print(f"make gpu cannot run: {lacking} for {sys.executable}: {found.get('error')}\n{INSTALL}", flush=True)
+        return lacking
+    print(f"{found['device']}, {found['memory_gb']} GB, CuPy {found['cupy']}, CUDA {found['cuda']}", flush=True)
+    if found["stand_in"]:
+        print("This is the strict stand-in for CuPy: times and memory tell nothing about a GPU.")
+    return ""
 
 
 def probe(report: Report) -> None:
     """Ask a process for the device and the MPI: an import may crash."""
-    process = start(Part("", "tests.gpu.probe", (), 10), 10)
-    said = [*lines(process, 10)]
+    environment = {**ENVIRONMENT, "MINITRAIN_BACKEND": "numpy"}
+    process = jobs.python("tests.gpu.probe", own=True, limit=PROBE + 5, environment=environment)
+    said = [*lines(process, PROBE)]
     for text in said:
         with contextlib.suppress(ValueError):
             report.machine |= json.loads(text)
@@ -115,21 +120,22 @@ def probe(report: Report) -> None:
         report.machine["error"] = said[-1] if said else f"the probe ended with status {process.returncode}"
 
 
-def parts(report: Report, sizes: str) -> Iterator[Part]:
-    """Yield all parts. The limits add up to 234 seconds."""
+def parts(report: Report, sizes: str, why: str) -> Iterator[Part]:
+    """Yield all parts. Their limits and the probe's add up to less than four minutes. why: the reason to run none."""
     small = sizes == "small"
-    yield Part("equal to the CPU", "tests.gpu.models", (sizes,), 40)
-    yield Part("float16", "tests.gpu.halves", (sizes,), 15)
+    yield Part("equal to the CPU", "tests.gpu.models", (sizes,), 40, why=why)
+    yield Part("float16", "tests.gpu.halves", (sizes,), 15, why=why)
     threads = {"mpirun", "mpi4py"} & report.missing.keys()
     for n in (2, 4):
         launcher = () if threads else (str(report.machine["mpirun"]), "-n", str(n))
-        yield Part(f"{n} ranks", "tests.gpu.ranks", ("threads", n) if threads else ("mpi",), 20, launcher)
+        yield Part(f"{n} ranks", "tests.gpu.ranks", ("threads", n) if threads else ("mpi",), 20, launcher, why)
     steps = {"tiny": (15, 12)} if small else {"20M": (15, 12), "120M": (18, 12), "350M": (28, 16)}
     rounds = 2 if small else 10
     for name, (seconds, _) in steps.items():
-        yield Part(f"step of {name}", "tests.gpu.speed", ("ours", name, rounds), seconds)
-    yield Part("operations", "tests.gpu.operations", (sizes,), 28)
-    why = "PyTorch is not installed" if "torch" in report.missing else ""
+        yield Part(f"step of {name}", "tests.gpu.speed", ("ours", name, rounds), seconds, why=why)
+    yield Part("operations", "tests.gpu.operations", (sizes,), 28, why=why)
+    if "torch" in report.missing:
+        why = why or "PyTorch is not installed"
     for name, (_, seconds) in steps.items():
         part = beside(f"step of {name}")
         yield Part(part, "tests.gpu.speed", ("theirs", name, rounds, report.path), seconds, why=why)
@@ -141,10 +147,10 @@ def run_all(all_parts: list[Part], report: Report) -> None:
     try:
         while left:
             part = left[0]
-            print(f"{part.name}", flush=True)
             if part.why:
                 report.add(part.name, without_value(part.name, LEFT_OUT, part.why))
             else:
+                print(part.name, flush=True)
                 begun = monotonic()
                 run(part, part.seconds + saved, report)
                 saved = max(0.0, saved + part.seconds - (monotonic() - begun))

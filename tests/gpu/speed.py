@@ -68,7 +68,7 @@ def ours(size: Size, rounds: int) -> None:
 def our_peak(cupy: Any, side: Side) -> float:
     """Return the most MB that arrays take during a step."""
 
-    class Peak(cupy.cuda.MemoryHook):  # type: ignore[misc]
+    class Peak(cupy.cuda.MemoryHook):
         """Adds what is taken from CuPy's pool and subtracts what comes back."""
 
         now = most = cupy.get_default_memory_pool().used_bytes()

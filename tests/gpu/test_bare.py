@@ -6,30 +6,34 @@ import sys
 import textwrap
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 REFUSED = "tyro safetensors rich ml_dtypes mpi4py torch pytest hypothesis matplotlib"
-FINDER = f"""
+FINDER = """
 import sys
 
 class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {REFUSED.split()}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+    def __init__(self, finders):
+        self.finders = finders
 
-sys.meta_path.insert(0, Refuse())
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {refused}:
+            return None
+        found = (finder.find_spec(name, path, target) for finder in self.finders if hasattr(finder, "find_spec"))
+        return next(filter(None, found), None)
+
+sys.meta_path[:] = [Refuse(sys.meta_path[:])]
 """
 
 
-@pytest.fixture
-def bare(tmp_path: Path) -> dict[str, str]:
-    """Return an environment in which Python, and each process that it starts, refuses all packages but NumPy."""
-    (tmp_path / "sitecustomize.py").write_text(FINDER)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+def refusing(folder: Path, refused: str = REFUSED) -> Path:
+    """Return a folder: a Python that has it on its path, and each that it starts, cannot import these packages."""
+    folder = folder / "refuse"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(FINDER.format(refused=refused.split()))
+    return folder
 
 
-def test_training_needs_only_numpy(bare: dict[str, str]) -> None:
+def test_training_needs_only_numpy(tmp_path: Path) -> None:
     """A model trains, also in float16; bfloat16 and checkpoint files say what they need."""
     program = """
         import sys
@@ -58,8 +62,14 @@ def test_training_needs_only_numpy(bare: dict[str, str]) -> None:
         except ModuleNotFoundError as error:
             print(error)
     """
+    path = os.pathsep.join(map(str, [refusing(tmp_path), ROOT]))
     ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], env=bare, cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("bfloat16 needs the package ml_dtypes") == 3
