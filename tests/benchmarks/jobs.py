@@ -98,7 +98,7 @@ def end(processes: Sequence[subprocess.Popen[str]]) -> None:
 def begin() -> None:
     """Called by each measurement: when its time is up, print its position and exit, whoever started it."""
     if JOB not in os.environ:
-        sys.exit("measurements are started by python -m tests.benchmarks.bench, which gives them one thread")
+        sys.exit("measurements are started by python -m tests.benchmarks.bench or tests.gpu.run, with one thread each")
     faulthandler.dump_traceback_later(float(os.environ[JOB]), exit=True)
 
 
