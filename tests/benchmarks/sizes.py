@@ -52,14 +52,16 @@ class Values(Protocol):
     def __getitem__(self, path: str) -> np.ndarray: ...
 
 
-@dataclass(frozen=True)
-class ValuesOf:
-    """The values that a size makes."""
+class ValuesOf(dict[str, np.ndarray]):
+    """The values that a size makes, each once."""
 
-    size: Size
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.size = size
 
-    def __getitem__(self, path: str) -> np.ndarray:
-        return self.size.values(path)
+    def __missing__(self, path: str) -> np.ndarray:
+        self[path] = self.size.values(path)
+        return self[path]
 
 
 SIZES = {

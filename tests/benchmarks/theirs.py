@@ -70,7 +70,8 @@ class Theirs:
         """half: compute in float16, with autocast and a dynamic loss scale."""
         torch.set_num_threads(1)
         torch.manual_seed(1)
-        self.model = GPT(size).to(device)
+        with torch.device(device):
+            self.model = GPT(size)
         self.autocast = torch.autocast(device, torch.float16, enabled=half)
         self.scaler = torch.amp.GradScaler(device, enabled=half)
         self.run = DistributedDataParallel(self.model, gradient_as_bucket_view=True) if ranks > 1 else self.model

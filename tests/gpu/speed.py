@@ -54,9 +54,10 @@ def ours(size: Size, rounds: int) -> None:
     from minitrain.comm.threads import world_of_one
     from tests.benchmarks.ours import Ours
 
+    initial = ValuesOf(size)
     for dtype in DTYPES:
         name = f"{size.name} {dtype}"
-        side = Ours(size, world_of_one(), half=dtype == "float16", values=ValuesOf(size))
+        side = Ours(size, world_of_one(), half=dtype == "float16", values=initial)
         losses = measure(side, name, rounds, synchronize, partial(our_peak, cupy, side))
         for number, loss in enumerate(losses, 1):
             jobs.report(row(f"{name} loss {number}", loss))
@@ -93,20 +94,22 @@ def theirs(size: Size, rounds: int, file: Path) -> None:
         jobs.report(without_value(size.name, LEFT_OUT, f"this PyTorch ({torch.__version__}) finds no CUDA device"))
         return
     torch.backends.cuda.matmul.allow_tf32 = False
-    written = dict(values(file, [f"step of {size.name}"]))
+    written, initial = dict(values(file, [f"step of {size.name}"])), ValuesOf(size)
     for dtype in DTYPES:
         torch.cuda.empty_cache()
-        their_step(size, dtype, rounds, written)
+        their_step(size, dtype, rounds, initial, written)
 
 
-def their_step(size: Size, dtype: str, rounds: int, written: dict[str, float], device: str = "cuda") -> None:
+def their_step(
+    size: Size, dtype: str, rounds: int, initial: ValuesOf, written: dict[str, float], device: str = "cuda"
+) -> None:
     """Report the rows of one dtype. written: our losses by name."""
     import torch
 
     from tests.benchmarks.theirs import Theirs
 
     side, name = Theirs(size, device=device, half=dtype == "float16"), f"{size.name} {dtype}"
-    side.model.copy(ValuesOf(size))
+    side.model.copy(initial)
 
     def peak() -> float:
         torch.cuda.reset_peak_memory_stats()

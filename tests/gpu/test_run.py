@@ -199,7 +199,7 @@ def test_pytorch_trains_the_same_model(capsys: pytest.CaptureFixture) -> None:
         for number in (1, 2):
             timing.step(side)
             written[f"tiny {dtype} loss {number}"] = side.loss()
-        speed.their_step(TINY, dtype, 1, written, device="cpu")
+        speed.their_step(TINY, dtype, 1, ValuesOf(TINY), written, device="cpu")
     found = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
     assert [row["state"] for row in found if "PyTorch's" in row["name"]] == [OK] * 4
     assert any(row["name"] == "tiny float16 optimizer" and row["value"] > 0 for row in found)
