@@ -183,8 +183,9 @@ def run(part: Part, limit: float, report: Report) -> None:
 
 def start(part: Part, limit: float) -> "subprocess.Popen[str]":
     """Start a part. It ends itself a little after its limit, should this process not be there to end it."""
-    options = {"launcher": part.launcher, "limit": limit + 5, "environment": ENVIRONMENT}
-    return jobs.python(part.module, *part.arguments, own=True, **options)  # type: ignore[arg-type]
+    return jobs.python(
+        part.module, *part.arguments, launcher=part.launcher, limit=limit + 5, own=True, environment=ENVIRONMENT
+    )
 
 
 def lines(process: "subprocess.Popen[str]", limit: float) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """`make gpu` on the strict stand-in: it says what is missing, every part runs, and whatever ends leaves its results."""
 
+import contextlib
 import json
 import os
 import signal
@@ -87,7 +88,7 @@ def test_a_part_that_fails_leaves_the_others(report: Report, capsys: pytest.Capt
     """One crashes, one never ends, one gives nothing: each is a row, at once in the file."""
     parts = [
         run.Part("crashes", "json.tool", ("/nowhere",), 20),
-        run.Part("never ends", "http.server", ("0",), 0.5),
+        run.Part("never ends", "http.server", ("0", "--bind", "127.0.0.1"), 0.5),
         run.Part("gives nothing", "json.decoder", (), 20),
         run.Part("cannot run", "json.decoder", (), 20, why="no such thing"),
     ]
@@ -223,10 +224,20 @@ def test_every_part_runs(bare: bool, tmp_path: Path) -> None:
         assert "left out: PyTorch is not installed" in output
 
 
+def processes_with(mark: str) -> list[str]:
+    """Return the processes with this text in their environment; none where there is no /proc."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            found += [path.parent.name] if mark.encode() in path.read_bytes() else []
+    return found
+
+
 @pytest.mark.full
 def test_a_run_that_is_ended_gives_a_table(tmp_path: Path) -> None:
     """After SIGTERM, no process is left, and the file says what has not run."""
-    process = command(tmp_path, STAND_IN)
+    mark = f"of {tmp_path}"
+    process = command(tmp_path, STAND_IN, MARK=mark)
     assert process.stdout is not None
     while "GPT, float64: losses" not in process.stdout.readline():
         pass
@@ -235,5 +246,5 @@ def test_a_run_that_is_ended_gives_a_table(tmp_path: Path) -> None:
     output, written = ended(process, tmp_path)
     assert time.monotonic() - begun < 10 and process.returncode == 1
     assert not written["finished"] and "GPT, float64: losses" in of_state(written, OK)
-    assert "operations" in of_state(written, LEFT_OUT)
+    assert "operations" in of_state(written, LEFT_OUT) and processes_with(mark) == []
     assert "the run was ended" in output and "and not all parts have run" in output
