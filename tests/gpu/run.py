@@ -102,7 +102,10 @@ def look(report: Report) -> str:
     if lacking:
         print(f"make gpu cannot run: {lacking} for {sys.executable}: {found.get('error')}\n{INSTALL}", flush=True)
         return lacking
-    print(f"{found['device']}, {found['memory_gb']} GB, CuPy {found['cupy']}, CUDA {found['cuda']}", flush=True)
+    print(
+        f"{found['device']}, {found['memory_gb']} GB, CuPy {found['cupy']}, CUDA {found['cuda']}; float32 without TF32",
+        flush=True,
+    )
     if found["stand_in"]:
         print("This is the strict stand-in for CuPy: times and memory tell nothing about a GPU.")
     return ""
@@ -153,7 +156,8 @@ def run_all(all_parts: list[Part], report: Report) -> None:
                 print(part.name, flush=True)
                 begun = monotonic()
                 run(part, part.seconds + saved, report)
-                saved = max(0.0, saved + part.seconds - (monotonic() - begun))
+                report.seconds[part.name] = round(monotonic() - begun, 1)
+                saved = max(0.0, saved + part.seconds - report.seconds[part.name])
             left.pop(0)
     except KeyboardInterrupt:
         for part in left:

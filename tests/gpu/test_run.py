@@ -135,6 +135,8 @@ def test_rows(report: Report, capsys: pytest.CaptureFixture) -> None:
     report.add("PyTorch, step of 1M", row("step", 8.2, "ms"))
     report.add("PyTorch, step of 1M", without_value("memory", LEFT_OUT, "full"))
     assert "12.3 ms        PyTorch 8.2, ratio 1.50" in report.table()
+    report.seconds["step of 1M"] = 3.2
+    assert report.table().startswith("step of 1M, 3 s\n")
     assert "memory" in report.table() and "left out: full" in report.table()
     assert "at most 1.0e-10  FAILED" in line(row("x", 1e-3, bound=1e-10))
     assert capsys.readouterr().out.count("\n") == 3
