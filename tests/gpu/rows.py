@@ -5,6 +5,7 @@ library, since it must also tell that NumPy is missing.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,9 @@ class Row(TypedDict):
 
 
 def row(name: str, value: float, unit: str = "", bound: float | None = None, why: str = "") -> Row:
-    """Return a result. It fails if the value is above the bound, or NaN."""
+    """Return a result. It fails if the value is above the bound, or not finite, which JSON cannot tell."""
+    if not math.isfinite(value):
+        return without_value(name, FAILED, f"the value is {value}; {why}".rstrip("; "))
     state = MEASURED if bound is None else OK if value <= bound else FAILED
     return Row(name=name, value=value, unit=unit, bound=bound, state=state, why=why)
 

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Timer
+from threading import Event, Timer
 from time import monotonic
 from typing import NamedTuple
 
@@ -115,12 +115,15 @@ def probe(report: Report) -> None:
     """Ask a process for the device and the MPI: an import may crash."""
     environment = {**ENVIRONMENT, "MINITRAIN_BACKEND": "numpy"}
     process = jobs.python("tests.gpu.probe", own=True, limit=PROBE + 5, environment=environment)
-    said = [*lines(process, PROBE)]
-    for text in said:
-        with contextlib.suppress(ValueError):
-            report.machine |= json.loads(text)
-    if not report.machine:
-        report.machine["error"] = said[-1] if said else f"the probe ended with status {process.returncode}"
+    error = "an import crashed"
+    try:
+        for error in lines(process, PROBE):
+            with contextlib.suppress(ValueError, TypeError):
+                report.machine |= json.loads(error)
+    except TimeoutError:
+        error = f"no answer in {PROBE:.0f} s"
+    if "device" not in report.machine:
+        report.machine.setdefault("error", error)
 
 
 def parts(report: Report, sizes: str, why: str) -> Iterator[Part]:
@@ -167,22 +170,22 @@ def run_all(all_parts: list[Part], report: Report) -> None:
 
 def run(part: Part, limit: float, report: Report) -> None:
     """Run a part and add its rows; one that says why, if the part fails."""
-    begun, last, before = monotonic(), "", len(report.rows.get(part.name, ()))
-    process = start(part, limit)
-    for text in lines(process, limit):
-        found = parsed(text)
-        if found is not None:
-            report.add(part.name, found)
-        elif text.strip():
-            print(f"    {text}", flush=True)
-            last = text.strip()
-    if monotonic() - begun >= limit:
-        report.add(part.name, without_value(part.name, FAILED, f"stopped after {limit:.0f} s"))
-    elif process.returncode:
-        why = f"ended with status {process.returncode}: {last}"
+    last, before, process = "", len(report.rows.get(part.name, ())), start(part, limit)
+    try:
+        for text in lines(process, limit):
+            found = parsed(text)
+            if found is not None:
+                report.add(part.name, found)
+            elif text.strip():
+                print(f"    {text}", flush=True)
+                last = text.strip()
+        why = f"ended with status {process.returncode}: {last}" if process.returncode else ""
+    except TimeoutError as error:
+        why = str(error)
+    if not why and len(report.rows.get(part.name, ())) == before:
+        why = "gave no result"
+    if why:
         report.add(part.name, without_value(part.name, FAILED, why))
-    elif len(report.rows.get(part.name, ())) == before:
-        report.add(part.name, without_value(part.name, FAILED, "gave no result"))
 
 
 def start(part: Part, limit: float) -> "subprocess.Popen[str]":
@@ -193,8 +196,14 @@ def start(part: Part, limit: float) -> "subprocess.Popen[str]":
 
 
 def lines(process: "subprocess.Popen[str]", limit: float) -> Iterator[str]:
-    """Yield what the process prints, up to its end; at its limit, end it with all that it has started."""
-    late = Timer(limit, stop, [process])
+    """Yield what the process prints, up to its end. Raise TimeoutError if it must be ended to be gone at its limit."""
+    over = Event()
+
+    def end() -> None:
+        over.set()
+        stop(process)
+
+    late = Timer(max(limit - GRACE, limit / 2), end)
     late.start()
     try:
         assert process.stdout is not None
@@ -203,6 +212,8 @@ def lines(process: "subprocess.Popen[str]", limit: float) -> Iterator[str]:
     finally:
         late.cancel()
         stop(process)
+    if over.is_set():
+        raise TimeoutError(f"stopped after {limit:.0f} s")
 
 
 def stop(process: "subprocess.Popen[str]") -> None:

@@ -111,7 +111,6 @@ def test_the_limits_add_up_to_four_minutes(report: Report) -> None:
     report.machine = {"mpirun": "mpirun"}
     for sizes in run.SIZES:
         parts = list(run.parts(report, sizes, ""))
-        assert run.PROBE + sum(part.seconds + run.GRACE for part in parts) <= 265
         assert run.PROBE + sum(part.seconds for part in parts) <= 240
         assert [part.name.startswith("PyTorch") for part in parts] == sorted(
             part.name.startswith("PyTorch") for part in parts
@@ -131,6 +130,8 @@ def test_time_that_is_left_is_given_on(report: Report, monkeypatch: pytest.Monke
 def test_rows(report: Report, capsys: pytest.CaptureFixture) -> None:
     assert [row("", value, bound=1.0)["state"] for value in (1.0, 1.1, float("nan"))] == [OK, FAILED, FAILED]
     assert row("", 3.0)["state"] == MEASURED
+    infinite = row("", float("inf"), why="gradients head")
+    assert (infinite["state"], infinite["value"], infinite["why"]) == (FAILED, None, "the value is inf; gradients head")
     report.add("step of 1M", row("step", 12.3, "ms"))
     report.add("PyTorch, step of 1M", row("step", 8.2, "ms"))
     report.add("PyTorch, step of 1M", without_value("memory", LEFT_OUT, "full"))

@@ -344,6 +344,7 @@ def test_backend_on_a_device() -> None:
         ones = to_device(np.ones((1, 4096), np.float16))
         assert float(matmul(ones, ones.T, dtype=np.float32)[0, 0]) == 4096
         xp.HERE["matmul"] = real
+        assert matmul(ones, ones.T.astype(np.float32)).dtype == np.float16
         x = to_device(np.arange(40, dtype=np.float32))
         assert fingerprints(x[1:30]) == fingerprints(x[1:30].copy()) != fingerprints(x[2:31])
         assert CHUNK >= 2**20, "each block costs a GPU some kernels' launches"
