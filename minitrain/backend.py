@@ -11,14 +11,34 @@ import os
 import zlib
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from .environment import launched
 from .errors import UserError, shown
 from .observe import ledger
 
-FLOATS = tuple(map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)))  # dtypes of tensors
+
+def bfloat16() -> np.dtype:
+    """Return the dtype bfloat16, which NumPy lacks. Raise UserError without the package ml_dtypes, which defines it."""
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise UserError(
+            "bfloat16 needs the package ml_dtypes, which this Python does not have: pip install ml_dtypes, "
+            "or use float16"
+        ) from error
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def _floats() -> tuple[np.dtype, ...]:
+    """Return the dtypes of tensors; without ml_dtypes, all but bfloat16."""
+    found = list(map(np.dtype, (np.float16, np.float32, np.float64)))
+    with contextlib.suppress(UserError):
+        found.insert(1, bfloat16())
+    return tuple(found)
+
+
+FLOATS = _floats()
 FLOAT_NAMES = "float16, bfloat16, float32 or float64"
 WIDE = {dtype: np.dtype(np.float32) if dtype.itemsize < 4 else dtype for dtype in FLOATS}  # accumulation dtypes
 Array = np.ndarray  # or cupy.ndarray, which offers the same methods
@@ -127,27 +147,56 @@ def accumulation_dtype(dtype: Any) -> Any:
         raise TypeError(f"dtype is {dtype}; it must be floating point: {FLOAT_NAMES}") from None
 
 
-ODD = xp.arange(1, 2**15, 2, dtype=np.uint64) * 0x9E3779B97F4A7C15  # odd factors keep every bit of a word
+# Elements to process at a time: on a CPU what fits in the cache, on a GPU enough for a kernel's launch not to matter.
+CHUNK = 2**15 if xp is np else 2**24
+# For words: odd factors keep every bit of one.
+ODD = xp.arange(1, CHUNK if xp is np else 2**21, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
 
 
 def matmul(a: Array, b: Array, out: Array | None = None, dtype: Any = None) -> Array:
     """Return a @ b, (..., n, k) (..., k, m) -> (..., n, m), in `dtype` (default: a's), or in `out` and its dtype.
 
     Half precision is a storage format: the inputs are converted to float32, multiplied and summed there, and the
-    result is rounded, as a tensor core does (350 times faster than NumPy's own loop for float16).
+    result is rounded, as a tensor core does (350 times faster than NumPy's own loop for float16). On a GPU, matrices
+    of halves go to the tensor cores, and so do stacks of them if the result is half and CuPy sends them there.
     """
     dtype = (a.dtype if dtype is None else np.dtype(dtype)) if out is None else out.dtype
     accumulation_dtype(b.dtype)  # raises unless floating point
-    if accumulation_dtype(a.dtype) == a.dtype or (xp is not np and a.dtype == dtype):
+    halves = xp is not np and a.dtype == b.dtype == np.float16
+    if accumulation_dtype(a.dtype) == a.dtype or (halves and a.dtype == dtype):
         product = xp.matmul(a, b, out=out)
         ledger.flops(2 * product.size * a.shape[-1])
         return product
+    rows = out is None or out.flags.c_contiguous
+    if halves and dtype == np.float32 and a.ndim == b.ndim == 2 and a.size and b.size and rows:
+        ledger.flops(2 * len(a) * b.shape[1] * len(b))
+        return _product_of_halves(a, b, xp.empty((len(a), b.shape[1]), dtype) if out is None else out)
     product = matmul(a.astype(np.float32), b.astype(np.float32))
     ledger.hold(product, "buffers", "matmul")
     if out is None:
         return product.astype(dtype, copy=False)
     out[...] = product
     return out
+
+
+def _product_of_halves(a: Array, b: Array, out: Array) -> Array:
+    """Write a @ b, (n, k) (k, m) -> (n, m), to out: from float16 to float32, on the tensor cores. CuPy only.
+
+    CuPy's own product would round the result to float16. cuBLAS reads and writes columns, and so sees the transpose of
+    what is stored in rows: it computes out^T = b^T a^T.
+    """
+    (n, k), m = a.shape, b.shape[1]
+    (a, turn_a), (b, turn_b) = _in_rows(a), _in_rows(b)
+    step_a, step_b = n if turn_a else k, k if turn_b else m  # from one column to the next
+    xp._core._routines_linalg.tensordot_core_v11(turn_b, turn_a, m, n, k, b, step_b, a, step_a, out, m)
+    return out
+
+
+def _in_rows(x: Array) -> tuple[Array, int]:
+    """Return (x, 0) if x is stored row by row, and (x, 1) if its transpose is; otherwise copy it."""
+    if x.flags.c_contiguous:
+        return x, 0
+    return (x, 1) if x.flags.f_contiguous else (xp.ascontiguousarray(x), 0)
 
 
 def mean(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
@@ -202,9 +251,6 @@ def square(x: Array) -> float:
     return total if exact else _square_in(np.float64, x)
 
 
-CHUNK = 32 * 1024  # elements that are converted at a time
-
-
 def _square_in(dtype: Any, x: Array) -> float:
     """Sum the squares in this dtype, in chunks if x has to be converted."""
     with np.errstate(over="ignore"):
@@ -222,11 +268,13 @@ def checksum(x: Any, before: int = 0) -> int:
 def fingerprints(x: Array) -> list[int]:
     """Return numbers, one per 128 KB, that differ after elements of the flat array x change or move.
 
-    Each is a sum of 64-bit words, each word times its own odd number.
+    Each is a sum of 64-bit words, each word times its own odd number. (The numbers are fewer on a GPU, where the bytes
+    are copied first: it reads words only from addresses that are multiples of 8, and x may start anywhere.)
     """
     raw, size = x.view(np.uint8), 8 * len(ODD)
     whole = len(raw) // 8 * 8
-    blocks = (raw[lo : min(lo + size, whole)].view(np.uint64) for lo in range(0, whole, size))
+    bytes_of = (raw[lo : min(lo + size, whole)] for lo in range(0, whole, size))
+    blocks = ((part if xp is np else part.copy()).view(np.uint64) for part in bytes_of)
     return [int((words * ODD[: len(words)]).sum()) for words in blocks] + [hash(to_host(raw[whole:]).tobytes())]
 
 

@@ -5,18 +5,26 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from ..backend import xp
+from ..backend import FLOATS, bfloat16, xp
 from ..errors import UserError, check_choice, check_state, shown
 from ..nn import Module, check_free
 
-DTYPES = {
-    "float32": np.dtype(np.float32),
-    "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}
+NAMES = ("float32", "float16", "bfloat16")
+
+
+class Dtypes(dict[str, np.dtype]):
+    """The dtypes of NAMES that this Python has."""
+
+    def __missing__(self, name: str) -> np.dtype:
+        """Raise UserError for bfloat16 without ml_dtypes, KeyError for other names."""
+        if name in NAMES:
+            return bfloat16()
+        raise KeyError(name)
+
+
+DTYPES = Dtypes({name: dtype for name in NAMES for dtype in FLOATS if dtype.name == name})
 POLICIES = {"float32": "float32", "mixed_float16": "float16", "mixed_bfloat16": "bfloat16"}  # name -> dtype of layers
 
 
@@ -70,7 +78,8 @@ class StaticPolicy(Precision):
         self.half = DTYPES[POLICIES[name]]
         self.patterns = dict(layers or {})
         for pattern, dtype in self.patterns.items():
-            check_choice(f"the dtype of {shown(pattern)}", dtype, tuple(DTYPES))
+            check_choice(f"the dtype of {shown(pattern)}", dtype, NAMES)
+            DTYPES[dtype]  # raises for bfloat16 without ml_dtypes
         self.found: dict[str, np.dtype] = {}  # path -> its dtype
 
     def choose(self, path: str, operation: str, given: np.dtype) -> np.dtype:
@@ -108,7 +117,7 @@ def use(model: Module, precision: Precision, half_weights: bool = False) -> None
     for p in model.parameters():
         if p.dtype != np.float32:
             raise UserError(f"{p.placement.path} is {p.dtype}; mixed precision starts from a float32 model")
-    if xp is not np and precision.half == DTYPES["bfloat16"]:
+    if xp is not np and precision.half.name == "bfloat16":
         raise UserError("CuPy has no bfloat16: use float16, or MINITRAIN_BACKEND=numpy")
     precision.layers = tuple(unit.path for unit in model.unrolled() if unit is not model)
     modules = [module for module in model.modules() if module is not model]

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from ..backend import Array, accumulation_dtype, is_float, to_device, to_host
 from ..comm.communicator import Communicator
@@ -125,6 +123,9 @@ def save(path: str | Path, tensors: Mapping[str, np.ndarray], about: Mapping[str
     The file appears complete or not at all, even if several ranks save to the same path. Raise OSError if it cannot be
     written, UserError for values that are not arrays or are in half precision.
     """
+    from safetensors import SafetensorError  # here, since training needs nothing but NumPy
+    from safetensors.numpy import save_file
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
@@ -172,6 +173,8 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     Raise UserError if the file is missing or not a minitrain checkpoint, or if a tensor has an unsupported dtype or is
     not finite.
     """
+    from safetensors import SafetensorError, safe_open
+
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the file in it, such as {path / 'model.safetensors'}")

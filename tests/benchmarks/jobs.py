@@ -4,8 +4,8 @@
     result(mpirun(2, "ddp", "ours", "20M", 5))                  our ranks
     result(*gloo(2, "ddp", "theirs", "20M", 5))                 PyTorch's ranks
 
-A measurement is `python -m tests.benchmarks.NAME ...`; its last printed line (under mpirun: of rank 0) is its result
-in JSON.
+A measurement is `python -m tests.benchmarks.NAME ...`, or a module with its full name; its last printed line (under
+mpirun: of rank 0) is its result in JSON.
 """
 
 import faulthandler
@@ -14,7 +14,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 JOB = "MINITRAIN_BENCHMARK"  # set for a measurement
@@ -28,11 +28,26 @@ class Failed(Exception):
     """Raised if a measurement gave no result."""
 
 
-def python(module: str, *arguments: object, launcher: Sequence[str] = (), **environment: str) -> subprocess.Popen[str]:
-    """Start a measurement."""
-    command = [*launcher, sys.executable, "-m", f"tests.benchmarks.{module}", *map(str, arguments)]
-    environment = {**os.environ, **ONE_THREAD, JOB: "1", **environment}
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment)
+def python(
+    module: str,
+    *arguments: object,
+    launcher: Sequence[str] = (),
+    limit: float = LIMIT,
+    own: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[str]:
+    """Start a measurement. own: in a session of its own, with its errors among what it prints."""
+    name = module if "." in module else f"tests.benchmarks.{module}"
+    command = [*launcher, sys.executable, "-m", name, *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if own else None,
+        start_new_session=own,
+        text=True,
+        env={**os.environ, **ONE_THREAD, JOB: str(limit), **(environment or {})},
+    )
 
 
 def mpirun(n: int, module: str, *arguments: object) -> subprocess.Popen[str]:
@@ -51,7 +66,7 @@ def gloo(n: int, module: str, *arguments: object) -> list[subprocess.Popen[str]]
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(n)}
-    return [python(module, *arguments, RANK=str(rank), **meeting) for rank in range(n)]
+    return [python(module, *arguments, environment={"RANK": str(rank), **meeting}) for rank in range(n)]
 
 
 def result(*processes: subprocess.Popen[str]) -> Any:
@@ -83,8 +98,8 @@ def end(processes: Sequence[subprocess.Popen[str]]) -> None:
 def begin() -> None:
     """Called by each measurement: when its time is up, print its position and exit, whoever started it."""
     if JOB not in os.environ:
-        sys.exit("measurements are started by python -m tests.benchmarks.bench, which gives them one thread")
-    faulthandler.dump_traceback_later(LIMIT, exit=True)
+        sys.exit("measurements are started by python -m tests.benchmarks.bench or tests.gpu.run, with one thread each")
+    faulthandler.dump_traceback_later(float(os.environ[JOB]), exit=True)
 
 
 def report(found: Any) -> None:

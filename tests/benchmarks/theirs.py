@@ -5,15 +5,12 @@ DistributedDataParallel with gradients as views of its buckets. torch.compile is
 we compare one operation after another. Modules have our paths, so that weights can be copied.
 """
 
-from collections.abc import Mapping
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.benchmarks.sizes import LR, Size
+from tests.benchmarks.sizes import LR, Size, Values
 
 
 class Block(nn.Module):
@@ -57,7 +54,7 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
 
     @torch.no_grad()
-    def copy(self, values: Mapping[str, np.ndarray]) -> None:
+    def copy(self, values: Values) -> None:
         """Copy our parameters' values; our linear weights are (in, *out), PyTorch's (out, in)."""
         for path, module in self.named_modules():
             for name, p in module.named_parameters(recurse=False):
@@ -69,24 +66,30 @@ class GPT(nn.Module):
 class Theirs:
     """One rank of a data-parallel run, or a whole run on one rank."""
 
-    def __init__(self, size: Size, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(self, size: Size, rank: int = 0, ranks: int = 1, device: str = "cpu", half: bool = False) -> None:
+        """half: compute in float16, with autocast and a dynamic loss scale."""
         torch.set_num_threads(1)
         torch.manual_seed(1)
-        self.model = GPT(size)
+        with torch.device(device):
+            self.model = GPT(size)
+        self.autocast = torch.autocast(device, torch.float16, enabled=half)
+        self.scaler = torch.amp.GradScaler(device, enabled=half)
         self.run = DistributedDataParallel(self.model, gradient_as_bucket_view=True) if ranks > 1 else self.model
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LR, fused=True)
-        ids = torch.from_numpy(size.ids(ranks)[rank * size.B : (rank + 1) * size.B])
+        ids = torch.from_numpy(size.ids(ranks)[rank * size.B : (rank + 1) * size.B]).to(device)
         self.inputs, self.labels = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
     def forward(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        self.mean = self.run(self.inputs, self.labels)
+        with self.autocast:
+            self.mean = self.run(self.inputs, self.labels)
 
     def backward(self) -> None:
-        self.mean.backward()
+        self.scaler.scale(self.mean).backward()
 
     def update(self) -> None:
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
     def loss(self) -> float:
         """Return the loss of the last forward: the mean over this rank's part."""

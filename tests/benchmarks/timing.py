@@ -28,14 +28,25 @@ class Side(Protocol):
 PARTS = ("step", "forward", "backward", "optimizer")
 
 
-def step(side: Side) -> Times:
-    """Run one training step; return the seconds of PARTS."""
+def nothing() -> None:
+    """Do nothing."""
+
+
+def step(side: Side, wait: Callable[[], None] = nothing) -> Times:
+    """Run one training step; return the seconds of PARTS.
+
+    wait: called before each look at the clock; it waits for a device, which works behind Python's back.
+    """
+    wait()
     start = perf_counter()
     side.forward()
+    wait()
     forward = perf_counter()
     side.backward()
+    wait()
     backward = perf_counter()
     side.update()
+    wait()
     end = perf_counter()
     return [end - start, forward - start, backward - forward, end - backward]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from minitrain.cli import main
 from minitrain.comm import threads
@@ -162,11 +163,11 @@ def test_a_model_is_saved_elsewhere(
     train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     """Training is complete by then. The status is not 0, since later commands look for the model in the folder."""
-    written, save = tmp_path / "temporary", checkpoint.save_file
+    written, save = tmp_path / "temporary", save_file
     written.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(written))
     full = lambda tensors, path, metadata: (no_space if "mine" in str(path) else save)(tensors, path, metadata)
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
     assert train(2, "--out", "mine") == 2
     (there,) = written.glob("minitrain-*/model.safetensors")
     said = capsys.readouterr().err

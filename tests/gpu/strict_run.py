@@ -234,20 +234,25 @@ def cases(dtype: str) -> Iterator[tuple[str, Case]]:
     yield "mlp adam", Case(mlp(small), images, lambda g: Adam(g, epsilon=epsilon))
 
 
-def steps(case: Case, world: Communicator, how: str, count: int = 3) -> Results:
-    """Return losses, norms, gradients and parameters of some training steps of this rank."""
-    reducer = parallelize(case.model, Mesh(world, dp=world.size), named(how, bucket_mb=1e-3))
+def steps(case: Case, world: Communicator, how: str, count: int = 3, **axes: int) -> Results:
+    """Return losses, norms, gradients and parameters of some training steps. axes: of the mesh, by default dp."""
+    mesh = Mesh(world, **(axes or {"dp": world.size}))
+    reducer = parallelize(case.model, mesh, named(how, bucket_mb=1e-3))
     reducer.init(7)
     optimizer = case.optimizer(reducer)
     rows = []
     for number in range(count):
-        mine = case.data.batch(number).part(world.rank, world.size)
-        rows.append(train_step(case.model, mine, reducer, optimizer, lr=0.05, accumulate=2, clip=0.5))
+        mine = case.data.batch(number).part(mesh.part("samples"), mesh.parts("samples"))
+        loss, norm = train_step(case.model, mine, reducer, optimizer, lr=0.05, accumulate=2, clip=0.5)
+        rows.append((sum(mesh.over("samples", "layers").gather_objects(loss)), norm))
     reducer.close()
-    tensors = {f"parameter {name}": x for name, x in checkpoint.gather(case.model, world).items()}
-    tensors |= {f"gradient {name}": x for name, x in checkpoint.gather(case.model, world, "grad", reducer).items()}
-    loss, norm = np.array(rows).T
-    return tensors | {"loss": loss, "norm": norm}
+    tensors = {
+        f"{what} {name}": x
+        for what, get in (("parameter", "data"), ("gradient", "grad"))
+        for name, x in checkpoint.gather(case.model, world, get, reducer).items()
+    }
+    losses, norms = np.array(rows).T
+    return tensors | {"loss": losses, "norm": norms}
 
 
 def models(dtype: str) -> Results:

@@ -1,4 +1,4 @@
-"""Every CuPy call in minitrain/ against the real package: the name exists and accepts the arguments.
+"""Every CuPy call in minitrain/ and `make gpu` against the real package: the name exists and accepts the arguments.
 
 `import cupy` works without a GPU. Checked: every `xp.name` and `xp.name.method`, with the number of positional
 arguments and the names of the keywords in every call; and array methods (x.sum, x.astype, ...), which are found by name
@@ -79,7 +79,7 @@ def complaints(source: str, where: str, cupy: Any) -> Iterator[str]:
             continue
         path = dotted(node)
         here, call = f"{where}:{node.lineno}: {ast.unparse(node)}", called.get(id(node))
-        if path[0] == "xp":
+        if path[0] in ("xp", "cupy"):
             thing, bound = cupy, 0
             for name in path[1:]:
                 bound = int(hasattr(thing, "nin"))  # a ufunc method's docstring counts `self`
@@ -113,9 +113,10 @@ def dotted(node: ast.expr) -> list[str]:
 
 
 def sources() -> list[Path]:
-    """Return the files that compute on the device: all but the course's machine."""
-    package = ROOT / "minitrain"
-    return [path for path in sorted(package.rglob("*.py")) if not path.is_relative_to(package / "lessons")]
+    """Return the files that compute on the device: all but the course's machine, and the parts of `make gpu`."""
+    package, here = ROOT / "minitrain", Path(__file__).parent
+    parts = [here / f"{name}.py" for name in ("halves", "models", "operations", "probe", "ranks", "speed")]
+    return parts + [path for path in sorted(package.rglob("*.py")) if not path.is_relative_to(package / "lessons")]
 
 
 def test_every_call_fits_the_real_package(cupy: Any) -> None:
@@ -160,6 +161,8 @@ def test_the_calls_are_found(cupy: Any) -> None:
         "xp.cuda.alloc_pinned_memory(3, 4)",
         "xp.cuda.runtime.getDeviceCount(0)",
         "xp.cuda.Device(index=0)",
+        "cupy.cuda.runtime.getDevice(0)",
+        "xp._core._routines_linalg.tensordot_core_v11(0, 0, m, n, k, b, m, a, k, c, m, 1.0)",
     ],
 )
 def test_a_wrong_call_is_seen(cupy: Any, wrong: str) -> None:

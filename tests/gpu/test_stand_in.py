@@ -98,6 +98,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], Any]] = {
     "empty(device=)": (lambda: cupy.empty(3, device="cpu"), TypeError),
     "clip(min=)": (lambda: cupy.clip(x(), min=0), TypeError),
     "np.sum(initial=)": (lambda: np.sum(x(), initial=0), TypeError),
+    "a misaligned word": (
+        lambda: x().astype(np.float32).reshape(-1)[1:5].view(np.uint64),
+        cupy.cuda.runtime.CUDARuntimeError,
+    ),
 }
 
 
@@ -306,6 +310,47 @@ def test_the_command_line(comm: str, tmp_path: Path) -> None:
 
 def test_every_operation_is_called() -> None:
     assert strict_run.uncalled() == [], "add a row to TABLE in tests/gpu/strict_run.py"
+
+
+def test_backend_on_a_device() -> None:
+    """Halves are multiplied as halves, with float32 results, however they are stored; words are read where they may be.
+
+    (The sum of 4096 ones is 2048 in float16, which adds 1 to 2048 in vain.)
+    """
+    program = """
+        import itertools
+        import numpy as np
+        from minitrain.backend import CHUNK, fingerprints, matmul, to_device, to_host, xp
+
+        def no_product(a, b, out=None):
+            raise AssertionError(f"a product of {a.dtype}")
+
+        def stored(x, how):
+            if how == "in columns":
+                return to_device(x.T.copy()).T
+            return to_device(x) if how == "in rows" else to_device(np.repeat(x, 2, axis=1))[:, ::2]
+
+        draw, HOW = np.random.default_rng(1), ("in rows", "in columns", "apart")
+        real = xp.matmul
+        xp.HERE["matmul"] = no_product
+        for n, k, m in [(3, 4, 5), (1, 4, 1), (2, 1, 3), (1, 1, 7), (6, 2, 1)]:
+            for how_a, how_b, given in itertools.product(HOW, HOW, (False, True)):
+                a, b = (draw.standard_normal(shape).astype(np.float16) for shape in ((n, k), (k, m)))
+                turned = [stored(x, how) for x, how in ((a, how_a), (b, how_b))]
+                out = xp.empty((n, m), np.float32) if given else None
+                product = matmul(*turned, out=out, dtype=np.float32)
+                assert product.dtype == np.float32 and (out is None or product is out)
+                np.testing.assert_allclose(to_host(product), a.astype(np.float32) @ b.astype(np.float32), 1e-6, 1e-6)
+        ones = to_device(np.ones((1, 4096), np.float16))
+        assert float(matmul(ones, ones.T, dtype=np.float32)[0, 0]) == 4096
+        xp.HERE["matmul"] = real
+        assert matmul(ones, ones.T.astype(np.float32)).dtype == np.float16
+        x = to_device(np.arange(40, dtype=np.float32))
+        assert fingerprints(x[1:30]) == fingerprints(x[1:30].copy()) != fingerprints(x[2:31])
+        assert CHUNK >= 2**20, "each block costs a GPU some kernels' launches"
+    """
+    ended = process("cupy", ["-c", textwrap.dedent(program)])
+    assert ended.returncode == 0, ended.stderr
 
 
 # Each is correct on NumPy and replaces a function of backend.py.

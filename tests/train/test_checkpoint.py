@@ -87,7 +87,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: 
         Path(name).write_bytes(b"half of it")
         raise OSError("no space left on the disk")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
     with pytest.raises(OSError, match="no space"):
         checkpoint.save(path, {"x": np.zeros(2)}, {"try": 2})
     with pytest.raises(OSError, match="no space"):
@@ -234,7 +234,7 @@ def test_what_a_crash_has_left_is_in_nobodys_way(tmp_path: Path, monkeypatch: py
     def full(*_: object, **__: object) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.save(path, {"x": np.zeros(2)}, ABOUT)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]

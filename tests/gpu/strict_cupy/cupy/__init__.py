@@ -8,6 +8,7 @@ about a GPU's numbers or speed; it catches code that would fail on one:
     a function CuPy lacks         cupy.vecdot, cupy.geomspace               AttributeError: only what is listed exists
     a keyword CuPy lacks          x.max(initial=0), cupy.sum(x, where=m)    TypeError
     an alias of host memory       cupy.asarray(numpy_array) is a copy
+    a misaligned address          x[1:].view(np.uint64) of a float32 array  CUDARuntimeError
     pinned memory reused early    x.set(pinned) is complete after stream.synchronize(), and garbage until then
     a device array given to MPI   AttributeError, unless MPI_READS_DEVICES is set
     scalars                       a reduction gives an array of shape ()
@@ -61,6 +62,7 @@ FUNCTIONS = {
     "mean": "a axis dtype out keepdims",
     "min": "a axis out keepdims",
     "moveaxis": "a source destination",
+    "nonzero": "a",
     "outer": "a b out",
     "prod": "a axis dtype out keepdims",
     "repeat": "a repeats axis",
@@ -465,6 +467,8 @@ def _method(name: str, parameters: str) -> Callable[..., Any]:
     def method(self: ndarray, *args: Any, **options: Any) -> Any:
         _checked(name, parameters, args, options)
         result = _call(getattr(self._host, name), args, options)
+        if name == "view" and result.size and result._host.ctypes.data % result.dtype.itemsize:
+            raise CUDARuntimeError("cudaErrorMisalignedAddress: misaligned address")
         if isinstance(result, ndarray) and options.get("out") is None:
             return _wrap(result._host, self)
         return result
@@ -492,6 +496,27 @@ def einsum(*operands: Any, **options: Any) -> Any:
 def asnumpy(a: Any, stream: Any = None, order: str = "C", out: Any = None, *, blocking: bool = True) -> np.ndarray:
     """Return a copy in host memory."""
     return a.get() if isinstance(a, ndarray) else np.asarray(a)
+
+
+def tensordot_core_v11(
+    transa: int, transb: int, m: int, n: int, k: int,
+    a: ndarray, lda: int, b: ndarray, ldb: int, c: ndarray, ldc: int,
+) -> None:  # fmt: skip
+    """Write op(a) op(b), (m, k) (k, n), to c as cuBLAS does: all three are stored column by column."""
+    left = _columns(a, lda, k, m).T if transa else _columns(a, lda, m, k)
+    right = _columns(b, ldb, n, k).T if transb else _columns(b, ldb, k, n)
+    _columns(c, ldc, m, n)[...] = left.astype(np.float32) @ right.astype(np.float32)
+
+
+def _columns(x: ndarray, step: int, rows: int, columns: int) -> np.ndarray:
+    """Return the matrix whose columns begin `step` elements apart in x's memory."""
+    memory = x._host.reshape(-1) if x.flags.c_contiguous else x._host.T.reshape(-1)
+    assert memory.base is not None and rows <= step and (columns - 1) * step + rows <= memory.size, "outside its memory"
+    size = memory.itemsize
+    return np.lib.stride_tricks.as_strided(memory, (rows, columns), (size, step * size))
+
+
+_core = SimpleNamespace(_routines_linalg=SimpleNamespace(tensordot_core_v11=tensordot_core_v11))
 
 
 # Module cupy.cuda -----------------------------------------------------------------------------------------------------
@@ -536,12 +561,54 @@ def alloc_pinned_memory(size: int) -> PinnedMemory:
     return PinnedMemory(b"\xff" * size)
 
 
+class MemoryHook:
+    """A hook of the memory pool, which the stand-in lacks: it is never called."""
+
+    def __enter__(self) -> "MemoryHook":
+        return self
+
+    def __exit__(self, *_: Any) -> None: ...
+
+
+class MemoryPool:
+    """An empty pool: the arrays are in the host's memory."""
+
+    def used_bytes(self) -> int:
+        """Return 0."""
+        return 0
+
+    def free_all_blocks(self) -> None:
+        """Do nothing."""
+
+
+def get_default_memory_pool() -> MemoryPool:
+    """Return the pool."""
+    return MemoryPool()
+
+
+def getDeviceProperties(device: int) -> dict[str, Any]:
+    """Return the properties that `make gpu` shows."""
+    return {"name": b"strict stand-in for CuPy on NumPy, no GPU", "totalGlobalMem": 0, "major": 0, "minor": 0}
+
+
+def runtimeGetVersion() -> int:
+    """Return 0: there is no CUDA."""
+    return 0
+
+
+__version__ = "strict stand-in"
 cuda = SimpleNamespace(
     Device=Device,
+    MemoryHook=MemoryHook,
     Stream=Stream,
     alloc_pinned_memory=alloc_pinned_memory,
     get_current_stream=Stream,
-    runtime=SimpleNamespace(CUDARuntimeError=CUDARuntimeError, getDeviceCount=getDeviceCount),
+    runtime=SimpleNamespace(
+        CUDARuntimeError=CUDARuntimeError,
+        getDeviceCount=getDeviceCount,
+        getDeviceProperties=getDeviceProperties,
+        runtimeGetVersion=runtimeGetVersion,
+    ),
 )
 
 
