@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from . import blas
 from .environment import launched
 from .errors import UserError, shown
 from .observe import ledger
@@ -164,7 +165,7 @@ def matmul(a: Array, b: Array, out: Array | None = None, dtype: Any = None) -> A
     accumulation_dtype(b.dtype)  # raises unless floating point
     halves = xp is not np and a.dtype == b.dtype == np.float16
     if accumulation_dtype(a.dtype) == a.dtype or (halves and a.dtype == dtype):
-        product = xp.matmul(a, b, out=out)
+        product = (blas if xp is np else xp).matmul(a, b, out=out)
         ledger.flops(2 * product.size * a.shape[-1])
         return product
     rows = out is None or out.flags.c_contiguous

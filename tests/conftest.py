@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from minitrain import blas
 from tests import ranks
 from tests.ranks import pytest_generate_tests, world
 from tests.tiers import Tiers
@@ -18,6 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the plugins of a pytest started by the user, or of a rank that it started."""
+    blas.SMALL = 1  # if another BLAS than NumPy's is in use, it gets the tests' small products, too
     if ranks.JOB in os.environ:
         ranks.Here.rank = ranks.Rank()
         config.pluginmanager.register(ranks.Here.rank)

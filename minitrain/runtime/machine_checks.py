@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from . import leftover_files
+from . import blas_checks, leftover_files
 from .mpirun import family_of, find_mpirun, outside
 
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -59,7 +59,7 @@ def examine(seconds: float) -> int:
 
 def findings(seconds: float) -> list[Finding]:
     """Run all checks and return their findings in the order of the report. seconds: limit of the two-rank run."""
-    found = [check() for check in (_python, _library, _mpirun, _root, _cores, _threads, _host, _shared_memory)]
+    found = [check() for check in (_python, _library, _mpirun, _root, _cores, _threads, _blas, _host, _shared_memory)]
     return [*found, _two_ranks(seconds)]
 
 
@@ -121,6 +121,12 @@ def _threads() -> Finding:
         return Finding("threads", "1 per rank")
     cure = f"the ranks will compete for the cores: unset {' '.join(item.split('=')[0] for item in many)}"
     return Finding("threads", ", ".join(many), cure, fatal=False)
+
+
+def _blas() -> Finding:
+    """Measure matrix products with the BLAS in use, and with the others that there are."""
+    found, cure = blas_checks.look(outside(os.environ))
+    return Finding("BLAS", found, cure, fatal=False)
 
 
 def _host() -> Finding:

@@ -1,0 +1,90 @@
+"""Which BLAS multiplies matrices, how fast, and whether another one would be faster, for `python -m minitrain doctor`.
+
+Each library, and each kernel that NumPy's OpenBLAS can be told to use, is measured in a process of its own, since both
+are chosen when NumPy is imported.
+"""
+
+import ctypes
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from .. import blas
+
+KERNELS = ("Haswell", "Zen", "SkylakeX")  # OPENBLAS_CORETYPE: AVX2, AVX2 for AMD, AVX-512
+PAYS = 1.05  # times as fast: less is not worth a variable
+LIMIT = 20.0  # seconds for a measurement
+PROGRAM = "from minitrain import blas; print(blas.rate())"
+
+
+def look(environment: Mapping[str, str]) -> tuple[str, str]:
+    """Return the BLAS in use with its rate, and what would be faster on this machine: "" if nothing."""
+    now = measured(environment)
+    if now is None:
+        return f"{described()}: no result from a test product", ""
+    rates = {change: measured({**environment, **dict([change.split("=")])}) for change in changes()}
+    better = {change: rate for change, rate in rates.items() if rate is not None and rate > PAYS * now}
+    best = max(better, key=lambda change: better[change], default="")
+    cure = f"{better[best]:.0f} GFLOP/s after: export {best}" if best else ""
+    if not best and not any(map(blas.find, blas.LIBRARIES)) and intel_with_avx512():
+        cure = "on this kind of processor oneMKL may be 1.2 times as fast; try: pip install 'minitrain[mkl]'"
+    return f"{described()}: {now:.0f} GFLOP/s", cure
+
+
+def changes() -> list[str]:
+    """Return what can be set to use another library, or another kernel of NumPy's."""
+    names = ["numpy", *filter(blas.find, blas.LIBRARIES)]
+    found = [f"MINITRAIN_BLAS={name}" for name in names if name != blas.NAME]
+    kernel = numpys_kernel() if blas.NAME == "numpy" else ""
+    return found + [f"OPENBLAS_CORETYPE={name}" for name in KERNELS if kernel and name != kernel and supported(name)]
+
+
+def described() -> str:
+    """Return the name of the BLAS in use, with NumPy's version and kernel if it is NumPy's own."""
+    if blas.NAME != "numpy":
+        return blas.NAME
+    about, kernel = np.show_config(mode="dicts")["Build Dependencies"]["blas"], numpys_kernel()
+    return f"NumPy's {about.get('name', 'BLAS')} {about.get('version', '')}" + (f" ({kernel})" if kernel else "")
+
+
+def numpys_kernel() -> str:
+    """Return the kernel that the OpenBLAS in NumPy's wheel has chosen, such as SkylakeX; "" for another BLAS."""
+    folder = Path(np.__file__).parent.parent / "numpy.libs"
+    for path in folder.glob("libscipy_openblas64_*"):
+        with suppress(OSError, AttributeError):
+            function = ctypes.CDLL(str(path)).scipy_openblas_get_corename64_
+            function.restype = ctypes.c_char_p
+            return str(function().decode())
+    return ""
+
+
+def supported(kernel: str) -> bool:
+    """Return whether this processor has the instructions of a kernel: one that lacks them would crash."""
+    return {"SkylakeX": "avx512vl"}.get(kernel, "avx2") in processor()
+
+
+def intel_with_avx512() -> bool:
+    """Return whether this is an Intel processor with AVX-512."""
+    return "GenuineIntel" in processor() and "avx512vl" in processor()
+
+
+def processor() -> set[str]:
+    """Return the words that Linux uses to describe the processor; none on other systems."""
+    with suppress(OSError):
+        return set(Path("/proc/cpuinfo").read_text().split())
+    return set()
+
+
+def measured(environment: Mapping[str, str]) -> float | None:
+    """Return the rate in a process with this environment; None if it fails."""
+    with suppress(subprocess.SubprocessError, OSError, ValueError):
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM], env=dict(environment), stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, timeout=LIMIT,
+        )  # fmt: skip
+        return float(done.stdout)
+    return None
