@@ -7,6 +7,7 @@ import pytest
 
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
+from minitrain.comm.threads import world_of_one
 from minitrain.models import MLPConfig, mlp
 from minitrain.observe.ledger import Ledger
 from minitrain.parallel.data_parallel import TAG
@@ -96,3 +97,11 @@ def _given(shape: tuple[int, ...], g: np.ndarray, out: np.ndarray | None = None)
         return ones
     out[...] = ones
     return out
+
+
+def test_one_rank_rounds_nothing() -> None:
+    """Nothing is sent, so nothing need fit into 16 bits."""
+    gradient = np.random.default_rng(1).standard_normal(7).astype(np.float32)
+    given = gradient.copy()
+    sync_in([gradient], world_of_one(), DTYPES["float16"])
+    assert (gradient == given).all()
