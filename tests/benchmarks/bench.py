@@ -7,7 +7,9 @@ them, and the status is 1 only if a part gave no result.
 
 import argparse
 import json
+import platform
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,6 +20,7 @@ from time import perf_counter
 from rich.console import Console
 from rich.table import Table
 
+from minitrain.runtime import blas_checks
 from tests.benchmarks import all_reduce, ddp, memory, step, zero
 from tests.benchmarks.jobs import Failed
 from tests.benchmarks.sizes import SIZES, Row
@@ -34,6 +37,7 @@ def main() -> int:
     quick = parser.parse_args().quick
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # termination ends the child processes, too
     torch = find_spec("torch") is not None
+    print(machine())
     rows, failures = [], 0
     for name, measure in parts(quick, torch):
         print(f"{name} ...", end=" ", flush=True)
@@ -50,6 +54,19 @@ def main() -> int:
         print("PyTorch is not installed (pip install 'minitrain[oracle]'), so the rows beside it are missing")
     print(f"written to {OUT}")
     return int(failures > 0)
+
+
+def machine() -> str:
+    """Return what the numbers depend on: the processor, and the kernels of both sides."""
+    cpu = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in cpu.open() if "model name" in line] if cpu.exists() else []
+    ours = f"{names[0] if names else platform.processor()}; ours: {blas_checks.described()}"
+    if find_spec("torch") is None:
+        return ours
+    program = "import torch; print(torch.__version__, 'with', torch.backends.cpu.get_cpu_capability(), 'kernels', "
+    program += "'and MKL' if torch.backends.mkl.is_available() else '')"
+    asked = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    return f"{ours}; PyTorch {asked.stdout.strip()}"
 
 
 def parts(quick: bool, torch: bool) -> Iterator[Part]:

@@ -13,7 +13,7 @@ LR = 1e-4  # both sides; small, so that many steps on one batch change nothing t
 
 @dataclass(frozen=True)
 class Size:
-    """A GPT, the batch of one rank, and the target for its step: our time as a multiple of PyTorch's."""
+    """A GPT, and the batch of one rank."""
 
     name: str
     width: int
@@ -22,7 +22,6 @@ class Size:
     T: int
     B: int
     V: int
-    goal: float
 
     def ids(self, ranks: int = 1) -> np.ndarray:
         """Return random tokens (ranks x B, T + 1): inputs and labels are slices of them."""
@@ -67,10 +66,10 @@ class ValuesOf(dict[str, np.ndarray]):
 SIZES = {
     size.name: size
     for size in (
-        Size("20M", width=512, heads=8, layers=6, T=128, B=4, V=1024, goal=1.0),
-        Size("3.4M", width=256, heads=4, layers=4, T=128, B=8, V=512, goal=1.0),
-        Size("0.5M", width=128, heads=4, layers=2, T=64, B=16, V=256, goal=1.0),
-        Size("tiny", width=12, heads=3, layers=2, T=5, B=2, V=11, goal=1.0),  # for the tests
+        Size("20M", width=512, heads=8, layers=6, T=128, B=4, V=1024),
+        Size("3.4M", width=256, heads=4, layers=4, T=128, B=8, V=512),
+        Size("0.5M", width=128, heads=4, layers=2, T=64, B=16, V=256),
+        Size("tiny", width=12, heads=3, layers=2, T=5, B=2, V=11),  # for the tests
     )
 }
 
@@ -78,9 +77,9 @@ SIZES = {
 DEVICE_SIZES = {
     size.name: size
     for size in (
-        Size("20M", width=512, heads=8, layers=6, T=512, B=8, V=1024, goal=1.0),
-        Size("120M", width=768, heads=12, layers=12, T=512, B=8, V=50304, goal=1.0),
-        Size("350M", width=1024, heads=16, layers=24, T=512, B=8, V=50304, goal=1.0),
+        Size("20M", width=512, heads=8, layers=6, T=512, B=8, V=1024),
+        Size("120M", width=768, heads=12, layers=12, T=512, B=8, V=50304),
+        Size("350M", width=1024, heads=16, layers=24, T=512, B=8, V=50304),
         SIZES["tiny"],
     )
 }

@@ -40,7 +40,7 @@ def test_step_beside_torch() -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'minitrain[oracle]'")
     found = step.measure(TINY, rounds=2)  # raises unless the two agree, before and after an update
     rows = step.as_rows(TINY, found)
-    assert [r["name"] for r in rows[:2]] == ["tiny step / PyTorch", "tiny forward / PyTorch"] and len(rows) == 6
+    assert [r["name"] for r in rows[:2]] == ["tiny step / PyTorch", "tiny forward / PyTorch"] and len(rows) == 7
     check(rows)
     assert memory.measure("theirs", TINY) >= 0
 
@@ -48,7 +48,8 @@ def test_step_beside_torch() -> None:
 def test_step_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "find_spec", lambda name: None)
     rows = step.as_rows(TINY, step.measure(TINY, rounds=1))
-    assert [r["name"] for r in rows] == ["tiny step / floor", "tiny LAMB / our Adam"]
+    names = ["tiny step / floor", "tiny optimizer / memory limit", "tiny LAMB / our Adam"]
+    assert [r["name"] for r in rows] == names
     check(rows)
     assert memory.measure("ours", TINY) >= 0
     assert ddp.measure(Ours(TINY, world_of_one()), steps=1) > 0
@@ -64,7 +65,7 @@ def test_different_models_are_not_compared() -> None:
 
 def test_flops() -> None:
     """6 per weight and token, and 12 T D per token and layer in attention; the rest of a step is small."""
-    size = Size("", width=64, heads=4, layers=2, T=16, B=4, V=32, goal=1.0)
+    size = Size("", width=64, heads=4, layers=2, T=16, B=4, V=32)
     weights = size.layers * 12 * size.width**2 + size.V * size.width
     expected = 6 * size.B * size.T * weights + 12 * size.T * size.width * size.B * size.T * size.layers
     assert 1 <= step.flops(Ours(size, world_of_one())) / expected <= 1.05

@@ -32,8 +32,8 @@ N = {"full": 4096, "small": 64}  # rows and columns of the products that are tim
 REPEATS = 10
 STEPS = {"full": 30, "small": 3}
 MODELS = {  # for the training
-    "full": Size("", width=256, heads=8, layers=4, T=128, B=8, V=256, goal=1.0),
-    "small": Size("", width=16, heads=2, layers=1, T=8, B=2, V=32, goal=1.0),
+    "full": Size("", width=256, heads=8, layers=4, T=128, B=8, V=256),
+    "small": Size("", width=16, heads=2, layers=1, T=8, B=2, V=32),
 }
 
 
