@@ -30,7 +30,7 @@ LATER = ("03.1", "14.2")  # a subset of these
 COMPARED = [pair if pair in FIRST else full(*pair) for pair in KNOWN]
 UNUSUAL = [(e, path) for e in EVERY for path in e.also_right()]
 ONE_UNUSUAL = [next(solutions) for _, solutions in groupby(UNUSUAL, lambda pair: pair[0].lesson.number)]
-ON_RANKS = [(e, m, e.ranks) if e.ranks == 3 and e.id in QUICK else full(e, m, e.ranks) for e, m in FIRST]
+SEVERAL = [(e, m) for e, m in FIRST if e.ranks > 1]  # for a single rank, a process proves what a thread does
 EVER_RUN = cache(worker.as_threads)
 
 
@@ -94,11 +94,9 @@ def test_a_wrong_solution_is_named(exercise: Exercise, mutant: Mutant) -> None:
 
 @pytest.mark.parametrize(
     ("exercise", "world"),
-    [
-        pytest.param(e, e.ranks, id=f"{e.id}-{e.ranks} ranks", marks=[] if e.id in QUICK else pytest.mark.full)
-        for e in EVERY
-    ],
+    [(e, e.ranks) if e.id in QUICK else full(e, e.ranks) for e, _ in SEVERAL],
     indirect=["world"],
+    ids=[f"{e.id}-{e.ranks} ranks" for e, _ in SEVERAL],
 )
 def test_processes_accept_the_model_solution(exercise: Exercise, world: Communicator, tmp_path: Path) -> None:
     file = tmp_path / "exercise.py"
@@ -109,9 +107,9 @@ def test_processes_accept_the_model_solution(exercise: Exercise, world: Communic
 
 @pytest.mark.parametrize(
     ("exercise", "mutant", "world"),
-    ON_RANKS,
+    [(e, m, e.ranks) if e.id in QUICK else full(e, m, e.ranks) for e, m in SEVERAL],
     indirect=["world"],
-    ids=[f"{name}-{e.ranks} ranks" for name, (e, _) in zip(ids(FIRST), FIRST, strict=True)],
+    ids=[f"{e.id}-{m.path.stem}-{e.ranks} ranks" for e, m in SEVERAL],
 )
 def test_processes_find_what_threads_find(exercise: Exercise, mutant: Mutant, world: Communicator) -> None:
     """Exercises with the same number of ranks share a job."""
