@@ -135,7 +135,7 @@ def _layout(x: np.ndarray) -> tuple[int, int]:
 
 
 def rate(seconds: float = 0.2) -> float:
-    """Return the GFLOP/s of the BLAS in use on float32 matrices of a GPT: the median of the products in this time."""
+    """Return the GFLOP/s of the BLAS in use on float32 matrices of a GPT: the median of the products in `seconds` s."""
     x, w = np.ones((512, 512), np.float32), np.ones((512, 1536), np.float32)
     y, start = matmul(x, w), perf_counter()
     taken: list[float] = []
