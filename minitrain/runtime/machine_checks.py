@@ -43,7 +43,7 @@ class Finding:
 def examine(seconds: float) -> int:
     """Print the report. Return 0 if no fatal check failed, else 1. seconds: time limit of the two-rank run."""
     print(f"Checking this machine; the two-rank run may take up to {seconds:.0f} s.", flush=True)
-    found = findings(seconds)
+    found = [*findings(seconds), _blas()]
     table = Table(box=None, pad_edge=False)
     for heading in ("", "check", "found"):
         table.add_column(heading)
@@ -59,7 +59,7 @@ def examine(seconds: float) -> int:
 
 def findings(seconds: float) -> list[Finding]:
     """Run all checks and return their findings in the order of the report. seconds: limit of the two-rank run."""
-    found = [check() for check in (_python, _library, _mpirun, _root, _cores, _threads, _blas, _host, _shared_memory)]
+    found = [check() for check in (_python, _library, _mpirun, _root, _cores, _threads, _host, _shared_memory)]
     return [*found, _two_ranks(seconds)]
 
 
