@@ -196,7 +196,7 @@ def test_two_to_four_exercises(lesson) -> None:  # type: ignore[no-untyped-def]
     ],
 )
 def test_a_broken_file(body: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit = 0.5 if "True: pass" in body else 2.0 if "while" in body else 30.0  # it must have printed by then
+    limit = 0.5 if "True: pass" in body else 1.2 if "while" in body else 30.0  # it must have printed by then
     monkeypatch.setattr(checking, "LIMIT", limit)
     file = tmp_path / "exercise.py"
     file.write_text(body, "utf-8")

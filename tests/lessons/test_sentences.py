@@ -47,8 +47,11 @@ def verdicts(request: pytest.FixtureRequest) -> Iterator[Verdicts]:
 
 
 def impatient(worker: Callable[..., list[str]], exercise: Exercise, file: Path, *rest: object) -> list[str]:
-    """Return a rank's command: a solution known to hang gets 3 seconds, less than for students."""
-    return [*worker(exercise, file, *rest)[:-1], "3"]
+    """Return a rank's command: a solution known to hang gets 4 seconds, less than for students.
+
+    After three, the library says what it waits for.
+    """
+    return [*worker(exercise, file, *rest)[:-1], "4"]
 
 
 @pytest.mark.full
