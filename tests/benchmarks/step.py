@@ -107,7 +107,7 @@ def sgemm_rate(size: Size) -> float:
 
 
 def memory_rate() -> float:
-    """Return the bytes a second that are read and written: the median over additions in place, larger than any cache."""
+    """Return the bytes a second that are read and written: the median over additions in place of large arrays."""
     a, b = (np.ones(2**25, np.float32) for _ in range(2))
     return float(np.median([3 * a.nbytes / seconds(np.add, a, b, a) for _ in range(REPEATS)]))
 
