@@ -334,8 +334,9 @@ def test_something(world, number):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("shared", [[], ["-p", "xdist", "-n", "2"]], ids=["one process", "two"])
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("sent", "shared"), [(signal.SIGINT, []), (signal.SIGTERM, []), (signal.SIGINT, ["-p", "xdist", "-n", "2"])]
+)
 def test_nothing_is_left_over_after_an_interrupt(sent: signal.Signals, shared: list[str], folder: Path) -> None:
     hang = """
 import time
