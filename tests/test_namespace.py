@@ -118,9 +118,8 @@ print(y.shape, y.dtype, x.grad[:, 3:].any(), all(p.grad.any() for p in block.par
 def test_the_programs_of_the_readme() -> None:
     gpt = readme("tokens = mt.CharTokenizer.of(text)")
     assert len([line for line in gpt.splitlines() if line.strip()]) <= 10
-    lines = fresh(
-        f"from minitrain.train import progress; progress.QUIET = 60.0\n{gpt}"
-    ).splitlines()  # on a busy machine
+    patient = "from minitrain.train import progress; progress.QUIET = 60.0\n"  # none in between on a busy machine
+    lines = fresh(patient + gpt).splitlines()
     assert [line[:12] for line in lines] == ["update 10/20", "update 20/20"] and "validation loss" in lines[1]
     assert fresh(readme("loss = ((x @ x.T")).split()[0] == f"{154**0.5:.4f}"
     assert fresh(readme("class LlamaBlock(nn.Module)") + LLAMA).strip() == "(2, 5, 8) float32 False True"

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from minitrain.runtime.mpirun import find_mpirun
+from tests.processes import processes
 from tests.ranks import BARE
 from tests.tiers import full
 
@@ -171,18 +172,6 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-def processes(mark: str) -> list[int]:
-    """Return the processes with the mark in their environment (none without /proc)."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"{MARK}={mark}".encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
-
-
 def start(folder: Path, tests: str, *arguments: str) -> subprocess.Popen[str]:
     """Start a separate pytest on a file with these tests."""
     (folder / "test_these.py").write_text(tests)
@@ -260,7 +249,7 @@ def test_every_kind_of_failure(kinds: list[str], folder: Path) -> None:
         result = results.pop(f"test_{name}")
         assert result.outcome == "skipped" and SKIPS[name] in result.text
     assert [result.outcome for result in results.values()] == ["passed"] * (3 if kinds is FIRST else 4)
-    assert processes(found.mark) == []
+    assert processes("environ", f"{MARK}={found.mark}") == []
 
 
 def test_one_job_for_all_tests_of_a_size(folder: Path) -> None:
@@ -330,7 +319,7 @@ def test_something(world, number):
     for result in found.results.values():
         assert result.outcome == "failure" and "the cause at import" in result.text
         assert result.seconds < 10
-    assert processes(found.mark) == []
+    assert processes("environ", f"{MARK}={found.mark}") == []
 
 
 @pytest.mark.full
@@ -355,4 +344,4 @@ def test_hang(world):
     process.send_signal(sent)
     output = finish(process, 15)
     assert "KeyboardInterrupt" in output
-    assert processes(folder.name) == []
+    assert processes("environ", f"{MARK}={folder.name}") == []

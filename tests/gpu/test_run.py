@@ -1,6 +1,5 @@
 """`make gpu` on the strict stand-in: it says what is missing, every part runs, and whatever ends leaves its results."""
 
-import contextlib
 import json
 import os
 import signal
@@ -22,6 +21,7 @@ from tests.benchmarks.sizes import SIZES, ValuesOf
 from tests.gpu import models, run, speed
 from tests.gpu.rows import FAILED, LEFT_OUT, MEASURED, OK, Report, line, parsed, row, without_value
 from tests.gpu.test_bare import refusing
+from tests.processes import processes
 
 ROOT = Path(__file__).parents[2]
 STAND_IN = ROOT / "tests" / "gpu" / "strict_cupy"
@@ -227,15 +227,6 @@ def test_every_part_runs(bare: bool, tmp_path: Path) -> None:
         assert "left out: PyTorch is not installed" in output
 
 
-def processes_with(mark: str) -> list[str]:
-    """Return the processes with this text in their environment; none where there is no /proc."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            found += [path.parent.name] if mark.encode() in path.read_bytes() else []
-    return found
-
-
 @pytest.mark.full
 def test_a_run_that_is_ended_gives_a_table(tmp_path: Path) -> None:
     """After SIGTERM, no process is left, and the file says what has not run."""
@@ -249,5 +240,5 @@ def test_a_run_that_is_ended_gives_a_table(tmp_path: Path) -> None:
     output, written = ended(process, tmp_path)
     assert time.monotonic() - begun < 10 and process.returncode == 1
     assert not written["finished"] and "GPT, float64: losses" in of_state(written, OK)
-    assert "operations" in of_state(written, LEFT_OUT) and processes_with(mark) == []
+    assert "operations" in of_state(written, LEFT_OUT) and processes("environ", mark) == []
     assert "the run was ended" in output and "and not all parts have run" in output

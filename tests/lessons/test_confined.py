@@ -1,6 +1,5 @@
 """A check runs a student's code within limits, and nothing of it is left: processes, files, open pipes."""
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from minitrain.lessons import confined, supervisor
 from minitrain.lessons.check import Verdict, check, read
 from minitrain.lessons.manifest import exercises
 from minitrain.lessons.report import reports_in
+from tests.processes import processes
 from tests.tiers import full
 
 SHARD_OF = next(e for e in exercises() if e.id == "07.1")
@@ -32,12 +32,8 @@ def program(text: str, seconds: float = 20.0, stop: Event | None = None) -> tupl
     return output, files
 
 
-def sleepers() -> list[str]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            found += [path.parent.name] if path.read_bytes() == b"sleep\x007531\0" else []
-    return found
+def sleepers() -> list[int]:
+    return processes("cmdline", "sleep\x007531\0")
 
 
 def test_output_and_files_stay_in_the_scratch_folder() -> None:

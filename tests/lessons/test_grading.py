@@ -1,6 +1,5 @@
 """`lessons grade`: a class, the order of its lines, weights, files, folders that are none, and hostile ones."""
 
-import contextlib
 import csv
 import io
 import json
@@ -21,6 +20,7 @@ from minitrain.lessons.cli import main
 from minitrain.lessons.manifest import BY_NUMBER, Exercise, exercises
 from minitrain.lessons.submissions import folders, receive
 from tests.lessons import classes
+from tests.processes import processes
 
 Capture = pytest.CaptureFixture[str]
 
@@ -303,13 +303,4 @@ def test_a_prank_costs_only_its_own_points(tmp_path: Path, monkeypatch: pytest.M
     assert done.returncode == 0 and points == dict.fromkeys(names, 0), done.stdout + done.stderr
     assert content(folder) == before
     assert {path.name for path in scratch.iterdir()} <= {"minitrain-hypothesis"}  # a cache
-    assert not [text for text in command_lines() if str(scratch).encode() in text or b"7654" in text]
-
-
-def command_lines() -> list[bytes]:
-    """Return the command lines of all processes; none if this system has no /proc."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            found.append(path.read_bytes())
-    return found
+    assert processes("cmdline", str(scratch)) == processes("cmdline", "7654") == []
