@@ -5,15 +5,14 @@ are chosen when NumPy is imported.
 """
 
 import ctypes
-import subprocess
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from .. import blas
+from .child import child
 
 KERNELS = ("Haswell", "Zen", "SkylakeX")  # OPENBLAS_CORETYPE: AVX2, AVX2 for AMD, AVX-512
 PAYS = 1.05  # times as fast: less is not worth a variable
@@ -21,12 +20,12 @@ LIMIT = 20.0  # seconds for a measurement
 PROGRAM = "from minitrain import blas; print(blas.rate())"
 
 
-def look(environment: Mapping[str, str]) -> tuple[str, str]:
+def look() -> tuple[str, str]:
     """Return the BLAS in use with its rate, and what would be faster on this machine: "" if nothing."""
-    now = measured(environment)
+    now = measured()
     if now is None:
         return f"{described()}: no result from a test product", ""
-    rates = {change: measured({**environment, **dict([change.split("=")])}) for change in changes()}
+    rates = {change: measured(change) for change in changes()}
     better = {change: rate for change, rate in rates.items() if rate is not None and rate > PAYS * now}
     best = max(better, key=lambda change: better[change], default="")
     cure = f"{better[best]:.0f} GFLOP/s after: export {best}" if best else ""
@@ -79,12 +78,9 @@ def processor() -> set[str]:
     return set()
 
 
-def measured(environment: Mapping[str, str]) -> float | None:
-    """Return the rate in a process with this environment; None if it fails."""
-    with suppress(subprocess.SubprocessError, OSError, ValueError):
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM], env=dict(environment), stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, timeout=LIMIT,
-        )  # fmt: skip
-        return float(done.stdout)
+def measured(change: str = "") -> float | None:
+    """Return the rate in a process with this variable set, NAME=VALUE; None if it fails."""
+    status, output = child([sys.executable, "-c", PROGRAM], LIMIT, dict([change.split("=")] if change else []))
+    with suppress(ValueError, IndexError):
+        return float(output.splitlines()[-1]) if status == 0 else None  # after a library's warnings
     return None

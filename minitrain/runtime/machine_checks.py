@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -20,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from . import blas_checks, leftover_files
-from .mpirun import family_of, find_mpirun, outside
+from .child import child
+from .mpirun import family_of, find_mpirun
 
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -70,7 +70,7 @@ def _python() -> Finding:
 
 def _library() -> Finding:
     """Find the MPI library that mpi4py loads, in a child process."""
-    status, output = _child([sys.executable, "-c", "from mpi4py import MPI; print(MPI.Get_library_version())"], 20)
+    status, output = child([sys.executable, "-c", "from mpi4py import MPI; print(MPI.Get_library_version())"], 20)
     if status == 0:
         return Finding("MPI library", family_of(output) or output.strip()[:60])
     lines = output.strip().splitlines()
@@ -90,7 +90,7 @@ def _mpirun() -> Finding:
     if local.exists() and (first is None or not Path(first).samefile(local)):
         cure = f"run {local}, or activate the environment first: source {local.parent}/activate"
         return Finding("mpirun", f"{first or 'not on the PATH'}; this Python's own is {local}", cure, fatal=False)
-    _, version = _child([first or str(local), "--version"], 20)
+    _, version = child([first or str(local), "--version"], 20)
     launcher, library = family_of(version), family_of(_library().found)
     if launcher and library and launcher != library:
         cure = f"{launcher}'s mpirun cannot start programs that use {library}: use the mpirun of the same MPI"
@@ -125,7 +125,7 @@ def _threads() -> Finding:
 
 def _blas() -> Finding:
     """Measure matrix products with the BLAS in use, and with the others that there are."""
-    found, cure = blas_checks.look(outside(os.environ))
+    found, cure = blas_checks.look()
     return Finding("BLAS", found, cure, fatal=False)
 
 
@@ -166,32 +166,12 @@ def _two_ranks(seconds: float) -> Finding:
         "    assert world.size == 2 and x[0] == 3, (world.size, x)\n"
         "    print('the sum is right' if world.rank == 0 else '', end='')"
     )
-    status, output = _child([mpirun, "-n", "2", sys.executable, "-c", program], seconds)
+    status, output = child([mpirun, "-n", "2", sys.executable, "-c", program], seconds)
     if status == 0 and "the sum is right" in output:
         return Finding("two ranks", "mpirun -n 2 works")
     if status is None:
         return Finding("two ranks", f"no result after {seconds:.0f} s", "check the host name above, and firewalls")
     return Finding("two ranks", f"status {status}", "mpirun -n 2 failed with:\n" + output.strip()[-800:])
-
-
-def _child(command: list[str], seconds: float) -> tuple[int | None, str]:
-    """Return (status, output) of a command; status None after a timeout. This works inside a rank, too."""
-    try:
-        done = subprocess.run(
-            command,
-            env=outside(os.environ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            timeout=min(seconds, 1e6),  # the system counts milliseconds in 31 bits
-            text=True,
-        )
-    except subprocess.TimeoutExpired as late:
-        output = late.stdout or b""
-        return None, output.decode(errors="replace") if isinstance(output, bytes) else output
-    except OSError as error:
-        return 127, str(error)
-    return done.returncode, done.stdout
 
 
 def _within(seconds: float, question: Callable[[], object]) -> bool:
