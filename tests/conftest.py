@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 
 import pytest
 
@@ -19,6 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the plugins of a pytest started by the user, or of a rank that it started."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, also by what a test starts
     blas.SMALL = 1  # if another BLAS than NumPy's is in use, it gets the tests' small products, too
     if ranks.JOB in os.environ:
         ranks.Here.rank = ranks.Rank()
