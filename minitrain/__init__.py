@@ -23,7 +23,8 @@ The strategies themselves are in minitrain.parallel, and communicators in minitr
 which to read. On the command line, `python -m minitrain --help` lists what there is.
 
 Importing the package does not start MPI. It has one side effect: it limits BLAS to one thread, because the ranks share
-the cores. Set OPENBLAS_NUM_THREADS (or OMP_, MKL_, VECLIB_MAXIMUM_THREADS) to override this.
+the cores, and chooses OpenBLAS's kernels for AMD's Zen 4. Set OPENBLAS_NUM_THREADS (or OMP_, MKL_,
+VECLIB_MAXIMUM_THREADS) and OPENBLAS_CORETYPE to override this.
 """
 
 import importlib
@@ -31,9 +32,10 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-# BLAS reads these variables when NumPy is imported, so set them first.
-for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
-    os.environ.setdefault(_name, "1")
+from .environment import for_blas
+
+for _name, _value in for_blas().items():  # BLAS reads these variables when NumPy is imported, so set them first
+    os.environ.setdefault(_name, _value)
 
 from .errors import UserError
 from .runtime.mpirun import not_installed, report_error

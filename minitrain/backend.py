@@ -211,7 +211,11 @@ def scatter_add(into: Array, item: Any, x: Array) -> None:
         into if into.dtype == accumulation_dtype(into.dtype) else xp.empty(into.shape, accumulation_dtype(into.dtype))
     )
     sums[...] = 0
-    xp.add.at(sums, item, x)
+    if xp is np and sums.ndim == 2 and x.shape[-1] >= 64 and isinstance(item, np.ndarray) and item.dtype.kind in "iu":
+        for row, values in zip(item.reshape(-1).tolist(), x.reshape(-1, x.shape[-1]), strict=True):
+            sums[row] += values  # add.at adds element by element (1% of a step with 0.5 M or 3.4 M parameters)
+    else:
+        xp.add.at(sums, item, x)
     if sums is not into:
         into[...] = sums
 

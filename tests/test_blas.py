@@ -1,5 +1,7 @@
 """Products by another BLAS are NumPy's, to rounding, whatever the layout; what it cannot do stays with NumPy."""
 
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitrain import blas
+from minitrain import blas, environment
 from minitrain.errors import UserError
 
 BOUND = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-13}
@@ -162,3 +164,34 @@ def test_a_mistake_in_the_variable_is_a_sentence() -> None:
     program = "import os; os.environ['MINITRAIN_BLAS'] = 'atlas'; import minitrain"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "UserError: MINITRAIN_BLAS is 'atlas'" in done.stderr
+
+
+FLAGS = "flags : fpu avx2 avx512f avx512vl\n"
+
+
+@pytest.mark.parametrize(
+    ("cpu", "kernel"),
+    [
+        (f"vendor_id : AuthenticAMD\ncpu family\t: 25\n{FLAGS}\ncpu family : 6\nflags : fp", "Zen"),
+        ("vendor_id : AuthenticAMD\ncpu family : 25\nflags : fpu avx2\n", None),  # Zen 3
+        (f"vendor_id : AuthenticAMD\ncpu family : 26\n{FLAGS}", None),  # Zen 5
+        (f"vendor_id : GenuineIntel\ncpu family : 6\n{FLAGS}", None),
+        ("processor: 0\nBogoMIPS: 50\n", None),
+        (None, None),
+    ],
+)
+def test_the_kernel_of_a_processor(
+    cpu: str | None, kernel: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "CPU", tmp_path / "cpuinfo")
+    if cpu is not None:
+        environment.CPU.write_text(cpu)
+    chosen = environment.for_blas()
+    assert chosen.pop("OPENBLAS_CORETYPE", None) == kernel and set(chosen.values()) == {"1"} and len(chosen) == 4
+
+
+def test_what_the_user_sets_stays() -> None:
+    given = dict.fromkeys(environment.for_blas(), "7") | {"OPENBLAS_CORETYPE": "Nehalem"}
+    program = "import json, minitrain, os; print(json.dumps(dict(os.environ)))"
+    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, **given}, capture_output=True)
+    assert given.items() <= json.loads(done.stdout).items()

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "minitrain"
 ROOMS = (
-    *("errors", "sharding", "environment", "observe", "blas", "backend", "rng", "debug", "operands"),
+    *("errors", "sharding", "environment", "observe", "blas", "compiled", "backend", "rng", "debug", "operands"),
     *("tensor", "autograd", "shapes", "reductions", "functional"),
     *("loss_denominators", "attention", "gelu", "losses", "fused", "operators"),
     *("data", "nn", "lr_schedules", "optim", "precision", "models"),

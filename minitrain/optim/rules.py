@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from ..backend import Array, xp
+from ..compiled import or_compiled
 from ..errors import check_number
 from ..nn import Parameter
 from .base import Layerwise, Optimizer
@@ -60,6 +61,9 @@ def adam_step(
     w -= (lr / (1 - beta1**t)) * m / denominator
 
 
+FAST_ADAM = or_compiled(adam_step)
+
+
 def adamw_step(
     w: Array,
     g: Array,
@@ -71,7 +75,7 @@ def adamw_step(
     beta2: float,
     epsilon: float,
     weight_decay: float,
-    adam: Callable[..., None] = adam_step,
+    adam: Callable[..., None] = FAST_ADAM,
 ) -> None:
     """Apply update number t (from 1) of Adam with decoupled weight decay in place; all arrays have shape (n).
 
@@ -99,7 +103,7 @@ class Adam(Optimizer):
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
-        rule: Callable[..., None] = adam_step,
+        rule: Callable[..., None] = FAST_ADAM,
     ) -> None:
         super().__init__(reducer)
         check_number("beta1", beta1, "at least 0 and less than 1")

@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from . import blas_checks, leftover_files
+from . import leftover_files, speed_checks
 from .child import child
 from .mpirun import family_of, find_mpirun
 
@@ -43,7 +43,7 @@ class Finding:
 def examine(seconds: float) -> int:
     """Print the report. Return 0 if no fatal check failed, else 1. seconds: time limit of the two-rank run."""
     print(f"Checking this machine; the two-rank run may take up to {seconds:.0f} s.", flush=True)
-    found = [*findings(seconds), _blas()]
+    found = [*findings(seconds), _blas(), _loops()]
     table = Table(box=None, pad_edge=False)
     for heading in ("", "check", "found"):
         table.add_column(heading)
@@ -125,8 +125,14 @@ def _threads() -> Finding:
 
 def _blas() -> Finding:
     """Measure matrix products with the BLAS in use, and with the others that there are."""
-    found, cure = blas_checks.look()
+    found, cure = speed_checks.look_at_blas()
     return Finding("BLAS", found, cure, fatal=False)
+
+
+def _loops() -> Finding:
+    """Measure updates of weights by Adam, and whether compiled loops would be faster."""
+    found, cure = speed_checks.look_at_loops()
+    return Finding("loops", found, cure, fatal=False)
 
 
 def _host() -> Finding:

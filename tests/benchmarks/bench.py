@@ -20,8 +20,9 @@ from time import perf_counter
 from rich.console import Console
 from rich.table import Table
 
-from minitrain.runtime import blas_checks
-from tests.benchmarks import all_reduce, ddp, memory, step, zero
+from minitrain import compiled
+from minitrain.runtime import speed_checks
+from tests.benchmarks import all_reduce, ddp, memory, profile, step, zero
 from tests.benchmarks.jobs import Failed
 from tests.benchmarks.sizes import SIZES, Row
 
@@ -60,7 +61,7 @@ def machine() -> str:
     """Return what the numbers depend on: the processor, and the kernels of both sides."""
     cpu = Path("/proc/cpuinfo")
     names = [line.partition(":")[2].strip() for line in cpu.open() if "model name" in line] if cpu.exists() else []
-    ours = f"{names[0] if names else platform.processor()}; ours: {blas_checks.described()}"
+    ours = f"{names[0] if names else platform.processor()}; ours: {speed_checks.described()}, {compiled.NAME}'s loops"
     if find_spec("torch") is None:
         return ours
     program = "import torch; print(torch.__version__, 'with', torch.backends.cpu.get_cpu_capability(), 'kernels', "
@@ -74,6 +75,7 @@ def parts(quick: bool, torch: bool) -> Iterator[Part]:
     large, middle, small = (SIZES[name] for name in ("20M", "3.4M", "0.5M"))
     for size in (large, middle, small):
         yield f"step of {size.name}", partial(step.rows, size, rounds=5 if quick else 15)
+        yield f"profile of {size.name}", partial(profile.rows, size, steps=5 if quick else 20)
     if torch:
         for size in (large,) if quick else (large, middle, small):
             yield f"peak memory of {size.name}", partial(memory.rows, size)

@@ -1,18 +1,22 @@
 """The parts of the benchmark on a tiny model: they run, agree, and fill the rows. Speed is not tested."""
 
+import inspect
 import io
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import CodeType, SimpleNamespace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from minitrain.comm.threads import world_of_one
+from minitrain.fused import linear
+from minitrain.gelu import gelu_and_slope
 from minitrain.runtime.mpirun import find_mpirun
-from tests.benchmarks import all_reduce, bench, ddp, memory, step, timing, zero
+from tests.benchmarks import all_reduce, bench, ddp, memory, profile, step, timing, zero
 from tests.benchmarks.jobs import Failed, mpirun, python, result
 from tests.benchmarks.ours import Ours
 from tests.benchmarks.sizes import SIZES, Row, Size, row
@@ -53,6 +57,32 @@ def test_step_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     check(rows)
     assert memory.measure("ours", TINY) >= 0
     assert ddp.measure(Ours(TINY, world_of_one()), steps=1) > 0
+
+
+def test_profile() -> None:
+    """What a step does is found under the names of the operations, and the shares add up."""
+    rows = profile.as_rows(TINY, profile.measure(TINY, steps=2))
+    assert len(rows) == 1 + profile.SHOWN and sum(r["ratio"] for r in rows) == pytest.approx(1)
+    check(rows)
+    assert profile.operation(step.measure.__code__) == profile.operation("<built-in method numpy.zeros>") == ""
+    assert profile.operation(gelu_and_slope.__code__) == "gelu.gelu_and_slope"
+
+
+def test_what_a_function_calls_outside_counts_as_its_own() -> None:
+    """The operation's own second, NumPy's two and the derivative's three; not the four of another operation."""
+    function: CodeType = inspect.unwrap(linear).__code__
+    own, derivative = gelu_and_slope.__code__, next(code for code in function.co_consts if inspect.iscode(code))
+    calls = [SimpleNamespace(code="<method 'astype'>", totaltime=2.0), SimpleNamespace(code=own, totaltime=4.0)]
+    entries = [
+        SimpleNamespace(code=function, inlinetime=1.0, calls=calls),
+        SimpleNamespace(code=derivative, inlinetime=3.0, calls=None),
+        SimpleNamespace(code="<method 'astype'>", inlinetime=2.0, calls=None),
+    ]
+    found = list(profile.own_times(entries))
+    assert [seconds for _, seconds in found] == [1.0, 2.0, 3.0]
+    assert found[:2] == [("fused.linear", 1.0), ("fused.linear", 2.0)]
+    if sys.version_info >= (3, 11):
+        assert found[2] == ("fused.linear", 3.0)
 
 
 def test_different_models_are_not_compared() -> None:
@@ -117,7 +147,9 @@ def test_their_processes_have_nothing_of_ours() -> None:
 def test_parts(quick: bool) -> None:
     """Without PyTorch, the parts that need it are skipped."""
     names = [name for name, _ in bench.parts(quick, torch=True)]
-    assert names[:3] == ["step of 20M", "step of 3.4M", "step of 0.5M"] and names[-1] == "all_reduce"
+    sizes = ("20M", "3.4M", "0.5M")
+    assert names[:6] == [f"{part} of {size}" for size in sizes for part in ("step", "profile")]
+    assert names[-1] == "all_reduce"
     without = [name for name, _ in bench.parts(quick, torch=False)]
     assert set(names) - set(without) == {name for name in names if "memory" in name or "2 ranks" in name}
 

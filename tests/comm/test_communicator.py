@@ -425,6 +425,20 @@ def test_the_world_is_not_freed(world: Communicator) -> None:
         world.free()
 
 
+@pytest.mark.ranks(3)
+@pytest.mark.parametrize("size", [2, 3, 7, 12])
+def test_a_large_all_reduce_goes_in_pieces(size: int, world: Communicator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three numbers each here; the last piece is shorter where three do not divide the size."""
+    from minitrain.comm import mpi
+
+    monkeypatch.setattr(mpi, "PIECE", 24)
+    for dtype in (np.float64, np.int64):
+        x = (np.arange(size, dtype=dtype) + 1) * 10**world.rank
+        whole = x.reshape(1, size, 1)
+        world.all_reduce(whole, ("dp", "test"))
+        assert x.tolist() == [111 * (i + 1) for i in range(size)]
+
+
 @pytest.mark.ranks(2)
 def test_errors_of_mpi(world: Communicator) -> None:
     """A failed receive is not taken for a message that is too long; a failed Dup comes with advice."""

@@ -6,7 +6,7 @@ EQUIVALENT: dict[str, str] = {
         "[(weight, weight_vjp), (bias, bias_vjp)], saved=(n, r)): False -> True"
     ): "a copy of y, which has no other user",
     (
-        "minitrain/fused.py: centred = x.data.astype(acc_dtype, copy=False) - _row_mean(x.data): "
+        "minitrain/fused.py: wide = x.data.astype(acc_dtype, copy=False): "
         "x.data.astype(acc_dtype, copy=False) -> (x.data.astype(acc_dtype))"
     ): "a copy of x, which has no other user",
     (

@@ -586,7 +586,7 @@ def test_static_by_path(patterns: Any, expected: Callable[[str], str], monkeypat
     assert {path for path, _ in layers} == {path for path, what in QUESTIONS if what in ("linear", "layer_norm")}
     assert all(dtype == expected(path) for path, dtype in layers)
     attention = [x.dtype for node in nodes(loss) if node.operation == "causal_attention" for x in floats(node)]
-    assert attention == [expected(f"blocks.{i}.attn") for i in (1, 0) for _ in "qkvp"]  # the last block first
+    assert attention == [expected(f"blocks.{i}.attn") for i in (1, 0) for _ in ("qkv", "p")]  # the last block first
 
 
 @half_of
