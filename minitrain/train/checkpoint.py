@@ -2,7 +2,6 @@
 
 import json
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -20,6 +19,8 @@ from ..operands import is_masked
 from ..optim import Part, State, unscaled
 from ..parallel.buckets import Bucket
 from ..parallel.reducer import MODEL, Reducer
+from . import tensor_file
+from .tensor_file import FILES, Files
 
 
 def gather(
@@ -117,30 +118,16 @@ def gather_state(state: State, world: Communicator) -> dict[str, np.ndarray | in
     return whole
 
 
-def save(path: str | Path, tensors: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+def save(path: str | Path, tensors: Mapping[str, np.ndarray], about: Mapping[str, Any], files: Files = FILES) -> None:
     """Write a safetensors file, with `about` stored as JSON.
 
-    The file appears complete or not at all, even if several ranks save to the same path. Raise OSError if it cannot be
-    written, UserError for values that are not arrays or are in half precision.
+    The file appears complete or not at all, even if several ranks save to the same path, or if the power fails. Raise
+    OSError if it cannot be written, UserError for values that are not arrays of float32 or float64.
     """
-    from safetensors import SafetensorError  # here, since training needs nothing but NumPy
-    from safetensors.numpy import save_file
-
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
-    partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.partial")
-    try:
-        partial.touch()
-        mode = partial.stat().st_mode  # respects the umask; safetensors would restrict the file to its owner
-        arrays = {name: _in_rows(name, x) for name, x in tensors.items()}
-        save_file(arrays, partial, metadata={"minitrain": json.dumps(about)})
-        partial.chmod(mode)
-        partial.replace(path)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    tensor_file.write(path, tensors, {"minitrain": json.dumps(about)}, files)
 
 
 def _sweep(path: Path) -> None:
@@ -155,16 +142,7 @@ def _sweep(path: Path) -> None:
             continue  # another user's process, still running
 
 
-def _in_rows(name: str, x: Any) -> np.ndarray:
-    """Return the array in C order and native byte order: safetensors writes the memory as it is."""
-    if not isinstance(x, np.ndarray) or is_masked(x):
-        raise UserError(f"{name} is {shown(x)}; a checkpoint holds arrays: give p.data")
-    if is_float(x.dtype) and x.dtype.itemsize < 4:
-        raise UserError(f"{name} is {x.dtype}; `load` reads float32 and float64: save x.astype(np.float32)")
-    return np.asarray(x, x.dtype.newbyteorder("="), order="C")
-
-
-STORED = ("F32", "F64")  # float32 and float64, as safetensors names them
+STORED = (*tensor_file.DTYPES.values(),)
 
 
 def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -180,6 +158,7 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise UserError(f"{path} is a folder; give the file in it, such as {path / 'model.safetensors'}")
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; train one first: python -m minitrain train")
+    tensor_file.check_header(path)
     try:
         with safe_open(path, framework="np") as file:
             about = (file.metadata() or {}).get("minitrain")

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from minitrain.cli import main
 from minitrain.comm import threads
@@ -22,6 +21,7 @@ from minitrain.commands.run_folder import RunFolder, write_somewhere
 from minitrain.commands.train import TextTrainer
 from minitrain.errors import UserError
 from minitrain.train import checkpoint
+from minitrain.train.tensor_file import Files
 
 Capture = pytest.CaptureFixture[str]
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,11 +163,10 @@ def test_a_model_is_saved_elsewhere(
     train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     """Training is complete by then. The status is not 0, since later commands look for the model in the folder."""
-    written, save = tmp_path / "temporary", save_file
+    written, create = tmp_path / "temporary", Files.create
     written.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(written))
-    full = lambda tensors, path, metadata: (no_space if "mine" in str(path) else save)(tensors, path, metadata)
-    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    monkeypatch.setattr(Files, "create", lambda self, path: (no_space if "mine" in str(path) else create)(self, path))
     assert train(2, "--out", "mine") == 2
     (there,) = written.glob("minitrain-*/model.safetensors")
     said = capsys.readouterr().err

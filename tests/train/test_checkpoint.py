@@ -12,7 +12,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from minitrain.comm import threads
@@ -77,24 +76,6 @@ def test_the_dtype_is_the_models() -> None:
     checkpoint.restore(single, tensors, strict=False)
     for p, q in zip(double.parameters(), single.parameters(), strict=True):
         assert q.data.dtype == np.float32 and np.array_equal(q.data, p.data.astype(np.float32))
-
-
-def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "model.safetensors"
-    checkpoint.save(path, {"x": np.ones(2)}, {"try": 1})
-
-    def full(tensors: dict, name: Path, metadata: dict) -> None:
-        Path(name).write_bytes(b"half of it")
-        raise OSError("no space left on the disk")
-
-    monkeypatch.setattr("safetensors.numpy.save_file", full)
-    with pytest.raises(OSError, match="no space"):
-        checkpoint.save(path, {"x": np.zeros(2)}, {"try": 2})
-    with pytest.raises(OSError, match="no space"):
-        checkpoint.save(tmp_path / "other.safetensors", {"x": np.zeros(2)}, {"try": 2})
-    assert not (tmp_path / "other.safetensors").exists()
-    tensors, about = checkpoint.load(path)
-    assert tensors["x"].tolist() == [1, 1] and about == {"try": 1}
 
 
 @pytest.mark.ranks(2)
@@ -224,19 +205,11 @@ def test_who_may_read_it_is_what_the_user_has_set(mask: int, tmp_path: Path) -> 
     assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o666 & ~mask
 
 
-def test_what_a_crash_has_left_is_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_crash_has_left_is_in_nobodys_way(tmp_path: Path) -> None:
     path, partial = tmp_path / "model.safetensors", tmp_path / "model.999999999.1.partial"  # of a process that is gone
     partial.write_bytes(b"half of it")
     partial.chmod(0)
     checkpoint.save(path, {"x": np.ones(2)}, ABOUT)
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
-
-    def full(*_: object, **__: object) -> None:
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr("safetensors.numpy.save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoint.save(path, {"x": np.zeros(2)}, ABOUT)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
