@@ -22,9 +22,9 @@ A program finds here:
 The strategies themselves are in minitrain.parallel, and communicators in minitrain.comm. README.md has the order in
 which to read. On the command line, `python -m minitrain --help` lists what there is.
 
-Importing the package does not start MPI. It has one side effect: it limits BLAS to one thread, because the ranks share
-the cores, and chooses OpenBLAS's kernels for AMD's Zen 4. Set OPENBLAS_NUM_THREADS (or OMP_, MKL_,
-VECLIB_MAXIMUM_THREADS) and OPENBLAS_CORETYPE to override this.
+Importing the package does not start MPI. It has one side effect: it sets variables that BLAS reads, unless they are
+set. OPENBLAS_NUM_THREADS (and OMP_, MKL_, VECLIB_MAXIMUM_THREADS) become 1, because the ranks share the cores. On AMD's
+Zen 4, OPENBLAS_CORETYPE becomes Zen, because OpenBLAS's kernels with AVX2 are faster there than those with AVX-512.
 """
 
 import importlib

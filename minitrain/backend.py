@@ -205,13 +205,17 @@ def mean(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
     return xp.mean(x, axis=axis, keepdims=keepdims, dtype=accumulation_dtype(x.dtype)).astype(x.dtype)
 
 
+WIDE_ROW = 64  # elements: below, a loop over rows is slower than NumPy's over elements
+
+
 def scatter_add(into: Array, item: Any, x: Array) -> None:
     """Set into[i] to the sum of the x whose item is i, 0 if none; accumulate half precision in float32."""
     sums = (
         into if into.dtype == accumulation_dtype(into.dtype) else xp.empty(into.shape, accumulation_dtype(into.dtype))
     )
     sums[...] = 0
-    if xp is np and sums.ndim == 2 and x.shape[-1] >= 64 and isinstance(item, np.ndarray) and item.dtype.kind in "iu":
+    by_row = xp is np and sums.ndim == 2 and isinstance(item, np.ndarray) and item.dtype.kind in "iu"
+    if by_row and x.shape[-1] >= WIDE_ROW:
         for row, values in zip(item.reshape(-1).tolist(), x.reshape(-1, x.shape[-1]), strict=True):
             sums[row] += values  # add.at adds element by element (1% of a step with 0.5 M or 3.4 M parameters)
     else:
@@ -286,6 +290,14 @@ def fingerprints(x: Array) -> list[int]:
 def is_finite(x: Array) -> bool:
     """Return whether every element is finite."""
     return bool(xp.isfinite(x).all())
+
+
+def row_means(x: Array) -> Array:
+    """Return the means over the last axis, x (..., C) -> (..., 1), of float32 or float64. On a CPU, a product with ones
+    takes half the time of a sum (0.5% of a step)."""
+    if xp is not np:
+        return xp.mean(x, axis=-1, keepdims=True)
+    return row_dots(x, xp.ones(x.shape[-1], x.dtype)) / x.shape[-1]
 
 
 def row_dots(a: Array, b: Array) -> Array:

@@ -1,7 +1,7 @@
 """Matrix products by another BLAS than NumPy's own, where one is installed: `pip install 'minitrain[mkl]'`.
 
 NumPy's package contains OpenBLAS. Which library is fastest depends on the processor: oneMKL multiplies a GPT's float32
-matrices 1.2 to 1.3 times as fast on an Intel Xeon with AVX-512, and no faster on an AMD EPYC with AVX-512.
+matrices 1.2 to 1.3 times as fast on an Intel Xeon with AVX-512, and more slowly on an AMD EPYC with AVX-512.
 `python -m minitrain doctor` measures what this machine gains.
 
 Every BLAS has C = alpha A B + beta C, for matrices stored by rows or by columns, as cblas_sgemm (float32) and

@@ -201,7 +201,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -
         if p.shape != (width,):
             raise ValueError(f"layer_norm: x has shape {x.shape}, so {name} must have shape ({width},), not {p.shape}")
     wide = x.data.astype(acc_dtype, copy=False)
-    centred = wide - _row_mean(wide)
+    centred = wide - backend.row_means(wide)
     r = (1 / xp.sqrt(backend.row_dots(centred, centred) / width + epsilon)).astype(acc_dtype)
     n = xp.multiply(centred, r, out=centred)
     y = n * weight.data.astype(acc_dtype, copy=False)
@@ -213,7 +213,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -
             g.astype(acc_dtype, copy=False) * weight.data.astype(acc_dtype, copy=False),
             n.astype(acc_dtype, copy=False),
         )
-        gx = h - _row_mean(h)
+        gx = h - backend.row_means(h)
         gx -= n_ * (backend.row_dots(h, n_) / width)
         gx *= r
         return (gx.astype(dtype, copy=False),)
@@ -260,8 +260,3 @@ def _used(p: Tensor, dtype: Any) -> Array:
 def _over_rows(x: Array) -> Array:
     """Return the sum over all axes but the last."""
     return backend.column_sums(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
-
-
-def _row_mean(x: Array) -> Array:
-    """Return the mean over the last axis, kept. Products with ones take half the time of a sum (0.5% of a step)."""
-    return backend.row_dots(x, xp.ones(x.shape[-1], x.dtype)) / x.shape[-1]

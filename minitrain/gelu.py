@@ -32,7 +32,7 @@ def gelu(x: Tensor, approximate: str = "tanh") -> Tensor:
     """
     check_choice("gelu: approximate", approximate, ("tanh", "none"))
     if approximate == "tanh":
-        y, slope = gelu_and_slope(xp.array(x.data), x.dtype)
+        y, slope = gelu_and_slope(xp.array(x.data, order="C"), x.dtype)
     else:
         y, slope = _exact_gelu_and_slope(x.data)
     return apply(y, (x,), lambda g: (g * slope,), saved=(slope,))
@@ -49,7 +49,8 @@ def _exact_gelu_and_slope(x: Array) -> tuple[Array, Array]:
 def gelu_and_slope(x: Array, dtype: Any) -> tuple[Array, Array]:
     """Return gelu(x) and its derivative elementwise, in `dtype`; the derivative overwrites x if x has that dtype.
 
-    Work in blocks that stay in a CPU's cache through all the steps (saves 3 to 5% of a step), and in place (2%).
+    x is contiguous. Blocks that stay in a CPU's cache through all the steps save 3 to 5% of a training step, and
+    working in place another 2%.
     """
     c, y = math.sqrt(2 / math.pi), xp.empty(x.shape, dtype)
     slope = x if x.dtype == dtype else xp.empty(x.shape, dtype)
@@ -67,8 +68,8 @@ def gelu_and_slope(x: Array, dtype: Any) -> tuple[Array, Array]:
         s *= 0.5
         s += 0.5  # (1 + tanh(u)) / 2
         flat_y[block] = part = part * s
+        steep *= 1 - s  # 0 for large x, whose next product would overflow
         steep *= part
-        steep *= 1 - s
         steep += s
         flat_slope[block] = steep
     return y, slope

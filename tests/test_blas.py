@@ -190,6 +190,16 @@ def test_the_kernel_of_a_processor(
     assert chosen.pop("OPENBLAS_CORETYPE", None) == kernel and set(chosen.values()) == {"1"} and len(chosen) == 4
 
 
+def test_they_are_set_before_numpy_is_imported() -> None:
+    """Here it cannot be imported at all."""
+    program = "import json, os, sys; sys.modules['numpy'] = None\n"
+    program += "try: import minitrain\nexcept ImportError: print(json.dumps(dict(os.environ)))"
+    wanted = environment.for_blas()
+    others = {name: value for name, value in os.environ.items() if name not in (*wanted, "OPENBLAS_CORETYPE")}
+    done = subprocess.run([sys.executable, "-c", program], env=others, capture_output=True)
+    assert wanted.items() <= json.loads(done.stdout).items(), done.stderr
+
+
 def test_what_the_user_sets_stays() -> None:
     given = dict.fromkeys(environment.for_blas(), "7") | {"OPENBLAS_CORETYPE": "Nehalem"}
     program = "import json, minitrain, os; print(json.dumps(dict(os.environ)))"

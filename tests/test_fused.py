@@ -7,8 +7,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from minitrain import backend, fused
 from minitrain import functional as F
-from minitrain import fused
+from minitrain import gelu as gelu_module
 from minitrain.attention import attend, attend_vjp
 from minitrain.autograd import apply
 from minitrain.nn import Parameter
@@ -121,6 +122,7 @@ TABLE = [
         [((3,), (4, 3)), ((5, 3), (4, 3)), ((2, 5, 3), (4, 3)), ((0, 3), (4, 3)), ((2, 3), (0, 3)), ((2, 1), (1, 1))],
     ),
     Operation("embedding", lambda w: fused.embedding(IDS, w), lambda t, w: w[IDS], [((4, 3),), ((7, 1),)]),
+    Operation("embedding of wide rows", lambda w: fused.embedding(IDS, w), lambda t, w: w[IDS], [((4, 65),)]),
     Operation("embedding of one", lambda w: fused.embedding(IDS[0, 0], w), lambda t, w: w[3], [((4, 3),)]),
     Operation("embedding of nothing", lambda w: fused.embedding(NOTHING, w), lambda t, w: w[NOTHING], [((4, 3),)]),
     Operation(
@@ -136,6 +138,12 @@ TABLE = [
         [((3, 1), (1,), (1,))],
     ),
     Operation("gelu", fused.gelu, lambda t, x: t.nn.functional.gelu(x, approximate="tanh"), ANY),
+    Operation(
+        "gelu of columns",  # the derivative takes the place of a copy, which must not keep the order of columns
+        lambda x: fused.gelu(F.transpose(x)),
+        lambda t, x: t.nn.functional.gelu(x.T, approximate="tanh"),
+        [((3, 4),)],
+    ),
     Operation("gelu exact", lambda x: fused.gelu(x, "none"), lambda t, x: t.nn.functional.gelu(x), ANY),
     Operation(
         "gelu exact, far", lambda x: fused.gelu(x * 5, "none"), lambda t, x: t.nn.functional.gelu(x * 5), ANY[:2]
@@ -527,3 +535,50 @@ def test_layer_norm_is_what_it_is_composed_of() -> None:
     expected, _, references = pull(composed, arrays)
     for a, b in zip([y, *gradients], [expected, *references], strict=True):
         assert close(a, b) <= 1e-12
+
+
+# Blocks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("operation", "shape"),
+    [
+        (fused.gelu, (5, 11)),
+        (fused.causal_attention, (3, 5, 3, 4, 2)),
+        (lambda w: fused.embedding(IDS, w), (4, 65)),
+    ],
+    ids=["gelu", "causal_attention", "embedding"],
+)
+@pytest.mark.parametrize("most", [1, 7, 60, 110])
+def test_blocks_change_nothing(
+    most: int,
+    operation: Callable[[Tensor], Tensor],
+    shape: tuple[int, ...],
+    dtype: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Blocks of one element, of one head, of some heads, of one sample; rows of any width, one by one or not."""
+    draw = np.random.default_rng(0)
+
+    def result() -> tuple[np.ndarray, np.ndarray]:
+        x = Parameter("x", values.astype(dtype), dtype=dtype)
+        y = operation(x)
+        y.backward(np.random.default_rng(1).standard_normal(y.shape).astype(dtype))
+        assert x.grad is not None
+        return y.data, x.grad
+
+    values = draw.standard_normal(shape)
+    whole = result()
+    monkeypatch.setattr(backend, "CHUNK", most)
+    monkeypatch.setattr(gelu_module, "BLOCK", most)
+    monkeypatch.setattr(backend, "WIDE_ROW", 1000)
+    for mine, right in zip(result(), whole, strict=True):
+        np.testing.assert_array_equal(mine, right)
+
+
+@pytest.mark.parametrize("x", [1e5, 1e15, 1e18])
+def test_gelu_far_away(x: float) -> None:
+    for sign in (1, -1):
+        y, slope = gelu_module.gelu_and_slope(np.array([sign * x], np.float32), np.float32)
+        assert (y[0], slope[0]) == ((np.float32(x), 1.0) if sign > 0 else (0.0, 0.0))

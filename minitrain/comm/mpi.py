@@ -30,7 +30,7 @@ def takes_device_arrays() -> bool:
 
 
 DIRECT = takes_device_arrays()
-PIECE = 2**22  # bytes of an all-reduce at a time: they stay in the caches, and 64 MB take a third of the time
+PIECE = 2**22  # bytes that MPI reduces in one call: they stay in the caches, and so 64 MB take a third of the time
 TAGS = (MPI.COMM_WORLD.Get_attr(MPI.TAG_UB) or 32767) // 2  # half of the tags for messages, half for debug mode
 
 

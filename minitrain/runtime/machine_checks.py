@@ -18,11 +18,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from ..backend import xp
+from ..environment import THREADS
 from . import leftover_files, speed_checks
 from .child import child
 from .mpirun import family_of, find_mpirun
-
-THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Finding:
 def examine(seconds: float) -> int:
     """Print the report. Return 0 if no fatal check failed, else 1. seconds: time limit of the two-rank run."""
     print(f"Checking this machine; the two-rank run may take up to {seconds:.0f} s.", flush=True)
-    found = [*findings(seconds), _blas(), _loops()]
+    found = [*findings(seconds), _blas(), *([_loops()] if xp is np else [])]
     table = Table(box=None, pad_edge=False)
     for heading in ("", "check", "found"):
         table.add_column(heading)
@@ -116,7 +116,7 @@ def _cores() -> Finding:
 
 def _threads() -> Finding:
     """Check that BLAS uses one thread per rank, minitrain's default if the environment does not override it."""
-    many = [f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if os.environ.get(name, "1") != "1"]
+    many = [f"{name}={os.environ[name]}" for name in THREADS if os.environ.get(name, "1") != "1"]
     if not many:
         return Finding("threads", "1 per rank")
     cure = f"the ranks will compete for the cores: unset {' '.join(item.split('=')[0] for item in many)}"

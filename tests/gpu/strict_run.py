@@ -78,7 +78,16 @@ def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 ONE: Shapes = [((5,),), ((3, 1, 7),), ((),), ((0,),), ((2, 0, 3),)]
 TWO: Shapes = [((2, 1, 3), (4, 1)), ((), ()), ((), (2, 3)), ((2, 3), ()), ((0, 3), (3,)), ((1,), (0,))]
 THREE: Shapes = [((3, 2, 5),)]
-INDICES: list[Any] = [1, -1, np.int64(2), slice(None, None, 2), (slice(None), 2), (None, ..., 0), (1, 2)]
+INDICES: list[Any] = [
+    1,
+    -1,
+    np.int64(2),
+    (0, np.int64(1)),
+    slice(None, None, 2),
+    (slice(None), 2),
+    (None, ..., 0),
+    (1, 2),
+]
 LISTS: list[Any] = [[0, 2, 2], ([0, 1, 1], [2, 3, 3]), (slice(None), [1, 1]), np.array([[1, -2], [-2, 1]])]
 AXES: list[Any] = [(None, False), (None, True), (0, False), (-1, True), ((0, 2), False), ((-1, 0), True)]
 
