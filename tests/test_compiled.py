@@ -51,11 +51,14 @@ def test_the_same_bits_wherever_the_array_is_cut(numba: None) -> None:
 
 
 def test_only_where_asked_for(numba: None) -> None:
-    program = "from minitrain.optim import rules; print(rules.FAST_ADAM.__module__)"
-    for kernels, module in (("numba", "minitrain.compiled"), ("numpy", rules.__name__), ("", rules.__name__)):
+    program = "import minitrain as mt; from minitrain.optim import Adam, AdamW, adam_step, rules; "
+    program += "w = mt.mlp().parameters(); made = Adam(w), AdamW(w), Adam(w, rule=adam_step); "
+    program += "print(rules.FAST_ADAM.__module__, *[optimizer.block for optimizer in made])"
+    ours, theirs = f"{rules.__name__} 0 0 0", "minitrain.compiled 262144 262144 0"
+    for kernels, found in (("numba", theirs), ("numpy", ours), ("", ours)):
         environment = {**NUMBA, "MINITRAIN_KERNELS": kernels}
         done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-        assert done.stdout == f"{module}\n", done.stderr
+        assert done.stdout == f"{found}\n", done.stderr
 
 
 def test_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -580,5 +580,6 @@ def test_blocks_change_nothing(
 @pytest.mark.parametrize("x", [1e5, 1e15, 1e18])
 def test_gelu_far_away(x: float) -> None:
     for sign in (1, -1):
-        y, slope = gelu_module.gelu_and_slope(np.array([sign * x], np.float32), np.float32)
+        with np.errstate(over="ignore"):  # tanh of infinity is 1
+            y, slope = gelu_module.gelu_and_slope(np.array([sign * x], np.float32), np.float32)
         assert (y[0], slope[0]) == ((np.float32(x), 1.0) if sign > 0 else (0.0, 0.0))

@@ -75,19 +75,18 @@ class Printed(io.TextIOBase):
 
 def nursery(requests: socket.socket) -> NoReturn:
     """Fork a student for each wish that comes through the socket. End with them all when the judge has gone."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system collects those that have ended
     locked.folders()  # found once for all
-    line, students = Line(requests.fileno(), requests.fileno()), []
+    line, students = Line(requests.fileno(), requests.fileno()), set[int]()
     with contextlib.suppress(EOFError, OSError, Malformed):
         while True:
             wish, _ = line.read()
+            collect(students)
             prepare(Path(wish["file"]))
             pipes = hears, tells, shows = os.pipe(), os.pipe(), os.pipe()  # to the student; from it; its line, if asked
             if (process := os.fork()) == 0:
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 keep_open(hears[0], tells[1], shows[1])
                 Student(Line(hears[0], tells[1]), shows[1], wish).serve()
-            students.append(process)
+            students.add(process)
             socket.send_fds(requests, [str(process).encode()], [tells[0], hears[1], shows[0]])
             for file in chain(*pipes):
                 os.close(file)
@@ -95,6 +94,12 @@ def nursery(requests: socket.socket) -> NoReturn:
         with contextlib.suppress(OSError):
             os.kill(process, signal.SIGKILL)
     os._exit(0)
+
+
+def collect(students: set[int]) -> None:
+    """Remove the students that have ended. From then on, the system may give their numbers to any process."""
+    while students and (ended := os.waitpid(-1, os.WNOHANG)[0]):
+        students.discard(ended)
 
 
 def prepare(file: Path) -> None:

@@ -110,7 +110,8 @@ class Adam(Optimizer):
         check_number("beta2", beta2, "at least 0 and less than 1")
         check_number("epsilon", epsilon, "at least 0")
         self.beta1, self.beta2, self.epsilon, self.rule = beta1, beta2, epsilon, rule
-        self.block = 0 if FAST_ADAM is adam_step else 2**18  # one pass needs no cache, and fewer calls take less time
+        if FAST_ADAM is not adam_step and rule in (FAST_ADAM, adamw_step):
+            self.block = 2**18  # one pass over memory needs no cache, and fewer calls take less time
 
     def update(self, w: Array, g: Array, state: Sequence[Array], lr: float, decay: bool) -> None:
         self.rule(w, g, *state, self.updates, lr, self.beta1, self.beta2, self.epsilon)

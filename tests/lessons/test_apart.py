@@ -1,7 +1,9 @@
 """The process of a student's function: what it may do, how it ends, and what it and the judge say to each other."""
 
+import gc
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -382,3 +384,39 @@ def test_a_change_must_be_of_something_that_was_sent() -> None:
     table = Table(0, apart.away)
     table.pack([1, [2]])
     assert set(table.things) == {0, 2}
+
+
+FORGETS = """
+import os, time
+from minitrain.lessons.student import collect
+gone, alive = 0, 0
+if not (gone := os.fork()):
+    os._exit(0)
+if not (alive := os.fork()):
+    time.sleep(60)
+os.waitid(os.P_PID, gone, os.WEXITED | os.WNOWAIT)
+students = {gone, alive}
+collect(students)
+print(students == {alive}, os.path.exists(f"/proc/{gone}"))
+os.kill(alive, 9)
+"""
+
+
+def test_the_number_of_a_student_that_has_ended_is_forgotten() -> None:
+    """The system gives it to another process later, which the nursery must not end."""
+    done = subprocess.run([sys.executable, "-c", FORGETS], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "True False\n", done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system has no /proc")
+def test_the_nursery_forgets_students(of: Callable[..., Apart]) -> None:
+    first = of("return 1")
+    assert first.process is not None
+    number = first.process.number
+    del first
+    gc.collect()
+    deadline = time.monotonic() + 20
+    while ") Z " not in Path(f"/proc/{number}/stat").read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)  # it has ended, and its number is still its own
+    second = of("return 1")
+    assert second.process is not None and not Path(f"/proc/{number}").exists()
