@@ -41,12 +41,12 @@ from .errors import UserError
 from .runtime.mpirun import not_installed, report_error
 
 try:
-    from . import operators  # noqa: F401 - attaches the operators to Tensor
+    from . import compiled, operators  # noqa: F401 - reads its variable; attaches the operators to Tensor
     from .autograd import backward, no_grad
     from .fused import IGNORE
     from .runtime.launch import launch
     from .tensor import Tensor
-except UserError as error:  # an unusable MINITRAIN_BACKEND, raised before `main` can catch it
+except UserError as error:  # an unusable MINITRAIN_BACKEND, _BLAS or _KERNELS, raised before `main` can catch it
     if sys.argv[0] != "-m":  # Python's placeholder while it locates the module to run
         raise
     sys.exit(report_error(error))

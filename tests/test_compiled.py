@@ -85,3 +85,10 @@ def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
         compiled.chosen()
     monkeypatch.delenv("MINITRAIN_KERNELS")
     assert compiled.chosen() == "numpy"
+
+
+def test_a_command_says_it_in_one_line() -> None:
+    command = [sys.executable, "-m", "minitrain", "doctor"]
+    done = subprocess.run(command, env={**NUMBA, "MINITRAIN_KERNELS": "numbers"}, capture_output=True, text=True)
+    assert done.stderr == "minitrain: error: MINITRAIN_KERNELS is 'numbers'; allowed: 'numpy', 'numba'\n"
+    assert done.returncode == 2
