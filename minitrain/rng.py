@@ -9,12 +9,13 @@ The numbers are generated on the host, so NumPy and CuPy see the same ones.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from numbers import Integral
 
 import numpy as np
 
 from .errors import UserError, check_memory, check_number, check_shape, check_whole, shown
+from .sharding import runs_of
 
 Index = tuple[slice, ...]
 
@@ -100,24 +101,10 @@ def _collect(
     index = tuple(slice(0, n) for n in shape) if index is None else index
     if not isinstance(index, tuple) or [getattr(s, "step", 0) in (None, 1) for s in index] != [True] * len(shape):
         raise UserError(f"index is {shown(index)}; it must be a tuple of {len(shape)} slices of step 1, one per axis")
-    borders = [s.indices(n)[:2] for s, n in zip(index, shape, strict=True)]
-    local = tuple(max(hi - lo, 0) for lo, hi in borders)
+    index = tuple(slice(*s.indices(n)[:2]) for s, n in zip(index, shape, strict=True))
+    local = tuple(max(s.stop - s.start, 0) for s in index)
     if 0 in local:
         return np.empty(local, dtype)
-    pieces = [draw(lo, hi) for lo, hi in _runs(shape, borders)]
+    starts, length = runs_of(shape, index)
+    pieces = [draw(start, start + length) for start in starts.tolist()]
     return (pieces[0] if len(pieces) == 1 else np.concatenate(pieces)).reshape(local)
-
-
-def _runs(shape: tuple[int, ...], borders: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield the slice as runs [lo, hi) of the flattened tensor: one per position on the axes before the last cut."""
-    cut = max((axis for axis, n in enumerate(shape) if borders[axis] != (0, n)), default=0)
-    if not shape:
-        yield 0, 1
-        return
-    behind = int(np.prod(shape[cut + 1 :], dtype=np.int64))
-    starts = np.zeros(1, np.int64)
-    for axis in range(cut):
-        starts = (starts[:, None] * shape[axis] + np.arange(*borders[axis])).reshape(-1)
-    lo, hi = borders[cut]
-    for start in starts.tolist():
-        yield (start * shape[cut] + lo) * behind, (start * shape[cut] + hi) * behind

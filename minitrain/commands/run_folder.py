@@ -8,9 +8,7 @@ the command can be repeated. In a folder named by the user, earlier files are an
 overwriting. Files are moved or replaced when the first file is written: a run that ends earlier changes nothing.
 """
 
-import contextlib
 import os
-import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,8 +17,7 @@ from typing import IO
 
 from ..comm.communicator import Communicator
 from ..errors import UserError
-
-LOCK = ".lock"
+from ..train.folder_lock import lock, unlock
 
 
 class RunFolder:
@@ -48,8 +45,7 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.lock is not None:
-            with contextlib.suppress(OSError):  # the disk is full: the lock's text cannot be written
-                self.lock.close()
+            unlock(self.lock)
 
     def found(self) -> list[str]:
         """Return the names of the files that exist."""
@@ -63,15 +59,14 @@ class RunFolder:
                     raise IsADirectoryError(0, f"{name} is a folder")
             if not os.access(self.path, os.W_OK):
                 raise PermissionError(0, "permission denied")
-            self.lock = (self.path / LOCK).open("a+", encoding="utf-8")
+            self.lock = lock(self.path, " with --out")
         except OSError as error:
             raise UserError(
                 f"cannot write in {self.path}: {error.strerror}; choose another folder with --out"
             ) from error
-        _take(self.lock, self.path)
         found = self.found()
         if found and not (self.overwrite or self.aside):
-            self.lock.close()
+            unlock(self.lock)
             raise UserError(
                 f"{self.path} has the {' and the '.join(found)} of an earlier run; "
                 "give --overwrite to replace it, or another folder with --out"
@@ -108,25 +103,6 @@ class RunFolder:
         """Append a line to a file, then close the file."""
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.write(line)
-
-
-def _take(lock: IO[str], folder: Path) -> None:
-    """Lock until the file is closed or the process ends. Raise UserError if another process holds the lock."""
-    with contextlib.suppress(ImportError, OSError):  # no locks on this system or shared disk: continue without one
-        import fcntl
-
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            who = lock.read(200).strip() or "another process"
-            lock.close()
-            raise UserError(
-                f"a run is writing in {folder} now ({who}); wait until it ends, or choose another folder with --out"
-            ) from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
 
 
 def on_rank_0(world: Communicator, work: Callable[[], None]) -> None:

@@ -22,6 +22,8 @@ from ..parallel.reducer import MODEL, Reducer
 from . import tensor_file
 from .tensor_file import FILES, Files
 
+STORED = {"float32": "F32", "float64": "F64"}  # in the file of a model: NumPy's names, and safetensors' names
+
 
 def gather(
     model: Model,
@@ -124,6 +126,9 @@ def save(path: str | Path, tensors: Mapping[str, np.ndarray], about: Mapping[str
     The file appears complete or not at all, even if several ranks save to the same path, or if the power fails. Raise
     OSError if it cannot be written, UserError for values that are not arrays of float32 or float64.
     """
+    for name, x in tensors.items():
+        if isinstance(x, np.ndarray) and x.dtype.name not in STORED:
+            raise UserError(f"{name} is {x.dtype}; `load` reads {' and '.join(STORED)}: save x.astype(np.float32)")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
@@ -140,9 +145,6 @@ def _sweep(path: Path) -> None:
             old.unlink(missing_ok=True)
         except PermissionError:
             continue  # another user's process, still running
-
-
-STORED = (*tensor_file.DTYPES.values(),)
 
 
 def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -181,9 +183,9 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def _check_dtypes(path: Path, dtypes: Mapping[str, str]) -> None:
     for name, dtype in dtypes.items():
-        if dtype not in STORED:
+        if dtype not in STORED.values():
             raise UserError(
-                f"{path} holds {shown(name)} as {dtype}; minitrain writes and reads {' and '.join(STORED)}: "
+                f"{path} holds {shown(name)} as {dtype}; minitrain writes and reads {' and '.join(STORED.values())}: "
                 "convert the file, or train another one"
             )
 

@@ -10,19 +10,24 @@ is forced to the disk as well. Pillai et al., "All File Systems Are Not Created 
 """
 
 import errno
+import hashlib
 import json
 import os
 import threading
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..backend import Array, to_host, xp
 from ..errors import UserError, shown
+from ..observe import ledger
 from ..operands import is_masked
 
-DTYPES = {"float32": "F32", "float64": "F64"}  # NumPy's names, and safetensors' names
+# NumPy's names, and safetensors' names. The package cannot read bfloat16 into NumPy: its bits are stored as uint16.
+DTYPES = {"float32": "F32", "float64": "F64", "float16": "F16", "uint16": "U16"}
 LONGEST = 100_000_000  # bytes of a header that other programs read
 
 
@@ -51,6 +56,22 @@ class Files:
         """Remove a file, if it is there."""
         path.unlink(missing_ok=True)
 
+    def make_folder(self, path: Path) -> None:
+        """Make a new folder."""
+        path.mkdir()
+
+    def remove_folder(self, path: Path) -> None:
+        """Remove a folder, unless something is left in it."""
+        try:
+            path.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+
+    def read(self, file: int, size: int, at: int) -> bytes:
+        """Return `size` bytes from position `at`, or as many as there are."""
+        return os.pread(file, size, at)
+
     def sync_folder(self, path: Path) -> None:
         """Wait until a folder's names are on the disk, on systems that can."""
         if os.name == "posix":
@@ -67,31 +88,61 @@ class Files:
 FILES = Files()
 
 
-def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], files: Files = FILES) -> None:
+class Written(NamedTuple):
+    """A file that was written: its size in bytes, its SHA-256, and the CRC-32 of each tensor's bytes."""
+
+    size: int
+    sha256: str
+    sums: dict[str, int]
+
+
+def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str], files: Files = FILES) -> Written:
     """Write a file that has this name only once it is complete. At most one tensor is copied at a time.
 
     Raise OSError if it cannot be written, which leaves a file of this name as it was, and UserError for what cannot be
-    stored: arrays of another dtype than float32 and float64, and more names than fit in a header.
+    stored: arrays of a dtype that DTYPES lacks, and more names than fit in a header.
     """
     ordered = sorted(tensors, key=lambda name: (-_checked(name, tensors[name]).dtype.itemsize, name))  # for alignment
     header = _header({name: tensors[name] for name in ordered}, metadata)
-    partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.partial")
-    try:
-        file = files.create(partial)
+    beginning = len(header).to_bytes(8, "little") + header
+    size, sha256, sums = len(beginning), hashlib.sha256(beginning), {}
+    with NewFile(path, files) as file:
+        files.write(file, beginning)
+        for name in ordered:
+            data = _bytes(tensors[name])
+            files.write(file, data)
+            size, sums[name] = size + len(data), zlib.crc32(data)
+            sha256.update(data)
+    return Written(size, sha256.hexdigest(), sums)
+
+
+class NewFile:
+    """A file that takes its name when the `with` ends, in place of one that has it; not at all after an exception."""
+
+    def __init__(self, path: Path, files: Files = FILES) -> None:
+        self.path, self.files = path, files
+        self.partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.partial")
+
+    def __enter__(self) -> int:
+        """Return the descriptor to write to."""
+        self.file = self.files.create(self.partial)
+        return self.file
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            files.write(file, len(header).to_bytes(8, "little") + header)
-            for name in ordered:
-                files.write(file, _bytes(tensors[name]))
-            files.sync(file)
+            try:
+                if kind is None:
+                    self.files.sync(self.file)
+            finally:
+                os.close(self.file)
+            if kind is None:
+                self.files.rename(self.partial, self.path)
+                self.files.sync_folder(self.path.parent)
         finally:
-            os.close(file)
-        files.rename(partial, path)
-        files.sync_folder(path.parent)
-    finally:
-        files.unlink(partial)
+            self.files.unlink(self.partial)
 
 
-def _header(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+def _header(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
     """Return the header, padded with spaces to a multiple of 8 bytes, after which the first tensor begins."""
     entries: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
@@ -104,23 +155,60 @@ def _header(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> b
     return header + b" " * (-len(header) % 8)
 
 
-def _checked(name: str, x: Any) -> np.ndarray:
+def _checked(name: str, x: Any) -> Array:
     """Return x. Raise UserError unless it is an array that can be stored under this name."""
-    if not isinstance(x, np.ndarray) or is_masked(x):
+    if not isinstance(x, (np.ndarray, xp.ndarray)) or is_masked(x):
         raise UserError(f"{name} is {shown(x)}; a checkpoint holds arrays: give p.data")
     if x.dtype.name not in DTYPES or name == "__metadata__":
-        raise UserError(f"{name} is {x.dtype}; `load` reads float32 and float64: save x.astype(np.float32)")
+        raise UserError(f"{name} is {x.dtype}; a file holds {', '.join(DTYPES)}: convert it first")
     return x
 
 
-def _bytes(x: np.ndarray) -> memoryview:
-    """Return the bytes of x in C order and little-endian."""
-    rows = np.ascontiguousarray(x, x.dtype.newbyteorder("<"))
+def _bytes(x: Array) -> memoryview:
+    """Return the bytes of x in C order and little-endian; a copy of x only if it is not stored so, or on a device."""
+    here = to_host(x)
+    rows = np.ascontiguousarray(here, here.dtype.newbyteorder("<"))
+    if rows.base is not x and rows is not x:
+        ledger.hold(rows, "buffers", "checkpoint")
     return rows.reshape(-1).view(np.uint8).data
 
 
-def check_header(path: Path) -> None:
-    """Raise UserError if a header breaks a rule that the package safetensors does not check.
+# Read -----------------------------------------------------------------------------------------------------------------
+
+
+class Entry(NamedTuple):
+    """A tensor in a file: safetensors' name of its dtype, its shape, and its first byte, counted from the file's."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+
+
+def header_of(path: Path) -> dict[str, Entry]:
+    """Return the tensors of a file, of which only the header is read.
+
+    Raise UserError if it breaks a rule of the format: the package's, or one of `check_header`. OSError if it cannot be
+    read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    entries = check_header(path)
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except SafetensorError as error:
+        raise UserError(f"{path} cannot be read as a checkpoint: {error}") from error
+    with path.open("rb") as file:
+        data = 8 + int.from_bytes(file.read(8), "little")
+    return {
+        name: Entry(entry["dtype"], tuple(entry["shape"]), data + entry["data_offsets"][0])
+        for name, entry in entries.items()
+        if name != "__metadata__"
+    }
+
+
+def check_header(path: Path) -> dict[str, Any]:
+    """Return a header. Raise UserError if it breaks a rule that the package safetensors does not check.
 
     A name may stand only once, since programs differ in which of two they take, and the header begins with a brace.
     """
@@ -139,6 +227,6 @@ def check_header(path: Path) -> None:
         return entries
 
     try:
-        json.loads(header, object_pairs_hook=once)
+        return json.loads(header, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as a checkpoint: its header is not JSON: {error}") from error

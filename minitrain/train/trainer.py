@@ -355,8 +355,12 @@ class Trainer:
         "optimizer" holds this rank's arrays; checkpoint.gather_state makes them whole for another mesh. Everything else
         is numbers, lists and dictionaries, the same on all ranks.
         """
+        return {**self.plain_state(), "optimizer": self.optimizer.state_dict()}
+
+    def plain_state(self) -> dict[str, Any]:
+        """Return the state without the optimizer's arrays."""
         parts = {name: part.state_dict() for name, part in self.parts_of_state().items()}
-        return {"optimizer": self.optimizer.state_dict(), **parts, "batches": self.batches}
+        return {"optimizer": {"updates": self.updates}, **parts, "batches": self.batches}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state; all ranks must call it, before or after the weights are restored.

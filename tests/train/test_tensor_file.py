@@ -62,7 +62,7 @@ def test_the_package_reads_what_is_written(tmp_path_factory: pytest.TempPathFact
 )
 def test_what_cannot_be_stored(value: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
-        tensor_file.write(tmp_path / "a.safetensors", {"ok": np.ones(2), "w": value}, {})
+        checkpoint.save(tmp_path / "a.safetensors", {"ok": np.ones(2), "w": value}, {})
     assert list(tmp_path.iterdir()) == []
 
 
