@@ -38,7 +38,6 @@ from ..errors import UserError, check_whole
 from ..observe import ledger
 from .checkpoint_index import FILE, INDEX, Index, Logical, Piece, RankFile, read_index
 from .folder_lock import lock, unlock
-from .regions import Region
 from .shares import Share, shares
 from .tensor_file import FILES, Files, Written, write
 from .trainer import Trainer
