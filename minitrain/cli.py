@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from .commands.compare_model import CompareModel
 from .commands.doctor import Doctor
 from .commands.lr_range import LrRange
 from .commands.memory import Memory
+from .commands.run_checkpoints import resumed
 from .commands.sample import Sample
 from .commands.timeline import TimelineOf
 from .commands.train import Train
@@ -58,12 +60,15 @@ def main(arguments: list[str] | None = None) -> int:
 def run(arguments: list[str] | None) -> int:
     """Run one command and return its exit status. Print a UserError instead of raising it."""
     try:
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        train = resumed(words, Train()) if words[:1] == ["train"] else Train()
         with _only_rank_0_speaks():
             command = tyro.cli(
                 Command,
                 prog="python -m minitrain",
                 description="The training strategies behind large models, in plain code.",
-                args=arguments,
+                args=words,
+                default=train if words[:1] == ["train"] else tyro.MISSING_NONPROP,
                 config=(tyro.conf.OmitArgPrefixes,),
             )
         return command.run()

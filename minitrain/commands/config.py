@@ -10,6 +10,7 @@ from ..errors import UserError, check_choice, check_memory, check_number, check_
 from ..models import GPTConfig
 from ..parallel.strategy import Strategy
 from .options import (
+    CheckpointOptions,
     DataOptions,
     ModelOptions,
     OptimizerOptions,
@@ -21,7 +22,8 @@ from .options import (
 from .sample import check_length
 
 # Allowed values of options. Integers not listed must be at least 1, floats at least 0.
-LEAST = {"seed": -(2**63), "warmup": 0, "sample": 0}
+LEAST = {"seed": -(2**63), "warmup": 0, "sample": 0, "save_every": 0}
+OF_ONE_START = ("out", "overwrite", "resume")  # a run that continues may have others
 ALLOWED = {
     "loss_scale": "above 0",
     "dropout": "at least 0 and less than 1",
@@ -66,6 +68,7 @@ class TrainConfig:
     strategy: StrategyOptions = field(default_factory=StrategyOptions)
     precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     report: RunOptions = field(default_factory=RunOptions)
+    checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
 
     def check(self, ranks: int) -> None:
         """Raise UserError, on every rank, for options that conflict. ranks: how many divide the batch.
@@ -95,7 +98,8 @@ class TrainConfig:
     def check_each(self) -> None:
         """Raise UserError for the first option whose type or value is invalid by itself."""
         self.strategy.check_each()
-        for group in (self.model, self.data, self.optimizer, self.parallel, self.precision, self.report):
+        named = (self.model, self.data, self.optimizer, self.parallel, self.precision, self.report, self.checkpoints)
+        for group in named:
             for key, hint in get_type_hints(type(group)).items():
                 name, value = "--" + key.replace("_", "-"), getattr(group, key)
                 if value is None and type(None) in get_args(hint):
@@ -126,8 +130,9 @@ class TrainConfig:
         return GPTConfig(vocabulary, m.context, m.layers, m.heads, m.width, m.dropout, m.tied, dtype=m.dtype)
 
     def plain(self) -> dict[str, Any]:
-        """Return the options as dictionaries of numbers and strings, for a file."""
+        """Return the options as dictionaries of numbers and strings, for a file; without those of one start only."""
+        plain = lambda value: str(value) if isinstance(value, Path) else value
         return {
-            name: {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
+            name: {key: plain(value) for key, value in options.items() if key not in OF_ONE_START}
             for name, options in asdict(self).items()
         }

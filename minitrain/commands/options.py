@@ -216,7 +216,7 @@ class RunOptions:
     seed: int = 1
     """Seed of initial values, data order and dropout, which do not depend on the number of ranks."""
     out: Path = Path("build/run")
-    """Folder for log.jsonl and model.safetensors. An earlier run in build/run moves to build/run.1 and so on."""
+    """Folder for log.jsonl, checkpoints and model.safetensors. An earlier run in build/run moves to build/run.1 etc."""
     overwrite: bool = False
     """Replace an earlier run in the folder."""
     log_every: int = 50
@@ -225,3 +225,19 @@ class RunOptions:
     """Updates between validations; only the one at the end uses the whole validation text."""
     sample: int = 400
     """Characters to generate at the end; 0: none."""
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """Checkpoints, from which a run continues with the same bits. It also saves when it is sent SIGTERM or SIGINT
+    (Ctrl-C), except through Open MPI's mpirun, which kills its ranks at once, and before a loss that is not finite."""
+
+    save_every: int = 250
+    """Updates between checkpoints; the last update is saved too. 0: save none, not even when interrupted."""
+    keep: int = 2
+    """Complete checkpoints to keep."""
+    save_async: bool = False
+    """Write in the background while training goes on, from a copy of what this rank saves."""
+    resume: Path | None = None
+    """Continue the run in this folder, or from this checkpoint; without a name: the run in --out. Its options hold,
+    unless others are given here. The number of ranks may differ."""

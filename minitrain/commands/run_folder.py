@@ -17,16 +17,26 @@ from typing import IO
 
 from ..comm.communicator import Communicator
 from ..errors import UserError
+from ..train.checkpoints import clear
 from ..train.folder_lock import lock, unlock
+from ..train.tensor_file import FILES, NewFile
 
 
 class RunFolder:
     """The files `names` in the folder `path`. All ranks open and close it; rank 0 writes."""
 
     def __init__(
-        self, world: Communicator, path: Path, names: Sequence[str], overwrite: bool = False, aside: bool = False
+        self,
+        world: Communicator,
+        path: Path,
+        names: Sequence[str],
+        overwrite: bool = False,
+        aside: bool = False,
+        checkpoints: str = "",
+        goes_on: bool = False,
     ) -> None:
-        """aside: move earlier files aside. overwrite: delete them.
+        """aside: move earlier files aside. overwrite: delete them. checkpoints: the name of the folder of checkpoints,
+        if there may be one. goes_on: the earlier files are of the run that this one continues, and stay.
 
         Raise UserError, on all ranks, if the folder cannot be written, if another run is writing in it, or if it has
         earlier files and neither option is set.
@@ -34,8 +44,10 @@ class RunFolder:
         if path == Path():  # from `--out ""` or `--out .`
             raise UserError("the run's folder is the current one, or its name is empty; name a folder for the run")
         self.path, self.names, self.overwrite, self.aside = path, names, overwrite, aside
+        self.checkpoints, self.goes_on = checkpoints, goes_on
         self.lock: IO[str] | None = None
-        self.begun = False
+        self.begun = goes_on  # there is nothing to move or delete
+        self.world = world
         on_rank_0(world, self._claim)
 
     def __enter__(self) -> "RunFolder":
@@ -48,8 +60,9 @@ class RunFolder:
             unlock(self.lock)
 
     def found(self) -> list[str]:
-        """Return the names of the files that exist."""
-        return [name for name in self.names if (self.path / name).exists()]
+        """Return the names of the files, and of the folder of checkpoints, that exist."""
+        names = (*self.names, self.checkpoints) if self.checkpoints else self.names
+        return [name for name in names if (self.path / name).exists()]
 
     def _claim(self) -> None:
         try:
@@ -65,7 +78,7 @@ class RunFolder:
                 f"cannot write in {self.path}: {error.strerror}; choose another folder with --out"
             ) from error
         found = self.found()
-        if found and not (self.overwrite or self.aside):
+        if found and not (self.overwrite or self.aside or self.goes_on):
             unlock(self.lock)
             raise UserError(
                 f"{self.path} has the {' and the '.join(found)} of an earlier run; "
@@ -89,7 +102,10 @@ class RunFolder:
     def _make_way(self, found: list[str]) -> str:
         if self.overwrite:
             for name in found:
-                (self.path / name).unlink()
+                if name == self.checkpoints:
+                    clear(self.path / name)
+                else:
+                    (self.path / name).unlink()
             return ""
         number = 1
         while (there := self.path.with_name(f"{self.path.name}.{number}")).exists():
@@ -97,12 +113,26 @@ class RunFolder:
         there.mkdir()
         for name in found:
             (self.path / name).rename(there / name)
-        return f"the earlier run in {self.path} is now in {there}"
+        cure = f"; to continue it: --resume {there}" if self.checkpoints in found else ""
+        return f"the earlier run in {self.path} is now in {there}{cure}"
 
     def append(self, name: str, line: str) -> None:
         """Append a line to a file, then close the file."""
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.write(line)
+
+    def cut_back(self, name: str, lines: int) -> None:
+        """Keep only the first lines of a file, on rank 0. Raise UserError on all ranks if it cannot be written."""
+        on_rank_0(self.world, lambda: self._cut_back(self.path / name, lines))
+
+    def _cut_back(self, path: Path, lines: int) -> None:
+        try:
+            there = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+            if len(there) > lines:
+                with NewFile(path) as file:
+                    FILES.write(file, b"".join(there[:lines]))
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {reason(error)}") from error
 
 
 def on_rank_0(world: Communicator, work: Callable[[], None]) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import time
-import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,9 +22,11 @@ from ..precision import StaticScaler
 from ..runtime.launch import launch
 from ..train import checkpoint
 from ..train.history import Update
+from ..train.nonfinite import NotFinite
 from ..train.trainer import Trainer
 from .config import TrainConfig
 from .options import RunOptions, make_mesh
+from .run_checkpoints import CHECKPOINTS, RunCheckpoints, Stopped, crc32_of
 from .run_folder import RunFolder, on_rank_0, reason, write_somewhere
 from .sample import generate
 
@@ -49,8 +50,9 @@ class TextTrainer:
         given = {
             key: value for group in asdict(config).values() if isinstance(group, dict) for key, value in group.items()
         }
-        del given["out"], given["text"]  # paths may differ between machines
-        check_same(world, {**given, "checksum of the text": zlib.crc32(text.encode())})
+        del given["out"], given["text"], given["resume"]  # paths may differ between machines
+        self.text_crc32 = crc32_of(text)
+        check_same(world, {**given, "checksum of the text": self.text_crc32})
         self.tokenizer = CharTokenizer.of(text)
         train, validation = split(self.tokenizer.encode(text), config.data.validation)
         seed, context, batch = config.report.seed, config.model.context, config.data.batch
@@ -64,6 +66,7 @@ class TextTrainer:
         self.model = gpt(self.gpt_config)
         self.trainer = self.make_trainer()
         self.log_ended = ""  # why the log ended, once it can no longer be written
+        self.rows = 0  # of the log
 
     def make_trainer(self) -> Trainer:
         """Return the trainer that runs the updates."""
@@ -88,31 +91,51 @@ class TextTrainer:
     def fit(self) -> float:
         """Run all updates and return the loss on the whole validation text, in nats per character.
 
-        Raise UserError if the loss diverges or a file cannot be written.
+        Raise UserError if the loss diverges or a file cannot be written, and Stopped if a signal has ended the run.
         """
-        o = self.config.report
-        with RunFolder(self.world, o.out, (LOG, MODEL), o.overwrite, aside=o.out == RunOptions.out) as folder:
+        with self.open_folder() as folder:
             self.log(self.describe())
+            checkpoints = RunCheckpoints(self, folder)
+            if self.config.checkpoints.resume is not None:
+                checkpoints.resume()
             with np.errstate(over="ignore", invalid="ignore"):  # the trainer checks every loss itself
-                self.train(folder, self.config.optimizer.steps)
+                self.train(folder, checkpoints, self.config.optimizer.steps)
+            checkpoints.close()
             final = self.validate()
             self.record(folder, {"step": self.trainer.updates, "final_val_loss": final})
             self.log(f"validation loss {final:.4f} nats per character, on the whole validation text")
             self.save()
         return final
 
-    def train(self, folder: RunFolder, steps: int) -> None:
-        """Run the updates up to `steps`, and log a row for each."""
-        o, progress = self.config.report, Progress(steps, self.train_data.B * self.train_data.T)
-        for update in self.updates(steps - self.trainer.updates):
-            row, last = self.row(update), self.trainer.updates == steps
-            if not update.skipped and (row["step"] % o.log_every == 0 or last):
-                self.log(progress.line(row))
-            if not update.skipped and row["step"] % o.val_every == 0 and not last:
-                row["val_loss"] = self.validate(QUICK_VALIDATION)
-                windows = min(QUICK_VALIDATION, self.val_data.windows)
-                self.log(f"validation loss {row['val_loss']:.3f}, on {windows} windows")
-            self.record(folder, row)
+    def open_folder(self) -> RunFolder:
+        """Return the folder of the run; of an earlier run, if this one continues it there."""
+        o, resume = self.config.report, self.config.checkpoints.resume
+        goes_on = resume is not None and o.out.resolve() in (resume.resolve(), *resume.resolve().parents)
+        aside = o.out == RunOptions.out
+        return RunFolder(self.world, o.out, (LOG, MODEL), o.overwrite, aside, CHECKPOINTS, goes_on)
+
+    def train(self, folder: RunFolder, checkpoints: RunCheckpoints, steps: int) -> None:
+        """Run the updates up to `steps`, log a row for each, and save at times. Raise Stopped after a signal."""
+        progress = Progress(steps, self.train_data.B * self.train_data.T, self.trainer.updates)
+        with checkpoints.listening():
+            try:
+                for update in self.updates(steps - self.trainer.updates):
+                    last = self.trainer.updates == steps
+                    self.record(folder, self.looked_at(update, last, progress))
+                    checkpoints.after(update, last)
+            except NotFinite as error:
+                raise checkpoints.rescue(error) from error
+
+    def looked_at(self, update: Update, last: bool, progress: "Progress") -> dict[str, Any]:
+        """Print how the run goes, if it is time to, and validate. Return the row of the update in the log."""
+        o, row = self.config.report, self.row(update)
+        if not update.skipped and (row["step"] % o.log_every == 0 or last):
+            self.log(progress.line(row))
+        if not update.skipped and row["step"] % o.val_every == 0 and not last:
+            row["val_loss"] = self.validate(QUICK_VALIDATION)
+            windows = min(QUICK_VALIDATION, self.val_data.windows)
+            self.log(f"validation loss {row['val_loss']:.3f}, on {windows} windows")
+        return row
 
     def updates(self, count: int) -> Iterator[Update]:
         """Yield `count` more updates, each run on demand. Print which batches were skipped."""
@@ -177,6 +200,7 @@ class TextTrainer:
 
     def record(self, folder: RunFolder, row: dict[str, Any]) -> None:
         """Append a row to the log. If the log can no longer be written, print that and keep training."""
+        self.rows += 1
         if self.world.rank != 0 or self.log_ended:
             return
         try:
@@ -197,19 +221,21 @@ def memory_at_start() -> int:
 class Progress:
     """Lines that show how far a run is, and how fast."""
 
-    def __init__(self, steps: int, tokens: int) -> None:
-        self.steps, self.tokens = steps, tokens
+    def __init__(self, steps: int, tokens: int, done: int = 0) -> None:
+        """done: updates that an earlier process has made."""
+        self.steps, self.tokens, self.done = steps, tokens, done
         self.start = time.monotonic()
 
     def line(self, row: dict[str, Any]) -> str:
         """Return a line of at most 80 columns."""
         step = row["step"]
         seconds = max(time.monotonic() - self.start, 1e-9)
-        left = round(seconds / step * (self.steps - step))
+        made = step - self.done
+        left = round(seconds / made * (self.steps - step))
         bar = "#" * (10 * step // self.steps)
         return (
             f"[{bar:<10}] {step:>{len(str(self.steps))}}/{self.steps}  loss {row['loss']:.3f}  lr {row['lr']:.1e}  "
-            f"{self.tokens * step / seconds:,.0f} tokens/s  {left // 60}:{left % 60:02} left"
+            f"{self.tokens * made / seconds:,.0f} tokens/s  {left // 60}:{left % 60:02} left"
         )
 
 
@@ -218,10 +244,15 @@ class Train(TrainConfig):
     """Train a GPT on text, on one process or under `mpirun -n 2`."""
 
     def run(self) -> int:
-        """Train, save, and print a sample."""
+        """Train, save, and print a sample. Return 130 if a signal has ended the run, after saving."""
         with launch() as world:
             trainer = TextTrainer(self, world)
-            trainer.fit()
+            try:
+                trainer.fit()
+            except Stopped as stop:
+                trainer.log(f"minitrain: {stop}")
+                trainer.close()
+                return 130
             divided = self.strategy.zero == 3 or self.parallel.tp > 1 or self.parallel.pp > 1
             if self.report.sample and (world.rank == 0 or divided):
                 rule = "-" * 80

@@ -29,7 +29,11 @@ from ..comm.rank_positions import ENDED, SILENT, Moves, Standing, report, standi
 
 ASK, ANSWER, HUSH = 1, 2, 3  # tags on a dedicated communicator
 INTERRUPTS = {signal.SIGINT, signal.SIGTERM}  # mpirun ends its ranks with either
+AGAIN = 1.0  # seconds; signals that follow sooner are the same one, which mpirun and the terminal may both send
 GRACE = 0.1  # seconds for the main thread to handle an interrupt itself; Open MPI kills the ranks after 0.3
+
+
+DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 
 
 def interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -53,6 +57,7 @@ class Watch:
         self.sent: list[MPI.Request] = []
         self.interrupted: tuple[float, int] | None = None  # time, and the number of communications begun by then
         self.signalled = False  # a signal has interrupted this rank
+        self.first: float | None = None  # when the first signal came that the program handles itself
         self.hushed = False  # another rank is ending the job: signals from now on are not interrupts
         self.ear, self.mouth = socket.socketpair()
         self.mouth.setblocking(False)
@@ -85,10 +90,20 @@ class Watch:
             heard = self.ear.recv(100) if ready else b""
             if 0 in heard:
                 return
-            if not INTERRUPTS.isdisjoint(heard) and self.interrupted is None:
-                self.signalled = True
-                self.interrupted = time.monotonic(), self.moves.count
+            if signals := INTERRUPTS.intersection(heard):
+                self.hear(signals)
             self.look()
+
+    def hear(self, signals: set[signal.Signals]) -> None:
+        """Note an interrupt. One that the program handles itself (it saves, then ends) counts only if it is repeated."""
+        now = time.monotonic()
+        own = all(signal.getsignal(number) in (interrupt, *DEFAULTS) for number in signals)
+        repeated = self.first is not None and now - self.first > AGAIN
+        if not own:
+            self.first = self.first or now
+        if (own or repeated) and self.interrupted is None:
+            self.signalled = True
+            self.interrupted = now, self.moves.count
 
     def look(self) -> None:
         """Answer the other ranks; if this rank has made no progress for half of the limit, ask them."""

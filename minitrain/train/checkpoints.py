@@ -37,7 +37,7 @@ from ..comm.communicator import Communicator
 from ..errors import UserError, check_whole
 from ..observe import ledger
 from .checkpoint_index import FILE, INDEX, Index, Logical, Piece, RankFile, read_index
-from .folder_lock import lock, unlock
+from .folder_lock import LOCK, lock, unlock
 from .shares import Share, shares
 from .tensor_file import FILES, Files, Written, write
 from .trainer import Trainer
@@ -302,6 +302,14 @@ def leftovers(path: Path) -> list[Path]:
     """Return the folders of saves that were interrupted: they have no index, and nothing but a save's files."""
     ours = lambda file: FILE.fullmatch(file.name) or file.name.endswith(".partial")
     return [folder for folder in folders(path) if not (folder / INDEX).exists() and all(map(ours, folder.iterdir()))]
+
+
+def clear(path: Path) -> None:
+    """Remove all checkpoints in a folder, and the folder if nothing else is in it. Raise OSError if that fails."""
+    for folder in folders(path):
+        remove(folder)
+    (path / LOCK).unlink(missing_ok=True)
+    FILES.remove_folder(path)
 
 
 def remove(folder: Path, files: Files = FILES) -> None:

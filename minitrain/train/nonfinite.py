@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from .trainer import Trainer
 
 
+class NotFinite(UserError):
+    """A loss or a gradient that is NaN or infinite; the weights are still those before the batch."""
+
+
 def explain(trainer: "Trainer", update: Update, local: Batch, expected: bool) -> None:
     """Raise UserError for a non-finite loss or gradient, naming the sample or else the first layer to blame. Do
     nothing if the batch is finite in float32 and the scaler skipped it (`expected`). local: this rank's part of the
@@ -26,11 +30,11 @@ def explain(trainer: "Trainer", update: Update, local: Batch, expected: bool) ->
     what = f"the norm of the gradient is {update.norm}" if math.isfinite(update.loss) else f"the loss is {update.loss}"
     where = f"{what} in batch {local.where.number}, at update {trainer.updates}"
     if layer is not None:
-        raise UserError(f"{where}; the first layer whose output is NaN or infinite is {layer}; {trainer.advice}")
+        raise NotFinite(f"{where}; the first layer whose output is NaN or infinite is {layer}; {trainer.advice}")
     if trainer.precision is None:
-        raise UserError(f"{where}, although every layer's output is finite; {trainer.advice}")
+        raise NotFinite(f"{where}, although every layer's output is finite; {trainer.advice}")
     if not expected:
-        raise UserError(
+        raise NotFinite(
             f"{where}, although every layer's output is finite in float32: half precision overflows. Use a scaler "
             "(skips such batches), a DynamicPolicy (moves such layers to float32), or bfloat16"
         )
@@ -41,7 +45,7 @@ def check_samples(world: Communicator, local: Batch | None, name: str) -> None:
     here = None if local is None else first_bad_sample(local)
     found = [message for message in world.gather_objects(here) if message is not None]
     if found:
-        raise UserError(f"{name}: {min(found)[1]}.\nNo change of the learning rate helps: correct or remove the sample")
+        raise NotFinite(f"{name}: {min(found)[1]}.\nNo change of the learning rate helps: correct or remove the sample")
 
 
 def first_bad_sample(batch: Batch) -> tuple[int, str] | None:

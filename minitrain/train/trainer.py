@@ -144,10 +144,10 @@ class Trainer:
             loss, norm = train_step(
                 self.model, local, self.reducer, self.optimizer, lr, self.accumulate, self.clip, self.scaler
             )
-        self.batches += 1
         update = Update(self.loss_of(loss, batch, lr), lr, norm, scale, batch.where.count)
         if not math.isfinite(update.loss) or (update.skipped and self.scaler.skips == skips):
             nonfinite.explain(self, update, local, expected=self.scaler.skips > skips)
+        self.batches += 1  # not before: a run that ends with this batch can be continued with it
         if isinstance(self.precision, DynamicPolicy):
             self.adapt(self.precision, update, at_floor)
         return update
@@ -156,7 +156,7 @@ class Trainer:
         """Sum the per-rank losses to the loss of the global batch. Raise UserError if ranks had different ones."""
         where, world = batch.where, self.mesh.world
         given = {"batch": where.number, "seed": where.seed, "B": where.B, "T": where.T, "learning rate": lr}
-        if world.size > 1 and (self.batches == 1 or debug.on or batch.inputs.nbytes < SMALL):
+        if world.size > 1 and (self.batches == 0 or debug.on or batch.inputs.nbytes < SMALL):
             given["checksum of the data"] = checksum_of(batch)
         part = part if self.mesh.part("matrices") == 0 else 0.0  # tensor-parallel ranks all have the same part
         return sum_if_same(world, part, given, ("dp", "loss"))

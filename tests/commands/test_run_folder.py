@@ -114,10 +114,13 @@ def test_lr_range_and_compare_go_through_the_same_door(
 # Two runs at once ---------------------------------------------------------------------------------------------------
 
 
+RIGHTS: list[dict[str, Any]] = [{}, {"overwrite": True}, {"aside": True}]
+
+
 def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
     world = world_of_one()
     with RunFolder(world, tmp_path, NAMES):
-        for rights in ({}, {"overwrite": True}, {"aside": True}):
+        for rights in RIGHTS:
             with pytest.raises(UserError, match=rf"a run is writing in {tmp_path} now \(process {os.getpid()} on "):
                 RunFolder(world, tmp_path, NAMES, **rights)
     RunFolder(world, tmp_path, NAMES).__exit__(None, None, None)

@@ -1,0 +1,219 @@
+"""The checkpoints of `train`: at fixed intervals, on a signal, before a loss that is not finite; and their resumption.
+
+    python -m minitrain train --save-every 100 --keep 2         build/run/checkpoints/step-100, step-200, ...
+    python -m minitrain train --resume                          continues build/run from the last complete one
+
+A resumed run has the options of the one it continues, unless others are given. Its log is cut back to the update of the
+checkpoint: in the end, it is the log of a run without interruption.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+from ..backend import is_finite
+from ..errors import UserError, shown
+from ..parallel.reducer import require
+from ..train.checkpoint_index import INDEX, Index
+from ..train.checkpoints import Checkpoints
+from ..train.history import Update
+from ..train.resharding import CHECKPOINTS, candidates, load, newest
+from .options import RunOptions
+from .run_folder import RunFolder
+from .signals import Signals
+
+if TYPE_CHECKING:
+    from .config import TrainConfig
+    from .train import TextTrainer
+
+
+class Stopped(Exception):
+    """Raised when a signal has asked the run to end, and it has saved."""
+
+
+class RunCheckpoints:
+    """Saves and resumes one run. All ranks make the same calls."""
+
+    def __init__(self, text: "TextTrainer", folder: RunFolder) -> None:
+        self.text, self.folder, self.options = text, folder, text.config.checkpoints
+        self.made: Checkpoints | None = None
+        self.signals: Signals | None = None
+        self.saved = -1  # number of updates of the last save
+
+    def listening(self) -> AbstractContextManager[Any]:
+        """Return a context in which signals are noted, if the run saves at all."""
+        if not self.options.save_every:
+            return nullcontext()
+        note = "minitrain: interrupted; saving after this update (once more: end at once)\n"
+        self.signals = Signals(note if self.text.world.rank == 0 else "")
+        return self.signals
+
+    def after(self, update: Update, last: bool) -> None:
+        """Save if it is time to. Raise Stopped, after saving, if any rank was signalled to end."""
+        if not self.options.save_every:
+            return
+        updates = self.text.trainer.updates
+        if not update.skipped and (updates % self.options.save_every == 0 or last):
+            self.save()
+        if self.checkpoints.look(self.signals is not None and self.signals.heard):
+            if self.saved != updates or update.skipped:
+                self.save()
+            self.close()
+            raise Stopped(
+                f"interrupted after {updates} of {self.text.config.optimizer.steps} updates; "
+                + (f"saved {self.checkpoints.last}. Continue with: train --resume {self.folder.path}")
+            )
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The folder's checkpoints. It is opened late, since an earlier run's files are first moved out of the way."""
+        if self.made is None:
+            o = self.options
+            path = self.folder.path / CHECKPOINTS
+            self.made = Checkpoints(path, self.text.world, o.keep, o.save_async, self.text.trainer.log)
+        return self.made
+
+    def save(self) -> bool:
+        """Save the whole state now. Return whether that has succeeded, or in the background, has begun."""
+        self.saved = self.text.trainer.updates
+        return self.checkpoints.save(self.text.trainer, self.about())
+
+    def about(self) -> dict[str, Any]:
+        """Return what a checkpoint says of the run: its options, the text, the tokenizer, and the rows of its log."""
+        text = self.text
+        tokenizer = {"name": "characters", "sha256": sha256_of(text.tokenizer.vocabulary)}
+        return {
+            "run": text.config.plain(),
+            "log_rows": text.rows,
+            "tokenizer": {**tokenizer, "vocabulary": text.tokenizer.vocabulary},
+            "text_crc32": text.text_crc32,
+            "random": {"seed": text.config.report.seed, "next batch": text.trainer.batches},
+        }
+
+    def rescue(self, error: UserError) -> UserError:
+        """Save the state before a loss that is not finite, and return the error with the checkpoints there are."""
+        if not self.options.save_every:
+            return error
+        earlier = self.checkpoints.last
+        flats = [require(b.shard if b.data is None else b.data) for b in self.text.trainer.reducer.buckets]
+        finite = all(self.text.world.gather_objects(all(map(is_finite, flats))))
+        self.checkpoints.finish()
+        if not finite or not self.save() or not self.checkpoints.finish():
+            return UserError(f"{error}.\nThe last good checkpoint is {earlier or 'none: none was saved before'}")
+        before = f"; the one before is {earlier}" if earlier else ""
+        return UserError(
+            f"{error}.\nThe state before this batch, which is still finite, is in {self.checkpoints.last}{before}.\n"
+            "Continue from one of them: train --resume THAT_FOLDER --lr SMALLER"
+        )
+
+    def close(self) -> None:
+        """Complete the last save."""
+        if self.made is not None:
+            self.made.close()
+
+    # Resumption -------------------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Continue from the last complete checkpoint. Raise UserError if there is none, or if it does not fit."""
+        text = self.text
+        assert self.options.resume is not None
+        found, index = newest(self.options.resume, text.world, text.log)
+        check_tokenizer(index, text.tokenizer.vocabulary)
+        if index.updates > text.config.optimizer.steps:
+            raise UserError(
+                f"{found} has made {index.updates} updates, but --steps is {text.config.optimizer.steps}: "
+                f"give more, or --resume an earlier checkpoint in {found.parent}"
+            )
+        for note in load(text.trainer, found, index):
+            text.log(note)
+        if index.about["text_crc32"] != text.text_crc32:
+            text.log("the text is not the one of the checkpoint: the batches to come are others than they were")
+        for change in changes(index.about["run"], text.config.plain()):
+            text.log(change)
+        text.log(f"continuing {found}: {index.updates} of {text.config.optimizer.steps} updates are made")
+        if self.folder.goes_on:
+            text.rows = index.about["log_rows"]
+            self.folder.cut_back("log.jsonl", text.rows)
+
+
+def check_tokenizer(index: Index, vocabulary: str) -> None:
+    """Raise UserError unless the checkpoint's tokens mean what this text's do."""
+    tokenizer = index.about.get("tokenizer")
+    if not isinstance(tokenizer, dict) or tokenizer.get("sha256") != sha256_of(vocabulary):
+        then = tokenizer.get("vocabulary") if isinstance(tokenizer, dict) else None
+        raise UserError(
+            f"the checkpoint has another tokenizer: the characters {shown(then)}, but the text has "
+            f"{shown(vocabulary)}; give the --text of that run"
+        )
+
+
+def sha256_of(text: str) -> str:
+    """Return the SHA-256 of a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def crc32_of(text: str) -> int:
+    """Return the CRC-32 of a text."""
+    return zlib.crc32(text.encode())
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a line for each option that differs from the run that is continued."""
+    flag = lambda key: "--" + key.replace("_", "-")
+    return [
+        f"{flag(key)} is {shown(now[group][key])} from here on; it was {shown(x)}"
+        for group, options in before.items()
+        for key, x in options.items()
+        if key in now.get(group, {}) and now[group][key] != x
+    ]
+
+
+# On the command line --------------------------------------------------------------------------------------------------
+
+
+def resumed(arguments: list[str], config: "TrainConfig") -> "TrainConfig":
+    """Return the options that hold where the command line gives none: those of the run that it resumes.
+
+    arguments: of `train`, changed so that --resume has a folder. Raise UserError if there is nothing to resume.
+    """
+    place = next((i for i, word in enumerate(arguments) if word.partition("=")[0] == "--resume"), None)
+    if place is None:
+        return config
+    _, given, folder = arguments[place].partition("=")
+    if not given and place + 1 < len(arguments) and not arguments[place + 1].startswith("-"):
+        folder = arguments[place + 1]
+    elif not given:
+        folder = value_of("--out", arguments) or str(RunOptions.out)
+        arguments.insert(place + 1, folder)
+    path = Path(folder)
+    found, troubles = candidates(path)
+    if not found:
+        raise UserError(f"there is no complete checkpoint in {path}" + "".join(f":\n{why}" for why in troubles[:3]))
+    about = found[0][1].about
+    run = path.parent.parent if (path / INDEX).exists() else path if (path / CHECKPOINTS).exists() else path.parent
+    groups = vars(config).keys() & about["run"].keys()
+    made = replace(config, **{name: filled(getattr(config, name), about["run"][name]) for name in groups})
+    return replace(
+        made, report=replace(made.report, out=run), checkpoints=replace(made.checkpoints, resume=Path(folder))
+    )
+
+
+def value_of(flag: str, arguments: list[str]) -> str | None:
+    """Return the value of a flag on the command line; None if it is not there."""
+    for word, following in zip(arguments, [*arguments[1:], None], strict=True):
+        name, given, value = word.partition("=")
+        if name == flag:
+            return value if given else following
+    return None
+
+
+def filled(options: Any, values: Mapping[str, Any]) -> Any:
+    """Return a group of options with saved values; those that this version does not have are left out."""
+    hints = get_type_hints(type(options))
+    path = lambda key: Path in (hints[key], *get_args(hints[key]))
+    known = {key: Path(x) if x is not None and path(key) else x for key, x in values.items() if key in hints}
+    return replace(options, **known)
