@@ -80,9 +80,10 @@ class RunFolder:
         found = self.found()
         if found and not (self.overwrite or self.aside or self.goes_on):
             unlock(self.lock)
+            how = f"--resume {self.path} to continue it, " if self.checkpoints in found else ""
             raise UserError(
-                f"{self.path} has the {' and the '.join(found)} of an earlier run; "
-                "give --overwrite to replace it, or another folder with --out"
+                f"{self.path} has the {listed(found)} of an earlier run; "
+                f"give {how}--overwrite to replace it, or another folder with --out"
             )
 
     def begin(self) -> str:
@@ -133,6 +134,11 @@ class RunFolder:
                     FILES.write(file, b"".join(there[:lines]))
         except OSError as error:
             raise UserError(f"{path} cannot be written: {reason(error)}") from error
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a sentence has them: "a, the b and the c"."""
+    return " and the ".join([", the ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def on_rank_0(world: Communicator, work: Callable[[], None]) -> None:

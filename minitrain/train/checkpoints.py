@@ -11,7 +11,7 @@
 
 A save takes four steps:
 
-    1  every rank writes its share (shares.py) to a file, and forces it to the disk
+    1  every rank writes its share (owned_regions.py) to a file, and forces it to the disk
     2  the ranks exchange the sums of their files                       if one failed, there is no checkpoint
     3  rank 0 writes the index (checkpoint_index.py)                    in this instant, the checkpoint is complete
     4  rank 0 removes the oldest ones: the index first, so that no half of one is taken for a whole
@@ -38,7 +38,7 @@ from ..errors import UserError, check_whole
 from ..observe import ledger
 from .checkpoint_index import FILE, INDEX, Index, Logical, Piece, RankFile, read_index
 from .folder_lock import LOCK, lock, unlock
-from .shares import Share, shares
+from .owned_regions import OwnedRegion, owned_regions
 from .tensor_file import FILES, Files, Written, write
 from .trainer import Trainer
 
@@ -47,13 +47,13 @@ LOOK = ("mesh", "checkpoint")
 
 @dataclass(frozen=True)
 class Pending:
-    """A save that has begun: its folder, what the index will say, and the shares of this rank."""
+    """A save that has begun: its folder, what the index will say, and what this rank owns."""
 
     folder: Path
     name: str  # of this rank's file
     about: dict[str, Any]  # the fields of the index that are not about files
-    shares: list[Share]
-    arrays: dict[str, Array]  # by the name of the share, as they are stored
+    owned: list[OwnedRegion]
+    arrays: dict[str, Array]  # by the name of the tensor, as they are stored
 
 
 class Checkpoints:
@@ -117,7 +117,7 @@ class Checkpoints:
         UserError for an optimizer whose state has no names.
         """
         self.finish()
-        mine = list(shares(trainer.reducer, trainer.optimizer))
+        mine = list(owned_regions(trainer.reducer, trainer.optimizer))
         fields = {"updates": trainer.updates, "mesh": trainer.mesh.sizes, "about": dict(about or {})}
         fields["state"] = without_nan(trainer.plain_state())
         check_json(fields)
@@ -125,7 +125,7 @@ class Checkpoints:
         if folder is None:
             return False
         name = f"rank-{self.world.rank}-of-{self.world.size}.safetensors"
-        arrays = {share.name: stored(share) for share in mine if share.region.size}
+        arrays = {it.name: stored(it) for it in mine if it.region.size}
         pending = Pending(folder, name, fields, mine, arrays)
         if self.thread is None:
             return self._complete(pending, self._write(pending))
@@ -158,7 +158,9 @@ class Checkpoints:
     def _write(self, pending: Pending) -> Written | str:
         """Write this rank's file. Return its sums, or why there is none."""
         try:
-            return write(pending.folder / pending.name, pending.arrays, {"minitrain": "a share"}, self.files)
+            return write(
+                pending.folder / pending.name, pending.arrays, {"minitrain": "part of a checkpoint"}, self.files
+            )
         except (OSError, UserError) as error:
             return f"rank {self.world.rank}: {why(error)}"
         finally:
@@ -166,7 +168,7 @@ class Checkpoints:
 
     def _complete(self, pending: Pending, mine: Written | str) -> bool:
         """Write the index if all ranks have written their files. Return whether the checkpoint is complete."""
-        table = [(s.name, s.array.dtype.name, s.shape, s.region) for s in pending.shares]
+        table = [(s.name, s.array.dtype.name, s.shape, s.region) for s in pending.owned]
         everyone = self.world.gather_objects((pending.name, mine, table))
         made = self._on_rank_0(lambda: self._index(pending, everyone))
         self.last = made or self.last
@@ -238,10 +240,10 @@ class Failed(Exception):
     """A checkpoint that could not be written; training can go on."""
 
 
-def stored(share: Share) -> Array:
-    """Return a share's array as it is stored: in the shape of its slice if it has all of that, bfloat16 as its bits."""
-    bits = share.array.view(np.uint16) if share.array.dtype.name == "bfloat16" else share.array
-    return bits.reshape(share.region.shape)
+def stored(owned: OwnedRegion) -> Array:
+    """Return a region's array as it is stored: in the shape of its slice if it is all of it, bfloat16 as its bits."""
+    bits = owned.array.view(np.uint16) if owned.array.dtype.name == "bfloat16" else owned.array
+    return bits.reshape(owned.region.shape)
 
 
 def contents(everyone: Sequence[tuple[str, Written | str, list]]) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from ..optim import Optimizer, Part
 from ..parallel.reducer import require
 from .checkpoint_index import INDEX, Index, Logical, Piece, check_file, read_index
 from .checkpoints import folders, why
+from .owned_regions import MODEL, OPTIMIZER
 from .regions import Region, overlaps
-from .shares import MODEL, OPTIMIZER
 from .tensor_file import DTYPES, FILES, Entry, Files, header_of
 from .trainer import Trainer
 
