@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -43,6 +43,7 @@ from .tensor_file import FILES, Files, Written, write
 from .trainer import Trainer
 
 LOOK = ("mesh", "checkpoint")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class Checkpoints:
         """keep: how many complete checkpoints to keep. background: write in a thread. log: receives what to tell the
         user, on rank 0.
 
-        What interrupted saves have left is removed. Raise UserError, on all ranks, if the folder cannot be written, or
-        if another run writes in it.
+        What interrupted saves have left is removed. Raise UserError, on all ranks, if another run writes in the folder.
+        If it cannot be written, `log` is told, and each save tries again.
         """
         check_whole("keep", keep, 1)
         self.path, self.world, self.keep, self.files = path, world, keep, files
@@ -85,19 +86,27 @@ class Checkpoints:
         self.last: Path | None = None  # the last complete checkpoint
         self.number = 0  # of saves into this folder, by all runs; rank 0 counts
         self.lock: Any = None
-        self.last = self._on_rank_0(self._open)
+        self.opened = False
+        self.open()
 
-    def _open(self) -> Path | None:
+    def open(self) -> bool:
+        """Lock the folder, and remove what interrupted saves have left. Return whether that has succeeded before, or
+        does now."""
+        if not self.opened and (found := self._on_rank_0(self._open)) is not None:
+            self.opened, self.last = True, found[0]
+        return self.opened
+
+    def _open(self) -> tuple[Path | None]:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.lock = lock(self.path, "")
+            self.lock = self.lock or lock(self.path, "")
             for folder in leftovers(self.path):
                 remove(folder, self.files)
         except OSError as error:
-            raise UserError(f"cannot write in {self.path}: {why(error)}; choose another folder") from error
+            raise Failed(f"cannot write in {self.path}: {why(error)}") from error
         found = complete(self.path)
         self.number = found[-1][1].number if found else 0
-        return found[-1][0] if found else None
+        return (found[-1][0] if found else None,)
 
     def close(self) -> None:
         """Complete a save that is in progress, and let other runs write in the folder."""
@@ -117,6 +126,8 @@ class Checkpoints:
         UserError for an optimizer whose state has no names.
         """
         self.finish()
+        if not self.open():
+            return False
         mine = list(owned_regions(trainer.reducer, trainer.optimizer))
         fields = {"updates": trainer.updates, "mesh": trainer.mesh.sizes, "about": dict(about or {})}
         fields["state"] = without_nan(trainer.plain_state())
@@ -218,16 +229,17 @@ class Checkpoints:
         with contextlib.suppress(OSError):
             remove(folder, self.files)
 
-    def _on_rank_0(self, work: Callable[[], Path | None]) -> Path | None:
+    def _on_rank_0(self, work: Callable[[], Made]) -> Made | None:
         """Return on all ranks what work() returned on rank 0; None, having told why, if it has Failed there."""
-        made: Path | None = None
+        made: Made | None = None
         error: Failed | UserError | None = None
         if self.world.rank == 0:
             try:
                 made = work()
             except (Failed, UserError) as caught:
                 error = caught
-        made, failed, message = self.world.gather_objects((made, isinstance(error, Failed), str(error or "")))[0]
+        told = made, isinstance(error, Failed), str(error or "")
+        made, failed, message = self.world.gather_objects(told)[0]
         if message and not failed:
             raise UserError(message)
         if message:

@@ -32,6 +32,7 @@ from .tensor_file import DTYPES, FILES, Entry, Files, header_of
 from .trainer import Trainer
 
 BLOCK = 2**20  # bytes that are read at once
+LARGE = 10**9  # bytes whose sums take more than a second or two
 CHECKPOINTS = "checkpoints"  # the folder of a run's checkpoints
 
 
@@ -48,6 +49,9 @@ def newest(path: Path, world: Communicator, log: Callable[[str], None] = print) 
     for trouble in troubles if world.rank == 0 else ():
         log(f"passed over: {trouble}")
     for folder, index in found:
+        size = sum(file.size for file in index.files)
+        if size > LARGE and world.rank == 0:
+            log(f"checking {size / 1e9:,.1f} GB in {folder}")
         here = [
             trouble
             for file in range(world.rank, len(index.files), world.size)
