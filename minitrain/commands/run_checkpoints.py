@@ -64,12 +64,14 @@ class RunCheckpoints:
                 self.save()
             saved = self.checkpoints.finish() and self.saved == updates
             self.close()
-            last = self.checkpoints.last
-            raise Stopped(
-                f"interrupted after {updates} of {self.text.config.optimizer.steps} updates; "
-                + (f"saved {last}" if saved else f"not saved; the last complete checkpoint is {last}")
-                + (f". Continue with: train --resume {self.folder.path}" if last else "")
-            )
+            raise Stopped(self.farewell(updates, saved))
+
+    def farewell(self, updates: int, saved: bool) -> str:
+        """Return what to tell the user of a run that a signal has ended."""
+        last = self.checkpoints.last
+        how = f"saved {last}" if saved else f"not saved; the last complete checkpoint is {last}"
+        cure = f". Continue with: train --resume {self.folder.path}" if last else ""
+        return f"interrupted after {updates} of {self.text.config.optimizer.steps} updates; {how}{cure}"
 
     @property
     def checkpoints(self) -> Checkpoints:
