@@ -23,7 +23,7 @@ from ..train.checkpoints import Checkpoints
 from ..train.history import Update
 from ..train.resharding import CHECKPOINTS, candidates, load, newest
 from .options import RunOptions
-from .run_folder import RunFolder
+from .run_folder import RunFolder, reason
 from .signals import Signals
 
 if TYPE_CHECKING:
@@ -84,6 +84,11 @@ class RunCheckpoints:
 
     def save(self) -> bool:
         """Save the whole state now. Return whether that has succeeded, or in the background, has begun."""
+        if self.text.world.rank == 0 and not self.text.log_ended:
+            try:
+                self.folder.sync("log.jsonl")  # the checkpoint says how many rows it has
+            except OSError as error:
+                self.text.log(f"the log may lack rows after a loss of power: {reason(error)}")
         begun = self.checkpoints.save(self.text.trainer, self.about())
         self.saved = self.text.trainer.updates if begun else -1
         return begun

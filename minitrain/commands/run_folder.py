@@ -19,7 +19,7 @@ from ..comm.communicator import Communicator
 from ..errors import UserError
 from ..train.checkpoints import clear
 from ..train.folder_lock import lock, unlock
-from ..train.tensor_file import FILES, NewFile
+from ..train.tensor_file import FILES, NewFile, make_folders
 
 
 class RunFolder:
@@ -66,7 +66,7 @@ class RunFolder:
 
     def _claim(self) -> None:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folders(self.path)
             for name in self.names:
                 if (self.path / name).is_dir():
                     raise IsADirectoryError(0, f"{name} is a folder")
@@ -121,6 +121,11 @@ class RunFolder:
         """Append a line to a file, then close the file."""
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.write(line)
+
+    def sync(self, name: str) -> None:
+        """Wait until a file is on the disk, on rank 0. Raise OSError if that fails."""
+        with (self.path / name).open("rb") as file:
+            FILES.sync(file.fileno())
 
     def cut_back(self, name: str, lines: int) -> None:
         """Keep only the first lines of a file, on rank 0. Raise UserError on all ranks if it cannot be written."""

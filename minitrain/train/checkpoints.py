@@ -39,7 +39,7 @@ from ..observe import ledger
 from .checkpoint_index import FILE, INDEX, Index, Logical, Piece, RankFile, read_index
 from .folder_lock import LOCK, lock, unlock
 from .owned_regions import OwnedRegion, owned_regions
-from .tensor_file import FILES, Files, Written, write
+from .tensor_file import FILES, Files, Written, make_folders, write
 from .trainer import Trainer
 
 LOOK = ("mesh", "checkpoint")
@@ -98,7 +98,7 @@ class Checkpoints:
 
     def _open(self) -> tuple[Path | None]:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folders(self.path, self.files)
             self.lock = self.lock or lock(self.path, "")
             for folder in leftovers(self.path):
                 remove(folder, self.files)

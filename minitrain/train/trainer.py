@@ -220,7 +220,7 @@ class Trainer:
                 loss += part
         if not math.isfinite(total := self.over_ranks(loss, "loss", "samples", "layers")):
             nonfinite.check_samples(self.world, bad, f"validation, at update {self.updates}")
-            raise nonfinite.NotFinite(f"the validation loss is {total} at update {self.updates}; {self.advice}")
+            raise nonfinite.NotFinite(f"the loss is {total} at update {self.updates}; {self.advice}")
         return total
 
     def accuracy(self, batches: Iterable[Batch]) -> float:
