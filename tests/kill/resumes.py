@@ -145,9 +145,9 @@ def signalled(name: str, family: str) -> list[str]:
     number, ranks = SIGNALS[name]
     with tempfile.TemporaryDirectory() as there:
         folder = Path(there)
-        trained(2, command(folder, "", "whole", 600, 100))
-        run = Run(2, command(folder, "", "killed", 600, 100))
-        run.reach(folder / "killed" / "log.jsonl", 250)
+        trained(2, command(folder, "", "whole", 240, 40))
+        run = Run(2, command(folder, "", "killed", 240, 40))
+        run.reach(folder / "killed" / "log.jsonl", 100)
         for rank in ranks or (None,):
             run.send(number, rank)
         start = time.monotonic()
@@ -158,8 +158,8 @@ def signalled(name: str, family: str) -> list[str]:
         if ranks or family == "MPICH":
             wrong += [] if status == 130 else [f"the status is {status}"]
             wrong += [] if f"saved {found[0][0]}. Continue with: train --resume {folder / 'killed'}" in said else [said]
-            wrong += [] if updates >= 250 else [f"the last checkpoint is of update {updates}"]
-        wrong += [] if updates >= 200 else [f"the checkpoint of update 200 is lost: {updates}"]
+            wrong += [] if updates >= 100 else [f"the last checkpoint is of update {updates}"]
+        wrong += [] if updates >= 80 else [f"the checkpoint of update 80 is lost: {updates}"]
         trained(2, ["train", "--resume", str(folder / "killed")])
         return wrong + differences(folder / "whole", folder / "killed")
 
