@@ -13,6 +13,7 @@ import tyro
 from .commands.compare import Precisions, Schedules
 from .commands.compare_model import CompareModel
 from .commands.doctor import Doctor
+from .commands.inspect import Inspect
 from .commands.lr_range import LrRange
 from .commands.memory import Memory
 from .commands.run_checkpoints import resumed
@@ -48,6 +49,7 @@ Command = (
     | Annotated[Memory, tyro.conf.subcommand("memory")]
     | Annotated[TimelineOf, tyro.conf.subcommand("timeline")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
+    | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
 

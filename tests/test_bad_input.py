@@ -706,6 +706,9 @@ SETTINGS: dict[str, dict[str, Values]] = {
         "seed": NO_SEED, "out": NO_PATH | st.none(), "overwrite": NO_FLAG, "log_every": NO_SIZE, "val_every": NO_SIZE,
         "sample": NO_COUNT,
     },
+    "checkpoints": {
+        "save_every": NO_COUNT, "keep": NO_SIZE, "save_async": NO_FLAG, "resume": NO_PATH,
+    },
 }  # fmt: skip
 
 

@@ -229,15 +229,17 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """Checkpoints, from which a run continues with the same bits. It also saves when it is sent SIGTERM or SIGINT
-    (Ctrl-C), except through Open MPI's mpirun, which kills its ranks at once, and before a loss that is not finite."""
+    """Checkpoints, from which a run continues with the same bits.
+
+    A run also saves on SIGTERM and SIGINT (Ctrl-C), and before a loss that is not finite.
+    Open MPI's mpirun kills its ranks 0.3 s after a signal: send it to the ranks, or rely on --save-every."""
 
     save_every: int = 250
-    """Updates between checkpoints; the last update is saved too. 0: save none, not even when interrupted."""
+    """Updates between checkpoints; the last update is saved too. 0: save none, not even on a signal."""
     keep: int = 2
     """Complete checkpoints to keep."""
     save_async: bool = False
-    """Write in the background while training goes on, from a copy of what this rank saves."""
+    """Write in the background while training goes on, from a copy of this rank's share."""
     resume: Path | None = None
-    """Continue the run in this folder, or from this checkpoint; without a name: the run in --out. Its options hold,
-    unless others are given here. The number of ranks may differ."""
+    """Continue the run in this folder, or from this checkpoint; without a name, the run in --out.
+    Its options hold where none are given. The number of ranks may be another one."""

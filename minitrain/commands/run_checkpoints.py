@@ -23,7 +23,7 @@ from ..train.checkpoints import Checkpoints
 from ..train.history import Update
 from ..train.resharding import CHECKPOINTS, candidates, load, newest
 from .options import RunOptions
-from .run_folder import RunFolder
+from .run_folder import RunFolder, reason
 from .signals import Signals
 
 if TYPE_CHECKING:
@@ -62,11 +62,16 @@ class RunCheckpoints:
         if self.checkpoints.look(self.signals is not None and self.signals.heard):
             if self.saved != updates or update.skipped:
                 self.save()
+            saved = self.checkpoints.finish() and self.saved == updates
             self.close()
-            raise Stopped(
-                f"interrupted after {updates} of {self.text.config.optimizer.steps} updates; "
-                + (f"saved {self.checkpoints.last}. Continue with: train --resume {self.folder.path}")
-            )
+            raise Stopped(self.farewell(updates, saved))
+
+    def farewell(self, updates: int, saved: bool) -> str:
+        """Return what to tell the user of a run that a signal has ended."""
+        last = self.checkpoints.last
+        how = f"saved {last}" if saved else f"not saved; the last complete checkpoint is {last}"
+        cure = f". Continue with: train --resume {self.folder.path}" if last else ""
+        return f"interrupted after {updates} of {self.text.config.optimizer.steps} updates; {how}{cure}"
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -79,8 +84,14 @@ class RunCheckpoints:
 
     def save(self) -> bool:
         """Save the whole state now. Return whether that has succeeded, or in the background, has begun."""
-        self.saved = self.text.trainer.updates
-        return self.checkpoints.save(self.text.trainer, self.about())
+        if self.text.world.rank == 0 and not self.text.log_ended:
+            try:
+                self.folder.sync("log.jsonl")  # the checkpoint says how many rows it has
+            except OSError as error:
+                self.text.log(f"the log may lack rows after a loss of power: {reason(error)}")
+        begun = self.checkpoints.save(self.text.trainer, self.about())
+        self.saved = self.text.trainer.updates if begun else -1
+        return begun
 
     def about(self) -> dict[str, Any]:
         """Return what a checkpoint says of the run: its options, the text, the tokenizer, and the rows of its log."""
@@ -106,7 +117,7 @@ class RunCheckpoints:
             return UserError(f"{error}.\nThe last good checkpoint is {earlier or 'none: none was saved before'}")
         before = f"; the one before is {earlier}" if earlier else ""
         return UserError(
-            f"{error}.\nThe state before this batch, which is still finite, is in {self.checkpoints.last}{before}.\n"
+            f"{error}.\nThe state at this point, which is still finite, is in {self.checkpoints.last}{before}.\n"
             "Continue from one of them: train --resume THAT_FOLDER --lr SMALLER"
         )
 
@@ -194,6 +205,8 @@ def resumed(arguments: list[str], config: "TrainConfig") -> "TrainConfig":
     if not found:
         raise UserError(f"there is no complete checkpoint in {path}" + "".join(f":\n{why}" for why in troubles[:3]))
     about = found[0][1].about
+    if not isinstance(about.get("run"), dict):
+        raise UserError(f"{found[0][0]} was not saved by train: load it with minitrain.train.resharding.load")
     run = path.parent.parent if (path / INDEX).exists() else path if (path / CHECKPOINTS).exists() else path.parent
     groups = vars(config).keys() & about["run"].keys()
     made = replace(config, **{name: filled(getattr(config, name), about["run"][name]) for name in groups})

@@ -19,7 +19,7 @@ from ..comm.communicator import Communicator
 from ..errors import UserError
 from ..train.checkpoints import clear
 from ..train.folder_lock import lock, unlock
-from ..train.tensor_file import FILES, NewFile
+from ..train.tensor_file import FILES, NewFile, make_folders
 
 
 class RunFolder:
@@ -66,7 +66,7 @@ class RunFolder:
 
     def _claim(self) -> None:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folders(self.path)
             for name in self.names:
                 if (self.path / name).is_dir():
                     raise IsADirectoryError(0, f"{name} is a folder")
@@ -80,9 +80,10 @@ class RunFolder:
         found = self.found()
         if found and not (self.overwrite or self.aside or self.goes_on):
             unlock(self.lock)
+            how = f"--resume {self.path} to continue it, " if self.checkpoints in found else ""
             raise UserError(
-                f"{self.path} has the {' and the '.join(found)} of an earlier run; "
-                "give --overwrite to replace it, or another folder with --out"
+                f"{self.path} has the {listed(found)} of an earlier run; "
+                f"give {how}--overwrite to replace it, or another folder with --out"
             )
 
     def begin(self) -> str:
@@ -121,6 +122,11 @@ class RunFolder:
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.write(line)
 
+    def sync(self, name: str) -> None:
+        """Wait until a file is on the disk, on rank 0. Raise OSError if that fails."""
+        with (self.path / name).open("rb") as file:
+            FILES.sync(file.fileno())
+
     def cut_back(self, name: str, lines: int) -> None:
         """Keep only the first lines of a file, on rank 0. Raise UserError on all ranks if it cannot be written."""
         on_rank_0(self.world, lambda: self._cut_back(self.path / name, lines))
@@ -133,6 +139,11 @@ class RunFolder:
                     FILES.write(file, b"".join(there[:lines]))
         except OSError as error:
             raise UserError(f"{path} cannot be written: {reason(error)}") from error
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a sentence has them: "a, the b and the c"."""
+    return " and the ".join([", the ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def on_rank_0(world: Communicator, work: Callable[[], None]) -> None:

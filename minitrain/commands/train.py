@@ -98,10 +98,13 @@ class TextTrainer:
             checkpoints = RunCheckpoints(self, folder)
             if self.config.checkpoints.resume is not None:
                 checkpoints.resume()
-            with np.errstate(over="ignore", invalid="ignore"):  # the trainer checks every loss itself
-                self.train(folder, checkpoints, self.config.optimizer.steps)
+            try:
+                with np.errstate(over="ignore", invalid="ignore"):  # the trainer checks every loss itself
+                    self.train(folder, checkpoints, self.config.optimizer.steps)
+                    final = self.validate()
+            except NotFinite as error:
+                raise checkpoints.rescue(error) from error
             checkpoints.close()
-            final = self.validate()
             self.record(folder, {"step": self.trainer.updates, "final_val_loss": final})
             self.log(f"validation loss {final:.4f} nats per character, on the whole validation text")
             self.save()
@@ -118,13 +121,10 @@ class TextTrainer:
         """Run the updates up to `steps`, log a row for each, and save at times. Raise Stopped after a signal."""
         progress = Progress(steps, self.train_data.B * self.train_data.T, self.trainer.updates)
         with checkpoints.listening():
-            try:
-                for update in self.updates(steps - self.trainer.updates):
-                    last = self.trainer.updates == steps
-                    self.record(folder, self.looked_at(update, last, progress))
-                    checkpoints.after(update, last)
-            except NotFinite as error:
-                raise checkpoints.rescue(error) from error
+            for update in self.updates(steps - self.trainer.updates):
+                last = self.trainer.updates == steps
+                self.record(folder, self.looked_at(update, last, progress))
+                checkpoints.after(update, last)
 
     def looked_at(self, update: Update, last: bool, progress: "Progress") -> dict[str, Any]:
         """Print how the run goes, if it is time to, and validate. Return the row of the update in the log."""

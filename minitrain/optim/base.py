@@ -247,6 +247,7 @@ class Optimizer:
             self.state, self.masters = [], []
         self.prints.clear()
         self.updates = int(state["updates"])  # type: ignore[arg-type]
+        self.works = self.updates > 0
 
 
 class Layerwise(Optimizer):

@@ -59,7 +59,9 @@ def examine(seconds: float) -> int:
 
 def findings(seconds: float) -> list[Finding]:
     """Run all checks and return their findings in the order of the report. seconds: limit of the two-rank run."""
-    found = [check() for check in (_python, _library, _mpirun, _root, _cores, _threads, _host, _shared_memory)]
+    found = [
+        check() for check in (_python, _library, _mpirun, _root, _signals, _cores, _threads, _host, _shared_memory)
+    ]
     return [*found, _two_ranks(seconds)]
 
 
@@ -106,6 +108,14 @@ def _root() -> Finding:
         return Finding("user", "root")
     cure = "Open MPI refuses root: export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
     return Finding("user", "root", cure)
+
+
+def _signals() -> Finding:
+    """Say what becomes of a run whose mpirun is sent a signal, by Ctrl-C or a scheduler."""
+    if "Open MPI" not in _library().found:
+        return Finding("signals", "a run that is interrupted saves first")
+    cure = "send signals to the ranks, not to mpirun, or save often: train --save-every 100"
+    return Finding("signals", "mpirun kills its ranks 0.3 s after a signal, too soon to save", cure, fatal=False)
 
 
 def _cores() -> Finding:

@@ -95,7 +95,7 @@ class Watch:
             self.look()
 
     def hear(self, signals: set[signal.Signals]) -> None:
-        """Note an interrupt. One that the program handles itself (it saves, then ends) counts only if it is repeated."""
+        """Note an interrupt. One that the program handles itself (it saves, then ends) counts only when repeated."""
         now = time.monotonic()
         own = all(signal.getsignal(number) in (interrupt, *DEFAULTS) for number in signals)
         repeated = self.first is not None and now - self.first > AGAIN

@@ -20,7 +20,7 @@ from ..optim import Part, State, unscaled
 from ..parallel.buckets import Bucket
 from ..parallel.reducer import MODEL, Reducer
 from . import tensor_file
-from .tensor_file import FILES, Files
+from .tensor_file import FILES, Files, make_folders
 
 STORED = {"float32": "F32", "float64": "F64"}  # in the file of a model: NumPy's names, and safetensors' names
 
@@ -130,7 +130,7 @@ def save(path: str | Path, tensors: Mapping[str, np.ndarray], about: Mapping[str
         if isinstance(x, np.ndarray) and x.dtype.name not in STORED:
             raise UserError(f"{name} is {x.dtype}; `load` reads {' and '.join(STORED)}: save x.astype(np.float32)")
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent, files)
     _sweep(path)
     tensor_file.write(path, tensors, {"minitrain": json.dumps(about)}, files)
 

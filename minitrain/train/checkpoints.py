@@ -11,7 +11,7 @@
 
 A save takes four steps:
 
-    1  every rank writes its share (shares.py) to a file, and forces it to the disk
+    1  every rank writes its share (owned_regions.py) to a file, and forces it to the disk
     2  the ranks exchange the sums of their files                       if one failed, there is no checkpoint
     3  rank 0 writes the index (checkpoint_index.py)                    in this instant, the checkpoint is complete
     4  rank 0 removes the oldest ones: the index first, so that no half of one is taken for a whole
@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -38,22 +38,23 @@ from ..errors import UserError, check_whole
 from ..observe import ledger
 from .checkpoint_index import FILE, INDEX, Index, Logical, Piece, RankFile, read_index
 from .folder_lock import LOCK, lock, unlock
-from .shares import Share, shares
-from .tensor_file import FILES, Files, Written, write
+from .owned_regions import OwnedRegion, owned_regions
+from .tensor_file import FILES, Files, Written, make_folders, write
 from .trainer import Trainer
 
 LOOK = ("mesh", "checkpoint")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A save that has begun: its folder, what the index will say, and the shares of this rank."""
+    """A save that has begun: its folder, what the index will say, and what this rank owns."""
 
     folder: Path
     name: str  # of this rank's file
     about: dict[str, Any]  # the fields of the index that are not about files
-    shares: list[Share]
-    arrays: dict[str, Array]  # by the name of the share, as they are stored
+    owned: list[OwnedRegion]
+    arrays: dict[str, Array]  # by the name of the tensor, as they are stored
 
 
 class Checkpoints:
@@ -74,8 +75,8 @@ class Checkpoints:
         """keep: how many complete checkpoints to keep. background: write in a thread. log: receives what to tell the
         user, on rank 0.
 
-        What interrupted saves have left is removed. Raise UserError, on all ranks, if the folder cannot be written, or
-        if another run writes in it.
+        What interrupted saves have left is removed. Raise UserError, on all ranks, if another run writes in the folder.
+        If it cannot be written, `log` is told, and each save tries again.
         """
         check_whole("keep", keep, 1)
         self.path, self.world, self.keep, self.files = path, world, keep, files
@@ -85,19 +86,27 @@ class Checkpoints:
         self.last: Path | None = None  # the last complete checkpoint
         self.number = 0  # of saves into this folder, by all runs; rank 0 counts
         self.lock: Any = None
-        self.last = self._on_rank_0(self._open)
+        self.opened = False
+        self.open()
 
-    def _open(self) -> Path | None:
+    def open(self) -> bool:
+        """Lock the folder, and remove what interrupted saves have left. Return whether that has succeeded before, or
+        does now."""
+        if not self.opened and (found := self._on_rank_0(self._open)) is not None:
+            self.opened, self.last = True, found[0]
+        return self.opened
+
+    def _open(self) -> tuple[Path | None]:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.lock = lock(self.path, "")
+            make_folders(self.path, self.files)
+            self.lock = self.lock or lock(self.path, "")
             for folder in leftovers(self.path):
                 remove(folder, self.files)
         except OSError as error:
-            raise UserError(f"cannot write in {self.path}: {why(error)}; choose another folder") from error
+            raise Failed(f"cannot write in {self.path}: {why(error)}") from error
         found = complete(self.path)
         self.number = found[-1][1].number if found else 0
-        return found[-1][0] if found else None
+        return (found[-1][0] if found else None,)
 
     def close(self) -> None:
         """Complete a save that is in progress, and let other runs write in the folder."""
@@ -117,7 +126,9 @@ class Checkpoints:
         UserError for an optimizer whose state has no names.
         """
         self.finish()
-        mine = list(shares(trainer.reducer, trainer.optimizer))
+        if not self.open():
+            return False
+        mine = list(owned_regions(trainer.reducer, trainer.optimizer))
         fields = {"updates": trainer.updates, "mesh": trainer.mesh.sizes, "about": dict(about or {})}
         fields["state"] = without_nan(trainer.plain_state())
         check_json(fields)
@@ -125,7 +136,7 @@ class Checkpoints:
         if folder is None:
             return False
         name = f"rank-{self.world.rank}-of-{self.world.size}.safetensors"
-        arrays = {share.name: stored(share) for share in mine if share.region.size}
+        arrays = {it.name: stored(it) for it in mine if it.region.size}
         pending = Pending(folder, name, fields, mine, arrays)
         if self.thread is None:
             return self._complete(pending, self._write(pending))
@@ -158,7 +169,9 @@ class Checkpoints:
     def _write(self, pending: Pending) -> Written | str:
         """Write this rank's file. Return its sums, or why there is none."""
         try:
-            return write(pending.folder / pending.name, pending.arrays, {"minitrain": "a share"}, self.files)
+            return write(
+                pending.folder / pending.name, pending.arrays, {"minitrain": "part of a checkpoint"}, self.files
+            )
         except (OSError, UserError) as error:
             return f"rank {self.world.rank}: {why(error)}"
         finally:
@@ -166,7 +179,7 @@ class Checkpoints:
 
     def _complete(self, pending: Pending, mine: Written | str) -> bool:
         """Write the index if all ranks have written their files. Return whether the checkpoint is complete."""
-        table = [(s.name, s.array.dtype.name, s.shape, s.region) for s in pending.shares]
+        table = [(s.name, s.array.dtype.name, s.shape, s.region) for s in pending.owned]
         everyone = self.world.gather_objects((pending.name, mine, table))
         made = self._on_rank_0(lambda: self._index(pending, everyone))
         self.last = made or self.last
@@ -216,16 +229,17 @@ class Checkpoints:
         with contextlib.suppress(OSError):
             remove(folder, self.files)
 
-    def _on_rank_0(self, work: Callable[[], Path | None]) -> Path | None:
+    def _on_rank_0(self, work: Callable[[], Made]) -> Made | None:
         """Return on all ranks what work() returned on rank 0; None, having told why, if it has Failed there."""
-        made: Path | None = None
+        made: Made | None = None
         error: Failed | UserError | None = None
         if self.world.rank == 0:
             try:
                 made = work()
             except (Failed, UserError) as caught:
                 error = caught
-        made, failed, message = self.world.gather_objects((made, isinstance(error, Failed), str(error or "")))[0]
+        told = made, isinstance(error, Failed), str(error or "")
+        made, failed, message = self.world.gather_objects(told)[0]
         if message and not failed:
             raise UserError(message)
         if message:
@@ -238,10 +252,10 @@ class Failed(Exception):
     """A checkpoint that could not be written; training can go on."""
 
 
-def stored(share: Share) -> Array:
-    """Return a share's array as it is stored: in the shape of its slice if it has all of that, bfloat16 as its bits."""
-    bits = share.array.view(np.uint16) if share.array.dtype.name == "bfloat16" else share.array
-    return bits.reshape(share.region.shape)
+def stored(owned: OwnedRegion) -> Array:
+    """Return a region's array as it is stored: in the shape of its slice if it is all of it, bfloat16 as its bits."""
+    bits = owned.array.view(np.uint16) if owned.array.dtype.name == "bfloat16" else owned.array
+    return bits.reshape(owned.region.shape)
 
 
 def contents(everyone: Sequence[tuple[str, Written | str, list]]) -> dict[str, Any]:

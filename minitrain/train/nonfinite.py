@@ -20,7 +20,7 @@ class NotFinite(UserError):
 
 
 def explain(trainer: "Trainer", update: Update, local: Batch, expected: bool) -> None:
-    """Raise UserError for a non-finite loss or gradient, naming the sample or else the first layer to blame. Do
+    """Raise NotFinite for a non-finite loss or gradient, naming the sample or else the first layer to blame. Do
     nothing if the batch is finite in float32 and the scaler skipped it (`expected`). local: this rank's part of the
     batch."""
     check_samples(trainer.world, local, f"batch {local.where.number}, at update {trainer.updates}")
@@ -41,7 +41,7 @@ def explain(trainer: "Trainer", update: Update, local: Batch, expected: bool) ->
 
 
 def check_samples(world: Communicator, local: Batch | None, name: str) -> None:
-    """Raise UserError, on all ranks, if a sample on any rank is not finite. name: what the message calls the batch."""
+    """Raise NotFinite, on all ranks, if a sample on any rank is not finite. name: what the message calls the batch."""
     here = None if local is None else first_bad_sample(local)
     found = [message for message in world.gather_objects(here) if message is not None]
     if found:

@@ -11,6 +11,7 @@ logical tensors that overlap with what it holds (regions.py), whatever mesh has 
 import hashlib
 import math
 import os
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import accumulation_dtype, bfloat16, to_device
+from ..backend import Array, accumulation_dtype, bfloat16, to_device
 from ..comm.agreement import agreed
 from ..comm.communicator import Communicator
 from ..errors import UserError, check_names, shown
@@ -26,12 +27,13 @@ from ..optim import Optimizer, Part
 from ..parallel.reducer import require
 from .checkpoint_index import INDEX, Index, Logical, Piece, check_file, read_index
 from .checkpoints import folders, why
+from .owned_regions import MODEL, OPTIMIZER
 from .regions import Region, overlaps
-from .shares import MODEL, OPTIMIZER
 from .tensor_file import DTYPES, FILES, Entry, Files, header_of
 from .trainer import Trainer
 
 BLOCK = 2**20  # bytes that are read at once
+LARGE = 10**9  # bytes whose sums take more than a second or two
 CHECKPOINTS = "checkpoints"  # the folder of a run's checkpoints
 
 
@@ -48,6 +50,9 @@ def newest(path: Path, world: Communicator, log: Callable[[str], None] = print) 
     for trouble in troubles if world.rank == 0 else ():
         log(f"passed over: {trouble}")
     for folder, index in found:
+        size = sum(file.size for file in index.files)
+        if size > LARGE and world.rank == 0:
+            log(f"checking {size / 1e9:,.1f} GB in {folder}")
         here = [
             trouble
             for file in range(world.rank, len(index.files), world.size)
@@ -150,7 +155,7 @@ class Reader:
                 if len(data) < n:
                     raise UserError(f"{self.folder / self.index.files[piece.file].name} became shorter meanwhile")
                 raw[at : at + n] = np.frombuffer(data, np.uint8)
-        return found if np.little_endian else found.byteswap()
+        return found if sys.byteorder == "little" else found.byteswap()
 
     def _start(self, name: str, x: Logical, piece: Piece) -> int:
         """Return where a piece begins in its file, which is opened if it is not yet."""
@@ -179,13 +184,20 @@ def load(trainer: Trainer, folder: Path, index: Index, files: Files = FILES) -> 
     with Reader(folder, index, files) as reader:
         notes = agreed(trainer.world, lambda: check_fits(trainer, index))
         state, more = state_for(trainer, reader)
-        trainer.load_state_dict({**state, "optimizer": agreed(trainer.world, lambda: optimizer_state(trainer, reader))})
-        for bucket in trainer.reducer.buckets:
-            target = require(bucket.shard if bucket.data is None else bucket.data)
-            for p, run, place in bucket.part(bucket.group.rank if bucket.data is None else None):
-                values = values_of(reader, p.placement.path, Region(p.placement.index, run), p.dtype)
-                target[place] = to_device(values)
+        read = lambda: (optimizer_state(trainer, reader), list(parameters(trainer, reader)))
+        state["optimizer"], values = agreed(trainer.world, read)
+    trainer.load_state_dict(state)
+    for place, x in values:
+        place[...] = to_device(x)
     return notes + more
+
+
+def parameters(trainer: Trainer, reader: Reader) -> Iterator[tuple[Array, np.ndarray]]:
+    """Yield the place of each parameter, or of the shard of it that is held here, and its values."""
+    for bucket in trainer.reducer.buckets:
+        held = require(bucket.shard if bucket.data is None else bucket.data)
+        for p, run, place in bucket.part(bucket.group.rank if bucket.data is None else None):
+            yield held[place], values_of(reader, p.placement.path, Region(p.placement.index, run), p.dtype)
 
 
 def check_fits(trainer: Trainer, index: Index) -> list[str]:

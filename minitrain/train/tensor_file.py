@@ -88,6 +88,14 @@ class Files:
 FILES = Files()
 
 
+def make_folders(path: Path, files: Files = FILES) -> None:
+    """Make a folder, and those above it, unless they are there. New ones are on the disk when this returns."""
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in new:
+        files.sync_folder(folder.parent)
+
+
 class Written(NamedTuple):
     """A file that was written: its size in bytes, its SHA-256, and the CRC-32 of each tensor's bytes."""
 

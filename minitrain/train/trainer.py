@@ -210,7 +210,7 @@ class Trainer:
     def mean_loss(self, batches: Iterable[Batch]) -> float:
         """Return the mean loss over the parts of one global batch, such as a loader's `validation()`.
 
-        Raise UserError if it is NaN or infinite.
+        Raise NotFinite if it is NaN or infinite.
         """
         loss, bad = 0.0, None
         with no_grad():
@@ -220,7 +220,7 @@ class Trainer:
                 loss += part
         if not math.isfinite(total := self.over_ranks(loss, "loss", "samples", "layers")):
             nonfinite.check_samples(self.world, bad, f"validation, at update {self.updates}")
-            raise UserError(f"the loss is {total} at update {self.updates}; {self.advice}")
+            raise nonfinite.NotFinite(f"the loss is {total} at update {self.updates}; {self.advice}")
         return total
 
     def accuracy(self, batches: Iterable[Batch]) -> float:

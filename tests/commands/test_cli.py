@@ -317,8 +317,8 @@ def test_a_system_that_cannot_limit_memory(monkeypatch: pytest.MonkeyPatch) -> N
 MODEL = ["layers", "heads", "width", "context"]
 ZERO = [("zero", value, hint) for value, hint in (("4", "at most 3"), ("-1", "at least 0"), ("x", "INT"))]
 COUNTS = [*MODEL, "batch", "steps", "accumulate", "log-every", "val-every", "dp", "tp", "pp", "chunks"]
-COUNTS += ["lr-every", "lr-factor", "scale-every"]
-SIZES = ["warmup", "sample", "recompute"]
+COUNTS += ["lr-every", "lr-factor", "scale-every", "keep"]
+SIZES = ["warmup", "sample", "recompute", "save-every"]
 NUMBERS = ["lr", "lr-floor", "weight-decay", "clip"]
 POSITIVE = ["bucket-mb", "memory-mb", "lr-power", "loss-scale"]
 WRONG: list[tuple[str, str, str]] = [
@@ -390,7 +390,7 @@ def test_wrong_options(name: str, value: str, hint: str, text: Path, tmp_path: P
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
-FLAGS = {"tied", "prefetch", "reduce-once", "sp", "half-weights", "adaptive", "overwrite"}
+FLAGS = {"tied", "prefetch", "reduce-once", "sp", "half-weights", "adaptive", "overwrite", "save-async"}
 
 
 @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ def test_the_longest_patience_of_the_doctor(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_every_option_is_tried() -> None:
     """A new option must be added to the lists above."""
-    files, named = {"text", "out"}, {name for name, _, _ in WRONG} | FLAGS
+    files, named = {"text", "out", "resume"}, {name for name, _, _ in WRONG} | FLAGS
     config = TrainConfig()
     groups = [getattr(config, group.name) for group in dataclasses.fields(TrainConfig)]
     options = {option.name.replace("_", "-") for group in groups for option in dataclasses.fields(group)}

@@ -65,14 +65,16 @@ def test_the_same_command_can_be_repeated(train: Callable[..., int], capsys: Cap
     assert "earlier run" not in capsys.readouterr().out
     for steps, moved in ((2, "build/run.1"), (3, "build/run.2")):
         assert train(steps) == 0
-        assert f"the earlier run in build/run is now in {moved}\n" in capsys.readouterr().out
+        said = f"the earlier run in build/run is now in {moved}; to continue it: --resume {moved}\n"
+        assert said in capsys.readouterr().out
     assert [updates(folder) for folder in ("build/run", "build/run.1", "build/run.2")] == [3, 1, 2]
 
 
 def test_a_folder_with_a_name_is_not_overwritten_unasked(train: Callable[..., int], capsys: Capture) -> None:
     assert train(1, "--out", "mine") == 0 and train(2, "--out", "mine") == 2
     said = (
-        "mine has the log.jsonl and the model.safetensors of an earlier run; give --overwrite to replace it, or another"
+        "mine has the log.jsonl, the model.safetensors and the checkpoints of an earlier run; give --resume mine to "
+        "continue it, --overwrite to replace it, or another folder"
     )
     assert said in capsys.readouterr().err
     assert updates("mine") == 1
@@ -178,7 +180,7 @@ def test_a_model_is_saved_elsewhere(
         f"it is in {there}: move it from there\n"
     )
     assert checkpoint.load(there)[1]["run"]["optimizer"]["steps"] == 2
-    assert sorted(path.name for path in Path("mine").iterdir()) == [".lock", "log.jsonl"]
+    assert sorted(path.name for path in Path("mine").iterdir()) == [".lock", "checkpoints", "log.jsonl"]
 
 
 def test_training_goes_on_without_its_log(

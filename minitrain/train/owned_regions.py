@@ -12,6 +12,7 @@ has the same gradient on every rank is written by the first of them.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 from ..backend import Array
@@ -25,7 +26,7 @@ from .regions import Region
 MODEL, OPTIMIZER = "model/", "optimizer/"  # how the names of tensors begin
 
 
-class Share(NamedTuple):
+class OwnedRegion(NamedTuple):
     """A region of a logical tensor, and the array (n) that holds it on this rank."""
 
     name: str
@@ -34,7 +35,7 @@ class Share(NamedTuple):
     array: Array
 
 
-def shares(reducer: Reducer, optimizer: Optimizer) -> Iterator[Share]:
+def owned_regions(reducer: Reducer, optimizer: Optimizer) -> Iterator[OwnedRegion]:
     """Yield what this rank writes, as views of the arrays that training uses.
 
     Raise UserError for an optimizer with state that has no name.
@@ -44,16 +45,16 @@ def shares(reducer: Reducer, optimizer: Optimizer) -> Iterator[Share]:
             f"{type(optimizer).__name__} has its own state_dict, which a checkpoint does not call: keep its state in "
             "the arrays that `states` names"
         )
-    for bucket in reducer.buckets:
-        if writes(reducer, bucket):
-            own = require(bucket.data)[bucket.own_shard] if bucket.shard is None else bucket.shard
-            for p, run, place in bucket.part(bucket.group.rank):
-                yield Share(MODEL + p.placement.path, p.placement.shape, Region(p.placement.index, run), own[place])
+    for bucket in filter(partial(writes, reducer), reducer.buckets):
+        shard = require(bucket.data)[bucket.own_shard] if bucket.shard is None else bucket.shard
+        for p, run, place in bucket.part(bucket.group.rank):
+            where = p.placement
+            yield OwnedRegion(MODEL + where.path, where.shape, Region(where.index, run), shard[place])
     for name, (p, held, _), array in optimizer.named():
-        mine = own_run(reducer, p)
+        mine, where = own_run(reducer, p), p.placement
         if mine is not None:
-            own = array[mine.start - held.start : mine.stop - held.start]
-            yield Share(OPTIMIZER + name, p.placement.shape, Region(p.placement.index, mine), own)
+            part = array[mine.start - held.start : mine.stop - held.start]
+            yield OwnedRegion(OPTIMIZER + name, where.shape, Region(where.index, mine), part)
 
 
 def own_run(reducer: Reducer, p: Parameter) -> slice | None:

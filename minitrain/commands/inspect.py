@@ -1,0 +1,140 @@
+"""Look at checkpoints: which there are, what is in one, and whether every byte is still what was written."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from ..environment import launched
+from ..errors import UserError
+from ..train.checkpoint_index import INDEX, Index, Logical
+from ..train.owned_regions import MODEL, OPTIMIZER
+from ..train.regions import Region
+from ..train.resharding import candidates, damage
+
+MB = 1e6
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Show a run's checkpoints, and what is in the last one: mesh, files with their sums, tensors."""
+
+    folder: tyro.conf.Positional[Path] = Path("build/run")
+    """Folder of a run, or of one checkpoint."""
+    verify: bool = False
+    """Read every byte of all checkpoints in the folder and compare it with its sum. The status is 1 if one differs."""
+    tensor: str | None = None
+    """Show the pieces of the tensors whose names match this pattern, such as "model/head.*"."""
+
+    def run(self) -> int:
+        """Print the tables, on rank 0 only. Raise UserError if there is no checkpoint, or no such tensor."""
+        if launched()[1] != 0:
+            return 0
+        console = Console(highlight=False, markup=False, soft_wrap=True)
+        found, troubles = candidates(self.folder)
+        for trouble in troubles:
+            console.print(f"damaged: {trouble}")
+        if not found:
+            raise UserError(f"there is no complete checkpoint in {self.folder}; train writes them: --save-every 100")
+        wrong = self._verify(console, found) if self.verify else 0
+        folder, index = found[0]
+        if self.tensor is not None:
+            console.print(pieces(index, self.tensor))
+            return int(bool(troubles or wrong))
+        console.print(overview(found))
+        for part in ("", *described(folder, index), "", files(index), "", tensors(index)):
+            console.print(part)
+        return int(bool(troubles or wrong))
+
+    def _verify(self, console: Console, found: list[tuple[Path, Index]]) -> int:
+        """Print for each checkpoint whether it is what was written. Return how many files are not."""
+        wrong = 0
+        for folder, index in found:
+            bad = [trouble for number in range(len(index.files)) for trouble in damage(folder, index, number)]
+            size = sum(file.size for file in index.files)
+            good = f"verified, {size:,} bytes in {len(index.files)} files"
+            console.print(f"{folder}: {'; '.join(bad) if bad else good}")
+            wrong += len(bad)
+        return wrong
+
+
+def overview(found: list[tuple[Path, Index]]) -> Table:
+    """Return one row per checkpoint, the last save at the end."""
+    table = plain("checkpoint", ">updates", "mesh", ">MB", "saved")
+    for folder, index in reversed(found):
+        when = datetime.fromtimestamp((folder / INDEX).stat().st_mtime).strftime("%Y-%m-%d %H:%M:%S")
+        size = sum(file.size for file in index.files) / MB
+        table.add_row(folder.name, f"{index.updates:,}", mesh_of(index), f"{size:,.2f}", when)
+    return table
+
+
+def mesh_of(index: Index) -> str:
+    """Return the axes of the mesh that have several ranks: "dp 2 x tp 2"."""
+    return " x ".join(f"{axis} {n}" for axis, n in index.mesh.items() if n != 1) or "1 rank"
+
+
+def described(folder: Path, index: Index) -> Iterator[str]:
+    """Yield what a checkpoint is, in a few lines."""
+    state = index.state
+    yield f"{folder}: {index.updates:,} updates are made, the next batch is {state.get('batches', 0):,}"
+    parameters = sum(x.nbytes for name, x in index.tensors.items() if name.startswith(MODEL))
+    kept = sum(x.nbytes for name, x in index.tensors.items() if name.startswith(OPTIMIZER))
+    yield f"parameters {parameters / MB:,.2f} MB, optimizer state {kept / MB:,.2f} MB"
+    if state.get("scaler"):
+        yield "loss scale " + ", ".join(f"{name} {x:g}" for name, x in state["scaler"].items())
+    random = index.about.get("random", {})
+    yield from [f"seed {random['seed']}"] if "seed" in random else []
+    tokenizer = index.about.get("tokenizer", {})
+    yield from [f"tokenizer {tokenizer['name']}, sha256 {tokenizer['sha256'][:16]}"] if tokenizer else []
+
+
+def files(index: Index) -> Table:
+    """Return one row per file, with the beginning of its sum; the index has all of it."""
+    table = plain("file", ">bytes", "sha256 begins with")
+    for file in index.files:
+        table.add_row(file.name, f"{file.size:,}", file.sha256[:16])
+    return table
+
+
+def tensors(index: Index) -> Table:
+    """Return one row per logical tensor."""
+    table = plain("tensor", "dtype", "shape", ">bytes", ">pieces")
+    for name, x in index.tensors.items():
+        table.add_row(name, x.dtype, shape_of(x), f"{x.nbytes:,}", str(len(x.pieces)))
+    return table
+
+
+def pieces(index: Index, pattern: str) -> Table:
+    """Return one row per piece of the tensors whose names match. Raise UserError if none does."""
+    table = plain("tensor", ">rank", "slice", "elements of it", "crc32")
+    for name, x in index.tensors.items():
+        for piece in x.pieces if fnmatchcase(name, pattern) else ():
+            run = piece.region.run
+            elements = f"{run.start}:{run.stop}"
+            table.add_row(name, str(piece.file), slice_of(piece.region), elements, f"{piece.crc32:08x}")
+    if not table.row_count:
+        raise UserError(f"no tensor matches {pattern!r}; the first ones are {', '.join(list(index.tensors)[:3])}")
+    return table
+
+
+def shape_of(x: Logical) -> str:
+    """Return the shape as text: 65 x 128."""
+    return " x ".join(map(str, x.shape)) or "1"
+
+
+def slice_of(region: Region) -> str:
+    """Return the slice of a region as it is written in Python: 0:65, 64:128."""
+    return ", ".join(f"{place.start}:{place.stop}" for place in region.held)
+
+
+def plain(*headings: str) -> Table:
+    """Return an empty table without lines; columns whose heading begins with > are set to the right."""
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading.lstrip(">"), justify="right" if heading[0] == ">" else "left", no_wrap=True)
+    return table
