@@ -219,7 +219,7 @@ def check_fits(trainer: Trainer, index: Index) -> list[str]:
 def check_optimizer(optimizer: Optimizer, index: Index) -> None:
     """Raise UserError if the checkpoint has the state of another kind of optimizer."""
     states = {name.rpartition(".")[2] for name in index.tensors if name.startswith(OPTIMIZER)} - {"master"}
-    if states != set(optimizer.states) and any(name.startswith(OPTIMIZER) for name in index.tensors):
+    if states != set(optimizer.states) and index.updates and optimizer.reducer.held():
         raise UserError(
             f"the checkpoint has the state of another optimizer: {', '.join(sorted(states)) or 'none'}; "
             f"{type(optimizer).__name__} keeps {', '.join(optimizer.states) or 'none'}. Give the optimizer of the run"
