@@ -15,9 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from ..backend import is_finite
 from ..errors import UserError, shown
-from ..parallel.reducer import require
 from ..train.checkpoint_index import INDEX, Index
 from ..train.checkpoints import Checkpoints
 from ..train.history import Update
@@ -29,6 +27,9 @@ from .signals import Signals
 if TYPE_CHECKING:
     from .config import TrainConfig
     from .train import TextTrainer
+
+
+NOT_FINITE = "not-finite"  # the folder of the state before a loss that is not finite
 
 
 class Stopped(Exception):
@@ -106,20 +107,25 @@ class RunCheckpoints:
         }
 
     def rescue(self, error: UserError) -> UserError:
-        """Save the state before a loss that is not finite, and return the error with the checkpoints there are."""
+        """Return the error of a loss that is not finite, with the checkpoints there are: the last of the run, and the
+        state before this batch, which is saved apart, since it may already be beyond help."""
         if not self.options.save_every:
             return error
-        earlier = self.checkpoints.last
-        flats = [require(b.shard if b.data is None else b.data) for b in self.text.trainer.reducer.buckets]
-        finite = all(self.text.world.gather_objects(all(map(is_finite, flats))))
-        self.checkpoints.finish()
-        if not finite or not self.save() or not self.checkpoints.finish():
-            return UserError(f"{error}.\nThe last good checkpoint is {earlier or 'none: none was saved before'}")
-        before = f"; the one before is {earlier}" if earlier else ""
-        return UserError(
-            f"{error}.\nThe state at this point, which is still finite, is in {self.checkpoints.last}{before}.\n"
-            "Continue from one of them: train --resume THAT_FOLDER --lr SMALLER"
-        )
+        self.close()
+        last, message = self.checkpoints.last, f"{error}."
+        if last is not None:
+            message += f"\nThe last checkpoint is {last}. Continue it, for example: train --resume {last} --lr SMALLER"
+        if self.saved != self.text.trainer.updates and (apart := self.save_apart()) is not None:
+            message += f"\nThe state before this batch is in {apart}. To see the error again: train --resume {apart}"
+        return UserError(message)
+
+    def save_apart(self) -> Path | None:
+        """Save the state in a folder of its own, where it replaces no other. Return where; None if that has failed."""
+        path = self.folder.path / NOT_FINITE
+        apart = Checkpoints(path, self.text.world, keep=1, log=self.text.log)
+        apart.save(self.text.trainer, self.about())
+        apart.close()
+        return apart.last
 
     def close(self) -> None:
         """Complete the last save."""
@@ -141,6 +147,7 @@ class RunCheckpoints:
             )
         for note in load(text.trainer, found, index):
             text.log(note)
+        self.saved = index.updates
         if index.about["text_crc32"] != text.text_crc32:
             text.log("the text is not the one of the checkpoint: the batches to come are others than they were")
         for change in changes(index.about["run"], text.config.plain()):

@@ -32,11 +32,11 @@ class RunFolder:
         names: Sequence[str],
         overwrite: bool = False,
         aside: bool = False,
-        checkpoints: str = "",
+        checkpoints: Sequence[str] = (),
         goes_on: bool = False,
     ) -> None:
-        """aside: move earlier files aside. overwrite: delete them. checkpoints: the name of the folder of checkpoints,
-        if there may be one. goes_on: the earlier files are of the run that this one continues, and stay.
+        """aside: move earlier files aside. overwrite: delete them. checkpoints: the names of folders of checkpoints,
+        if there may be any. goes_on: the earlier files are of the run that this one continues, and stay.
 
         Raise UserError, on all ranks, if the folder cannot be written, if another run is writing in it, or if it has
         earlier files and neither option is set.
@@ -60,9 +60,8 @@ class RunFolder:
             unlock(self.lock)
 
     def found(self) -> list[str]:
-        """Return the names of the files, and of the folder of checkpoints, that exist."""
-        names = (*self.names, self.checkpoints) if self.checkpoints else self.names
-        return [name for name in names if (self.path / name).exists()]
+        """Return the names of the files, and of the folders of checkpoints, that exist."""
+        return [name for name in (*self.names, *self.checkpoints) if (self.path / name).exists()]
 
     def _claim(self) -> None:
         try:
@@ -80,7 +79,7 @@ class RunFolder:
         found = self.found()
         if found and not (self.overwrite or self.aside or self.goes_on):
             unlock(self.lock)
-            how = f"--resume {self.path} to continue it, " if self.checkpoints in found else ""
+            how = f"--resume {self.path} to continue it, " if set(self.checkpoints).intersection(found) else ""
             raise UserError(
                 f"{self.path} has the {listed(found)} of an earlier run; "
                 f"give {how}--overwrite to replace it, or another folder with --out"
@@ -103,7 +102,7 @@ class RunFolder:
     def _make_way(self, found: list[str]) -> str:
         if self.overwrite:
             for name in found:
-                if name == self.checkpoints:
+                if name in self.checkpoints:
                     clear(self.path / name)
                 else:
                     (self.path / name).unlink()
@@ -114,7 +113,7 @@ class RunFolder:
         there.mkdir()
         for name in found:
             (self.path / name).rename(there / name)
-        cure = f"; to continue it: --resume {there}" if self.checkpoints in found else ""
+        cure = f"; to continue it: --resume {there}" if set(self.checkpoints).intersection(found) else ""
         return f"the earlier run in {self.path} is now in {there}{cure}"
 
     def append(self, name: str, line: str) -> None:

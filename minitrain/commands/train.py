@@ -26,7 +26,7 @@ from ..train.nonfinite import NotFinite
 from ..train.trainer import Trainer
 from .config import TrainConfig
 from .options import RunOptions, make_mesh
-from .run_checkpoints import CHECKPOINTS, RunCheckpoints, Stopped, crc32_of
+from .run_checkpoints import CHECKPOINTS, NOT_FINITE, RunCheckpoints, Stopped, crc32_of
 from .run_folder import RunFolder, on_rank_0, reason, write_somewhere
 from .sample import generate
 
@@ -115,7 +115,7 @@ class TextTrainer:
         o, resume = self.config.report, self.config.checkpoints.resume
         goes_on = resume is not None and o.out.resolve() in (resume.resolve(), *resume.resolve().parents)
         aside = o.out == RunOptions.out
-        return RunFolder(self.world, o.out, (LOG, MODEL), o.overwrite, aside, CHECKPOINTS, goes_on)
+        return RunFolder(self.world, o.out, (LOG, MODEL), o.overwrite, aside, (CHECKPOINTS, NOT_FINITE), goes_on)
 
     def train(self, folder: RunFolder, checkpoints: RunCheckpoints, steps: int) -> None:
         """Run the updates up to `steps`, log a row for each, and save at times. Raise Stopped after a signal."""

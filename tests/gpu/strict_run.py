@@ -12,6 +12,7 @@ code: the other tests' helpers compare directly with NumPy, which CuPy refuses.
 import argparse
 import dataclasses
 import inspect
+import tempfile
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -39,7 +40,10 @@ from minitrain.parallel.reducer import Reducer
 from minitrain.runtime.launch import launch
 from minitrain.tensor import Tensor
 from minitrain.train import checkpoint
+from minitrain.train.checkpoints import Checkpoints
+from minitrain.train.resharding import load, newest
 from minitrain.train.step import train_step
+from minitrain.train.trainer import Trainer
 from tests.strategies import named
 
 Results: TypeAlias = dict[str, np.ndarray]
@@ -265,7 +269,7 @@ def steps(case: Case, world: Communicator, how: str, count: int = 3, **axes: int
 
 
 def models(dtype: str) -> Results:
-    """Run serial training steps with the ledger open, validation, a checkpoint round trip, and a sample."""
+    """Run serial training steps with the ledger open, validation, checkpoints, and a sample."""
     results: Results = {}
     for name, case in cases(dtype):
         ledger = Ledger()
@@ -281,6 +285,30 @@ def models(dtype: str) -> Results:
         results[f"{name} logits"] = to_host(case.model(Batch(unlabelled.inputs, None, unlabelled.where)).data)
         if name.startswith("gpt"):
             results[f"{name} sample"] = generate(case.model, 6, np.array([1, 2]), 8, 0.8, seed=1).astype(dtype)
+    return results | resumed(dtype)
+
+
+def resumed(dtype: str) -> Results:
+    """Save a run, in the background and not, load it into a new trainer, and train on."""
+    results: Results = {}
+    for background in (False, True):
+        made = []
+        for _ in range(2):
+            _, case = next(cases(dtype))
+            made.append(Trainer(case.model, threads.world_of_one(), optimizer=case.optimizer, schedule=0.05))
+        for _ in made[0].each_update(case.data, 2):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            saves = Checkpoints(Path(folder), made[0].world, background=background)
+            saves.save(made[0])
+            made[0].step(case.data.batch(2))  # what is written are the values before
+            saves.close()
+            load(made[1], *newest(Path(folder), made[1].world))
+        losses = [update.loss for update in made[1].each_update(case.data, 2)]
+        name = f"gpt adamw resumed {'from a background save' if background else ''}"
+        results[f"{name} loss"] = np.array(losses)
+        found = checkpoint.gather(case.model, made[1].world)
+        results |= {f"{name} parameter {path}": x for path, x in found.items()}
     return results
 
 
