@@ -84,7 +84,7 @@ class Checkpoints:
         self.thread = ThreadPoolExecutor(1, "checkpoint") if background else None
         self.pending: tuple[Pending, Future[Written | str]] | None = None
         self.last: Path | None = None  # the last complete checkpoint
-        self.number = 0  # of saves into this folder, by all runs; rank 0 counts
+        self.number = 0  # of the last save into this folder by any run; rank 0 counts
         self.lock: Any = None
         self.opened = False
         self.open()
@@ -202,12 +202,12 @@ class Checkpoints:
         """Write the index, then remove the oldest checkpoints."""
         folder = pending.folder
         try:
-            index = Index(self.number + 1, **pending.about, **contents(everyone))
+            self.number += 1  # even if this save fails: its index may be there
+            index = Index(self.number, **pending.about, **contents(everyone))
             for file in index.files:
                 if not (folder / file.name).is_file():
                     raise Failed(f"rank 0 cannot see {file.name}: the folder must be on a disk that all ranks share")
             index.write(folder, self.files)
-            self.number += 1
             self._prune()
         except (OSError, Failed) as error:
             if not (folder / INDEX).exists():

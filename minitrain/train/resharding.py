@@ -151,19 +151,31 @@ class Reader:
             start = self._start(name, x, piece) if shared else 0
             for source, target, size in shared:
                 at, n = target * dtype.itemsize, size * dtype.itemsize
-                data = self.files.read(self.opened[piece.file][0], n, start + source * dtype.itemsize)
-                if len(data) < n:
-                    raise UserError(f"{self.folder / self.index.files[piece.file].name} became shorter meanwhile")
+                data = self._bytes(piece.file, n, start + source * dtype.itemsize)
                 raw[at : at + n] = np.frombuffer(data, np.uint8)
         return found if sys.byteorder == "little" else found.byteswap()
+
+    def _bytes(self, number: int, size: int, at: int) -> bytes:
+        """Return bytes of an opened file. Raise UserError if they cannot be read."""
+        path = self.folder / self.index.files[number].name
+        try:
+            data = self.files.read(self.opened[number][0], size, at)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {why(error)}") from error
+        if len(data) < size:
+            raise UserError(f"{path} became shorter meanwhile")
+        return data
 
     def _start(self, name: str, x: Logical, piece: Piece) -> int:
         """Return where a piece begins in its file, which is opened if it is not yet."""
         path = self.folder / self.index.files[piece.file].name
         if piece.file not in self.opened:
             check_file(path, self.index.files[piece.file].size)
-            entries = header_of(path)
-            self.opened[piece.file] = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), entries
+            try:
+                entries = header_of(path)
+                self.opened[piece.file] = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), entries
+            except OSError as error:
+                raise UserError(f"{path} cannot be read: {why(error)}") from error
         entry = self.opened[piece.file][1].get(name)
         dtype = "U16" if x.dtype == "bfloat16" else DTYPES[x.dtype]
         if entry is None or (entry.dtype, math.prod(entry.shape)) != (dtype, piece.region.size):
@@ -219,7 +231,7 @@ def check_fits(trainer: Trainer, index: Index) -> list[str]:
 def check_optimizer(optimizer: Optimizer, index: Index) -> None:
     """Raise UserError if the checkpoint has the state of another kind of optimizer."""
     states = {name.rpartition(".")[2] for name in index.tensors if name.startswith(OPTIMIZER)} - {"master"}
-    if states != set(optimizer.states) and any(name.startswith(OPTIMIZER) for name in index.tensors):
+    if states != set(optimizer.states) and index.updates and optimizer.reducer.held():
         raise UserError(
             f"the checkpoint has the state of another optimizer: {', '.join(sorted(states)) or 'none'}; "
             f"{type(optimizer).__name__} keeps {', '.join(optimizer.states) or 'none'}. Give the optimizer of the run"
