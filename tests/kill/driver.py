@@ -47,7 +47,7 @@ class Recorded(Checkpoints):
     """Checkpoints that record on rank 0 which ones are complete."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options, files=Deadly())
+        super().__init__(*arguments, **{**options, "files": Deadly()})
 
     def save(self, *arguments: Any) -> bool:
         global saves, calls
