@@ -531,9 +531,11 @@ def test_other_optimizers(optimizer: Any, source: Layout, target: Layout, tmp_pa
 
 
 def with_frozen_parameters() -> Model:
-    """One weight is frozen, and one is used by no layer."""
+    """One weight is frozen, and some are used by no layer: of an odd size, and without axes."""
     model = gpt(CONFIG)
-    model.units[1].unused = Parameter("blocks.0.unused", (3, 5), mean=0.5, std=0.1, dtype="float64")
+    for name, shape in {"odd": (3, 5), "scalar": ()}.items():
+        unused = Parameter(f"blocks.0.{name}", shape, mean=0.5, std=0.1, dtype="float64")
+        setattr(model.units[1], name, unused)
     next(p for p in model.parameters() if p.placement.path == "blocks.1.mlp.up.weight").requires_grad = False
     return model
 
@@ -563,7 +565,8 @@ def test_frozen_and_unused_parameters(source: Layout, target: Layout, updates: i
     found, values = threads.run(target.ranks, partial(program, layout=target, resumed=True))[0]
     np.testing.assert_allclose(found, true, rtol=0, atol=EXACT)
     same(values, end, EXACT)
-    assert "blocks.0.unused" in values and "blocks.1.mlp.up.weight.m" not in values
+    assert {"blocks.0.odd", "blocks.0.scalar.m"} < values.keys()
+    assert "blocks.1.mlp.up.weight.m" not in values
 
 
 # What does not fit ----------------------------------------------------------------------------------------------------
