@@ -4,11 +4,12 @@
     python -m tests.kill --all        all of it, in a quarter of an hour
     python -m tests.kill --only kills resumes
 
-    calls      two ranks save; one fails, or is killed, at the k-th call to the operating system, for every k
-    damages    200 random damages of a folder of checkpoints
-    resumes    200 updates without interruption, beside 100, kill -9 of a rank, and a resumption, by strategy
-    kills      50 kills of a random rank, every second one during a save
-    signals    SIGTERM and SIGINT, to mpirun and to ranks
+    failures_at_calls    two ranks save; one fails at its k-th call to the operating system, for every k
+    kills_at_calls       or is killed there
+    damages              200 random damages of a folder of checkpoints
+    resumes              200 updates, beside 100, kill -9 of a rank, and a resumption; for each strategy
+    kills                50 kills of a random rank, every second one during a save
+    signals              SIGTERM and SIGINT, to mpirun and to ranks
 
 The MPI is that of this Python's environment. One line per trial; the status is 1 if anything is wrong.
 """
@@ -17,7 +18,8 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from tests.kill import calls, damages, resumes
@@ -32,14 +34,13 @@ KILLS = {  # seed -> kills, ranks, options
 }
 
 
-def of_calls(every: bool) -> Iterator[Trial]:
-    """Fail and kill at calls, in the foreground and in the background."""
-    for how in ("fail", "kill"):
-        for background in (False, True) if every else (False,):
-            with tempfile.TemporaryDirectory() as folder:
-                run = Path(folder) / "run"
-                tried, wrong = calls.every_call(run, how, 1 if every else 3, background=background)
-            yield f"{how} at each of {tried} calls{', in the background' if background else ''}", wrong
+def of_calls(how: str, every: bool) -> Iterator[Trial]:
+    """Fail or kill at calls, in the foreground and in the background."""
+    for background in (False, True) if every else (False,):
+        with tempfile.TemporaryDirectory() as folder:
+            run = Path(folder) / "run"
+            tried, wrong = calls.every_call(run, how, 1 if every else 3, background=background)
+        yield f"{'in the background, ' if background else ''}{how} at each of {tried} calls", wrong
 
 
 def of_damages(every: bool) -> Iterator[Trial]:
@@ -65,7 +66,14 @@ def of_signals(every: bool) -> Iterator[Trial]:
         yield f"{name} ({family})", resumes.signalled(name, family)
 
 
-PARTS = {"calls": of_calls, "damages": of_damages, "resumes": of_resumes, "kills": of_kills, "signals": of_signals}
+PARTS: dict[str, Callable[[bool], Iterator[Trial]]] = {
+    "failures_at_calls": partial(of_calls, "fail"),
+    "kills_at_calls": partial(of_calls, "kill"),
+    "damages": of_damages,
+    "resumes": of_resumes,
+    "kills": of_kills,
+    "signals": of_signals,
+}
 
 
 def main() -> int:
