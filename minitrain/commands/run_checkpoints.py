@@ -15,13 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from ..errors import UserError, shown
+from ..errors import UserError, reason, shown
+from ..train.checkpoint_folder import CHECKPOINTS, candidates, newest
 from ..train.checkpoint_index import INDEX, Index
 from ..train.checkpoints import Checkpoints
 from ..train.history import Update
-from ..train.resharding import CHECKPOINTS, candidates, load, newest
+from ..train.resharding import load
 from .options import RunOptions
-from .run_folder import RunFolder, reason
+from .run_folder import RunFolder
 from .signals import Signals
 
 if TYPE_CHECKING:

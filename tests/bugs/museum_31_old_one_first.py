@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from minitrain.errors import UserError
-from minitrain.train.checkpoints import Checkpoints, complete, remove
+from minitrain.train.checkpoint_folder import complete, remove
+from minitrain.train.checkpoints import Checkpoints
 from minitrain.train.tensor_file import FILES
 from tests.bugs.museum import FolderBug
 from tests.kill.calls import NEW, OLD, Calls, fail, loaded, prepared, save

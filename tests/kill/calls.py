@@ -24,8 +24,9 @@ from minitrain.errors import UserError
 from minitrain.models import MLPConfig, mlp
 from minitrain.parallel.reducer import require
 from minitrain.parallel.strategy import Strategy
+from minitrain.train.checkpoint_folder import newest
 from minitrain.train.checkpoints import Checkpoints
-from minitrain.train.resharding import load, newest
+from minitrain.train.resharding import load
 from minitrain.train.tensor_file import FILES, Files
 from minitrain.train.trainer import Trainer
 

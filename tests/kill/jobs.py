@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from minitrain.runtime.mpirun import find_mpirun, outside
+from minitrain.train.checkpoint_folder import candidates, damage
 from minitrain.train.checkpoint_index import read_index
-from minitrain.train.resharding import candidates, damage
 from tests.processes import processes
 
 ROOT = Path(__file__).resolve().parents[2]

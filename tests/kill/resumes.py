@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minitrain.runtime.mpirun import family_of
-from minitrain.train.resharding import candidates, damage
+from minitrain.train.checkpoint_folder import candidates, damage
 from tests.kill.jobs import MODEL, Run, differences, text, trained
 
 STEPS, EVERY = 200, 25

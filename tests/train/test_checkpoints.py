@@ -24,9 +24,9 @@ from minitrain.comm.threads import world_of_one
 from minitrain.errors import UserError
 from minitrain.observe.ledger import Ledger
 from minitrain.parallel.strategy import Strategy
+from minitrain.train.checkpoint_folder import newest
 from minitrain.train.checkpoint_index import signed
 from minitrain.train.checkpoints import Checkpoints
-from minitrain.train.resharding import newest
 from minitrain.train.tensor_file import Files
 from minitrain.train.trainer import Trainer
 from tests.kill import calls, damages

@@ -22,9 +22,10 @@ from minitrain.parallel.strategy import Strategy
 from minitrain.precision import DynamicPolicy, DynamicScaler, StaticPolicy
 from minitrain.sharding import even_shards
 from minitrain.train import checkpoint
+from minitrain.train.checkpoint_folder import newest
 from minitrain.train.checkpoints import Checkpoints
 from minitrain.train.history import Update
-from minitrain.train.resharding import load, newest
+from minitrain.train.resharding import load
 from minitrain.train.tensor_file import FILES, Files
 from minitrain.train.trainer import Trainer
 from tests.tiers import full
