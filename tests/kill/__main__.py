@@ -28,9 +28,9 @@ from tests.kill.jobs import leaving_no_files
 Trial = tuple[str, list[str]]  # what was done, and what is wrong
 KILLS = {  # seed -> kills, ranks, options
     1: (16, 2, ""),
-    2: (10, 3, "--zero 3"),
-    3: (12, 2, "--zero 2 --save-async"),
-    4: (12, 2, "--precision fp16 --half-weights --loss-scale 1e9 --scale-every 7"),
+    2: (6, 3, "--zero 1"),
+    3: (14, 2, "--zero 2 --save-async"),
+    4: (14, 2, "--precision fp16 --half-weights --loss-scale 1e9 --scale-every 7"),
 }
 
 

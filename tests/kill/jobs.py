@@ -20,7 +20,7 @@ from tests.processes import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "--layers 2 --width 16 --heads 2 --context 8 --batch 6 --warmup 10 --sample 0 --log-every 1000 --val-every 90"
-LIMIT = 60.0  # seconds for one run
+LIMIT = 150.0  # seconds for one run
 TRIAL = "MINITRAIN_TRIAL"  # names the processes of a run
 RANK = ("PMI_RANK=", "OMPI_COMM_WORLD_RANK=")
 
