@@ -140,9 +140,7 @@ class Checkpoints:
         pending = Pending(folder, name, fields, mine, arrays)
         if self.thread is None:
             return self._complete(pending, self._write(pending))
-        for key, x in arrays.items():
-            arrays[key] = to_host(x).copy()
-            ledger.hold(arrays[key], "buffers", "checkpoint")
+        self._copy(arrays)
         self.pending = pending, self.thread.submit(self._write, pending)
         return True
 
@@ -165,6 +163,12 @@ class Checkpoints:
             return True
         (pending, future), self.pending = self.pending, None
         return self._complete(pending, future.result())
+
+    def _copy(self, arrays: dict[str, Array]) -> None:
+        """Replace the arrays by copies: training changes them while they are written."""
+        for name, x in arrays.items():
+            arrays[name] = to_host(x).copy()
+            ledger.hold(arrays[name], "buffers", "checkpoint")
 
     def _write(self, pending: Pending) -> Written | str:
         """Write this rank's file. Return its sums, or why there is none."""

@@ -100,12 +100,18 @@ def values(trainer: Trainer) -> set[float]:
     return found.union(*(np.unique(np.floor(array)).tolist() for array in arrays(trainer)))
 
 
-def save(folder: Path, *steps: int, files: Sequence[Files] = (FILES,) * RANKS, **options: Any) -> list[bool]:
+def save(
+    folder: Path,
+    *steps: int,
+    files: Sequence[Files] = (FILES,) * RANKS,
+    kind: type[Checkpoints] = Checkpoints,
+    **options: Any,
+) -> list[bool]:
     """Save these steps with one Checkpoints. Return which are complete."""
 
     def program(world: Communicator) -> list[bool]:
         given = {"keep": KEEP, "log": lambda text: None, "files": files[world.rank], **options}
-        checkpoints = Checkpoints(folder, world, **given)
+        checkpoints = kind(folder, world, **given)
         saved = [checkpoints.save(marked(world, step)) and checkpoints.finish() for step in steps]
         checkpoints.close()
         return saved

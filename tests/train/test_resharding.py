@@ -59,10 +59,12 @@ def points(n: int = 25, dtype: str = "float32") -> ArrayLoader:
     return ArrayLoader(draw.normal(size=(n, 5)).astype(dtype), draw.integers(0, 2, n), 7, seed=1)
 
 
-def made(world: Communicator, layout: Layout, model: Model | None = None, **options: Any) -> Trainer:
+def made(
+    world: Communicator, layout: Layout, model: Model | None = None, kind: type[Trainer] = Trainer, **options: Any
+) -> Trainer:
     mesh = Mesh(world, **layout.mesh) if layout.mesh else None
     options = {"optimizer": Adam, "schedule": 0.01, "strategy": layout.strategy, "mesh": mesh, **options}
-    return Trainer(gpt(CONFIG) if model is None else model, world, **options)
+    return kind(gpt(CONFIG) if model is None else model, world, **options)
 
 
 def saved(trainer: Trainer, folder: Path, **options: Any) -> Path:
@@ -216,6 +218,11 @@ CASES: dict[str, Callable[[], Case]] = {
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(name: str, tmp_path: Path) -> None:
     """Eight updates, and four, a checkpoint, new objects and four more: losses, norms, scales and all values."""
+    resumed_equals_uninterrupted(tmp_path, name)
+
+
+def resumed_equals_uninterrupted(folder: Path, name: str, kind: type[Trainer] = Trainer) -> None:
+    """kind: of the resumed trainer."""
     data = points() if "model" in CASES[name]()[1] else text()
     ranks = CASES[name]()[0].ranks
 
@@ -223,15 +230,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(name: str, tmp_path: Path) ->
         return whole(trainer), repr((trainer.plain_state(), trainer.batches, trainer.updates))
 
     def program(world: Communicator) -> None:
-        def new() -> Trainer:
+        def new(kind: type[Trainer] = Trainer) -> Trainer:
             layout, options = CASES[name]()
-            return made(world, layout, **options)
+            return made(world, layout, kind=kind, **options)
 
-        uninterrupted, first, second = new(), new(), new()
+        uninterrupted, first, second = new(), new(), new(kind)
         true = list(uninterrupted.each_update(data, 4))
         assert repr(list(first.each_update(data, 4))) == repr(true)
-        saved(first, tmp_path)
-        assert loaded(second, tmp_path) == []
+        saved(first, folder)
+        assert loaded(second, folder) == []
         for trainer in (first, second):
             values, plain = progress(trainer)
             same(values, progress(uninterrupted)[0])
