@@ -539,9 +539,9 @@ def test_other_optimizers(optimizer: Any, source: Layout, target: Layout, tmp_pa
 
 
 def with_frozen_parameters() -> Model:
-    """One weight is frozen, and some are used by no layer: of an odd size, and without axes."""
+    """One weight is frozen, and some are used by no layer: of an odd size, without axes, and without elements."""
     model = gpt(CONFIG)
-    for name, shape in {"odd": (3, 5), "scalar": ()}.items():
+    for name, shape in {"odd": (3, 5), "scalar": (), "empty": (0, 3)}.items():
         unused = Parameter(f"blocks.0.{name}", shape, mean=0.5, std=0.1, dtype="float64")
         setattr(model.units[1], name, unused)
     next(p for p in model.parameters() if p.placement.path == "blocks.1.mlp.up.weight").requires_grad = False
@@ -573,7 +573,7 @@ def test_frozen_and_unused_parameters(source: Layout, target: Layout, updates: i
     found, values = threads.run(target.ranks, partial(program, layout=target, resumed=True))[0]
     np.testing.assert_allclose(found, true, rtol=0, atol=EXACT)
     same(values, end, EXACT)
-    assert {"blocks.0.odd", "blocks.0.scalar.m"} < values.keys()
+    assert {"blocks.0.odd", "blocks.0.scalar.m", "blocks.0.empty.m"} < values.keys()
     assert "blocks.1.mlp.up.weight.m" not in values
 
 
