@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -12,10 +11,11 @@ from rich.table import Table
 
 from ..environment import launched
 from ..errors import UserError
-from ..train.checkpoint_folder import candidates, damage
-from ..train.checkpoint_index import INDEX, Index, Logical
+from ..train.checkpoint_folder import candidates, damage, none_in
+from ..train.checkpoint_index import Index, Logical
 from ..train.owned_regions import MODEL, OPTIMIZER
 from ..train.regions import Region
+from .run_checkpoints import named
 
 MB = 1e6
 
@@ -35,20 +35,20 @@ class Inspect:
         """Print the tables, on rank 0 only. Raise UserError if there is no checkpoint, or no such tensor."""
         if launched()[1] != 0:
             return 0
-        console = Console(highlight=False, markup=False, soft_wrap=True)
+        console = Console(highlight=False, markup=False, soft_wrap=True, width=200)  # no name is cut off
         found, troubles = candidates(self.folder)
+        if not found:
+            cure = () if troubles else ("train writes them: --save-every 100",)
+            raise UserError("; ".join([none_in(self.folder, troubles), *cure]))
+        folder, index = found[0]
+        if self.tensor is None:
+            for part in (parameters(index), "", files(index), "", *described(folder, index), "", overview(found)):
+                console.print(part)
+        else:
+            console.print(pieces(index, self.tensor))
         for trouble in troubles:
             console.print(f"damaged: {trouble}")
-        if not found:
-            raise UserError(f"there is no complete checkpoint in {self.folder}; train writes them: --save-every 100")
         wrong = self._verify(console, found) if self.verify else 0
-        folder, index = found[0]
-        if self.tensor is not None:
-            console.print(pieces(index, self.tensor))
-            return int(bool(troubles or wrong))
-        console.print(overview(found))
-        for part in ("", *described(folder, index), "", files(index), "", tensors(index)):
-            console.print(part)
         return int(bool(troubles or wrong))
 
     def _verify(self, console: Console, found: list[tuple[Path, Index]]) -> int:
@@ -67,15 +67,9 @@ def overview(found: list[tuple[Path, Index]]) -> Table:
     """Return one row per checkpoint, the last save at the end."""
     table = plain("checkpoint", ">updates", "mesh", ">MB", "saved")
     for folder, index in reversed(found):
-        when = datetime.fromtimestamp((folder / INDEX).stat().st_mtime).strftime("%Y-%m-%d %H:%M:%S")
         size = sum(file.size for file in index.files) / MB
-        table.add_row(folder.name, f"{index.updates:,}", mesh_of(index), f"{size:,.2f}", when)
+        table.add_row(folder.name, f"{index.updates:,}", named(index.mesh), f"{size:,.2f}", index.saved)
     return table
-
-
-def mesh_of(index: Index) -> str:
-    """Return the axes of the mesh that have several ranks: "dp 2 x tp 2"."""
-    return " x ".join(f"{axis} {n}" for axis, n in index.mesh.items() if n != 1) or "1 rank"
 
 
 def described(folder: Path, index: Index) -> Iterator[str]:
@@ -101,11 +95,18 @@ def files(index: Index) -> Table:
     return table
 
 
-def tensors(index: Index) -> Table:
-    """Return one row per logical tensor."""
-    table = plain("tensor", "dtype", "shape", ">bytes", ">pieces")
+def parameters(index: Index) -> Table:
+    """Return one row per parameter, with the names of what the optimizer keeps for it."""
+    table = plain("parameter", "dtype", "shape", ">bytes", ">pieces", "optimizer")
+    kept: dict[str, list[str]] = {}
+    for name in index.tensors:
+        if name.startswith(OPTIMIZER):
+            path, _, state = name.removeprefix(OPTIMIZER).rpartition(".")
+            kept.setdefault(path, []).append(state)
     for name, x in index.tensors.items():
-        table.add_row(name, x.dtype, shape_of(x), f"{x.nbytes:,}", str(len(x.pieces)))
+        if name.startswith(MODEL):
+            states = kept.get(path := name.removeprefix(MODEL), [])
+            table.add_row(path, x.dtype, shape_of(x), f"{x.nbytes:,}", str(len(x.pieces)), ", ".join(states))
     return table
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from ..errors import UserError, reason, shown
-from ..train.checkpoint_folder import CHECKPOINTS, candidates, newest
+from ..train.checkpoint_folder import CHECKPOINTS, candidates, newest, none_in
 from ..train.checkpoint_index import INDEX, Index
 from ..train.checkpoints import Checkpoints
 from ..train.history import Update
@@ -72,8 +72,13 @@ class RunCheckpoints:
         """Return what to tell the user of a run that a signal has ended."""
         last = self.checkpoints.last
         how = f"saved {last}" if saved else f"not saved; the last complete checkpoint is {last}"
-        cure = f". Continue with: train --resume {self.folder.path}" if last else ""
+        cure = f". Continue with:\n{self.command()} --resume {self.folder.path}" if last else ""
         return f"interrupted after {updates} of {self.text.config.optimizer.steps} updates; {how}{cure}"
+
+    def command(self) -> str:
+        """Return how this run was started, without its options."""
+        ranks = self.text.world.size
+        return f"{f'mpirun -n {ranks} ' if ranks > 1 else ''}python -m minitrain train"
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -113,12 +118,14 @@ class RunCheckpoints:
         if not self.options.save_every:
             return error
         self.close()
-        last, message = self.checkpoints.last, f"{error}."
+        last, lines = self.checkpoints.last, [f"{error}."]
         if last is not None:
-            message += f"\nThe last checkpoint is {last}. Continue it, for example: train --resume {last} --lr SMALLER"
+            lines += [f"The last checkpoint is {last}. Continue it, for example, with:"]
+            lines += [f"{self.command()} --resume {last} --lr SMALLER"]
         if self.saved != self.text.trainer.updates and (apart := self.save_apart()) is not None:
-            message += f"\nThe state before this batch is in {apart}. To see the error again: train --resume {apart}"
-        return UserError(message)
+            lines += [f"The state before this batch is in {apart}. To see the error again:"]
+            lines += [f"{self.command()} --resume {apart}"]
+        return UserError("\n".join(lines))
 
     def save_apart(self) -> Path | None:
         """Save the state in a folder of its own, where it replaces no other. Return where; None if that has failed."""
@@ -153,10 +160,21 @@ class RunCheckpoints:
             text.log("the text is not the one of the checkpoint: the batches to come are others than they were")
         for change in changes(index.about["run"], text.config.plain()):
             text.log(change)
+        if index.mesh != text.mesh.sizes:
+            text.log(f"{named(text.mesh.sizes)} from here on; it was {named(index.mesh)}: the last digits may differ")
         text.log(f"continuing {found}: {index.updates} of {text.config.optimizer.steps} updates are made")
+        if index.updates == text.config.optimizer.steps:
+            text.log("no update is left; give more --steps to train on")
         if self.folder.goes_on:
             text.rows = index.about["log_rows"]
             self.folder.cut_back("log.jsonl", text.rows)
+        else:
+            text.log(f"writing to {self.folder.path}, where the log begins with update {index.updates + 1}")
+
+
+def named(mesh: Mapping[str, int]) -> str:
+    """Return the axes of a mesh that have several ranks: "dp 2 x tp 2"."""
+    return " x ".join(f"{axis} {n}" for axis, n in mesh.items() if n != 1) or "one rank"
 
 
 def check_tokenizer(index: Index, vocabulary: str) -> None:
@@ -211,7 +229,7 @@ def resumed(arguments: list[str], config: "TrainConfig") -> "TrainConfig":
     path = Path(folder)
     found, troubles = candidates(path)
     if not found:
-        raise UserError(f"there is no complete checkpoint in {path}" + "".join(f":\n{why}" for why in troubles[:3]))
+        raise UserError(none_in(path, troubles))
     about = found[0][1].about
     if not isinstance(about.get("run"), dict):
         raise UserError(f"{found[0][0]} was not saved by train: load it with minitrain.train.resharding.load")

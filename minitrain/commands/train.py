@@ -111,9 +111,14 @@ class TextTrainer:
         return final
 
     def open_folder(self) -> RunFolder:
-        """Return the folder of the run; of an earlier run, if this one continues it there."""
+        """Return the folder of the run; of an earlier run, if this one continues it there.
+
+        Raise UserError if it cannot be used.
+        """
         o, resume = self.config.report, self.config.checkpoints.resume
         goes_on = resume is not None and o.out.resolve() in (resume.resolve(), *resume.resolve().parents)
+        if goes_on and o.overwrite:
+            raise UserError(f"--overwrite would replace the run that --resume {resume} continues; give one of the two")
         aside = o.out == RunOptions.out
         return RunFolder(self.world, o.out, (LOG, MODEL), o.overwrite, aside, (CHECKPOINTS, NOT_FINITE), goes_on)
 

@@ -159,7 +159,11 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the file in it, such as {path / 'model.safetensors'}")
     if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}; train one first: python -m minitrain train")
+        if (path.parent / "checkpoints").is_dir():
+            cure = f"train writes it at the end: continue the run with python -m minitrain train --resume {path.parent}"
+        else:
+            cure = "train one first: python -m minitrain train"
+        raise UserError(f"there is no checkpoint {path}; {cure}")
     tensor_file.check_header(path)
     try:
         with safe_open(path, framework="np") as file:

@@ -8,7 +8,7 @@ Before a checkpoint is used, its ranks divide the files among them, and check ev
 import contextlib
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..comm.communicator import Communicator
@@ -29,8 +29,6 @@ def newest(path: Path, world: Communicator, log: Callable[[str], None] = print) 
     are passed over. Raise UserError if there is none.
     """
     found, troubles = world.gather_objects(candidates(path) if world.rank == 0 else ([], []))[0]
-    for trouble in troubles if world.rank == 0 else ():
-        log(f"passed over: {trouble}")
     for folder, index in found:
         size = sum(file.size for file in index.files)
         if size > LARGE and world.rank == 0:
@@ -42,12 +40,19 @@ def newest(path: Path, world: Communicator, log: Callable[[str], None] = print) 
         ]
         bad = [trouble for there in world.gather_objects(here) for trouble in there]
         if not bad:
+            for trouble in troubles if world.rank == 0 else ():
+                log(f"passed over: {trouble}")
             return folder, index
         troubles.append("; ".join(bad[:3]))
-        if world.rank == 0:
-            log(f"passed over: {troubles[-1]}")
-    reasons = ":\n" + "\n".join(troubles[:3]) if troubles else ""
-    raise UserError(f"there is no complete checkpoint in {path}{reasons}")
+    raise UserError(none_in(path, troubles))
+
+
+def none_in(path: Path, troubles: Sequence[str] = ()) -> str:
+    """Return that there is no complete checkpoint at a path, with what is wrong with those that there are, or else
+    where an earlier run has been moved that has some."""
+    moved = [other for other in sorted(path.parent.glob(f"{path.name}.*")) if folders(other / CHECKPOINTS)]
+    more = [f"{other} has checkpoints of an earlier run" for other in moved]
+    return "\n".join([f"there is no complete checkpoint in {path}", *(troubles[:3] or more[-1:])])
 
 
 def candidates(path: Path) -> tuple[list[tuple[Path, Index]], list[str]]:

@@ -5,7 +5,7 @@
                          rank-1-of-2.safetensors
 
     {"sha256": of the rest, "checkpoint": {
-        "number": 7, "updates": 100, "mesh": {"dp": 2, ...},     the 7th save into this folder
+        "number": 7, "saved": the time, "updates": 100, "mesh": {"dp": 2, ...},     the 7th save into this folder
         "state": {...}, "about": {...},                          what is not an array
         "files": [[name, bytes, SHA-256], ...],
         "tensors": {"model/head.weight": ["float32", [8, 65], [[file, held, run, CRC-32], ...]], ...}}}
@@ -25,7 +25,7 @@ from stat import S_ISREG
 from typing import Any, NamedTuple
 
 from ..backend import FLOATS
-from ..errors import UserError, check_whole, shown
+from ..errors import UserError, check_text, check_whole, shown
 from .regions import Region, cover
 from .tensor_file import FILES, LONGEST, Files, NewFile
 
@@ -68,6 +68,7 @@ class Index:
     """See the top of this file."""
 
     number: int
+    saved: str
     updates: int
     mesh: dict[str, int]
     state: dict[str, Any]
@@ -134,8 +135,9 @@ def _parsed(path: Path, given: Mapping[str, Any]) -> Index:
         _check_tensor(f"{path}: {shown(name)}", x, there, len(files))
     check_whole(f"{path}: number", given["number"])
     check_whole(f"{path}: updates", given["updates"])
+    check_text(f"{path}: saved", given["saved"])
     state, about, mesh = (dict(given[key]) for key in ("state", "about", "mesh"))
-    return Index(given["number"], given["updates"], mesh, state, about, files, tensors)
+    return Index(given["number"], given["saved"], given["updates"], mesh, state, about, files, tensors)
 
 
 def _tensor(dtype: str, shape: Sequence[int], pieces: Sequence[Sequence[Any]]) -> Logical:

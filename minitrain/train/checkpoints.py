@@ -27,6 +27,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,7 +37,7 @@ from ..backend import Array, to_device, to_host
 from ..comm.communicator import Communicator
 from ..errors import UserError, check_whole, reason
 from ..observe import ledger
-from .checkpoint_folder import complete, leftovers, remove
+from .checkpoint_folder import complete, damage, leftovers, remove
 from .checkpoint_index import INDEX, Index, Logical, Piece, RankFile
 from .folder_lock import lock, unlock
 from .owned_regions import OwnedRegion, owned_regions
@@ -86,6 +87,7 @@ class Checkpoints:
         self.pending: tuple[Pending, Future[Written | str]] | None = None
         self.last: Path | None = None  # the last complete checkpoint
         self.number = 0  # of the last save into this folder by any run; rank 0 counts
+        self.sound: dict[Path, bool] = {}  # whether a checkpoint is as it was written, of those that are known
         self.lock: Any = None
         self.opened = False
         self.open()
@@ -131,7 +133,7 @@ class Checkpoints:
             return False
         mine = list(owned_regions(trainer.reducer, trainer.optimizer))
         fields = {"updates": trainer.updates, "mesh": trainer.mesh.sizes, "about": dict(about or {})}
-        fields["state"] = without_nan(trainer.plain_state())
+        fields |= {"state": without_nan(trainer.plain_state()), "saved": now()}
         check_json(fields)
         folder = self._on_rank_0(lambda: self._new_folder(trainer.updates))
         if folder is None:
@@ -213,6 +215,7 @@ class Checkpoints:
                 if not (folder / file.name).is_file():
                     raise Failed(f"rank 0 cannot see {file.name}: the folder must be on a disk that all ranks share")
             index.write(folder, self.files)
+            self.sound[folder] = True
             self._prune()
         except (OSError, Failed) as error:
             if not (folder / INDEX).exists():
@@ -222,12 +225,22 @@ class Checkpoints:
         return folder
 
     def _prune(self) -> None:
-        """Remove all but the last complete checkpoints."""
-        for folder, _ in complete(self.path)[: -self.keep]:
+        """Remove all but the last complete checkpoints. Damaged ones that are newer than those do not count."""
+        kept = 0
+        for folder, index in reversed(complete(self.path)):
+            if kept < self.keep:
+                kept += self._is_sound(folder, index)
+                continue
             try:
                 remove(folder, self.files)
             except OSError as error:
                 self.log(f"the old checkpoint {folder} could not be removed: {reason(error)}")
+
+    def _is_sound(self, folder: Path, index: Index) -> bool:
+        """Return whether a checkpoint is as it was written. One that an earlier run has saved is read, once."""
+        if folder not in self.sound:
+            self.sound[folder] = not any(damage(folder, index, number) for number in range(len(index.files)))
+        return self.sound[folder]
 
     def _discard(self, folder: Path) -> None:
         """Remove what an unsuccessful save has left, if that is possible: otherwise the next run does it."""
@@ -276,6 +289,11 @@ def contents(everyone: Sequence[tuple[str, Written | str, list]]) -> dict[str, A
             if region.size:
                 x.pieces.append(Piece(number, region, written.sums[name]))
     return {"files": files, "tensors": tensors}
+
+
+def now() -> str:
+    """Return the local time, such as 2026-11-30T07:45:12+01:00."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def without_nan(value: Any) -> Any:

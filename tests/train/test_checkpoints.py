@@ -86,7 +86,7 @@ def test_what_is_said_if_no_checkpoint_is_whole(tmp_path: Path) -> None:
     for step in tmp_path.glob("step-*"):
         damages.flip(step / damages.rank_file(1), -1, np.random.default_rng(1))
     with pytest.raises(
-        UserError, match=r"there is no complete checkpoint in .*:\n.*step-9/rank-1.* is damaged in '\w+/"
+        UserError, match=r"there is no complete checkpoint in .*\n.*step-9/rank-1.* is damaged in '\w+/"
     ):
         newest(tmp_path, world_of_one(), quiet)
     with pytest.raises(UserError, match="there is no complete checkpoint in "):
