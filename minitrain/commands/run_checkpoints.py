@@ -228,6 +228,8 @@ def resumed(arguments: list[str], config: "TrainConfig") -> "TrainConfig":
         arguments.insert(place + 1, folder)
     path = Path(folder)
     found, troubles = candidates(path)
+    if not found and {"-h", "--help"}.intersection(arguments):
+        return config
     if not found:
         raise UserError(none_in(path, troubles))
     about = found[0][1].about

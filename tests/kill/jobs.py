@@ -64,7 +64,9 @@ class Run:
 
     def send(self, number: int, rank: int | None = None) -> bool:
         """Send a signal to a rank, or to the process that was started. Return whether it was there."""
-        pid = self.process.pid if rank is None else self.pid(rank)
+        deadline = time.monotonic() + LIMIT
+        while (pid := self.process.pid if rank is None else self.pid(rank)) is None and time.monotonic() < deadline:
+            time.sleep(0.01)  # mpirun has not started it yet
         with contextlib.suppress(ProcessLookupError):
             if pid is not None and self.process.poll() is None:
                 os.kill(pid, number)

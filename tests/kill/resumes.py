@@ -102,8 +102,7 @@ def killed_once(folder: Path, kill: Kill, ranks: int, begin: list[str]) -> tuple
     start = there[0][1].about["log_rows"] if there else 0
     run = Run(ranks, begin, driver)
     if not kill.save:
-        run.reach(log, start + 1)  # it may first be cut back
-        run.reach(log, start + kill.rows)
+        run.reach(log, start + kill.rows)  # soon, if the killed run had come so far: it is killed as it starts, then
         run.send(signal.SIGKILL, kill.rank)
     status, said = run.end()
     if status not in KILLED:

@@ -578,6 +578,17 @@ def test_a_damaged_one_is_not_counted(file: str, tmp_path: Path) -> None:
     assert steps(tmp_path) == sorted(f"step-{n}" for n in (OLD, NEW, NEXT))
 
 
+def test_one_whose_data_are_damaged_is_not_counted(tmp_path: Path) -> None:
+    """Of those that another run has saved, the sums are checked, once."""
+    prepared(tmp_path)
+    path = tmp_path / f"step-{OLD}" / "rank-1-of-2.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert save(tmp_path, NEW) == [True]
+    assert steps(tmp_path) == sorted(f"step-{n}" for n in (OLD - 1, OLD, NEW))
+    assert save(tmp_path, NEXT) == [True]
+    assert steps(tmp_path) == sorted(f"step-{n}" for n in (NEW, NEXT))
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     """It is told, training goes on, and each save tries again."""
 
