@@ -85,6 +85,11 @@ def check_number(name: str, value: Any, allowed: str) -> None:
     raise UserError(f"{name} is {shown(value)}; it must be a number, {allowed}")
 
 
+def reason(error: Exception) -> str:
+    """Return an error in words, without its number if it is the system's."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise UserError unless the value is one of the choices."""
     if not (isinstance(value, str) and value in choices):

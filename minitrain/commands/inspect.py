@@ -12,10 +12,10 @@ from rich.table import Table
 
 from ..environment import launched
 from ..errors import UserError
+from ..train.checkpoint_folder import candidates, damage
 from ..train.checkpoint_index import INDEX, Index, Logical
 from ..train.owned_regions import MODEL, OPTIMIZER
 from ..train.regions import Region
-from ..train.resharding import candidates, damage
 
 MB = 1e6
 

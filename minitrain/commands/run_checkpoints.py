@@ -15,13 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from ..errors import UserError, shown
+from ..errors import UserError, reason, shown
+from ..train.checkpoint_folder import CHECKPOINTS, candidates, newest
 from ..train.checkpoint_index import INDEX, Index
 from ..train.checkpoints import Checkpoints
 from ..train.history import Update
-from ..train.resharding import CHECKPOINTS, candidates, load, newest
+from ..train.resharding import load
 from .options import RunOptions
-from .run_folder import RunFolder, reason
+from .run_folder import RunFolder
 from .signals import Signals
 
 if TYPE_CHECKING:
@@ -209,6 +210,8 @@ def resumed(arguments: list[str], config: "TrainConfig") -> "TrainConfig":
         arguments.insert(place + 1, folder)
     path = Path(folder)
     found, troubles = candidates(path)
+    if not found and {"--help", "-h"}.intersection(arguments):
+        return config
     if not found:
         raise UserError(f"there is no complete checkpoint in {path}" + "".join(f":\n{why}" for why in troubles[:3]))
     about = found[0][1].about

@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import IO
 
 from ..comm.communicator import Communicator
-from ..errors import UserError
-from ..train.checkpoints import clear
+from ..errors import UserError, reason
+from ..train.checkpoint_folder import clear
 from ..train.folder_lock import lock, unlock
 from ..train.tensor_file import FILES, NewFile, make_folders
 
@@ -174,8 +174,3 @@ def write_somewhere(path: Path, write: Callable[[Path], object]) -> tuple[Path, 
     except OSError as error:
         raise UserError(f"{message}; nor in the temporary folder {tempfile.gettempdir()}: {reason(error)}") from error
     return there, f"{message}; it is in {there}: move it from there"
-
-
-def reason(error: OSError) -> str:
-    """Return the error in words, without its number."""
-    return error.strerror or str(error)

@@ -14,7 +14,7 @@ from ..comm.communicator import Communicator
 from ..comm.ring import RingCommunicator
 from ..data.loader import TextLoader
 from ..data.text import CharTokenizer, load_text, split
-from ..errors import UserError, left_of_limit, limit_memory, memory_left, memory_used
+from ..errors import UserError, left_of_limit, limit_memory, memory_left, memory_used, reason
 from ..models import gpt
 from ..optim import AdamW
 from ..parallel import reducer
@@ -27,7 +27,7 @@ from ..train.trainer import Trainer
 from .config import TrainConfig
 from .options import RunOptions, make_mesh
 from .run_checkpoints import CHECKPOINTS, NOT_FINITE, RunCheckpoints, Stopped, crc32_of
-from .run_folder import RunFolder, on_rank_0, reason, write_somewhere
+from .run_folder import RunFolder, on_rank_0, write_somewhere
 from .sample import generate
 
 LOG, MODEL = "log.jsonl", "model.safetensors"

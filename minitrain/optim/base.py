@@ -187,8 +187,11 @@ class Optimizer:
     # State with names -------------------------------------------------------------------------------------------------
 
     def named(self) -> Iterator[tuple[str, Piece, Array]]:
-        """Yield ("path.name", piece, its part of the state) for every state array and master."""
-        for held, state, master in zip(self.reducer.held(), self.state, self.masters, strict=True):
+        """Yield ("path.name", piece, its part of the state) for every state array and master; none before the first
+        update."""
+        for held, state, master in zip(
+            self.reducer.held() if self.state else (), self.state, self.masters, strict=True
+        ):
             arrays = dict(zip(self.states, state, strict=True)) | ({} if master is None else {"master": master})
             for piece in held.pieces:
                 for name, array in arrays.items():
@@ -200,9 +203,8 @@ class Optimizer:
         It maps "path.name", such as "head.weight.m" (a master is named "master"), to a Part, and "updates" to the
         number of updates made. train.checkpoint.gather_state joins the parts into arrays of the logical shapes.
         """
-        parts = self.named() if self.state else ()
         state: dict[str, Part | np.ndarray | int] = {"updates": self.updates}
-        for name, piece, array in parts:
+        for name, piece, array in self.named():
             state[name] = Part(to_host(array).copy(), piece.parameter.placement.index, piece.run)
         return state
 

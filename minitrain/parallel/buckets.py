@@ -103,6 +103,8 @@ class Bucket:
             here = lo < hi if rank is None or self.owners is None else self.owners[p] == rank
             if here or rank is None:  # a whole parameter may be empty here, but not on other ranks of the tp axis
                 yield Piece(p, slice(lo - at.start, hi - at.start), slice(lo - shard.start, hi - shard.start))
+            elif self.owners is None and at.start == at.stop and rank == 0:
+                yield Piece(p, slice(0, 0), slice(0, 0))  # one without elements is in some shard, too
 
     def piece(self, p: Parameter, flat: Array) -> Array:
         """Return p's piece of flat (size) as a view of p's shape."""

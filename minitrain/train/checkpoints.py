@@ -6,8 +6,8 @@
             checkpoints.save(trainer)
     checkpoints.close()
 
-    folder, index = newest(Path("build/run/checkpoints"), world)        in another run, on any mesh
-    load(trainer, folder, index)                                        resharding.py
+    folder, index = newest(Path("build/run/checkpoints"), world)        in another run; checkpoint_folder.py
+    load(trainer, folder, index)                                        on any mesh; resharding.py
 
 A save takes four steps:
 
@@ -34,10 +34,11 @@ import numpy as np
 
 from ..backend import Array, to_device, to_host
 from ..comm.communicator import Communicator
-from ..errors import UserError, check_whole
+from ..errors import UserError, check_whole, reason
 from ..observe import ledger
-from .checkpoint_index import FILE, INDEX, Index, Logical, Piece, RankFile, read_index
-from .folder_lock import LOCK, lock, unlock
+from .checkpoint_folder import complete, leftovers, remove
+from .checkpoint_index import INDEX, Index, Logical, Piece, RankFile
+from .folder_lock import lock, unlock
 from .owned_regions import OwnedRegion, owned_regions
 from .tensor_file import FILES, Files, Written, make_folders, write
 from .trainer import Trainer
@@ -84,7 +85,7 @@ class Checkpoints:
         self.thread = ThreadPoolExecutor(1, "checkpoint") if background else None
         self.pending: tuple[Pending, Future[Written | str]] | None = None
         self.last: Path | None = None  # the last complete checkpoint
-        self.number = 0  # of saves into this folder, by all runs; rank 0 counts
+        self.number = 0  # of the last save into this folder by any run; rank 0 counts
         self.lock: Any = None
         self.opened = False
         self.open()
@@ -103,7 +104,7 @@ class Checkpoints:
             for folder in leftovers(self.path):
                 remove(folder, self.files)
         except OSError as error:
-            raise Failed(f"cannot write in {self.path}: {why(error)}") from error
+            raise Failed(f"cannot write in {self.path}: {reason(error)}") from error
         found = complete(self.path)
         self.number = found[-1][1].number if found else 0
         return (found[-1][0] if found else None,)
@@ -140,9 +141,7 @@ class Checkpoints:
         pending = Pending(folder, name, fields, mine, arrays)
         if self.thread is None:
             return self._complete(pending, self._write(pending))
-        for key, x in arrays.items():
-            arrays[key] = to_host(x).copy()
-            ledger.hold(arrays[key], "buffers", "checkpoint")
+        self._copy(arrays)
         self.pending = pending, self.thread.submit(self._write, pending)
         return True
 
@@ -166,6 +165,12 @@ class Checkpoints:
         (pending, future), self.pending = self.pending, None
         return self._complete(pending, future.result())
 
+    def _copy(self, arrays: dict[str, Array]) -> None:
+        """Replace the arrays by copies: training changes them while they are written."""
+        for name, x in arrays.items():
+            arrays[name] = to_host(x).copy()
+            ledger.hold(arrays[name], "buffers", "checkpoint")
+
     def _write(self, pending: Pending) -> Written | str:
         """Write this rank's file. Return its sums, or why there is none."""
         try:
@@ -173,7 +178,7 @@ class Checkpoints:
                 pending.folder / pending.name, pending.arrays, {"minitrain": "part of a checkpoint"}, self.files
             )
         except (OSError, UserError) as error:
-            return f"rank {self.world.rank}: {why(error)}"
+            return f"rank {self.world.rank}: {reason(error)}"
         finally:
             pending.arrays.clear()  # the copies
 
@@ -195,25 +200,25 @@ class Checkpoints:
             self.files.sync_folder(self.path)
         except OSError as error:
             self._discard(folder)
-            raise Failed(why(error)) from error
+            raise Failed(reason(error)) from error
         return folder
 
     def _index(self, pending: Pending, everyone: Sequence[tuple[str, Written | str, list]]) -> Path:
         """Write the index, then remove the oldest checkpoints."""
         folder = pending.folder
         try:
-            index = Index(self.number + 1, **pending.about, **contents(everyone))
+            self.number += 1  # even if this save fails: its index may be there
+            index = Index(self.number, **pending.about, **contents(everyone))
             for file in index.files:
                 if not (folder / file.name).is_file():
                     raise Failed(f"rank 0 cannot see {file.name}: the folder must be on a disk that all ranks share")
             index.write(folder, self.files)
-            self.number += 1
             self._prune()
         except (OSError, Failed) as error:
             if not (folder / INDEX).exists():
                 self._discard(folder)
-                raise Failed(why(error)) from error
-            self.log(f"{folder} is complete, but may not survive a loss of power: {why(error)}")
+                raise Failed(reason(error)) from error
+            self.log(f"{folder} is complete, but may not survive a loss of power: {reason(error)}")
         return folder
 
     def _prune(self) -> None:
@@ -222,7 +227,7 @@ class Checkpoints:
             try:
                 remove(folder, self.files)
             except OSError as error:
-                self.log(f"the old checkpoint {folder} could not be removed: {why(error)}")
+                self.log(f"the old checkpoint {folder} could not be removed: {reason(error)}")
 
     def _discard(self, folder: Path) -> None:
         """Remove what an unsuccessful save has left, if that is possible: otherwise the next run does it."""
@@ -264,7 +269,7 @@ def contents(everyone: Sequence[tuple[str, Written | str, list]]) -> dict[str, A
     files = []
     for number, (file, written, table) in enumerate(everyone):
         if isinstance(written, str):
-            raise Failed("; ".join(reason for _, reason, _ in everyone if isinstance(reason, str)))
+            raise Failed("; ".join(failure for _, failure, _ in everyone if isinstance(failure, str)))
         files.append(RankFile(file, written.size, written.sha256))
         for name, dtype, shape, region in table:
             x = tensors.setdefault(name, Logical(dtype, shape, []))
@@ -288,55 +293,3 @@ def check_json(value: Any) -> None:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"a checkpoint keeps numbers, strings, lists and dictionaries: {error}") from error
-
-
-def why(error: Exception) -> str:
-    """Return an error in words."""
-    return getattr(error, "strerror", None) or str(error)
-
-
-# What is in a folder --------------------------------------------------------------------------------------------------
-
-
-def folders(path: Path) -> list[Path]:
-    """Return the folders that may hold a checkpoint; links are none."""
-    return [folder for folder in sorted(path.glob("step-*")) if folder.is_dir() and not folder.is_symlink()]
-
-
-def complete(path: Path) -> list[tuple[Path, Index]]:
-    """Return the checkpoints whose index is sound and whose files have their sizes, the last save at the end."""
-    found = []
-    for folder in folders(path):
-        with contextlib.suppress(UserError):
-            found.append((folder, read_index(folder)))
-    return sorted(found, key=lambda it: it[1].number)
-
-
-def leftovers(path: Path) -> list[Path]:
-    """Return the folders of saves that were interrupted: they have no index, and nothing but a save's files."""
-    ours = lambda file: FILE.fullmatch(file.name) or file.name.endswith(".partial")
-    return [folder for folder in folders(path) if not (folder / INDEX).exists() and all(map(ours, folder.iterdir()))]
-
-
-def clear(path: Path) -> None:
-    """Remove all checkpoints in a folder, and the folder if nothing else is in it. Raise OSError if that fails."""
-    for folder in folders(path):
-        remove(folder)
-    (path / LOCK).unlink(missing_ok=True)
-    FILES.remove_folder(path)
-
-
-def remove(folder: Path, files: Files = FILES) -> None:
-    """Remove a checkpoint, or what there is of one: the index first, and no file that is not a checkpoint's.
-
-    Raise OSError if something cannot be removed.
-    """
-    if (folder / INDEX).exists():
-        files.unlink(folder / INDEX)
-        files.sync_folder(folder)
-    if folder.exists():
-        for file in sorted(folder.iterdir()):
-            if FILE.fullmatch(file.name) or file.name.endswith(".partial"):
-                files.unlink(file)
-        files.remove_folder(folder)
-        files.sync_folder(folder.parent)

@@ -1,19 +1,17 @@
-"""Loading a checkpoint on any mesh: find the last complete one, check its sums, read the slices that a rank needs.
+"""Loading a checkpoint on any mesh: each rank reads the slices that it needs.
 
-    folder, index = newest(Path("build/run"), world)
+    folder, index = newest(Path("build/run"), world)         checkpoint_folder.py; every byte has been checked
     for line in load(trainer, folder, index):
-        print(line)                                  what had to be converted, if anything
+        print(line)                                          what had to be converted, if anything
 
-The ranks first divide the files among them, and check every byte against its sum. Then each reads the pieces of the
-logical tensors that overlap with what it holds (regions.py), whatever mesh has written them.
+A rank reads the pieces of the logical tensors that overlap with what it holds (regions.py), whatever mesh has written
+them. Adam's moments of a ZeRO shard may come from parts of the files of several ranks.
 """
 
-import hashlib
 import math
 import os
 import sys
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,106 +19,14 @@ import numpy as np
 
 from ..backend import Array, accumulation_dtype, bfloat16, to_device
 from ..comm.agreement import agreed
-from ..comm.communicator import Communicator
-from ..errors import UserError, check_names, shown
+from ..errors import UserError, check_names, reason, shown
 from ..optim import Optimizer, Part
 from ..parallel.reducer import require
-from .checkpoint_index import INDEX, Index, Logical, Piece, check_file, read_index
-from .checkpoints import folders, why
+from .checkpoint_index import Index, Logical, Piece, check_file
 from .owned_regions import MODEL, OPTIMIZER
 from .regions import Region, overlaps
 from .tensor_file import DTYPES, FILES, Entry, Files, header_of
 from .trainer import Trainer
-
-BLOCK = 2**20  # bytes that are read at once
-LARGE = 10**9  # bytes whose sums take more than a second or two
-CHECKPOINTS = "checkpoints"  # the folder of a run's checkpoints
-
-
-# Which one ------------------------------------------------------------------------------------------------------------
-
-
-def newest(path: Path, world: Communicator, log: Callable[[str], None] = print) -> tuple[Path, Index]:
-    """Return the folder and the index of the last complete checkpoint. All ranks call it, and check all its sums.
-
-    path: a run's folder, its folder of checkpoints, or one checkpoint. log: is told on rank 0 of damaged ones, which
-    are passed over. Raise UserError if there is none.
-    """
-    found, troubles = world.gather_objects(candidates(path) if world.rank == 0 else ([], []))[0]
-    for trouble in troubles if world.rank == 0 else ():
-        log(f"passed over: {trouble}")
-    for folder, index in found:
-        size = sum(file.size for file in index.files)
-        if size > LARGE and world.rank == 0:
-            log(f"checking {size / 1e9:,.1f} GB in {folder}")
-        here = [
-            trouble
-            for file in range(world.rank, len(index.files), world.size)
-            for trouble in damage(folder, index, file)
-        ]
-        bad = [trouble for there in world.gather_objects(here) for trouble in there]
-        if not bad:
-            return folder, index
-        troubles.append("; ".join(bad[:3]))
-        if world.rank == 0:
-            log(f"passed over: {troubles[-1]}")
-    reasons = ":\n" + "\n".join(troubles[:3]) if troubles else ""
-    raise UserError(f"there is no complete checkpoint in {path}{reasons}")
-
-
-def candidates(path: Path) -> tuple[list[tuple[Path, Index]], list[str]]:
-    """Return the checkpoints at a path whose index is sound, the last save first, and what is wrong with others."""
-    inner = path / CHECKPOINTS
-    there = [path] if (path / INDEX).exists() else folders(inner if inner.is_dir() and not inner.is_symlink() else path)
-    found, troubles = [], []
-    for folder in there:
-        try:
-            if len(there) == 1 or (folder / INDEX).exists() or (folder / INDEX).is_symlink():
-                found.append((folder, read_index(folder)))
-        except UserError as error:
-            troubles.append(str(error))
-    return sorted(found, key=lambda it: -it[1].number), troubles
-
-
-def damage(folder: Path, index: Index, number: int) -> list[str]:
-    """Return what is wrong with a file of a checkpoint, by tensor; nothing if its sum is right. Reads all of it."""
-    name, size, sha256 = index.files[number]
-    path, sum = folder / name, hashlib.sha256()
-    try:
-        check_file(path, size)
-        with path.open("rb") as file:
-            while data := file.read(BLOCK):
-                sum.update(data)
-        if sum.hexdigest() == sha256:
-            return []
-        wrong = [tensor for tensor, crc32 in sums_of(path) if crc32 != expected(index, number).get(tensor)]
-    except UserError as error:
-        return [str(error)]
-    except OSError as error:
-        return [f"{path} cannot be read: {why(error)}"]
-    return [f"{path} is damaged in {', '.join(map(shown, wrong[:3])) if wrong else 'its header'}"]
-
-
-def expected(index: Index, number: int) -> dict[str, int]:
-    """Return the CRC-32 of each tensor in a file of the checkpoint."""
-    return {name: piece.crc32 for name, x in index.tensors.items() for piece in x.pieces if piece.file == number}
-
-
-def sums_of(path: Path) -> Iterator[tuple[str, int]]:
-    """Yield the name and the CRC-32 of each tensor in a file."""
-    entries = sorted(header_of(path).items(), key=lambda it: it[1].start)
-    ends = [*(entry.start for _, entry in entries), path.stat().st_size][1:]
-    with path.open("rb") as file:
-        for (name, entry), end in zip(entries, ends, strict=True):
-            file.seek(entry.start)
-            sum, left = 0, end - entry.start
-            while left:
-                data = file.read(min(BLOCK, left))
-                sum, left = zlib.crc32(data, sum), left - len(data)
-            yield name, sum
-
-
-# Its tensors ----------------------------------------------------------------------------------------------------------
 
 
 class Reader:
@@ -151,19 +57,31 @@ class Reader:
             start = self._start(name, x, piece) if shared else 0
             for source, target, size in shared:
                 at, n = target * dtype.itemsize, size * dtype.itemsize
-                data = self.files.read(self.opened[piece.file][0], n, start + source * dtype.itemsize)
-                if len(data) < n:
-                    raise UserError(f"{self.folder / self.index.files[piece.file].name} became shorter meanwhile")
+                data = self._bytes(piece.file, n, start + source * dtype.itemsize)
                 raw[at : at + n] = np.frombuffer(data, np.uint8)
         return found if sys.byteorder == "little" else found.byteswap()
+
+    def _bytes(self, number: int, size: int, at: int) -> bytes:
+        """Return bytes of an opened file. Raise UserError if they cannot be read."""
+        path = self.folder / self.index.files[number].name
+        try:
+            data = self.files.read(self.opened[number][0], size, at)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {reason(error)}") from error
+        if len(data) < size:
+            raise UserError(f"{path} became shorter meanwhile")
+        return data
 
     def _start(self, name: str, x: Logical, piece: Piece) -> int:
         """Return where a piece begins in its file, which is opened if it is not yet."""
         path = self.folder / self.index.files[piece.file].name
         if piece.file not in self.opened:
             check_file(path, self.index.files[piece.file].size)
-            entries = header_of(path)
-            self.opened[piece.file] = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), entries
+            try:
+                entries = header_of(path)
+                self.opened[piece.file] = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), entries
+            except OSError as error:
+                raise UserError(f"{path} cannot be read: {reason(error)}") from error
         entry = self.opened[piece.file][1].get(name)
         dtype = "U16" if x.dtype == "bfloat16" else DTYPES[x.dtype]
         if entry is None or (entry.dtype, math.prod(entry.shape)) != (dtype, piece.region.size):
@@ -219,7 +137,7 @@ def check_fits(trainer: Trainer, index: Index) -> list[str]:
 def check_optimizer(optimizer: Optimizer, index: Index) -> None:
     """Raise UserError if the checkpoint has the state of another kind of optimizer."""
     states = {name.rpartition(".")[2] for name in index.tensors if name.startswith(OPTIMIZER)} - {"master"}
-    if states != set(optimizer.states) and any(name.startswith(OPTIMIZER) for name in index.tensors):
+    if states != set(optimizer.states) and index.updates and optimizer.reducer.held():
         raise UserError(
             f"the checkpoint has the state of another optimizer: {', '.join(sorted(states)) or 'none'}; "
             f"{type(optimizer).__name__} keeps {', '.join(optimizer.states) or 'none'}. Give the optimizer of the run"

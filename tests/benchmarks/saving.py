@@ -43,7 +43,8 @@ def run(size: Size, rounds: int) -> None:
     """Run as one rank under mpirun."""
     import minitrain
     from minitrain.models import GPTConfig, gpt
-    from minitrain.train.checkpoints import Checkpoints, clear
+    from minitrain.train.checkpoint_folder import clear
+    from minitrain.train.checkpoints import Checkpoints
     from minitrain.train.trainer import Trainer
 
     with minitrain.launch() as world:

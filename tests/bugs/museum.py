@@ -8,6 +8,7 @@ must pass the named test and the planted bug must fail it.
 import importlib
 import re
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -50,12 +51,24 @@ class FunctionBug:
         return ""
 
 
+class FolderBug(FunctionBug):
+    """A bug passed to a check that needs an empty folder, which a test of this name calls."""
+
+    def __init__(self, test: Callable[..., None], check: Callable[..., None], *arguments: Any, **hooks: Any) -> None:
+        def in_a_folder(**given: Any) -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                check(Path(folder), *arguments, **given)
+
+        super().__init__(in_a_folder, **hooks)
+        self.killer = f"{test.__module__.replace('.', '/')}.py::{test.__name__}"
+
+
 PASSED: set[tuple[str, str]] = set()  # (test, arguments) pairs that passed on correct code
 
 
 def passes(test: Callable[..., None], correct: tuple) -> None:
     """Run the test on correct code, once for all the bugs that it catches."""
-    key = f"{test.__module__}.{test.__name__}", repr(correct)
+    key = f"{test.__module__}.{test.__qualname__}", repr(correct or test)
     if key not in PASSED:
         test(*correct)
         PASSED.add(key)

@@ -50,11 +50,16 @@ class Runs:
         """Run without interruption."""
         return run(*TINY, "--sample", "0", "--steps", str(steps), "--out", out, *more)
 
+    def move(self, old: str, new: str) -> None:
+        """Give a run another folder."""
+        Path(new).parent.mkdir(parents=True, exist_ok=True)
+        Path(old).rename(new)
+
     def interrupted(self, out: str, *more: str, at: int = LOST) -> None:
         """Run up to an update, and end as if the process were killed: no more is saved."""
         with self.patch.context() as patch:
             patch.setattr(RunCheckpoints, "after", ends_at(at))
-            assert self.whole(out, *more) == 2
+            assert self.whole(out, *more) == 2 and len(rows(out)) == at
 
 
 def ends_at(update: int) -> Callable[[RunCheckpoints, Update, bool], None]:
@@ -69,9 +74,23 @@ def ends_at(update: int) -> Callable[[RunCheckpoints, Update, bool], None]:
     return ends
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a text, a run without interruption, "whole", and one that was interrupted, "mine"."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        runs = Runs(patch)
+        assert runs.whole("whole") == 0
+        runs.interrupted("mine")
+    return folder
+
+
 @pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+def runs(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """Return how to make runs in a new working directory, where the two of `made` are."""
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     return Runs(monkeypatch)
 
 
@@ -85,10 +104,9 @@ def steps(out: str) -> list[str]:
     return sorted(path.name for path in (Path(out) / "checkpoints").glob("step-*"))
 
 
-def same(one: str, other: str) -> bool:
-    """Return whether two runs have the same bytes in their logs, their models, and their last checkpoints."""
-    last = f"checkpoints/step-{STEPS}/rank-0-of-1.safetensors"
-    names = ("log.jsonl", "model.safetensors", last)
+def same(one: str, other: str, options: bool = True) -> bool:
+    """Return whether two runs have the same bytes in their logs, last checkpoints, and models, which have options."""
+    names = ["log.jsonl", f"checkpoints/step-{STEPS}/rank-0-of-1.safetensors", *["model.safetensors"] * options]
     return all((Path(one) / name).read_bytes() == (Path(other) / name).read_bytes() for name in names)
 
 
@@ -110,23 +128,19 @@ ASKED = {
 
 @pytest.mark.parametrize("asked", ASKED)
 def test_it_ends_like_a_run_without_interruption(asked: str, runs: Runs, capsys: Capture) -> None:
-    report = ["--log-every", "3"] if "--log-every" in asked else []
-    assert runs.whole("whole", *report) == 0
-    runs.interrupted("mine")
     assert len(rows("mine")) == LOST and steps("mine") == ["step-2", "step-4"]
     capsys.readouterr()
     assert run(*asked.split()) == 0
     said = capsys.readouterr().out
     assert f"continuing mine/checkpoints/step-{ASKED[asked]}: {ASKED[asked]} of {STEPS} updates are made\n" in said
-    assert ("from here on" in said) == bool(report)
+    assert ("--log-every is 3 from here on; it was 50\n" in said) == ("--log-every" in asked)
     if ASKED[asked] == 2:  # the name step-4 is taken
         assert steps("mine") == ["step-4-1", "step-6"]
-    assert same("whole", "mine")
+    assert same("whole", "mine", options="--log-every" not in asked)
 
 
 def test_without_a_folder_it_is_the_default_one(runs: Runs, capsys: Capture) -> None:
-    assert runs.whole("whole") == 0
-    runs.interrupted("build/run")
+    runs.move("mine", "build/run")
     assert run("--resume") == 0
     assert "continuing build/run/checkpoints/step-4: 4 of 6 updates are made\n" in capsys.readouterr().out
     assert same("whole", "build/run") and not Path("build/run.1").exists()
@@ -134,8 +148,6 @@ def test_without_a_folder_it_is_the_default_one(runs: Runs, capsys: Capture) -> 
 
 def test_into_another_folder(runs: Runs) -> None:
     """The first run stays as it is; the second one's log begins where it begins."""
-    assert runs.whole("whole") == 0
-    runs.interrupted("mine")
     before = {path: path.read_bytes() for path in Path("mine").rglob("*") if path.is_file() and path.name != ".lock"}
     assert run("--resume", "mine", "--out", "other") == 0
     assert all(path.read_bytes() == data for path, data in before.items()) and len(rows("mine")) == LOST
@@ -144,17 +156,14 @@ def test_into_another_folder(runs: Runs) -> None:
 
 
 def test_another_run_in_that_folder_is_not_overwritten(runs: Runs, capsys: Capture) -> None:
-    runs.interrupted("mine")
-    assert runs.whole("other") == 0
-    assert run("--resume", "mine", "--out", "other") == 2
-    assert "other has the log.jsonl, the model.safetensors and the checkpoints of an earlier" in capsys.readouterr().err
-    assert len(rows("other")) == STEPS + 1 and steps("other") == ["step-4", "step-6"]
+    assert run("--resume", "mine", "--out", "whole") == 2
+    assert "whole has the log.jsonl, the model.safetensors and the checkpoints of an earlier" in capsys.readouterr().err
+    assert len(rows("whole")) == STEPS + 1 and steps("whole") == ["step-4", "step-6"]
 
 
 def test_an_earlier_run_that_was_moved_aside(runs: Runs, capsys: Capture) -> None:
     """The message says how to continue it."""
-    assert runs.whole("whole") == 0
-    runs.interrupted("build/run")
+    runs.move("mine", "build/run")
     assert run(*TINY, "--sample", "0", "--steps", "1", "--warmup", "0") == 0
     said = capsys.readouterr().out
     assert "the earlier run in build/run is now in build/run.1; to continue it: --resume build/run.1\n" in said
@@ -165,8 +174,8 @@ def test_an_earlier_run_that_was_moved_aside(runs: Runs, capsys: Capture) -> Non
 @pytest.mark.parametrize("there", [True, False])
 def test_help(there: bool, runs: Runs, capsys: Capture) -> None:
     """The values are those of the run that would be resumed."""
-    if there:
-        runs.interrupted("mine")
+    if not there:
+        shutil.rmtree("mine")
     for words in (["--resume", "mine", "--help"], ["--help", "--resume", "mine"], ["--resume", "--help"]):
         capsys.readouterr()
         assert run(*words) == 0
@@ -179,49 +188,47 @@ def test_help(there: bool, runs: Runs, capsys: Capture) -> None:
 
 
 def test_an_option_that_is_given_replaces_the_saved_one(runs: Runs, capsys: Capture) -> None:
-    runs.interrupted("mine", "--lr-schedule", "constant")
+    runs.interrupted("other", "--lr-schedule", "constant")
     capsys.readouterr()
-    assert run("--resume", "mine", "--lr", "0.001", "--sample", "0") == 0
+    assert run("--resume", "other", "--lr", "0.001", "--sample", "0") == 0
     said = capsys.readouterr().out
     assert said.count("from here on") == 1 and "--lr is 0.001 from here on; it was 0.003\n" in said
-    assert [row["lr"] for row in rows("mine")[2:STEPS]] == [0.003, 0.003, 0.001, 0.001]
-    assert read_index(Path("mine/checkpoints/step-6")).about["run"]["optimizer"]["lr"] == 0.001
+    assert [row["lr"] for row in rows("other")[2:STEPS]] == [0.003, 0.003, 0.001, 0.001]
+    assert read_index(Path("other/checkpoints/step-6")).about["run"]["optimizer"]["lr"] == 0.001
 
 
 def test_more_steps_extend_a_finished_run(runs: Runs, capsys: Capture) -> None:
     """With a schedule that does not depend on the number of steps, it is the longer run."""
-    for out, count in (("longer", 9), ("mine", STEPS)):
-        assert runs.whole(out, "--lr-schedule", "constant", steps=count) == 0
+    for out, count in (("longer", 9), ("finished", STEPS)):
+        assert runs.whole(out, "--lr-schedule", "constant", "--val-every", "4", steps=count) == 0
     capsys.readouterr()
-    assert run("--resume", "mine", "--steps", "9") == 0
+    assert run("--resume", "finished", "--steps", "9") == 0
     said = capsys.readouterr().out
     assert "--steps is 9 from here on; it was 6\n" in said and "step-6: 6 of 9 updates are made\n" in said
     for name in ("log.jsonl", "model.safetensors", "checkpoints/step-9/rank-0-of-1.safetensors"):
-        assert (Path("mine") / name).read_bytes() == (Path("longer") / name).read_bytes(), name
+        assert (Path("finished") / name).read_bytes() == (Path("longer") / name).read_bytes(), name
 
 
 def test_fewer_steps_than_there_are(runs: Runs, capsys: Capture) -> None:
-    assert runs.whole("mine") == 0
-    assert run("--resume", "mine", "--steps", "5") == 2
+    assert run("--resume", "whole", "--steps", "5") == 2
     said = capsys.readouterr().err
     assert "step-6 has made 6 updates, but --steps is 5: give more, or --resume an earlier checkpoint" in said
-    assert len(rows("mine")) == STEPS + 1
+    assert len(rows("whole")) == STEPS + 1
 
 
 def test_a_finished_run_ends_again(runs: Runs, capsys: Capture) -> None:
     """It makes no update, and prints the same loss and the same sample."""
-    assert run(*TINY, "--steps", str(STEPS), "--sample", "30", "--out", "mine") == 0
-    log, said = (Path("mine") / "log.jsonl").read_bytes(), capsys.readouterr().out
-    assert run("--resume", "mine") == 0
+    assert run(*TINY, "--steps", str(STEPS), "--sample", "30", "--out", "finished") == 0
+    log, said = (Path("finished") / "log.jsonl").read_bytes(), capsys.readouterr().out
+    assert run("--resume", "finished") == 0
     again = capsys.readouterr().out
-    end = said.index(f"validation loss {rows('mine')[-1]['final_val_loss']:.4f}")
+    end = said.index(f"validation loss {rows('finished')[-1]['final_val_loss']:.4f}")
     assert again.endswith(said[end:]) and "tokens/s" not in again
-    assert (Path("mine") / "log.jsonl").read_bytes() == log
+    assert (Path("finished") / "log.jsonl").read_bytes() == log
 
 
 def test_the_model_of_a_run_is_its_own(runs: Runs, capsys: Capture) -> None:
     """A checkpoint of another size is refused before anything changes."""
-    runs.interrupted("mine")
     assert run("--resume", "mine", "--width", "24") == 2
     said = capsys.readouterr().err
     assert "the checkpoint has shape" in said and "the model needs" in said
@@ -233,30 +240,30 @@ def test_the_model_of_a_run_is_its_own(runs: Runs, capsys: Capture) -> None:
 
 def test_nothing_to_resume(runs: Runs, capsys: Capture) -> None:
     Path("empty").mkdir()
-    for words, folder in ((["--resume"], "build/run"), (["--resume", "mine"], "mine"), (["--resume=empty"], "empty")):
+    before = set(Path().rglob("*"))
+    for words, folder in ((["--resume"], "build/run"), (["--resume", "none"], "none"), (["--resume=empty"], "empty")):
         assert run(*words, "--steps", "3") == 2
         assert capsys.readouterr().err == f"minitrain: error: there is no complete checkpoint in {folder}\n"
-    assert sorted(path.name for path in Path().iterdir()) == ["empty", "text.txt"]
+    assert set(Path().rglob("*")) == before
 
 
 def test_a_run_that_was_never_saved(runs: Runs, capsys: Capture) -> None:
-    assert runs.whole("mine", "--save-every", "0") == 0
-    assert sorted(path.name for path in Path("mine").iterdir()) == [".lock", "log.jsonl", "model.safetensors"]
-    assert run("--resume", "mine") == 2
-    assert "there is no complete checkpoint in mine\n" in capsys.readouterr().err
+    assert runs.whole("unsaved", "--save-every", "0") == 0
+    assert sorted(path.name for path in Path("unsaved").iterdir()) == [".lock", "log.jsonl", "model.safetensors"]
+    assert run("--resume", "unsaved") == 2
+    assert "there is no complete checkpoint in unsaved\n" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_program(runs: Runs, capsys: Capture) -> None:
     world = world_of_one()
-    checkpoints = Checkpoints(Path("mine"), world)
+    checkpoints = Checkpoints(Path("other"), world)
     assert checkpoints.save(Trainer(mlp(MLPConfig(4, (3,), 2)), world))
     checkpoints.close()
-    assert run("--resume", "mine") == 2
-    assert "mine/step-0 was not saved by train" in capsys.readouterr().err
+    assert run("--resume", "other") == 2
+    assert "other/step-0 was not saved by train" in capsys.readouterr().err
 
 
 def test_a_text_with_other_characters(runs: Runs, capsys: Capture) -> None:
-    runs.interrupted("mine")
     Path("other.txt").write_text(TEXT.replace("cat", "dog"))
     assert run("--resume", "mine", "--text", "other.txt") == 2
     said = capsys.readouterr().err
@@ -265,7 +272,6 @@ def test_a_text_with_other_characters(runs: Runs, capsys: Capture) -> None:
 
 
 def test_another_text_with_the_same_characters(runs: Runs, capsys: Capture) -> None:
-    runs.interrupted("mine")
     Path("other.txt").write_text("".join(sorted(TEXT)))
     assert run("--resume", "mine", "--text", "other.txt") == 0
     said = capsys.readouterr().out
@@ -278,8 +284,6 @@ def test_another_text_with_the_same_characters(runs: Runs, capsys: Capture) -> N
 
 @pytest.mark.parametrize("file", ["index.json", "rank-0-of-1.safetensors"])
 def test_a_damaged_checkpoint_is_passed_over(file: str, runs: Runs, capsys: Capture) -> None:
-    assert runs.whole("whole") == 0
-    runs.interrupted("mine")
     damaged = Path("mine/checkpoints/step-4") / file
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 1
@@ -291,7 +295,6 @@ def test_a_damaged_checkpoint_is_passed_over(file: str, runs: Runs, capsys: Capt
 
 
 def test_if_all_are_damaged(runs: Runs, capsys: Capture) -> None:
-    runs.interrupted("mine")
     for folder in Path("mine/checkpoints").glob("step-*"):
         (folder / "rank-0-of-1.safetensors").unlink()
     assert run("--resume", "mine") == 2
@@ -309,36 +312,35 @@ def test_if_all_are_damaged(runs: Runs, capsys: Capture) -> None:
 )
 @pytest.mark.parametrize("how", [[], ["--save-async"]])
 def test_how_many_are_kept(options: list[str], kept: list[str], how: list[str], runs: Runs) -> None:
-    assert runs.whole("mine", *options, *how) == 0
-    assert steps("mine") == kept
+    assert runs.whole("other", *options, *how) == 0
+    assert steps("other") == kept
 
 
 def test_overwrite_removes_what_a_run_has_made(runs: Runs) -> None:
     """Files and folders of others stay."""
-    assert runs.whole("mine") == 0
     foreign = ["notes", "checkpoints/notes", "checkpoints/step-4/notes", "checkpoints/own/index.json"]
-    Path("mine/checkpoints/own").mkdir()
+    Path("whole/checkpoints/own").mkdir()
     for name in foreign:
-        (Path("mine") / name).write_text("mine")
-    assert runs.whole("mine", "--save-every", "0", "--overwrite", steps=3) == 0
-    there = {str(path.relative_to("mine")) for path in Path("mine").rglob("*") if path.is_file()}
+        (Path("whole") / name).write_text("mine")
+    assert runs.whole("whole", "--save-every", "0", "--overwrite", steps=3) == 0
+    there = {str(path.relative_to("whole")) for path in Path("whole").rglob("*") if path.is_file()}
     assert there - {".lock"} == {*foreign, "log.jsonl", "model.safetensors"}
 
 
 def test_a_run_that_diverges_can_be_continued_from_before(runs: Runs, capsys: Capture) -> None:
     """The error says from where; and the state before the loss is there as well, to look into it."""
-    assert runs.whole("mine", "--lr-schedule", "constant", steps=4) == 0
+    assert runs.whole("first", "--lr-schedule", "constant", steps=4) == 0
     capsys.readouterr()
-    assert run("--resume", "mine", "--steps", "8", "--lr", "1e30", "--weight-decay", "0") == 2
+    assert run("--resume", "first", "--steps", "8", "--lr", "1e30", "--weight-decay", "0") == 2
     said = capsys.readouterr().err
     assert "the loss is nan in batch 5, at update 5" in said
-    assert "The last checkpoint is mine/checkpoints/step-4. Continue it, for example: train --resume mine/ch" in said
-    assert "The state before this batch is in mine/not-finite/step-5. To see the error again: train --resume" in said
-    assert run("--resume", "mine/not-finite/step-5", "--out", "again") == 2
+    assert "The last checkpoint is first/checkpoints/step-4. Continue it, for example: train --resume first/ch" in said
+    assert "The state before this batch is in first/not-finite/step-5. To see the error again: train --resume" in said
+    assert run("--resume", "first/not-finite/step-5", "--out", "again") == 2
     assert "the loss is nan in batch 5, at update 5" in capsys.readouterr().err
-    assert run("--resume", "mine/checkpoints/step-4", "--steps", "8", "--lr", "0.001") == 0
-    assert [row["step"] for row in rows("mine")] == [*range(1, 9), 8]
-    assert [row["lr"] for row in rows("mine")[4:8]] == [0.001] * 4
+    assert run("--resume", "first/checkpoints/step-4", "--steps", "8", "--lr", "0.001") == 0
+    assert [row["step"] for row in rows("first")] == [*range(1, 9), 8]
+    assert [row["lr"] for row in rows("first")[4:8]] == [0.001] * 4
 
 
 # Other numbers of ranks -----------------------------------------------------------------------------------------------
@@ -347,15 +349,15 @@ def test_a_run_that_diverges_can_be_continued_from_before(runs: Runs, capsys: Ca
 def test_one_rank_then_three_then_two(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     """The losses are those of one rank, up to the order of sums in float64."""
     precise = ["--dtype", "float64", "--steps", "9"]
-    assert runs.whole("whole", *precise) == 0
-    runs.interrupted("mine", *precise, at=3)
+    assert runs.whole("one", *precise) == 0
+    runs.interrupted("many", *precise, at=3)
     for ranks, end in ((3, 7), (2, 0)):
-        continued("mine", ranks, end, monkeypatch)
-    assert [row["step"] for row in rows("mine")] == [*range(1, 10), 9]
-    assert steps("mine") == ["step-8", "step-9"]
+        continued("many", ranks, end, monkeypatch)
+    assert [row["step"] for row in rows("many")] == [*range(1, 10), 9]
+    assert steps("many") == ["step-8", "step-9"]
     for name in ("loss", "norm", "lr", "val_loss", "final_val_loss"):
-        mine, whole = ([row[name] for row in rows(out) if name in row] for out in ("mine", "whole"))
-        np.testing.assert_allclose(mine, whole, rtol=1e-12, err_msg=name)
+        many, one = ([row[name] for row in rows(out) if name in row] for out in ("many", "one"))
+        np.testing.assert_allclose(many, one, rtol=1e-12, err_msg=name)
 
 
 def continued(out: str, ranks: int, end: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,8 +381,6 @@ def continued(out: str, ranks: int, end: int, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_checkpoint_may_have_been_copied(runs: Runs) -> None:
     """Nothing in it depends on where it is."""
-    assert runs.whole("whole") == 0
-    runs.interrupted("mine")
     shutil.copytree("mine", "copy")
     shutil.rmtree("mine")
     assert run("--resume", "copy") == 0

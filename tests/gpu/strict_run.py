@@ -40,8 +40,9 @@ from minitrain.parallel.reducer import Reducer
 from minitrain.runtime.launch import launch
 from minitrain.tensor import Tensor
 from minitrain.train import checkpoint
+from minitrain.train.checkpoint_folder import newest
 from minitrain.train.checkpoints import Checkpoints
-from minitrain.train.resharding import load, newest
+from minitrain.train.resharding import load
 from minitrain.train.step import train_step
 from minitrain.train.trainer import Trainer
 from tests.strategies import named

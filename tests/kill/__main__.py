@@ -1,46 +1,56 @@
 """Kill and signal training runs, resume them, and compare what they leave with runs that were not disturbed.
 
-    python -m tests.kill                a few trials, half a minute
+    python -m tests.kill                a few trials, a minute
     python -m tests.kill --all          all of them, ten minutes
     python -m tests.kill --all --only kills --seed 2
 
-    resumes     one kill in the middle of a run, for each way to train
-    kills       50 kills at random moments and in the middle of a save; the run is resumed until it ends
-    signals     SIGTERM and SIGINT to mpirun, to all ranks and to one, with the MPI of this environment
-    calls       a save that fails, or is killed, at each of its calls to the system
-    damages     checkpoints that are damaged afterwards
+    resumes             one kill in the middle of a run, for each way to train
+    kills               50 kills at random moments and in the middle of a save; the run is resumed until it ends
+    signals             SIGTERM and SIGINT to mpirun, to all ranks and to one, with the MPI of this environment
+    failures_at_calls   a save that fails at its k-th call to the system, for every k
+    kills_at_calls      or is killed there
+    damages             200 random damages of a folder of checkpoints
 
 Each trial prints a line. The status is 1 if any of them went wrong. The trials of a seed are the same each time, but
 for the exact moment of a kill.
 """
 
 import argparse
-import importlib
-import importlib.util
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
-from tests.kill import kills, resumes, signals
+from tests.kill import calls, damages, kills, resumes, signals
 from tests.kill.jobs import Trial, cleaned
 
 Trials = Callable[[bool, int], Iterator[Trial]]
 
 
-def whole(name: str, everything: bool, seed: int) -> Iterator[Trial]:
-    """Yield one trial: all that a module of this name tries, if it is there, and if everything is asked for."""
-    module = f"tests.kill.{name}"
-    if everything and importlib.util.find_spec(module) is not None:
-        yield Trial(f"all {name}", importlib.import_module(module).main_all())
+def at_calls(how: str, everything: bool, seed: int) -> Iterator[Trial]:
+    """Fail or be killed at the calls of a save: at all of them, also in the background, or at every third one."""
+    for background in (False, True) if everything else (False,):
+        with tempfile.TemporaryDirectory() as folder:
+            count, wrong = calls.every_call(Path(folder) / "run", how, 1 if everything else 3, background=background)
+        yield Trial(f"{how} at each of {count} calls{', in the background' if background else ''}", wrong)
+
+
+def of_damages(everything: bool, seed: int) -> Iterator[Trial]:
+    """Damage checkpoints in different ways."""
+    with tempfile.TemporaryDirectory() as folder:
+        count, wrong = damages.all_of(Path(folder) / "run", 200 if everything else 50)
+    yield Trial(f"{count} damages", wrong)
 
 
 PARTS: dict[str, Trials] = {
     "resumes": resumes.trials,
     "kills": kills.trials,
     "signals": signals.trials,
-    "calls": partial(whole, "calls"),
-    "damages": partial(whole, "damages"),
+    "failures_at_calls": partial(at_calls, "fail"),
+    "kills_at_calls": partial(at_calls, "kill"),
+    "damages": of_damages,
 }
 
 
@@ -57,7 +67,7 @@ def tried(name: str, everything: bool, seed: int) -> tuple[int, int]:
         except Exception as error:  # the part ends here, the others go on
             trial = Trial(f"{type(error).__name__}", [str(error)])
         count, bad, now = count + 1, bad + bool(trial.wrong), time.monotonic()
-        print(f"{name:8} {now - start:6.1f} s  {'WRONG' if trial.wrong else 'right'}  {trial.done}", flush=True)
+        print(f"{name:17} {now - start:6.1f} s  {'WRONG' if trial.wrong else 'right'}  {trial.done}", flush=True)
         start = now
         for line in "\n".join(trial.wrong).splitlines():
             print(f"    {line}", flush=True)

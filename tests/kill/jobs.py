@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from minitrain.runtime.leftover_files import abandoned
 from minitrain.runtime.mpirun import find_mpirun, outside
+from minitrain.train.checkpoint_folder import candidates
 from minitrain.train.checkpoint_index import read_index
-from minitrain.train.resharding import candidates
 from tests.processes import processes
 
 ROOT = Path(__file__).resolve().parents[2]

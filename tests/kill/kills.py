@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from minitrain.train.checkpoint_folder import candidates, damage
 from minitrain.train.checkpoint_index import INDEX
-from minitrain.train.resharding import candidates, damage
 from tests.kill.driver import KILLED
 from tests.kill.jobs import Ended, Run, Trial, command, differences, resume, rows_of, trained
 

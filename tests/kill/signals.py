@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from minitrain.runtime.mpirun import family_of
-from minitrain.train.resharding import candidates
+from minitrain.train.checkpoint_folder import candidates
 from tests.kill.jobs import TRAIN, Ended, Run, Trial, command, differences, resume, trained
 
 STEPS, EVERY, AT = 300, 50, 130
