@@ -1,17 +1,18 @@
-"""Kill runs, fail and kill saves, damage checkpoints, and show that no complete checkpoint is lost and no bit changes.
+"""Kill and signal training runs, resume them, and compare what they leave with runs that were not disturbed.
 
-    python -m tests.kill              some of each, in two minutes
-    python -m tests.kill --all        all of it, in a quarter of an hour
-    python -m tests.kill --only kills resumes
+    python -m tests.kill                a few trials, a minute
+    python -m tests.kill --all          all of them, ten minutes
+    python -m tests.kill --all --only kills --seed 2
 
-    failures_at_calls    two ranks save; one fails at its k-th call to the operating system, for every k
-    kills_at_calls       or is killed there
-    damages              200 random damages of a folder of checkpoints
-    resumes              200 updates, beside 100, kill -9 of a rank, and a resumption; for each strategy
-    kills                50 kills of a random rank, every second one during a save
-    signals              SIGTERM and SIGINT, to mpirun and to ranks
+    resumes             one kill in the middle of a run, for each way to train
+    kills               50 kills at random moments and in the middle of a save; the run is resumed until it ends
+    signals             SIGTERM and SIGINT to mpirun, to all ranks and to one, with the MPI of this environment
+    failures_at_calls   a save that fails at its k-th call to the system, for every k
+    kills_at_calls      or is killed there
+    damages             200 random damages of a folder of checkpoints
 
-The MPI is that of this Python's environment. One line per trial; the status is 1 if anything is wrong.
+Each trial prints a line. The status is 1 if any of them went wrong. The trials of a seed are the same each time, but
+for the exact moment of a kill.
 """
 
 import argparse
@@ -22,79 +23,74 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from tests.kill import calls, damages, resumes
-from tests.kill.jobs import leaving_no_files
+from tests.kill import calls, damages, kills, resumes, signals
+from tests.kill.jobs import Trial, cleaned
 
-Trial = tuple[str, list[str]]  # what was done, and what is wrong
-KILLS = {  # seed -> kills, ranks, options
-    1: (16, 2, ""),
-    2: (6, 3, "--zero 1"),
-    3: (14, 2, "--zero 2 --save-async"),
-    4: (14, 2, "--precision fp16 --half-weights --loss-scale 1e9 --scale-every 7"),
-}
+Trials = Callable[[bool, int], Iterator[Trial]]
 
 
-def of_calls(how: str, every: bool) -> Iterator[Trial]:
-    """Fail or kill at calls, in the foreground and in the background."""
-    for background in (False, True) if every else (False,):
+def at_calls(how: str, everything: bool, seed: int) -> Iterator[Trial]:
+    """Fail or be killed at the calls of a save: at all of them, also in the background, or at every third one."""
+    for background in (False, True) if everything else (False,):
         with tempfile.TemporaryDirectory() as folder:
-            run = Path(folder) / "run"
-            tried, wrong = calls.every_call(run, how, 1 if every else 3, background=background)
-        yield f"{'in the background, ' if background else ''}{how} at each of {tried} calls", wrong
+            count, wrong = calls.every_call(Path(folder) / "run", how, 1 if everything else 3, background=background)
+        yield Trial(f"{how} at each of {count} calls{', in the background' if background else ''}", wrong)
 
 
-def of_damages(every: bool) -> Iterator[Trial]:
+def of_damages(everything: bool, seed: int) -> Iterator[Trial]:
+    """Damage checkpoints in different ways."""
     with tempfile.TemporaryDirectory() as folder:
-        tried, wrong = damages.all_of(Path(folder) / "run", 200 if every else 50)
-    yield f"{tried} damages", wrong
+        count, wrong = damages.all_of(Path(folder) / "run", 200 if everything else 50)
+    yield Trial(f"{count} damages", wrong)
 
 
-def of_resumes(every: bool) -> Iterator[Trial]:
-    for name in list(resumes.RESUMED)[: None if every else 2]:
-        yield f"kill -9 and --resume: {name}", resumes.resumed(name)
-
-
-def of_kills(every: bool) -> Iterator[Trial]:
-    for seed, (count, ranks, options) in KILLS.items():
-        if every or seed == 1:
-            yield from resumes.killed_often(seed, count if every else 5, ranks, options)
-
-
-def of_signals(every: bool) -> Iterator[Trial]:
-    family = resumes.family()
-    for name in list(resumes.SIGNALS)[: None if every else 2]:
-        yield f"{name} ({family})", resumes.signalled(name, family)
-
-
-PARTS: dict[str, Callable[[bool], Iterator[Trial]]] = {
-    "failures_at_calls": partial(of_calls, "fail"),
-    "kills_at_calls": partial(of_calls, "kill"),
+PARTS: dict[str, Trials] = {
+    "resumes": resumes.trials,
+    "kills": kills.trials,
+    "signals": signals.trials,
+    "failures_at_calls": partial(at_calls, "fail"),
+    "kills_at_calls": partial(at_calls, "kill"),
     "damages": of_damages,
-    "resumes": of_resumes,
-    "kills": of_kills,
-    "signals": of_signals,
 }
+
+
+def tried(name: str, everything: bool, seed: int) -> tuple[int, int]:
+    """Run a part, printing its trials. Return how many there were, and how many went wrong."""
+    count = bad = 0
+    start = time.monotonic()
+    trials = PARTS[name](everything, seed)
+    while True:
+        try:
+            trial = next(trials)
+        except StopIteration:
+            return count, bad
+        except Exception as error:  # the part ends here, the others go on
+            trial = Trial(f"{type(error).__name__}", [str(error)])
+        count, bad, now = count + 1, bad + bool(trial.wrong), time.monotonic()
+        print(f"{name:17} {now - start:6.1f} s  {'WRONG' if trial.wrong else 'right'}  {trial.done}", flush=True)
+        start = now
+        for line in "\n".join(trial.wrong).splitlines():
+            print(f"    {line}", flush=True)
 
 
 def main() -> int:
-    """Run the parts and return the status."""
-    assert __doc__
+    """Run the parts. Return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.kill", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--all", action="store_true", help="every trial, instead of some of each part")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these parts")
+    parser.add_argument("--all", action="store_true", help="all trials, not only a few")
+    parser.add_argument("--seed", type=int, default=1, help="of the kills")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="some of the parts")
     given = parser.parse_args()
-    tried = bad = 0
-    with leaving_no_files():
-        for part in given.only:
+    results = {}
+    with cleaned():
+        for name in given.only:
             start = time.monotonic()
-            for done, wrong in PARTS[part](given.all):
-                tried, bad = tried + 1, bad + bool(wrong)
-                print(f"{done}: {'; '.join(wrong) if wrong else 'ok'} ({time.monotonic() - start:.1f} s)", flush=True)
-                start = time.monotonic()
-    print(f"{tried} trials, {bad} wrong")
-    return int(bad > 0)
+            count, bad = tried(name, given.all, given.seed)
+            results[name] = f"{count} trials, {bad} went wrong, {time.monotonic() - start:.0f} s", bad
+    for name, (line, _) in results.items():
+        print(f"{name}: {line}")
+    return 1 if any(bad for _, bad in results.values()) else 0
 
 
 if __name__ == "__main__":
