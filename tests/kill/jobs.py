@@ -160,7 +160,7 @@ def differences(one: Path, other: Path) -> list[str]:
     """Return in what two runs that have ended differ, byte by byte: logs, models, and all of their last checkpoints."""
     found = [name for name in ("log.jsonl", "model.safetensors") if not same(one / name, other / name)]
     folders = [candidates(run)[0][0][0] for run in (one, other)]
-    mine, theirs = (replace(read_index(folder), number=0) for folder in folders)  # of the save, not of the update
+    mine, theirs = (replace(read_index(folder), number=0, saved="") for folder in folders)  # which and when it was
     found += [f"{part} of the last index" for part, x in vars(mine).items() if x != getattr(theirs, part)]
     found += [file.name for file in mine.files if not same(*(folder / file.name for folder in folders))]
     return [f"{part} differs from the undisturbed run's" for part in found]
