@@ -76,6 +76,14 @@ def test_a_process_that_is_killed(arguments: list[str]) -> None:
     assert "calls: ok" in done.stdout
 
 
+def test_two_saves_never_have_the_same_number(two: Path) -> None:
+    """Also if the index is there, but forcing its name to the disk has failed: the order of saving stays."""
+    names = calls.calls(two)[0]
+    first = len(names) - names[::-1].index("rename")  # the last rename gives the index its name
+    for k in (first + 1, first + 2, first + 3):
+        calls.failed_at(two, 0, k)
+
+
 def test_200_damages(tmp_path: Path) -> None:
     """All are found; the message names the file, and the tensor whose data was changed; the older step is used."""
     assert damages.all_of(tmp_path / "run", 200) == (200, [])

@@ -294,6 +294,28 @@ def test_half_weights_on_another_mesh(layout: Layout, halves: Run) -> None:
     threads.run(layout.ranks, program)
 
 
+def test_half_weights_that_were_set_after_the_last_update(tmp_path: Path) -> None:
+    """The weight is kept, although its master does not know of it yet, and the next update starts from it."""
+
+    def program(world: Communicator) -> None:
+        def new() -> Trainer:
+            return made(world, Layout(2, Strategy(zero=1)), small(), schedule=0.05, **half(1.0))
+
+        first, second = new(), new()
+        first.step(points().batch(0))
+        tensors = checkpoint.gather(first.model, world)
+        tensors["head.linear.bias"][:] = 0.5
+        checkpoint.restore(first.model, tensors)
+        saved(first, tmp_path)
+        loaded(second, tmp_path)
+        assert (whole(second)["head.linear.bias"] == 0.5).all()
+        for trainer in (first, second):
+            trainer.step(points().batch(1))
+        same(whole(second), whole(first))
+
+    threads.run(2, program)
+
+
 def parts_of(values: dict[str, np.ndarray], ending: str) -> dict[str, np.ndarray]:
     return {name.removesuffix(ending): x for name, x in values.items() if name.endswith(ending)}
 
