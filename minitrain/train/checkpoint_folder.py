@@ -58,8 +58,12 @@ def none_in(path: Path, troubles: Sequence[str] = ()) -> str:
 def candidates(path: Path) -> tuple[list[tuple[Path, Index]], list[str]]:
     """Return the checkpoints at a path whose index is sound, the last save first, and what is wrong with others."""
     inner = path / CHECKPOINTS
-    there = [path] if (path / INDEX).exists() else folders(inner if inner.is_dir() and not inner.is_symlink() else path)
     found, troubles = [], []
+    try:
+        inside = folders(inner if inner.is_dir() and not inner.is_symlink() else path)
+        there = [path] if (path / INDEX).exists() else inside
+    except OSError as error:
+        return [], [f"{path} cannot be read: {reason(error)}"]
     for folder in there:
         try:
             if len(there) == 1 or (folder / INDEX).exists() or (folder / INDEX).is_symlink():
