@@ -34,10 +34,10 @@ def resumed(name: str, seed: int = 1) -> list[str]:
         folder = Path(there)
         whole, killed = folder / "whole", folder / "killed"
         trained(ranks, command(folder, options, whole.name, STEPS, EVERY))
-        run = Run(ranks, command(folder, options, killed.name, STEPS, EVERY))
-        victim = run.pid(draw.randrange(ranks))
-        run.reach(killed / "log.jsonl", STEPS // 2 + draw.randrange(EVERY))
-        run.send(signal.SIGKILL, victim)
+        at, victim = STEPS // 2 + draw.randrange(EVERY), draw.randrange(ranks)
+        run = Run(ranks, command(folder, options, killed.name, STEPS, EVERY), ("tests.kill.slow", str(at), "30"))
+        run.reach(killed / "log.jsonl", at)  # the next update takes long enough, however much else the machine does
+        run.send(signal.SIGKILL, run.pid(victim))
         wrong = run.end().wrong
         rows = rows_of(killed / "log.jsonl")
         if rows_of(whole / "log.jsonl") == rows:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from minitrain.runtime.mpirun import family_of
 from minitrain.train.checkpoint_folder import candidates
-from tests.kill.jobs import TRAIN, Ended, Run, Trial, command, differences, resume, trained
+from tests.kill.jobs import Ended, Run, Trial, command, differences, resume, trained
 
-STEPS, EVERY, AT = 300, 50, 130
+STEPS, EVERY, AT = 200, 50, 130
+PAUSE = 0.5  # seconds of the update in which the signal comes, on a machine with much else to do
 CASES: dict[str, tuple[int, tuple[int, ...]]] = {  # name -> signal, the ranks it is sent to; none: to mpirun
     "SIGTERM to mpirun": (signal.SIGTERM, ()),
     "SIGTERM to rank 1 only": (signal.SIGTERM, (1,)),
@@ -24,7 +25,7 @@ CASES: dict[str, tuple[int, tuple[int, ...]]] = {  # name -> signal, the ranks i
 }
 TWICE = ("soon", "a slow update", "a blocked rank")
 BETWEEN = 1.3  # seconds; signals within one second are one
-AT_ONCE = 5.0  # seconds, for a machine with much else to do
+AT_ONCE = 15.0  # seconds, for a machine with much else to do; the update takes 60
 
 
 def family() -> str:
@@ -41,13 +42,14 @@ class Signalled:
         self.folder, self.family, self.number = folder, family(), 0
         trained(2, command(folder, "", "whole", STEPS, EVERY))
 
-    def begun(self, program: tuple[str, ...] = TRAIN, at: int = AT) -> tuple[Run, list[int | None]]:
-        """Return a new run that has made `at` updates, and its ranks."""
+    def begun(self, seconds: float = PAUSE) -> tuple[Run, list[int | None]]:
+        """Return a new run that has made AT updates, and its ranks. The next update takes some seconds."""
         self.number += 1
         self.out = self.folder / f"run-{self.number}"
-        run = Run(2, command(self.folder, "", self.out.name, STEPS, EVERY), program)
+        slow = ("tests.kill.slow", str(AT), str(seconds))
+        run = Run(2, command(self.folder, "", self.out.name, STEPS, EVERY), slow)
         ranks = [run.pid(0), run.pid(1)]
-        assert run.reach(self.out / "log.jsonl", at), run.end()
+        assert run.reach(self.out / "log.jsonl", AT), run.end()
         return run, ranks
 
     def once(self, name: str) -> list[str]:
@@ -63,8 +65,7 @@ class Signalled:
 
         Soon after each other, they are one. Later, the second ends the run at once, though an update is in progress.
         """
-        slow = how == "a slow update"
-        run, ranks = self.begun(("tests.kill.slow", str(AT), "60") if slow else TRAIN)
+        run, ranks = self.begun(60 if how == "a slow update" else PAUSE)
         if how == "a blocked rank":
             run.send(signal.SIGSTOP, ranks[1])
         to = ranks[:1] if how == "a blocked rank" else ranks
