@@ -73,7 +73,7 @@ def test_a_process_that_is_killed(arguments: list[str]) -> None:
     command = [sys.executable, "-m", "tests.kill", "--only", "kills_at_calls", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "calls: ok" in done.stdout
+    assert "1 trials, 0 went wrong" in done.stdout or "2 trials, 0 went wrong" in done.stdout
 
 
 def test_two_saves_never_have_the_same_number(two: Path) -> None:
