@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -109,9 +109,13 @@ class Run:
 
     def reach(self, log: Path, rows: int) -> bool:
         """Wait until a log has this many rows. Return False if the run ends before, or takes too long."""
+        return self.until(lambda: rows_of(log) >= rows)
+
+    def until(self, reached: Callable[[], bool]) -> bool:
+        """Wait for something. Return False if the run ends before, or takes too long."""
         deadline = time.monotonic() + LIMIT
         while self.process.poll() is None and time.monotonic() < deadline:
-            if rows_of(log) >= rows:
+            if reached():
                 return True
             time.sleep(0.001)
         return False

@@ -35,8 +35,10 @@ def resumed(name: str, seed: int = 1) -> list[str]:
         whole, killed = folder / "whole", folder / "killed"
         trained(ranks, command(folder, options, whole.name, STEPS, EVERY))
         at, victim = STEPS // 2 + draw.randrange(EVERY), draw.randrange(ranks)
-        run = Run(ranks, command(folder, options, killed.name, STEPS, EVERY), ("tests.kill.slow", str(at), "30"))
-        run.reach(killed / "log.jsonl", at)  # the next update takes long enough, however much else the machine does
+        marker = folder / "slow"
+        slow = ("tests.kill.slow", str(at), "30", str(marker))
+        run = Run(ranks, command(folder, options, killed.name, STEPS, EVERY), slow)
+        run.until(marker.exists)  # an update that takes long enough, however much else the machine does
         run.send(signal.SIGKILL, run.pid(victim))
         wrong = run.end().wrong
         rows = rows_of(killed / "log.jsonl")

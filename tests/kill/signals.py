@@ -43,13 +43,14 @@ class Signalled:
         trained(2, command(folder, "", "whole", STEPS, EVERY))
 
     def begun(self, seconds: float = PAUSE) -> tuple[Run, list[int | None]]:
-        """Return a new run that has made AT updates, and its ranks. The next update takes some seconds."""
+        """Return a new run in an update that takes some seconds, after AT others, and its ranks."""
         self.number += 1
         self.out = self.folder / f"run-{self.number}"
-        slow = ("tests.kill.slow", str(AT), str(seconds))
+        marker = self.folder / f"slow-{self.number}"
+        slow = ("tests.kill.slow", str(AT), str(seconds), str(marker))
         run = Run(2, command(self.folder, "", self.out.name, STEPS, EVERY), slow)
         ranks = [run.pid(0), run.pid(1)]
-        assert run.reach(self.out / "log.jsonl", AT), run.end()
+        assert run.until(marker.exists), run.end()
         return run, ranks
 
     def once(self, name: str) -> list[str]:
