@@ -8,7 +8,6 @@ import pytest
 from minitrain.runtime.mpirun import find_mpirun
 from tests.kill import kills, resumes, signals
 from tests.kill.jobs import cleaned
-from tests.tiers import full
 
 needs_mpirun = pytest.mark.skipif(find_mpirun() is None, reason="there is no mpirun")
 RESUMED = ("data parallel, dropout", "ZeRO-2, in the background", "fp16, half weights, ZeRO-2")
@@ -33,7 +32,8 @@ def test_a_killed_run_of_several_ranks_does_so_too(name: str) -> None:
 
 
 @needs_mpirun
-@pytest.mark.parametrize("name", ["SIGTERM to rank 1 only", full("SIGINT to mpirun")])
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["SIGTERM to rank 1 only", "SIGINT to mpirun"])
 def test_a_run_that_is_sent_a_signal_saves_first(name: str, tmp_path: Path) -> None:
     assert signals.Signalled(tmp_path).once(name) == []
 

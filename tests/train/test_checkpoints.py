@@ -84,9 +84,10 @@ def test_two_saves_never_have_the_same_number(two: Path) -> None:
         calls.failed_at(two, 0, k)
 
 
-def test_200_damages(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [50, full(200)])
+def test_damages(count: int, tmp_path: Path) -> None:
     """All are found; the message names the file, and the tensor whose data was changed; the older step is used."""
-    assert damages.all_of(tmp_path / "run", 200) == (200, [])
+    assert damages.all_of(tmp_path / "run", count) == (count, [])
 
 
 def test_what_is_said_if_no_checkpoint_is_whole(tmp_path: Path) -> None:
