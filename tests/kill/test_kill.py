@@ -10,7 +10,7 @@ from tests.kill import kills, resumes, signals
 from tests.kill.jobs import cleaned
 
 needs_mpirun = pytest.mark.skipif(find_mpirun() is None, reason="there is no mpirun")
-RESUMED = ("data parallel, dropout", "ZeRO-2, in the background", "fp16, half weights, ZeRO-2")
+RESUMED = ("ZeRO-2, in the background", "fp16, half weights, ZeRO-2")
 
 
 @pytest.fixture(autouse=True)
@@ -33,14 +33,14 @@ def test_a_killed_run_of_several_ranks_does_so_too(name: str) -> None:
 
 @needs_mpirun
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["SIGTERM to rank 1 only", "SIGINT to mpirun"])
+@pytest.mark.parametrize("name", ["SIGTERM to rank 1 only"])
 def test_a_run_that_is_sent_a_signal_saves_first(name: str, tmp_path: Path) -> None:
     assert signals.Signalled(tmp_path).once(name) == []
 
 
 @needs_mpirun
 @pytest.mark.full
-@pytest.mark.parametrize("how", ["soon", "a blocked rank"])
+@pytest.mark.parametrize("how", ["a blocked rank"])
 def test_a_second_signal_ends_a_run_at_once(how: str, tmp_path: Path) -> None:
     assert signals.Signalled(tmp_path).twice(how) == []
 
