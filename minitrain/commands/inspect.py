@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..environment import launched
-from ..errors import UserError
+from ..errors import UserError, shown
 from ..train.checkpoint_folder import candidates, damage, none_in
 from ..train.checkpoint_index import Index, Logical
 from ..train.owned_regions import MODEL, OPTIMIZER
@@ -75,16 +75,16 @@ def overview(found: list[tuple[Path, Index]]) -> Table:
 def described(folder: Path, index: Index) -> Iterator[str]:
     """Yield what a checkpoint is, in a few lines."""
     state = index.state
-    yield f"{folder}: {index.updates:,} updates are made, the next batch is {state.get('batches', 0):,}"
+    yield f"{folder}: {index.updates:,} updates are made, the next batch is {state.get('batches')}"
     parameters = sum(x.nbytes for name, x in index.tensors.items() if name.startswith(MODEL))
     kept = sum(x.nbytes for name, x in index.tensors.items() if name.startswith(OPTIMIZER))
     yield f"parameters {parameters / MB:,.2f} MB, optimizer state {kept / MB:,.2f} MB"
     if state.get("scaler"):
-        yield "loss scale " + ", ".join(f"{name} {x:g}" for name, x in state["scaler"].items())
-    random = index.about.get("random", {})
-    yield from [f"seed {random['seed']}"] if "seed" in random else []
-    tokenizer = index.about.get("tokenizer", {})
-    yield from [f"tokenizer {tokenizer['name']}, sha256 {tokenizer['sha256'][:16]}"] if tokenizer else []
+        yield f"loss scale {shown(state['scaler'])}"
+    for name, part in (("random", "seed"), ("tokenizer", "name"), ("tokenizer", "sha256")):
+        about = index.about.get(name)
+        if isinstance(about, dict) and part in about:
+            yield f"{part if name == 'random' else f'{name} {part}'} {shown(about[part])}"
 
 
 def files(index: Index) -> Table:

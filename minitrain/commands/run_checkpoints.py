@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from ..errors import UserError, reason, shown
+from ..errors import UserError, check_whole, reason, shown
 from ..train.checkpoint_folder import CHECKPOINTS, candidates, newest, none_in
 from ..train.checkpoint_index import INDEX, Index
 from ..train.checkpoints import Checkpoints
@@ -147,21 +147,16 @@ class RunCheckpoints:
         text = self.text
         assert self.options.resume is not None
         found, index = newest(self.options.resume, text.world, text.log)
+        check_about(found, index)
         check_tokenizer(index, text.tokenizer.vocabulary)
         if index.updates > text.config.optimizer.steps:
             raise UserError(
                 f"{found} has made {index.updates} updates, but --steps is {text.config.optimizer.steps}: "
                 f"give more, or --resume an earlier checkpoint in {found.parent}"
             )
-        for note in load(text.trainer, found, index):
-            text.log(note)
+        for line in (*load(text.trainer, found, index), *self.differences(index)):
+            text.log(line)
         self.saved = index.updates
-        if index.about["text_crc32"] != text.text_crc32:
-            text.log("the text is not the one of the checkpoint: the batches to come are others than they were")
-        for change in changes(index.about["run"], text.config.plain()):
-            text.log(change)
-        if index.mesh != text.mesh.sizes:
-            text.log(f"{named(text.mesh.sizes)} from here on; it was {named(index.mesh)}: the last digits may differ")
         text.log(f"continuing {found}: {index.updates} of {text.config.optimizer.steps} updates are made")
         if index.updates == text.config.optimizer.steps:
             text.log("no update is left; give more --steps to train on")
@@ -171,10 +166,28 @@ class RunCheckpoints:
         else:
             text.log(f"writing to {self.folder.path}, where the log begins with update {index.updates + 1}")
 
+    def differences(self, index: Index) -> list[str]:
+        """Return, in lines, what differs from the run that is continued: the text, options, the mesh."""
+        text, lines = self.text, []
+        if index.about["text_crc32"] != text.text_crc32:
+            lines += ["the text is not the one of the checkpoint: the batches to come are others than they were"]
+        lines += changes(index.about["run"], text.config.plain())
+        if index.mesh != text.mesh.sizes:
+            lines += [f"{named(text.mesh.sizes)} from here on; it was {named(index.mesh)}: the last digits may differ"]
+        return lines
+
 
 def named(mesh: Mapping[str, int]) -> str:
     """Return the axes of a mesh that have several ranks: "dp 2 x tp 2"."""
     return " x ".join(f"{axis} {n}" for axis, n in mesh.items() if n != 1) or "one rank"
+
+
+def check_about(folder: Path, index: Index) -> None:
+    """Raise UserError unless `train` has saved the checkpoint."""
+    about = index.about
+    if not isinstance(about.get("run"), dict) or not {"log_rows", "text_crc32", "tokenizer"} <= about.keys():
+        raise UserError(f"{folder} was not saved by train: load it with minitrain.train.resharding.load")
+    check_whole(f"{folder}: log_rows", about["log_rows"])
 
 
 def check_tokenizer(index: Index, vocabulary: str) -> None:
@@ -232,12 +245,14 @@ def resumed(arguments: list[str], config: "TrainConfig") -> "TrainConfig":
         return config
     if not found:
         raise UserError(none_in(path, troubles))
-    about = found[0][1].about
-    if not isinstance(about.get("run"), dict):
-        raise UserError(f"{found[0][0]} was not saved by train: load it with minitrain.train.resharding.load")
+    check_about(*found[0])
+    saved = found[0][1].about["run"]
     run = path.parent.parent if (path / INDEX).exists() else path if (path / CHECKPOINTS).exists() else path.parent
-    groups = vars(config).keys() & about["run"].keys()
-    made = replace(config, **{name: filled(getattr(config, name), about["run"][name]) for name in groups})
+    try:
+        groups = {name: filled(getattr(config, name), saved[name]) for name in vars(config).keys() & saved.keys()}
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"{found[0][0]} has options that are none of train: {error}") from error
+    made = replace(config, **groups)
     return replace(
         made, report=replace(made.report, out=run), checkpoints=replace(made.checkpoints, resume=Path(folder))
     )

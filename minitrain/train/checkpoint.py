@@ -20,6 +20,7 @@ from ..optim import Part, State, unscaled
 from ..parallel.buckets import Bucket
 from ..parallel.reducer import MODEL, Reducer
 from . import tensor_file
+from .checkpoint_folder import CHECKPOINTS
 from .tensor_file import FILES, Files, make_folders
 
 STORED = {"float32": "F32", "float64": "F64"}  # in the file of a model: NumPy's names, and safetensors' names
@@ -159,7 +160,7 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the file in it, such as {path / 'model.safetensors'}")
     if not path.is_file():
-        if (path.parent / "checkpoints").is_dir():
+        if (path.parent / CHECKPOINTS).is_dir():
             cure = f"train writes it at the end: continue the run with python -m minitrain train --resume {path.parent}"
         else:
             cure = "train one first: python -m minitrain train"
