@@ -247,6 +247,8 @@ def test_many_ranks_are_named_together() -> None:
 
 WAITS = """
 import os, time, numpy as np, minitrain
+from minitrain.runtime import abort
+abort.PATIENCE = 15.0  # on a busy machine, rank 0 may need more than two seconds to report
 with minitrain.launch() as world:
     world.barrier()
     if world.rank == 0:
