@@ -63,14 +63,14 @@ def run(arguments: list[str] | None) -> int:
     """Run one command and return its exit status. Print a UserError instead of raising it."""
     try:
         words = list(sys.argv[1:] if arguments is None else arguments)
-        train = resumed(words, Train()) if words[:1] == ["train"] else Train()
+        default = resumed(words, Train()) if words[:1] == ["train"] else tyro.MISSING_NONPROP
         with _only_rank_0_speaks():
             command = tyro.cli(
                 Command,
                 prog="python -m minitrain",
                 description="The training strategies behind large models, in plain code.",
                 args=words,
-                default=train if words[:1] == ["train"] else tyro.MISSING_NONPROP,
+                default=default,
                 config=(tyro.conf.OmitArgPrefixes,),
             )
         return command.run()

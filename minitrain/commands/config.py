@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
+import tyro
 
 from ..errors import UserError, check_choice, check_memory, check_number, check_whole, shown
 from ..models import GPTConfig
@@ -68,7 +69,7 @@ class TrainConfig:
     strategy: StrategyOptions = field(default_factory=StrategyOptions)
     precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     report: RunOptions = field(default_factory=RunOptions)
-    checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
+    checkpoints: tyro.conf.Suppress[CheckpointOptions] = field(default_factory=CheckpointOptions)  # only for train
 
     def check(self, ranks: int) -> None:
         """Raise UserError, on every rank, for options that conflict. ranks: how many divide the batch.

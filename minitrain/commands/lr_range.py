@@ -6,12 +6,11 @@ Smith, "Cyclical Learning Rates for Training Neural Networks", arXiv:1506.01186,
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import tyro
 
 from ..comm.communicator import Communicator
 from ..errors import UserError, check_number
@@ -21,7 +20,7 @@ from ..observe.palette import INK, LINES
 from ..runtime.launch import launch
 from . import figure
 from .config import TrainConfig
-from .options import CheckpointOptions, RunOptions
+from .options import RunOptions
 from .run_folder import RunFolder
 from .train import TextTrainer
 
@@ -146,8 +145,6 @@ def draw(rates: list[float], losses: list[float], smoothed: list[float], named: 
 @dataclass(frozen=True)
 class LrRange(TrainConfig):
     """Increase the learning rate until the loss explodes, then suggest a rate."""
-
-    checkpoints: tyro.conf.Suppress[CheckpointOptions] = field(default_factory=CheckpointOptions)
 
     min_lr: float = 1e-5
     """First learning rate."""

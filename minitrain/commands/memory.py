@@ -1,17 +1,14 @@
 """Show what each rank holds during one update, and when."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
-
-import tyro
 
 from ..comm.communicator import Communicator
 from ..observe.draw import chart
 from ..observe.ledger import Ledger
 from ..runtime.launch import launch
 from .config import TrainConfig
-from .options import CheckpointOptions
 from .train import TextTrainer
 
 KINDS = ("parameters", "gradients", "optimizer", "activations")
@@ -57,8 +54,6 @@ def _row(name: str, held: Sequence[int], parameters: int) -> str:
 @dataclass(frozen=True)
 class Memory(TrainConfig):
     """Show what each rank holds in memory during an update; takes train's options."""
-
-    checkpoints: tyro.conf.Suppress[CheckpointOptions] = field(default_factory=CheckpointOptions)
 
     def run(self) -> int:
         """Run two updates and show the second."""

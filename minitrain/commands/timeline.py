@@ -1,9 +1,7 @@
 """The timeline of one update of a pipeline, in virtual time: what each rank did, and when."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-
-import tyro
 
 from ..comm.communicator import Communicator
 from ..errors import UserError
@@ -11,7 +9,6 @@ from ..observe.clock import Clock, Costs, Stamps, Timeline
 from ..observe.observer import observing
 from ..runtime.launch import launch
 from .config import TrainConfig
-from .options import CheckpointOptions
 from .train import TextTrainer
 
 
@@ -51,8 +48,6 @@ def show(config: TrainConfig, world: Communicator, svg: Path | None = None) -> s
 @dataclass(frozen=True)
 class TimelineOf(TrainConfig):
     """Draw a pipeline's update in virtual time, rank by rank; takes train's options."""
-
-    checkpoints: tyro.conf.Suppress[CheckpointOptions] = field(default_factory=CheckpointOptions)
 
     svg: Path | None = None
     """Also write the drawing to this SVG file."""

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from ..train.history import Update
 from ..train.nonfinite import NotFinite
 from ..train.trainer import Trainer
 from .config import TrainConfig
-from .options import RunOptions, make_mesh
+from .options import CheckpointOptions, RunOptions, make_mesh
 from .run_checkpoints import CHECKPOINTS, NOT_FINITE, RunCheckpoints, Stopped, crc32_of
 from .run_folder import RunFolder, on_rank_0, write_somewhere
 from .sample import generate
@@ -247,6 +247,8 @@ class Progress:
 @dataclass(frozen=True)
 class Train(TrainConfig):
     """Train a GPT on text, on one process or under `mpirun -n 2`."""
+
+    checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
 
     def run(self) -> int:
         """Train, save, and print a sample. Return 130 if a signal has ended the run, after saving."""

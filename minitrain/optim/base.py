@@ -189,9 +189,9 @@ class Optimizer:
     def named(self) -> Iterator[tuple[str, Piece, Array]]:
         """Yield ("path.name", piece, its part of the state) for every state array and master; none before the first
         update."""
-        for held, state, master in zip(
-            self.reducer.held() if self.state else (), self.state, self.masters, strict=True
-        ):
+        if not self.state:
+            return
+        for held, state, master in zip(self.reducer.held(), self.state, self.masters, strict=True):
             arrays = dict(zip(self.states, state, strict=True)) | ({} if master is None else {"master": master})
             for piece in held.pieces:
                 for name, array in arrays.items():

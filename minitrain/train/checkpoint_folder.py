@@ -84,7 +84,8 @@ def damage(folder: Path, index: Index, number: int) -> list[str]:
                 sum.update(data)
         if sum.hexdigest() == sha256:
             return []
-        wrong = [tensor for tensor, crc32 in sums_of(path) if crc32 != expected(index, number).get(tensor)]
+        right = expected(index, number)
+        wrong = [tensor for tensor, crc32 in sums_of(path) if crc32 != right.get(tensor)]
     except UserError as error:
         return [str(error)]
     except OSError as error:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from minitrain.cli import main
-from minitrain.comm.communicator import Communicator
 from minitrain.commands import run_checkpoints
 from minitrain.environment import launched
 from minitrain.train.checkpoints import Checkpoints
@@ -74,15 +73,8 @@ def recorded(files: DeadlyFiles) -> type[Checkpoints]:
     """Return checkpoints that use these files, and record on rank 0 which ones are complete."""
 
     class Recorded(Checkpoints):
-        def __init__(
-            self,
-            path: Path,
-            world: Communicator,
-            keep: int = 2,
-            background: bool = False,
-            log: Callable[[str], None] = print,
-        ) -> None:
-            super().__init__(path, world, keep, background, log, files)
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **{**options, "files": files})
 
         def save(self, *arguments: Any) -> bool:
             files.begin()
