@@ -73,13 +73,21 @@ class Block(Module):
     """
 
     def __init__(
-        self, path: str, width: int, heads: int, dropout: float, std: float, out_std: float, dtype: Any
+        self,
+        path: str,
+        width: int,
+        heads: int,
+        dropout: float,
+        std: float,
+        out_std: float,
+        dtype: Any,
+        epsilon: float = 1e-5,
     ) -> None:
         self.path = path
-        self.norm1 = LayerNorm(f"{path}.norm1", width, dtype)
+        self.norm1 = LayerNorm(f"{path}.norm1", width, dtype, epsilon)
         self.attn = Attention(f"{path}.attn", width, heads, std, out_std, dtype)
         self.drop1 = Dropout(f"{path}.drop1", dropout)
-        self.norm2 = LayerNorm(f"{path}.norm2", width, dtype)
+        self.norm2 = LayerNorm(f"{path}.norm2", width, dtype, epsilon)
         self.mlp = FeedForward(f"{path}.mlp", width, std, out_std, dtype)
         self.drop2 = Dropout(f"{path}.drop2", dropout)
 
@@ -125,9 +133,9 @@ class Embed(Module):
 class Head(Module):
     """The last unit of a GPT: a LayerNorm and the classifier. `weight` is the token table if the two are tied."""
 
-    def __init__(self, weight: Parameter, width: int, dtype: Any) -> None:
+    def __init__(self, weight: Parameter, width: int, dtype: Any, epsilon: float = 1e-5) -> None:
         self.path = "head"
-        self.norm = LayerNorm("head.norm", width, dtype)
+        self.norm = LayerNorm("head.norm", width, dtype, epsilon)
         self.classifier = Classifier("head.classifier", weight)
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
@@ -148,6 +156,7 @@ class GPTConfig:
     tied: bool = True  # the classifier's weight is the token table
     std: float = 0.02  # of the initial weights
     dtype: str = "float32"
+    epsilon: float = 1e-5  # added to the variances in layer norms
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "context", "layers", "heads", "width"):
@@ -155,6 +164,7 @@ class GPTConfig:
         check_heads(self.heads, self.width)
         check_number("dropout", self.dropout, "at least 0 and less than 1")
         check_number("std", self.std, "at least 0")
+        check_number("epsilon", self.epsilon, "at least 0")
         check_choice("dtype", self.dtype, DTYPES)
         if not isinstance(self.tied, (bool, np.bool_)):
             raise UserError(f"tied is {shown(self.tied)}; it must be True or False")
@@ -183,8 +193,9 @@ def gpt(config: GPTConfig) -> Model:
     c, dtype = config, np.dtype(config.dtype)
     out_std = c.std / (2 * c.layers) ** 0.5
     embed = Embed(c.vocabulary, c.context, c.width, c.dropout, c.std, dtype)
-    blocks = [Block(f"blocks.{i}", c.width, c.heads, c.dropout, c.std, out_std, dtype) for i in range(c.layers)]
+    sizes = (c.width, c.heads, c.dropout, c.std, out_std, dtype, c.epsilon)
+    blocks = [Block(f"blocks.{i}", *sizes) for i in range(c.layers)]
     weight = embed.tokens.weight
     if not c.tied:
         weight = Parameter("head.classifier.weight", (c.vocabulary, c.width), std=c.std, dtype=dtype)
-    return Model([embed, *blocks, Head(weight, c.width, dtype)])
+    return Model([embed, *blocks, Head(weight, c.width, dtype, c.epsilon)])

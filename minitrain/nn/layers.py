@@ -53,14 +53,14 @@ class LayerNorm(Module):
 
     per_position = True
 
-    def __init__(self, path: str, width: int, dtype: Any = np.float32) -> None:
-        self.path = path
+    def __init__(self, path: str, width: int, dtype: Any = np.float32, epsilon: float = 1e-5) -> None:
+        self.path, self.epsilon = path, epsilon
         self.weight = Parameter(f"{path}.weight", (width,), mean=1.0, dtype=dtype, decay=False)
         self.bias = Parameter(f"{path}.bias", (width,), dtype=dtype, decay=False)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map x (..., D) to (..., D)."""
-        return fused.layer_norm(self.cast_input("layer_norm", x), self.weight, self.bias)
+        return fused.layer_norm(self.cast_input("layer_norm", x), self.weight, self.bias, self.epsilon)
 
 
 class Embedding(Module):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -88,6 +88,13 @@ class Placement:
         return replace(self.held_at(axis, coordinates), partial={**self.partial, axis: coordinates})
 
 
+class Stored(Protocol):
+    """Values of a logical parameter that lie elsewhere, such as in a file, and are read when they are needed."""
+
+    def read(self, out: Array, held: tuple[slice, ...], run: slice) -> None:
+        """Write elements `run` of the slice `held`, flattened, into out (n), in its dtype."""
+
+
 class Parameter(Tensor):
     """A trainable array with a path. Its initial values are mean + std * normal, keyed by (seed, path).
 
@@ -128,7 +135,7 @@ class Parameter(Tensor):
         self._dtype = dtype
         self._grad: Array | None = None
         self._data: Array | None = None if values is None else xp.array(values)
-        self.start: np.ndarray | None = None if values is None else np.array(to_host(values))
+        self.start: np.ndarray | Stored | None = None if values is None else np.array(to_host(values))
 
     @property
     def data(self) -> Array:
@@ -214,8 +221,21 @@ class Parameter(Tensor):
         """Use this array, part of a bucket, as the gradient; None removes it."""
         self._grad = place
 
+    def start_from(self, stored: Stored) -> None:
+        """Take the initial values from `stored`, when they are needed. Raise UserError if there are values already."""
+        if self._data is not None or self.bucket is not None:
+            raise UserError(f"{self.placement.path} has values already; start from weights before init or a trainer")
+        self.start = stored
+
+    def put_initial(self, out: Array, seed: int, run: slice) -> None:
+        """Write elements `run` of `initial`, flattened, into out (n). Of stored values, no others are read."""
+        if self._data is None and not isinstance(self.start, (np.ndarray, type(None))):
+            self.start.read(out, self.placement.index, run)
+        else:
+            out[...] = self.initial(seed).reshape(-1)[run]
+
     def initial(self, seed: int) -> Array:
-        """Return the existing values of the slice held here; if there are none, draw its initial values."""
+        """Return the existing values of the slice held here; if there are none, draw or read its initial values."""
         if self._data is None:
             return to_device(self.initial_values(seed))
         return self._data if self._data.shape == self.shape else self._data[self.placement.index]
@@ -235,7 +255,7 @@ class Parameter(Tensor):
 
         Raise UserError if the parameter already has other values, or if the dtype is not floating point.
         """
-        if self.start is not None and self.bucket is None and self._data is not None:
+        if isinstance(self.start, np.ndarray) and self.bucket is None and self._data is not None:
             self._data = self._data.astype(_float_type(self.placement.path, dtype))
         elif self._data is not None:
             raise UserError(
@@ -250,8 +270,12 @@ class Parameter(Tensor):
         """
         check_seed(seed)
         where = self.placement
-        if self.start is not None:
+        if isinstance(self.start, np.ndarray):
             return self.start[where.index].astype(self._dtype)
+        if self.start is not None:
+            stored = np.empty(where.local, self._dtype)
+            self.start.read(stored.reshape(-1), where.index, slice(0, stored.size))
+            return stored
         if self.init_std == 0:
             return np.full(where.local, self.init_mean, self._dtype)
         values = rng.normal(rng.key(seed, where.path), where.shape, where.index)

@@ -61,11 +61,15 @@ class Bucket:
         for p in parameters:
             p.bucket = self
 
-    def initial_values(self, seed: int) -> Array:
-        """Return the initial values, (size): existing values are kept, the others are initialized from the seed."""
-        flat = xp.empty(self.size, self.dtype)
-        for p, piece in self.pieces.items():
-            flat[piece] = p.initial(seed).reshape(-1)
+    def initial_values(self, seed: int, rank: int | None = None) -> Array:
+        """Return the initial values of a rank's shard; for None, of the whole bucket, (size).
+
+        Existing values are kept, and the others drawn from the seed, or read.
+        """
+        pieces = self.part(rank)
+        flat = xp.empty(sum(place.stop - place.start for _, _, place in pieces), self.dtype)
+        for p, run, place in pieces:
+            p.put_initial(flat[place], seed, run)
         return flat
 
     def _whole_shards(self, ranks: int) -> Shards:

@@ -76,7 +76,7 @@ class Reducer:
         self.forget()
 
     def init(self, seed: int) -> None:
-        """Initialize the parameters, bucket by bucket. Parameters that already have values keep them.
+        """Initialize the parameters, bucket by bucket, from the seed or from stored weights. Existing values are kept.
 
         Raise UserError if the seed is invalid or differs between ranks.
         """
@@ -84,18 +84,19 @@ class Reducer:
         if self.same:
             check_same(self.world, {"seed": seed})
         for bucket in self.buckets:
-            self.place(bucket, bucket.initial_values(seed))
+            self.place(bucket, bucket.initial_values(seed, bucket.group.rank if self.keeps_shards else None))
         self.initialized = True
 
     early = True  # reduce buckets during backward, as they complete; otherwise all in synchronize()
     each_backward = False  # reduce buckets in every backward of a step; otherwise once, in the last one
     in_flight = 1 << 30  # most buckets queued in the communication thread, each holding its memory
     sharded = False  # this rank's optimizer updates only a slice of each bucket
+    keeps_shards = False  # this rank keeps only that slice of the parameters
 
     # Methods that strategies override ---------------------------------------------------------------------------------
 
     def place(self, bucket: Bucket, flat: Array) -> None:
-        """Store the initial values of this bucket's parameters, flat (size)."""
+        """Store the initial values of what this rank keeps of a bucket: flat (size), or its shard."""
         bucket.attach(flat)
 
     def around(self, units: Sequence[Module]) -> AbstractContextManager[None]:

@@ -145,6 +145,7 @@ class Zero2(Zero1):
 class Zero3(Zero2):
     """Stage 3: also shards the parameters. With prefetch, a thread gathers the next segment's during this one."""
 
+    keeps_shards = True
     nan_fill = False  # fill freed parameters with NaN, to expose code that still reads them
 
     def __init__(self, divided: DividedModel, strategy: Strategy = Strategy(), hooks: Hooks = Hooks()) -> None:
@@ -157,7 +158,7 @@ class Zero3(Zero2):
         self.prefetch_groups = communicators_for([bucket.group for bucket in self.buckets]) if strategy.prefetch else {}
 
     def place(self, bucket: Bucket, flat: Array) -> None:
-        bucket.shard = flat[bucket.own_shard].copy()
+        bucket.shard = flat
         bucket.attach(None)  # the full values would take memory and become outdated
         ledger.hold(bucket.shard, "parameters", "set-up")
 
