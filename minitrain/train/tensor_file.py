@@ -12,10 +12,11 @@ is forced to the disk as well. Pillai et al., "All File Systems Are Not Created 
 import errno
 import hashlib
 import json
+import math
 import os
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,8 +105,23 @@ class Written(NamedTuple):
     sums: dict[str, int]
 
 
-def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str], files: Files = FILES) -> Written:
-    """Write a file that has this name only once it is complete. At most one tensor is copied at a time.
+class Later(NamedTuple):
+    """An array that is read when it is written, so that a file's tensors are never in memory together."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    read: Callable[[], Array]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def write(
+    path: Path, tensors: Mapping[str, Array | Later], metadata: Mapping[str, str], files: Files = FILES
+) -> Written:
+    """Write a file that has this name only once it is complete. At most one tensor is read or copied at a time.
 
     Raise OSError if it cannot be written, which leaves a file of this name as it was, and UserError for what cannot be
     stored: arrays of a dtype that DTYPES lacks, and more names than fit in a header.
@@ -117,7 +133,7 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str],
     with NewFile(path, files) as file:
         files.write(file, beginning)
         for name in ordered:
-            data = _bytes(tensors[name])
+            data = _bytes(x.read() if isinstance(x := tensors[name], Later) else x)
             files.write(file, data)
             size, sums[name] = size + len(data), zlib.crc32(data)
             sha256.update(data)
@@ -150,7 +166,7 @@ class NewFile:
             self.files.unlink(self.partial)
 
 
-def _header(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
+def _header(tensors: Mapping[str, Array | Later], metadata: Mapping[str, str]) -> bytes:
     """Return the header, padded with spaces to a multiple of 8 bytes, after which the first tensor begins."""
     entries: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
@@ -163,9 +179,9 @@ def _header(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
     return header + b" " * (-len(header) % 8)
 
 
-def _checked(name: str, x: Any) -> Array:
+def _checked(name: str, x: Any) -> Array | Later:
     """Return x. Raise UserError unless it is an array that can be stored under this name."""
-    if not isinstance(x, (np.ndarray, xp.ndarray)) or is_masked(x):
+    if not isinstance(x, (np.ndarray, xp.ndarray, Later)) or is_masked(x):
         raise UserError(f"{name} is {shown(x)}; a checkpoint holds arrays: give p.data")
     if x.dtype.name not in DTYPES or name == "__metadata__":
         raise UserError(f"{name} is {x.dtype}; a file holds {', '.join(DTYPES)}: convert it first")
