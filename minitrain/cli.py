@@ -19,6 +19,7 @@ from .commands.memory import Memory
 from .commands.run_checkpoints import resumed
 from .commands.sample import Sample
 from .commands.timeline import TimelineOf
+from .commands.tokenizer import TrainTokenizer
 from .commands.train import Train
 from .environment import launched
 from .errors import UserError
@@ -50,6 +51,7 @@ Command = (
     | Annotated[TimelineOf, tyro.conf.subcommand("timeline")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[TrainTokenizer, tyro.conf.subcommand("tokenizer")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
 

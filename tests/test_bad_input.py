@@ -30,6 +30,7 @@ from minitrain.commands.options import DataOptions, LearningRates, ModelOptions,
 from minitrain.commands.sample import generate
 from minitrain.commands.train import TextTrainer
 from minitrain.data.batch import Batch, Where
+from minitrain.data.bpe import BytePairTokenizer
 from minitrain.data.digits import split_digits
 from minitrain.data.loader import ArrayLoader, TextLoader
 from minitrain.data.text import CharTokenizer, load_text, split
@@ -594,6 +595,12 @@ CASES = [
         CharTokenizer("abc").decode,
         {"ids": [2, 0]},
         {"ids": st.sampled_from([[3], [-1], [0.5], [math.nan], ["a"], "ab", None, 1.5, [None], [10**30]])},
+    ),
+    Case(
+        "BytePairTokenizer.train",
+        BytePairTokenizer.train,
+        {"text": "abab", "size": 257},
+        {"text": NO_TEXT | st.sampled_from(["", "a\udc80"]), "size": no_whole(257, 258)},
     ),
     Case(
         "load_text",

@@ -7,7 +7,6 @@ A resumed run has the options of the one it continues, unless others are given. 
 checkpoint: in the end, it is the log of a run without interruption.
 """
 
-import hashlib
 import zlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+from ..data.text import CharTokenizer
 from ..errors import UserError, check_whole, reason, shown
 from ..train.checkpoint_folder import CHECKPOINTS, candidates, newest, none_in
 from ..train.checkpoint_index import INDEX, Index
@@ -103,7 +103,7 @@ class RunCheckpoints:
     def about(self) -> dict[str, Any]:
         """Return what a checkpoint says of the run: its options, the text, the tokenizer, and the rows of its log."""
         text = self.text
-        tokenizer = {"name": "characters", "sha256": sha256_of(text.tokenizer.vocabulary)}
+        tokenizer = {"name": text.tokenizer.name, "sha256": text.tokenizer.sha256}
         return {
             "run": text.config.plain(),
             "log_rows": text.rows,
@@ -148,7 +148,7 @@ class RunCheckpoints:
         assert self.options.resume is not None
         found, index = newest(self.options.resume, text.world, text.log)
         check_about(found, index)
-        check_tokenizer(index, text.tokenizer.vocabulary)
+        check_tokenizer(index, text.tokenizer)
         if index.updates > text.config.optimizer.steps:
             raise UserError(
                 f"{found} has made {index.updates} updates, but --steps is {text.config.optimizer.steps}: "
@@ -190,20 +190,15 @@ def check_about(folder: Path, index: Index) -> None:
     check_whole(f"{folder}: log_rows", about["log_rows"])
 
 
-def check_tokenizer(index: Index, vocabulary: str) -> None:
+def check_tokenizer(index: Index, now: CharTokenizer) -> None:
     """Raise UserError unless the checkpoint's tokens mean what this text's do."""
     tokenizer = index.about.get("tokenizer")
-    if not isinstance(tokenizer, dict) or tokenizer.get("sha256") != sha256_of(vocabulary):
+    if not isinstance(tokenizer, dict) or tokenizer.get("sha256") != now.sha256:
         then = tokenizer.get("vocabulary") if isinstance(tokenizer, dict) else None
         raise UserError(
             f"the checkpoint has another tokenizer: the characters {shown(then)}, but the text has "
-            f"{shown(vocabulary)}; give the --text of that run"
+            f"{shown(now.vocabulary)}; give the --text of that run"
         )
-
-
-def sha256_of(text: str) -> str:
-    """Return the SHA-256 of a text."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def crc32_of(text: str) -> int:

@@ -25,6 +25,19 @@ def as_row(name: str, value: Any, flat: bool = False) -> np.ndarray:
     return ids
 
 
+def as_known(ids: Any, size: int) -> np.ndarray:
+    """Return ids of any shape as one axis. Raise UserError unless they are whole numbers in 0..size-1."""
+    ids = as_row("ids", [ids] if isinstance(ids, int) else ids, flat=True)
+    wrong = (ids < 0) | (ids >= size)
+    if wrong.any():
+        position = int(wrong.argmax())
+        raise UserError(
+            f"id {ids[position]} at position {position} is not in the vocabulary: allowed are 0 to "
+            f"{size - 1}; decode with the tokenizer that made the ids"
+        )
+    return ids
+
+
 def as_samples(name: str, value: Any) -> np.ndarray:
     """Return a list of rows, or an array with one row per sample, as an array on the host in native byte order.
 

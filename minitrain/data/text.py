@@ -1,5 +1,6 @@
 """Text as numbers: the bundled plays or a text file, one token per character, and a validation split."""
 
+import hashlib
 import lzma
 import os
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError, check_text, check_whole, shown
-from .sample_checks import as_row
+from .sample_checks import as_known, as_row
 
 BUNDLED = Path(__file__).with_name("shakespeare.txt.xz")
 
@@ -64,6 +65,8 @@ class CharTokenizer:
     Raise UserError if the vocabulary is empty or repeats a character.
     """
 
+    name = "characters"
+
     def __init__(self, vocabulary: str) -> None:
         check_text("vocabulary", vocabulary)
         if not vocabulary:
@@ -90,6 +93,11 @@ class CharTokenizer:
         """Number of characters in the vocabulary, V."""
         return len(self.vocabulary)
 
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the vocabulary in UTF-8."""
+        return hashlib.sha256(self.vocabulary.encode("utf-8", "surrogatepass")).hexdigest()
+
     def encode(self, text: str) -> np.ndarray:
         """Return the ids, int32 (len(text),). Raise UserError for a character outside the vocabulary."""
         check_text("text", text)
@@ -105,15 +113,7 @@ class CharTokenizer:
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the text of the ids, which may have any shape. Raise UserError for an id outside the vocabulary."""
-        ids = as_row("ids", [ids] if isinstance(ids, int) else ids, flat=True)
-        wrong = (ids < 0) | (ids >= self.size)
-        if wrong.any():
-            position = int(wrong.argmax())
-            raise UserError(
-                f"id {ids[position]} at position {position} is not in the vocabulary: allowed are 0 to "
-                f"{self.size - 1}; decode with the tokenizer that made the ids"
-            )
-        return self._codes[ids].tobytes().decode("utf-32-le", "surrogatepass")
+        return self._codes[as_known(ids, self.size)].tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def split(ids: Sequence[int] | np.ndarray, validation: float = 0.1) -> tuple[np.ndarray, np.ndarray]:

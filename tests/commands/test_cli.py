@@ -434,6 +434,7 @@ def test_options_choose_the_policy(options: PrecisionOptions, kind: type) -> Non
         (["sample", "--length"], "--length"),
         (["sample", "--lenght", "3"], "--lenght"),
         (["doctor", "1"], "1"),
+        (["tokenizer", "--size", "x"], "INT"),
     ],
 )
 def test_wrong_commands(arguments: list[str], said: str, capsys: Capture) -> None:
@@ -545,16 +546,16 @@ def test_wrong_input_is_told_once(arguments: str, said: str, text: Path, tmp_pat
 # Help -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["", "train", "sample", "doctor", "lr-range", "compare"])
+@pytest.mark.parametrize("name", ["", "train", "sample", "doctor", "lr-range", "compare", "tokenizer"])
 def test_help(name: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert here(*name.split(), "--help") == 0
     first, *lines = (shown := capsys.readouterr().out).splitlines()
-    assert name == "" or len(first) <= 80  # the list of all commands is one line: the terminal wraps it
+    assert name in ("", "tokenizer") or len(first) <= 80  # these two are one line: the terminal wraps it
     wide = [line for line in lines if len(line) > 80]
     assert not wide, wide
     expected = {"": "train", "train": "--bucket-mb", "sample": "--prompt", "doctor": "--seconds"}
-    expected |= {"lr-range": "--min-lr", "compare": "{schedules"}
+    expected |= {"lr-range": "--min-lr", "compare": "{schedules", "tokenizer": "--size"}
     assert expected[name] in shown
 
 
