@@ -31,8 +31,8 @@ def causal_attention(qkv: Tensor, start: int = 0, scale: float | None = None) ->
         raise ValueError(f"causal_attention: qkv must have shape (B, T, 3, H, D/H), not {qkv.shape}")
     B, T, _, H, d = qkv.shape
     start = as_whole("causal_attention: start", start)
-    scale = _scale("causal_attention", scale, d)
-    q, k, v = (_by_head(qkv.data[:, :, i]) for i in range(3))
+    scale = scale_of("causal_attention", scale, d)
+    q, k, v = heads_of(qkv.data)
     y, p = attend(q, k, v, scale, start, start)
 
     def vjp(g: Array) -> tuple[Array]:
@@ -44,6 +44,11 @@ def causal_attention(qkv: Tensor, start: int = 0, scale: float | None = None) ->
         return (out,)
 
     return apply(_by_head(y).reshape(B, T, H * d), (qkv,), vjp, saved=(qkv.data, p))
+
+
+def heads_of(qkv: Array) -> tuple[Array, Array, Array]:
+    """Return q, k and v (B, H, T, D/H), views of qkv (B, T, 3, H, D/H)."""
+    return _by_head(qkv[:, :, 0]), _by_head(qkv[:, :, 1]), _by_head(qkv[:, :, 2])
 
 
 def _by_head(x: Array) -> Array:
@@ -78,7 +83,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Any = None, scale: float | 
             f"attention: q, k, v have shapes {q.shape}, {k.shape}, {v.shape}; "
             "they must be (..., Tq, d), (..., Tk, d), (..., Tk, e)"
         )
-    scale = _scale("attention", scale, q.shape[-1])
+    scale = scale_of("attention", scale, q.shape[-1])
     p = _scores(q.data, k.data, scale)
     if mask is not None:
         seen = _seen(mask, p.shape, q.shape)
@@ -102,7 +107,7 @@ def _seen(mask: Any, shape: tuple[int, ...], q: tuple[int, ...]) -> Array:
     return xp.asarray(seen)
 
 
-def _scale(operation: str, scale: float | None, d: int) -> float:
+def scale_of(operation: str, scale: float | None, d: int) -> float:
     """Return the scale of the scores, by default 1/sqrt(d) for heads of width d."""
     return (d**-0.5 if d else 1.0) if scale is None else as_number(f"{operation}: scale", scale, "finite")
 

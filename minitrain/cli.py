@@ -12,12 +12,14 @@ import tyro
 
 from .commands.compare import Precisions, Schedules
 from .commands.compare_model import CompareModel
+from .commands.convert import Export, Import
 from .commands.doctor import Doctor
 from .commands.inspect import Inspect
 from .commands.lr_range import LrRange
 from .commands.memory import Memory
 from .commands.run_checkpoints import resumed
 from .commands.sample import Sample
+from .commands.start import started
 from .commands.timeline import TimelineOf
 from .commands.tokenizer import TrainTokenizer
 from .commands.train import Train
@@ -52,6 +54,8 @@ Command = (
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[TrainTokenizer, tyro.conf.subcommand("tokenizer")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
 
@@ -65,7 +69,7 @@ def run(arguments: list[str] | None) -> int:
     """Run one command and return its exit status. Print a UserError instead of raising it."""
     try:
         words = list(sys.argv[1:] if arguments is None else arguments)
-        default = resumed(words, Train()) if words[:1] == ["train"] else tyro.MISSING_NONPROP
+        default = started(words, resumed(words, Train())) if words[:1] == ["train"] else tyro.MISSING_NONPROP
         with _only_rank_0_speaks():
             command = tyro.cli(
                 Command,

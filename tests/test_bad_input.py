@@ -27,7 +27,6 @@ from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.commands.config import TrainConfig, memory
 from minitrain.commands.options import DataOptions, LearningRates, ModelOptions, OptimizerOptions, RunOptions
-from minitrain.commands.sample import generate
 from minitrain.commands.train import TextTrainer
 from minitrain.data.batch import Batch, Where
 from minitrain.data.bpe import BytePairTokenizer
@@ -48,6 +47,7 @@ from minitrain.precision import DTYPES, POLICIES, DynamicPolicy, DynamicScaler, 
 from minitrain.runtime import mpirun
 from minitrain.runtime.mpirun import find_mpirun
 from minitrain.tensor import Tensor
+from minitrain.train.generate import generate
 from minitrain.train.step import train_step
 from minitrain.train.trainer import Trainer
 
@@ -213,12 +213,13 @@ def trainer(**options: Any) -> Trainer:
 
 GPT_GOOD = {
     "vocabulary": 5, "context": 4, "layers": 1, "heads": 2, "width": 4,
-    "dropout": 0.1, "tied": True, "std": 0.02, "dtype": "float32",
+    "dropout": 0.1, "tied": True, "std": 0.02, "dtype": "float32", "epsilon": 1e-5,
 }  # fmt: skip
 LAYER_BAD = {"dtype": NO_DTYPE, "std": NEGATIVE}
 ADAM_GOOD = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
 ADAM_BAD = {"beta1": NO_SHARE, "beta2": NO_SHARE, "epsilon": NEGATIVE}
 GENERATE_GOOD = {"context": 4, "prompt": np.array([1, 2]), "length": 2, "temperature": 0.5, "seed": 1}
+GENERATE_GOOD |= {"top_k": 2, "top_p": 0.5}
 NO_IDS = st.sampled_from([np.zeros((2, 2), int), np.ones(3), np.array([]), [1.5], ["a"], None, 3, "ab", [math.nan]])
 NO_LOADER: Values = st.sampled_from(
     [[], (np.ones((2, 3)), np.ones(2)), np.ones((2, 3)), "digits", 3, {"x": 1}, TextLoader]
@@ -280,6 +281,7 @@ CASES = [
             "tied": NO_FLAG,
             "std": NEGATIVE,
             "dtype": no_choice("float32", "float64"),
+            "epsilon": NEGATIVE,
         },
         also={"layers": HUGE, "heads": HUGE},
     ),
@@ -539,7 +541,11 @@ CASES = [
         "generate",
         write,
         GENERATE_GOOD,
-        {"context": NO_SIZE, "prompt": NO_IDS, "length": NO_COUNT, "temperature": NEGATIVE, "seed": NO_SEED},
+        {
+            **{"context": NO_SIZE, "prompt": NO_IDS, "length": NO_COUNT, "temperature": NEGATIVE, "seed": NO_SEED},
+            "top_k": but(NO_SIZE, is_none),
+            "top_p": but(no_number(lambda x: 0 < x <= 1), is_none),
+        },
         also={"length": HUGE},
     ),
     Case(
@@ -685,9 +691,13 @@ TINY = TrainConfig(
 SETTINGS: dict[str, dict[str, Values]] = {
     "model": {
         **dict.fromkeys(("layers", "heads", "width", "context"), NO_SIZE),
-        "dropout": NO_SHARE, "tied": NO_FLAG, "dtype": no_choice("float32", "float64"),
+        "positions": NO_OPTIONAL_SIZE,
+        "dropout": NO_SHARE, "tied": NO_FLAG, "dtype": no_choice("float32", "float64"), "epsilon": NEGATIVE,
     },
-    "data": {"text": NO_PATH, "batch": NO_SIZE, "validation": no_number(lambda x: 0 < x < 1)},
+    "data": {
+        "text": NO_PATH, "tokenizer": NO_PATH, "characters": NO_TEXT.filter(lambda x: x is not None), "batch": NO_SIZE,
+        "validation": no_number(lambda x: 0 < x < 1),
+    },
     "optimizer": {
         "steps": NO_SIZE, "warmup": NO_OPTIONAL_COUNT, "lr": NEGATIVE, "lr_floor": NEGATIVE, "weight_decay": NEGATIVE,
         "beta2": NO_SHARE, "clip": NEGATIVE, "lr_schedule": no_choice(*get_args(LearningRates)),
@@ -714,7 +724,7 @@ SETTINGS: dict[str, dict[str, Values]] = {
         "sample": NO_COUNT,
     },
     "checkpoints": {
-        "save_every": NO_COUNT, "keep": NO_SIZE, "save_async": NO_FLAG, "resume": NO_PATH,
+        "save_every": NO_COUNT, "keep": NO_SIZE, "save_async": NO_FLAG, "resume": NO_PATH, "weights": NO_PATH,
     },
 }  # fmt: skip
 

@@ -300,7 +300,14 @@ def test_every_function_is_in_the_sweep() -> None:
         for name, thing in vars(module).items()
         if inspect.isfunction(thing) and thing.__module__ == module.__name__ and not name.startswith("_")
     }
-    inside = {"targets", "gelu_and_slope", "axis_of", "axes_of"}  # helpers of several operations
+    inside = {
+        "targets",
+        "gelu_and_slope",
+        "axis_of",
+        "axes_of",
+        "heads_of",
+        "scale_of",
+    }  # helpers of several operations
     assert public - {row.name for row in ROWS} == inside, "add a row to ROWS"
 
 

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "minitrain"
 ROOMS = (
     *("errors", "sharding", "environment", "observe", "blas", "compiled", "backend", "rng", "debug", "operands"),
     *("tensor", "autograd", "shapes", "reductions", "functional"),
-    *("loss_denominators", "attention", "gelu", "losses", "fused", "operators"),
+    *("loss_denominators", "attention", "kv_cache", "gelu", "losses", "fused", "operators"),
     *("data", "nn", "lr_schedules", "optim", "precision", "models"),
     *("comm", "runtime", "parallel", "train", "commands", "cli", "lessons"),
     *("__init__", "__main__"),  # the namespace, and `python -m minitrain`

@@ -10,6 +10,7 @@ import tyro
 from ..errors import UserError, check_choice, check_memory, check_number, check_whole, shown
 from ..models import GPTConfig
 from ..parallel.strategy import Strategy
+from ..train.generate import check_length
 from .options import (
     CheckpointOptions,
     DataOptions,
@@ -20,11 +21,10 @@ from .options import (
     RunOptions,
     StrategyOptions,
 )
-from .sample import check_length
 
 # Allowed values of options. Integers not listed must be at least 1, floats at least 0.
 LEAST = {"seed": -(2**63), "warmup": 0, "sample": 0, "save_every": 0}
-OF_ONE_START = ("out", "overwrite", "resume")  # a run that continues may have others
+OF_ONE_START = ("out", "overwrite", "resume", "weights", "tokenizer", "characters")  # others in a run that continues
 ALLOWED = {
     "loss_scale": "above 0",
     "dropout": "at least 0 and less than 1",
@@ -78,7 +78,11 @@ class TrainConfig:
         """
         check_length(self.report.sample)
         self.precision.check(self.model.dtype, self.strategy.grad_dtype)
-        o, d, p = self.optimizer, self.data, self.parallel
+        o, d, p, m = self.optimizer, self.data, self.parallel, self.model
+        if m.positions is not None and m.positions < m.context:
+            raise UserError(f"--context is {m.context}, but the model has {m.positions} positions; give a smaller one")
+        if self.checkpoints.weights is not None and self.checkpoints.resume is not None:
+            raise UserError("--resume continues a run, and --from starts one: give one of the two")
         if o.warm_updates() >= o.steps and o.lr_schedule != "one-cycle":
             raise UserError(
                 f"--warmup is {o.warmup}, which leaves none of {o.steps} --steps after it; give a smaller warm-up"
@@ -128,7 +132,9 @@ class TrainConfig:
     def gpt(self, vocabulary: int) -> GPTConfig:
         """Return the model's configuration for a vocabulary of this size."""
         m = self.model
-        return GPTConfig(vocabulary, m.context, m.layers, m.heads, m.width, m.dropout, m.tied, dtype=m.dtype)
+        positions = m.positions or m.context
+        sizes = (m.layers, m.heads, m.width, m.dropout, m.tied)
+        return GPTConfig(vocabulary, positions, *sizes, dtype=m.dtype, epsilon=m.epsilon)
 
     def plain(self) -> dict[str, Any]:
         """Return the options as dictionaries of numbers and strings, for a file; without those of one start only."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -22,7 +22,7 @@ LearningRates = Literal[
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """The model: a GPT on characters."""
+    """The model: a GPT. With --from, its sizes are those of the weights."""
 
     layers: int = 4
     """Transformer blocks."""
@@ -31,13 +31,16 @@ class ModelOptions:
     width: int = 128
     """Features per position between the blocks (D)."""
     context: int = 64
-    """Characters the model sees at once (T)."""
+    """Tokens the model sees at once (T): characters, unless there is a --tokenizer."""
+    positions: int | None = None
+    """Longest context of the model, if it is more than --context: its table of positions. None: --context."""
     dropout: float = 0.0
     """Probability of dropping an activation in training."""
     tied: bool = True
     """Use the token embedding as the weight of the output layer."""
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of parameters and activations."""
+    epsilon: tyro.conf.Suppress[float] = 1e-5  # of the layer norms
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class DataOptions:
 
     text: Path | None = None
     """UTF-8 text file to train on. None: the bundled plays."""
+    tokenizer: Path | None = None
+    """Byte pairs instead of characters: a tokenizer.json, or a folder with one, or with vocab.json and merges.txt."""
+    characters: tyro.conf.Suppress[str | None] = None  # the vocabulary of characters; None: those of the text
     batch: int = 24
     """Windows of text per update, over all ranks (B)."""
     validation: float = 0.1
@@ -224,7 +230,7 @@ class RunOptions:
     val_every: int = 250
     """Updates between validations; only the one at the end uses the whole validation text."""
     sample: int = 400
-    """Characters to generate at the end; 0: none."""
+    """Tokens to generate at the end; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -243,3 +249,5 @@ class CheckpointOptions:
     resume: Path | None = None
     """Continue the run in this folder, or from this checkpoint; without a name, the run in --out.
     Its options hold where none are given. The number of ranks may be another one."""
+    weights: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Start from these weights: a model file, a GPT-2 as Hugging Face saves it (a folder), or a checkpoint."""

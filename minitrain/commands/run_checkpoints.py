@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from ..data.text import CharTokenizer
 from ..errors import UserError, check_whole, reason, shown
 from ..train.checkpoint_folder import CHECKPOINTS, candidates, newest, none_in
 from ..train.checkpoint_index import INDEX, Index
@@ -24,6 +23,7 @@ from ..train.resharding import load
 from .options import RunOptions
 from .run_folder import RunFolder
 from .signals import Signals
+from .tokenizers import FILE, check_described
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -103,11 +103,9 @@ class RunCheckpoints:
     def about(self) -> dict[str, Any]:
         """Return what a checkpoint says of the run: its options, the text, the tokenizer, and the rows of its log."""
         text = self.text
-        tokenizer = {"name": text.tokenizer.name, "sha256": text.tokenizer.sha256}
         return {
-            "run": text.config.plain(),
+            **text.about(),
             "log_rows": text.rows,
-            "tokenizer": {**tokenizer, "vocabulary": text.tokenizer.vocabulary},
             "text_crc32": text.text_crc32,
             "random": {"seed": text.config.report.seed, "next batch": text.trainer.batches},
         }
@@ -148,7 +146,7 @@ class RunCheckpoints:
         assert self.options.resume is not None
         found, index = newest(self.options.resume, text.world, text.log)
         check_about(found, index)
-        check_tokenizer(index, text.tokenizer)
+        check_described(str(found), index.about["tokenizer"], text.tokenizer)
         if index.updates > text.config.optimizer.steps:
             raise UserError(
                 f"{found} has made {index.updates} updates, but --steps is {text.config.optimizer.steps}: "
@@ -185,20 +183,11 @@ def named(mesh: Mapping[str, int]) -> str:
 def check_about(folder: Path, index: Index) -> None:
     """Raise UserError unless `train` has saved the checkpoint."""
     about = index.about
-    if not isinstance(about.get("run"), dict) or not {"log_rows", "text_crc32", "tokenizer"} <= about.keys():
+    tokenizer = about.get("tokenizer")
+    described = isinstance(about.get("run"), dict) and isinstance(tokenizer, dict)
+    if not described or not {"log_rows", "text_crc32"} <= about.keys():
         raise UserError(f"{folder} was not saved by train: load it with minitrain.train.resharding.load")
     check_whole(f"{folder}: log_rows", about["log_rows"])
-
-
-def check_tokenizer(index: Index, now: CharTokenizer) -> None:
-    """Raise UserError unless the checkpoint's tokens mean what this text's do."""
-    tokenizer = index.about.get("tokenizer")
-    if not isinstance(tokenizer, dict) or tokenizer.get("sha256") != now.sha256:
-        then = tokenizer.get("vocabulary") if isinstance(tokenizer, dict) else None
-        raise UserError(
-            f"the checkpoint has another tokenizer: the characters {shown(then)}, but the text has "
-            f"{shown(now.vocabulary)}; give the --text of that run"
-        )
 
 
 def crc32_of(text: str) -> int:
@@ -248,9 +237,10 @@ def resumed(arguments: list[str], config: "TrainConfig") -> "TrainConfig":
     except (TypeError, AttributeError) as error:
         raise UserError(f"{found[0][0]} has options that are none of train: {error}") from error
     made = replace(config, **groups)
-    return replace(
-        made, report=replace(made.report, out=run), checkpoints=replace(made.checkpoints, resume=Path(folder))
-    )
+    beside = run / FILE if (run / FILE).exists() else None
+    data = replace(made.data, characters=found[0][1].about["tokenizer"].get("vocabulary"), tokenizer=beside)
+    report, checkpoints = replace(made.report, out=run), replace(made.checkpoints, resume=Path(folder))
+    return replace(made, data=data, report=report, checkpoints=checkpoints)
 
 
 def value_of(flag: str, arguments: list[str]) -> str | None:

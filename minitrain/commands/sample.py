@@ -1,116 +1,116 @@
-"""Generate text with a trained model, one character at a time."""
+"""Generate text with a trained model, on one process, or on the ranks among which the model is divided."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
-
-from .. import rng
-from ..autograd import no_grad
-from ..backend import to_device, to_host
-from ..data.batch import Batch, Where
-from ..data.sample_checks import as_row
-from ..data.text import CharTokenizer
+from ..comm.agreement import agreed
+from ..comm.communicator import Communicator
+from ..comm.threads import world_of_one
 from ..environment import launched
-from ..errors import UserError, check_memory, check_number, check_seed, check_whole, shown
-from ..models import GPTConfig, Model, gpt
-from ..train import checkpoint
+from ..errors import UserError, check_choice, check_whole
+from ..models import gpt
+from ..parallel.parallelize import parallelize
+from ..parallel.strategy import Strategy
+from ..runtime.launch import launch
+from ..train.generate import check_choice_of_tokens, check_length, each_token
+from ..train.weights import find, start_from
+from .options import ParallelOptions, make_mesh
+from .tokenizers import Tokenizer, of_weights
 
-
-def check_length(length: int) -> None:
-    """Raise UserError for a length that is invalid, or needs too much memory."""
-    check_whole("length", length)
-    size = 24 * length  # bytes: all random numbers are drawn before the first character
-    check_memory(f"a text of {length} characters", size, "give a smaller --length or --sample")
-
-
-def generate(
-    model: Model, context: int, prompt: Sequence[int] | np.ndarray, length: int, temperature: float, seed: int
-) -> np.ndarray:
-    """Return `length` ids that continue the prompt, each drawn from softmax(logits / temperature) at the last position.
-
-    The model sees the last `context` ids. Temperature 0 takes the most probable id. Raise UserError for invalid
-    arguments.
-    """
-    check_whole("context", context, 1)
-    prompt = as_row("prompt", prompt)
-    check_length(length)
-    check_number("temperature", temperature, "at least 0")
-    check_seed(seed)
-    if not len(prompt):
-        raise UserError("the prompt is empty: give at least one character")
-    ids = prompt.tolist()
-    chance = rng.integers(rng.key(seed, "sample"), length, 2**32) / 2**32
-    with no_grad():
-        for u in chance:
-            window = np.array([ids[-context:]])
-            where = Where(seed, 0, 1, context, slice(0, 1), slice(0, window.shape[1]), training=False)
-            logits = to_host(model(Batch(to_device(window), None, where)).data)[0, -1].astype(np.float64)
-            ids.append(_choose(logits, temperature, u))
-    return np.array(ids[len(prompt) :], np.int64)
-
-
-def _choose(logits: np.ndarray, temperature: float, u: float) -> int:
-    if temperature == 0:
-        return int(logits.argmax())
-    with np.errstate(over="ignore"):  # near temperature 0, exponents are -inf and probabilities 0
-        p = np.exp((logits - logits.max()) / temperature)
-    return min(int(np.searchsorted(np.cumsum(p) / p.sum(), u, side="right")), len(p) - 1)
-
-
-def load_model(path: Path) -> tuple[Model, GPTConfig, CharTokenizer]:
-    """Return the model of a checkpoint, on one process. Raise UserError if the parts of the file do not match."""
-    tensors, about = checkpoint.load(path)
-    try:
-        config, tokenizer = GPTConfig(**about["gpt"]), CharTokenizer(about["vocabulary"])
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} does not describe a GPT of this version of minitrain: {shown(error)}; train a new one"
-        ) from error
-    except UserError as error:
-        raise UserError(f"{path} does not describe a GPT: {error}") from error
-    check_parts(path, config, tokenizer, tensors)
-    model = gpt(config)
-    try:
-        checkpoint.restore(model, tensors)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    return model, config, tokenizer
-
-
-def check_parts(path: Path, config: GPTConfig, tokenizer: CharTokenizer, tensors: Mapping[str, np.ndarray]) -> None:
-    """Raise UserError, before the model is made, if the sizes do not match the vocabulary or the tensors."""
-    if tokenizer.size != config.vocabulary:
-        raise UserError(
-            f"{path} describes a model of {config.vocabulary} characters, but its vocabulary has {tokenizer.size}"
-        )
-    blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
-    if len(blocks) != config.layers:
-        raise UserError(f"{path} describes {config.layers} layers, but has the tensors of {len(blocks)}")
+BROKEN = "\ufffd"  # what bytes that are no character are decoded to: some bytes of one may be yet to come
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Generate text with a trained model."""
+    """Generate text with a trained model, on one process or divided among ranks."""
 
     checkpoint: Path = Path("build/run/model.safetensors")
-    """Model file saved by `train`."""
+    """Model file saved by `train`, a folder of `import` or `export`, a GPT-2, or a checkpoint."""
     prompt: str = "\n"
     """Text to continue."""
     length: int = 400
-    """Characters to generate."""
+    """Tokens to generate: characters, unless the model has another tokenizer."""
     temperature: float = 0.8
-    """Below 1: more predictable text; above 1: more varied text; 0: always the most probable character."""
+    """Below 1: more predictable text; above 1: more varied text; 0: always the most probable token."""
+    top_k: int | None = None
+    """Draw from this many most probable tokens only."""
+    top_p: float | None = None
+    """Draw from the fewest most probable tokens that together have this probability."""
     seed: int = 1
     """Seed; each one gives a different text."""
+    cache: bool = True
+    """Keep the keys and values of earlier positions, instead of computing them again for every token."""
+    tokenizer: Path | None = None
+    """Tokenizer of the model, if it is not beside it."""
+    dtype: Literal["float32", "float64"] | None = None
+    """Precision of the computation. None: that of the model."""
+    tp: int = 1
+    """Ranks that divide each matrix (tensor parallel)."""
+    pp: int = 1
+    """Ranks that divide the layers (pipeline parallel)."""
+    zero: Literal[0, 3] = 0
+    """3: all ranks divide the parameters, and gather those of a layer when it runs (ZeRO-3)."""
 
     def run(self) -> int:
-        """Print the prompt and its continuation, on rank 0 only."""
-        if launched()[1] != 0:
-            return 0
-        model, config, tokenizer = load_model(self.checkpoint)
-        prompt = tokenizer.encode(self.prompt)
-        ids = generate(model, config.context, prompt, self.length, self.temperature, self.seed)
-        print(self.prompt + tokenizer.decode(ids))
+        """Print the prompt and its continuation as it grows, on rank 0 only."""
+        self.check()
+        if self.tp * self.pp > 1 or self.zero:
+            with launch() as world:
+                self.write(world)
+        elif launched()[1] == 0:
+            self.write(world_of_one())
         return 0
+
+    def check(self) -> None:
+        """Raise UserError for invalid options."""
+        check_length(self.length)
+        check_choice_of_tokens(self.temperature, self.top_k, self.top_p)
+        for name in ("tp", "pp"):
+            check_whole(f"--{name}", getattr(self, name), 1)
+        if self.dtype is not None:
+            check_choice("--dtype", self.dtype, ("float32", "float64"))
+
+    def write(self, world: Communicator) -> None:
+        """Print the text. All ranks of `world` call it. Raise UserError if the model cannot be read or divided."""
+        for piece in self.pieces(world):
+            if world.rank == 0:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+        if world.rank == 0:
+            sys.stdout.write("\n")
+
+    def pieces(self, world: Communicator) -> Iterator[str]:
+        """Yield the prompt and its continuation, piece by piece. Raise UserError as `write` does."""
+        mesh = make_mesh(world, ParallelOptions(tp=self.tp, pp=self.pp))
+        if mesh.sizes["dp"] > 1 and not self.zero:
+            used = self.tp * self.pp
+            raise UserError(f"--tp {self.tp} x --pp {self.pp} uses {used} of {world.size} ranks: run mpirun -n {used}")
+        weights = find(self.checkpoint, world)
+        tokenizer = agreed(world, lambda: of_weights(weights, self.tokenizer))
+        prompt = tokenizer.encode(self.prompt)
+        model = gpt(replace(weights.config, dtype=self.dtype or weights.config.dtype))
+        start_from(model, weights)
+        reducer = parallelize(model, mesh, Strategy(zero=self.zero))
+        agreed(world, lambda: reducer.init(self.seed))
+        yield self.prompt
+        tokens = each_token(
+            model, weights.config.context, prompt, self.length, self.temperature, self.seed,
+            top_k=self.top_k, top_p=self.top_p, cached=self.cache, world=world if world.size > 1 else None,
+        )  # fmt: skip
+        yield from texts(tokens, tokenizer)
+
+
+def texts(tokens: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield the text of the tokens, each piece as soon as its last character is complete."""
+    waiting: list[int] = []
+    for token in tokens:
+        waiting.append(token)
+        text = tokenizer.decode(waiting)
+        if not text.endswith(BROKEN) or len(waiting) > 4:  # a character has at most 4 bytes
+            yield text
+            waiting = []
+    if waiting:
+        yield tokenizer.decode(waiting)

@@ -5,13 +5,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..comm.agreement import check_same
+from ..comm.agreement import agreed, check_same
 from ..comm.communicator import Communicator
 from ..comm.ring import RingCommunicator
+from ..data.bpe import BytePairTokenizer
 from ..data.loader import TextLoader
 from ..data.text import CharTokenizer, load_text, split
 from ..errors import UserError, left_of_limit, limit_memory, memory_left, memory_used, reason
@@ -21,14 +23,18 @@ from ..parallel import reducer
 from ..precision import StaticScaler
 from ..runtime.launch import launch
 from ..train import checkpoint
+from ..train.generate import generate
 from ..train.history import Update
 from ..train.nonfinite import NotFinite
 from ..train.trainer import Trainer
+from ..train.weights import find, start_from
 from .config import TrainConfig
 from .options import CheckpointOptions, RunOptions, make_mesh
 from .run_checkpoints import CHECKPOINTS, NOT_FINITE, RunCheckpoints, Stopped, crc32_of
 from .run_folder import RunFolder, on_rank_0, write_somewhere
-from .sample import generate
+from .start import check_sizes
+from .tokenizers import FILE, chosen, description, unit
+from .tokenizers import check as check_tokenizer
 
 LOG, MODEL = "log.jsonl", "model.safetensors"
 QUICK_VALIDATION = 200  # windows of a validation during training
@@ -50,10 +56,11 @@ class TextTrainer:
         given = {
             key: value for group in asdict(config).values() if isinstance(group, dict) for key, value in group.items()
         }
-        del given["out"], given["text"], given["resume"]  # paths may differ between machines
-        self.text_crc32 = crc32_of(text)
-        check_same(world, {**given, "checksum of the text": self.text_crc32})
-        self.tokenizer = CharTokenizer.of(text)
+        for key in ("out", "text", "resume", "weights", "tokenizer"):
+            del given[key]  # paths may differ between machines
+        self.text_crc32, self.tokenizer = crc32_of(text), agreed(world, lambda: chosen(config.data, text))
+        sums = {"checksum of the text": self.text_crc32, "checksum of the tokenizer": self.tokenizer.sha256}
+        check_same(world, {**given, **sums})
         train, validation = split(self.tokenizer.encode(text), config.data.validation)
         seed, context, batch = config.report.seed, config.model.context, config.data.batch
         self.train_data = TextLoader(train, context, batch, seed)
@@ -64,9 +71,17 @@ class TextTrainer:
         if limit is not None:
             limit_memory(limit, before)
         self.model = gpt(self.gpt_config)
+        self.notes = [] if config.checkpoints.weights is None else self.start_from(config.checkpoints.weights)
         self.trainer = self.make_trainer()
         self.log_ended = ""  # why the log ended, once it can no longer be written
         self.rows = 0  # of the log
+
+    def start_from(self, path: Path) -> list[str]:
+        """Let the model start from these weights. Return what to tell the user. Raise UserError if they do not fit."""
+        weights = find(path, self.world)
+        check_sizes(weights, self.gpt_config)
+        check_tokenizer(self.tokenizer, weights)
+        return [f"starting from the weights in {path}", *start_from(self.model, weights)]
 
     def make_trainer(self) -> Trainer:
         """Return the trainer that runs the updates."""
@@ -89,12 +104,13 @@ class TextTrainer:
         )
 
     def fit(self) -> float:
-        """Run all updates and return the loss on the whole validation text, in nats per character.
+        """Run all updates and return the loss on the whole validation text, in nats per token.
 
         Raise UserError if the loss diverges or a file cannot be written, and Stopped if a signal has ended the run.
         """
         with self.open_folder() as folder:
-            self.log(self.describe())
+            for line in (self.describe(), *self.notes):
+                self.log(line)
             checkpoints = RunCheckpoints(self, folder)
             if self.config.checkpoints.resume is not None:
                 checkpoints.resume()
@@ -106,7 +122,7 @@ class TextTrainer:
                 raise checkpoints.rescue(error) from error
             checkpoints.close()
             self.record(folder, {"step": self.trainer.updates, "final_val_loss": final})
-            self.log(f"validation loss {final:.4f} nats per character, on the whole validation text")
+            self.log(f"validation loss {final:.4f} nats per {unit(self.tokenizer)}, on the whole validation text")
             self.save()
         return final
 
@@ -120,7 +136,7 @@ class TextTrainer:
         if goes_on and o.overwrite:
             raise UserError(f"--overwrite would replace the run that --resume {resume} continues; give one of the two")
         aside = o.out == RunOptions.out
-        return RunFolder(self.world, o.out, (LOG, MODEL), o.overwrite, aside, (CHECKPOINTS, NOT_FINITE), goes_on)
+        return RunFolder(self.world, o.out, (LOG, MODEL, FILE), o.overwrite, aside, (CHECKPOINTS, NOT_FINITE), goes_on)
 
     def train(self, folder: RunFolder, checkpoints: RunCheckpoints, steps: int) -> None:
         """Run the updates up to `steps`, log a row for each, and save at times. Raise Stopped after a signal."""
@@ -158,7 +174,7 @@ class TextTrainer:
         return row | {"skipped": True, "loss": None, "norm": None} if update.skipped else row  # JSON has no infinity
 
     def validate(self, most: int | None = None) -> float:
-        """Return the mean loss over the validation text, or `most` windows of it, in nats per character."""
+        """Return the mean loss over the validation text, or `most` windows of it, in nats per token."""
         return self.trainer.mean_loss(self.val_data.validation(most))
 
     def close(self) -> None:
@@ -170,10 +186,25 @@ class TextTrainer:
         self.trainer.log(text)
 
     def sample(self, length: int, temperature: float = 0.8) -> str:
-        """Return text generated after a newline. All ranks that hold a part of the model must call it."""
-        prompt = self.tokenizer.encode(self.tokenizer.vocabulary[0])
-        ids = generate(self.model, self.config.model.context, prompt, length, temperature, self.config.report.seed)
-        return self.tokenizer.decode(ids)
+        """Return text generated after a newline or, if the text has none, its first character.
+
+        All ranks must call it if the model is divided; otherwise rank 0 calls it alone.
+        """
+        tokenizer = self.tokenizer
+        prompt = tokenizer.encode(tokenizer.vocabulary[0] if isinstance(tokenizer, CharTokenizer) else "\n")
+        context, world = self.gpt_config.context, self.world if self.divided else None
+        ids = generate(self.model, context, prompt, length, temperature, self.config.report.seed, world=world)
+        return tokenizer.decode(ids)
+
+    @property
+    def divided(self) -> bool:
+        """Whether no rank holds the whole model."""
+        return self.config.strategy.zero == 3 or self.mesh.parts(*reducer.MODEL) > 1
+
+    def about(self) -> dict[str, Any]:
+        """Return what a file of the model says: its sizes, its tokenizer, and the options of the run."""
+        tokenizer, run = description(self.tokenizer), self.config.plain()
+        return {"gpt": asdict(self.gpt_config), "tokenizer": tokenizer, "run": run}
 
     def save(self) -> None:
         """Write the logical model to out/model.safetensors.
@@ -182,11 +213,10 @@ class TextTrainer:
         """
         held = checkpoint.gather(self.model, self.world, reducer=self.trainer.reducer, root=0)
         tensors = {path: array.astype(self.gpt_config.dtype, copy=False) for path, array in held.items()}
-        about = {"gpt": asdict(self.gpt_config), "vocabulary": self.tokenizer.vocabulary, "run": self.config.plain()}
 
         def write() -> None:
             path, trouble = write_somewhere(
-                self.config.report.out / MODEL, lambda to: checkpoint.save(to, tensors, about)
+                self.config.report.out / MODEL, lambda to: checkpoint.save(to, tensors, self.about())
             )
             self.log(f"saved {path}")
             if trouble or self.log_ended:
@@ -196,12 +226,19 @@ class TextTrainer:
 
     def describe(self) -> str:
         """Describe the run in two lines, and which ranks communicate if the model is divided."""
-        g, d = self.gpt_config, self.train_data
+        g, d, tokens = self.gpt_config, self.train_data, f"{unit(self.tokenizer)}s"
         return (
-            f"GPT of {g.parameters:,} parameters: {g.layers} layers of width {g.width}, {g.vocabulary} characters\n"
-            f"{len(d.ids):,} characters to train on; {d.B} windows of {d.T} per update, on {self.world.size} rank(s)"
+            f"GPT of {g.parameters:,} parameters: {g.layers} layers of width {g.width}, {g.vocabulary} {tokens}\n"
+            f"{len(d.ids):,} {tokens} to train on; {d.B} windows of {d.T} per update, on {self.world.size} rank(s)"
             + ("\n" + self.mesh.table() if self.mesh.parts(*reducer.MODEL) > 1 else "")
         )
+
+    def begin(self, folder: RunFolder) -> None:
+        """Make way for the files of this run, and write its tokenizer. Raise OSError if it cannot be written."""
+        if message := folder.begin():
+            self.log(message)
+        if isinstance(self.tokenizer, BytePairTokenizer):
+            self.tokenizer.save(folder.path / FILE)
 
     def record(self, folder: RunFolder, row: dict[str, Any]) -> None:
         """Append a row to the log. If the log can no longer be written, print that and keep training."""
@@ -209,8 +246,8 @@ class TextTrainer:
         if self.world.rank != 0 or self.log_ended:
             return
         try:
-            if message := folder.begin():
-                self.log(message)
+            if not folder.begun:
+                self.begin(folder)
             folder.append(LOG, json.dumps(row) + "\n")
         except OSError as error:
             self.log_ended = f"the log {folder.path / LOG} ends before update {row['step']}: {reason(error)}"
@@ -260,8 +297,7 @@ class Train(TrainConfig):
                 trainer.log(f"minitrain: {stop}")
                 trainer.close()
                 return 130
-            divided = self.strategy.zero == 3 or self.parallel.tp > 1 or self.parallel.pp > 1
-            if self.report.sample and (world.rank == 0 or divided):
+            if self.report.sample and (world.rank == 0 or trainer.divided):
                 rule = "-" * 80
                 trainer.log(f"{rule}\n{trainer.sample(self.report.sample)}\n{rule}")
             trainer.close()

@@ -1,6 +1,7 @@
 """A batch, and its place in the logical run."""
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from ..loss_denominators import IGNORE
 from ..operands import as_ids
 from ..sharding import shard_of
 from .sample_checks import as_samples
+
+if TYPE_CHECKING:
+    from ..kv_cache import KeyValueCache
 
 __all__ = ["IGNORE", "Batch", "Where"]
 
@@ -56,6 +60,7 @@ class Batch:
     labels: Array | None
     where: Where
     rows: Array | None = None  # row of the data that each sample comes from, for messages
+    cache: "KeyValueCache | None" = None  # of the positions before this batch, when text is generated
 
     def __post_init__(self) -> None:
         if self.labels is not None and not hasattr(self.labels, "dtype"):

@@ -13,6 +13,7 @@ from .. import fused, rng
 from ..backend import Array, to_device
 from ..data.batch import Batch
 from ..errors import UserError, check_number
+from ..kv_cache import cached_attention
 from ..tensor import Tensor
 from .module import Module
 from .parameter import Parameter
@@ -128,7 +129,10 @@ class CausalAttention(Module):
                 f"{given} the batch has {time.stop - time.start}: attention needs all of them.\n"
                 "Under sequence parallel, divide the layer before it in `shard` (plan.heads)"
             )
-        return fused.causal_attention(self.cast_input("attention", qkv), time.start, self.scale)
+        qkv = self.cast_input("attention", qkv)
+        if batch.cache is not None:
+            return cached_attention(qkv, batch.cache, self.path, time.start, self.scale)
+        return fused.causal_attention(qkv, time.start, self.scale)
 
 
 class Classifier(Module):

@@ -13,7 +13,7 @@
     head.norm                 (D)                ln_f                               (D)
     head.classifier.weight    (V, D)             lm_head.weight, if it is not tied to wte
 
-GPT-2's layers are `Conv1D`: y = x W + b with W (in, out), as here, and not (out, in) as in PyTorch's Linear. So the
+GPT-2's layers are Conv1D there: y = x W + b with W (in, out), as here, and not (out, in) as in PyTorch's Linear. So the
 bytes of each tensor are the same in both layouts; only its name and its shape differ.
 
 Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.

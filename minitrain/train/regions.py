@@ -53,6 +53,11 @@ class Region(NamedTuple):
         return starts + cut_off, stops, places + cut_off
 
 
+def whole(shape: tuple[int, ...]) -> Region:
+    """Return the region that is all of a tensor of this shape."""
+    return Region(tuple(slice(0, n) for n in shape), slice(0, math.prod(shape)))
+
+
 class Overlap(NamedTuple):
     """`size` elements that two regions share: from `source` in an array of the one, from `target` in the other's."""
 

@@ -112,7 +112,7 @@ class Trainer:
         given: dict[str, Any] = {"accumulate": accumulate, "clip": clip, "schedule": schedule, "momentum": momentum}
         given |= {"precision": self.precision, "half_weights": half_weights, "scaler": self.scaler}
         try:
-            self.reducer.init(seed)
+            agreed(world, lambda: self.reducer.init(seed))  # reading stored weights may fail on one rank
             self.optimizer = optimizer(self.reducer)
             check_same(world, {**given, "optimizer": self.optimizer})
         except BaseException:

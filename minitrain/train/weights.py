@@ -6,8 +6,8 @@
     trainer = Trainer(model, world, strategy=Strategy(zero=3))     now each rank reads its share
 
     a path to                                   is read as
-    a model file of `train`                     model.safetensors, with the config in its metadata
-    a folder of `export` or `import`            the same in one or more files, with an index (model_files.py)
+    a model file of train                       model.safetensors, with the config in its metadata
+    a folder of export or import                the same in one or more files, with an index (model_files.py)
     a folder with a config.json                 GPT-2 in Hugging Face's layout (gpt2_layout.py)
     a checkpoint, or a folder of some           the last complete one, after its sums are checked (checkpoint_folder.py)
 
@@ -16,6 +16,7 @@ that it holds, and no others. Names and shapes must be exactly those of the mode
 """
 
 import json
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -36,8 +37,8 @@ from .gpt2_layout import CONFIG
 from .model_files import Headers
 from .owned_regions import MODEL
 from .region_reader import BLOCK, Reader, check_parameters
-from .regions import Region
-from .tensor_file import check_header
+from .regions import Region, whole
+from .tensor_file import Later, check_header
 
 DTYPES = {"F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16"}
 HEAD, TOKENS = "lm_head.weight", "embed.tokens.weight"
@@ -70,7 +71,7 @@ def find(path: Path, world: Communicator, log: Callable[[str], None] = print) ->
 
     Raise UserError, on all ranks, if there are none, if they do not fit together, or if ranks found different ones.
     """
-    if world.gather_objects(is_checkpoint(path))[0]:
+    if world.gather_objects(is_checkpoint(path) and bool(candidates(path)[0]))[0]:
         folder, index = newest(path, world, log)
         weights = agreed(world, lambda: of_checkpoint(path, folder, index))
     else:
@@ -139,9 +140,9 @@ def of_minitrain(path: Path, folder: Path, headers: Headers) -> Weights:
         config, tokenizer = about["gpt"], about.get("tokenizer")
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{first} does not describe a GPT of this version of minitrain: {shown(error)}") from error
-    names = {name: name for file in headers.values() for name in file}
-    index = plain_index(folder, headers, {name: (name, None) for name in names})
-    return checked(Weights(path, described(first, config), tokenizer, Reader(folder, index)))
+    names = [name for file in headers.values() for name in file]
+    reader = plain_reader(folder, headers, {name: (name, None) for name in names})
+    return checked(Weights(path, described(first, config), tokenizer, reader))
 
 
 def of_gpt2(path: Path, folder: Path, headers: Headers) -> Weights:
@@ -163,23 +164,21 @@ def of_gpt2(path: Path, folder: Path, headers: Headers) -> Weights:
         spare.add(HEAD)
     cure = f"Its {CONFIG} says {config.layers} layers, {'a tied' if config.tied else 'an untied'} head"
     check_names(f"GPT-2 in {path}", CONFIG, given.keys() - spare, wanted.keys(), cure)
-    index = plain_index(folder, headers, wanted)
-    names = {MODEL + ours: name for name, (ours, _) in wanted.items()}
-    dtype = "float64" if {x.dtype for x in index.tensors.values()} == {"float64"} else "float32"
+    reader = plain_reader(folder, headers, wanted)
+    dtype = "float64" if {x.dtype for x in reader.index.tensors.values()} == {"float64"} else "float32"
     about = model_files.read_json(folder / CONFIG).get("minitrain")  # what `export` has added
     tokenizer = about.get("tokenizer") if isinstance(about, dict) else None
-    return Weights(path, replace(config, dtype=dtype), tokenizer, Reader(folder, index, names=names))
+    return Weights(path, replace(config, dtype=dtype), tokenizer, reader)
 
 
 def check_tied(path: Path, folder: Path, headers: Headers, table: str) -> None:
     """Raise UserError unless the head's weight is the token table, as config.json says. `table`: its name there."""
-    index = plain_index(folder, headers, {table: ("table", None), HEAD: ("head", None)})
-    reader = Reader(folder, index, names={f"{MODEL}table": table, f"{MODEL}head": HEAD})
-    head, size = index.tensors[f"{MODEL}head"], index.tensors[f"{MODEL}table"].pieces[0].region.run.stop
-    for lo in range(0, size, BLOCK):
-        block = Region(head.pieces[0].region.held, slice(lo, min(lo + BLOCK, size)))
-        same = head[:2] == index.tensors[f"{MODEL}table"][:2]
-        if not same or (reader.read(f"{MODEL}head", block) != reader.read(f"{MODEL}table", block)).any():
+    reader = plain_reader(folder, headers, {table: ("table", None), HEAD: ("head", None)})
+    one, other = (reader.index.tensors[MODEL + name] for name in ("table", "head"))
+    held, run = whole(one.shape)
+    for lo in range(0, run.stop, BLOCK):
+        block = Region(held, slice(lo, min(lo + BLOCK, run.stop)))
+        if one[:2] != other[:2] or (reader.read(f"{MODEL}table", block) != reader.read(f"{MODEL}head", block)).any():
             raise UserError(
                 f"{path}: its {CONFIG} says that the head is tied, but {HEAD} differs from {table}.\n"
                 "Set tie_word_embeddings to false, if both were trained"
@@ -190,8 +189,10 @@ def described(place: Path, sizes: Mapping[str, Any]) -> GPTConfig:
     """Return the config that a file describes. Raise UserError, naming the file, if it is none."""
     try:
         return GPTConfig(**sizes)
-    except (TypeError, UserError) as error:
-        raise UserError(f"{place} does not describe a GPT of this version of minitrain: {error}") from error
+    except TypeError as error:
+        raise UserError(f"{place} does not describe a GPT of this version of minitrain: {shown(error)}") from error
+    except UserError as error:
+        raise UserError(f"{place} does not describe a GPT: {error}") from error
 
 
 def checked(weights: Weights) -> Weights:
@@ -218,8 +219,8 @@ def metadata(path: Path) -> Mapping[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-def plain_index(folder: Path, headers: Headers, wanted: Mapping[str, tuple[str, tuple[int, ...] | None]]) -> Index:
-    """Return the index of a model in plain files. wanted: name there -> (path here, shape here; None: as there).
+def plain_reader(folder: Path, headers: Headers, wanted: Mapping[str, tuple[str, tuple[int, ...] | None]]) -> Reader:
+    """Return the reader of a model in plain files. wanted: name there -> (path here, shape here; None: as there).
 
     Links are followed: a download may consist of links to a cache. Raise UserError for a dtype that cannot be read.
     """
@@ -234,9 +235,9 @@ def plain_index(folder: Path, headers: Headers, wanted: Mapping[str, tuple[str, 
                 raise UserError(f"{folder / file} holds {name} as {entry.dtype}; minitrain reads {', '.join(DTYPES)}")
             path, shape = wanted[name]
             shape = entry.shape if shape is None else shape
-            all_of_it = Region(tuple(slice(0, n) for n in shape), slice(0, int(np.prod(shape, dtype=np.int64))))
-            tensors[MODEL + path] = Logical(DTYPES[entry.dtype], shape, [Piece(number, all_of_it, 0)])
-    return Index(0, "", 0, {}, {}, {}, files, tensors)
+            tensors[MODEL + path] = Logical(DTYPES[entry.dtype], shape, [Piece(number, whole(shape), 0)])
+    names = {MODEL + path: name for name, (path, _) in wanted.items()}
+    return Reader(folder, Index(0, "", 0, {}, {}, {}, files, tensors), names=names)
 
 
 # Into a model ---------------------------------------------------------------------------------------------------------
@@ -260,6 +261,17 @@ class StoredParameter:
 
     weights: Weights
     path: str
+
+    def later(self, shape: tuple[int, ...]) -> Later:
+        """Return all of it as an array of this shape and the model's dtype, which is read when it is written."""
+        dtype, here = np.dtype(self.weights.config.dtype), self.weights.reader.index.tensors[MODEL + self.path].shape
+
+        def read() -> np.ndarray:
+            out = np.empty(math.prod(shape), dtype)
+            self.read(out, *whole(here))
+            return out.reshape(shape)
+
+        return Later(dtype, shape, read)
 
     def read(self, out: Array, held: tuple[slice, ...], run: slice) -> None:
         """Write elements `run` of the slice `held`, flattened, into out (n). Raise UserError if one is not finite."""

@@ -160,7 +160,7 @@ def test_sample_under_mpirun_writes_once(run: Path) -> None:
         for path in (run / "model.safetensors", run / "missing.safetensors")
     ]
     assert shown[0].returncode == 0 and shown[0].stdout.count("a cat") == 1
-    assert shown[1].returncode != 0 and shown[1].stderr.count("there is no checkpoint") == 1
+    assert shown[1].returncode != 0 and shown[1].stderr.count("there is no file or folder") == 1
 
 
 # One process per rank runs all commands of a file and records each rank's output.
@@ -317,7 +317,7 @@ def test_a_system_that_cannot_limit_memory(monkeypatch: pytest.MonkeyPatch) -> N
 MODEL = ["layers", "heads", "width", "context"]
 ZERO = [("zero", value, hint) for value, hint in (("4", "at most 3"), ("-1", "at least 0"), ("x", "INT"))]
 COUNTS = [*MODEL, "batch", "steps", "accumulate", "log-every", "val-every", "dp", "tp", "pp", "chunks"]
-COUNTS += ["lr-every", "lr-factor", "scale-every", "keep"]
+COUNTS += ["lr-every", "lr-factor", "scale-every", "keep", "positions"]
 SIZES = ["warmup", "sample", "recompute", "save-every"]
 NUMBERS = ["lr", "lr-floor", "weight-decay", "clip"]
 POSITIVE = ["bucket-mb", "memory-mb", "lr-power", "loss-scale"]
@@ -449,11 +449,11 @@ def test_the_longest_patience_of_the_doctor(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_every_option_is_tried() -> None:
     """A new option must be added to the lists above."""
-    files, named = {"text", "out", "resume"}, {name for name, _, _ in WRONG} | FLAGS
+    files, named = {"text", "tokenizer", "out", "resume", "weights"}, {name for name, _, _ in WRONG} | FLAGS
     config = TrainConfig()
     groups = [getattr(config, group.name) for group in dataclasses.fields(TrainConfig)]
     options = {option.name.replace("_", "-") for group in groups for option in dataclasses.fields(group)}
-    assert named | files == options - {"owners", "check"}, "these two are no flags"
+    assert named | files == options - {"owners", "check", "epsilon", "characters"}, "these are no flags"
 
 
 def test_missing_and_empty_text(tmp_path: Path, capsys: Capture) -> None:
@@ -504,8 +504,8 @@ def test_checkpoints_that_are_none(run: Path, tmp_path: Path, capsys: Capture) -
     cut.write_bytes(whole[: len(whole) // 2])
     save_file({"x": np.ones(3)}, other)
     for path, said in (
-        (missing, "there is no checkpoint"),
-        (tmp_path, "is a folder; give the file in it"),
+        (missing, "there is no file or folder"),
+        (tmp_path, "has neither model.safetensors nor a complete checkpoint; train a model first"),
         (garbage, "cannot be read as a checkpoint"),
         (cut, "cannot be read as a checkpoint"),
         (other, "not one that minitrain wrote"),
@@ -514,7 +514,7 @@ def test_checkpoints_that_are_none(run: Path, tmp_path: Path, capsys: Capture) -
         assert said in words and str(path) in words
 
 
-@pytest.mark.parametrize("about", ["{}", "[]", "{", '{"gpt": {"sizes": 3}, "vocabulary": "ab"}'])
+@pytest.mark.parametrize("about", ["{}", "[]", "{", '{"gpt": {"sizes": 3}, "tokenizer": null}'])
 def test_checkpoints_with_a_wrong_description(about: str, tmp_path: Path, capsys: Capture) -> None:
     """The description may come from another version of minitrain, for instance."""
     path = tmp_path / "other.safetensors"

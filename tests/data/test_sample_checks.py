@@ -10,7 +10,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from minitrain.backend import is_float
-from minitrain.commands.sample import generate
 from minitrain.data.batch import IGNORE
 from minitrain.data.digits import split_digits
 from minitrain.data.loader import ArrayLoader, TextLoader
@@ -18,6 +17,7 @@ from minitrain.data.sample_checks import as_row, as_samples
 from minitrain.data.text import CharTokenizer, split
 from minitrain.errors import UserError
 from minitrain.models import GPTConfig, gpt
+from minitrain.train.generate import generate
 
 N = 12
 WHOLE = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]

@@ -106,6 +106,13 @@ def cases(full: bool) -> list[tuple[int, Case]]:
         (3, Case(scaler=DynamicScaler, layout="sp", clip=0.5, comm="ring")),
         (3, Case(scaler=DynamicScaler, layout="pp", pp=3, accumulate=3, clip=0.5)),
         (4, Case("zero1", scaler=DynamicScaler, layout="pp+tp", pp=2, tp=2, accumulate=3, clip=0.5)),
+        (3, Case(start="imported", comm="ring")),  # from the files of a GPT-2
+        (3, Case("zero3", start="imported", optimizer="adam", accumulate=3, recompute=1)),
+        (2, Case("zero2", start="imported", clip=0.5, comm="ring")),
+        (3, Case(start="imported", layout="tp", heads=4, clip=0.5, optimizer="adam")),
+        (2, Case(start="imported", layout="sp", accumulate=3)),
+        (3, Case(start="imported", layout="pp", pp=3, accumulate=3)),
+        (4, Case("zero1", start="imported", layout="pp+tp", pp=2, tp=2, accumulate=3, optimizer="adam")),
     ]
 
 
@@ -123,6 +130,8 @@ def name(ranks: int, case: Case) -> str:
     ]
     if case.ignore:
         details.append("ignored labels")
+    if case.start:
+        details.append(case.start)
     if case.scaler:
         details.append(f"loss scale {case.scaler().value:g}")
     return ", ".join(details)

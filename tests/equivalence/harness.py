@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -40,7 +42,9 @@ from minitrain.precision import Scaler
 from minitrain.sharding import shard_of
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import train_step
+from minitrain.train.weights import look, start_from
 from tests.ranks import GLANCE
+from tests.train import gpt2_files
 
 SEED, B, T, V, STEPS, BUCKET_MB = 3, 7, 5, 11, 3, 0.003
 STATES = ("parameters", "gradients", "optimizer")  # the ledger's kinds that persist between steps
@@ -95,6 +99,7 @@ class Case:
     dropout: float = 0.1
     B: int = B
     ignore: bool = False  # ignore some labels, a different number on each rank and in each micro-batch
+    start: str = ""  # "imported": from the files of a GPT-2; the serial run has the "same values", set by hand
     scaler: Callable[[], Scaler] | None = None  # creates the loss scaler; the serial run has none
     make: Callable[[Reducer], Optimizer] | None = None  # creates the optimizer, also for the serial run
     hooks: dict[str, Any] = field(default_factory=dict, hash=False)  # hooks passed to parallelize
@@ -106,7 +111,7 @@ class Case:
         """The one-process run to compare with; many cases share it."""
         return replace(
             self, strategy="dp-bucketed", comm="mpi", layout="dp", tp=0, pp=1, schedule="1f1b", recompute=0,
-            scaler=None, hooks={}, part=Batch.part, seed=same_seed,
+            scaler=None, hooks={}, part=Batch.part, seed=same_seed, start="same values" if self.start else "",
         )  # fmt: skip
 
     @property
@@ -132,6 +137,8 @@ class Case:
 
     def toy(self) -> Model:
         """Return a fresh toy model."""
+        if self.start:
+            return started_gpt(self)
         return toy_gpt(self.dtype, self.tied, self.dropout, self.heads, self.layers)
 
     @property
@@ -177,6 +184,34 @@ def toy_gpt(dtype: str = "float64", tied: bool = True, dropout: float = 0.1, hea
     for p in model.parameters():
         p.init_std = 0.3
     return model
+
+
+def started_gpt(case: Case) -> Model:
+    """Return a GPT that starts from the values of a GPT-2: read from files, or as arrays."""
+    assert case.tied
+    model = gpt(GPTConfig(V, T, case.layers, case.heads, 3 * case.heads, case.dropout, dtype=case.dtype, epsilon=1e-3))
+    model.units[1].norm2.bias.requires_grad = False  # type: ignore[attr-defined]
+    if case.start == "imported":
+        start_from(model, look(Path(gpt2_folder(case.dtype, case.heads, case.layers).name)))
+        return model
+    arrays = gpt2_files.ours(gpt2_values(case.dtype, case.heads, case.layers), case.heads)
+    for p in model.parameters():
+        p.start = arrays[p.placement.path]
+    return model
+
+
+def gpt2_values(dtype: str, heads: int, layers: int) -> Tensors:
+    """Return the tensors of a GPT-2 with the sizes of the toy model, under GPT-2's names."""
+    return gpt2_files.theirs(dtype, V=V, T=T, L=layers, D=3 * heads)
+
+
+@cache
+def gpt2_folder(dtype: str, heads: int, layers: int) -> TemporaryDirectory[str]:
+    """Return a folder with the files of this GPT-2, which exists as long as this process."""
+    made: TemporaryDirectory[str] = TemporaryDirectory()
+    sizes = {"vocab_size": V, "n_positions": T, "n_layer": layers, "n_head": heads, "n_embd": 3 * heads}
+    gpt2_files.write(Path(made.name), gpt2_values(dtype, heads, layers), files=2, **sizes)
+    return made
 
 
 def toy_batch(number: int, samples: int = B, ignore: bool = False) -> Batch:
@@ -511,7 +546,10 @@ def same_as_serial(world: Communicator, case: Case) -> Row:
 def _suffix(case: Case) -> str:
     """How the model is divided, and whether there is a loss scale or ignored labels: "+zb-h1+sp", "+scale", "+pad"."""
     parts = [case.schedule if part == "pp" else part for part in case.layout.split("+") if part != "dp"]
-    return "".join(f"+{part}" for part in parts + ["scale"] * bool(case.scaler) + ["pad"] * case.ignore)
+    return "".join(
+        f"+{part}"
+        for part in parts + ["from"] * bool(case.start) + ["scale"] * bool(case.scaler) + ["pad"] * case.ignore
+    )
 
 
 def wrong(row: Row, case: Case) -> list[str]:

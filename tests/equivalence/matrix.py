@@ -116,7 +116,8 @@ def show(rows: list[dict]) -> None:
         )  # fmt: skip
     Console(width=100, highlight=False, markup=False).print(table)
     print("loss, grad, param: largest difference from the run on one process; k: micro-batches; rc: recompute")
-    print("bytes, memory: measured / formula; *: sent inside MPI, charged at a ring's price; +pad: with ignored labels")
+    print("bytes, memory: measured / formula; *: sent inside MPI, charged at a ring's price")
+    print("+pad: with ignored labels; +from: from the files of a GPT-2")
 
 
 def ratio(measured: int | None, theory: int) -> str:

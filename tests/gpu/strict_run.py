@@ -30,7 +30,6 @@ from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
-from minitrain.commands.sample import generate
 from minitrain.data.batch import Batch
 from minitrain.data.loader import ArrayLoader, TextLoader
 from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
@@ -43,6 +42,7 @@ from minitrain.tensor import Tensor
 from minitrain.train import checkpoint
 from minitrain.train.checkpoint_folder import newest
 from minitrain.train.checkpoints import Checkpoints
+from minitrain.train.generate import generate
 from minitrain.train.resharding import load
 from minitrain.train.step import train_step
 from minitrain.train.trainer import Trainer

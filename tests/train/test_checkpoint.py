@@ -18,9 +18,10 @@ from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
-from minitrain.commands.sample import load_model
+from minitrain.commands.tokenizers import description, of_weights
 from minitrain.data.batch import Batch, Where
 from minitrain.data.loader import ArrayLoader
+from minitrain.data.text import CharTokenizer
 from minitrain.errors import UserError
 from minitrain.models import GPTConfig, MLPConfig, Model, gpt, mlp
 from minitrain.nn import Parameter
@@ -30,6 +31,7 @@ from minitrain.precision import StaticPolicy, StaticScaler
 from minitrain.train import checkpoint
 from minitrain.train.step import compute_gradients
 from minitrain.train.trainer import Trainer
+from minitrain.train.weights import look
 from tests.strategies import named
 
 ABOUT = {"vocabulary": 'ab\n"\u00e9', "gpt": {"width": 9, "std": 0.02, "tied": True}}
@@ -129,7 +131,10 @@ def trained(tmp_path: Path) -> tuple[dict[str, np.ndarray], dict]:
     config = GPTConfig(3, 5, layers=2, heads=3, width=9)
     made = gpt(config)
     made.init(1)
-    return checkpoint.gather(made, world_of_one()), {"gpt": asdict(config), "vocabulary": "abc"}
+    return checkpoint.gather(made, world_of_one()), {
+        "gpt": asdict(config),
+        "tokenizer": description(CharTokenizer("abc")),
+    }
 
 
 @pytest.mark.parametrize(
@@ -162,14 +167,16 @@ def test_weights_that_are_not_finite(value: float, trained: tuple[dict, dict], t
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("vocabulary", "ab", "describes a model of 3 characters, but its vocabulary has 2"),
-        ("vocabulary", "abcd", "describes a model of 3 characters, but its vocabulary has 4"),
-        ("vocabulary", ["a", "b", "c"], "vocabulary is ['a', 'b', 'c']; it must be a string"),
+        ("tokenizer.vocabulary", "ab", "describes a model of 3 tokens, but its vocabulary has 2"),
+        ("tokenizer.vocabulary", "abcd", "describes a model of 3 tokens, but its vocabulary has 4"),
+        ("tokenizer.vocabulary", ["a", "b", "c"], "vocabulary is ['a', 'b', 'c']; it must be a string"),
+        ("tokenizer.vocabulary", "acb", "has another tokenizer: characters, 'acb'; this one is characters, 'acb'"),
+        ("tokenizer", "abc", "has the tokenizer 'abc'; it must be a dictionary"),
         ("gpt.layers", 100_000, "describes 100000 layers, but has the tensors of 2"),
         ("gpt.layers", 1, "describes 1 layers, but has the tensors of 2"),
         ("gpt.layers", "x" * 10**6, "layers is 'xxxx"),
-        ("gpt.context", 10**15, "the model needs float32, shape (1000000000000000, 9)"),
-        ("gpt.width", 9 * 10**12, "the model needs float32, shape (3, 9000000000000)"),
+        ("gpt.context", 10**15, "the model needs (1000000000000000, 9)"),
+        ("gpt.width", 9 * 10**12, "the model needs (3, 9000000000000)"),
         ("gpt." + "x" * 10**6, 1, "does not describe a GPT of this version of minitrain"),
     ],
 )
@@ -182,7 +189,7 @@ def test_parts_that_do_not_fit_each_other(
     (about[group] if group else about)[name] = value
     checkpoint.save(tmp_path / "model.safetensors", tensors, about)
     with pytest.raises(UserError, match=re.escape(said)) as error:
-        load_model(tmp_path / "model.safetensors")
+        of_weights(look(tmp_path / "model.safetensors"))
     assert len(str(error.value)) < 700
 
 

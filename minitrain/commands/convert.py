@@ -1,0 +1,113 @@
+"""Models as files: in from GPT-2's layout, out to plain safetensors files that other programs read.
+
+    python -m minitrain import gpt2 --to build/gpt2            a folder with config.json, as Hugging Face saves it
+    python -m minitrain export build/run --to build/tuned      and back
+
+Both read and write one tensor at a time.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from ..comm.threads import world_of_one
+from ..environment import launched
+from ..errors import UserError, check_number, reason
+from ..models import gpt
+from ..train import gpt2_layout
+from ..train.model_files import write_json, write_model
+from ..train.tensor_file import Later
+from ..train.weights import StoredParameter, Weights, find
+from .tokenizers import FILE, BytePairTokenizer, description, of_weights, place_of
+
+MB = 1e6
+Layout = Literal["gpt2", "minitrain"]
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a model as plain safetensors files with an index, by default in GPT-2's layout of Hugging Face."""
+
+    model: tyro.conf.Positional[Path] = Path("build/run")
+    """Folder of a run, a model file, or a checkpoint."""
+    to: Path = Path("build/export")
+    """New folder for the files."""
+    layout: Layout = "gpt2"
+    """gpt2: with config.json, names and shapes as transformers has them. minitrain: as this program has them."""
+    shard_mb: float = 5000.0
+    """Most megabytes of a file; a larger tensor has a file of its own."""
+
+    def run(self) -> int:
+        """Write the files, on rank 0 only, and print their names."""
+        return 0 if launched()[1] else convert(self.model, self.to, self.layout, self.shard_mb)
+
+
+@dataclass(frozen=True)
+class Import:
+    """Read a GPT-2 as Hugging Face saves it, and write it as a model of this program, with its tokenizer."""
+
+    model: tyro.conf.Positional[Path]
+    """Folder with config.json, model.safetensors or its shards, and the tokenizer."""
+    to: Path = Path("build/import")
+    """New folder for the files."""
+    shard_mb: float = 5000.0
+    """Most megabytes of a file; a larger tensor has a file of its own."""
+
+    def run(self) -> int:
+        """Write the files, on rank 0 only, and print their names."""
+        return 0 if launched()[1] else convert(self.model, self.to, "minitrain", self.shard_mb)
+
+
+def convert(model: Path, to: Path, layout: Layout, shard_mb: float) -> int:
+    """Read a model and write it in this layout. Raise UserError if it cannot be read or written."""
+    check_number("--shard-mb", shard_mb, "above 0")
+    weights = find(model, world_of_one())
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise UserError(f"{to} has files already; give a new folder with --to")
+    tokenizer = of_weights(weights) if weights.tokenizer is not None or place_of(weights) else None
+    about = {"gpt": asdict(weights.config), "tokenizer": None if tokenizer is None else description(tokenizer)}
+    try:
+        paths = WRITERS[layout](weights, to, about, shard_mb * MB)
+        if isinstance(tokenizer, BytePairTokenizer):
+            tokenizer.save(to / FILE)
+            paths.append(to / FILE)
+    except OSError as error:
+        raise UserError(f"cannot write in {to}: {reason(error)}; give another folder with --to") from error
+    c = weights.config
+    print(f"GPT of {c.parameters:,} parameters: {c.layers} layers of width {c.width}, {c.heads} heads, {c.dtype}")
+    print("\n".join(f"wrote {path}" for path in paths))
+    if tokenizer is None:
+        print("There is no tokenizer beside it: give one with --tokenizer to train or sample")
+    return 0
+
+
+def as_gpt2(weights: Weights, to: Path, about: dict[str, Any], shard: float) -> list[Path]:
+    """Write a model in GPT-2's layout. Return the files."""
+    names = gpt2_layout.layout(weights.config)
+    tensors = {theirs: stored(weights, ours, there) for ours, (theirs, there, _) in names.items()}
+    paths = write_model(to, tensors, {"format": "pt"}, shard)  # transformers asks for this entry
+    config = {**gpt2_layout.config_there(weights.config), "minitrain": {"tokenizer": about["tokenizer"]}}
+    write_json(to / gpt2_layout.CONFIG, config)
+    return [*paths, to / gpt2_layout.CONFIG]
+
+
+def as_minitrain(weights: Weights, to: Path, about: dict[str, Any], shard: float) -> list[Path]:
+    """Write a model with the names that it has here. Return the files."""
+    shapes = {p.placement.path: p.placement.shape for p in gpt(weights.config).parameters()}
+    tensors = {path: stored(weights, path, shape) for path, shape in shapes.items()}
+    return write_model(to, tensors, {"minitrain": json.dumps(about)}, shard)
+
+
+WRITERS: dict[Layout, Callable[[Weights, Path, dict[str, Any], float], list[Path]]] = {
+    "gpt2": as_gpt2,
+    "minitrain": as_minitrain,
+}
+
+
+def stored(weights: Weights, path: str, shape: tuple[int, ...]) -> Later:
+    """Return a parameter to be read when it is written, in the dtype of the model."""
+    return StoredParameter(weights, path).later(shape)
