@@ -20,7 +20,6 @@ from ..errors import UserError, check_number, reason
 from ..models import gpt
 from ..train import gpt2_layout
 from ..train.model_files import write_json, write_model
-from ..train.tensor_file import Later
 from ..train.weights import StoredParameter, Weights, find
 from .tokenizers import FILE, BytePairTokenizer, description, of_weights, place_of
 
@@ -70,44 +69,33 @@ def convert(model: Path, to: Path, layout: Layout, shard_mb: float) -> int:
         raise UserError(f"{to} has files already; give a new folder with --to")
     tokenizer = of_weights(weights) if weights.tokenizer is not None or place_of(weights) else None
     about = {"gpt": asdict(weights.config), "tokenizer": None if tokenizer is None else description(tokenizer)}
-    try:
-        paths = WRITERS[layout](weights, to, about, shard_mb * MB)
-        if isinstance(tokenizer, BytePairTokenizer):
-            tokenizer.save(to / FILE)
-            paths.append(to / FILE)
-    except OSError as error:
-        raise UserError(f"cannot write in {to}: {reason(error)}; give another folder with --to") from error
     c = weights.config
     print(f"GPT of {c.parameters:,} parameters: {c.layers} layers of width {c.width}, {c.heads} heads, {c.dtype}")
-    print("\n".join(f"wrote {path}" for path in paths))
-    if tokenizer is None:
-        print("There is no tokenizer beside it: give one with --tokenizer to train or sample")
+    try:
+        WRITERS[layout](weights, to, about, shard_mb * MB)
+        if isinstance(tokenizer, BytePairTokenizer):
+            tokenizer.save(to / FILE)
+    except OSError as error:
+        raise UserError(f"cannot write in {to}: {reason(error)}; give another folder with --to") from error
+    print(f"wrote {to}" + ("" if tokenizer else "; there is no tokenizer: train and sample need one, --tokenizer"))
     return 0
 
 
-def as_gpt2(weights: Weights, to: Path, about: dict[str, Any], shard: float) -> list[Path]:
-    """Write a model in GPT-2's layout. Return the files."""
+def as_gpt2(weights: Weights, to: Path, about: dict[str, Any], shard: float) -> None:
+    """Write a model in GPT-2's layout."""
     names = gpt2_layout.layout(weights.config)
-    tensors = {theirs: stored(weights, ours, there) for ours, (theirs, there, _) in names.items()}
-    paths = write_model(to, tensors, {"format": "pt"}, shard)  # transformers asks for this entry
+    tensors = {theirs: StoredParameter(weights, ours).later(there) for ours, (theirs, there, _) in names.items()}
+    write_model(to, tensors, {"format": "pt"}, shard)  # transformers asks for this entry
     config = {**gpt2_layout.config_there(weights.config), "minitrain": {"tokenizer": about["tokenizer"]}}
     write_json(to / gpt2_layout.CONFIG, config)
-    return [*paths, to / gpt2_layout.CONFIG]
 
 
-def as_minitrain(weights: Weights, to: Path, about: dict[str, Any], shard: float) -> list[Path]:
-    """Write a model with the names that it has here. Return the files."""
-    shapes = {p.placement.path: p.placement.shape for p in gpt(weights.config).parameters()}
-    tensors = {path: stored(weights, path, shape) for path, shape in shapes.items()}
-    return write_model(to, tensors, {"minitrain": json.dumps(about)}, shard)
+def as_minitrain(weights: Weights, to: Path, about: dict[str, Any], shard: float) -> None:
+    """Write a model with the names that it has here."""
+    parameters = gpt(weights.config).parameters()
+    tensors = {p.placement.path: StoredParameter(weights, p.placement.path).later(p.shape) for p in parameters}
+    write_model(to, tensors, {"minitrain": json.dumps(about)}, shard)
 
 
-WRITERS: dict[Layout, Callable[[Weights, Path, dict[str, Any], float], list[Path]]] = {
-    "gpt2": as_gpt2,
-    "minitrain": as_minitrain,
-}
-
-
-def stored(weights: Weights, path: str, shape: tuple[int, ...]) -> Later:
-    """Return a parameter to be read when it is written, in the dtype of the model."""
-    return StoredParameter(weights, path).later(shape)
+WRITERS: dict[Layout, Callable[[Weights, Path, dict[str, Any], float], None]]
+WRITERS = {"gpt2": as_gpt2, "minitrain": as_minitrain}

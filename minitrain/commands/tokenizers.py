@@ -48,11 +48,16 @@ def of_weights(weights: Weights, given: Path | None = None) -> Tokenizer:
     elif place is not None:
         tokenizer = BytePairTokenizer.load(place)
     else:
-        raise UserError(
-            f"{weights.path} has no tokenizer beside it ({FILE}, or vocab.json and merges.txt): give it, --tokenizer"
-        )
+        raise missing(weights)
     check(tokenizer, weights)
     return tokenizer
+
+
+def missing(weights: Weights) -> UserError:
+    """Return the error of weights of which nobody knows the tokenizer."""
+    return UserError(
+        f"{weights.path} has no tokenizer beside it ({FILE}, or vocab.json and merges.txt): give it, --tokenizer"
+    )
 
 
 def check(tokenizer: Tokenizer, weights: Weights) -> None:

@@ -33,7 +33,7 @@ from .options import CheckpointOptions, RunOptions, make_mesh
 from .run_checkpoints import CHECKPOINTS, NOT_FINITE, RunCheckpoints, Stopped, crc32_of
 from .run_folder import RunFolder, on_rank_0, write_somewhere
 from .start import check_sizes
-from .tokenizers import FILE, chosen, description, unit
+from .tokenizers import FILE, chosen, description, missing, unit
 from .tokenizers import check as check_tokenizer
 
 LOG, MODEL = "log.jsonl", "model.safetensors"
@@ -80,6 +80,8 @@ class TextTrainer:
         """Let the model start from these weights. Return what to tell the user. Raise UserError if they do not fit."""
         weights = find(path, self.world)
         check_sizes(weights, self.gpt_config)
+        if weights.tokenizer is None and self.config.data.tokenizer is None:
+            raise missing(weights)
         check_tokenizer(self.tokenizer, weights)
         return [f"starting from the weights in {path}", *start_from(self.model, weights)]
 

@@ -10,7 +10,7 @@ The index is written last: without it, the folder is not complete.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +24,27 @@ Headers = dict[str, dict[str, Entry]]  # name of a file -> its tensors
 
 
 def write_model(
-    folder: Path, tensors: Mapping[str, Later], metadata: Mapping[str, str], shard: float, files: Files = FILES
-) -> list[Path]:
-    """Write a model to a folder, in files of at most `shard` bytes, or one tensor each. Return the files.
+    folder: Path,
+    tensors: Mapping[str, Later],
+    metadata: Mapping[str, str],
+    shard: float,
+    log: Callable[[str], None] = print,
+    files: Files = FILES,
+) -> None:
+    """Write a model to a folder, in files of at most `shard` bytes, or one tensor each.
 
-    One tensor is in memory at a time. Raise OSError if a file cannot be written.
+    One tensor is in memory at a time. log: is told of each file. Raise OSError if one cannot be written.
     """
     make_folders(folder, files)
     shards = in_shards({name: x.nbytes for name, x in tensors.items()}, shard)
     many = len(shards) > 1
     names = [f"model-{i:05}-of-{len(shards):05}.safetensors" if many else ONE for i in range(1, len(shards) + 1)]
     for name, members in zip(names, shards, strict=True):
+        log(f"writing {folder / name}, {sum(tensors[member].nbytes for member in members) / 1e6:,.1f} MB")
         write(folder / name, {member: tensors[member] for member in members}, metadata, files)
     weight_map = {member: name for name, members in zip(names, shards, strict=True) for member in members}
     index = {"metadata": {"total_size": sum(x.nbytes for x in tensors.values())}, "weight_map": weight_map}
     write_json(folder / INDEX, index, files)
-    return [folder / name for name in names]
 
 
 def in_shards(sizes: Mapping[str, int], most: float) -> list[list[str]]:

@@ -31,7 +31,7 @@ from ..comm.communicator import Communicator
 from ..errors import UserError, check_names, shown
 from ..models import GPTConfig, Model, gpt
 from . import gpt2_layout, model_files
-from .checkpoint_folder import CHECKPOINTS, candidates, newest
+from .checkpoint_folder import CHECKPOINTS, LARGE, candidates, newest
 from .checkpoint_index import Index, Logical, Piece, RankFile
 from .gpt2_layout import CONFIG
 from .model_files import Headers
@@ -77,6 +77,9 @@ def find(path: Path, world: Communicator, log: Callable[[str], None] = print) ->
     else:
         weights = agreed(world, lambda: look(path))
     check_same(world, {f"the weights in {path}": weights.fingerprint()})
+    size = sum(x.nbytes for name, x in weights.reader.index.tensors.items() if name.startswith(MODEL))
+    if size > LARGE and world.rank == 0:
+        log(f"reading weights of {size / 1e9:,.1f} GB from {path}")
     return weights
 
 

@@ -51,7 +51,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def process(command: list[str], ranks: int = 0, limit: float = 60.0) -> tuple[int, str]:
+def process(command: list[str], ranks: int = 0, limit: float = 60.0, cwd: Path = ROOT) -> tuple[int, str]:
     """Run a command in 80 columns, under mpirun if ranks are given. Return (status, output)."""
     done = subprocess.run(
         [*([str(MPIRUN), "-n", str(ranks)] if ranks else []), *command],
@@ -59,7 +59,7 @@ def process(command: list[str], ranks: int = 0, limit: float = 60.0) -> tuple[in
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
-        cwd=ROOT,
+        cwd=cwd,
         env={**os.environ, "COLUMNS": "80"},
         timeout=limit,
     )
