@@ -22,7 +22,7 @@ from rich.table import Table
 
 from minitrain import compiled
 from minitrain.runtime import speed_checks
-from tests.benchmarks import all_reduce, ddp, memory, profile, saving, step, zero
+from tests.benchmarks import all_reduce, ddp, memory, profile, sampling, saving, step, zero
 from tests.benchmarks.jobs import Failed
 from tests.benchmarks.sizes import SIZES, Row
 
@@ -84,6 +84,8 @@ def parts(quick: bool, torch: bool) -> Iterator[Part]:
     yield "ZeRO", partial(zero.rows, middle if quick else large, rounds=5 if quick else 9)
     for size in (middle,) if quick else (large, middle):
         yield f"saves of {size.name}", partial(saving.rows, size, rounds=3 if quick else 7)
+    for size in (middle,) if quick else (large, middle):
+        yield f"tokens of {size.name}", partial(sampling.rows, size, rounds=5 if quick else 15)
     sizes = [64, 4096] if quick else [64 * 4**i for i in range(6)]
     yield "all_reduce", partial(all_reduce.rows, sizes, runs=1 if quick else 3, rounds=15, gloo=torch)
 

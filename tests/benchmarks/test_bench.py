@@ -16,7 +16,7 @@ from minitrain.comm.threads import world_of_one
 from minitrain.fused import linear
 from minitrain.gelu import gelu_and_slope
 from minitrain.runtime.mpirun import find_mpirun
-from tests.benchmarks import all_reduce, bench, ddp, memory, profile, saving, step, timing, zero
+from tests.benchmarks import all_reduce, bench, ddp, loading, memory, profile, sampling, saving, step, timing, zero
 from tests.benchmarks.jobs import Failed, mpirun, python, result
 from tests.benchmarks.ours import Ours
 from tests.benchmarks.sizes import SIZES, Row, Size, row
@@ -130,6 +130,18 @@ def test_jobs_under_mpirun(tmp_path: Path) -> None:
     check(zero.as_rows(TINY, found))
     saves = result(mpirun(2, "saving", "tiny", 2))
     check(saving.as_rows(TINY, saves))
+
+
+def test_tokens() -> None:
+    check([sampling.as_row(TINY, 8, sampling.measure(TINY, T=8, rounds=2))])
+
+
+@needs_mpirun
+@pytest.mark.full
+def test_a_load(tmp_path: Path) -> None:
+    loading.write(tmp_path, layers=1, width=64)
+    found = result(mpirun(2, "loading", tmp_path))
+    assert [share for _, share, _ in found] == [pytest.approx(4 * 3_332_032 / 2, rel=0.01)] * 2
     found = result(mpirun(2, "all_reduce", "mpi", 1, 1, 2048))
     rows = all_reduce.as_rows([1, 2048], [found, {way: [2 * t for t in times] for way, times in found.items()}])
     assert [r["name"] for r in rows[1:3]] == ["all_reduce 1 KB, ring / mpi4py", "all_reduce 2 MB / mpi4py"]
