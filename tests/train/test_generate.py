@@ -1,7 +1,7 @@
 """Text from a divided model is that of one process, a cache changes nothing, and draws are as their definition says."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,9 +47,9 @@ def ids(n: int = T) -> np.ndarray:
 
 
 @pytest.mark.parametrize("steps", [[1] * T, [5, 1, 1, 3, 2], [T]])
-def test_cached_logits_equal_recomputation(steps: Sequence[int]) -> None:
+def test_cached_logits_equal_recomputation(steps: Sequence[int], kind: type[KeyValueCache] = KeyValueCache) -> None:
     """At every position, in steps of one or of several positions."""
-    given, cache, found = ids(), KeyValueCache(T), []
+    given, cache, found = ids(), kind(T), []
     with no_grad():
         true = model()(Batch(given, None, where(0, T))).data
         for n in steps:
@@ -170,7 +170,7 @@ def test_ranks_follow_the_first() -> None:
 
 @pytest.mark.parametrize("limit", [1e-9, 0.1, 0.5, 0.9, 0.999, 1.0])
 @pytest.mark.parametrize("k", [1, 2, 7, 50])
-def test_what_is_kept(k: int, limit: float) -> None:
+def test_what_is_kept(k: int, limit: float, keep_top_p: Callable[[np.ndarray, float], np.ndarray] = keep_top_p) -> None:
     """By their definitions, written out."""
     for p in np.random.default_rng(1).exponential(size=(20, 7)) ** 3:
         order = sorted(range(7), key=lambda i: -p[i])

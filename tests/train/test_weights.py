@@ -3,7 +3,7 @@
 import json
 import shutil
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from minitrain.comm.threads import world_of_one
 from minitrain.data.loader import TextLoader
 from minitrain.errors import UserError
 from minitrain.models import GPTConfig, Model, gpt
-from minitrain.parallel.parallelize import parallelize
+from minitrain.parallel.parallelize import REDUCERS, Make, parallelize
 from minitrain.parallel.strategy import Strategy
 from minitrain.precision import StaticPolicy
 from minitrain.train import checkpoint, region_reader, weights
@@ -45,9 +45,15 @@ def text() -> TextLoader:
     return TextLoader(np.arange(60) ** 2 % 7, context=6, batch=5, seed=1)
 
 
-def started(world: Communicator, found: Weights, layout: Layout, **options: Any) -> Trainer:
+def started(
+    world: Communicator,
+    found: Weights,
+    layout: Layout,
+    start: Callable[[Model, Weights], object] = start_from,
+    **options: Any,
+) -> Trainer:
     model = gpt(found.config)
-    start_from(model, found)
+    start(model, found)
     mesh = Mesh(world, **layout.mesh) if layout.mesh else None
     return Trainer(model, world, strategy=layout.strategy, mesh=mesh, schedule=0.01, **options)
 
@@ -58,6 +64,10 @@ def whole(trainer: Trainer) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("name", [name if name in QUICK else full(name) for name in MORE])
 def test_every_strategy_starts_from_them(name: str, folder: Path) -> None:
+    starts(folder, name)
+
+
+def starts(folder: Path, name: str, start: Callable[[Model, Weights], object] = start_from) -> None:
     """Bit for bit, and the loss of the first update is that of a model whose values were set by hand."""
     true = gpt2_files.ours(gpt2_files.theirs())
     model = gpt(GPTConfig(7, 6, layers=2, heads=4, width=8, dtype="float64", epsilon=1e-3))
@@ -66,7 +76,7 @@ def test_every_strategy_starts_from_them(name: str, folder: Path) -> None:
     by_hand = Trainer(model, world_of_one(), schedule=0.01).step(text().batch(0))
 
     def program(world: Communicator) -> None:
-        trainer = started(world, find(folder, world), MORE[name])
+        trainer = started(world, find(folder, world), MORE[name], start)
         values = whole(trainer)
         assert values.keys() == true.keys()
         for path, x in values.items():
@@ -90,7 +100,7 @@ def test_half_weights_start_from_them(stored: str, zero: int, tmp_path: Path) ->
     def program(world: Communicator) -> None:
         found = find(tmp_path, world)
         assert found.config.dtype == "float32"
-        half = {"precision": StaticPolicy("mixed_float16"), "half_weights": True}
+        half: dict[str, Any] = {"precision": StaticPolicy("mixed_float16"), "half_weights": True}
         trainer = started(world, found, Layout(2, Strategy(zero=zero)), **half)
         for path, x in whole(trainer).items():
             np.testing.assert_array_equal(x, true[path], err_msg=path, strict=True)
@@ -170,6 +180,16 @@ class Counting(Files):
     ids=["zero3", "pp", "tp", "dp"],
 )
 def test_a_rank_reads_what_it_keeps(mesh: dict[str, int], strategy: Strategy, part: float | None, folder: Path) -> None:
+    reads(folder, mesh, strategy, part)
+
+
+def reads(
+    folder: Path,
+    mesh: dict[str, int],
+    strategy: Strategy,
+    part: float | None,
+    reducers: Mapping[str, Make] = REDUCERS,
+) -> None:
     total = sum(x.nbytes for x in gpt2_files.theirs().values())
 
     def program(world: Communicator) -> int:
@@ -177,7 +197,7 @@ def test_a_rank_reads_what_it_keeps(mesh: dict[str, int], strategy: Strategy, pa
         found.reader.files = counting = Counting()
         model = gpt(found.config)
         start_from(model, found)
-        reducer = parallelize(model, Mesh(world, **mesh), strategy)
+        reducer = parallelize(model, Mesh(world, **mesh), strategy, reducers=reducers)
         reducer.init(1)
         shards = [b.shard for b in reducer.buckets if b.shard is not None]
         kept = sum(x.nbytes for x in shards) if shards else sum(p.data.nbytes for p in model.parameters())
