@@ -250,4 +250,5 @@ class CheckpointOptions:
     """Continue the run in this folder, or from this checkpoint; without a name, the run in --out.
     Its options hold where none are given. The number of ranks may be another one."""
     weights: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """Start from these weights: a model file, a GPT-2 as Hugging Face saves it (a folder), or a checkpoint."""
+    """Start from these weights: a model file, a GPT-2 as Hugging Face saves it (a folder), or a checkpoint.
+    The model has their sizes and tokenizer; --lr is 1e-4 and --lr-floor 1e-5 where none are given."""

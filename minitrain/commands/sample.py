@@ -1,10 +1,10 @@
 """Generate text with a trained model, on one process, or on the ranks among which the model is divided."""
 
+import io
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 from ..comm.agreement import agreed
 from ..comm.communicator import Communicator
@@ -15,7 +15,7 @@ from ..models import gpt
 from ..parallel.parallelize import parallelize
 from ..parallel.strategy import Strategy
 from ..runtime.launch import launch
-from ..train.generate import check_choice_of_tokens, check_length, each_token
+from ..train.generate import check_choice_of_tokens, check_length, generate
 from ..train.weights import find, start_from
 from .options import ParallelOptions, make_mesh
 from .tokenizers import Tokenizer, of_weights
@@ -75,15 +75,6 @@ class Sample:
 
     def write(self, world: Communicator) -> None:
         """Print the text. All ranks of `world` call it. Raise UserError if the model cannot be read or divided."""
-        for piece in self.pieces(world):
-            if world.rank == 0:
-                sys.stdout.write(piece)
-                sys.stdout.flush()
-        if world.rank == 0:
-            sys.stdout.write("\n")
-
-    def pieces(self, world: Communicator) -> Iterator[str]:
-        """Yield the prompt and its continuation, piece by piece. Raise UserError as `write` does."""
         mesh = make_mesh(world, ParallelOptions(tp=self.tp, pp=self.pp))
         if mesh.sizes["dp"] > 1 and not self.zero:
             used = self.tp * self.pp
@@ -95,22 +86,35 @@ class Sample:
         start_from(model, weights)
         reducer = parallelize(model, mesh, Strategy(zero=self.zero))
         agreed(world, lambda: reducer.init(self.seed))
-        yield self.prompt
-        tokens = each_token(
-            model, weights.config.context, prompt, self.length, self.temperature, self.seed,
-            top_k=self.top_k, top_p=self.top_p, cached=self.cache, world=world if world.size > 1 else None,
+        show = Typewriter(tokenizer, sys.stdout if world.rank == 0 else io.StringIO())
+        show.text(self.prompt)
+        generate(
+            model, weights.config.context, prompt, self.length, self.temperature, self.seed, top_k=self.top_k,
+            top_p=self.top_p, cached=self.cache, world=world if world.size > 1 else None, each=show.token,
         )  # fmt: skip
-        yield from texts(tokens, tokenizer)
+        show.end()
 
 
-def texts(tokens: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
-    """Yield the text of the tokens, each piece as soon as its last character is complete."""
-    waiting: list[int] = []
-    for token in tokens:
-        waiting.append(token)
-        text = tokenizer.decode(waiting)
-        if not text.endswith(BROKEN) or len(waiting) > 4:  # a character has at most 4 bytes
-            yield text
-            waiting = []
-    if waiting:
-        yield tokenizer.decode(waiting)
+class Typewriter:
+    """Writes tokens to a page as text, each character as soon as all of its bytes are there."""
+
+    def __init__(self, tokenizer: Tokenizer, page: TextIO) -> None:
+        self.tokenizer, self.page = tokenizer, page
+        self.waiting: list[int] = []
+
+    def text(self, text: str) -> None:
+        """Write a text."""
+        self.page.write(text)
+        self.page.flush()
+
+    def token(self, token: int) -> None:
+        """Write a token, and those before it that waited for it."""
+        self.waiting.append(token)
+        text = self.tokenizer.decode(self.waiting)
+        if not text.endswith(BROKEN) or len(self.waiting) > 4:  # a character has at most 4 bytes
+            self.text(text)
+            self.waiting = []
+
+    def end(self) -> None:
+        """Write what is left, and end the line."""
+        self.text(self.tokenizer.decode(self.waiting) + "\n")

@@ -1,4 +1,8 @@
-"""Training from the weights of a model: `train --from build/gpt2`. The model's sizes are those of the weights."""
+"""Training from the weights of a model: `train --from build/gpt2`.
+
+The model's sizes and tokenizer are those of the weights. Its learning rate is low by default: at the rate with which a
+small model learns from random values, what a trained one has learned would be lost in a few updates.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +17,7 @@ from .run_checkpoints import value_of
 if TYPE_CHECKING:
     from .config import TrainConfig
 
+LR = 1e-4  # of fine-tuning, unless another one is given
 OPTIONS = {
     "layers": "--layers", "heads": "--heads", "width": "--width", "context": "--positions", "tied": "--tied",
     "epsilon": "--epsilon",
@@ -41,7 +46,9 @@ def from_weights(path: Path, config: "TrainConfig") -> "TrainConfig":
     characters = about.get("vocabulary")
     place = None if characters is not None else tokenizers.place_of(weights)
     data = replace(config.data, characters=characters, tokenizer=place or config.data.tokenizer)
-    return replace(config, model=model, data=data, checkpoints=replace(config.checkpoints, weights=path))
+    optimizer = replace(config.optimizer, lr=LR, lr_floor=LR / 10)
+    checkpoints = replace(config.checkpoints, weights=path)
+    return replace(config, model=model, data=data, optimizer=optimizer, checkpoints=checkpoints)
 
 
 def check_sizes(weights: Weights, config: GPTConfig) -> None:

@@ -13,7 +13,7 @@ Fan, Lewis, Dauphin, "Hierarchical Neural Story Generation", arXiv:1805.04833 (t
 Case of Neural Text Degeneration", arXiv:1904.09751 (top-p).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -58,48 +58,30 @@ def generate(
     top_p: float | None = None,
     cached: bool = True,
     world: Communicator | None = None,
+    each: Callable[[int], object] = lambda token: None,
 ) -> np.ndarray:
-    """Return `length` ids that continue the prompt: see `each_token`. top_k, top_p: see `choose`."""
-    check_length(length)
-    options = {"top_k": top_k, "top_p": top_p, "cached": cached, "world": world}
-    tokens = each_token(model, context, prompt, length, temperature, seed, **options)  # type: ignore[arg-type]
-    return np.fromiter(tokens, np.int64)
-
-
-def each_token(
-    model: Model,
-    context: int,
-    prompt: Sequence[int] | np.ndarray,
-    length: int,
-    temperature: float,
-    seed: int,
-    *,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    cached: bool = True,
-    world: Communicator | None = None,
-) -> Iterator[int]:
-    """Yield `length` ids that continue the prompt, each drawn as `choose` does from the logits of the last position.
+    """Return `length` ids that continue the prompt, each drawn as `choose` does from the logits of the last position.
 
     The model sees the last `context` ids. Temperature 0 takes the most probable id. top_k, top_p: draw from this many
     tokens only, and from those that have this probability. cached: keep keys and values. world: the ranks that hold the
-    model; all of them call this. Raise UserError for invalid arguments, and for a model
-    with an attention that does not know the cache.
+    model; all of them call this. each: called with each id as soon as it is drawn. Raise UserError for invalid
+    arguments, and for a model with an attention that does not know the cache.
     """
     check_whole("context", context, 1)
     ids = as_row("prompt", prompt).tolist()
     check_length(length)
     check_choice_of_tokens(temperature, top_k, top_p)
     check_seed(seed)
-    if not ids:
+    if not (start := len(ids)):
         raise UserError("the prompt is empty: give at least one character")
     chance = rng.integers(rng.key(seed, "sample"), length, 2**32) / 2**32
     logits_of = NextLogits(model, context, seed, cached)
-    for u in chance:
-        with no_grad():
+    with no_grad():
+        for u in chance:
             token = choose(logits_of(ids), u, temperature, top_k, top_p)
-        ids.append(token if world is None else first_rank_s(token, world))
-        yield ids[-1]
+            ids.append(token if world is None else first_rank_s(token, world))
+            each(ids[-1])
+    return np.array(ids[start:], np.int64)
 
 
 def first_rank_s(token: int, world: Communicator) -> int:

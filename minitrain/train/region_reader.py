@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ..backend import Array, bfloat16, to_device
+from ..backend import Array, bfloat16, to_device, xp
 from ..errors import UserError, check_names, reason, shown
 from ..models import Model
 from .checkpoint_index import Index, Logical, Piece, check_file
@@ -76,19 +76,27 @@ class Reader:
             raise UserError(f"{path} holds {shown(entry)} for {shown(name)}, unlike the index")
         return entry.start
 
-    def read_parameter(self, out: Array, path: str, region: Region) -> None:
-        """Write a region of a parameter into out (n), in out's dtype, block by block.
+    def blocks(self, path: str, region: Region, dtype: np.dtype) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield a region of a parameter in this dtype, block by block, each with its place in the region.
 
-        It comes from its float32 master, if there is one, unless it was saved in out's dtype itself. Raise UserError
-        for values that the dtype cannot hold.
+        It comes from its float32 master, if there is one, unless it was saved in this dtype itself. Raise UserError for
+        values that the dtype cannot hold.
         """
         name, master = MODEL + path, f"{OPTIMIZER}{path}.master"
-        if master in self.index.tensors and self.index.tensors[name].dtype != out.dtype.name:
+        if master in self.index.tensors and self.index.tensors[name].dtype != dtype.name:
             name = master
-        for lo in range(region.run.start, region.run.stop, BLOCK):
-            block = region._replace(run=slice(lo, min(lo + BLOCK, region.run.stop)))
-            values = converted(name, self.read(name, block), out.dtype)
-            out[lo - region.run.start : block.run.stop - region.run.start] = to_device(values)
+        first, last = region.run.start, region.run.stop
+        for lo in range(first, last, BLOCK):
+            hi = min(lo + BLOCK, last)
+            values = self.read(name, region._replace(run=slice(lo, hi)))
+            yield slice(lo - first, hi - first), converted(name, values, dtype)
+
+    def read_parameter(self, path: str, region: Region, dtype: np.dtype) -> Array:
+        """Return a region of a parameter, (n), in this dtype. Raise UserError as `blocks` does."""
+        found = xp.empty(region.size, dtype)
+        for place, values in self.blocks(path, region, dtype):
+            found[place] = to_device(values)
+        return found
 
 
 def check_parameters(what: str, index: Index, model: Model, cure: str) -> list[str]:

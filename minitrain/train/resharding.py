@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..backend import Array, accumulation_dtype, to_host, xp
+from ..backend import Array, accumulation_dtype, to_host
 from ..comm.agreement import agreed
 from ..errors import UserError
 from ..optim import Optimizer, Part
@@ -49,10 +49,7 @@ def parameters(trainer: Trainer, reader: Reader) -> Iterator[tuple[Array, Array]
     for bucket in trainer.reducer.buckets:
         held = require(bucket.shard if bucket.data is None else bucket.data)
         for p, run, place in bucket.part(bucket.group.rank if bucket.data is None else None):
-            reader.read_parameter(
-                values := xp.empty_like(held[place]), p.placement.path, Region(p.placement.index, run)
-            )
-            yield held[place], values
+            yield held[place], reader.read_parameter(p.placement.path, Region(p.placement.index, run), p.dtype)
 
 
 def check_fits(trainer: Trainer, index: Index) -> list[str]:
@@ -105,6 +102,5 @@ def optimizer_state(trainer: Trainer, reader: Reader) -> dict[str, Any]:
                     raise UserError(f"the checkpoint has no {name} for {path}, which was not trained then")
                 state[f"{path}.{name}"] = Part(converted(key, reader.read(key, region), dtype), *region)
             if held.data.dtype != dtype:
-                reader.read_parameter(master := xp.empty(region.size, dtype), path, region)
-                state[f"{path}.master"] = Part(to_host(master), *region)
+                state[f"{path}.master"] = Part(to_host(reader.read_parameter(path, region, dtype)), *region)
     return state

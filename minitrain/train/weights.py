@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, xp
+from ..backend import Array, to_device
 from ..comm.agreement import agreed, check_same
 from ..comm.communicator import Communicator
 from ..errors import UserError, check_names, shown
@@ -278,7 +278,7 @@ class StoredParameter:
 
     def read(self, out: Array, held: tuple[slice, ...], run: slice) -> None:
         """Write elements `run` of the slice `held`, flattened, into out (n). Raise UserError if one is not finite."""
-        self.weights.reader.read_parameter(out, self.path, Region(held, run))
-        for lo in range(0, out.size, BLOCK):
-            if not xp.isfinite(out[lo : lo + BLOCK]).all():
+        for place, values in self.weights.reader.blocks(self.path, Region(held, run), out.dtype):
+            if not np.isfinite(values).all():
                 raise UserError(f"{self.weights.path} holds nan or inf in {self.path}: that run diverged; use another")
+            out[place] = values if isinstance(out, np.ndarray) else to_device(values)

@@ -76,6 +76,7 @@ def test_from_a_gpt2_and_out_again(there: Path, capsys: Capture) -> None:
     assert (there / "imported" / "tokenizer.json").exists()
     assert train("--from", "imported", "--out", "a") == train("--from", "gpt2", "--out", "b") == 0
     assert rows("a") == rows("b") and len(rows("a")) == 5
+    assert json.loads(rows("a")[0])["lr"] == 1e-4 and json.loads(rows("a")[3])["lr"] < 5e-5  # low, as in fine-tuning
     assert "starting from the weights in gpt2" in (said := capsys.readouterr().out)
     assert "300 tokens" in said and "nats per token" in said
     sample = ["sample", "--prompt", "What, ho!", "--length", "9", "--checkpoint"]

@@ -43,9 +43,11 @@ from minitrain.train import checkpoint
 from minitrain.train.checkpoint_folder import newest
 from minitrain.train.checkpoints import Checkpoints
 from minitrain.train.generate import generate
+from minitrain.train.region_reader import Reader
 from minitrain.train.resharding import load
 from minitrain.train.step import train_step
 from minitrain.train.trainer import Trainer
+from minitrain.train.weights import Weights, start_from
 from tests.strategies import named
 
 Results: TypeAlias = dict[str, np.ndarray]
@@ -181,6 +183,8 @@ TABLE = [
 ]
 HELPERS = {
     "gelu_and_slope",
+    "heads_of",
+    "scale_of",
     "unbroadcast",
     "unbroadcast_both",
     "operands",
@@ -307,7 +311,12 @@ def resumed(dtype: str) -> Results:
             saves.save(made[0])
             made[0].step(case.data.batch(2))  # what is written are the values before
             saves.close()
-            load(made[1], *newest(Path(folder), made[1].world))
+            where, index = newest(Path(folder), made[1].world)
+            load(made[1], where, index)
+            fresh = next(cases(dtype))[1].model
+            start_from(fresh, Weights(where, GPTConfig(1), None, Reader(where, index)))
+            fresh.init(1)
+            results |= {f"started {p.placement.path}": to_host(p.data) for p in fresh.parameters()}
         losses = [update.loss for update in made[1].each_update(case.data, 2)]
         name = f"gpt adamw resumed {'from a background save' if background else ''}"
         results[f"{name} loss"] = np.array(losses)

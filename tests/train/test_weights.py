@@ -24,12 +24,11 @@ from minitrain.parallel.strategy import Strategy
 from minitrain.precision import StaticPolicy
 from minitrain.train import checkpoint, region_reader, weights
 from minitrain.train.model_files import in_shards
-from minitrain.train.tensor_file import Files
 from minitrain.train.trainer import Trainer
 from minitrain.train.weights import Weights, find, look, start_from
 from tests.tiers import full
 from tests.train import gpt2_files
-from tests.train.test_resharding import LAYOUTS, Layout
+from tests.train.test_resharding import LAYOUTS, Counting, Layout
 
 MORE = {"zero3 of 3": Layout(3, Strategy(zero=3)), "pp3": Layout(3, mesh={"pp": 3}), **LAYOUTS}
 QUICK = ("serial", "zero3 of 3", "tp2 pp2", "pp3", "tp2 sp")
@@ -156,17 +155,6 @@ def test_links_are_followed(folder: Path, tmp_path: Path) -> None:
 
 
 # Only what is needed --------------------------------------------------------------------------------------------------
-
-
-class Counting(Files):
-    """Counts the bytes that are read of values."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-
-    def read(self, file: int, size: int, at: int) -> bytes:
-        self.bytes += size
-        return super().read(file, size, at)
 
 
 @pytest.mark.parametrize(
