@@ -128,8 +128,8 @@ class NextLogits:
         self.forward(few[:-1], cache)
         again, true = self.forward(few, cache), self.forward(few)
         dtype = next((p.dtype for p in self.model.parameters()), np.dtype(np.float32))
-        bound = {8: 1e-9, 4: 1e-3}.get(dtype.itemsize, 0.1) * np.abs(true).max(initial=0)
-        if not np.abs(again - true).max(initial=0) <= bound:
+        bound = {8: 1e-9, 4: 1e-3}.get(dtype.itemsize, 0.1) * np.abs(true).max()
+        if not np.abs(again - true).max() <= bound:
             raise UserError(
                 "with a cache of keys and values, the model gives other logits: it has a layer that looks at several "
                 "positions and does not read batch.cache, as nn.CausalAttention does.\nCall generate(..., cached=False)"
