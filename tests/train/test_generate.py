@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from minitrain.models import GPTConfig, Model, gpt
 from minitrain.observe.ledger import Ledger
 from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.strategy import Strategy
+from minitrain.precision import StaticPolicy, use
 from minitrain.tensor import Tensor
 from minitrain.train.generate import NextLogits, choose, generate, keep_top_k, keep_top_p
 from tests.tiers import full
@@ -224,3 +226,14 @@ def test_the_same_tokens_as_transformers_keep() -> None:
 def test_wrong_options(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         generate(model(), T, PROMPT, 3, 0.9, 1, **options)
+
+
+@pytest.mark.parametrize("name", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("half_weights", [True, False])
+def test_in_half_precision(name: str, half_weights: bool) -> None:
+    """The cache is in 16 bits, too; rounding is not taken for an attention that does not know it."""
+    for seed in range(5):
+        made = gpt(replace(CONFIG, dtype="float32"))
+        use(made, StaticPolicy(name), half_weights)
+        made.init(seed)
+        assert len(generate(made, T, PROMPT, 10, 0.9, 1)) == 10
