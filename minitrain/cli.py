@@ -61,7 +61,7 @@ Command = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return the exit status: 0, 1 if two models differ, 2 for a user error."""
+    """Run one command and return the exit status: 0, 1 if two models differ, 2 for a user error, 130 for Ctrl-C."""
     return watching_output(partial(run, arguments))
 
 
@@ -82,6 +82,9 @@ def run(arguments: list[str] | None) -> int:
         return command.run()
     except UserError as error:
         return report_error(error)
+    except KeyboardInterrupt:  # without ranks; with them, launch speaks
+        sys.stderr.write("\nminitrain: interrupted\n")
+        return 130
 
 
 @contextlib.contextmanager

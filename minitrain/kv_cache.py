@@ -35,7 +35,7 @@ class KeyValueCache:
     def extend(self, path: str, k: Array, v: Array, start: int) -> tuple[Array, Array]:
         """Keep k and v (B, H, n, D/H) of positions from `start` on. Return those of all positions, as views.
 
-        Raise UserError unless they follow the positions that are there, and fit in.
+        Raise UserError unless they follow the positions that are there, have their shape, and fit in.
         """
         stop = start + k.shape[2]
         if start > self.length or stop > self.T:
@@ -43,8 +43,10 @@ class KeyValueCache:
                 f"{path} was given positions {start} to {stop - 1}, but the cache has {self.length} and room for "
                 f"{self.T}: give the positions in order"
             )
+        room = (*k.shape[:2], self.T, k.shape[3])
+        if path in self.kept and (self.kept[path][0].shape, self.kept[path][0].dtype) != (room, k.dtype):
+            raise UserError(f"{path} was given keys {k.shape} of {k.dtype}, unlike those of earlier positions")
         if path not in self.kept:
-            room = (*k.shape[:2], self.T, k.shape[3])
             self.kept[path] = xp.empty(room, k.dtype), xp.empty(room, v.dtype)
             for array in self.kept[path]:
                 ledger.hold(array, "buffers", "cache")

@@ -42,15 +42,17 @@ def memory(
     strategy: Strategy = Strategy(),
     parallel: ParallelOptions | None = None,
     ranks: int = 1,
+    length: int | None = None,
 ) -> int:
     """Return a lower bound on the bytes that training needs on a rank.
 
     It counts parameters, Adam's two moments, and the larger of the activations of a micro-batch of `windows` windows
     and the gradients, which replace them during backward. Under ZeRO a rank has its shard of each, and at stage 3 one
-    whole unit; recomputed units keep no activations; tensor and pipeline parallel divide most of this.
+    whole unit; recomputed units keep no activations; tensor and pipeline parallel divide most of this. length: of a
+    window, if it is shorter than the model's context.
     """
     p, zero = parallel or ParallelOptions(), strategy.zero
-    T, D, P, item = model.context, model.width, model.parameters, np.dtype(model.dtype).itemsize
+    T, D, P, item = length or model.context, model.width, model.parameters, np.dtype(model.dtype).itemsize
     layers = min(model.layers, strategy.recompute or model.layers)
     kept = windows * T * (layers * (16 * D + model.heads * T) + model.vocabulary)
     states, gradients, parameters = (P // ranks if zero >= stage else P for stage in (1, 2, 3))
@@ -121,9 +123,10 @@ class TrainConfig:
     def check_memory(self, model: GPTConfig, ranks: int, there: float) -> None:
         """Raise UserError if one rank of the run needs more than `there` bytes of memory."""
         windows, given = -(-self.data.batch // (ranks * self.parallel.accumulate)), self.parallel.memory_mb
+        T = self.model.context
         check_memory(
-            f"a rank with {model.layers} layers of width {model.width} and {windows} windows of {model.context}",
-            memory(model, windows, self.strategy, self.parallel, ranks),
+            f"a rank with {model.layers} layers of width {model.width} and {windows} windows of {T}",
+            memory(model, windows, self.strategy, self.parallel, ranks, T),
             "give fewer --layers, a smaller --width, --context or --batch, more micro-batches with --accumulate, "
             "--recompute 1, or more ranks with --zero 3" + ("" if given is None else "; or a larger --memory-mb"),
             there,

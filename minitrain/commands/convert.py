@@ -7,7 +7,8 @@ Both read and write one tensor at a time.
 """
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +16,16 @@ from typing import Any, Literal
 import tyro
 
 from ..comm.threads import world_of_one
+from ..data.bpe import Tokenizer
+from ..data.text import CharTokenizer
 from ..environment import launched
 from ..errors import UserError, check_number, reason
 from ..models import gpt
 from ..train import gpt2_layout
 from ..train.model_files import write_json, write_model
+from ..train.region_reader import check_parameters
 from ..train.weights import StoredParameter, Weights, find
-from .tokenizers import FILE, BytePairTokenizer, description, of_weights, place_of
+from .model_tokenizer import FILE, BytePairTokenizer, description, of_weights, place_of, write
 
 MB = 1e6
 Layout = Literal["gpt2", "minitrain"]
@@ -39,10 +43,12 @@ class Export:
     """gpt2: with config.json, names and shapes as transformers has them. minitrain: as this program has them."""
     shard_mb: float = 5000.0
     """Most megabytes of a file; a larger tensor has a file of its own."""
+    tokenizer: Path | None = None
+    """Tokenizer of the model, if it is not beside it."""
 
     def run(self) -> int:
         """Write the files, on rank 0 only, and print their names."""
-        return 0 if launched()[1] else convert(self.model, self.to, self.layout, self.shard_mb)
+        return 0 if launched()[1] else convert(self.model, self.to, self.layout, self.shard_mb, self.tokenizer)
 
 
 @dataclass(frozen=True)
@@ -55,30 +61,52 @@ class Import:
     """New folder for the files."""
     shard_mb: float = 5000.0
     """Most megabytes of a file; a larger tensor has a file of its own."""
+    tokenizer: Path | None = None
+    """Tokenizer of the model, if it is not beside it."""
 
     def run(self) -> int:
         """Write the files, on rank 0 only, and print their names."""
-        return 0 if launched()[1] else convert(self.model, self.to, "minitrain", self.shard_mb)
+        return 0 if launched()[1] else convert(self.model, self.to, "minitrain", self.shard_mb, self.tokenizer)
 
 
-def convert(model: Path, to: Path, layout: Layout, shard_mb: float) -> int:
-    """Read a model and write it in this layout. Raise UserError if it cannot be read or written."""
+def convert(model: Path, to: Path, layout: Layout, shard_mb: float, given: Path | None = None) -> int:
+    """Read a model and write it in this layout. given: its tokenizer. Raise UserError if either is impossible."""
     check_number("--shard-mb", shard_mb, "above 0")
     weights = find(model, world_of_one())
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"{to} has files already; give a new folder with --to")
-    tokenizer = of_weights(weights) if weights.tokenizer is not None or place_of(weights) else None
+    known = given or weights.tokenizer is not None or place_of(weights)
+    tokenizer = of_weights(weights, given) if known else None
     about = {"gpt": asdict(weights.config), "tokenizer": None if tokenizer is None else description(tokenizer)}
-    c = weights.config
-    print(f"GPT of {c.parameters:,} parameters: {c.layers} layers of width {c.width}, {c.heads} heads, {c.dtype}")
+    print("\n".join(summary(weights)))
+    partial = to.with_name(f"{to.name}.partial")
     try:
-        WRITERS[layout](weights, to, about, shard_mb * MB)
+        shutil.rmtree(partial, ignore_errors=True)  # of an export that was interrupted
+        WRITERS[layout](weights, partial, about, shard_mb * MB)
         if isinstance(tokenizer, BytePairTokenizer):
-            tokenizer.save(to / FILE)
+            write(tokenizer, partial / FILE)
+        partial.replace(to)
     except OSError as error:
-        raise UserError(f"cannot write in {to}: {reason(error)}; give another folder with --to") from error
-    print(f"wrote {to}" + ("" if tokenizer else "; there is no tokenizer: train and sample need one, --tokenizer"))
+        raise UserError(f"cannot write {to}: {reason(error)}; give another folder with --to") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    print(f"wrote {to}" + remark(tokenizer, layout))
     return 0
+
+
+def summary(weights: Weights) -> Iterator[str]:
+    """Yield what a model is, and what is converted, in lines."""
+    c = weights.config
+    yield f"GPT of {c.parameters:,} parameters: {c.layers} layers of width {c.width}, {c.heads} heads, {c.dtype}"
+    yield from check_parameters(f"model in {weights.path}", weights.reader.index, gpt(c), "")
+
+
+def remark(tokenizer: Tokenizer | None, layout: Layout) -> str:
+    """Return what to say of the tokenizer of a model that was written."""
+    if tokenizer is None:
+        return "; there is no tokenizer: train and sample need one, --tokenizer"
+    characters = layout == "gpt2" and isinstance(tokenizer, CharTokenizer)
+    return "; its tokens are characters, for which transformers has no tokenizer" if characters else ""
 
 
 def as_gpt2(weights: Weights, to: Path, about: dict[str, Any], shard: float) -> None:

@@ -31,7 +31,8 @@ class ModelOptions:
     width: int = 128
     """Features per position between the blocks (D)."""
     context: int = 64
-    """Tokens the model sees at once (T): characters, unless there is a --tokenizer."""
+    """Tokens the model sees at once (T): characters, unless there is a --tokenizer. With --from: all of its positions,
+    or less."""
     positions: int | None = None
     """Longest context of the model, if it is more than --context: its table of positions. None: --context."""
     dropout: float = 0.0
@@ -250,5 +251,5 @@ class CheckpointOptions:
     """Continue the run in this folder, or from this checkpoint; without a name, the run in --out.
     Its options hold where none are given. The number of ranks may be another one."""
     weights: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """Start from these weights: a model file, a GPT-2 as Hugging Face saves it (a folder), or a checkpoint.
-    The model has their sizes and tokenizer; --lr is 1e-4 and --lr-floor 1e-5 where none are given."""
+    """Start from these weights: a model file, the folder of a run, of export or import, or of a GPT-2 as Hugging Face
+    saves it, or a checkpoint. The model has their sizes and tokenizer; by default, --lr is 1e-4 and --lr-floor 1e-5."""

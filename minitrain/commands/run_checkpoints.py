@@ -20,10 +20,10 @@ from ..train.checkpoint_index import INDEX, Index
 from ..train.checkpoints import Checkpoints
 from ..train.history import Update
 from ..train.resharding import load
+from .model_tokenizer import FILE, check_described
 from .options import RunOptions
 from .run_folder import RunFolder
 from .signals import Signals
-from .tokenizers import FILE, check_described
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -238,18 +238,22 @@ def resumed(arguments: list[str], config: "TrainConfig") -> "TrainConfig":
         raise UserError(f"{found[0][0]} has options that are none of train: {error}") from error
     made = replace(config, **groups)
     beside = run / FILE if (run / FILE).exists() else None
-    data = replace(made.data, characters=found[0][1].about["tokenizer"].get("vocabulary"), tokenizer=beside)
+    characters = found[0][1].about["tokenizer"].get("vocabulary")
+    if characters is None and beside is None and value_of("--tokenizer", arguments) is None:
+        raise UserError(f"{run} has lost its tokenizer, {FILE}: give it with --tokenizer")
+    data = replace(made.data, characters=characters, tokenizer=beside)
     report, checkpoints = replace(made.report, out=run), replace(made.checkpoints, resume=Path(folder))
     return replace(made, data=data, report=report, checkpoints=checkpoints)
 
 
 def value_of(flag: str, arguments: list[str]) -> str | None:
-    """Return the value of a flag on the command line; None if it is not there."""
+    """Return the value of a flag on the command line, the last one if there are several; None if it is not there."""
+    found: str | None = None
     for word, following in zip(arguments, [*arguments[1:], None], strict=True):
         name, given, value = word.partition("=")
         if name == flag:
-            return value if given else following
-    return None
+            found = value if given else following
+    return found
 
 
 def filled(options: Any, values: Mapping[str, Any]) -> Any:

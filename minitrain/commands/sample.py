@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TextIO
 
-from ..comm.agreement import agreed
+from ..comm.agreement import agreed, check_same
 from ..comm.communicator import Communicator
 from ..comm.threads import world_of_one
 from ..environment import launched
@@ -17,8 +17,8 @@ from ..parallel.strategy import Strategy
 from ..runtime.launch import launch
 from ..train.generate import check_choice_of_tokens, check_length, generate
 from ..train.weights import find, start_from
+from .model_tokenizer import Tokenizer, of_weights
 from .options import ParallelOptions, make_mesh
-from .tokenizers import Tokenizer, of_weights
 
 BROKEN = "\ufffd"  # what bytes that are no character are decoded to: some bytes of one may be yet to come
 
@@ -28,7 +28,7 @@ class Sample:
     """Generate text with a trained model, on one process or divided among ranks."""
 
     checkpoint: Path = Path("build/run/model.safetensors")
-    """Model file saved by `train`, a folder of `import` or `export`, a GPT-2, or a checkpoint."""
+    """Model file, or the folder of a run, of import or export, of a GPT-2, or a checkpoint."""
     prompt: str = "\n"
     """Text to continue."""
     length: int = 400
@@ -75,12 +75,12 @@ class Sample:
 
     def write(self, world: Communicator) -> None:
         """Print the text. All ranks of `world` call it. Raise UserError if the model cannot be read or divided."""
+        if not self.zero and world.size != (n := self.tp * self.pp):
+            raise UserError(f"--tp {self.tp} x --pp {self.pp} is for {n} ranks; there are {world.size}: mpirun -n {n}")
         mesh = make_mesh(world, ParallelOptions(tp=self.tp, pp=self.pp))
-        if mesh.sizes["dp"] > 1 and not self.zero:
-            used = self.tp * self.pp
-            raise UserError(f"--tp {self.tp} x --pp {self.pp} uses {used} of {world.size} ranks: run mpirun -n {used}")
         weights = find(self.checkpoint, world)
         tokenizer = agreed(world, lambda: of_weights(weights, self.tokenizer))
+        check_same(world, {"checksum of the tokenizer": tokenizer.sha256})
         prompt = tokenizer.encode(self.prompt)
         model = gpt(replace(weights.config, dtype=self.dtype or weights.config.dtype))
         start_from(model, weights)
@@ -96,11 +96,16 @@ class Sample:
 
 
 class Typewriter:
-    """Writes tokens to a page as text, each character as soon as all of its bytes are there."""
+    """Writes tokens to a page as text, each character as soon as all of its bytes are there.
+
+    A token may end in the middle of a character, and the next one complete it and begin another. So the tokens since
+    the last complete character are decoded together, and of their text, what has been written is left out.
+    """
 
     def __init__(self, tokenizer: Tokenizer, page: TextIO) -> None:
         self.tokenizer, self.page = tokenizer, page
         self.waiting: list[int] = []
+        self.written = 0  # characters of their text
 
     def text(self, text: str) -> None:
         """Write a text."""
@@ -108,13 +113,15 @@ class Typewriter:
         self.page.flush()
 
     def token(self, token: int) -> None:
-        """Write a token, and those before it that waited for it."""
+        """Write what is complete with this token."""
         self.waiting.append(token)
         text = self.tokenizer.decode(self.waiting)
-        if not text.endswith(BROKEN) or len(self.waiting) > 4:  # a character has at most 4 bytes
-            self.text(text)
-            self.waiting = []
+        complete = text.rstrip(BROKEN)
+        self.text(complete[self.written :])
+        self.written = max(self.written, len(complete))
+        if complete == text:
+            self.waiting, self.written = [], 0
 
     def end(self) -> None:
         """Write what is left, and end the line."""
-        self.text(self.tokenizer.decode(self.waiting) + "\n")
+        self.text(self.tokenizer.decode(self.waiting)[self.written :] + "\n")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import UserError, shown
 from ..models import GPTConfig
 from ..train.weights import Weights, look
-from . import tokenizers
+from . import model_tokenizer
 from .run_checkpoints import value_of
 
 if TYPE_CHECKING:
@@ -30,9 +30,10 @@ def started(arguments: list[str], config: "TrainConfig") -> "TrainConfig":
     Raise UserError if there are no weights.
     """
     path = value_of("--from", arguments)
-    if path is None or {"-h", "--help"}.intersection(arguments):
+    if path is None or path.startswith("-") or {"-h", "--help"}.intersection(arguments):
         return config
-    return from_weights(Path(path), config)
+    optimizer = replace(config.optimizer, lr=LR, lr_floor=LR / 10)
+    return from_weights(Path(path), replace(config, optimizer=optimizer))
 
 
 def from_weights(path: Path, config: "TrainConfig") -> "TrainConfig":
@@ -43,19 +44,17 @@ def from_weights(path: Path, config: "TrainConfig") -> "TrainConfig":
         config.model, layers=c.layers, heads=c.heads, width=c.width, context=c.context, positions=c.context,
         tied=c.tied, epsilon=c.epsilon, dtype="float64" if c.dtype == "float64" else "float32",
     )  # fmt: skip
-    characters = about.get("vocabulary")
-    place = None if characters is not None else tokenizers.place_of(weights)
+    characters: str | None = about.get("vocabulary")
+    place = None if characters is not None else model_tokenizer.place_of(weights)
     data = replace(config.data, characters=characters, tokenizer=place or config.data.tokenizer)
-    optimizer = replace(config.optimizer, lr=LR, lr_floor=LR / 10)
-    checkpoints = replace(config.checkpoints, weights=path)
-    return replace(config, model=model, data=data, optimizer=optimizer, checkpoints=checkpoints)
+    return replace(config, model=model, data=data, checkpoints=replace(config.checkpoints, weights=path))
 
 
 def check_sizes(weights: Weights, config: GPTConfig) -> None:
     """Raise UserError unless the options describe the model of the weights."""
-    for field, flag in OPTIONS.items():
-        given, there = getattr(config, field), getattr(weights.config, field)
-        if given != there:
-            raise UserError(
-                f"{flag} is {shown(given)}, but the model in {weights.path} has {shown(there)}: leave it out"
-            )
+    both = {flag: (getattr(config, field), getattr(weights.config, field)) for field, flag in OPTIONS.items()}
+    wrong = [
+        f"{flag} is {shown(given)} instead of {shown(there)}" for flag, (given, there) in both.items() if given != there
+    ]
+    if wrong:
+        raise UserError(f"the model in {weights.path} has other sizes: {', '.join(wrong)}; leave them out")

@@ -10,7 +10,7 @@ from ..data.bpe import BytePairTokenizer
 from ..data.text import load_text
 from ..environment import launched
 from ..errors import UserError, reason, shown
-from ..train.tensor_file import FILES, NewFile, make_folders
+from .model_tokenizer import write
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,10 @@ class TrainTokenizer:
         text = load_text(self.text)
         tokenizer = BytePairTokenizer.train(text, self.size)
         ids = tokenizer.encode(text)
-        self._write(tokenizer.json.encode())
+        try:
+            write(tokenizer, self.to)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.to} cannot be written: {reason(error)}; give another file with --to") from error
         tokens = [tokenizer.decode([i]) for i in range(256, tokenizer.size)]
         print(f"{tokenizer.size:,} tokens, sha256 {tokenizer.sha256[:16]}...")
         print(f"{len(text) / len(ids):.2f} characters per token: {len(text):,} characters, {len(ids):,} tokens")
@@ -45,14 +48,6 @@ class TrainTokenizer:
         print(fitting("longest:", sorted(tokens, key=len, reverse=True)))
         print(f"saved {self.to}")
         return 0
-
-    def _write(self, data: bytes) -> None:
-        try:
-            make_folders(self.to.parent)
-            with NewFile(self.to) as file:
-                FILES.write(file, data)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.to} cannot be written: {reason(error)}; give another file with --to") from error
 
 
 def fitting(line: str, words: Iterable[str], columns: int = 80) -> str:

@@ -29,12 +29,12 @@ from ..train.nonfinite import NotFinite
 from ..train.trainer import Trainer
 from ..train.weights import find, start_from
 from .config import TrainConfig
+from .model_tokenizer import FILE, chosen, description, missing, unit, write
+from .model_tokenizer import check as check_tokenizer
 from .options import CheckpointOptions, RunOptions, make_mesh
 from .run_checkpoints import CHECKPOINTS, NOT_FINITE, RunCheckpoints, Stopped, crc32_of
 from .run_folder import RunFolder, on_rank_0, write_somewhere
 from .start import check_sizes
-from .tokenizers import FILE, chosen, description, missing, unit
-from .tokenizers import check as check_tokenizer
 
 LOG, MODEL = "log.jsonl", "model.safetensors"
 QUICK_VALIDATION = 200  # windows of a validation during training
@@ -50,17 +50,17 @@ class TextTrainer:
         self.mesh = make_mesh(world, config.parallel)
         config.strategy.check_on(self.mesh, config.parallel.accumulate)
         config.check(self.mesh.parts("samples"))
-        limit = config.parallel.memory_mb
-        before = 0 if limit is None else memory_at_start()
         text = load_text(config.data.text)
         given = {
             key: value for group in asdict(config).values() if isinstance(group, dict) for key, value in group.items()
         }
         for key in ("out", "text", "resume", "weights", "tokenizer"):
-            del given[key]  # paths may differ between machines
+            given[key] = given[key] is not None  # paths may differ between machines
         self.text_crc32, self.tokenizer = crc32_of(text), agreed(world, lambda: chosen(config.data, text))
         sums = {"checksum of the text": self.text_crc32, "checksum of the tokenizer": self.tokenizer.sha256}
         check_same(world, {**given, **sums})
+        limit = config.parallel.memory_mb
+        before = 0 if limit is None else memory_at_start()
         train, validation = split(self.tokenizer.encode(text), config.data.validation)
         seed, context, batch = config.report.seed, config.model.context, config.data.batch
         self.train_data = TextLoader(train, context, batch, seed)
@@ -83,7 +83,7 @@ class TextTrainer:
         if weights.tokenizer is None and self.config.data.tokenizer is None:
             raise missing(weights)
         check_tokenizer(self.tokenizer, weights)
-        return [f"starting from the weights in {path}", *start_from(self.model, weights)]
+        return [f"starting from the weights in {weights.path}", *start_from(self.model, weights)]
 
     def make_trainer(self) -> Trainer:
         """Return the trainer that runs the updates."""
@@ -116,6 +116,10 @@ class TextTrainer:
             checkpoints = RunCheckpoints(self, folder)
             if self.config.checkpoints.resume is not None:
                 checkpoints.resume()
+            if self.config.checkpoints.weights is not None:
+                windows = min(QUICK_VALIDATION, self.val_data.windows)
+                before = self.validate(QUICK_VALIDATION)
+                self.log(f"validation loss {before:.3f} before the first update, on {windows} windows")
             try:
                 with np.errstate(over="ignore", invalid="ignore"):  # the trainer checks every loss itself
                     self.train(folder, checkpoints, self.config.optimizer.steps)
@@ -134,7 +138,11 @@ class TextTrainer:
         Raise UserError if it cannot be used.
         """
         o, resume = self.config.report, self.config.checkpoints.resume
-        goes_on = resume is not None and o.out.resolve() in (resume.resolve(), *resume.resolve().parents)
+        source = self.config.checkpoints.weights
+        inside = lambda path: path is not None and o.out.resolve() in (path.resolve(), *path.resolve().parents)
+        goes_on = inside(resume)
+        if inside(source) and o.overwrite:
+            raise UserError(f"--overwrite would replace the model that --from {source} starts from; give another --out")
         if goes_on and o.overwrite:
             raise UserError(f"--overwrite would replace the run that --resume {resume} continues; give one of the two")
         aside = o.out == RunOptions.out
@@ -177,7 +185,9 @@ class TextTrainer:
 
     def validate(self, most: int | None = None) -> float:
         """Return the mean loss over the validation text, or `most` windows of it, in nats per token."""
-        return self.trainer.mean_loss(self.val_data.validation(most))
+        data = self.val_data
+        batches = data.batches if most is None else -(-min(most, data.windows) // data.B)
+        return self.trainer.mean_loss(self.trainer.progress.watch(data.validation(most), batches, "validation"))
 
     def close(self) -> None:
         """End the communication thread, if there is one."""
@@ -195,7 +205,11 @@ class TextTrainer:
         tokenizer = self.tokenizer
         prompt = tokenizer.encode(tokenizer.vocabulary[0] if isinstance(tokenizer, CharTokenizer) else "\n")
         context, world = self.gpt_config.context, self.world if self.divided else None
-        ids = generate(self.model, context, prompt, length, temperature, self.config.report.seed, world=world)
+        progress = iter(self.trainer.progress.watch(range(length), length, "sample", "tokens"))
+        ids = generate(
+            self.model, context, prompt, length, temperature, self.config.report.seed, world=world,
+            each=lambda token: next(progress),
+        )  # fmt: skip
         return tokenizer.decode(ids)
 
     @property
@@ -214,7 +228,8 @@ class TextTrainer:
         Raise UserError, on all ranks, if it had to be written elsewhere, or if the log is incomplete.
         """
         held = checkpoint.gather(self.model, self.world, reducer=self.trainer.reducer, root=0)
-        tensors = {path: array.astype(self.gpt_config.dtype, copy=False) for path, array in held.items()}
+        masters = self.gathered_masters() if self.config.precision.half_weights else {}
+        tensors = {path: x.astype(self.gpt_config.dtype, copy=False) for path, x in (held | masters).items()}
 
         def write() -> None:
             path, trouble = write_somewhere(
@@ -226,11 +241,17 @@ class TextTrainer:
 
         on_rank_0(self.world, write)
 
+    def gathered_masters(self) -> dict[str, np.ndarray]:
+        """Return path -> float32 master of half weights; empty before the first update. All ranks call it."""
+        state = {name: x for name, x in self.trainer.optimizer.state_dict().items() if name.endswith(".master")}
+        whole = checkpoint.gather_state(state, self.world)
+        return {name.removesuffix(".master"): x for name, x in whole.items() if isinstance(x, np.ndarray)}
+
     def describe(self) -> str:
         """Describe the run in two lines, and which ranks communicate if the model is divided."""
         g, d, tokens = self.gpt_config, self.train_data, f"{unit(self.tokenizer)}s"
         return (
-            f"GPT of {g.parameters:,} parameters: {g.layers} layers of width {g.width}, {g.vocabulary} {tokens}\n"
+            f"GPT of {g.parameters:,} parameters: {g.layers} layers of width {g.width}, {g.vocabulary:,} {tokens}\n"
             f"{len(d.ids):,} {tokens} to train on; {d.B} windows of {d.T} per update, on {self.world.size} rank(s)"
             + ("\n" + self.mesh.table() if self.mesh.parts(*reducer.MODEL) > 1 else "")
         )
@@ -239,8 +260,12 @@ class TextTrainer:
         """Make way for the files of this run, and write its tokenizer. Raise OSError if it cannot be written."""
         if message := folder.begin():
             self.log(message)
-        if isinstance(self.tokenizer, BytePairTokenizer):
-            self.tokenizer.save(folder.path / FILE)
+        self.keep_tokenizer(folder)
+
+    def keep_tokenizer(self, folder: RunFolder) -> None:
+        """Write the tokenizer of byte pairs, if it is not there. Raise OSError if it cannot be written."""
+        if isinstance(self.tokenizer, BytePairTokenizer) and not (folder.path / FILE).exists():
+            write(self.tokenizer, folder.path / FILE)
 
     def record(self, folder: RunFolder, row: dict[str, Any]) -> None:
         """Append a row to the log. If the log can no longer be written, print that and keep training."""
@@ -250,6 +275,8 @@ class TextTrainer:
         try:
             if not folder.begun:
                 self.begin(folder)
+            elif folder.goes_on:
+                self.keep_tokenizer(folder)
             folder.append(LOG, json.dumps(row) + "\n")
         except OSError as error:
             self.log_ended = f"the log {folder.path / LOG} ends before update {row['step']}: {reason(error)}"

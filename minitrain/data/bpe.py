@@ -7,11 +7,13 @@ It is imported when a tokenizer is made, and is only given files and strings, ne
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 FILE, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
+LONGEST = 100_000_000  # bytes of a file
 END = "<|endoftext|>"  # in GPT-2's vocabulary, but no merges lead to it
 
 # What a tokenizer may change: a beginning without a space, capitals, white space, accents, and each byte of UTF-8.
@@ -40,11 +43,11 @@ class BytePairTokenizer:
 
     name = "byte pairs"
 
-    def __init__(self, json: str, where: str = "the tokenizer") -> None:
-        check_text("json", json)
+    def __init__(self, text: str, where: str = "the tokenizer") -> None:
+        check_text("text", text)
         library = _library()
         try:
-            self._bpe: tokenizers.Tokenizer = library.Tokenizer.from_str(json)
+            self._bpe: tokenizers.Tokenizer = library.Tokenizer.from_str(text)
         except Exception as error:  # the package raises no class of its own
             raise UserError(f"{where} is not the JSON of a tokenizer: {error}; give a {FILE}") from error
         self._where = where
@@ -78,9 +81,9 @@ class BytePairTokenizer:
         where = f"tokenizer {shown(str(path))}"
         try:
             if not path.is_dir():
-                return cls(path.read_text("utf-8"), where)
+                return cls(_read(path), where)
             if (path / FILE).exists():
-                return cls((path / FILE).read_text("utf-8"), where)
+                return cls(_read(path / FILE), where)
             if (path / VOCABULARY).exists() and (path / MERGES).exists():
                 return cls(_gpt2(path, where).to_str(), where)
         except (OSError, ValueError) as error:  # a null byte; not UTF-8
@@ -119,18 +122,14 @@ class BytePairTokenizer:
         """The tokenizer as JSON, in the package's own form: the same for the same tokenizer."""
         return self._bpe.to_str()
 
-    @property
+    @cached_property
     def sha256(self) -> str:
-        """The SHA-256 of `json`."""
-        return hashlib.sha256(self.json.encode()).hexdigest()
-
-    def save(self, path: str | Path) -> None:
-        """Write `json` to a file, which `load` reads. Raise UserError if it cannot be written."""
-        path = _as_path(path)
-        try:
-            path.write_text(self.json, "utf-8")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{shown(str(path))} cannot be written: {reason(error)}; give another path") from error
+        """The SHA-256 of what decides the ids of a text, whatever file it comes from, and whatever version wrote it."""
+        given = json.loads(self.json)
+        merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in given["model"]["merges"]]
+        added = sorted((token["id"], token["content"]) for token in given["added_tokens"])
+        content = [sorted(given["model"]["vocab"].items()), merges, added, _splitting(given["pre_tokenizer"])]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids, int32 (n,), with n at most the number of bytes.
@@ -183,6 +182,8 @@ def _byte_level(library: ModuleType, model: "tokenizers.models.BPE") -> "tokeniz
 
 def _gpt2(folder: Path, where: str) -> "tokenizers.Tokenizer":
     library = _library()
+    for name in (VOCABULARY, MERGES):
+        _read(folder / name)
     try:
         model = library.models.BPE.from_file(str(folder / VOCABULARY), str(folder / MERGES))
     except Exception as error:  # as above
@@ -191,6 +192,22 @@ def _gpt2(folder: Path, where: str) -> "tokenizers.Tokenizer":
     if bpe.token_to_id(END) is not None:
         bpe.add_special_tokens([END])
     return bpe
+
+
+def _splitting(parts: Any) -> Any:
+    """Return how a text is split before pairs are merged, without what concerns positions in the text only."""
+    if isinstance(parts, dict):
+        return {key: _splitting(value) for key, value in sorted(parts.items()) if key != "trim_offsets"}
+    return [_splitting(part) for part in parts] if isinstance(parts, list) else parts
+
+
+def _read(path: Path) -> str:
+    """Return the text of a regular file. Raise OSError or ValueError for anything else, or if it is too long."""
+    if not path.is_file():
+        raise OSError(0, "No such file" if not path.exists() else "it is no regular file")
+    if path.stat().st_size > LONGEST:
+        raise OSError(0, f"it is larger than {LONGEST:,} bytes")
+    return path.read_text("utf-8")
 
 
 def _as_path(path: str | Path) -> Path:

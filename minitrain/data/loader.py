@@ -45,7 +45,7 @@ class TextLoader:
         check_seed(seed)
         if len(ids) <= context:
             raise UserError(
-                f"a text of {len(ids)} characters is shorter than a window of context + 1 = {context + 1}; "
+                f"a text of {len(ids)} tokens is shorter than a window of context + 1 = {context + 1}; "
                 "give a longer text or a smaller --context"
             )
         if ids.min() < 0:

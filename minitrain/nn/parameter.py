@@ -227,10 +227,15 @@ class Parameter(Tensor):
             raise UserError(f"{self.placement.path} has values already; start from weights before init or a trainer")
         self.start = stored
 
+    @property
+    def stored(self) -> Stored | None:
+        """Where the initial values lie, if they are neither drawn nor an array."""
+        return None if isinstance(self.start, np.ndarray) else self.start
+
     def put_initial(self, out: Array, seed: int, run: slice) -> None:
         """Write elements `run` of `initial`, flattened, into out (n). Of stored values, no others are read."""
-        if self._data is None and not isinstance(self.start, (np.ndarray, type(None))):
-            self.start.read(out, self.placement.index, run)
+        if self._data is None and self.stored is not None:
+            self.stored.read(out, self.placement.index, run)
         else:
             out[...] = self.initial(seed).reshape(-1)[run]
 
@@ -272,9 +277,9 @@ class Parameter(Tensor):
         where = self.placement
         if isinstance(self.start, np.ndarray):
             return self.start[where.index].astype(self._dtype)
-        if self.start is not None:
+        if self.stored is not None:
             stored = np.empty(where.local, self._dtype)
-            self.start.read(stored.reshape(-1), where.index, slice(0, stored.size))
+            self.stored.read(stored.reshape(-1), where.index, slice(0, stored.size))
             return stored
         if self.init_std == 0:
             return np.full(where.local, self.init_mean, self._dtype)

@@ -158,6 +158,18 @@ class Optimizer:
             master[changed] = data[changed]
         return master
 
+    def read_masters(self) -> None:
+        """Take the masters of parameters that start from stored values from there: halves lack their last digits."""
+        held = self.reducer.held()
+        half = any(accumulation_dtype(it.data.dtype) != it.data.dtype for it in held)
+        if not half or not any(p.stored for it in held for p, *_ in it.pieces):
+            return  # the first update makes the state
+        for i, it in enumerate(held):
+            self.master(i, it.data)
+            for p, run, place in it.pieces:
+                if (master := self.masters[i]) is not None and p.stored is not None:
+                    p.stored.read(master[place], p.placement.index, run)
+
     def check_norm(self, norm: float) -> None:
         """Raise UserError if squares of a gradient with this norm overflow the state, which would stay infinite.
 

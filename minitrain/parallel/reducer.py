@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..backend import Array, accumulation_dtype, square
+from ..backend import Array, accumulation_dtype, checksum, square
 from ..comm.agreement import check_same
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
@@ -86,6 +86,15 @@ class Reducer:
         for bucket in self.buckets:
             self.place(bucket, bucket.initial_values(seed, bucket.group.rank if self.keeps_shards else None))
         self.initialized = True
+        if self.same:
+            self.check_replicas()
+
+    def check_replicas(self) -> None:
+        """Raise UserError if ranks have read different values for what each of them keeps whole: their files differ."""
+        read = [b for b in self.buckets if b.data is not None and any(p.stored is not None for p in b.parameters)]
+        for group in dict.fromkeys(b.group for b in read):
+            values = {b.parameters[0].placement.path: checksum(require(b.data)) for b in read if b.group is group}
+            check_same(group, {f"checksum of the values of {path}": value for path, value in values.items()})
 
     early = True  # reduce buckets during backward, as they complete; otherwise all in synchronize()
     each_backward = False  # reduce buckets in every backward of a step; otherwise once, in the last one

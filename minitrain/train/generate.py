@@ -79,12 +79,12 @@ def generate(
     with no_grad():
         for u in chance:
             token = choose(logits_of(ids), u, temperature, top_k, top_p)
-            ids.append(token if world is None else first_rank_s(token, world))
+            ids.append(token if world is None else from_first_rank(token, world))
             each(ids[-1])
     return np.array(ids[start:], np.int64)
 
 
-def first_rank_s(token: int, world: Communicator) -> int:
+def from_first_rank(token: int, world: Communicator) -> int:
     """Return rank 0's token on all ranks."""
     x = to_device(np.array([token], np.int64))
     world.broadcast(x, 0, TOKEN)
@@ -159,7 +159,7 @@ def keep_top_k(p: np.ndarray, k: int) -> np.ndarray:
     >>> keep_top_k(np.array([0.1, 0.4, 0.2, 0.3]), 2)
     array([0. , 0.4, 0. , 0.3])
     """
-    return only(p, np.argsort(-p, kind="stable")[:k])
+    return zero_except(p, np.argsort(-p, kind="stable")[:k])
 
 
 def keep_top_p(p: np.ndarray, limit: float) -> np.ndarray:
@@ -170,10 +170,10 @@ def keep_top_p(p: np.ndarray, limit: float) -> np.ndarray:
     """
     order = np.argsort(-p, kind="stable")
     reached = np.cumsum(p[order]) / p.sum()
-    return only(p, order[: int(np.searchsorted(reached, limit)) + 1])
+    return zero_except(p, order[: int(np.searchsorted(reached, limit)) + 1])
 
 
-def only(p: np.ndarray, kept: np.ndarray) -> np.ndarray:
+def zero_except(p: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """Return p with all elements set to 0 but those at the indices `kept`."""
     q = np.zeros_like(p)
     q[kept] = p[kept]

@@ -24,14 +24,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, check_choice, shown
+from ..errors import UserError, check_choice, check_names, shown
 from ..models import GPTConfig, gpt
 
 CONFIG = "config.json"
 SIZES = {
     "vocab_size": "vocabulary", "n_positions": "context", "n_layer": "layers", "n_head": "heads", "n_embd": "width"
 }  # fmt: skip
-PREFIX = "transformer."
+PREFIX, HEAD = "transformer.", "lm_head.weight"
 PARTS = {
     "embed.tokens": "wte",
     "embed.positions": "wpe",
@@ -60,7 +60,7 @@ def name_there(path: str) -> str:
     'transformer.h.0.attn.c_attn.weight'
     """
     if path == "head.classifier.weight":
-        return "lm_head.weight"
+        return HEAD
     module, _, leaf = path.rpartition(".")
     block, found = "", re.fullmatch(r"blocks\.(\d+)\.(.*)", module)
     if found:
@@ -78,6 +78,37 @@ def layout(config: GPTConfig) -> dict[str, tuple[str, tuple[int, ...], tuple[int
     """Return for each parameter its name there, its shape there, and its shape here."""
     shapes = {p.placement.path: p.placement.shape for p in gpt(config).parameters()}
     return {path: (name_there(path), shape_there(path, shape), shape) for path, shape in shapes.items()}
+
+
+def needed(
+    place: Path, config: GPTConfig, given: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return for each tensor that a model needs, by its name there, its path and its shape here.
+
+    given: the names and shapes of the tensors that are there. Raise UserError unless they are exactly those that the
+    config describes, apart from constants, and from a tied head that is there as well, or instead of the table.
+    """
+    layers = len({found[2] for name in given if (found := re.match(r"(transformer\.)?h\.(\d+)\.", name))})
+    if layers != config.layers:  # before the model is made
+        raise UserError(f"{place} has the tensors of {layers} layers, but its {CONFIG} says {config.layers}")
+    bare = not any(name.startswith(PREFIX) for name in given)  # saved without its head
+    wanted = {
+        (theirs.removeprefix(PREFIX) if bare else theirs): (path, there, here)
+        for path, (theirs, there, here) in layout(config).items()
+    }
+    spare = {name for name in given if MASK.fullmatch(name)}
+    if config.tied and HEAD in given:
+        table = next(name for name, (path, _, _) in wanted.items() if path == "embed.tokens.weight")
+        if table in given:
+            spare.add(HEAD)
+        else:
+            wanted[HEAD] = wanted.pop(table)
+    cure = f"Its {CONFIG} says {config.layers} layers, {'a tied' if config.tied else 'an untied'} head"
+    check_names(f"GPT-2 in {place}", CONFIG, given.keys() - spare, wanted.keys(), cure)
+    for name, (_, there, _) in wanted.items():
+        if given[name] != there:
+            raise UserError(f"{place} has shape {given[name]} for {name}, but with its {CONFIG} it must be {there}")
+    return {name: (path, here) for name, (path, _, here) in wanted.items()}
 
 
 def read_config(path: Path, given: Mapping[str, Any]) -> GPTConfig:

@@ -40,7 +40,7 @@ def write_model(
     many = len(shards) > 1
     names = [f"model-{i:05}-of-{len(shards):05}.safetensors" if many else ONE for i in range(1, len(shards) + 1)]
     for name, members in zip(names, shards, strict=True):
-        log(f"writing {folder / name}, {sum(tensors[member].nbytes for member in members) / 1e6:,.1f} MB")
+        log(f"writing {name}, {sum(tensors[member].nbytes for member in members) / 1e6:,.1f} MB")
         write(folder / name, {member: tensors[member] for member in members}, metadata, files)
     weight_map = {member: name for name, members in zip(names, shards, strict=True) for member in members}
     index = {"metadata": {"total_size": sum(x.nbytes for x in tensors.values())}, "weight_map": weight_map}
@@ -72,7 +72,7 @@ def write_json(path: Path, value: Any, files: Files = FILES) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the dictionary in a JSON file. Raise UserError if it cannot be read, or holds anything else."""
-    check_file(path.resolve())
+    check_file(path.resolve() if path.is_symlink() else path)
     try:
         if path.stat().st_size > LONGEST:
             raise UserError(f"{path} is larger than {LONGEST:,} bytes")
@@ -114,8 +114,10 @@ def read_headers(folder: Path) -> Headers:
 
 def header(path: Path) -> dict[str, Entry]:
     """Return the tensors of one file. Raise UserError if it cannot be read. Links are followed: see Weights."""
-    check_file(path.resolve())
+    check_file(path.resolve() if path.is_symlink() else path)
     try:
         return header_of(path)
+    except UserError as error:
+        raise UserError(f"{error}.\nIt is incomplete, or no safetensors file: copy it again") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {reason(error)}") from error

@@ -79,12 +79,9 @@ class Reader:
     def blocks(self, path: str, region: Region, dtype: np.dtype) -> Iterator[tuple[slice, np.ndarray]]:
         """Yield a region of a parameter in this dtype, block by block, each with its place in the region.
 
-        It comes from its float32 master, if there is one, unless it was saved in this dtype itself. Raise UserError for
-        values that the dtype cannot hold.
+        Raise UserError for values that the dtype cannot hold.
         """
-        name, master = MODEL + path, f"{OPTIMIZER}{path}.master"
-        if master in self.index.tensors and self.index.tensors[name].dtype != dtype.name:
-            name = master
+        name = source_of(self.index, path, dtype)
         first, last = region.run.start, region.run.stop
         for lo in range(first, last, BLOCK):
             hi = min(lo + BLOCK, last)
@@ -97,6 +94,13 @@ class Reader:
         for place, values in self.blocks(path, region, dtype):
             found[place] = to_device(values)
         return found
+
+
+def source_of(index: Index, path: str, dtype: np.dtype) -> str:
+    """Return the name of the tensor from which a parameter is read in this dtype: its float32 master, if there is one,
+    unless it was saved in this dtype itself."""
+    name, master = MODEL + path, f"{OPTIMIZER}{path}.master"
+    return master if master in index.tensors and index.tensors[name].dtype != dtype.name else name
 
 
 def check_parameters(what: str, index: Index, model: Model, cure: str) -> list[str]:
@@ -112,14 +116,14 @@ def check_parameters(what: str, index: Index, model: Model, cure: str) -> list[s
     for path, (shape, dtype) in needed.items():
         if given[path].shape != tuple(shape):
             raise UserError(f"the {what} has shape {given[path].shape} for {path}; the model needs {tuple(shape)}")
-        if given[path].dtype != dtype.name:
-            notes.append(f"parameters are {given[path].dtype} in the {what} and {dtype.name} here: converted")
+        if (there := index.tensors[source_of(index, path, dtype)].dtype) != dtype.name:
+            notes.append(f"parameters are {there} in the {what} and {dtype.name} here: converted")
     return list(dict.fromkeys(notes))
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """Return the descriptor of a file to read. Raise UserError if it cannot be read; links are not followed."""
+    """Yield the descriptor of a file to read. Raise UserError if it cannot be read; links are not followed."""
     try:
         file = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
         try:
@@ -135,5 +139,5 @@ def converted(name: str, x: np.ndarray, dtype: np.dtype) -> np.ndarray:
     with np.errstate(over="ignore"):
         y = x.astype(dtype, copy=False)
     if y is not x and np.isfinite(y).sum() < np.isfinite(x).sum():
-        raise UserError(f"{name} of the checkpoint has values up to {abs(x).max():g}, too large for {dtype}")
+        raise UserError(f"{name} has values up to {np.nanmax(abs(x)):g}, too large for {dtype}")
     return y

@@ -115,6 +115,7 @@ class Trainer:
             agreed(world, lambda: self.reducer.init(seed))  # reading stored weights may fail on one rank
             self.optimizer = optimizer(self.reducer)
             check_same(world, {**given, "optimizer": self.optimizer})
+            agreed(world, self.optimizer.read_masters)
         except BaseException:
             self.reducer.release()  # free the model for another attempt
             raise

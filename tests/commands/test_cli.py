@@ -505,7 +505,7 @@ def test_checkpoints_that_are_none(run: Path, tmp_path: Path, capsys: Capture) -
     save_file({"x": np.ones(3)}, other)
     for path, said in (
         (missing, "there is no file or folder"),
-        (tmp_path, "has neither model.safetensors nor a complete checkpoint; train a model first"),
+        (tmp_path, "nor a complete checkpoint; check the path (nothing is downloaded), or train a model first"),
         (garbage, "cannot be read as a checkpoint"),
         (cut, "cannot be read as a checkpoint"),
         (other, "not one that minitrain wrote"),

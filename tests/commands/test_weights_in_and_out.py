@@ -1,5 +1,6 @@
 """Import, train --from, sample and export on the command line, with characters and byte pairs."""
 
+import io
 import json
 import re
 import shlex
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file
 from minitrain.comm.threads import world_of_one
 from minitrain.commands.config import TrainConfig
 from minitrain.commands.options import DataOptions, OptimizerOptions, RunOptions
+from minitrain.commands.sample import Typewriter
 from minitrain.commands.start import from_weights
 from minitrain.commands.train import TextTrainer
 from minitrain.data.text import load_text
@@ -40,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "text.txt").write_text(text)
     values = gpt2_files.theirs("float64", V=V, T=T)
     gpt2_files.write(made / "gpt2", values, files=2, vocab_size=V, n_positions=T)
-    bpe.BytePairTokenizer.train(text, V).save(made / "gpt2" / "tokenizer.json")
+    (made / "gpt2" / "tokenizer.json").write_text(bpe.BytePairTokenizer.train(text, V).json)
     return made
 
 
@@ -72,7 +74,8 @@ def printed(capsys: Capture, *arguments: str) -> str:
 def test_from_a_gpt2_and_out_again(there: Path, capsys: Capture) -> None:
     """Imported or directly, the run is the same; its model, its checkpoint and its export give the same text."""
     said = printed(capsys, "import", "gpt2", "--to", "imported", "--shard-mb", "0.02")
-    assert "2 layers of width 8, 4 heads, float64" in said and "writing imported/model-00001-of-0000" in said
+    for part in ("2 layers of width 8, 4 heads, float64", "writing model-00001-of-0000", "wrote imported\n"):
+        assert part in said
     assert (there / "imported" / "tokenizer.json").exists()
     assert train("--from", "imported", "--out", "a") == train("--from", "gpt2", "--out", "b") == 0
     assert rows("a") == rows("b") and len(rows("a")) == 5
@@ -141,7 +144,7 @@ def test_a_library_s_user_starts_from_weights(there: Path) -> None:
     config = from_weights(Path("gpt2"), small)
     assert [update.loss for update in TextTrainer(config, world_of_one()).updates(1)]
     wrong = TrainConfig(data=config.data, checkpoints=config.checkpoints)
-    with pytest.raises(UserError, match="--layers is 4, but the model in gpt2 has 2: leave it out"):
+    with pytest.raises(UserError, match="--layers is 4 instead of 2, --width is 128 instead of 8"):
         TextTrainer(wrong, world_of_one())
 
 
@@ -166,18 +169,24 @@ def test_a_divided_model_writes_the_same_text(ranks: int, there: Path, capsys: C
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("train --from gpt2 --heads 2", "--heads is 2, but the model in gpt2 has 4: leave it out"),
-        ("train --from gpt2 --no-tied", "--tied is False, but the model in gpt2 has True"),
-        ("train --from gpt2 --positions 30", "--positions is 30, but the model in gpt2 has 24"),
+        ("train --from gpt2 --heads 2", "the model in gpt2 has other sizes: --heads is 2 instead of 4; leave"),
+        ("train --from gpt2 --no-tied", "--tied is False instead of True"),
+        ("train --from gpt2 --positions 30", "--positions is 30 instead of 24"),
         ("train --from gpt2 --tokenizer small.json", "the tokenizer has 280 tokens, but the model in gpt2 has 300"),
-        ("train --from gpt2 --resume build/x", "there is no complete checkpoint in build/x"),
+        ("train --from gpt2 --steps 4 --from", "Missing value"),
+        (
+            "train --from gpt2 --out gpt2 --overwrite",
+            "--overwrite would replace the model that --from gpt2",
+        ),
+        ("train --from gpt2 --context 12 --memory-mb 1", "and 24 windows of 12 needs"),
+        ("export bare --tokenizer small.json", "has 280 tokens, but the model in bare has 300"),
         ("train --from nowhere", "there is no file or folder nowhere"),
         ("train --from llama", "describes a model of the type 'llama'"),
         ("train --from bare", "bare has no tokenizer beside it (tokenizer.json, or vocab.json and merges.txt)"),
         ("train --tokenizer nowhere.json", "tokenizer 'nowhere.json' cannot be read"),
         ("sample --checkpoint bare", "bare has no tokenizer beside it"),
         ("sample --checkpoint gpt2 --tokenizer small.json", "has 280 tokens, but the model in gpt2 has 300"),
-        ("sample --checkpoint gpt2 --tp 2", "--tp 2 does not divide the 1 ranks"),
+        ("sample --checkpoint gpt2 --tp 2", "--tp 2 x --pp 1 is for 2 ranks; there are 1: mpirun -n 2"),
         ("sample --checkpoint gpt2 --zero 1", "--zero"),
         ("sample --checkpoint gpt2 --top-k 0", "top_k is 0"),
         ("sample --checkpoint gpt2 --top-p 1.5", "top_p is 1.5"),
@@ -199,13 +208,80 @@ def test_mistakes(arguments: str, said: str, there: Path, capsys: Capture) -> No
     assert not Path("build/run/log.jsonl").exists()
 
 
+def test_a_source_and_a_run_to_continue(there: Path, capsys: Capture) -> None:
+    assert train("--from", "gpt2", "--out", "a") == 0
+    said = refused(capsys, "train", "--resume", "a", "--from", "gpt2", "--text", "text.txt", "--steps", "9")
+    assert "--resume continues a run, and --from starts one: give one of the two" in said
+
+
+def test_the_memory_of_short_windows(there: Path, capsys: Capture) -> None:
+    """It is that of the windows, not of all positions that the model has."""
+    gpt2_files.write(there / "long", gpt2_files.theirs("float64", V=V, T=40_000), vocab_size=V, n_positions=40_000)
+    shutil.copy("gpt2/tokenizer.json", "long")
+    assert train("--from", "long", "--steps", "2", "--out", "a") == 0
+    assert "windows of 9000 needs" in refused(
+        capsys, "train", "--from", "long", "--text", "text.txt", "--context", "9000", "--batch", "400", "--out", "b"
+    )
+
+
+def test_a_lost_tokenizer(there: Path, capsys: Capture) -> None:
+    """It is missed by name, and written again when it is given."""
+    assert train("--from", "gpt2", "--out", "a") == 0
+    Path("a/tokenizer.json").rename("t.json")
+    resume = ["train", "--resume", "a", "--text", "text.txt", "--steps", "6"]
+    assert "a has lost its tokenizer, tokenizer.json: give it with --tokenizer" in refused(capsys, *resume)
+    assert here(*resume, "--tokenizer", "t.json") == 0
+    assert Path("a/tokenizer.json").read_text() == Path("t.json").read_text()
+
+
+def test_a_run_of_half_weights_saves_its_masters(there: Path) -> None:
+    """What the model's file and the last checkpoint export is the same."""
+    half = ["--precision", "fp16", "--half-weights", "--dtype", "float32"]
+    assert train("--from", "gpt2", *half, "--out", "a") == 0
+    assert here("export", "a/checkpoints", "--to", "out") == 0
+    one, other = (load_file(f"{name}/model.safetensors") for name in ("a", "out"))
+    masters = gpt2_files.ours(other)
+    assert one.keys() == masters.keys()
+    for path, x in one.items():
+        np.testing.assert_array_equal(x, masters[path], err_msg=path, strict=True)
+    assert any((x != x.astype(np.float16)).any() for x in one.values())
+
+
+def test_an_interrupted_export_leaves_nothing(there: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("minitrain.commands.convert.write_json", interrupt)
+        assert here("export", "gpt2", "--to", "out") == 130
+    assert capsys.readouterr().err == "\nminitrain: interrupted\n" and not list(there.glob("out*"))
+    assert here("export", "gpt2", "--to", "out") == 0
+
+
+def test_text_appears_as_it_is_decoded(there: Path) -> None:
+    """Whatever the tokens: a merge may end in the middle of a character, and some bytes are none."""
+    emoji = "\U0001f600\U0001f601\U0001f602\U0001f603\U0001f604\U0001f923\U0001f970"
+    tokenizer = bpe.BytePairTokenizer.train(emoji * 300 + "abc \u00e9\u65e5\u672c\u8a9e " * 50, 290)
+    draw = np.random.default_rng(1)
+    texts = ["".join(draw.choice(list(emoji), 8)) for _ in range(200)]
+    drawn = [tokenizer.encode(text) for text in texts] + [*draw.integers(0, 290, (200, 12))]
+    for ids in drawn:
+        page = io.StringIO()
+        writer = Typewriter(tokenizer, page)
+        for token in ids.tolist():
+            writer.token(token)
+        writer.end()
+        assert page.getvalue() == tokenizer.decode(ids) + "\n"
+
+
 def test_another_tokenizer_of_the_same_size(there: Path, capsys: Capture) -> None:
     """A model of ours knows the sum of its tokenizer, beside it or given."""
     assert train("--from", "gpt2", "--out", "a") == 0
     Path("other.json").write_text(bpe.BytePairTokenizer.train(load_text()[50_000:70_000], V).json)
     said = "a/model.safetensors has another tokenizer: byte pairs, SHA-256"
     sample = ["sample", "--checkpoint", "a/model.safetensors"]
-    assert said in refused(capsys, *sample, "--tokenizer", "other.json")
+    told = refused(capsys, *sample, "--tokenizer", "other.json")
+    assert said in told and "or leave --tokenizer other.json out" in told
     shutil.copy("other.json", "a/tokenizer.json")
     assert said in refused(capsys, *sample)
     assert said in refused(capsys, "train", *SHORT, "--text", "text.txt", "--from", "a/model.safetensors", "--out", "b")

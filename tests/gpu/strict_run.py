@@ -314,7 +314,7 @@ def resumed(dtype: str) -> Results:
             where, index = newest(Path(folder), made[1].world)
             load(made[1], where, index)
             fresh = next(cases(dtype))[1].model
-            start_from(fresh, Weights(where, GPTConfig(1), None, Reader(where, index)))
+            start_from(fresh, Weights(where, where, GPTConfig(1), None, Reader(where, index)))
             fresh.init(1)
             results |= {f"started {p.placement.path}": to_host(p.data) for p in fresh.parameters()}
         losses = [update.loss for update in made[1].each_update(case.data, 2)]

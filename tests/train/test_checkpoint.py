@@ -18,7 +18,7 @@ from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
 from minitrain.comm.threads import world_of_one
-from minitrain.commands.tokenizers import description, of_weights
+from minitrain.commands.model_tokenizer import description, of_weights
 from minitrain.data.batch import Batch, Where
 from minitrain.data.loader import ArrayLoader
 from minitrain.data.text import CharTokenizer
@@ -169,7 +169,11 @@ def test_weights_that_are_not_finite(value: float, trained: tuple[dict, dict], t
     [
         ("tokenizer.vocabulary", "ab", "describes a model of 3 tokens, but its vocabulary has 2"),
         ("tokenizer.vocabulary", "abcd", "describes a model of 3 tokens, but its vocabulary has 4"),
-        ("tokenizer.vocabulary", ["a", "b", "c"], "vocabulary is ['a', 'b', 'c']; it must be a string"),
+        (
+            "tokenizer.vocabulary",
+            ["a", "b", "c"],
+            "its tokenizer is ['a', 'b', 'c']; it must be a string",
+        ),
         ("tokenizer.vocabulary", "acb", "has another tokenizer: characters, 'acb'; this one is characters, 'acb'"),
         ("tokenizer", "abc", "has the tokenizer 'abc'; it must be a dictionary"),
         ("gpt.layers", 100_000, "describes 100000 layers, but has the tensors of 2"),

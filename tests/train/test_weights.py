@@ -23,6 +23,7 @@ from minitrain.parallel.parallelize import REDUCERS, Make, parallelize
 from minitrain.parallel.strategy import Strategy
 from minitrain.precision import StaticPolicy
 from minitrain.train import checkpoint, region_reader, weights
+from minitrain.train.checkpoints import Checkpoints
 from minitrain.train.model_files import in_shards
 from minitrain.train.trainer import Trainer
 from minitrain.train.weights import Weights, find, look, start_from
@@ -103,13 +104,58 @@ def test_half_weights_start_from_them(stored: str, zero: int, tmp_path: Path) ->
         trainer = started(world, found, Layout(2, Strategy(zero=zero)), **half)
         for path, x in whole(trainer).items():
             np.testing.assert_array_equal(x, true[path], err_msg=path, strict=True)
+        state = state_of(trainer)
+        for path, x in gpt2_files.ours(kept).items():  # with all of their digits
+            np.testing.assert_array_equal(state[f"{path}.master"], x.astype(np.float32), err_msg=path, strict=True)
         trainer.close()
 
     threads.run(2, program)
 
 
-def test_from_a_model_file_a_checkpoint_and_an_export(tmp_path: Path) -> None:
-    """tests/commands/test_convert.py does the same with the command line."""
+def test_half_weights_start_from_the_masters_of_a_checkpoint(tmp_path: Path) -> None:
+    """A master that has moved less than a half can show is not rounded."""
+    folder = gpt2_files.write(tmp_path / "gpt2", gpt2_files.theirs(dtype="float32"))
+
+    def program(world: Communicator) -> None:
+        half: dict[str, Any] = {"precision": StaticPolicy("mixed_float16"), "half_weights": True}
+        trainer = started(world, find(folder, world), Layout(2, Strategy(zero=2)), **half)
+        trainer.step(text().batch(0))
+        before = {name: x for name, x in state_of(trainer).items() if name.endswith(".master")}
+        saves = Checkpoints(tmp_path / "saves", world)
+        about = {"gpt": vars(find(folder, world).config), "tokenizer": {}}
+        assert saves.save(trainer, about)
+        saves.close()
+        other = started(world, find(tmp_path / "saves", world), Layout(2, Strategy(zero=3)), **half)
+        after = state_of(other)
+        for name, x in before.items():
+            np.testing.assert_array_equal(after[name], x, err_msg=name, strict=True)
+        trainer.close()
+        other.close()
+
+    threads.run(2, program)
+
+
+def state_of(trainer: Trainer) -> dict[str, Any]:
+    return checkpoint.gather_state(trainer.optimizer.state_dict(), trainer.world)
+
+
+def test_files_with_other_values_on_another_rank(tmp_path: Path) -> None:
+    """Replicas would differ from each other for ever, and the losses would not show it."""
+    for rank in range(2):
+        values = gpt2_files.theirs()
+        values["transformer.ln_f.bias"] += rank
+        gpt2_files.write(tmp_path / str(rank), values)
+
+    def program(world: Communicator) -> None:
+        found = find(tmp_path / str(world.rank), world)  # the same sizes and names
+        with pytest.raises(UserError, match=r"different values.*\n.*checksum of the values of head"):
+            started(world, found, Layout(2))
+
+    threads.run(2, program)
+
+
+def test_from_a_model_file(tmp_path: Path) -> None:
+    """tests/commands/test_weights_in_and_out.py starts from checkpoints and exports."""
     config = GPTConfig(7, 6, layers=1, heads=2, width=4, dtype="float64", tied=False)
     model = gpt(config)
     model.init(1)
@@ -132,8 +178,9 @@ def test_conversion_is_said_and_an_overflow_refused(tmp_path: Path) -> None:
     model = gpt(found.config)
     for p in model.parameters():
         p.store_as("float16")
-    assert start_from(model, found) == [f"parameters are float32 in the file {tmp_path} and float16 here: converted"]
-    with pytest.raises(UserError, match=r"head.norm.weight .*values up to 1e\+06, too large for float16"):
+    said = f"parameters are float32 in the model in {tmp_path} and float16 here: converted"
+    assert start_from(model, found) == [said]
+    with pytest.raises(UserError, match=r"head.norm.weight has values up to 1e\+06, too large for float16"):
         model.init(1)
 
 
@@ -249,6 +296,10 @@ def head(values: dict[str, np.ndarray]) -> None:
     values["lm_head.weight"] = values["transformer.wte.weight"] + 1
 
 
+def other_head(values: dict[str, np.ndarray]) -> None:
+    values["transformer.score.weight"] = np.ones((2, 8))
+
+
 def not_finite(values: dict[str, np.ndarray]) -> None:
     values["transformer.h.1.mlp.c_fc.weight"][2, 3] = np.nan
 
@@ -282,8 +333,9 @@ def index(text: str) -> Damage:
         (config(n_head=3), r"heads is 3, which does not divide the width 8; allowed: .*\n.*heads: n_head"),
         (config(n_head=0), r"heads is 0"),
         (config(n_head="4"), r"heads is '4'"),
-        (config(n_layer=3), r"lacks transformer.h.2.attn.c_attn.bias.* and 9 more.\nIts config.json says 3 layers"),
-        (config(n_layer=1), r"has entries that the config.json lacks: transformer.h.1"),
+        (config(n_layer=3), r"has the tensors of 2 layers, but its config.json says 3"),
+        (config(n_layer=10**7), r"has the tensors of 2 layers, but its config.json says 10000000"),
+        (config(n_layer=1), r"has the tensors of 2 layers, but its config.json says 1"),
         (config(n_layer="leave out"), r"config.json lacks n_layer"),
         (config(n_embd=16), r"shape \(7, 8\) for transformer.wte.weight, but .* must be \(7, 16\)"),
         (config(n_positions=9), r"shape \(6, 8\) for transformer.wpe.weight, but .* \(9, 8\)"),
@@ -297,18 +349,22 @@ def index(text: str) -> Damage:
         (config(layer_norm_epsilon=-1), r"epsilon is -1"),
         (config(tie_word_embeddings=False), r"lacks lm_head.weight.\n.* an untied head"),
         (config(tie_word_embeddings="no"), r"tied is 'no'"),
-        (tensors(head), r"says that the head is tied, but lm_head.weight differs from transformer.wte.weight"),
+        (tensors(head), r"says that the head is tied, but lm_head.weight differs from the token table"),
+        (tensors(other_head), r"has entries that the config.json lacks: transformer.score.weight"),
+        (config(minitrain="x"), r"has the tokenizer 'x'; it must be a dictionary"),
+        (config(minitrain={"tokenizer": {"vocabulary": [1, 2]}}), r"vocabulary of its tokenizer is \[1, 2\]"),
+        (config(minitrain={"tokenizer": {"vocabulary": "ab"}}), r"a model of 7 tokens, but its vocabulary has 2"),
         (tensors(renamed), r"lacks transformer.h.0.attn.c_attn.weight"),
         (tensors(not_finite), r"holds nan or inf in blocks.1.mlp.up.weight"),
         (tensors(integers), r"holds transformer.ln_f.bias as I32; minitrain reads F32, F64, F16, BF16"),
-        (pickled, r"neither model.safetensors nor a complete checkpoint; minitrain reads safetensors"),
+        (pickled, r"nor a complete checkpoint; minitrain reads safetensors: save the model again"),
         (index("{}"), r"has no weight_map"),
         (index("["), r"is not JSON"),
         (index('{"weight_map": {"a": "../other.safetensors"}}'), r"no weight_map .*in this folder"),
         (index('{"weight_map": {"a": "model.safetensors"}}'), r"differ: only the index has a"),
         (not_json, r"config.json is not JSON"),
         (lambda folder: (folder / "config.json").unlink(), r"not one that minitrain wrote"),
-        (lambda folder: (folder / "model.safetensors").unlink(), r"model.safetensors is missing"),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"config.json, but no model.safetensors"),
         (lambda folder: shutil.rmtree(folder), r"there is no file or folder"),
     ],
 )  # fmt: skip
@@ -345,13 +401,22 @@ def test_a_tied_head_may_be_there_twice_and_masks_are_ignored(tmp_path: Path) ->
     """As in files of older versions, which also lack the prefix."""
     values = {name.removeprefix("transformer."): x for name, x in gpt2_files.theirs().items()}
     values |= {"lm_head.weight": values["wte.weight"].copy(), "h.0.attn.bias": np.ones((1, 1, 6, 6))}
-    found = look(gpt2_files.write(tmp_path, values))
+    found = find(gpt2_files.write(tmp_path, values), world_of_one())
     model = gpt(found.config)
     start_from(model, found)
     model.init(1)
     true = gpt2_files.ours(gpt2_files.theirs())
     for p in model.parameters():
         np.testing.assert_array_equal(p.data, true[p.placement.path])
+
+
+def test_a_tied_head_may_be_there_instead_of_the_table(tmp_path: Path) -> None:
+    values = gpt2_files.theirs()
+    values["lm_head.weight"] = table = values.pop("transformer.wte.weight")
+    found = look(gpt2_files.write(tmp_path, values))
+    start_from(model := gpt(found.config), found)
+    model.init(1)
+    np.testing.assert_array_equal(model.parameters()[0].data, table)
 
 
 def test_ranks_that_find_different_weights(tmp_path: Path) -> None:

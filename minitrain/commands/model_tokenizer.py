@@ -3,14 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from ..data.bpe import BytePairTokenizer, Tokenizer
+from ..data.bpe import FILE, VOCABULARY, BytePairTokenizer, Tokenizer
 from ..data.text import CharTokenizer
 from ..errors import UserError, shown
+from ..train.tensor_file import FILES, NewFile, make_folders
 from ..train.weights import Weights
 from .options import DataOptions
-
-FILE = "tokenizer.json"  # beside a model of byte pairs
-THERE = (FILE, "vocab.json")  # what a folder with a tokenizer of byte pairs has at least one of
 
 
 def chosen(options: DataOptions, text: str) -> Tokenizer:
@@ -26,6 +24,13 @@ def description(tokenizer: Tokenizer) -> dict[str, Any]:
     return about | ({"vocabulary": tokenizer.vocabulary} if isinstance(tokenizer, CharTokenizer) else {})
 
 
+def write(tokenizer: BytePairTokenizer, path: Path) -> None:
+    """Write a tokenizer to a file, which has its name only once it is complete. Raise OSError if that fails."""
+    make_folders(path.parent)
+    with NewFile(path) as file:
+        FILES.write(file, tokenizer.json.encode())
+
+
 def unit(tokenizer: Tokenizer) -> str:
     """Return what a token is called in messages."""
     return "character" if isinstance(tokenizer, CharTokenizer) else "token"
@@ -33,7 +38,7 @@ def unit(tokenizer: Tokenizer) -> str:
 
 def place_of(weights: Weights) -> Path | None:
     """Return the folder of a model, if there is a tokenizer of byte pairs in it."""
-    return weights.folder if any((weights.folder / name).exists() for name in THERE) else None
+    return weights.folder if any((weights.folder / name).exists() for name in (FILE, VOCABULARY)) else None
 
 
 def of_weights(weights: Weights, given: Path | None = None) -> Tokenizer:
@@ -49,7 +54,11 @@ def of_weights(weights: Weights, given: Path | None = None) -> Tokenizer:
         tokenizer = BytePairTokenizer.load(place)
     else:
         raise missing(weights)
-    check(tokenizer, weights)
+    try:
+        check(tokenizer, weights)
+    except UserError as error:
+        leave = "" if given is None or place_of(weights) is None else f", or leave --tokenizer {given} out"
+        raise UserError(f"{error}{leave}") from error
     return tokenizer
 
 
