@@ -465,7 +465,7 @@ def test_missing_and_empty_text(tmp_path: Path, capsys: Capture) -> None:
     assert "empty.txt' is empty" in refused(capsys, "train", "--text", str(empty), *out)
     assert "context + 1 = 65" in refused(capsys, "train", "--text", str(short), *out)
     said = refused(capsys, "train", "--text", str(short), "--context", "16", *out)
-    assert "text of 3 characters" in said  # the validation part is too short
+    assert "text of 3 tokens" in said  # the validation part is too short
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 

@@ -219,8 +219,8 @@ def test_the_memory_of_short_windows(there: Path, capsys: Capture) -> None:
     gpt2_files.write(there / "long", gpt2_files.theirs("float64", V=V, T=40_000), vocab_size=V, n_positions=40_000)
     shutil.copy("gpt2/tokenizer.json", "long")
     assert train("--from", "long", "--steps", "2", "--out", "a") == 0
-    assert "windows of 9000 needs" in refused(
-        capsys, "train", "--from", "long", "--text", "text.txt", "--context", "9000", "--batch", "400", "--out", "b"
+    assert "windows of 1000 needs" in refused(
+        capsys, "train", "--from", "long", "--text", "text.txt", "--context", "1000", "--batch", "4000", "--out", "b"
     )
 
 

@@ -177,7 +177,7 @@ def test_what_training_asks_of_data() -> None:
 
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_a_text_shorter_than_a_window(n: int) -> None:
-    with pytest.raises(UserError, match=rf"{n} characters .* = 6; .*--context"):
+    with pytest.raises(UserError, match=rf"{n} tokens .* = 6; .*--context"):
         text(context=5, ids=IDS[:n])
 
 
