@@ -3,7 +3,6 @@
 import gc
 import os
 import signal
-from random import Random
 
 import pytest
 
@@ -43,9 +42,10 @@ def draw_the_same() -> None:
     Use --hypothesis-profile=random for new examples. (Imported here because the ranks of a job do not need it.)
     """
     from hypothesis import settings
-    from hypothesis.internal import entropy
 
-    entropy.NP_RANDOM = Random()  # NumPy's own generator, of which no test draws, is not saved for each example: 0.3 ms
+    from tests.examples import leave_numpy_alone
+
+    leave_numpy_alone()
     settings.register_profile("the same", derandomize=True, database=None, deadline=None)
     settings.register_profile("random", database=None, deadline=None)
     if settings.get_current_profile_name() == "default":

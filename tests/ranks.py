@@ -177,7 +177,8 @@ class Job:
 
     def records(self, nodeid: str) -> list[dict]:
         """Return the ranks' records of a test, or of all tests: its start and its outcome."""
-        found, wanted = [], tuple(f'{{"test": {json.dumps(test)}, ' for test in (nodeid, EVERY))
+        found: list[dict] = []
+        wanted = tuple(f'{{"test": {json.dumps(test)}, ' for test in (nodeid, EVERY))
         for path in sorted(self.folder.glob("rank-*.jsonl")):
             lines = path.read_text().split("\n")[:-1]  # the last piece is an incomplete line
             mine = [line for line in lines if line.startswith(wanted)]
