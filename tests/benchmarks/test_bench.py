@@ -122,19 +122,14 @@ def test_everyone_has_the_same_data() -> None:
     assert TINY.ids().max() < TINY.V
 
 
-@pytest.mark.full
 @needs_mpirun
-def test_more_jobs_under_mpirun(tmp_path: Path) -> None:
+def test_jobs_under_mpirun(tmp_path: Path) -> None:
     assert result(mpirun(2, "ddp", "ours", "tiny", 2, tmp_path / "weights.npz"))[0] > 0
-    saves = result(mpirun(2, "saving", "tiny", 2))
-    check(saving.as_rows(TINY, saves))
-
-
-@needs_mpirun
-def test_jobs_under_mpirun() -> None:
     found = result(mpirun(2, "zero", "tiny", 1))
     assert [r["goal"] for r in zero.as_rows(TINY, found)] == [1.05, 1.05, 1.3]
     check(zero.as_rows(TINY, found))
+    saves = result(mpirun(2, "saving", "tiny", 2))
+    check(saving.as_rows(TINY, saves))
     found = result(mpirun(2, "all_reduce", "mpi", 1, 1, 2048))
     rows = all_reduce.as_rows([1, 2048], [found, {way: [2 * t for t in times] for way, times in found.items()}])
     assert [r["name"] for r in rows[1:3]] == ["all_reduce 1 KB, ring / mpi4py", "all_reduce 2 MB / mpi4py"]
