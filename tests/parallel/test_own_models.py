@@ -69,6 +69,7 @@ PLACES: dict[str, tuple[dict[str, int], Strategy]] = {
     "dp 2 pp 2 tp 2": ({"dp": 2, "pp": 2, "tp": 2}, Strategy()),
 }
 FIRST = ("tp 2", "sp 2")  # run in the first tier
+EVERYWHERE = tuple(PLACES)
 Make = Callable[[], Model]
 
 
@@ -836,8 +837,8 @@ FEW = {(make, place) for make in EQUAL for place in FIRST if place != "tp 2" or 
 
 @pytest.mark.parametrize(
     ("make", "place"),
-    [(make, place) if (make, place) in FEW else full(make, place) for make in EQUAL for place in PLACES],
-    ids=[f"{make.__name__}-{place}" for make in EQUAL for place in PLACES],
+    [(make, place) if (make, place) in FEW else full(make, place) for make in EQUAL for place in EVERYWHERE],
+    ids=[f"{make.__name__}-{place}" for make in EQUAL for place in EVERYWHERE],
 )
 def test_own_model(make: Make, place: str) -> None:
     if place.startswith("sp") and make is whole_llama:
