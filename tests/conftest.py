@@ -20,6 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the plugins of a pytest started by the user, or of a rank that it started."""
+    gc.disable()  # until the tests are collected, which makes much and drops little
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, also by what a test starts
     blas.SMALL = 1  # if another BLAS than NumPy's is in use, it gets the tests' small products, too
     if ranks.JOB in os.environ:
@@ -42,6 +43,9 @@ def draw_the_same() -> None:
     """
     from hypothesis import settings
 
+    from tests.examples import leave_numpy_alone
+
+    leave_numpy_alone()
     settings.register_profile("the same", derandomize=True, database=None, deadline=None)
     settings.register_profile("random", database=None, deadline=None)
     if settings.get_current_profile_name() == "default":
@@ -49,6 +53,11 @@ def draw_the_same() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keep thousands of collected tests out of every garbage collection, which they would slow down."""
+    """Keep thousands of collected tests out of every garbage collection, which they would slow down.
+
+    Collect less often than by default: what tests leave behind are few and small cycles.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()

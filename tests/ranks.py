@@ -130,7 +130,8 @@ class Job:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tests.json").write_text(json.dumps([item.nodeid for item in items]))
         files = sorted({str(item.path) for item in items})
-        quiet = ["-p", "no:terminal", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
+        quiet = ["-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:logging"]
+        quiet += ["-o", "addopts=--import-mode=importlib"]
         command = [mpirun, "-n", str(size), sys.executable, "-m", "pytest", *quiet, "--rootdir", str(root), *files]
         self.output = (folder / "output.txt").open("w")
         self.process = subprocess.Popen(
@@ -176,11 +177,12 @@ class Job:
 
     def records(self, nodeid: str) -> list[dict]:
         """Return the ranks' records of a test, or of all tests: its start and its outcome."""
-        found = []
+        found: list[dict] = []
+        wanted = tuple(f'{{"test": {json.dumps(test)}, ' for test in (nodeid, EVERY))
         for path in sorted(self.folder.glob("rank-*.jsonl")):
             lines = path.read_text().split("\n")[:-1]  # the last piece is an incomplete line
-            mine = [record for record in map(json.loads, lines) if record["test"] in (nodeid, EVERY)]
-            found += mine[-1:]
+            mine = [line for line in lines if line.startswith(wanted)]
+            found += map(json.loads, mine[-1:])
         return found
 
     def explain(self, records: list[dict], what: str) -> str:

@@ -8,7 +8,7 @@ others as usual, and compares the result with float64 arithmetic.
 import inspect
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -83,16 +83,20 @@ def refusal(call: Callable[..., Any], *values: Any, **options: Any) -> tuple[Any
     except REFUSALS as error:
         message = str(error)
     assert message and message.count("\n") <= 2, message
-    named = ["reach from", "needs a gradient", *(text for value in values for text in (shown(value), *about(value)))]
-    assert any(text.replace(" ", "") in message.replace(" ", "") for text in named), f"{message!r}: none of {named}"
+    named = itertools.chain(["reach from", "needs a gradient"], *map(about, values))
+    assert any(text.replace(" ", "") in message.replace(" ", "") for text in named), f"{message!r} names no {values}"
     return None, message
 
 
-def about(value: Any) -> list[str]:
+def about(value: Any) -> Iterator[str]:
+    """Yield the texts that name a value; repr, which takes longest, last."""
+    yield shown(value)
     array = value.data if isinstance(value, Tensor) else value
     if hasattr(array, "dtype"):
-        return [str(array.dtype), repr(array.dtype), array.dtype.name, str(array.shape), repr(value)]
-    return ["()"] if isinstance(value, Real) else []
+        yield from (str(array.dtype), repr(array.dtype), array.dtype.name, str(array.shape))
+        yield repr(value)
+    elif isinstance(value, Real):
+        yield "()"
 
 
 def widened(x: Any) -> np.ndarray:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.ranks import BARE
+from tests.tiers import full
+
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = """
 import pytest
@@ -38,9 +41,9 @@ def file() -> Iterator[Path]:
     ("arguments", "counts", "last"),
     [
         ([], "2 passed, 2 deselected", "Left to `make test FULL=1`: 2 tests: 2 in build/"),
-        (["-n", "2"], "2 passed", "Left to `make test FULL=1`: 2 tests: 2 in build/"),
+        (["-p", "xdist", "-n", "2"], "2 passed", "Left to `make test FULL=1`: 2 tests: 2 in build/"),
         (["--full"], "4 passed", "4 passed"),
-        (["--full", "-m", "full"], "2 passed, 2 deselected", "2 passed"),
+        full(["--full", "-m", "full"], "2 passed, 2 deselected", "2 passed"),
         (["::test_later"], "1 passed", "1 passed"),
     ],
 )
@@ -48,7 +51,7 @@ def test_what_is_run(arguments: list[str], counts: str, last: str, file: Path) -
     named = arguments.pop() if arguments and arguments[0].startswith("::") else ""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, f"{file}{named}"],
-        cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+        cwd=ROOT, env={**os.environ, **BARE}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert counts in done.stdout and done.stdout.splitlines()[-1].startswith(last), done.stdout

@@ -1,6 +1,7 @@
 """Training runs that a trial kills, signals and resumes, and the comparison of what they leave with an undisturbed run.
 
-The model is tiny: 200 updates take half a second. Several ranks are started by mpirun, in a session of their own.
+The model is tiny: 100 updates take a quarter of a second. Several ranks are started by mpirun, in a session of their
+own.
 """
 
 import contextlib

@@ -17,7 +17,7 @@ from minitrain.train.checkpoint_index import INDEX
 from tests.kill.driver import KILLED
 from tests.kill.jobs import Ended, Run, Trial, command, differences, resume, rows_of, trained
 
-STEPS, KEEP = 150, 2
+STEPS, KEEP = 100, 2
 MOST = 35  # updates between two kills
 # ranks, updates between two saves, options, kills
 CHAINS = [

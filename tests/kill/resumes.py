@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.kill.jobs import Run, Trial, command, differences, resume, rows_of, trained
 
-STEPS, EVERY = 200, 25
+STEPS, EVERY = 100, 25
 CASES: dict[str, tuple[int, str]] = {  # name -> ranks, options
     "serial, one-cycle": (1, "--lr-schedule one-cycle"),
     "data parallel, dropout": (2, "--dropout 0.1"),

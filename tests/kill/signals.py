@@ -13,7 +13,7 @@ from minitrain.runtime.mpirun import family_of
 from minitrain.train.checkpoint_folder import candidates
 from tests.kill.jobs import Ended, Run, Trial, command, differences, resume, trained
 
-STEPS, EVERY, AT = 200, 50, 130
+STEPS, EVERY, AT = 100, 25, 65
 PAUSE = 0.5  # seconds of the update in which the signal comes, on a machine with much else to do
 CASES: dict[str, tuple[int, tuple[int, ...]]] = {  # name -> signal, the ranks it is sent to; none: to mpirun
     "SIGTERM to mpirun": (signal.SIGTERM, ()),

@@ -17,6 +17,8 @@ import pytest
 from minitrain.lessons import grading
 from minitrain.lessons.check import Verdict
 from minitrain.lessons.cli import main
+from minitrain.lessons.confined import MARK
+from minitrain.lessons.jobs import within
 from minitrain.lessons.manifest import BY_NUMBER, Exercise, exercises
 from minitrain.lessons.submissions import folders, receive
 from tests.lessons import classes
@@ -267,7 +269,8 @@ def test_an_interrupt(number: int, tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "a     10 of 10   07: 10\n"
-        time.sleep(3)
+        within(3, lambda: bool(processes("environ", f"{MARK}={tmp_path}")))  # the check of b has begun
+        time.sleep(1)
         process.send_signal(number)
         assert process.wait(15) == 130
     assert (tmp_path / "t.csv").read_text("utf-8").splitlines()[1:] == [f"a,10,10,10,,{digest(tmp_path / 'a')}"]
@@ -299,7 +302,7 @@ def test_a_prank_costs_only_its_own_points(tmp_path: Path, monkeypatch: pytest.M
     before, scratch = content(folder), tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setenv("TMPDIR", str(scratch))
-    done, points = graded(folder, "--lessons=07.2", "--jobs=5", seconds=200, limit=3)
+    done, points = graded(folder, "--lessons=07.2", "--jobs=5", seconds=200, limit=1.5)
     assert done.returncode == 0 and points == dict.fromkeys(names, 0), done.stdout + done.stderr
     assert content(folder) == before
     assert {path.name for path in scratch.iterdir()} <= {"minitrain-hypothesis"}  # a cache

@@ -70,7 +70,10 @@ def test_the_rate_of_an_epoch_is_there_from_its_first_update() -> None:
         pytest.param("mpirun -n 2 python distributed.py", marks=pytest.mark.skipif(not MPIRUN, reason="no mpirun")),
         "python dynamic_rate.py",
         "python mixed_precision.py",
-        pytest.param("mpirun -n 2 python mixed_precision.py", marks=pytest.mark.skipif(not MPIRUN, reason="no mpirun")),
+        pytest.param(
+            "mpirun -n 2 python mixed_precision.py",
+            marks=[pytest.mark.full, pytest.mark.skipif(not MPIRUN, reason="no mpirun")],
+        ),
     ],
 )
 def test_a_program_runs(command: str) -> None:

@@ -21,6 +21,7 @@ from minitrain.lessons import check, student, worker
 from minitrain.lessons.apart import Nursery
 from minitrain.lessons.manifest import Exercise, exercises
 from minitrain.lessons.report import Reports
+from tests.examples import leave_numpy_alone
 
 BY_ID = {exercise.id: exercise for exercise in exercises()}
 
@@ -59,7 +60,7 @@ def started(
 def checked(solutions: Iterable[tuple[str, Path]], workers: int) -> Iterator[dict[tuple[str, Path], Future[Reports]]]:
     """Check these solutions, each an exercise's id and a file, in processes with threads as ranks."""
     context = multiprocessing.get_context("spawn")  # the tests' own process has threads
-    with ProcessPoolExecutor(workers, context) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=leave_numpy_alone) as pool:
         try:
             yield {key: pool.submit(reports, *key) for key in dict.fromkeys(solutions)}
         finally:

@@ -935,7 +935,7 @@ def learned() -> float:
     return loss
 
 
-@pytest.mark.parametrize("half_weights", [False, True])
+@pytest.mark.parametrize("half_weights", [later(False), True])
 @pytest.mark.parametrize(
     ("precision", "half"), [later(StaticPolicy, "float16"), later(StaticPolicy, "bfloat16"), (DynamicPolicy, "float16")]
 )

@@ -215,7 +215,8 @@ CASES: dict[str, Callable[[], Case]] = {
 
 
 @pytest.mark.parametrize(
-    "name", [full(name) if name in ("dp", "zero1", "half weights", "micro-batches") else name for name in CASES]
+    "name",
+    [full(name) if name in ("dp", "zero1", "zero2", "half weights", "micro-batches") else name for name in CASES],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(name: str, tmp_path: Path) -> None:
     """Eight updates, and four, a checkpoint, new objects and four more: losses, norms, scales and all values."""
