@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -318,3 +319,15 @@ def test_the_commands_of_the_readme(there: Path) -> None:
         texts += [output] if done[-1] == "sample" else []
     assert done == ["import", "train", "sample", "sample", "sample", "export"]
     assert len(set(texts)) == 1 and texts[0].startswith("ROMEO.")
+
+
+def test_the_program_of_the_readme(there: Path, capsys: Capture) -> None:
+    """On one process; it writes the text that `sample` does from the same seed."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    blocks = re.findall(r"(?:^    .*\n|^\n)+", text, re.MULTILINE)
+    program = next(textwrap.dedent(block) for block in blocks if "of_weights(weights)" in block)
+    assert here("import", "gpt2", "--to", "build/gpt2") == 0
+    capsys.readouterr()
+    exec(compile(program, "README.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert said == printed(capsys, "sample", "--checkpoint", "gpt2", "--prompt", "ROMEO.", "--length", "40")
