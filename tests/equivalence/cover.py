@@ -47,12 +47,13 @@ def pairwise(axes: dict[str, tuple], seed: int = 0) -> list[dict[str, Any]]:
     names = list(axes)
     everything = [dict(zip(names, values, strict=True)) for values in itertools.product(*axes.values())]
     random.Random(seed).shuffle(everything)
-    missing = set().union(*map(_pairs, everything))
+    pairs = list(map(_pairs, everything))
+    missing = set().union(*pairs)
     chosen = []
     while missing:
-        best = max(everything, key=lambda combination: len(_pairs(combination) & missing))
-        chosen.append(best)
-        missing -= _pairs(best)
+        best = max(range(len(everything)), key=lambda i: len(pairs[i] & missing))
+        chosen.append(everything[best])
+        missing -= pairs[best]
     return chosen
 
 
