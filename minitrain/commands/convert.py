@@ -73,6 +73,8 @@ def convert(model: Path, to: Path, layout: Layout, shard_mb: float, given: Path 
     """Read a model and write it in this layout. given: its tokenizer. Raise UserError if either is impossible."""
     check_number("--shard-mb", shard_mb, "above 0")
     weights = find(model, world_of_one())
+    if to == Path():
+        raise UserError("--to is the current folder, or its name is empty; name a new folder")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"{to} has files already; give a new folder with --to")
     known = given or weights.tokenizer is not None or place_of(weights)

@@ -86,6 +86,7 @@ class Sample:
         start_from(model, weights)
         reducer = parallelize(model, mesh, Strategy(zero=self.zero))
         agreed(world, lambda: reducer.init(self.seed))
+        reducer.check_replicas()
         show = Typewriter(tokenizer, sys.stdout if world.rank == 0 else io.StringIO())
         show.text(self.prompt)
         generate(

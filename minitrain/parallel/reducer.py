@@ -86,11 +86,12 @@ class Reducer:
         for bucket in self.buckets:
             self.place(bucket, bucket.initial_values(seed, bucket.group.rank if self.keeps_shards else None))
         self.initialized = True
-        if self.same:
-            self.check_replicas()
 
     def check_replicas(self) -> None:
-        """Raise UserError if ranks have read different values for what each of them keeps whole: their files differ."""
+        """Raise UserError, on all ranks, if they have read different values for what each keeps whole.
+
+        All ranks call it after `init` has succeeded on all of them.
+        """
         read = [b for b in self.buckets if b.data is not None and any(p.stored is not None for p in b.parameters)]
         for group in dict.fromkeys(b.group for b in read):
             values = {b.parameters[0].placement.path: checksum(require(b.data)) for b in read if b.group is group}

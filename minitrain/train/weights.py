@@ -138,7 +138,7 @@ def of_checkpoint(folder: Path, index: Index) -> Weights:
     about = index.about
     if not isinstance(about.get("gpt"), dict) or not isinstance(about.get("tokenizer"), dict):
         raise UserError(f"{folder} does not describe a GPT: train of this version did not save it")
-    beside = next((it for it in folder.resolve().parents if (it / TOKENIZER).exists()), folder)  # of the run
+    beside = next((it for it in folder.resolve().parents[:2] if (it / TOKENIZER).exists()), folder)  # of the run
     config = described(folder, about["gpt"])
     return checked(Weights(folder, beside, config, about["tokenizer"], Reader(folder, index)))
 

@@ -154,6 +154,22 @@ def test_files_with_other_values_on_another_rank(tmp_path: Path) -> None:
     threads.run(2, program)
 
 
+@pytest.mark.parametrize("zero", [0, 3])
+def test_one_rank_cannot_read(zero: int, tmp_path: Path) -> None:
+    """All ranks are told, also if it is found in the middle of the values."""
+    for rank in range(2):
+        values = gpt2_files.theirs()
+        values["transformer.wte.weight"][...] = np.nan if rank else 0
+        gpt2_files.write(tmp_path / str(rank), values)
+
+    def program(world: Communicator) -> None:
+        found = find(tmp_path / str(world.rank), world)
+        with pytest.raises(UserError, match="1 holds nan or inf in embed"):
+            started(world, found, Layout(2, Strategy(zero=zero)))
+
+    threads.run(2, program)
+
+
 def test_from_a_model_file(tmp_path: Path) -> None:
     """tests/commands/test_weights_in_and_out.py starts from checkpoints and exports."""
     config = GPTConfig(7, 6, layers=1, heads=2, width=4, dtype="float64", tied=False)
