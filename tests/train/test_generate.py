@@ -1,8 +1,11 @@
 """Text from a divided model is that of one process, a cache changes nothing, and draws are as their definition says."""
 
 import functools
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,7 +26,9 @@ from minitrain.parallel.strategy import Strategy
 from minitrain.precision import StaticPolicy, use
 from minitrain.tensor import Tensor
 from minitrain.train.generate import NextLogits, choose, generate, keep_top_k, keep_top_p
+from minitrain.train.weights import look, start_from
 from tests.tiers import full
+from tests.train import gpt2_files
 
 V, T = 11, 12
 CONFIG = GPTConfig(V, T, layers=3, heads=3, width=12, std=0.3, dropout=0.5, dtype="float64")
@@ -242,3 +247,23 @@ def test_in_half_precision(name: str, half_weights: bool) -> None:
         use(made, StaticPolicy(name), half_weights)
         made.init(seed)
         assert len(generate(made, T, PROMPT, 10, 0.9, 1)) == 10
+
+
+@pytest.mark.parametrize("name", ["zero3 x 3", "tp 3", "pp 3"])
+@pytest.mark.ranks(3)
+def test_a_model_that_fits_no_rank(world: Communicator, name: str) -> None:
+    """From the files to the text, no rank holds more than two thirds of the parameters at any moment."""
+    config = GPTConfig(V, T, layers=11, heads=3, width=96)
+    mesh, strategy = DIVISIONS[name]
+    with TemporaryDirectory() as folder:
+        values = gpt2_files.theirs("float32", V=V, T=T, L=11, D=96)
+        sizes = {"vocab_size": V, "n_positions": T, "n_layer": 11, "n_head": 3, "n_embd": 96}
+        found = look(gpt2_files.write(Path(folder), values, **sizes, layer_norm_epsilon=1e-5))
+        del values
+        tracemalloc.start()
+        start_from(divided := gpt(config), found)
+        parallelize(divided, Mesh(world, **mesh), strategy).init(1)
+        generate(divided, T, PROMPT, 5, 0.9, 1, world=world)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert most < 4 * config.parameters * 2 / 3, most / (4 * config.parameters)
