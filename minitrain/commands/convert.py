@@ -33,7 +33,7 @@ Layout = Literal["gpt2", "minitrain"]
 
 @dataclass(frozen=True)
 class Export:
-    """Write a model as plain safetensors files with an index, by default in GPT-2's layout of Hugging Face."""
+    """Write a model as safetensors files with an index, in GPT-2's layout or ours."""
 
     model: tyro.conf.Positional[Path] = Path("build/run")
     """Folder of a run, a model file, or a checkpoint."""
@@ -53,7 +53,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Import:
-    """Read a GPT-2 as Hugging Face saves it, and write it as a model of this program, with its tokenizer."""
+    """Read a GPT-2 as Hugging Face saves it, and write it as a model of minitrain."""
 
     model: tyro.conf.Positional[Path]
     """Folder with config.json, model.safetensors or its shards, and the tokenizer."""

@@ -546,16 +546,24 @@ def test_wrong_input_is_told_once(arguments: str, said: str, text: Path, tmp_pat
 # Help -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["", "train", "sample", "doctor", "lr-range", "compare", "tokenizer"])
+@pytest.mark.parametrize(
+    "name", ["", "train", "sample", "doctor", "lr-range", "compare", "tokenizer", "export", "import"]
+)
 def test_help(name: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert here(*name.split(), "--help") == 0
     first, *lines = (shown := capsys.readouterr().out).splitlines()
-    assert name in ("", "tokenizer") or len(first) <= 80  # these two are one line: the terminal wraps it
+    assert name in ("", "tokenizer", "import") or len(first) <= 80  # these are one line: the terminal wraps it
     wide = [line for line in lines if len(line) > 80]
     assert not wide, wide
     expected = {"": "train", "train": "--bucket-mb", "sample": "--prompt", "doctor": "--seconds"}
-    expected |= {"lr-range": "--min-lr", "compare": "{schedules", "tokenizer": "--size"}
+    expected |= {
+        "lr-range": "--min-lr",
+        "compare": "{schedules",
+        "tokenizer": "--size",
+        "export": "--layout",
+        "import": "--to",
+    }
     assert expected[name] in shown
 
 
