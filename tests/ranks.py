@@ -12,6 +12,7 @@ the remaining tests run in a new job.
 """
 
 import contextlib
+import faulthandler
 import json
 import os
 import re
@@ -29,7 +30,7 @@ from typing import Any
 import pytest
 
 from minitrain.comm.communicator import Communicator
-from minitrain.comm.rank_positions import of_a_library, places
+from minitrain.comm.rank_positions import of_a_library
 from minitrain.runtime.mpirun import find_mpirun
 
 EVERY = "every test"
@@ -217,6 +218,13 @@ class Job:
         self.output.close()
 
 
+def places_in(text: str, thread: int) -> list[tuple[str, int, str]]:
+    """Return the (file, line, function) of each frame of a thread, innermost last, as faulthandler wrote them."""
+    part = text.partition(f"0x{thread:016x} (most recent call first):\n")[2].partition("\n\n")[0]
+    found = re.findall(r'^  File "(.*)", line (\d+) in (.*)$', part, re.MULTILINE)
+    return [(file, int(line), name) for file, line, name in reversed(found)]
+
+
 # In each rank ---------------------------------------------------------------------------------------------------------
 
 
@@ -240,11 +248,19 @@ class Rank:
         threading.Thread(target=self.watch, args=(threading.main_thread().ident,), daemon=True).start()
 
     def watch(self, thread: int) -> None:
-        """Record the main thread's position repeatedly."""
-        before = ""
+        """Record the main thread's position repeatedly.
+
+        faulthandler looks at all of its frames in one go. To walk them in Python has crashed Python 3.11 on a busy
+        machine, where the thread goes on in the middle of it.
+        """
+        before, page = "", os.open(self.file.with_suffix(".stack"), os.O_RDWR | os.O_CREAT)
         while True:
             time.sleep(GLANCE)
-            ours = [place for place in places(thread) if not of_a_library(place[0])]
+            os.ftruncate(page, 0)
+            os.lseek(page, 0, os.SEEK_SET)
+            faulthandler.dump_traceback(page)
+            text = os.pread(page, 10**6, 0).decode(errors="replace")
+            ours = [place for place in places_in(text, thread) if not of_a_library(place[0])]
             now = "".join(f"  {file}:{n} in {name}: {getline(file, n).strip()}\n" for file, n, name in ours[-8:])
             if now != before:
                 self.file.with_suffix(".new").write_text(now)
