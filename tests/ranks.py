@@ -259,7 +259,7 @@ class Rank:
             os.ftruncate(page, 0)
             os.lseek(page, 0, os.SEEK_SET)
             faulthandler.dump_traceback(page)
-            text = os.pread(page, 10**6, 0).decode(errors="replace")
+            text = os.pread(page, os.fstat(page).st_size, 0).decode(errors="replace")
             ours = [place for place in places_in(text, thread) if not of_a_library(place[0])]
             now = "".join(f"  {file}:{n} in {name}: {getline(file, n).strip()}\n" for file, n, name in ours[-8:])
             if now != before:

@@ -88,14 +88,18 @@ class Reducer:
         self.initialized = True
 
     def check_replicas(self) -> None:
-        """Raise UserError, on all ranks, if they have read different values for what each keeps whole.
+        """Raise UserError, on all ranks, if some have read different values for the same slice of a parameter.
 
-        All ranks call it after `init` has succeeded on all of them.
+        All ranks call it after `init` has succeeded on all of them. Each sends a checksum per parameter that it holds.
         """
-        read = [b for b in self.buckets if b.data is not None and any(p.stored is not None for p in b.parameters)]
-        for group in dict.fromkeys(b.group for b in read):
-            values = {b.parameters[0].placement.path: checksum(require(b.data)) for b in read if b.group is group}
-            check_same(group, {f"checksum of the values of {path}": value for path, value in values.items()})
+        read = [p for b in self.buckets if b.data is not None for p in b.parameters if p.stored is not None]
+        first: dict[str, int] = {}
+        for sums in self.world.gather_objects(
+            {f"{p.placement.path} {p.placement.index}": checksum(p.data) for p in read}
+        ):
+            for name, value in sums.items():
+                if first.setdefault(name, value) != value:
+                    raise UserError(f"ranks have read different values for {name}: copy the same files to all machines")
 
     early = True  # reduce buckets during backward, as they complete; otherwise all in synchronize()
     each_backward = False  # reduce buckets in every backward of a step; otherwise once, in the last one
