@@ -253,11 +253,11 @@ def test_in_half_precision(name: str, half_weights: bool) -> None:
 @pytest.mark.ranks(3)
 def test_a_model_that_fits_no_rank(world: Communicator, name: str) -> None:
     """From the files to the text, no rank holds more than two thirds of the parameters at any moment."""
-    config = GPTConfig(V, T, layers=11, heads=3, width=96)
+    config = GPTConfig(V, T, layers=11, heads=3, width=240)
     mesh, strategy = DIVISIONS[name]
     with TemporaryDirectory() as folder:
-        values = gpt2_files.theirs("float32", V=V, T=T, L=11, D=96)
-        sizes = {"vocab_size": V, "n_positions": T, "n_layer": 11, "n_head": 3, "n_embd": 96}
+        values = gpt2_files.theirs("float32", V=V, T=T, L=11, D=240)
+        sizes = {"vocab_size": V, "n_positions": T, "n_layer": 11, "n_head": 3, "n_embd": 240}
         found = look(gpt2_files.write(Path(folder), values, **sizes, layer_norm_epsilon=1e-5))
         del values
         tracemalloc.start()

@@ -268,7 +268,7 @@ def test_the_memory_of_a_load(world: Communicator, tmp_path: Path, monkeypatch: 
     """Under ZeRO-3, 1.1 times the rank's share at most, though a third of the model is one table."""
     for module in (region_reader, weights):
         monkeypatch.setattr(module, "BLOCK", 2**13)
-    V, D, L = 8000, 128, 10
+    V, D, L = 16_000, 192, 12
     gpt2_files.write(tmp_path, gpt2_files.theirs("float32", V=V, L=L, D=D), vocab_size=V, n_layer=L, n_embd=D)
     found = look(tmp_path)
     model = gpt(found.config)
