@@ -21,7 +21,7 @@ from ..train.checkpoints import Checkpoints
 from ..train.history import Update
 from ..train.resharding import load
 from .model_tokenizer import FILE, check_described
-from .options import RunOptions
+from .options import DataOptions, RunOptions
 from .run_folder import RunFolder
 from .signals import Signals
 
@@ -237,13 +237,18 @@ def resumed(arguments: list[str], config: "TrainConfig") -> "TrainConfig":
     except (TypeError, AttributeError) as error:
         raise UserError(f"{found[0][0]} has options that are none of train: {error}") from error
     made = replace(config, **groups)
-    beside = run / FILE if (run / FILE).exists() else None
-    characters = found[0][1].about["tokenizer"].get("vocabulary")
-    if characters is None and beside is None and value_of("--tokenizer", arguments) is None:
-        raise UserError(f"{run} has lost its tokenizer, {FILE}: give it with --tokenizer")
-    data = replace(made.data, characters=characters, tokenizer=beside)
+    data = with_tokenizer(made.data, run, found[0][1].about["tokenizer"], arguments)
     report, checkpoints = replace(made.report, out=run), replace(made.checkpoints, resume=Path(folder))
     return replace(made, data=data, report=report, checkpoints=checkpoints)
+
+
+def with_tokenizer(data: DataOptions, run: Path, about: Mapping[str, Any], arguments: list[str]) -> DataOptions:
+    """Return the options with a run's own tokenizer. about: what its checkpoint says of it. Raise UserError if there is
+    none, and the command line gives none."""
+    beside, characters = run / FILE if (run / FILE).exists() else None, about.get("vocabulary")
+    if characters is None and beside is None and value_of("--tokenizer", arguments) is None:
+        raise UserError(f"{run} has lost its tokenizer, {FILE}: give it with --tokenizer")
+    return replace(data, characters=characters, tokenizer=beside)
 
 
 def value_of(flag: str, arguments: list[str]) -> str | None:

@@ -46,7 +46,7 @@ class RunFolder:
         self.path, self.names, self.overwrite, self.aside = path, names, overwrite, aside
         self.checkpoints, self.goes_on = checkpoints, goes_on
         self.lock: IO[str] | None = None
-        self.begun = goes_on  # there is nothing to move or delete
+        self.begun = False
         self.world = world
         on_rank_0(world, self._claim)
 
@@ -90,7 +90,7 @@ class RunFolder:
 
         Raise UserError if they cannot be moved or deleted.
         """
-        found, self.begun = [] if self.begun else self.found(), True
+        found, self.begun = [] if self.begun or self.goes_on else self.found(), True
         try:
             return self._make_way(found) if found else ""
         except OSError as error:

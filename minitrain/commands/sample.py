@@ -84,9 +84,7 @@ class Sample:
         prompt = tokenizer.encode(self.prompt)
         model = gpt(replace(weights.config, dtype=self.dtype or weights.config.dtype))
         start_from(model, weights)
-        reducer = parallelize(model, mesh, Strategy(zero=self.zero))
-        agreed(world, lambda: reducer.init(self.seed))
-        reducer.check_replicas()
+        parallelize(model, mesh, Strategy(zero=self.zero)).init(self.seed)
         show = Typewriter(tokenizer, sys.stdout if world.rank == 0 else io.StringIO())
         show.text(self.prompt)
         generate(

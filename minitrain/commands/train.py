@@ -1,7 +1,6 @@
 """Train a GPT on text, as `python -m minitrain train` does: set up the trainer, print progress, log, save."""
 
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -32,6 +31,7 @@ from .config import TrainConfig
 from .model_tokenizer import FILE, chosen, description, missing, unit, write
 from .model_tokenizer import check as check_tokenizer
 from .options import CheckpointOptions, RunOptions, make_mesh
+from .progress_lines import Progress
 from .run_checkpoints import CHECKPOINTS, NOT_FINITE, RunCheckpoints, Stopped, crc32_of
 from .run_folder import RunFolder, on_rank_0, write_somewhere
 from .start import check_sizes
@@ -117,9 +117,7 @@ class TextTrainer:
             if self.config.checkpoints.resume is not None:
                 checkpoints.resume()
             if self.config.checkpoints.weights is not None:
-                windows = min(QUICK_VALIDATION, self.val_data.windows)
-                before = self.validate(QUICK_VALIDATION)
-                self.log(f"validation loss {before:.3f} before the first update, on {windows} windows")
+                self.validate_quickly(" before the first update")
             try:
                 with np.errstate(over="ignore", invalid="ignore"):  # the trainer checks every loss itself
                     self.train(folder, checkpoints, self.config.optimizer.steps)
@@ -157,15 +155,13 @@ class TextTrainer:
                 self.record(folder, self.looked_at(update, last, progress))
                 checkpoints.after(update, last)
 
-    def looked_at(self, update: Update, last: bool, progress: "Progress") -> dict[str, Any]:
+    def looked_at(self, update: Update, last: bool, progress: Progress) -> dict[str, Any]:
         """Print how the run goes, if it is time to, and validate. Return the row of the update in the log."""
         o, row = self.config.report, self.row(update)
         if not update.skipped and (row["step"] % o.log_every == 0 or last):
             self.log(progress.line(row))
         if not update.skipped and row["step"] % o.val_every == 0 and not last:
-            row["val_loss"] = self.validate(QUICK_VALIDATION)
-            windows = min(QUICK_VALIDATION, self.val_data.windows)
-            self.log(f"validation loss {row['val_loss']:.3f}, on {windows} windows")
+            row["val_loss"] = self.validate_quickly()
         return row
 
     def updates(self, count: int) -> Iterator[Update]:
@@ -186,8 +182,14 @@ class TextTrainer:
     def validate(self, most: int | None = None) -> float:
         """Return the mean loss over the validation text, or `most` windows of it, in nats per token."""
         data = self.val_data
-        batches = data.batches if most is None else -(-min(most, data.windows) // data.B)
+        batches = -(-min(most or data.windows, data.windows) // data.B)
         return self.trainer.mean_loss(self.trainer.progress.watch(data.validation(most), batches, "validation"))
+
+    def validate_quickly(self, when: str = "") -> float:
+        """Print and return the mean loss over some windows of the validation text. when: to add to what is printed."""
+        loss = self.validate(QUICK_VALIDATION)
+        self.log(f"validation loss {loss:.3f}{when}, on {min(QUICK_VALIDATION, self.val_data.windows)} windows")
+        return loss
 
     def close(self) -> None:
         """End the communication thread, if there is one."""
@@ -257,13 +259,9 @@ class TextTrainer:
         )
 
     def begin(self, folder: RunFolder) -> None:
-        """Make way for the files of this run, and write its tokenizer. Raise OSError if it cannot be written."""
+        """Make way for the files of this run, and write its tokenizer if it is not there. Raise OSError if it fails."""
         if message := folder.begin():
             self.log(message)
-        self.keep_tokenizer(folder)
-
-    def keep_tokenizer(self, folder: RunFolder) -> None:
-        """Write the tokenizer of byte pairs, if it is not there. Raise OSError if it cannot be written."""
         if isinstance(self.tokenizer, BytePairTokenizer) and not (folder.path / FILE).exists():
             write(self.tokenizer, folder.path / FILE)
 
@@ -275,8 +273,6 @@ class TextTrainer:
         try:
             if not folder.begun:
                 self.begin(folder)
-            elif folder.goes_on:
-                self.keep_tokenizer(folder)
             folder.append(LOG, json.dumps(row) + "\n")
         except OSError as error:
             self.log_ended = f"the log {folder.path / LOG} ends before update {row['step']}: {reason(error)}"
@@ -287,27 +283,6 @@ def memory_at_start() -> int:
     """Return the bytes in use after a first product, for which BLAS allocates memory (or ends the process)."""
     np.ones((256, 256)) @ np.ones((256, 256))
     return memory_used()
-
-
-class Progress:
-    """Lines that show how far a run is, and how fast."""
-
-    def __init__(self, steps: int, tokens: int, done: int = 0) -> None:
-        """done: updates that an earlier process has made."""
-        self.steps, self.tokens, self.done = steps, tokens, done
-        self.start = time.monotonic()
-
-    def line(self, row: dict[str, Any]) -> str:
-        """Return a line of at most 80 columns."""
-        step = row["step"]
-        seconds = max(time.monotonic() - self.start, 1e-9)
-        made = step - self.done
-        left = round(seconds / made * (self.steps - step))
-        bar = "#" * (10 * step // self.steps)
-        return (
-            f"[{bar:<10}] {step:>{len(str(self.steps))}}/{self.steps}  loss {row['loss']:.3f}  lr {row['lr']:.1e}  "
-            f"{self.tokens * made / seconds:,.0f} tokens/s  {left // 60}:{left % 60:02} left"
-        )
 
 
 @dataclass(frozen=True)

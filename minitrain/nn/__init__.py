@@ -2,7 +2,8 @@
 
 from .layers import CausalAttention, Classifier, Dropout, Embedding, LayerNorm, Linear, loss_or_logits
 from .module import Module, Watch, check_free, pass_through, watching
-from .parameter import Coordinates, Parameter, Placement, Replicate, Shard
+from .parameter import Parameter
+from .placement import Coordinates, Placement, Replicate, Shard
 
 __all__ = [
     "CausalAttention",

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..backend import Array, accumulation_dtype, checksum, square
-from ..comm.agreement import check_same
+from ..comm.agreement import agreed, check_same
 from ..comm.communicator import Communicator
 from ..comm.mesh import Mesh
 from ..errors import UserError, check_seed, check_whole
@@ -78,19 +78,26 @@ class Reducer:
     def init(self, seed: int) -> None:
         """Initialize the parameters, bucket by bucket, from the seed or from stored weights. Existing values are kept.
 
-        Raise UserError if the seed is invalid or differs between ranks.
+        Raise UserError, on all ranks, if the seed is invalid or differs, or if stored weights cannot be read or differ.
         """
         check_seed(seed)
         if self.same:
             check_same(self.world, {"seed": seed})
+            agreed(self.world, partial(self.place_all, seed))  # one rank alone may fail to read
+            self.check_replicas()
+        else:
+            self.place_all(seed)
+        self.initialized = True
+
+    def place_all(self, seed: int) -> None:
+        """Give every bucket its initial values, of which this rank draws or reads what it keeps."""
         for bucket in self.buckets:
             self.place(bucket, bucket.initial_values(seed, bucket.group.rank if self.keeps_shards else None))
-        self.initialized = True
 
     def check_replicas(self) -> None:
         """Raise UserError, on all ranks, if some have read different values for the same slice of a parameter.
 
-        All ranks call it after `init` has succeeded on all of them. Each sends a checksum per parameter that it holds.
+        Each rank sends a checksum per parameter that it has read whole.
         """
         read = [p for b in self.buckets if b.data is not None for p in b.parameters if p.stored is not None]
         first: dict[str, int] = {}

@@ -97,13 +97,12 @@ class NextLogits:
     def __init__(self, model: Model, context: int, seed: int, cached: bool) -> None:
         self.model, self.context, self.seed = model, context, seed
         self.cache = KeyValueCache(context) if cached and context > 1 else None
-        self.checked = False
 
     def __call__(self, ids: Sequence[int]) -> np.ndarray:
         """Return the logits after the ids. Raise UserError if the model does not know the cache."""
         if self.cache is None or len(ids) > self.context:
             return self.forward(ids[-self.context :])
-        if not self.checked:
+        if not self.cache.length:
             self.check(ids)
         return self.forward(ids, self.cache)
 
@@ -118,7 +117,7 @@ class NextLogits:
         return logits
 
     def check(self, ids: Sequence[int]) -> None:
-        """Compare a few positions with and without a cache, once: attention of the user's own may not read it.
+        """Compare a few positions with and without a cache, first: attention of the user's own may not read it.
 
         Raise UserError if they differ.
         """
@@ -134,7 +133,6 @@ class NextLogits:
                 "with a cache of keys and values, the model gives other logits: it has a layer that looks at several "
                 "positions and does not read batch.cache, as nn.CausalAttention does.\nCall generate(..., cached=False)"
             )
-        self.checked = True
 
 
 def choose(

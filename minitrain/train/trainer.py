@@ -112,8 +112,7 @@ class Trainer:
         given: dict[str, Any] = {"accumulate": accumulate, "clip": clip, "schedule": schedule, "momentum": momentum}
         given |= {"precision": self.precision, "half_weights": half_weights, "scaler": self.scaler}
         try:
-            agreed(world, lambda: self.reducer.init(seed))  # reading stored weights may fail on one rank
-            self.reducer.check_replicas()
+            self.reducer.init(seed)
             self.optimizer = optimizer(self.reducer)
             check_same(world, {**given, "optimizer": self.optimizer})
             agreed(world, self.optimizer.read_masters)
