@@ -244,8 +244,10 @@ def contribute(consumers: dict[Tensor, int], fire: bool, leaf: Tensor, vjp: Weig
     if vjp is not None:
         leaf.accumulate(vjp, g)
     consumers[leaf] -= 1
-    if fire and consumers[leaf] == 0:
-        leaf.ready()
+    if consumers[leaf] == 0:
+        del consumers[leaf]  # deferred contributions keep the dictionary, which must not keep an activation
+        if fire:
+            leaf.ready()
 
 
 def deferring() -> Defer | None:

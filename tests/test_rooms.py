@@ -15,7 +15,7 @@ ROOMS = (
     *("tensor", "autograd", "shapes", "reductions", "functional"),
     *("loss_denominators", "attention", "kv_cache", "gelu", "losses", "fused", "operators"),
     *("data", "nn", "lr_schedules", "optim", "precision", "models"),
-    *("comm", "runtime", "parallel", "train", "commands", "cli", "lessons"),
+    *("comm", "runtime", "parallel", "train", "planner", "commands", "cli", "lessons"),
     *("__init__", "__main__"),  # the namespace, and `python -m minitrain`
 )
 

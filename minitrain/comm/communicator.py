@@ -16,6 +16,7 @@ Half-precision arrays are summed in float32 and rounded once.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 
 from .. import debug
 from ..backend import Array, accumulation_dtype, is_float, xp
-from ..observe import ledger
+from ..observe import ledger, virtual_time
 from ..sharding import Shards, even_shards
 from .agreement import agree, agree_on_members, agree_on_message, call_of
 from .rank_positions import Moves
@@ -73,7 +74,8 @@ class Communicator(ABC):
         flat = widened.reshape(-1)
         shard_bytes = lambda: self._shard_bytes(flat, 0, shards) + self._shard_bytes(flat, 1, shards)
         self._charge(tag, lambda: 2 * widened.nbytes - shard_bytes())
-        self._all_reduce(widened, op, tag, shards)
+        with self._timed(2, flat, shards):
+            self._all_reduce(widened, op, tag, shards)
         if widened is not x:
             x[...] = widened
 
@@ -86,7 +88,8 @@ class Communicator(ABC):
         if self.size > 1 and x.size:
             widened = self._widen(x)
             self._charge(tag, lambda: widened.nbytes - self._shard_bytes(widened, 0, shards))
-            shard[...] = self._reduce_scatter(widened, tag, shards)
+            with self._timed(1, widened, shards):
+                shard[...] = self._reduce_scatter(widened, tag, shards)
         return shard
 
     def all_gather(self, x: Array, tag: Tag, shards: Shards | None = None) -> None:
@@ -95,7 +98,8 @@ class Communicator(ABC):
         self._begin("all_gather", x, tag)
         if self.size > 1 and x.size:
             self._charge(tag, lambda: x.nbytes - self._shard_bytes(x, 1, shards))
-            self._all_gather(x, tag, shards)
+            with self._timed(1, x, shards):
+                self._all_gather(x, tag, shards)
 
     def broadcast(self, x: Array, root: int, tag: Tag) -> None:
         """Replace x by the root's x. Raise ValueError if the rank `root` does not exist."""
@@ -126,6 +130,9 @@ class Communicator(ABC):
         if debug.on:
             self._tell((self.moves.rank, call_of(self, "send", x, tag, {"to": to}), x.nbytes), to, number)
         ledger.sent(tag, x.nbytes)
+        clock = virtual_time.current()
+        if clock is not None and not clock.inside:
+            self._tell((clock.time, self.moves.rank), to, number)
         return self._send(x, to, number)
 
     def receive(self, x: Array, source: int, tag: Tag, number: int = 0, patient: bool = False) -> None:
@@ -141,6 +148,9 @@ class Communicator(ABC):
         if debug.on:
             call = call_of(self, "receive", x, tag, {"source": source})
             agree_on_message(self, source, number, call, x.nbytes)
+        clock = virtual_time.current()
+        if clock is not None and not clock.inside:
+            clock.receive(self._hear(source, number), self.moves.rank, x.nbytes)
         self._receive(x, source, number)
 
     # Small Python objects, for setup and reports, never inside a training step ----------------------------------------
@@ -201,11 +211,11 @@ class Communicator(ABC):
 
     @abstractmethod
     def _tell(self, value: Any, to: int, number: int) -> None:
-        """Debug mode: send a small object, separately from all messages."""
+        """Debug mode and virtual time: send a small object, separately from all messages."""
 
     @abstractmethod
     def _hear(self, source: int, number: int) -> Any:
-        """Debug mode: return the object `number` that `source` sent to this rank by `_tell`, blocking."""
+        """Return the object `number` that `source` sent to this rank by `_tell`, blocking."""
 
     @abstractmethod
     def _all_reduce(self, x: Array, op: str, tag: Tag, shards: Shards | None) -> None: ...
@@ -252,6 +262,14 @@ class Communicator(ABC):
         """
         if ledger.current() is not None:
             ledger.charge(tag, size())
+
+    def _timed(self, passes: int, x: Array, shards: Shards | None) -> AbstractContextManager[None]:
+        """Return a context that times a collective of one or two passes around the ring, if a clock is open."""
+        if virtual_time.current() is None:
+            return nullcontext()
+        largest = max(self._shard_bytes(x, ahead, shards) for ahead in range(self.size))
+        hops = passes * (self.size - 1)
+        return virtual_time.in_collective(self._gather_objects, self.moves.rank, hops, largest)
 
     def _check(self, x: Array) -> None:
         if not isinstance(x, (np.ndarray, xp.ndarray)) or x.dtype.kind not in NUMBERS:

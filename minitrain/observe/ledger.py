@@ -22,6 +22,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from ..errors import check_choice
+from . import virtual_time
 
 # If an array is reported more than once, the kind further right takes precedence.
 KINDS = ("buffers", "activations", "optimizer", "gradients", "parameters")
@@ -134,10 +135,12 @@ def charge(tag: tuple[str, str], size: int) -> None:
 
 
 def flops(count: int) -> None:
-    """Count multiplications and additions in the open ledger."""
-    ledger = _current.get()
+    """Count multiplications and additions in the open ledger, and let the open clock advance."""
+    ledger, clock = _current.get(), virtual_time.current()
     if ledger is not None:
         ledger.flops += count
+    if clock is not None:
+        clock.compute(count)
 
 
 def _owner(array: Any) -> Any:

@@ -13,7 +13,7 @@ Li et al., "PyTorch Distributed", VLDB 2020, arXiv:2006.15704, section 3.2.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from numbers import Real
 
@@ -189,26 +189,33 @@ def make_buckets(
     """
     if not isinstance(megabytes, Real) or isinstance(megabytes, bool) or not megabytes > 0:
         raise ValueError(f"the bucket size is {megabytes} megabytes; give a size above 0")
-    limit = megabytes * 2**20
-    full: list[list[Parameter]] = []
-    open_buckets: dict[tuple, list[Parameter]] = {}
-    for p in reversed(parameters):
-        kind = (_kind(p), (users or {}).get(p))
-        bucket = open_buckets.setdefault(kind, [])
-        if bucket and sum(_bytes(q, whole) for q in (*bucket, p)) > limit:
-            full.append(bucket)
-            bucket = open_buckets[kind] = []
-        bucket.append(p)
-    full.extend(open_buckets.values())
-    first_use = {p: i for i, p in enumerate(parameters)}
-    full.sort(key=lambda bucket: -first_use[bucket[-1]])
+    kinds = [(_kind(p), (users or {}).get(p)) for p in parameters]
+    full = packed(kinds, [_bytes(p, whole) for p in parameters], megabytes * 2**20)
     loads: dict[Communicator, list[int]] = {}
     buckets = []
-    for members in full:
+    for members in ([parameters[i] for i in numbers] for numbers in full):
         group = mesh.product(members[0].placement.partial)
         load = loads.setdefault(group, [0] * group.size)
         buckets.append(Bucket(members, group, owners_of(members, load) if whole else None))
     return sorted(buckets, key=lambda bucket: bucket.spans_stages)  # reduced last, so that they do not delay others
+
+
+def packed(kinds: Sequence[Hashable], sizes: Sequence[int], limit: float) -> list[list[int]]:
+    """Return the numbers of the parameters in each bucket, in the order in which backward completes the buckets.
+
+    kinds, sizes (bytes): of the parameters, in order of first use. A bucket holds parameters of one kind, of at most
+    `limit` bytes together, or a single larger one.
+    """
+    full: list[list[int]] = []
+    open_buckets: dict[Hashable, list[int]] = {}
+    for i in reversed(range(len(kinds))):
+        bucket = open_buckets.setdefault(kinds[i], [])
+        if bucket and sum(sizes[j] for j in (*bucket, i)) > limit:
+            full.append(bucket)
+            bucket = open_buckets[kinds[i]] = []
+        bucket.append(i)
+    full.extend(open_buckets.values())
+    return sorted(full, key=lambda bucket: -bucket[-1])
 
 
 def _kind(p: Parameter) -> tuple:

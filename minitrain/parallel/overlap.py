@@ -17,6 +17,7 @@ import numpy as np
 from ..backend import use_device, xp
 from ..comm.communicator import Communicator
 from ..errors import UserError
+from ..observe.virtual_time import Lane
 
 
 class CommunicationThread:
@@ -29,6 +30,7 @@ class CommunicationThread:
     def __init__(self, name: str = "communication") -> None:
         self.jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self.pending = self.submitted = 0
+        self.lane = Lane()
         self.error: BaseException | None = None
         self.changed = threading.Condition()
         self.thread = threading.Thread(target=self._work, daemon=True, name=name)
@@ -44,6 +46,7 @@ class CommunicationThread:
         with self.changed:
             self.pending += 1
             self.submitted += 1
+        job = self.lane.timed(job)
         context = contextvars.copy_context()  # the ledger of this thread counts what the job sends
         self.jobs.put(lambda: context.run(job))
         return self.submitted
@@ -54,6 +57,7 @@ class CommunicationThread:
             self.changed.wait_for(lambda: self.pending <= left or self.error is not None)
         if self.error is not None:
             raise RuntimeError(f"the communication thread failed: {self.error}") from self.error
+        self.lane.wait(left)
 
     def close(self) -> None:
         """Finish the pending jobs and end the thread."""

@@ -34,17 +34,24 @@ def own_rows(ids: Array, table: Parameter, dtype: Any = None) -> Tensor:
     V = table.placement.shape[0]
     if ids.size and not (0 <= int(ids.min()) and int(ids.max()) < V):
         raise IndexError(f"ids reach from {ids.min()} to {ids.max()}; the table has rows 0 to {V - 1}")
-    here = (ids >= first) & (ids < first + rows)
-    local = ids[here].astype(np.int64) - first  # the ids' own dtype may be too small for the number `first`
+    here, local = _own_ids(ids, first, rows)
     y = xp.zeros((*ids.shape, table.shape[1]), dtype or table.dtype)
     y[here] = table.data[local]
 
     def table_vjp(g: Array, out: Array | None = None) -> Array:
         out = xp.empty(table.shape, table.dtype) if out is None else out
+        here, local = _own_ids(ids, first, rows)
         backend.scatter_add(out, local, g[here])
         return out
 
-    return apply(y, weights=[(table, table_vjp)], saved=(here, local))
+    return apply(y, weights=[(table, table_vjp)], saved=(ids,))
+
+
+def _own_ids(ids: Array, first: int, rows: int) -> tuple[Array, Array]:
+    """Return (a mask of the ids among the `rows` from `first` on, the rows of these here). Cheaper to find twice than
+    to keep."""
+    here = (ids >= first) & (ids < first + rows)
+    return here, ids[here].astype(np.int64) - first  # the ids' own dtype may be too small for the number `first`
 
 
 @operation
@@ -78,6 +85,7 @@ def vocabulary_cross_entropy(
     kept = (p,) if x.dtype == dtype else (logits.data, top, z)  # half precision: recompute p from the logits
 
     def vjp(g: Array) -> tuple[Array]:
+        here, column = _own_labels(flat, first, held)
         p = kept[0] if len(kept) == 1 else xp.exp(kept[0].reshape(rows, held) - kept[1]) / kept[2]
         p[here, column] -= 1  # in place: backward runs only once
         gx = xp.multiply(p, g / float(denominator), out=p)
@@ -85,7 +93,7 @@ def vocabulary_cross_entropy(
             gx[ignored] = 0
         return (gx.astype(dtype, copy=False).reshape(shape),)
 
-    saved = (*kept, here, column) if ignored is None else (*kept, here, column, ignored)
+    saved = (*kept, flat) if ignored is None else (*kept, flat, ignored)
     return apply((losses.sum() / float(denominator)).astype(x.dtype), (logits,), vjp, saved=saved)
 
 

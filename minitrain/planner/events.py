@@ -1,0 +1,63 @@
+"""What a rank does in an update, as far as it takes time."""
+
+from dataclasses import dataclass
+
+from ..observe.clock import Number
+from .holdings import Group
+from .operations import Collective
+
+
+@dataclass(frozen=True)
+class Compute:
+    """FLOPs."""
+
+    flops: int
+    axis = ""
+
+
+@dataclass(frozen=True)
+class Meet:
+    """A collective over a group."""
+
+    what: Collective
+    group: Group
+
+    @property
+    def axis(self) -> str:
+        """The axis whose ranks communicate."""
+        return self.what.tag[0]
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message from rank `source` to rank `to`. Both have an event for it, with the same key."""
+
+    key: tuple[object, ...]
+    source: int
+    to: int
+    nbytes: int
+    axis: str = "pp"
+
+
+@dataclass(frozen=True)
+class Submit:
+    """A collective that the communication thread runs, from time `start` on."""
+
+    meeting: Meet
+    start: Number = 0
+
+    @property
+    def axis(self) -> str:
+        """The axis whose ranks communicate."""
+        return self.meeting.axis
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Wait until all but the last `left` jobs of the communication thread are done."""
+
+    left: int = 0
+    axis: str = "dp"
+
+
+Event = Compute | Meet | Message | Submit | Wait

@@ -1,0 +1,250 @@
+"""One update on one rank, in formulas: what it computes, sends and holds, in the order of the real step.
+
+`Rank(setup, place).update()` follows the instructions of the rank's schedule through the operations of its units
+(operations.py) and the events of its reducer (reduction.py), as train/step.py does with arrays. Nothing is allocated or
+sent. It keeps three ledgers: bytes sent by tag, FLOPs, and bytes held by kind with their peaks; and it lists the rank's
+events, from which timeline.py computes the time.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ..comm.communicator import Tag
+from ..parallel.pipeline_schedules import SCHEDULES, Do
+from .events import Compute, Event, Meet, Message, Submit, Wait
+from .holdings import Bucket, Memory, buckets_of, weights_of
+from .operations import Collective, Local, Op, Step, length, operations
+from .reduction import PARAMETERS, Reduction
+from .setup import Place, Setup
+
+TOTAL, DOWN, UP = ("dp", "loss"), ("pp", "activations"), ("pp", "gradients")
+
+
+Later = list[tuple[Op, Counter[str], bool]]
+
+
+class Rank:
+    """One rank's update. place: its coordinates (dp, pp, tp)."""
+
+    def __init__(self, setup: Setup, place: Place) -> None:
+        self.setup, self.place, self.strategy = setup, place, setup.strategy
+        self.number = setup.rank_at(*place)
+        self.memory, self.sent, self.flops = Memory(), Counter[Tag](), 0
+        self.events: list[Event] = []
+        v, p = self.strategy.chunks, setup.pp
+        self.chunks = [setup.stages[c * p + place[1]] for c in range(v)]
+        self.weights = weights_of(setup, self.chunks)
+        self.buckets = buckets_of(setup, place, self.weights)
+        self.paths = [list({w.path: w for u in units for w in setup.weights(u)}) for units in self.chunks]
+        self.times = Counter(path for paths in self.paths for path in paths)
+        self.reduction = Reduction(setup, self.buckets, self.times, self.memory, self.meet, self.wait)
+        self.samples = length(setup.batch, setup.dp, place[0])
+        self.segmented = bool(self.strategy.recompute or self.strategy.zero == 3)
+        self.later: dict[tuple[int, int], Later] = {}
+        self.windows = False  # whether the ids of the batch are kept
+
+    def update(self) -> "Rank":
+        """Make one update, which completes `events`, `sent`, `flops` and `memory`."""
+        self.hold_states()
+        for do in self.instructions():
+            {"F": self.forward, "B": self.backward, "I": self.input_gradient, "W": self.weight_gradient}[do.kind](do)
+        dp, _, _ = self.place
+        s = self.setup
+        self.reduction.finish([s.rank_at(dp, i, j) for i in range(s.pp) for j in range(s.tp)])
+        self.meet(Collective("all_reduce", TOTAL, 3, 8), range(s.ranks))  # the loss, and a check of the data
+        return self
+
+    def hold_states(self) -> None:
+        """Hold what exists between updates: parameters and the optimizer's state, or this rank's shards of them."""
+        for b in self.buckets:
+            self.memory.add("parameters", self.setup.stored * (b.own if self.strategy.zero == 3 else b.size))
+            if b.trained:
+                self.memory.add("optimizer", self.setup.state * (b.own if self.strategy.zero else b.size))
+
+    def instructions(self) -> list[Do]:
+        """Return the rank's schedule; without a pipeline, one micro-batch after the other."""
+        k, schedule = self.setup.accumulate, self.strategy.schedule
+        if self.setup.pp == 1:
+            return [Do(kind, i) for i in range(k) for kind in "FB"]
+        make = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
+        return make(self.place[1], self.setup.pp, k, self.strategy.chunks)
+
+    # Instructions -----------------------------------------------------------------------------------------------------
+
+    def forward(self, do: Do) -> None:
+        """F: receive the activations, compute, send them on."""
+        local = self.local(do.micro)
+        self.message(do, local, down=True, sends=False)
+        first = self.chunks[do.chunk].start
+        for units in self.segments(do.chunk):
+            self.gather(units)
+            for unit in units:
+                # alive: the input of this unit and of the one before it, unless received or kept
+                streams = min(unit - first, 1 if self.strategy.recompute else 2)
+                self.forward_unit(unit, local, streams, keeps=not self.strategy.recompute)
+            self.drop(units)
+            if self.strategy.recompute and units[0] > 0:
+                self.memory.add("activations", local.stream)
+        if units.stop < self.setup.sizes.units:
+            self.memory.add("buffers", local.stream)  # the output, until its gradient has come back
+        self.message(do, local, down=True, sends=True)
+
+    def backward(self, do: Do) -> None:
+        """B: the gradients of the inputs and of the weights."""
+        self.back(do, None)
+        self.reduction.end_backward(self.paths[do.chunk])
+
+    def input_gradient(self, do: Do) -> None:
+        """I: the gradients of the inputs; those of the weights wait."""
+        self.back(do, self.later.setdefault((do.micro, do.chunk), []))
+
+    def weight_gradient(self, do: Do) -> None:
+        """W: the gradients of the weights, in the order in which I reached them."""
+        later = self.later.pop((do.micro, do.chunk))
+        for op, uses, inner in later:
+            self.weights_of(op, uses, inner)
+        self.memory.add("activations", -sum(op.kept_for_weights for op, _, _ in later))
+        self.memory.add("buffers", -sum(op.waits for op, _, _ in later))
+        self.reduction.end_backward(self.paths[do.chunk])
+
+    def back(self, do: Do, later: Later | None) -> None:
+        """Receive the gradient of the output, go back through the units, and send the gradient of the input."""
+        local = self.local(do.micro)
+        self.message(do, local, down=False, sends=False)
+        uses = self.uses(do.chunk, local)
+        for units in reversed(self.segments(do.chunk)):
+            self.gather(units)
+            for unit in units if self.strategy.recompute else ():
+                self.forward_unit(unit, local, min(unit - units.start, 2) + 1, keeps=True)
+            for unit in reversed(units):
+                for op in reversed(operations(local, unit)):
+                    self.visit(op, uses, later, self.segmented, local.stream * (1 + self.segmented) + op.room_back)
+            self.drop(units)
+            if self.segmented:
+                self.visit(self.outer(units, local), uses, later, inner=False, room=local.stream)
+            if self.strategy.recompute and units[0] > 0:
+                self.memory.add("activations", -local.stream)
+        if self.chunks[do.chunk].stop < self.setup.sizes.units:
+            self.memory.add("buffers", -local.stream)
+        self.message(do, local, down=False, sends=True)
+
+    # Their parts ------------------------------------------------------------------------------------------------------
+
+    def local(self, micro: int) -> Local:
+        """Return what this rank sees of a micro-batch."""
+        s = self.setup
+        samples = length(self.samples, s.accumulate, micro)
+        return Local(s.sizes, samples, s.tp, self.place[2], self.strategy.sp, s.item, s.acc_item, s.id_bytes)
+
+    def segments(self, chunk: int) -> list[range]:
+        """Return the runs of units that are one operation under recompute and ZeRO-3; otherwise all units as one."""
+        units, n = self.chunks[chunk], (self.strategy.recompute or 1) if self.segmented else len(self.chunks[chunk])
+        return [units[i : i + n] for i in range(0, len(units), n)]
+
+    def outer(self, units: range, local: Local) -> Op:
+        """Return a segment as an operation: it only counts the uses of its parameters, the last one first."""
+        paths = {w.path: w for unit in units for w in self.setup.weights(unit) if w.trained}
+        waits = local.stream if self.setup.sizes.dropout else 0  # otherwise that of the last operation inside
+        return Op(weights=tuple((path, None) for path in reversed(paths)), waits=waits)
+
+    def uses(self, chunk: int, local: Local) -> Counter[str]:
+        """Return how many operations of a chunk use each parameter, as `backward` counts them."""
+        if self.segmented:
+            ops = [self.outer(units, local) for units in self.segments(chunk)]
+        else:
+            ops = [op for unit in self.chunks[chunk] for op in operations(local, unit)]
+        return Counter(path for op in ops for path, _ in op.weights)
+
+    def forward_unit(self, unit: int, local: Local, streams: int, keeps: bool) -> None:
+        """Run a unit's operations; keeps: keep what their backward needs. streams: (B, T, D) that exist beside."""
+        last = self.setup.sizes.units - 1
+        if keeps and not self.windows and (unit == 0 or (unit == last and local.windows)):  # ids, labels are views
+            self.windows = True
+            self.memory.add("activations", self.setup.batch * (self.setup.sizes.length + 1) * self.setup.id_bytes)
+        for op in operations(local, unit):
+            self.work(op.forward)
+            room = local.stream * (streams + 1 + (not keeps)) + op.room
+            self.memory.pass_by(room)
+            if keeps:
+                self.memory.add("activations", op.kept + op.kept_for_weights)
+                self.memory.pass_by(room - op.taken)
+
+    def visit(self, op: Op, uses: Counter[str], later: Later | None, inner: bool, room: int) -> None:
+        """Visit one operation in backward. inner: it is inside a segment, whose own visit signals its parameters."""
+        self.work(op.inputs)
+        self.memory.pass_by(room)
+        if later is None:
+            self.weights_of(op, uses, inner)
+            self.memory.pass_by(room)
+            self.memory.add("activations", -op.kept - op.kept_for_weights)
+        else:
+            later.append((op, uses, inner))
+            self.memory.add("activations", -op.kept)
+            self.memory.add("buffers", op.waits)
+
+    def weights_of(self, op: Op, uses: Counter[str], inner: bool) -> None:
+        """Compute the gradients of an operation's parameters, and signal those that nothing else uses any more."""
+        for path, steps in op.weights:
+            if path not in self.reduction.of:  # frozen
+                continue
+            if steps is not None:
+                self.work(steps)
+                self.reduction.write(path)
+            if not inner:
+                uses[path] -= 1
+                if uses[path] == 0:
+                    self.reduction.fire(path)
+
+    def gather(self, units: range) -> None:
+        """ZeRO-3: all-gather the parameters of a segment."""
+        if self.strategy.zero == 3:
+            for bucket in self.used(units):
+                self.memory.add("parameters", bucket.size * self.setup.stored)
+                self.meet(Collective("all_gather", PARAMETERS, bucket.size, self.setup.stored), bucket.group)
+
+    def drop(self, units: range) -> None:
+        """ZeRO-3: free them again."""
+        if self.strategy.zero == 3:
+            self.memory.add("parameters", -self.setup.stored * sum(bucket.size for bucket in self.used(units)))
+
+    def used(self, units: range) -> list[Bucket]:
+        """Return the buckets of these units."""
+        paths = {w.path for unit in units for w in self.setup.weights(unit)}
+        return [bucket for bucket in self.buckets if bucket.weights[0].path in paths]
+
+    # What it does -----------------------------------------------------------------------------------------------------
+
+    def work(self, steps: Sequence[Step]) -> None:
+        """Compute, and communicate along tp."""
+        dp, pp, _ = self.place
+        for step in steps:
+            if isinstance(step, Collective):
+                self.meet(step, [self.setup.rank_at(dp, pp, tp) for tp in range(self.setup.tp)])
+            elif step:
+                self.flops += step
+                self.events.append(Compute(step))
+
+    def meet(self, what: Collective, group: Sequence[int], in_thread: bool = False) -> None:
+        """Take part in a collective. in_thread: leave it to the communication thread."""
+        if len(group) > 1 and what.rows and what.width:
+            self.sent[what.tag] += what.sent(len(group), group.index(self.number))
+            meeting = Meet(what, tuple(group))
+            self.events.append(Submit(meeting) if in_thread else meeting)
+
+    def wait(self, left: int) -> None:
+        """Wait until all but the last `left` jobs of the communication thread are done."""
+        self.events.append(Wait(left))
+
+    def message(self, do: Do, local: Local, down: bool, sends: bool) -> None:
+        """Exchange activations (down) or their gradients with the stage before or after, if there is one."""
+        s, (dp, pp, tp) = self.setup, self.place
+        stage = do.chunk * s.pp + pp
+        border = stage if down == sends else stage - 1  # between the stages `border` and `border` + 1
+        if not 0 <= border < len(s.stages) - 1:
+            return
+        ends = [s.rank_at(dp, stage % s.pp, tp) for stage in (border, border + 1)]
+        source, to = ends if down else reversed(ends)
+        nbytes = local.stream
+        if sends:
+            self.sent[DOWN if down else UP] += nbytes
+        self.events.append(Message((down, do.micro, border, dp, tp), source, to, nbytes))

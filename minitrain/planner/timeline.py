@@ -1,0 +1,113 @@
+"""The virtual time of an update, from the events of its ranks: when they wait for each other, and how long it takes.
+
+It follows the rules of observe/virtual_time.py, which times real runs: a collective starts when its last rank arrives,
+a message arrives some time after it was sent. If the machine's numbers are exact, the time is the clock's, exactly.
+"""
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..observe.clock import Number
+from ..observe.virtual_time import Machine
+from .events import Compute, Event, Meet, Message, Submit, Wait
+from .holdings import Group
+
+
+@dataclass(eq=False)
+class Lane:
+    """What one thread of a rank still has to do, its time, and the seconds that it was blocked by each axis."""
+
+    rank: int
+    todo: deque[Event]
+    is_main: bool = True
+    time: Number = 0
+    computed: Number = 0
+    blocked: dict[str, Number] = field(default_factory=lambda: defaultdict(int))
+    submitted: int = 0  # jobs of a communication thread, and when those that are done ended
+    ends: list[Number] = field(default_factory=list)
+
+
+class Timeline:
+    """The times of the ranks with these events; machine: in seconds per FLOP and byte.
+
+    The ranks may be representatives of all: those of a group that are not given arrive no later than those that are.
+    Raise RuntimeError if the ranks wait for each other.
+    """
+
+    def __init__(self, events: dict[int, Sequence[Event]], machine: Machine) -> None:
+        self.machine = machine
+        self.ranks = {rank: Lane(rank, deque(todo)) for rank, todo in events.items()}
+        self.threads = {rank: Lane(rank, deque(), is_main=False) for rank in events}
+        self.sent: dict[tuple[object, ...], Number] = {}  # message -> when it left
+        self.met: Counter[tuple[bool, int, Group]] = Counter()  # collectives of a group that a lane has ended
+        self.arrived: dict[tuple[bool, Group, int], dict[int, Number]] = {}
+        lanes = [*self.ranks.values(), *self.threads.values()]
+        while any(lane.todo for lane in lanes):
+            if not sum(self.advance(lane) for lane in lanes):
+                stuck = [f"rank {lane.rank} at {lane.todo[0]}" for lane in lanes if lane.todo]
+                raise RuntimeError(f"the ranks wait for each other: {'; '.join(stuck)}")
+
+    @property
+    def time(self) -> Number:
+        """The time of the last rank, in seconds."""
+        return max(lane.time for lane in self.ranks.values())
+
+    def advance(self, lane: Lane) -> bool:
+        """Do what a lane can do now. Return whether that was anything."""
+        moved = False
+        while lane.todo:
+            end = self.end_of(lane, lane.todo[0])
+            if end is None:
+                return moved
+            event, moved = lane.todo.popleft(), True
+            if isinstance(event, Compute):
+                lane.computed += end - lane.time
+            else:
+                lane.blocked[event.axis] += end - lane.time
+            lane.time = end
+            if isinstance(event, Submit) and not lane.is_main:
+                lane.ends.append(end)
+        return moved
+
+    def end_of(self, lane: Lane, event: Event) -> Number | None:
+        """Return when a lane is done with its next event, or None if another lane has to go on first."""
+        thread = self.threads[lane.rank]
+        match event:
+            case Compute():
+                return lane.time + event.flops * self.machine.flop
+            case Meet():
+                return self.end_of_meeting(lane, event, lane.time)
+            case Message():
+                return self.end_of_message(lane, event)
+            case Submit() if lane.is_main:
+                thread.todo.append(Submit(event.meeting, lane.time))
+                thread.submitted += 1
+                return lane.time
+            case Submit():
+                return self.end_of_meeting(lane, event.meeting, max(lane.time, event.start))
+            case Wait():
+                job = thread.submitted - event.left
+                if job <= 0:
+                    return lane.time
+                return max(lane.time, thread.ends[job - 1]) if len(thread.ends) >= job else None
+
+    def end_of_message(self, lane: Lane, event: Message) -> Number | None:
+        """Return when a message has been sent, which takes no time, or has arrived."""
+        if event.source == lane.rank:
+            self.sent[event.key] = lane.time
+            return lane.time
+        if event.key not in self.sent:
+            return None
+        return max(lane.time, self.sent[event.key] + self.machine.message(event.source, lane.rank, event.nbytes))
+
+    def end_of_meeting(self, lane: Lane, event: Meet, now: Number) -> Number | None:
+        """Return when a collective ends: after all ranks have arrived and passed on their chunks."""
+        count = (lane.is_main, lane.rank, event.group)
+        arrived = self.arrived.setdefault((lane.is_main, event.group, self.met[count]), {})
+        arrived[lane.rank] = now
+        if len(arrived) < len(self.ranks.keys() & event.group):
+            return None
+        self.met[count] += 1
+        n = len(event.group)
+        return max(arrived.values()) + self.machine.ring(event.group, event.what.hops(n), event.what.largest(n))

@@ -1,0 +1,127 @@
+"""The planner's formulas predict what real runs count: bytes, FLOPs, peak memory by kind, and virtual time."""
+
+from dataclasses import asdict, fields
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+import pytest
+
+from minitrain.comm.communicator import Communicator
+from minitrain.commands.config import TrainConfig
+from minitrain.commands.options import (
+    DataOptions,
+    ModelOptions,
+    OptimizerOptions,
+    ParallelOptions,
+    PrecisionOptions,
+    StrategyOptions,
+)
+from minitrain.commands.plan_setup import setup_of
+from minitrain.data.text import load_text
+from minitrain.observe.virtual_time import Link, Machine
+from minitrain.planner.step import Rank
+from minitrain.planner.timeline import Timeline
+from minitrain.tensor import Tensor
+from tests.planner.counted import Counted, on_ranks
+
+BUCKET_MB = 0.005
+GROUPS = {
+    "model": ModelOptions, "data": DataOptions, "parallel": ParallelOptions, "strategy": StrategyOptions,
+    "precision": PrecisionOptions,
+}  # fmt: skip
+SMALL = {
+    "layers": 3, "heads": 3, "width": 15, "context": 7, "batch": 7, "bucket_mb": BUCKET_MB, "loss_scale": 8.0,
+}  # fmt: skip
+MACHINE = Machine(
+    Fraction(1, 10**9), Link(Fraction(1, 10**6), Fraction(1, 10**9)), Link(Fraction(7, 10**5), Fraction(1, 10**7)), 2
+)
+
+CASES: tuple[dict[str, Any], ...] = (
+    {},
+    {"precision": "fp16", "dropout": 0.1, "accumulate": 2},
+    {"dp": 3, "reduce": "naive", "accumulate": 2, "tied": False},
+    {"dp": 3, "reduce": "overlap", "recompute": 2, "dtype": "float64"},
+    {"dp": 8, "batch": 11, "zero": 1},
+    {"dp": 3, "zero": 2, "accumulate": 2, "precision": "fp16", "half_weights": True},
+    {"dp": 2, "tp": 3, "zero": 2, "reduce_once": True, "accumulate": 3},
+    {"dp": 3, "zero": 3, "accumulate": 2},
+    {"dp": 2, "tp": 2, "sp": True, "zero": 3, "recompute": 1, "dropout": 0.1},
+    {"tp": 3, "sp": True, "precision": "fp16", "context": 5},
+    {"tp": 3, "dropout": 0.1, "dtype": "float64"},
+    {"pp": 3, "schedule": "naive", "accumulate": 4, "batch": 9},
+    {"pp": 2, "tp": 2, "schedule": "naive", "accumulate": 3, "recompute": 1, "zero": 1},
+    {"pp": 3, "schedule": "gpipe", "accumulate": 4, "precision": "fp16"},
+    {"dp": 2, "pp": 2, "tp": 2, "schedule": "gpipe", "accumulate": 3, "batch": 13, "sp": True, "zero": 1},
+    {"pp": 4, "schedule": "1f1b", "accumulate": 5, "batch": 9, "tied": False},
+    {"dp": 3, "pp": 2, "schedule": "1f1b", "accumulate": 2, "recompute": 1, "zero": 1, "precision": "bf16"},
+    {"pp": 2, "schedule": "interleaved", "chunks": 2, "accumulate": 4, "batch": 9, "dropout": 0.1},
+    {"dp": 2, "pp": 2, "tp": 2, "schedule": "interleaved", "chunks": 2, "accumulate": 2, "sp": True, "zero": 1,
+     "precision": "fp16", "batch": 9},
+    {"pp": 3, "schedule": "zb-h1", "accumulate": 5, "batch": 11},
+    {"pp": 2, "tp": 3, "schedule": "zb-h1", "accumulate": 3, "recompute": 1, "dropout": 0.1},
+)  # fmt: skip
+
+
+def config_of(case: dict[str, Any]) -> TrainConfig:
+    """Return the configuration with these options of the command line."""
+    given = SMALL | case
+    groups = {
+        name: kind(**{f.name: given[f.name] for f in fields(kind) if f.name in given}) for name, kind in GROUPS.items()
+    }
+    assert set(given) <= {name for group in groups.values() for name in asdict(group)}
+    return TrainConfig(**groups, optimizer=OptimizerOptions(steps=10))
+
+
+def ranks_of(case: dict[str, Any]) -> int:
+    """Return the number of ranks."""
+    return case.get("dp", 1) * case.get("pp", 1) * case.get("tp", 1)
+
+
+@cache
+def vocabulary() -> int:
+    """Return the number of characters of the bundled text."""
+    return len(set(load_text(None)))
+
+
+def name_of(case: dict[str, Any]) -> str:
+    """Return the options in one word."""
+    return " ".join(f"{key} {value}" for key, value in case.items()) or "serial"
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let any Tensor and any Communicator raise."""
+
+    def raises(self: object, *args: object, **options: object) -> None:
+        raise AssertionError(f"a {type(self).__name__} was made, where formulas should do")
+
+    for kind in (Tensor, Communicator):
+        monkeypatch.setattr(kind, "__init__", raises)
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_a_run_counts_what_the_formulas_predict(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    config, ranks = config_of(case), ranks_of(case)
+    counted = on_ranks(config, ranks, MACHINE)
+    with monkeypatch.context() as patch:
+        refuse(patch)
+        setup = setup_of(config, vocabulary(), ranks)
+        planned = [Rank(setup, place).update() for place in setup.places()]
+        timeline = Timeline({rank.number: rank.events for rank in planned}, MACHINE)
+    for rank, real in zip(planned, counted, strict=True):
+        assert +rank.sent == real.sent
+        assert rank.flops == real.flops
+        assert timeline.ranks[rank.number].time == real.time > 0
+        check_memory(rank.memory.peak, real, case)
+
+
+def check_memory(peak: dict[str, int], real: Counted, case: dict[str, Any]) -> None:
+    """Assert that each kind is exact, and that buffers, and with them the total, are within one bucket.
+
+    A bucket may be as large as one parameter, and buffers of reductions in float32 twice as large as in half precision.
+    """
+    bucket = max(BUCKET_MB * 2**20, 4 * 15 * vocabulary())
+    for kind in ("parameters", "gradients", "optimizer", "activations"):
+        assert peak[kind] == real.peak[kind], kind
+    for kind in ("buffers", "total"):
+        assert abs(peak[kind] - real.peak[kind]) <= bucket, kind
