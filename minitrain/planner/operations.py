@@ -1,7 +1,7 @@
-"""What each operation of a GPT costs on one rank, in formulas: FLOPs, bytes sent, bytes kept for backward.
+"""What each operation of a model costs on one rank, in formulas: FLOPs, bytes sent, bytes kept for backward.
 
-A unit of the model is a list of operations in the order of the forward. Backward visits them in reverse. An operation
-lists its work as steps: a number of FLOPs, or a collective over the ranks along tp.
+An operation lists its work as steps: a number of FLOPs, or a collective over the ranks along tp. Units are lists of
+operations (units.py).
 
     operation           FLOPs forward     of the input       of the weights            keeps, in elements
     linear (I -> O)     2 R I O           2 R I O            2 R I O + 2 R O (bias)    R I, with GELU also R O
@@ -15,7 +15,7 @@ outside the divided layers. These are the formulas that the tests compare with t
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Literal
 
 from ..backend import CHUNK
@@ -64,6 +64,7 @@ class Op:
     room, room_back: bytes of buffers in forward and backward: its input and its result, or their gradients.
     waits: bytes of the gradient of its result, if those of weights wait for it.
     taken: bytes of its input, a buffer until then, that it keeps.
+    unkept: bytes of an earlier input that exist beside it as a buffer, if nothing is kept.
     """
 
     forward: tuple[Step, ...] = ()
@@ -75,6 +76,7 @@ class Op:
     room_back: int = 0
     waits: int = 0
     taken: int = 0
+    unkept: int = 0
 
 
 def length(n: int, parts: int, i: int) -> int:
@@ -87,8 +89,8 @@ def length(n: int, parts: int, i: int) -> int:
 class Local:
     """What one rank sees of a micro-batch: `samples` of it, and its part of every matrix.
 
-    t, r: the ranks along tp, and this one's index. item, acc_item, id: bytes of an activation, of a sum of
-    activations, and of a token's id.
+    t, r: the ranks along tp, and this one's index. sequence: whether time is divided. flash: FlashAttention. item,
+    acc_item, id: bytes of an activation, of a sum of activations, and of a token's id.
     """
 
     sizes: Sizes
@@ -96,6 +98,7 @@ class Local:
     t: int = 1
     r: int = 0
     sequence: bool = False
+    flash: bool = False
     item: int = 4
     acc_item: int = 4
     id: int = 4
@@ -170,51 +173,55 @@ class Local:
 # The operations -------------------------------------------------------------------------------------------------------
 
 
-def linear(s: Local, path: str, fan_in: int, fan_out: int, bias: bool = True, gelu: bool = False) -> Op:
-    """y = x W + b, or gelu of it: fused.linear. It keeps x and, with GELU, the derivative."""
-    product, kept = 2 * s.rows * fan_in * fan_out, s.rows * fan_in + gelu * s.rows * fan_out
-    weights = [(f"{path}.weight", (product,))] + [(f"{path}.bias", (2 * s.rows * fan_out,))] * bias
-    x, y, w = s.rows * fan_in * s.item, s.rows * fan_out * s.item, fan_in * fan_out * s.acc_item if s.half else 0
-    wide_y = s.rows * fan_out * s.acc_item
-    back = max(s.rows * fan_in * s.acc_item + y, x + y + w)  # in half precision, the products are computed in float32
-    return Op((product,), (product,), tuple(weights), 0, kept * s.item, x + wide_y, back, y, x)
+def linear(s: Local, path: str, I: int, O: int, *, bias: bool = True, gelu: bool = False, keeps: bool = True) -> Op:
+    """y = x W + b, or gelu of it: fused.linear. It keeps x, unless another does, and, with GELU, the derivative."""
+    product, x, y = 2 * s.rows * I * O, s.rows * I, s.rows * O
+    weights = [(f"{path}.weight", (product,))] + [(f"{path}.bias", (2 * y,))] * bias
+    kept = keeps * x + gelu * y
+    room = x * s.item + y * s.acc_item  # in half precision, products are computed in float32
+    back = max(x * s.acc_item + y * s.item, (x + y) * s.item + s.half * I * O * s.acc_item)
+    return Op((product,), (product,), tuple(weights), 0, kept * s.item, room, back, y * s.item, keeps * x * s.item)
 
 
-def column(s: Local, path: str, fan_in: int, fan_out: int, gelu: bool = False) -> list[Op]:
-    """Return a matrix divided by columns. Sequence parallel keeps only a share of x and gathers it for each product."""
-    whole = linear(s, path, fan_in, fan_out, gelu=gelu)
-    if s.t == 1 or not s.sequence:
-        return [*s.enter(), whole]
+def columns(s: Local, I: int, *matrices: tuple[str, int], bias: bool = False, gelu: bool = False) -> list[Op]:
+    """Return matrices (path, O) of one x, divided by columns. Sequence parallel keeps only a share of x, and gathers it
+    for each product."""
+    ops = [linear(s, path, I, O, bias=bias, gelu=gelu, keeps=i == 0) for i, (path, O) in enumerate(matrices)]
+    return [gathering(s, op, I) for op in ops] if s.t > 1 and s.sequence else [*s.enter(), *ops]
+
+
+def gathering(s: Local, whole: Op, I: int) -> Op:
+    """Return a product whose x (B, T, I) is divided along time: gathered in forward, and again for the weights."""
     gather, scatter = s.along_time("all_gather", BLOCK), s.along_time("reduce_scatter", BLOCK)
     (weight, steps), *bias = whole.weights
-    kept = whole.kept_for_weights - (s.rows - s.kept_rows) * fan_in * s.item
-    weights, y = ((weight, (gather, *(steps or ()))), *bias), whole.waits
-    room, back = s.stream + max(s.whole, y), s.stream + s.whole + whole.room_back - s.whole
-    return [Op((gather, *whole.forward), (*whole.inputs, scatter), weights, 0, kept, room, back, y, s.stream)]
+    kept = whole.kept_for_weights - (s.rows - s.kept_rows) * I * s.item * (whole.taken > 0)
+    return Op(
+        (gather, *whole.forward), (*whole.inputs, scatter), ((weight, (gather, *(steps or ()))), *bias), 0, kept,
+        room=s.stream + max(s.whole, whole.waits), room_back=s.stream + whole.room_back, waits=whole.waits,
+        taken=s.stream * (whole.taken > 0),
+    )  # fmt: skip
 
 
-def row(s: Local, path: str, fan_in: int, fan_out: int) -> list[Op]:
+def row(s: Local, path: str, I: int, O: int, *, bias: bool = False) -> list[Op]:
     """Return a matrix divided by rows: the sum over ranks, and then the bias."""
     if s.t == 1:
-        return [linear(s, path, fan_in, fan_out)]
-    bias = Op(weights=((f"{path}.bias", (2 * s.kept_rows * fan_out,)),), room=2 * s.stream, room_back=s.stream)
-    return [linear(s, path, fan_in, fan_out, bias=False), *s.leave(), bias]
+        return [linear(s, path, I, O, bias=bias)]
+    added = Op(weights=((f"{path}.bias", (2 * s.kept_rows * O,)),), room=2 * s.stream, room_back=s.stream)
+    after = [replace(op, unkept=s.rows * I * s.item) for op in (*s.leave(), *[added] * bias)]
+    return [linear(s, path, I, O, bias=False), *after]
 
 
-def attention(s: Local, heads: int, d: int) -> Op:
-    """fused.causal_attention keeps q, k, v and the probabilities, whose products it computes in full."""
+def attention(s: Local, H: int, K: int, d: int) -> Op:
+    """Attention of H heads to K heads of keys and values: fused.attention, and causal_attention with K = H. It keeps q,
+    k, v and the probabilities, whose products it computes in full. FlashAttention keeps a sum for each of their rows
+    instead, and computes the scores again in backward."""
     T = s.sizes.length
-    product = 2 * s.samples * heads * T * T * d
-    scores, y = s.samples * heads * T * T, s.rows * heads * d * s.item
-    products = min(scores, CHUNK) * s.acc_item if s.half else 0  # some samples or heads at a time
-    return Op(
-        (2 * product,),
-        (4 * product,),
-        kept=3 * y + scores * s.item,
-        room=4 * y + products,
-        room_back=4 * y + products,
-        taken=3 * y,
-    )
+    product, scores = 2 * s.samples * H * T * T * d, s.samples * H * T * T
+    y, qkv = s.rows * H * d * s.item, s.rows * (H + 2 * K) * d * s.item
+    if s.flash:
+        return Op((2 * product,), (5 * product,), (), qkv + s.rows * H * 4, 0, qkv + y, qkv + y, taken=qkv)
+    room = qkv + y + s.half * min(scores, CHUNK) * s.acc_item  # products in float32, of some heads at a time
+    return Op((2 * product,), (4 * product,), (), qkv + scores * s.item, 0, room, room, taken=qkv)
 
 
 def layer_norm(s: Local, path: str) -> Op:
@@ -222,6 +229,18 @@ def layer_norm(s: Local, path: str) -> Op:
     D, R = s.sizes.width, s.kept_rows
     sums = tuple((f"{path}.{name}", (2 * R * D,)) for name in ("weight", "bias"))
     return Op((), (), sums, R * s.acc_item, s.stream, 2 * s.stream, 2 * s.stream, waits=s.stream)
+
+
+def rms_norm(s: Local, path: str) -> Op:
+    """A norm without mean and bias, otherwise as layer_norm."""
+    norm = layer_norm(s, path)
+    return replace(norm, weights=norm.weights[:1])
+
+
+def elementwise(s: Local, columns: int, inputs: int = 1, kept: int = 0) -> Op:
+    """Return an operation on each element of `inputs` arrays (B, T, columns), of which it keeps `kept`."""
+    size = s.rows * columns * s.item
+    return Op(kept=kept * size, room=(inputs + 1) * size, room_back=(inputs + 1) * size, taken=kept * size)
 
 
 def dropout(s: Local) -> list[Op]:
@@ -239,56 +258,3 @@ def cross_entropy(s: Local, classes: int) -> Op:
     if s.half:
         return Op(steps, kept=logits + others, room=logits, room_back=logits)
     return Op(steps, kept=others, kept_for_weights=logits, room=logits)  # the gradient overwrites the probabilities
-
-
-# The units of a GPT ---------------------------------------------------------------------------------------------------
-
-
-def gpt_embed(s: Local, path: str = "embed") -> list[Op]:
-    """Return the operations of the embedding: the rows of two tables, added."""
-    tokens, table = Op(weights=((f"{path}.tokens.weight", ()),), waits=s.stream), f"{path}.positions.weight"
-    numbers, rows = 8 * s.sizes.length, s.time * s.sizes.width * s.item
-    positions = Op(weights=((table, ()),), kept_for_weights=numbers, room=rows, room_back=rows, waits=rows)
-    added = Op(room=2 * s.stream, room_back=s.stream)
-    return [tokens, *s.leave(EMBEDDING), positions, added, *dropout(s)]
-
-
-def gpt_block(s: Local, path: str) -> list[Op]:
-    """Return the operations of a block: attention, then the feed-forward layer, each behind a norm."""
-    D, H, F = s.sizes.width, s.own(s.sizes.heads), s.own(s.sizes.hidden)
-    d, residual = D // s.sizes.heads, Op(room=2 * s.stream, room_back=s.stream)
-    return [
-        layer_norm(s, f"{path}.norm1"),
-        *column(s, f"{path}.attn.qkv", D, 3 * H * d),
-        attention(s, H, d),
-        *row(s, f"{path}.attn.proj", H * d, D),
-        *dropout(s),
-        residual,
-        layer_norm(s, f"{path}.norm2"),
-        *column(s, f"{path}.mlp.up", D, F, gelu=True),
-        *row(s, f"{path}.mlp.down", F, D),
-        *dropout(s),
-        residual,
-    ]
-
-
-def gpt_head(s: Local, path: str, weight: str) -> list[Op]:
-    """Return the operations of the head: a norm, the logits, the loss. weight: the token table if the two are tied."""
-    V = s.own(s.sizes.vocabulary)
-    logits = linear(s, path, s.sizes.width, V, bias=False)
-    logits = replace(logits, weights=((weight, logits.inputs),))
-    if not s.half:  # their gradient is in the memory of the probabilities
-        logits = replace(logits, room_back=s.whole, waits=0)
-    return [layer_norm(s, f"{path}.norm"), *s.enter(HEAD), logits, cross_entropy(s, V)]
-
-
-@lru_cache(maxsize=10_000)
-def operations(s: Local, unit: int) -> list[Op]:
-    """Return the operations of unit number `unit`."""
-    name = s.sizes.name(unit)
-    if unit == 0:
-        return gpt_embed(s, name)
-    if unit == s.sizes.layers + 1:
-        tokens = "embed.tokens" if s.sizes.tied else "head.classifier"
-        return gpt_head(s, name, f"{tokens}.weight")
-    return gpt_block(s, name)

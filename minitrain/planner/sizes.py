@@ -138,10 +138,10 @@ def llama_weights(s: Sizes, unit: int) -> tuple[Weight, ...]:
     d = D // H
     return (
         _vector(f"{name}.norm1.weight", D, unit),
-        Weight(f"{name}.attn.query.weight", (D, H, d), u, cut=(1, H)),
+        Weight(f"{name}.attn.query.weight", (D, K, H // K, d), u, cut=(1, K)),  # heads that share keys stay together
         Weight(f"{name}.attn.key.weight", (D, K, d), u, cut=(1, K)),
         Weight(f"{name}.attn.value.weight", (D, K, d), u, cut=(1, K)),
-        Weight(f"{name}.attn.proj.weight", (D, D), u, cut=(0, H)),
+        Weight(f"{name}.attn.proj.weight", (D, D), u, cut=(0, K)),
         _vector(f"{name}.norm2.weight", D, unit),
         Weight(f"{name}.mlp.gate.weight", (D, F), u, cut=(1, F)),
         Weight(f"{name}.mlp.up.weight", (D, F), u, cut=(1, F)),

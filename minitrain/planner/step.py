@@ -13,9 +13,10 @@ from ..comm.communicator import Tag
 from ..parallel.pipeline_schedules import SCHEDULES, Do
 from .events import Compute, Event, Meet, Message, Submit, Wait
 from .holdings import Bucket, Memory, buckets_of, weights_of
-from .operations import Collective, Local, Op, Step, length, operations
+from .operations import Collective, Local, Op, Step, length
 from .reduction import PARAMETERS, Reduction
 from .setup import Place, Setup
+from .units import operations
 
 TOTAL, DOWN, UP = ("dp", "loss"), ("pp", "activations"), ("pp", "gradients")
 
@@ -134,7 +135,7 @@ class Rank:
         """Return what this rank sees of a micro-batch."""
         s = self.setup
         samples = length(self.samples, s.accumulate, micro)
-        return Local(s.sizes, samples, s.tp, self.place[2], self.strategy.sp, s.item, s.acc_item, s.id_bytes)
+        return Local(s.sizes, samples, s.tp, self.place[2], self.strategy.sp, s.flash, s.item, s.acc_item, s.id_bytes)
 
     def segments(self, chunk: int) -> list[range]:
         """Return the runs of units that are one operation under recompute and ZeRO-3; otherwise all units as one."""
@@ -161,9 +162,12 @@ class Rank:
         if keeps and not self.windows and (unit == 0 or (unit == last and local.windows)):  # ids, labels are views
             self.windows = True
             self.memory.add("activations", self.setup.batch * (self.setup.sizes.length + 1) * self.setup.id_bytes)
+        beside = streams + (0 < unit < last)  # the sum after attention
+        if not keeps:  # norms' results, which products would have kept; `enter` remembers the first
+            beside += 2 if local.t > 1 and not local.sequence else 1
         for op in operations(local, unit):
             self.work(op.forward)
-            room = local.stream * (streams + 1 + (not keeps)) + op.room
+            room = local.stream * beside + op.room + (0 if keeps else op.unkept)
             self.memory.pass_by(room)
             if keeps:
                 self.memory.add("activations", op.kept + op.kept_for_weights)
