@@ -1,10 +1,13 @@
 """What a rank does in an update, as far as it takes time."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..observe.clock import Number
 from .holdings import Group
 from .operations import Collective
+
+Thread = Literal["reduce", "prefetch"]  # of gradients; of parameters (ZeRO-3)
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Submit:
-    """A collective that the communication thread runs, from time `start` on."""
+    """A collective that a communication thread runs, from time `start` on."""
 
     meeting: Meet
+    thread: Thread = "reduce"
     start: Number = 0
 
     @property
@@ -54,10 +58,19 @@ class Submit:
 
 @dataclass(frozen=True)
 class Wait:
-    """Wait until all but the last `left` jobs of the communication thread are done."""
+    """Wait until all but the last `left` jobs of a communication thread are done."""
 
     left: int = 0
+    thread: Thread = "reduce"
     axis: str = "dp"
 
 
-Event = Compute | Meet | Message | Submit | Wait
+@dataclass(frozen=True, eq=False)
+class Work:
+    """Several events, one after the other. The same object stands for the same work of other blocks."""
+
+    events: "tuple[Event, ...]"
+    axis = ""
+
+
+Event = Compute | Meet | Message | Submit | Wait | Work

@@ -27,6 +27,26 @@ class Memory:
             self.live[name] += nbytes
             self.peak[name] = max(self.peak[name], self.live[name])
 
+    def begin(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Start to measure what a part of the update does: pass the result to `end`."""
+        before = dict(self.live), self.peak
+        self.peak = dict(self.live)
+        return before
+
+    def end(self, before: tuple[dict[str, int], dict[str, int]]) -> tuple[dict[str, int], dict[str, int]]:
+        """Return the bytes by which that part has changed each kind, and by which each had risen at most."""
+        live, peak = before
+        net = {kind: n - live[kind] for kind, n in self.live.items()}
+        rise = {kind: n - live[kind] for kind, n in self.peak.items()}
+        self.peak = {kind: max(n, peak[kind]) for kind, n in self.peak.items()}
+        return net, rise
+
+    def repeat(self, net: dict[str, int], rise: dict[str, int]) -> None:
+        """Change each kind as a part of the update has done before."""
+        for kind, n in self.live.items():
+            self.peak[kind] = max(self.peak[kind], n + rise[kind])
+            self.live[kind] = n + net[kind]
+
     def pass_by(self, nbytes: int) -> None:
         """Hold this many bytes of buffers for a moment."""
         for name in ("buffers", "total"):

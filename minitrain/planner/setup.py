@@ -71,10 +71,9 @@ class Setup:
 
     def __post_init__(self) -> None:
         s = self.strategy
-        other = {"prefetch": s.prefetch, "grad_dtype": s.grad_dtype != "full", "owners": s.owners != "elements"}
-        unknown = [name for name, given in other.items() if given]
-        if unknown:
-            raise UserError(f"no formulas for {s.label(unknown[0], getattr(s, unknown[0]))}; plan without it")
+        for name, known in (("grad_dtype", "full"), ("owners", "elements")):
+            if getattr(s, name) != known:
+                raise UserError(f"no formulas for {s.label(name, getattr(s, name))}; plan with {known}")
 
     @cached_property
     def stages(self) -> list[range]:

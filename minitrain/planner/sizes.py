@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from ..errors import UserError, check_choice, check_number, check_whole
@@ -62,7 +63,7 @@ class Sizes:
 
     def weights(self, unit: int) -> "tuple[Weight, ...]":
         """Return the parameters of a unit, in the order of their first use."""
-        return (gpt_weights if self.family == "gpt" else llama_weights)(self, unit)
+        return _weights(self, unit)
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,11 @@ class Weight:
             return size
         part = shard_of(self.cut[1], t, r)
         return size // self.cut[1] * (part.stop - part.start)
+
+
+@lru_cache(maxsize=10_000)
+def _weights(s: Sizes, unit: int) -> tuple[Weight, ...]:
+    return (gpt_weights if s.family == "gpt" else llama_weights)(s, unit)
 
 
 def _vector(path: str, n: int, unit: int, parts: int = 0) -> Weight:

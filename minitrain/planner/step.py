@@ -7,11 +7,12 @@ events, from which timeline.py computes the time.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from ..comm.communicator import Tag
 from ..parallel.pipeline_schedules import SCHEDULES, Do
-from .events import Compute, Event, Meet, Message, Submit, Wait
+from .events import Compute, Event, Meet, Message, Submit, Thread, Wait, Work
 from .holdings import Bucket, Memory, buckets_of, weights_of
 from .operations import Collective, Local, Op, Step, length
 from .reduction import PARAMETERS, Reduction
@@ -22,6 +23,16 @@ TOTAL, DOWN, UP = ("dp", "loss"), ("pp", "activations"), ("pp", "gradients")
 
 
 Later = list[tuple[Op, Counter[str], bool]]
+
+
+class Done(NamedTuple):
+    """What a block did: its events, FLOPs, bytes sent, and by how much memory changed and had risen, by kind."""
+
+    work: Work
+    flops: int
+    sent: Counter[Tag]
+    net: dict[str, int]
+    rise: dict[str, int]
 
 
 class Rank:
@@ -43,6 +54,9 @@ class Rank:
         self.segmented = bool(self.strategy.recompute or self.strategy.zero == 3)
         self.later: dict[tuple[int, int], Later] = {}
         self.windows = False  # whether the ids of the batch are kept
+        self.known: dict[tuple[object, ...], Done] = {}  # of blocks, which are all alike
+        self.coming: dict[Bucket, int] = {}  # prefetched buckets -> the numbers of their jobs
+        self.prefetched = self.last = 0
 
     def update(self) -> "Rank":
         """Make one update, which completes `events`, `sent`, `flops` and `memory`."""
@@ -52,6 +66,8 @@ class Rank:
         dp, _, _ = self.place
         s = self.setup
         self.reduction.finish([s.rank_at(dp, i, j) for i in range(s.pp) for j in range(s.tp)])
+        for bucket in self.coming:  # prefetched in vain
+            self.memory.add("parameters", -bucket.size * s.stored)
         self.meet(Collective("all_reduce", TOTAL, 3, 8), range(s.ranks))  # the loss, and a check of the data
         return self
 
@@ -118,8 +134,7 @@ class Rank:
             for unit in units if self.strategy.recompute else ():
                 self.forward_unit(unit, local, min(unit - units.start, 2) + 1, keeps=True)
             for unit in reversed(units):
-                for op in reversed(operations(local, unit)):
-                    self.visit(op, uses, later, self.segmented, local.stream * (1 + self.segmented) + op.room_back)
+                self.backward_unit(unit, local, uses, later)
             self.drop(units)
             if self.segmented:
                 self.visit(self.outer(units, local), uses, later, inner=False, room=local.stream)
@@ -158,6 +173,44 @@ class Rank:
 
     def forward_unit(self, unit: int, local: Local, streams: int, keeps: bool) -> None:
         """Run a unit's operations; keeps: keep what their backward needs. streams: (B, T, D) that exist beside."""
+        if 0 < unit < self.setup.sizes.units - 1:
+            key = "F", local, streams, keeps
+            self.remembered(key, lambda: self.forward_operations(unit, local, streams, keeps))
+        else:
+            self.forward_operations(unit, local, streams, keeps)
+
+    def backward_unit(self, unit: int, local: Local, uses: Counter[str], later: Later | None) -> None:
+        """Visit a unit's operations in reverse."""
+        paths = [w.path for w in self.setup.weights(unit) if w.trained]
+
+        def visit() -> None:
+            for op in reversed(operations(local, unit)):
+                self.visit(op, uses, later, self.segmented, local.stream * (1 + self.segmented) + op.room_back)
+
+        if later is not None or not 0 < unit < self.setup.sizes.units - 1 or not self.reduction.is_quiet(paths):
+            visit()
+        elif self.remembered(("B", local), visit) and not self.segmented:
+            uses.subtract(paths)
+            self.reduction.fired.update(paths)
+
+    def remembered(self, key: tuple[object, ...], run: Callable[[], None]) -> bool:
+        """Run it, and remember what it did; the next time with this key, repeat that instead and return True."""
+        if done := self.known.get(key):
+            self.events.append(done.work)
+            self.flops += done.flops
+            self.sent.update(done.sent)
+            self.memory.repeat(done.net, done.rise)
+            return True
+        events, flops, sent, before = self.events, self.flops, self.sent, self.memory.begin()
+        self.events, self.sent = [], Counter()
+        run()
+        work, net_and_rise = Work(tuple(self.events)), self.memory.end(before)
+        self.known[key] = Done(work, self.flops - flops, self.sent, *net_and_rise)
+        self.events, self.sent = [*events, work], sent + self.sent
+        return False
+
+    def forward_operations(self, unit: int, local: Local, streams: int, keeps: bool) -> None:
+        """Run a unit's operations, one by one."""
         last = self.setup.sizes.units - 1
         if keeps and not self.windows and (unit == 0 or (unit == last and local.windows)):  # ids, labels are views
             self.windows = True
@@ -200,11 +253,33 @@ class Rank:
                     self.reduction.fire(path)
 
     def gather(self, units: range) -> None:
-        """ZeRO-3: all-gather the parameters of a segment."""
-        if self.strategy.zero == 3:
-            for bucket in self.used(units):
-                self.memory.add("parameters", bucket.size * self.setup.stored)
-                self.meet(Collective("all_gather", PARAMETERS, bucket.size, self.setup.stored), bucket.group)
+        """ZeRO-3: all-gather the parameters of a segment, unless they were prefetched, and prefetch the next one's."""
+        if self.strategy.zero < 3:
+            return
+        for bucket in self.used(units):
+            if bucket in self.coming:
+                self.events.append(Wait(self.prefetched - self.coming.pop(bucket), "prefetch"))
+            else:
+                self.fetch(bucket)
+        if self.strategy.prefetch:
+            for bucket in self.used(self.following(units)):
+                if bucket not in self.coming and bucket not in self.used(units):
+                    self.prefetched += 1
+                    self.coming[bucket] = self.prefetched
+                    self.fetch(bucket, "prefetch")
+
+    def fetch(self, bucket: Bucket, thread: Thread | None = None) -> None:
+        """All-gather the parameters of a bucket."""
+        self.memory.add("parameters", bucket.size * self.setup.stored)
+        self.meet(Collective("all_gather", PARAMETERS, bucket.size, self.setup.stored), bucket.group, thread)
+
+    def following(self, units: range) -> range:
+        """Return the segment that runs next, as Zero3.following in parallel/zero.py."""
+        (segments,) = (self.segments(c) for c in range(len(self.chunks)))
+        here = segments.index(units)
+        onward = here > self.last or (here == 0 and self.last != 1)
+        self.last, after = here, here + 1 if onward else here - 1
+        return segments[after] if 0 <= after < len(segments) else range(0)
 
     def drop(self, units: range) -> None:
         """ZeRO-3: free them again."""
@@ -228,12 +303,12 @@ class Rank:
                 self.flops += step
                 self.events.append(Compute(step))
 
-    def meet(self, what: Collective, group: Sequence[int], in_thread: bool = False) -> None:
-        """Take part in a collective. in_thread: leave it to the communication thread."""
+    def meet(self, what: Collective, group: Sequence[int], thread: Thread | None = None) -> None:
+        """Take part in a collective. thread: the communication thread to which it is left."""
         if len(group) > 1 and what.rows and what.width:
             self.sent[what.tag] += what.sent(len(group), group.index(self.number))
             meeting = Meet(what, tuple(group))
-            self.events.append(Submit(meeting) if in_thread else meeting)
+            self.events.append(Submit(meeting, thread) if thread else meeting)
 
     def wait(self, left: int) -> None:
         """Wait until all but the last `left` jobs of the communication thread are done."""

@@ -6,12 +6,14 @@ a message arrives some time after it was sent. If the machine's numbers are exac
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import get_args
 
 from ..observe.clock import Number
 from ..observe.virtual_time import Machine
-from .events import Compute, Event, Meet, Message, Submit, Wait
+from .events import Compute, Event, Meet, Message, Submit, Thread, Wait, Work
 from .holdings import Group
+from .operations import Collective
 
 
 @dataclass(eq=False)
@@ -20,7 +22,7 @@ class Lane:
 
     rank: int
     todo: deque[Event]
-    is_main: bool = True
+    thread: str = ""  # "": the main thread
     time: Number = 0
     computed: Number = 0
     blocked: dict[str, Number] = field(default_factory=lambda: defaultdict(int))
@@ -38,10 +40,13 @@ class Timeline:
     def __init__(self, events: dict[int, Sequence[Event]], machine: Machine) -> None:
         self.machine = machine
         self.ranks = {rank: Lane(rank, deque(todo)) for rank, todo in events.items()}
-        self.threads = {rank: Lane(rank, deque(), is_main=False) for rank in events}
+        names = get_args(Thread)
+        self.threads = {(rank, name): Lane(rank, deque(), name) for rank in events for name in names}
+        self.known: dict[tuple[Collective, Group], Number] = {}
+        self.lumps: dict[Work, dict[str, Number] | None] = {}
         self.sent: dict[tuple[object, ...], Number] = {}  # message -> when it left
-        self.met: Counter[tuple[bool, int, Group]] = Counter()  # collectives of a group that a lane has ended
-        self.arrived: dict[tuple[bool, Group, int], dict[int, Number]] = {}
+        self.met: Counter[tuple[str, int, Group]] = Counter()  # collectives of a group that a lane has ended
+        self.arrived: dict[tuple[str, Group, int], dict[int, Number]] = {}
         lanes = [*self.ranks.values(), *self.threads.values()]
         while any(lane.todo for lane in lanes):
             if not sum(self.advance(lane) for lane in lanes):
@@ -57,22 +62,57 @@ class Timeline:
         """Do what a lane can do now. Return whether that was anything."""
         moved = False
         while lane.todo:
-            end = self.end_of(lane, lane.todo[0])
+            event = lane.todo[0]
+            if isinstance(event, Work):
+                moved = True
+                lane.todo.popleft()
+                self.enter(lane, event)
+                continue
+            end = self.end_of(lane, event)
             if end is None:
                 return moved
-            event, moved = lane.todo.popleft(), True
+            moved = True
+            lane.todo.popleft()
             if isinstance(event, Compute):
                 lane.computed += end - lane.time
             else:
                 lane.blocked[event.axis] += end - lane.time
             lane.time = end
-            if isinstance(event, Submit) and not lane.is_main:
+            if isinstance(event, Submit) and lane.thread:
                 lane.ends.append(end)
         return moved
 
+    def enter(self, lane: Lane, work: Work) -> None:
+        """Do the work at once if it waits for no other rank that is given; otherwise put its events first."""
+        if work not in self.lumps:
+            alone = all(
+                isinstance(event, Compute) or (isinstance(event, Meet) and len(self.ranks.keys() & event.group) == 1)
+                for event in work.events
+            )
+            self.lumps[work] = self.lump(work) if alone else None
+        lump = self.lumps[work]
+        if lump is None:
+            lane.todo.extendleft(reversed(work.events))
+            return
+        for axis, time in lump.items():
+            lane.time += time
+            if axis:
+                lane.blocked[axis] += time
+            else:
+                lane.computed += time
+
+    def lump(self, work: Work) -> dict[str, Number]:
+        """Return the seconds of work by axis; "" for computing."""
+        times: dict[str, Number] = defaultdict(int)
+        for event in work.events:
+            if isinstance(event, Compute):
+                times[""] += event.flops * self.machine.flop
+            elif isinstance(event, Meet):
+                times[event.axis] += self.takes(event)
+        return times
+
     def end_of(self, lane: Lane, event: Event) -> Number | None:
         """Return when a lane is done with its next event, or None if another lane has to go on first."""
-        thread = self.threads[lane.rank]
         match event:
             case Compute():
                 return lane.time + event.flops * self.machine.flop
@@ -80,17 +120,29 @@ class Timeline:
                 return self.end_of_meeting(lane, event, lane.time)
             case Message():
                 return self.end_of_message(lane, event)
-            case Submit() if lane.is_main:
-                thread.todo.append(Submit(event.meeting, lane.time))
+            case Submit() if not lane.thread:
+                thread = self.threads[lane.rank, event.thread]
+                thread.todo.append(replace(event, start=lane.time))
                 thread.submitted += 1
                 return lane.time
             case Submit():
                 return self.end_of_meeting(lane, event.meeting, max(lane.time, event.start))
             case Wait():
+                thread = self.threads[lane.rank, event.thread]
                 job = thread.submitted - event.left
                 if job <= 0:
                     return lane.time
                 return max(lane.time, thread.ends[job - 1]) if len(thread.ends) >= job else None
+            case Work():
+                raise RuntimeError("work is entered, not ended")
+
+    def takes(self, meeting: Meet) -> Number:
+        """Return the seconds of a collective, once all its ranks have arrived."""
+        key, n = (meeting.what, meeting.group), len(meeting.group)
+        if key not in self.known:
+            hops, largest = meeting.what.hops(n), meeting.what.largest(n)
+            self.known[key] = self.machine.ring(meeting.group, hops, largest)
+        return self.known[key]
 
     def end_of_message(self, lane: Lane, event: Message) -> Number | None:
         """Return when a message has been sent, which takes no time, or has arrived."""
@@ -103,11 +155,10 @@ class Timeline:
 
     def end_of_meeting(self, lane: Lane, event: Meet, now: Number) -> Number | None:
         """Return when a collective ends: after all ranks have arrived and passed on their chunks."""
-        count = (lane.is_main, lane.rank, event.group)
-        arrived = self.arrived.setdefault((lane.is_main, event.group, self.met[count]), {})
+        count = (lane.thread, lane.rank, event.group)
+        arrived = self.arrived.setdefault((lane.thread, event.group, self.met[count]), {})
         arrived[lane.rank] = now
         if len(arrived) < len(self.ranks.keys() & event.group):
             return None
         self.met[count] += 1
-        n = len(event.group)
-        return max(arrived.values()) + self.machine.ring(event.group, event.what.hops(n), event.what.largest(n))
+        return max(arrived.values()) + self.takes(event)

@@ -51,6 +51,8 @@ CASES: tuple[dict[str, Any], ...] = (
     {"dp": 2, "tp": 3, "zero": 2, "reduce_once": True, "accumulate": 3},
     {"dp": 3, "zero": 3, "accumulate": 2},
     {"dp": 2, "tp": 2, "sp": True, "zero": 3, "recompute": 1, "dropout": 0.1},
+    {"dp": 3, "zero": 3, "prefetch": True, "accumulate": 2, "recompute": 2},
+    {"dp": 4, "zero": 3, "prefetch": True, "accumulate": 3, "batch": 13},
     {"tp": 3, "sp": True, "precision": "fp16", "context": 5},
     {"tp": 3, "dropout": 0.1, "dtype": "float64"},
     {"pp": 3, "schedule": "naive", "accumulate": 4, "batch": 9},
