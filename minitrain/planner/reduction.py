@@ -14,8 +14,10 @@ Meet = Callable[[Collective, Sequence[int], Thread | None], None]
 
 
 class Reduction:
-    """The gradients of one rank during an update. A bucket leaves when each of its parameters has fired in every backward
-    that it waits for, and all buckets before it have left.
+    """The gradients of one rank during an update.
+
+    A bucket leaves when each of its parameters has fired in every backward that it waits for, and all buckets before it
+    have left.
 
     meet: called for each collective, with its group and the communication thread that runs it, if any. wait: called
     when the main thread waits for all but some jobs of that thread. Then a bucket that a thread has reduced to a shard

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..comm.communicator import Tag
 from ..parallel.pipeline_schedules import SCHEDULES, Do
 from .events import Compute, Event, Meet, Message, Submit, Thread, Wait, Work
-from .holdings import Bucket, Memory, buckets_of, weights_of
+from .holdings import Bucket, Group, Memory, buckets_of, weights_of
 from .operations import Collective, Local, Op, Step, length
 from .reduction import PARAMETERS, Reduction
 from .setup import Place, Setup
@@ -22,6 +22,7 @@ from .units import operations
 TOTAL, DOWN, UP = ("dp", "loss"), ("pp", "activations"), ("pp", "gradients")
 
 
+Route = tuple[Tag, Group]  # a tag, and the ranks around which the bytes pass
 Later = list[tuple[Op, Counter[str], bool]]
 
 
@@ -30,7 +31,7 @@ class Done(NamedTuple):
 
     work: Work
     flops: int
-    sent: Counter[Tag]
+    routes: Counter[Route]
     net: dict[str, int]
     rise: dict[str, int]
 
@@ -41,7 +42,7 @@ class Rank:
     def __init__(self, setup: Setup, place: Place) -> None:
         self.setup, self.place, self.strategy = setup, place, setup.strategy
         self.number = setup.rank_at(*place)
-        self.memory, self.sent, self.flops = Memory(), Counter[Tag](), 0
+        self.memory, self.routes, self.flops = Memory(), Counter[Route](), 0
         self.events: list[Event] = []
         v, p = self.strategy.chunks, setup.pp
         self.chunks = [setup.stages[c * p + place[1]] for c in range(v)]
@@ -70,6 +71,14 @@ class Rank:
             self.memory.add("parameters", -bucket.size * s.stored)
         self.meet(Collective("all_reduce", TOTAL, 3, 8), range(s.ranks))  # the loss, and a check of the data
         return self
+
+    @property
+    def sent(self) -> Counter[Tag]:
+        """The bytes that this rank sends, by tag."""
+        total: Counter[Tag] = Counter()
+        for (tag, _), nbytes in self.routes.items():
+            total[tag] += nbytes
+        return total
 
     def hold_states(self) -> None:
         """Hold what exists between updates: parameters and the optimizer's state, or this rank's shards of them."""
@@ -181,7 +190,8 @@ class Rank:
 
     def backward_unit(self, unit: int, local: Local, uses: Counter[str], later: Later | None) -> None:
         """Visit a unit's operations in reverse."""
-        paths = [w.path for w in self.setup.weights(unit) if w.trained]
+        weights = self.setup.weights(unit)
+        paths = [w.path for w in weights if w.trained]
 
         def visit() -> None:
             for op in reversed(operations(local, unit)):
@@ -189,7 +199,7 @@ class Rank:
 
         if later is not None or not 0 < unit < self.setup.sizes.units - 1 or not self.reduction.is_quiet(paths):
             visit()
-        elif self.remembered(("B", local), visit) and not self.segmented:
+        elif self.remembered(("B", local, *(w.trained for w in weights)), visit) and not self.segmented:
             uses.subtract(paths)
             self.reduction.fired.update(paths)
 
@@ -198,15 +208,17 @@ class Rank:
         if done := self.known.get(key):
             self.events.append(done.work)
             self.flops += done.flops
-            self.sent.update(done.sent)
+            self.routes.update(done.routes)
             self.memory.repeat(done.net, done.rise)
             return True
-        events, flops, sent, before = self.events, self.flops, self.sent, self.memory.begin()
-        self.events, self.sent = [], Counter()
+        events, flops, routes, before = self.events, self.flops, self.routes, self.memory.begin()
+        self.events, self.routes = [], Counter()
         run()
         work, net_and_rise = Work(tuple(self.events)), self.memory.end(before)
-        self.known[key] = Done(work, self.flops - flops, self.sent, *net_and_rise)
-        self.events, self.sent = [*events, work], sent + self.sent
+        self.known[key] = Done(work, self.flops - flops, self.routes, *net_and_rise)
+        events.append(work)
+        routes.update(self.routes)
+        self.events, self.routes = events, routes
         return False
 
     def forward_operations(self, unit: int, local: Local, streams: int, keeps: bool) -> None:
@@ -306,8 +318,8 @@ class Rank:
     def meet(self, what: Collective, group: Sequence[int], thread: Thread | None = None) -> None:
         """Take part in a collective. thread: the communication thread to which it is left."""
         if len(group) > 1 and what.rows and what.width:
-            self.sent[what.tag] += what.sent(len(group), group.index(self.number))
             meeting = Meet(what, tuple(group))
+            self.routes[what.tag, meeting.group] += what.sent(len(group), group.index(self.number))
             self.events.append(Submit(meeting, thread) if thread else meeting)
 
     def wait(self, left: int) -> None:
@@ -325,5 +337,5 @@ class Rank:
         source, to = ends if down else reversed(ends)
         nbytes = local.stream
         if sends:
-            self.sent[DOWN if down else UP] += nbytes
+            self.routes[DOWN if down else UP, (source, to)] += nbytes
         self.events.append(Message((down, do.micro, border, dp, tp), source, to, nbytes))

@@ -1,8 +1,9 @@
 """Train on the same global batches on one process and on a mesh: is it the same training run?
 
 `same_as_serial(world, case)` compares the loss, every gradient before the step, the global norm and every parameter
-after the steps with the run on one process. It compares the bytes sent under each tag with the formula, and the memory
-held with the formula and with tracemalloc, which is independent of the ledger.
+after the steps with the run on one process. It compares the bytes sent under each tag and the FLOPs of every rank with
+the planner's formulas (minitrain/planner), and the memory held with them and with tracemalloc, which is independent of
+the ledger.
 
 The toy GPT contains traps on purpose: a tied embedding, a frozen parameter, an unused one, dropout, and sizes and a
 batch that no number of ranks divides. With 4 ranks and 3 micro-batches, some micro-batches are empty.
@@ -22,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from minitrain import rng
-from minitrain.autograd import no_grad
 from minitrain.backend import to_host
 from minitrain.comm.communicator import Communicator
 from minitrain.comm.mesh import Mesh
@@ -38,8 +38,11 @@ from minitrain.parallel.pipeline import HEADER
 from minitrain.parallel.reducer import Reducer
 from minitrain.parallel.strategy import Strategy
 from minitrain.parallel.zero import CHECKPOINT, Zero3
+from minitrain.planner.events import Message
+from minitrain.planner.setup import Setup
+from minitrain.planner.sizes import Sizes, Weight
+from minitrain.planner.step import TOTAL, Rank
 from minitrain.precision import Scaler
-from minitrain.sharding import shard_of
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import train_step
 from minitrain.train.weights import look, start_from
@@ -48,8 +51,6 @@ from tests.train import gpt2_files
 
 SEED, B, T, V, STEPS, BUCKET_MB = 3, 7, 5, 11, 3, 0.003
 STATES = ("parameters", "gradients", "optimizer")  # the ledger's kinds that persist between steps
-# The tags that the formulas expect, written out: the library's own names are under test.
-GRADIENTS, PARAMETERS, NORM, OVERFLOW = ("dp", "gradients"), ("dp", "parameters"), ("dp", "norm"), ("mesh", "overflow")
 Tensors = dict[str, np.ndarray]
 
 # name -> (constructor, learning rate)
@@ -170,7 +171,7 @@ class Row:
     memory_theory: int
     memory_witness: int | None
     bytes_per_rank_ok: bool  # every rank and tag matches the formula, and there is no other tag
-    work: float  # FLOPs of all ranks / FLOPs of the serial run (plus one more forward with recompute)
+    flops_per_rank_ok: bool  # every rank's FLOPs match the formula
     replicas_equal: bool
     ok: bool = False
 
@@ -239,36 +240,6 @@ class Run:
     parameters: Tensors = field(default_factory=dict)  # after the last step
     held: Tensors = field(default_factory=dict)  # the same values, as this rank holds them
     ledger: Ledger = field(default_factory=Ledger)
-    buckets: "list[Packed]" = field(default_factory=list)
-
-
-@dataclass
-class Packed:
-    """What the formulas need of a bucket: its size, each parameter's size, whether it is trained, how many segments
-    use it, how many ranks sum its gradients, and this rank's index among them."""
-
-    size: int
-    lengths: list[int]
-    trained: bool
-    users: int
-    ranks: int
-    rank: int
-
-    @property
-    def mine(self) -> int:
-        """Number of elements in this rank's shard."""
-        return self.size - scattered(self.size, self.ranks, self.rank)
-
-    @staticmethod
-    def all(model: Model, reducer: Reducer) -> "list[Packed]":
-        """Describe every bucket of a reducer."""
-        return [
-            Packed(
-                b.size, [math.prod(p.shape) for p in b.parameters], b.trained,
-                sum(b.parameters[0] in unit.parameters() for unit in model.units), b.group.size, b.group.rank,
-            )
-            for b in reducer.buckets
-        ]  # fmt: skip
 
 
 class Training:
@@ -324,7 +295,6 @@ def train(world: Communicator, case: Case) -> Run:
             run.losses.append(sum(training.mesh.group("dp", "pp").gather_objects(loss)))
             run.norms.append(norm)
         run.parameters = training.gather("data")
-        run.buckets = Packed.all(training.model, training.reducer)
         if case.how != "zero3":  # under ZeRO-3 no rank holds a replica
             run.held = {f"{p.placement.path} {p.placement.index}": p.data.copy() for p in training.model.parameters()}
         training.reducer.close()
@@ -340,18 +310,6 @@ def serial_run(case: Case) -> Run:
         for array in tensors.values():
             array.flags.writeable = False
     return run
-
-
-@cache
-def forward_flops(case: Case) -> int:
-    """Return the forward FLOPs of a serial case: the cost of one replay."""
-    model, ledger = case.toy(), Ledger()
-    model.init(SEED)
-    with ledger.open(), no_grad():
-        for number in range(STEPS):
-            for micro in toy_batch(number, case.B, case.ignore).split(case.accumulate):
-                model(micro)
-    return ledger.flops
 
 
 def held_bytes(world: Communicator, case: Case, theory: int) -> tuple[int, int]:
@@ -391,107 +349,44 @@ def _traced(arrays: tracemalloc.DomainFilter) -> int:
 # Formulas -------------------------------------------------------------------------------------------------------------
 
 
-def scattered(size: int, ranks: int, rank: int) -> int:
-    """Return the number of elements a rank sends in a ring reduce-scatter: all shards but its own."""
-    return size - _length(shard_of(size, ranks, rank))
+@dataclass(frozen=True)
+class Toy(Setup):
+    """A step on the toy model, for the planner. started: the model starts from given values and has no `unused`."""
+
+    started: bool = False
+
+    def weights(self, unit: int) -> tuple[Weight, ...]:
+        """Return the parameters of a unit; block 0 has a frozen one and an unused one."""
+        found = super().weights(unit)
+        if unit != 1:
+            return found
+        found = tuple(replace(w, trained=w.path != "blocks.0.norm2.bias") for w in found)
+        return found if self.started else (*found, Weight("blocks.0.unused", (5, 3), (1,)))
 
 
-def collected(size: int, ranks: int, rank: int) -> int:
-    """Return the number of elements a rank sends in a ring all-gather: all shards but the next rank's."""
-    return size - _length(shard_of(size, ranks, (rank + 1) % ranks))
+def planned(case: Case, mesh: Mesh) -> Rank:
+    """Return this rank's step as the planner predicts it."""
+    setup = Toy(
+        Sizes("gpt", V, T, case.layers, case.heads, 3 * case.heads, tied=case.tied, dropout=case.dropout),
+        case.B, mesh.sizes["dp"], mesh.sizes["pp"], mesh.sizes["tp"],
+        case.parallel(mesh), case.accumulate,
+        precision="fp32" if case.dtype == "float32" else "fp64",
+        states=1 if case.optimizer == "sgd" else 2,
+        scaled=case.scaler is not None,
+        id_bytes=8,
+        started=bool(case.start),
+    )  # fmt: skip
+    rank = Rank(setup, list(setup.places())[mesh.world.rank]).update()
+    for route in [route for route in rank.routes if route[0] == TOTAL]:
+        del rank.routes[route]  # a Trainer sums the loss over ranks; train_step does not
+    return rank
 
 
-def sent(world: Communicator, case: Case, buckets: list[Packed]) -> Counter[tuple[str, str]]:
-    """Return the bytes this rank sends in a step, by tag."""
-    mesh, item = case.mesh(world), np.dtype(case.dtype).itemsize
-    total = _of_gradients(case, buckets, item)
-    samples = _length(shard_of(case.B, mesh.sizes["dp"], mesh.coordinates["dp"]))
-    for i in range(case.accumulate):
-        micro = _length(shard_of(samples, case.accumulate, i))
-        if mesh.sizes["tp"] > 1:
-            total += _of_the_model(case, micro, mesh, item)
-        if mesh.sizes["pp"] > 1:
-            total += _of_the_borders(case, micro, mesh, item)
-    total["tp", "norm"] += 8 * (mesh.sizes["tp"] * mesh.sizes["pp"] - 1)
-    if case.scaler:  # a 4-byte flag per step, agreed on by all ranks of any mesh
-        total[OVERFLOW] += 4 * (scattered(1, world.size, world.rank) + collected(1, world.size, world.rank))
-    return +total
-
-
-def _stages(case: Case, mesh: Mesh) -> list[range]:
-    """Return the unit numbers of this rank's stages: the embedding is 0, then the blocks, then the head."""
-    p, v, n = mesh.sizes["pp"], 2 if case.schedule == "interleaved" and case.pp > 1 else 1, case.layers + 2
-    shards = [shard_of(n, p * v, c * p + mesh.coordinates["pp"]) for c in range(v)]
-    return [range(cut.start, cut.stop) for cut in shards]
-
-
-def _of_the_borders(case: Case, samples: int, mesh: Mesh, item: int) -> Counter[tuple[str, str]]:
-    """B T D elements down each border and as many gradients up; T is the rank's share under sequence parallel."""
-    time_ = _length(shard_of(T, mesh.sizes["tp"], mesh.coordinates["tp"])) if "sp" in case.layout else T
-    size = samples * time_ * 3 * case.heads * item
-    stages = _stages(case, mesh)
-    down, up = (sum(edge not in stage for stage in stages) for edge in (case.layers + 1, 0))
-    return Counter({("pp", "activations"): down * size, ("pp", "gradients"): up * size})
-
-
-def bytes_of_headers(case: Case, mesh: Mesh) -> int:
+def bytes_of_headers(rank: Rank) -> int:
     """Return the header bytes of the whole run: 9 numbers of 8 bytes per border down and distinct micro-batch size."""
-    samples = _length(shard_of(case.B, mesh.sizes["dp"], mesh.coordinates["dp"]))
-    lengths = {_length(shard_of(samples, case.accumulate, i)) for i in range(case.accumulate)}
-    down = sum(case.layers + 1 not in stage for stage in _stages(case, mesh))
-    return down * len(lengths) * 9 * 8 if mesh.sizes["pp"] > 1 else 0
-
-
-def _of_gradients(case: Case, buckets: list[Packed], item: int) -> Counter[tuple[str, str]]:
-    """The table of the ZeRO stages, summed over buckets."""
-    k, trained = case.accumulate, [b for b in buckets if b.trained]
-    scatter, gather = (sum(f(b.size, b.ranks, b.rank) for b in trained) * item for f in (scattered, collected))
-    if not case.how.startswith("zero"):
-        lengths = [(n, b) for b in trained for n in (b.lengths if case.how == "naive" else [b.size])]
-        every = sum(scattered(n, b.ranks, b.rank) + collected(n, b.ranks, b.rank) for n, b in lengths)
-        return Counter({GRADIENTS: every * item})
-    each = 1 if case.how == "zero1" or "once" in case.strategy else k
-    if case.how == "zero3":  # each segment that uses a bucket gathers it before its forward and its backward
-        gather = 2 * k * sum(b.users * collected(b.size, b.ranks, b.rank) for b in buckets) * item
-    norm = 8 * sum(b.ranks - 1 for b in trained)
-    return Counter({GRADIENTS: each * scatter, PARAMETERS: gather, NORM: norm})
-
-
-def _of_the_model(case: Case, samples: int, mesh: Mesh, item: int) -> Counter[tuple[str, str]]:
-    """Return what a micro-batch of `samples` sends along tp in forward (again in a replay) and backward, as in the
-    docstrings of tensor_parallel.py and sequence_parallel.py."""
-    t, r = mesh.sizes["tp"], mesh.coordinates["tp"]
-    units = [unit for stage in _stages(case, mesh) for unit in stage]
-    blocks, first, last = sum(0 < u <= case.layers for u in units), 0 in units, case.layers + 1 in units
-    forwards, D = 2 if case.recompute else 1, 3 * case.heads
-    rows, every = samples * T, samples * T * D
-    all_reduce = lambda n: scattered(n, t, r) + collected(n, t, r)
-    loss = forwards * 3 * all_reduce(rows)
-    if "tp" in case.layout:
-        one = all_reduce(every)
-        block, embedding, head = blocks * 2 * (forwards + 1) * one, forwards * one, one
-    else:
-        scatter, gather = (f(T, t, r) * samples * D for f in (scattered, collected))
-        kept_shares = gather  # only shards are kept, so backward gathers again
-        block = blocks * 2 * ((forwards + 1) * (scatter + gather) + kept_shares)
-        embedding, head = forwards * scatter + gather, forwards * gather + scatter
-    parts = {"block": block, "embedding": first * embedding, "head": last * head, "loss": last * loss}
-    return Counter({("tp", name): n * item for name, n in parts.items()})
-
-
-def held(case: Case, buckets: list[Packed]) -> int:
-    """Return the bytes of parameters, gradients and optimizer state on this rank after a step."""
-    stage = int(case.how[-1]) if case.how.startswith("zero") else 0
-    states = 1 if case.optimizer == "sgd" else 2
-    total = 0
-    for b in buckets:
-        parameters, reducer, state = (b.mine if stage >= least else b.size for least in (3, 2, 1))
-        total += parameters + (reducer + states * state if b.trained else 0)
-    return total * np.dtype(case.dtype).itemsize
-
-
-def _length(cut: slice) -> int:
-    return cut.stop - cut.start
+    messages = [event for event in rank.events if isinstance(event, Message) and event.source == rank.number]
+    down = [message for message in messages if message.key[0]]
+    return 9 * 8 * len({(message.key[2], message.nbytes) for message in down})  # key[2]: the border
 
 
 # Comparison -----------------------------------------------------------------------------------------------------------
@@ -517,26 +412,26 @@ def same_as_serial(world: Communicator, case: Case) -> Row:
     mine = run.ledger.bytes + run.ledger.charged  # adding Counters drops tags with 0 bytes
     del mine[CHECKPOINT]  # traffic of this comparison
     headers = mine.pop(HEADER, 0)  # sent once, not in every step
-    theory, memory_theory = sent(world, case, run.buckets), held(case, run.buckets)
+    mesh = case.mesh(world)
+    plan = planned(case, mesh)
+    memory_theory = sum(plan.memory.live[kind] for kind in STATES)
     memory, witness = (None, None) if on_threads else held_bytes(world, case, memory_theory)
     bits = world.gather_objects({path: array.tobytes() for path, array in run.held.items()})
-    replayed = forward_flops(case.serial) if case.recompute else 0
-    sizes = case.mesh(world).sizes.items()
     row = Row(
         case.strategy + _suffix(case),
-        " ".join(f"{axis}{n}" for axis, n in sizes if n > 1), "threads" if on_threads else case.comm,
+        " ".join(f"{axis}{n}" for axis, n in mesh.sizes.items() if n > 1), "threads" if on_threads else case.comm,
         case.optimizer, case.dtype, case.accumulate, case.clip, case.recompute,
         max_dloss=_relative(run.losses, serial.losses),
         max_dnorm=_relative(run.norms, serial.norms),
         max_dgradient=max(map(difference, run.gradients, serial.gradients)),
         max_dparameter=difference(run.parameters, serial.parameters),
         bytes=sum(sum(counter.values()) for counter in world.gather_objects(mine)) // STEPS,
-        bytes_theory=sum(sum(counter.values()) for counter in world.gather_objects(theory)),
+        bytes_theory=sum(sum(counter.values()) for counter in world.gather_objects(plan.sent)),
         bytes_kind="charged" if any(world.gather_objects(run.ledger.charged.total() > 0)) else "counted",
         memory=memory, memory_theory=memory_theory, memory_witness=witness,
-        bytes_per_rank_ok=mine == Counter({tag: STEPS * n for tag, n in theory.items()})
-        and headers == bytes_of_headers(case, case.mesh(world)),
-        work=sum(world.gather_objects(run.ledger.flops)) / (serial.ledger.flops + replayed),
+        bytes_per_rank_ok=mine == Counter({tag: STEPS * n for tag, n in plan.sent.items()})
+        and headers == bytes_of_headers(plan),
+        flops_per_rank_ok=run.ledger.flops == STEPS * plan.flops,
         replicas_equal=all(other[key] == one[key] for one in bits for other in bits for key in one if key in other),
     )  # fmt: skip
     row.ok = not any(world.gather_objects(wrong(row, case)))
@@ -565,8 +460,7 @@ def wrong(row: Row, case: Case) -> list[str]:
         "parameters": row.max_dparameter <= case.bound,
         "bytes": row.bytes == row.bytes_theory and row.bytes_per_rank_ok,
         "memory": memory,
-        # Ranks along tp all compute what they all hold: norms, biases and the sums in the loss
-        "work": row.work == 1 if case.layout in ("dp", "pp") else 1 <= row.work < 1.2,
+        "flops": row.flops_per_rank_ok,
         "replicas": row.replicas_equal,
     }
     return [name for name, well in fine.items() if not well]

@@ -8,6 +8,7 @@ from minitrain import debug
 from minitrain.backend import Array
 from minitrain.comm import threads
 from minitrain.comm.communicator import Communicator
+from minitrain.observe import ledger
 from minitrain.parallel.data_parallel import sync_gradients
 from tests.equivalence.cover import AXES, RANKS, cases, name, pairwise
 from tests.equivalence.harness import Case, same_as_serial, wrong
@@ -94,6 +95,16 @@ def test_the_harness_sees_traffic_under_another_tag(world: Communicator) -> None
 
     case = Case(hooks={"sync": twice})
     assert wrong(same_as_serial(world, case), case) == ["bytes"]
+
+
+@pytest.mark.ranks(2)
+def test_the_harness_sees_more_work(world: Communicator) -> None:
+    def with_one_more(gradients: Sequence[Array], group: Communicator) -> None:
+        sync_gradients(gradients, group)
+        ledger.flops(1)
+
+    case = Case(hooks={"sync": with_one_more})
+    assert wrong(same_as_serial(world, case), case) == ["flops"]
 
 
 def test_pairwise_covers_all_pairs() -> None:
