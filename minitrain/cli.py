@@ -17,6 +17,7 @@ from .commands.doctor import Doctor
 from .commands.inspect import Inspect
 from .commands.lr_range import LrRange
 from .commands.memory import Memory
+from .commands.plan import Plan
 from .commands.run_checkpoints import resumed
 from .commands.sample import Sample
 from .commands.start import started
@@ -51,6 +52,7 @@ Command = (
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Memory, tyro.conf.subcommand("memory")]
     | Annotated[TimelineOf, tyro.conf.subcommand("timeline")]
+    | Annotated[Plan, tyro.conf.subcommand("plan")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[TrainTokenizer, tyro.conf.subcommand("tokenizer")]

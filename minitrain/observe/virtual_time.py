@@ -22,17 +22,17 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from .clock import Number
+Seconds = int | Fraction | float  # exact, or not
 
 
 @dataclass(frozen=True)
 class Link:
     """What a message costs: alpha seconds, and beta seconds per byte."""
 
-    alpha: Number = 0
-    beta: Number = 0
+    alpha: Seconds = 0
+    beta: Seconds = 0
 
-    def takes(self, nbytes: int) -> Number:
+    def takes(self, nbytes: int) -> Seconds:
         """Return alpha + beta nbytes, in seconds."""
         return self.alpha + self.beta * nbytes
 
@@ -44,7 +44,7 @@ class Machine:
     per_host 0: all ranks are on one host.
     """
 
-    flop: Number = 0
+    flop: Seconds = 0
     inside: Link = field(default_factory=Link)
     between: Link = field(default_factory=Link)
     per_host: int = 0
@@ -53,11 +53,11 @@ class Machine:
         """Return whether ranks a and b are on different hosts."""
         return self.per_host > 0 and a // self.per_host != b // self.per_host
 
-    def message(self, a: int, b: int, nbytes: int) -> Number:
+    def message(self, a: int, b: int, nbytes: int) -> Seconds:
         """Return the seconds that a message from rank a to rank b takes."""
         return (self.between if self.crosses(a, b) else self.inside).takes(nbytes)
 
-    def ring(self, ranks: Sequence[int], hops: int, nbytes: int) -> Number:
+    def ring(self, ranks: Sequence[int], hops: int, nbytes: int) -> Seconds:
         """Return the seconds of a collective on a ring of these ranks with chunks of up to nbytes."""
         crosses = any(self.crosses(a, b) for a, b in zip(ranks, [*ranks[1:], ranks[0]], strict=True))
         return hops * (
@@ -70,18 +70,18 @@ class Clock:
     """One rank's virtual time, in seconds."""
 
     machine: Machine
-    time: Fraction = Fraction(0)
+    time: Seconds = Fraction(0)
     inside: bool = False  # in a collective, whose messages it includes
 
     def compute(self, flops: int) -> None:
         """Advance by the time of these FLOPs."""
         self.time += flops * self.machine.flop
 
-    def meet(self, arrivals: Sequence[tuple[Fraction, int]], hops: int, nbytes: int) -> None:
+    def meet(self, arrivals: Sequence[tuple[Seconds, int]], hops: int, nbytes: int) -> None:
         """Advance to the end of a collective. arrivals: each rank's time and number in the world."""
         self.time = max(time for time, _ in arrivals) + self.machine.ring([rank for _, rank in arrivals], hops, nbytes)
 
-    def receive(self, sent: tuple[Fraction, int], rank: int, nbytes: int) -> None:
+    def receive(self, sent: tuple[Seconds, int], rank: int, nbytes: int) -> None:
         """Advance to the arrival of a message, which left at sent[0] from rank sent[1], if that is later than now."""
         time, source = sent
         self.time = max(self.time, time + self.machine.message(source, rank, nbytes))
@@ -124,7 +124,7 @@ class Lane:
     """The virtual time of a communication thread: its jobs run one after the other, beside the main thread."""
 
     def __init__(self) -> None:
-        self.ends: list[Fraction] = []  # of its jobs, in order
+        self.ends: list[Seconds] = []  # of its jobs, in order
         self.submitted = 0
 
     def timed(self, job: Callable[[], None]) -> Callable[[], None]:

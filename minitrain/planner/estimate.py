@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
-from ..observe.clock import Number
-from ..observe.virtual_time import Machine
+from ..observe.virtual_time import Machine, Seconds
 from ..parallel.strategy import Strategy
 from .setup import Setup
 from .step import Rank
@@ -31,13 +30,13 @@ class Estimate:
     """
 
     setup: Setup
-    memory: dict[str, Number]
-    sent: dict[Link, Number]
-    flops: Number
-    time: Number
-    computing: Number
-    bubble: Number
-    exposed: Number
+    memory: dict[str, Seconds]
+    sent: dict[Link, Seconds]
+    flops: Seconds
+    time: Seconds
+    computing: Seconds
+    bubble: Seconds
+    exposed: Seconds
 
     @property
     def useful(self) -> int:
@@ -60,7 +59,7 @@ def estimate(setup: Setup, machine: Machine) -> Estimate:
     less, more = (exactly(shortened(setup, k), machine) for k in lengths)
     steps = Fraction(setup.accumulate - lengths[0], lengths[1] - lengths[0])
 
-    def further(a: Number, b: Number) -> Number:
+    def further(a: Seconds, b: Seconds) -> Seconds:
         return a + (b - a) * steps
 
     memory = {kind: further(n, more.memory[kind]) for kind, n in less.memory.items()}
@@ -106,12 +105,12 @@ def exactly(setup: Setup, machine: Machine) -> Estimate:
     )
 
 
-def most_sent(ranks: Sequence[Rank], machine: Machine) -> dict[Link, Number]:
+def most_sent(ranks: Sequence[Rank], machine: Machine) -> dict[Link, Seconds]:
     """Return the most that any of these ranks sends over each link.
 
     The bytes of a ring count as sent between hosts if any of its ranks has its neighbor on another host.
     """
-    most: dict[Link, Number] = {}
+    most: dict[Link, Seconds] = {}
     for rank in ranks:
         sent: Counter[Link] = Counter()
         for ((axis, _), group), nbytes in rank.routes.items():

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ..observe.clock import Number
+from ..observe.virtual_time import Seconds
 from .holdings import Group
 from .operations import Collective
 
@@ -48,7 +48,7 @@ class Submit:
 
     meeting: Meet
     thread: Thread = "reduce"
-    start: Number = 0
+    start: Seconds = 0
 
     @property
     def axis(self) -> str:

@@ -79,8 +79,7 @@ class Setup:
     def stages(self) -> list[range]:
         """The units of each stage of the pipeline."""
         n = self.pp * self.strategy.chunks
-        cuts = [shard_of(self.sizes.units, n, i) for i in range(n)]
-        return [range(cut.start, cut.stop) for cut in cuts]
+        return [units_of(self.sizes, n, stage) for stage in range(n)]
 
     @cached_property
     def holders(self) -> dict[str, tuple[int, ...]]:
@@ -99,3 +98,9 @@ class Setup:
     def places(self) -> Iterator[Place]:
         """Yield the coordinates (dp, pp, tp) of every rank, in order."""
         return product(range(self.dp), range(self.pp), range(self.tp))
+
+
+def units_of(sizes: Sizes, stages: int, stage: int) -> range:
+    """Return the units of a stage, of so many."""
+    cut = shard_of(sizes.units, stages, stage)
+    return range(cut.start, cut.stop)

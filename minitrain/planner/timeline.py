@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
-from ..observe.clock import Number
-from ..observe.virtual_time import Machine
+from ..observe.virtual_time import Machine, Seconds
 from .events import Compute, Event, Meet, Message, Submit, Thread, Wait, Work
 from .holdings import Group
 from .operations import Collective
@@ -23,11 +22,11 @@ class Lane:
     rank: int
     todo: deque[Event]
     thread: str = ""  # "": the main thread
-    time: Number = 0
-    computed: Number = 0
-    blocked: dict[str, Number] = field(default_factory=lambda: defaultdict(int))
+    time: Seconds = 0
+    computed: Seconds = 0
+    blocked: dict[str, Seconds] = field(default_factory=lambda: defaultdict(int))
     submitted: int = 0  # jobs of a communication thread, and when those that are done ended
-    ends: list[Number] = field(default_factory=list)
+    ends: list[Seconds] = field(default_factory=list)
 
 
 class Timeline:
@@ -42,11 +41,11 @@ class Timeline:
         self.ranks = {rank: Lane(rank, deque(todo)) for rank, todo in events.items()}
         names = get_args(Thread)
         self.threads = {(rank, name): Lane(rank, deque(), name) for rank in events for name in names}
-        self.known: dict[tuple[Collective, Group], Number] = {}
-        self.lumps: dict[Work, dict[str, Number] | None] = {}
-        self.sent: dict[tuple[object, ...], Number] = {}  # message -> when it left
+        self.known: dict[tuple[Collective, Group], Seconds] = {}
+        self.lumps: dict[Work, dict[str, Seconds] | None] = {}
+        self.sent: dict[tuple[object, ...], Seconds] = {}  # message -> when it left
         self.met: Counter[tuple[str, int, Group]] = Counter()  # collectives of a group that a lane has ended
-        self.arrived: dict[tuple[str, Group, int], dict[int, Number]] = {}
+        self.arrived: dict[tuple[str, Group, int], dict[int, Seconds]] = {}
         lanes = [*self.ranks.values(), *self.threads.values()]
         while any(lane.todo for lane in lanes):
             if not sum(self.advance(lane) for lane in lanes):
@@ -54,7 +53,7 @@ class Timeline:
                 raise RuntimeError(f"the ranks wait for each other: {'; '.join(stuck)}")
 
     @property
-    def time(self) -> Number:
+    def time(self) -> Seconds:
         """The time of the last rank, in seconds."""
         return max(lane.time for lane in self.ranks.values())
 
@@ -101,9 +100,9 @@ class Timeline:
             else:
                 lane.computed += time
 
-    def lump(self, work: Work) -> dict[str, Number]:
+    def lump(self, work: Work) -> dict[str, Seconds]:
         """Return the seconds of work by axis; "" for computing."""
-        times: dict[str, Number] = defaultdict(int)
+        times: dict[str, Seconds] = defaultdict(int)
         for event in work.events:
             if isinstance(event, Compute):
                 times[""] += event.flops * self.machine.flop
@@ -111,7 +110,7 @@ class Timeline:
                 times[event.axis] += self.takes(event)
         return times
 
-    def end_of(self, lane: Lane, event: Event) -> Number | None:
+    def end_of(self, lane: Lane, event: Event) -> Seconds | None:
         """Return when a lane is done with its next event, or None if another lane has to go on first."""
         match event:
             case Compute():
@@ -136,7 +135,7 @@ class Timeline:
             case Work():
                 raise RuntimeError("work is entered, not ended")
 
-    def takes(self, meeting: Meet) -> Number:
+    def takes(self, meeting: Meet) -> Seconds:
         """Return the seconds of a collective, once all its ranks have arrived."""
         key, n = (meeting.what, meeting.group), len(meeting.group)
         if key not in self.known:
@@ -144,7 +143,7 @@ class Timeline:
             self.known[key] = self.machine.ring(meeting.group, hops, largest)
         return self.known[key]
 
-    def end_of_message(self, lane: Lane, event: Message) -> Number | None:
+    def end_of_message(self, lane: Lane, event: Message) -> Seconds | None:
         """Return when a message has been sent, which takes no time, or has arrived."""
         if event.source == lane.rank:
             self.sent[event.key] = lane.time
@@ -153,7 +152,7 @@ class Timeline:
             return None
         return max(lane.time, self.sent[event.key] + self.machine.message(event.source, lane.rank, event.nbytes))
 
-    def end_of_meeting(self, lane: Lane, event: Meet, now: Number) -> Number | None:
+    def end_of_meeting(self, lane: Lane, event: Meet, now: Seconds) -> Seconds | None:
         """Return when a collective ends: after all ranks have arrived and passed on their chunks."""
         count = (lane.thread, lane.rank, event.group)
         arrived = self.arrived.setdefault((lane.thread, event.group, self.met[count]), {})

@@ -1,0 +1,249 @@
+"""Which strategy do I choose? Every one that fits a model on so many ranks, by predicted time."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+
+from ..environment import launched
+from ..errors import UserError, check_choice, check_number, check_whole
+from ..planner.estimate import Estimate
+from ..planner.machines import COMPUTERS, GIB, Computer, altered
+from ..planner.measure import measured
+from ..planner.presets import MODELS
+from ..planner.search import Found, Request, search
+from ..planner.sizes import Sizes
+from ..runtime.launch import launch
+from .plan_report import as_row, presets, published, report
+
+Precisions = Literal["fp32", "fp16", "bf16", "fp16-weights", "bf16-weights"]
+Schedules = Literal["naive", "gpipe", "1f1b", "interleaved", "zb-h1"]
+MOST_RANKS = 65_536
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """The model. Sizes that are not given are the preset's."""
+
+    model: tyro.conf.Positional[str] = "minitrain"
+    """Name of a preset: minitrain (the default model of train), gpt2-1.5b, gpt3-175b, megatron-530b, llama3-70b ...
+    --list shows all of them."""
+    layers: int | None = None
+    """Transformer blocks."""
+    heads: int | None = None
+    """Attention heads."""
+    kv_heads: int | None = None
+    """Heads of keys and values; a Llama may have fewer than --heads."""
+    width: int | None = None
+    """Features per position (D)."""
+    hidden: int | None = None
+    """Width of the feed-forward layer (F)."""
+    vocabulary: int | None = None
+    """Tokens in the vocabulary (V)."""
+    context: int | None = None
+    """Tokens in a sequence (T)."""
+    batch: int | None = None
+    """Sequences per update, over all ranks (B)."""
+    flash: bool = False
+    """Count attention as FlashAttention computes it, without keeping the scores; minitrain itself keeps them."""
+
+    def sizes(self) -> Sizes:
+        """Return the sizes of the model. Raise UserError for an unknown preset, or sizes that do not fit together."""
+        check_choice("the model", self.model, tuple(MODELS))
+        preset = MODELS[self.model].sizes
+        given = {
+            name: value
+            for name in ("layers", "heads", "kv_heads", "width", "hidden", "vocabulary", "context")
+            if (value := getattr(self, name)) is not None
+        }
+        derived = {"length": 0}  # the context
+        if "heads" in given and "kv_heads" not in given and preset.kv_heads == preset.heads:
+            derived["kv_heads"] = 0  # as many as heads
+        if "width" in given and "hidden" not in given:
+            derived["hidden"] = round(given["width"] * preset.hidden / preset.width)
+        return replace(preset, **derived | given)
+
+    def sequences(self) -> int:
+        """Return the sequences per update. Raise UserError unless it is a whole number above 0."""
+        check_whole("--batch", MODELS[self.model].batch if self.batch is None else self.batch, 1)
+        return MODELS[self.model].batch if self.batch is None else self.batch
+
+
+@dataclass(frozen=True)
+class PlannedMachine:
+    """The machine. What is not given is that of the preset."""
+
+    machine: Literal["laptop", "a100", "h100"] = "laptop"
+    """laptop: 4 ranks; a100, h100: hosts of 8 GPUs of 80 GB with NVLink, connected by InfiniBand."""
+    ranks: int | None = None
+    """Processes, one per core or GPU. None: those of one host; with --measure under mpirun, those of mpirun."""
+    per_host: int | None = None
+    """Ranks on a host. None: the preset's, 4 on a laptop, 8 GPUs."""
+    memory_gb: float | None = None
+    """Memory of a rank, in GiB, beside what Python takes. None: 2 on a laptop, 80 on a GPU."""
+    host_memory_gb: float | None = None
+    """Memory of a host, in GiB, shared by its ranks; instead of --memory-gb."""
+    gflops: float | None = None
+    """GFLOP/s that a rank reaches in training."""
+    latency_us: float | None = None
+    """Microseconds before a message inside a host moves (alpha)."""
+    bandwidth_gb: float | None = None
+    """GB/s between two ranks of a host, one way (1/beta)."""
+    latency_between_us: float | None = None
+    """Microseconds before a message between hosts moves."""
+    bandwidth_between_gb: float | None = None
+    """GB/s of a rank to another host, one way."""
+    measure: bool = False
+    """Measure GFLOP/s, latency and bandwidth here, and plan with them. Between ranks: under mpirun -n 2."""
+
+    def computer(self) -> Computer:
+        """Return the machine. Raise UserError for invalid figures."""
+        for name in ("memory_gb", "host_memory_gb", "gflops", "bandwidth_gb", "bandwidth_between_gb"):
+            if getattr(self, name) is not None:
+                check_number("--" + name.replace("_", "-"), getattr(self, name), "above 0")
+        for name in ("latency_us", "latency_between_us"):
+            if getattr(self, name) is not None:
+                check_number("--" + name.replace("_", "-"), getattr(self, name), "at least 0")
+        if self.ranks is not None:
+            check_whole("--ranks", self.ranks, 1, MOST_RANKS)
+        if self.per_host is not None:
+            check_whole("--per-host", self.per_host, 1)
+        if self.memory_gb is not None and self.host_memory_gb is not None:
+            raise UserError("--memory-gb is the memory of a rank, --host-memory-gb that of a host: give one of the two")
+        scaled = lambda value, factor: None if value is None else value * factor
+        computer = altered(
+            COMPUTERS[self.machine],
+            per_host=self.per_host,
+            flops=scaled(self.gflops, 1e9),
+            latency=scaled(self.latency_us, 1e-6),
+            bandwidth=scaled(self.bandwidth_gb, 1e9),
+            latency_between=scaled(self.latency_between_us, 1e-6),
+            bandwidth_between=scaled(self.bandwidth_between_gb, 1e9),
+        )
+        shared = scaled(self.host_memory_gb, GIB / min(computer.per_host, self.ranks or computer.per_host))
+        return altered(computer, memory=scaled(self.memory_gb, GIB) or shared)
+
+
+@dataclass(frozen=True)
+class PlannedStrategy:
+    """Limits of the search; what is not given is tried in every way."""
+
+    precision: tuple[Precisions, ...] = ()
+    """Precisions to try; with -weights, parameters and gradients are in 16 bits, too. None given: fp32 on a laptop,
+    bf16-weights on GPUs."""
+    dp: int | None = None
+    """Ranks that divide the batch."""
+    pp: int | None = None
+    """Ranks that divide the layers."""
+    tp: int | None = None
+    """Ranks that divide every matrix."""
+    zero: int | None = None
+    """ZeRO stage, 0 to 3."""
+    schedule: Schedules | None = None
+    """Order of a pipeline's forwards and backwards."""
+    accumulate: int | None = None
+    """Micro-batches per update."""
+    recompute: int | None = None
+    """1: recompute every unit in backward. 0: keep all activations."""
+
+    def fixed(self) -> dict[str, object]:
+        """Return the given limits by name. Raise UserError for invalid ones."""
+        for name, least, most in (("dp", 1, MOST_RANKS), ("pp", 1, MOST_RANKS), ("tp", 1, MOST_RANKS), ("zero", 0, 3)):
+            if getattr(self, name) is not None:
+                check_whole(f"--{name}", getattr(self, name), least, most)
+        if self.accumulate is not None:
+            check_whole("--accumulate", self.accumulate, 1)
+        if self.recompute is not None:
+            check_whole("--recompute", self.recompute, 0, 1)
+        names = ("dp", "pp", "tp", "zero", "schedule", "accumulate", "recompute")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Choose a strategy: predict memory, traffic and time of every way to divide a model over ranks.
+
+    Nothing is trained. Times are those of the products of matrices and of messages that wait for nothing else."""
+
+    model: PlannedModel = field(default_factory=PlannedModel)
+    machine: PlannedMachine = field(default_factory=PlannedMachine)
+    strategy: PlannedStrategy = field(default_factory=PlannedStrategy)
+    top: int = 10
+    """Strategies to show."""
+    list: bool = False
+    """Show the presets of models and machines, and stop."""
+    published: bool = False
+    """Show published tables beside formulas: ZeRO's memory, the speed of Megatron-LM's runs; and stop."""
+    out: Path | None = None
+    """Write all combinations, with the reason if one does not fit, to this .json or .csv file."""
+
+    def run(self) -> int:
+        """Print the plan. Return 1 if nothing fits. Raise UserError for invalid options, or an unwritable file."""
+        check_whole("--top", self.top, 1)
+        if self.out is not None and self.out.suffix not in (".json", ".csv"):
+            raise UserError(f"--out is {self.out}; it must end in .json or .csv")
+        request, computer = self.request()
+        console = Console(highlight=False, markup=False, soft_wrap=True)
+        if self.machine.measure:
+            request, computer = self.measured(request, computer, console)
+        if launched()[1] != 0:
+            return 0
+        if self.list or self.published:
+            for part in presets() if self.list else published():
+                console.print(part)
+            return 0
+        every = [*watched(search(request))]
+        if self.out is not None:
+            write(self.out, [as_row(found, request, computer) for found in every])
+        for part in report(every, request, computer, self):
+            console.print(part)
+        return 0 if any(isinstance(found, Estimate) for found in every) else 1
+
+    def request(self) -> tuple[Request, Computer]:
+        """Return what to search for, and the machine. Raise UserError for invalid options."""
+        sizes, computer = self.model.sizes(), self.machine.computer()
+        return Request(
+            sizes, self.machine.ranks or computer.per_host, computer.memory, self.model.sequences(), computer.machine,
+            self.strategy.precision or computer.precisions, self.strategy.fixed(), computer.overlap,
+            self.model.flash, max(20, self.top),
+        ), computer  # fmt: skip
+
+    def measured(self, request: Request, computer: Computer, console: Console) -> tuple[Request, Computer]:
+        """Return the request and the machine with the FLOP/s and the link that are measured here."""
+        with launch() as world:
+            computer, lines = measured(world, computer, request.sizes)
+        if launched()[1] == 0:
+            console.print("\n".join(lines))
+        ranks = self.machine.ranks or (world.size if world.size > 1 else computer.per_host)
+        return replace(request, ranks=ranks, machine=computer.machine), computer
+
+
+def watched(found: Iterator[Found]) -> Iterator[Found]:
+    """Yield what is found, and show on the standard error how far the search is, if that is a terminal."""
+    console = Console(file=sys.stderr)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("combinations", total=None)
+        for one in found:
+            progress.advance(task)
+            yield one
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the rows to a .json or .csv file. Raise UserError if that fails."""
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            if path.suffix == ".json":
+                json.dump(rows, file, indent=1)
+            else:
+                writer = csv.DictWriter(file, [*dict.fromkeys(name for row in rows for name in row)])
+                writer.writeheader()
+                writer.writerows(rows)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; give another file with --out") from error

@@ -1,0 +1,241 @@
+"""What `plan` prints: the best strategies as a table, the first one in detail, and why the others do not fit."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from ..planner import megatron
+from ..planner import published as published_formulas
+from ..planner.estimate import Estimate
+from ..planner.holdings import KINDS
+from ..planner.machines import COMPUTERS, GIB, Computer
+from ..planner.presets import MODELS
+from ..planner.search import Found, Rejected, Request, Slower
+from ..planner.setup import Setup
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+
+def report(every: Sequence[Found], request: Request, computer: Computer, plan: "Plan") -> Iterator[Any]:
+    """Yield the parts of the report."""
+    fits = sorted((found for found in every if isinstance(found, Estimate)), key=order)
+    s = request.sizes
+    machine = computer.says if plain(plan) else "with the figures given"
+    yield (
+        f"{plan.model.model}: {s.parameters:,} parameters, {request.batch} sequences of {s.length} tokens per update\n"
+        f"{request.ranks} ranks with {held(request.memory)} each; {machine}"
+    )
+    if fits:
+        yield table(fits[: plan.top], request, computer)
+        yield details(fits[0], request, computer, plan)
+    else:
+        yield "No strategy fits."
+    yield from reasons(every, request, bool(fits))
+
+
+def plain(plan: "Plan") -> bool:
+    """Return whether the machine is a preset without changes."""
+    m = plan.machine
+    changed = (m.gflops, m.latency_us, m.bandwidth_gb, m.latency_between_us, m.bandwidth_between_gb, m.per_host)
+    return all(value is None for value in changed) and not m.measure
+
+
+def order(found: Estimate) -> tuple[float, float]:
+    """Return the time of a strategy, and its memory for strategies of the same time."""
+    return float(found.time), float(found.memory["total"])
+
+
+def table(fits: Sequence[Estimate], request: Request, computer: Computer) -> Table:
+    """Return the table of the best strategies, 80 columns wide."""
+    found = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("dp", "pp", "tp"):
+        found.add_column(heading, justify="right")
+    found.add_column("schedule", no_wrap=True)
+    for heading in ("k", "ZeRO", "sp", "rc"):
+        found.add_column(heading, justify="right")
+    found.add_column("precision", no_wrap=True)
+    for heading in ("memory", "time", "MFU", "idle", "comm"):
+        found.add_column(heading, justify="right", no_wrap=True)
+    for e in fits:
+        s, st = e.setup, e.setup.strategy
+        found.add_row(
+            str(s.dp), str(s.pp), str(s.tp), schedule(s), str(s.accumulate), str(st.zero), "yes" if st.sp else "-",
+            str(st.recompute or "-"), precision(s), held(e.memory["total"]), seconds(float(e.time)),
+            percent(mfu(e, request, computer)), percent(e.bubble / e.time), percent(e.exposed / e.time),
+        )  # fmt: skip
+    return found
+
+
+def schedule(setup: Setup) -> str:
+    """Return the name of a pipeline's schedule, with its chunks."""
+    st = setup.strategy
+    return "-" if setup.pp == 1 else f"{st.schedule} {st.chunks}" if st.chunks > 1 else str(st.schedule)
+
+
+def precision(setup: Setup) -> str:
+    """Return the precision as the option names it."""
+    return setup.precision + ("-weights" if setup.half_weights else "")
+
+
+def mfu(found: Estimate, request: Request, computer: Computer) -> float:
+    """Return the model FLOPs utilization: the model's FLOPs per second, as a fraction of all ranks' peak."""
+    return float(found.useful / found.time) / request.ranks / computer.peak
+
+
+def percent(fraction: Any) -> str:
+    """Format a fraction in percent."""
+    return f"{100 * float(fraction):.1f}%"
+
+
+def seconds(time: float) -> str:
+    """Format seconds with three digits, in ms below one."""
+    return f"{time:.3g} s" if time >= 1 else f"{1e3 * time:.3g} ms"
+
+
+def held(nbytes: Any) -> str:
+    """Format bytes of memory, in GiB or MiB."""
+    return f"{float(nbytes) / GIB:.3g} GiB" if nbytes >= GIB else f"{float(nbytes) / 2**20:.3g} MiB"
+
+
+def size(nbytes: float) -> str:
+    """Format a number of bytes."""
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if nbytes >= unit:
+            return f"{nbytes / unit:.3g} {name}"
+    return f"{nbytes:.0f} bytes"
+
+
+def details(e: Estimate, request: Request, computer: Computer, plan: "Plan") -> str:
+    """Return what the first choice holds and sends, and how to run it."""
+    kinds = ", ".join(f"{kind} {held(e.memory[kind])}" for kind in KINDS)
+    sent = ", ".join(f"{axis} {link} {size(float(n))}" for (axis, link), n in e.sent.items() if n) or "nothing"
+    lines = [
+        "k: micro-batches; rc: recomputed; idle: waiting for other stages; comm: nothing hides it",
+        "",
+        "The first choice holds at most, on any rank and not all at once:",
+        f"  {kinds}",
+        "and a rank sends per update, inside a host or between hosts:",
+        f"  {sent}",
+    ]
+    if request.sizes.family == "gpt":
+        lines += ["It runs as:", *command(e.setup, plan)]
+    return "\n".join(["", *lines])
+
+
+def command(setup: Setup, plan: "Plan") -> list[str]:
+    """Return the command that trains with this strategy, in lines."""
+    s, st, z = setup.sizes, setup.strategy, setup
+    options = [("layers", s.layers), ("heads", s.heads), ("width", s.width), ("context", s.length), ("batch", z.batch)]
+    axes = [(name, n) for name, n in (("pp", z.pp), ("tp", z.tp)) if n > 1]
+    more: list[tuple[str, object]] = [("accumulate", z.accumulate)] if z.accumulate > 1 else []
+    if z.pp > 1:
+        more += [("schedule", st.schedule)] + [("chunks", st.chunks)] * (st.chunks > 1)
+    more += [("zero", st.zero)] * (st.zero > 0) + [("recompute", st.recompute)] * (st.recompute > 0)
+    more += [("reduce", "overlap")] * (st.reduce == "overlap") + [("precision", z.precision)] * (z.precision != "fp32")
+    flags = [
+        f"--{name}" for name, on in (("sp", st.sp), ("half-weights", z.half_weights), ("prefetch", st.prefetch)) if on
+    ]
+    first = f"  mpirun -n {z.ranks} python -m minitrain train"
+    rest = [f"--{name} {value}" for name, value in (*axes, *more)] + flags
+    return [first + " \\", "    " + " ".join(f"--{name} {n}" for name, n in options) + " \\", "    " + " ".join(rest)]
+
+
+def reasons(every: Sequence[Found], request: Request, any_fits: bool) -> Iterator[str]:
+    """Yield why other combinations are not in the table, and what would make them fit."""
+    fits = sum(isinstance(found, Estimate) for found in every)
+    slower = sum(isinstance(found, Slower) for found in every)
+    over = [found for found in every if isinstance(found, Rejected) and found.over > 0]
+    impossible = Counter(found.reason for found in every if isinstance(found, Rejected) and not found.over)
+    lines = ["", f"{fits} combinations fit" + (f"; {slower} more are slower than those shown" if slower else "")]
+    if over:
+        best = min(over, key=lambda found: found.over)
+        kinds = Counter(found.reason for found in over)
+        parts = ", ".join(f"{n} mostly by {kind}" for kind, n in kinds.most_common(3))
+        lines.append(f"{len(over)} need too much memory: {parts}")
+        lines.append(f"the closest, {named(best)}, needs {held(best.over)} more per rank" + cure(best, request))
+    lines += [f"impossible: {reason}" for reason, _ in impossible.most_common(4)]
+    yield "\n".join(lines)
+
+
+def named(found: Rejected) -> str:
+    """Return a combination in words."""
+    text = f"dp {found.dp} x pp {found.pp} x tp {found.tp}"
+    if found.setup is None:
+        return text
+    st = found.setup.strategy
+    return text + f", ZeRO-{st.zero}, k {found.setup.accumulate}" + (", recomputed" if st.recompute else "")
+
+
+def cure(found: Rejected, request: Request) -> str:
+    """Return what would make a combination fit."""
+    needs = (request.memory + found.over) / GIB
+    return f": it fits with --memory-gb {needs * 1.005:.3g}, or try more --ranks or a smaller --batch or --context"
+
+
+def as_row(found: Found, request: Request, computer: Computer) -> dict[str, Any]:
+    """Return a combination as plain values for a file. Bytes are per rank and update."""
+    if isinstance(found, Rejected) and found.setup is None:
+        return {"status": "impossible", "dp": found.dp, "pp": found.pp, "tp": found.tp, "why": found.reason}
+    setup = found.setup
+    assert setup is not None
+    st = setup.strategy
+    row: dict[str, Any] = {
+        "status": "fits", "dp": setup.dp, "pp": setup.pp, "tp": setup.tp,
+        "schedule": st.schedule if setup.pp > 1 else None, "chunks": st.chunks, "micro_batches": setup.accumulate,
+        "zero": st.zero, "sp": st.sp, "recompute": st.recompute, "reduce": st.reduce, "prefetch": st.prefetch,
+        "precision": precision(setup),
+    }  # fmt: skip
+    if isinstance(found, Slower):
+        return row | {
+            "status": "slower",
+            "seconds": found.least_time,
+            "why": "at least this slow; not followed further",
+        }
+    if isinstance(found, Rejected):
+        needs = request.memory + found.over
+        return row | {
+            "status": "too large", "bytes": needs, "bytes_over": found.over, "largest": found.reason,
+            "why": f"needs at least {held(needs)} per rank, {held(found.over)} too much, mostly {found.reason}",
+        }  # fmt: skip
+    row |= {"seconds": float(found.time), "mfu": mfu(found, request, computer)}
+    row |= {"flops": float(found.flops), "computing_seconds": float(found.computing)}
+    row |= {"idle_seconds": float(found.bubble), "exposed_communication_seconds": float(found.exposed)}
+    row |= {f"bytes_{kind}": float(found.memory[kind]) for kind in (*KINDS, "total")}
+    return row | {f"sent_{axis}_{link}": float(n) for (axis, link), n in found.sent.items()}
+
+
+def presets() -> Iterator[Any]:
+    """Yield a table of the models, and one of the machines."""
+    models = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    models.add_column("model", no_wrap=True)
+    for heading in ("parameters", "layers", "heads", "width", "context", "vocabulary", "batch"):
+        models.add_column(heading, justify="right", no_wrap=True)
+    for name, model in MODELS.items():
+        s = model.sizes
+        sizes = (s.parameters, s.layers, s.heads, s.width, s.context, s.vocabulary, model.batch)
+        models.add_row(name, *(f"{n:,}" for n in sizes))
+    yield models
+    yield ""
+    machines = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    machines.add_column("machine", no_wrap=True)
+    for heading in ("GFLOP/s", "memory", "latency", "bandwidth", "between", "ranks"):
+        machines.add_column(heading, justify="right", no_wrap=True)
+    for name, c in COMPUTERS.items():
+        machines.add_row(
+            name, f"{c.flops / 1e9:,.0f}", held(c.memory), seconds(c.latency), f"{size(c.bandwidth)}/s",
+            f"{seconds(c.latency_between)}, {size(c.bandwidth_between)}/s", str(c.per_host),
+        )  # fmt: skip
+    yield machines
+    yield "Figures of a rank: what is reached of the data sheets. minitrain/planner/machines.py has the sources."
+
+
+def published() -> Iterator[str]:
+    """Yield the tables of papers that the formulas reproduce, and Megatron-LM's runs beside a model of their time."""
+    yield "ZeRO (arXiv:1910.02054, table 1), GB of model states per rank: a model of 7.5 B on 64 ranks, of 1 T on 1024"
+    for stage in range(4):
+        held_by = (P * published_formulas.zero_bytes_per_parameter(stage, n) for P, n in ((7.5, 64), (1000, 1024)))
+        yield f"  stage {stage} " + "".join(f"{gigabytes:>10.2f}" for gigabytes in held_by)
+    yield "\n" + megatron.report()

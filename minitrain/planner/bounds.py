@@ -1,0 +1,134 @@
+"""Lower bounds of an update's memory and time, a thousand times faster than following it.
+
+    memory    parameters and optimizer, and the larger of gradients and activations, on the first stage of a pipeline
+    time      the busiest stage computes all its micro-batches, after the stages before it have computed their first one
+              and before they return its last gradient; or all communication along dp, if that takes longer
+
+The search follows only those updates that could still be among the fastest.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ..observe.clock import peak_in_flight
+from ..observe.virtual_time import Machine
+from ..parallel.pipeline_schedules import SCHEDULES
+from .operations import Collective, Local, Step, length
+from .setup import Setup, units_of
+from .sizes import Sizes
+from .units import operations
+
+
+@dataclass(frozen=True)
+class UnitTimes:
+    """Seconds of a unit's forward, and of the gradients of its inputs and weights."""
+
+    forward: float
+    inputs: float
+    weights: float
+
+
+def local_of(setup: Setup) -> Local:
+    """Return what the rank with the largest share sees of the first micro-batch."""
+    s = setup
+    samples = length(length(s.batch, s.dp, 0), s.accumulate, 0)
+    return Local(s.sizes, samples, s.tp, 0, s.strategy.sp, s.flash, s.item, s.acc_item, s.id_bytes)
+
+
+@lru_cache(maxsize=10_000)
+def unit_times(local: Local, unit: int, machine: Machine) -> UnitTimes:
+    """Return the seconds of a unit, communication along tp included."""
+
+    def seconds(steps: tuple[Step, ...]) -> float:
+        total = 0.0
+        for step in steps:
+            if isinstance(step, Collective):
+                total += float(machine.ring(range(local.t), step.hops(local.t), step.largest(local.t)))
+            else:
+                total += float(step * machine.flop)
+        return total
+
+    ops = operations(local, unit)
+    weights = sum(seconds(steps) for op in ops for _, steps in op.weights if steps)
+    return UnitTimes(sum(seconds(op.forward) for op in ops), sum(seconds(op.inputs) for op in ops), weights)
+
+
+def least_time(setup: Setup, machine: Machine) -> float:
+    """Return a lower bound of an update's seconds."""
+    s, strategy, local = setup, setup.strategy, local_of(setup)
+    replayed = bool(strategy.recompute)
+
+    def times(stage: int) -> UnitTimes:
+        units = [min(unit, 1) if unit < s.sizes.units - 1 else unit for unit in s.stages[stage]]  # blocks are alike
+        every = [unit_times(local, unit, machine) for unit in units]
+        f, i, w = (sum(getattr(t, name) for t in every) for name in ("forward", "inputs", "weights"))
+        return UnitTimes(f, i + replayed * f, w)
+
+    stages = [times(stage) for stage in range(len(s.stages))]
+    longest, before = 0.0, 0.0
+    for rank in range(s.pp):
+        mine = stages[rank :: s.pp]
+        work = s.accumulate * sum(t.forward + t.inputs + t.weights for t in mine)
+        longest = max(longest, before + work)
+        before += stages[rank].forward + stages[rank].inputs
+    during, after = communication(setup, machine)
+    return (longest + during if strategy.reduce != "overlap" else max(longest, during)) + after
+
+
+def communication(setup: Setup, machine: Machine) -> tuple[float, float]:
+    """Return the seconds that the first stage communicates along dp during backward, and after the optimizer's step."""
+    s, zero, k = setup, setup.strategy.zero, setup.accumulate
+    ranks = [s.rank_at(dp, 0, 0) for dp in range(s.dp)]
+    shard = -(-held(setup) // s.dp)
+    if s.dp == 1:
+        return 0.0, 0.0
+
+    def ring(item: int, passes: int) -> float:
+        return float(machine.ring(ranks, passes * (s.dp - 1), item * shard))
+
+    reduce, gather = ring(s.acc_item, 1), ring(s.stored, 1)
+    times = k if zero >= 2 and not s.strategy.reduce_once else 1
+    if zero == 0:
+        return ring(s.acc_item, 2), 0.0
+    return (times * reduce + 2 * k * gather, 0.0) if zero == 3 else (times * reduce, gather)
+
+
+def held(setup: Setup) -> int:
+    """Return the number of parameters on the first stage."""
+    s = setup
+    return _held(s.sizes, s.pp, s.strategy.chunks, s.tp)
+
+
+@lru_cache(maxsize=1000)
+def _held(sizes: Sizes, pp: int, chunks: int, tp: int) -> int:
+    units = [unit for c in range(chunks) for unit in units_of(sizes, pp * chunks, c * pp)]
+    every = {w.path: w for unit in units for w in sizes.weights(unit)}
+    return sum(w.local(tp, 0) for w in every.values())
+
+
+def least_memory(setup: Setup) -> dict[str, int]:
+    """Return a lower bound of the bytes by kind on the first stage, which has most micro-batches in flight."""
+    s, strategy, local = setup, setup.strategy, local_of(setup)
+    size = held(setup)
+    parts = {least: -(-size // s.dp) if strategy.zero >= least else size for least in (1, 2, 3)}
+    kept = 0
+    for c in range(strategy.chunks):
+        for unit in s.stages[c * s.pp]:
+            kept += local.stream * (unit > 0) if strategy.recompute else kept_by(local, min(unit, s.sizes.units - 1))
+    schedule = strategy.schedule if isinstance(strategy.schedule, str) else "1f1b"
+    activations = kept * in_flight(schedule, s.pp, s.accumulate, strategy.chunks) // strategy.chunks
+    gradients = s.stored * parts[2]
+    bound = {"parameters": s.stored * parts[3], "optimizer": s.state * parts[1]}
+    return bound | ({"activations": activations} if activations > gradients else {"gradients": gradients})
+
+
+@lru_cache(maxsize=10_000)
+def kept_by(local: Local, unit: int) -> int:
+    """Return the bytes that a unit keeps for the backward of a micro-batch."""
+    return sum(op.kept + op.kept_for_weights for op in operations(local, unit))
+
+
+@lru_cache(maxsize=1000)
+def in_flight(schedule: str, pp: int, k: int, chunks: int) -> int:
+    """Return the most (micro-batch, chunk) pairs in flight on the first stage of a pipeline."""
+    return peak_in_flight(SCHEDULES[schedule](0, pp, k, chunks)) if pp > 1 else 1
