@@ -13,11 +13,12 @@ from functools import lru_cache
 
 from ..observe.virtual_time import Machine, Seconds
 from ..parallel.strategy import Strategy
+from .reduction import MODEL_NORM, NORM, OVERFLOW
 from .setup import Setup
-from .step import Rank
+from .step import TOTAL, Rank
 from .timeline import Timeline
 
-Link = tuple[str, str]  # (axis, "inside" a host or "between" hosts)
+Link = tuple[str, str]  # (axis, or "norms" for a few numbers of every update; "inside" a host or "between" hosts)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def short_updates(setup: Setup) -> tuple[int, int] | None:
 
 def shortened(setup: Setup, k: int) -> Setup:
     """Return the update with k micro-batches of the same size."""
-    return replace(setup, accumulate=k, batch=setup.batch // setup.accumulate * k)
+    return replace(setup, accumulate=k, batch=setup.batch // setup.accumulate * k, windows=setup.batch)
 
 
 def exactly(setup: Setup, machine: Machine) -> Estimate:
@@ -113,8 +114,9 @@ def most_sent(ranks: Sequence[Rank], machine: Machine) -> dict[Link, Seconds]:
     most: dict[Link, Seconds] = {}
     for rank in ranks:
         sent: Counter[Link] = Counter()
-        for ((axis, _), group), nbytes in rank.routes.items():
+        for (tag, group), nbytes in rank.routes.items():
             around = zip(group, (*group[1:], group[0]), strict=True)
+            axis = "norms" if tag in (NORM, MODEL_NORM, OVERFLOW, TOTAL) else tag[0]
             sent[axis, "between" if any(machine.crosses(a, b) for a, b in around) else "inside"] += nbytes
         for link, nbytes in sent.items():
             most[link] = max(most.get(link, 0), nbytes)

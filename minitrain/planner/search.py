@@ -2,9 +2,9 @@
 
     for found in search(request): ...
 
-Up to `THOROUGH` ranks every combination is tried. Above, those that cannot be the fastest are left out: naive and GPipe
-pipelines (1F1B has no more idle time and keeps fewer activations), and what saves more memory than is needed: ZeRO,
-sequence parallelism and recomputation send or compute more.
+Up to `THOROUGH` ranks every combination is followed. Above, only those that may be among the fastest are, by a lower
+bound of their time (bounds.py); and those that cannot be are left out: naive pipelines, and what saves more memory than
+is needed, since ZeRO and recomputation send or compute more.
 """
 
 from collections.abc import Iterator
@@ -113,8 +113,11 @@ def followed(request: Request, pool: list[tuple[float, int, Setup]]) -> Iterator
 
 def saves_less(a: Setup, b: Setup) -> bool:
     """Return whether a does without some of what b does to save memory, and does nothing else."""
-    one, other = ((s.strategy.zero, s.strategy.sp, s.strategy.recompute) for s in (a, b))
-    return all(x <= y for x, y in zip(one, other, strict=True))
+    if a.strategy.sp != b.strategy.sp:  # it sends more along tp, but less between stages
+        return False
+    one, other = ((s.strategy.zero, s.strategy.recompute) for s in (a, b))
+    hidden = b.strategy.prefetch and not a.strategy.prefetch  # what ZeRO-3 sends may be hidden, what others send not
+    return not hidden and all(x <= y for x, y in zip(one, other, strict=True))
 
 
 def shapes(request: Request) -> Iterator[tuple[int, int, int]]:
@@ -184,7 +187,7 @@ def schedules(request: Request, pp: int) -> list[tuple[str, int]]:
     """Return pairs (schedule, chunks) to try."""
     if pp == 1:
         return [("1f1b", 1)]
-    names = SCHEDULES if request.thorough else ("1f1b", "interleaved", "zb-h1")
+    names = [name for name in SCHEDULES if request.thorough or name != "naive"]
     chunks = [v for v in (2, 4) if pp * v <= request.sizes.units]
     return [pair for name in names for pair in ([(name, v) for v in chunks] if name == "interleaved" else [(name, 1)])]
 

@@ -22,6 +22,7 @@ class Setup:
     batch: samples per update, over all ranks. accumulate: micro-batches. precision: of activations; "fp64" for all.
     half_weights: parameters and gradients in 16 bits, with masters. states: arrays of the optimizer per parameter.
     scaled: whether the ranks agree on an overflow. id_bytes: of a token's id.
+    windows: sequences whose ids every rank keeps, if not those of the batch.
     flash: attention as in FlashAttention, which this program does not have.
     Raise UserError for what has no formulas yet.
     """
@@ -38,6 +39,7 @@ class Setup:
     states: int = 2
     scaled: bool = False
     id_bytes: int = 4
+    windows: int = 0
     flash: bool = False
 
     def weights(self, unit: int) -> tuple[Weight, ...]:

@@ -226,7 +226,8 @@ class Rank:
         last = self.setup.sizes.units - 1
         if keeps and not self.windows and (unit == 0 or (unit == last and local.windows)):  # ids, labels are views
             self.windows = True
-            self.memory.add("activations", self.setup.batch * (self.setup.sizes.length + 1) * self.setup.id_bytes)
+            s = self.setup
+            self.memory.add("activations", (s.windows or s.batch) * (s.sizes.length + 1) * s.id_bytes)
         beside = streams + (0 < unit < last)  # the sum after attention
         if not keeps:  # norms' results, which products would have kept; `enter` remembers the first
             beside += 2 if local.t > 1 and not local.sequence else 1

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from minitrain.commands.train import TextTrainer
 from minitrain.data.loader import TextLoader
 from minitrain.models import Model
 from minitrain.observe.ledger import Ledger
-from minitrain.observe.virtual_time import Clock, Machine, open_clock
+from minitrain.observe.virtual_time import Clock, Machine, Seconds, open_clock
 from minitrain.optim import Adam
 from minitrain.planner.holdings import KINDS
 from minitrain.planner.setup import Setup
@@ -29,7 +28,7 @@ class Counted:
     sent: dict[Tag, int]
     flops: int
     peak: dict[str, int]  # by kind, and in total
-    time: Fraction
+    time: Seconds
 
 
 def count(updates: Iterator[object], ledger: Ledger, machine: Machine) -> Counted:
