@@ -151,13 +151,15 @@ def setups(request: Request, dp: int, pp: int, tp: int) -> Iterator[list[Setup]]
     """
     per_rank, fixed = -(-request.batch // dp), request.fixed
     micros = sorted({-(-per_rank // samples) for samples in MICRO_BATCHES if samples <= per_rank} | {1})
+    if isinstance(k := fixed.get("accumulate"), int):
+        micros = [k] if k <= per_rank else []
     savers = product(range(4) if dp > 1 else (0,), (False, True) if tp > 1 else (False,), (0, 1))
     zeros_sp_recomputes = [
         saver for saver in savers
         if all(fixed.get(name, mine) == mine for name, mine in zip(("zero", "sp", "recompute"), saver, strict=True))
     ]  # fmt: skip
     for precision, (schedule, chunks), k in product(request.precisions, schedules(request, pp), micros):
-        if fixed.get("accumulate", k) != k or fixed.get("schedule", schedule) != schedule:
+        if fixed.get("schedule", schedule) != schedule:
             continue
         every = [
             setup_for(

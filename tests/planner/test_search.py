@@ -63,7 +63,8 @@ def test_tensor_parallel_stays_inside_a_host_when_links_between_hosts_are_slow(s
     draw = random.Random(seed)
     per_host = draw.choice((2, 4))
     sizes = Sizes("gpt", 101, 16, layers=draw.randint(2, 3), heads=8, width=8 * draw.randint(4, 16))
-    machine, fixed = replace(SLOW, per_host=per_host), {"accumulate": 2, "recompute": 0}
+    machine = replace(SLOW, per_host=per_host)
+    fixed: dict[str, object] = {"accumulate": 2, "recompute": 0}
     fits = fitting(Request(sizes, 8, 10**9, 8 * draw.randint(1, 4), machine, fixed=fixed))
     first = fits[0]
     assert first.sent.get(("tp", "between"), 0) == 0
