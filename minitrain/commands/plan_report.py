@@ -115,7 +115,7 @@ def details(e: Estimate, request: Request, computer: Computer, plan: "Plan") -> 
     lines = [
         "k: micro-batches; rc: recomputed; idle: waiting for other stages; comm: nothing hides it",
         "",
-        "The first choice holds at most, on any rank and not all at once:",
+        f"The first choice, {words(e.setup)}, holds at most, on any rank and not all at once:",
         f"  {kinds}",
         "and a rank sends per update, inside a host or between hosts:",
         f"  {sent}",
@@ -123,6 +123,15 @@ def details(e: Estimate, request: Request, computer: Computer, plan: "Plan") -> 
     if request.sizes.family == "gpt":
         lines += ["It runs as:", *command(e.setup, plan)]
     return "\n".join(["", *lines])
+
+
+def words(setup: Setup) -> str:
+    """Return a strategy in words, such as "dp 2 x tp 2, ZeRO-1, recomputed"."""
+    st = setup.strategy
+    axes = [f"{name} {n}" for name, n in (("dp", setup.dp), ("pp", setup.pp), ("tp", setup.tp)) if n > 1]
+    parts = [" x ".join(axes) or "one rank"] + [schedule(setup)] * (setup.pp > 1) + [f"ZeRO-{st.zero}"] * (st.zero > 0)
+    more = ["sp"] * st.sp + ["recomputed"] * (st.recompute > 0) + [precision(setup)] * (setup.precision != "fp32")
+    return ", ".join(parts + more)
 
 
 def command(setup: Setup, plan: "Plan") -> list[str]:
@@ -140,7 +149,8 @@ def command(setup: Setup, plan: "Plan") -> list[str]:
     ]
     first = f"  mpirun -n {z.ranks} python -m minitrain train"
     rest = [f"--{name} {value}" for name, value in (*axes, *more)] + flags
-    return [first + " \\", "    " + " ".join(f"--{name} {n}" for name, n in options) + " \\", "    " + " ".join(rest)]
+    lines = [first, "    " + " ".join(f"--{name} {n}" for name, n in options)] + ["    " + " ".join(rest)] * bool(rest)
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
 
 def reasons(every: Sequence[Found], request: Request, any_fits: bool) -> Iterator[str]:
@@ -152,21 +162,13 @@ def reasons(every: Sequence[Found], request: Request, any_fits: bool) -> Iterato
     lines = ["", f"{fits} combinations fit" + (f"; {slower} more are slower than those shown" if slower else "")]
     if over:
         best = min(over, key=lambda found: found.over)
+        assert best.setup is not None
         kinds = Counter(found.reason for found in over)
         parts = ", ".join(f"{n} mostly by {kind}" for kind, n in kinds.most_common(3))
         lines.append(f"{len(over)} need too much memory: {parts}")
-        lines.append(f"the closest, {named(best)}, needs {held(best.over)} more per rank" + cure(best, request))
+        lines.append(f"the closest, {words(best.setup)}, needs {held(best.over)} more per rank" + cure(best, request))
     lines += [f"impossible: {reason}" for reason, _ in impossible.most_common(4)]
     yield "\n".join(lines)
-
-
-def named(found: Rejected) -> str:
-    """Return a combination in words."""
-    text = f"dp {found.dp} x pp {found.pp} x tp {found.tp}"
-    if found.setup is None:
-        return text
-    st = found.setup.strategy
-    return text + f", ZeRO-{st.zero}, k {found.setup.accumulate}" + (", recomputed" if st.recompute else "")
 
 
 def cure(found: Rejected, request: Request) -> str:
