@@ -1,7 +1,7 @@
 """Wall time of an update beside the planner's prediction, on 2 ranks: `python -m tests.benchmarks.planned`.
 
-The machine is measured first, as `plan --measure` does. Then the strategies take turns, for ROUNDS rounds, and each one's
-median is printed beside its prediction. Nothing is asserted: a machine that others use varies.
+The machine is measured first, as `plan --measure` does. Then the strategies take turns for ROUNDS rounds, and the median
+of each is printed beside its prediction. Nothing is asserted: a machine that others use varies.
 """
 
 import subprocess
@@ -58,8 +58,8 @@ def trainer_of(setup: Setup, world: Communicator) -> Trainer:
     )  # fmt: skip
 
 
-def as_rank() -> None:
-    """Measure, predict, and time the strategies in turn."""
+def as_rank() -> int:
+    """Measure, predict, and time the strategies in turn. Return 0."""
     with minitrain.launch() as world:
         every = setups()
         s = next(iter(every.values())).sizes
@@ -87,6 +87,7 @@ def as_rank() -> None:
                 told, found = 1e3 * float(estimate(setup, computer.machine).time), [1e3 * t for t in seconds[name]]
                 spread = f"{min(found):.1f} to {max(found):.1f}"
                 print(f"{name:<20}{told:>10.1f}{median(found):>10.1f}{told / median(found) - 1:>8.0%}   {spread}")
+    return 0
 
 
 def main() -> int:
