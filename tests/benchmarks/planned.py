@@ -1,7 +1,7 @@
 """Wall time of an update beside the planner's prediction, on 2 ranks: `python -m tests.benchmarks.planned`.
 
-The machine is measured first, as `plan --measure` does. Then the strategies take turns for ROUNDS rounds, and the median
-of each is printed beside its prediction. Nothing is asserted: a machine that others use varies.
+The machine is measured first, as `plan --measure` does. Then the strategies take turns for ROUNDS rounds, and the
+median of each is printed beside its prediction. Nothing is asserted: a machine that others use varies.
 """
 
 import subprocess

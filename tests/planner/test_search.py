@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import pytest
 
+from minitrain.comm.communicator import Communicator
 from minitrain.models import GPTConfig, gpt
 from minitrain.observe.virtual_time import Link, Machine, Seconds
 from minitrain.planner.bounds import least_memory, least_time
@@ -56,6 +57,17 @@ def test_the_first_choice_is_the_fastest_that_fits(machine: Machine, limit: int,
     assert times[fits[0].setup][0] == min(time for time, _ in times.values())
     assert times[fits[0].setup][1] <= limit
     assert any(isinstance(found, Rejected) and found.over > 0 for found in search(request))
+
+
+@pytest.mark.ranks(4)
+def test_the_first_choice_runs_within_its_limit_on_processes(world: Communicator) -> None:
+    limit = 75_000
+    first = fitting(Request(SMALL, 4, limit, 8, SLOW, fixed={"accumulate": 4}))[0]
+    s = first.setup.sizes
+    model = gpt(GPTConfig(s.vocabulary, s.context, s.layers, s.heads, s.width, tied=s.tied))
+    counted = world.gather_objects(of_model(model, first.setup, world, SLOW))
+    assert max(rank.peak["total"] for rank in counted) <= limit
+    assert max(rank.time for rank in counted) == first.time
 
 
 @pytest.mark.parametrize("seed", range(3))
