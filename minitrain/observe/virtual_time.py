@@ -5,9 +5,10 @@
                    ranks pass on their chunks in step. N - 1 hops scatter or gather, 2 (N - 1) all-reduce
     message        arrives alpha + beta x bytes after it was sent; sending is free
 
-alpha (seconds) and beta (seconds per byte) are those of the slowest link of the ring, or of the two ranks: one pair
-inside a host, another between hosts. Links never saturate. The run computes real numbers; only the time is virtual, and
-so it is the same on any machine. `python -m minitrain plan` predicts it by formulas.
+alpha (seconds) and beta (seconds per byte) are those of the slowest link of the ring, or of the two ranks. Inside a
+host every rank has links of its own. Between hosts all ranks of a host share its link: while one ring passes through a
+host, so do the rings of its other ranks. The run computes real numbers; only the time is virtual, and so it is the same
+on any machine. `python -m minitrain plan` predicts it by formulas.
 
     with open_clock(Clock(machine)) as clock:
         train_step(...)
@@ -39,7 +40,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Machine:
-    """flop: seconds per FLOP. inside, between: the links inside a host and between hosts of `per_host` ranks each.
+    """flop: seconds per FLOP. inside: the links inside a host. between: the link of a host of `per_host` ranks.
 
     per_host 0: all ranks are on one host.
     """
@@ -55,14 +56,17 @@ class Machine:
 
     def message(self, a: int, b: int, nbytes: int) -> Seconds:
         """Return the seconds that a message from rank a to rank b takes."""
-        return (self.between if self.crosses(a, b) else self.inside).takes(nbytes)
+        if not self.crosses(a, b):
+            return self.inside.takes(nbytes)
+        return self.between.takes(nbytes * min(self.per_host, abs(a - b)))  # as many ranks have their neighbor outside
 
     def ring(self, ranks: Sequence[int], hops: int, nbytes: int) -> Seconds:
         """Return the seconds of a collective on a ring of these ranks with chunks of up to nbytes."""
         crosses = any(self.crosses(a, b) for a, b in zip(ranks, [*ranks[1:], ranks[0]], strict=True))
-        return hops * (
-            max(self.inside.takes(nbytes), self.between.takes(nbytes)) if crosses else self.inside.takes(nbytes)
-        )
+        if not crosses:
+            return hops * self.inside.takes(nbytes)
+        rings = -(-self.per_host // sum(not self.crosses(ranks[0], rank) for rank in ranks))  # through a host
+        return hops * max(self.inside.takes(nbytes), self.between.takes(nbytes * rings))
 
 
 @dataclass

@@ -48,7 +48,7 @@ class Estimate:
 @lru_cache(maxsize=1000)
 def model_flops(setup: Setup) -> int:
     """Return the FLOPs of the update on one process without recomputation, in one micro-batch."""
-    alone = replace(setup, batch=1, dp=1, pp=1, tp=1, accumulate=1, strategy=Strategy())
+    alone = replace(setup, batch=1, dp=1, pp=1, tp=1, accumulate=1, strategy=Strategy(), flash=False)
     return setup.batch * Rank(alone, (0, 0, 0)).update().flops
 
 
@@ -106,6 +106,11 @@ def exactly(setup: Setup, machine: Machine) -> Estimate:
     )
 
 
+def axis_of(axis: str, setup: Setup) -> str:
+    """Return the axis over which gradients are summed: without dp, that of a tied weight or of sequence parallel."""
+    return axis if axis != "dp" or setup.dp > 1 else "tp" if setup.strategy.sp else "pp"
+
+
 def most_sent(ranks: Sequence[Rank], machine: Machine) -> dict[Link, Seconds]:
     """Return the most that any of these ranks sends over each link.
 
@@ -116,7 +121,7 @@ def most_sent(ranks: Sequence[Rank], machine: Machine) -> dict[Link, Seconds]:
         sent: Counter[Link] = Counter()
         for (tag, group), nbytes in rank.routes.items():
             around = zip(group, (*group[1:], group[0]), strict=True)
-            axis = "norms" if tag in (NORM, MODEL_NORM, OVERFLOW, TOTAL) else tag[0]
+            axis = "norms" if tag in (NORM, MODEL_NORM, OVERFLOW, TOTAL) else axis_of(tag[0], rank.setup)
             sent[axis, "between" if any(machine.crosses(a, b) for a, b in around) else "inside"] += nbytes
         for link, nbytes in sent.items():
             most[link] = max(most.get(link, 0), nbytes)
