@@ -27,6 +27,7 @@ from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.commands.config import TrainConfig, memory
 from minitrain.commands.options import DataOptions, LearningRates, ModelOptions, OptimizerOptions, RunOptions
+from minitrain.commands.plan import Plan, PlannedMachine, PlannedModel, PlannedStrategy
 from minitrain.commands.train import TextTrainer
 from minitrain.data.batch import Batch, Where
 from minitrain.data.bpe import BytePairTokenizer
@@ -43,6 +44,8 @@ from minitrain.parallel.data_parallel import Bucketed
 from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.reducer import DividedModel, Reducer
 from minitrain.parallel.strategy import Strategy
+from minitrain.planner.search import Request
+from minitrain.planner.sizes import Sizes
 from minitrain.precision import DTYPES, POLICIES, DynamicPolicy, DynamicScaler, StaticPolicy, StaticScaler
 from minitrain.runtime import mpirun
 from minitrain.runtime.mpirun import find_mpirun
@@ -111,6 +114,8 @@ NO_SHARE = no_number(lambda x: 0 <= x < 1)
 NO_PROBABILITY = no_number(lambda x: 0 <= x <= 1)
 NO_COUNT, NO_SIZE, NO_SEED = no_whole(0), no_whole(1), no_whole(-(2**63))
 NO_KEY = no_whole(0, 2**128 - 1)
+NO_OPTIONAL_SIZE = but(NO_SIZE, is_none)
+NO_PATH = st.sampled_from([3, math.nan, b"x", ["a"], True])
 NO_FLAG: Values = st.sampled_from(["x", "True", None, 2, -1, 0.5, math.nan, []])
 NO_DTYPE: Values = st.sampled_from(["x", "int32", np.int64, bool, object, None, 3, [], "float32 "])
 NO_TEXT = st.sampled_from([None, 3, math.nan, b"ab", ["a"], 1j])
@@ -211,6 +216,10 @@ def trainer(**options: Any) -> Trainer:
     return Trainer(mlp(MLPConfig(3, (4,), 2)), world(), **options)
 
 
+def planned(**options: Any) -> Request:
+    return Plan(**options).request()[0]
+
+
 GPT_GOOD = {
     "vocabulary": 5, "context": 4, "layers": 1, "heads": 2, "width": 4,
     "dropout": 0.1, "tied": True, "std": 0.02, "dtype": "float32", "epsilon": 1e-5,
@@ -245,6 +254,8 @@ SCHEDULES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"losses": [1.0, 2.0], "factor": 0.5, "patience": 1, "threshold": 0.1, "cooldown": 2}, {"floor": 0.2}
     ),
 }  # fmt: skip
+NO_FIGURE = but(no_number(lambda x: 1e-6 <= x <= 1e9), is_none)
+NO_LATENCY = but(no_number(lambda x: x == 0 or 1e-6 <= x <= 1e9), is_none)
 NO_GAMMA, NO_OPEN_SHARE = no_number(lambda x: 0 < x <= 1), no_number(lambda x: 0 < x < 1)
 SCHEDULE_BAD = {
     "t": NO_COUNT, "updates": NO_SIZE, "period": NO_SIZE, "factor": NO_SIZE, "every": NO_SIZE, "warm": NO_COUNT,
@@ -615,6 +626,72 @@ CASES = [
         {"path": st.sampled_from([3, math.nan, b"README.md", ["a"], "nowhere.txt", "", "a\0b", ROOT])},
     ),
     Case(
+        "Sizes",
+        Sizes,
+        {
+            "family": "llama",
+            "layers": 2,
+            "heads": 4,
+            "width": 8,
+            "kv_heads": 2,
+            "hidden": 8,
+            "length": 5,
+            "dropout": 0.1,
+        },
+        {
+            **dict.fromkeys(("layers", "heads", "width"), NO_SIZE),
+            **dict.fromkeys(("kv_heads", "hidden", "length"), NO_COUNT),
+            "family": no_choice("gpt", "llama"),
+            "dropout": NO_SHARE,
+        },
+        also={"heads": 3, "kv_heads": 3, "length": 65},
+    ),
+    Case(
+        "PlannedModel",
+        lambda **rest: planned(model=PlannedModel(**rest)),
+        {"layers": 2, "heads": 4, "width": 8, "hidden": 8, "vocabulary": 9, "context": 5, "batch": 4, "flash": True},
+        {
+            **dict.fromkeys(("heads", "width", "hidden", "vocabulary", "context"), but(no_whole(1, 10**7), is_none)),
+            "layers": but(no_whole(1, 10_000), is_none),
+            "batch": but(no_whole(1, 100_000), is_none),
+            "flash": NO_FLAG,
+        },
+        also={"heads": 3, "model": "nosuchmodel"},
+    ),
+    Case(
+        "PlannedMachine",
+        lambda **rest: planned(machine=PlannedMachine(**rest)),
+        {"machine": "a100", "ranks": 4, "per_host": 2, "memory_gb": 1, "gflops": 1.5, "bandwidth_gb": 2.0}
+        | {"latency_us": 0, "latency_between_us": 3.5, "bandwidth_between_gb": 0.1, "measure": False},
+        {
+            "machine": no_choice("laptop", "a100", "h100"),
+            **dict.fromkeys(("ranks", "per_host"), but(no_whole(1, 2**16), is_none)),
+            **dict.fromkeys(("memory_gb", "gflops", "bandwidth_gb", "bandwidth_between_gb"), NO_FIGURE),
+            **dict.fromkeys(("latency_us", "latency_between_us"), NO_LATENCY),
+            "measure": NO_FLAG,
+        },
+        also={"host_memory_gb": 1.0, "measure": True},
+    ),
+    Case(
+        "PlannedStrategy",
+        lambda **rest: planned(strategy=PlannedStrategy(**rest)),
+        {"dp": 2, "pp": 1, "tp": 2, "zero": 1, "accumulate": 2, "recompute": 1, "schedule": "1f1b"},
+        {
+            **dict.fromkeys(("dp", "pp", "tp"), but(no_whole(1, 2**16), is_none)),
+            "zero": but(no_whole(0, 3), is_none),
+            "accumulate": NO_OPTIONAL_SIZE,
+            "recompute": but(no_whole(0, 1), is_none),
+            "schedule": no_choice("naive", "gpipe", "1f1b", "interleaved", "zb-h1").filter(lambda x: x is not None),
+        },
+        also={"dp": 1, "tp": 3, "precision": ("fp8",)},
+    ),
+    Case(
+        "Plan",
+        lambda **rest: Plan(**rest).check_output(),
+        {"top": 3, "list": False, "published": False, "out": None},
+        {"top": NO_SIZE, "list": NO_FLAG, "published": NO_FLAG, "out": NO_PATH},
+    ),
+    Case(
         "cross_entropy",
         loss,
         {"denominator": 2},
@@ -680,9 +757,7 @@ def test_arguments_that_cannot_be_together(case: Case, name: str) -> None:
 
 # Settings of a run ----------------------------------------------------------------------------------------------------
 
-NO_OPTIONAL_SIZE = but(NO_SIZE, is_none)
 NO_OPTIONAL_COUNT = but(NO_COUNT, is_none)
-NO_PATH = st.sampled_from([3, math.nan, b"x", ["a"], True])
 TINY = TrainConfig(
     ModelOptions(layers=1, heads=2, width=4, context=4),
     DataOptions(batch=4, text=ROOT / "README.md"),

@@ -2,18 +2,19 @@
 
 import csv
 import json
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import tyro
 from rich.console import Console
 from rich.progress import Progress
 
 from ..environment import launched
-from ..errors import UserError, check_choice, check_number, check_whole
+from ..errors import UserError, check_choice, check_number, check_whole, reason, shown
 from ..planner.estimate import Estimate
 from ..planner.machines import COMPUTERS, GIB, Computer, altered
 from ..planner.measure import measured
@@ -26,6 +27,8 @@ from .plan_report import as_row, presets, published, report
 Precisions = Literal["fp32", "fp16", "bf16", "fp16-weights", "bf16-weights"]
 Schedules = Literal["naive", "gpipe", "1f1b", "interleaved", "zb-h1"]
 MOST_RANKS = 65_536
+MOST_LAYERS, MOST_BATCH, MOST = 10_000, 100_000, 10_000_000  # MOST: of every other size
+LEAST_FIGURE, MOST_FIGURE = 1e-6, 1e9  # of a machine, in the option's unit
 
 
 @dataclass(frozen=True)
@@ -58,22 +61,28 @@ class PlannedModel:
         """Return the sizes of the model. Raise UserError for an unknown preset, or sizes that do not fit together."""
         check_choice("the model", self.model, tuple(MODELS))
         preset = MODELS[self.model].sizes
-        given = {
-            name: value
-            for name in ("layers", "heads", "kv_heads", "width", "hidden", "vocabulary", "context")
-            if (value := getattr(self, name)) is not None
-        }
+        names = ("layers", "heads", "kv_heads", "width", "hidden", "vocabulary", "context")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        for name, value in given.items():
+            check_whole(option(name), value, 1, MOST_LAYERS if name == "layers" else MOST)
+        check_flag("flash", self.flash)
+        heads, kv_heads = given.get("heads", preset.heads), given.get("kv_heads", preset.kv_heads)
+        if "kv_heads" in given and preset.family == "gpt":
+            raise UserError(f"--kv-heads is {kv_heads}, but {self.model} is a GPT; leave it out")
+        if preset.family == "llama" and heads % kv_heads:
+            raise UserError(f"--kv-heads is {kv_heads}, which does not divide the {heads} --heads")
         derived = {"length": 0}  # the context
         if "heads" in given and "kv_heads" not in given and preset.kv_heads == preset.heads:
             derived["kv_heads"] = 0  # as many as heads
         if "width" in given and "hidden" not in given:
-            derived["hidden"] = round(given["width"] * preset.hidden / preset.width)
+            derived["hidden"] = max(1, round(given["width"] * preset.hidden / preset.width))
         return replace(preset, **derived | given)
 
     def sequences(self) -> int:
         """Return the sequences per update. Raise UserError unless it is a whole number above 0."""
-        check_whole("--batch", MODELS[self.model].batch if self.batch is None else self.batch, 1)
-        return MODELS[self.model].batch if self.batch is None else self.batch
+        batch = MODELS[self.model].batch if self.batch is None else self.batch
+        check_whole("--batch", batch, 1, MOST_BATCH)
+        return batch
 
 
 @dataclass(frozen=True)
@@ -105,18 +114,24 @@ class PlannedMachine:
 
     def computer(self) -> Computer:
         """Return the machine. Raise UserError for invalid figures."""
+        check_choice("--machine", self.machine, tuple(COMPUTERS))
+        check_flag("measure", self.measure)
         for name in ("memory_gb", "host_memory_gb", "gflops", "bandwidth_gb", "bandwidth_between_gb"):
-            if getattr(self, name) is not None:
-                check_number("--" + name.replace("_", "-"), getattr(self, name), "above 0")
+            check_figure(name, getattr(self, name), "above 0")
         for name in ("latency_us", "latency_between_us"):
+            check_figure(name, getattr(self, name), "at least 0")
+        for name in ("ranks", "per_host"):
             if getattr(self, name) is not None:
-                check_number("--" + name.replace("_", "-"), getattr(self, name), "at least 0")
-        if self.ranks is not None:
-            check_whole("--ranks", self.ranks, 1, MOST_RANKS)
-        if self.per_host is not None:
-            check_whole("--per-host", self.per_host, 1)
+                check_whole(option(name), getattr(self, name), 1, MOST_RANKS)
         if self.memory_gb is not None and self.host_memory_gb is not None:
-            raise UserError("--memory-gb is the memory of a rank, --host-memory-gb that of a host: give one of the two")
+            said = (
+                f"--memory-gb is {self.memory_gb}, of a rank, and --host-memory-gb is {self.host_memory_gb}, of a host"
+            )
+            raise UserError(f"{said}; give one of the two")
+        measured = ("gflops", "latency_us", "bandwidth_gb") if launched()[2] > 1 else ("gflops",)
+        for name in measured if self.measure else ():
+            if (value := getattr(self, name)) is not None:
+                raise UserError(f"{option(name)} is {value}, but --measure measures it; give one of the two")
         scaled = lambda value, factor: None if value is None else value * factor
         computer = altered(
             COMPUTERS[self.machine],
@@ -127,8 +142,13 @@ class PlannedMachine:
             latency_between=scaled(self.latency_between_us, 1e-6),
             bandwidth_between=scaled(self.bandwidth_between_gb, 1e9),
         )
-        shared = scaled(self.host_memory_gb, GIB / min(computer.per_host, self.ranks or computer.per_host))
+        shared = scaled(self.host_memory_gb, GIB / min(computer.per_host, self.processes(computer)))
         return altered(computer, memory=scaled(self.memory_gb, GIB) or shared)
+
+    def processes(self, computer: Computer) -> int:
+        """Return the number of ranks to plan for."""
+        here = launched()[2] if self.measure else 1
+        return self.ranks or (here if here > 1 else computer.per_host)
 
 
 @dataclass(frozen=True)
@@ -153,8 +173,12 @@ class PlannedStrategy:
     recompute: int | None = None
     """1: recompute every unit in backward. 0: keep all activations."""
 
-    def fixed(self) -> dict[str, object]:
-        """Return the given limits by name. Raise UserError for invalid ones."""
+    def fixed(self, ranks: int) -> dict[str, Any]:
+        """Return the given limits by name. Raise UserError for invalid ones, or axes that do not make the ranks."""
+        for precision in self.precision:
+            check_choice("--precision", precision, get_args(Precisions))
+        if self.schedule is not None:
+            check_choice("--schedule", self.schedule, get_args(Schedules))
         for name, least, most in (("dp", 1, MOST_RANKS), ("pp", 1, MOST_RANKS), ("tp", 1, MOST_RANKS), ("zero", 0, 3)):
             if getattr(self, name) is not None:
                 check_whole(f"--{name}", getattr(self, name), least, most)
@@ -162,15 +186,21 @@ class PlannedStrategy:
             check_whole("--accumulate", self.accumulate, 1)
         if self.recompute is not None:
             check_whole("--recompute", self.recompute, 0, 1)
+        axes = {axis: size for axis in ("dp", "pp", "tp") if (size := getattr(self, axis)) is not None}
+        product = math.prod(axes.values())
+        if ranks % product or (len(axes) == 3 and product != ranks):
+            said = " ".join(f"--{axis} {size}" for axis, size in axes.items())
+            wrong = f"makes {product} ranks, but there are" if len(axes) == 3 else "does not divide the"
+            raise UserError(f"{said} {wrong} {ranks}{' ranks' * (len(axes) < 3)}; give --ranks {product}, for example")
         names = ("dp", "pp", "tp", "zero", "schedule", "accumulate", "recompute")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Choose a strategy: predict memory, traffic and time of every way to divide a model over ranks.
+    """Choose a strategy: predict memory, traffic and time of every one.
 
-    Nothing is trained. Times are those of the products of matrices and of messages that wait for nothing else."""
+    Nothing is trained. Times are those of products of matrices, and of messages."""
 
     model: PlannedModel = field(default_factory=PlannedModel)
     machine: PlannedMachine = field(default_factory=PlannedMachine)
@@ -186,19 +216,20 @@ class Plan:
 
     def run(self) -> int:
         """Print the plan. Return 1 if nothing fits. Raise UserError for invalid options, or an unwritable file."""
-        check_whole("--top", self.top, 1)
-        if self.out is not None and self.out.suffix not in (".json", ".csv"):
-            raise UserError(f"--out is {self.out}; it must end in .json or .csv")
+        self.check_output()
         request, computer = self.request()
-        console = Console(highlight=False, markup=False, soft_wrap=True)
-        if self.machine.measure:
+        console = Console(highlight=False, markup=False, soft_wrap=True, width=200)  # no number is cut off
+        tables = self.list or self.published
+        if self.machine.measure and not tables:
             request, computer = self.measured(request, computer, console)
         if launched()[1] != 0:
             return 0
-        if self.list or self.published:
-            for part in presets() if self.list else published():
+        if tables:
+            for part in (*(presets() if self.list else ()), *(published() if self.published else ())):
                 console.print(part)
             return 0
+        if self.out is not None:
+            write(self.out)  # a search takes long: fail before
         every = [*watched(search(request))]
         if self.out is not None:
             write(self.out, [as_row(found, request, computer) for found in every])
@@ -206,13 +237,26 @@ class Plan:
             console.print(part)
         return 0 if any(isinstance(found, Estimate) for found in every) else 1
 
+    def check_output(self) -> None:
+        """Raise UserError for invalid options of what is shown and written."""
+        check_whole("--top", self.top, 1)
+        check_flag("list", self.list)
+        check_flag("published", self.published)
+        if self.out is None:
+            return
+        if not isinstance(self.out, Path) or not self.out.name.endswith((".json", ".csv")):
+            raise UserError(f"--out is {shown(self.out)}; it must be a file that ends in .json or .csv")
+        if self.list or self.published:
+            tables = "--list" if self.list else "--published"
+            raise UserError(f"--out is {self.out}, but {tables} plans nothing; give one of the two")
+
     def request(self) -> tuple[Request, Computer]:
         """Return what to search for, and the machine. Raise UserError for invalid options."""
         sizes, computer = self.model.sizes(), self.machine.computer()
+        ranks, precisions = self.machine.processes(computer), tuple(dict.fromkeys(self.strategy.precision))
         return Request(
-            sizes, self.machine.ranks or computer.per_host, computer.memory, self.model.sequences(), computer.machine,
-            self.strategy.precision or computer.precisions, self.strategy.fixed(), computer.overlap,
-            self.model.flash, max(20, self.top),
+            sizes, ranks, computer.memory, self.model.sequences(), computer.machine, precisions or computer.precisions,
+            self.strategy.fixed(ranks), computer.overlap, self.model.flash, max(20, self.top),
         ), computer  # fmt: skip
 
     def measured(self, request: Request, computer: Computer, console: Console) -> tuple[Request, Computer]:
@@ -221,8 +265,28 @@ class Plan:
             computer, lines = measured(world, computer, request.sizes)
         if launched()[1] == 0:
             console.print("\n".join(lines))
-        ranks = self.machine.ranks or (world.size if world.size > 1 else computer.per_host)
-        return replace(request, ranks=ranks, machine=computer.machine), computer
+        return replace(request, machine=computer.machine), computer
+
+
+def option(name: str) -> str:
+    """Return a field as its option is written."""
+    return "--" + name.replace("_", "-")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise UserError unless the value is True or False."""
+    if not isinstance(value, bool):
+        raise UserError(f"--{name} is {shown(value)}; it must be True or False")
+
+
+def check_figure(name: str, value: float | None, allowed: str) -> None:
+    """Raise UserError unless the value is None, or a number in that range (errors.RANGES) that a machine can have."""
+    if value is None:
+        return
+    check_number(option(name), value, allowed)
+    if value > MOST_FIGURE or 0 < value < LEAST_FIGURE:
+        border = f"at most {MOST_FIGURE:g}" if value > MOST_FIGURE else f"at least {LEAST_FIGURE:g}"
+        raise UserError(f"{option(name)} is {shown(value)}; it must be {border}")
 
 
 def watched(found: Iterator[Found]) -> Iterator[Found]:
@@ -235,15 +299,17 @@ def watched(found: Iterator[Found]) -> Iterator[Found]:
             yield one
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the rows to a .json or .csv file. Raise UserError if that fails."""
+def write(path: Path, rows: list[dict[str, Any]] | None = None) -> None:
+    """Write the rows to a .json or .csv file; None: only open it. Raise UserError if that fails."""
     try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            if path.suffix == ".json":
+        with path.open("a" if rows is None else "w", newline="", encoding="utf-8") as file:
+            if rows is None:
+                return
+            if path.name.endswith(".json"):
                 json.dump(rows, file, indent=1)
             else:
                 writer = csv.DictWriter(file, [*dict.fromkeys(name for row in rows for name in row)])
                 writer.writeheader()
                 writer.writerows(rows)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; give another file with --out") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        raise UserError(f"cannot write {path}: {reason(error)}; give another file with --out") from error

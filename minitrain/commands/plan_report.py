@@ -1,5 +1,7 @@
 """What `plan` prints: the best strategies as a table, the first one in detail, and why the others do not fit."""
 
+import math
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,7 +10,7 @@ from rich.table import Table
 
 from ..planner import megatron
 from ..planner import published as published_formulas
-from ..planner.estimate import Estimate
+from ..planner.estimate import Estimate, estimate
 from ..planner.holdings import KINDS
 from ..planner.machines import COMPUTERS, GIB, Computer
 from ..planner.presets import MODELS
@@ -18,6 +20,8 @@ from ..planner.setup import Setup
 if TYPE_CHECKING:
     from .plan import Plan
 
+FOLLOWED = 100  # combinations that are too large, to find the closest
+
 
 def report(every: Sequence[Found], request: Request, computer: Computer, plan: "Plan") -> Iterator[Any]:
     """Yield the parts of the report."""
@@ -25,7 +29,8 @@ def report(every: Sequence[Found], request: Request, computer: Computer, plan: "
     s = request.sizes
     machine = computer.says if plain(plan) else "with the figures given"
     yield (
-        f"{plan.model.model}: {s.parameters:,} parameters, {request.batch} sequences of {s.length} tokens per update\n"
+        f"{plan.model.model}: {s.parameters:,} parameters\n"
+        f"{request.batch} sequences of {s.length} tokens per update, in {' and '.join(request.precisions)}\n"
         f"{request.ranks} ranks with {held(request.memory)} each; {machine}"
     )
     if fits:
@@ -33,7 +38,7 @@ def report(every: Sequence[Found], request: Request, computer: Computer, plan: "
         yield details(fits[0], request, computer, plan)
     else:
         yield "No strategy fits."
-    yield from reasons(every, request, bool(fits))
+    yield from reasons(every, request, plan)
 
 
 def plain(plan: "Plan") -> bool:
@@ -49,21 +54,24 @@ def order(found: Estimate) -> tuple[float, float]:
 
 
 def table(fits: Sequence[Estimate], request: Request, computer: Computer) -> Table:
-    """Return the table of the best strategies, 80 columns wide."""
+    """Return the table of the best strategies, at most 80 columns wide."""
+    several = len(request.precisions) > 1
     found = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("dp", "pp", "tp"):
         found.add_column(heading, justify="right")
     found.add_column("schedule", no_wrap=True)
     for heading in ("k", "ZeRO", "sp", "rc"):
         found.add_column(heading, justify="right")
-    found.add_column("precision", no_wrap=True)
+    if several:
+        found.add_column("in", no_wrap=True)
     for heading in ("memory", "time", "MFU", "idle", "comm"):
         found.add_column(heading, justify="right", no_wrap=True)
     for e in fits:
         s, st = e.setup, e.setup.strategy
+        order, kind = schedule(s).replace("eaved", "."), [precision(s).replace("weights", "w")] * several
         found.add_row(
-            str(s.dp), str(s.pp), str(s.tp), schedule(s), str(s.accumulate), str(st.zero), "yes" if st.sp else "-",
-            str(st.recompute or "-"), precision(s), held(e.memory["total"]), seconds(float(e.time)),
+            str(s.dp), str(s.pp), str(s.tp), order, str(s.accumulate), str(st.zero), "yes" if st.sp else "-",
+            str(st.recompute or "-"), *kind, held(e.memory["total"]), seconds(float(e.time)),
             percent(mfu(e, request, computer)), percent(e.bubble / e.time), percent(e.exposed / e.time),
         )  # fmt: skip
     return found
@@ -92,12 +100,17 @@ def percent(fraction: Any) -> str:
 
 def seconds(time: float) -> str:
     """Format seconds with three digits, in ms below one."""
-    return f"{time:.3g} s" if time >= 1 else f"{1e3 * time:.3g} ms"
+    return f"{digits(time)} s" if time >= 1 else f"{digits(1e3 * time)} ms"
 
 
 def held(nbytes: Any) -> str:
     """Format bytes of memory, in GiB or MiB."""
-    return f"{float(nbytes) / GIB:.3g} GiB" if nbytes >= GIB else f"{float(nbytes) / 2**20:.3g} MiB"
+    return f"{digits(float(nbytes) / GIB)} GiB" if nbytes >= GIB else f"{digits(float(nbytes) / 2**20)} MiB"
+
+
+def digits(number: float) -> str:
+    """Format a number with three digits, or with all before the point up to a million."""
+    return f"{number:,.0f}" if 999.5 <= number < 1e6 else f"{number:.3g}"
 
 
 def size(nbytes: float) -> str:
@@ -113,15 +126,16 @@ def details(e: Estimate, request: Request, computer: Computer, plan: "Plan") -> 
     kinds = ", ".join(f"{kind} {held(e.memory[kind])}" for kind in KINDS)
     sent = ", ".join(f"{axis} {link} {size(float(n))}" for (axis, link), n in e.sent.items() if n) or "nothing"
     lines = [
-        "k: micro-batches; rc: recomputed; idle: waiting for other stages; comm: nothing hides it",
+        "k: micro-batches; interl.: interleaved, and its chunks; sp: sequence parallel",
+        "rc: recomputed; idle: waiting for other stages; comm: nothing hides it",
         "",
         f"The first choice, {words(e.setup)}, holds at most, on any rank and not all at once:",
-        f"  {kinds}",
+        *wrapped(kinds),
         "and a rank sends per update, inside a host or between hosts:",
-        f"  {sent}",
+        *wrapped(sent),
     ]
-    if request.sizes.family == "gpt":
-        lines += ["It runs as:", *command(e.setup, plan)]
+    if trainable(request):
+        lines += ["It runs as:", *command(e.setup)]
     return "\n".join(["", *lines])
 
 
@@ -134,7 +148,18 @@ def words(setup: Setup) -> str:
     return ", ".join(parts + more)
 
 
-def command(setup: Setup, plan: "Plan") -> list[str]:
+def wrapped(text: str) -> list[str]:
+    """Return the text in lines of at most 76 columns, indented by two."""
+    indent = {"initial_indent": "  ", "subsequent_indent": "  "}
+    return textwrap.wrap(text, 76, break_on_hyphens=False, break_long_words=False, **indent)  # type: ignore[arg-type]
+
+
+def trainable(request: Request) -> bool:
+    """Return whether `train` has such a model: a GPT whose feed-forward layer is 4 D wide, without FlashAttention."""
+    return request.sizes.family == "gpt" and request.sizes.hidden == 4 * request.sizes.width and not request.flash
+
+
+def command(setup: Setup) -> list[str]:
     """Return the command that trains with this strategy, in lines."""
     s, st, z = setup.sizes, setup.strategy, setup
     options = [("layers", s.layers), ("heads", s.heads), ("width", s.width), ("context", s.length), ("batch", z.batch)]
@@ -147,13 +172,13 @@ def command(setup: Setup, plan: "Plan") -> list[str]:
     flags = [
         f"--{name}" for name, on in (("sp", st.sp), ("half-weights", z.half_weights), ("prefetch", st.prefetch)) if on
     ]
-    first = f"  mpirun -n {z.ranks} python -m minitrain train"
-    rest = [f"--{name} {value}" for name, value in (*axes, *more)] + flags
-    lines = [first, "    " + " ".join(f"--{name} {n}" for name, n in options)] + ["    " + " ".join(rest)] * bool(rest)
+    words = [f"--{name}={value}" for name, value in (*options, *axes, *more)] + flags  # "=": both stay on one line
+    rest = [f"  {line.replace('=', ' ')}" for line in wrapped(" ".join(words))]
+    lines = [f"  mpirun -n {z.ranks} python -m minitrain train", *rest]
     return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
 
-def reasons(every: Sequence[Found], request: Request, any_fits: bool) -> Iterator[str]:
+def reasons(every: Sequence[Found], request: Request, plan: "Plan") -> Iterator[str]:
     """Yield why other combinations are not in the table, and what would make them fit."""
     fits = sum(isinstance(found, Estimate) for found in every)
     slower = sum(isinstance(found, Slower) for found in every)
@@ -161,20 +186,40 @@ def reasons(every: Sequence[Found], request: Request, any_fits: bool) -> Iterato
     impossible = Counter(found.reason for found in every if isinstance(found, Rejected) and not found.over)
     lines = ["", f"{fits} combinations fit" + (f"; {slower} more are slower than those shown" if slower else "")]
     if over:
-        best = min(over, key=lambda found: found.over)
-        assert best.setup is not None
         kinds = Counter(found.reason for found in over)
         parts = ", ".join(f"{n} mostly by {kind}" for kind, n in kinds.most_common(3))
         lines.append(f"{len(over)} need too much memory: {parts}")
-        lines.append(f"the closest, {words(best.setup)}, needs {held(best.over)} more per rank" + cure(best, request))
+    if over and not fits:
+        best, needs = closest(over, request)
+        lines.append(f"the closest found, {words(best)}, needs {held(needs - request.memory)} more per rank:")
+        lines.append(cure(needs, request, plan))
     lines += [f"impossible: {reason}" for reason, _ in impossible.most_common(4)]
     yield "\n".join(lines)
 
 
-def cure(found: Rejected, request: Request) -> str:
-    """Return what would make a combination fit."""
-    needs = (request.memory + found.over) / GIB
-    return f": it fits with --memory-gb {needs * 1.005:.3g}, or try more --ranks or a smaller --batch or --context"
+def closest(over: Sequence[Rejected], request: Request) -> tuple[Setup, float]:
+    """Return the setup that is too large by the least, and the bytes that a rank needs for it.
+
+    The search has only lower bounds of most: those with the lowest are followed.
+    """
+    needs: list[tuple[float, Setup]] = []
+    for found in sorted(over, key=lambda found: found.over)[:FOLLOWED]:
+        assert found.setup is not None
+        if needs and request.memory + found.over >= min(needs, key=lambda it: it[0])[0]:
+            break
+        needs.append((float(estimate(found.setup, request.machine).memory["total"]), found.setup))
+    least, setup = min(needs, key=lambda it: it[0])
+    return setup, least
+
+
+def cure(needs: float, request: Request, plan: "Plan") -> str:
+    """Return what would make a combination fit that needs so many bytes per rank."""
+    option, gib = "--memory-gb", needs / GIB
+    if plan.machine.host_memory_gb is not None:
+        option, gib = "--host-memory-gb", needs / request.memory * plan.machine.host_memory_gb
+    places = max(0, 2 - math.floor(math.log10(gib)))
+    enough = math.ceil(gib * 10**places * (1 + 1e-12)) / 10**places
+    return f"it fits with {option} {enough:.{places}f}; or try more --ranks, a smaller --batch or --context"
 
 
 def as_row(found: Found, request: Request, computer: Computer) -> dict[str, Any]:

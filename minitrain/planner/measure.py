@@ -20,13 +20,15 @@ from ..data.loader import TextLoader
 from ..models import GPTConfig, gpt
 from ..optim import AdamW
 from ..train.trainer import Trainer
+from .bounds import least_memory
+from .estimate import model_flops
 from .machines import Computer, altered
 from .setup import Setup
 from .sizes import Sizes
 from .step import Rank
 
 ROUNDS, BATCH = 7, 8
-LARGEST = 5e7  # parameters of a model to measure
+LARGEST, MOST_BYTES = 2e11, 2**30  # of an update to measure
 SMALL = Sizes("gpt", 68, 128, 4, 4, 256)
 MESSAGES = (2**6, 2**12, 2**16, 2**19, 2**22)  # bytes
 TAG = ("mesh", "measure")
@@ -35,13 +37,15 @@ TAG = ("mesh", "measure")
 def measured(world: Communicator, computer: Computer, sizes: Sizes) -> tuple[Computer, list[str]]:
     """Return the computer with the rates of this machine, and lines that tell them. All ranks must call it.
 
-    sizes: the model to train, if it is a GPT of at most LARGEST parameters; otherwise a small GPT.
+    sizes: the model to train, if it is a GPT whose update takes at most LARGEST FLOPs and MOST_BYTES; otherwise a small
+    one.
     """
-    small = sizes if sizes.family == "gpt" and sizes.parameters <= LARGEST else SMALL
+    small = sizes if trains_here(sizes) else SMALL
     world.barrier()
     rate = sum(world.gather_objects(flop_rate(small, BATCH))) / world.size
     found = altered(computer, flops=rate, peak=max(blas.rate() * 1e9, rate))
-    lines = [f"measured on {world.size} rank(s): {rate / 1e9:.1f} GFLOP/s of a rank in training"]
+    what = "training a small GPT" if small is SMALL else "training"
+    lines = [f"measured on {world.size} rank(s): {rate / 1e9:.1f} GFLOP/s of a rank in {what}"]
     if world.size > 1:
         alpha, beta = link(world)
         found = altered(found, latency=alpha, bandwidth=1 / beta)
@@ -49,6 +53,14 @@ def measured(world: Communicator, computer: Computer, sizes: Sizes) -> tuple[Com
     else:
         lines.append("links as in the preset: to measure them, run this under mpirun -n 2")
     return found, lines
+
+
+def trains_here(sizes: Sizes) -> bool:
+    """Return whether an update is short enough to be repeated, and this library has such a model."""
+    if sizes.family != "gpt" or sizes.hidden != 4 * sizes.width:
+        return False
+    setup = Setup(sizes, BATCH)
+    return sum(least_memory(setup).values()) <= MOST_BYTES and model_flops(setup) <= LARGEST
 
 
 def flop_rate(sizes: Sizes, batch: int) -> float:

@@ -174,7 +174,10 @@ class Local:
 
 
 def linear(s: Local, path: str, I: int, O: int, *, bias: bool = True, gelu: bool = False, keeps: bool = True) -> Op:
-    """y = x W + b, or gelu of it: fused.linear. It keeps x, unless another does, and, with GELU, the derivative."""
+    """Return y = x W + b, or gelu of it: fused.linear. It keeps x, unless another does, and, with GELU, the derivative.
+
+    bias: whether there is a b. gelu: whether GELU follows. keeps: whether it keeps x.
+    """
     product, x, y = 2 * s.rows * I * O, s.rows * I, s.rows * O
     weights = [(f"{path}.weight", (product,))] + [(f"{path}.bias", (2 * y,))] * bias
     kept = keeps * x + gelu * y
@@ -185,7 +188,7 @@ def linear(s: Local, path: str, I: int, O: int, *, bias: bool = True, gelu: bool
 
 def columns(s: Local, I: int, *matrices: tuple[str, int], bias: bool = False, gelu: bool = False) -> list[Op]:
     """Return matrices (path, O) of one x, divided by columns. Sequence parallel keeps only a share of x, and gathers it
-    for each product."""
+    for each product. bias, gelu: those of `linear`."""
     ops = [linear(s, path, I, O, bias=bias, gelu=gelu, keeps=i == 0) for i, (path, O) in enumerate(matrices)]
     return [gathering(s, op, I) for op in ops] if s.t > 1 and s.sequence else [*s.enter(), *ops]
 
@@ -232,7 +235,7 @@ def layer_norm(s: Local, path: str) -> Op:
 
 
 def rms_norm(s: Local, path: str) -> Op:
-    """A norm without mean and bias, otherwise as layer_norm."""
+    """Return a norm without mean and bias, otherwise as layer_norm."""
     norm = layer_norm(s, path)
     return replace(norm, weights=norm.weights[:1])
 

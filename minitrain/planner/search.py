@@ -3,13 +3,14 @@
     for found in search(request): ...
 
 Up to `THOROUGH` ranks every combination is followed. Above, only those that may be among the fastest are, by a lower
-bound of their time (bounds.py); and those that cannot be are left out: naive pipelines, and what saves more memory than
-is needed, since ZeRO and recomputation send or compute more.
+bound of their time (bounds.py). Those that cannot be are not: naive pipelines, unless asked for, and what saves more
+memory than is needed, since ZeRO and recomputation send or compute more.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
+from typing import Any
 
 from ..comm.mesh import Mesh
 from ..errors import UserError
@@ -23,6 +24,7 @@ from .sizes import Sizes
 
 THOROUGH = 16  # ranks
 MICRO_BATCHES = (1, 2, 4, 8)  # samples in a micro-batch to try
+UNEVEN = 64  # micro-batches to try at most, if they are not equal: such an update is followed to its end
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Request:
     batch: int
     machine: Machine
     precisions: tuple[str, ...] = ("fp32",)
-    fixed: dict[str, object] = field(default_factory=dict)
+    fixed: dict[str, Any] = field(default_factory=dict)
     overlap: bool = False
     flash: bool = False
     top: int = 20
@@ -82,7 +84,11 @@ def search(request: Request) -> Iterator[Found]:
         if reason := impossible(request, *axes):
             yield Rejected(None, *axes, reason)
             continue
-        for number, alike in enumerate(setups(request, *axes)):
+        groups = [*setups(request, *axes)]
+        if not any(groups):
+            pp = axes[1]
+            yield Rejected(None, *axes, f"schedule interleaved: pp {pp} divides no number of micro-batches tried")
+        for number, alike in enumerate(groups):
             for setup in alike:
                 least = least_memory(setup)
                 over = sum(least.values()) - request.memory
@@ -100,6 +106,7 @@ def followed(request: Request, pool: list[tuple[float, int, Setup]]) -> Iterator
     times: list[float] = []
     for bound, group, setup in pool:
         if not request.thorough and any(saves_less(other, setup) for other in fits.get(group, ())):
+            yield Slower(setup, bound)
             continue
         if not request.thorough and len(times) >= request.top and bound > times[request.top - 1]:
             yield Slower(setup, bound)
@@ -141,6 +148,27 @@ def impossible(request: Request, dp: int, pp: int, tp: int) -> str:
         return f"tp {tp}: attention has {s.kv_heads} {kind}; tp at most {s.kv_heads}"
     if dp > request.batch:
         return f"dp {dp}: the batch has {request.batch} sequences, one per rank needs {dp}; a larger batch"
+    return unmet(request, dp, pp, tp)
+
+
+def unmet(request: Request, dp: int, pp: int, tp: int) -> str:
+    """Return which of the fixed values these axes cannot have, and why, or ""."""
+    fixed, units = request.fixed, request.sizes.units
+    zero, k, order = fixed.get("zero", 0), fixed.get("accumulate", 1), fixed.get("schedule", "1f1b")
+    if zero and dp == 1:
+        return f"zero {zero} with dp 1: ZeRO divides what the dp ranks hold; dp at least 2"
+    if zero > 1 and pp > 1:
+        return f"zero {zero} with pp {pp}: in a pipeline, zero is at most 1"
+    if fixed.get("sp") and tp == 1:
+        return "sp with tp 1: sequence parallel divides among the tp ranks; tp at least 2"
+    if order != "1f1b" and pp == 1:
+        return f"schedule {order} with pp 1: there is no pipeline; pp at least 2"
+    if order == "interleaved" and 2 * pp > units:
+        return f"schedule interleaved with pp {pp}: two chunks a rank need {2 * pp} units, there are {units}"
+    if dp * k > request.batch:
+        return f"accumulate {k} with dp {dp}: the batch has {request.batch} sequences, but {k} x {dp} are needed"
+    if order == "interleaved" and "accumulate" in fixed and k % pp:
+        return f"schedule interleaved with accumulate {k}: pp {pp} does not divide it"
     return ""
 
 
@@ -149,18 +177,16 @@ def setups(request: Request, dp: int, pp: int, tp: int) -> Iterator[list[Setup]]
 
     In each list, what saves less comes first.
     """
-    per_rank, fixed = -(-request.batch // dp), request.fixed
+    per_rank, fixed = request.batch // dp, request.fixed  # each micro-batch needs a sample on every rank
     micros = sorted({-(-per_rank // samples) for samples in MICRO_BATCHES if samples <= per_rank} | {1})
-    if isinstance(k := fixed.get("accumulate"), int):
-        micros = [k] if k <= per_rank else []
+    micros = sorted({k if request.batch % (dp * k) == 0 else min(k, UNEVEN) for k in micros})
+    micros = [fixed["accumulate"]] if "accumulate" in fixed else micros
     savers = product(range(4) if dp > 1 else (0,), (False, True) if tp > 1 else (False,), (0, 1))
     zeros_sp_recomputes = [
         saver for saver in savers
         if all(fixed.get(name, mine) == mine for name, mine in zip(("zero", "sp", "recompute"), saver, strict=True))
     ]  # fmt: skip
     for precision, (schedule, chunks), k in product(request.precisions, schedules(request, pp), micros):
-        if fixed.get("schedule", schedule) != schedule:
-            continue
         every = [
             setup_for(
                 request,
@@ -190,6 +216,7 @@ def schedules(request: Request, pp: int) -> list[tuple[str, int]]:
     if pp == 1:
         return [("1f1b", 1)]
     names = [name for name in SCHEDULES if request.thorough or name != "naive"]
+    names = [request.fixed["schedule"]] if "schedule" in request.fixed else names
     chunks = [v for v in (2, 4) if pp * v <= request.sizes.units]
     return [pair for name in names for pair in ([(name, v) for v in chunks] if name == "interleaved" else [(name, 1)])]
 

@@ -22,6 +22,7 @@ from minitrain.cli import main
 from minitrain.commands import doctor
 from minitrain.commands.config import TrainConfig
 from minitrain.commands.options import PrecisionOptions
+from minitrain.commands.plan import Plan, PlannedMachine, PlannedModel, PlannedStrategy
 from minitrain.errors import UserError, limit_memory
 from minitrain.lr_schedules import warmup_cosine
 from minitrain.precision import DynamicPolicy, StaticPolicy
@@ -456,6 +457,69 @@ def test_every_option_is_tried() -> None:
     assert named | files == options - {"owners", "check", "epsilon", "characters"}, "these are no flags"
 
 
+# What is wrong with an option of plan, without a run.
+PLAN_COUNTS = ["layers", "heads", "width", "hidden", "vocabulary", "context", "batch", "ranks", "per-host", "dp", "pp"]
+PLAN_COUNTS += ["tp", "accumulate", "top", "kv-heads"]
+PLAN_FIGURES = ["memory-gb", "host-memory-gb", "gflops", "bandwidth-gb", "bandwidth-between-gb"]
+PLAN_LATENCIES = ["latency-us", "latency-between-us"]
+PLAN_FLAGS = {"flash", "measure", "list", "published"}
+WRONG_PLANS: list[tuple[str, str, str]] = [
+    *((name, value, "INT") for name in [*PLAN_COUNTS, "zero", "recompute"] for value in ("x", "1.5", "nan", "")),
+    *((name, value, "at least 1") for name in PLAN_COUNTS for value in ("0", "-3")),
+    *((name, "9" * 30, "at most") for name in [*PLAN_COUNTS, "zero", "recompute"]),
+    *((name, "-1", "at least 0") for name in ("zero", "recompute")),
+    ("zero", "4", "at most 3"),
+    ("recompute", "2", "at most 1"),
+    *((name, "x", "FLOAT") for name in [*PLAN_FIGURES, *PLAN_LATENCIES]),
+    *((name, value, "above 0") for name in PLAN_FIGURES for value in ("0.0", "-0.5", "nan", "inf")),
+    *((name, value, "at least 0") for name in PLAN_LATENCIES for value in ("-0.5", "nan", "inf")),
+    *((name, "1e+300", "at most 1e+09") for name in [*PLAN_FIGURES, *PLAN_LATENCIES]),
+    *((name, "1e-300", "at least 1e-06") for name in [*PLAN_FIGURES, *PLAN_LATENCIES]),
+    ("layers", "999999999", "at most 10000"),
+    ("per-host", "999999999", "at most 65536"),
+    ("heads", "3", "does not divide the width 128"),
+    ("kv-heads", "2", "minitrain is a GPT"),
+    ("machine", "tpu", "a100"),
+    ("precision", "fp8", "bf16-weights"),
+    ("schedule", "2f2b", "zb-h1"),
+    ("dp", "3", "--dp 3 does not divide the 4 ranks; give --ranks 3"),
+    ("tp", "5", "--tp 5 does not divide the 4 ranks"),
+    ("out", "plan.txt", "ends in .json or .csv"),
+    ("out", "missing-folder/plan.json", "cannot write missing-folder/plan.json"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "hint"), WRONG_PLANS)
+def test_wrong_plans(name: str, value: str, hint: str, capsys: Capture) -> None:
+    said = refused(capsys, "plan", f"--{name}", value)
+    assert name in said and hint in said and (value in said or value.endswith("folder/plan.json")), said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("nosuchmodel", "the model is 'nosuchmodel'; allowed: 'minitrain'"),
+        ("minitrain extra", "extra"),
+        *((f"minitrain --{name} perhaps", "perhaps") for name in sorted(PLAN_FLAGS)),
+        ("llama3-8b --kv-heads 3", "--kv-heads is 3, which does not divide the 32 --heads"),
+        ("llama3-8b --heads 12 --width 4104", "--kv-heads is 8, which does not divide the 12 --heads"),
+        ("--memory-gb 1 --host-memory-gb 1", "give one of the two"),
+        ("--gflops 10 --measure", "--gflops is 10.0, but --measure measures it"),
+        ("--list --out plan.json", "--list plans nothing"),
+        ("--dp 4 --tp 4", "--dp 4 --tp 4 does not divide the 4 ranks; give --ranks 16"),
+        ("--dp 1 --pp 2 --tp 1", "makes 2 ranks, but there are 4; give --ranks 2"),
+    ],
+)
+def test_options_of_plan_that_cannot_be_together(arguments: str, said: str, capsys: Capture) -> None:
+    assert said in refused(capsys, "plan", *arguments.split())
+
+
+def test_every_option_of_plan_is_tried() -> None:
+    groups = (Plan, PlannedModel, PlannedMachine, PlannedStrategy)
+    options = {option.name.replace("_", "-") for group in groups for option in dataclasses.fields(group)}
+    assert {name for name, _, _ in WRONG_PLANS} | PLAN_FLAGS == options - {"model", "strategy"}, "these are no options"
+
+
 def test_missing_and_empty_text(tmp_path: Path, capsys: Capture) -> None:
     missing, empty, short = tmp_path / "missing.txt", tmp_path / "empty.txt", tmp_path / "short.txt"
     empty.write_text(" \n")
@@ -547,7 +611,7 @@ def test_wrong_input_is_told_once(arguments: str, said: str, text: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "name", ["", "train", "sample", "doctor", "lr-range", "compare", "tokenizer", "export", "import"]
+    "name", ["", "train", "sample", "doctor", "lr-range", "compare", "tokenizer", "export", "import", "plan"]
 )
 def test_help(name: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -563,6 +627,7 @@ def test_help(name: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> No
         "tokenizer": "--size",
         "export": "--layout",
         "import": "--to",
+        "plan": "--bandwidth-between-gb",
     }
     assert expected[name] in shown
 
