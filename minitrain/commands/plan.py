@@ -4,30 +4,31 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 
 from ..environment import launched
 from ..errors import UserError, check_choice, check_number, check_whole, reason, shown
 from ..planner.estimate import Estimate
-from ..planner.machines import COMPUTERS, GIB, Computer, altered
+from ..planner.machines import COMPUTERS, GIB, PYTHON, Computer, altered
 from ..planner.measure import measured
 from ..planner.presets import MODELS
 from ..planner.search import Found, Request, search
 from ..planner.sizes import Sizes
 from ..runtime.launch import launch
-from .plan_report import as_row, presets, published, report
+from .plan_report import as_row, order, presets, published, report
 
 Precisions = Literal["fp32", "fp16", "bf16", "fp16-weights", "bf16-weights"]
 Schedules = Literal["naive", "gpipe", "1f1b", "interleaved", "zb-h1"]
 MOST_RANKS = 65_536
 MOST_LAYERS, MOST_BATCH, MOST = 10_000, 100_000, 10_000_000  # MOST: of every other size
+SILENCE = 3.0  # seconds
 LEAST_FIGURE, MOST_FIGURE = 1e-6, 1e9  # of a machine, in the option's unit
 
 
@@ -96,9 +97,9 @@ class PlannedMachine:
     per_host: int | None = None
     """Ranks on a host. None: the preset's, 4 on a laptop, 8 GPUs."""
     memory_gb: float | None = None
-    """Memory of a rank, in GiB, beside what Python takes. None: 2 on a laptop, 80 on a GPU."""
+    """Memory of a rank, in GiB, beside what Python takes (0.09). None: 2 on a laptop, 74 of the 80 of a GPU."""
     host_memory_gb: float | None = None
-    """Memory of a host, in GiB, shared by its ranks; instead of --memory-gb."""
+    """Memory of a host, in GiB, which its ranks and their Pythons share; instead of --memory-gb."""
     gflops: float | None = None
     """GFLOP/s that a rank reaches in training."""
     latency_us: float | None = None
@@ -108,9 +109,9 @@ class PlannedMachine:
     latency_between_us: float | None = None
     """Microseconds before a message between hosts moves."""
     bandwidth_between_gb: float | None = None
-    """GB/s of a rank to another host, one way."""
+    """GB/s of a host to others, one way, which its ranks share."""
     measure: bool = False
-    """Measure GFLOP/s, latency and bandwidth here, and plan with them. Between ranks: under mpirun -n 2."""
+    """Measure GFLOP/s, latency and bandwidth here, and plan with them: under mpirun, with the ranks that will train."""
 
     def computer(self) -> Computer:
         """Return the machine. Raise UserError for invalid figures."""
@@ -143,7 +144,9 @@ class PlannedMachine:
             bandwidth_between=scaled(self.bandwidth_between_gb, 1e9),
         )
         shared = scaled(self.host_memory_gb, GIB / min(computer.per_host, self.processes(computer)))
-        return altered(computer, memory=scaled(self.memory_gb, GIB) or shared)
+        if shared is not None and shared <= PYTHON:
+            raise UserError(f"--host-memory-gb is {self.host_memory_gb}: Python takes {PYTHON / GIB:.2f} for each rank")
+        return altered(computer, memory=scaled(self.memory_gb, GIB) or (None if shared is None else shared - PYTHON))
 
     def processes(self, computer: Computer) -> int:
         """Return the number of ranks to plan for."""
@@ -170,6 +173,8 @@ class PlannedStrategy:
     """Order of a pipeline's forwards and backwards."""
     accumulate: int | None = None
     """Micro-batches per update."""
+    sp: bool | None = None
+    """Sequence parallel: True or False."""
     recompute: int | None = None
     """1: recompute every unit in backward. 0: keep all activations."""
 
@@ -186,13 +191,15 @@ class PlannedStrategy:
             check_whole("--accumulate", self.accumulate, 1)
         if self.recompute is not None:
             check_whole("--recompute", self.recompute, 0, 1)
+        if self.sp is not None:
+            check_flag("sp", self.sp)
         axes = {axis: size for axis in ("dp", "pp", "tp") if (size := getattr(self, axis)) is not None}
         product = math.prod(axes.values())
         if ranks % product or (len(axes) == 3 and product != ranks):
             said = " ".join(f"--{axis} {size}" for axis, size in axes.items())
             wrong = f"makes {product} ranks, but there are" if len(axes) == 3 else "does not divide the"
             raise UserError(f"{said} {wrong} {ranks}{' ranks' * (len(axes) < 3)}; give --ranks {product}, for example")
-        names = ("dp", "pp", "tp", "zero", "schedule", "accumulate", "recompute")
+        names = ("dp", "pp", "tp", "zero", "schedule", "accumulate", "sp", "recompute")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
@@ -206,7 +213,9 @@ class Plan:
     machine: PlannedMachine = field(default_factory=PlannedMachine)
     strategy: PlannedStrategy = field(default_factory=PlannedStrategy)
     top: int = 10
-    """Strategies to show."""
+    """Strategies to show, the best of each mesh (dp, pp, tp)."""
+    variants: bool = False
+    """Show all strategies of a mesh, not only the best."""
     list: bool = False
     """Show the presets of models and machines, and stop."""
     published: bool = False
@@ -232,7 +241,9 @@ class Plan:
             write(self.out)  # a search takes long: fail before
         every = [*watched(search(request))]
         if self.out is not None:
-            write(self.out, [as_row(found, request, computer) for found in every])
+            write(
+                self.out, [as_row(found, request, computer) for found in by_time(every)], about(request, computer, self)
+            )
         for part in report(every, request, computer, self):
             console.print(part)
         return 0 if any(isinstance(found, Estimate) for found in every) else 1
@@ -241,6 +252,7 @@ class Plan:
         """Raise UserError for invalid options of what is shown and written."""
         check_whole("--top", self.top, 1)
         check_flag("list", self.list)
+        check_flag("variants", self.variants)
         check_flag("published", self.published)
         if self.out is None:
             return
@@ -256,7 +268,7 @@ class Plan:
         ranks, precisions = self.machine.processes(computer), tuple(dict.fromkeys(self.strategy.precision))
         return Request(
             sizes, ranks, computer.memory, self.model.sequences(), computer.machine, precisions or computer.precisions,
-            self.strategy.fixed(ranks), computer.overlap, self.model.flash, max(20, self.top),
+            self.strategy.fixed(ranks), computer.overlap, self.model.flash, self.top,
         ), computer  # fmt: skip
 
     def measured(self, request: Request, computer: Computer, console: Console) -> tuple[Request, Computer]:
@@ -290,23 +302,38 @@ def check_figure(name: str, value: float | None, allowed: str) -> None:
 
 
 def watched(found: Iterator[Found]) -> Iterator[Found]:
-    """Yield what is found, and show on the standard error how far the search is, if that is a terminal."""
-    console = Console(file=sys.stderr)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("combinations", total=None)
-        for one in found:
-            progress.advance(task)
-            yield one
+    """Yield what is found, and say on the standard error every few seconds how far the search is."""
+    said = time.monotonic()
+    for number, one in enumerate(found, 1):
+        if time.monotonic() > said + SILENCE:
+            said = time.monotonic()
+            print(f"{number:,} combinations", file=sys.stderr, flush=True)
+        yield one
 
 
-def write(path: Path, rows: list[dict[str, Any]] | None = None) -> None:
-    """Write the rows to a .json or .csv file; None: only open it. Raise UserError if that fails."""
+def by_time(every: Sequence[Found]) -> list[Found]:
+    """Return what fits, the fastest first, then the rest."""
+    fits = sorted((found for found in every if isinstance(found, Estimate)), key=order)
+    return [*fits, *(found for found in every if not isinstance(found, Estimate))]
+
+
+def about(request: Request, computer: Computer, plan: Plan) -> dict[str, Any]:
+    """Return what was planned, for a file."""
+    asked = {"batch": request.batch, "ranks": request.ranks, "memory": request.memory, "limits": request.fixed}
+    return {"model": plan.model.model, "sizes": asdict(request.sizes), **asked, "machine": asdict(computer)}
+
+
+def write(path: Path, rows: list[dict[str, Any]] | None = None, head: dict[str, Any] | None = None) -> None:
+    """Write the rows to a .json file, after what they are about (head), or to a .csv file; None: only open it.
+
+    Raise UserError if that fails.
+    """
     try:
         with path.open("a" if rows is None else "w", newline="", encoding="utf-8") as file:
             if rows is None:
                 return
             if path.name.endswith(".json"):
-                json.dump(rows, file, indent=1)
+                json.dump({**(head or {}), "combinations": rows}, file, indent=1)
             else:
                 writer = csv.DictWriter(file, [*dict.fromkeys(name for row in rows for name in row)])
                 writer.writeheader()

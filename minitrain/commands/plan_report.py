@@ -12,7 +12,7 @@ from ..planner import megatron
 from ..planner import published as published_formulas
 from ..planner.estimate import Estimate, estimate
 from ..planner.holdings import KINDS
-from ..planner.machines import COMPUTERS, GIB, Computer
+from ..planner.machines import COMPUTERS, GIB, PYTHON, Computer
 from ..planner.presets import MODELS
 from ..planner.search import Found, Rejected, Request, Slower
 from ..planner.setup import Setup
@@ -20,37 +20,53 @@ from ..planner.setup import Setup
 if TYPE_CHECKING:
     from .plan import Plan
 
+TEXT = 68  # distinct characters of the bundled text, which `train` takes by default
 FOLLOWED = 100  # combinations that are too large, to find the closest
 
 
 def report(every: Sequence[Found], request: Request, computer: Computer, plan: "Plan") -> Iterator[Any]:
     """Yield the parts of the report."""
     fits = sorted((found for found in every if isinstance(found, Estimate)), key=order)
-    s = request.sizes
-    machine = computer.says if plain(plan) else "with the figures given"
-    yield (
-        f"{plan.model.model}: {s.parameters:,} parameters\n"
-        f"{request.batch} sequences of {s.length} tokens per update, in {' and '.join(request.precisions)}\n"
-        f"{request.ranks} ranks with {held(request.memory)} each; {machine}"
-    )
+    yield heading(request, computer, plan)
     if fits:
-        yield table(fits[: plan.top], request, computer)
-        yield details(fits[0], request, computer, plan)
+        shown = fits if plan.variants else best_of_each_mesh(fits)
+        yield table(shown[: plan.top], request, computer)
+        yield details(fits[0], request)
     else:
         yield "No strategy fits."
     yield from reasons(every, request, plan)
 
 
-def plain(plan: "Plan") -> bool:
-    """Return whether the machine is a preset without changes."""
-    m = plan.machine
-    changed = (m.gflops, m.latency_us, m.bandwidth_gb, m.latency_between_us, m.bandwidth_between_gb, m.per_host)
-    return all(value is None for value in changed) and not m.measure
+def heading(request: Request, computer: Computer, plan: "Plan") -> str:
+    """Return what is planned, and for which machine."""
+    s, c = request.sizes, computer
+    same = s == MODELS[plan.model.model].sizes
+    lines = [
+        f"{plan.model.model}{'' if same else ', with other sizes'}: {s.parameters:,} parameters",
+        f"{request.batch} sequences of {s.length} tokens per update, in {' and '.join(request.precisions)}",
+        f"{request.ranks} ranks with {held(request.memory)} and {c.flops / 1e9:,.3g} GFLOP/s each, of a peak of "
+        f"{c.peak / 1e9:,.3g}",
+        f"{seconds(c.latency)} and {size(c.bandwidth)}/s between ranks of a host",
+    ]
+    if request.ranks > c.per_host:
+        lines.append(
+            f"{seconds(c.latency_between)} and {size(c.bandwidth_between)}/s between hosts of {c.per_host} ranks"
+        )
+    return "\n".join(lines)
 
 
-def order(found: Estimate) -> tuple[float, float]:
-    """Return the time of a strategy, and its memory for strategies of the same time."""
-    return float(found.time), float(found.memory["total"])
+def best_of_each_mesh(fits: Sequence[Estimate]) -> list[Estimate]:
+    """Return the first of each (dp, pp, tp)."""
+    best: dict[tuple[int, int, int], Estimate] = {}
+    for found in fits:
+        best.setdefault((found.setup.dp, found.setup.pp, found.setup.tp), found)
+    return [*best.values()]
+
+
+def order(found: Estimate) -> tuple[float, ...]:
+    """Return the time of a strategy and, for those of the same time, how much it does besides."""
+    s, st = found.setup, found.setup.strategy
+    return float(found.time), s.accumulate, st.zero, st.sp, st.recompute, float(found.memory["total"])
 
 
 def table(fits: Sequence[Estimate], request: Request, computer: Computer) -> Table:
@@ -99,13 +115,17 @@ def percent(fraction: Any) -> str:
 
 
 def seconds(time: float) -> str:
-    """Format seconds with three digits, in ms below one."""
-    return f"{digits(time)} s" if time >= 1 else f"{digits(1e3 * time)} ms"
+    """Format seconds with three digits, in the unit that suits them."""
+    for unit, name in ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms")):
+        if time >= (2 if unit > 1 else 1) * unit:
+            return f"{digits(time / unit)} {name}"
+    return f"{digits(1e6 * time)} us"
 
 
 def held(nbytes: Any) -> str:
     """Format bytes of memory, in GiB or MiB."""
-    return f"{digits(float(nbytes) / GIB)} GiB" if nbytes >= GIB else f"{digits(float(nbytes) / 2**20)} MiB"
+    mib = float(nbytes) / 2**20
+    return f"{digits(mib / 1024)} GiB" if mib >= 999.5 else f"{digits(mib)} MiB"
 
 
 def digits(number: float) -> str:
@@ -121,22 +141,35 @@ def size(nbytes: float) -> str:
     return f"{nbytes:.0f} bytes"
 
 
-def details(e: Estimate, request: Request, computer: Computer, plan: "Plan") -> str:
+LEGEND = """
+k: micro-batches; interl.: interleaved, and its chunks; sp: sequence parallel;
+rc: recomputed; MFU: the model's FLOPs per second, of the peak, attention in full;
+idle: waiting for other stages; comm: communication that nothing hides
+"""
+
+
+def details(e: Estimate, request: Request) -> str:
     """Return what the first choice holds and sends, and how to run it."""
     kinds = ", ".join(f"{kind} {held(e.memory[kind])}" for kind in KINDS)
-    sent = ", ".join(f"{axis} {link} {size(float(n))}" for (axis, link), n in e.sent.items() if n) or "nothing"
+    links = {f"{axis} {link}": float(n) for (axis, link), n in e.sent.items() if axis != "norms"}
+    sent = ", ".join(f"{link} {size(n)}" for link, n in links.items()) or "nothing"
+    tokens = request.batch * request.sizes.length / float(e.time)
     lines = [
-        "k: micro-batches; interl.: interleaved, and its chunks; sp: sequence parallel",
-        "rc: recomputed; idle: waiting for other stages; comm: nothing hides it",
-        "",
         f"The first choice, {words(e.setup)}, holds at most, on any rank and not all at once:",
         *wrapped(kinds),
-        "and a rank sends per update, inside a host or between hosts:",
+        "and the rank that sends most per update, inside its host or around between hosts:",
         *wrapped(sent),
+        f"{digits(tokens)} tokens/s; 10,000 updates take {seconds(1e4 * float(e.time))}",
     ]
-    if trainable(request):
-        lines += ["It runs as:", *command(e.setup)]
-    return "\n".join(["", *lines])
+    if not trainable(request):
+        lines.append("train has no such model: it has GPTs with F = 4 D, and keeps the scores of attention")
+        return "\n".join([LEGEND, *lines])
+    if request.sizes.vocabulary != TEXT:
+        lines.append(
+            f"It needs a --tokenizer of {request.sizes.vocabulary:,} tokens; without, plan with --vocabulary {TEXT}."
+        )
+    lines += ["It runs as:", *command(e.setup)]
+    return "\n".join([LEGEND, *lines])
 
 
 def words(setup: Setup) -> str:
@@ -184,17 +217,33 @@ def reasons(every: Sequence[Found], request: Request, plan: "Plan") -> Iterator[
     slower = sum(isinstance(found, Slower) for found in every)
     over = [found for found in every if isinstance(found, Rejected) and found.over > 0]
     impossible = Counter(found.reason for found in every if isinstance(found, Rejected) and not found.over)
-    lines = ["", f"{fits} combinations fit" + (f"; {slower} more are slower than those shown" if slower else "")]
+    counted = f"{fits} combination{'s' * (fits != 1)} fit{'s' * (fits == 1)}"
+    lines = ["", counted + (f"; {slower} more are slower, and were not followed" if slower else "")]
     if over:
         kinds = Counter(found.reason for found in over)
         parts = ", ".join(f"{n} mostly by {kind}" for kind, n in kinds.most_common(3))
         lines.append(f"{len(over)} need too much memory: {parts}")
+    lines += without(every)
     if over and not fits:
         best, needs = closest(over, request)
         lines.append(f"the closest found, {words(best)}, needs {held(needs - request.memory)} more per rank:")
         lines.append(cure(needs, request, plan))
     lines += [f"impossible: {reason}" for reason, _ in impossible.most_common(4)]
     yield "\n".join(lines)
+
+
+def without(every: Sequence[Found]) -> list[str]:
+    """Return the meshes of which nothing fits, with a lower bound of what they need."""
+    fits = {(e.setup.dp, e.setup.pp, e.setup.tp) for e in every if isinstance(e, (Estimate, Slower))}
+    least: dict[tuple[int, int, int], Rejected] = {}
+    for found in every:
+        if isinstance(found, Rejected) and found.over and (mesh := (found.dp, found.pp, found.tp)) not in fits:
+            least[mesh] = min(least.get(mesh, found), found, key=lambda it: it.over)
+    few = sorted(least.items(), key=lambda it: it[1].over)[:4]
+    return [
+        f"dp {dp} x pp {pp} x tp {tp}: nothing fits; it takes at least {held(found.over)} more per rank"
+        for (dp, pp, tp), found in few
+    ]
 
 
 def closest(over: Sequence[Rejected], request: Request) -> tuple[Setup, float]:
@@ -216,10 +265,11 @@ def cure(needs: float, request: Request, plan: "Plan") -> str:
     """Return what would make a combination fit that needs so many bytes per rank."""
     option, gib = "--memory-gb", needs / GIB
     if plan.machine.host_memory_gb is not None:
-        option, gib = "--host-memory-gb", needs / request.memory * plan.machine.host_memory_gb
+        per_host = plan.machine.host_memory_gb * GIB / (request.memory + PYTHON)
+        option, gib = "--host-memory-gb", (needs + PYTHON) * per_host / GIB
     places = max(0, 2 - math.floor(math.log10(gib)))
     enough = math.ceil(gib * 10**places * (1 + 1e-12)) / 10**places
-    return f"it fits with {option} {enough:.{places}f}; or try more --ranks, a smaller --batch or --context"
+    return f"it fits with {option} {enough:.{places}f}; or try more --ranks, a smaller --batch, --context or model"
 
 
 def as_row(found: Found, request: Request, computer: Computer) -> dict[str, Any]:
@@ -238,13 +288,13 @@ def as_row(found: Found, request: Request, computer: Computer) -> dict[str, Any]
     if isinstance(found, Slower):
         return row | {
             "status": "slower",
-            "seconds": found.least_time,
-            "why": "at least this slow; not followed further",
+            "least_seconds": found.least_time,
+            "why": "takes at least this long; not followed further",
         }
     if isinstance(found, Rejected):
         needs = request.memory + found.over
         return row | {
-            "status": "too large", "bytes": needs, "bytes_over": found.over, "largest": found.reason,
+            "status": "too large", "least_bytes": needs, "largest": found.reason,
             "why": f"needs at least {held(needs)} per rank, {held(found.over)} too much, mostly {found.reason}",
         }  # fmt: skip
     row |= {"seconds": float(found.time), "mfu": mfu(found, request, computer)}

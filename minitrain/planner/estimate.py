@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from ..observe.virtual_time import Machine, Seconds
 from ..parallel.strategy import Strategy
+from .holdings import Group
 from .reduction import MODEL_NORM, NORM, OVERFLOW
 from .setup import Setup
 from .step import TOTAL, Rank
@@ -106,9 +107,12 @@ def exactly(setup: Setup, machine: Machine) -> Estimate:
     )
 
 
-def axis_of(axis: str, setup: Setup) -> str:
+def axis_of(axis: str, group: Group, setup: Setup) -> str:
     """Return the axis over which gradients are summed: without dp, that of a tied weight or of sequence parallel."""
-    return axis if axis != "dp" or setup.dp > 1 else "tp" if setup.strategy.sp else "pp"
+    if axis != "dp" or setup.dp > 1:
+        return axis
+    stages = {rank // setup.tp % setup.pp for rank in group}
+    return "pp" if len(stages) > 1 else "tp"
 
 
 def most_sent(ranks: Sequence[Rank], machine: Machine) -> dict[Link, Seconds]:
@@ -121,7 +125,7 @@ def most_sent(ranks: Sequence[Rank], machine: Machine) -> dict[Link, Seconds]:
         sent: Counter[Link] = Counter()
         for (tag, group), nbytes in rank.routes.items():
             around = zip(group, (*group[1:], group[0]), strict=True)
-            axis = "norms" if tag in (NORM, MODEL_NORM, OVERFLOW, TOTAL) else axis_of(tag[0], rank.setup)
+            axis = "norms" if tag in (NORM, MODEL_NORM, OVERFLOW, TOTAL) else axis_of(tag[0], group, rank.setup)
             sent[axis, "between" if any(machine.crosses(a, b) for a, b in around) else "inside"] += nbytes
         for link, nbytes in sent.items():
             most[link] = max(most.get(link, 0), nbytes)

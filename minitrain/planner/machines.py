@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from ..observe.virtual_time import Link, Machine
 
 GIB = 2**30
+PYTHON = 0.09 * GIB  # bytes that a process takes with NumPy and MPI, before it has a model
 REACHED, OF_BANDWIDTH = 0.6, 0.64
 
 

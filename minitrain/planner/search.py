@@ -7,6 +7,7 @@ bound of their time (bounds.py). Those that cannot be are not: naive pipelines, 
 memory than is needed, since ZeRO and recomputation send or compute more.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -33,8 +34,8 @@ class Request:
 
     precisions: "fp32", "fp16", "bf16", or with "-weights" those with half-precision weights and gradients. fixed: the
     values to which a search is limited, by name: dp, pp, tp, zero, recompute, sp, schedule, accumulate. overlap: reduce
-    gradients, and gather ZeRO-3's parameters, while computing. top: how many
-    of the fastest to find above `THOROUGH` ranks.
+    gradients, and gather ZeRO-3's parameters, while computing. top: of how
+    many meshes to find the fastest above `THOROUGH` ranks.
     """
 
     sizes: Sizes
@@ -46,7 +47,7 @@ class Request:
     fixed: dict[str, Any] = field(default_factory=dict)
     overlap: bool = False
     flash: bool = False
-    top: int = 20
+    top: int = 10
 
     @property
     def thorough(self) -> bool:
@@ -103,18 +104,17 @@ def followed(request: Request, pool: list[tuple[float, int, Setup]]) -> Iterator
     """Follow the updates that could be among the fastest. pool: (lower bound of seconds, group of those that differ in
     what saves memory, setup), in order of the bounds."""
     fits: dict[int, list[Setup]] = {}
-    times: list[float] = []
+    best: dict[tuple[int, int, int], float] = {}  # the seconds of each mesh's fastest
     for bound, group, setup in pool:
-        if not request.thorough and any(saves_less(other, setup) for other in fits.get(group, ())):
-            yield Slower(setup, bound)
-            continue
-        if not request.thorough and len(times) >= request.top and bound > times[request.top - 1]:
+        mesh, fastest = (setup.dp, setup.pp, setup.tp), sorted(best.values())
+        late = bound > best.get(mesh, math.inf) or (len(fastest) >= request.top and bound > fastest[request.top - 1])
+        if not request.thorough and (late or any(saves_less(other, setup) for other in fits.get(group, ()))):
             yield Slower(setup, bound)
             continue
         found = tried(request, setup)
         if isinstance(found, Estimate):
             fits.setdefault(group, []).append(setup)
-            times = sorted([*times, float(found.time)])
+            best[mesh] = min(best.get(mesh, math.inf), float(found.time))
         yield found
 
 

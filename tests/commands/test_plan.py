@@ -50,14 +50,14 @@ def table(text: str) -> list[dict[str, str]]:
     headings = lines[start].split()
     found = []
     for line in lines[start + 1 : lines.index("", start)]:
-        cells = re.sub(r"(interl\.|[\d.,]+(?= (?:ms|s|MiB|GiB)\b)) ", r"\1_", line).split()
+        cells = re.sub(r"(interl\.|[\d.,]+(?= (?:us|ms|s|min|h|days|MiB|GiB)\b)) ", r"\1_", line).split()
         found.append(dict(zip(headings, cells, strict=True)))
     return found
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
     if path.name.endswith(".json"):
-        return json.loads(path.read_text())
+        return json.loads(path.read_text())["combinations"]
     with path.open(newline="") as file:
         return [*csv.DictReader(file)]
 
@@ -122,7 +122,7 @@ def test_what_does_not_fit(arguments: str, tmp_path: Path, capsys: Capture) -> N
 
 
 def test_the_memory_of_a_host_that_is_enough(capsys: Capture) -> None:
-    text = said(capsys, "--host-memory-gb 0.008 --pp 1", status=1)
+    text = said(capsys, "--host-memory-gb 0.365 --pp 1", status=1)
     enough = re.search(r"it fits with --host-memory-gb ([\d.]+)", text)
     assert enough
     said(capsys, f"--pp 1 --host-memory-gb {enough[1]}")
