@@ -22,7 +22,8 @@ from ..planner.presets import MODELS
 from ..planner.search import Found, Request, search
 from ..planner.sizes import Sizes
 from ..runtime.launch import launch
-from .plan_report import as_row, order, presets, published, report
+from .plan_reference import presets, published
+from .plan_report import as_row, order, report
 
 Precisions = Literal["fp32", "fp16", "bf16", "fp16-weights", "bf16-weights"]
 Schedules = Literal["naive", "gpipe", "1f1b", "interleaved", "zb-h1"]

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from ..planner import megatron
-from ..planner import published as published_formulas
 from ..planner.estimate import Estimate, estimate
 from ..planner.holdings import KINDS
-from ..planner.machines import COMPUTERS, GIB, PYTHON, Computer
+from ..planner.machines import GIB, PYTHON, Computer
 from ..planner.presets import MODELS
 from ..planner.search import Found, Rejected, Request, Slower
 from ..planner.setup import Setup
@@ -302,37 +300,3 @@ def as_row(found: Found, request: Request, computer: Computer) -> dict[str, Any]
     row |= {"idle_seconds": float(found.bubble), "exposed_communication_seconds": float(found.exposed)}
     row |= {f"bytes_{kind}": float(found.memory[kind]) for kind in (*KINDS, "total")}
     return row | {f"sent_{axis}_{link}": float(n) for (axis, link), n in found.sent.items()}
-
-
-def presets() -> Iterator[Any]:
-    """Yield a table of the models, and one of the machines."""
-    models = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    models.add_column("model", no_wrap=True)
-    for heading in ("parameters", "layers", "heads", "width", "context", "vocabulary", "batch"):
-        models.add_column(heading, justify="right", no_wrap=True)
-    for name, model in MODELS.items():
-        s = model.sizes
-        sizes = (s.parameters, s.layers, s.heads, s.width, s.context, s.vocabulary, model.batch)
-        models.add_row(name, *(f"{n:,}" for n in sizes))
-    yield models
-    yield ""
-    machines = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    machines.add_column("machine", no_wrap=True)
-    for heading in ("GFLOP/s", "memory", "latency", "bandwidth", "between", "ranks"):
-        machines.add_column(heading, justify="right", no_wrap=True)
-    for name, c in COMPUTERS.items():
-        machines.add_row(
-            name, f"{c.flops / 1e9:,.0f}", held(c.memory), seconds(c.latency), f"{size(c.bandwidth)}/s",
-            f"{seconds(c.latency_between)}, {size(c.bandwidth_between)}/s", str(c.per_host),
-        )  # fmt: skip
-    yield machines
-    yield "Figures of a rank: what is reached of the data sheets. minitrain/planner/machines.py has the sources."
-
-
-def published() -> Iterator[str]:
-    """Yield the tables of papers that the formulas reproduce, and Megatron-LM's runs beside a model of their time."""
-    yield "ZeRO (arXiv:1910.02054, table 1), GB of model states per rank: a model of 7.5 B on 64 ranks, of 1 T on 1024"
-    for stage in range(4):
-        held_by = (P * published_formulas.zero_bytes_per_parameter(stage, n) for P, n in ((7.5, 64), (1000, 1024)))
-        yield f"  stage {stage} " + "".join(f"{gigabytes:>10.2f}" for gigabytes in held_by)
-    yield "\n" + megatron.report()

@@ -20,6 +20,7 @@ from minitrain.commands.options import (
 from minitrain.commands.plan_setup import setup_of
 from minitrain.data.text import load_text
 from minitrain.observe.virtual_time import Link, Machine
+from minitrain.parallel.pipeline_schedules import SCHEDULES
 from minitrain.parallel.strategy import Strategy
 from minitrain.planner.setup import Setup
 from minitrain.planner.sizes import Sizes
@@ -65,6 +66,9 @@ CASES: tuple[dict[str, Any], ...] = (
     {"dp": 2, "pp": 2, "tp": 2, "schedule": "interleaved", "chunks": 2, "accumulate": 2, "sp": True, "zero": 1,
      "precision": "fp16", "batch": 9},
     {"pp": 3, "schedule": "zb-h1", "accumulate": 5, "batch": 11},
+    {"dp": 2, "pp": 2, "schedule": "zb-h1", "accumulate": 3, "batch": 13, "precision": "fp16", "zero": 1,
+     "tied": False},
+    {"pp": 2, "tp": 2, "schedule": "1f1b", "accumulate": 3, "sp": True, "dropout": 0.1, "layers": 4},
     {"pp": 2, "tp": 3, "schedule": "zb-h1", "accumulate": 3, "recompute": 1, "dropout": 0.1},
 )  # fmt: skip
 # Drawn at random after the formulas were written, seeded with the hash of the commit that had them
@@ -245,6 +249,18 @@ def test_a_run_counts_what_the_formulas_predict(case: dict[str, Any], monkeypatc
     counted = on_ranks(lambda world: of_text(config, world, MACHINE), ranks)
     refuse(monkeypatch)
     compare(setup_of(config, vocabulary(), ranks), counted)
+
+
+def test_everything_is_counted_three_times() -> None:
+    every = [SMALL | case for case in CASES + DRAWN]
+    pipelines = [case["schedule"] for case in every if case.get("pp", 1) > 1]
+    assert all(pipelines.count(schedule) >= 3 for schedule in SCHEDULES)
+    stages = [case.get("zero", 0) for case in every]
+    assert all(stages.count(stage) >= 3 for stage in range(4))
+    for wanted in ("tp", "sp", "recompute"):
+        assert sum(case.get(wanted, 0) > (wanted == "tp") for case in every) >= 3
+    assert sum(case.get("precision") == "fp16" for case in every) >= 3
+    assert len(every) >= 30 and len(DRAWN) == 10
 
 
 LLAMA = Sizes("llama", 11, 8, layers=3, heads=6, width=24, kv_heads=3, hidden=40, tied=False, length=7)
