@@ -27,7 +27,8 @@ from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.commands.config import TrainConfig, memory
 from minitrain.commands.options import DataOptions, LearningRates, ModelOptions, OptimizerOptions, RunOptions
-from minitrain.commands.plan import Plan, PlannedMachine, PlannedModel, PlannedStrategy
+from minitrain.commands.plan import Plan
+from minitrain.commands.plan_options import PlannedMachine, PlannedModel, PlannedStrategy
 from minitrain.commands.train import TextTrainer
 from minitrain.data.batch import Batch, Where
 from minitrain.data.bpe import BytePairTokenizer

@@ -50,8 +50,8 @@ def published() -> Iterator[str]:
     for stage in range(4):
         held_by = (P * formulas.zero_bytes_per_parameter(stage, n) for P, n in ((7.5, 64), (1000, 1024)))
         yield f"  stage {stage} " + "".join(f"{gigabytes:>10.2f}" for gigabytes in held_by)
-    yield "\nKorthikanti et al. (arXiv:2205.05198, figure 1), GiB per GPU: parameters and optimizer; activations without"
-    yield "measures; with sequence parallel and selective recomputation"
+    yield "\nKorthikanti et al. (arXiv:2205.05198, figure 1), GiB per GPU: parameters and optimizer; activations; and"
+    yield "activations with sequence parallel and selective recomputation"
     for name, (preset, t, p, v, b) in KORTHIKANTI.items():
         m = MODELS[preset].sizes
         layers = m.layers * formulas.first_stage(p, v)

@@ -22,7 +22,8 @@ from minitrain.cli import main
 from minitrain.commands import doctor
 from minitrain.commands.config import TrainConfig
 from minitrain.commands.options import PrecisionOptions
-from minitrain.commands.plan import Plan, PlannedMachine, PlannedModel, PlannedStrategy
+from minitrain.commands.plan import Plan
+from minitrain.commands.plan_options import PlannedMachine, PlannedModel, PlannedStrategy
 from minitrain.errors import UserError, limit_memory
 from minitrain.lr_schedules import warmup_cosine
 from minitrain.precision import DynamicPolicy, StaticPolicy

@@ -15,7 +15,8 @@ import tyro
 from minitrain.cli import main
 from minitrain.comm.communicator import Communicator
 from minitrain.commands import plan as plan_command
-from minitrain.commands.plan import Plan, PlannedModel
+from minitrain.commands.plan import Plan
+from minitrain.commands.plan_options import PlannedModel
 from minitrain.commands.plan_report import digits
 from minitrain.commands.plan_setup import setup_of
 from minitrain.commands.train import Train
