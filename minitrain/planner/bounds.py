@@ -29,9 +29,9 @@ class UnitTimes:
 
 
 def local_of(setup: Setup) -> Local:
-    """Return what the rank with the largest share sees of the first micro-batch."""
+    """Return what the rank with the largest share sees of its smallest micro-batch, the last one."""
     s = setup
-    samples = length(length(s.batch, s.dp, 0), s.accumulate, 0)
+    samples = length(length(s.batch, s.dp, 0), s.accumulate, s.accumulate - 1)
     return Local(s.sizes, samples, s.tp, 0, s.strategy.sp, s.flash, s.item, s.acc_item, s.id_bytes)
 
 

@@ -43,14 +43,16 @@ class Estimate:
     @property
     def useful(self) -> int:
         """FLOPs of the same update on one process, without replays: the numerator of the MFU."""
-        return model_flops(self.setup)
+        alone = replace(
+            self.setup, batch=1, dp=1, pp=1, tp=1, accumulate=1, strategy=Strategy(), windows=0, flash=False
+        )
+        return self.setup.batch * flops_of(alone)
 
 
-@lru_cache(maxsize=1000)
-def model_flops(setup: Setup) -> int:
-    """Return the FLOPs of the update on one process without recomputation, in one micro-batch."""
-    alone = replace(setup, batch=1, dp=1, pp=1, tp=1, accumulate=1, strategy=Strategy(), flash=False)
-    return setup.batch * Rank(alone, (0, 0, 0)).update().flops
+@lru_cache(maxsize=100)
+def flops_of(setup: Setup) -> int:
+    """Return the FLOPs of an update on one process."""
+    return Rank(setup, (0, 0, 0)).update().flops
 
 
 def estimate(setup: Setup, machine: Machine) -> Estimate:

@@ -21,7 +21,7 @@ from ..models import GPTConfig, gpt
 from ..optim import AdamW
 from ..train.trainer import Trainer
 from .bounds import least_memory
-from .estimate import model_flops
+from .estimate import flops_of
 from .machines import Computer, altered
 from .setup import Setup
 from .sizes import Sizes
@@ -51,7 +51,7 @@ def measured(world: Communicator, computer: Computer, sizes: Sizes) -> tuple[Com
         found = altered(found, latency=alpha, bandwidth=1 / beta)
         lines[0] += f", {alpha * 1e6:.0f} us (alpha), {1 / beta / 1e9:.2f} GB/s (1 / beta)"
     else:
-        lines.append("links as in the preset: to measure them, run this under mpirun -n 2")
+        lines.append("alone, with links as in the preset: to measure ranks that share a machine, use mpirun -n 4")
     return found, lines
 
 
@@ -60,7 +60,7 @@ def trains_here(sizes: Sizes) -> bool:
     if sizes.family != "gpt" or sizes.hidden != 4 * sizes.width:
         return False
     setup = Setup(sizes, BATCH)
-    return sum(least_memory(setup).values()) <= MOST_BYTES and model_flops(setup) <= LARGEST
+    return sum(least_memory(setup).values()) <= MOST_BYTES and flops_of(setup) <= LARGEST
 
 
 def flop_rate(sizes: Sizes, batch: int) -> float:

@@ -24,7 +24,7 @@ def test_a_machine_is_measured(world: Communicator) -> None:
     assert f"measured on {world.size} rank(s)" in lines[0]
     if world.size == 1:
         assert (computer.latency, computer.bandwidth) == (preset.latency, preset.bandwidth)
-        assert "mpirun -n 2" in lines[1]
+        assert "mpirun -n 4" in lines[1]
     else:
         assert computer.bandwidth > 0 <= computer.latency
         assert computer == altered(

@@ -98,7 +98,7 @@ def test_a_limit_that_nothing_satisfies_is_explained() -> None:
 
 def test_bounds_are_below_what_an_update_takes() -> None:
     for sizes in (SMALL, Sizes("llama", 31, 8, 3, 4, 16, 2, 40, tied=False)):
-        for found in fitting(Request(sizes, 8, 10**9, 16, SLOW, ("fp32", "bf16-weights"), fixed={"accumulate": 4})):
+        for found in fitting(Request(sizes, 8, 10**9, 17, SLOW, ("fp32", "bf16-weights"), fixed={"accumulate": 4})):
             assert least_time(found.setup, SLOW) <= found.time * (1 + 1e-12), found.setup
             assert sum(least_memory(found.setup).values()) <= found.memory["total"], found.setup
 
