@@ -22,6 +22,7 @@ def test_the_table_has_its_rows() -> None:
     assert len(rows()) == 8
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("options", "choice"), rows())
 def test_a_row_is_true(options: str, choice: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", *shlex.split(options)]) == 0

@@ -463,7 +463,7 @@ PLAN_COUNTS = ["layers", "heads", "width", "hidden", "vocabulary", "context", "b
 PLAN_COUNTS += ["tp", "accumulate", "top", "kv-heads"]
 PLAN_FIGURES = ["memory-gb", "host-memory-gb", "gflops", "bandwidth-gb", "bandwidth-between-gb"]
 PLAN_LATENCIES = ["latency-us", "latency-between-us"]
-PLAN_FLAGS = {"flash", "measure", "list", "published"}
+PLAN_FLAGS = {"flash", "measure", "list", "published", "variants"}
 WRONG_PLANS: list[tuple[str, str, str]] = [
     *((name, value, "INT") for name in [*PLAN_COUNTS, "zero", "recompute"] for value in ("x", "1.5", "nan", "")),
     *((name, value, "at least 1") for name in PLAN_COUNTS for value in ("0", "-3")),
@@ -483,6 +483,7 @@ WRONG_PLANS: list[tuple[str, str, str]] = [
     ("machine", "tpu", "a100"),
     ("precision", "fp8", "bf16-weights"),
     ("schedule", "2f2b", "zb-h1"),
+    ("sp", "perhaps", "True"),
     ("dp", "3", "--dp 3 does not divide the 4 ranks; give --ranks 3"),
     ("tp", "5", "--tp 5 does not divide the 4 ranks"),
     ("out", "plan.txt", "ends in .json or .csv"),
@@ -505,6 +506,7 @@ def test_wrong_plans(name: str, value: str, hint: str, capsys: Capture) -> None:
         ("llama3-8b --kv-heads 3", "--kv-heads is 3, which does not divide the 32 --heads"),
         ("llama3-8b --heads 12 --width 4104", "--kv-heads is 8, which does not divide the 12 --heads"),
         ("--memory-gb 1 --host-memory-gb 1", "give one of the two"),
+        ("--host-memory-gb 0.3", "Python takes 0.09 for each rank"),
         ("--gflops 10 --measure", "--gflops is 10.0, but --measure measures it"),
         ("--list --out plan.json", "--list plans nothing"),
         ("--dp 4 --tp 4", "--dp 4 --tp 4 does not divide the 4 ranks; give --ranks 16"),

@@ -42,9 +42,9 @@ def measured(setup: Setup, machine: Machine) -> tuple[Seconds, int]:
 @pytest.mark.parametrize(
     ("machine", "limit", "fixed"),
     [
-        (MACHINE, 90_000, {"accumulate": 2, "recompute": 0}),
+        pytest.param(MACHINE, 90_000, {"accumulate": 2, "recompute": 0}, marks=pytest.mark.full),
         (SLOW, 75_000, {"accumulate": 4, "zero": 1}),
-        (SLOW, 70_000, {"pp": 1, "accumulate": 2}),
+        pytest.param(SLOW, 70_000, {"pp": 1, "accumulate": 2}, marks=pytest.mark.full),
     ],
     ids=["one host, little memory", "two hosts", "two hosts, no pipeline"],
 )
@@ -96,6 +96,7 @@ def test_a_limit_that_nothing_satisfies_is_explained() -> None:
     assert tp and "attention has 4 heads; tp at most 4" in tp[0].reason
 
 
+@pytest.mark.full
 def test_bounds_are_below_what_an_update_takes() -> None:
     for sizes in (SMALL, Sizes("llama", 31, 8, 3, 4, 16, 2, 40, tied=False)):
         for found in fitting(Request(sizes, 8, 10**9, 17, SLOW, ("fp32", "bf16-weights"), fixed={"accumulate": 4})):
@@ -103,6 +104,7 @@ def test_bounds_are_below_what_an_update_takes() -> None:
             assert sum(least_memory(found.setup).values()) <= found.memory["total"], found.setup
 
 
+@pytest.mark.full
 def test_an_update_of_many_micro_batches_is_extended_exactly() -> None:
     deep = replace(SMALL, layers=6)
     for schedule in ("1f1b", "gpipe", "interleaved", "zb-h1"):
@@ -110,6 +112,7 @@ def test_an_update_of_many_micro_batches_is_extended_exactly() -> None:
             assert exactly(found.setup, MACHINE) == found, found.setup
 
 
+@pytest.mark.full
 def test_a_long_search_finds_the_same_first_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     request = Request(SMALL, 8, 60_000, 16, SLOW, top=3)
     first = fitting(request)[0]
@@ -130,6 +133,7 @@ def test_presets_have_the_published_numbers_of_parameters() -> None:
     assert {name: round(MODELS[name].sizes.parameters / 1e9, 1) for name in billions} == billions
 
 
+@pytest.mark.full
 def test_a_preset_of_a_large_model_is_planned() -> None:
     c, model = COMPUTERS["h100"], MODELS["llama3-70b"]
     request = Request(model.sizes, 64, 80 * GIB, 64, c.machine, c.precisions, {"tp": 8, "accumulate": 8}, overlap=True)
