@@ -5,7 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
-from ..planner import megatron
+from ..errors import UserError
+from ..planner import llama3, megatron
 from ..planner import published as formulas
 from ..planner.machines import COMPUTERS, GIB
 from ..planner.presets import MODELS
@@ -59,4 +60,16 @@ def published() -> Iterator[str]:
         both = formulas.layer_activations(m.context, b, m.width, m.heads, t, True, "selective") * layers
         state = formulas.state_bytes(m.width, m.layers, t, p)
         yield f"  {name:<6}" + "".join(f"{nbytes / GIB:>10.2f}" for nbytes in (state, none, both))
+    yield "\nLlama 3 405B (arXiv:2407.21783, table 4), tp x cp x pp x dp for GPUs; the last row as printed in July 2024"
+    for mesh in (*llama3.TABLE4, llama3.LONG_V1):
+        yield f"  {mesh.tp} x {mesh.cp} x {mesh.pp} x {mesh.dp} for {mesh.gpus:,}: {verdict(mesh)}"
     yield "\n" + megatron.report()
+
+
+def verdict(mesh: llama3.Mesh) -> str:
+    """Return whether a printed mesh can be true, or why not."""
+    try:
+        llama3.check_mesh(mesh)
+    except UserError as error:
+        return "refused: " + str(error).replace("\n", "; ")
+    return "the ranks and the tokens of a batch agree"

@@ -34,8 +34,8 @@ class Request:
 
     precisions: "fp32", "fp16", "bf16", or with "-weights" those with half-precision weights and gradients. fixed: the
     values to which a search is limited, by name: dp, pp, tp, zero, recompute, sp, schedule, accumulate. overlap: reduce
-    gradients, and gather ZeRO-3's parameters, while computing. top: of how
-    many meshes to find the fastest above `THOROUGH` ranks.
+    gradients, and gather ZeRO-3's parameters, while computing. top: of how many
+    meshes to find the fastest above `THOROUGH` ranks.
     """
 
     sizes: Sizes
