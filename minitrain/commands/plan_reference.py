@@ -10,7 +10,7 @@ from ..planner import llama3, megatron
 from ..planner import published as formulas
 from ..planner.machines import COMPUTERS, GIB
 from ..planner.presets import MODELS
-from .plan_report import held, seconds, size
+from .plan_report import held, seconds, size, wrapped
 
 # Korthikanti et al., table 3: model -> (preset, tensor parallel, stages, chunks, samples of a micro-batch)
 KORTHIKANTI = {
@@ -62,7 +62,7 @@ def published() -> Iterator[str]:
         yield f"  {name:<6}" + "".join(f"{nbytes / GIB:>10.2f}" for nbytes in (state, none, both))
     yield "\nLlama 3 405B (arXiv:2407.21783, table 4), tp x cp x pp x dp for GPUs; the last row as printed in July 2024"
     for mesh in (*llama3.TABLE4, llama3.LONG_V1):
-        yield f"  {mesh.tp} x {mesh.cp} x {mesh.pp} x {mesh.dp} for {mesh.gpus:,}: {verdict(mesh)}"
+        yield from wrapped(f"{mesh.tp} x {mesh.cp} x {mesh.pp} x {mesh.dp} for {mesh.gpus:,}: {verdict(mesh)}")
     yield "\n" + megatron.report()
 
 
