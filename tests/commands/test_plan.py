@@ -76,7 +76,7 @@ def test_the_table_fits_a_terminal(arguments: str, capsys: Capture, monkeypatch:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("arguments", [REQUESTS[0], "--tp 2 --pp 2", REQUESTS[3]])
+@pytest.mark.parametrize("arguments", ["--tp 2 --pp 2", REQUESTS[3]])
 def test_every_combination_is_written(arguments: str, tmp_path: Path, capsys: Capture) -> None:
     paths = [tmp_path / "plan.json", tmp_path / "plan.csv"]
     for path in paths:
@@ -113,7 +113,7 @@ def test_all_four_statuses(tmp_path: Path, capsys: Capture) -> None:
     "arguments",
     [
         "--memory-gb 0.001",
-        "--memory-gb 0.001 --ranks 8 --precision bf16-weights",
+        "--memory-gb 0.001 --pp 2 --precision bf16-weights",
         "gpt2-1.5b --layers 4 --memory-gb 1 --pp 2 --tp 1",
     ],
 )
