@@ -42,8 +42,8 @@ def heading(request: Request, computer: Computer, plan: "Plan") -> str:
     lines = [
         f"{plan.model.model}{'' if same else ', with other sizes'}: {s.parameters:,} parameters",
         f"{request.batch} sequences of {s.length} tokens per update, in {' and '.join(request.precisions)}",
-        f"{request.ranks} ranks with {held(request.memory)} and {c.flops / 1e9:,.3g} GFLOP/s each, of a peak of "
-        f"{c.peak / 1e9:,.3g}",
+        f"{request.ranks} ranks with {held(request.memory)} and {digits(c.flops / 1e9)} GFLOP/s each, of a peak of "
+        f"{digits(c.peak / 1e9)}",
         f"{seconds(c.latency)} and {size(c.bandwidth)}/s between ranks of a host",
     ]
     if request.ranks > c.per_host:
@@ -141,7 +141,7 @@ def size(nbytes: float) -> str:
 
 LEGEND = """
 k: micro-batches; interl.: interleaved, and its chunks; sp: sequence parallel;
-rc: recomputed; MFU: the model's FLOPs per second, of the peak, attention in full;
+rc: recomputed; MFU: the model's FLOPs per second, of the peak (whole attention);
 idle: waiting for other stages; comm: communication that nothing hides
 """
 
@@ -153,9 +153,10 @@ def details(e: Estimate, request: Request) -> str:
     sent = ", ".join(f"{link} {size(n)}" for link, n in links.items()) or "nothing"
     tokens = request.batch * request.sizes.length / float(e.time)
     lines = [
-        f"The first choice, {words(e.setup)}, holds at most, on any rank and not all at once:",
+        f"The first choice: {words(e.setup)}",
+        "It holds at most, on any rank and not all at once:",
         *wrapped(kinds),
-        "and the rank that sends most per update, inside its host or around between hosts:",
+        "The rank that sends most sends per update, inside a host or between hosts:",
         *wrapped(sent),
         f"{digits(tokens)} tokens/s; 10,000 updates take {seconds(1e4 * float(e.time))}",
     ]
@@ -219,8 +220,8 @@ def reasons(every: Sequence[Found], request: Request, plan: "Plan") -> Iterator[
     lines = ["", counted + (f"; {slower} more are slower, and were not followed" if slower else "")]
     if over:
         kinds = Counter(found.reason for found in over)
-        parts = ", ".join(f"{n} mostly by {kind}" for kind, n in kinds.most_common(3))
-        lines.append(f"{len(over)} need too much memory: {parts}")
+        parts = ", ".join(f"{n} mostly by {kind}" for kind, n in kinds.most_common())
+        lines += [f"{len(over)} need too much memory:", *wrapped(parts)]
     lines += without(every)
     if over and not fits:
         best, needs = closest(over, request)

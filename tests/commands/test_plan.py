@@ -120,7 +120,7 @@ def test_all_four_statuses(tmp_path: Path, capsys: Capture) -> None:
 def test_what_does_not_fit(arguments: str, tmp_path: Path, capsys: Capture) -> None:
     """It is said by how much, and the memory that is suggested is enough and hardly more than that."""
     text = said(capsys, arguments, status=1)
-    assert "No strategy fits." in text and "need too much memory: " in text
+    assert "No strategy fits." in text and "need too much memory:" in text
     more = re.search(r"the closest found, .*, needs ([\d.,]+) (MiB|GiB) more per rank:", text)
     enough = re.search(r"it fits with --memory-gb ([\d.]+); or try more --ranks, a smaller --batch", text)
     assert more and enough
