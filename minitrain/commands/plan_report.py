@@ -141,7 +141,7 @@ def size(nbytes: float) -> str:
 
 LEGEND = """
 k: micro-batches; interl.: interleaved, and its chunks; sp: sequence parallel;
-rc: recomputed; MFU: the model's FLOPs per second, of the peak (whole attention);
+rc: recomputed; MFU: the model's FLOP/s, attention in full, over the peak;
 idle: waiting for other stages; comm: communication that nothing hides
 """
 
@@ -161,7 +161,7 @@ def details(e: Estimate, request: Request) -> str:
         f"{digits(tokens)} tokens/s; 10,000 updates take {seconds(1e4 * float(e.time))}",
     ]
     if not trainable(request):
-        lines.append("train has no such model: it has GPTs with F = 4 D, and keeps the scores of attention")
+        lines.append("train has no such model: it has GPTs with F = 4 D and attention with scores")
         return "\n".join([LEGEND, *lines])
     if request.sizes.vocabulary != TEXT:
         lines.append(
@@ -268,7 +268,8 @@ def cure(needs: float, request: Request, plan: "Plan") -> str:
         option, gib = "--host-memory-gb", (needs + PYTHON) * per_host / GIB
     places = max(0, 2 - math.floor(math.log10(gib)))
     enough = math.ceil(gib * 10**places * (1 + 1e-12)) / 10**places
-    return f"it fits with {option} {enough:.{places}f}; or try more --ranks, a smaller --batch, --context or model"
+    rest = "or try more --ranks,\n  a smaller --batch or --context, or a smaller model"
+    return f"it fits with {option} {enough:.{places}f}; {rest}"
 
 
 def as_row(found: Found, request: Request, computer: Computer) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def test_what_does_not_fit(arguments: str, tmp_path: Path, capsys: Capture) -> N
     text = said(capsys, arguments, status=1)
     assert "No strategy fits." in text and "need too much memory:" in text
     more = re.search(r"the closest found, .*, needs ([\d.,]+) (MiB|GiB) more per rank:", text)
-    enough = re.search(r"it fits with --memory-gb ([\d.]+); or try more --ranks, a smaller --batch", text)
+    enough = re.search(r"it fits with --memory-gb ([\d.]+); or try more --ranks,\n  a smaller --batch", text)
     assert more and enough
     rest = re.sub(r"--memory-gb \S+", "", arguments)
     said(capsys, f"{rest} --memory-gb {enough[1]}")
