@@ -61,6 +61,8 @@ PAPERS = {
     "parallel/pipeline_schedules.interleaved": "2104.04473",
     "parallel/pipeline_schedules.one_forward_one_backward": "2006.09503",
     "parallel/pipeline_schedules.zero_bubble_h1": "2401.10241",
+    "parallel/pipeline_schedules.zero_bubble_h2": "2401.10241",
+    "parallel/pipeline_schedules.zero_bubble_v": "2401.10241",
     "parallel/recompute": "1604.06174",
     "parallel/sequence_parallel": "2205.05198",
     "parallel/tensor_parallel": "1909.08053",

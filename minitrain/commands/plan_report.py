@@ -94,7 +94,7 @@ def table(fits: Sequence[Estimate], request: Request, computer: Computer) -> Tab
 def schedule(setup: Setup) -> str:
     """Return the name of a pipeline's schedule, with its chunks."""
     st = setup.strategy
-    return "-" if setup.pp == 1 else f"{st.schedule} {st.chunks}" if st.chunks > 1 else str(st.schedule)
+    return "-" if setup.pp == 1 else f"{st.schedule} {st.v}" if st.schedule == "interleaved" else str(st.schedule)
 
 
 def precision(setup: Setup) -> str:
@@ -198,7 +198,7 @@ def command(setup: Setup) -> list[str]:
     axes = [(name, n) for name, n in (("pp", z.pp), ("tp", z.tp)) if n > 1]
     more: list[tuple[str, object]] = [("accumulate", z.accumulate)] if z.accumulate > 1 else []
     if z.pp > 1:
-        more += [("schedule", st.schedule)] + [("chunks", st.chunks)] * (st.chunks > 1)
+        more += [("schedule", st.schedule)] + [("chunks", st.v)] * (st.schedule == "interleaved")
     more += [("zero", st.zero)] * (st.zero > 0) + [("recompute", st.recompute)] * (st.recompute > 0)
     more += [("reduce", "overlap")] * (st.reduce == "overlap") + [("precision", z.precision)] * (z.precision != "fp32")
     flags = [
@@ -281,7 +281,7 @@ def as_row(found: Found, request: Request, computer: Computer) -> dict[str, Any]
     st = setup.strategy
     row: dict[str, Any] = {
         "status": "fits", "dp": setup.dp, "pp": setup.pp, "tp": setup.tp,
-        "schedule": st.schedule if setup.pp > 1 else None, "chunks": st.chunks, "micro_batches": setup.accumulate,
+        "schedule": st.schedule if setup.pp > 1 else None, "chunks": st.v, "micro_batches": setup.accumulate,
         "zero": st.zero, "sp": st.sp, "recompute": st.recompute, "reduce": st.reduce, "prefetch": st.prefetch,
         "precision": precision(setup),
     }  # fmt: skip

@@ -37,7 +37,7 @@ def show(config: TrainConfig, world: Communicator, svg: Path | None = None) -> s
             raise UserError(f"cannot write {svg}: {error.strerror}; give another file with --svg") from error
     p = config.parallel
     s = config.strategy
-    stages = f"{s.schedule}, {p.pp * s.chunks} stages, {p.accumulate} micro-batches"
+    stages = f"{s.schedule}, {p.pp * s.v} stages, {p.accumulate} micro-batches"
     return "\n".join([
         f"{stages}; digits: forward, letters: backward, dots: idle",
         timeline.draw(),

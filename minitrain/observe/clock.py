@@ -156,6 +156,12 @@ class Timeline:
         return len(self.lanes) * self.makespan / self.busy - 1
 
     @property
+    def stalls(self) -> list[Fraction]:
+        """The idle time of each rank between its first and its last instruction: the bubble of arXiv:2401.10241."""
+        spans = [lane[-1][1] - lane[0][0] if lane else Fraction(0) for lane in self.lanes]
+        return [span - sum(end - start for start, end, _ in lane) for span, lane in zip(spans, self.lanes, strict=True)]
+
+    @property
     def peaks(self) -> list[int]:
         """The peak number of activations in flight on each rank."""
         return [peak_in_flight(what for _, _, what in lane) for lane in self.lanes]

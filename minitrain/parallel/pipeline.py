@@ -12,8 +12,9 @@ these lists, in the same way for all schedules.
     I    the same without the gradients of the parameters, which are deferred
     W    the deferred gradients
 
-A rank may hold several chunks of the model (interleaved): on p ranks, chunk c of rank r is stage c p + r. A tied weight
-is held by the first and the last stage; its gradient is summed over the two after all backwards.
+A rank may hold several chunks of the model (interleaved, zb-v): Layout in pipeline_schedules.py says which stages they
+are. A tied weight is held by the ranks of the first and the last stage; its gradient is summed over the two after all
+backwards.
 
 Cost: B T D elements are sent each way at each border, whatever the model's size. A rank holds the parameters, gradients
 and optimizer state of 1/p of the model, and the activations of all micro-batches in flight.
@@ -31,7 +32,7 @@ import numpy as np
 
 from ..autograd import backward
 from ..backend import FLOATS, Array, to_device, to_host, xp
-from ..comm.communicator import Communicator
+from ..comm.communicator import Communicator, Tag
 from ..comm.mesh import Mesh
 from ..data.batch import Batch
 from ..errors import UserError, shown
@@ -40,7 +41,7 @@ from ..nn import Module, Parameter
 from ..observe.observer import observer, observing
 from ..sharding import shard_of
 from ..tensor import Tensor
-from .pipeline_schedules import SCHEDULES, Do, Schedule
+from .pipeline_schedules import SCHEDULES, Do, Schedule, layout_of
 from .reducer import Reducer
 from .strategy import Strategy
 
@@ -49,6 +50,17 @@ HEADER = ("pp", "header")
 ROOM = 7  # maximum number of axes in a header
 Key = tuple[int, int]  # (micro-batch, chunk)
 Header = tuple[tuple[int, ...], np.dtype]  # (shape, dtype)
+
+
+class HandedOver:
+    """Handle of what this rank has passed on to its own next stage, without a message."""
+
+    def done(self) -> bool:
+        """Return True."""
+        return True
+
+    def wait(self) -> None:
+        """Return at once."""
 
 
 class Pipeline(Model):
@@ -64,9 +76,11 @@ class Pipeline(Model):
         schedule: str | Schedule,
         borders: Sequence[tuple[Module, Module]],
     ) -> None:
-        """chunks: the stages r, r + p, ... of rank r. borders: for each, the unit before it and its last unit."""
+        """chunks: this rank's stages. borders: for each, the unit before it and its last unit."""
         self.chunks, self.group, self.schedule = list(chunks), group, schedule
-        self.stages = len(chunks) * group.size
+        self.layout = layout_of(schedule, group.size, len(chunks))
+        self.stages = self.layout.stages
+        self.handed: dict[int, Array] = {}  # message number -> what one of this rank's stages passes on to the next
         self.borders = list(borders)  # they determine the dtype of received and sent activations
         self.headers: dict[tuple, Header] = {}  # per border and kind of batch, once a header has been exchanged
         self.saying: list[Any] = []  # handles of headers being sent
@@ -86,7 +100,7 @@ class Pipeline(Model):
 
     def stage(self, chunk: int) -> int:
         """Return the global stage of this chunk."""
-        return chunk * self.group.size + self.group.rank
+        return self.layout.stage(self.group.rank, chunk)
 
     def __call__(self, batch: Batch) -> Tensor:
         """Run one forward outside a step, unobserved. A collective of the pipeline.
@@ -99,10 +113,10 @@ class Pipeline(Model):
                 _, y, sent = self.forward(chunk, c, 0, batch)
                 if sent is not None:
                     sent.wait()  # the array must stay alive until it is sent
-        last = self.stage(len(self.chunks) - 1) == self.stages - 1
+        last, _ = self.layout.place(self.stages - 1)
         if batch.labels is not None:
-            return y if last else Tensor(np.zeros((), y.dtype))
-        return Tensor(self.group.gather_objects(y.data if last else None)[-1])
+            return y if self.group.rank == last else Tensor(np.zeros((), y.dtype))
+        return Tensor(self.group.gather_objects(y.data if self.group.rank == last else None)[last])
 
     def trial(self, batch: Batch) -> Tensor:
         """Run a forward without keeping its headers: shapes may differ from those of a step."""
@@ -130,18 +144,37 @@ class Pipeline(Model):
         y = chunk.through(leaf, batch)
         if self.stage(c) < self.stages - 1:
             y = self.borders[c][1].cast_input("layer", y)
-            number = self.number(micro, c + self.wraps)
-            self.notify(c, number, batch, (y.shape, y.dtype))
-            observer().sends(self.after, number)
-            sent = self.group.send(xp.ascontiguousarray(y.data), self.after, ACTIVATIONS, number)
+            after, into = self.after(c)
+            number = self.number(micro, into)
+            if after != self.group.rank:
+                self.notify(c, number, batch, (y.shape, y.dtype))
+            sent = self.post(y.data, after, ACTIVATIONS, number)
         return leaf, y, sent
 
     def receive(self, c: int, micro: int, batch: Batch) -> Array:
-        """Receive the activations from the previous stage."""
-        number = self.number(micro, c)
-        x = xp.empty(*self.hear(c, number, batch))
-        self.group.receive(x, self.before, ACTIVATIONS, number, patient=True)
-        observer().received(self.before, number, x.nbytes)
+        """Return the activations from the previous stage."""
+        (before, _), number = self.before(c), self.number(micro, c)
+        if before == self.group.rank:
+            return self.handed.pop(number)
+        return self.fetch(self.hear(c, number, batch), before, ACTIVATIONS, number)
+
+    # Messages between stages: activations up, gradients down ----------------------------------------------------------
+
+    def post(self, x: Array, to: int, tag: Tag, number: int) -> Any:
+        """Start sending x to the rank of a neighboring stage and return a handle. This rank itself needs no message."""
+        if to == self.group.rank:
+            self.handed[number] = x
+            return HandedOver()
+        observer().sends(to, number)
+        return self.group.send(xp.ascontiguousarray(x), to, tag, number)
+
+    def fetch(self, header: Header, source: int, tag: Tag, number: int) -> Array:
+        """Return what the rank of a neighboring stage has posted."""
+        if source == self.group.rank:
+            return self.handed.pop(number)
+        x = xp.empty(*header)
+        self.group.receive(x, source, tag, number, patient=True)
+        observer().received(source, number, x.nbytes)
         return x
 
     # Headers: a separate message with shape and dtype precedes the first activations of each kind ---------------------
@@ -152,7 +185,7 @@ class Pipeline(Model):
         if key not in self.headers:
             self.headers[key] = header
             self.saying = [handle for handle in self.saying if not handle.done()]  # a handle keeps its array alive
-            self.saying.append(self.group.send(packed(*header), self.after, HEADER, number + 1))
+            self.saying.append(self.group.send(packed(*header), self.after(c)[0], HEADER, number + 1))
         elif self.headers[key] != header:
             raise UserError(
                 f"{self.borders[c][1].path} outputs {shown(header)}, but for an earlier batch of the same kind it was "
@@ -164,7 +197,7 @@ class Pipeline(Model):
         key = ("received", c, *self.kind(c, 0, batch))
         if key not in self.headers:
             numbers = xp.empty(ROOM + 2, np.int64)
-            self.group.receive(numbers, self.before, HEADER, number + 1, patient=True)
+            self.group.receive(numbers, self.before(c)[0], HEADER, number + 1, patient=True)
             self.headers[key] = unpacked(to_host(numbers))
         return self.headers[key]
 
@@ -175,20 +208,13 @@ class Pipeline(Model):
 
     # Neighbours -------------------------------------------------------------------------------------------------------
 
-    @property
-    def after(self) -> int:
-        """The rank of the next stage."""
-        return (self.group.rank + 1) % self.group.size
+    def after(self, chunk: int) -> tuple[int, int]:
+        """Return the (rank, chunk) of the next stage."""
+        return self.layout.place(self.stage(chunk) + 1)
 
-    @property
-    def before(self) -> int:
-        """The rank of the previous stage."""
-        return (self.group.rank - 1) % self.group.size
-
-    @property
-    def wraps(self) -> int:
-        """1 on the last rank, whose output continues in the next chunk of rank 0; else 0."""
-        return int(self.after == 0)
+    def before(self, chunk: int) -> tuple[int, int]:
+        """Return the (rank, chunk) of the previous stage."""
+        return self.layout.place(self.stage(chunk) - 1)
 
     def number(self, micro: int, chunk: int, back: bool = False) -> int:
         """Return the message number, unique per micro-batch, receiving chunk and direction. Its header has the next."""
@@ -259,20 +285,15 @@ class Run:
         leaf, y, sent = self.alive.pop((do.micro, c))
         g = None
         if pipe.stage(c) < pipe.stages - 1:
-            g = xp.empty(y.shape, y.dtype)
-            number = pipe.number(do.micro, c, back=True)
-            pipe.group.receive(g, pipe.after, GRADIENTS, number, patient=True)
-            observer().received(pipe.after, number, g.nbytes)
+            g = pipe.fetch((y.shape, y.dtype), pipe.after(c)[0], GRADIENTS, pipe.number(do.micro, c, back=True))
             sent.wait()  # returns at once: the gradient of y came back, so y has arrived
         observer().begins(do)
         if y.requires_grad:
             backward([y], [g], defer)
         if leaf is not None:
-            gx = xp.zeros_like(leaf.data) if leaf.grad is None else xp.ascontiguousarray(leaf.grad)
-            to = c - int(pipe.before == pipe.group.size - 1)
-            number = pipe.number(do.micro, to, back=True)
-            observer().sends(pipe.before, number)
-            self.sending.append(pipe.group.send(gx, pipe.before, GRADIENTS, number))
+            gx = xp.zeros_like(leaf.data) if leaf.grad is None else leaf.grad
+            before, into = pipe.before(c)
+            self.sending.append(pipe.post(gx, before, GRADIENTS, pipe.number(do.micro, into, back=True)))
 
 
 def partition(model: Model, mesh: Mesh, strategy: Strategy) -> None:
@@ -281,21 +302,22 @@ def partition(model: Model, mesh: Mesh, strategy: Strategy) -> None:
 
     Raise UserError if there are more stages than units.
     """
-    n, p, chunks, r = len(model.units), mesh.parts("layers"), strategy.chunks, mesh.part("layers")
+    n, r, layout = len(model.units), mesh.part("layers"), layout_of(strategy.schedule, mesh.parts("layers"), strategy.v)
     (axis,), label = mesh.along("layers"), strategy.label
-    if p * chunks > n:
+    if layout.stages > n:
         raise UserError(
-            f"{label(axis, p)} x {label('chunks', chunks)} makes {p * chunks} stages of {n} units; allowed: up to {n}"
+            f"{label(axis, layout.p)} x {label('chunks', layout.v)} makes {layout.stages} stages of {n} units; "
+            f"allowed: up to {n}"
         )
-    every = [shard_of(n, p * chunks, stage) for stage in range(p * chunks)]
+    every = [shard_of(n, layout.stages, stage) for stage in range(layout.stages)]
     used: dict[Parameter, list[int]] = {}  # parameter -> the ranks that use it
     for stage, units in enumerate(every):
         for q in Model(model.units[units]).parameters():
-            used.setdefault(q, []).append(stage % p)
+            used.setdefault(q, []).append(layout.place(stage)[0])
     for q, ranks in used.items():
         if len(set(ranks)) > 1:
             q.placement = q.placement.replicate(axis, tuple(sorted(set(ranks))))
-    local = [every[c * p + r] for c in range(chunks)]
+    local = [every[layout.stage(r, c)] for c in range(layout.v)]
     stages = [Model(model.units[units]) for units in local]
     borders = [(model.units[units.start - 1], model.units[units.stop - 1]) for units in local]
     vars(model).clear()

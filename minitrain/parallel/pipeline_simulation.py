@@ -8,13 +8,13 @@ from itertools import product
 
 from ..errors import UserError, check_choice, shown
 from ..observe.clock import Clock, Costs, Timeline, peak_in_flight
-from .pipeline_schedules import Do, Lists, hop, source
+from .pipeline_schedules import Do, Layout, Lists, all_ranks, hop, layout_of, source
 
 # A send completes this many half steps after its receiver has reached the receive. None: immediately.
 SENDS = {"buffered": None, "paired": -1, "blocking": 0}
 
 
-def execution(lists: Lists, v: int = 1, sends: str = "buffered") -> Iterator[tuple[int, Do]]:
+def execution(lists: Lists, layout: Layout, sends: str = "buffered") -> Iterator[tuple[int, Do]]:
     """Yield all (rank, instruction) pairs in a possible order of execution. Raise UserError if the ranks deadlock.
 
     For each instruction in its list, a rank receives the input, executes the instruction and sends the output:
@@ -26,8 +26,9 @@ def execution(lists: Lists, v: int = 1, sends: str = "buffered") -> Iterator[tup
                     combined with its next receive (Megatron's batched isend and irecv for 1F1B);
         blocking    when the receiver is at its receive and its own sends have completed: ssend.
 
-    With "buffered", no schedule deadlocks. With "paired", interleaved does unless m = p or v = 1. With "blocking", all
-    but naive and gpipe do: of two neighbors, one sends activations, the other a gradient; neither reaches its receive.
+    With "buffered", no schedule deadlocks. With "paired", interleaved does unless m = p or v = 1, zb-h2 unless m < 2 p,
+    and zb-v unless m <= p. With "blocking", all but naive and gpipe do: of two neighbors, one sends activations, the
+    other a gradient; neither reaches its receive.
     """
     check_choice("sends", sends, tuple(SENDS))
     p = len(lists)
@@ -36,7 +37,7 @@ def execution(lists: Lists, v: int = 1, sends: str = "buffered") -> Iterator[tup
 
     def ready(r: int) -> bool:
         i, sending = divmod(half[r], 2)
-        other = hop(lists[r][i], r, p, v, 1 if sending else -1)
+        other = hop(lists[r][i], r, layout, 1 if sending else -1)
         slack = SENDS[sends] if sending else 1
         if other is None or slack is None or (sending and other[0] == r):
             return True
@@ -50,7 +51,9 @@ def execution(lists: Lists, v: int = 1, sends: str = "buffered") -> Iterator[tup
                     yield r, lists[r][half[r] // 2]
                 half[r] += 1
         if half == before:
-            raise UserError(f"the ranks wait for each other, with {sends} sends: {'; '.join(stuck(lists, v, half))}")
+            raise UserError(
+                f"the ranks wait for each other, with {sends} sends: {'; '.join(stuck(lists, layout, half))}"
+            )
 
 
 def signal(do: Do) -> Do:
@@ -58,18 +61,25 @@ def signal(do: Do) -> Do:
     return replace(do, kind="I") if do.kind == "B" else do
 
 
-def stuck(lists: Lists, v: int, half: Sequence[int]) -> Iterator[str]:
+def stuck(lists: Lists, layout: Layout, half: Sequence[int]) -> Iterator[str]:
     """Describe, for each rank that waits, where it waits and for what."""
     for r, order in enumerate(lists):
         i, sending = divmod(half[r], 2)
-        other = hop(order[i], r, len(lists), v, 1 if sending else -1) if i < len(order) else None
+        other = hop(order[i], r, layout, 1 if sending else -1) if i < len(order) else None
         if other is not None and sending:
             yield f"rank {r}, sending after {order[i]}, waits until rank {other[0]} receives for {other[1]}"
         elif other is not None:
             yield f"rank {r} at {order[i]} waits for {other[1]} on rank {other[0]}"
 
 
-def check(lists: Lists, m: int, v: int = 1, sends: str = "buffered", most: Sequence[int] | None = None) -> list[int]:
+def check(
+    lists: Lists,
+    m: int,
+    v: int = 1,
+    sends: str = "buffered",
+    most: Sequence[int] | None = None,
+    v_shaped: bool = False,
+) -> list[int]:
     """Return the peak number of activations in flight on each rank. Raise UserError if the schedule is wrong.
 
     Check that each forward and each backward (or I and W) occurs once and after what it needs, that the ranks do not
@@ -78,7 +88,7 @@ def check(lists: Lists, m: int, v: int = 1, sends: str = "buffered", most: Seque
     for r, order in enumerate(lists):
         check_once(r, order, m, v)
         check_own_order(r, order)
-    for _ in execution(lists, v, sends):
+    for _ in execution(lists, Layout(len(lists), v, v_shaped), sends):
         pass
     peaks = [peak_in_flight(order) for order in lists]
     for r, (peak, limit) in enumerate(zip(peaks, most or peaks, strict=True)):
@@ -112,13 +122,18 @@ def check_own_order(r: int, order: Sequence[Do]) -> None:
         done.add(do)
 
 
-def simulate(lists: Lists, costs: Costs | None = None, nbytes: int = 0) -> Timeline:
+def simulated(name: str, p: int, m: int, v: int | None = None, costs: Costs | None = None, nbytes: int = 0) -> Timeline:
+    """Return the timeline of a schedule of SCHEDULES on p ranks, as `simulate` does."""
+    return simulate(all_ranks(name, p, m, v), costs, nbytes, layout_of(name, p, 1).v_shaped)
+
+
+def simulate(lists: Lists, costs: Costs | None = None, nbytes: int = 0, v_shaped: bool = False) -> Timeline:
     """Return the timeline of all ranks, in the time units of `costs`, if each message has nbytes bytes."""
     clocks = [Clock(costs or Costs()) for _ in lists]
-    v = 1 + max((do.chunk for order in lists for do in order), default=0)
+    layout = Layout(len(lists), 1 + max((do.chunk for order in lists for do in order), default=0), v_shaped)
     ends: dict[tuple[int, Do], Fraction] = {}
-    for r, do in execution(lists, v):
-        needed = source(do, r, len(lists), v)
+    for r, do in execution(lists, layout):
+        needed = source(do, r, layout)
         if needed is not None and needed[0] != r:
             clocks[r].receive(ends[needed], nbytes)
         clocks[r].run(do)

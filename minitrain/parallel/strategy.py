@@ -13,7 +13,7 @@ import numpy as np
 from ..comm.mesh import Mesh
 from ..errors import UserError, check_choice, check_number, check_whole, shown
 from ..precision import DTYPES
-from .pipeline_schedules import SCHEDULES, Schedule
+from .pipeline_schedules import SCHEDULES, Schedule, default_chunks
 
 Reduce = Literal["bucketed", "naive", "overlap"]
 GradDtype = Literal["full", "fp16", "bf16"]
@@ -41,8 +41,8 @@ class Strategy:
     """With tp > 1: also divide the residual stream along time (sequence parallel)."""
     schedule: str | Schedule = "1f1b"
     """Order of the forwards and backwards in a pipeline."""
-    chunks: int = 1
-    """Stages per rank of an interleaved pipeline."""
+    chunks: int | None = None
+    """Stages per rank of a pipeline. None: 2 for interleaved and zb-v, otherwise 1."""
     grad_dtype: GradDtype = "full"
     """Dtype in which ranks send gradients: full (their own), or 16 bits with sums in 32."""
     owners: Owners = "elements"
@@ -54,6 +54,11 @@ class Strategy:
     def reducer(self) -> str:
         """The name of the reducer in REDUCERS (parallelize.py)."""
         return f"zero{self.zero}" if self.zero else self.reduce
+
+    @property
+    def v(self) -> int:
+        """Stages per rank of a pipeline: `chunks`, or the schedule's default."""
+        return default_chunks(self.schedule) if self.chunks is None else self.chunks
 
     @property
     def sent_dtype(self) -> np.dtype | None:
@@ -75,7 +80,8 @@ class Strategy:
         check_whole(label("recompute"), self.recompute)
         if not callable(self.schedule):
             check_choice(label("schedule"), self.schedule, tuple(SCHEDULES))
-        check_whole(label("chunks"), self.chunks, 1)
+        if self.chunks is not None:
+            check_whole(label("chunks"), self.chunks, 1)
         check_choice(label("grad_dtype"), self.grad_dtype, get_args(GradDtype))
         check_choice(label("owners"), self.owners, get_args(Owners))
         for name in ("reduce_once", "prefetch", "sp", "check"):
@@ -118,12 +124,13 @@ class Strategy:
 
     def _check_pipeline(self, mesh: Mesh, micros: int | None) -> None:
         label, (pp,), stages = self.label, mesh.along("layers"), mesh.parts("layers")
-        named = isinstance(self.schedule, str)
-        if (named and (self.chunks > 1) != (self.schedule == "interleaved")) or (self.chunks > 1 and stages == 1):
+        named, v = isinstance(self.schedule, str), self.v
+        fits = v > 1 if self.schedule == "interleaved" else v == default_chunks(self.schedule)
+        if (named and not fits) or (v > 1 and stages == 1):
             schedule = self.schedule if named else getattr(self.schedule, "__name__", self.schedule)
             raise UserError(
-                f"{label('chunks', self.chunks)} with {label('schedule', schedule)} and {label(pp, stages)}: several "
-                f"chunks per rank go with interleaved, on several ranks; give {label('chunks', 2)}, "
+                f"{label('chunks', v)} with {label('schedule', schedule)} and {label(pp, stages)}: several chunks per "
+                f"rank go with interleaved, and 2 with zb-v, on several ranks; give {label('chunks', 2)}, "
                 f"{label('schedule', 'interleaved')} and {label(pp, 2)}, for example, or none of these"
             )
         if micros is not None and self.schedule == "interleaved" and micros % stages:

@@ -1,8 +1,9 @@
 """Lower bounds of an update's memory and time, a thousand times faster than following it.
 
     memory    parameters and optimizer, and the larger of gradients and activations, on the first stage of a pipeline
-    time      the busiest stage computes all its micro-batches, after the stages before it have computed their first one
-              and before they return its last gradient; or all communication along dp, if that takes longer
+    time      the busiest rank computes all its micro-batches, after the stages before it have computed their first one
+              and before they return its last gradient (zero-bubble: it may still compute weight gradients meanwhile);
+              or all communication along dp, if that takes longer
 
 The search follows only those updates that could still be among the fastest.
 """
@@ -12,7 +13,7 @@ from functools import lru_cache
 
 from ..observe.clock import peak_in_flight
 from ..observe.virtual_time import Machine
-from ..parallel.pipeline_schedules import SCHEDULES
+from ..parallel.pipeline_schedules import SCHEDULES, Layout
 from .operations import Collective, Local, Step, length
 from .setup import Setup, units_of
 from .sizes import Sizes
@@ -65,12 +66,12 @@ def least_time(setup: Setup, machine: Machine) -> float:
         return UnitTimes(f, i + replayed * f, w)
 
     stages = [times(stage) for stage in range(len(s.stages))]
-    longest, before = 0.0, 0.0
+    longest, before, splits = 0.0, 0.0, str(strategy.schedule).startswith("zb")
     for rank in range(s.pp):
-        mine = stages[rank :: s.pp]
+        mine = [stages[s.layout.stage(rank, c)] for c in range(s.layout.v)]
         work = s.accumulate * sum(t.forward + t.inputs + t.weights for t in mine)
         longest = max(longest, before + work)
-        before += stages[rank].forward + stages[rank].inputs
+        before += stages[rank].forward + (0.0 if splits else stages[rank].inputs)
     during, after = communication(setup, machine)
     return (longest + during if strategy.reduce != "overlap" else max(longest, during)) + after
 
@@ -96,12 +97,12 @@ def communication(setup: Setup, machine: Machine) -> tuple[float, float]:
 def held(setup: Setup) -> int:
     """Return the number of parameters on the first stage."""
     s = setup
-    return _held(s.sizes, s.pp, s.strategy.chunks, s.tp)
+    return _held(s.sizes, s.layout, s.tp)
 
 
 @lru_cache(maxsize=1000)
-def _held(sizes: Sizes, pp: int, chunks: int, tp: int) -> int:
-    units = [unit for c in range(chunks) for unit in units_of(sizes, pp * chunks, c * pp)]
+def _held(sizes: Sizes, layout: Layout, tp: int) -> int:
+    units = [unit for c in range(layout.v) for unit in units_of(sizes, layout.stages, layout.stage(0, c))]
     every = {w.path: w for unit in units for w in sizes.weights(unit)}
     return sum(w.local(tp, 0) for w in every.values())
 
@@ -112,11 +113,11 @@ def least_memory(setup: Setup) -> dict[str, int]:
     size = held(setup)
     parts = {least: -(-size // s.dp) if strategy.zero >= least else size for least in (1, 2, 3)}
     kept = 0
-    for c in range(strategy.chunks):
-        for unit in s.stages[c * s.pp]:
+    for c in range(s.layout.v):
+        for unit in s.stages[s.layout.stage(0, c)]:
             kept += local.stream * (unit > 0) if strategy.recompute else kept_by(local, min(unit, s.sizes.units - 1))
     schedule = strategy.schedule if isinstance(strategy.schedule, str) else "1f1b"
-    activations = kept * in_flight(schedule, s.pp, s.accumulate, strategy.chunks) // strategy.chunks
+    activations = kept * in_flight(schedule, s.pp, s.accumulate, s.layout.v) // s.layout.v
     gradients = s.stored * parts[2]
     bound = {"parameters": s.stored * parts[3], "optimizer": s.state * parts[1]}
     return bound | ({"activations": activations} if activations > gradients else {"gradients": gradients})

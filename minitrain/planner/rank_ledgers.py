@@ -37,8 +37,7 @@ class RankLedgers:
         self.number = setup.rank_at(*place)
         self.memory, self.routes, self.flops = Memory(), Counter[Route](), 0
         self.events: list[Event] = []
-        v, p = self.strategy.chunks, setup.pp
-        self.chunks = [setup.stages[c * p + place[1]] for c in range(v)]
+        self.chunks = [setup.stages[setup.layout.stage(place[1], c)] for c in range(setup.layout.v)]
         self.weights = weights_of(setup, self.chunks)
         self.buckets = buckets_of(setup, place, self.weights)
         self.paths = [list({w.path: w for u in units for w in setup.weights(u)}) for units in self.chunks]
@@ -109,15 +108,22 @@ class RankLedgers:
         """Wait until all but the last `left` jobs of the communication thread are done."""
         self.events.append(Wait(left))
 
+    def receives_from_itself(self, chunk: int) -> bool:
+        """Return whether the stage before this chunk's is on this rank too."""
+        layout, pp = self.setup.layout, self.place[1]
+        return 0 < chunk < layout.v and layout.place(layout.stage(pp, chunk) - 1)[0] == pp
+
     def message(self, do: Do, local: Local, down: bool, sends: bool) -> None:
         """Exchange activations (down) or their gradients with the stage before or after, if there is one."""
         s, (dp, pp, tp) = self.setup, self.place
-        stage = do.chunk * s.pp + pp
+        stage = s.layout.stage(pp, do.chunk)
         border = stage if down == sends else stage - 1  # between the stages `border` and `border` + 1
         if not 0 <= border < len(s.stages) - 1:
             return
-        ends = [s.rank_at(dp, stage % s.pp, tp) for stage in (border, border + 1)]
+        ends = [s.rank_at(dp, s.layout.place(stage)[0], tp) for stage in (border, border + 1)]
         source, to = ends if down else reversed(ends)
+        if source == to:  # handed over
+            return
         nbytes = local.stream
         if sends:
             self.routes[DOWN if down else UP, (source, to)] += nbytes

@@ -16,7 +16,7 @@ from typing import Any
 from ..comm.mesh import Mesh
 from ..errors import UserError
 from ..observe.virtual_time import Machine
-from ..parallel.pipeline_schedules import SCHEDULES
+from ..parallel.pipeline_schedules import CHUNKS, SCHEDULES, default_chunks
 from ..parallel.strategy import Strategy
 from .bounds import least_memory, least_time
 from .estimate import Estimate, estimate
@@ -163,8 +163,8 @@ def unmet(request: Request, dp: int, pp: int, tp: int) -> str:
         return "sp with tp 1: sequence parallel divides among the tp ranks; tp at least 2"
     if order != "1f1b" and pp == 1:
         return f"schedule {order} with pp 1: there is no pipeline; pp at least 2"
-    if order == "interleaved" and 2 * pp > units:
-        return f"schedule interleaved with pp {pp}: two chunks a rank need {2 * pp} units, there are {units}"
+    if order in CHUNKS and 2 * pp > units:
+        return f"schedule {order} with pp {pp}: two chunks a rank need {2 * pp} units, there are {units}"
     if dp * k > request.batch:
         return f"accumulate {k} with dp {dp}: the batch has {request.batch} sequences, but {k} x {dp} are needed"
     if order == "interleaved" and "accumulate" in fixed and k % pp:
@@ -211,14 +211,15 @@ def setup_for(request: Request, axes: tuple[int, int, int], precision: str, k: i
     )  # fmt: skip
 
 
-def schedules(request: Request, pp: int) -> list[tuple[str, int]]:
-    """Return pairs (schedule, chunks) to try."""
+def schedules(request: Request, pp: int) -> list[tuple[str, int | None]]:
+    """Return pairs (schedule, chunks) to try; None: the schedule's number of chunks."""
     if pp == 1:
-        return [("1f1b", 1)]
+        return [("1f1b", None)]
     names = [name for name in SCHEDULES if request.thorough or name != "naive"]
     names = [request.fixed["schedule"]] if "schedule" in request.fixed else names
-    chunks = [v for v in (2, 4) if pp * v <= request.sizes.units]
-    return [pair for name in names for pair in ([(name, v) for v in chunks] if name == "interleaved" else [(name, 1)])]
+    pairs: list[tuple[str, int | None]] = [(name, None) for name in names if name != "interleaved"]
+    pairs += [("interleaved", v) for v in (2, 4) if "interleaved" in names]
+    return [(name, v) for name, v in pairs if pp * (v or default_chunks(name)) <= request.sizes.units]
 
 
 class Axes:

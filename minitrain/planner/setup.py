@@ -7,6 +7,7 @@ from itertools import product
 from typing import Literal
 
 from ..errors import UserError
+from ..parallel.pipeline_schedules import Layout, layout_of
 from ..parallel.strategy import Strategy
 from ..sharding import shard_of
 from .sizes import Sizes, Weight
@@ -78,9 +79,14 @@ class Setup:
                 raise UserError(f"no formulas for {s.label(name, getattr(s, name))}; plan with {known}")
 
     @cached_property
+    def layout(self) -> Layout:
+        """Which stages the ranks of a pipeline hold."""
+        return layout_of(self.strategy.schedule, self.pp, self.strategy.v)
+
+    @cached_property
     def stages(self) -> list[range]:
         """The units of each stage of the pipeline."""
-        n = self.pp * self.strategy.chunks
+        n = self.layout.stages
         return [units_of(self.sizes, n, stage) for stage in range(n)]
 
     @cached_property
@@ -90,7 +96,7 @@ class Setup:
         for stage, units in enumerate(self.stages):
             for unit in units:
                 for weight in self.weights(unit):
-                    found.setdefault(weight.path, set()).add(stage % self.pp)
+                    found.setdefault(weight.path, set()).add(self.layout.place(stage)[0])
         return {path: tuple(sorted(stages)) for path, stages in found.items()}
 
     def rank_at(self, dp: int, pp: int, tp: int) -> int:

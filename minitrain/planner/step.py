@@ -50,7 +50,7 @@ class Rank(RankLedgers):
         if self.setup.pp == 1:
             return [Do(kind, i) for i in range(k) for kind in "FB"]
         make = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
-        return make(self.place[1], self.setup.pp, k, self.strategy.chunks)
+        return make(self.place[1], self.setup.pp, k, self.strategy.v)
 
     # Instructions -----------------------------------------------------------------------------------------------------
 
@@ -58,6 +58,8 @@ class Rank(RankLedgers):
         """F: receive the activations, compute, send them on."""
         local = self.local(do.micro)
         self.message(do, local, down=True, sends=False)
+        if self.receives_from_itself(do.chunk):  # the output of the chunk before, now also kept as this one's input
+            self.memory.add("buffers", -local.stream)
         first = self.chunks[do.chunk].start
         for units in self.segments(do.chunk):
             self.gather(units)
@@ -106,8 +108,11 @@ class Rank(RankLedgers):
                 self.visit(self.outer(units, local), uses, later, inner=False, room=local.stream)
             if self.strategy.recompute and units[0] > 0:
                 self.memory.add("activations", -local.stream)
+        if self.receives_from_itself(do.chunk):  # it exists as long as the output of the chunk before
+            self.memory.add("activations", local.stream)
         if self.chunks[do.chunk].stop < self.setup.sizes.units:
-            self.memory.add("buffers", -local.stream)
+            kind = "activations" if self.receives_from_itself(do.chunk + 1) else "buffers"
+            self.memory.add(kind, -local.stream)
         self.message(do, local, down=False, sends=True)
 
     # Their parts ------------------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ class Case:
         if mesh.sizes["tp"] > 1:
             strategy = replace(strategy, sp="sp" in self.layout)
         if mesh.sizes["pp"] > 1:
-            strategy = replace(strategy, schedule=self.schedule, chunks=2 if self.schedule == "interleaved" else 1)
+            strategy = replace(strategy, schedule=self.schedule)
         return strategy
 
     def mesh(self, world: Communicator) -> Mesh:

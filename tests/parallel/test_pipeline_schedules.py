@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from minitrain.errors import UserError
 from minitrain.observe.clock import Clock, Costs, Timeline
-from minitrain.parallel.pipeline_schedules import SCHEDULES, Do, Lists, all_ranks, source, target
-from minitrain.parallel.pipeline_simulation import SENDS, check, simulate, stuck
+from minitrain.parallel.pipeline_schedules import SCHEDULES, Do, Layout, Lists, all_ranks, layout_of, source, target
+from minitrain.parallel.pipeline_simulation import SENDS, check, simulate, simulated, stuck
 
 COSTS = [
     Costs(F=1, I=1, W=1),
@@ -27,14 +27,21 @@ sizes = st.tuples(st.integers(1, 6), st.integers(1, 14))
 costs = st.builds(Costs, *[st.fractions(Fraction(1, 5), 5, max_denominator=5)] * 3)
 
 
+Case = tuple[list[list[Do]], int, Layout]
+
+
 @st.composite
-def any_schedule(draw: st.DrawFn) -> tuple[list[list[Do]], int, int]:
-    """Draw (lists of instructions, m, v)."""
-    name = draw(st.sampled_from(["naive", "gpipe", "1f1b", "interleaved", "zb-h1"]))
-    p, m, v = draw(st.integers(1, 5)), draw(st.integers(1, 8)), 1
+def any_schedule(draw: st.DrawFn) -> Case:
+    """Draw (lists of instructions, m, layout)."""
+    name = draw(st.sampled_from(list(SCHEDULES)))
+    p, m, v = draw(st.integers(1, 5)), draw(st.integers(1, 8)), 2 if name == "zb-v" else 1
     if name == "interleaved":
         m, v = p * draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    return all_ranks(name, p, m, v), m, v
+    return all_ranks(name, p, m, v), m, layout_of(name, p, v)
+
+
+def checked(lists: Lists, m: int, layout: Layout, sends: str = "buffered") -> list[int]:
+    return check(lists, m, layout.v, sends, v_shaped=layout.v_shaped)
 
 
 # The formulas -----------------------------------------------------------------------------------------------
@@ -68,9 +75,9 @@ def test_interleaved(v: int, cost: Costs) -> None:
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_one_chunk_a_rank_unless_told_otherwise(name: str) -> None:
-    make = SCHEDULES[name]
-    assert make(1, 3, 6) == make(1, 3, 6, 1) == all_ranks(name, 3, 6)[1]
+def test_chunks_by_default(name: str) -> None:
+    chunks = {"interleaved": 2, "zb-v": 2}.get(name, 1)
+    assert SCHEDULES[name](1, 3, 6, chunks) == all_ranks(name, 3, 6)[1] == all_ranks(name, 3, 6, chunks)[1]
 
 
 def test_memory_of_gpipe_and_1f1b() -> None:
@@ -109,19 +116,70 @@ def test_zero_bubble_where_the_condition_is_just_met() -> None:
     assert simulate(all_ranks("zb-h1", 4, 8), above).makespan > 8 * (1 + above.B) + 3 * (2 - above.W)
 
 
+@given(sizes, costs)
+def test_zero_bubble_with_more_forwards(size: tuple[int, int], cost: Costs) -> None:
+    """zb-h2: the paper's bubble of (p-1) (F+I-2W) on rank 0, and 2 p-1 micro-batches in flight."""
+    p, m = size
+    timeline = simulated("zb-h2", p, m, costs=cost)
+    assert timeline.peaks == [min(m, 2 * p - 1)] * p
+    if m >= 2 * p - 1 and cost.W <= min(cost.F, cost.I):
+        bubble = (p - 1) * (cost.F + cost.I - 2 * cost.W)
+        assert max(timeline.stalls) == timeline.stalls[0] == bubble
+        assert timeline.makespan == m * (cost.F + cost.B) + max((p - 1) * cost.F, bubble)
+
+
+def test_no_bubble_at_equal_costs() -> None:
+    """With F = I = W, the ranks of zb-h2 and zb-v never wait once they have begun, and zb-v needs half the memory: 2 p
+    halves of a stage. No schedule can end earlier: the last rank begins after p-1 forwards. With fewer micro-batches
+    than 2 p-1, ranks do wait."""
+    for p in range(1, 10):
+        for m in (2 * p - 1, 2 * p, 3 * p + 1):
+            h2, v = simulated("zb-h2", p, m), simulated("zb-v", p, m)
+            assert h2.stalls == v.stalls == [0] * p
+            assert [h2.makespan, v.makespan] == [3 * m + p - 1, 6 * m + p - 1]
+            assert (h2.idle, v.idle) == (Fraction(p - 1, 3 * m + p - 1), Fraction(p - 1, 6 * m + p - 1))
+            assert (h2.peaks, v.peaks) == ([2 * p - 1] * p, [2 * p] * p)
+        for name in ("zb-h2", "zb-v") if p > 1 else ():
+            assert max(simulated(name, p, 2 * p - 2).stalls) > 0
+
+
+@given(sizes, costs)
+def test_a_v_never_holds_more_than_1f1b(size: tuple[int, int], cost: Costs) -> None:
+    p, m = size
+    assert max(simulated("zb-v", p, m, costs=cost).peaks) <= min(2 * m, 2 * p)
+
+
+def test_stalls_are_between_the_first_and_the_last_instruction() -> None:
+    cost = Costs(F=1, I=1, W=1)
+    assert simulated("gpipe", 3, 4, costs=cost).stalls == [6, 3, 0]
+    assert simulated("1f1b", 3, 4, costs=cost).stalls == [6, 3, 0]
+    assert simulated("zb-h1", 3, 4, costs=cost).stalls == [2, 1, 0]
+    assert Timeline([[]]).stalls == [0]
+
+
+def test_the_layouts() -> None:
+    """As in the picture of Layout."""
+    picture = {False: [[0, 1, 2, 3], [4, 5, 6, 7]], True: [[0, 1, 2, 3], [7, 6, 5, 4]]}
+    for v_shaped, rows in picture.items():
+        layout = Layout(4, 2, v_shaped)
+        assert [[layout.stage(r, c) for r in range(4)] for c in range(2)] == rows
+        assert all(layout.stage(*layout.place(stage)) == stage for stage in range(8))
+    assert [layout_of(name, 4, 2).v_shaped for name in SCHEDULES] == [name == "zb-v" for name in SCHEDULES]
+
+
 # The checker accepts correct schedules ----------------------------------------------------------------------
 
 
 @given(any_schedule())
-def test_all_schedules_are_right(case: tuple[list[list[Do]], int, int]) -> None:
-    lists, m, v = case
-    timeline = simulate(lists)
-    assert check(lists, m, v) == timeline.peaks
+def test_all_schedules_are_right(case: Case) -> None:
+    lists, m, layout = case
+    timeline = simulate(lists, v_shaped=layout.v_shaped)
+    assert checked(lists, m, layout) == timeline.peaks
     ends = {(r, do): end for r, lane in enumerate(timeline.lanes) for _, end, do in lane}
     for r, lane in enumerate(timeline.lanes):
         for start, _, do in lane:
             assert isinstance(do, Do)
-            for other, needed in needs(do, r, len(lists), v):
+            for other, needed in needs(do, r, layout):
                 assert start >= min(ends[other, kind] for kind in either(needed) if (other, kind) in ends)
 
 
@@ -154,16 +212,27 @@ def test_interleaved_needs_sends_that_do_not_wait() -> None:
         check(all_ranks("interleaved", 2, 4, 2), 4, 2, sends="paired")
 
 
-@given(st.integers(1, 5), st.integers(1, 3), st.data())
-def test_source_and_target_are_inverse(p: int, v: int, data: st.DataObject) -> None:
+def test_a_v_needs_sends_that_do_not_wait() -> None:
+    for name, m, ok in [("zb-h2", 7, True), ("zb-h2", 8, False), ("zb-v", 4, True), ("zb-v", 5, False)]:
+        lists, layout = all_ranks(name, 4, m), layout_of(name, 4, 1 + (name == "zb-v"))
+        if ok:
+            checked(lists, m, layout, "paired")
+        else:
+            with pytest.raises(UserError, match="the ranks wait for each other, with paired sends"):
+                checked(lists, m, layout, "paired")
+
+
+@given(st.integers(1, 5), st.integers(1, 3), st.booleans(), st.data())
+def test_source_and_target_are_inverse(p: int, v: int, v_shaped: bool, data: st.DataObject) -> None:
+    layout = Layout(p, v, v_shaped)
     r, chunk = data.draw(st.integers(0, p - 1)), data.draw(st.integers(0, v - 1))
     for kind in "FI":
         do = Do(kind, 3, chunk)
-        require = target(do, r, p, v)
-        assert (require is None) == (chunk * p + r == (p * v - 1 if kind == "F" else 0))
-        assert require is None or source(require[1], require[0], p, v) == (r, do)
-        assert source(Do("B", 3, chunk), r, p, v) == source(Do("I", 3, chunk), r, p, v)
-    assert source(Do("W", 3, chunk), r, p, v) is None is target(Do("W", 3, chunk), r, p, v)
+        require = target(do, r, layout)
+        assert (require is None) == (layout.stage(r, chunk) == (p * v - 1 if kind == "F" else 0))
+        assert require is None or source(require[1], require[0], layout) == (r, do)
+        assert source(Do("B", 3, chunk), r, layout) == source(Do("I", 3, chunk), r, layout)
+    assert source(Do("W", 3, chunk), r, layout) is None is target(Do("W", 3, chunk), r, layout)
 
 
 # ... and finds errors ---------------------------------------------------------------------------------------
@@ -218,26 +287,29 @@ def test_before_its_own() -> None:
 
 
 @given(any_schedule(), st.data())
-def test_any_instruction_that_is_left_out_or_doubled(
-    case: tuple[list[list[Do]], int, int], data: st.DataObject
-) -> None:
-    lists, m, v = case
+def test_any_instruction_that_is_left_out_or_doubled(case: Case, data: st.DataObject) -> None:
+    lists, m, layout = case
     r = data.draw(st.integers(0, len(lists) - 1))
     i = data.draw(st.integers(0, len(lists[r]) - 1))
     for change in (lists[r][:i] + lists[r][i + 1 :], [*lists[r], lists[r][i]]):
         with pytest.raises(UserError, match=f"rank {r}, micro-batch {lists[r][i].micro}, chunk {lists[r][i].chunk}: "):
-            check([*lists[:r], change, *lists[r + 1 :]], m, v)
+            checked([*lists[:r], change, *lists[r + 1 :]], m, layout)
 
 
-def needs(do: Do, r: int, p: int, v: int) -> Iterator[tuple[int, Do]]:
-    """Yield the instructions that `do` depends on: an independent version, by stage number."""
-    stage = do.chunk * p + r
+def needs(do: Do, r: int, layout: Layout) -> Iterator[tuple[int, Do]]:
+    """Yield the instructions that `do` depends on: an independent version, by a list of the stages' places."""
+    p, v = layout.p, layout.v
+    rows = [[(rank, chunk) for rank in range(p)] for chunk in range(v)]
+    places = [place for i, row in enumerate(rows) for place in (row[::-1] if layout.v_shaped and i % 2 else row)]
+    stage = places.index((r, do.chunk))
     if do.kind == "F" and stage > 0:
-        yield (stage - 1) % p, Do("F", do.micro, (stage - 1) // p)
+        rank, chunk = places[stage - 1]
+        yield rank, Do("F", do.micro, chunk)
     if do.kind in "BI":
         yield r, Do("F", do.micro, do.chunk)
         if stage + 1 < p * v:
-            yield (stage + 1) % p, Do("B", do.micro, (stage + 1) // p)
+            rank, chunk = places[stage + 1]
+            yield rank, Do("B", do.micro, chunk)
     if do.kind == "W":
         yield r, Do("I", do.micro, do.chunk)
 
@@ -247,7 +319,7 @@ def either(do: Do) -> list[Do]:
     return [do, replace(do, kind="I")] if do.kind == "B" else [do]
 
 
-def has_an_order(lists: Lists, v: int, sends: str) -> bool:
+def has_an_order(lists: Lists, layout: Layout, sends: str) -> bool:
     """Return whether the dependency graph is acyclic. Nodes: (rank, i, False) done, (rank, i, True) sent."""
     graph: TopologicalSorter[tuple[int, int, bool]] = TopologicalSorter()
     at = {(r, do): i for r, mine in enumerate(lists) for i, do in enumerate(mine)}
@@ -255,7 +327,7 @@ def has_an_order(lists: Lists, v: int, sends: str) -> bool:
         graph.add((r, i, True), (r, i, False))
         if i:
             graph.add((r, i, False), (r, i - 1, True))
-        for other, needed in needs(do, r, len(lists), v):
+        for other, needed in needs(do, r, layout):
             j = next(at[other, kind] for kind in either(needed) if (other, kind) in at)
             graph.add((r, i, False), (other, j, False))
             if sends != "buffered" and other != r and i:
@@ -268,20 +340,18 @@ def has_an_order(lists: Lists, v: int, sends: str) -> bool:
 
 
 @given(any_schedule(), st.sampled_from(sorted(SENDS)), st.data())
-def test_deadlocks_are_the_circles_of_the_graph(
-    case: tuple[list[list[Do]], int, int], sends: str, data: st.DataObject
-) -> None:
+def test_deadlocks_are_the_circles_of_the_graph(case: Case, sends: str, data: st.DataObject) -> None:
     """In schedules with some instructions moved, the checker reports a deadlock exactly if the graph has a cycle."""
-    lists, m, v = case
+    lists, m, layout = case
     for _ in range(data.draw(st.integers(0, 3))):
         mine = lists[data.draw(st.integers(0, len(lists) - 1))]
         index = st.integers(0, len(mine) - 1)
         mine.insert(data.draw(index), mine.pop(data.draw(index)))
-    if has_an_order(lists, v, sends):
-        check(lists, m, v, sends)
+    if has_an_order(lists, layout, sends):
+        checked(lists, m, layout, sends)
     else:
         with pytest.raises(UserError, match=r"wait for each other|comes later"):
-            check(lists, m, v, sends)
+            checked(lists, m, layout, sends)
 
 
 # What is refused --------------------------------------------------------------------------------------------
@@ -293,6 +363,8 @@ def test_refused() -> None:
         ("interleaved", (4, 6, 2), "6 micro-batches on 4 stages: .* a multiple of 4, such as 4 or 8"),
         ("interleaved", (4, 3, 2), "such as 4 or 8"),
         ("1f1b", (2, 2, 2), "2 chunks per rank: the 1f1b schedule has 1"),
+        ("zb-h2", (2, 2, 2), "2 chunks per rank: the zb-h2 schedule has 1"),
+        ("zb-v", (2, 2, 1), "1 chunks per rank: the zb-v schedule has 2"),
         ("gpipe", (2, 0), "micro-batches is 0; it must be at least 1"),
         ("gpipe", (0, 2), "stages is 0; it must be at least 1"),
     ]:
@@ -348,8 +420,8 @@ def test_the_unit_is_the_largest_that_fits_all_times() -> None:
 
 
 @given(any_schedule(), costs, st.integers(20, 100))
-def test_pictures_fit(case: tuple[list[list[Do]], int, int], cost: Costs, width: int) -> None:
-    timeline = simulate(case[0], cost)
+def test_pictures_fit(case: Case, cost: Costs, width: int) -> None:
+    timeline = simulate(case[0], cost, v_shaped=case[2].v_shaped)
     rows = timeline.draw(width).splitlines()
     shortened = len(rows) > len(case[0])
     assert shortened == rows[-1].startswith("(a column is ")
@@ -381,10 +453,13 @@ def test_after_ten_micro_batches_symbols_begin_anew() -> None:
     assert Timeline([[]]).draw() == "rank 0 "
 
 
-@pytest.mark.parametrize(("name", "m", "v"), [("naive", 2, 1), ("gpipe", 4, 1), ("1f1b", 4, 1), ("interleaved", 2, 2)])
-def test_the_pictures_of_the_docstrings_are_true(name: str, m: int, v: int) -> None:
+DRAWN = {"naive": (2, 2), "gpipe": (2, 4), "1f1b": (2, 4), "interleaved": (2, 2), "zb-h1": (3, 4), "zb-h2": (3, 6)}
+
+
+@pytest.mark.parametrize(("name", "size"), {**DRAWN, "zb-v": (2, 3)}.items())
+def test_the_pictures_of_the_docstrings_are_true(name: str, size: tuple[int, int]) -> None:
     shown = re.findall(r"rank (\d) (\S+)", SCHEDULES[name].__doc__ or "")
-    initialized = simulate(all_ranks(name, 2, m, v), Costs(F=1, I=1, W=1)).draw().splitlines()
+    initialized = simulated(name, *size, costs=Costs(F=1, I=1, W=1)).draw().splitlines()
     assert shown
     for rank, picture in shown:
         assert initialized[int(rank)].split()[-1].rstrip(".") == picture.rstrip(".")
@@ -392,5 +467,5 @@ def test_the_pictures_of_the_docstrings_are_true(name: str, m: int, v: int) -> N
 
 def test_a_rank_that_has_ended_waits_for_nobody() -> None:
     lists = all_ranks("gpipe", 2, 2)
-    (said,) = stuck(lists, 1, [2 * len(lists[0]), 0])
+    (said,) = stuck(lists, Layout(2), [2 * len(lists[0]), 0])
     assert said.startswith("rank 1 at ") and said.endswith(" on rank 0")

@@ -56,7 +56,12 @@ REFUSED: list[tuple[dict[str, Any], dict[str, int], int | None, str, str]] = [
         "--chunks 2 with --schedule interleaved and --pp 1: several chunks per rank go with interleaved",
     ),
     (
-        {"chunks": 2, "schedule": "interleaved"}, {"pp": 2}, 3,
+        {"schedule": "zb-v"}, {}, None,
+        "chunks=2 with schedule='zb-v' and pp=1: several chunks per rank go with interleaved, and 2 with zb-v",
+        "--chunks 2 with --schedule zb-v and --pp 1: several chunks per rank go with interleaved, and 2 with zb-v",
+    ),
+    (
+        {"schedule": "interleaved"}, {"pp": 2}, 3,
         "schedule='interleaved' passes micro-batches on in groups of pp=2, which does not divide accumulate=3",
         "--schedule interleaved passes micro-batches on in groups of --pp 2, which does not divide --accumulate 3",
     ),
@@ -89,7 +94,9 @@ def test_what_goes_together() -> None:
             replace(strategy, sp=True).check_on(Mesh(world, tp=2))
         pipeline = Mesh(world, pp=2)
         for name in SCHEDULES:
-            Strategy(schedule=name, chunks=2 if name == "interleaved" else 1).check_on(pipeline, 4)
+            Strategy(schedule=name).check_on(pipeline, 4)
+            Strategy(schedule=name, chunks=2 if name in ("interleaved", "zb-v") else 1).check_on(pipeline, 4)
+        Strategy(schedule="interleaved", chunks=3).check_on(pipeline, 4)
         for chunks in (1, 3):
             Strategy(zero=1, schedule=of_my_own, chunks=chunks).check_on(pipeline, 3)
 
@@ -118,7 +125,7 @@ def test_the_defaults() -> None:
     """Data parallel in buckets of 1 MiB, with all activations kept and the first steps checked."""
     assert Strategy() == Strategy(
         zero=0, reduce="bucketed", bucket_mb=1.0, reduce_once=False, prefetch=False, recompute=0, sp=False,
-        schedule="1f1b", chunks=1, grad_dtype="full", owners="elements", check=True,
+        schedule="1f1b", chunks=None, grad_dtype="full", owners="elements", check=True,
     )  # fmt: skip
 
 

@@ -70,6 +70,13 @@ CASES: tuple[dict[str, Any], ...] = (
      "tied": False},
     {"pp": 2, "tp": 2, "schedule": "1f1b", "accumulate": 3, "sp": True, "dropout": 0.1, "layers": 4},
     {"pp": 2, "tp": 3, "schedule": "zb-h1", "accumulate": 3, "recompute": 1, "dropout": 0.1},
+    {"pp": 3, "schedule": "zb-h2", "accumulate": 6, "batch": 13, "precision": "fp16"},
+    {"dp": 2, "pp": 2, "tp": 2, "schedule": "zb-h2", "accumulate": 3, "batch": 13, "sp": True, "zero": 1},
+    {"pp": 2, "tp": 3, "schedule": "zb-h2", "accumulate": 4, "recompute": 1, "dropout": 0.1, "tied": False},
+    {"pp": 2, "schedule": "zb-v", "accumulate": 4, "batch": 9},
+    {"dp": 2, "pp": 2, "schedule": "zb-v", "accumulate": 3, "batch": 13, "precision": "fp16", "zero": 1, "tied": False},
+    {"pp": 2, "tp": 2, "schedule": "zb-v", "accumulate": 5, "recompute": 1, "dropout": 0.1, "layers": 4, "sp": True},
+    {"pp": 3, "schedule": "zb-v", "accumulate": 5, "batch": 11, "layers": 7, "dropout": 0.1, "recompute": 2},
 )  # fmt: skip
 # Drawn at random after the formulas were written, seeded with the hash of the commit that had them
 DRAWN: tuple[dict[str, Any], ...] = (
@@ -270,6 +277,7 @@ LLAMAS: tuple[dict[str, Any], ...] = (
     {"tp": 3, "recompute": 1},
     {"dp": 2, "tp": 3, "sp": True, "zero": 2},
     {"pp": 3, "schedule": "zb-h1", "accumulate": 4},
+    {"pp": 2, "tp": 3, "schedule": "zb-v", "accumulate": 4},
     {"dp": 2, "pp": 2, "tp": 2, "schedule": "interleaved", "chunks": 2, "accumulate": 2, "zero": 1, "sp": True},
 )
 
