@@ -26,7 +26,6 @@ from minitrain.observe.observer import observing
 from minitrain.optim import SGD
 from minitrain.parallel.parallelize import parallelize
 from minitrain.parallel.pipeline import ACTIVATIONS, GRADIENTS
-from minitrain.parallel.pipeline_schedules import SCHEDULES
 from minitrain.parallel.strategy import Strategy
 from minitrain.train.checkpoint import gather
 from minitrain.train.step import compute_gradients
@@ -46,9 +45,8 @@ def train(
     Return the losses of the global batches and the gradients of the last one, gathered from all ranks.
     """
     model = mlp(MLPConfig(hidden=(32,) * 7, dtype="float64"))
-    chunks = 2 if schedule == "interleaved" else 1
     mesh = Mesh(world, pp=world.size)
-    reducer = parallelize(model, mesh, Strategy(schedule=schedule, chunks=chunks))
+    reducer = parallelize(model, mesh, Strategy(schedule=schedule))
     reducer.init(1)
     update = SGD(reducer)
     observer = Stamps(clock, mesh.over("layers")) if clock else None
@@ -116,7 +114,7 @@ def run(world: Communicator, options: argparse.Namespace) -> None:
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """Return the options given, such as ["--figure", "FILE.svg"]; those of the command line by default."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--schedule", default="1f1b", choices=list(SCHEDULES), help="the first run's (default: 1f1b)")
+    parser.add_argument("--schedule", default="1f1b", choices=list(bubble.THEORY), help="the first run's (default: 1f1b)")
     parser.add_argument("--micro", type=int, default=4, help="micro-batches of the first run (default: 4)")
     parser.add_argument("--figure", help="write the picture to this file")
     return parser.parse_args(given)

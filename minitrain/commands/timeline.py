@@ -38,11 +38,14 @@ def show(config: TrainConfig, world: Communicator, svg: Path | None = None) -> s
     p = config.parallel
     s = config.strategy
     stages = f"{s.schedule}, {p.pp * s.v} stages, {p.accumulate} micro-batches"
-    return "\n".join([
+    lines = [
         f"{stages}; digits: forward, letters: backward, dots: idle",
         timeline.draw(),
         f"idle {timeline.idle} of the time; activations in flight {timeline.peaks}",
-    ])  # fmt: skip
+    ]
+    if any(do.kind == "W" for _, _, do in timeline.lanes[0]):  # a zero-bubble schedule
+        lines.append(f"idle between a rank's first and last instruction: {', '.join(map(str, timeline.stalls))}")
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
