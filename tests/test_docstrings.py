@@ -60,9 +60,10 @@ PAPERS = {
     "parallel/pipeline_schedules.gpipe": "1811.06965",
     "parallel/pipeline_schedules.interleaved": "2104.04473",
     "parallel/pipeline_schedules.one_forward_one_backward": "2006.09503",
-    "parallel/pipeline_schedules.zero_bubble_h1": "2401.10241",
-    "parallel/pipeline_schedules.zero_bubble_h2": "2401.10241",
-    "parallel/pipeline_schedules.zero_bubble_v": "2401.10241",
+    "parallel/zero_bubble.zero_bubble_h1": "2401.10241",
+    "parallel/zero_bubble.zero_bubble_h2": "2401.10241",
+    "parallel/zero_bubble.zero_bubble_v": "2401.10241",
+    "parallel/zero_bubble.dualpipe": "2412.19437",
     "parallel/recompute": "1604.06174",
     "parallel/sequence_parallel": "2205.05198",
     "parallel/tensor_parallel": "1909.08053",
@@ -333,6 +334,8 @@ def test_papers(name: str, paper: str) -> None:
 def test_every_optimizer_and_schedule_of_a_pipeline_has_a_paper() -> None:
     rules = {thing.name for thing in package() if thing.name.count(".") == 1 and isinstance(thing.node, ast.ClassDef)}
     made = {
-        f"parallel/pipeline_schedules.{function.__name__}" for name, function in SCHEDULES.items() if name != "naive"
+        f"parallel/{function.__module__.rpartition('.')[2]}.{function.__name__}"
+        for name, function in SCHEDULES.items()
+        if name != "naive"
     }
     assert {name for name in rules if name.startswith("optim/rules.")} | made <= PAPERS.keys()

@@ -142,7 +142,7 @@ class ParallelOptions:
 class StrategyOptions(Strategy):
     """How the model, gradients and activations are stored and sent."""
 
-    schedule: Literal["naive", "gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v"] = "1f1b"
+    schedule: Literal["naive", "gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v", "dualpipe"] = "1f1b"
     """Order of the forwards and backwards in a pipeline."""
     owners: tyro.conf.Suppress[Owners] = "elements"
     check: tyro.conf.Suppress[bool] = True

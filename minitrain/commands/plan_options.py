@@ -13,7 +13,7 @@ from ..planner.presets import MODELS
 from ..planner.sizes import Sizes
 
 Precisions = Literal["fp32", "fp16", "bf16", "fp16-weights", "bf16-weights"]
-Schedules = Literal["naive", "gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v"]
+Schedules = Literal["naive", "gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v", "dualpipe"]
 MOST_RANKS = 65_536
 MOST_LAYERS, MOST_BATCH, MOST = 10_000, 100_000, 10_000_000  # MOST: of every other size
 LEAST_FIGURE, MOST_FIGURE = 1e-6, 1e9  # of a machine, in the option's unit

@@ -109,11 +109,11 @@ class Pipeline(Model):
         """
         y = Tensor(np.zeros((), np.float32))
         with observing(None):
-            for c, chunk in enumerate(self.chunks):
-                _, y, sent = self.forward(chunk, c, 0, batch)
+            for c in self.layout.chunks_of(0, 2):
+                _, y, sent = self.forward(self.chunks[c], c, 0, batch)
                 if sent is not None:
                     sent.wait()  # the array must stay alive until it is sent
-        last, _ = self.layout.place(self.stages - 1)
+        last, _ = self.layout.places(self.stages - 1)[0]
         if batch.labels is not None:
             return y if self.group.rank == last else Tensor(np.zeros((), y.dtype))
         return Tensor(self.group.gather_objects(y.data if self.group.rank == last else None)[last])
@@ -210,11 +210,11 @@ class Pipeline(Model):
 
     def after(self, chunk: int) -> tuple[int, int]:
         """Return the (rank, chunk) of the next stage."""
-        return self.layout.place(self.stage(chunk) + 1)
+        return self.layout.next(self.group.rank, chunk, 1)
 
     def before(self, chunk: int) -> tuple[int, int]:
         """Return the (rank, chunk) of the previous stage."""
-        return self.layout.place(self.stage(chunk) - 1)
+        return self.layout.next(self.group.rank, chunk, -1)
 
     def number(self, micro: int, chunk: int, back: bool = False) -> int:
         """Return the message number, unique per micro-batch, receiving chunk and direction. Its header has the next."""
@@ -266,7 +266,7 @@ class Run:
     def backward(self, do: Do) -> None:
         """B: compute all gradients."""
         self.back(do, None)
-        self.reducer.end_backward(self.pipeline.chunks[do.chunk].parameters())
+        self.end_backward(do)
 
     def input_gradient(self, do: Do) -> None:
         """I: compute the gradient of the input; defer those of the parameters."""
@@ -277,7 +277,12 @@ class Run:
         observer().begins(do)
         for work in self.later.pop((do.micro, do.chunk)):
             work()
-        self.reducer.end_backward(self.pipeline.chunks[do.chunk].parameters())
+        self.end_backward(do)
+
+    def end_backward(self, do: Do) -> None:
+        """End a backward of the chunk, and of chunks that this micro-batch does not pass through."""
+        for c in self.pipeline.layout.ended_with(do.chunk):
+            self.reducer.end_backward(self.pipeline.chunks[c].parameters())
 
     def back(self, do: Do, defer: Callable[[Callable[[], None]], None] | None) -> None:
         """Receive the gradient of the output, run backward, and send the gradient of the input."""
@@ -313,7 +318,7 @@ def partition(model: Model, mesh: Mesh, strategy: Strategy) -> None:
     used: dict[Parameter, list[int]] = {}  # parameter -> the ranks that use it
     for stage, units in enumerate(every):
         for q in Model(model.units[units]).parameters():
-            used.setdefault(q, []).append(layout.place(stage)[0])
+            used.setdefault(q, []).extend(rank for rank, _ in layout.places(stage))
     for q, ranks in used.items():
         if len(set(ranks)) > 1:
             q.placement = q.placement.replicate(axis, tuple(sorted(set(ranks))))

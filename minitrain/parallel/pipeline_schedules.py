@@ -32,62 +32,19 @@ The only dependencies between ranks:
                    b = (p-1) (F+I-W), if m >= p and W <= F, I
     zb-h2          (p-1) / (3 m+p-1)             min(m, 2 p-1)
     zb-v           (p-1) / (6 m+p-1)             min(2 m, 2 p), each of half a stage
+    dualpipe       b / (m (F+I+W) + b),          p + 1
+                   b = (p/2-1) (F+I-W), if W <= F = I
 
-The last column counts from F to B, or to W. These formulas assume free messages and stages of equal cost; the last two
-also F = I = W and m >= 2 p-1. Under these two, a rank has no idle time between its first and its last instruction: all
-of it is the wait for the first micro-batch, and for the ranks that started later.
+The last column counts from F to B, or to W. These formulas assume free messages and stages of equal cost; those of
+zb-h2 and zb-v also F = I = W and m >= 2 p-1. Under these two, a rank has no idle time between its first and its last
+instruction: all of it is the wait for the first micro-batch, and for the ranks that started later.
 """
 
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from ..errors import UserError, check_choice, check_whole
-
-
-@dataclass(frozen=True)
-class Do:
-    """One instruction: F forward, B backward, or its halves I (input gradient) and W (weight gradients)."""
-
-    kind: str
-    micro: int
-    chunk: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.kind}{self.micro}" + (f" of chunk {self.chunk}" if self.chunk else "")
-
-
-Lists = Sequence[Sequence[Do]]  # the instructions of each rank
-Schedule = Callable[[int, int, int, int], list[Do]]  # (rank, stages, micro-batches, chunks) -> the rank's instructions
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which stage of the model each chunk of each rank is, on p ranks with v chunks each.
-
-                looped           V-shaped: every second chunk goes back
-    rank        0 1 2 3          0 1 2 3
-    chunk 0     0 1 2 3          0 1 2 3
-    chunk 1     4 5 6 7          7 6 5 4
-    """
-
-    p: int
-    v: int = 1
-    v_shaped: bool = False
-
-    def stage(self, r: int, chunk: int) -> int:
-        """Return the stage of this chunk of rank r."""
-        return chunk * self.p + (self.p - 1 - r if self.v_shaped and chunk % 2 else r)
-
-    def place(self, stage: int) -> tuple[int, int]:
-        """Return the (rank, chunk) of a stage."""
-        chunk, r = divmod(stage, self.p)
-        return (self.p - 1 - r if self.v_shaped and chunk % 2 else r), chunk
-
-    @property
-    def stages(self) -> int:
-        """The number of stages."""
-        return self.p * self.v
+from .instructions import Do, Layout, Schedule, Shape, one_chunk
+from .zero_bubble import dualpipe, zero_bubble_h1, zero_bubble_h2, zero_bubble_v
 
 
 def naive(r: int, p: int, m: int, v: int = 1) -> list[Do]:
@@ -159,100 +116,6 @@ def interleaved(r: int, p: int, m: int, v: int = 1) -> list[Do]:
     )
 
 
-def zero_bubble_h1(r: int, p: int, m: int, v: int = 1) -> list[Do]:
-    """1F1B with B split into I, for which the previous stage waits, and W, which fills the bubble.
-
-        rank 0 012..aA3bBcCdD    idle time of a rank: (p-1)(F+I-W), if m >= p and W <= F and W <= I
-        rank 1 .01.a2bA3cBdCD    in flight: min(m, p)
-        rank 2 ..0a1b2cA3dBCD
-
-    Rank r delays W by r micro-batches. In 1F1B it has p-r in flight, so r more bring every rank to p, the peak of 1F1B
-    on rank 0. The schedule is never slower than 1F1B.
-    Qi et al., "Zero Bubble Pipeline Parallelism", ICLR 2024, arXiv:2401.10241, section 2.1 (where I is called B).
-    """
-    one_chunk("zb-h1", v)
-    warmup = min(m, p - r - 1)
-    instructions = [Do("F", i) for i in range(warmup)]
-    for i in range(m):
-        instructions += [Do("F", warmup + i)] if warmup + i < m else []
-        instructions += [Do("I", i)]
-        instructions += [Do("W", i - r)] if i >= r else []
-    return instructions + [Do("W", i) for i in range(max(0, m - r), m)]
-
-
-def zero_bubble_h2(r: int, p: int, m: int, v: int = 1) -> list[Do]:
-    """Zero-bubble without idle time inside a rank, for twice the memory: the pipeline is filled with more forwards.
-
-        rank 0 01234aA5bBcCdDeEfF      idle time between a rank's first and last instruction: (p-1) (F+I-2W),
-        rank 1 .012a3b4cA5dBeCfDEF     if m >= 2 p-1 and W <= F and W <= I
-        rank 2 ..0a1b2c3d4eA5fBCDEF    in flight: min(m, 2 p-1)
-
-    Rank r begins with 2 (p-r)-1 forwards, which last until its first gradient is back, and delays W by 2 r
-    micro-batches. So the last gradients pass up without waiting for any W, and the delayed ones fill the time that is
-    left. Ranks start one after the other and end one after the other: the update as a whole takes (p-1) F longer.
-    (In the paper, each rank updates its parameters as soon as it is done; here they wait for the norm of all.)
-    Qi et al., "Zero Bubble Pipeline Parallelism", ICLR 2024, arXiv:2401.10241, section 2.2 (where I is called B).
-    """
-    one_chunk("zb-h2", v)
-    warmup = min(m, 2 * (p - r) - 1)
-    instructions = [Do("F", i) for i in range(warmup)]
-    for i in range(m):
-        instructions += [Do("I", i)]
-        instructions += [Do("W", i - 2 * r)] if i >= 2 * r else []
-        instructions += [Do("F", warmup + i)] if warmup + i < m else []
-    return instructions + [Do("W", i) for i in range(max(0, m - 2 * r), m)]
-
-
-def zero_bubble_v(r: int, p: int, m: int, v: int = 2) -> list[Do]:
-    """Zero-bubble without idle time inside a rank, with the memory of 1F1B: two chunks a rank, in the shape of a V.
-
-        rank 0 0120aA1baBA2cbCcBC      idle time between a rank's first and last instruction: 0,
-        rank 1 .0011aaA2A2bbccBBCC     if m >= 2 p-1 and F = I = W; in flight: min(2 m, 2 p), each of half a stage
-
-    A micro-batch goes down through the first chunks of all ranks and back up through the second ones (Layout). So the
-    last stage is on rank 0, and the first gradient is there after 2 p forwards instead of p forwards and p backwards of
-    whole stages. Both ends of the model are on rank 0: a tied weight needs no sum over ranks.
-
-    Once the pipeline is full, rank r repeats: F of chunk 1 for micro-batch i, I of chunk 1 for i-r, I of chunk 0 for
-    i-p+1, one W, F of chunk 0 for the next one, and another W. W is always the oldest that is owed.
-    Raise UserError unless v is 2. Qi et al., arXiv:2401.10241, section 6 (where I is called B); as a repeated block: Qi
-    et al., "Pipeline Parallelism with Controllable Memory", NeurIPS 2024, arXiv:2405.15362.
-    """
-    if v != 2:
-        raise UserError(f"{v} chunks per rank: the zb-v schedule has 2")
-    warmup = min(m, 2 * (p - r) - 1)
-    instructions = [Do("F", i, 0) for i in range(warmup)]
-    forwards, owed = deque(Do("F", i, 0) for i in range(warmup, m)), deque[Do]()
-
-    def take(waiting: deque[Do]) -> None:
-        instructions.extend([waiting.popleft()] if waiting else [])
-
-    def input_gradient(micro: int, chunk: int) -> None:
-        instructions.append(Do("I", micro, chunk))
-        owed.append(Do("W", micro, chunk))
-
-    for i in range(m + p - 1):
-        if i < m:
-            instructions.append(Do("F", i, 1))
-        if r <= i < m + r:
-            input_gradient(i - r, 1)
-        elif i >= m:  # nothing else to do until the next gradient arrives
-            take(owed)
-        if i >= p - 1:
-            input_gradient(i - p + 1, 0)
-        if i < m - 1:  # from the last forward on, gradients come first
-            take(owed)
-            take(forwards if i < r or i >= p - 1 else deque())  # in between, all activations that fit are there
-            take(owed)
-    return instructions + list(owed)
-
-
-def one_chunk(name: str, v: int) -> None:
-    """Raise UserError unless v is 1."""
-    if v != 1:
-        raise UserError(f"{v} chunks per rank: the {name} schedule has 1; interleaved and zb-v have more")
-
-
 SCHEDULES: dict[str, Callable[..., list[Do]]] = {
     "naive": naive,
     "gpipe": gpipe,
@@ -261,8 +124,9 @@ SCHEDULES: dict[str, Callable[..., list[Do]]] = {
     "zb-h1": zero_bubble_h1,
     "zb-h2": zero_bubble_h2,
     "zb-v": zero_bubble_v,
+    "dualpipe": dualpipe,
 }
-CHUNKS = {"interleaved": 2, "zb-v": 2}  # per rank, by default; 1 in the others
+CHUNKS = {"interleaved": 2, "zb-v": 2, "dualpipe": 2}  # per rank, by default; 1 in the others
 
 
 def default_chunks(schedule: str | Schedule) -> int:
@@ -272,7 +136,8 @@ def default_chunks(schedule: str | Schedule) -> int:
 
 def layout_of(schedule: str | Schedule, p: int, v: int) -> Layout:
     """Return which stages p ranks with v chunks each hold under this schedule. A function's stages are looped."""
-    return Layout(p, v, schedule in ("zb-v", zero_bubble_v))
+    shape: Shape = "V" if schedule in ("zb-v", zero_bubble_v) else "looped"
+    return Layout(p, v, "two-way" if schedule in ("dualpipe", dualpipe) else shape)
 
 
 def all_ranks(name: str, p: int, m: int, v: int | None = None) -> list[list[Do]]:
@@ -282,25 +147,3 @@ def all_ranks(name: str, p: int, m: int, v: int | None = None) -> list[list[Do]]
     for what, number in (("stages", p), ("micro-batches", m), ("chunks", v)):
         check_whole(what, number, least=1)
     return [SCHEDULES[name](r, p, m, v) for r in range(p)]
-
-
-def source(do: Do, r: int, layout: Layout) -> tuple[int, Do] | None:
-    """Return the (rank, instruction) whose output rank r needs for this one, or None if it needs no message.
-
-    A B is returned as the I it contains.
-    """
-    return hop(do, r, layout, -1)
-
-
-def target(do: Do, r: int, layout: Layout) -> tuple[int, Do] | None:
-    """Return the (rank, instruction) that needs this one's output on rank r, or None if there is none."""
-    return hop(do, r, layout, 1)
-
-
-def hop(do: Do, r: int, layout: Layout, way: int) -> tuple[int, Do] | None:
-    """Return the neighbor of `do` one step along (1) or against (-1) its data flow: up for F, down for B and I."""
-    stage = layout.stage(r, do.chunk) + (way if do.kind == "F" else -way)
-    if do.kind == "W" or not 0 <= stage < layout.stages:
-        return None
-    rank, chunk = layout.place(stage)
-    return rank, Do("F" if do.kind == "F" else "I", do.micro, chunk)

@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from itertools import product
 
 from ..errors import UserError, check_choice, shown
 from ..observe.clock import Clock, Costs, Timeline, peak_in_flight
-from .pipeline_schedules import Do, Layout, Lists, all_ranks, hop, layout_of, source
+from .instructions import Do, Layout, Lists, Shape, hop, source
+from .pipeline_schedules import all_ranks, layout_of
 
 # A send completes this many half steps after its receiver has reached the receive. None: immediately.
 SENDS = {"buffered": None, "paired": -1, "blocking": 0}
@@ -78,17 +78,18 @@ def check(
     v: int = 1,
     sends: str = "buffered",
     most: Sequence[int] | None = None,
-    v_shaped: bool = False,
+    shape: Shape = "looped",
 ) -> list[int]:
     """Return the peak number of activations in flight on each rank. Raise UserError if the schedule is wrong.
 
     Check that each forward and each backward (or I and W) occurs once and after what it needs, that the ranks do not
     deadlock with `sends` as in `execution`, and that each rank has at most `most` activations in flight.
     """
+    layout = Layout(len(lists), v, shape)
     for r, order in enumerate(lists):
-        check_once(r, order, m, v)
+        check_once(r, order, m, layout)
         check_own_order(r, order)
-    for _ in execution(lists, Layout(len(lists), v, v_shaped), sends):
+    for _ in execution(lists, layout, sends):
         pass
     peaks = [peak_in_flight(order) for order in lists]
     for r, (peak, limit) in enumerate(zip(peaks, most or peaks, strict=True)):
@@ -97,10 +98,10 @@ def check(
     return peaks
 
 
-def check_once(r: int, order: Sequence[Do], m: int, v: int) -> None:
+def check_once(r: int, order: Sequence[Do], m: int, layout: Layout) -> None:
     """Raise UserError unless each micro-batch and chunk has F and B once, or F, I and W once, and nothing else."""
     counts = Counter(order)
-    for micro, chunk in product(range(m), range(v)):
+    for micro, chunk in ((i, c) for i in range(m) for c in layout.chunks_of(i, m)):
         found = {kind: counts.pop(Do(kind, micro, chunk), 0) for kind in "FBIW"}
         if tuple(found.values()) not in ((1, 1, 0, 0), (1, 0, 1, 1)):
             times = ", ".join(f"{kind} {n} times" for kind, n in found.items())
@@ -108,7 +109,9 @@ def check_once(r: int, order: Sequence[Do], m: int, v: int) -> None:
                 f"rank {r}, micro-batch {micro}, chunk {chunk}: {times}; expected F and B once, or F, I and W once"
             )
     for do in counts:
-        raise UserError(f"rank {r}: {shown(do)}; there are {m} micro-batches, {v} chunks and the kinds F, B, I and W")
+        raise UserError(
+            f"rank {r}: {shown(do)}; there are {m} micro-batches, {layout.v} chunks and the kinds F, B, I and W"
+        )
 
 
 def check_own_order(r: int, order: Sequence[Do]) -> None:
@@ -124,13 +127,13 @@ def check_own_order(r: int, order: Sequence[Do]) -> None:
 
 def simulated(name: str, p: int, m: int, v: int | None = None, costs: Costs | None = None, nbytes: int = 0) -> Timeline:
     """Return the timeline of a schedule of SCHEDULES on p ranks, as `simulate` does."""
-    return simulate(all_ranks(name, p, m, v), costs, nbytes, layout_of(name, p, 1).v_shaped)
+    return simulate(all_ranks(name, p, m, v), costs, nbytes, layout_of(name, p, 1).shape)
 
 
-def simulate(lists: Lists, costs: Costs | None = None, nbytes: int = 0, v_shaped: bool = False) -> Timeline:
+def simulate(lists: Lists, costs: Costs | None = None, nbytes: int = 0, shape: Shape = "looped") -> Timeline:
     """Return the timeline of all ranks, in the time units of `costs`, if each message has nbytes bytes."""
     clocks = [Clock(costs or Costs()) for _ in lists]
-    layout = Layout(len(lists), 1 + max((do.chunk for order in lists for do in order), default=0), v_shaped)
+    layout = Layout(len(lists), 1 + max((do.chunk for order in lists for do in order), default=0), shape)
     ends: dict[tuple[int, Do], Fraction] = {}
     for r, do in execution(lists, layout):
         needed = source(do, r, layout)

@@ -42,7 +42,7 @@ class Strategy:
     schedule: str | Schedule = "1f1b"
     """Order of the forwards and backwards in a pipeline."""
     chunks: int | None = None
-    """Stages per rank of a pipeline. None: 2 for interleaved and zb-v, otherwise 1."""
+    """Stages per rank of a pipeline. None: 2 for interleaved, zb-v and dualpipe, otherwise 1."""
     grad_dtype: GradDtype = "full"
     """Dtype in which ranks send gradients: full (their own), or 16 bits with sums in 32."""
     owners: Owners = "elements"
@@ -130,8 +130,15 @@ class Strategy:
             schedule = self.schedule if named else getattr(self.schedule, "__name__", self.schedule)
             raise UserError(
                 f"{label('chunks', v)} with {label('schedule', schedule)} and {label(pp, stages)}: several chunks per "
-                f"rank go with interleaved, and 2 with zb-v, on several ranks; give {label('chunks', 2)}, "
+                f"rank go with interleaved, and 2 with zb-v and dualpipe, on several ranks; give {label('chunks', 2)}, "
                 f"{label('schedule', 'interleaved')} and {label(pp, 2)}, for example, or none of these"
+            )
+        if self.schedule == "dualpipe" and (stages % 2 or (micros is not None and (micros % 2 or micros < 2 * stages))):
+            given = label(pp, stages) + (f" and {label('accumulate', micros)}" if micros else "")
+            raise UserError(
+                f"{label('schedule', 'dualpipe')} fills the pipeline from both ends, but you gave {given}; give even "
+                f"numbers, and at least twice as many micro-batches as ranks, such as {label(pp, 4)} and "
+                f"{label('accumulate', 8)}"
             )
         if micros is not None and self.schedule == "interleaved" and micros % stages:
             raise UserError(

@@ -11,9 +11,9 @@ The search follows only those updates that could still be among the fastest.
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..observe.clock import peak_in_flight
 from ..observe.virtual_time import Machine
-from ..parallel.pipeline_schedules import SCHEDULES, Layout
+from ..parallel.instructions import Layout
+from ..parallel.pipeline_schedules import SCHEDULES
 from .operations import Collective, Local, Step, length
 from .setup import Setup, units_of
 from .sizes import Sizes
@@ -69,9 +69,10 @@ def least_time(setup: Setup, machine: Machine) -> float:
     longest, before, splits = 0.0, 0.0, str(strategy.schedule).startswith("zb")
     for rank in range(s.pp):
         mine = [stages[s.layout.stage(rank, c)] for c in range(s.layout.v)]
-        work = s.accumulate * sum(t.forward + t.inputs + t.weights for t in mine)
+        work = s.accumulate * sum(t.forward + t.inputs + t.weights for t in mine) / s.layout.replicas
         longest = max(longest, before + work)
-        before += stages[rank].forward + (0.0 if splits else stages[rank].inputs)
+        if s.layout.replicas == 1:  # otherwise the last rank begins at once, too
+            before += stages[rank].forward + (0.0 if splits else stages[rank].inputs)
     during, after = communication(setup, machine)
     return (longest + during if strategy.reduce != "overlap" else max(longest, during)) + after
 
@@ -81,7 +82,7 @@ def communication(setup: Setup, machine: Machine) -> tuple[float, float]:
     s, zero, k = setup, setup.strategy.zero, setup.accumulate
     ranks = [s.rank_at(dp, 0, 0) for dp in range(s.dp)]
     shard = -(-held(setup) // s.dp)
-    if s.dp == 1:
+    if s.dp == 1 or s.layout.replicas > 1:  # the replicas of a stage are on other ranks: other rings
         return 0.0, 0.0
 
     def ring(item: int, passes: int) -> float:
@@ -112,24 +113,29 @@ def least_memory(setup: Setup) -> dict[str, int]:
     s, strategy, local = setup, setup.strategy, local_of(setup)
     size = held(setup)
     parts = {least: -(-size // s.dp) if strategy.zero >= least else size for least in (1, 2, 3)}
-    kept = 0
-    for c in range(s.layout.v):
-        for unit in s.stages[s.layout.stage(0, c)]:
-            kept += local.stream * (unit > 0) if strategy.recompute else kept_by(local, min(unit, s.sizes.units - 1))
+    kept = tuple(kept_by(local, s.stages[s.layout.stage(0, c)], strategy.recompute) for c in range(s.layout.v))
     schedule = strategy.schedule if isinstance(strategy.schedule, str) else "1f1b"
-    activations = kept * in_flight(schedule, s.pp, s.accumulate, s.layout.v) // s.layout.v
+    activations = most_kept(schedule if s.pp > 1 else "naive", s.pp, s.accumulate, kept)
     gradients = s.stored * parts[2]
     bound = {"parameters": s.stored * parts[3], "optimizer": s.state * parts[1]}
     return bound | ({"activations": activations} if activations > gradients else {"gradients": gradients})
 
 
 @lru_cache(maxsize=10_000)
-def kept_by(local: Local, unit: int) -> int:
-    """Return the bytes that a unit keeps for the backward of a micro-batch."""
-    return sum(op.kept + op.kept_for_weights for op in operations(local, unit))
+def kept_by(local: Local, units: range, recompute: int) -> tuple[int, int]:
+    """Return the bytes that units keep of a micro-batch until I, and until W."""
+    if recompute:
+        return sum(local.stream for unit in units if unit > 0), 0
+    ops = [op for unit in units for op in operations(local, unit)]
+    return sum(op.kept for op in ops), sum(op.kept_for_weights for op in ops)
 
 
-@lru_cache(maxsize=1000)
-def in_flight(schedule: str, pp: int, k: int, chunks: int) -> int:
-    """Return the most (micro-batch, chunk) pairs in flight on the first stage of a pipeline."""
-    return peak_in_flight(SCHEDULES[schedule](0, pp, k, chunks)) if pp > 1 else 1
+@lru_cache(maxsize=10_000)
+def most_kept(schedule: str, pp: int, k: int, kept: tuple[tuple[int, int], ...]) -> int:
+    """Return the most bytes that the first rank keeps. kept: for each of its chunks, as of `kept_by`."""
+    most = now = 0
+    for do in SCHEDULES[schedule](0, pp, k, len(kept)):
+        until_i, until_w = kept[do.chunk]
+        now += {"F": until_i + until_w, "B": -until_i - until_w, "I": -until_i, "W": -until_w}[do.kind]
+        most = max(most, now)
+    return most

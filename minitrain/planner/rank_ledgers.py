@@ -111,19 +111,20 @@ class RankLedgers:
     def receives_from_itself(self, chunk: int) -> bool:
         """Return whether the stage before this chunk's is on this rank too."""
         layout, pp = self.setup.layout, self.place[1]
-        return 0 < chunk < layout.v and layout.place(layout.stage(pp, chunk) - 1)[0] == pp
+        return layout.shape == "V" and 0 < chunk < layout.v and layout.next(pp, chunk, -1)[0] == pp
 
     def message(self, do: Do, local: Local, down: bool, sends: bool) -> None:
         """Exchange activations (down) or their gradients with the stage before or after, if there is one."""
         s, (dp, pp, tp) = self.setup, self.place
-        stage = s.layout.stage(pp, do.chunk)
-        border = stage if down == sends else stage - 1  # between the stages `border` and `border` + 1
-        if not 0 <= border < len(s.stages) - 1:
+        stage, step = s.layout.stage(pp, do.chunk), 1 if down == sends else -1
+        if not 0 <= stage + step < len(s.stages):
             return
-        ends = [s.rank_at(dp, s.layout.place(stage)[0], tp) for stage in (border, border + 1)]
-        source, to = ends if down else reversed(ends)
+        other, _ = s.layout.next(pp, do.chunk, step)
+        ends = [s.rank_at(dp, i, tp) for i in (pp, other)]
+        source, to = ends if sends else reversed(ends)
         if source == to:  # handed over
             return
+        border = max(stage, stage + step)  # between this stage and the one before it
         nbytes = local.stream
         if sends:
             self.routes[DOWN if down else UP, (source, to)] += nbytes

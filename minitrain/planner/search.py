@@ -16,7 +16,7 @@ from typing import Any
 from ..comm.mesh import Mesh
 from ..errors import UserError
 from ..observe.virtual_time import Machine
-from ..parallel.pipeline_schedules import CHUNKS, SCHEDULES, default_chunks
+from ..parallel.pipeline_schedules import SCHEDULES, default_chunks, layout_of
 from ..parallel.strategy import Strategy
 from .bounds import least_memory, least_time
 from .estimate import Estimate, estimate
@@ -163,12 +163,14 @@ def unmet(request: Request, dp: int, pp: int, tp: int) -> str:
         return "sp with tp 1: sequence parallel divides among the tp ranks; tp at least 2"
     if order != "1f1b" and pp == 1:
         return f"schedule {order} with pp 1: there is no pipeline; pp at least 2"
-    if order in CHUNKS and 2 * pp > units:
+    if order in ("interleaved", "zb-v") and 2 * pp > units:
         return f"schedule {order} with pp {pp}: two chunks a rank need {2 * pp} units, there are {units}"
     if dp * k > request.batch:
         return f"accumulate {k} with dp {dp}: the batch has {request.batch} sequences, but {k} x {dp} are needed"
     if order == "interleaved" and "accumulate" in fixed and k % pp:
         return f"schedule interleaved with accumulate {k}: pp {pp} does not divide it"
+    if order == "dualpipe" and (pp % 2 or ("accumulate" in fixed and (k % 2 or k < 2 * pp))):
+        return f"schedule dualpipe with pp {pp}: both pp and accumulate must be even, and accumulate at least twice pp"
     return ""
 
 
@@ -219,7 +221,9 @@ def schedules(request: Request, pp: int) -> list[tuple[str, int | None]]:
     names = [request.fixed["schedule"]] if "schedule" in request.fixed else names
     pairs: list[tuple[str, int | None]] = [(name, None) for name in names if name != "interleaved"]
     pairs += [("interleaved", v) for v in (2, 4) if "interleaved" in names]
-    return [(name, v) for name, v in pairs if pp * (v or default_chunks(name)) <= request.sizes.units]
+    return [
+        (name, v) for name, v in pairs if layout_of(name, pp, v or default_chunks(name)).stages <= request.sizes.units
+    ]
 
 
 class Axes:

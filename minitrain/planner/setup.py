@@ -7,7 +7,8 @@ from itertools import product
 from typing import Literal
 
 from ..errors import UserError
-from ..parallel.pipeline_schedules import Layout, layout_of
+from ..parallel.instructions import Layout
+from ..parallel.pipeline_schedules import layout_of
 from ..parallel.strategy import Strategy
 from ..sharding import shard_of
 from .sizes import Sizes, Weight
@@ -96,7 +97,7 @@ class Setup:
         for stage, units in enumerate(self.stages):
             for unit in units:
                 for weight in self.weights(unit):
-                    found.setdefault(weight.path, set()).add(self.layout.place(stage)[0])
+                    found.setdefault(weight.path, set()).update(rank for rank, _ in self.layout.places(stage))
         return {path: tuple(sorted(stages)) for path, stages in found.items()}
 
     def rank_at(self, dp: int, pp: int, tp: int) -> int:

@@ -77,7 +77,7 @@ class Rank(RankLedgers):
     def backward(self, do: Do) -> None:
         """B: the gradients of the inputs and of the weights."""
         self.back(do, None)
-        self.reduction.end_backward(self.paths[do.chunk])
+        self.end_backward(do)
 
     def input_gradient(self, do: Do) -> None:
         """I: the gradients of the inputs; those of the weights wait."""
@@ -90,7 +90,12 @@ class Rank(RankLedgers):
             self.weights_of(op, uses, inner)
         self.memory.add("activations", -sum(op.kept_for_weights for op, _, _ in later))
         self.memory.add("buffers", -sum(op.waits for op, _, _ in later))
-        self.reduction.end_backward(self.paths[do.chunk])
+        self.end_backward(do)
+
+    def end_backward(self, do: Do) -> None:
+        """End a backward of the chunk, and of chunks that this micro-batch does not pass through."""
+        for c in self.setup.layout.ended_with(do.chunk):
+            self.reduction.end_backward(self.paths[c])
 
     def back(self, do: Do, later: Later | None) -> None:
         """Receive the gradient of the output, go back through the units, and send the gradient of the input."""

@@ -67,6 +67,9 @@ def cases(full: bool) -> list[tuple[int, Case]]:
     for s in everything if full else pairwise(PIPELINE):
         ranks = s.pop("ranks")
         case = Case(**s, layout="pp", pp=ranks, layers=6, B=11)
+        if case.schedule == "dualpipe":  # an even number of ranks
+            ranks = ranks if ranks % 2 == 0 else 2
+            case = replace(case, pp=ranks, accumulate=ranks * 2)
         rows.append((ranks, case if case.schedule != "interleaved" else replace(case, accumulate=ranks * 2)))
     both = [(n, replace(case, tp=2) if n == 4 and case.layout in ("tp", "sp") else case) for n, case in rows]
     return both + [
@@ -97,6 +100,7 @@ def cases(full: bool) -> list[tuple[int, Case]]:
             for layout in ("pp+tp", "pp+sp")
         ),
         (8, Case(layout="pp+tp", pp=2, tp=2, schedule="zb-h1", accumulate=4, comm="ring", layers=3, optimizer="adam")),
+        (8, Case("zero1", layout="pp+sp", pp=2, tp=2, schedule="dualpipe", accumulate=4, clip=0.5)),
         (3, Case(layout="pp", pp=3, dtype="float32", accumulate=3, comm="ring", ignore=True)),
         (2, Case(layout="pp", pp=2, B=2, accumulate=3, comm="ring")),  # an empty micro-batch
         (3, Case("dp-overlap", scaler=StaticScaler, accumulate=3, clip=0.5, ignore=True)),  # with a loss scale

@@ -30,7 +30,7 @@ from minitrain.observe.ledger import Ledger
 from minitrain.optim import SGD, clip_grad_norm
 from minitrain.parallel.parallelize import REDUCERS, parallelize
 from minitrain.parallel.pipeline import Pipeline, Schedule
-from minitrain.parallel.pipeline_schedules import SCHEDULES, Do, all_ranks, default_chunks
+from minitrain.parallel.pipeline_schedules import SCHEDULES, Do, all_ranks, default_chunks, layout_of
 from minitrain.parallel.pipeline_simulation import check
 from minitrain.parallel.recompute import Segment
 from minitrain.parallel.reducer import Reducer
@@ -90,7 +90,7 @@ def test_pipeline_is_the_serial_run(
     patience: float = 60,
 ) -> None:
     """Loss, norm, every gradient and parameter match the run on one process on every rank. Tied weights stay equal."""
-    ranks = 2 if schedule == "interleaved" else 3
+    ranks = 2 if schedule in ("interleaved", "dualpipe") else 3
     try:
         runs = threads.run(ranks, lambda world: train(comm(world), schedule, tied, reducers, part), patience)
     except TimeoutError as error:
@@ -99,8 +99,9 @@ def test_pipeline_is_the_serial_run(
         found = first_difference(run, serial(tied))
         assert not found, f"not as on one process: rank {rank}, {found}"
     shared = set(runs[0].held) & set(runs[-1].held)
-    on_both = tied and schedule != "zb-v"  # where the first rank has both ends of the model
-    assert shared == ({"embed.tokens.weight"} if on_both else set())
+    everything = {path for run in runs for path in run.held}
+    tied_to = {"embed.tokens.weight"} if tied else set()
+    assert shared == {"zb-v": set(), "dualpipe": everything}.get(str(schedule), tied_to)  # zb-v: both ends on rank 0
     torn = [path for path in shared if runs[0].held[path].tobytes() != runs[-1].held[path].tobytes()]
     assert not torn, f"copies differ: {torn}"
 
@@ -200,15 +201,16 @@ def wrong(step: tuple[float, Tensors], samples: int) -> list[str]:
 
 
 # With blocking sends, neighbors must never send to each other at the same time.
-SENDS = [(name, False) for name in SCHEDULES] + [("naive", True), ("gpipe", True)]
+SENDS = [(name, False) for name in SCHEDULES if name != "dualpipe"] + [("naive", True), ("gpipe", True)]
 KIB = [full(1), 1024]  # message size in KiB
 
 
 @pytest.mark.parametrize("kib", KIB)
-@pytest.mark.parametrize(("schedule", "at_once"), SENDS)
+@pytest.mark.parametrize(("schedule", "at_once"), [*SENDS, ("dualpipe", False)])
 def test_sends_that_wait_for_their_receiver(schedule: str, at_once: bool, kib: int) -> None:
     comm = Blocking if at_once else Synchronous
-    for step in threads.run(4, lambda world: one_step(comm(world), schedule, MICROS * kib), 30):
+    ranks = 2 if schedule == "dualpipe" else 4
+    for step in threads.run(ranks, lambda world: one_step(comm(world), schedule, MICROS * kib), 30):
         assert not wrong(step, MICROS * kib)
 
 
@@ -223,14 +225,15 @@ def test_synchronous_sends_of_mpi(world: Communicator, schedule: str, at_once: b
 @pytest.mark.parametrize("schedule", [s if s in ("naive", "gpipe", "1f1b") else full(s) for s in SCHEDULES])
 def test_blocking_sends_hang_where_the_checker_says_so(schedule: str) -> None:
     """The execution model in pipeline_simulation.py predicts what actually happens."""
-    lists = all_ranks(schedule, 4, MICROS)
+    ranks = 2 if schedule == "dualpipe" else 4
+    lists = all_ranks(schedule, ranks, MICROS)
     if schedule in ("naive", "gpipe"):
         check(lists, MICROS, sends="blocking")
         return
     with pytest.raises(UserError, match="wait for each other"):
-        check(lists, MICROS, default_chunks(schedule), sends="blocking", v_shaped=schedule == "zb-v")
+        check(lists, MICROS, default_chunks(schedule), sends="blocking", shape=layout_of(schedule, 4, 1).shape)
     with pytest.raises((TimeoutError, RuntimeError), match=r"had not ended|RankFailed"):
-        threads.run(4, lambda world: one_step(Blocking(world), schedule, MICROS), 1)
+        threads.run(ranks, lambda world: one_step(Blocking(world), schedule, MICROS), 1)
 
 
 # Activations in flight --------------------------------------------------------------------------------------
@@ -262,7 +265,7 @@ def test_activations_in_flight(schedule: str | Schedule, counts: list[int]) -> N
 
 
 def test_zero_bubble_without_idle_time_holds_almost_twice_as_much() -> None:
-    """zb-h2 has 7 micro-batches in flight on every rank, zb-h1 has 4. (Of zb-v, the planner's tests count the bytes.)"""
+    """zb-h2 has 7 micro-batches in flight on every rank, zb-h1 has 4. (The planner's tests count every byte.)"""
     for h2, h1, one in zip(peaks("zb-h2"), peaks("zb-h1"), peaks("naive"), strict=True):
         assert h1 < h2 < 7 * one
 
@@ -277,7 +280,9 @@ def test_zero_bubble_holds_as_many_as_1f1b_holds_anywhere() -> None:
 # Evaluation -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("schedule", "ranks", "last"), [("1f1b", 3, 2), ("interleaved", 2, 1), ("zb-v", 3, 0)])
+@pytest.mark.parametrize(
+    ("schedule", "ranks", "last"), [("1f1b", 3, 2), ("interleaved", 2, 1), ("zb-v", 3, 0), ("dualpipe", 4, 3)]
+)
 def test_evaluation(schedule: str, ranks: int, last: int) -> None:
     """Forward only: the last stage has the loss and the others 0. Without labels every rank gets the logits."""
     batch = toy_batch(0)
@@ -316,6 +321,7 @@ def test_evaluation(schedule: str, ranks: int, last: int) -> None:
         ({"schedule": "2f2b"}, "schedule is '2f2b'; allowed: 'naive', 'gpipe', '1f1b', 'interleaved', 'zb-h1'"),
         ({"zero": 2}, "zero=2 with pp=4: ZeRO-2 and -3 reduce (ZeRO-3 also gathers) around"),
         ({"zero": 3}, "zero=3 with pp=4: ZeRO-2 and -3 reduce (ZeRO-3 also gathers) around"),
+        ({"schedule": "dualpipe"}, "3 micro-batches on 4 stages: dualpipe needs an even number of both, and 8"),
         ({"schedule": "interleaved"}, "3 micro-batches on 4 stages: the interleaved schedule needs"),
     ],
 )

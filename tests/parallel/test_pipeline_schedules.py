@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from graphlib import CycleError, TopologicalSorter
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from minitrain.errors import UserError
 from minitrain.observe.clock import Clock, Costs, Timeline
-from minitrain.parallel.pipeline_schedules import SCHEDULES, Do, Layout, Lists, all_ranks, layout_of, source, target
+from minitrain.parallel.instructions import Do, Layout, Lists, Shape, source, target
+from minitrain.parallel.pipeline_schedules import SCHEDULES, all_ranks, default_chunks, layout_of
 from minitrain.parallel.pipeline_simulation import SENDS, check, simulate, simulated, stuck
 
 COSTS = [
@@ -34,14 +36,17 @@ Case = tuple[list[list[Do]], int, Layout]
 def any_schedule(draw: st.DrawFn) -> Case:
     """Draw (lists of instructions, m, layout)."""
     name = draw(st.sampled_from(list(SCHEDULES)))
-    p, m, v = draw(st.integers(1, 5)), draw(st.integers(1, 8)), 2 if name == "zb-v" else 1
+    p, m, v = draw(st.integers(1, 5)), draw(st.integers(1, 8)), default_chunks(name)
     if name == "interleaved":
         m, v = p * draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    if name == "dualpipe":
+        p = 2 * draw(st.integers(1, 3))
+        m = 2 * p + 2 * draw(st.integers(0, 3))
     return all_ranks(name, p, m, v), m, layout_of(name, p, v)
 
 
 def checked(lists: Lists, m: int, layout: Layout, sends: str = "buffered") -> list[int]:
-    return check(lists, m, layout.v, sends, v_shaped=layout.v_shaped)
+    return check(lists, m, layout.v, sends, shape=layout.shape)
 
 
 # The formulas -----------------------------------------------------------------------------------------------
@@ -76,8 +81,8 @@ def test_interleaved(v: int, cost: Costs) -> None:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_chunks_by_default(name: str) -> None:
-    chunks = {"interleaved": 2, "zb-v": 2}.get(name, 1)
-    assert SCHEDULES[name](1, 3, 6, chunks) == all_ranks(name, 3, 6)[1] == all_ranks(name, 3, 6, chunks)[1]
+    chunks = {"interleaved": 2, "zb-v": 2, "dualpipe": 2}.get(name, 1)
+    assert SCHEDULES[name](1, 4, 8, chunks) == all_ranks(name, 4, 8)[1] == all_ranks(name, 4, 8, chunks)[1]
 
 
 def test_memory_of_gpipe_and_1f1b() -> None:
@@ -143,6 +148,41 @@ def test_no_bubble_at_equal_costs() -> None:
             assert max(simulated(name, p, 2 * p - 2).stalls) > 0
 
 
+@given(st.integers(1, 4), st.integers(0, 4), costs)
+def test_dualpipe(half: int, more: int, cost: Costs) -> None:
+    """The bubble and the memory are the paper's. The paper's pairs of a forward and a backward take F&B together, and
+    the output of the forward leaves at the end."""
+    p, m = 2 * half, 4 * half + 2 * more
+    lists = all_ranks("dualpipe", p, m)
+    timeline = simulate(lists, cost, shape="two-way")
+    assert timeline.peaks == [p + 1] * p
+    W, F, I = sorted((cost.F, cost.I, cost.W))
+    level = simulate(lists, Costs(F, F, W), shape="two-way")
+    assert level.makespan == m * (2 * F + W) + (half - 1) * (2 * F - W)
+    pairs = F + I + W
+    assert time_with_pairs(lists, Costs(F, I, W)) == m * pairs + (half - 1) * (pairs + I + W - 3 * W)
+
+
+def time_with_pairs(lists: Lists, cost: Costs) -> Fraction:
+    """Return when the last rank ends if an F and the B after it, of the other direction, run as one."""
+    p, clocks, next_ = len(lists), [Fraction(0)] * len(lists), [0] * len(lists)
+    ends: dict[tuple[int, Do], Fraction] = {}
+    while any(next_[r] < len(lists[r]) for r in range(p)):
+        for r in range(p):
+            todo = lists[r][next_[r] :]
+            paired = [do.kind for do in todo[:2]] == ["F", "B"] and todo[0].chunk != todo[1].chunk
+            dos = todo[: 1 + paired]
+            wanted = [need for do in dos for need in needs(do, r, Layout(p, 2, "two-way")) if need[0] != r]
+            wanted = [(rank, replace(do, kind="I") if do.kind == "B" else do) for rank, do in wanted]
+            if not dos or any(need not in ends for need in wanted):
+                continue
+            clocks[r] = max([clocks[r], *(ends[need] for need in wanted)])
+            clocks[r] += sum(getattr(cost, do.kind) for do in dos)
+            ends |= {(r, replace(do, kind="I") if do.kind == "B" else do): clocks[r] for do in dos}
+            next_[r] += len(dos)
+    return max(clocks)
+
+
 @given(sizes, costs)
 def test_a_v_never_holds_more_than_1f1b(size: tuple[int, int], cost: Costs) -> None:
     p, m = size
@@ -159,12 +199,18 @@ def test_stalls_are_between_the_first_and_the_last_instruction() -> None:
 
 def test_the_layouts() -> None:
     """As in the picture of Layout."""
-    picture = {False: [[0, 1, 2, 3], [4, 5, 6, 7]], True: [[0, 1, 2, 3], [7, 6, 5, 4]]}
-    for v_shaped, rows in picture.items():
-        layout = Layout(4, 2, v_shaped)
+    first = [0, 1, 2, 3]
+    picture: dict[Shape, list[list[int]]] = {
+        "looped": [first, [4, 5, 6, 7]], "V": [first, [7, 6, 5, 4]], "two-way": [first, [3, 2, 1, 0]],
+    }  # fmt: skip
+    for shape, rows in picture.items():
+        layout = Layout(4, 2, shape)
         assert [[layout.stage(r, c) for r in range(4)] for c in range(2)] == rows
-        assert all(layout.stage(*layout.place(stage)) == stage for stage in range(8))
-    assert [layout_of(name, 4, 2).v_shaped for name in SCHEDULES] == [name == "zb-v" for name in SCHEDULES]
+        assert layout.stages == 1 + max(map(max, rows)) == 8 // layout.replicas
+        for stage in range(layout.stages):
+            assert layout.places(stage) == [(row.index(stage), c) for c, row in enumerate(rows) if stage in row]
+    shapes = {"zb-v": "V", "dualpipe": "two-way"}
+    assert all(layout_of(name, 4, 2).shape == shapes.get(name, "looped") for name in SCHEDULES)
 
 
 # The checker accepts correct schedules ----------------------------------------------------------------------
@@ -173,7 +219,7 @@ def test_the_layouts() -> None:
 @given(any_schedule())
 def test_all_schedules_are_right(case: Case) -> None:
     lists, m, layout = case
-    timeline = simulate(lists, v_shaped=layout.v_shaped)
+    timeline = simulate(lists, shape=layout.shape)
     assert checked(lists, m, layout) == timeline.peaks
     ends = {(r, do): end for r, lane in enumerate(timeline.lanes) for _, end, do in lane}
     for r, lane in enumerate(timeline.lanes):
@@ -222,14 +268,15 @@ def test_a_v_needs_sends_that_do_not_wait() -> None:
                 checked(lists, m, layout, "paired")
 
 
-@given(st.integers(1, 5), st.integers(1, 3), st.booleans(), st.data())
-def test_source_and_target_are_inverse(p: int, v: int, v_shaped: bool, data: st.DataObject) -> None:
-    layout = Layout(p, v, v_shaped)
+@given(st.integers(1, 5), st.integers(1, 3), st.sampled_from(get_args(Shape)), st.data())
+def test_source_and_target_are_inverse(p: int, v: int, shape: Shape, data: st.DataObject) -> None:
+    v = 2 if shape == "two-way" else v
+    layout = Layout(p, v, shape)
     r, chunk = data.draw(st.integers(0, p - 1)), data.draw(st.integers(0, v - 1))
     for kind in "FI":
         do = Do(kind, 3, chunk)
         require = target(do, r, layout)
-        assert (require is None) == (layout.stage(r, chunk) == (p * v - 1 if kind == "F" else 0))
+        assert (require is None) == (layout.stage(r, chunk) == (layout.stages - 1 if kind == "F" else 0))
         assert require is None or source(require[1], require[0], layout) == (r, do)
         assert source(Do("B", 3, chunk), r, layout) == source(Do("I", 3, chunk), r, layout)
     assert source(Do("W", 3, chunk), r, layout) is None is target(Do("W", 3, chunk), r, layout)
@@ -298,16 +345,16 @@ def test_any_instruction_that_is_left_out_or_doubled(case: Case, data: st.DataOb
 
 def needs(do: Do, r: int, layout: Layout) -> Iterator[tuple[int, Do]]:
     """Yield the instructions that `do` depends on: an independent version, by a list of the stages' places."""
-    p, v = layout.p, layout.v
-    rows = [[(rank, chunk) for rank in range(p)] for chunk in range(v)]
-    places = [place for i, row in enumerate(rows) for place in (row[::-1] if layout.v_shaped and i % 2 else row)]
+    rows = [[(rank, chunk) for rank in range(layout.p)] for chunk in range(layout.v)]
+    rows = [row[::-1] if layout.shape != "looped" and i % 2 else row for i, row in enumerate(rows)]
+    places = rows[do.chunk] if layout.shape == "two-way" else [place for row in rows for place in row]
     stage = places.index((r, do.chunk))
     if do.kind == "F" and stage > 0:
         rank, chunk = places[stage - 1]
         yield rank, Do("F", do.micro, chunk)
     if do.kind in "BI":
         yield r, Do("F", do.micro, do.chunk)
-        if stage + 1 < p * v:
+        if stage + 1 < len(places):
             rank, chunk = places[stage + 1]
             yield rank, Do("B", do.micro, chunk)
     if do.kind == "W":
@@ -365,6 +412,10 @@ def test_refused() -> None:
         ("1f1b", (2, 2, 2), "2 chunks per rank: the 1f1b schedule has 1"),
         ("zb-h2", (2, 2, 2), "2 chunks per rank: the zb-h2 schedule has 1"),
         ("zb-v", (2, 2, 1), "1 chunks per rank: the zb-v schedule has 2"),
+        ("dualpipe", (2, 4, 1), "1 chunks per rank: the dualpipe schedule has 2"),
+        ("dualpipe", (3, 8), "8 micro-batches on 3 stages: dualpipe needs an even number of both, and 6 micro-batches"),
+        ("dualpipe", (2, 5), "5 micro-batches on 2 stages: dualpipe needs an even number of both"),
+        ("dualpipe", (4, 6), "6 micro-batches on 4 stages: .* 8 micro-batches or more"),
         ("gpipe", (2, 0), "micro-batches is 0; it must be at least 1"),
         ("gpipe", (0, 2), "stages is 0; it must be at least 1"),
     ]:
@@ -421,7 +472,7 @@ def test_the_unit_is_the_largest_that_fits_all_times() -> None:
 
 @given(any_schedule(), costs, st.integers(20, 100))
 def test_pictures_fit(case: Case, cost: Costs, width: int) -> None:
-    timeline = simulate(case[0], cost, v_shaped=case[2].v_shaped)
+    timeline = simulate(case[0], cost, shape=case[2].shape)
     rows = timeline.draw(width).splitlines()
     shortened = len(rows) > len(case[0])
     assert shortened == rows[-1].startswith("(a column is ")
@@ -453,10 +504,13 @@ def test_after_ten_micro_batches_symbols_begin_anew() -> None:
     assert Timeline([[]]).draw() == "rank 0 "
 
 
-DRAWN = {"naive": (2, 2), "gpipe": (2, 4), "1f1b": (2, 4), "interleaved": (2, 2), "zb-h1": (3, 4), "zb-h2": (3, 6)}
+DRAWN = {
+    "naive": (2, 2), "gpipe": (2, 4), "1f1b": (2, 4), "interleaved": (2, 2), "zb-h1": (3, 4), "zb-h2": (3, 6),
+    "zb-v": (2, 3), "dualpipe": (4, 8),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "size"), {**DRAWN, "zb-v": (2, 3)}.items())
+@pytest.mark.parametrize(("name", "size"), DRAWN.items())
 def test_the_pictures_of_the_docstrings_are_true(name: str, size: tuple[int, int]) -> None:
     shown = re.findall(r"rank (\d) (\S+)", SCHEDULES[name].__doc__ or "")
     initialized = simulated(name, *size, costs=Costs(F=1, I=1, W=1)).draw().splitlines()

@@ -61,6 +61,16 @@ REFUSED: list[tuple[dict[str, Any], dict[str, int], int | None, str, str]] = [
         "--chunks 2 with --schedule zb-v and --pp 1: several chunks per rank go with interleaved, and 2 with zb-v",
     ),
     (
+        {"schedule": "dualpipe"}, {"pp": 3}, 6,
+        "schedule='dualpipe' fills the pipeline from both ends, but you gave pp=3 and accumulate=6; give even",
+        "--schedule dualpipe fills the pipeline from both ends, but you gave --pp 3 and --accumulate 6; give even",
+    ),
+    *[(
+        {"schedule": "dualpipe"}, {"pp": 2}, micros,
+        f"schedule='dualpipe' fills the pipeline from both ends, but you gave pp=2 and accumulate={micros}",
+        f"--schedule dualpipe fills the pipeline from both ends, but you gave --pp 2 and --accumulate {micros}",
+    ) for micros in (2, 5)],
+    (
         {"schedule": "interleaved"}, {"pp": 2}, 3,
         "schedule='interleaved' passes micro-batches on in groups of pp=2, which does not divide accumulate=3",
         "--schedule interleaved passes micro-batches on in groups of --pp 2, which does not divide --accumulate 3",
@@ -95,7 +105,9 @@ def test_what_goes_together() -> None:
         pipeline = Mesh(world, pp=2)
         for name in SCHEDULES:
             Strategy(schedule=name).check_on(pipeline, 4)
-            Strategy(schedule=name, chunks=2 if name in ("interleaved", "zb-v") else 1).check_on(pipeline, 4)
+            Strategy(schedule=name, chunks=2 if name in ("interleaved", "zb-v", "dualpipe") else 1).check_on(
+                pipeline, 4
+            )
         Strategy(schedule="interleaved", chunks=3).check_on(pipeline, 4)
         for chunks in (1, 3):
             Strategy(zero=1, schedule=of_my_own, chunks=chunks).check_on(pipeline, 3)

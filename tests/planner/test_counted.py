@@ -77,6 +77,10 @@ CASES: tuple[dict[str, Any], ...] = (
     {"dp": 2, "pp": 2, "schedule": "zb-v", "accumulate": 3, "batch": 13, "precision": "fp16", "zero": 1, "tied": False},
     {"pp": 2, "tp": 2, "schedule": "zb-v", "accumulate": 5, "recompute": 1, "dropout": 0.1, "layers": 4, "sp": True},
     {"pp": 3, "schedule": "zb-v", "accumulate": 5, "batch": 11, "layers": 7, "dropout": 0.1, "recompute": 2},
+    {"pp": 4, "schedule": "dualpipe", "accumulate": 8, "batch": 17, "layers": 4},
+    {"dp": 2, "pp": 2, "schedule": "dualpipe", "accumulate": 6, "batch": 13, "precision": "fp16", "zero": 1,
+     "tied": False},
+    {"pp": 2, "tp": 2, "schedule": "dualpipe", "accumulate": 4, "recompute": 1, "dropout": 0.1, "sp": True},
 )  # fmt: skip
 # Drawn at random after the formulas were written, seeded with the hash of the commit that had them
 DRAWN: tuple[dict[str, Any], ...] = (
