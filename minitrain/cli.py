@@ -20,6 +20,7 @@ from .commands.memory import Memory
 from .commands.plan import Plan
 from .commands.run_checkpoints import resumed
 from .commands.sample import Sample
+from .commands.simulate import Simulate
 from .commands.start import started
 from .commands.timeline import TimelineOf
 from .commands.tokenizer import TrainTokenizer
@@ -53,6 +54,7 @@ Command = (
     | Annotated[Memory, tyro.conf.subcommand("memory")]
     | Annotated[TimelineOf, tyro.conf.subcommand("timeline")]
     | Annotated[Plan, tyro.conf.subcommand("plan")]
+    | Annotated[Simulate, tyro.conf.subcommand("simulate")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[TrainTokenizer, tyro.conf.subcommand("tokenizer")]
