@@ -14,9 +14,10 @@ from ..planner.setup import Setup
 from .plan_report import percent, seconds, size, words
 
 BAR = 24  # columns
-LEGEND = """k: micro-batches; busy, idle, comm: shares of the time, means of all ranks;
-idle: waiting for other stages; comm: communication that nothing hides, and the
-wait for its ranks; slowed: the time with slow ranks; cost: what they add"""
+SHARES = """busy, idle, comm: means of all ranks; idle: waiting for other stages;
+comm: communication that nothing hides, and the wait for its ranks"""
+LEGEND = f"""k: micro-batches; slowed: the time with slow ranks; cost: what they add
+{SHARES}"""
 
 
 def table(*headings: str) -> Table:
@@ -31,7 +32,7 @@ def rings(
     rows: Sequence[RingRow], computer: Computer, nbytes: int, late: Mapping[int, float], slow: Mapping[int, float]
 ) -> list[Any]:
     """Return the table of flat and hierarchical rings."""
-    lines = [f"All-reduce of {size(nbytes)} of float32, on {computer.says}"]
+    lines = [f"All-reduce of {size(nbytes)} of float32", computer.says]
     lines += [f"{seconds(computer.latency)} and {size(computer.bandwidth)}/s between ranks of a host"]
     lines += [f"{seconds(computer.latency_between)} and {size(computer.bandwidth_between)}/s between hosts"]
     lines += [f"rank {rank} starts {seconds(by)} late" for rank, by in late.items()]
@@ -71,13 +72,14 @@ def one_update(row: UpdateRow) -> list[Any]:
     said = f"{row.ranks:,} ranks, {row.batch:,} sequences, {row.micro_batches} micro-batches"
     delay = row.slowed.time - row.alone.time
     if delay <= 0:
-        return [said, found, "The slow ranks cost nothing."]
-    cost = f"The slow ranks cost everyone {seconds(delay)}, {percent(row.cost)} of the time. Others wait longer:"
+        return [said, found, SHARES, "The slow ranks cost nothing."]
+    cost = f"The slow ranks cost everyone {seconds(delay)}, {percent(row.cost)} of the time."
+    cost += "\nHow much longer others wait for each other, on average:"
     axes = [*dict.fromkeys(axis for blocked in row.waiting.values() for axis in blocked)]
-    waits = table("mean of its", *(f"along {axis}" for axis in axes))
+    waits = table("others", *(f"along {axis}" for axis in axes))
     for name, blocked in row.waiting.items():
         waits.add_row(name, *(signed(blocked.get(axis, 0.0)) for axis in axes))
-    return [said, found, cost, waits]
+    return [said, found, SHARES, cost, waits]
 
 
 def signed(time: float) -> str:

@@ -51,10 +51,10 @@ class Job:
         check_number("the time of a checkpoint", self.checkpoint, "at least 0")
         check_number("the time of a restart", self.restart, "at least 0")
 
-    def expected(self, interval: float) -> float:
-        """Return the expected seconds, exactly, with checkpoints after each `interval` seconds of work."""
-        whole, rest = divmod(self.work, interval)
-        pieces = [(whole, interval + self.checkpoint), (1, rest + self.checkpoint)][: 2 if rest else 1]
+    def expected(self, tau: float) -> float:
+        """Return the expected seconds, exactly, with checkpoints after each tau seconds of work."""
+        whole, rest = divmod(self.work, tau)
+        pieces = [(whole, tau + self.checkpoint), (1, rest + self.checkpoint)][: 2 if rest else 1]
         if self.mtbf == math.inf:
             return sum(n * each for n, each in pieces)
         M = self.mtbf
@@ -78,24 +78,24 @@ def daly(job: Job) -> float:
     return math.sqrt(2 * C * M) * (1 + math.sqrt(x) / 3 + x / 9) - C
 
 
-def simulate(job: Job, interval: float, trials: int = 1000, seed: int = 1) -> np.ndarray:
-    """Return the seconds that the job takes in each trial, (trials). Time passes in ticks of a millisecond.
+def simulate(job: Job, tau: float, trials: int = 1000, seed: int = 1) -> np.ndarray:
+    """Return the seconds that the job takes in each trial, (trials), with checkpoints after each tau seconds of work.
 
-    All intervals meet the same random numbers, so that their differences are less random than their times.
-    Raise UserError for an interval of less than a tick, and if the job would hardly ever end.
+    Time passes in ticks of a millisecond. All intervals meet the same random numbers, so that their differences are less random than their times.
+    Raise UserError for an interval or work of less than a tick, and if the job would hardly ever end.
     """
     check_whole("the number of trials", trials, 1)
     check_seed(seed)
-    check_number("the interval", interval, "above 0")
-    if interval < TICK:
-        raise UserError(f"the interval is {interval} s; it must be at least {TICK} s")
-    if not ends(job, interval):
+    check_number("the interval", tau, "above 0")
+    if min(tau, job.work) < TICK:
+        raise UserError(f"{min(tau, job.work)} s between checkpoints are less than a tick, {TICK} s; give more")
+    if not ends(job, tau):
         raise UserError(
-            f"with a failure every {job.mtbf:.3g} s, {job.work:.3g} s of work and checkpoints after {interval:.3g} s "
-            f"take {job.expected(interval):.3g} s on average: give a shorter interval, less work, or fewer ranks"
+            f"with a failure every {job.mtbf:.3g} s, {job.work:.3g} s of work and checkpoints after {tau:.3g} s "
+            f"take {job.expected(tau):.3g} s on average: give a shorter interval, less work, or fewer ranks"
         )
     work, step, checkpoint, restart = (
-        round(seconds / TICK) for seconds in (job.work, interval, job.checkpoint, job.restart)
+        round(seconds / TICK) for seconds in (job.work, min(tau, job.work), job.checkpoint, job.restart)
     )
     left = np.full(trials, work)  # to be done since the last checkpoint
     time = np.zeros(trials, np.int64)
@@ -125,9 +125,9 @@ def until_failure(mtbf: float, trials: int, key: int) -> np.ndarray:
     return np.maximum(np.ceil(-mtbf / TICK * np.log(u)), 1).astype(np.int64)
 
 
-def ends(job: Job, interval: float) -> bool:
+def ends(job: Job, tau: float) -> bool:
     """Return whether the job is expected to end after a reasonable time, and number of failures."""
-    expected = job.expected(interval)
+    expected = job.expected(tau)
     longest = expected if job.mtbf == math.inf else max(expected, job.mtbf)
     return longest <= MOST_TIME and expected <= MOST_FAILURES * job.mtbf
 

@@ -149,7 +149,10 @@ class Fleet:
         return cost
 
     def end_of(self, lane: Lane, events: Events) -> np.ndarray | None:
-        """Return when a lane's ranks are done with their next event, or None if other ranks have to go on first."""
+        """Return when a lane's ranks are done with their next event, or None if other ranks have to go on first.
+
+        Raise TypeError for an event that is no communication.
+        """
         event: Event = events[0]
         match event:
             case Meet():
@@ -170,7 +173,7 @@ class Fleet:
                 if job <= 0:
                     return lane.time
                 return np.maximum(lane.time, thread.ends[job - 1]) if len(thread.ends) >= job else None
-        raise TypeError(f"{event} takes no time of its own")
+        raise TypeError(f"{event} is no communication")
 
     def end_of_message(self, lane: Lane, events: tuple[Message, ...]) -> np.ndarray | None:
         """Return when messages have been sent, which takes no time, or have arrived."""

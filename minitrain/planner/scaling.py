@@ -49,7 +49,7 @@ def ring_row(
 
 
 @dataclass(frozen=True)
-class Shares:
+class Spent:
     """How ranks spend an update of `time` seconds: means of all ranks, in seconds, which add up to the time.
 
     busy: computing. bubble: waiting for other stages. exposed: communication that nothing hides, including the wait for
@@ -74,8 +74,8 @@ class UpdateRow:
     dp: int
     batch: int
     micro_batches: int
-    alone: Shares
-    slowed: Shares
+    alone: Spent
+    slowed: Spent
     waiting: dict[str, dict[str, float]]
 
     @property
@@ -93,7 +93,7 @@ def update_row(setup: Setup, machine: Machine, slow: Mapping[int, Seconds]) -> U
         for name, here in neighbors(setup, slow).items()
         if here.any()
     }
-    return UpdateRow(setup.ranks, setup.dp, setup.batch, setup.accumulate, shares(alone), shares(slowed), waiting)
+    return UpdateRow(setup.ranks, setup.dp, setup.batch, setup.accumulate, spent(alone), spent(slowed), waiting)
 
 
 def mean_seconds(fleet: Fleet, axis: str, here: np.ndarray) -> float:
@@ -101,12 +101,12 @@ def mean_seconds(fleet: Fleet, axis: str, here: np.ndarray) -> float:
     return float(fleet.blocked[axis][here].mean()) * float(fleet.costs.unit.tick)
 
 
-def shares(fleet: Fleet) -> Shares:
-    """Return how the ranks spend their time."""
+def spent(fleet: Fleet) -> Spent:
+    """Return how the ranks spend their time, on average."""
     every = np.ones_like(fleet.times, bool)
     blocked = {axis: mean_seconds(fleet, axis, every) for axis in fleet.blocked}
     busy, bubble = float(fleet.computed.mean()) * float(fleet.costs.unit.tick), blocked.pop("pp", 0.0)
-    return Shares(float(fleet.time), busy, bubble, sum(blocked.values()))
+    return Spent(float(fleet.time), busy, bubble, sum(blocked.values()))
 
 
 def neighbors(setup: Setup, slow: Iterable[int]) -> dict[str, np.ndarray]:
