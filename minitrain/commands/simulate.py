@@ -1,6 +1,7 @@
 """The command `simulate`: collectives, updates and failures of thousands of ranks, in virtual time on one core."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -95,7 +96,7 @@ class Simulation:
 
 @dataclass(frozen=True)
 class SimulateRing(Simulation):
-    """All-reduce over a flat ring, and over hosts (hierarchical), message by message.
+    """All-reduce over a flat ring and over hosts (hierarchical), message by message.
 
     Every link carries one message at a time; latencies overlap."""
 
@@ -127,9 +128,10 @@ class SimulateRing(Simulation):
 
 @dataclass(frozen=True)
 class SimulateUpdate(Simulation):
-    """An update of all ranks, some of them slow: who computes, who waits, and what the slow ones cost everyone.
+    """An update of all ranks, some of them slow: who computes, and who waits.
 
-    With several --ranks: weak scaling, where the batch grows with the ranks, and strong scaling, where it stays."""
+    With several --ranks: weak scaling, where the batch grows with the ranks, and
+    strong scaling, where it stays."""
 
     model: SimulatedModel = field(default_factory=SimulatedModel)
     machine: SimulatedMachine = field(default_factory=SimulatedMachine)
@@ -138,7 +140,7 @@ class SimulateUpdate(Simulation):
     precision: Precisions | None = None
     """With -weights, parameters and gradients are in 16 bits, too. None: fp32 on a laptop, bf16-weights on GPUs."""
     ranks: tuple[int, ...] = ()
-    """Numbers of ranks, multiples of --pp times --tp. The batch of the first is --batch. None: --dp x --pp x --tp."""
+    """Numbers of ranks, multiples of --pp x --tp; --batch is that of the first. None given: --dp x --pp x --tp."""
     slow: tuple[tuple[int, float], ...] = ((0, 2.0),)
     """Pairs of a rank and the factor by which it computes longer: --slow 5000 2. A factor of 1 is not slow."""
     out: Path | None = None
@@ -193,9 +195,10 @@ class SimulateUpdate(Simulation):
 
 @dataclass(frozen=True)
 class SimulateFailures(Simulation):
-    """Failures and checkpoints: how often to save, and what that and the failures cost.
+    """Failures and checkpoints: how often to save, and what both cost.
 
-    By default as in the training of Llama 3: 419 unexpected interruptions of 16,384 GPUs in 54 days."""
+    By default as in the training of Llama 3: 419 unexpected interruptions of
+    16,384 GPUs in 54 days."""
 
     ranks: tuple[int, ...] = (16384,)
     """Numbers of ranks."""
@@ -227,14 +230,14 @@ class SimulateFailures(Simulation):
             parts += report.checkpoints(job, ranks, rows, self.trials)
             numbers.append({
                 "ranks": ranks, "job": asdict(job), "young": failures.young(job), "daly": failures.daly(job),
-                "rows": [*map(asdict, rows)],
+                "rows": [{name: finite(value) for name, value in asdict(row).items()} for row in rows],
             })  # fmt: skip
         return {"trials": self.trials, "seed": self.seed, "jobs": numbers}, parts
 
 
 @dataclass(frozen=True)
 class Simulate:
-    """Simulate thousands of ranks in virtual time: a ring, an update with slow ranks, failures and checkpoints."""
+    """Simulate thousands of ranks in virtual time: collectives, updates, failures."""
 
     what: (
         Annotated[SimulateRing, tyro.conf.subcommand("ring", prefix_name=False)]
@@ -246,6 +249,11 @@ class Simulate:
     def run(self) -> int:
         """Run the chosen simulation and return its exit status."""
         return self.what.run()
+
+
+def finite(value: Any) -> Any:
+    """Return the value, or None for a number that is infinite, which JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check_ranks(ranks: Sequence[int]) -> None:
@@ -272,6 +280,6 @@ def write(path: Path, numbers: dict[str, Any] | None = None) -> None:
     try:
         with path.open("a" if numbers is None else "w", encoding="utf-8") as file:
             if numbers is not None:
-                json.dump(numbers, file, indent=1)
+                json.dump(numbers, file, indent=1, allow_nan=False)
     except (OSError, ValueError) as error:  # ValueError: a null byte
         raise UserError(f"cannot write {path}: {reason(error)}; give another file with --out") from error

@@ -16,6 +16,9 @@ from .plan_report import percent, seconds, size, words
 BAR = 24  # columns
 SHARES = """busy, idle, comm: means of all ranks; idle: waiting for other stages;
 comm: communication that nothing hides, and the wait for its ranks"""
+RUNS = """expected, and mean of the runs: what failures and checkpoints add to the work
++-: the standard error of that mean; -: such a job hardly ever ends
+"""
 LEGEND = f"""k: micro-batches; slowed: the time with slow ranks; cost: what they add
 {SHARES}"""
 
@@ -118,4 +121,4 @@ def checkpoints(job: Job, ranks: int, rows: Sequence[Row], trials: int) -> list[
             cells = [percent(over(row.mean)), f"{100 * row.error / job.work:.2f}%", bar]
         expected = percent(over(row.expected)) if over(row.expected) < 100 else "-"
         found.add_row(seconds(row.interval), expected, *cells[:2], row.name, cells[2])
-    return ["\n".join(lines), found, "expected, and mean of the runs: what failures and checkpoints add to the work\n"]
+    return ["\n".join(lines), found, RUNS]

@@ -81,7 +81,7 @@ def daly(job: Job) -> float:
 def simulate(job: Job, tau: float, trials: int = 1000, seed: int = 1) -> np.ndarray:
     """Return the seconds that the job takes in each trial, (trials), with checkpoints after each tau seconds of work.
 
-    Time passes in ticks of a millisecond. All intervals meet the same random numbers, so that their differences are less random than their times.
+    Time passes in ticks of a millisecond. All intervals meet the same random numbers, so that they can be compared.
     Raise UserError for an interval or work of less than a tick, and if the job would hardly ever end.
     """
     check_whole("the number of trials", trials, 1)

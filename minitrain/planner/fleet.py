@@ -188,14 +188,14 @@ class Fleet:
     def end_of_meeting(self, lane: Lane, events: tuple[Meet, ...], now: np.ndarray) -> np.ndarray | None:
         """Return when a collective ends: after all ranks have arrived and passed on their chunks."""
         span = self.costs.span(events[0].group)
-        count = (lane.thread, lane.stage, span)
-        arrived = self.arrived.setdefault((lane.thread, span, self.met[count]), {})
-        arrived[lane.stage] = now
-        if len(arrived) < len(span.stages):
-            return None
-        self.met[count] += 1
-        if len(span.stages) == 1:
-            arrived = self.arrived.pop((lane.thread, span, self.met[count] - 1))
+        arrived = {lane.stage: now}
+        if len(span.stages) > 1:
+            count = (lane.thread, lane.stage, span)
+            arrived = self.arrived.setdefault((lane.thread, span, self.met[count]), {})
+            arrived[lane.stage] = now
+            if len(arrived) < len(span.stages):
+                return None
+            self.met[count] += 1
         last = np.maximum.reduce([*arrived.values()]).max(axis=span.axes, keepdims=True)
         return last + self.spend(self.costs.ring(events))
 
@@ -227,12 +227,12 @@ class Fleet:
         first = True
         for each in events:
             if isinstance(each[0], Compute):
-                ticks = self.costs.computing(stage, each)
+                ticks = self.spend(self.costs.computing(stage, each))
                 computed, since = computed + ticks, since + ticks
             elif first:
-                before, after, since, first = since, self.costs.ring(each), 0 * since, False
+                before, after, since, first = since, self.spend(self.costs.ring(each)), 0 * since, False
             else:  # the ranks have gone on at the same time
-                after = after + since.max(axis=span.axes, keepdims=True) + self.costs.ring(each)
+                after = after + since.max(axis=span.axes, keepdims=True) + self.spend(self.costs.ring(each))
                 since = 0 * since
         return Lump(before, after + since, computed, span.axes, axis)
 

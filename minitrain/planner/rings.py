@@ -132,7 +132,7 @@ class Rings:
         short, long = map(in_ticks, self.messages)
         plus = [*map(in_ticks, self.additions)] if adds and any(self.additions[1]) else []
         latency = in_ticks(self.latencies)
-        unit.check(int(t.max()) + 2 * (n - 1) * (int(long.max()) + sum(int(each.max()) for each in plus)))
+        unit.check(int(t.max()) + (n - 1) * (int(long.max()) + sum(int(each.max()) for each in plus)))
         arrival = np.empty_like(t)
         for step in range(n - 1):
             first = (-ahead - step) % n  # the chunk of the first rank

@@ -71,6 +71,13 @@ def test_failures_mark_the_intervals_of_young_and_daly(capsys: Capture, tmp_path
         assert all(abs(row["mean"] - row["expected"]) < 5 * row["error"] for row in job["rows"])
 
 
+def test_intervals_at_which_a_job_hardly_ever_ends(capsys: Capture, tmp_path: Path) -> None:
+    arguments = "failures --ranks 16384 --mtbf-hours 1000 --days 20 --trials 20"
+    text, numbers = written(capsys, arguments, tmp_path / "failures.json")
+    assert numbers["jobs"][0]["rows"][-1]["mean"] is None
+    assert " 43.3 min        -          -  -" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -19,7 +19,9 @@ from minitrain.planner.setup import Setup
 from minitrain.planner.step import Rank
 from minitrain.planner.timeline import Timeline
 from tests.planner.counted import Counted, of_text, on_ranks
-from tests.planner.test_counted import MACHINE, config_of, name_of, ranks_of, vocabulary
+from tests.planner.test_counted import CASES as COUNTED
+from tests.planner.test_counted import DRAWN, MACHINE, config_of, name_of, ranks_of, vocabulary
+from tests.tiers import full
 
 EVEN = {"heads": 4, "width": 16}  # tp 2 divides heads, features and vocabulary
 # each with its slow ranks
@@ -37,6 +39,11 @@ CASES: tuple[tuple[dict[str, Any], dict[int, Seconds]], ...] = (
 )  # fmt: skip
 
 
+def fills(case: dict[str, Any]) -> bool:
+    """Return whether tp divides the heads, and so ranks along tp have buckets that end at the same parameters."""
+    return case.get("heads", 3) % case.get("tp", 1) == 0 or case.get("tp", 1) == 3
+
+
 def planned(case: dict[str, Any]) -> Setup:
     return setup_of(config_of(case), vocabulary(), ranks_of(case))
 
@@ -46,7 +53,9 @@ def times(fleet: Fleet) -> list[Seconds]:
     return [fleet.costs.unit.seconds(ticks) for ticks in fleet.times.reshape(-1)]
 
 
-@pytest.mark.parametrize("case", [case for case, _ in CASES], ids=name_of)
+@pytest.mark.parametrize(
+    "case", [*(case for case, _ in CASES), *(full(case) for case in (*COUNTED, *DRAWN) if fills(case))], ids=name_of
+)
 def test_without_slow_ranks_it_is_the_timeline(case: dict[str, Any]) -> None:
     setup = planned(case)
     ranks = [Rank(setup, place).update() for place in setup.places()]
