@@ -75,7 +75,7 @@ def test_intervals_at_which_a_job_hardly_ever_ends(capsys: Capture, tmp_path: Pa
     arguments = "failures --ranks 16384 --mtbf-hours 1000 --days 20 --trials 20"
     text, numbers = written(capsys, arguments, tmp_path / "failures.json")
     assert numbers["jobs"][0]["rows"][-1]["mean"] is None
-    assert " 43.3 min        -          -  -" in text
+    assert "43.3 min        -          -  -" in text
 
 
 @pytest.mark.parametrize(
