@@ -142,9 +142,9 @@ def check(setup: Setup) -> None:
             f"dp {s.dp} with {s.accumulate} micro-batches needs a batch of at least {s.dp * s.accumulate}, "
             f"but it is {s.batch}"
         )
-    if s.pp * s.strategy.chunks > s.sizes.units:
+    if s.layout.stages > s.sizes.units:
         raise UserError(
-            f"pp {s.pp} with {s.strategy.chunks} chunks needs as many units, but there are {s.sizes.units}: the "
+            f"pp {s.pp} with {s.layout.v} chunks needs {s.layout.stages} units, but there are {s.sizes.units}: the "
             f"embedding, {s.sizes.layers} blocks, the head"
         )
     if s.tp > s.sizes.kv_heads:

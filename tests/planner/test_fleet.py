@@ -31,6 +31,8 @@ CASES: tuple[tuple[dict[str, Any], dict[int, Seconds]], ...] = (
       "context": 8, "zero": 1, **EVEN}, {0: Q(3, 2)}),
     ({"pp": 4, "accumulate": 5, "batch": 9}, {2: 5}),
     ({"pp": 4, "accumulate": 4, "batch": 9, "schedule": "zb-h1", "tied": False}, {3: 2, 0: 3}),
+    ({"dp": 2, "pp": 2, "tp": 2, "accumulate": 3, "batch": 13, "schedule": "zb-v", "zero": 1, **EVEN}, {6: 3}),
+    ({"pp": 4, "accumulate": 8, "batch": 17, "layers": 4, "schedule": "dualpipe"}, {1: 2, 3: Q(5, 4)}),
     ({"dp": 4, "batch": 11, "zero": 2, "accumulate": 2}, {2: 3}),
     ({"dp": 2, "tp": 2, "zero": 1, "precision": "fp16", **EVEN}, {1: 7}),
     ({"dp": 4, "reduce": "overlap", "accumulate": 2, "batch": 9}, {3: 2}),
