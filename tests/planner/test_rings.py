@@ -16,7 +16,7 @@ from minitrain.errors import UserError
 from minitrain.observe.virtual_time import Clock, Link, Machine, current, open_clock
 from minitrain.planner.operations import Kind
 from minitrain.planner.rings import Closed, Ranks, Rings, hierarchical, ring
-from minitrain.planner.ticks import PICOSECOND, Ticks
+from minitrain.planner.ticks import PICOSECOND
 
 TAG = ("dp", "test")
 ALPHA, BETA = Q(1, 30), Q(1, 700)
@@ -161,13 +161,6 @@ def test_floats_are_rounded_to_picoseconds() -> None:
     inside, between = Link(Q(34, 10**7), Q(1, 288 * 10**9)), Link(Q(14, 10**6), Q(1, 256 * 10**9))
     exact = ring(Ranks(Machine(0, inside, between, 4), 16), "all_reduce", 1001)
     assert exact.unit.exact and abs(Q(exact.last) - Q(found.last)) <= 30 * PICOSECOND  # one per step, at most
-
-
-def test_the_tick_is_the_largest_that_divides_all_costs() -> None:
-    assert Ticks([Q(1, 6), Q(1, 4), 0]).tick == Q(1, 12)
-    assert Ticks([6, 4]).tick == 2 and Ticks([]).tick == Ticks([0]).tick == 1
-    with pytest.raises(ValueError, match="no multiple"):
-        Ticks([Q(1, 2)]).of(Q(1, 3))
 
 
 def test_what_may_overflow_is_refused() -> None:
