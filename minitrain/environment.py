@@ -68,3 +68,14 @@ def waiting(limit: float | None) -> float:
         raise UserError(f"MINITRAIN_WAIT is {shown(text)}; it must be a number of seconds, above 0") from None
     check_number("MINITRAIN_WAIT", seconds, "above 0")
     return seconds
+
+
+def progress_style() -> str | None:
+    """Return how progress is shown, MINITRAIN_PROGRESS: "rich", a bar, or "plain", lines; None: as the terminal allows.
+
+    Raise UserError for any other value.
+    """
+    style = os.environ.get("MINITRAIN_PROGRESS") or None
+    if style not in (None, "rich", "plain"):
+        raise UserError(f"MINITRAIN_PROGRESS is {shown(style)}; it must be rich (a bar) or plain (lines): or unset it")
+    return style

@@ -11,6 +11,7 @@ from typing import Any
 from ..comm.communicator import Communicator
 from ..environment import launched
 from ..errors import UserError
+from .terminal import fresh_line
 
 PATIENCE = 2.0  # seconds that a rank that exits early waits for the others to exit as well
 
@@ -37,7 +38,7 @@ def _print_on_terminal(message: str) -> None:
     """Write to the job's terminal, if any: once interrupted, Open MPI's mpirun drops the output of its ranks."""
     with contextlib.suppress(OSError):
         terminal = os.open("/dev/tty", os.O_WRONLY | os.O_NOCTTY)
-        os.write(terminal, message.encode())
+        os.write(terminal, f"{fresh_line()}{message}".encode())
         os.close(terminal)
 
 
@@ -68,8 +69,9 @@ def _of_the_user(file: str) -> bool:
 
 
 def print_error(message: str) -> None:
-    """Print the message to standard error in one piece, after flushing standard output."""
-    for stream, text in ((sys.stdout, ""), (sys.stderr or sys.__stderr__, message)):
+    """Print the message to standard error in one piece, after flushing standard output, on a line of its own."""
+    begin = fresh_line() if message else ""
+    for stream, text in ((sys.stdout, ""), (sys.stderr or sys.__stderr__, begin + message)):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # a closed terminal must not keep the job alive
             if stream is not None:
                 stream.write(text)

@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 from mpi4py import MPI
 
 from ..comm.rank_positions import ENDED, SILENT, Moves, Standing, report, standing, stuck, together
+from .terminal import LINE
 
 ASK, ANSWER, HUSH = 1, 2, 3  # tags on a dedicated communicator
 INTERRUPTS = {signal.SIGINT, signal.SIGTERM}  # mpirun ends its ranks with either
@@ -147,6 +148,7 @@ class Watch:
         while self.comm.iprobe(MPI.ANY_SOURCE, HUSH, status):
             self.comm.recv(None, status.Get_source(), HUSH)
             self.hushed = True
+            LINE.hush()
         while self.comm.iprobe(MPI.ANY_SOURCE, ANSWER, status):
             rank = status.Get_source()
             self.answers[rank] = self.comm.recv(None, rank, ANSWER)

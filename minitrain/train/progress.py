@@ -1,12 +1,39 @@
-"""What a run prints: lines on rank 0, and the progress of a loop whenever nothing was printed for two seconds."""
+"""What a run prints, on rank 0: its lines, and how far it is.
 
-import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+    progress = Progress(world)
+    for batch in progress.watch(batches, 40, "validation"):
+        ...
+    with progress.task("saving the model"):                 a thread shows that it lives, however long it takes
+        ...
+    with progress.task("training", 1000, "updates") as task:
+        for update in task.watch(updates):
+            task.note = f"loss {update.loss:.3f}"
+
+In a terminal, the outermost task is a bar on the last line, and the innermost one follows it:
+
+    training ━━━━━━━━━━            412/1000 updates  loss 2.345  0:31 left  validation 7/20 batches
+
+Elsewhere (files, pipes, notebooks) the innermost task is printed as a line whenever there was none for two seconds:
+
+    validation: 7 of 20 batches
+"""
+
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from time import monotonic
+from typing import TextIO, TypeVar
 
 from ..comm.communicator import Communicator
+from ..environment import launched
+from ..runtime.terminal import LINE, Terminal, find_terminal
 
-QUIET = 2.0  # seconds a loop may run without printing
+QUIET = 2.0  # seconds a task may run without printing
+PULSE = 0.25  # seconds between two looks of the thread
+FRAME = 0.1  # seconds between two frames of the bar, at least
+SHORT = 0.5  # seconds that a task runs before its bar is drawn: most are shorter
+BAR = 30, 8  # columns of the bar: at most, at least
 
 Item = TypeVar("Item")
 
@@ -14,18 +41,207 @@ Item = TypeVar("Item")
 class Progress:
     """The output of one run."""
 
-    def __init__(self, world: Communicator) -> None:
-        self.world, self.printed = world, time.monotonic()  # time of the last output
+    def __init__(self, world: Communicator, lines: TextIO | None = None) -> None:
+        """lines: where lines of progress go if there is no terminal; None: standard output.
+
+        Raise UserError for a wrong MINITRAIN_PROGRESS.
+        """
+        self.world, self.lines = world, lines
+        self.terminal = find_terminal()
+        self.shows = world.rank == 0 and launched()[1] == 0  # a world may consist of any one rank
 
     def log(self, text: str) -> None:
         """Print whole lines on rank 0 and flush, since under mpirun output may be buffered."""
-        self.printed = time.monotonic()
         if self.world.rank == 0:
-            print(text, flush=True)
+            SHOWN.print(text, None)
 
     def watch(self, items: Iterable[Item], count: int, name: str = "", what: str = "batches") -> Iterator[Item]:
-        """Yield the items, printing progress whenever nothing was printed for two seconds."""
-        for n, item in enumerate(items, 1):
+        """Yield the items, and show how many of `count` are done whenever it is time to.
+
+        While a single item takes long, it is shown only inside of a `task`.
+        """
+        task = Task(self, name, count, what)
+        with SHOWN.holding(task):
+            yield from task.watch(items)
+
+    @contextmanager
+    def task(self, name: str, count: int = 0, what: str = "", done: int = 0) -> Iterator["Task"]:
+        """Show a task until the `with` ends. count: of `what` in all, 0 if unknown. done: by an earlier process."""
+        task = Task(self, name, count, what, done)
+        with SHOWN.holding(task), SHOWN.beating(task):
+            yield task
+
+
+class Task:
+    """Something that takes a while: how much of it is done, and since when."""
+
+    def __init__(self, progress: Progress, name: str, count: int, what: str, done: int = 0) -> None:
+        self.progress, self.name, self.count, self.what = progress, name, count, what
+        self.done = self.before = done
+        self.begun = self.moved = monotonic()  # moved: when the last one was done
+        self.note = ""  # shown in the bar instead of the rate
+
+    def watch(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield the items; one is done when the next is requested."""
+        for item in items:
             yield item
-            if n < count and time.monotonic() - self.printed > QUIET:
-                self.log(f"{name}{': ' if name else ''}{n} of {count} {what}")
+            self.advance()
+
+    def advance(self, count: int = 1) -> None:
+        """Add to what is done, and show it if it is time to."""
+        self.reach(self.done + count)
+
+    def reach(self, done: int) -> None:
+        """Set what is done, and show it if it is time to."""
+        self.done, self.moved = done, monotonic()
+        if done != self.count:
+            SHOWN.show(self, self.line)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the task began."""
+        return max(monotonic() - self.begun, 1e-9)
+
+    @property
+    def rate(self) -> float:
+        """What is done in a second, on average."""
+        return (self.done - self.before) / self.seconds
+
+    @property
+    def left(self) -> str:
+        """The time that is left at this rate: "1:05 left"; "" if it is unknown."""
+        known = self.count and self.done > self.before
+        return f"{clock((self.count - self.done) / self.rate)} left" if known else ""
+
+    def line(self) -> str:
+        """Return the task as a line: "validation: 7 of 20 batches"."""
+        many = f"{self.done:,} of {self.count:,}" if self.count else f"{self.done:,}"
+        return ": ".join(filter(None, [self.name, f"{many} {self.what}" if self.what else clock(self.seconds)]))
+
+    @property
+    def wait(self) -> str:
+        """How long nothing was done: "0:12 in the next", "" if it is not long."""
+        seconds = monotonic() - self.moved
+        return f"{clock(seconds)} in the next" if self.what and seconds >= QUIET else ""
+
+    def waiting(self) -> str:
+        """Return the task as a line that says how long nothing was done."""
+        return "; ".join(filter(None, [self.line(), self.wait]))
+
+    def short(self) -> str:
+        """Return the task in a few words: "validation 7/20 batches"."""
+        many = f"{self.done:,}/{self.count:,}" if self.count else f"{self.done:,}"
+        return " ".join(filter(None, [self.name, f"{many} {self.what}" if self.what else clock(self.seconds)]))
+
+
+def clock(seconds: float) -> str:
+    """Return a time as minutes and seconds, or with hours: "1:05", "2:00:00"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Shown:
+    """What this process shows: its tasks, the outermost first, and a thread that shows them while nothing is done."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.tasks: list[Task] = []
+        self.printed, self.drawn = monotonic(), 0.0  # times of the last line and the last frame
+        self.thread: threading.Thread | None = None
+        self.end = threading.Event()
+
+    def print(self, text: str, file: TextIO | None) -> None:
+        """Print lines in one piece, to standard output by default."""
+        with self.lock:
+            self.printed = monotonic()
+            print(f"{text}\n", end="", file=file or sys.stdout, flush=True)
+
+    def show(self, task: Task, line: Callable[[], str]) -> None:
+        """Draw the bar, or print the line of a task, if it is time to."""
+        progress = task.progress
+        if not progress.shows:
+            return
+        if progress.terminal is not None:
+            self.draw(progress.terminal)
+        elif monotonic() - self.printed > QUIET:
+            self.print(line(), progress.lines)
+
+    def draw(self, terminal: Terminal) -> None:
+        """Draw the bar, if the outermost task is not new and the last frame not too recent."""
+        now, tasks = monotonic(), [*self.tasks]
+        if tasks and now - tasks[0].begun > SHORT and now - self.drawn > FRAME:
+            self.drawn = now
+            LINE.open()
+            LINE.draw(drawing(tasks, terminal.columns()))
+
+    @contextmanager
+    def holding(self, task: Task) -> Iterator[None]:
+        """Have a task within the `with`, as the innermost one. After the outermost one, the bar disappears."""
+        if task.progress.shows:
+            self.tasks.append(task)
+        try:
+            yield
+        finally:
+            if task in self.tasks:
+                self.tasks.remove(task)
+            if not self.tasks:
+                LINE.close()
+
+    @contextmanager
+    def beating(self, task: Task) -> Iterator[None]:
+        """Have a thread within the `with` that shows the innermost task, unless one runs already."""
+        if self.thread is not None or not task.progress.shows:
+            yield
+            return
+        self.thread, self.end = threading.Thread(target=self.beat, daemon=True, name="progress"), threading.Event()
+        self.thread.start()
+        try:
+            yield
+        finally:
+            self.end.set()
+            self.thread.join()
+            self.thread = None
+
+    def beat(self) -> None:
+        """Show the innermost task now and then. The thread ends quietly if its output is lost: so is that of the main
+        thread, which reports it."""
+        with suppress(OSError):
+            while not self.end.wait(PULSE):
+                for task in self.tasks[-1:]:
+                    self.show(task, task.waiting)
+
+
+SHOWN = Shown()
+
+
+def drawing(tasks: Sequence[Task], columns: int) -> str:
+    """Return the bar of the outermost task that can be counted, and the innermost task, in fewer than `columns` columns.
+
+    If there is little room, the bar becomes shorter; if there is less, it is left out, and the text is cut.
+    """
+    from rich.cells import cell_len, set_cell_size
+
+    outer, inner = next((task for task in tasks if task.count), tasks[0]), tasks[-1]
+    more = [outer.note or (f"{outer.rate:.3g}/s" if outer.rate else ""), outer.left if outer.count else ""]
+    more += [inner.short() if inner is not outer else "", inner.wait]
+    if not outer.count:
+        text = "  ".join(filter(None, [outer.short(), *more]))
+        return set_cell_size(text, min(cell_len(text), columns - 1))
+    text = "  ".join(filter(None, [f"{outer.done:,}/{outer.count:,} {outer.what}", *more]))
+    begin = f"{outer.name} " if outer.name else ""
+    room = min(columns - 1 - cell_len(begin) - cell_len(text) - 1, BAR[0])
+    if room < BAR[1]:
+        return set_cell_size(begin + text, min(cell_len(begin + text), columns - 1))
+    return f"{begin}{bar(outer.done, outer.count, room)} {text}"
+
+
+def bar(done: int, count: int, width: int) -> str:
+    """Return a bar of this width, in the colors that the terminal has; without any if NO_COLOR is set."""
+    from rich.console import Console
+    from rich.progress_bar import ProgressBar
+
+    console = Console(file=LINE.out, force_terminal=True, force_jupyter=False, width=width, legacy_windows=False)
+    with console.capture() as captured:
+        console.print(ProgressBar(total=count, completed=done, width=width), end="")
+    return captured.get()
