@@ -29,6 +29,7 @@ from ..parallel.plan_checks import path_of
 from ..parallel.strategy import GradDtype, Strategy
 from ..runtime.launch import launch
 from ..train.checkpoint import gather
+from ..train.progress import Progress
 from ..train.step import compute_gradients
 from .config import TrainConfig
 from .options import DataOptions, OptimizerOptions, ParallelOptions, RunOptions, StrategyOptions, make_mesh
@@ -146,7 +147,7 @@ def side_by_side(
     losses: list[tuple[float, float]] = []
     found: list[Apart] = []
     used: dict[str, bool] = {}
-    for number in range(len(batches)):
+    for number in Progress(world).watch(range(len(batches)), len(batches), "comparison", "updates"):
         true = agreed(world, lambda: file.alone(serial))
         if not math.isfinite(true.loss):
             raise UserError(f"the loss on one process is {true.loss} after {number} updates; give a smaller --lr")
@@ -223,7 +224,8 @@ class CompareModel(CompareModelOptions):
     def run(self) -> int:
         """Print the tables and the verdict; return the status."""
         with launch() as world:
-            found = compare_model(self, world)
+            with Progress(world).task("comparison"):
+                found = compare_model(self, world)
             if world.rank == 0:
                 print(found.text, flush=True)
         return 0 if found.equal else 1

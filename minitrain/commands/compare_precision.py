@@ -93,7 +93,7 @@ def train_precise(
             scales.append(trainer.scaler.value)
             yield trainer.step(weighted(learned.batch(number), parts))
 
-    found = follow(trainer, updates(), learned, held_out)
+    found = follow(trainer, updates(), options.updates, learned, held_out)
     losses = [loss * parts for loss in found.losses]
     zeros = 0.0 if full is None else underflow(full, trainer, weighted(learned.batch(options.updates), parts))
     return HalfResult(**{**vars(found), "losses": losses}, scales=scales, skips=trainer.scaler.skips, zeros=zeros)
@@ -139,12 +139,13 @@ def precisions(options: CompareOptions, world: Communicator, folder: RunFolder) 
     settings = precision_settings(options.updates)
     results: dict[tuple[str, str], list[HalfResult]] = {(task, name): [] for task in TASKS for name in settings}
     full: dict[tuple[str, int], Trainer] = {}
-    for task, name in Progress(world).watch(results, len(results), what="settings"):
-        for seed in range(1, options.seeds + 1):
-            trainer = precise(world, options, settings[name], TASKS[task], seed)
-            found = train_precise(trainer, options, TASKS[task], seed, full.get((task, seed)))
-            results[task, name].append(found)
-            full.setdefault((task, seed), trainer)  # float32 comes first
+    with Progress(world).task("", len(results), "settings") as shown:
+        for task, name in shown.watch(results):
+            for seed in range(1, options.seeds + 1):
+                trainer = precise(world, options, settings[name], TASKS[task], seed)
+                found = train_precise(trainer, options, TASKS[task], seed, full.get((task, seed)))
+                results[task, name].append(found)
+                full.setdefault((task, seed), trainer)  # float32 comes first
     sizes = {name: held(world, options, o) for name, o in settings.items()}
     curves = {f"dynamic, {task}": results[task, "fp16, dynamic"][0].scales for task in TASKS}
     curves["static"] = results["plain", "fp16, static"][0].scales

@@ -22,7 +22,7 @@ def train(world: Communicator, options: CompareOptions, o: OptimizerOptions, see
     """Train once with Adam, the schedule of `o` and this seed. All ranks call it."""
     learned, held_out = data(options, seed)
     trainer = Trainer(mlp(), world, optimizer=Adam, schedule=o.schedule(), momentum=o.momentum(), seed=seed)
-    return follow(trainer, trainer.each_update(learned, options.updates), learned, held_out)
+    return follow(trainer, trainer.each_update(learned, options.updates), options.updates, learned, held_out)
 
 
 def schedule_options(name: LearningRates, peak: float, updates: int, epoch: int) -> OptimizerOptions:
@@ -44,8 +44,9 @@ def schedules(options: CompareOptions, world: Communicator, folder: RunFolder) -
     runs: dict[tuple[str, float], OptimizerOptions] = {}
     runs |= {(name, lr): schedule_options(name, lr, updates, epoch) for name in NAMES for lr in options.lr}
     results: dict[tuple[str, float], list[Result]] = {}
-    for (name, lr), o in Progress(world).watch(runs.items(), len(runs), what="settings"):
-        results[name, lr] = [train(world, options, o, seed) for seed in range(1, options.seeds + 1)]
+    with Progress(world).task("", len(runs), "settings") as task:
+        for (name, lr), o in task.watch(runs.items()):
+            results[name, lr] = [train(world, options, o, seed) for seed in range(1, options.seeds + 1)]
     best: dict[str, float] = {name: min(options.lr, key=lambda lr: middle(results[name, lr])) for name in NAMES}
     rows: dict[str, list[Result]] = {name: results[name, best[name]] for name in NAMES}
     curves = {name: smooth_median(found) for name, found in rows.items()}

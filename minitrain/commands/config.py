@@ -13,6 +13,7 @@ from ..parallel.strategy import Strategy
 from ..train.generate import check_length
 from .options import (
     CheckpointOptions,
+    CurveOptions,
     DataOptions,
     ModelOptions,
     OptimizerOptions,
@@ -72,6 +73,7 @@ class TrainConfig:
     precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     report: RunOptions = field(default_factory=RunOptions)
     checkpoints: tyro.conf.Suppress[CheckpointOptions] = field(default_factory=CheckpointOptions)  # only for train
+    curves: tyro.conf.Suppress[CurveOptions] = field(default_factory=CurveOptions)  # only for train
 
     def check(self, ranks: int) -> None:
         """Raise UserError, on every rank, for options that conflict. ranks: how many divide the batch.
@@ -105,8 +107,8 @@ class TrainConfig:
     def check_each(self) -> None:
         """Raise UserError for the first option whose type or value is invalid by itself."""
         self.strategy.check_each()
-        named = (self.model, self.data, self.optimizer, self.parallel, self.precision, self.report, self.checkpoints)
-        for group in named:
+        named = (self.model, self.data, self.optimizer, self.parallel, self.precision, self.report)
+        for group in (*named, self.checkpoints, self.curves):
             for key, hint in get_type_hints(type(group)).items():
                 name, value = "--" + key.replace("_", "-"), getattr(group, key)
                 if value is None and type(None) in get_args(hint):

@@ -23,6 +23,7 @@ from ..errors import UserError, check_number, reason
 from ..models import gpt
 from ..train import gpt2_layout
 from ..train.model_files import write_json, write_model
+from ..train.progress import Progress
 from ..train.region_reader import check_parameters
 from ..train.weights import StoredParameter, Weights, find
 from .model_tokenizer import FILE, BytePairTokenizer, description, of_weights, place_of, write
@@ -72,7 +73,8 @@ class Import:
 def convert(model: Path, to: Path, layout: Layout, shard_mb: float, given: Path | None = None) -> int:
     """Read a model and write it in this layout. given: its tokenizer. Raise UserError if either is impossible."""
     check_number("--shard-mb", shard_mb, "above 0")
-    weights = find(model, world_of_one())
+    with Progress(world_of_one()).task("reading the model"):
+        weights = find(model, world_of_one())
     if to == Path():
         raise UserError("--to is the current folder, or its name is empty; name a new folder")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
@@ -84,7 +86,8 @@ def convert(model: Path, to: Path, layout: Layout, shard_mb: float, given: Path 
     partial = to.with_name(f"{to.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)  # of an export that was interrupted
-        WRITERS[layout](weights, partial, about, shard_mb * MB)
+        with Progress(world_of_one()).task("writing the model"):
+            WRITERS[layout](weights, partial, about, shard_mb * MB)
         if isinstance(tokenizer, BytePairTokenizer):
             write(tokenizer, partial / FILE)
         partial.replace(to)

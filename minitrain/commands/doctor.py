@@ -3,8 +3,10 @@
 import threading
 from dataclasses import dataclass
 
+from ..comm.threads import world_of_one
 from ..errors import check_number
 from ..runtime.machine_checks import examine
+from ..train.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -17,4 +19,5 @@ class Doctor:
     def run(self) -> int:
         """Return the exit status, 0 if all is well."""
         check_number("--seconds", self.seconds, "above 0")
-        return examine(min(self.seconds, threading.TIMEOUT_MAX))
+        with Progress(world_of_one()).task("checking"):
+            return examine(min(self.seconds, threading.TIMEOUT_MAX))

@@ -9,11 +9,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from ..comm.threads import world_of_one
 from ..environment import launched
 from ..errors import UserError, shown
-from ..train.checkpoint_folder import candidates, damage, none_in
+from ..train.checkpoint_folder import BLOCK, candidates, damage, none_in
 from ..train.checkpoint_index import Index, Logical
 from ..train.owned_regions import MODEL, OPTIMIZER
+from ..train.progress import Progress
 from ..train.regions import Region
 from .run_checkpoints import named
 
@@ -53,13 +55,15 @@ class Inspect:
 
     def _verify(self, console: Console, found: list[tuple[Path, Index]]) -> int:
         """Print for each checkpoint whether it is what was written. Return how many files are not."""
-        wrong = 0
-        for folder, index in found:
-            bad = [trouble for number in range(len(index.files)) for trouble in damage(folder, index, number)]
-            size = sum(file.size for file in index.files)
-            good = f"verified, {size:,} bytes in {len(index.files)} files"
-            console.print(f"{folder}: {'; '.join(bad) if bad else good}")
-            wrong += len(bad)
+        wrong, blocks = 0, sum(-(-file.size // BLOCK) for _, index in found for file in index.files)
+        with Progress(world_of_one()).task("verifying", blocks, "MiB") as task:
+            for folder, index in found:
+                numbers = range(len(index.files))
+                bad = [trouble for number in numbers for trouble in damage(folder, index, number, task.advance)]
+                size = sum(file.size for file in index.files)
+                good = f"verified, {size:,} bytes in {len(index.files)} files"
+                console.print(f"{folder}: {'; '.join(bad) if bad else good}")
+                wrong += len(bad)
         return wrong
 
 

@@ -18,6 +18,7 @@ from ..lr_schedules import range_test
 from ..observe.draw import chart
 from ..observe.palette import INK, LINES
 from ..runtime.launch import launch
+from ..train.progress import Progress
 from . import figure
 from .config import TrainConfig
 from .options import RunOptions
@@ -78,12 +79,16 @@ def record(
 
     Each loss is measured before the update with its rate. Raise UserError if the first update fails.
     """
-    text = TextTrainer(config, world)
+    with Progress(world).task("setting up"):
+        text = TextTrainer(config, world)
     trainer, rates, losses = text.trainer, [], []
     trainer.schedule, trainer.momentum = partial(range_test, min_lr=min_lr, max_lr=max_lr, updates=updates), None
     try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            for update in trainer.progress.watch(text.updates(updates), updates, "range test"):
+        with (
+            np.errstate(over="ignore", invalid="ignore"),
+            trainer.progress.task("range test", updates, "updates") as task,
+        ):
+            for update in task.watch(text.updates(updates)):
                 if update.skipped:
                     continue  # half precision overflowed: there was no update
                 rates.append(update.lr)

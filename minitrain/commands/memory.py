@@ -8,6 +8,7 @@ from ..comm.communicator import Communicator
 from ..observe.draw import chart
 from ..observe.ledger import Ledger
 from ..runtime.launch import launch
+from ..train.progress import Progress
 from .config import TrainConfig
 from .train import TextTrainer
 
@@ -17,7 +18,7 @@ KINDS = ("parameters", "gradients", "optimizer", "activations")
 def record(config: TrainConfig, world: Communicator) -> tuple[int, Ledger]:
     """Return (number of parameters, ledger of the second update); the first creates the optimizer's state."""
     ledger = Ledger()
-    with ledger.open():
+    with Progress(world).task("two updates"), ledger.open():
         text = TextTrainer(config, world)
         updates = text.updates(2)
         next(updates)

@@ -235,6 +235,15 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
+class CurveOptions:
+    """Curves to watch while the run goes on."""
+
+    tensorboard: Path | None = None
+    """Write the numbers of log.jsonl, the speed and the memory to this folder, for TensorBoard; a resumed run continues
+    them. Needs tensorboardX."""
+
+
+@dataclass(frozen=True)
 class CheckpointOptions:
     """Checkpoints, from which a run continues with the same bits.
 

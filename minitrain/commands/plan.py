@@ -3,14 +3,14 @@
 import csv
 import json
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from ..comm.threads import world_of_one
 from ..environment import launched
 from ..errors import UserError, check_whole, reason, shown
 from ..planner.estimate import Estimate
@@ -18,11 +18,10 @@ from ..planner.machines import Computer
 from ..planner.measure import measured
 from ..planner.search import Found, Request, search
 from ..runtime.launch import launch
+from ..train.progress import Progress
 from .plan_options import PlannedMachine, PlannedModel, PlannedStrategy, check_flag
 from .plan_reference import presets, published
 from .plan_report import as_row, order, report
-
-SILENCE = 3.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,8 @@ class Plan:
             return 0
         if self.out is not None:
             write(self.out)  # a search takes long: fail before
-        every = [*watched(search(request))]
+        with Progress(world_of_one(), sys.stderr).task("", what="combinations") as task:
+            every = [*task.watch(search(request))]
         if self.out is not None:
             write(
                 self.out, [as_row(found, request, computer) for found in by_time(every)], about(request, computer, self)
@@ -95,21 +95,11 @@ class Plan:
 
     def measured(self, request: Request, computer: Computer, console: Console) -> tuple[Request, Computer]:
         """Return the request and the machine with the FLOP/s and the link that are measured here."""
-        with launch() as world:
+        with launch() as world, Progress(world, sys.stderr).task("measuring this machine"):
             computer, lines = measured(world, computer, request.sizes)
         if launched()[1] == 0:
             console.print("\n".join(lines))
         return replace(request, machine=computer.machine), computer
-
-
-def watched(found: Iterator[Found]) -> Iterator[Found]:
-    """Yield what is found, and say on the standard error every few seconds how far the search is."""
-    said = time.monotonic()
-    for number, one in enumerate(found, 1):
-        if time.monotonic() > said + SILENCE:
-            said = time.monotonic()
-            print(f"{number:,} combinations", file=sys.stderr, flush=True)
-        yield one
 
 
 def by_time(every: Sequence[Found]) -> list[Found]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from ..errors import UserError, check_whole, reason, shown
+from ..runtime.terminal import fresh_line
 from ..train.checkpoint_folder import CHECKPOINTS, candidates, newest, none_in
 from ..train.checkpoint_index import INDEX, Index
 from ..train.checkpoints import Checkpoints
@@ -50,7 +51,7 @@ class RunCheckpoints:
         """Return a context in which signals are noted, if the run saves at all."""
         if not self.options.save_every:
             return nullcontext()
-        note = "minitrain: interrupted; saving after this update (once more: end at once)\n"
+        note = f"{fresh_line()}minitrain: interrupted; saving after this update (once more: end at once)\n"
         self.signals = Signals(note if self.text.world.rank == 0 else "")
         return self.signals
 
@@ -96,7 +97,9 @@ class RunCheckpoints:
                 self.folder.sync("log.jsonl")  # the checkpoint says how many rows it has
             except OSError as error:
                 self.text.log(f"the log may lack rows after a loss of power: {reason(error)}")
-        begun = self.checkpoints.save(self.text.trainer, self.about())
+        self.text.curves.flush()
+        with self.text.trainer.progress.task("writing a checkpoint"):
+            begun = self.checkpoints.save(self.text.trainer, self.about())
         self.saved = self.text.trainer.updates if begun else -1
         return begun
 
@@ -144,7 +147,8 @@ class RunCheckpoints:
         """Continue from the last complete checkpoint. Raise UserError if there is none, or if it does not fit."""
         text = self.text
         assert self.options.resume is not None
-        found, index = newest(self.options.resume, text.world, text.log)
+        with text.trainer.progress.task("checking the checkpoint"):
+            found, index = newest(self.options.resume, text.world, text.log)
         check_about(found, index)
         check_described(str(found), index.about["tokenizer"], text.tokenizer)
         if index.updates > text.config.optimizer.steps:
@@ -152,9 +156,12 @@ class RunCheckpoints:
                 f"{found} has made {index.updates} updates, but --steps is {text.config.optimizer.steps}: "
                 f"give more, or --resume an earlier checkpoint in {found.parent}"
             )
-        for line in (*load(text.trainer, found, index), *self.differences(index)):
+        with text.trainer.progress.task("reading the checkpoint"):
+            notes = load(text.trainer, found, index)
+        for line in (*notes, *self.differences(index)):
             text.log(line)
         self.saved = index.updates
+        text.curves.resume(index.updates, text.trainer.scaler.skips)
         text.log(f"continuing {found}: {index.updates} of {text.config.optimizer.steps} updates are made")
         if index.updates == text.config.optimizer.steps:
             text.log("no update is left; give more --steps to train on")

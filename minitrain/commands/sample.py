@@ -16,6 +16,7 @@ from ..parallel.parallelize import parallelize
 from ..parallel.strategy import Strategy
 from ..runtime.launch import launch
 from ..train.generate import check_choice_of_tokens, check_length, generate
+from ..train.progress import Progress
 from ..train.weights import find, start_from
 from .model_tokenizer import Tokenizer, of_weights
 from .options import ParallelOptions, make_mesh
@@ -78,13 +79,14 @@ class Sample:
         if not self.zero and world.size != (n := self.tp * self.pp):
             raise UserError(f"--tp {self.tp} x --pp {self.pp} is for {n} ranks; there are {world.size}: mpirun -n {n}")
         mesh = make_mesh(world, ParallelOptions(tp=self.tp, pp=self.pp))
-        weights = find(self.checkpoint, world)
-        tokenizer = agreed(world, lambda: of_weights(weights, self.tokenizer))
-        check_same(world, {"checksum of the tokenizer": tokenizer.sha256})
-        prompt = tokenizer.encode(self.prompt)
-        model = gpt(replace(weights.config, dtype=self.dtype or weights.config.dtype))
-        start_from(model, weights)
-        parallelize(model, mesh, Strategy(zero=self.zero)).init(self.seed)
+        with Progress(world, sys.stderr).task("reading the model"):
+            weights = find(self.checkpoint, world)
+            tokenizer = agreed(world, lambda: of_weights(weights, self.tokenizer))
+            check_same(world, {"checksum of the tokenizer": tokenizer.sha256})
+            prompt = tokenizer.encode(self.prompt)
+            model = gpt(replace(weights.config, dtype=self.dtype or weights.config.dtype))
+            start_from(model, weights)
+            parallelize(model, mesh, Strategy(zero=self.zero)).init(self.seed)
         show = Typewriter(tokenizer, sys.stdout if world.rank == 0 else io.StringIO())
         show.text(self.prompt)
         generate(

@@ -76,12 +76,14 @@ def data(options: CompareOptions, seed: int) -> tuple[ArrayLoader, ArrayLoader]:
     return learned, held_out
 
 
-def follow(trainer: Trainer, updates: Iterable[Update], learned: ArrayLoader, held_out: ArrayLoader) -> Result:
-    """Run the updates; return infinite losses if training diverged. Raise UserError if not even one update succeeds."""
+def follow(
+    trainer: Trainer, updates: Iterable[Update], count: int, learned: ArrayLoader, held_out: ArrayLoader
+) -> Result:
+    """Run these updates, `count` in all; return infinite losses if training diverged. Raise UserError if not even one update succeeds."""
     losses: list[float] = []
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            for update in updates:
+            for update in trainer.progress.watch(updates, count, "run", "updates"):
                 losses += trainer.agreed([update.loss])
             found = [trainer.mean_loss(x.validation()) for x in (learned, held_out)]
             return Result(losses, *trainer.agreed([*found, trainer.accuracy(held_out.validation())]))

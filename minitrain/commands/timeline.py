@@ -8,17 +8,20 @@ from ..errors import UserError
 from ..observe.clock import Clock, Costs, Stamps, Timeline
 from ..observe.observer import observing
 from ..runtime.launch import launch
+from ..train.progress import Progress
 from .config import TrainConfig
 from .train import TextTrainer
 
 
 def record(config: TrainConfig, world: Communicator, costs: Costs | None = None) -> Timeline:
     """Return the timeline of one pipeline in a real update, timed by `costs`. Raise UserError without a pipeline."""
-    text = TextTrainer(config, world)
+    progress = Progress(world)
+    with progress.task("setting up"):
+        text = TextTrainer(config, world)
     if text.mesh.parts("layers") == 1:
         raise UserError("a timeline needs a pipeline: give, for example, --pp 4 --accumulate 8")
     clock, stages = Clock(costs or Costs()), text.mesh.over("layers")
-    with observing(Stamps(clock, stages)):
+    with progress.task("an update"), observing(Stamps(clock, stages)):
         next(text.updates(1))
     text.close()
     return Timeline(stages.gather_objects(clock.lane))

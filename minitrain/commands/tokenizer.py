@@ -6,10 +6,12 @@ from pathlib import Path
 
 from rich.cells import cell_len
 
+from ..comm.threads import world_of_one
 from ..data.bpe import BytePairTokenizer
 from ..data.text import load_text
 from ..environment import launched
 from ..errors import UserError, reason, shown
+from ..train.progress import Progress
 from .model_tokenizer import write
 
 
@@ -34,9 +36,12 @@ class TrainTokenizer:
             raise UserError(f"{shown(str(self.to))} is a folder: give a file with --to")
         if self.to.exists() and not self.overwrite:
             raise UserError(f"{self.to} exists: give another file with --to, or --overwrite to replace it")
-        text = load_text(self.text)
-        tokenizer = BytePairTokenizer.train(text, self.size)
-        ids = tokenizer.encode(text)
+        progress = Progress(world_of_one())
+        with progress.task("training the tokenizer"):
+            text = load_text(self.text)
+            tokenizer = BytePairTokenizer.train(text, self.size)
+        with progress.task("encoding the text"):
+            ids = tokenizer.encode(text)
         try:
             write(tokenizer, self.to)
         except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,16 +26,17 @@ from ..train import checkpoint
 from ..train.generate import generate
 from ..train.history import Update
 from ..train.nonfinite import NotFinite
+from ..train.progress import Progress, Task
 from ..train.trainer import Trainer
 from ..train.weights import find, start_from
 from .config import TrainConfig
 from .model_tokenizer import FILE, chosen, description, missing, unit, write
 from .model_tokenizer import check as check_tokenizer
-from .options import CheckpointOptions, RunOptions, make_mesh
-from .progress_lines import Progress
+from .options import CheckpointOptions, CurveOptions, RunOptions, make_mesh
 from .run_checkpoints import CHECKPOINTS, NOT_FINITE, RunCheckpoints, Stopped, crc32_of
 from .run_folder import RunFolder, on_rank_0, write_somewhere
 from .start import check_sizes
+from .tensorboard import Curves, check_package
 
 LOG, MODEL = "log.jsonl", "model.safetensors"
 QUICK_VALIDATION = 200  # windows of a validation during training
@@ -54,7 +56,7 @@ class TextTrainer:
         given = {
             key: value for group in asdict(config).values() if isinstance(group, dict) for key, value in group.items()
         }
-        for key in ("out", "text", "resume", "weights", "tokenizer"):
+        for key in ("out", "text", "resume", "weights", "tokenizer", "tensorboard"):
             given[key] = given[key] is not None  # paths may differ between machines
         self.text_crc32, self.tokenizer = crc32_of(text), agreed(world, lambda: chosen(config.data, text))
         sums = {"checksum of the text": self.text_crc32, "checksum of the tokenizer": self.tokenizer.sha256}
@@ -75,6 +77,7 @@ class TextTrainer:
         self.trainer = self.make_trainer()
         self.log_ended = ""  # why the log ended, once it can no longer be written
         self.rows = 0  # of the log
+        self.curves = self.make_curves(config.curves.tensorboard)
 
     def start_from(self, path: Path) -> list[str]:
         """Let the model start from these weights. Return what to tell the user. Raise UserError if they do not fit."""
@@ -105,12 +108,19 @@ class TextTrainer:
             advice=f"try a smaller --lr than {o.lr} or a longer --warmup",
         )
 
+    def make_curves(self, folder: Path | None) -> Curves:
+        """Return the curves, which rank 0 writes. Raise UserError, on all ranks, if it cannot."""
+        here = self.world.rank == 0 and folder is not None
+        agreed(self.world, lambda: check_package() if here else None)
+        tokens = self.train_data.B * self.train_data.T
+        return agreed(self.world, lambda: Curves(folder if here else None, tokens, self.log))
+
     def fit(self) -> float:
         """Run all updates and return the loss on the whole validation text, in nats per token.
 
         Raise UserError if the loss diverges or a file cannot be written, and Stopped if a signal has ended the run.
         """
-        with self.open_folder() as folder:
+        with self.open_folder() as folder, closing(self.curves):
             for line in (self.describe(), *self.notes):
                 self.log(line)
             checkpoints = RunCheckpoints(self, folder)
@@ -124,10 +134,13 @@ class TextTrainer:
                     final = self.validate()
             except NotFinite as error:
                 raise checkpoints.rescue(error) from error
-            checkpoints.close()
+            with self.trainer.progress.task("writing the checkpoint"):
+                checkpoints.close()
             self.record(folder, {"step": self.trainer.updates, "final_val_loss": final})
             self.log(f"validation loss {final:.4f} nats per {unit(self.tokenizer)}, on the whole validation text")
-            self.save()
+            self.curves.close()
+            with self.trainer.progress.task("writing the model"):
+                self.save()
         return final
 
     def open_folder(self) -> RunFolder:
@@ -148,21 +161,31 @@ class TextTrainer:
 
     def train(self, folder: RunFolder, checkpoints: RunCheckpoints, steps: int) -> None:
         """Run the updates up to `steps`, log a row for each, and save at times. Raise Stopped after a signal."""
-        progress = Progress(steps, self.train_data.B * self.train_data.T, self.trainer.updates)
-        with checkpoints.listening():
+        with checkpoints.listening(), self.trainer.progress.task("", steps, "updates", self.trainer.updates) as task:
             for update in self.updates(steps - self.trainer.updates):
                 last = self.trainer.updates == steps
-                self.record(folder, self.looked_at(update, last, progress))
+                self.record(folder, self.looked_at(update, last, task))
                 checkpoints.after(update, last)
 
-    def looked_at(self, update: Update, last: bool, progress: Progress) -> dict[str, Any]:
-        """Print how the run goes, if it is time to, and validate. Return the row of the update in the log."""
+    def looked_at(self, update: Update, last: bool, task: Task) -> dict[str, Any]:
+        """Show how the run goes, and validate if it is time to. Return the row of the update in the log."""
         o, row = self.config.report, self.row(update)
-        if not update.skipped and (row["step"] % o.log_every == 0 or last):
-            self.log(progress.line(row))
+        if not update.skipped:
+            self.show(row, last, task)
         if not update.skipped and row["step"] % o.val_every == 0 and not last:
             row["val_loss"] = self.validate_quickly()
         return row
+
+    def show(self, row: dict[str, Any], last: bool, task: Task) -> None:
+        """Show an update: in the bar if there is one, otherwise in a line now and then, and in one at the end."""
+        steps, progress = task.count, self.trainer.progress
+        task.reach(row["step"])
+        rate = f"{self.train_data.B * self.train_data.T * task.rate:,.0f} tokens/s"
+        task.note = f"loss {row['loss']:.3f}  {rate}"
+        due = progress.terminal is None and row["step"] % self.config.report.log_every == 0
+        if due or last or progress.quiet:
+            done = f"[{'#' * (10 * task.done // steps):<10}] {task.done:>{len(str(steps))}}/{steps}"
+            self.log(f"{done}  loss {row['loss']:.3f}  lr {row['lr']:.1e}  {rate}  {task.left}")
 
     def updates(self, count: int) -> Iterator[Update]:
         """Yield `count` more updates, each run on demand. Print which batches were skipped."""
@@ -183,7 +206,8 @@ class TextTrainer:
         """Return the mean loss over the validation text, or `most` windows of it, in nats per token."""
         data = self.val_data
         batches = -(-min(most or data.windows, data.windows) // data.B)
-        return self.trainer.mean_loss(self.trainer.progress.watch(data.validation(most), batches, "validation"))
+        with self.trainer.progress.task("validation", batches, "batches") as task:
+            return self.trainer.mean_loss(task.watch(data.validation(most)))
 
     def validate_quickly(self, when: str = "") -> float:
         """Print and return the mean loss over some windows of the validation text. when: to add to what is printed."""
@@ -207,11 +231,11 @@ class TextTrainer:
         tokenizer = self.tokenizer
         prompt = tokenizer.encode(tokenizer.vocabulary[0] if isinstance(tokenizer, CharTokenizer) else "\n")
         context, world = self.gpt_config.context, self.world if self.divided else None
-        progress = iter(self.trainer.progress.watch(range(length), length, "sample", "tokens"))
-        ids = generate(
-            self.model, context, prompt, length, temperature, self.config.report.seed, world=world,
-            each=lambda token: next(progress),
-        )  # fmt: skip
+        with self.trainer.progress.task("sample", length, "tokens") as task:
+            ids = generate(
+                self.model, context, prompt, length, temperature, self.config.report.seed, world=world,
+                each=lambda token: task.advance(),
+            )  # fmt: skip
         return tokenizer.decode(ids)
 
     @property
@@ -238,8 +262,8 @@ class TextTrainer:
                 self.config.report.out / MODEL, lambda to: checkpoint.save(to, tensors, self.about())
             )
             self.log(f"saved {path}")
-            if trouble or self.log_ended:
-                raise UserError(trouble or self.log_ended)
+            if trouble or self.log_ended or self.curves.ended:
+                raise UserError(trouble or self.log_ended or self.curves.ended)
 
         on_rank_0(self.world, write)
 
@@ -266,8 +290,9 @@ class TextTrainer:
             write(self.tokenizer, folder.path / FILE)
 
     def record(self, folder: RunFolder, row: dict[str, Any]) -> None:
-        """Append a row to the log. If the log can no longer be written, print that and keep training."""
+        """Append a row to the log, and to the curves. If one can no longer be written, print that and keep training."""
         self.rows += 1
+        self.curves.add(row)
         if self.world.rank != 0 or self.log_ended:
             return
         try:
@@ -290,11 +315,13 @@ class Train(TrainConfig):
     """Train a GPT on text, on one process or under `mpirun -n 2`."""
 
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
+    curves: CurveOptions = field(default_factory=CurveOptions)
 
     def run(self) -> int:
         """Train, save, and print a sample. Return 130 if a signal has ended the run, after saving."""
         with launch() as world:
-            trainer = TextTrainer(self, world)
+            with Progress(world).task("setting up"):
+                trainer = TextTrainer(self, world)
             try:
                 trainer.fit()
             except Stopped as stop:

@@ -73,8 +73,11 @@ def candidates(path: Path) -> tuple[list[tuple[Path, Index]], list[str]]:
     return sorted(found, key=lambda it: -it[1].number), troubles
 
 
-def damage(folder: Path, index: Index, number: int) -> list[str]:
-    """Return what is wrong with a file of a checkpoint, by tensor; nothing if its sum is right. Reads all of it."""
+def damage(folder: Path, index: Index, number: int, each: Callable[[], object] = lambda: None) -> list[str]:
+    """Return what is wrong with a file of a checkpoint, by tensor; nothing if its sum is right. Reads all of it.
+
+    each: called after each block of BLOCK bytes, or less at the end.
+    """
     name, size, sha256 = index.files[number]
     path, sum = folder / name, hashlib.sha256()
     try:
@@ -82,6 +85,7 @@ def damage(folder: Path, index: Index, number: int) -> list[str]:
         with path.open("rb") as file:
             while data := file.read(BLOCK):
                 sum.update(data)
+                each()
         if sum.hexdigest() == sha256:
             return []
         right = expected(index, number)

@@ -11,11 +11,11 @@
 
 In a terminal, the outermost task is a bar on the last line, and the innermost one follows it:
 
-    training ━━━━━━━━━━            412/1000 updates  loss 2.345  0:31 left  validation 7/20 batches
+    training ##########-------------------- 412/1,000 updates  loss 2.345  0:31 left  validation 7/20 batches
 
-Elsewhere (files, pipes, notebooks) the innermost task is printed as a line whenever there was none for two seconds:
+Elsewhere (files, pipes, notebooks) both are printed as a line whenever there was none for two seconds:
 
-    validation: 7 of 20 batches
+    training: 412 of 1,000 updates; validation: 7 of 20 batches
 """
 
 import sys
@@ -49,6 +49,11 @@ class Progress:
         self.world, self.lines = world, lines
         self.terminal = find_terminal()
         self.shows = world.rank == 0 and launched()[1] == 0  # a world may consist of any one rank
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it is time for a line: there is no bar, and nothing was printed for a while."""
+        return self.terminal is None and self.shows and monotonic() - SHOWN.printed > QUIET
 
     def log(self, text: str) -> None:
         """Print whole lines on rank 0 and flush, since under mpirun output may be buffered."""
@@ -90,12 +95,12 @@ class Task:
     def advance(self, count: int = 1) -> None:
         """Add to what is done, and show it if it is time to."""
         self.reach(self.done + count)
+        if self.done != self.count:
+            SHOWN.show(self, self.line)
 
     def reach(self, done: int) -> None:
-        """Set what is done, and show it if it is time to."""
+        """Set what is done."""
         self.done, self.moved = done, monotonic()
-        if done != self.count:
-            SHOWN.show(self, self.line)
 
     @property
     def seconds(self) -> float:
@@ -160,12 +165,11 @@ class Shown:
     def show(self, task: Task, line: Callable[[], str]) -> None:
         """Draw the bar, or print the line of a task, if it is time to."""
         progress = task.progress
-        if not progress.shows:
-            return
-        if progress.terminal is not None:
+        if progress.terminal is not None and progress.shows:
             self.draw(progress.terminal)
-        elif monotonic() - self.printed > QUIET:
-            self.print(line(), progress.lines)
+        elif progress.quiet:
+            outer = [outer.line() for outer in self.tasks if outer.count and outer is not task][:1]
+            self.print("; ".join([*outer, line()]), progress.lines)
 
     def draw(self, terminal: Terminal) -> None:
         """Draw the bar, if the outermost task is not new and the last frame not too recent."""

@@ -268,7 +268,8 @@ class Trainer:
         for done, n in pairwise([0, *range(every, last, every), last]):
             name = f"{unit} {n:>{len(str(last))}}/{last}"
             made = self.each_update(train, n - done) if epochs is None else self.epoch(train)
-            row = summed_up(self.progress.watch(made, n - done if epochs is None else train.batches, name))
+            with self.progress.task(name, n - done if epochs is None else train.batches, "batches") as task:
+                row = summed_up(task.watch(made))
             row = self.agreed(row if validation is None else row + self.validate(validation, name))
             history.add(row)
             self.history.add(row)
@@ -326,13 +327,15 @@ class Trainer:
         The accuracy takes a second forward: with labels, the model returns only the loss. `name` is for the messages.
         Raise UserError if data.validation() can be iterated over only once.
         """
-        loss = self.mean_loss(self.progress.watch(data.validation(), data.batches, f"{name}, loss"))
+        with self.progress.task(f"{name}, loss", data.batches, "batches") as task:
+            loss = self.mean_loss(task.watch(data.validation()))
         first = next(iter(data.validation()), None)
         if first is None:
             raise UserError(f"{name}: validation() gave batches once, then none; each call must return a new iterator")
         if first.labels is None or first.labels.ndim > 1:
             return [loss]
-        return [loss, self.accuracy(self.progress.watch(data.validation(), data.batches, f"{name}, accuracy"))]
+        with self.progress.task(f"{name}, accuracy", data.batches, "batches") as task:
+            return [loss, self.accuracy(task.watch(data.validation()))]
 
     def agreed(self, row: list[float]) -> list[float]:
         """Return rank 0's numbers on all ranks. Each rank of a tensor-parallel group sums by itself, so the last bit

@@ -93,9 +93,13 @@ def test_the_command(tmp_path: Path, capsys: Capture) -> None:
 
 def test_progress_is_shown(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "QUIET", -1.0)
+    monkeypatch.setattr(progress, "PULSE", 60.0)
     compare.run(replace(SHORT, seeds=1, lr=(0.01,), out=tmp_path), threads.world_of_one())
     count = len(compare_schedules.NAMES)
-    assert capsys.readouterr().out.splitlines() == [f"{n} of {count} settings" for n in range(1, count)]
+    said = capsys.readouterr().out.splitlines()
+    runs = [[f"{n} of {count} settings; run: {t} of 20 updates" for t in range(1, 20)] for n in range(count)]
+    settings = [[f"{n} of {count} settings"] for n in range(1, count)]
+    assert said == [line for pair in zip(runs, [*settings, []], strict=True) for lines in pair for line in lines]
 
 
 @pytest.mark.parametrize(
