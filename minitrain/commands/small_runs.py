@@ -79,7 +79,10 @@ def data(options: CompareOptions, seed: int) -> tuple[ArrayLoader, ArrayLoader]:
 def follow(
     trainer: Trainer, updates: Iterable[Update], count: int, learned: ArrayLoader, held_out: ArrayLoader
 ) -> Result:
-    """Run these updates, `count` in all; return infinite losses if training diverged. Raise UserError if not even one update succeeds."""
+    """Run these updates, `count` in all; return infinite losses if training diverged.
+
+    Raise UserError if not even one update succeeds.
+    """
     losses: list[float] = []
     try:
         with np.errstate(over="ignore", invalid="ignore"):

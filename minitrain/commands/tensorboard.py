@@ -59,7 +59,7 @@ class Curves:
     def __init__(self, folder: Path | None, tokens: int, log: Callable[[str], None]) -> None:
         """folder: None: there are no curves. tokens: of an update. Raise UserError if the folder cannot be written."""
         self.folder, self.tokens, self.log = folder, tokens, log
-        self.updates = self.skipped = 0  # updates made before, and batches skipped so far
+        self.updates = self.skipped = self.step = 0  # updates made before, batches skipped so far, the last step
         self.writer: EventsWriter | None = None
         self.ended = ""
         self.last = self.flushed = time.monotonic()
@@ -82,7 +82,8 @@ class Curves:
             values[SKIPPED] = self.skipped
         if "loss" in row:
             values |= {SPEED: self.tokens / seconds, MEMORY: memory_used() / 2**20}
-        self._try(lambda: self._write(row["step"], values))
+        self.step = row["step"]
+        self._try(lambda: self._write(self.step, values))
 
     def flush(self) -> None:
         """Wait until what was written is on the disk."""
@@ -102,7 +103,7 @@ class Curves:
         try:
             work()
         except OSError as error:
-            self.ended = f"the curves in {self.folder} end here: {reason(error)}"
+            self.ended = f"the curves in {self.folder} end before update {self.step}: {reason(error)}"
             self.log(self.ended)
             if self.writer is not None:
                 with suppress(OSError):  # it tries once more to write what it holds
@@ -130,6 +131,7 @@ class Curves:
         # Two files of the same second have different names, in the order of their steps.
         self.writer = EventsWriter(str(self.folder / "events"), f".{self.updates:09}.{os.getpid()}")
         self._event(self.writer, self.updates + 1, session_log=SessionLog(status=SessionLog.START))
+        self.writer.flush()  # a full disk is noticed now
         return self.writer
 
     def _event(self, writer: "EventsWriter", step: int, **what: Any) -> None:

@@ -220,7 +220,7 @@ SHOWN = Shown()
 
 
 def drawing(tasks: Sequence[Task], columns: int) -> str:
-    """Return the bar of the outermost task that can be counted, and the innermost task, in fewer than `columns` columns.
+    """Return the bar of the outermost task that can be counted, and the innermost task, in less than `columns` columns.
 
     If there is little room, the bar becomes shorter; if there is less, it is left out, and the text is cut.
     """

@@ -22,11 +22,11 @@ from minitrain.runtime.mpirun import find_mpirun
 
 WIDE = "--layers 8 --width 512 --heads 8 --context 128"  # an update of 16 windows takes seconds
 LARGE = "--layers 12 --width 1536 --heads 12 --context 16 --batch 1"  # 340 M parameters
-MODEL = '''
+MODEL = """
 from minitrain.models import GPTConfig, gpt
 def make_model():
     return gpt(GPTConfig(2000, 64, 6, 8, 256, dtype="float64"))
-'''
+"""
 # name -> (ranks, its words); {at} is a folder with what the earlier rows, a text and a model have left there
 ROWS: dict[str, tuple[int, str]] = {
     "train, long updates": (1, f"train {WIDE} --batch 32 --accumulate 4 --steps 4 --sample 0 --out {{at}}/long"),
