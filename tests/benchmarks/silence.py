@@ -82,8 +82,8 @@ def main(chosen: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as at:
         folder = Path(at)
         folder.joinpath("model.py").write_text(MODEL)
-        words = " ".join(f"word{n * n % 9973} and{n % 613}" for n in range(1_500_000))
-        folder.joinpath("text.txt").write_text(words)
+        text = " ".join(f"word{n * n % 9973} and{n % 613}" for n in range(1_500_000))
+        folder.joinpath("text.txt").write_text(text)
         for name, (ranks, arguments) in ROWS.items():
             if chosen and not name.startswith(tuple(chosen)):
                 continue
