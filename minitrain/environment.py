@@ -77,5 +77,5 @@ def progress_style() -> str | None:
     """
     style = os.environ.get("MINITRAIN_PROGRESS") or None
     if style not in (None, "rich", "plain"):
-        raise UserError(f"MINITRAIN_PROGRESS is {shown(style)}; it must be rich (a bar) or plain (lines): or unset it")
+        raise UserError(f"MINITRAIN_PROGRESS is {shown(style)}; it must be rich (a bar) or plain (lines)")
     return style
