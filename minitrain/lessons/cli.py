@@ -10,8 +10,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ..comm.threads import world_of_one
 from ..errors import UserError
 from ..runtime.output import watching_output
+from ..train.progress import Progress
 from . import grading, notebook, predictions
 from .check import Verdict, check, environment, mpirun
 from .folder import Folder, Stop, init
@@ -83,9 +85,10 @@ def run_all() -> int:
 
 def check_all(folder: Folder, chosen: list[Exercise], as_given: bool = False) -> int:
     """Check and print. Return 0 if all pass. as_given: run functions with mistakes even if they are unchanged."""
-    failed = 0
+    failed, progress = 0, Progress(world_of_one(), sys.stderr)
     for exercise in chosen:
-        verdict = check(folder.own(exercise), folder.exercise_file(exercise.lesson), as_given)
+        with progress.task(f"checking {exercise.id}"):
+            verdict = check(folder.own(exercise), folder.exercise_file(exercise.lesson), as_given)
         folder.of(exercise)["passed"] = verdict.state == "passed"
         if len(chosen) < len(exercises()):
             folder.state["lesson"] = exercise.lesson.number

@@ -102,7 +102,7 @@ class StatusLine:
         self.lock = threading.RLock()
         self.out: TextIO | None = None
         self.guards: dict[str, Guard] = {}
-        self.drawn = self.incomplete = self.hushed = False
+        self.visible = self.incomplete = self.hushed = False
 
     def open(self) -> None:
         """Guard the two streams."""
@@ -134,13 +134,13 @@ class StatusLine:
             if self.out is not None and not self.incomplete and not self.hushed:
                 self.out.write(ERASE + text)
                 self.out.flush()
-                self.drawn = True
+                self.visible = True
 
     def erase(self) -> None:
         """Erase the line, if it is drawn. Raise OSError if that cannot be written."""
         with self.lock:
-            if self.drawn and self.out is not None:
-                self.drawn = False
+            if self.visible and self.out is not None:
+                self.visible = False
                 self.out.write(ERASE)
                 self.out.flush()
 

@@ -152,7 +152,7 @@ class Shown:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.tasks: list[Task] = []
-        self.printed, self.drawn = monotonic(), 0.0  # times of the last line and the last frame
+        self.printed, self.framed = monotonic(), 0.0  # times of the last line and the last frame
         self.thread: threading.Thread | None = None
         self.end = threading.Event()
 
@@ -174,8 +174,8 @@ class Shown:
     def draw(self, terminal: Terminal) -> None:
         """Draw the bar, if the outermost task is not new and the last frame not too recent."""
         now, tasks = monotonic(), [*self.tasks]
-        if tasks and now - tasks[0].begun > SHORT and now - self.drawn > FRAME:
-            self.drawn = now
+        if tasks and now - tasks[0].begun > SHORT and now - self.framed > FRAME:
+            self.framed = now
             LINE.open()
             LINE.draw(drawing(tasks, terminal.columns()))
 

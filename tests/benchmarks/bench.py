@@ -21,7 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from minitrain import compiled
+from minitrain.comm.threads import world_of_one
 from minitrain.runtime import speed_checks
+from minitrain.train.progress import Progress
 from tests.benchmarks import all_reduce, ddp, memory, profile, sampling, saving, step, zero
 from tests.benchmarks.jobs import Failed
 from tests.benchmarks.sizes import SIZES, Row
@@ -41,14 +43,14 @@ def main() -> int:
     print(machine())
     rows, failures = [], 0
     for name, measure in parts(quick, torch):
-        print(f"{name} ...", end=" ", flush=True)
         start = perf_counter()
         try:
-            rows += measure()
-            print(f"{perf_counter() - start:.0f} s", flush=True)
+            with Progress(world_of_one()).task(name):
+                rows += measure()
+            print(f"{name}: {perf_counter() - start:.0f} s", flush=True)
         except Failed as error:
             failures += 1
-            print(f"NO RESULT: {error}", flush=True)
+            print(f"{name}: NO RESULT: {error}", flush=True)
     write(rows, OUT)
     show(rows)
     if not torch:

@@ -45,7 +45,7 @@ ROWS: dict[str, tuple[int, str]] = {
     "compare schedules": (1, "compare schedules --updates 1500 --seeds 2 --lr 0.01 --out {at}/schedules"),
     "compare precision": (1, "compare precision --updates 300 --seeds 1 --out {at}/precision"),
     "compare model": (2, "compare model {at}/model.py:make_model --tp 2 --batch 48 --context 64"),
-    "plan": (1, "plan --model llama3-405b --ranks 4096"),
+    "plan": (1, "plan llama3-405b --ranks 4096"),
     "plan --measure": (2, "plan --measure"),
     "tokenizer": (1, "tokenizer --text {at}/text.txt --size 8000 --to {at}/tokenizer.json"),
     "doctor": (1, "doctor"),
@@ -82,7 +82,7 @@ def main(chosen: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as at:
         folder = Path(at)
         folder.joinpath("model.py").write_text(MODEL)
-        text = " ".join(f"word{n * n % 9973} and{n % 613}" for n in range(1_500_000))
+        text = " ".join(f"{n * n * n % 999983:x}" for n in range(1_500_000))
         folder.joinpath("text.txt").write_text(text)
         for name, (ranks, arguments) in ROWS.items():
             if chosen and not name.startswith(tuple(chosen)):

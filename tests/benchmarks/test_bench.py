@@ -188,4 +188,4 @@ def test_file_and_missing_results(
     assert written == [good]
     check(written)
     printed = capsys.readouterr().out
-    assert "bad ... NO RESULT: it was tired" in printed and "1.50  1.12" in printed
+    assert "bad: NO RESULT: it was tired" in printed and "1.50  1.12" in printed

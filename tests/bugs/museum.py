@@ -22,12 +22,14 @@ from rich.table import Table
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
+from minitrain.comm.threads import world_of_one
 from minitrain.data.batch import Batch
 from minitrain.lessons.course import COURSE
 from minitrain.lessons.worker import load
 from minitrain.parallel.data_parallel import sync_gradients
 from minitrain.parallel.parallelize import REDUCERS
 from minitrain.parallel.reducer import Reducer
+from minitrain.train.progress import Progress
 from tests.equivalence.harness import Case
 from tests.equivalence.test_data_parallel import test_three_ranks
 
@@ -124,14 +126,16 @@ def main() -> int:
     table.add_column("planted bug", max_width=44)
     table.add_column("the test that it fails, and what that test sees", overflow="fold")
     failures = 0
-    for name, module in exhibits().items():
-        correct, planted = module.BUG.symptom(planted=False), module.BUG.symptom(planted=True)
-        failures += bool(correct) or not planted
-        verdict = f"THE CORRECT CODE FAILS: {correct}" if correct else planted or "NOTHING: IT SURVIVES"
-        number = re.match(r"0*(\w+?)_", name)
-        assert module.__doc__ and number
-        killer = module.BUG.killer.rpartition("/")[2]
-        table.add_row(number[1], module.__doc__.strip(), f"{killer}\n{verdict}")
+    museum = exhibits()
+    with Progress(world_of_one()).task("", len(museum), "bugs") as task:
+        for name, module in task.watch(museum.items()):
+            correct, planted = module.BUG.symptom(planted=False), module.BUG.symptom(planted=True)
+            failures += bool(correct) or not planted
+            verdict = f"THE CORRECT CODE FAILS: {correct}" if correct else planted or "NOTHING: IT SURVIVES"
+            number = re.match(r"0*(\w+?)_", name)
+            assert module.__doc__ and number
+            killer = module.BUG.killer.rpartition("/")[2]
+            table.add_row(number[1], module.__doc__.strip(), f"{killer}\n{verdict}")
     Console(highlight=False, markup=False).print(table)
     return int(failures > 0)
 

@@ -18,7 +18,9 @@ from rich.table import Table
 
 import minitrain
 from minitrain.comm.ring import RingCommunicator
+from minitrain.comm.threads import world_of_one
 from minitrain.runtime.mpirun import find_mpirun
+from minitrain.train.progress import Progress
 from tests.equivalence.cover import MESHES, cases, name
 from tests.equivalence.harness import Row, same_as_serial
 
@@ -43,7 +45,7 @@ def main() -> int:
         print(f"{len(names)} rows on {ranks} ranks", flush=True)
         done = 0
         while done < len(names):
-            found = run_job(ranks, arguments.full, done)
+            found = run_job(ranks, arguments.full, done, len(names))
             rows += found
             done += len(found)
             if done < len(names):  # skip the row without a result
@@ -58,8 +60,9 @@ def main() -> int:
     return int(missing > 0 or bool(bad))
 
 
-def run_job(ranks: int, full: bool, first: int) -> list[dict]:
-    """Return the rows for one number of ranks from row `first` on, up to one that crashes or times out."""
+def run_job(ranks: int, full: bool, first: int, count: int) -> list[dict]:
+    """Return the rows for one number of ranks, `count` in all, from row `first` on, up to one that crashes or times
+    out."""
     mpirun = find_mpirun()
     if mpirun is None:
         sys.exit("there is no mpirun: see python -m minitrain doctor")
@@ -70,13 +73,13 @@ def run_job(ranks: int, full: bool, first: int) -> list[dict]:
     command += ["--rows", str(file), "--first", str(first)] + ["--full"] * full
     job = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     seen, changed = 0, time.monotonic()
-    while job.poll() is None and time.monotonic() - changed < LIMIT:
-        time.sleep(0.2)
-        done = len(file.read_text().splitlines())
-        if done // 20 > seen // 20:
-            print(f"  {first + done}", flush=True)
-        if done > seen:
-            seen, changed = done, time.monotonic()
+    with Progress(world_of_one()).task(f"{ranks} ranks", count, "rows", first) as task:
+        while job.poll() is None and time.monotonic() - changed < LIMIT:
+            time.sleep(0.2)
+            done = len(file.read_text().splitlines())
+            if done > seen:
+                task.advance(done - seen)
+                seen, changed = done, time.monotonic()
     job.kill()
     job.wait()
     rows = [json.loads(line) for line in file.read_text().splitlines()]
