@@ -134,6 +134,7 @@ def _leave(world: Communicator, error: BaseException, barrier: ExitBarrier) -> N
 
 def _leave_with(world: Communicator, barrier: ExitBarrier, message: str, error: BaseException) -> None:
     """Print the message once and end with status 2: through MPI_Finalize if all ranks arrive in time, else by Abort."""
+    hush = world.moves.hush
     barrier.close()
     if world.rank == 0:
         abort.print_error(message)
@@ -146,6 +147,8 @@ def _leave_with(world: Communicator, barrier: ExitBarrier, message: str, error: 
             raise SystemExit(2) from error
         if _is_finalized():
             os._exit(2)
+    if not together:
+        hush()
     abort.end(world, "", 2, error)
 
 

@@ -9,13 +9,15 @@ Linux shows:
 Where the launcher cannot be seen (macOS, a rank on another host), there is no terminal.
 
 The line has no newline, and the cursor stays visible at its end. Whatever else is printed erases the line first, so
-that nothing is left to repair if the program ends at any moment, by whatever cause.
+that nothing is left to repair if the program ends at any moment, by whatever cause. MPICH's mpirun forwards the line at
+once. Open MPI's waits for a newline or 4 KB, so that its rank 0 writes the line to the terminal itself.
 """
 
 import os
 import re
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -24,13 +26,23 @@ from ..environment import launched, progress_style
 from ..errors import UserError
 
 ERASE = "\r\x1b[2K"  # to column 0; erase the line
+SETTLE = 0.25  # seconds that mpirun may take to forward what was printed, before the line follows
 LAUNCHERS = re.compile(r"mpirun|mpiexec|prterun|orterun|prte$")  # hydra's mpiexec and mpirun are one program
 
 
 class Terminal(NamedTuple):
-    """A terminal. place: its descriptor, or a path in /proc; None: unknown."""
+    """A terminal. place: its descriptor, or a path in /proc; None: unknown. direct: the line is written there."""
 
     place: int | str | None
+    direct: bool = False
+
+    def open(self) -> TextIO:
+        """Return a stream to write the line to."""
+        if self.direct and isinstance(self.place, str):
+            with suppress(OSError):
+                file = os.open(self.place, os.O_WRONLY | os.O_NOCTTY)
+                return os.fdopen(file, "w", encoding=sys.stdout.encoding, errors="replace")
+        return sys.stdout
 
     def columns(self) -> int:
         """Return the width of the terminal; if it is unknown, COLUMNS, or 80."""
@@ -61,7 +73,9 @@ def find_terminal() -> Terminal | None:
         return None
     place = _place(1)
     dumb = os.environ.get("TERM", "dumb") == "dumb"
-    return Terminal(place) if style == "rich" or (place is not None and not dumb) else None
+    if style == "rich" or (place is not None and not dumb):
+        return Terminal(place, direct=isinstance(place, str) and launched()[0] == "Open MPI")
+    return None
 
 
 def _place(descriptor: int) -> int | str | None:
@@ -103,12 +117,18 @@ class StatusLine:
         self.out: TextIO | None = None
         self.guards: dict[str, Guard] = {}
         self.visible = self.incomplete = self.hushed = False
+        self.written = 0.0  # time of the last output
 
-    def open(self) -> None:
-        """Guard the two streams."""
+    @property
+    def direct(self) -> bool:
+        """Whether the line goes another way than what is printed, which may arrive later."""
+        return self.out is not None and self.guards["stdout"].stream is not self.out
+
+    def open(self, terminal: Terminal) -> None:
+        """Guard the two streams, and write the line to this terminal."""
         with self.lock:
             if self.out is None:
-                self.out, self.incomplete = sys.stdout, False
+                self.out, self.incomplete = terminal.open(), False
                 for name in ("stdout", "stderr"):
                     self.guards[name] = Guard(getattr(sys, name), self)
                     setattr(sys, name, self.guards[name])
@@ -117,6 +137,8 @@ class StatusLine:
         """Erase the line and restore the streams, unless they have been replaced since."""
         with self.lock:
             self.erase()
+            if self.direct and self.out is not None:
+                self.out.close()
             for name, guard in self.guards.items():
                 if getattr(sys, name) is guard:
                     setattr(sys, name, guard.stream)
@@ -131,7 +153,8 @@ class StatusLine:
     def draw(self, text: str) -> None:
         """Draw the line anew. text: shorter than the terminal is wide. Raise OSError if it cannot be written."""
         with self.lock:
-            if self.out is not None and not self.incomplete and not self.hushed:
+            unsettled = self.direct and time.monotonic() - self.written < SETTLE
+            if self.out is not None and not (self.incomplete or self.hushed or unsettled):
                 self.out.write(ERASE + text)
                 self.out.flush()
                 self.visible = True
@@ -159,6 +182,7 @@ class Guard:
         with self.line.lock:
             if text:
                 self.line.erase()
+                self.line.written = time.monotonic()
                 self.line.incomplete = not text.endswith("\n")
             return self.stream.write(text)
 

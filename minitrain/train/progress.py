@@ -176,13 +176,14 @@ class Shown:
         now, tasks = monotonic(), [*self.tasks]
         if tasks and now - tasks[0].begun > SHORT and now - self.framed > FRAME:
             self.framed = now
-            LINE.open()
+            LINE.open(terminal)
             LINE.draw(drawing(tasks, terminal.columns()))
 
     @contextmanager
     def holding(self, task: Task) -> Iterator[None]:
         """Have a task within the `with`, as the innermost one. After the outermost one, the bar disappears."""
         if task.progress.shows:
+            self.printed = self.printed if self.tasks else monotonic()  # the silence begins here
             self.tasks.append(task)
         try:
             yield
@@ -198,14 +199,15 @@ class Shown:
         if self.thread is not None or not task.progress.shows:
             yield
             return
-        self.thread, self.end = threading.Thread(target=self.beat, daemon=True, name="progress"), threading.Event()
-        self.thread.start()
+        thread, self.end = threading.Thread(target=self.beat, daemon=True, name="progress"), threading.Event()
+        self.thread = thread
+        thread.start()
         try:
             yield
         finally:
-            self.end.set()
-            self.thread.join()
             self.thread = None
+            self.end.set()
+            thread.join()
 
     def beat(self) -> None:
         """Show the innermost task now and then. The thread ends quietly if its output is lost: so is that of the main
