@@ -243,11 +243,18 @@ def drawing(tasks: Sequence[Task], columns: int) -> str:
 
 
 def bar(done: int, count: int, width: int) -> str:
-    """Return a bar of this width, in the colors that the terminal has; without any if NO_COLOR is set."""
+    """Return a bar of this width in the terminal's own color, what is left dim: readable on white and on black.
+
+    If NO_COLOR is set, or the terminal has no colors, it consists of # and -.
+    """
     from rich.console import Console
     from rich.progress_bar import ProgressBar
 
     console = Console(file=LINE.out, force_terminal=True, force_jupyter=False, width=width, legacy_windows=False)
+    if console.no_color or console.color_system is None:
+        return f"{'#' * (width * done // count):-<{width}}"
     with console.capture() as captured:
-        console.print(ProgressBar(total=count, completed=done, width=width), end="")
+        console.print(
+            ProgressBar(count, done, width, style="dim", complete_style="none", finished_style="none"), end=""
+        )
     return captured.get()
