@@ -8,6 +8,7 @@ import tyro
 
 from ..comm.communicator import Communicator
 from ..runtime.launch import launch
+from ..train.progress import Progress
 from .compare_precision import precisions
 from .compare_schedules import schedules
 from .run_folder import RunFolder
@@ -34,7 +35,8 @@ class Comparison(CompareOptions):
     def run(self) -> int:
         """Print a chart and a table; write the numbers to --out."""
         with launch() as world:
-            text = run(self, world)
+            with Progress(world).task("comparison"):
+                text = run(self, world)
             if world.rank == 0:
                 print(text, flush=True)
         return 0

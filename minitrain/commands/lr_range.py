@@ -79,8 +79,7 @@ def record(
 
     Each loss is measured before the update with its rate. Raise UserError if the first update fails.
     """
-    with Progress(world).task("setting up"):
-        text = TextTrainer(config, world)
+    text = TextTrainer(config, world)
     trainer, rates, losses = text.trainer, [], []
     trainer.schedule, trainer.momentum = partial(range_test, min_lr=min_lr, max_lr=max_lr, updates=updates), None
     try:
@@ -161,7 +160,8 @@ class LrRange(TrainConfig):
     def run(self) -> int:
         """Print a chart and a rate; write the curve to --out."""
         with launch() as world:
-            text = show(self, world, self.min_lr, self.max_lr, self.updates)
+            with Progress(world).task("range test"):
+                text = show(self, world, self.min_lr, self.max_lr, self.updates)
             if world.rank == 0:
                 print(text, flush=True)
         return 0

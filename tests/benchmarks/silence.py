@@ -20,8 +20,8 @@ from rich.table import Table
 
 from minitrain.runtime.mpirun import find_mpirun
 
-WIDE = "--layers 8 --width 512 --heads 8 --context 128"  # an update of 16 windows takes seconds
-LARGE = "--layers 12 --width 1536 --heads 12 --context 16 --batch 1"  # 340 M parameters
+WIDE = "--layers 8 --width 512 --heads 8 --context 128 --validation 0.01"  # an update of 16 windows takes seconds
+LARGE = "--layers 12 --width 1024 --heads 16 --context 16 --batch 1 --validation 0.0002"  # 151 M parameters
 MODEL = """
 from minitrain.models import GPTConfig, gpt
 def make_model():
@@ -29,12 +29,12 @@ def make_model():
 """
 # name -> (ranks, its words); {at} is a folder with what the earlier rows, a text and a model have left there
 ROWS: dict[str, tuple[int, str]] = {
-    "train, long updates": (1, f"train {WIDE} --batch 32 --accumulate 4 --steps 4 --sample 0 --out {{at}}/long"),
-    "train, 2 ranks": (2, f"train {WIDE} --batch 16 --accumulate 4 --steps 4 --sample 0 --out {{at}}/two"),
-    "train, large": (1, f"train {LARGE} --steps 2 --sample 3 --validation 0.001 --out {{at}}/run"),
+    "train, long updates": (1, f"train {WIDE} --batch 32 --accumulate 4 --steps 2 --sample 0 --out {{at}}/long"),
+    "train, 2 ranks": (2, f"train {WIDE} --batch 16 --accumulate 4 --steps 2 --sample 0 --out {{at}}/two"),
+    "train, large": (1, f"train {LARGE} --steps 2 --sample 3 --out {{at}}/run"),
     "train --resume": (1, "train --resume {at}/run --steps 3 --sample 0 --save-every 0"),
     "train --from": (1, "train --from {at}/run --steps 1 --context 16 --batch 1 --sample 0 --save-every 0"
-                        " --validation 0.001 --out {at}/from"),
+                        " --validation 0.0002 --out {at}/from"),
     "inspect --verify": (1, "inspect {at}/run --verify"),
     "export": (1, "export {at}/run --to {at}/gpt2"),
     "import": (1, "import {at}/gpt2 --to {at}/back"),
@@ -42,7 +42,7 @@ ROWS: dict[str, tuple[int, str]] = {
     "lr-range": (1, f"lr-range {WIDE} --batch 16 --updates 4 --out {{at}}/range"),
     "memory": (1, f"memory {WIDE} --batch 24 --out {{at}}/memory"),
     "timeline": (2, f"timeline {WIDE} --batch 16 --pp 2 --accumulate 4 --out {{at}}/timeline"),
-    "compare schedules": (1, "compare schedules --updates 1500 --seeds 2 --lr 0.01 --out {at}/schedules"),
+    "compare schedules": (1, "compare schedules --updates 1000 --seeds 1 --lr 0.01 --out {at}/schedules"),
     "compare precision": (1, "compare precision --updates 300 --seeds 1 --out {at}/precision"),
     "compare model": (2, "compare model {at}/model.py:make_model --tp 2 --batch 48 --context 64"),
     "plan": (1, "plan llama3-405b --ranks 4096"),
