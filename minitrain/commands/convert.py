@@ -73,7 +73,7 @@ class Import:
 def convert(model: Path, to: Path, layout: Layout, shard_mb: float, given: Path | None = None) -> int:
     """Read a model and write it in this layout. given: its tokenizer. Raise UserError if either is impossible."""
     check_number("--shard-mb", shard_mb, "above 0")
-    with Progress(world_of_one()).task("reading the model"):
+    with Progress().task("reading the model"):
         weights = find(model, world_of_one())
     if to == Path():
         raise UserError("--to is the current folder, or its name is empty; name a new folder")
@@ -86,7 +86,7 @@ def convert(model: Path, to: Path, layout: Layout, shard_mb: float, given: Path 
     partial = to.with_name(f"{to.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)  # of an export that was interrupted
-        with Progress(world_of_one()).task("writing the model"):
+        with Progress().task("writing the model"):
             WRITERS[layout](weights, partial, about, shard_mb * MB)
         if isinstance(tokenizer, BytePairTokenizer):
             write(tokenizer, partial / FILE)

@@ -3,7 +3,6 @@
 import threading
 from dataclasses import dataclass
 
-from ..comm.threads import world_of_one
 from ..errors import check_number
 from ..runtime.machine_checks import examine
 from ..train.progress import Progress
@@ -19,5 +18,5 @@ class Doctor:
     def run(self) -> int:
         """Return the exit status, 0 if all is well."""
         check_number("--seconds", self.seconds, "above 0")
-        with Progress(world_of_one()).task("checking"):
+        with Progress().task("checking"):
             return examine(min(self.seconds, threading.TIMEOUT_MAX))

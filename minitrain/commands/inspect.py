@@ -9,7 +9,6 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from ..comm.threads import world_of_one
 from ..environment import launched
 from ..errors import UserError, shown
 from ..train.checkpoint_folder import BLOCK, candidates, damage, none_in
@@ -56,7 +55,7 @@ class Inspect:
     def _verify(self, console: Console, found: list[tuple[Path, Index]]) -> int:
         """Print for each checkpoint whether it is what was written. Return how many files are not."""
         wrong, blocks = 0, sum(-(-file.size // BLOCK) for _, index in found for file in index.files)
-        with Progress(world_of_one()).task("verifying", blocks, "MiB") as task:
+        with Progress().task("verifying", blocks, "MiB") as task:
             for folder, index in found:
                 numbers = range(len(index.files))
                 bad = [trouble for number in numbers for trouble in damage(folder, index, number, task.advance)]

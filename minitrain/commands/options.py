@@ -239,8 +239,8 @@ class CurveOptions:
     """Curves to watch while the run goes on."""
 
     tensorboard: Path | None = None
-    """Write the numbers of log.jsonl, the speed and the memory to this folder, for TensorBoard; a resumed run continues
-    them. Needs tensorboardX."""
+    """Folder for curves: the numbers of log.jsonl, the speed and the memory, for TensorBoard. Needs tensorboardX.
+    A resumed run continues its curves."""
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,13 @@
 import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from ..comm.threads import world_of_one
 from ..environment import launched
 from ..errors import UserError, check_whole, reason, shown
 from ..planner.estimate import Estimate
@@ -60,8 +59,7 @@ class Plan:
             return 0
         if self.out is not None:
             write(self.out)  # a search takes long: fail before
-        with Progress(world_of_one(), sys.stderr).task("", what="combinations") as task:
-            every = [*task.watch(search(request))]
+        every = watched(search(request))
         if self.out is not None:
             write(
                 self.out, [as_row(found, request, computer) for found in by_time(every)], about(request, computer, self)
@@ -100,6 +98,12 @@ class Plan:
         if launched()[1] == 0:
             console.print("\n".join(lines))
         return replace(request, machine=computer.machine), computer
+
+
+def watched(found: Iterator[Found]) -> list[Found]:
+    """Return what is found, and show how far the search is."""
+    with Progress(lines=sys.stderr).task("", what="combinations") as task:
+        return [*task.watch(found)]
 
 
 def by_time(every: Sequence[Found]) -> list[Found]:

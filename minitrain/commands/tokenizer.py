@@ -6,7 +6,6 @@ from pathlib import Path
 
 from rich.cells import cell_len
 
-from ..comm.threads import world_of_one
 from ..data.bpe import BytePairTokenizer
 from ..data.text import load_text
 from ..environment import launched
@@ -36,7 +35,7 @@ class TrainTokenizer:
             raise UserError(f"{shown(str(self.to))} is a folder: give a file with --to")
         if self.to.exists() and not self.overwrite:
             raise UserError(f"{self.to} exists: give another file with --to, or --overwrite to replace it")
-        progress = Progress(world_of_one())
+        progress = Progress()
         with progress.task("training the tokenizer"):
             text = load_text(self.text)
             tokenizer = BytePairTokenizer.train(text, self.size)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..comm.threads import world_of_one
 from ..errors import UserError
 from ..runtime.output import watching_output
 from ..train.progress import Progress
@@ -85,7 +84,7 @@ def run_all() -> int:
 
 def check_all(folder: Folder, chosen: list[Exercise], as_given: bool = False) -> int:
     """Check and print. Return 0 if all pass. as_given: run functions with mistakes even if they are unchanged."""
-    failed, progress = 0, Progress(world_of_one(), sys.stderr)
+    failed, progress = 0, Progress(lines=sys.stderr)
     for exercise in chosen:
         with progress.task(f"checking {exercise.id}"):
             verdict = check(folder.own(exercise), folder.exercise_file(exercise.lesson), as_given)

@@ -41,14 +41,14 @@ Item = TypeVar("Item")
 class Progress:
     """The output of one run."""
 
-    def __init__(self, world: Communicator, lines: TextIO | None = None) -> None:
-        """lines: where lines of progress go if there is no terminal; None: standard output.
+    def __init__(self, world: Communicator | None = None, lines: TextIO | None = None) -> None:
+        """world: None: this process is alone, or rank 0 of those that mpirun started prints for all. lines: where lines of progress go if there is no terminal; None: standard output.
 
         Raise UserError for a wrong MINITRAIN_PROGRESS.
         """
-        self.world, self.lines = world, lines
+        self.rank, self.lines = 0 if world is None else world.rank, lines
         self.terminal = find_terminal()
-        self.shows = world.rank == 0 and launched()[1] == 0  # a world may consist of any one rank
+        self.shows = self.rank == 0 and launched()[1] == 0  # a world may consist of any one rank
 
     @property
     def quiet(self) -> bool:
@@ -57,7 +57,7 @@ class Progress:
 
     def log(self, text: str) -> None:
         """Print whole lines on rank 0 and flush, since under mpirun output may be buffered."""
-        if self.world.rank == 0:
+        if self.rank == 0:
             SHOWN.print(text, None)
 
     def watch(self, items: Iterable[Item], count: int, name: str = "", what: str = "batches") -> Iterator[Item]:

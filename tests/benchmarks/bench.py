@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.table import Table
 
 from minitrain import compiled
-from minitrain.comm.threads import world_of_one
 from minitrain.runtime import speed_checks
 from minitrain.train.progress import Progress
 from tests.benchmarks import all_reduce, ddp, memory, profile, sampling, saving, step, zero
@@ -45,7 +44,7 @@ def main() -> int:
     for name, measure in parts(quick, torch):
         start = perf_counter()
         try:
-            with Progress(world_of_one()).task(name):
+            with Progress().task(name):
                 rows += measure()
             print(f"{name}: {perf_counter() - start:.0f} s", flush=True)
         except Failed as error:

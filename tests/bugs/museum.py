@@ -22,7 +22,6 @@ from rich.table import Table
 
 from minitrain.backend import Array
 from minitrain.comm.communicator import Communicator
-from minitrain.comm.threads import world_of_one
 from minitrain.data.batch import Batch
 from minitrain.lessons.course import COURSE
 from minitrain.lessons.worker import load
@@ -127,7 +126,7 @@ def main() -> int:
     table.add_column("the test that it fails, and what that test sees", overflow="fold")
     failures = 0
     museum = exhibits()
-    with Progress(world_of_one()).task("", len(museum), "bugs") as task:
+    with Progress().task("", len(museum), "bugs") as task:
         for name, module in task.watch(museum.items()):
             correct, planted = module.BUG.symptom(planted=False), module.BUG.symptom(planted=True)
             failures += bool(correct) or not planted

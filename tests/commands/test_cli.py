@@ -451,7 +451,10 @@ def test_the_longest_patience_of_the_doctor(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_every_option_is_tried() -> None:
     """A new option must be added to the lists above."""
-    files, named = {"text", "tokenizer", "out", "resume", "weights"}, {name for name, _, _ in WRONG} | FLAGS
+    files, named = (
+        {"text", "tokenizer", "out", "resume", "weights", "tensorboard"},
+        {name for name, _, _ in WRONG} | FLAGS,
+    )
     config = TrainConfig()
     groups = [getattr(config, group.name) for group in dataclasses.fields(TrainConfig)]
     options = {option.name.replace("_", "-") for group in groups for option in dataclasses.fields(group)}

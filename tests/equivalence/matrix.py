@@ -18,7 +18,6 @@ from rich.table import Table
 
 import minitrain
 from minitrain.comm.ring import RingCommunicator
-from minitrain.comm.threads import world_of_one
 from minitrain.runtime.mpirun import find_mpirun
 from minitrain.train.progress import Progress
 from tests.equivalence.cover import MESHES, cases, name
@@ -73,7 +72,7 @@ def run_job(ranks: int, full: bool, first: int, count: int) -> list[dict]:
     command += ["--rows", str(file), "--first", str(first)] + ["--full"] * full
     job = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     seen, changed = 0, time.monotonic()
-    with Progress(world_of_one()).task(f"{ranks} ranks", count, "rows", first) as task:
+    with Progress().task(f"{ranks} ranks", count, "rows", first) as task:
         while job.poll() is None and time.monotonic() - changed < LIMIT:
             time.sleep(0.2)
             done = len(file.read_text().splitlines())
