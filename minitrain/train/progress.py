@@ -42,7 +42,8 @@ class Progress:
     """The output of one run."""
 
     def __init__(self, world: Communicator | None = None, lines: TextIO | None = None) -> None:
-        """world: None: this process is alone, or rank 0 of those that mpirun started prints for all. lines: where lines of progress go if there is no terminal; None: standard output.
+        """world: None: there are no ranks, but mpirun may have started several processes; only the first one prints.
+        lines: where lines of progress go if there is no terminal; None: standard output.
 
         Raise UserError for a wrong MINITRAIN_PROGRESS.
         """
