@@ -3,7 +3,8 @@
     python -m tests.benchmarks.silence                  all of them, one after the other: some minutes
     python -m tests.benchmarks.silence train plan       only these
 
-The longest gap between two outputs counts, from the start of the process to its end. Python's own start is in it.
+The time until the first output has Python's start in it. After that, the longest gap between two outputs counts, or
+between the last one and the end.
 """
 
 import os
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -45,7 +47,7 @@ ROWS: dict[str, tuple[int, str]] = {
     "compare schedules": (1, "compare schedules --updates 1000 --seeds 1 --lr 0.01 --out {at}/schedules"),
     "compare precision": (1, "compare precision --updates 300 --seeds 1 --out {at}/precision"),
     "compare model": (2, "compare model {at}/model.py:make_model --tp 2 --batch 48 --context 64"),
-    "plan": (1, "plan llama3-405b --ranks 4096"),
+    "plan": (1, "plan llama3-70b --ranks 64 --machine h100"),
     "plan --measure": (2, "plan --measure"),
     "tokenizer": (1, "tokenizer --text {at}/text.txt --size 8000 --to {at}/tokenizer.json"),
     "doctor": (1, "doctor"),
@@ -53,29 +55,41 @@ ROWS: dict[str, tuple[int, str]] = {
 LIMIT = 300.0  # seconds for one row
 
 
-def longest_gap(command: Sequence[str]) -> tuple[float, float, str, int]:
-    """Return the longest gap and the whole time, in seconds, the line that ended the gap, and the exit status."""
+class Silence(NamedTuple):
+    """Seconds to the first output, the longest gap after it, the whole time, what ended the gap, and the status."""
+
+    first: float
+    gap: float
+    seconds: float
+    after: str
+    status: int
+
+
+def listen(command: Sequence[str]) -> Silence:
+    """Run a command in a pipe, and note when it prints."""
     begun = last = time.monotonic()
-    gap, after = 0.0, ""
+    first, gap, after = 0.0, 0.0, ""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdout is not None
     while select.select([process.stdout], [], [], LIMIT)[0]:
         data = os.read(process.stdout.fileno(), 2**16)
         now = time.monotonic()
-        if now - last > gap:
+        if not first:
+            first = now - begun
+        elif now - last > gap:
             gap, after = now - last, data.decode(errors="replace").partition("\n")[0]
         last = now
         if not data:
             break
     else:
         process.kill()
-    return gap, time.monotonic() - begun, after, process.wait()
+    return Silence(first, gap, time.monotonic() - begun, after, process.wait())
 
 
 def main(chosen: Sequence[str]) -> int:
     """Print a table of all rows, or of those whose name begins with a word. Return 1 if a command failed."""
     table = Table("command", box=None, pad_edge=False)
-    for heading in ("seconds", "longest gap"):
+    for heading in ("seconds", "first", "longest gap"):
         table.add_column(heading, justify="right")
     table.add_column("the line that ended it")
     failed = 0
@@ -89,11 +103,14 @@ def main(chosen: Sequence[str]) -> int:
                 continue
             start = [str(find_mpirun()), "-n", str(ranks)] if ranks > 1 else []
             words = arguments.format(at=at).split()
-            gap, seconds, after, status = longest_gap([*start, sys.executable, "-m", "minitrain", *words])
+            first, gap, seconds, after, status = listen([*start, sys.executable, "-m", "minitrain", *words])
             failed += status != 0
             note = f"STATUS {status}: {after}" if status else after
-            print(f"{name}: {seconds:.1f} s, longest gap {gap:.1f} s", flush=True)
-            table.add_row(name, f"{seconds:.1f}", f"{gap:.1f}", note[:40])
+            print(
+                f"{name}: {seconds:.1f} s, first {first:.1f} s, longest gap {gap:.1f} s, ended by {note[:40]!r}",
+                flush=True,
+            )
+            table.add_row(name, f"{seconds:.1f}", f"{first:.1f}", f"{gap:.1f}", note[:30])
     Console(highlight=False, markup=False, width=80).print(table)
     return int(failed > 0)
 
