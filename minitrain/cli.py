@@ -14,6 +14,7 @@ from .commands.compare import Precisions, Schedules
 from .commands.compare_model import CompareModel
 from .commands.convert import Export, Import
 from .commands.doctor import Doctor
+from .commands.draw.command import Draw
 from .commands.inspect import Inspect
 from .commands.lr_range import LrRange
 from .commands.memory import Memory
@@ -55,6 +56,7 @@ Command = (
     | Annotated[TimelineOf, tyro.conf.subcommand("timeline")]
     | Annotated[Plan, tyro.conf.subcommand("plan")]
     | Annotated[Simulate, tyro.conf.subcommand("simulate")]
+    | Annotated[Draw, tyro.conf.subcommand("draw")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[TrainTokenizer, tyro.conf.subcommand("tokenizer")]

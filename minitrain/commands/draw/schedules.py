@@ -1,0 +1,154 @@
+"""Timelines of pipeline schedules, one above the other on the same time axis.
+
+They are simulated (parallel/pipeline_simulation.py): a forward takes one unit of time, a backward two, the gradients of
+inputs and weights one each; a chunk, if a rank has v of them, takes 1/v of that. Messages are free.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+from ...errors import UserError, check_choice, check_number, check_whole
+from ...observe.clock import COLORS, NAMES, Costs, Timeline
+from ...observe.palette import INK, TEXT_ON
+from ...parallel.pipeline_schedules import SCHEDULES, all_ranks
+from ...parallel.pipeline_simulation import simulate
+from .drawing import Drawing, Numbers, Picture
+
+LONG = 2  # times the shortest timeline: by default, longer ones are left out
+LANE, TITLE = 0.17, 0.34  # inches
+WIDTH = 62  # columns of a lane in text
+
+
+def timeline_of(name: str, p: int, m: int, chunks: int, costs: Sequence[Fraction]) -> tuple[Timeline, int]:
+    """Return (timeline, chunks per rank) of p stages and m micro-batches. costs: of F, I and W, of a whole stage.
+
+    A schedule that does not take `chunks` has one per rank. Raise UserError if it can have neither.
+    """
+    try:
+        lists, v = all_ranks(name, p, m, chunks), chunks
+    except UserError:
+        lists, v = all_ranks(name, p, m, 1), 1
+    return simulate(lists, Costs(*(cost / v for cost in costs))), v
+
+
+def numbers_of(name: str, timeline: Timeline, chunks: int) -> Numbers:
+    """Return a timeline as plain values; times in units, activations in flight in chunks."""
+    lanes = [
+        [{"start": float(s), "end": float(e), "kind": do.kind, "micro": do.micro, "chunk": do.chunk} for s, e, do in lane]
+        for lane in timeline.lanes
+    ]
+    idle = timeline.idle
+    summary = {"time": float(timeline.makespan), "idle": float(idle), "idle_exactly": str(idle)}
+    return {"schedule": name, "chunks": chunks, **summary, "in_flight": timeline.peaks, "ranks": lanes}
+
+
+def draw(numbers: Numbers, axes: Any) -> None:
+    """Draw a row of matplotlib axes for each schedule, with a lane per rank and a box per instruction."""
+    every = numbers["schedules"]
+    longest = max(one["time"] for one in every)
+    panels = [axes] if len(every) == 1 else list(axes)
+    for axis, one in zip(panels, every, strict=True):
+        for rank, lane in enumerate(one["ranks"]):
+            for kind in COLORS:
+                boxes = [(do["start"], do["end"] - do["start"]) for do in lane if do["kind"] == kind]
+                axis.broken_barh(boxes, (rank - 0.45, 0.9), facecolor=COLORS[kind], edgecolor=INK, linewidth=0.6)
+            for do in lane:
+                write_number(axis, rank, do, longest)
+        axis.set(xlim=(0, longest), ylim=(len(one["ranks"]) - 0.4, -0.6), yticks=range(len(one["ranks"])))
+        axis.set_yticklabels([f"rank {rank}" for rank in range(len(one["ranks"]))], fontsize=7)
+        axis.set_title(title(one), fontsize=8, loc="left", pad=3)
+        axis.tick_params(length=0, labelbottom=axis is panels[-1])
+        axis.spines["left"].set_visible(False)
+    panels[-1].set_xlabel("time, in forwards of a stage")
+    panels[-1].tick_params(axis="x", length=3)
+    key(panels[-1], {do["kind"] for one in every for lane in one["ranks"] for do in lane})
+
+
+def write_number(axis: Any, rank: int, do: Numbers, longest: float) -> None:
+    """Write the micro-batch's number into its box, if the box is wide enough."""
+    inches = (do["end"] - do["start"]) / longest * 6.2
+    digits = len(str(do["micro"]))
+    if inches > 0.06 * digits + 0.02:
+        color = TEXT_ON[COLORS[do["kind"]]]
+        middle = (do["start"] + do["end"]) / 2
+        axis.text(middle, rank + 0.04, do["micro"], ha="center", va="center", fontsize=6.5, color=color)
+
+
+def key(axis: Any, kinds: set[str]) -> None:
+    """Add a legend of the kinds below the last panel."""
+    for kind in (kind for kind in NAMES if kind in kinds):
+        axis.barh(0, 0, color=COLORS[kind], label=NAMES[kind])
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.55), ncols=4, fontsize=8)
+
+
+def title(one: Numbers) -> str:
+    """Return a schedule's name, its idle fraction and its activations in flight."""
+    v, peaks = one["chunks"], one["in_flight"]
+    few = f"{peaks[0]}" if len(set(peaks)) == 1 else f"{max(peaks)} to {min(peaks)}"
+    what = "in flight" if v == 1 else f"in flight, each 1/{v} of a stage's"
+    return f"{one['schedule']}: {100 * one['idle']:.0f}% idle; activations of {few} micro-batches {what}"
+
+
+@dataclass(frozen=True)
+class PipelineSchedules(Picture):
+    """Draw the timelines of pipeline schedules, simulated, on one time axis."""
+
+    name = "schedules"
+
+    pp: int = 4
+    """Stages of the pipeline, one or more chunks of each rank."""
+    accumulate: int = 8
+    """Micro-batches."""
+    chunks: int = 2
+    """Chunks per rank, in schedules that have several."""
+    schedules: tuple[str, ...] = ()
+    """Schedules to draw. None given: all that fit --pp and --accumulate, and take at most twice as long as the
+    shortest."""
+    costs: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Time of a stage's forward, of its gradient of inputs, and of its gradients of weights."""
+
+    def drawing(self) -> Drawing:
+        """Return the timelines. Raise UserError for invalid options, or a schedule that they do not fit."""
+        for name, value, least in (("--pp", self.pp, 2), ("--accumulate", self.accumulate, 1), ("--chunks", self.chunks, 1)):
+            check_whole(name, value, least, 64)
+        for cost in self.costs:
+            check_number("--costs", cost, "above 0")
+        found, left_out = self.simulated()
+        numbers = {
+            "stages": self.pp, "micro_batches": self.accumulate, "costs": dict(zip("FIW", self.costs, strict=True)),
+            "schedules": [numbers_of(name, *one) for name, one in found.items()],
+        }  # fmt: skip
+        rows = len(found)
+        height = rows * (LANE * self.pp + TITLE) + 0.6
+        return Drawing(numbers, partial(draw, numbers), text(found, left_out), rows, height=height)
+
+    def simulated(self) -> tuple[dict[str, tuple[Timeline, int]], list[str]]:
+        """Return the timelines to draw, and why others are left out. Raise UserError for one that was asked for."""
+        found, left_out = {}, []
+        costs = [Fraction(cost).limit_denominator(1000) for cost in self.costs]
+        for name in self.schedules or SCHEDULES:
+            check_choice("--schedules", name, tuple(SCHEDULES))
+            try:
+                found[name] = timeline_of(name, self.pp, self.accumulate, self.chunks, costs)
+            except UserError as error:
+                if self.schedules:
+                    raise
+                left_out.append(f"{name}: {error}")
+        shortest = min(timeline.makespan for timeline, _ in found.values())
+        for name, (timeline, _) in list(found.items()):
+            if timeline.makespan > LONG * shortest and not self.schedules:
+                left_out.append(f"{name} takes {timeline.makespan}, over {LONG} times as long as the shortest")
+                del found[name]
+        return found, left_out
+
+
+def text(found: dict[str, tuple[Timeline, int]], left_out: Sequence[str]) -> str:
+    """Return the timelines as text."""
+    lines = ["digits: forward, letters: backward, capitals: gradients of weights, dots: idle"]
+    for name, (timeline, v) in found.items():
+        lines += ["", f"{name}, {v} chunks per rank" if v > 1 else name, timeline.draw()]
+        lines.append(f"idle {timeline.idle} of the time; activations in flight {timeline.peaks}")
+    return "\n".join(lines + [""] * bool(left_out) + [f"left out: {why}" for why in left_out])
