@@ -3,14 +3,17 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-import tyro
+from tyro.conf import subcommand
 
+from .buckets import Buckets
+from .landscape import Landscape
 from .loss import Loss
+from .memory import MemoryOf
 from .rates import Rates
+from .saw_tooth import SawTooth
 from .scale import Scale
 from .schedules import PipelineSchedules
-
-FIGURES = (Loss, PipelineSchedules, Rates, Scale)
+from .traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -18,10 +21,15 @@ class Draw:
     """Draw a figure, as SVG and PNG, with its numbers as JSON."""
 
     what: (
-        Annotated[Loss, tyro.conf.subcommand("loss", prefix_name=False)]
-        | Annotated[PipelineSchedules, tyro.conf.subcommand("schedules", prefix_name=False)]
-        | Annotated[Rates, tyro.conf.subcommand("rates", prefix_name=False)]
-        | Annotated[Scale, tyro.conf.subcommand("scale", prefix_name=False)]
+        Annotated[Loss, subcommand("loss", prefix_name=False)]
+        | Annotated[Scale, subcommand("scale", prefix_name=False)]
+        | Annotated[Rates, subcommand("rates", prefix_name=False)]
+        | Annotated[PipelineSchedules, subcommand("schedules", prefix_name=False)]
+        | Annotated[MemoryOf, subcommand("memory", prefix_name=False)]
+        | Annotated[SawTooth, subcommand("saw-tooth", prefix_name=False)]
+        | Annotated[Traffic, subcommand("traffic", prefix_name=False)]
+        | Annotated[Buckets, subcommand("buckets", prefix_name=False)]
+        | Annotated[Landscape, subcommand("landscape", prefix_name=False)]
     )
     """What to draw."""
 

@@ -48,9 +48,10 @@ def draw(numbers: Numbers, log: bool, axes: Any) -> None:
         every = max(1, len(run["step"]) // POINTS)
         faint = {"alpha": SHADE, "linewidth": 0.7, "linestyle": "-", "zorder": 1}
         axes.plot(run["step"][::every], run["loss"][::every], color=color, **faint)
-        axes.plot(run["step"], run["smoothed"], color=color, linestyle=dashes, label=run["label"])
+        look = {"color": color, "linestyle": dashes, "marker": MARKS[i % len(MARKS)], "markersize": 4.5}
+        axes.plot(run["step"], run["smoothed"], markevery=[], label=run["label"], **look)
         points = run["validation"] + [[run["step"][-1], run["final_validation"]]] * bool(run["final_validation"])
-        axes.plot(*zip(*points, strict=True), MARKS[i % len(MARKS)], color=color, markersize=4.5) if points else None
+        axes.plot([step for step, _ in points], [loss for _, loss in points], **look | {"linestyle": "none"})
     axes.set(xlabel="update", ylabel="loss, nats per token", yscale="log" if log else "linear")
     axes.set_title("lines: moving average in training; faint: each batch; points: validation", fontsize=8)
     axes.legend()
@@ -77,8 +78,8 @@ class Loss(Picture):
 
     runs: tyro.conf.Positional[tuple[Path, ...]] = (Path("build/run"),)
     """Folders of runs."""
-    smooth: float = 0.95
-    """Memory of the moving average, from 0 (none) to below 1: 0.95 is about 20 updates."""
+    smooth: float = 0.9
+    """Memory of the moving average, from 0 (none) to below 1: 0.9 is about ten updates."""
     log: bool = False
     """Use a logarithmic axis for the loss."""
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from itertools import product
 from typing import Any
 
 from ...errors import UserError, check_choice, check_number, check_whole
@@ -37,7 +38,10 @@ def timeline_of(name: str, p: int, m: int, chunks: int, costs: Sequence[Fraction
 def numbers_of(name: str, timeline: Timeline, chunks: int) -> Numbers:
     """Return a timeline as plain values; times in units, activations in flight in chunks."""
     lanes = [
-        [{"start": float(s), "end": float(e), "kind": do.kind, "micro": do.micro, "chunk": do.chunk} for s, e, do in lane]
+        [
+            {"start": float(s), "end": float(e), "kind": do.kind, "micro": do.micro, "chunk": do.chunk}
+            for s, e, do in lane
+        ]
         for lane in timeline.lanes
     ]
     idle = timeline.idle
@@ -52,35 +56,45 @@ def draw(numbers: Numbers, axes: Any) -> None:
     panels = [axes] if len(every) == 1 else list(axes)
     for axis, one in zip(panels, every, strict=True):
         for rank, lane in enumerate(one["ranks"]):
-            for kind in COLORS:
-                boxes = [(do["start"], do["end"] - do["start"]) for do in lane if do["kind"] == kind]
-                axis.broken_barh(boxes, (rank - 0.45, 0.9), facecolor=COLORS[kind], edgecolor=INK, linewidth=0.6)
+            for kind, chunk in product(COLORS, range(one["chunks"])):
+                boxes = [
+                    (do["start"], do["end"] - do["start"]) for do in lane if (do["kind"], do["chunk"]) == (kind, chunk)
+                ]
+                top, high = place(rank, chunk, one["chunks"])
+                axis.broken_barh(boxes, (top, high), facecolor=COLORS[kind], edgecolor=INK, linewidth=0.6)
             for do in lane:
-                write_number(axis, rank, do, longest)
+                top, high = place(rank, do["chunk"], one["chunks"])
+                write_number(axis, top + high / 2, do, longest)
         axis.set(xlim=(0, longest), ylim=(len(one["ranks"]) - 0.4, -0.6), yticks=range(len(one["ranks"])))
-        axis.set_yticklabels([f"rank {rank}" for rank in range(len(one["ranks"]))], fontsize=7)
+        axis.set_yticklabels([f"rank {rank}" for rank in range(len(one["ranks"]))], fontsize=8)
         axis.set_title(title(one), fontsize=8, loc="left", pad=3)
-        axis.tick_params(length=0, labelbottom=axis is panels[-1])
+        axis.tick_params(length=0, labelsize=8, labelbottom=axis is panels[-1])
         axis.spines["left"].set_visible(False)
     panels[-1].set_xlabel("time, in forwards of a stage")
     panels[-1].tick_params(axis="x", length=3)
     key(panels[-1], {do["kind"] for one in every for lane in one["ranks"] for do in lane})
 
 
-def write_number(axis: Any, rank: int, do: Numbers, longest: float) -> None:
+def place(rank: int, chunk: int, chunks: int) -> tuple[float, float]:
+    """Return (upper edge, height) of a box in a rank's lane: later chunks are lower."""
+    high = 0.9 - 0.25 * chunk / max(1, chunks - 1)
+    return rank + 0.45 - high, high
+
+
+def write_number(axis: Any, y: float, do: Numbers, longest: float) -> None:
     """Write the micro-batch's number into its box, if the box is wide enough."""
     inches = (do["end"] - do["start"]) / longest * 6.2
     digits = len(str(do["micro"]))
     if inches > 0.06 * digits + 0.02:
         color = TEXT_ON[COLORS[do["kind"]]]
         middle = (do["start"] + do["end"]) / 2
-        axis.text(middle, rank + 0.04, do["micro"], ha="center", va="center", fontsize=6.5, color=color)
+        axis.text(middle, y + 0.04, do["micro"], ha="center", va="center", fontsize=6.5, color=color)
 
 
 def key(axis: Any, kinds: set[str]) -> None:
     """Add a legend of the kinds below the last panel."""
     for kind in (kind for kind in NAMES if kind in kinds):
-        axis.barh(0, 0, color=COLORS[kind], label=NAMES[kind])
+        axis.fill_between([], [], facecolor=COLORS[kind], edgecolor=INK, label=NAMES[kind])
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.55), ncols=4, fontsize=8)
 
 
@@ -88,8 +102,8 @@ def title(one: Numbers) -> str:
     """Return a schedule's name, its idle fraction and its activations in flight."""
     v, peaks = one["chunks"], one["in_flight"]
     few = f"{peaks[0]}" if len(set(peaks)) == 1 else f"{max(peaks)} to {min(peaks)}"
-    what = "in flight" if v == 1 else f"in flight, each 1/{v} of a stage's"
-    return f"{one['schedule']}: {100 * one['idle']:.0f}% idle; activations of {few} micro-batches {what}"
+    what = "" if v == 1 else f", each 1/{v} of a stage's; lower boxes: later chunks"
+    return f"{one['schedule']}: {100 * one['idle']:.0f}% idle; activations of {few} micro-batches in flight{what}"
 
 
 @dataclass(frozen=True)
@@ -112,7 +126,11 @@ class PipelineSchedules(Picture):
 
     def drawing(self) -> Drawing:
         """Return the timelines. Raise UserError for invalid options, or a schedule that they do not fit."""
-        for name, value, least in (("--pp", self.pp, 2), ("--accumulate", self.accumulate, 1), ("--chunks", self.chunks, 1)):
+        for name, value, least in (
+            ("--pp", self.pp, 2),
+            ("--accumulate", self.accumulate, 1),
+            ("--chunks", self.chunks, 1),
+        ):
             check_whole(name, value, least, 64)
         for cost in self.costs:
             check_number("--costs", cost, "above 0")

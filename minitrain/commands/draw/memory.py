@@ -1,0 +1,171 @@
+"""What a rank holds at most under several strategies, by the planner's formulas (planner/step.py).
+
+The kinds do not peak at the same moment: gradients replace activations in the backward. A bar stacks the peaks of the
+kinds; the line across it is the peak of all together.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from ...errors import UserError, check_whole
+from ...observe.palette import FILLS, INK
+from ...parallel.pipeline_schedules import SCHEDULES
+from ...parallel.strategy import Strategy
+from ...planner.holdings import KINDS
+from ...planner.search import Axes, Request, impossible, setup_for
+from ...planner.setup import Setup
+from ...planner.step import Rank
+from ..plan import Plan
+from ..plan_options import PlannedMachine, PlannedModel
+from ..plan_report import held
+from .drawing import Drawing, Numbers, Picture
+
+WIDTH = 0.86  # of the bars of a strategy
+MIB = 2**20
+LOOKS: tuple[dict[str, Any], ...] = (
+    *({"facecolor": fill, "edgecolor": INK} for fill in FILLS),
+    {"facecolor": "none", "edgecolor": INK, "hatch": "////"},
+)  # of KINDS
+FILL = dict(zip(KINDS, FILLS, strict=False))  # kind -> fill
+
+
+def holds(setup: Setup) -> list[Numbers]:
+    """Return the peak bytes by kind, and in total, of one rank of each stage: the one with the largest share."""
+    ranks = [Rank(setup, (0, stage, 0)).update() for stage in range(setup.pp)]
+    return [{"rank": rank.number, "stage": rank.place[1], **rank.memory.peak} for rank in ranks]
+
+
+def data_parallel(request: Request, tp: int, recompute: int) -> Iterator[tuple[str, Setup]]:
+    """Yield (name, setup) of data parallel and of the three stages of ZeRO."""
+    dp = request.ranks // tp
+    for zero in range(4 if dp > 1 else 1):
+        name = f"ZeRO-{zero}" if zero else "data\nparallel"
+        yield name, setup(request, (dp, 1, tp), 1, Strategy(zero, recompute=recompute))
+
+
+def pipelines(
+    request: Request, pp: int, tp: int, micros: int, recompute: int, chunks: int
+) -> Iterator[tuple[str, Setup | str]]:
+    """Yield (name, setup) of each pipeline schedule, or why it cannot run. chunks: per rank, if it has several."""
+    axes = request.ranks // (pp * tp), pp, tp
+    for name in SCHEDULES:
+        why = ""
+        for v in (chunks, 1):
+            try:
+                if pp * v > request.sizes.units:
+                    raise UserError(f"{pp * v} stages, but the model has {request.sizes.units} units")
+                yield name, setup(request, axes, micros, Strategy(recompute=recompute, schedule=name, chunks=v))
+                break
+            except UserError as error:
+                why = why or str(error)
+        else:
+            yield name, why
+
+
+def setup(request: Request, axes: tuple[int, int, int], micros: int, strategy: Strategy) -> Setup:
+    """Return the setup of a strategy. Raise UserError if it cannot run."""
+    found = setup_for(request, axes, request.precisions[0], micros, strategy)
+    found.strategy.check_on(Axes(found), micros)  # type: ignore[arg-type]
+    return found
+
+
+def draw(numbers: Numbers, axes: Any) -> None:
+    """Draw a group of bars for each strategy on matplotlib axes, a bar for each stage."""
+    most = max(bar["total"] for one in numbers["strategies"] for bar in one["bars"])
+    unit, name = (2**30, "GiB") if most >= 2**30 else (MIB, "MiB")
+    for at, one in enumerate(numbers["strategies"]):
+        width = WIDTH / len(one["bars"])
+        for i, bar in enumerate(one["bars"]):
+            x, below = at - WIDTH / 2 + (i + 0.5) * width, 0.0
+            for kind, look in zip(KINDS, LOOKS, strict=True):
+                axes.bar(x, bar[kind] / unit, width, below, **look)
+                below += bar[kind] / unit
+            ends = x - width / 2, x + width / 2
+            axes.plot(ends, [bar["total"] / unit] * 2, "-", color=INK, linewidth=2.2)
+    for kind, look in zip(KINDS, LOOKS, strict=True):
+        axes.fill_between([], [], label=kind, **look)
+    axes.plot([], [], "-", color=INK, linewidth=2.2, label="all together, at most")
+    if numbers["limit"] < 2 * most:
+        axes.axhline(numbers["limit"] / unit, color=INK, linestyle="--", linewidth=1)
+        axes.text(-0.5, numbers["limit"] / unit, "memory of a rank", va="bottom", fontsize=8)
+    names = [f"{one['name']}" for one in numbers["strategies"]]
+    axes.set(ylabel=f"held by a rank, {name}", xticks=range(len(names)))
+    axes.set_xlabel("in a pipeline: a bar for each stage, the first one on the left" * (numbers["mesh"]["pp"] > 1))
+    axes.set_xticklabels(names, fontsize=8)
+    axes.tick_params(axis="x", length=0)
+    axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=6, handlelength=1.6, columnspacing=1.2)
+
+
+def text(numbers: Numbers, left_out: Sequence[str]) -> str:
+    """Return a table with a row for each bar."""
+    lines = [f"{'at most, MiB':<22}{'param.':>9}{'grad.':>9}{'optim.':>9}{'activ.':>10}{'buffers':>9}{'total':>10}"]
+    for one in numbers["strategies"]:
+        for bar in one["bars"]:
+            name = one["name"].replace("\n", " ")
+            name = f"{name}, stage {bar['stage']}" if len(one["bars"]) > 1 else name
+            cells = zip((*KINDS, "total"), (9, 9, 9, 10, 9, 10), strict=True)
+            lines.append(f"{name:<22}" + "".join(f"{bar[kind] / MIB:>{wide},.2f}" for kind, wide in cells))
+    mesh = " x ".join(f"{axis} {n}" for axis, n in numbers["mesh"].items())
+    lines += ["", f"{mesh} in the pipelines, with {numbers['micro_batches']} micro-batches"] * (
+        numbers["mesh"]["pp"] > 1
+    )
+    lines.append(f"a rank has {held(numbers['limit'])}")
+    return "\n".join(lines + [f"left out: {why}" for why in left_out])
+
+
+@dataclass(frozen=True)
+class MemoryOf(Picture):
+    """Draw what a rank holds under data parallel, ZeRO and pipelines, by formulas; takes plan's model and machine."""
+
+    name = "memory"
+
+    model: PlannedModel = field(default_factory=lambda: PlannedModel("minitrain-20m"))
+    machine: PlannedMachine = field(default_factory=PlannedMachine)
+    pp: int | None = None
+    """Stages of the pipelines. None: as many as there are ranks, but at most 4."""
+    tp: int = 1
+    """Ranks that divide every matrix, in all strategies."""
+    accumulate: int | None = None
+    """Micro-batches of the pipelines. None: twice the stages."""
+    chunks: int = 2
+    """Chunks per rank, in schedules that have several."""
+    recompute: int = 0
+    """1: recompute every unit in backward. 0: keep all activations."""
+
+    def drawing(self) -> Drawing:
+        """Return the bars. Raise UserError for invalid options, or a mesh that the model does not fit."""
+        request, _ = Plan(self.model, self.machine).request()
+        pp, micros = self.pipeline(request)
+        axes = request.ranks // (pp * self.tp), pp, self.tp
+        for mesh in ((request.ranks // self.tp, 1, self.tp), axes):
+            if why := impossible(request, *mesh):
+                raise UserError(why)
+        found: list[tuple[str, Setup | str]] = [*data_parallel(request, self.tp, self.recompute)]
+        if pp > 1:
+            found += pipelines(request, pp, self.tp, micros, self.recompute, self.chunks)
+        strategies = [{"name": name, "bars": holds(one)} for name, one in found if isinstance(one, Setup)]
+        left_out = [f"{name}: {why}" for name, why in found if isinstance(why, str)]
+        mesh = dict(zip(("dp", "pp", "tp"), axes, strict=True))
+        about = {"model": self.model.model, "mesh": mesh, "micro_batches": micros, "limit": request.memory}
+        numbers = about | {"strategies": strategies}
+        return Drawing(numbers, partial(draw, numbers), text(numbers, left_out), height=3.4)
+
+    def pipeline(self, request: Request) -> tuple[int, int]:
+        """Return (stages, micro-batches). Raise UserError unless the ranks can be divided like this."""
+        check_whole("--tp", self.tp, 1)
+        check_whole("--recompute", self.recompute, 0, 1)
+        check_whole("--chunks", self.chunks, 1)
+        pp = (
+            next(p for p in (4, 3, 2, 1) if request.ranks % (self.tp * p) == 0 or p == 1)
+            if self.pp is None
+            else self.pp
+        )
+        check_whole("--pp", pp, 1)
+        if request.ranks % (pp * self.tp):
+            raise UserError(f"--pp {pp} x --tp {self.tp} does not divide the {request.ranks} ranks; give other --ranks")
+        per_rank = request.batch * pp * self.tp // request.ranks
+        micros = max(1, min(2 * pp, per_rank)) if self.accumulate is None else self.accumulate
+        check_whole("--accumulate", micros, 1, max(1, per_rank))
+        return pp, micros
