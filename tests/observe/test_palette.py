@@ -120,7 +120,9 @@ def flaws(svg: str) -> list[str]:
     known = {INK, *LINES, *FILLS, *TEXT_ON.values(), "none"}
     found += [f"{color} is not in the palette" for color in sorted(used - known) if not color.startswith("url(")]
     alphas = {float(alpha) for alpha in re.findall(r"opacity[:=] ?\"?([\d.]+)", svg)}
-    found += [f"opacity {alpha:g} makes a color that is not in the palette" for alpha in alphas - {SHADE, 1}]
+    found += [
+        f"opacity {alpha:g} makes a color that is not in the palette" for alpha in alphas - {SHADE, 1, 0}
+    ]  # 0: unseen
     found += [f"{text!r} is black, as nobody gave it a color" for text in black(root)]
     found += ["it has no text"] * (root.find(f".//{SVG}text") is None)
     found += ["it has pixels"] * (root.find(f".//{SVG}image") is not None)

@@ -21,10 +21,10 @@ from ...planner.estimate import estimate
 from ...planner.search import Request, impossible, setup_for
 from ...planner.step import Rank
 from ...train.progress import Progress
-from ..plan import Plan
 from ..plan_options import PlannedMachine, PlannedModel
 from ..plan_report import seconds, size
 from .drawing import Drawing, Numbers, Picture
+from .planned import request_of
 
 MIB = 2**20
 HOW = {"bucketed": "reduced in turn with the backward", "overlap": "reduced during the backward, by a thread"}
@@ -43,7 +43,7 @@ def times(request: Request, bucket_mb: float) -> Numbers:
     """Return the seconds of an update with buckets of this size, and their number, under data parallel."""
     found: Numbers = {"bucket_mb": bucket_mb}
     for reduce in ("overlap", "bucketed"):
-        strategy = Strategy(reduce=reduce, bucket_mb=bucket_mb)  # type: ignore[arg-type]
+        strategy = Strategy(reduce=reduce, bucket_mb=bucket_mb)
         setup = setup_for(replace(request, overlap=False), (request.ranks, 1, 1), request.precisions[0], 1, strategy)
         cost = estimate(setup, request.machine)
         found |= {reduce: float(cost.time), "computing": float(cost.computing)}
@@ -105,7 +105,7 @@ class Buckets(Picture):
     def drawing(self) -> Drawing:
         """Return the curves. Raise UserError for invalid options."""
         check_whole("--points", self.points, 2, 1000)
-        request, _ = Plan(self.model, self.machine).request()
+        request = request_of(self.model, self.machine)
         if why := impossible(request, request.ranks, 1, 1):
             raise UserError(why)
         if request.ranks == 1:

@@ -1,6 +1,6 @@
 """All strategies that `plan` finds, as points: time of an update against the memory of a rank.
 
-The strategies for which no other is both faster and smaller form the front at the lower left: a choice is a point of it.
+Those for which no other is both faster and smaller form the front at the lower left: a choice is a point on it.
 """
 
 import math
@@ -15,10 +15,11 @@ from ...observe.palette import INK, LINES
 from ...planner.estimate import Estimate
 from ...planner.search import Request, search
 from ...planner.setup import Setup
-from ..plan import Plan, watched
+from ..plan import watched
 from ..plan_options import PlannedMachine, PlannedModel, PlannedStrategy
 from ..plan_report import held, order, seconds, words
 from .drawing import Drawing, Numbers, Picture
+from .planned import request_of
 
 MARKS = {"one rank": ".", "dp": "o", "pp": "s", "tp": "^", "dp pp": "D", "dp tp": "v", "pp tp": "P", "dp pp tp": "*"}
 
@@ -70,7 +71,7 @@ def draw(numbers: Numbers, axes: Any) -> None:
         for fits in (True, False):
             few = [row for row in rows if row["kind"] == kind and row["fits"] is fits]
             at = [row["bytes"] / unit for row in few], [row["seconds"] * per for row in few]
-            look = {"markersize": 4.5, "markerfacecolor": color if fits else "none", "markeredgewidth": 0.7}
+            look = {"markersize": 4.5, "fillstyle": "full" if fits else "none", "markeredgewidth": 0.7}
             axes.plot(*at, MARKS[kind], color=color, label=kind if fits else None, **look)
     steps = front(rows)
     at = [row["bytes"] / unit for row in steps], [row["seconds"] * per for row in steps]
@@ -82,11 +83,11 @@ def draw(numbers: Numbers, axes: Any) -> None:
         axes.text(limit / unit, 0.99, " limit ", transform=axes.get_xaxis_transform(), va="top", ha="right", fontsize=8)
     if chosen := numbers["chosen"]:
         where = (chosen["bytes"] / unit, chosen["seconds"] * per)
-        axes.plot(*where, "o", color=INK, markerfacecolor="none", markersize=11)
+        axes.plot(*where, "o", color=INK, fillstyle="none", markersize=11)
         says = f"chosen: {chosen['strategy']}"
         axes.annotate(says, where, (-6, -8), textcoords="offset points", ha="right", va="top", fontsize=8)
     if any(not row["fits"] for row in rows):
-        axes.plot([], [], "o", color=INK, markerfacecolor="none", markersize=4.5, label="too large")
+        axes.plot([], [], "o", color=INK, fillstyle="none", markersize=4.5, label="too large")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
 
 
@@ -133,7 +134,7 @@ class Landscape(Picture):
 
     def drawing(self) -> Drawing:
         """Return the points. Raise UserError for invalid options, or if there are none."""
-        request, _ = Plan(self.model, self.machine, self.strategy).request()
+        request = request_of(self.model, self.machine, self.strategy)
         found = points(request)
         if not found:
             raise UserError("no strategy fits; python -m minitrain plan, with the same options, tells why")

@@ -11,7 +11,7 @@ from typing import Any
 
 import tyro
 
-from ...errors import check_number
+from ...errors import UserError, check_number
 from ...observe.draw import SYMBOLS, chart
 from ...observe.palette import DASHES, LINES, SHADE
 from ..lr_range import smooth
@@ -25,13 +25,15 @@ POINTS = 1000  # of a faint curve: more cannot be told apart
 def curves(runs: Sequence[Path], memory: float) -> Numbers:
     """Return the losses of the runs, in nats per token. memory: of the moving average.
 
-    Raise UserError for a run without a log.
+    Raise UserError for a run without a log, or without an update.
     """
     found = []
-    for run, label in zip(runs, [rows_of(run) for run in runs] and labels(runs), strict=True):
-        rows = rows_of(run)
+    logs = [rows_of(run) for run in runs]
+    for run, rows, label in zip(runs, logs, labels(runs), strict=True):
         updates = [row for row in rows if row.get("loss") is not None]  # a skipped batch has none
         losses = [row["loss"] for row in updates]
+        if not losses:
+            raise UserError(f"every batch of {run} was skipped, so that it has no loss; draw its scale instead")
         found.append({
             "folder": str(run), "label": label, "step": [row["step"] for row in updates], "loss": losses,
             "smoothed": smooth(losses, memory),

@@ -5,7 +5,7 @@ kinds; the line across it is the peak of all together.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,10 +17,10 @@ from ...planner.holdings import KINDS
 from ...planner.search import Axes, Request, impossible, setup_for
 from ...planner.setup import Setup
 from ...planner.step import Rank
-from ..plan import Plan
 from ..plan_options import PlannedMachine, PlannedModel
 from ..plan_report import held
 from .drawing import Drawing, Numbers, Picture
+from .planned import request_of
 
 WIDTH = 0.86  # of the bars of a strategy
 MIB = 2**20
@@ -136,36 +136,35 @@ class MemoryOf(Picture):
 
     def drawing(self) -> Drawing:
         """Return the bars. Raise UserError for invalid options, or a mesh that the model does not fit."""
-        request, _ = Plan(self.model, self.machine).request()
-        pp, micros = self.pipeline(request)
-        axes = request.ranks // (pp * self.tp), pp, self.tp
-        for mesh in ((request.ranks // self.tp, 1, self.tp), axes):
+        request = request_of(self.model, self.machine)
+        dp, pp, micros = self.pipeline(request)
+        for mesh in ((dp * pp, 1, self.tp), (dp, pp, self.tp)):
             if why := impossible(request, *mesh):
                 raise UserError(why)
         found: list[tuple[str, Setup | str]] = [*data_parallel(request, self.tp, self.recompute)]
         if pp > 1:
             found += pipelines(request, pp, self.tp, micros, self.recompute, self.chunks)
-        strategies = [{"name": name, "bars": holds(one)} for name, one in found if isinstance(one, Setup)]
         left_out = [f"{name}: {why}" for name, why in found if isinstance(why, str)]
-        mesh = dict(zip(("dp", "pp", "tp"), axes, strict=True))
-        about = {"model": self.model.model, "mesh": mesh, "micro_batches": micros, "limit": request.memory}
-        numbers = about | {"strategies": strategies}
+        numbers = {
+            "model": self.model.model, "mesh": {"dp": dp, "pp": pp, "tp": self.tp}, "micro_batches": micros,
+            "limit": request.memory,
+            "strategies": [{"name": name, "bars": holds(one)} for name, one in found if isinstance(one, Setup)],
+        }  # fmt: skip
         return Drawing(numbers, partial(draw, numbers), text(numbers, left_out), height=3.4)
 
-    def pipeline(self, request: Request) -> tuple[int, int]:
-        """Return (stages, micro-batches). Raise UserError unless the ranks can be divided like this."""
-        check_whole("--tp", self.tp, 1)
-        check_whole("--recompute", self.recompute, 0, 1)
+    def pipeline(self, request: Request) -> tuple[int, int, int]:
+        """Return (dp, stages, micro-batches) of the pipelines. Raise UserError unless they divide the ranks."""
+        for name, value, least, most in (("tp", self.tp, 1, 65536), ("recompute", self.recompute, 0, 1)):
+            check_whole(f"--{name}", value, least, most)
         check_whole("--chunks", self.chunks, 1)
-        pp = (
-            next(p for p in (4, 3, 2, 1) if request.ranks % (self.tp * p) == 0 or p == 1)
-            if self.pp is None
-            else self.pp
-        )
+        n, most = request.ranks, min(4, request.sizes.units)
+        fits = [p for p in range(1, most + 1) if n % (self.tp * p) == 0]
+        pp = max(fits, default=1) if self.pp is None else self.pp
         check_whole("--pp", pp, 1)
-        if request.ranks % (pp * self.tp):
-            raise UserError(f"--pp {pp} x --tp {self.tp} does not divide the {request.ranks} ranks; give other --ranks")
-        per_rank = request.batch * pp * self.tp // request.ranks
-        micros = max(1, min(2 * pp, per_rank)) if self.accumulate is None else self.accumulate
-        check_whole("--accumulate", micros, 1, max(1, per_rank))
-        return pp, micros
+        if n % (pp * self.tp):
+            raise UserError(f"--pp {pp} x --tp {self.tp} does not divide the {n} ranks; give other --ranks")
+        dp = n // (pp * self.tp)
+        per_rank = max(1, request.batch // dp)
+        micros = min(2 * pp, per_rank) if self.accumulate is None else self.accumulate
+        check_whole("--accumulate", micros, 1, per_rank)
+        return dp, pp, micros

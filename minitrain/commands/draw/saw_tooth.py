@@ -104,7 +104,7 @@ def text(numbers: Numbers) -> str:
     *_, last = numbers["runs"]
     curves = {kind: [nbytes / last["parameter_count"] for nbytes in last[kind]] for kind in KINDS[1:]}
     lines = [chart(curves, f"{name_of(last)}, bytes per parameter", "changes"), ""]
-    lines.append(f"{'bytes per parameter':<16}{'':<14}{'least':>10}{'most':>10}{'at the end':>12}")
+    lines.append(f"{'bytes per parameter':<30}{'least':>10}{'most':>10}{'at the end':>12}")
     for run in numbers["runs"]:
         together = [sum(held) for held in zip(*(run[kind] for kind in KINDS), strict=True)]
         for kind, held in (*((kind, run[kind]) for kind in KINDS), ("together", together)):
@@ -113,7 +113,9 @@ def text(numbers: Numbers) -> str:
                 f"{name_of(run):<16}{kind:<14}"
                 + "".join(f"{x:>{w}.2f}" for x, w in zip(few, (10, 10, 12), strict=True))
             )
-        lines[-1] += f"   formula: {label(run, numbers)}"
+        a, b = run["formula"]
+        size = (a + b / numbers["dp"]) / numbers["parts"]
+        lines.append(f"{name_of(run):<16}{'by the formula ' + label(run, numbers):<34}{size:>12.2f}")
     return "\n".join(lines)
 
 
