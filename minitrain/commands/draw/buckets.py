@@ -40,7 +40,7 @@ def sizes(request: Request, points: int) -> list[float]:
 
 
 def times(request: Request, bucket_mb: float) -> Numbers:
-    """Return the seconds of an update with buckets of this size, and their number, under data parallel."""
+    """Return the seconds of an update with buckets of `bucket_mb` MiB, and their number, under data parallel."""
     found: Numbers = {"bucket_mb": bucket_mb}
     for reduce in ("overlap", "bucketed"):
         strategy = Strategy(reduce=reduce, bucket_mb=bucket_mb)
@@ -80,10 +80,10 @@ def text(numbers: Numbers) -> str:
     curves = {"during the backward": [1e3 * (row["overlap"] - row["computing"]) for row in rows]}
 
     def table() -> Iterator[str]:
-        yield f"{'bucket, MiB':>12}{'buckets':>9}{'in turn':>12}{'meanwhile':>12}{'computing alone':>18}"
+        yield f"{'bucket, MiB':>12}{'buckets':>9}{'adds in turn':>15}{'meanwhile':>12}{'to computing of':>18}"
         for row in rows[:: max(1, len(rows) // 10)]:
-            few = (seconds(row[how]) for how in ("bucketed", "overlap", "computing"))
-            cells = "".join(f"{time:>{wide}}" for time, wide in zip(few, (12, 12, 18), strict=True))
+            few = row["bucketed"] - row["computing"], row["overlap"] - row["computing"], row["computing"]
+            cells = "".join(f"{seconds(time):>{wide}}" for time, wide in zip(few, (15, 12, 18), strict=True))
             yield f"{row['bucket_mb']:>12.3g}{row['buckets']:>9,}{cells}"
 
     best = min(rows, key=lambda row: row["overlap"])

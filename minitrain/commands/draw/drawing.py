@@ -7,9 +7,10 @@ A figure's file has a pure function that computes its numbers, from formulas, a 
 them on matplotlib's axes; and a class with its options, whose `drawing` puts the two together.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, ClassVar
 
 from ...environment import launched
@@ -33,6 +34,12 @@ class Drawing:
     rows: int = 1
     columns: int = 1
     height: float = 3.2
+
+
+def left_out(names: Mapping[str, str]) -> list[str]:
+    """Return lines that say why something is not drawn. names: name -> reason."""
+    lines = [wrap(f"left out: {name}: {why}", 80, subsequent_indent="  ") for name, why in names.items()]
+    return ["", *(line for few in lines for line in few)] if lines else []
 
 
 @dataclass(frozen=True)

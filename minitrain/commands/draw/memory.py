@@ -4,7 +4,7 @@ The kinds do not peak at the same moment: gradients replace activations in the b
 kinds; the line across it is the peak of all together.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,12 +18,11 @@ from ...planner.search import Axes, Request, impossible, setup_for
 from ...planner.setup import Setup
 from ...planner.step import Rank
 from ..plan_options import PlannedMachine, PlannedModel
-from ..plan_report import held
-from .drawing import Drawing, Numbers, Picture
+from ..plan_report import digits, held
+from .drawing import Drawing, Numbers, Picture, left_out
 from .planned import request_of
 
 WIDTH = 0.86  # of the bars of a strategy
-MIB = 2**20
 LOOKS: tuple[dict[str, Any], ...] = (
     *({"facecolor": fill, "edgecolor": INK} for fill in FILLS),
     {"facecolor": "none", "edgecolor": INK, "hatch": "////"},
@@ -54,8 +53,6 @@ def pipelines(
         why = ""
         for v in (chunks, 1):
             try:
-                if pp * v > request.sizes.units:
-                    raise UserError(f"{pp * v} stages, but the model has {request.sizes.units} units")
                 yield name, setup(request, axes, micros, Strategy(recompute=recompute, schedule=name, chunks=v))
                 break
             except UserError as error:
@@ -66,6 +63,9 @@ def pipelines(
 
 def setup(request: Request, axes: tuple[int, int, int], micros: int, strategy: Strategy) -> Setup:
     """Return the setup of a strategy. Raise UserError if it cannot run."""
+    stages, units = axes[1] * strategy.chunks, request.sizes.units
+    if stages > units:
+        raise UserError(f"{stages} stages, but the model has {units} units")
     found = setup_for(request, axes, request.precisions[0], micros, strategy)
     found.strategy.check_on(Axes(found), micros)  # type: ignore[arg-type]
     return found
@@ -73,8 +73,8 @@ def setup(request: Request, axes: tuple[int, int, int], micros: int, strategy: S
 
 def draw(numbers: Numbers, axes: Any) -> None:
     """Draw a group of bars for each strategy on matplotlib axes, a bar for each stage."""
+    unit, name = unit_of(numbers)
     most = max(bar["total"] for one in numbers["strategies"] for bar in one["bars"])
-    unit, name = (2**30, "GiB") if most >= 2**30 else (MIB, "MiB")
     for at, one in enumerate(numbers["strategies"]):
         width = WIDTH / len(one["bars"])
         for i, bar in enumerate(one["bars"]):
@@ -98,21 +98,25 @@ def draw(numbers: Numbers, axes: Any) -> None:
     axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=6, handlelength=1.6, columnspacing=1.2)
 
 
-def text(numbers: Numbers, left_out: Sequence[str]) -> str:
-    """Return a table with a row for each bar."""
-    lines = [f"{'at most, MiB':<22}{'param.':>9}{'grad.':>9}{'optim.':>9}{'activ.':>10}{'buffers':>9}{'total':>10}"]
+def text(numbers: Numbers, missing: Mapping[str, str]) -> str:
+    """Return a table with a row for each bar. missing: schedule -> why it is left out."""
+    unit, name = unit_of(numbers)
+    heads = ("param.", "grad.", "optim.", "activ.", "buffers", "total")
+    lines = [f"{f'at most, {name}':<22}" + "".join(f"{head:>9}" for head in heads)]
     for one in numbers["strategies"]:
         for bar in one["bars"]:
-            name = one["name"].replace("\n", " ")
-            name = f"{name}, stage {bar['stage']}" if len(one["bars"]) > 1 else name
-            cells = zip((*KINDS, "total"), (9, 9, 9, 10, 9, 10), strict=True)
-            lines.append(f"{name:<22}" + "".join(f"{bar[kind] / MIB:>{wide},.2f}" for kind, wide in cells))
+            what = one["name"].replace("\n", " ") + f", stage {bar['stage']}" * (len(one["bars"]) > 1)
+            lines.append(f"{what:<22}" + "".join(f"{digits(bar[kind] / unit):>9}" for kind in (*KINDS, "total")))
     mesh = " x ".join(f"{axis} {n}" for axis, n in numbers["mesh"].items())
-    lines += ["", f"{mesh} in the pipelines, with {numbers['micro_batches']} micro-batches"] * (
-        numbers["mesh"]["pp"] > 1
-    )
-    lines.append(f"a rank has {held(numbers['limit'])}")
-    return "\n".join(lines + [f"left out: {why}" for why in left_out])
+    pipelines = ["", f"{mesh} in the pipelines, with {numbers['micro_batches']} micro-batches"]
+    lines += pipelines * (numbers["mesh"]["pp"] > 1)
+    return "\n".join([*lines, f"a rank has {held(numbers['limit'])}", *left_out(missing)])
+
+
+def unit_of(numbers: Numbers) -> tuple[int, str]:
+    """Return the unit that suits the largest bar, in bytes, and its name."""
+    most = max(bar["total"] for one in numbers["strategies"] for bar in one["bars"])
+    return (2**30, "GiB") if most >= 2**30 else (2**20, "MiB")
 
 
 @dataclass(frozen=True)
@@ -144,13 +148,13 @@ class MemoryOf(Picture):
         found: list[tuple[str, Setup | str]] = [*data_parallel(request, self.tp, self.recompute)]
         if pp > 1:
             found += pipelines(request, pp, self.tp, micros, self.recompute, self.chunks)
-        left_out = [f"{name}: {why}" for name, why in found if isinstance(why, str)]
+        missing = {name: why for name, why in found if isinstance(why, str)}
         numbers = {
             "model": self.model.model, "mesh": {"dp": dp, "pp": pp, "tp": self.tp}, "micro_batches": micros,
             "limit": request.memory,
             "strategies": [{"name": name, "bars": holds(one)} for name, one in found if isinstance(one, Setup)],
         }  # fmt: skip
-        return Drawing(numbers, partial(draw, numbers), text(numbers, left_out), height=3.4)
+        return Drawing(numbers, partial(draw, numbers), text(numbers, missing), height=3.4)
 
     def pipeline(self, request: Request) -> tuple[int, int, int]:
         """Return (dp, stages, micro-batches) of the pipelines. Raise UserError unless they divide the ranks."""

@@ -33,8 +33,8 @@ KINDS = ("optimizer", "parameters", "gradients")  # from below
 def record(config: TrainConfig, world: Communicator) -> Numbers:
     """Return what this rank holds in the third update. All ranks call it.
 
-    optimizer, parameters, gradients: bytes held after each change of one of them. backward: the number of the change
-    that allocates the first gradient.
+    For each of KINDS it is the bytes held after every change of one of them, and for "backward" the number of the
+    change that allocates the first gradient.
     """
     ledger = Ledger()
 

@@ -4,7 +4,7 @@ They are simulated (parallel/pipeline_simulation.py): a forward takes one unit o
 inputs and weights one each; a chunk, if a rank has v of them, takes 1/v of that. Messages are free.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -16,7 +16,7 @@ from ...observe.clock import COLORS, NAMES, Costs, Timeline
 from ...observe.palette import INK, TEXT_ON
 from ...parallel.pipeline_schedules import SCHEDULES, all_ranks
 from ...parallel.pipeline_simulation import simulate
-from .drawing import Drawing, Numbers, Picture
+from .drawing import Drawing, Numbers, Picture, left_out
 
 LONG = 2  # times the shortest timeline: by default, longer ones are left out
 LANE, TITLE = 0.17, 0.34  # inches
@@ -134,18 +134,18 @@ class PipelineSchedules(Picture):
             check_whole(name, value, least, 64)
         for cost in self.costs:
             check_number("--costs", cost, "above 0")
-        found, left_out = self.simulated()
+        found, missing = self.simulated()
         numbers = {
             "stages": self.pp, "micro_batches": self.accumulate, "costs": dict(zip("FIW", self.costs, strict=True)),
             "schedules": [numbers_of(name, *one) for name, one in found.items()],
         }  # fmt: skip
         rows = len(found)
         height = rows * (LANE * self.pp + TITLE) + 0.6
-        return Drawing(numbers, partial(draw, numbers), text(found, left_out), rows, height=height)
+        return Drawing(numbers, partial(draw, numbers), text(found, missing), rows, height=height)
 
-    def simulated(self) -> tuple[dict[str, tuple[Timeline, int]], list[str]]:
+    def simulated(self) -> tuple[dict[str, tuple[Timeline, int]], dict[str, str]]:
         """Return the timelines to draw, and why others are left out. Raise UserError for one that was asked for."""
-        found, left_out = {}, []
+        found, missing = {}, {}
         costs = [Fraction(cost).limit_denominator(1000) for cost in self.costs]
         for name in self.schedules or SCHEDULES:
             check_choice("--schedules", name, tuple(SCHEDULES))
@@ -154,19 +154,19 @@ class PipelineSchedules(Picture):
             except UserError as error:
                 if self.schedules:
                     raise
-                left_out.append(f"{name}: {error}")
+                missing[name] = str(error)
         shortest = min(timeline.makespan for timeline, _ in found.values())
         for name, (timeline, _) in list(found.items()):
             if timeline.makespan > LONG * shortest and not self.schedules:
-                left_out.append(f"{name} takes {timeline.makespan}, over {LONG} times as long as the shortest")
+                missing[name] = f"it takes {timeline.makespan}, over {LONG} times as long as the shortest"
                 del found[name]
-        return found, left_out
+        return found, missing
 
 
-def text(found: dict[str, tuple[Timeline, int]], left_out: Sequence[str]) -> str:
-    """Return the timelines as text."""
+def text(found: Mapping[str, tuple[Timeline, int]], missing: Mapping[str, str]) -> str:
+    """Return the timelines as text. missing: schedule -> why it is left out."""
     lines = ["digits: forward, letters: backward, capitals: gradients of weights, dots: idle"]
     for name, (timeline, v) in found.items():
         lines += ["", f"{name}, {v} chunks per rank" if v > 1 else name, timeline.draw()]
         lines.append(f"idle {timeline.idle} of the time; activations in flight {timeline.peaks}")
-    return "\n".join(lines + [""] * bool(left_out) + [f"left out: {why}" for why in left_out])
+    return "\n".join([*lines, *left_out(missing)])

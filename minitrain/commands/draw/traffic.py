@@ -38,19 +38,19 @@ class Sent:
 
 
 class Recording(ThreadCommunicator):
-    """A group of threads that records each message. members: the numbers of its ranks in the world."""
+    """A group of threads that records each message. world_ranks: the numbers of its ranks in the world."""
 
-    def __init__(self, inner: ThreadCommunicator, members: list[int], sent: Sent) -> None:
+    def __init__(self, inner: ThreadCommunicator, world_ranks: list[int], sent: Sent) -> None:
         super().__init__(inner.group, inner.rank, inner.moves)
-        self.members, self.sent = members, sent
+        self.world_ranks, self.sent = world_ranks, sent
 
     def _send(self, x: Any, to: int, number: int) -> Any:
         with self.sent.lock:
-            self.sent.bytes[self.members[to]] += x.nbytes
+            self.sent.bytes[self.world_ranks[to]] += x.nbytes
         return super()._send(x, to, number)
 
     def _child(self, name: tuple, members: list[int]) -> "Recording":
-        return Recording(super()._child(name, members), [self.members[rank] for rank in members], self.sent)
+        return Recording(super()._child(name, members), [self.world_ranks[rank] for rank in members], self.sent)
 
 
 def record(config: TrainConfig, world: Communicator) -> list[int]:

@@ -9,17 +9,18 @@ from minitrain.commands.options import DataOptions, ModelOptions, ParallelOption
 from minitrain.commands.plan_setup import setup_of
 from minitrain.errors import UserError
 from minitrain.planner.step import Rank
+from tests.tiers import full
 
 MODEL, DATA = ModelOptions(layers=2, heads=2, width=8, context=8), DataOptions(batch=4)
 
 
 def saw_tooth(path: Path, zero: int = 3, against: int = 0, **parallel: int) -> SawTooth:
     """Return the options of a small figure."""
-    p = ParallelOptions(comm="ring", **{"dp": 2, **parallel})  # type: ignore[arg-type]
+    p = ParallelOptions(comm="ring", **{"dp": 2, **parallel})
     return SawTooth(MODEL, DATA, parallel=p, strategy=StrategyOptions(zero=zero), to=path, against=against)
 
 
-@pytest.mark.parametrize(("zero", "against"), [(3, 0), (2, 1)])
+@pytest.mark.parametrize(("zero", "against"), [(3, 0), full(2, 1)])
 def test_a_rank_holds_what_the_formulas_say(zero: int, against: int, tmp_path: Path) -> None:
     """16, 8 + 8/N, 4 + 12/N or 16/N bytes per parameter at the end of the update; and each kind's peak."""
     options = saw_tooth(tmp_path, zero, against)

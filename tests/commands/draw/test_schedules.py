@@ -41,6 +41,7 @@ def test_by_default_every_schedule_that_fits(tmp_path: Path) -> None:
     drawn = [one["schedule"] for one in made.numbers["schedules"]]
     left_out = [name for name in SCHEDULES if f"left out: {name}" in made.text]
     assert {*drawn} | {*left_out} == set(SCHEDULES) and not {*drawn} & {*left_out}
+    assert max(map(len, made.text.splitlines())) <= 80
     assert {"gpipe", "1f1b", "zb-h1"} <= {*drawn} and {"naive", "interleaved"} <= {*left_out}
 
 

@@ -14,6 +14,7 @@ from minitrain.observe.palette import FILLS
 from minitrain.observe.virtual_time import Machine
 from minitrain.planner.step import Rank
 from tests.planner.counted import of_text, on_ranks
+from tests.tiers import full
 
 MODEL, DATA = ModelOptions(layers=2, heads=2, width=8, context=8), DataOptions(batch=8)
 
@@ -24,10 +25,10 @@ def traffic(path: Path, strategy: StrategyOptions | None = None, **parallel: Any
     return Traffic(MODEL, DATA, parallel=p, strategy=s, to=path)
 
 
-CASES: tuple[tuple[dict[str, int], StrategyOptions], ...] = (
+CASES = (
     ({"dp": 2, "pp": 2, "tp": 2, "accumulate": 2}, StrategyOptions(zero=1)),
-    ({"dp": 3}, StrategyOptions(zero=3, prefetch=True)),
-    ({"dp": 2, "tp": 2}, StrategyOptions(reduce="overlap", sp=True)),
+    full({"dp": 3}, StrategyOptions(zero=3, prefetch=True)),
+    full({"dp": 2, "tp": 2}, StrategyOptions(reduce="overlap", sp=True)),
 )
 
 
