@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import UserError, check_whole
 from ...observe.palette import FILLS, INK
-from ...parallel.pipeline_schedules import SCHEDULES
+from ...parallel.pipeline_schedules import SCHEDULES, layout_of
 from ...parallel.strategy import Strategy
 from ...planner.holdings import KINDS
 from ...planner.search import Axes, Request, impossible, setup_for
@@ -31,9 +31,9 @@ FILL = dict(zip(KINDS, FILLS, strict=False))  # kind -> fill
 
 
 def holds(setup: Setup) -> list[Numbers]:
-    """Return the peak bytes by kind, and in total, of one rank of each stage: the one with the largest share."""
-    ranks = [Rank(setup, (0, stage, 0)).update() for stage in range(setup.pp)]
-    return [{"rank": rank.number, "stage": rank.place[1], **rank.memory.peak} for rank in ranks]
+    """Return the peak bytes by kind, and in total, of one rank for each place in a pipeline, with the largest share."""
+    ranks = [Rank(setup, (0, pp, 0)).update() for pp in range(setup.pp)]
+    return [{"rank": rank.number, "pp": rank.place[1], **rank.memory.peak} for rank in ranks]
 
 
 def data_parallel(request: Request, tp: int, recompute: int) -> Iterator[tuple[str, Setup]]:
@@ -44,26 +44,19 @@ def data_parallel(request: Request, tp: int, recompute: int) -> Iterator[tuple[s
         yield name, setup(request, (dp, 1, tp), 1, Strategy(zero, recompute=recompute))
 
 
-def pipelines(
-    request: Request, pp: int, tp: int, micros: int, recompute: int, chunks: int
-) -> Iterator[tuple[str, Setup | str]]:
-    """Yield (name, setup) of each pipeline schedule, or why it cannot run. chunks: per rank, if it has several."""
-    axes = request.ranks // (pp * tp), pp, tp
+def pipelines(request: Request, pp: int, tp: int, micros: int, recompute: int) -> Iterator[tuple[str, Setup | str]]:
+    """Yield (name, setup) of each pipeline schedule, or why it cannot run."""
     for name in SCHEDULES:
-        why = ""
-        for v in (chunks, 1):
-            try:
-                yield name, setup(request, axes, micros, Strategy(recompute=recompute, schedule=name, chunks=v))
-                break
-            except UserError as error:
-                why = why or str(error)
-        else:
-            yield name, why
+        strategy = Strategy(recompute=recompute, schedule=name)
+        try:
+            yield name, setup(request, (request.ranks // (pp * tp), pp, tp), micros, strategy)
+        except UserError as error:
+            yield name, str(error)
 
 
 def setup(request: Request, axes: tuple[int, int, int], micros: int, strategy: Strategy) -> Setup:
     """Return the setup of a strategy. Raise UserError if it cannot run."""
-    stages, units = axes[1] * strategy.chunks, request.sizes.units
+    stages, units = layout_of(strategy.schedule, axes[1], strategy.v).stages, request.sizes.units
     if stages > units:
         raise UserError(f"{stages} stages, but the model has {units} units")
     found = setup_for(request, axes, request.precisions[0], micros, strategy)
@@ -72,7 +65,7 @@ def setup(request: Request, axes: tuple[int, int, int], micros: int, strategy: S
 
 
 def draw(numbers: Numbers, axes: Any) -> None:
-    """Draw a group of bars for each strategy on matplotlib axes, a bar for each stage."""
+    """Draw a group of bars for each strategy on matplotlib axes, a bar for each place in a pipeline."""
     unit, name = unit_of(numbers)
     most = max(bar["total"] for one in numbers["strategies"] for bar in one["bars"])
     for at, one in enumerate(numbers["strategies"]):
@@ -92,7 +85,9 @@ def draw(numbers: Numbers, axes: Any) -> None:
         axes.text(-0.5, numbers["limit"] / unit, "memory of a rank", va="bottom", fontsize=8)
     names = [f"{one['name']}" for one in numbers["strategies"]]
     axes.set(ylabel=f"held by a rank, {name}", xticks=range(len(names)))
-    axes.set_xlabel("in a pipeline: a bar for each stage, the first one on the left" * (numbers["mesh"]["pp"] > 1))
+    axes.set_xlabel(
+        "in a pipeline: a bar for each rank, the one with the first stage on the left" * (numbers["mesh"]["pp"] > 1)
+    )
     axes.set_xticklabels(names, fontsize=8)
     axes.tick_params(axis="x", length=0)
     axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=6, handlelength=1.6, columnspacing=1.2)
@@ -105,7 +100,7 @@ def text(numbers: Numbers, missing: Mapping[str, str]) -> str:
     lines = [f"{f'at most, {name}':<22}" + "".join(f"{head:>9}" for head in heads)]
     for one in numbers["strategies"]:
         for bar in one["bars"]:
-            what = one["name"].replace("\n", " ") + f", stage {bar['stage']}" * (len(one["bars"]) > 1)
+            what = one["name"].replace("\n", " ") + f", rank {bar['pp']}" * (len(one["bars"]) > 1)
             lines.append(f"{what:<22}" + "".join(f"{digits(bar[kind] / unit):>9}" for kind in (*KINDS, "total")))
     mesh = " x ".join(f"{axis} {n}" for axis, n in numbers["mesh"].items())
     pipelines = ["", f"{mesh} in the pipelines, with {numbers['micro_batches']} micro-batches"]
@@ -128,13 +123,11 @@ class MemoryOf(Picture):
     model: PlannedModel = field(default_factory=lambda: PlannedModel("minitrain-20m"))
     machine: PlannedMachine = field(default_factory=PlannedMachine)
     pp: int | None = None
-    """Stages of the pipelines. None: as many as there are ranks, but at most 4."""
+    """Ranks of a pipeline. None: as many as there are ranks, but at most 4."""
     tp: int = 1
     """Ranks that divide every matrix, in all strategies."""
     accumulate: int | None = None
-    """Micro-batches of the pipelines. None: twice the stages."""
-    chunks: int = 2
-    """Chunks per rank, in schedules that have several."""
+    """Micro-batches of the pipelines. None: twice as many as ranks of a pipeline."""
     recompute: int = 0
     """1: recompute every unit in backward. 0: keep all activations."""
 
@@ -147,7 +140,7 @@ class MemoryOf(Picture):
                 raise UserError(why)
         found: list[tuple[str, Setup | str]] = [*data_parallel(request, self.tp, self.recompute)]
         if pp > 1:
-            found += pipelines(request, pp, self.tp, micros, self.recompute, self.chunks)
+            found += pipelines(request, pp, self.tp, micros, self.recompute)
         missing = {name: why for name, why in found if isinstance(why, str)}
         numbers = {
             "model": self.model.model, "mesh": {"dp": dp, "pp": pp, "tp": self.tp}, "micro_batches": micros,
@@ -160,7 +153,6 @@ class MemoryOf(Picture):
         """Return (dp, stages, micro-batches) of the pipelines. Raise UserError unless they divide the ranks."""
         for name, value, least, most in (("tp", self.tp, 1, 65536), ("recompute", self.recompute, 0, 1)):
             check_whole(f"--{name}", value, least, most)
-        check_whole("--chunks", self.chunks, 1)
         n, most = request.ranks, min(4, request.sizes.units)
         fits = [p for p in range(1, most + 1) if n % (self.tp * p) == 0]
         pp = max(fits, default=1) if self.pp is None else self.pp

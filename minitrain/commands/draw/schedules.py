@@ -1,7 +1,7 @@
 """Timelines of pipeline schedules, one above the other on the same time axis.
 
 They are simulated (parallel/pipeline_simulation.py): a forward takes one unit of time, a backward two, the gradients of
-inputs and weights one each; a chunk, if a rank has v of them, takes 1/v of that. Messages are free.
+inputs and weights one each, all of a p-th of the model; a smaller chunk takes less. Messages are free.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from typing import Any
 from ...errors import UserError, check_choice, check_number, check_whole
 from ...observe.clock import COLORS, NAMES, Costs, Timeline
 from ...observe.palette import INK, TEXT_ON
-from ...parallel.pipeline_schedules import SCHEDULES, all_ranks
-from ...parallel.pipeline_simulation import simulate
+from ...parallel.pipeline_schedules import SCHEDULES, default_chunks, layout_of
+from ...parallel.pipeline_simulation import simulated
 from .drawing import Drawing, Numbers, Picture, left_out
 
 LONG = 2  # times the shortest timeline: by default, longer ones are left out
@@ -23,20 +23,25 @@ LANE, TITLE = 0.17, 0.34  # inches
 WIDTH = 62  # columns of a lane in text
 
 
-def timeline_of(name: str, p: int, m: int, chunks: int, costs: Sequence[Fraction]) -> tuple[Timeline, int]:
-    """Return (timeline, chunks per rank) of p stages and m micro-batches. costs: of F, I and W, of a whole stage.
+def timeline_of(name: str, p: int, m: int, costs: Sequence[Fraction]) -> Timeline:
+    """Return the timeline of a schedule on p ranks with m micro-batches.
 
-    A schedule that does not take `chunks` has one per rank. Raise UserError if it can have neither.
+    costs: of F, I and W, each of a p-th of the model. Raise UserError if the numbers do not fit the schedule.
     """
-    try:
-        lists, v = all_ranks(name, p, m, chunks), chunks
-    except UserError:
-        lists, v = all_ranks(name, p, m, 1), 1
-    return simulate(lists, Costs(*(cost / v for cost in costs))), v
+    part = part_of(name, p)
+    return simulated(name, p, m, costs=Costs(*(cost * part for cost in costs)))
 
 
-def numbers_of(name: str, timeline: Timeline, chunks: int) -> Numbers:
-    """Return a timeline as plain values; times in units, activations in flight in chunks."""
+def part_of(name: str, p: int) -> Fraction:
+    """Return how much of a p-th of the model a chunk is."""
+    return Fraction(p, layout_of(name, p, default_chunks(name)).stages)
+
+
+def numbers_of(name: str, timeline: Timeline) -> Numbers:
+    """Return a timeline as plain values; times in units, activations in flight in chunks.
+
+    part: how much of a stage a chunk is, if every rank has one stage.
+    """
     lanes = [
         [
             {"start": float(s), "end": float(e), "kind": do.kind, "micro": do.micro, "chunk": do.chunk}
@@ -46,7 +51,9 @@ def numbers_of(name: str, timeline: Timeline, chunks: int) -> Numbers:
     ]
     idle = timeline.idle
     summary = {"time": float(timeline.makespan), "idle": float(idle), "idle_exactly": str(idle)}
-    return {"schedule": name, "chunks": chunks, **summary, "in_flight": timeline.peaks, "ranks": lanes}
+    p = len(lanes)
+    chunks = {"chunks": default_chunks(name), "part": float(part_of(name, p))}
+    return {"schedule": name, **chunks, **summary, "in_flight": timeline.peaks, "ranks": lanes}
 
 
 def draw(numbers: Numbers, axes: Any) -> None:
@@ -70,7 +77,8 @@ def draw(numbers: Numbers, axes: Any) -> None:
         axis.set_title(title(one), fontsize=8, loc="left", pad=3)
         axis.tick_params(length=0, labelsize=8, labelbottom=axis is panels[-1])
         axis.spines["left"].set_visible(False)
-    panels[-1].set_xlabel("time, in forwards of a stage")
+    lower = "   (lower boxes: a rank's second chunk)" * any(one["chunks"] > 1 for one in every)
+    panels[-1].set_xlabel(f"time, in forwards of a stage{lower}")
     panels[-1].tick_params(axis="x", length=3)
     key(panels[-1], {do["kind"] for one in every for lane in one["ranks"] for do in lane})
 
@@ -100,9 +108,9 @@ def key(axis: Any, kinds: set[str]) -> None:
 
 def title(one: Numbers) -> str:
     """Return a schedule's name, its idle fraction and its activations in flight."""
-    v, peaks = one["chunks"], one["in_flight"]
+    peaks, part = one["in_flight"], Fraction(one["part"])
     few = f"{peaks[0]}" if len(set(peaks)) == 1 else f"{max(peaks)} to {min(peaks)}"
-    what = "" if v == 1 else f", each 1/{v} of a stage's; lower boxes: later chunks"
+    what = "" if part == 1 else f", each {part} of a stage's"
     return f"{one['schedule']}: {100 * one['idle']:.0f}% idle; activations of {few} micro-batches in flight{what}"
 
 
@@ -113,11 +121,9 @@ class PipelineSchedules(Picture):
     name = "schedules"
 
     pp: int = 4
-    """Stages of the pipeline, one or more chunks of each rank."""
+    """Ranks of the pipeline."""
     accumulate: int = 8
     """Micro-batches."""
-    chunks: int = 2
-    """Chunks per rank, in schedules that have several."""
     schedules: tuple[str, ...] = ()
     """Schedules to draw. None given: all that fit --pp and --accumulate, and take at most twice as long as the
     shortest."""
@@ -126,47 +132,44 @@ class PipelineSchedules(Picture):
 
     def drawing(self) -> Drawing:
         """Return the timelines. Raise UserError for invalid options, or a schedule that they do not fit."""
-        for name, value, least in (
-            ("--pp", self.pp, 2),
-            ("--accumulate", self.accumulate, 1),
-            ("--chunks", self.chunks, 1),
-        ):
+        for name, value, least in (("--pp", self.pp, 2), ("--accumulate", self.accumulate, 1)):
             check_whole(name, value, least, 64)
         for cost in self.costs:
             check_number("--costs", cost, "above 0")
         found, missing = self.simulated()
         numbers = {
-            "stages": self.pp, "micro_batches": self.accumulate, "costs": dict(zip("FIW", self.costs, strict=True)),
-            "schedules": [numbers_of(name, *one) for name, one in found.items()],
+            "ranks": self.pp, "micro_batches": self.accumulate, "costs": dict(zip("FIW", self.costs, strict=True)),
+            "schedules": [numbers_of(name, timeline) for name, timeline in found.items()],
         }  # fmt: skip
         rows = len(found)
         height = rows * (LANE * self.pp + TITLE) + 0.6
         return Drawing(numbers, partial(draw, numbers), text(found, missing), rows, height=height)
 
-    def simulated(self) -> tuple[dict[str, tuple[Timeline, int]], dict[str, str]]:
+    def simulated(self) -> tuple[dict[str, Timeline], dict[str, str]]:
         """Return the timelines to draw, and why others are left out. Raise UserError for one that was asked for."""
         found, missing = {}, {}
         costs = [Fraction(cost).limit_denominator(1000) for cost in self.costs]
         for name in self.schedules or SCHEDULES:
             check_choice("--schedules", name, tuple(SCHEDULES))
             try:
-                found[name] = timeline_of(name, self.pp, self.accumulate, self.chunks, costs)
+                found[name] = timeline_of(name, self.pp, self.accumulate, costs)
             except UserError as error:
                 if self.schedules:
                     raise
                 missing[name] = str(error)
-        shortest = min(timeline.makespan for timeline, _ in found.values())
-        for name, (timeline, _) in list(found.items()):
+        shortest = min(timeline.makespan for timeline in found.values())
+        for name, timeline in list(found.items()):
             if timeline.makespan > LONG * shortest and not self.schedules:
                 missing[name] = f"it takes {timeline.makespan}, over {LONG} times as long as the shortest"
                 del found[name]
         return found, missing
 
 
-def text(found: Mapping[str, tuple[Timeline, int]], missing: Mapping[str, str]) -> str:
+def text(found: Mapping[str, Timeline], missing: Mapping[str, str]) -> str:
     """Return the timelines as text. missing: schedule -> why it is left out."""
     lines = ["digits: forward, letters: backward, capitals: gradients of weights, dots: idle"]
-    for name, (timeline, v) in found.items():
+    for name, timeline in found.items():
+        v = default_chunks(name)
         lines += ["", f"{name}, {v} chunks per rank" if v > 1 else name, timeline.draw()]
         lines.append(f"idle {timeline.idle} of the time; activations in flight {timeline.peaks}")
     return "\n".join([*lines, *left_out(missing)])

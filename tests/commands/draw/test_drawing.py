@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from minitrain.cli import main
-from minitrain.commands.draw.command import Draw
 from minitrain.commands.draw.drawing import Picture
 from tests.commands.draw.test_loss import ROWS, log
 from tests.observe.test_palette import flaws
@@ -35,7 +34,6 @@ def arguments(name: str, tmp_path: Path) -> list[str]:
 
 def test_every_figure_is_tested() -> None:
     assert {kind.name for kind in Picture.__subclasses__()} == set(FIGURES)
-    assert set(Draw.__annotations__) == {"what"}
 
 
 @pytest.mark.parametrize("name", FIGURES)

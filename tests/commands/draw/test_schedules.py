@@ -14,15 +14,19 @@ P, M = 4, 8
 IDLE = {
     "naive": 1 - Fraction(1, P), "gpipe": Fraction(P - 1, M + P - 1), "1f1b": Fraction(P - 1, M + P - 1),
     "interleaved": Fraction(P - 1, 2 * M + P - 1), "zb-h1": Fraction(P - 1, 3 * M + P - 1),
+    "zb-h2": Fraction(P - 1, 3 * M + P - 1), "zb-v": Fraction(P - 1, 6 * M + P - 1),
+    "dualpipe": Fraction(P // 2 - 1, 3 * M + P // 2 - 1),
 }  # fmt: skip
 IN_FLIGHT = {
     "naive": [1] * P, "gpipe": [M] * P, "1f1b": [P - r for r in range(P)],
     "interleaved": [2 * (P - r - 1) + P + 1 for r in range(P)], "zb-h1": [P] * P,
+    "zb-h2": [2 * P - 1] * P, "zb-v": [2 * P] * P, "dualpipe": [P + 1] * P,
 }  # fmt: skip
 
 
 def test_timelines_are_those_of_the_formulas(tmp_path: Path) -> None:
     made = PipelineSchedules(tmp_path, P, M, schedules=tuple(IDLE)).drawing()
+    assert {*IDLE} == {*SCHEDULES}
     for one in made.numbers["schedules"]:
         name = one["schedule"]
         assert Fraction(one["idle_exactly"]) == IDLE[name] and one["in_flight"] == IN_FLIGHT[name]
@@ -31,7 +35,9 @@ def test_timelines_are_those_of_the_formulas(tmp_path: Path) -> None:
             boxes = sorted((do["start"], do["end"]) for do in lane)
             assert all(end <= start for (_, end), (start, _) in pairwise(boxes)), "none overlap"
             assert sum(end - start for start, end in boxes) == 3 * M
-            assert sorted(do["micro"] for do in lane if do["kind"] == "F") == sorted([*range(M)] * one["chunks"])
+            assert sorted(do["micro"] for do in lane if do["kind"] == "F") == sorted(
+                [*range(M)] * round(1 / one["part"])
+            )
         assert f"idle {one['idle_exactly']} of the time" in made.text
 
 
