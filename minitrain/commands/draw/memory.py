@@ -88,7 +88,7 @@ def draw(numbers: Numbers, axes: Any) -> None:
     axes.set_xlabel(
         "in a pipeline: a bar for each rank, the one with the first stage on the left" * (numbers["mesh"]["pp"] > 1)
     )
-    axes.set_xticklabels(names, fontsize=8)
+    axes.set_xticklabels(names, fontsize=8 if len(names) < 10 else 7)
     axes.tick_params(axis="x", length=0)
     axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=6, handlelength=1.6, columnspacing=1.2)
 
