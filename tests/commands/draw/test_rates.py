@@ -19,7 +19,7 @@ def test_rates_are_those_of_the_formulas() -> None:
         assert max(curve) == 0.5
         if name != "one-cycle":
             assert curve[:20] == [0.5 * (t + 1) / 20 for t in range(20)]
-    for t in (20, 21, 50, 110, 199):
+    for t in (20, 21, 40, 50, 110, 161, 199):
         past = (t - 20) / 180
         assert found["constant"][t] == 0.5
         assert found["linear"][t] == pytest.approx(0.5 * (1 - past), rel=1e-12)
