@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from ..comm.threads import world_of_one
 from ..environment import launched
 from ..errors import UserError, check_choice, check_number, check_whole, reason, shown
 from ..planner import failures
@@ -84,7 +83,9 @@ class Simulation:
             return 0
         if self.out is not None:
             write(self.out)  # a simulation may take long: fail before
-        numbers, parts = self.simulate(Progress(world_of_one()))
+        progress = Progress()
+        with progress.task("simulation"):
+            numbers, parts = self.simulate(progress)
         console = Console(highlight=False, markup=False, soft_wrap=True, width=200)
         for part in parts:
             console.print(part)

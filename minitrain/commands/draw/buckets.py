@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from ...comm.threads import world_of_one
 from ...errors import UserError, check_whole
 from ...observe.draw import chart
 from ...observe.palette import LINES
@@ -111,6 +110,6 @@ class Buckets(Picture):
         if request.ranks == 1:
             raise UserError("--ranks is 1: one rank reduces nothing; give 2 or more")
         every = sizes(request, self.points)
-        rows = [times(request, mb) for mb in Progress(world_of_one()).watch(every, len(every), what="sizes")]
+        rows = [times(request, mb) for mb in Progress().watch(every, len(every), what="sizes")]
         numbers = {"model": self.model.model, "ranks": request.ranks, "sizes": rows}
         return Drawing(numbers, partial(draw, numbers), text(numbers), rows=2, height=4.2)

@@ -10,6 +10,7 @@ from .landscape import Landscape
 from .loss import Loss
 from .memory import MemoryOf
 from .rates import Rates
+from .same_run import SameRun
 from .saw_tooth import SawTooth
 from .scale import Scale
 from .schedules import PipelineSchedules
@@ -21,7 +22,8 @@ class Draw:
     """Draw a figure, as SVG and PNG, with its numbers as JSON."""
 
     what: (
-        Annotated[Loss, subcommand("loss", prefix_name=False)]
+        Annotated[SameRun, subcommand("same-run", prefix_name=False)]
+        | Annotated[Loss, subcommand("loss", prefix_name=False)]
         | Annotated[Scale, subcommand("scale", prefix_name=False)]
         | Annotated[Rates, subcommand("rates", prefix_name=False)]
         | Annotated[PipelineSchedules, subcommand("schedules", prefix_name=False)]

@@ -13,7 +13,6 @@ from itertools import groupby
 from typing import Any
 
 from ...comm.communicator import Communicator
-from ...comm.threads import world_of_one
 from ...errors import check_whole
 from ...observe.draw import chart
 from ...observe.ledger import Ledger
@@ -135,7 +134,7 @@ class SawTooth(Picture, TrainConfig):
         check_whole("--against", self.against, 0, 3)
         ranks, runs = ranks_of(self), []
         stages = (self.against, self.strategy.zero)
-        for zero in Progress(world_of_one()).watch(stages, len(stages), what="runs"):
+        for zero in Progress().watch(stages, len(stages), what="runs"):
             options = replace(self.strategy, zero=zero, prefetch=self.strategy.prefetch and zero == 3)
             config = replace(self, strategy=options)
             found = on_threads(ranks, partial(record, config))[0]
