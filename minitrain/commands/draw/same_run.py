@@ -1,8 +1,8 @@
 """The same training run under several strategies: the loss of every update, and how far it is from one process.
 
 The runs make the same updates in float64, with ranks as threads. They add the same numbers in another order, and so
-their losses differ by rounding: by 1e-16 of the loss at first. As in any training, every update amplifies what is there,
-the more the higher the learning rate: after hundreds of updates, rounding shows in the third digit of a loss.
+their losses differ by rounding: by 1e-16 of the loss at first. As in any training, every update amplifies a difference,
+the more the higher the learning rate: after hundreds of updates, rounding may show in the third digit of a loss.
 """
 
 from collections.abc import Sequence
