@@ -49,23 +49,23 @@ def times(request: Request, bucket_mb: float) -> Numbers:
     return found | {"buckets": len(Rank(setup, (0, 0, 0)).buckets)}
 
 
-def draw(numbers: Numbers, axes: Any) -> None:
+def draw(numbers: Numbers, panels: Any) -> None:
     """Draw what the reduction adds to an update on two matplotlib axes: in turn with computing, and meanwhile."""
     rows = numbers["sizes"]
     at = [row["bucket_mb"] for row in rows]
-    for axis, (how, says) in zip(axes, HOW.items(), strict=True):
+    for axes, (how, says) in zip(panels, HOW.items(), strict=True):
         added = [1e3 * (row[how] - row["computing"]) for row in rows]
-        axis.plot(at, added, linestyle="-", color=LINES[0])
-        axis.set(xscale="log", ylim=(0, 1.3 * max(added)), ylabel="time added, ms")
-        axis.text(0.5, 0.97, says, transform=axis.transAxes, ha="center", va="top")
-        axis.tick_params(labelbottom=axis is axes[-1])
+        axes.plot(at, added, linestyle="-", color=LINES[0])
+        axes.set(xscale="log", ylim=(0, 1.3 * max(added)), ylabel="time added, ms")
+        axes.text(0.5, 0.97, says, transform=axes.transAxes, ha="center", va="top")
+        axes.tick_params(labelbottom=axes is panels[-1])
     best = min(rows, key=lambda row: row["overlap"])
     where = best["bucket_mb"], 1e3 * (best["overlap"] - best["computing"])
-    axes[-1].plot(*where, "o", color=LINES[0], markersize=5)
+    panels[-1].plot(*where, "o", color=LINES[0], markersize=5)
     says = f"{best['buckets']} buckets"
-    axes[-1].annotate(says, where, (0, -5), textcoords="offset points", ha="center", va="top", fontsize=8)
-    axes[-1].set_xlabel("size of a bucket, MiB")
-    top = axes[0].secondary_xaxis("top")
+    panels[-1].annotate(says, where, (0, -5), textcoords="offset points", ha="center", va="top", fontsize=8)
+    panels[-1].set_xlabel("size of a bucket, MiB")
+    top = panels[0].secondary_xaxis("top")
     ticks = rows[:: max(1, len(rows) // 8)]
     top.set_xticks([row["bucket_mb"] for row in ticks], [row["buckets"] for row in ticks], fontsize=8)
     top.minorticks_off()

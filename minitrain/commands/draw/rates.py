@@ -26,19 +26,19 @@ def rates(updates: int, peak: float) -> Numbers:
     return {"updates": updates, "peak": peak, "warmup": options[NAMES[0]].warm_updates(), "rates": curves}
 
 
-def draw(numbers: Numbers, axes: Any) -> None:
+def draw(numbers: Numbers, panels: Any) -> None:
     """Draw each schedule on matplotlib axes of its own; a line ends the warm-up."""
-    for axis, (name, curve) in zip(axes.flat, numbers["rates"].items(), strict=False):
-        axis.plot(curve, color=LINES[0], linestyle="-")
+    for axes, (name, curve) in zip(panels.flat, numbers["rates"].items(), strict=False):
+        axes.plot(curve, color=LINES[0], linestyle="-")
         if name != "one-cycle":  # which has a warm-up of its own
-            axis.axvline(numbers["warmup"], color=INK, linewidth=0.8, linestyle=":")
-        axis.set_title(name, fontsize=9)
-        axis.set(ylim=(0, 1.08 * numbers["peak"]), xlabel="update", ylabel="learning rate")
-        axis.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-        axis.label_outer()
-    for axis in axes.flat[len(numbers["rates"]) :]:
-        axis.set_axis_off()
-    first = axes.flat[0]
+            axes.axvline(numbers["warmup"], color=INK, linewidth=0.8, linestyle=":")
+        axes.set_title(name, fontsize=9)
+        axes.set(ylim=(0, 1.08 * numbers["peak"]), xlabel="update", ylabel="learning rate")
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+        axes.label_outer()
+    for axes in panels.flat[len(numbers["rates"]) :]:
+        axes.set_axis_off()
+    first = panels.flat[0]
     first.text(numbers["warmup"], 0.06 * numbers["peak"], " end of warm-up", fontsize=7, color=INK)
 
 

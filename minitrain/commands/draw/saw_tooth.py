@@ -61,28 +61,28 @@ def formula(setup: Setup) -> tuple[int, int]:
     return sum(parts.values()) - divided, divided
 
 
-def draw(numbers: Numbers, axes: Any) -> None:
+def draw(numbers: Numbers, panels: Any) -> None:
     """Draw a panel of matplotlib axes for each run, with the kinds stacked."""
     top = 1.15 * max(sum(run["formula"]) for run in numbers["runs"])
-    for axis, run in zip(axes, numbers["runs"], strict=True):
+    for axes, run in zip(panels, numbers["runs"], strict=True):
         changes, low = range(len(run["gradients"]) + 1), [0.0] * (len(run["gradients"]) + 1)
         for kind in KINDS:
             held = [nbytes / run["parameter_count"] for nbytes in (*run[kind], run[kind][-1])]
             high = [below + mine for below, mine in zip(low, held, strict=True)]
             look = {"facecolor": FILL[kind], "edgecolor": INK, "linewidth": 0.5}
-            axis.fill_between(changes, low, high, step="post", label=kind, **look)
+            axes.fill_between(changes, low, high, step="post", label=kind, **look)
             low = high
         line = run["formula"][0] + run["formula"][1] / numbers["dp"]
-        axis.axhline(line / numbers["parts"], color=INK, linestyle="--", linewidth=1)
-        axis.text(changes[-1] * 1.006, line / numbers["parts"], label(run, numbers), va="center", fontsize=8)
-        axis.axvline(run["backward"], color=INK, linestyle=":", linewidth=0.8)
+        axes.axhline(line / numbers["parts"], color=INK, linestyle="--", linewidth=1)
+        axes.text(changes[-1] * 1.006, line / numbers["parts"], label(run, numbers), va="center", fontsize=8)
+        axes.axvline(run["backward"], color=INK, linestyle=":", linewidth=0.8)
         for what, side in (("forward ", "right"), (" backward", "left")):
-            axis.text(run["backward"], 0.99 * top, what, ha=side, va="top", fontsize=8)
-        axis.set(xlim=(0, changes[-1]), ylim=(0, top), ylabel="bytes per parameter")
-        axis.set_title(name_of(run), fontsize=9, loc="left")
-    axes[-1].set_xlabel("changes of what the rank holds, in one update")
-    handles, names = axes[-1].get_legend_handles_labels()
-    axes[-1].legend(handles[::-1], names[::-1], loc="upper right", bbox_to_anchor=(1.0, 0.88), ncols=3, fontsize=8)
+            axes.text(run["backward"], 0.99 * top, what, ha=side, va="top", fontsize=8)
+        axes.set(xlim=(0, changes[-1]), ylim=(0, top), ylabel="bytes per parameter")
+        axes.set_title(name_of(run), fontsize=9, loc="left")
+    panels[-1].set_xlabel("changes of what the rank holds, in one update")
+    handles, names = panels[-1].get_legend_handles_labels()
+    panels[-1].legend(handles[::-1], names[::-1], loc="upper right", bbox_to_anchor=(1.0, 0.88), ncols=3, fontsize=8)
 
 
 def label(run: Numbers, numbers: Numbers) -> str:

@@ -38,10 +38,7 @@ def part_of(name: str, p: int) -> Fraction:
 
 
 def numbers_of(name: str, timeline: Timeline) -> Numbers:
-    """Return a timeline as plain values; times in units, activations in flight in chunks.
-
-    part: how much of a stage a chunk is, if every rank has one stage.
-    """
+    """Return a timeline as plain values; times in units, activations in flight in chunks of a part of a stage."""
     lanes = [
         [
             {"start": float(s), "end": float(e), "kind": do.kind, "micro": do.micro, "chunk": do.chunk}
@@ -56,31 +53,31 @@ def numbers_of(name: str, timeline: Timeline) -> Numbers:
     return {"schedule": name, **chunks, **summary, "in_flight": timeline.peaks, "ranks": lanes}
 
 
-def draw(numbers: Numbers, axes: Any) -> None:
+def draw(numbers: Numbers, panels: Any) -> None:
     """Draw a row of matplotlib axes for each schedule, with a lane per rank and a box per instruction."""
     every = numbers["schedules"]
     longest = max(one["time"] for one in every)
-    panels = [axes] if len(every) == 1 else list(axes)
-    for axis, one in zip(panels, every, strict=True):
+    rows = [panels] if len(every) == 1 else list(panels)
+    for axes, one in zip(rows, every, strict=True):
         for rank, lane in enumerate(one["ranks"]):
             for kind, chunk in product(COLORS, range(one["chunks"])):
                 boxes = [
                     (do["start"], do["end"] - do["start"]) for do in lane if (do["kind"], do["chunk"]) == (kind, chunk)
                 ]
                 top, high = place(rank, chunk, one["chunks"])
-                axis.broken_barh(boxes, (top, high), facecolor=COLORS[kind], edgecolor=INK, linewidth=0.6)
+                axes.broken_barh(boxes, (top, high), facecolor=COLORS[kind], edgecolor=INK, linewidth=0.6)
             for do in lane:
                 top, high = place(rank, do["chunk"], one["chunks"])
-                write_number(axis, top + high / 2, do, longest)
-        axis.set(xlim=(0, longest), ylim=(len(one["ranks"]) - 0.4, -0.6), yticks=range(len(one["ranks"])))
-        axis.set_yticklabels([f"rank {rank}" for rank in range(len(one["ranks"]))], fontsize=8)
-        axis.set_title(title(one), fontsize=8, loc="left", pad=3)
-        axis.tick_params(length=0, labelsize=8, labelbottom=axis is panels[-1])
-        axis.spines["left"].set_visible(False)
+                write_number(axes, top + high / 2, do, longest)
+        axes.set(xlim=(0, longest), ylim=(len(one["ranks"]) - 0.4, -0.6), yticks=range(len(one["ranks"])))
+        axes.set_yticklabels([f"rank {rank}" for rank in range(len(one["ranks"]))], fontsize=8)
+        axes.set_title(title(one), fontsize=8, loc="left", pad=3)
+        axes.tick_params(length=0, labelsize=8, labelbottom=axes is rows[-1])
+        axes.spines["left"].set_visible(False)
     lower = "   (lower boxes: a rank's second chunk)" * any(one["chunks"] > 1 for one in every)
-    panels[-1].set_xlabel(f"time, in forwards of a stage{lower}")
-    panels[-1].tick_params(axis="x", length=3)
-    key(panels[-1], {do["kind"] for one in every for lane in one["ranks"] for do in lane})
+    rows[-1].set_xlabel(f"time, in forwards of a stage{lower}")
+    rows[-1].tick_params(axis="x", length=3)
+    key(rows[-1], {do["kind"] for one in every for lane in one["ranks"] for do in lane})
 
 
 def place(rank: int, chunk: int, chunks: int) -> tuple[float, float]:
@@ -89,21 +86,21 @@ def place(rank: int, chunk: int, chunks: int) -> tuple[float, float]:
     return rank + 0.45 - high, high
 
 
-def write_number(axis: Any, y: float, do: Numbers, longest: float) -> None:
+def write_number(axes: Any, y: float, do: Numbers, longest: float) -> None:
     """Write the micro-batch's number into its box, if the box is wide enough."""
     inches = (do["end"] - do["start"]) / longest * 6.2
     digits = len(str(do["micro"]))
     if inches > 0.06 * digits + 0.02:
         color = TEXT_ON[COLORS[do["kind"]]]
         middle = (do["start"] + do["end"]) / 2
-        axis.text(middle, y + 0.04, do["micro"], ha="center", va="center", fontsize=6.5, color=color)
+        axes.text(middle, y + 0.04, do["micro"], ha="center", va="center", fontsize=6.5, color=color)
 
 
-def key(axis: Any, kinds: set[str]) -> None:
+def key(axes: Any, kinds: set[str]) -> None:
     """Add a legend of the kinds below the last panel."""
     for kind in (kind for kind in NAMES if kind in kinds):
-        axis.fill_between([], [], facecolor=COLORS[kind], edgecolor=INK, label=NAMES[kind])
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.55), ncols=4, fontsize=8)
+        axes.fill_between([], [], facecolor=COLORS[kind], edgecolor=INK, label=NAMES[kind])
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.55), ncols=4, fontsize=8)
 
 
 def title(one: Numbers) -> str:
