@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from ...environment import launched
 from ...errors import UserError, reason
+from ...train.progress import Progress
 from .. import figure
 
 Numbers = dict[str, Any]  # plain values, as JSON has them
@@ -63,7 +64,8 @@ class Picture:
             self.to.mkdir(parents=True, exist_ok=True)  # before a long computation
         except OSError as error:
             raise UserError(f"--to is {self.to}: {reason(error)}; give another folder") from error
-        made = self.drawing()
+        with Progress().task(self.name):
+            made = self.drawing()
         print(made.text, flush=True)
         path, layout = self.to / f"{self.name}.json", (made.rows, made.columns, made.height)
         print("\n" + figure.write(path, made.numbers, made.draw, (".svg", ".png"), *layout), flush=True)
