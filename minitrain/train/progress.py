@@ -184,7 +184,8 @@ class Shown:
     def holding(self, task: Task) -> Iterator[None]:
         """Have a task within the `with`, as the innermost one. After the outermost one, the bar disappears."""
         if task.progress.shows:
-            self.printed = self.printed if self.tasks else monotonic()  # the silence begins here
+            if not self.tasks and monotonic() - self.printed > QUIET:
+                self.printed = monotonic()  # there was nothing to show: the silence begins now
             self.tasks.append(task)
         try:
             yield

@@ -77,6 +77,14 @@ def test_a_line_after_two_seconds_without_one(capsys: Capture, now: list[float])
     ]
 
 
+def test_short_tasks_in_a_row_are_not_silent_together(capsys: Capture, now: list[float]) -> None:
+    shown = Progress()
+    for name in ("one", "two"):
+        for _ in shown.watch(range(3), 3, name):
+            now[0] += 0.6
+    assert capsys.readouterr().out.splitlines() == ["two: 1 of 3 batches"]
+
+
 def test_the_thread_says_how_long_nothing_was_done(capsys: Capture, now: list[float]) -> None:
     shown = Progress(threads.world_of_one())
 
