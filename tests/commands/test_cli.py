@@ -682,7 +682,9 @@ def test_a_run_in_virtual_time(ranks: int, line: str, idle: str, peaks: str, job
     assert status == 0, shown
     lines = shown.splitlines()
     assert max(map(len, lines)) <= 80 and [line[:6] for line in lines[1:4]] == ["rank 0", "rank 1", "rank 2"]
-    assert lines[-1] == f"idle {idle} of the time; activations in flight {peaks}"
+    assert lines[4] == f"idle {idle} of the time; activations in flight {peaks}"
+    inside = ["idle between a rank's first and last instruction: 2, 1, 0"] if "zb-h1" in line else []  # p-1-r
+    assert lines[5:] == inside
 
 
 @needs_mpirun

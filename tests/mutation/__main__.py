@@ -63,7 +63,10 @@ ELSEWHERE = {  # files whose tests do not mirror their path
     "minitrain/parallel/sequence_parallel.py": "tests/parallel/test_tensor_parallel.py",
     "minitrain/parallel/vocabulary.py": "tests/parallel/test_tensor_parallel.py",
     "minitrain/parallel/divided_layers.py": "tests/parallel/test_own_models.py",
-    "minitrain/parallel/pipeline_simulation.py": "tests/parallel/test_pipeline_schedules.py",
+    **dict.fromkeys(
+        (f"minitrain/parallel/{name}.py" for name in ("pipeline_simulation", "instructions", "zero_bubble")),
+        "tests/parallel/test_pipeline_schedules.py",
+    ),
     "minitrain/parallel/plan.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/held_parameters.py": "tests/parallel/test_own_models.py",
     "minitrain/parallel/plan_checks.py": "tests/parallel/test_own_models.py",

@@ -46,7 +46,7 @@ EQUIVALENT: dict[str, str] = {
     "minitrain/parallel/reducer.py: if self.mesh.parts(*MODEL) == 1:: self.mesh.parts(*MODEL) == 1 -> (False)": (
         "a group of one rank would gather its own part: the same number, and nothing is sent"
     ),
-    "minitrain/parallel/pipeline.py: _, y, sent = self.forward(chunk, c, 0, batch): 0 -> 1": (
+    "minitrain/parallel/pipeline.py: _, y, sent = self.forward(self.chunks[c], c, 0, batch): 0 -> 1": (
         "in an evaluation the number only tells messages apart, and sender and receiver use the same"
     ),
     "minitrain/comm/mpi.py: start, pause = time.perf_counter(), 0.0: 0.0 -> 1.0": (

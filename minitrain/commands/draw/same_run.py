@@ -29,7 +29,7 @@ MESHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # name -> options 
     "pipeline zb-v, 4 ranks": ({"pp": 4, "accumulate": 8}, {"schedule": "zb-v"}),
     "dp 2 x pp 2 x tp 2, ZeRO-1, 8 ranks": ({"dp": 2, "pp": 2, "tp": 2, "accumulate": 4}, {"zero": 1}),
 }
-MARKS = ("", "o", "s", "^", "D", "v")
+MARKS = "os^Dv"
 BOUND = 1e-12  # what the tests allow
 NONE = 1e-17  # where no difference at all is drawn
 
@@ -51,26 +51,26 @@ def compared(runs: dict[str, list[float]]) -> list[Numbers]:
     ]
 
 
-def draw(runs: Sequence[Numbers], axes: Any) -> None:
+def draw(runs: Sequence[Numbers], panels: Any) -> None:
     """Draw the losses, which lie on one line, and below how far they are apart, on two matplotlib axes."""
-    above, below = axes
+    axes = panels[0]
     few = 2 * (len(runs) - 1)  # a run's losses are marked at every so many updates
-    for i, run in enumerate(runs):
-        color, updates = LINES[i % len(LINES)], range(1, len(run["loss"]) + 1)
-        look = {"color": color, "marker": MARKS[i % len(MARKS)], "markersize": 4.5, "linestyle": "none"}
-        if i == 0:
-            above.plot(updates, run["loss"], color=INK, linestyle="-", linewidth=1, label=run["name"])
-            continue
-        above.plot(updates[2 * i - 2 :: few], run["loss"][2 * i - 2 :: few], label=run["name"], **look)
-        below.plot(updates, [max(apart, NONE) for apart in run["apart"]], **{**look, "markersize": 2.5})
-    above.set(ylabel="loss")
-    above.tick_params(labelbottom=False)
-    above.legend(loc="upper right", fontsize=8)
-    below.axhline(BOUND, color=INK, linestyle="--", linewidth=1)
-    below.text(1, BOUND / 2, "the tests allow this much", va="top", fontsize=8)
-    below.set(yscale="log", ylim=(NONE / 3, 10 * BOUND), xlabel="update", ylabel="relative difference")
-    below.set_yticks([NONE, 1e-15, 1e-13], ["none", "$10^{-15}$", "$10^{-13}$"])
-    below.minorticks_off()
+    updates = range(1, len(runs[0]["loss"]) + 1)
+    axes.plot(updates, runs[0]["loss"], color=INK, linestyle="-", linewidth=1, label=runs[0]["name"])
+    for i, run in enumerate(runs[1:]):
+        look = {"color": LINES[i % len(LINES)], "marker": MARKS[i % len(MARKS)], "linestyle": "none"}
+        axes.plot(updates[2 * i :: few], run["loss"][2 * i :: few], label=run["name"], markersize=4.5, **look)
+        apart = [max(apart, NONE) for apart in run["apart"]]
+        panels[1].plot(updates, apart, markersize=2.5, **look)
+    axes.set(ylabel="loss")
+    axes.tick_params(labelbottom=False)
+    axes.legend(loc="upper right", fontsize=8)
+    axes = panels[1]
+    axes.axhline(BOUND, color=INK, linestyle="--", linewidth=1)
+    axes.text(1, BOUND / 2, "the tests allow this much", va="top", fontsize=8)
+    axes.set(yscale="log", ylim=(NONE / 3, 10 * BOUND), xlabel="update", ylabel="relative difference")
+    axes.set_yticks([NONE, 1e-15, 1e-13], ["none", "$10^{-15}$", "$10^{-13}$"])
+    axes.minorticks_off()
 
 
 def text(runs: Sequence[Numbers]) -> str:

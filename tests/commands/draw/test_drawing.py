@@ -14,6 +14,7 @@ from tests.observe.test_palette import flaws
 
 SMALL = "--layers 2 --heads 2 --width 8 --context 8 --batch 8"
 FIGURES = {
+    "same-run": "--layers 6 --heads 4 --width 16 --context 8 --batch 8 --updates 11",
     "loss": "RUN RUN --log",
     "scale": "RUN",
     "rates": "--steps 60",
