@@ -20,11 +20,15 @@ from .options import (
     PrecisionOptions,
     RunOptions,
     StrategyOptions,
+    TraceOptions,
 )
 
 # Allowed values of options. Integers not listed must be at least 1, floats at least 0.
 LEAST = {"seed": -(2**63), "warmup": 0, "sample": 0, "save_every": 0}
-OF_ONE_START = ("out", "overwrite", "resume", "weights", "tokenizer", "characters")  # others in a run that continues
+OF_ONE_START = (  # others in a run that continues
+    *("out", "overwrite", "resume", "weights", "tokenizer", "characters"),
+    *("trace", "trace_from", "trace_updates"),
+)
 ALLOWED = {
     "loss_scale": "above 0",
     "dropout": "at least 0 and less than 1",
@@ -72,6 +76,7 @@ class TrainConfig:
     precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     report: RunOptions = field(default_factory=RunOptions)
     checkpoints: tyro.conf.Suppress[CheckpointOptions] = field(default_factory=CheckpointOptions)  # only for train
+    tracing: tyro.conf.Suppress[TraceOptions] = field(default_factory=TraceOptions)  # the same
 
     def check(self, ranks: int) -> None:
         """Raise UserError, on every rank, for options that conflict. ranks: how many divide the batch.
@@ -106,6 +111,7 @@ class TrainConfig:
         """Raise UserError for the first option whose type or value is invalid by itself."""
         self.strategy.check_each()
         named = (self.model, self.data, self.optimizer, self.parallel, self.precision, self.report, self.checkpoints)
+        named += (self.tracing,)
         for group in named:
             for key, hint in get_type_hints(type(group)).items():
                 name, value = "--" + key.replace("_", "-"), getattr(group, key)

@@ -27,6 +27,7 @@ from ..comm.mesh import Mesh
 from ..errors import UserError, check_seed, check_whole
 from ..loss_denominators import expect_parts
 from ..nn import Module, Parameter
+from ..observe.recorder import about
 from ..optim import Found, Held, Owned, Totals, steps_begun, unscaled
 from .buckets import Bucket
 from .hooks import Hooks
@@ -324,11 +325,12 @@ class Reducer:
             if self.checks is not None:
                 self.checks.see(bucket)
             flat = self.detach(bucket)
-            if self.thread is None:
-                self.reduce(bucket, flat, bucket.group)
-            else:
-                self.thread.wait(self.in_flight - 1)
-                self.thread.submit(partial(self.reduce, bucket, flat, self.groups[bucket.group]))
+            with about(bucket):
+                if self.thread is None:
+                    self.reduce(bucket, flat, bucket.group)
+                else:
+                    self.thread.wait(self.in_flight - 1)
+                    self.thread.submit(partial(self.reduce, bucket, flat, self.groups[bucket.group]))
 
     @property
     def owners(self) -> str:
