@@ -111,8 +111,7 @@ class TrainConfig:
         """Raise UserError for the first option whose type or value is invalid by itself."""
         self.strategy.check_each()
         named = (self.model, self.data, self.optimizer, self.parallel, self.precision, self.report, self.checkpoints)
-        named += (self.tracing,)
-        for group in named:
+        for group in (*named, self.tracing):
             for key, hint in get_type_hints(type(group)).items():
                 name, value = "--" + key.replace("_", "-"), getattr(group, key)
                 if value is None and type(None) in get_args(hint):

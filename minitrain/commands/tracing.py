@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 from ..comm.communicator import Communicator
-from ..errors import UserError
 from ..observe import trace
 from ..train.history import Update
 from .options import TraceOptions

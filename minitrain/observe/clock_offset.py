@@ -1,4 +1,4 @@
-"""The offset between the clocks of two hosts, from messages that go to and fro.
+r"""The offset between the clocks of two hosts, from messages that go to and fro.
 
     rank r    asks at t0 ----.             .----> t1, has the answer
                               \           /

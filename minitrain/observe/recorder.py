@@ -22,7 +22,7 @@ share.
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Span(NamedTuple):
     end: int
     name: str
     kind: str
-    details: dict[str, Any] = {}
+    details: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Recorded:
 class Group(Protocol):
     """The ranks that communicate."""
 
-    members: Sequence[int]
+    members: tuple[int, ...]
 
 
 class Recorder(Nobody):
@@ -80,7 +80,7 @@ class Recorder(Nobody):
         self.spans: list[tuple] = []  # of the lane `compute`: Span without its class, to be quick
         self.lanes: dict[str, list[tuple]] = {COMPUTE: self.spans, COMMUNICATION: []}
         self.memory: list[tuple[int, dict[str, int]]] = []
-        self.messages: Counter[tuple] = Counter()  # how many have had this key
+        self.counts: Counter[tuple] = Counter()  # how many communications have had this key
         self.last = perf_counter_ns()  # when the last operation, or whatever else in this lane, began or ended
         self.pieces: list[tuple[int, int]] = []  # parts of the running operation before a communication inside it
         self.talking = 0  # communications that are open in the main thread
@@ -123,9 +123,19 @@ class Recorder(Nobody):
 
     # Any thread -------------------------------------------------------------------------------------------------------
 
-    def lane(self) -> list[tuple]:
-        """Return the communications of the calling thread."""
-        return self.lanes[COMMUNICATION] if self.on_main() else self.lanes.setdefault(_thread(), [])
+    def lane(self) -> str:
+        """Return the name of the calling thread's lane of communications."""
+        return COMMUNICATION if self.on_main() else threading.current_thread().name
+
+    def key(self, name: str, *parts: Any) -> tuple:
+        """Return what a communication is called on all of its ranks: its lane and parts, and how many came before.
+
+        The ranks of a group make the same collectives in the same order, and MPI delivers messages of equal numbers in
+        order. So the keys agree if all ranks begin to record between the same two updates.
+        """
+        key = (self.lane(), *parts)
+        self.counts[name, key] += 1
+        return *key, self.counts[name, key]
 
     def on_main(self) -> bool:
         """Return whether the rank's main thread calls."""
@@ -137,16 +147,12 @@ class Recorder(Nobody):
         return Recorded(self.rank, {name: spans for name, spans in lanes.items() if spans}, list(self.memory))
 
 
-def _thread() -> str:
-    return threading.current_thread().name
-
-
 def _span(begin: int, end: int, name: str, kind: str, details: dict[str, Any] | None = None) -> Span:
     """Return a span. Only operations have no details; their name is that of the function that computed them."""
     if details is not None:
         return Span(begin, end, name, kind, details)
     operation = name.partition(".")[0]
-    return Span(begin, end, f"{operation} {kind}" if kind else operation, "operation")
+    return Span(begin, end, f"{operation} {kind}" if kind else operation, "operation", {})
 
 
 class _Work:
@@ -177,7 +183,7 @@ class _Talk:
 
     def __exit__(self, *error: object) -> None:
         recorder, end = self.recorder, perf_counter_ns()
-        recorder.lane().append((self.begin, end, *self.what))
+        recorder.lanes.setdefault(recorder.lane(), []).append((self.begin, end, *self.what))
         if self.main:
             recorder.talking -= 1
             recorder.last = end
@@ -236,27 +242,22 @@ def about(what: object) -> Iterator[None]:
 def collective(name: str, group: Group, tag: tuple[str, str], nbytes: int) -> AbstractContextManager[None]:
     """Return a context that records a collective of the group on arrays of nbytes."""
     recorder = _current.get()
-    return _NOTHING if recorder is None else _Talk(recorder, name, "collective", _details(group, tag, nbytes))
+    if recorder is None:
+        return _NOTHING
+    details = _details(group, tag, nbytes) | {"key": recorder.key("collective", group.members)}
+    return _Talk(recorder, name, "collective", details)
 
 
 def message(
     name: str, group: Group, tag: tuple[str, str], nbytes: int, source: int, to: int, number: int
 ) -> AbstractContextManager[None]:
-    """Return a context that records one end of a message between two ranks of the group: "send" or "receive".
-
-    Both ends get the same key: the lane, the members, the message's own numbers, and how many messages had them before.
-    MPI delivers messages of equal numbers in order, so the ends of a message agree, if ranks record the same updates.
-    """
+    """Return a context that records one end of a message between two ranks of the group: "send" or "receive"."""
     recorder = _current.get()
     if recorder is None:
         return _NOTHING
-    lane = COMMUNICATION if recorder.on_main() else _thread()
     ends = group.members[source], group.members[to]
-    key = (lane, tuple(group.members), *ends, *tag, number)
-    count = recorder.messages[name, key]
-    recorder.messages[name, key] += 1
-    details = {"from": ends[0], "to": ends[1], **_details(group, tag, nbytes), "key": (*key, count)}
-    return _Talk(recorder, name, name, details)
+    details = {"from": ends[0], "to": ends[1], **_details(group, tag, nbytes)}
+    return _Talk(recorder, name, name, details | {"key": recorder.key(name, group.members, *ends, *tag, number)})
 
 
 def waiting(what: str) -> AbstractContextManager[None]:

@@ -5,12 +5,8 @@
             trainer.step(batch)
     print(made.text)                     on rank 0: a chart, a table, and where the file is
 
-The file is JSON in Chrome's Trace Event Format. A rank is a process in it, a lane a thread, a span a complete event
-("X"). An arrow ("s", "f") leads from where a message is sent to where it arrives. Live memory is a counter ("C"). The
-folder also gets a picture, if matplotlib is installed. Recording takes about 1% of the time of an update, most of it to
-follow the memory; tests/benchmarks/tracing.py measures it.
-
-https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU (Trace Event Format)
+The folder gets the file (trace_events.py) and, if matplotlib is installed, a picture. Recording takes about 1% of the
+time of an update, most of it to follow the memory: `python -m tests.benchmarks.tracing`.
 """
 
 import importlib.util
@@ -20,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import UserError, reason
 from . import trace_report
@@ -28,7 +24,8 @@ from .clock_offset import offset_to_rank_0
 from .ledger import Ledger
 from .ledger import current as open_ledger
 from .observer import observing
-from .recorder import COMMUNICATION, COMPUTE, Recorded, Recorder, Span, opened
+from .recorder import Recorded, Recorder, opened
+from .trace_events import events
 
 if TYPE_CHECKING:
     from ..comm.communicator import Communicator
@@ -36,7 +33,6 @@ if TYPE_CHECKING:
 NAME, PICTURE = "trace.json", "trace.svg"
 BEGINNING = '{"displayTimeUnit": "ms", "otherData": {"program": "minitrain"}, "traceEvents": ['
 VIEWER = "https://ui.perfetto.dev"
-Event = dict[str, Any]
 
 
 class Unwritten(UserError):
@@ -124,64 +120,3 @@ def write(path: Path, ranks: Sequence[Recorded]) -> str:
     except OSError as error:
         raise UserError(f"the trace cannot be written to {path.parent}: {reason(error)}") from error
     return f"the trace is in {path}, with a picture"
-
-
-# Trace events ---------------------------------------------------------------------------------------------------------
-
-
-def events(ranks: Sequence[Recorded]) -> list[Event]:
-    """Return the events of the file: names first, then everything in the order of time."""
-    start = min((span.begin for rank in ranks for spans in rank.lanes.values() for span in spans), default=0)
-    numbers: dict[tuple, int] = {}  # of messages
-    named, timed = [], []
-    for rank in ranks:
-        named += names(rank)
-        for tid, lane in enumerate(lanes_of(rank)):
-            where = {"pid": rank.rank, "tid": tid}
-            ordered = sorted(reversed(rank.lanes.get(lane, [])), key=lambda span: (span.begin, -span.end))
-            for span in ordered:  # a span comes before those inside it
-                timed += [event | where for event in events_of(span, start, numbers)]
-        timed += [
-            {"ph": "C", "name": "live bytes", "pid": rank.rank, "ts": micros(time - start), "args": live}
-            for time, live in rank.memory
-        ]
-    return named + sorted(timed, key=lambda event: event["ts"])
-
-
-def names(rank: Recorded) -> list[Event]:
-    """Return the events that name a rank and its lanes, and put them in order."""
-    whole = {"ph": "M", "pid": rank.rank}
-    found: list[Event] = [
-        {**whole, "name": "process_name", "args": {"name": f"rank {rank.rank}"}},
-        {**whole, "name": "process_sort_index", "args": {"sort_index": rank.rank}},
-    ]
-    for tid, lane in enumerate(lanes_of(rank)):
-        found.append({**whole, "tid": tid, "name": "thread_name", "args": {"name": lane}})
-        found.append({**whole, "tid": tid, "name": "thread_sort_index", "args": {"sort_index": tid}})
-    return found
-
-
-def lanes_of(rank: Recorded) -> list[str]:
-    """Return the lanes of a rank: those of the main thread, then those of communication threads."""
-    return [COMPUTE, COMMUNICATION, *sorted(set(rank.lanes) - {COMPUTE, COMMUNICATION})]
-
-
-def events_of(span: Span, start: int, numbers: dict[tuple, int]) -> Iterator[Event]:
-    """Yield a span and, if it is an end of a message, the end of its arrow. numbers: those of messages seen so far."""
-    details = {key: value for key, value in span.details.items() if key != "key"}
-    name = f"{span.name} {details['purpose']}" if "purpose" in details else span.name
-    length = micros(span.end - span.begin)
-    kind = {"cat": span.kind or "other", "name": name}
-    yield {"ph": "X", **kind, "ts": micros(span.begin - start), "dur": length, "args": details}
-    if "key" in span.details:
-        number = numbers.setdefault(span.details["key"], len(numbers))
-        arrow = {"id": number, "cat": "message", "name": "message"}
-        if span.kind == "send":
-            yield {"ph": "s", **arrow, "ts": micros(span.begin - start)}
-        else:  # inside the span, or the viewer would not find it
-            yield {"ph": "f", "bp": "e", **arrow, "ts": micros(max(span.end - 1, span.begin) - start)}
-
-
-def micros(ns: int) -> float:
-    """Return nanoseconds as microseconds, the unit of the format."""
-    return round(ns / 1000, 3)

@@ -5,6 +5,7 @@ time; the picture has everything.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,10 @@ def lanes(rank: Recorded, times: Times) -> Iterator[tuple[str, dict[str, Interva
 def by_symbol(rank: Recorded, times: Times) -> dict[str, Intervals]:
     """Return symbol -> the intervals in which the rank's main thread computed it."""
     found: dict[str, list[Interval]] = {}
-    for kind, symbol in SYMBOLS.items():  # what is recomputed comes first: it is a part of backward
+    for kind, symbol_of in SYMBOLS.items():  # what is recomputed comes first: it is a part of backward
         for span in rank.lanes[COMPUTE]:
             if span.kind == kind:
-                found.setdefault(symbol(span.details.get("micro", 0)), []).append((span.begin, span.end))
+                found.setdefault(symbol_of(span.details.get("micro", 0)), []).append((span.begin, span.end))
     parts, rest = {}, times.computing
     for symbol, intervals in found.items():
         parts[symbol] = both(rest, merged(intervals))
@@ -104,7 +105,7 @@ def painted(parts: Mapping[str, Intervals], window: Interval, columns: int) -> s
     begin, end = window
     edges = [begin + (end - begin) * i // columns for i in range(columns + 1)]
     row = ""
-    for lo, hi in zip(edges, edges[1:], strict=False):
+    for lo, hi in pairwise(edges):
         taken = {symbol: length(both([(lo, hi)], intervals)) for symbol, intervals in parts.items()}
         taken[" "] = hi - lo - sum(taken.values())
         row += max(taken, key=lambda symbol: taken[symbol])

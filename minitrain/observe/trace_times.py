@@ -15,7 +15,6 @@ last one came. The main thread's time is divided in three:
 Communication is *hidden* if a communication thread moves data while the main thread computes.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -45,74 +44,55 @@ class Times:
 
 def times_of(ranks: Sequence[Recorded]) -> list[Times]:
     """Return the times of all ranks."""
-    ready = arrivals(ranks)
-    return [_times(rank, ready[i]) for i, rank in enumerate(ranks)]
+    ready = ready_times(ranks)
+    return [_times(rank, ready) for rank in ranks]
 
 
-def _times(rank: Recorded, ready: dict[str, dict[int, int]]) -> Times:
+def _times(rank: Recorded, ready: dict[tuple, int]) -> Times:
     updates = merged((span.begin, span.end) for span in rank.lanes.get(COMPUTE, []) if span.kind == "update")
     moved, late = {}, {}
     for lane, spans in rank.lanes.items():
-        if lane == COMPUTE:
-            continue
-        talks, come = outermost(spans), ready[lane]
-        begins = [min(max(come.get(i, span.begin), span.begin), span.end) for i, span in enumerate(talks)]
-        real = [span.kind != "wait" for span in talks]  # not the wait for a thread, whose lane shows what it does
-        zipped = list(zip(talks, begins, real, strict=True))
-        moved[lane] = merged((begin, span.end) for span, begin, is_real in zipped if is_real)
-        late[lane] = merged((span.begin, begin) for span, begin, is_real in zipped if is_real)
+        if lane != COMPUTE:  # the wait for a thread moves nothing: the thread's own lane shows what it does
+            talks = [span for span in outermost(spans) if span.kind != "wait"]
+            moved[lane] = merged((moves_from(span, ready), span.end) for span in talks)
+            late[lane] = merged((span.begin, moves_from(span, ready)) for span in talks)
     own = merged((span.begin, span.end) for span in outermost(rank.lanes.get(COMMUNICATION, [])))
     aside = merged(interval for lane, part in moved.items() if lane != COMMUNICATION for interval in part)
-    blocked = both(own, updates)
+    blocked, computing = both(own, updates), without(updates, own)
     exposed = both(blocked, merged([*moved.get(COMMUNICATION, []), *aside]))
-    computing = without(updates, own)
     return Times(updates, computing, exposed, without(blocked, exposed), both(aside, computing), moved, late)
 
 
-def arrivals(ranks: Sequence[Recorded]) -> list[dict[str, dict[int, int]]]:
-    """Return, for each rank and lane, when the data of its outermost communications were there: number -> ns.
-
-    The ranks of a group make the same collectives in the same order, so the n-th ones belong together.
-    """
-    sent = {
-        span.details["key"]: span.begin
-        for rank in ranks for spans in rank.lanes.values() for span in spans if span.kind == "send"
-    }  # fmt: skip
-    last: dict[tuple, int] = {}
-    for rank in ranks:
-        for lane in rank.lanes:
-            for key, _, span in collectives(rank, lane):
-                last[key] = max(last.get(key, span.begin), span.begin)
-    found: list[dict[str, dict[int, int]]] = []
-    for rank in ranks:
-        found.append({})
-        for lane, spans in rank.lanes.items():
-            come = found[-1][lane] = {i: last[key] for key, i, _ in collectives(rank, lane)}
-            for i, span in enumerate(outermost(spans)):
-                if span.kind == "receive":
-                    come[i] = sent.get(span.details["key"], span.begin)
-    return found
+def ready_times(ranks: Sequence[Recorded]) -> dict[tuple, int]:
+    """Return, for the key of each communication, when its data can move: the message is sent, or all ranks have come."""
+    ready: dict[tuple, int] = {}
+    for span in (span for rank in ranks for spans in rank.lanes.values() for span in spans):
+        if span.kind in ("send", "collective"):
+            key = span.details["key"]
+            ready[key] = max(ready.get(key, span.begin), span.begin)
+    return ready
 
 
-def collectives(rank: Recorded, lane: str) -> list[tuple[tuple, int, Span]]:
-    """Return (key, number among the lane's outermost spans, span) of each collective; the key is equal on all ranks."""
-    count: Counter[tuple] = Counter()
-    found = []
-    for i, span in enumerate(outermost(rank.lanes[lane])):
-        if span.kind == "collective":
-            members = tuple(span.details["ranks"])
-            found.append(((lane, members, count[members]), i, span))
-            count[members] += 1
-    return found
+def moves_from(span: Span, ready: dict[tuple, int]) -> int:
+    """Return when the data of a communication begin to move (ns): in the span, at its beginning at the earliest."""
+    if span.kind not in ("collective", "receive"):
+        return span.begin
+    return min(max(ready.get(span.details["key"], span.begin), span.begin), span.end)
 
 
 # Intervals ------------------------------------------------------------------------------------------------------------
 
 
+def outer_first(spans: Iterable[Span]) -> list[Span]:
+    """Return the spans of a lane in order, each before those inside it. They were recorded as they ended."""
+    latest_first = list(spans)[::-1]
+    return sorted(latest_first, key=lambda span: (span.begin, -span.end))
+
+
 def outermost(spans: Iterable[Span]) -> list[Span]:
     """Return the spans of a lane that are in no other span, in order."""
     found: list[Span] = []
-    for span in sorted(spans, key=lambda span: (span.begin, -span.end)):
+    for span in outer_first(spans):
         if not found or span.begin >= found[-1].end:
             found.append(span)
     return found
