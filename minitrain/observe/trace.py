@@ -115,7 +115,7 @@ def write(path: Path, ranks: Sequence[Recorded]) -> str:
             file.write(BEGINNING + "\n" + ",\n".join(map(json.dumps, events(ranks))) + "\n]}\n")
         new.replace(path)
         if importlib.util.find_spec("matplotlib") is None:
-            return f"the trace is in {path}"
+            return f"the trace is in {path}; for a picture as well: pip install matplotlib"
         trace_report.draw(path.with_name(PICTURE), ranks)
     except OSError as error:
         raise UserError(f"the trace cannot be written to {path.parent}: {reason(error)}") from error

@@ -64,7 +64,7 @@ def _times(rank: Recorded, ready: dict[tuple, int]) -> Times:
 
 
 def ready_times(ranks: Sequence[Recorded]) -> dict[tuple, int]:
-    """Return, for the key of each communication, when its data can move: the message is sent, or all ranks have come."""
+    """Return, for the key of a communication, when its data can move: the message is sent, or all ranks have come."""
     ready: dict[tuple, int] = {}
     for span in (span for rank in ranks for spans in rank.lanes.values() for span in spans):
         if span.kind in ("send", "collective"):
