@@ -59,13 +59,21 @@ def recording(world: "Communicator", folder: Path | str) -> Iterator[Trace]:
     path = Path(folder) / NAME
     on_rank_0(world, lambda: claim(path))
     offset = offset_to_rank_0(world)
-    made, ledger = Trace(path), open_ledger()
-    counting = Ledger() if ledger is None else ledger
-    recorder = Recorder(world.rank, counting)
-    with nullcontext() if ledger is not None else counting.open(), observing(recorder), opened(recorder):
+    made = Trace(path)
+    with recording_rank(world.rank) as recorder:
         yield made
     made.ranks = world.gather_objects(recorder.recorded().shifted(offset))
     on_rank_0(world, lambda: _finish(made), Unwritten)
+
+
+@contextmanager
+def recording_rank(rank: int) -> Iterator[Recorder]:
+    """Record what this rank does inside the context, in memory only."""
+    ledger = open_ledger()
+    counting = Ledger() if ledger is None else ledger
+    recorder = Recorder(rank, counting)
+    with nullcontext() if ledger is not None else counting.open(), observing(recorder), opened(recorder):
+        yield recorder
 
 
 def _finish(made: Trace) -> None:

@@ -28,7 +28,7 @@ class Ticks:
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 @pytest.mark.parametrize("ring", [False, True])
 def test_the_offset_is_found(ranks: int, ring: bool) -> None:
-    """In an undisturbed round trip, the clock is read by the asker, by rank 0, and by the asker: the middle is exact."""
+    """In an undisturbed trip, the clock is read by the asker, by rank 0, and by the asker: the middle is exact."""
     ticks = Ticks()
 
     def program(world: Communicator) -> int:
