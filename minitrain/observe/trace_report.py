@@ -150,30 +150,29 @@ def draw(path: Path, ranks: Sequence[Recorded]) -> None:
     window = last_update(times)
     if window is None:
         return
-    rows = [
-        (rank, of_rank, lane) for rank, of_rank in zip(ranks, times, strict=True) for lane, _ in lanes(rank, of_rank)
-    ]
-    with figure(path, height=1.2 + 0.24 * len(rows)) as axes:
+    both_of = list(zip(ranks, times, strict=True))
+    rows = [(i, lane) for i, (rank, of_rank) in enumerate(both_of) for lane, _ in lanes(rank, of_rank)]
+    heights = [-y - 0.6 * i for y, (i, _) in enumerate(rows)]  # with a gap between ranks
+    labels = [f"rank {ranks[i].rank}" if lane == COMPUTE else SHORT.get(lane, lane) for i, lane in rows]
+    with figure(path, height=1.2 + 0.25 * len(rows)) as axes:
         used: dict[str, Any] = {}
-        for y, (rank, of_rank, lane) in enumerate(rows):
-            place = -y - 0.6 * ranks.index(rank)  # a gap between ranks
+        for y, (i, lane) in zip(heights, rows, strict=True):
             if lane == COMPUTE:
-                used |= draw_work(axes, place, rank, of_rank, window)
-                axes.annotate(f"rank {rank.rank}", (-0.115, place), xycoords=("axes fraction", "data"), va="center")
+                used |= draw_work(axes, y, *both_of[i], window)
             else:
-                used |= draw_talk(axes, place, of_rank, lane, window)
-        places = [-y - 0.6 * ranks.index(rank) for y, (rank, _, _) in enumerate(rows)]
-        axes.set_yticks(places, [SHORT.get(lane, lane) for _, _, lane in rows], fontsize=7)
+                used |= draw_talk(axes, y, times[i], lane, window)
+        axes.set_yticks(heights, labels)
         axes.set(xlim=(0, (window[1] - window[0]) / 1e6), xlabel=f"ms of {named(ranks)}")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        handles = {what: used[what] for what in ORDER if what in used}
+        known = [what for what in ORDER if what in used]
+        handles = [used[what] for what in known]
         axes.legend(
-            handles.values(),
             handles,
+            known,
             loc="lower center",
-            bbox_to_anchor=(0.5, 1.0),
-            ncols=4,
+            bbox_to_anchor=(0.5, 1),
+            ncols=5 if len(known) < 6 else 4,
             fontsize=8,
             handlelength=1.6,
         )
