@@ -101,10 +101,11 @@ def claim(path: Path) -> None:
         other = path if path.exists() and not is_trace(path) else None
         if picture.exists() and not path.exists():
             other = picture
-        if other is None and not os.access(folder, os.W_OK):
-            raise PermissionError(0, "permission denied")
+        trouble = "" if os.access(folder, os.W_OK) else "permission denied"
     except OSError as error:
-        raise UserError(f"cannot write a trace in {folder}: {reason(error)}; give another folder") from error
+        other, trouble = None, reason(error)
+    if trouble:
+        raise UserError(f"cannot write a trace in {folder}: {trouble}; give another folder")
     if other is not None:
         raise UserError(f"{other} exists and is not a trace of minitrain; move it, or give another folder")
 

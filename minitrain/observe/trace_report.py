@@ -135,7 +135,7 @@ def table(ranks: Sequence[Recorded], times: Sequence[Times]) -> str:
     lines = [f"% of {count} update(s)   computing   communicating   waiting   hidden   most memory"]
     for rank, of_rank in zip(ranks, times, strict=True):
         shares = (of_rank.computing, of_rank.exposed, of_rank.waiting, of_rank.hidden)
-        computing, exposed, late, hidden = (f"{100 * of_rank.share(part):.1f}" for part in shares)
+        computing, exposed, late, hidden = (f"{100 * of_rank.fraction(part):.1f}" for part in shares)
         most = max((sum(live.values()) for _, live in rank.memory), default=0) / 2**20
         lines.append(f"rank {rank.rank:<14}{computing:>10}{exposed:>16}{late:>10}{hidden:>9}{most:>10,.1f} MiB")
     return "\n".join([*lines, "hidden: data moved by a communication thread while the main thread computes"])
@@ -184,7 +184,7 @@ ORDER = [*(what for _, what in FILL.values()), "recomputing", "optimizer", "movi
 def bars(axes: Any, y: float, intervals: Intervals, window: Interval, **style: Any) -> Any:
     """Draw intervals as bars at height y."""
     inside = [((lo - window[0]) / 1e6, (hi - lo) / 1e6) for lo, hi in both(intervals, [window])]
-    return axes.broken_barh(inside, (y - 0.4, 0.8), linewidth=0.4, **style) if inside else None
+    return axes.broken_barh(inside, (y - 0.4, 0.8), **{"linewidth": 0.4, **style}) if inside else None
 
 
 def draw_work(axes: Any, y: float, rank: Recorded, times: Times, window: Interval) -> dict[str, Any]:
@@ -220,7 +220,7 @@ def draw_talk(axes: Any, y: float, times: Times, lane: str, window: Interval) ->
     main = lane == COMMUNICATION
     moved, late = (times.exposed, times.waiting) if main else (times.moved[lane], times.late[lane])
     drawn = {
-        "waiting": bars(axes, y, late, window, facecolor=INK, alpha=SHADE, edgecolor="none"),
+        "waiting": bars(axes, y, late, window, facecolor=INK, alpha=SHADE, linewidth=0),
         "moving data": bars(axes, y, moved, window, facecolor=INK, edgecolor=INK),
     }
     return {what: bar for what, bar in drawn.items() if bar is not None}

@@ -37,7 +37,7 @@ class Times:
     moved: dict[str, Intervals]
     late: dict[str, Intervals]
 
-    def share(self, part: Intervals) -> float:
+    def fraction(self, part: Intervals) -> float:
         """Return the fraction of the updates' time that these intervals take."""
         return length(part) / (length(self.updates) or 1)
 

@@ -90,14 +90,12 @@ def test_a_trace_that_cannot_be_written_in_the_end_does_not_stop_the_run(tmp_pat
     [
         (["--trace", "{file}"], "cannot write a trace in {file}: File exists; give another folder"),
         (["--trace", "{other}"], "is not a trace of minitrain; move it, or give another folder"),
-        (["--trace", "{new}", "--trace-from", "0"], "--trace-from is 0; it must be at least 1"),
-        (["--trace", "{new}", "--trace-updates", "0"], "--trace-updates is 0; it must be at least 1"),
     ],
 )
 def test_what_is_refused_before_the_first_step(
     options: list[str], message: str, text: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    places = {"file": tmp_path / "file", "other": tmp_path / "other", "new": tmp_path / "new"}
+    places = {"file": tmp_path / "file", "other": tmp_path / "other"}
     places["file"].write_text("x")
     places["other"].mkdir()
     (places["other"] / NAME).write_text("{}")

@@ -46,7 +46,7 @@ def test_a_thread_hides_what_it_moves_while_the_main_thread_computes() -> None:
     assert (in_ms(zero.hidden), in_ms(zero.exposed), in_ms(zero.waiting)) == ([(5, 8)], [(8, 12)], [(12, 14)])
     assert in_ms(zero.moved["reduce"]) == [(5, 12)] and in_ms(zero.late["reduce"]) == [(2, 5)]
     assert in_ms(one.hidden) == [(5, 12)] and one.exposed == one.waiting == []
-    assert (zero.share(zero.computing), one.share(one.computing)) == (14 / 20, 1)
+    assert (zero.fraction(zero.computing), one.fraction(one.computing)) == (14 / 20, 1)
 
 
 def test_the_chart_shows_who_does_what() -> None:
