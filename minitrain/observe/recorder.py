@@ -9,15 +9,12 @@
 
 `compute` and `communication` belong to the rank's main thread, which does one or the other; a communication thread has
 a lane of its own. Spans of a lane are nested or apart. Operations are computed as they are called, so an operation's
-span is the time since the last one ended, without the communication in between, which divides it in two.
+span is the time since the last one ended, without the communication in between, which divides it in two. (A GPU
+computes later than it is called: there, the spans of operations only show when Python called them.)
 
-    with recording() as recorder:        see trace.py, which also writes the file
-        train_step(...)
-    recorder.recorded()
-
-Without an open recorder, an operation costs one look at a context variable. The recorder is inherited by the rank's
-communication threads, as the ledger is. Times are nanoseconds of `time.perf_counter_ns`, which all processes of a host
-share.
+trace.py opens a recorder on every rank, and writes what all of them have recorded. Without an open one, an
+operation costs one look at a context variable. As the ledger, the recorder is inherited by the rank's communication
+threads. Times are nanoseconds of `time.perf_counter_ns`, which all processes of a host share.
 """
 
 import threading
@@ -27,11 +24,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from .clock import Instruction
 from .ledger import Ledger
-from .observer import Nobody
+from .observer import NOBODY, Observer
+
+if TYPE_CHECKING:
+    from ..parallel.pipeline_schedules import Do
 
 COMPUTE, COMMUNICATION = "compute", "communication"  # the lanes of the main thread
 EVERY = 200_000  # ns between samples of the memory, at least
@@ -72,20 +71,21 @@ class Group(Protocol):
     members: tuple[int, ...]
 
 
-class Recorder(Nobody):
-    """Records one rank, whose main thread creates it. It observes the instructions of a pipeline."""
+class Recorder(Observer):
+    """Records one rank, whose main thread creates it. It observes a pipeline, and tells another observer."""
 
-    def __init__(self, rank: int, ledger: Ledger) -> None:
-        self.rank, self.ledger, self.thread = rank, ledger, threading.get_ident()
+    def __init__(self, rank: int, ledger: Ledger, other: Observer = NOBODY) -> None:
+        self.rank, self.ledger, self.other, self.thread = rank, ledger, other, threading.get_ident()
         self.spans: list[tuple] = []  # of the lane `compute`: Span without its class, to be quick
         self.lanes: dict[str, list[tuple]] = {COMPUTE: self.spans, COMMUNICATION: []}
         self.memory: list[tuple[int, dict[str, int]]] = []
+        self.sampled = 0  # when the memory was last sampled
         self.counts: Counter[tuple] = Counter()  # how many communications have had this key
         self.last = perf_counter_ns()  # when the last operation, or whatever else in this lane, began or ended
         self.pieces: list[tuple[int, int]] = []  # parts of the running operation before a communication inside it
         self.talking = 0  # communications that are open in the main thread
-        self.running: tuple[int, str, Instruction] | None = None  # of a pipeline
-        self.known: set[int] = set()  # ids of the trainers whose memory has been reported
+        self.running: tuple[int, str, Do] | None = None  # of a pipeline
+        self.known: set[object] = set()  # trainers whose memory has been reported
 
     # The main thread --------------------------------------------------------------------------------------------------
 
@@ -99,27 +99,39 @@ class Recorder(Nobody):
         self.pieces.clear()
         self.spans.append((self.last, now, function, phase))
         self.last = now
-        if now - self.memory[-1][0] >= EVERY if self.memory else True:
-            self.memory.append((now, dict(self.ledger.live)))
+        if now - self.sampled >= EVERY:
+            self.sample(now)
+
+    def sample(self, now: int) -> None:
+        """Record the live memory."""
+        self.sampled = now
+        self.memory.append((now, dict(self.ledger.live)))
 
     def turn(self) -> int:
         """Return the time, at which a span around operations begins or ends."""
         self.pieces.clear()
         self.last = now = perf_counter_ns()
-        self.memory.append((now, dict(self.ledger.live)))
+        self.sample(now)
         return now
 
-    def begins(self, do: Instruction) -> None:
+    def begins(self, do: "Do") -> None:
         """Begin the span of an instruction, whose inputs have arrived."""
+        self.other.begins(do)
         self.running = self.turn(), f"{do.kind} {do.micro}", do
 
-    def ends(self, do: Instruction) -> None:
+    def ends(self, do: "Do") -> None:
         """End the span of this instruction, if it has begun."""
         if self.running is not None and self.running[2] == do:
             begin, name, _ = self.running
             details = {"micro": do.micro, "chunk": do.chunk}
             self.spans.append((begin, self.turn(), name, do.kind, details))
             self.running = None
+
+    def sends(self, to: int, number: int) -> None:
+        self.other.sends(to, number)
+
+    def received(self, source: int, number: int, nbytes: int) -> None:
+        self.other.received(source, number, nbytes)
 
     # Any thread -------------------------------------------------------------------------------------------------------
 
@@ -143,8 +155,8 @@ class Recorder(Nobody):
 
     def recorded(self) -> Recorded:
         """Return all that has been recorded."""
-        lanes = {name: [_span(*raw) for raw in list(raws)] for name, raws in self.lanes.items()}
-        return Recorded(self.rank, {name: spans for name, spans in lanes.items() if spans}, list(self.memory))
+        lanes = {name: [_span(*raw) for raw in raws] for name, raws in self.lanes.items()}
+        return Recorded(self.rank, lanes, self.memory)
 
 
 def _span(begin: int, end: int, name: str, kind: str, details: dict[str, Any] | None = None) -> Span:
@@ -210,9 +222,9 @@ def opened(recorder: Recorder) -> Iterator[Recorder]:
 def meets(trainer: object) -> bool:
     """Return whether the open recorder, if any, has not met this trainer before."""
     recorder = _current.get()
-    if recorder is None or id(trainer) in recorder.known:
+    if recorder is None or trainer in recorder.known:
         return False
-    recorder.known.add(id(trainer))
+    recorder.known.add(trainer)
     return True
 
 
@@ -222,7 +234,7 @@ def span(name: str, kind: str = "", **details: Any) -> AbstractContextManager[No
     return _NOTHING if recorder is None or not recorder.on_main() else _Work(recorder, name, kind, details)
 
 
-def ends(do: Instruction) -> None:
+def ends(do: "Do") -> None:
     """Record the end of a pipeline's instruction, whose beginning the recorder has observed."""
     recorder = _current.get()
     if recorder is not None:

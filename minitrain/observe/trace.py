@@ -23,7 +23,7 @@ from . import trace_report
 from .clock_offset import offset_to_rank_0
 from .ledger import Ledger
 from .ledger import current as open_ledger
-from .observer import observing
+from .observer import observer, observing
 from .recorder import Recorded, Recorder, opened
 from .trace_events import events
 
@@ -71,7 +71,7 @@ def recording_rank(rank: int) -> Iterator[Recorder]:
     """Record what this rank does inside the context, in memory only."""
     ledger = open_ledger()
     counting = Ledger() if ledger is None else ledger
-    recorder = Recorder(rank, counting)
+    recorder = Recorder(rank, counting, observer())
     with nullcontext() if ledger is not None else counting.open(), observing(recorder), opened(recorder):
         yield recorder
 

@@ -11,6 +11,7 @@ https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from .recorder import COMMUNICATION, COMPUTE, Recorded, Span
@@ -40,7 +41,7 @@ def events(ranks: Sequence[Recorded]) -> list[Event]:
 
 def with_parts(spans: Sequence[Span], ready: dict[tuple, int]) -> Iterator[Span]:
     """Yield the spans of a lane, each before those inside it, and the parts of communications that have none."""
-    for span, following in zip(spans, [*spans[1:], None], strict=True):
+    for span, following in zip_longest(spans, spans[1:]):
         yield span
         middle = moves_from(span, ready)
         has_none = following is None or following.begin >= span.end

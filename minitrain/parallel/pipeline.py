@@ -225,7 +225,7 @@ class Run:
         """Execute the instructions in order. Return this rank's part of the loss."""
         for do in instructions:
             {"F": self.forward, "B": self.backward, "I": self.input_gradient, "W": self.weight_gradient}[do.kind](do)
-            ends(do)
+            ends(do)  # in a trace
             self.sending = [handle for handle in self.sending if not handle.done()]  # a handle keeps its array alive
         for handle in self.sending:
             handle.wait()

@@ -84,7 +84,7 @@ class Zero1(Reducer):
 
     def gather_parameters(self) -> None:
         for bucket in self.trained:
-            with about(bucket):
+            with about(bucket):  # names it in a trace
                 self.gather(require(bucket.data), bucket.group, **bucket.shard_arguments)
 
     def squares(self) -> list[list[float]]:

@@ -34,14 +34,11 @@ def train_step(
         loss = compute_gradients(model, batch, reducer, accumulate, scaler)
     if not scaler.unscale(reducer):
         return loss, math.inf
-    with span("norm", "optimizer"):
-        norm = clip_grad_norm(reducer, clip) if clip else reducer.norm()
+    norm = clip_grad_norm(reducer, clip) if clip else reducer.norm()
     if math.isfinite(norm):
         optimizer.check_norm(min(norm, clip) if clip else norm)
-        with span("optimizer", "optimizer"):
-            optimizer.step(lr)
-        with span("gather parameters"):
-            reducer.gather_parameters()
+        optimizer.step(lr)
+        reducer.gather_parameters()
     return loss, norm
 
 

@@ -222,7 +222,7 @@ class Trainer:
         Raise NotFinite if it is NaN or infinite.
         """
         loss, bad = 0.0, None
-        with no_grad():
+        with no_grad(), recorder.span("validation"):
             for batch in each_once(batches, self.mesh.world):
                 part = self.model(local := self.local_batch(batch)).item()
                 bad = bad or (None if math.isfinite(part) else local)

@@ -68,7 +68,7 @@ def measure(setup: Setup, world: Communicator, rounds: int) -> tuple[np.ndarray,
             else:
                 with recording_rank(world.rank) as recorder:
                     trainer.report_memory()  # once a recording, not once an update
-                    recorder.known.add(id(trainer))
+                    recorder.known.add(trainer)
                     recorded.append(seconds(updates, world))
     trainer.close()
     return np.array(plain), np.array(recorded)

@@ -16,7 +16,9 @@ from minitrain.comm.mesh import Mesh
 from minitrain.comm.ring import RingCommunicator
 from minitrain.errors import UserError
 from minitrain.observe import recorder, trace
+from minitrain.observe.clock import Clock, Stamps
 from minitrain.observe.ledger import Ledger
+from minitrain.observe.observer import observing
 from minitrain.parallel.pipeline_schedules import SCHEDULES, Do
 from minitrain.parallel.strategy import Strategy
 from minitrain.train.trainer import Trainer
@@ -266,6 +268,20 @@ def test_memory_is_as_if_counted_from_the_beginning(tmp_path: Path) -> None:
             kind: most[kind] for kind in ("gradients", "optimizer")
         }
         assert samples[0]["parameters"] == most["parameters"], "between updates, each rank has its shard only"
+
+
+def test_another_observer_still_hears_everything(tmp_path: Path) -> None:
+    """Virtual time and a trace of the same update: the clock's lane and the trace have the same instructions."""
+    run = Run({"pp": 2}, accumulate=3)
+
+    def program(world: Communicator) -> tuple[list[str], Any]:
+        trainer, clock = run.trainer(world), Clock()
+        with observing(Stamps(clock, trainer.mesh.over("layers"))), trace.recording(world, tmp_path) as made:
+            trainer.step(toy_batch(0))
+        return [f"{do.kind} {do.micro}" for _, _, do in clock.lane], made.ranks
+
+    for rank, (timed, recorded) in enumerate(threads.run(2, program, **LIMIT)):
+        assert timed == [span.name for span in recorded[rank].lanes["compute"] if span.kind in ("F", "B")]
 
 
 @pytest.mark.ranks(2)
