@@ -1,10 +1,10 @@
 """What recording costs: the time of an update with and without it, `python -m tests.benchmarks.tracing`.
 
-Both are measured in the same process in turn, UPDATES at a time, as many as `train --trace` records. Each is compared
-with its neighbor, since the machine is used by others as well. Printed are the median of these ratios of wall times, with the range of its middle
-half; the ratio of the shortest times, which others disturbed least; and the median ratio of the processor's time on
-rank 0. "one" and "two" are ranks, two of them data parallel; "pipeline" is two ranks with micro-batches of a few
-sequences, whose operations are the shortest.
+Both are measured in the same process in turn, UPDATES at a time, as many as `train --trace` records, and each is
+compared with its neighbor, since the machine is used by others as well. Printed are the median of these ratios of wall
+times, with the range of its middle half; the ratio of the shortest times, which others disturbed least; and the median
+ratio of rank 0's processor time. "one" and "two" are ranks, two of them data parallel; "pipeline" is two ranks with
+micro-batches of a few sequences, whose operations are the shortest.
 """
 
 import gc
