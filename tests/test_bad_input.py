@@ -802,6 +802,7 @@ SETTINGS: dict[str, dict[str, Values]] = {
     "checkpoints": {
         "save_every": NO_COUNT, "keep": NO_SIZE, "save_async": NO_FLAG, "resume": NO_PATH, "weights": NO_PATH,
     },
+    "tracing": {"trace": NO_PATH, "trace_from": NO_SIZE, "trace_updates": NO_SIZE},
 }  # fmt: skip
 
 

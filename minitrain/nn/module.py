@@ -144,9 +144,9 @@ def pass_through(units: Sequence[Any], x: Tensor | None, batch: Batch) -> Tensor
     watch = _watch.get()
     with batch_at_work(batch):  # for losses without a denominator
         for unit in units:
-            before, name = x, getattr(unit, "path", "") or type(unit).__name__
+            name = getattr(unit, "path", "") or type(unit).__name__
             with recorder.span(name, "unit"):
-                x = unit(x, batch)
+                before, x = x, unit(x, batch)
             if not isinstance(x, Tensor):
                 raise TypeError(f"unit {name} returned {shown(x)}; a unit returns a Tensor")
             if watch is not None and unit.path and x is not None:  # a segment has no path; its units have one

@@ -53,9 +53,11 @@ def text(ranks: Sequence[Recorded]) -> str:
 
 
 def last_update(times: Sequence[Times]) -> Interval | None:
-    """Return from when to when some rank was in its last update, or None if there was none."""
-    last = [of_rank.updates[-1] for of_rank in times if of_rank.updates]
-    return (min(begin for begin, _ in last), max(end for _, end in last)) if last else None
+    """Return from when to when some rank was in its last update, or None if not every rank made one."""
+    if not all(of_rank.updates for of_rank in times):
+        return None
+    last = [of_rank.updates[-1] for of_rank in times]
+    return min(begin for begin, _ in last), max(end for _, end in last)
 
 
 # The chart ------------------------------------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ def painted(parts: Mapping[str, Intervals], window: Interval, columns: int) -> s
 
 def named(ranks: Sequence[Recorded]) -> str:
     """Return the name of the last update."""
-    return [span.name for span in ranks[0].lanes.get(COMPUTE, []) if span.kind == "update"][-1]
+    return [span.name for span in ranks[0].lanes[COMPUTE] if span.kind == "update"][-1]
 
 
 def wrapped(phrases: Sequence[str]) -> list[str]:
@@ -131,11 +133,11 @@ def wrapped(phrases: Sequence[str]) -> list[str]:
 
 def table(ranks: Sequence[Recorded], times: Sequence[Times]) -> str:
     """Return where the time of all updates went, rank by rank, and the most memory that was seen."""
-    count = len([span for span in ranks[0].lanes.get(COMPUTE, []) if span.kind == "update"])
+    count = len([span for span in ranks[0].lanes[COMPUTE] if span.kind == "update"])
     lines = [f"% of {count} update(s)   computing   communicating   waiting   hidden   most memory"]
     for rank, of_rank in zip(ranks, times, strict=True):
-        shares = (of_rank.computing, of_rank.exposed, of_rank.waiting, of_rank.hidden)
-        computing, exposed, late, hidden = (f"{100 * of_rank.fraction(part):.1f}" for part in shares)
+        parts = (of_rank.computing, of_rank.exposed, of_rank.waiting, of_rank.hidden)
+        computing, exposed, late, hidden = (f"{100 * of_rank.fraction(part):.1f}" for part in parts)
         most = max((sum(live.values()) for _, live in rank.memory), default=0) / 2**20
         lines.append(f"rank {rank.rank:<14}{computing:>10}{exposed:>16}{late:>10}{hidden:>9}{most:>10,.1f} MiB")
     return "\n".join([*lines, "hidden: data moved by a communication thread while the main thread computes"])

@@ -49,7 +49,7 @@ def times_of(ranks: Sequence[Recorded]) -> list[Times]:
 
 
 def _times(rank: Recorded, ready: dict[tuple, int]) -> Times:
-    updates = merged((span.begin, span.end) for span in rank.lanes.get(COMPUTE, []) if span.kind == "update")
+    updates = merged((span.begin, span.end) for span in rank.lanes[COMPUTE] if span.kind == "update")
     moved, late = {}, {}
     for lane, spans in rank.lanes.items():
         if lane != COMPUTE:  # the wait for a thread moves nothing: the thread's own lane shows what it does
