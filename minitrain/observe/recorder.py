@@ -19,21 +19,21 @@ threads. Times are nanoseconds of `time.perf_counter_ns`, which all processes of
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from .ledger import Ledger
 from .observer import NOBODY, Observer
 
 if TYPE_CHECKING:
     from ..parallel.pipeline_schedules import Do
 
 COMPUTE, COMMUNICATION = "compute", "communication"  # the lanes of the main thread
-EVERY = 200_000  # ns between samples of the memory, at least
+EVERY = 200_000  # ns between samples of the memory, at least,
+COSTS = 100  # and at least this many times what the last one took
 
 _current: ContextVar["Recorder | None"] = ContextVar("recorder", default=None)
 _about: ContextVar[object] = ContextVar("about", default="")
@@ -74,12 +74,13 @@ class Group(Protocol):
 class Recorder(Observer):
     """Records one rank, whose main thread creates it. It observes a pipeline, and tells another observer."""
 
-    def __init__(self, rank: int, ledger: Ledger, other: Observer = NOBODY) -> None:
-        self.rank, self.ledger, self.other, self.thread = rank, ledger, other, threading.get_ident()
+    def __init__(self, rank: int, live: Callable[[], dict[str, int]], other: Observer = NOBODY) -> None:
+        """live: returns kind -> bytes alive now."""
+        self.rank, self.live, self.other, self.thread = rank, live, other, threading.get_ident()
         self.spans: list[tuple] = []  # of the lane `compute`: Span without its class, to be quick
         self.lanes: dict[str, list[tuple]] = {COMPUTE: self.spans, COMMUNICATION: []}
         self.memory: list[tuple[int, dict[str, int]]] = []
-        self.sampled = 0  # when the memory was last sampled
+        self.due = 0  # when the memory is to be sampled again
         self.counts: Counter[tuple] = Counter()  # how many communications have had this key
         self.last = perf_counter_ns()  # when the last operation, or whatever else in this lane, began or ended
         self.pieces: list[tuple[int, int]] = []  # parts of the running operation before a communication inside it
@@ -99,19 +100,21 @@ class Recorder(Observer):
         self.pieces.clear()
         self.spans.append((self.last, now, function, phase))
         self.last = now
-        if now - self.sampled >= EVERY:
+        if now >= self.due:
             self.sample(now)
 
     def sample(self, now: int) -> None:
         """Record the live memory."""
-        self.sampled = now
-        self.memory.append((now, dict(self.ledger.live)))
+        self.memory.append((now, self.live()))
+        self.last = perf_counter_ns()
+        self.due = self.last + max(EVERY, COSTS * (self.last - now))
 
     def turn(self) -> int:
         """Return the time, at which a span around operations begins or ends."""
         self.pieces.clear()
         self.last = now = perf_counter_ns()
-        self.sample(now)
+        if now >= self.due:
+            self.sample(now)
         return now
 
     def begins(self, do: "Do") -> None:

@@ -5,8 +5,8 @@
             trainer.step(batch)
     print(made.text)                     on rank 0: a chart, a table, and where the file is
 
-The folder gets the file (trace_events.py) and, if matplotlib is installed, a picture. Recording takes about 1% of the
-time of an update, most of it to follow the memory: `python -m tests.benchmarks.tracing`.
+The folder gets the file (trace_events.py) and, if matplotlib is installed, a picture. The memory is sampled so
+seldom that this takes 1% of the time; `python -m tests.benchmarks.tracing` measures what recording costs in all.
 """
 
 import importlib.util
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from ..errors import UserError, reason
 from . import trace_report
 from .clock_offset import offset_to_rank_0
-from .ledger import Ledger
 from .ledger import current as open_ledger
+from .live_memory import LiveMemory
 from .observer import observer, observing
 from .recorder import Recorded, Recorder, opened
 from .trace_events import events
@@ -69,10 +69,10 @@ def recording(world: "Communicator", folder: Path | str) -> Iterator[Trace]:
 @contextmanager
 def recording_rank(rank: int) -> Iterator[Recorder]:
     """Record what this rank does inside the context, in memory only."""
-    ledger = open_ledger()
-    counting = Ledger() if ledger is None else ledger
-    recorder = Recorder(rank, counting, observer())
-    with nullcontext() if ledger is not None else counting.open(), observing(recorder), opened(recorder):
+    ledger, own = open_ledger(), LiveMemory()
+    live = own.measure if ledger is None else lambda: dict(ledger.live)
+    recorder = Recorder(rank, live, observer())
+    with own.open() if ledger is None else nullcontext(), observing(recorder), opened(recorder):
         yield recorder
 
 

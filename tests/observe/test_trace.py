@@ -242,32 +242,27 @@ def test_a_rings_messages_are_inside_its_collective(made: Any) -> None:
 
 
 def test_memory_is_as_if_counted_from_the_beginning(tmp_path: Path) -> None:
-    """A ledger that opens after the set-up still knows parameters, gradients and the optimizer's state."""
+    """A recording that opens between updates knows the parameters, gradients and state that are alive then."""
     run = RUNS["zero 3, prefetch"]
 
     def program(world: Communicator) -> dict[str, int]:
-        with Ledger(history=True).open() as ledger:
+        with Ledger().open() as ledger:
             trainer = run.trainer(world)
             for i in range(BEFORE):
                 trainer.step(toy_batch(i))
-        assert ledger.history is not None
-        del ledger.history[:]
-        with ledger.open():
-            trainer.step(toy_batch(BEFORE))
-        most = {kind: max(row.get(kind, 0) for row in ledger.history) for kind in ("gradients", "optimizer")}
+        live = dict(ledger.live)
         with trace.recording(world, tmp_path):
-            trainer.step(toy_batch(BEFORE + 1))
+            trainer.step(toy_batch(BEFORE))
         trainer.close()
-        return most | {"parameters": ledger.live["parameters"]}
+        return live
 
     known = threads.run(run.ranks, program, **LIMIT)
     events = json.loads((tmp_path / trace.NAME).read_text("utf-8"))["traceEvents"]
-    for rank, most in enumerate(known):
-        samples = [event["args"] for event in events if event["ph"] == "C" and event["pid"] == rank]
-        assert {kind: max(row.get(kind, 0) for row in samples) for kind in ("gradients", "optimizer")} == {
-            kind: most[kind] for kind in ("gradients", "optimizer")
-        }
-        assert samples[0]["parameters"] == most["parameters"], "between updates, each rank has its shard only"
+    for rank, live in enumerate(known):
+        first = next(event["args"] for event in events if event["ph"] == "C" and event["pid"] == rank)
+        kinds = ("parameters", "gradients", "optimizer")
+        assert {kind: first[kind] for kind in kinds} == {kind: live[kind] for kind in kinds}
+        assert all(first[kind] for kind in kinds)
 
 
 def test_another_observer_still_hears_everything(tmp_path: Path) -> None:
