@@ -18,7 +18,8 @@ class LiveMemory(Ledger):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reported: list[tuple[weakref.ref, str]] = []  # an array may be in it several times
+        self.reported: list[tuple[weakref.ref, str]] = []  # since the last `measure`; one array may be in it twice
+        self.known: dict[int, tuple[weakref.ref, str, int]] = {}  # id of the array -> reference, kind, bytes
 
     def hold(self, array: Any, kind: str, phase: str = "", node: Any = None) -> None:
         """Remember the array. Raise UserError for a kind that is not one of KINDS. phase, node: not used."""
@@ -29,16 +30,20 @@ class LiveMemory(Ledger):
 
     def measure(self) -> dict[str, int]:
         """Return kind -> bytes alive now."""
-        count = len(self.reported)  # another thread may add more
-        known: dict[int, tuple[Any, str]] = {}
-        for reference, kind in self.reported[:count]:
+        new = self.reported[:]
+        del self.reported[: len(new)]  # another thread may have added more
+        for reference, kind in new:
             owner = reference()
             if owner is not None:
-                before = known.get(id(owner))
-                if before is None or KINDS.index(kind) > KINDS.index(before[1]):
-                    known[id(owner)] = owner, kind
-        self.reported[:count] = [(weakref.ref(owner), kind) for owner, kind in known.values()]
-        live = dict.fromkeys(KINDS, 0)
-        for owner, kind in known.values():
-            live[kind] += owner.nbytes
+                same, before, _ = self.known.get(id(owner), (None, kind, 0))
+                if same is not reference or KINDS.index(kind) > KINDS.index(before):  # not, if an id was used before
+                    self.known[id(owner)] = reference, kind, owner.nbytes
+        live, dead = dict.fromkeys(KINDS, 0), []
+        for key, (reference, kind, nbytes) in self.known.items():
+            if reference() is None:
+                dead.append(key)
+            else:
+                live[kind] += nbytes
+        for key in dead:
+            del self.known[key]
         return live

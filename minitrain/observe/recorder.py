@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 COMPUTE, COMMUNICATION = "compute", "communication"  # the lanes of the main thread
 EVERY = 200_000  # ns between samples of the memory, at least,
-COSTS = 100  # and at least this many times what the last one took
+COSTS = 200  # and at least this many times what the last one took
 
 _current: ContextVar["Recorder | None"] = ContextVar("recorder", default=None)
 _about: ContextVar[object] = ContextVar("about", default="")

@@ -5,8 +5,8 @@
             trainer.step(batch)
     print(made.text)                     on rank 0: a chart, a table, and where the file is
 
-The folder gets the file (trace_events.py) and, if matplotlib is installed, a picture. The memory is sampled so
-seldom that this takes 1% of the time; `python -m tests.benchmarks.tracing` measures what recording costs in all.
+The folder gets the file (trace_events.py) and, if matplotlib is installed, a picture. Live memory is sampled
+so seldom that this takes half a percent of the time; `python -m tests.benchmarks.tracing` measures the cost of all.
 """
 
 import importlib.util
