@@ -28,7 +28,7 @@ import numpy as np
 from . import debug
 from .backend import Array, xp
 from .errors import UserError, shown
-from .observe import ledger
+from .observe import ledger, recorder
 from .operands import is_masked
 from .tensor import Tensor, WeightVjp, check_tensors, copied
 
@@ -87,6 +87,7 @@ def apply(
     segment = _segment.get()
     _check_segment(inputs, segment, vjp)
     trained = tuple(pair for pair in weights if pair[0].requires_grad)
+    _record(vjp or (trained[0][1] if trained else None), "")
     if segment is not None and (trained or any(x.requires_grad or x.segment is not None for x in inputs)):
         result.segment = segment
     if not _recording.get():
@@ -128,6 +129,12 @@ def _check_segment(inputs: Sequence[Tensor], segment: Any, vjp: Vjp | None) -> N
                 "Under recompute and ZeRO-3 only what a unit returns may be used outside it: return this tensor too, "
                 "or merge the two units"
             )
+
+
+def _record(made_by: Callable[..., Any] | None, phase: str) -> None:
+    """Let the open recorder, if any, note that the operation that defined this vjp has ended."""
+    if (to := recorder.current()) is not None:
+        to.operation("?" if made_by is None else made_by.__qualname__, phase)
 
 
 def _named(made_by: Callable[..., Any] | None) -> str:
@@ -212,6 +219,7 @@ class _Walk:
         if node.vjp is not None and (not node.edges or any(edge is not None for edge in node.edges)):
             for edge, part in zip(node.edges, node.vjp(g), strict=True):
                 self.arrive(edge, part)
+            _record(node.vjp, "backward")
         for leaf, vjp in node.weights:
             if self.defer is None:
                 self.contribute(leaf, vjp, g)
@@ -243,6 +251,7 @@ def contribute(consumers: dict[Tensor, int], fire: bool, leaf: Tensor, vjp: Weig
     """
     if vjp is not None:
         leaf.accumulate(vjp, g)
+        _record(vjp, "weight gradient")
     consumers[leaf] -= 1
     if consumers[leaf] == 0:
         del consumers[leaf]  # deferred contributions keep the dictionary, which must not keep an activation

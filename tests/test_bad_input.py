@@ -803,6 +803,7 @@ SETTINGS: dict[str, dict[str, Values]] = {
         "save_every": NO_COUNT, "keep": NO_SIZE, "save_async": NO_FLAG, "resume": NO_PATH, "weights": NO_PATH,
     },
     "curves": {"tensorboard": NO_PATH},
+    "tracing": {"trace": NO_PATH, "trace_from": NO_SIZE, "trace_updates": NO_SIZE},
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from .. import debug
 from ..backend import Array, accumulation_dtype, is_float, xp
-from ..observe import ledger, virtual_time
+from ..observe import ledger, recorder, virtual_time
 from ..sharding import Shards, even_shards
 from .agreement import agree, agree_on_members, agree_on_message, call_of
 from .rank_positions import Moves
@@ -39,9 +39,11 @@ class Communicator(ABC):
     threads_allowed = True  # whether two threads of a rank may communicate concurrently
     numbers = 2**28  # exclusive upper bound of a message number
 
-    def __init__(self, rank: int, size: int, moves: Moves) -> None:
-        """moves: the communication counter of this rank, shared by all its communicators."""
+    def __init__(self, rank: int, size: int, moves: Moves, members: Sequence[int] | None = None) -> None:
+        """moves: the communication counter of this rank, shared by all its communicators. members: the ranks of the
+        group, numbered as in the world; None for the world."""
         self.rank, self.size, self.moves = rank, size, moves
+        self.members = tuple(range(size)) if members is None else tuple(members)
         self.groups: dict[tuple[int, ...], Communicator] = {}  # subgroups that meshes made: later meshes share them
         # call -> for each rank, where it made the call while others made it elsewhere
         self.apart: dict[str, list[set[tuple[str, ...]]]] = {}
@@ -74,7 +76,7 @@ class Communicator(ABC):
         flat = widened.reshape(-1)
         shard_bytes = lambda: self._shard_bytes(flat, 0, shards) + self._shard_bytes(flat, 1, shards)
         self._charge(tag, lambda: 2 * widened.nbytes - shard_bytes())
-        with self._timed(2, flat, shards):
+        with recorder.collective("all_reduce", self, tag, widened.nbytes), self._timed(2, flat, shards):
             self._all_reduce(widened, op, tag, shards)
         if widened is not x:
             x[...] = widened
@@ -88,7 +90,7 @@ class Communicator(ABC):
         if self.size > 1 and x.size:
             widened = self._widen(x)
             self._charge(tag, lambda: widened.nbytes - self._shard_bytes(widened, 0, shards))
-            with self._timed(1, widened, shards):
+            with recorder.collective("reduce_scatter", self, tag, widened.nbytes), self._timed(1, widened, shards):
                 shard[...] = self._reduce_scatter(widened, tag, shards)
         return shard
 
@@ -98,7 +100,7 @@ class Communicator(ABC):
         self._begin("all_gather", x, tag)
         if self.size > 1 and x.size:
             self._charge(tag, lambda: x.nbytes - self._shard_bytes(x, 1, shards))
-            with self._timed(1, x, shards):
+            with recorder.collective("all_gather", self, tag, x.nbytes), self._timed(1, x, shards):
                 self._all_gather(x, tag, shards)
 
     def broadcast(self, x: Array, root: int, tag: Tag) -> None:
@@ -109,12 +111,14 @@ class Communicator(ABC):
         if self.size > 1 and x.size:
             last = (self.rank - root) % self.size == self.size - 1
             self._charge(tag, lambda: 0 if last else x.nbytes)
-            self._broadcast(x, root, tag)
+            with recorder.collective("broadcast", self, tag, x.nbytes):
+                self._broadcast(x, root, tag)
 
     def barrier(self) -> None:
         """Block until every rank of the group has called it."""
         self._begin("barrier")
-        self._barrier()
+        with recorder.collective("barrier", self, ("", "barrier"), 0):
+            self._barrier()
 
     # Point to point ---------------------------------------------------------------------------------------------------
 
@@ -133,7 +137,8 @@ class Communicator(ABC):
         clock = virtual_time.current()
         if clock is not None and not clock.inside:
             self._tell((clock.time, self.moves.rank), to, number)
-        return self._send(x, to, number)
+        with recorder.message("send", self, tag, x.nbytes, self.rank, to, number):
+            return self._send(x, to, number)
 
     def receive(self, x: Array, source: int, tag: Tag, number: int = 0, patient: bool = False) -> None:
         """Receive message `number` from `source` into x, blocking. Raise ValueError if its size differs from x.
@@ -143,15 +148,16 @@ class Communicator(ABC):
         self._check(x)
         self._check_peer(source, number)
         self.moves.begin()
-        if patient:
-            self._await(source, number)
-        if debug.on:
-            call = call_of(self, "receive", x, tag, {"source": source})
-            agree_on_message(self, source, number, call, x.nbytes)
-        clock = virtual_time.current()
-        if clock is not None and not clock.inside:
-            clock.receive(self._hear(source, number), self.moves.rank, x.nbytes)
-        self._receive(x, source, number)
+        with recorder.message("receive", self, tag, x.nbytes, source, self.rank, number):
+            if patient:
+                self._await(source, number)
+            if debug.on:
+                call = call_of(self, "receive", x, tag, {"source": source})
+                agree_on_message(self, source, number, call, x.nbytes)
+            clock = virtual_time.current()
+            if clock is not None and not clock.inside:
+                clock.receive(self._hear(source, number), self.moves.rank, x.nbytes)
+            self._receive(x, source, number)
 
     # Small Python objects, for setup and reports, never inside a training step ----------------------------------------
 

@@ -12,7 +12,7 @@ from mpi4py import MPI
 
 from ..backend import Array, pinned, synchronize, unpin, xp
 from ..errors import UserError
-from ..observe import ledger
+from ..observe import ledger, recorder
 from ..sharding import Shards, lengths
 from .communicator import Communicator, Tag
 from .rank_positions import Moves
@@ -39,9 +39,9 @@ class MPICommunicator(Communicator):
 
     numbers = TAGS
 
-    def __init__(self, comm: MPI.Intracomm, moves: Moves | None = None) -> None:
-        """moves: those of the parent communicator; None for the world."""
-        super().__init__(comm.Get_rank(), comm.Get_size(), moves or Moves(comm.Get_rank()))
+    def __init__(self, comm: MPI.Intracomm, moves: Moves | None = None, members: Sequence[int] | None = None) -> None:
+        """moves: those of the parent communicator; None for the world. members: see Communicator."""
+        super().__init__(comm.Get_rank(), comm.Get_size(), moves or Moves(comm.Get_rank()), members)
         self.comm = comm
         self.threads_allowed = MPI.Query_thread() == MPI.THREAD_MULTIPLE
         self.told: list[MPI.Request] = []
@@ -121,10 +121,10 @@ class MPICommunicator(Communicator):
         child = _made(lambda: self.comm.Create_group(group))
         group.Free()
         everybody.Free()
-        return MPICommunicator(child, self.moves)
+        return MPICommunicator(child, self.moves, [self.members[rank] for rank in ranks])
 
     def _duplicate(self) -> "MPICommunicator":
-        return MPICommunicator(_made(self.comm.Dup), self.moves)
+        return MPICommunicator(_made(self.comm.Dup), self.moves, self.members)
 
     def _free(self) -> None:
         if self.comm == MPI.COMM_WORLD:
@@ -152,7 +152,8 @@ class _Sent:
     def wait(self) -> None:
         """Block until the sent array may be modified again."""
         self.moves.begin()
-        self.request.Wait()
+        with recorder.waiting("a send"):
+            self.request.Wait()
 
 
 def _made(make: Callable[[], MPI.Intracomm]) -> MPI.Intracomm:

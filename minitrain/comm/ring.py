@@ -99,7 +99,7 @@ class RingCommunicator(Communicator):
         reduce_scatter: Callable[..., Array] = ring_reduce_scatter,
         all_gather: Callable[..., None] = ring_all_gather,
     ) -> None:
-        super().__init__(inner.rank, inner.size, inner.moves)
+        super().__init__(inner.rank, inner.size, inner.moves, inner.members)
         self.inner, self.numbers = inner, inner.numbers
         self.threads_allowed = inner.threads_allowed
         self.channel = inner.duplicate()  # keeps the ring's messages apart from the user's

@@ -57,9 +57,11 @@ class _Group:
 class ThreadCommunicator(Communicator):
     """A group of threads."""
 
-    def __init__(self, group: _Group, rank: int, moves: Moves | None = None) -> None:
-        """moves: the parent communicator's; None for the world."""
-        super().__init__(rank, group.size, moves or Moves(rank))
+    def __init__(
+        self, group: _Group, rank: int, moves: Moves | None = None, members: Sequence[int] | None = None
+    ) -> None:
+        """moves: the parent communicator's; None for the world. members: see Communicator."""
+        super().__init__(rank, group.size, moves or Moves(rank), members)
         self.group = group
         self.made: dict[tuple, int] = defaultdict(int)
 
@@ -141,7 +143,8 @@ class ThreadCommunicator(Communicator):
         """Return the new group. Members find each other by its name and the number of times they have requested it."""
         self.made[name] += 1
         child = self.group.child((*name, self.made[name]), len(members))
-        return ThreadCommunicator(child, members.index(self.rank), self.moves)
+        world = [self.members[rank] for rank in members]
+        return ThreadCommunicator(child, members.index(self.rank), self.moves, world)
 
 
 class _Sent:

@@ -21,11 +21,15 @@ from .options import (
     PrecisionOptions,
     RunOptions,
     StrategyOptions,
+    TraceOptions,
 )
 
 # Allowed values of options. Integers not listed must be at least 1, floats at least 0.
 LEAST = {"seed": -(2**63), "warmup": 0, "sample": 0, "save_every": 0}
-OF_ONE_START = ("out", "overwrite", "resume", "weights", "tokenizer", "characters")  # others in a run that continues
+OF_ONE_START = (  # others in a run that continues
+    *("out", "overwrite", "resume", "weights", "tokenizer", "characters"),
+    *("trace", "trace_from", "trace_updates"),
+)
 ALLOWED = {
     "loss_scale": "above 0",
     "dropout": "at least 0 and less than 1",
@@ -74,6 +78,7 @@ class TrainConfig:
     report: RunOptions = field(default_factory=RunOptions)
     checkpoints: tyro.conf.Suppress[CheckpointOptions] = field(default_factory=CheckpointOptions)  # only for train
     curves: tyro.conf.Suppress[CurveOptions] = field(default_factory=CurveOptions)  # only for train
+    tracing: tyro.conf.Suppress[TraceOptions] = field(default_factory=TraceOptions)  # only for train
 
     def check(self, ranks: int) -> None:
         """Raise UserError, on every rank, for options that conflict. ranks: how many divide the batch.
@@ -108,7 +113,7 @@ class TrainConfig:
         """Raise UserError for the first option whose type or value is invalid by itself."""
         self.strategy.check_each()
         named = (self.model, self.data, self.optimizer, self.parallel, self.precision, self.report)
-        for group in (*named, self.checkpoints, self.curves):
+        for group in (*named, self.checkpoints, self.tracing, self.curves):
             for key, hint in get_type_hints(type(group)).items():
                 name, value = "--" + key.replace("_", "-"), getattr(group, key)
                 if value is None and type(None) in get_args(hint):

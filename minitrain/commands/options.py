@@ -235,6 +235,19 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
+class TraceOptions:
+    """Record what each rank does and when: a file for the viewer Perfetto, a picture, and a chart in the terminal."""
+
+    trace: Path | None = None
+    """Folder for the trace. None: record nothing. An earlier trace in it is replaced."""
+    trace_from: int = 3
+    """The first update to record, counted from the start of this process; earlier if the run is shorter. The first two
+    also make the optimizer's state and check the model."""
+    trace_updates: int = 3
+    """Number of updates to record."""
+
+
+@dataclass(frozen=True)
 class CurveOptions:
     """Curves to watch while the run goes on."""
 

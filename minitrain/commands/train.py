@@ -32,11 +32,12 @@ from ..train.weights import find, start_from
 from .config import TrainConfig
 from .model_tokenizer import FILE, chosen, description, missing, unit, write
 from .model_tokenizer import check as check_tokenizer
-from .options import CheckpointOptions, CurveOptions, RunOptions, make_mesh
+from .options import CheckpointOptions, CurveOptions, RunOptions, TraceOptions, make_mesh
 from .run_checkpoints import CHECKPOINTS, NOT_FINITE, RunCheckpoints, Stopped, crc32_of
 from .run_folder import RunFolder, on_rank_0, write_somewhere
 from .start import check_sizes
 from .tensorboard import Curves, check_package
+from .tracing import traced
 
 LOG, MODEL = "log.jsonl", "model.safetensors"
 QUICK_VALIDATION = 200  # windows of a validation during training
@@ -56,7 +57,7 @@ class TextTrainer:
         given = {
             key: value for group in asdict(config).values() if isinstance(group, dict) for key, value in group.items()
         }
-        for key in ("out", "text", "resume", "weights", "tokenizer", "tensorboard"):
+        for key in ("out", "text", "resume", "weights", "tokenizer", "tensorboard", "trace"):
             given[key] = given[key] is not None  # paths may differ between machines
         self.text_crc32, self.tokenizer = crc32_of(text), agreed(world, lambda: chosen(config.data, text))
         sums = {"checksum of the text": self.text_crc32, "checksum of the tokenizer": self.tokenizer.sha256}
@@ -189,7 +190,8 @@ class TextTrainer:
 
     def updates(self, count: int) -> Iterator[Update]:
         """Yield `count` more updates, each run on demand. Print which batches were skipped."""
-        for update in self.trainer.each_update(self.train_data, count):
+        updates = self.trainer.each_update(self.train_data, count)
+        for update in traced(updates, count, self.config.tracing, self.world, self.log):
             if update.skipped:
                 number, scale = self.trainer.batches - 1, self.trainer.scaler.value
                 self.log(f"batch {number} skipped: gradients overflowed; the loss scale is now {scale:g}")
@@ -315,6 +317,7 @@ class Train(TrainConfig):
     """Train a GPT on text, on one process or under `mpirun -n 2`."""
 
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
+    tracing: TraceOptions = field(default_factory=TraceOptions)
     curves: CurveOptions = field(default_factory=CurveOptions)
 
     def run(self) -> int:

@@ -13,7 +13,7 @@ from ..backend import to_device
 from ..data.batch import Batch
 from ..errors import UserError, shown
 from ..loss_denominators import batch_at_work
-from ..observe import ledger
+from ..observe import ledger, recorder
 from ..tensor import Tensor
 from .parameter import Parameter
 
@@ -144,9 +144,10 @@ def pass_through(units: Sequence[Any], x: Tensor | None, batch: Batch) -> Tensor
     watch = _watch.get()
     with batch_at_work(batch):  # for losses without a denominator
         for unit in units:
-            before, x = x, unit(x, batch)
+            name = getattr(unit, "path", "") or type(unit).__name__
+            with recorder.span(name, "unit"):
+                before, x = x, unit(x, batch)
             if not isinstance(x, Tensor):
-                name = getattr(unit, "path", "") or type(unit).__name__
                 raise TypeError(f"unit {name} returned {shown(x)}; a unit returns a Tensor")
             if watch is not None and unit.path and x is not None:  # a segment has no path; its units have one
                 watch(unit.path, before, x)

@@ -67,7 +67,7 @@ class Ledger:
         Raise UserError for another kind.
         """
         check_choice("kind", kind, KINDS)
-        owner = _owner(array)
+        owner = owner_of(array)
         if owner is None or not owner.nbytes:
             return
         with self._lock:
@@ -143,7 +143,7 @@ def flops(count: int) -> None:
         clock.compute(count)
 
 
-def _owner(array: Any) -> Any:
+def owner_of(array: Any) -> Any:
     """Return the array that owns the memory, or None if this is not an array with at least one axis."""
     while getattr(array, "base", None) is not None and hasattr(array.base, "nbytes"):
         array = array.base

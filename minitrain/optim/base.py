@@ -11,6 +11,7 @@ from ..backend import CHUNK, Array, accumulation_dtype, fingerprints, square, to
 from ..errors import UserError, check_names, check_number, check_whole, shown
 from ..nn import Parameter
 from ..observe import ledger
+from ..observe.recorder import span
 from .pieces import Alone, Owned, Piece, Slices, unscaled
 from .state import Part, State, fitting
 
@@ -108,7 +109,8 @@ class Optimizer:
         check_number("lr", lr, "at least 0")
         work = [Work(self.master(i, it.data), it, self.state[i]) for i, it in enumerate(self.reducer.owned())]
         self.updates += 1
-        (self.apply if self.works else self.apply_first)(work, lr)
+        with span("optimizer", "optimizer"):
+            (self.apply if self.works else self.apply_first)(work, lr)
         for i, (w, it, _) in enumerate(work):
             if w is not it.data:
                 self.prints[i] = fingerprints(it.data)

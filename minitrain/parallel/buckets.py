@@ -61,6 +61,10 @@ class Bucket:
         for p in parameters:
             p.bucket = self
 
+    def __str__(self) -> str:
+        paths = [p.placement.path for p in self.parameters]
+        return paths[0] if len(paths) == 1 else f"{paths[0]} ... {paths[-1]}"
+
     def initial_values(self, seed: int, rank: int | None = None) -> Array:
         """Return the initial values of a rank's shard; for None, of the whole bucket, (size).
 

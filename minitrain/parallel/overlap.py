@@ -17,6 +17,7 @@ import numpy as np
 from ..backend import use_device, xp
 from ..comm.communicator import Communicator
 from ..errors import UserError
+from ..observe.recorder import waiting
 from ..observe.virtual_time import Lane
 
 
@@ -27,7 +28,7 @@ class CommunicationThread:
     (under `minitrain.launch()` this ends the whole program), and `wait` raises as well.
     """
 
-    def __init__(self, name: str = "communication") -> None:
+    def __init__(self, name: str = "reduce") -> None:
         self.jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self.pending = self.submitted = 0
         self.lane = Lane()
@@ -54,7 +55,9 @@ class CommunicationThread:
     def wait(self, left: int = 0) -> None:
         """Block until at most `left` jobs are pending. Raise RuntimeError if one failed."""
         with self.changed:
-            self.changed.wait_for(lambda: self.pending <= left or self.error is not None)
+            if self.pending > left:
+                with waiting(self.thread.name):
+                    self.changed.wait_for(lambda: self.pending <= left or self.error is not None)
         if self.error is not None:
             raise RuntimeError(f"the communication thread failed: {self.error}") from self.error
         self.lane.wait(left)

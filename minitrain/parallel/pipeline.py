@@ -39,6 +39,7 @@ from ..errors import UserError, shown
 from ..models import Loop, Model
 from ..nn import Module, Parameter
 from ..observe.observer import observer, observing
+from ..observe.recorder import ends
 from ..sharding import shard_of
 from ..tensor import Tensor
 from .pipeline_schedules import SCHEDULES, Do, Schedule, layout_of
@@ -250,6 +251,7 @@ class Run:
         """Execute the instructions in order. Return this rank's part of the loss."""
         for do in instructions:
             {"F": self.forward, "B": self.backward, "I": self.input_gradient, "W": self.weight_gradient}[do.kind](do)
+            ends(do)  # in a trace
             self.sending = [handle for handle in self.sending if not handle.done()]  # a handle keeps its array alive
         for handle in self.sending:
             handle.wait()

@@ -24,6 +24,7 @@ from ..backend import Array, xp
 from ..data.batch import Batch
 from ..models import Sequential
 from ..nn import Module
+from ..observe.recorder import span
 from ..tensor import Tensor
 
 Around = Callable[[Sequence[Module]], AbstractContextManager[Any]]
@@ -67,11 +68,16 @@ class Segment(Sequential):
 
         def vjp(g: Array) -> tuple[Array, ...]:
             with self.around(self.units), inside(self):
-                backward([self.through(leaf, batch) if kept is None else kept], [g], deferring(), fire=False)
+                backward([self.again(leaf, batch) if kept is None else kept], [g], deferring(), fire=False)
             return tuple(_gradient(leaf) for _ in inputs)
 
         weights = [(p, None) for p in reversed(self.parameters())]
         return apply(y.data, inputs, vjp, weights, saved=(leaf,) if self.replay and inputs else ())
+
+    def again(self, leaf: Tensor | None, batch: Batch) -> Tensor:
+        """Compute the forward again. leaf (B, T, ...): the input. Return the output."""
+        with span(f"recompute {self}", "recompute"):
+            return self.through(leaf, batch)
 
 
 def _gradient(leaf: Tensor | None) -> Array:

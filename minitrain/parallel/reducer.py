@@ -27,6 +27,7 @@ from ..comm.mesh import Mesh
 from ..errors import UserError, check_seed, check_whole
 from ..loss_denominators import expect_parts
 from ..nn import Module, Parameter
+from ..observe.recorder import about, span
 from ..optim import Found, Held, Owned, Totals, steps_begun, unscaled
 from .buckets import Bucket
 from .hooks import Hooks
@@ -324,11 +325,12 @@ class Reducer:
             if self.checks is not None:
                 self.checks.see(bucket)
             flat = self.detach(bucket)
-            if self.thread is None:
-                self.reduce(bucket, flat, bucket.group)
-            else:
-                self.thread.wait(self.in_flight - 1)
-                self.thread.submit(partial(self.reduce, bucket, flat, self.groups[bucket.group]))
+            with about(bucket):
+                if self.thread is None:
+                    self.reduce(bucket, flat, bucket.group)
+                else:
+                    self.thread.wait(self.in_flight - 1)
+                    self.thread.submit(partial(self.reduce, bucket, flat, self.groups[bucket.group]))
 
     @property
     def owners(self) -> str:
@@ -346,11 +348,12 @@ class Reducer:
         """Return the norm of the gradient of the whole logical model, the same on every rank. A collective."""
         self.check_initialized()
         total = 0.0
-        for bucket, squares in zip(self.trained, self.squares(), strict=True):
-            if self.counts(bucket):
-                for square in squares:
-                    total += square
-        return self.factor * self.over_model(total) ** 0.5
+        with span("norm", "optimizer"):
+            for bucket, squares in zip(self.trained, self.squares(), strict=True):
+                if self.counts(bucket):
+                    for square in squares:
+                        total += square
+            return self.factor * self.over_model(total) ** 0.5
 
     def counts(self, bucket: Bucket) -> bool:
         """Return whether this rank counts the bucket: the first of the ranks along the model's axes that hold it."""

@@ -40,6 +40,7 @@ from ..backend import Array, accumulation_dtype, square, xp
 from ..comm.communicator import Communicator
 from ..nn import Module
 from ..observe import ledger
+from ..observe.recorder import about
 from ..optim import Totals
 from ..sharding import Shards
 from .buckets import Bucket
@@ -83,7 +84,8 @@ class Zero1(Reducer):
 
     def gather_parameters(self) -> None:
         for bucket in self.trained:
-            self.gather(require(bucket.data), bucket.group, **bucket.shard_arguments)
+            with about(bucket):  # names it in a trace
+                self.gather(require(bucket.data), bucket.group, **bucket.shard_arguments)
 
     def squares(self) -> list[list[float]]:
         """Sum the squares of the ranks' shards: each rank sends 8 bytes per bucket, in one collective per group."""
@@ -192,7 +194,8 @@ class Zero3(Zero2):
             self.ahead.wait(self.ahead.submitted - job)
         else:
             flat = self.with_own_shard(bucket)
-            self.gather(flat, bucket.group, **bucket.shard_arguments)
+            with about(bucket):
+                self.gather(flat, bucket.group, **bucket.shard_arguments)
         return flat
 
     def with_own_shard(self, bucket: Bucket) -> Array:
@@ -223,7 +226,8 @@ class Zero3(Zero2):
             if bucket not in self.coming and self.users[bucket] == 0:
                 flat = self.with_own_shard(bucket)
                 group = self.prefetch_groups[bucket.group]
-                job = self.ahead.submit(partial(self.gather, flat, group, **bucket.shard_arguments))
+                with about(bucket):
+                    job = self.ahead.submit(partial(self.gather, flat, group, **bucket.shard_arguments))
                 self.coming[bucket] = (job, flat)
 
     def synchronize(self) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from ..data.batch import Batch
 from ..models import Model
+from ..observe.recorder import span
 from ..optim import Optimizer, clip_grad_norm
 from ..parallel.reducer import Reducer
 from ..precision import Scaler
@@ -56,9 +57,11 @@ def compute_gradients(
 def one_by_one(model: Model, micros: Sequence[Batch], reducer: Reducer, scale: Callable[[Tensor], Tensor]) -> float:
     """Run forward and backward on one micro-batch after the other; return their total loss."""
     loss = 0.0
-    for micro in micros:
-        part = model(micro)
-        scale(part).backward()  # buckets are sent as they fill
-        reducer.end_backward()  # parameters that were not reached count as fired
+    for i, micro in enumerate(micros):
+        with span(f"forward {i}", "forward", micro=i):
+            part = model(micro)
+        with span(f"backward {i}", "backward", micro=i):
+            scale(part).backward()  # buckets are sent as they fill
+            reducer.end_backward()  # parameters that were not reached count as fired
         loss += part.item()
     return loss

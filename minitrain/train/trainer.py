@@ -14,7 +14,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from ..data.loader import Loader
 from ..errors import UserError, check_number, check_state, check_whole
 from ..models import Model
 from ..nn import watching
+from ..observe import ledger, recorder
 from ..optim import SGD, Adam, Optimizer
 from ..parallel.parallelize import parallelize
 from ..parallel.reducer import Reducer
@@ -138,6 +139,13 @@ class Trainer:
         scaler has skipped the batch.
         """
         check_global(batch)
+        if recorder.meets(self):
+            self.report_memory()
+        with recorder.span(f"update {self.updates + 1}", "update"):
+            return self.recorded_step(batch)
+
+    def recorded_step(self, batch: Batch) -> Update:
+        """Make one update, as `step` does, in a span of the recorder. Raise UserError as `step` does."""
         lr, local = self.rate(), self.local_batch(batch)
         scale, skips, at_floor = self.scaler.value, self.scaler.skips, self.scaler.at_floor()
         self.set_momentum()
@@ -214,7 +222,7 @@ class Trainer:
         Raise NotFinite if it is NaN or infinite.
         """
         loss, bad = 0.0, None
-        with no_grad():
+        with no_grad(), recorder.span("validation"):
             for batch in each_once(batches, self.mesh.world):
                 part = self.model(local := self.local_batch(batch)).item()
                 bad = bad or (None if math.isfinite(part) else local)
@@ -306,6 +314,16 @@ class Trainer:
         last = self.updates + updates
         while self.updates < last:
             yield self.step(train.batch(self.batches))
+
+    def report_memory(self) -> None:
+        """Report the arrays that live between updates to a ledger that was opened after they were made."""
+        for bucket in self.reducer.buckets:
+            ledger.hold(bucket.data, "parameters")
+            ledger.hold(bucket.shard, "parameters")
+        for owned in self.reducer.owned() if self.reducer.finished else ():
+            ledger.hold(owned.grad, "gradients")
+        for array in chain(*self.optimizer.state, self.optimizer.masters):
+            ledger.hold(array, "optimizer")
 
     def weights(self) -> list[Array]:
         """Return a copy of what this rank's optimizer updates: for half precision, the masters once they exist."""

@@ -319,7 +319,7 @@ def test_a_system_that_cannot_limit_memory(monkeypatch: pytest.MonkeyPatch) -> N
 MODEL = ["layers", "heads", "width", "context"]
 ZERO = [("zero", value, hint) for value, hint in (("4", "at most 3"), ("-1", "at least 0"), ("x", "INT"))]
 COUNTS = [*MODEL, "batch", "steps", "accumulate", "log-every", "val-every", "dp", "tp", "pp", "chunks"]
-COUNTS += ["lr-every", "lr-factor", "scale-every", "keep", "positions"]
+COUNTS += ["lr-every", "lr-factor", "scale-every", "keep", "positions", "trace-from", "trace-updates"]
 SIZES = ["warmup", "sample", "recompute", "save-every"]
 NUMBERS = ["lr", "lr-floor", "weight-decay", "clip"]
 POSITIVE = ["bucket-mb", "memory-mb", "lr-power", "loss-scale"]
@@ -452,7 +452,7 @@ def test_the_longest_patience_of_the_doctor(monkeypatch: pytest.MonkeyPatch) -> 
 def test_every_option_is_tried() -> None:
     """A new option must be added to the lists above."""
     files, named = (
-        {"text", "tokenizer", "out", "resume", "weights", "tensorboard"},
+        {"text", "tokenizer", "out", "resume", "weights", "tensorboard", "trace"},
         {name for name, _, _ in WRONG} | FLAGS,
     )
     config = TrainConfig()
