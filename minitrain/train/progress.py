@@ -122,7 +122,8 @@ class Task:
     def line(self) -> str:
         """Return the task as a line: "validation: 7 of 20 batches"."""
         many = f"{self.done:,} of {self.count:,}" if self.count else f"{self.done:,}"
-        return ": ".join(filter(None, [self.name, f"{many} {self.what}" if self.what else clock(self.seconds)]))
+        since = clock(self.seconds) if self.seconds >= 1 else ""
+        return ": ".join(filter(None, [self.name, f"{many} {self.what}" if self.what else since]))
 
     @property
     def wait(self) -> str:

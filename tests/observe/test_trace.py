@@ -185,7 +185,7 @@ def test_instructions_are_those_of_the_schedule(name: str, made: Any) -> None:
     for rank in range(run.ranks):
         spans = [span for span in made(name).spans(rank, "compute") if span["cat"] in ("F", "B", "I", "W")]
         found = [Do(span["cat"], span["args"]["micro"], span["args"]["chunk"]) for span in spans]
-        listed = SCHEDULES[str(run.strategy.schedule)](rank % 2, 2, run.accumulate, run.strategy.chunks)
+        listed = SCHEDULES[str(run.strategy.schedule)](rank % 2, 2, run.accumulate, run.strategy.v)
         assert found == RECORDED * list(listed)
         assert [span["name"] for span in spans] == [f"{do.kind} {do.micro}" for do in found]
 
