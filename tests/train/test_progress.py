@@ -112,7 +112,7 @@ def test_the_thread_runs_within_a_task_and_ends_with_it(capsys: Capture, monkeyp
     shown = Progress(threads.world_of_one())
     with pytest.raises(ZeroDivisionError), shown.task("outer"), shown.task("waiting"):
         deadline = time.monotonic() + LIMIT
-        while "waiting: 0:00" not in capsys.readouterr().out and time.monotonic() < deadline:
+        while "waiting" not in capsys.readouterr().out and time.monotonic() < deadline:
             pass
         1 / 0  # noqa: B018
     assert progress.SHOWN.thread is None and not progress.SHOWN.tasks and time.monotonic() < deadline
