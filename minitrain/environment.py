@@ -53,6 +53,11 @@ def _number(variable: str) -> int:
     return int(value)
 
 
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def waiting(limit: float | None) -> float:
     """Return the seconds that ranks wait for one that is stuck: `limit`, else MINITRAIN_WAIT, else 60.
 

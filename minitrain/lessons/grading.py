@@ -9,7 +9,6 @@ handed in is read before any of it is run, so no student's code can change anoth
 import argparse
 import io
 import math
-import os
 import signal
 import sys
 import time
@@ -25,6 +24,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from ..environment import cores
 from ..errors import UserError
 from .check import LIMIT, Verdict, check, mpirun
 from .exports import CUT, FORMS, VISIBILITIES, Row, by_lesson, by_student, note, number, points, printable
@@ -100,11 +100,6 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="who sees the tests on Gradescope, and when (default: visible)",
     )  # fmt: skip
     parser.add_argument_group("files", f"A path with {STUDENT} in it is written once for each student.")
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass

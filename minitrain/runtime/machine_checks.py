@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..backend import xp
-from ..environment import THREADS
+from ..environment import THREADS, cores
 from . import leftover_files, speed_checks
 from .child import child
 from .mpirun import family_of, find_mpirun
@@ -119,9 +119,8 @@ def _signals() -> Finding:
 
 
 def _cores() -> Finding:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cure = "" if cores > 1 else "two ranks will share one core: everything works, but nothing gets faster"
-    return Finding("cores", str(cores), cure, fatal=False)
+    cure = "" if cores() > 1 else "two ranks will share one core: everything works, but nothing gets faster"
+    return Finding("cores", str(cores()), cure, fatal=False)
 
 
 def _threads() -> Finding:

@@ -13,6 +13,7 @@ from .rates import Rates
 from .same_run import SameRun
 from .saw_tooth import SawTooth
 from .scale import Scale
+from .scaling import Scaling
 from .schedules import PipelineSchedules
 from .traffic import Traffic
 
@@ -31,6 +32,7 @@ class Draw:
         | Annotated[SawTooth, subcommand("saw-tooth", prefix_name=False)]
         | Annotated[Traffic, subcommand("traffic", prefix_name=False)]
         | Annotated[Buckets, subcommand("buckets", prefix_name=False)]
+        | Annotated[Scaling, subcommand("scaling", prefix_name=False)]
         | Annotated[Landscape, subcommand("landscape", prefix_name=False)]
     )
     """What to draw."""

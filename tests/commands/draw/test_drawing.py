@@ -23,6 +23,7 @@ FIGURES = {
     "saw-tooth": f"{SMALL} --dp 2 --against 2",
     "traffic": f"{SMALL} --dp 2 --pp 2 --tp 1 --accumulate 2",
     "buckets": f"{SMALL} --points 5",
+    "scaling": f"{SMALL} --ranks 4 8 16 --pp 2 --tp 2 --accumulate 2 --at 8",
     "landscape": f"{SMALL} --ranks 2 --memory-gb 0.0002",
 }
 

@@ -1,0 +1,118 @@
+"""Time real updates on ranks of this machine, in a job of its own for each number of ranks.
+
+    mpirun -n 2 python -m minitrain.commands.draw.timed FOLDER
+
+The job finds its Task in the folder, and leaves Times there. It measures the machine first, as `plan --measure` does.
+Then the setups take turns for several rounds, so that whatever else the machine does meets all of them.
+"""
+
+import pickle
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import numpy as np
+
+from ...comm.communicator import Communicator
+from ...comm.mesh import Mesh
+from ...data.loader import TextLoader
+from ...errors import UserError
+from ...models import GPTConfig, gpt
+from ...optim import AdamW
+from ...planner.machines import Computer
+from ...planner.measure import measured
+from ...planner.setup import Setup
+from ...runtime.child import child
+from ...runtime.launch import launch
+from ...runtime.mpirun import find_mpirun
+from ...train.trainer import Trainer
+
+WARM, UPDATES = 4, 3  # updates before the first round: set-up, and the checks of the first steps; updates of a round
+LIMIT = 600.0  # seconds of a job
+TASK, TIMES = "task", "times"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a job does. setups: all for its number of ranks. computer: what is not measured is this one's."""
+
+    setups: Sequence[Setup]
+    computer: Computer
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Times:
+    """What a job finds. lines: the machine in words. rounds: for each setup, the seconds of an update in each round."""
+
+    computer: Computer
+    lines: list[str]
+    rounds: list[list[float]]
+
+
+def trainer_of(setup: Setup, world: Communicator) -> Trainer:
+    """Return a trainer of a GPT with this setup."""
+    s = setup.sizes
+    model = gpt(GPTConfig(s.vocabulary, s.context, s.layers, s.heads, s.width, tied=s.tied))
+    mesh = Mesh(world, dp=setup.dp, pp=setup.pp, tp=setup.tp)
+    return Trainer(
+        model, world, optimizer=AdamW, schedule=1e-4, seed=1, mesh=mesh, strategy=setup.strategy,
+        accumulate=setup.accumulate,
+    )  # fmt: skip
+
+
+def times_of(setups: Sequence[Setup], rounds: int, world: Communicator) -> list[list[float]]:
+    """Return for each setup the seconds of an update in each round. All ranks must call it."""
+    trainers, running = [trainer_of(setup, world) for setup in setups], []
+    for setup, trainer in zip(setups, trainers, strict=True):
+        s = setup.sizes
+        tokens = max(50, 2 * setup.batch) * s.length
+        ids = np.random.default_rng(0).integers(0, s.vocabulary, tokens, dtype=np.int32)
+        running.append(trainer.each_update(TextLoader(ids, s.length, setup.batch, seed=1), WARM + rounds * UPDATES))
+        for _ in range(WARM):
+            next(running[-1])
+    seconds: list[list[float]] = [[] for _ in setups]
+    for _ in range(rounds):
+        for mine, updates in zip(seconds, running, strict=True):
+            world.barrier()
+            start = perf_counter()
+            for _ in range(UPDATES):
+                next(updates)
+            world.barrier()
+            mine.append((perf_counter() - start) / UPDATES)
+    for trainer in trainers:
+        trainer.close()
+    return seconds
+
+
+def run(task: Task, ranks: int) -> Times:
+    """Return what a job of so many ranks finds. Raise UserError without mpirun, or if the job fails or takes long."""
+    mpirun = find_mpirun()
+    if mpirun is None:
+        raise UserError("--measure starts ranks, but there is no mpirun: python -m minitrain doctor says what to do")
+    with TemporaryDirectory() as folder:
+        (Path(folder) / TASK).write_bytes(pickle.dumps(task))
+        command = [mpirun, "-n", str(ranks), sys.executable, "-m", __name__, folder]
+        status, output = child(command, LIMIT)
+        if status is None:
+            raise UserError(f"{ranks} ranks were not done after {LIMIT:.0f} s; give a smaller model, or fewer --rounds")
+        if status:
+            raise UserError(f"mpirun -n {ranks} failed with status {status}:\n{output.strip()[-800:]}")
+        return pickle.loads((Path(folder) / TIMES).read_bytes())
+
+
+def as_rank(folder: Path) -> None:
+    """Do a job's task as one of its ranks."""
+    with launch() as world:
+        task: Task = pickle.loads((folder / TASK).read_bytes())
+        computer, lines = measured(world, task.computer, task.setups[0].sizes)
+        rounds = times_of(task.setups, task.rounds, world)
+        if world.rank == 0:
+            (folder / TIMES).write_bytes(pickle.dumps(Times(computer, lines, rounds)))
+
+
+if __name__ == "__main__":
+    as_rank(Path(sys.argv[1]))
