@@ -6,18 +6,11 @@ median of each is printed beside its prediction. Nothing is asserted: a machine 
 
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from statistics import median
 
-import numpy as np
-
 import minitrain
-from minitrain.comm.communicator import Communicator
-from minitrain.comm.mesh import Mesh
-from minitrain.data.loader import TextLoader
-from minitrain.models import GPTConfig, gpt
-from minitrain.optim import AdamW
+from minitrain.commands.draw.timed import times_of
 from minitrain.parallel.strategy import Strategy
 from minitrain.planner.estimate import estimate
 from minitrain.planner.machines import COMPUTERS
@@ -25,9 +18,8 @@ from minitrain.planner.measure import measured
 from minitrain.planner.presets import MODELS
 from minitrain.planner.setup import Setup
 from minitrain.runtime.mpirun import find_mpirun
-from minitrain.train.trainer import Trainer
 
-RANKS, ROUNDS, UPDATES, LIMIT = 2, 7, 3, 600
+RANKS, ROUNDS, LIMIT = 2, 7, 600
 
 
 def setups() -> dict[str, Setup]:
@@ -47,39 +39,13 @@ def setups() -> dict[str, Setup]:
     }
 
 
-def trainer_of(setup: Setup, world: Communicator) -> Trainer:
-    """Return a trainer of a GPT with this setup."""
-    s = setup.sizes
-    model = gpt(GPTConfig(s.vocabulary, s.context, s.layers, s.heads, s.width))
-    mesh = Mesh(world, dp=setup.dp, pp=setup.pp, tp=setup.tp)
-    return Trainer(
-        model, world, optimizer=AdamW, schedule=1e-4, seed=1, mesh=mesh, strategy=setup.strategy,
-        accumulate=setup.accumulate,
-    )  # fmt: skip
-
-
 def as_rank() -> int:
     """Measure, predict, and time the strategies in turn. Return 0."""
     with minitrain.launch() as world:
         every = setups()
         s = next(iter(every.values())).sizes
         computer, lines = measured(world, replace(COMPUTERS["laptop"], per_host=RANKS), s)
-        ids = np.random.default_rng(0).integers(0, s.vocabulary, 50 * s.length, dtype=np.int32)
-        running = {}
-        for name, setup in every.items():
-            trainer = trainer_of(setup, world)
-            running[name] = trainer.each_update(TextLoader(ids, s.length, setup.batch, 1), 4 + ROUNDS * UPDATES)
-            for _ in range(4):  # set-up, and the checks of the first steps
-                next(running[name])
-        seconds: dict[str, list[float]] = {name: [] for name in every}
-        for _ in range(ROUNDS):
-            for name, updates in running.items():
-                world.barrier()
-                start = time.perf_counter()
-                for _ in range(UPDATES):
-                    next(updates)
-                world.barrier()
-                seconds[name].append((time.perf_counter() - start) / UPDATES)
+        seconds = dict(zip(every, times_of([*every.values()], ROUNDS, world), strict=True))
         if world.rank == 0:
             print(*lines, sep="\n")
             print(f"{'ms an update':<20}{'predicted':>10}{'median':>10}{'error':>8}   lowest to highest of {ROUNDS}")

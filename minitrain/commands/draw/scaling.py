@@ -12,7 +12,7 @@ The simulation counts products of matrices and messages, at constant rates (plan
 Python and elementwise operations, copies gradients into buckets, and makes the next batch. The measured FLOP/s include
 these only in proportion to the FLOPs, as found alone, with 8 sequences. The time that they take for each operation,
 however few samples there are, is not simulated; nor are caches and memory that the ranks of a host share, and other
-programs.
+programs. The line has the rates that the most ranks find; one rank alone may be faster.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from statistics import median
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 import tyro
@@ -121,17 +122,19 @@ def draw(numbers: Numbers, panels: Any) -> None:
     for axes, (kind, says) in zip(panels, SAYS.items(), strict=True):
         rows = numbers[kind]
         at, look = [row["ranks"] for row in rows], {"markersize": 3.5, "linewidth": 1.6}
-        axes.plot(at, [row["ideal"] * per for row in rows], color=INK, linestyle="-", linewidth=0.8, label="ideal")
-        if numbers["slow"] != 1:
-            label = f"one rank {numbers['slow']:g} times as slow"
-            axes.plot(at, [row["one_slow"] * per for row in rows], "s--", color=LINES[1], label=label, **look)
         simulated = [row["seconds"] * per for row in rows]
         axes.plot(at, simulated, "-" if "measured" in numbers else "o-", color=LINES[0], label="simulated", **look)
+        if numbers["slow"] != 1:
+            slowed, label = [row["one_slow"] * per for row in rows], f"one rank {numbers['slow']:g} times as slow"
+            axes.plot(at, slowed, "s--", color=LINES[1], label=label, zorder=1.9, **look)
+        ideal = [row["ideal"] * per for row in rows]
+        axes.plot(at, ideal, color=INK, linestyle="-", linewidth=0.8, label="ideal", zorder=1.8)
         draw_points(numbers.get("measured", {}).get(kind, ()), per, axes)
         plain_scale(axes)
         axes.set(ylim=(low / 1.25, high * 1.25), xlabel="ranks", ylabel=f"time of an update, {unit}")
         ticks = sorted({*(row["ranks"] for row in numbers["weak"])})
         axes.set_xticks(ticks, [f"{n:,}" for n in ticks], fontsize=8)
+        axes.minorticks_off()
         axes.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
         axes.set_title(says, fontsize=9, loc="left")
     panels[1].set_ylabel("")
@@ -143,7 +146,7 @@ def draw_points(points: Sequence[Numbers], per: int, axes: Any) -> None:
     if points:
         at, middle = [row["ranks"] for row in points], [row["seconds"] * per for row in points]
         ends = [[abs(row[end] - row["seconds"]) * per for row in points] for end in ("lowest", "highest")]
-        look = {"color": LINES[3], "markersize": 5.5, "linewidth": 1.2, "capsize": 3}
+        look = {"color": LINES[1], "markersize": 5.5, "linewidth": 1.2, "capsize": 3}
         axes.errorbar(at, middle, yerr=ends, fmt="D", label="measured", **look)
 
 
@@ -155,8 +158,9 @@ def times_in(row: Numbers) -> list[float]:
 def text(numbers: Numbers) -> str:
     """Return a table for each kind of scaling, and one of the measured times."""
     slow, lines = numbers["slow"], [f"{numbers['model']}, {numbers['says']}"]
+    heads = f"{'time':>9}{'computing':>11}{'bubble':>8}{'exposed':>9}" + f"{'slow':>9}" * (slow != 1)
     for kind, says in SAYS.items():
-        lines += ["", f"{says:<34}{'time':>9}{'computing':>11}{'bubble':>8}{'exposed':>9}{'slow':>9}".rstrip()]
+        lines += ["", f"{says:<34}{heads}"]
         lines += [f"{'ranks':>7}{'batch':>9}{'dp':>6}{'k':>12}"]
         for row in numbers[kind]:
             shares = [percent(row[name] / row["seconds"]) for name in ("computing", "bubble", "exposed")]
@@ -172,7 +176,7 @@ def measured_text(numbers: Numbers) -> list[str]:
     """Return a table of the measured times next to the simulated ones; empty without --measure."""
     if "measured" not in numbers:
         return []
-    lines = ["", *numbers["lines"], ""]
+    lines = ["", *(line for told in numbers["lines"] for line in wrap(told, 80)), ""]
     lines.append(f"{'':<8}{'ranks':>6}{'simulated':>11}{'measured':>10}{'error':>7}   lowest to highest round")
     for kind, points in numbers["measured"].items():
         told = {row["ranks"]: row["seconds"] for row in numbers[kind]}
@@ -221,7 +225,7 @@ class Scaling(Picture):
     """Measure this machine and real updates on it, in jobs that mpirun starts, and simulate the same model on it."""
     measured_ranks: tuple[int, ...] = ()
     """Numbers of ranks to measure, multiples of --pp x --tp. None given: the fewest, and as many as there are cores."""
-    rounds: int = 7
+    rounds: int = 5
     """Rounds of three updates to measure, of which the median is drawn."""
 
     def drawing(self) -> Drawing:
@@ -242,7 +246,7 @@ class Scaling(Picture):
             if not trains_here(first.sizes):
                 raise UserError(f"{usual.model} is too large to be trained again and again here; give a smaller model")
             computer, numbers = measured(setups, here, self.rounds, computer)
-        says = f"pp {usual.pp} x tp {usual.tp}, {first.batch:,} sequences on {first.ranks:,} ranks"
+        says = f"pp {usual.pp} x tp {usual.tp}, {first.batch:,} sequences on {first.ranks:,} rank(s)"
         numbers |= {"model": usual.model, "says": says, "slow": usual.slow, "machine": asdict(computer)}
         numbers |= simulated(setups, computer, usual.slow)
         return Drawing(numbers, partial(draw, numbers), text(numbers), columns=2, height=3.2)

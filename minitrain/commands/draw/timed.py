@@ -1,9 +1,7 @@
 """Time real updates on ranks of this machine, in a job of its own for each number of ranks.
 
-    mpirun -n 2 python -m minitrain.commands.draw.timed FOLDER
-
-The job finds its Task in the folder, and leaves Times there. It measures the machine first, as `plan --measure` does.
-Then the setups take turns for several rounds, so that whatever else the machine does meets all of them.
+The job measures the machine first, as `plan --measure` does. Then the setups take turns for several rounds, so that
+whatever else the machine does meets all of them. A Task and its Times are passed as files in a temporary folder.
 """
 
 import pickle
@@ -95,8 +93,8 @@ def run(task: Task, ranks: int) -> Times:
         raise UserError("--measure starts ranks, but there is no mpirun: python -m minitrain doctor says what to do")
     with TemporaryDirectory() as folder:
         (Path(folder) / TASK).write_bytes(pickle.dumps(task))
-        command = [mpirun, "-n", str(ranks), sys.executable, "-m", __name__, folder]
-        status, output = child(command, LIMIT)
+        program = f"from {__name__} import as_rank; as_rank({folder!r})"
+        status, output = child([mpirun, "-n", str(ranks), sys.executable, "-c", program], LIMIT)
         if status is None:
             raise UserError(f"{ranks} ranks were not done after {LIMIT:.0f} s; give a smaller model, or fewer --rounds")
         if status:
@@ -104,15 +102,11 @@ def run(task: Task, ranks: int) -> Times:
         return pickle.loads((Path(folder) / TIMES).read_bytes())
 
 
-def as_rank(folder: Path) -> None:
+def as_rank(folder: str) -> None:
     """Do a job's task as one of its ranks."""
     with launch() as world:
-        task: Task = pickle.loads((folder / TASK).read_bytes())
+        task: Task = pickle.loads((Path(folder) / TASK).read_bytes())
         computer, lines = measured(world, task.computer, task.setups[0].sizes)
         rounds = times_of(task.setups, task.rounds, world)
         if world.rank == 0:
-            (folder / TIMES).write_bytes(pickle.dumps(Times(computer, lines, rounds)))
-
-
-if __name__ == "__main__":
-    as_rank(Path(sys.argv[1]))
+            (Path(folder) / TIMES).write_bytes(pickle.dumps(Times(computer, lines, rounds)))
