@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import partial
-from statistics import median
 from textwrap import wrap
 from typing import Any, NamedTuple
 
@@ -38,13 +37,12 @@ from ...train.progress import Progress
 from ..plan_options import MOST_RANKS, PlannedModel
 from ..plan_report import percent, seconds
 from ..simulate import SimulatedMachine
-from . import timed
 from .drawing import Drawing, Numbers, Picture
 from .landscape import plain_scale
 from .planned import request_of
+from .timed import Setups, measured_here
 
 SAYS = {"weak": "weak scaling: the batch grows", "strong": "strong scaling: the batch stays"}
-Setups = dict[str, dict[int, Setup]]  # "weak" and "strong" -> ranks -> update
 
 
 class Usual(NamedTuple):
@@ -94,24 +92,6 @@ def simulated(setups: Setups, computer: Computer, slow: float) -> Numbers:
             "ideal": ideal, **({"one_slow": row.slowed.time} if late else {}),
         })  # fmt: skip
     return found
-
-
-def measured(setups: Setups, ranks: Sequence[int], rounds: int, computer: Computer) -> tuple[Computer, Numbers]:
-    """Return this machine as the most ranks find it, and what is measured on each number of ranks."""
-    machines: dict[int, timed.Times] = {}
-    points: Numbers = {kind: [] for kind in setups}
-    with Progress().task("measuring", len(ranks), "numbers of ranks") as task:
-        for n in task.watch(ranks):
-            kinds = {kind: few[n] for kind, few in setups.items() if n in few}
-            once = [*dict.fromkeys(kinds.values())]  # on --at ranks, both kinds are the same
-            machines[n] = found = timed.run(timed.Task(once, computer, rounds), n)
-            for kind, one in kinds.items():
-                each = found.rounds[once.index(one)]
-                spread = {"seconds": median(each), "lowest": min(each), "highest": max(each), "rounds": each}
-                points[kind].append({"ranks": n, "batch": one.batch, **spread})
-    last = machines[ranks[-1]]
-    every = {n: asdict(found.computer) for n, found in machines.items()}
-    return last.computer, {"measured": points, "machines": every, "lines": last.lines}
 
 
 def draw(numbers: Numbers, panels: Any) -> None:
@@ -207,18 +187,18 @@ class Scaling(Picture):
     model: ScaledModel = field(default_factory=ScaledModel)
     machine: SimulatedMachine = field(default_factory=SimulatedMachine)
     ranks: tuple[int, ...] = ()
-    """Numbers of ranks to simulate, multiples of --pp x --tp. None given: 1 4 16 64 256 1024 times that; with --measure
-    1 2 4 8 16 times, as if all were on this host."""
+    """Numbers of ranks to simulate, multiples of --pp x --tp. None given: that, times 1 4 16 64 256 1024; with
+    --measure times 1 2 4 8 16, as if all were on this host."""
     pp: int | None = None
     """Ranks that divide the layers. None: 2; with --measure 1."""
     tp: int | None = None
     """Ranks that divide every matrix. None: 8; with --measure 1."""
     at: int | None = None
-    """Ranks on which weak and strong scaling are the same update. None: 64 x --pp x --tp; with --measure
-    --pp x --tp."""
+    """Ranks on which weak and strong scaling are the same update. None: --pp x --tp x 64; with
+    --measure --pp x --tp."""
     accumulate: int | None = None
-    """Micro-batches on --at ranks, and in weak scaling on all. In strong scaling, the samples of a micro-batch stay.
-    None: 4; with --measure 1."""
+    """Micro-batches on --at ranks, and in weak scaling on all. None: 4; with --measure 1. In strong scaling, the
+    samples of a micro-batch stay."""
     slow: float | None = None
     """The factor by which rank 0 computes longer, for the dashed line; 1: no such line. None: 2; with --measure 1."""
     measure: bool = False
@@ -241,11 +221,12 @@ class Scaling(Picture):
         machine = replace(self.machine, machine="laptop", per_host=ranks[-1]) if self.measure else self.machine
         first = first_of(model, machine, usual)
         setups = {kind: updates(first, ranks, kind == "weak") for kind in SAYS}
-        computer, numbers = machine.computer(), {}  # type: Computer, Numbers
+        computer = machine.computer()
+        numbers: Numbers = {}
         if self.measure:
             if not trains_here(first.sizes):
                 raise UserError(f"{usual.model} is too large to be trained again and again here; give a smaller model")
-            computer, numbers = measured(setups, here, self.rounds, computer)
+            computer, numbers = measured_here(setups, here, self.rounds, computer)
         says = f"pp {usual.pp} x tp {usual.tp}, {first.batch:,} sequences on {first.ranks:,} rank(s)"
         numbers |= {"model": usual.model, "says": says, "slow": usual.slow, "machine": asdict(computer)}
         numbers |= simulated(setups, computer, usual.slow)

@@ -7,8 +7,9 @@ whatever else the machine does meets all of them. A Task and its Times are passe
 import pickle
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
@@ -26,11 +27,14 @@ from ...planner.setup import Setup
 from ...runtime.child import child
 from ...runtime.launch import launch
 from ...runtime.mpirun import find_mpirun
+from ...train.progress import Progress
 from ...train.trainer import Trainer
+from .drawing import Numbers
 
 WARM, UPDATES = 4, 3  # updates before the first round: set-up, and the checks of the first steps; updates of a round
 LIMIT = 600.0  # seconds of a job
 TASK, TIMES = "task", "times"
+Setups = dict[str, dict[int, Setup]]  # kind of scaling -> ranks -> update
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,27 @@ def times_of(setups: Sequence[Setup], rounds: int, world: Communicator) -> list[
     for trainer in trainers:
         trainer.close()
     return seconds
+
+
+def measured_here(setups: Setups, ranks: Sequence[int], rounds: int, computer: Computer) -> tuple[Computer, Numbers]:
+    """Return this machine as the most ranks find it, and what is measured on each number of ranks.
+
+    The computer has what is not measured. Raise as `run`.
+    """
+    machines: dict[int, Times] = {}
+    points: Numbers = {kind: [] for kind in setups}
+    with Progress().task("measuring", len(ranks), "numbers of ranks") as shown:
+        for n in shown.watch(ranks):
+            kinds = {kind: few[n] for kind, few in setups.items() if n in few}
+            once = [*dict.fromkeys(kinds.values())]  # on --at ranks, both kinds are the same
+            machines[n] = found = run(Task(once, computer, rounds), n)
+            for kind, one in kinds.items():
+                each = found.rounds[once.index(one)]
+                spread = {"seconds": median(each), "lowest": min(each), "highest": max(each), "rounds": each}
+                points[kind].append({"ranks": n, "batch": one.batch, **spread})
+    last = machines[ranks[-1]]
+    every = {n: asdict(found.computer) for n, found in machines.items()}
+    return last.computer, {"measured": points, "machines": every, "lines": last.lines}
 
 
 def run(task: Task, ranks: int) -> Times:

@@ -68,7 +68,7 @@ def test_strong_scaling_ends_with_a_sample_for_each_replica(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"ranks": (6,)}, "pp 2 x tp 2 does not divide 6 ranks"),
+        ({"ranks": (4, 6)}, "pp 2 x tp 2 does not divide 6 ranks"),
         ({"ranks": (8, 8)}, "--ranks is .8.; give at least two"),
         ({"at": 64}, "needs a batch of at least 32"),
         ({"at": 6}, "does not divide"),
