@@ -12,7 +12,8 @@ The simulation counts products of matrices and messages, at constant rates (plan
 Python and elementwise operations, copies gradients into buckets, and makes the next batch. The measured FLOP/s include
 these only in proportion to the FLOPs, as found alone, with 8 sequences. The time that they take for each operation,
 however few samples there are, is not simulated; nor are caches and memory that the ranks of a host share, and other
-programs. The line has the rates that the most ranks find; one rank alone may be faster.
+programs. The line has the rates that the most ranks find; fewer may be faster, each with more of the memory's bandwidth
+and a core that no other rank shares: "own" in the numbers is simulated with the rates that so many ranks find.
 """
 
 from collections.abc import Sequence
@@ -157,13 +158,15 @@ def measured_text(numbers: Numbers) -> list[str]:
     if "measured" not in numbers:
         return []
     lines = ["", *(line for told in numbers["lines"] for line in wrap(told, 80)), ""]
-    lines.append(f"{'':<8}{'ranks':>6}{'simulated':>11}{'measured':>10}{'error':>7}   lowest to highest round")
+    lines.append(f"{'':<8}{'ranks':>6}{'simulated':>11}{'own rates':>11}{'measured':>10}   lowest to highest round")
     for kind, points in numbers["measured"].items():
         told = {row["ranks"]: row["seconds"] for row in numbers[kind]}
         for row in points:
-            spread = f"{seconds(row['lowest'])} to {seconds(row['highest'])}"
-            cells = f"{seconds(told[row['ranks']]):>11}{seconds(row['seconds']):>10}"
-            lines.append(f"{kind:<8}{row['ranks']:>6}{cells}{told[row['ranks']] / row['seconds'] - 1:>7.0%}   {spread}")
+            line, own, time, *ends = (
+                seconds(x) for x in (told[row["ranks"]], *(row[x] for x in ("own", "seconds", "lowest", "highest")))
+            )
+            lines.append(f"{kind:<8}{row['ranks']:>6}{line:>11}{own:>11}{time:>10}   {' to '.join(ends)}")
+    lines.append("own rates: simulated with the rates that so many ranks find, not the most")
     return lines
 
 

@@ -23,6 +23,7 @@ from ...models import GPTConfig, gpt
 from ...optim import AdamW
 from ...planner.machines import Computer
 from ...planner.measure import measured
+from ...planner.scaling import update_row
 from ...planner.setup import Setup
 from ...runtime.child import child
 from ...runtime.launch import launch
@@ -93,7 +94,7 @@ def times_of(setups: Sequence[Setup], rounds: int, world: Communicator) -> list[
 def measured_here(setups: Setups, ranks: Sequence[int], rounds: int, computer: Computer) -> tuple[Computer, Numbers]:
     """Return this machine as the most ranks find it, and what is measured on each number of ranks.
 
-    The computer has what is not measured. Raise as `run`.
+    computer: has what is not measured. own: seconds simulated with the rates that these ranks find. Raise as `run`.
     """
     machines: dict[int, Times] = {}
     points: Numbers = {kind: [] for kind in setups}
@@ -105,7 +106,8 @@ def measured_here(setups: Setups, ranks: Sequence[int], rounds: int, computer: C
             for kind, one in kinds.items():
                 each = found.rounds[once.index(one)]
                 spread = {"seconds": median(each), "lowest": min(each), "highest": max(each), "rounds": each}
-                points[kind].append({"ranks": n, "batch": one.batch, **spread})
+                own = update_row(one, found.computer.machine, {}).alone.time
+                points[kind].append({"ranks": n, "batch": one.batch, **spread, "own": own})
     last = machines[ranks[-1]]
     every = {n: asdict(found.computer) for n, found in machines.items()}
     return last.computer, {"measured": points, "machines": every, "lines": last.lines}

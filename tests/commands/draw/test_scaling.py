@@ -11,8 +11,9 @@ from minitrain.commands.draw import timed
 from minitrain.commands.draw.scaling import ScaledModel, Scaling
 from minitrain.errors import UserError
 from minitrain.parallel.strategy import Strategy
+from minitrain.planner.estimate import estimate
 from minitrain.planner.fleet import Fleet
-from minitrain.planner.machines import COMPUTERS
+from minitrain.planner.machines import COMPUTERS, Computer
 from minitrain.planner.setup import Setup
 from minitrain.planner.sizes import Sizes
 from minitrain.planner.step import Rank
@@ -113,3 +114,7 @@ def test_measured_on_one_and_two_ranks(tmp_path: Path, capsys: pytest.CaptureFix
         for point in points:
             low, middle, high = sorted(point["rounds"])
             assert (point["lowest"], point["seconds"], point["highest"]) == (low, middle, high) and low > 0
+            small = Sizes("gpt", 68, 8, layers=2, heads=2, width=16)
+            machine = Computer(**numbers["machines"][str(point["ranks"])]).machine
+            own = estimate(Setup(small, point["batch"], dp=point["ranks"]), machine).time
+            assert point["own"] == pytest.approx(float(own), rel=1e-6)
