@@ -17,13 +17,13 @@ import numpy as np
 
 import minitrain
 from minitrain.comm.communicator import Communicator
+from minitrain.commands.draw.timed import trainer_of
 from minitrain.data.loader import TextLoader
 from minitrain.observe.trace import recording_rank
 from minitrain.planner.presets import MODELS
 from minitrain.planner.setup import Setup
 from minitrain.runtime.mpirun import find_mpirun
 from minitrain.train.history import Update
-from tests.benchmarks.planned import trainer_of
 
 ROUNDS = {"minitrain": 20, "minitrain-3m": 10, "minitrain-20m": 3}
 UPDATES, WARM_UP, LIMIT = 3, 4, 600
