@@ -140,7 +140,11 @@ def table(ranks: Sequence[Recorded], times: Sequence[Times]) -> str:
         computing, exposed, late, hidden = (f"{100 * of_rank.fraction(part):.1f}" for part in parts)
         most = max((sum(live.values()) for _, live in rank.memory), default=0) / 2**20
         lines.append(f"rank {rank.rank:<14}{computing:>10}{exposed:>16}{late:>10}{hidden:>9}{most:>10,.1f} MiB")
-    return "\n".join([*lines, "hidden: data moved by a communication thread while the main thread computes"])
+    notes = [
+        "hidden: data moved by a communication thread while the main thread computes",
+        "most memory: of some moments; python -m minitrain memory finds the peak",
+    ]
+    return "\n".join([*lines, *notes])
 
 
 # The picture ----------------------------------------------------------------------------------------------------------
