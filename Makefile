@@ -135,7 +135,7 @@ train: venv
 	$(MPIRUN) -n $(NP) $(PY) -m minitrain train $(ARGS)
 
 test: venv
-	$(PY) -m pytest $(if $(filter 1,$(FULL)),--full,-n auto --maxprocesses 4) $(ARGS)
+	$(PY) -m pytest $(if $(filter 1,$(FULL)),--full -n auto --maxprocesses 2,-n auto --maxprocesses 4) $(ARGS)
 
 check: venv
 	$(PY) -m ruff check minitrain tests lessons

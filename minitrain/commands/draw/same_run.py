@@ -94,16 +94,20 @@ class SameRun(Picture):
     )
     data: DataOptions = field(default_factory=lambda: DataOptions(batch=17))
 
+    def configs(self) -> dict[str, TrainConfig]:
+        """Return the options of each run."""
+        shared = TrainConfig(self.model, self.data, OptimizerOptions(steps=self.updates, lr=0.003, warmup=10))
+        return {
+            name: replace(shared, parallel=ParallelOptions(**parallel), strategy=replace(shared.strategy, **strategy))
+            for name, (parallel, strategy) in MESHES.items()
+        }
+
     def drawing(self) -> Drawing:
         """Make all runs with ranks as threads. Raise UserError for invalid options."""
         check_whole("--updates", self.updates, 1)
         runs: dict[str, list[float]] = {}
-        shared = TrainConfig(self.model, self.data, OptimizerOptions(steps=self.updates, lr=0.003, warmup=10))
         with Progress().task("", len(MESHES), "runs") as task:
-            for name, (parallel, strategy) in task.watch(MESHES.items()):
-                config = replace(
-                    shared, parallel=ParallelOptions(**parallel), strategy=replace(shared.strategy, **strategy)
-                )
+            for name, config in task.watch(self.configs().items()):
                 runs[name] = on_threads(ranks_of(config), partial(losses, config, self.updates))[0]
         found = compared(runs)
         return Drawing({"runs": found}, partial(draw, found), text(found), rows=2, height=4.2)

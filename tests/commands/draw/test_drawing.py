@@ -11,6 +11,7 @@ from minitrain.cli import main
 from minitrain.commands.draw.drawing import Picture
 from tests.commands.draw.test_loss import ROWS, log
 from tests.observe.test_palette import flaws
+from tests.tiers import full
 
 SMALL = "--layers 2 --heads 2 --width 8 --context 8 --batch 8"
 FIGURES = {
@@ -38,7 +39,10 @@ def test_every_figure_is_tested() -> None:
     assert {kind.name for kind in Picture.__subclasses__()} == set(FIGURES)
 
 
-@pytest.mark.parametrize("name", FIGURES)
+SLOW = ("same-run", "landscape", "scaling", "traffic")  # tested by their own files, too
+
+
+@pytest.mark.parametrize("name", [full(name) if name in SLOW else name for name in FIGURES])
 def test_a_figure(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     assert main(arguments(name, tmp_path)) == 0
