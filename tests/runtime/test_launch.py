@@ -206,7 +206,7 @@ def test_a_communication_thread_that_fails() -> None:
     """
     end = job(2, textwrap.dedent(body))
     assert end.status != 0 and end.seconds < END
-    assert "rank 1 of 2 raised in thread communication" in end.output and "ZeroDivisionError" in end.output
+    assert "rank 1 of 2 raised in thread reduce" in end.output and "ZeroDivisionError" in end.output
 
 
 @needs_mpirun
