@@ -4,7 +4,7 @@
 #|
 #| Targets (each first creates or updates the environment if needed)
 #|   train      train a GPT on real text with NP ranks, then write a sample
-#|   test       run the tests, serial and under mpirun (4 minutes; FULL=1: 15)
+#|   test       run the tests, serial and under mpirun (4 minutes; FULL=1: 12)
 #|   check      run the linter, the formatter (without changes) and mypy
 #|   matrix     compare every strategy with the same run on one process
 #|   bench      compare time and memory with PyTorch and mpi4py (QUICK=1: 2 min)
