@@ -114,7 +114,9 @@ def run(world: Communicator, options: argparse.Namespace) -> None:
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """Return the options given, such as ["--figure", "FILE.svg"]; those of the command line by default."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--schedule", default="1f1b", choices=list(bubble.THEORY), help="the first run's (default: 1f1b)")
+    parser.add_argument(
+        "--schedule", default="1f1b", choices=list(bubble.THEORY), help="the first run's (default: 1f1b)"
+    )
     parser.add_argument("--micro", type=int, default=4, help="micro-batches of the first run (default: 4)")
     parser.add_argument("--figure", help="write the picture to this file")
     return parser.parse_args(given)
