@@ -88,7 +88,10 @@ def search(request: Request) -> Iterator[Found]:
         groups = [*setups(request, *axes)]
         if not any(groups):
             pp = axes[1]
-            yield Rejected(None, *axes, f"schedule interleaved: pp {pp} divides no number of micro-batches tried")
+            none = f"pp {pp} divides no number of micro-batches tried"
+            if request.fixed.get("schedule") == "dualpipe":
+                none = f"pp {pp} needs {2 * pp}, {2 * pp + 2}, ... micro-batches; none was tried"
+            yield Rejected(None, *axes, f"schedule {request.fixed.get('schedule', 'interleaved')}: {none}")
         for number, alike in enumerate(groups):
             for setup in alike:
                 least = least_memory(setup)

@@ -153,6 +153,10 @@ def test_the_memory_of_a_host_that_is_enough(capsys: Capture) -> None:
         ("--accumulate 25 --dp 1", "accumulate 25 with dp 1: the batch has 24 sequences, but 25 x 1 are needed"),
         ("--schedule interleaved --accumulate 3 --pp 2", "interleaved with accumulate 3: pp 2 does not divide it"),
         ("--schedule interleaved --batch 1 --pp 2 --dp 1", "pp 2 divides no number of micro-batches tried"),
+        (
+            "--schedule dualpipe --batch 2 --pp 2 --dp 1",
+            "schedule dualpipe: pp 2 needs an even number of micro-batches, at",
+        ),
     ],
 )
 def test_limits_that_nothing_satisfies(arguments: str, why: str, capsys: Capture) -> None:
