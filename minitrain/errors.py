@@ -5,10 +5,13 @@ import functools
 import math
 import os
 import reprlib
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .comm.communicator import Communicator
 
 
 class UserError(Exception):
@@ -17,6 +20,18 @@ class UserError(Exception):
     Raised before the first step, with the same text on every rank. A program under `minitrain.launch()`
     prints it once, without a traceback, and exits with status 2.
     """
+
+
+def on_rank_0(world: "Communicator", work: Callable[[], None], kind: type[UserError] = UserError) -> None:
+    """Call work() on rank 0, and raise its UserError as `kind` on all ranks. All ranks must call this."""
+    message = ""
+    if world.rank == 0:
+        try:
+            work()
+        except UserError as error:
+            message = str(error)
+    if message := world.gather_objects(message)[0]:
+        raise kind(message)
 
 
 def shown(value: Any) -> str:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import IO
 
 from ..comm.communicator import Communicator
-from ..errors import UserError, reason
+from ..errors import UserError, on_rank_0, reason
 from ..train.checkpoint_folder import clear
 from ..train.folder_lock import lock, unlock
 from ..train.tensor_file import FILES, NewFile, make_folders
@@ -143,19 +143,6 @@ class RunFolder:
 def listed(names: Sequence[str]) -> str:
     """Return names as a sentence has them: "a, the b and the c"."""
     return " and the ".join([", the ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def on_rank_0(world: Communicator, work: Callable[[], None]) -> None:
-    """Call work() on rank 0, and raise its UserError on all ranks. All ranks must call this."""
-    message = ""
-    if world.rank == 0:
-        try:
-            work()
-        except UserError as error:
-            message = str(error)
-    message = world.gather_objects(message)[0]
-    if message:
-        raise UserError(message)
 
 
 def write_somewhere(path: Path, write: Callable[[Path], object]) -> tuple[Path, str]:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 from ..comm.communicator import Communicator
+from ..errors import on_rank_0
 from ..observe import trace
 from ..train.history import Update
 from .options import TraceOptions
-from .run_folder import on_rank_0
 
 
 def window(count: int, options: TraceOptions) -> tuple[int, int]:

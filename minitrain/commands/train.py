@@ -16,7 +16,7 @@ from ..comm.ring import RingCommunicator
 from ..data.bpe import BytePairTokenizer
 from ..data.loader import TextLoader
 from ..data.text import CharTokenizer, load_text, split
-from ..errors import UserError, left_of_limit, limit_memory, memory_left, memory_used, reason
+from ..errors import UserError, left_of_limit, limit_memory, memory_left, memory_used, on_rank_0, reason
 from ..models import gpt
 from ..optim import AdamW
 from ..parallel import reducer
@@ -34,7 +34,7 @@ from .model_tokenizer import FILE, chosen, description, missing, unit, write
 from .model_tokenizer import check as check_tokenizer
 from .options import CheckpointOptions, CurveOptions, RunOptions, TraceOptions, make_mesh
 from .run_checkpoints import CHECKPOINTS, NOT_FINITE, RunCheckpoints, Stopped, crc32_of
-from .run_folder import RunFolder, on_rank_0, write_somewhere
+from .run_folder import RunFolder, write_somewhere
 from .start import check_sizes
 from .tensorboard import Curves, check_package
 from .tracing import traced

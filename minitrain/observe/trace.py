@@ -12,13 +12,13 @@ so seldom that this takes half a percent of the time; `python -m tests.benchmark
 import importlib.util
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError, reason
+from ..errors import UserError, on_rank_0, reason
 from . import trace_report
 from .clock_offset import offset_to_rank_0
 from .ledger import current as open_ledger
@@ -79,18 +79,6 @@ def recording_rank(rank: int) -> Iterator[Recorder]:
 def _finish(made: Trace) -> None:
     """Write the files and the text, on rank 0."""
     made.text = f"{trace_report.text(made.ranks)}\n{write(made.path, made.ranks)}\nopen it at {VIEWER}"
-
-
-def on_rank_0(world: "Communicator", work: Callable[[], None], kind: type[UserError] = UserError) -> None:
-    """Call work() on rank 0. Raise its UserError as `kind` on all ranks."""
-    message = ""
-    if world.rank == 0:
-        try:
-            work()
-        except UserError as error:
-            message = str(error)
-    if message := world.gather_objects(message)[0]:
-        raise kind(message)
 
 
 def claim(path: Path) -> None:

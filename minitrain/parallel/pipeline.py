@@ -12,12 +12,12 @@ these lists, in the same way for all schedules.
     I    the same without the gradients of the parameters, which are deferred
     W    the deferred gradients
 
-A rank may hold several chunks of the model (interleaved, zb-v): Layout in pipeline_schedules.py says which stages they
-are. A tied weight is held by the ranks of the first and the last stage; its gradient is summed over the two after all
-backwards.
+A rank may hold several chunks of the model (interleaved, zb-v, dualpipe): Layout in instructions.py says which stages
+they are. A tied weight is held by the ranks of the first and the last stage, and in dualpipe every stage by two ranks;
+such gradients are summed over the two after all backwards.
 
 Cost: B T D elements are sent each way at each border, whatever the model's size. A rank holds the parameters, gradients
-and optimizer state of 1/p of the model, and the activations of all micro-batches in flight.
+and optimizer state of 1/p of the model (dualpipe: 2/p), and the activations of all micro-batches in flight.
 
 Huang et al., "GPipe", arXiv:1811.06965; Narayanan et al., "Memory-Efficient Pipeline-Parallel DNN Training" (1F1B with
 flush), arXiv:2006.09503, and "Efficient Large-Scale Language Model Training on GPU Clusters" (interleaved),
@@ -155,9 +155,7 @@ class Pipeline(Model):
     def receive(self, c: int, micro: int, batch: Batch) -> Array:
         """Return the activations from the previous stage."""
         (before, _), number = self.before(c), self.number(micro, c)
-        if before == self.group.rank:
-            return self.handed.pop(number)
-        return self.fetch(self.hear(c, number, batch), before, ACTIVATIONS, number)
+        return self.fetch(lambda: self.hear(c, number, batch), before, ACTIVATIONS, number)
 
     # Messages between stages: activations up, gradients down ----------------------------------------------------------
 
@@ -169,11 +167,11 @@ class Pipeline(Model):
         observer().sends(to, number)
         return self.group.send(xp.ascontiguousarray(x), to, tag, number)
 
-    def fetch(self, header: Header, source: int, tag: Tag, number: int) -> Array:
-        """Return what the rank of a neighboring stage has posted."""
+    def fetch(self, header: Callable[[], Header], source: int, tag: Tag, number: int) -> Array:
+        """Return what the rank of a neighboring stage has posted. header: returns its shape and dtype."""
         if source == self.group.rank:
             return self.handed.pop(number)
-        x = xp.empty(*header)
+        x = xp.empty(*header())
         self.group.receive(x, source, tag, number, patient=True)
         observer().received(source, number, x.nbytes)
         return x
@@ -292,7 +290,7 @@ class Run:
         leaf, y, sent = self.alive.pop((do.micro, c))
         g = None
         if pipe.stage(c) < pipe.stages - 1:
-            g = pipe.fetch((y.shape, y.dtype), pipe.after(c)[0], GRADIENTS, pipe.number(do.micro, c, back=True))
+            g = pipe.fetch(lambda: (y.shape, y.dtype), pipe.after(c)[0], GRADIENTS, pipe.number(do.micro, c, back=True))
             sent.wait()  # returns at once: the gradient of y came back, so y has arrived
         observer().begins(do)
         if y.requires_grad:

@@ -9,7 +9,7 @@ and pipeline.py interprets the list. A list can thus be printed and drawn, and c
 (pipeline_simulation.py):
 
     lists = all_ranks("1f1b", p=4, m=4)
-    check(lists, m=4)                              checks every rule below; its UserError names rank and instruction
+    check(lists, m=4)                              its UserError names the rank and the instruction
     print(simulate(lists, Costs(F=1, I=1, W=1)).draw())
 
     rank 0 0123......aa.bb.cc.dd                   digits: forward of micro-batch i
@@ -17,11 +17,7 @@ and pipeline.py interprets the list. A list can thus be printed and drawn, and c
     rank 2 ..01..aa2bb3cc.dd....                   dots: idle, the "bubble"
     rank 3 ...0aa1bb2cc3dd......
 
-The only dependencies between ranks:
-
-    F of stage s         after F of stage s - 1                          (receives its activations)
-    B or I of stage s    after B or I of stage s + 1, and its own F      (receives its output's gradient)
-    W of stage s         after its own I                                 (no message)
+instructions.py says what an instruction waits for.
 
     schedule       idle / total time             activations in flight on rank r
     naive          1 - 1/p                       1

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from ..observe.virtual_time import Machine
 from ..parallel.instructions import Layout
-from ..parallel.pipeline_schedules import SCHEDULES
+from ..parallel.pipeline_schedules import SCHEDULES, default_chunks
 from .operations import Collective, Local, Step, length
 from .setup import Setup, units_of
 from .sizes import Sizes
@@ -66,7 +66,7 @@ def least_time(setup: Setup, machine: Machine) -> float:
         return UnitTimes(f, i + replayed * f, w)
 
     stages = [times(stage) for stage in range(len(s.stages))]
-    longest, before, splits = 0.0, 0.0, str(strategy.schedule).startswith("zb")
+    longest, before, splits = 0.0, 0.0, isinstance(strategy.schedule, str) and splits_backward(strategy.schedule)
     for rank in range(s.pp):
         mine = [stages[s.layout.stage(rank, c)] for c in range(s.layout.v)]
         work = s.accumulate * sum(t.forward + t.inputs + t.weights for t in mine) / s.layout.replicas
@@ -75,6 +75,12 @@ def least_time(setup: Setup, machine: Machine) -> float:
             before += stages[rank].forward + (0.0 if splits else stages[rank].inputs)
     during, after = communication(setup, machine)
     return (longest + during if strategy.reduce != "overlap" else max(longest, during)) + after
+
+
+@lru_cache
+def splits_backward(schedule: str) -> bool:
+    """Return whether a schedule computes weight gradients apart, so that a rank may do so while others end."""
+    return any(do.kind == "W" for do in SCHEDULES[schedule](0, 2, 4, default_chunks(schedule)))
 
 
 def communication(setup: Setup, machine: Machine) -> tuple[float, float]:

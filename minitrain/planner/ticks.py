@@ -8,13 +8,13 @@ Sums and maxima of ticks are then exact. If any cost is a float, the tick is a p
 rounded: a millionth of the shortest latency of a message.
 """
 
-import math
 from collections.abc import Iterable
 from fractions import Fraction
 
 import numpy as np
 
 from ..errors import UserError
+from ..observe.clock import common_measure
 from ..observe.virtual_time import Seconds
 
 PICOSECOND = Fraction(1, 10**12)
@@ -27,12 +27,7 @@ class Ticks:
     def __init__(self, costs: Iterable[Seconds]) -> None:
         distinct = {*costs}
         self.exact = not any(isinstance(cost, float) for cost in distinct)
-        self.tick = self._divisor([Fraction(cost) for cost in distinct]) if self.exact else PICOSECOND
-
-    @staticmethod
-    def _divisor(costs: list[Fraction]) -> Fraction:
-        common = math.lcm(*(cost.denominator for cost in costs))
-        return Fraction(math.gcd(*(int(cost * common) for cost in costs)) or 1, common)
+        self.tick = common_measure(Fraction(cost) for cost in distinct) if self.exact else PICOSECOND
 
     def of(self, seconds: Seconds) -> int:
         """Return seconds in ticks, rounded if they are not exact. Raise ValueError if a tick does not divide them."""

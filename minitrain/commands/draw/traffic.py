@@ -38,19 +38,19 @@ class Sent:
 
 
 class Recording(ThreadCommunicator):
-    """A group of threads that records each message. world_ranks: the numbers of its ranks in the world."""
+    """A group of threads that records each message."""
 
-    def __init__(self, inner: ThreadCommunicator, world_ranks: list[int], sent: Sent) -> None:
-        super().__init__(inner.group, inner.rank, inner.moves)
-        self.world_ranks, self.sent = world_ranks, sent
+    def __init__(self, inner: ThreadCommunicator, sent: Sent) -> None:
+        super().__init__(inner.group, inner.rank, inner.moves, inner.members)
+        self.sent = sent
 
     def _send(self, x: Any, to: int, number: int) -> Any:
         with self.sent.lock:
-            self.sent.bytes[self.world_ranks[to]] += x.nbytes
+            self.sent.bytes[self.members[to]] += x.nbytes
         return super()._send(x, to, number)
 
     def _child(self, name: tuple, members: list[int]) -> "Recording":
-        return Recording(super()._child(name, members), [self.world_ranks[rank] for rank in members], self.sent)
+        return Recording(super()._child(name, members), self.sent)
 
 
 def record(config: TrainConfig, world: Communicator) -> list[int]:
@@ -63,7 +63,7 @@ def record(config: TrainConfig, world: Communicator) -> list[int]:
         update()
         return [sent.bytes[rank] for rank in range(world.size)]
 
-    _, found = third_update(config, Recording(world, [*range(world.size)], sent), count)
+    _, found = third_update(config, Recording(world, sent), count)
     return found
 
 
